@@ -13,7 +13,7 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.theory import CompareConfig
+from mlxhog.theory import ENDS, CompareConfig
 
 if TYPE_CHECKING:
     from mlxhog.theory.paired_test import PairedResult
@@ -25,6 +25,8 @@ kernels workers threads strategy optimizer lr schedule"""
 
 NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "plugin")
 """Options of train that a comparison sets for both sides, beside the budget."""
+
+BUDGETS = {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
 UNTOLD = "cannot be told"
 MOST_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
@@ -102,17 +104,11 @@ def _flags_of(letter: str, text: str) -> Layer:
         f"{origin} is not for one side of a comparison; give --seed, --out, --plugin and the same "
         "budget for both outside the quotes, and leave out the others"
         for name, (_, origin) in layer.items()
-        if name in (*NOT_OF_A_SIDE, *_budgets())
+        if name in (*NOT_OF_A_SIDE, *BUDGETS)
     ]
     if problems:
         raise ConfigError("\n".join(f"--{letter} {text!r}: {problem}" for problem in problems))
     return {name: (one, f"--{letter} {flag}") for name, (one, flag) in layer.items()}
-
-
-def _budgets() -> dict[str, object]:
-    from mlxhog.theory.pairs import ENDS
-
-    return {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
 
 def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "Side":
@@ -147,7 +143,7 @@ def _with_budget(config: CompareConfig, sides: "Sequence[Side]") -> CompareConfi
     if any(getattr(config, one) is not None for one in units):
         return config
     a, b = (
-        {name: x for name, usual in _budgets().items() if (x := getattr(one.config, name)) != usual}
+        {name: x for name, usual in BUDGETS.items() if (x := getattr(one.config, name)) != usual}
         for one in sides
     )
     if a != b or len(a) != 1 or not a.keys() <= {*units}:

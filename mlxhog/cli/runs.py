@@ -64,8 +64,7 @@ def _facts(run: "Run") -> dict[str, Any]:
     if "model" not in status:
         with suppress(ConfigError):
             options = {name: value for name, (value, _) in read_yaml(run.config_path).items()}
-    result, part = status.get("result"), status.get("held_out")
-    reached = result if isinstance(result, dict) else newest_line(run.metrics_path) or {}
+    reached = status.get("result") or newest_line(run.metrics_path) or {}
     return {
         "model": Path(str(options.get("model", "-"))).stem,
         "data": options.get("data"),
@@ -77,7 +76,7 @@ def _facts(run: "Run") -> dict[str, Any]:
         "bits_per_byte": reached.get("val_bits_per_byte"),
         "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
-        "share": part.get("share") if isinstance(part, dict) else None,
+        "share": (status.get("held_out") or {}).get("share"),
     }
 
 
@@ -181,7 +180,7 @@ def show(config: OneRun) -> Report:
         "parameters": status.get("parameters"),
         "options": record.changed(),
         "workers": [one for _, one in sorted(record.history.backends.items())],
-        "resumed": resumed if isinstance(resumed := status.get("resumed"), list) else [],
+        "resumed": status.get("resumed") or [],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST}
