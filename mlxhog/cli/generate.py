@@ -263,8 +263,8 @@ class EvalConfig(RunFolder, Plugins, Json):
     backend: str = backend_option()
 
 
-@command("eval", reading=Part(TrainConfig, "text_key strict_data", "options"))
-def evaluate(config: EvalConfig, reading: TrainConfig) -> Report:
+@command("eval", text=Part(TrainConfig, "text_key strict_data", "options"))
+def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     """Score text with a trained model.
 
     It prints bits per byte, which can be compared between tokenizers, and perplexity per token,
@@ -291,8 +291,8 @@ def evaluate(config: EvalConfig, reading: TrainConfig) -> Report:
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
-        every = corpora.find(config.data, reading.text_key)
-        corpus, _ = corpora.readable(every, strict=reading.strict_data)
+        every = corpora.find(config.data, text.text_key)
+        corpus, _ = corpora.readable(every, strict=text.strict_data)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
     elif options is None:

@@ -36,7 +36,6 @@ resume latest                     unexpected argument 'resume'; did you mean '--
 good.txt                          text is named by a flag: --data good.txt
 --step 3                          no flag '--step'; did you mean '--steps'?
 --model=5m --size 10m             --model and --size are the same option
---config nowhere.yaml             nowhere.yaml: cannot read
 --config key.yaml                 key.yaml:1: no option 'wrokers'; did you mean 'workers'?
 --optimizer sgd --beta1 0.5       --beta1: sgd has no beta1; muon, adamw,
 --model 5M                        did you mean '5m'?
@@ -52,8 +51,6 @@ good.txt                          text is named by a flag: --data good.txt
     "train --steps 2": """
 --per_device_train_batch_size=3   did you mean '--batch-size'?
 --hidden-size=3                   it is a field of the model
---prompt=3                        mlxhog generate latest --prompt
---vocab-size=3                    --tokenizer bpe:N
 --steps-per-report=3              metrics.jsonl
 """,
     "generate": """
