@@ -135,7 +135,6 @@ READ_ONLY = (
 """Commands that change nothing, so a closed pipe is no error."""
 
 LACKS, INTERRUPTED = 3, 130
-_HELP = ("-h", "--help", "help")
 
 
 def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> int:
@@ -175,7 +174,7 @@ def _answer(words: list[str]) -> int:
         words = [*words[1:], "--help"]
     of_mad = words[:1] == ["mad"]
     rest = words[1:] if of_mad else words
-    if not rest or rest[0] in _HELP:
+    if not rest or rest[0] in ("-h", "--help", "help"):
         _print_help(*((MAD_HELP, {"commands": MAD}) if of_mad else (HELP, GROUPS)))
         return 0
     if words[0] in ("-V", "--version"):
@@ -251,7 +250,7 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
                 "memory is short, end other programs or raise the limit (ulimit -v), else install "
                 "it again: python -m pip install --force-reinstall mlxhog"
             ), LACKS
-        case OSError() if _is_folder_lost():
+        case FileNotFoundError(filename=None):
             return (
                 "the current folder cannot be used; was it deleted or moved? change to another "
                 "one: cd ~"
@@ -270,11 +269,3 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
 
             return f"a file cannot be written: {explained(error)}", LACKS
     return None
-
-
-def _is_folder_lost() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return True
-    return False

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written
+from mlxhog.cli.flags import Part, Plugins, Quiet
 from mlxhog.cli.frame import Report, command, spelt_value, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
+from mlxhog.config.sources import Layer, resolve
 from mlxhog.report.streams import wrapped
 from mlxhog.report.table import Section
 from mlxhog.theory import AdviseConfig, AnalyzeConfig
@@ -32,13 +33,13 @@ OTHERWISE = "; other options of train are read from a YAML file or a run"
 class _Subject(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
 
-    def target(self, training: Written) -> "Target":
+    def target(self, training: Layer) -> "Target":
         """Return the model and its training."""
-        root = Path(training.read(TrainConfig).out)
+        root = Path(resolve(TrainConfig, [training]).out)
         # It imports NumPy and the native module: wrong flags are reported before.
         from mlxhog.theory.target import find_target
 
-        return find_target(self.subject, training.values, root)
+        return find_target(self.subject, training, root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,8 @@ class _Words(_Subject):
     all: bool = switch("all tables, not only answer and advice")
 
 
-@command("analyze", Part(TrainConfig, TRAINING, "training"), otherwise=OTHERWISE)
-def run(words: _Words, config: AnalyzeConfig, training: Written) -> Report:
+@command("analyze", OTHERWISE, training=Part(TrainConfig, TRAINING, "training", merged=True))
+def run(words: _Words, config: AnalyzeConfig, training: Layer) -> Report:
     """Is lock-free training sound for this model and this text?
 
     Samples gradients and measures, for every block of the model, the quantities of the Hogwild
@@ -148,8 +149,8 @@ class _AdviseWords(_Subject):
     no_try: bool = switch("predict only")
 
 
-@command("advise", Part(TrainConfig, ADVISE_TRAINING, "training"), otherwise=OTHERWISE)
-def advise(words: _AdviseWords, config: AdviseConfig, training: Written) -> Report:
+@command("advise", OTHERWISE, training=Part(TrainConfig, ADVISE_TRAINING, "training", merged=True))
+def advise(words: _AdviseWords, config: AdviseConfig, training: Layer) -> Report:
     """Which strategy for this model on this machine?
 
     Measures three short runs and some gradients (half a minute), predicts strategies by simulation,

@@ -46,13 +46,13 @@ def doctor(config: _Doctor) -> Report:
 
     with config.status() as tell:
         record = examine(config.quick, tell)
-    record["stored"], record["not_stored"] = None, "--quick is not stored; run `mlxhog doctor`"
+    stored, not_stored = None, "--quick is not stored; run `mlxhog doctor`"
     if not config.quick:
         try:
-            path = verdicts.save(record, verdicts.Identity(**record["identity"]))
-            record["stored"], record["not_stored"] = str(path), None
+            stored = str(verdicts.save(record, verdicts.Identity(**record["identity"])))
         except EnvironmentLacks as error:
-            record["not_stored"] = str(error)
+            not_stored = str(error)
+    record |= {"stored": stored, "not_stored": None if stored else not_stored}
     known = verdicts.load()  # as a run would
     if not known.usable:
         known = verdicts.Verdicts(known.path, None, record)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.cli.flags import Quiet
-from mlxhog.cli.frame import EXIT_CODES, Report, command
-from mlxhog.cli.ticker import ticking
+from mlxhog.cli.frame import EXIT_CODES, Report, command, ticking
 from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
 

@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Written
+from mlxhog.cli.flags import Flags, Part, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.theory import CompareConfig
+from mlxhog.theory import ENDS, CompareConfig
 
 if TYPE_CHECKING:
     from mlxhog.theory.paired_test import PairedResult
@@ -26,6 +26,8 @@ kernels workers threads strategy optimizer lr schedule"""
 NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "plugin")
 """Options of train that a comparison sets for both sides, beside the budget."""
 
+BUDGETS = {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
+
 UNTOLD = "cannot be told"
 MOST_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
 OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or into YAML'
@@ -33,13 +35,14 @@ OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or i
 
 @dataclass(frozen=True, kw_only=True)
 class _Words(Plugins, Quiet):
-    subjects: tuple[str, ...] = argument("[A [B]]", "see above", metavar="A B", many=True)
+    first: str | None = argument("[A]", "see above")
+    second: str | None = argument("[B]", "see above")
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
     b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
 
 
-@command("compare", Part(TrainConfig, BOTH, "of both sides"), otherwise=OTHERWISE)
-def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
+@command("compare", OTHERWISE, both=Part(TrainConfig, BOTH, "of both sides", merged=True))
+def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
     """Find out which of two ways to train is better.
 
     The command trains them in pairs with one seed and one order of the text, each with the same
@@ -59,19 +62,14 @@ def run(words: _Words, config: CompareConfig, both: Written) -> Report | int:
     Main options:
         a b pairs time tokens steps eval_tokens data workers seed folder out json quiet
     """
-    if both.problems:
-        raise ConfigError("\n".join(both.problems))
     flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
-    if len(words.subjects) > 2:
-        subjects = [*words.subjects]
-        raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.pairs import Comparison
 
-    named = {"a": (*words.subjects, None)[0], "b": (None, *words.subjects)[-1]}
+    subjects = {"a": words.first, "b": words.second or words.first}
     a, b = (
-        find_side(subject, [both.values, flags[letter]], Path(config.out))
-        for letter, subject in named.items()
+        find_side(subject, [both, flags[letter]], Path(config.out))
+        for letter, subject in subjects.items()
     )
     folder = None if config.folder is None else Path(config.folder)
     comparison = Comparison(a, b, _with_budget(config, (a, b)), folder)
@@ -99,24 +97,18 @@ def _flags_of(letter: str, text: str) -> Layer:
     """The options in the flags of one side; a ConfigError if the comparison sets one itself."""
     flags = Flags(f"compare --{letter}", "", [Part(TrainConfig, merged=True)])
     try:
-        (parsed,) = flags.parse(shlex.split(text))
-    except ValueError as error:
+        (layer,) = flags.parse(shlex.split(text))
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"--{letter} {text!r}: {error}") from error
-    problems = parsed.problems + [
+    problems = [
         f"{origin} is not for one side of a comparison; give --seed, --out, --plugin and the same "
         "budget for both outside the quotes, and leave out the others"
-        for name, (_, origin) in parsed.values.items()
-        if name in (*NOT_OF_A_SIDE, *_budgets())
+        for name, (_, origin) in layer.items()
+        if name in (*NOT_OF_A_SIDE, *BUDGETS)
     ]
     if problems:
         raise ConfigError("\n".join(f"--{letter} {text!r}: {problem}" for problem in problems))
-    return {name: (one, f"--{letter} {flag}") for name, (one, flag) in parsed.values.items()}
-
-
-def _budgets() -> dict[str, object]:
-    from mlxhog.theory.pairs import ENDS
-
-    return {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
+    return {name: (one, f"--{letter} {flag}") for name, (one, flag) in layer.items()}
 
 
 def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "Side":
@@ -151,7 +143,7 @@ def _with_budget(config: CompareConfig, sides: "Sequence[Side]") -> CompareConfi
     if any(getattr(config, one) is not None for one in units):
         return config
     a, b = (
-        {name: x for name, usual in _budgets().items() if (x := getattr(one.config, name)) != usual}
+        {name: x for name, usual in BUDGETS.items() if (x := getattr(one.config, name)) != usual}
         for one in sides
     )
     if a != b or len(a) != 1 or not a.keys() <= {*units}:

@@ -8,9 +8,9 @@ import sys
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
@@ -24,7 +24,6 @@ from mlxhog.report.views import StatusLine
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
 
-C = TypeVar("C")
 MOST_CHOICES = 6  # they fit beside the flag
 COLUMN = 24  # where the text beside a flag begins
 
@@ -92,19 +91,7 @@ class Part:
     only: str | Callable[[], Iterable[str]] = ""  # their flat names; "" for all
     group: str | None = None  # heading for all of them; None for those that they name
     default: str = ""  # shown in place of each default
-    merged: bool = False  # the command merges them with other sources: it gets a `Written`
-
-
-@dataclass(frozen=True)
-class Written:
-    """Options of a command line that are to be merged with other sources."""
-
-    values: Layer
-    problems: list[str] = field(default_factory=list)  # for the one error that names all problems
-
-    def read(self, cls: type[C]) -> C:
-        """Return them as the dataclass; a ConfigError has every problem."""
-        return resolve(cls, [self.values], self.problems)
+    merged: bool = False  # the command merges them with other sources: it gets a `Layer`
 
 
 class Flags:
@@ -140,10 +127,10 @@ class Flags:
         """Read a command line; return the options of each part, in the parts' order.
 
         Flags may be between positional arguments, but not after `--`. The files of `--plugin` are
-        loaded. A merged part gets its absent flags from other sources: it is a `Written`.
+        loaded. A merged part gets its absent flags from other sources: it is a `Layer`.
 
         Raises:
-            ConfigError: every problem of the command line, unless a part takes them.
+            ConfigError: every problem of the command line.
         """
         values, unknown, problems = self._read(arguments)
         files = values.get("plugin", ([],))[0]  # of train's own option a text, loaded with it
@@ -163,16 +150,14 @@ class Flags:
                     for other in spec.excludes
                     if other in values
                 ]
-        configs, wrong = list[Any](), list[str]()
+        configs = list[Any]()
         for part, layer in layers.items():
             try:
-                configs.append(
-                    Written(layer, problems) if part.merged else resolve(part.cls, [layer])
-                )
+                configs.append(layer if part.merged else resolve(part.cls, [layer]))
             except ConfigError as error:
-                wrong.append(str(error))
-        if wrong or (problems and not any(part.merged for part in self.parts)):
-            raise ConfigError("\n".join([*problems, *wrong]))
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("\n".join(problems))
         return configs
 
     def _read(self, arguments: Sequence[str]) -> tuple[Layer, list[str], list[str]]:
@@ -183,7 +168,7 @@ class Flags:
         """
         values, unknown, problems = Layer(), list[str](), list[str]()
         words, places = deque(arguments), deque(self._words)
-        is_ended, follows_wrong = False, False
+        is_ended = is_stray = False
 
         def add(spec: Option, texts: list[str], name: str) -> None:
             earlier, first = values.get(spec.name, (None, name))
@@ -204,13 +189,12 @@ class Flags:
             if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
                 flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
             if is_ended or not _is_flag(word):
-                is_name = not places and f"--{word}" in self.by_flag
                 if places:
                     spec = places[0] if places[0].many else places.popleft()
                     add(spec, [word], _metavar(spec))
-                elif is_name or not follows_wrong:
+                elif not (is_stray or unknown):  # else it may be the value of a wrong word
+                    is_stray = True
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
-                follows_wrong = is_name
             elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
                 print(self._help(everything=word == "--help-all" or not self._main))
                 raise SystemExit(0)
@@ -218,23 +202,16 @@ class Flags:
                 is_ended = True
             elif flag not in self.by_flag:
                 unknown.append(flag)
-                follows_wrong = not equals
+            elif texts := [text] if equals else self._value(self.by_flag[flag], words):
+                add(self.by_flag[flag], texts, flag)
             else:
-                spec, follows_wrong = self.by_flag[flag], False
-                if texts := [text] if equals else self._value(spec, words):
-                    add(spec, texts, flag)
-                else:
-                    problems.append(f"{flag}: expected one argument: {spec.help}")
-        missing = {
-            _metavar(spec) if spec.argument else spec.flag: spec.help
-            for spec in self.specs()
-            if (spec.required or spec.argument[:1] not in ("", "[")) and spec.name not in values
-        }
-        if missing:
-            raise ConfigError(
-                f"{', '.join(missing)} is missing: {next(iter(missing.values()))}; as in "
-                f"`mlxhog {self._examples[0]}`"
-            )
+                problems.append(f"{flag}: expected one argument: {self.by_flag[flag].help}")
+        for spec in self.specs():
+            is_needed = spec.required or spec.argument[:1] not in ("", "[")
+            if is_needed and spec.name not in values:
+                name = _metavar(spec) if spec.argument else spec.flag
+                example = f"`mlxhog {self._examples[0]}`"
+                raise ConfigError(f"{name} is missing: {spec.help}; as in {example}")
         return values, unknown, problems
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
@@ -243,13 +220,10 @@ class Flags:
             may = not spec.switch and words and words[0].lower() in ("true", "false")
             return [words.popleft() if may else "true"]
         texts = list[str]()
-        most = len(words) if self._takes_several(spec) else 1
+        most = 1 if self._words or not spec.lines else len(words)
         while words and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(words[0])):
             texts.append(words.popleft())
         return texts
-
-    def _takes_several(self, spec: Option) -> bool:
-        return spec.lines and not self._words
 
     def _place_of(self, word: str) -> str:
         """Return advice for a word that has no place."""
@@ -291,7 +265,7 @@ class Flags:
 
     def _left(self, spec: Option) -> str:
         value = "" if spec.switch else "[true|false]" if spec.type is bool else _metavar(spec)
-        value += f" [{value} ...]" * self._takes_several(spec)
+        value += f" [{value} ...]" * (spec.lines and not self._words)
         return f"{', '.join(spec.flags)} {value}".strip()
 
 

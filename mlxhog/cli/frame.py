@@ -15,24 +15,32 @@ import os
 import shlex
 import shutil
 import sys
-from collections import deque
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
-from mlxhog.cli.flags import Flags, Part, RunFolder, Written
+from mlxhog.cli.flags import Flags, Part, RunFolder
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH, in_columns
 from mlxhog.report.table import Section, lines, show
-from mlxhog.report.views import may_redraw
+from mlxhog.report.views import StatusLine, may_redraw
 
 INTERRUPTED = 130
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
 """By the status of a training."""
+
+REDRAW_S, LINE_S = 0.2, 5.0
+"""Seconds between pictures of `ticking` on a terminal, and between its lines in a pipe."""
+
+Tick = Callable[[Callable[[], str]], None]
+"""Shows a text if it is time to; called often. It raises KeyboardInterrupt after a signal."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +90,14 @@ class Command:
 
     name: str  # its words
     function: Function  # from its options to a `Report` or an exit code
-    parts: Sequence[Part]  # for the parameters that take some options only, or a `Written`
+    parts: Mapping[str, Part]  # of parameters that take some options only, or a `Layer`
     otherwise: str  # advice for an unknown flag without a similar known one
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
-        hints, given, parts = get_type_hints(self.function), deque(self.parts), list[Part]()
-        for name in inspect.signature(self.function).parameters:
-            own = given and hints[name] in (Written, given[0].cls)
-            part = given.popleft() if own else Part(hints[name])
-            parts.append(replace(part, merged=hints[name] is Written))
+        hints = get_type_hints(self.function)
+        names = inspect.signature(self.function).parameters
+        parts = [self.parts.get(name) or Part(hints[name]) for name in names]
         return Flags(self.name, inspect.getdoc(self.function) or "", parts, self.otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
@@ -105,7 +111,7 @@ class Command:
         return result.code
 
 
-def command(name: str, *parts: Part, otherwise: str = "") -> Callable[[Function], Command]:
+def command(name: str, otherwise: str = "", **parts: Part) -> Callable[[Function], Command]:
     """Make a command of a function; the arguments are those of `Command`."""
     return lambda function: Command(name, function, parts, otherwise)
 
@@ -164,6 +170,26 @@ def spelt_value(name: str, value: Any) -> str:
     if name == "seconds" or name.endswith("_s") and not name.endswith("per_s"):
         return format_duration(value)
     return format_bytes(value) if name.endswith("bytes") else format_number(value)
+
+
+@contextmanager
+def ticking(line: StatusLine) -> Iterator[Tick]:
+    """Count signals in the block, and redraw a line, or in a pipe write one now and then."""
+    every_s, show = (REDRAW_S, line.show) if line.live else (LINE_S, line.tell)
+    next_s, answered = time.monotonic() + (0.0 if line.live else LINE_S), 0
+
+    def tick(text: Callable[[], str]) -> None:
+        nonlocal next_s, answered
+        if signals.count > answered:
+            answered = signals.count
+            raise KeyboardInterrupt
+        now = time.monotonic()
+        if not line.quiet and now >= next_s:
+            next_s = now + every_s
+            show(text())
+
+    with Interrupts() as signals, line:
+        yield tick
 
 
 def writable(flag: str, text: str) -> Path:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Json, Plugins, RunFolder, run_argument
+from mlxhog.cli.flags import Json, Part, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.config import train_config
+from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, shown
@@ -59,12 +59,23 @@ class _Answer:
     weights: "tuple[Loaded, Loaded] | None" = None  # of the first token and of the last
 
     def facts(self, source: "WeightSource") -> dict[str, Any]:
-        whose = {} if self.weights is None else {"weights": _weights(source, *self.weights)}
-        ttft_s = self.ttft_s and round(self.ttft_s, 4)
-        return {
+        facts: dict[str, Any] = {
             "prompt": self.prompt, "text": self.text, "tokens": len(self.ids), "ids": self.ids,
-            "finish_reason": self.finish_reason, "ttft_s": ttft_s, **whose,
+            "finish_reason": self.finish_reason, "ttft_s": self.ttft_s and round(self.ttft_s, 4),
         }  # fmt: skip
+        if self.weights is not None:
+            first, last = self.weights
+            counts = source.counts_updates
+            facts["weights"] = {
+                "of": source.whose,
+                "mode": source.mode,
+                "version_first": first.version if counts else None,
+                "version_last": last.version if counts else None,
+                "consistent": last.consistent,
+                "age_updates": last.age_updates,
+                "age_s": round(last.age_s, 4),
+            }
+        return facts
 
 
 @command("generate")
@@ -80,10 +91,8 @@ def generate(config: GenerateConfig) -> Report:
     from mlxhog.live.model import load
 
     many = bool(config.prompt_file)
-    prompts, stops = [read_prompt(config.prompt)] if not many else [], tuple[str, ...]()
-    if many:
-        prompts, stops = read_prompts(config.prompt_file)
-    config = replace(config, stop=(*stops, *_stop_strings(config.stop)))
+    prompts, ends = read_prompts(config.prompt_file) if many else ([read_prompt(config.prompt)], ())
+    config = replace(config, stop=(*ends, *_stop_strings(config.stop)))
     reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
     model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
     source, trains = model.follower.source, not model.follower.source.ended()
@@ -127,28 +136,14 @@ def generate(config: GenerateConfig) -> Report:
     return Report(facts, [], remarks=[*filter(None, [source.note]), *dict.fromkeys(lines), end])
 
 
-def _weights(source: "WeightSource", first: "Loaded", last: "Loaded") -> dict[str, Any]:
-    counts = source.counts_updates
-    return {
-        "of": source.whose,
-        "mode": source.mode,
-        "version_first": first.version if counts else None,
-        "version_last": last.version if counts else None,
-        "consistent": last.consistent,
-        "age_updates": last.age_updates,
-        "age_s": round(last.age_s, 4),
-    }
-
-
 def _weights_line(facts: dict[str, Any], trains: bool) -> str:
     """Return whose they are, their versions, and the age of the last in training."""
     text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
     if first is None:
         return text
     text += f", version {first}{f' to {last}' * (first != last)}{' (no update yet)' * (not last)}"
-    if not trains:
-        return text
-    return f"{text}, {facts['age_updates']} updates and {facts['age_s'] or 0:.1f} s old at its end"
+    age = f", {facts['age_updates']} updates and {facts['age_s']:.1f} s old at its end"
+    return text + age * trains
 
 
 def read_prompt(spec: str) -> str:
@@ -159,7 +154,7 @@ def read_prompt(spec: str) -> str:
     """
     if spec == "-" or spec.startswith("@"):
         return _read(spec.removeprefix("@"), f"--prompt {spec}")
-    return _plain(spec.encode(errors="surrogatepass"), f"--prompt {ascii(spec)}")
+    return _plain(spec, f"--prompt {ascii(spec)}")
 
 
 def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
@@ -188,7 +183,7 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
                 except DataError as error:
                     raise ConfigError(f"{place}: {error}") from error
             elif isinstance(prompt := values.get("prompt"), str):
-                prompts.append(_plain(prompt.encode(errors="surrogatepass"), place))
+                prompts.append(_plain(prompt, place))
             else:
                 raise ConfigError(
                     f'{place}: wanted {{"prompt": "..."}} or {{"messages": [...]}}, got '
@@ -217,12 +212,12 @@ def _read(spec: str, what: str) -> str:
     return _plain(content, what)
 
 
-def _plain(content: bytes, what: str) -> str:
+def _plain(content: bytes | str, what: str) -> str:
     """Return a text as training reads it; one with a lone surrogate is refused."""
     from mlxhog.data import records
 
     try:
-        text = records.plain(content).decode()
+        text = records.plain(content.encode() if isinstance(content, str) else content).decode()
         if "\0" not in text:
             return text
     except UnicodeError:
@@ -232,7 +227,7 @@ def _plain(content: bytes, what: str) -> str:
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes."""
-    plain = (_plain(one.encode(errors="surrogatepass"), f"--stop {ascii(one)}") for one in words)
+    plain = (_plain(one, f"--stop {ascii(one)}") for one in words)
     texts = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in plain]
     return stop_strings(texts, "--stop")
 
@@ -258,12 +253,6 @@ class EvalConfig(RunFolder, Plugins, Json):
         "a corpus in the package, or a text file, folder or glob; a flag each for several",
         none="held-out", lines=True,
     )  # fmt: skip
-    text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
-    strict_data: bool = option(
-        False,
-        "refuse damaged, unreadable or empty files of a folder or glob; by default they are "
-        "skipped",
-    )
     checkpoint: str | None = option(
         None, "of the run: latest, best, or the name of a folder in its checkpoints", none="latest"
     )
@@ -274,8 +263,8 @@ class EvalConfig(RunFolder, Plugins, Json):
     backend: str = backend_option()
 
 
-@command("eval")
-def evaluate(config: EvalConfig) -> Report:
+@command("eval", text=Part(TrainConfig, "text_key strict_data", "options"))
+def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     """Score text with a trained model.
 
     It prints bits per byte, which can be compared between tokenizers, and perplexity per token,
@@ -302,8 +291,8 @@ def evaluate(config: EvalConfig) -> Report:
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
-        every = corpora.find(config.data, config.text_key)
-        corpus, _ = corpora.readable(every, strict=config.strict_data)
+        every = corpora.find(config.data, text.text_key)
+        corpus, _ = corpora.readable(every, strict=text.strict_data)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
     elif options is None:
@@ -320,8 +309,9 @@ def evaluate(config: EvalConfig) -> Report:
         def show(share: float) -> None:
             line.show(f"{share:.0%}  {name}")
 
-        how: dict[str, Any] = {"seq_len": seq_len, "progress": show}
-        return Score() if file is None else score(backend, model.config, file, **how)
+        if file is None:
+            return Score()
+        return score(backend, model.config, file, seq_len=seq_len, progress=show)
 
     own = None  # of the part of the held-out text that evaluations of the run score
     with (
@@ -330,7 +320,7 @@ def evaluate(config: EvalConfig) -> Report:
     ):
         if corpus is not None:
             files = token_files(model.tokenizer, corpus, Path(folder))
-            scores = {Path(name).name: scored(Path(name).name, file) for name, file in files}
+            scores = {(name := Path(path).name): scored(name, file) for path, file in files}
         elif options is not None and trained is not None:
             names = ("text_key", "skip_machine_data", "loss_on", "val")
             how = {name: getattr(options, name) for name in names}

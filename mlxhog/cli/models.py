@@ -1,6 +1,5 @@
 """`mlxhog models`: the architectures; `mlxhog convert`: a checkpoint in another format."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from mlxhog.cli.flags import Json, Plugins, Quiet, RunFolder
 from mlxhog.cli.frame import Report, command, written
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
@@ -127,7 +125,7 @@ def convert(config: _Convert) -> Report:
         share = done / max(total, 1)
         line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
 
-    with StatusLine(sys.stderr, quiet=config.quiet or config.json) as line:
+    with config.status() as line:
         how: dict[str, Any] = {"card": _card(source, config), "force": config.force}
         n_bytes = convert(source, target, config.to, dtype, on_tensor=show, **how)
     count = sum(one.size for one in source.tensors.values())

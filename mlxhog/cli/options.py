@@ -55,9 +55,8 @@ def run(config: _Options) -> Report:
     elif not exact and not choices and not listed:
         names = {n for row in rows for n in (row["name"], *row["also"], *row["commands"])}
         names |= {choice for kind in KINDS for choice in kind.known()}
-        hint = suggestion(to_flag(name), [to_flag(one) for one in names])
-        hint = hint.replace("did you mean '--", "did you mean '") or "; mlxhog options lists all"
-        raise ConfigError(f"no option {name!r}{hint}")
+        hint = suggestion(name, [one.replace("_", "-") for one in names])
+        raise ConfigError(f"no option {name!r}{hint or '; mlxhog options lists all'}")
     listed = [row for row in listed if row not in exact]
     full = ["\n".join([f"{row['name']}: {row['help']}", *spelt(_details(row))]) for row in exact]
     lines = [f"{choice.kind.title} {name}: {choice.about}" for choice in choices]

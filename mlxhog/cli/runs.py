@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
 from mlxhog.cli.flags import Json, OneRun, RunFolder
-from mlxhog.cli.frame import Report, command, run_word
+from mlxhog.cli.frame import Report, command, run_word, table
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import label, number, scored_at, share_text
-from mlxhog.report.table import Section
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.models.families import ModelConfig
 
-HEADER = ("run", "status", "model", "data", "params", "steps", "time", "bits/byte", "of text")
 ADVICE = {
     "interrupted": "mlxhog train --resume RUN continues it",
     "early": "ended before its first checkpoint: mlxhog show RUN says what to do",
@@ -52,9 +50,9 @@ def run(config: RunFolder, _: Json) -> Report:
         text = f"no runs in {config.out}; `mlxhog train` makes one"
         return Report(records, text, one_per_line=True)
     rows = list(map(_row, records))
-    statuses = dict.fromkeys(row[1].partition(",")[0] for row in rows)
+    statuses = dict.fromkeys(row["status"].partition(",")[0] for row in rows)
     notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
-    return Report(records, [Section("", HEADER, rows, notes)], one_per_line=True)
+    return Report(records, [table("", rows, notes)], one_per_line=True)
 
 
 def _facts(run: "Run") -> dict[str, Any]:
@@ -66,8 +64,7 @@ def _facts(run: "Run") -> dict[str, Any]:
     if "model" not in status:
         with suppress(ConfigError):
             options = {name: value for name, (value, _) in read_yaml(run.config_path).items()}
-    result, part = status.get("result"), status.get("held_out")
-    reached = result if isinstance(result, dict) else newest_line(run.metrics_path) or {}
+    reached = status.get("result") or newest_line(run.metrics_path) or {}
     return {
         "model": Path(str(options.get("model", "-"))).stem,
         "data": options.get("data"),
@@ -79,12 +76,12 @@ def _facts(run: "Run") -> dict[str, Any]:
         "bits_per_byte": reached.get("val_bits_per_byte"),
         "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
-        "share": part.get("share") if isinstance(part, dict) else None,
+        "share": (status.get("held_out") or {}).get("share"),
     }
 
 
-def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a run as a row of the table."""
+def _row(facts: Mapping[str, Any]) -> dict[str, str]:
+    from mlxhog.checkpoint.run import default_name
 
     def spelt(name: str, spell: Callable[[float], str]) -> str:
         value = facts.get(name)
@@ -93,22 +90,18 @@ def _row(facts: Mapping[str, Any]) -> tuple[str, ...]:
     is_early = facts["status"] == "interrupted" and not facts["resumable"]
     metal = label(*(facts.get(name, "") for name in ("gpu_write", "kernels")))
     data = facts["data"] or "-"
-    if "/" in data:
-        from mlxhog.checkpoint.run import default_name
-
-        data = default_name(data)
     early = scored_at(facts["val_step"], facts["steps"])
-    return (
-        facts["name"],
-        ", ".join(filter(None, ["early" if is_early else facts["status"], metal])),
-        facts["model"],
-        data,
-        spelt("parameters", format_count),
-        spelt("steps", format_number),
-        spelt("seconds", format_duration),
-        spelt("bits_per_byte", lambda bits: f"{number(bits)}{early}"),
-        spelt("share", share_text),
-    )
+    return {
+        "run": facts["name"],
+        "status": ", ".join(filter(None, ["early" if is_early else facts["status"], metal])),
+        "model": facts["model"],
+        "data": default_name(data) if "/" in data else data,
+        "params": spelt("parameters", format_count),
+        "steps": spelt("steps", format_number),
+        "time": spelt("seconds", format_duration),
+        "bits/byte": spelt("bits_per_byte", lambda bits: f"{number(bits)}{early}"),
+        "of text": spelt("share", share_text),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,16 +130,16 @@ def remove(config: _Remove) -> Report:
         if each.is_locked():
             word = shlex.quote(run_word(each.directory))
             raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
-    sizes = {}
-    for each in chosen.values():
-        files = [path for path in each.directory.rglob("*") if not path.is_dir()]
-        sizes[each.name] = sum(path.lstat().st_size for path in files)
+    sizes = {
+        each.name: sum(p.lstat().st_size for p in each.directory.rglob("*") if not p.is_dir())
+        for each in chosen.values()
+    }
     names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
         raise ConfigError(f"would remove {', '.join(names)} for good; add --yes")
     for each in chosen.values():
         remove(each)
-    facts = {"removed": list(map(str, chosen)), "bytes": sum(sizes.values())}
+    facts = {"removed": [*map(str, chosen)], "bytes": sum(sizes.values())}
     return Report(facts, [f"removed {name}" for name in names])
 
 
@@ -187,7 +180,7 @@ def show(config: OneRun) -> Report:
         "parameters": status.get("parameters"),
         "options": record.changed(),
         "workers": [one for _, one in sorted(record.history.backends.items())],
-        "resumed": resumed if isinstance(resumed := status.get("resumed"), list) else [],
+        "resumed": status.get("resumed") or [],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST}

@@ -4,6 +4,7 @@ import os
 import secrets
 import sys
 from dataclasses import dataclass
+from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING
 
@@ -40,24 +41,23 @@ def serve(words: _Serve, config: ServeConfig) -> int:
     """
     from mlxhog.live.serving.app import serve
 
-    def say(message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+    say = partial(print, file=sys.stderr, flush=True)
 
     def on_ready(url: str, served: "ServedModel") -> None:
-        about, name = served.weights, served.model.name
+        about = served.weights
         if about["note"]:
             say(about["note"])
-        facts = {"url": url, "model": name, "pid": os.getpid()}
+        facts = {"url": url, "model": served.model.name, "pid": os.getpid()}
         facts |= {name: about[name] for name in ("weights", "version")}
-        version = "" if about["version"] is None else f", version {about['version']},"
-        Report(
-            facts,
-            f"{about['weights']}{version} at {url}, model {name}; to chat open "
-            f"{url.removesuffix('v1')}; Ctrl-C ends",
-        ).print(json=words.json)
+        version = "" if facts["version"] is None else f", version {facts['version']},"
+        text = (
+            f"{facts['weights']}{version} at {url}, model {facts['model']}; to chat open "
+            f"{url.removesuffix('v1')}; Ctrl-C ends"
+        )
+        Report(facts, text).print(json=words.json)
 
     serve(words.model, config, on_ready, say)
-    print("ended", file=sys.stderr)
+    say("ended")
     return 0
 
 

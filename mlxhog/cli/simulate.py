@@ -5,15 +5,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_bytes, format_share
-from mlxhog.cli.flags import Json, Part, RunFolder, Written
+from mlxhog.cli.flags import Json, Part, RunFolder
 from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.options import option
-from mlxhog.errors import DataError, RunError
+from mlxhog.config.sources import Layer, resolve
+from mlxhog.errors import RunError
 from mlxhog.report.table import Section
 from mlxhog.theory.simulator.what_if import TARGET, SimulateConfig, compare
 
 if TYPE_CHECKING:
-    from mlxhog.checkpoint.run import Run
     from mlxhog.theory.simulator.machine import Worker
 
 RECORDED = ("workers", "times", "read", "apply")
@@ -27,8 +27,8 @@ class _Words(RunFolder, Json):
     )
 
 
-@command("simulate", Part(SimulateConfig))
-def run(words: _Words, written: Written) -> Report:
+@command("simulate", written=Part(SimulateConfig, merged=True))
+def run(words: _Words, written: Layer) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
     It predicts gradients per second, staleness, and the waiting times of workers. With --run the
@@ -47,31 +47,23 @@ def run(words: _Words, written: Written) -> Report:
         run workers times slow kill strategies machines link params round_every objective updates
         seed json
     """
-    values, recorded = dict(written.values), None
+    values, recorded = dict(written), None
     if words.run is not None:
-        recorded = _workers_of_run(words.find(words.run))
+        from mlxhog.theory.simulator.machine import worker_of
+
+        run = words.find(words.run)
+        recorded = [worker_of(times) for times in run.read_times()]
+        if not recorded:
+            raise RunError(
+                f"the run {run.directory} recorded no times of steps; train it on (--resume) to "
+                "have them, or name another run"
+            )
         values["workers"] = (len(recorded), "--run")
-    config = Written(values, problems=written.problems).read(SimulateConfig)
+    config = resolve(SimulateConfig, [values])
     workers, rows = compare(config, recorded)
     facts = {"answer": _answer(rows), "options": asdict(config), "strategies": rows}
     source = config.times if words.run is None else f"recorded by {words.run}"
     return Report(facts, [facts["answer"], _table(config, workers, source, rows)])
-
-
-def _workers_of_run(run: "Run") -> "list[Worker]":
-    """Return the workers of a run, each with the times of its newest steps."""
-    from mlxhog.theory.simulator.machine import worker_of
-
-    try:
-        workers = [worker_of(times) for times in run.read_times()]
-    except (LookupError, TypeError, ValueError, DataError):
-        workers = []  # of another version
-    if not workers:
-        raise RunError(
-            f"the run {run.directory} recorded no times of steps; train it on (--resume) to have "
-            "them, or name another run"
-        )
-    return workers
 
 
 def _answer(rows: Sequence[Mapping[str, Any]]) -> str:

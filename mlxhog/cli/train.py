@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written
+from mlxhog.cli.flags import Part, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.errors import ConfigError
+from mlxhog.config.sources import Layer
 from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
 from mlxhog.report.views import observer
@@ -31,8 +31,8 @@ class _Words(Plugins, Quiet):
     dry_run: bool = switch("say what would run, and stop")
 
 
-@command("train", Part(TrainConfig))
-def run(words: _Words, written: Written) -> Report:
+@command("train", written=Part(TrainConfig, merged=True))
+def run(words: _Words, written: Layer) -> Report:
     """Train a model, by default for a minute on text that comes with the package.
 
     Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the
@@ -67,17 +67,13 @@ def run(words: _Words, written: Written) -> Report:
     return Report(result.to_json(), summary(result), EXIT_CODES[result.status], remarks)
 
 
-def configuration(words: _Words, written: Written) -> TrainConfig:
-    """Merge defaults, the resumed run, the YAML file and the flags; an error names all problems."""
-    problems, layers = list(written.problems), [written.values]
-    if words.config is not None:
-        from mlxhog.checkpoint.run import read_options
+def configuration(words: _Words, written: Layer) -> TrainConfig:
+    """Merge defaults, the resumed run, the YAML file and the flags."""
+    if words.config is None:
+        return configured([written])
+    from mlxhog.checkpoint.run import read_options
 
-        try:
-            layers.insert(0, read_options(Path(words.config)))
-        except ConfigError as error:
-            problems.append(str(error))
-    return configured(layers, problems)
+    return configured([read_options(Path(words.config)), written])
 
 
 def summary(result: "Result") -> str:

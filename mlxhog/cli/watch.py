@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,18 +65,12 @@ def run(config: OneRun, how: Quiet) -> int:
     return 0
 
 
-def follow(
-    record: "RunRecord",
-    view: Observer[Progress],
-    *,
-    pause: Callable[[float], None] = time.sleep,
-) -> None:
+def follow(record: "RunRecord", view: Observer[Progress]) -> None:
     """Show a run in a view until no process trains it; a RunError if its metrics cannot be read.
 
     Args:
         record: of the run; it is read again at every look.
         view: called about twice a second, and once for every message.
-        pause: waits for a number of seconds.
     """
     shown, n_shown, is_running = set[str](), 0, True
     while is_running:
@@ -94,7 +88,7 @@ def follow(
             view(replace(record.progress, message=message))
         view(record.progress)
         if is_running:
-            pause(LOOK_S)
+            time.sleep(LOOK_S)
 
 
 def _ending(record: "RunRecord") -> str:

@@ -411,19 +411,18 @@ class TrainConfig(Merged):
         return yaml.safe_dump(values, sort_keys=False)  # ASCII: it reads back all that it writes
 
 
-def train_config(layers: Iterable[Layer], problems: Iterable[str] = ()) -> TrainConfig:
+def train_config(layers: Iterable[Layer]) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
     A choice that only a user's file defines is looked for in the files that the sources remember.
 
     Raises:
-        ConfigError: everything that is wrong in any of them, after `problems`; or such a file may
-            not be loaded.
+        ConfigError: everything that is wrong in any of them; or such a file may not be loaded.
     """
-    layers, messages = list(layers), list(problems)
+    layers = list(layers)
     *_, named = None, *(layer[plugins.KEY][0] for layer in layers if plugins.KEY in layer)
     return plugins.recalled(
         plugins.texts("" if named in (None, "none") else str(named)),
-        lambda: resolve(TrainConfig, layers, messages),
+        lambda: resolve(TrainConfig, layers),
         lambda config: vars(config).values(),
     )

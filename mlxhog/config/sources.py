@@ -119,14 +119,13 @@ def spelt_values_of(config: object) -> dict[str, object]:
     return {name: specs[name].spell(value) for name, value in values.items()}
 
 
-def resolve(cls: type[Config], layers: Iterable[Layer], problems: Iterable[str] = ()) -> Config:
+def resolve(cls: type[Config], layers: Iterable[Layer]) -> Config:
     """Return `cls`, a dataclass of `option` fields, from the layers, the weakest first.
 
     Raises:
-        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line,
-            after `problems`.
+        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
     """
-    values = _merged(cls, layers, problems)
+    values = _merged(cls, layers)
     if not issubclass(cls, Merged):
         return cls(**values)
     config = cls.__new__(cls)
@@ -162,13 +161,13 @@ class Merged:
         return other
 
 
-def _merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> dict[str, Any]:
+def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
     """Return the typed value of every option that a layer gives.
 
     Raises:
-        ConfigError: every unknown name, wrong value and repetition, after `problems`.
+        ConfigError: every unknown name, wrong value and repetition.
     """
-    wrong, specs, kinds = list(problems), options(cls), _kinds(cls)
+    wrong, specs, kinds = list[str](), options(cls), _kinds(cls)
     names = _names(specs_of(cls, {}))
     written = Layer()  # choices by their classes; with the beginning of an error for the origin
     for layer in layers:

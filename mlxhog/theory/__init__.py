@@ -12,6 +12,9 @@ from mlxhog.config.options import option
 FEWEST = 12  # sampled gradients below which intervals are as wide as the range of their quantity
 PROBE_S = 3.0
 
+ENDS = ("budget", "epochs and early stopping")
+"""Groups of options of train that end a run; a comparison sets them by its terms."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:

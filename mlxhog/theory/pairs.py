@@ -36,7 +36,7 @@ from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, Wo
 from mlxhog.models import families
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.views import TellStep
-from mlxhog.theory import CompareConfig, paired_test
+from mlxhog.theory import ENDS, CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
 from mlxhog.theory.short_runs import score, settings_for, train
 from mlxhog.training.plan import TextPlan, make_plan
@@ -46,9 +46,6 @@ UNEQUAL = 0.02  # part of the training time; a larger difference within a pair g
 WORST_BITS = 8.0  # bits per byte of a uniform guess; the score of a diverged run
 SAME_FOR_BOTH = ("seed", "out", "name")
 """Options that the comparison sets, so that they do not differ between its sides."""
-
-ENDS = ("budget", "epochs and early stopping")
-"""Groups of options that end a run; a comparison sets them by its terms."""
 
 
 class Side(NamedTuple):

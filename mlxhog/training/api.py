@@ -120,22 +120,21 @@ def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainCo
     return configured([read_options(Path(config)), values])
 
 
-def configured(layers: Sequence[Layer], problems: Iterable[str] = ()) -> TrainConfig:
+def configured(layers: Sequence[Layer]) -> TrainConfig:
     """Merge defaults, the options of a resumed run, and layers, the weakest first.
 
     Raises:
-        ConfigError: every error in any of them, after `problems`.
+        ConfigError: every error in any of them.
         RunError: the run to resume does not exist.
     """
-    messages, layers = list(problems), list(layers)
     resumed = _last(layers, "resume")
-    if resumed is not None and not messages:
+    if resumed is not None:
         layers = [
             {name: one for name, one in layer.items() if not _is_open(name, one[0])}
             for layer in layers
         ]
         layers.insert(0, _of_run(resumed, layers))
-    return train_config(layers, messages)
+    return train_config(layers)
 
 
 def _values(layers: Iterable[Layer], *names: str) -> list[object]:

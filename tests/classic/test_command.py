@@ -77,9 +77,9 @@ def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
 RUN = """
 import sys
 from mlxhog.classic import problems
-from mlxhog.cli import main, ticker
+from mlxhog.cli import frame, main
 from tests.classic.small import hinge
-ticker.LINE_S = 0.2
+frame.LINE_S = 0.2
 problems.create = lambda name, config: hinge(n=60_000)
 if __name__ == '__main__':
     sys.exit(main("classic svm --workers 2 --epochs 100k --beta 1 --json".split()))

@@ -14,7 +14,7 @@ from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
 from mlxhog.theory import advise
 from mlxhog.theory.analysis import analyze
-from tests.cli.command import said, told
+from tests.cli.command import said
 from tests.processes import alive, below
 from tests.threads import wait_until
 from tests.training.small import small_config
@@ -61,11 +61,6 @@ def test_an_analysis_has_blocks_staleness_bounds_and_advice(measured):
     _, facts, *_ = measured
     sparse = {block["name"]: block["row_sparse"] for block in facts["blocks"]}
     assert sparse == {"embedding": True, "layer 0": False, "out_norm": False, "head": False}
-    for block in facts["blocks"]:
-        low, high = block["interval"]
-        assert low <= block["p_conf"] <= high
-        assert 0 < block["omega"] <= block["parameters"]
-        assert 0 <= block["delta"] <= block["rho"] <= 1
     head = facts["blocks"][-1]
     assert head["omega"] == head["parameters"] == 320 * 32
     assert head["rho"] == head["delta"] == head["p_conf"] == 1
@@ -73,10 +68,7 @@ def test_an_analysis_has_blocks_staleness_bounds_and_advice(measured):
     source = [staleness[name] for name in ("source", "workers", "write")]
     assert (facts["backend"], source) == ("mlx:cpu", ["probe", 2, "racy"])
     assert 0 <= staleness["lost_update_rate"] < 1
-    for bound in facts["bounds"]:
-        if bound["block"] == "head":
-            assert bound["applies"] is False
-            assert any(one["holds"] is False for one in bound["assumptions"])
+    assert not any(bound["applies"] for bound in facts["bounds"] if bound["block"] == "head")
     names = {bound["name"] for bound in facts["bounds"]}
     assert {"proposition 4.1", "n^(1/4)", "perturbed iterate"} <= names
     assert {"write", "workers"} <= {one["topic"] for one in facts["advice"]}
@@ -103,21 +95,6 @@ def test_the_answer_comes_first_and_the_tables_by_all(measured, monkeypatch, cap
         "sparse gradients: does not hold",
     ):
         assert [text in " ".join(one.split()) for one in shown] == [False, True]
-
-
-@pytest.mark.slow
-def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_path, capsys):
-    spec, *how = words_of(tmp_path)
-    never = ["--eval-every", "off", "--sample-every", "off"]
-    train = ["--steps", "60", "--workers", "mlx:cpu*2", *SMALL, *never]
-    result = told(capsys, "train", "--model", spec, *how, *train)
-    backend = ["--samples", "12", "--batches", "40", "--backend", "mlx:cpu"]
-    facts = told(capsys, "analyze", "latest", "--out", how[-1], *backend)
-    assert facts["at"] == result["checkpoint"]
-    assert facts["staleness"]["source"] == "run"
-    assert facts["staleness"]["histogram"] == result["staleness"]
-    lag = {"largest": max(map(int, result["staleness"])), "seen": True}
-    assert facts["lag"] == facts["lag"] | lag
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The command line through the real commands: arguments, exit codes, output streams."""
 
+import errno
 import json
 import os
 import shlex
@@ -103,6 +104,9 @@ def deleted(*_, **__):
          "install --force-reinstall mlxhog\n"),
         (MemoryError("9 GB"), 3, "the memory is used up: 9 GB; ask for smaller sizes\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "others/closed"), 2,
+         "cannot use 'others/closed': Permission denied; name another path, or make it usable for "
+         "you\n"),
         (deleted, 2, "was it deleted or moved? change to another one: cd ~\n"),
         (ModuleNotFoundError("no", name="mlxhog.nothing"), None, ""),  # a fault: with its traceback
     ],
@@ -168,8 +172,7 @@ def check_examples(text):
     assert lines
     for words in lines:
         command, rest = find(words)
-        for part in command.flags().parse(rest):
-            assert not getattr(part, "problems", []), words
+        command.flags().parse(rest)
         for word in words:
             assert not word.endswith("/latest"), f"{words}: latest is the name of a run by itself"
             in_tree = word.split("/")[0] in FOLDERS and "/" in word
@@ -220,16 +223,18 @@ def test_help_lists_every_command_and_torch_will_not_spin_unless_told_to(
 
 
 @each_of(
-    ("words", "code", "message"),
+    ("to", "words", "code", "message"),
     [
-        (["models"], 3, "the output cannot be written: standard output is closed\n"),
-        (["no-command"], 2, "no command 'no-command'"),
+        ("&-", "models", 3, "the output cannot be written: standard output is closed\n"),
+        ("&-", "no-command", 2, "no command 'no-command'; mlxhog help lists them\n"),
+        ("/dev/full", "models", 3, "the output cannot be written: No space left on device\n"),
     ],
 )
-def test_a_command_that_only_prints_ends_where_standard_output_is_closed(words, code, message):
-    closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "mlxhog", *words]
-    ended = subprocess.run(closed, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr[: len(message)]) == (code, message)
+def test_output_that_cannot_be_written_is_one_message(to, words, code, message):
+    if to == "&-" or Path(to).exists():  # Linux has /dev/full
+        line = f"{shlex.quote(sys.executable)} -m mlxhog {words} >{to}"
+        ended = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr) == (code, message)
 
 
 def test_a_fault_of_the_program_shows_no_control_character_to_a_terminal(monkeypatch, capsys):

@@ -11,6 +11,7 @@ import pytest
 from mlxhog.cli import COMMANDS
 from mlxhog.cli.options import SCRIPTS
 from tests.cli.command import said
+from tests.report.sample_run import write_run
 
 
 def completed(capsys, line, shell="bash"):
@@ -46,9 +47,8 @@ def test_commands_options_and_values_are_those_of_the_parsers(capsys):
 
 def test_runs_are_completed_by_name(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("20260102-101500-sotu", "no-run"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-    (tmp_path / "runs" / "20260102-101500-sotu" / "run.json").write_text("{}")
+    (tmp_path / "runs" / "no-run").mkdir(parents=True)
+    write_run(tmp_path / "runs", "20260102-101500-sotu")
     for line in ("generate ", "train --resume ", "watch ", "stop "):
         assert completed(capsys, line) == ["latest", "20260102-101500-sotu"]
 

@@ -1,8 +1,4 @@
-"""Every `next:` line of a command is a valid command line.
-
-Lines run in this process, split as in a shell. A long line is shortened, and ended by Ctrl-C as
-soon as it trains.
-"""
+"""Every `next:` line of a command runs; a long one is ended by Ctrl-C as soon as it trains."""
 
 import io
 import os
@@ -22,10 +18,8 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 INTERRUPTED = 130
 TRAINS = re.compile(r"^step \d", re.MULTILINE)
-LONG = "mlxhog train "
-"""Begins a line that trains for longer than a test may."""
 SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --eval-tokens 512"
-"""Ends such a line where it begins a run."""
+"""Ends a line that begins a run."""
 
 
 class Output(io.StringIO):
@@ -88,15 +82,8 @@ class Shell:
 
 
 def next_lines(output):
-    """Yield the commands of `next:` and `continue:` lines, and those below them."""
-    below = False
-    for line in output.splitlines():
-        said = re.match(r"(?:next|continue): (.*)", line)
-        if said:
-            yield said[1]
-        elif below and line.startswith("      mlxhog "):
-            yield line.strip()
-        below = bool(said) or (below and line.startswith("      mlxhog "))
+    """The commands of `next:` and `continue:` lines, and those below them."""
+    return re.findall(r"^(?:next: |continue: |      )(mlxhog .*)", output, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -136,5 +123,5 @@ def studies(tmp_path_factory):
 def test_every_next_line_can_be_pasted(kind, request):
     shell = request.getfixturevalue(kind)
     for line in list(shell.next):  # without the lines that these print
-        is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
+        is_long, is_new = (line.startswith(f"mlxhog train{more}") for more in ("", " --model"))
         shell.run(line + SMALLER * is_new, TRAINS if is_long else None)

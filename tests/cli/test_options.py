@@ -39,5 +39,3 @@ def test_no_name_of_ours_is_taken_for_one_of_another_tool():
     spec = options(TrainConfig)
     own = {*spec, *(alias for each in spec.values() for alias in each.aliases)}
     assert not own & {name for name, ours in sources._OURS.items() if " " not in ours[0]}
-    assert sources.suggestion("--lrr", ["--lr", "--out"]) == "; did you mean '--lr'?"
-    assert sources.suggestion("--zzz", ["--lr", "--out"]) == ""

@@ -141,7 +141,6 @@ def test_eval_refuses_bad_input(here, capsys, tmp_path):
     Path("bad/b.txt").write_bytes(b"\0")
     copy = shutil.copytree(here.run.model, tmp_path / "copy")
     for words, message in (
-        ("latest --data nothing.txt", "no corpus, file or folder 'nothing.txt'"),
         ("latest --checkpoint first", "has no checkpoint 'first'; it has step-00000020"),
         ("latest --data bad --strict-data", "and --strict-data refuses them"),
         ("wrods", "did you mean"),

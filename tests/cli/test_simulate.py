@@ -17,6 +17,8 @@ def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(capsys):
     text = said(capsys, "simulate", *words).out
     assert text.startswith("hogwild computes most")
     assert max(map(len, text.splitlines())) <= 100
+    between = ["--machines", "2", "--link", "100Mbit:50ms"]
+    assert "of the time on the link" in said(capsys, "simulate", *words[:2], *between).out
     rows, rate = simulated(capsys, *words, "--strategies", "hogwild,sync,sync_speed")
     assert rate["hogwild"] > 1.3 * rate["sync_speed"] > 5 * rate["sync"]
     assert rows["hogwild"]["prediction"]["staleness"]["mean"] == pytest.approx(15, abs=0.5)
@@ -49,15 +51,3 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(tmp_path, capsys):
     refused(capsys, "times.json is damaged", "simulate", *words)
     run.times_path.unlink()
     refused(capsys, "recorded no times of steps", "simulate", *words)
-
-
-@pytest.mark.slow
-def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(capsys):
-    words = ["--machines", "2", "--link", "100Mbit:50ms", "--workers", "4"]
-    text = said(capsys, "simulate", *words).out
-    assert max(map(len, text.splitlines())) <= 100
-    assert "of the time on the link" in text
-    rows, rate = simulated(capsys, *words, "--strategies", "serial,sync,cluster")
-    assert rows["serial"]["sent_bytes_per_s"] == 0
-    assert rows["sync"]["sent_bytes_per_s"] > 10 * rows["cluster"]["sent_bytes_per_s"] > 0
-    assert rate["cluster"] > 5 * rate["sync"]

@@ -48,7 +48,9 @@ def test_new_lines_events_and_the_end_are_followed(tmp_path):
             run.append_event(added)
 
     lock.enter_context(run.lock())
-    follow(RunRecord(run), reports.append, pause=live)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlxhog.cli.watch.time", SimpleNamespace(sleep=live))
+        follow(RunRecord(run), reports.append)
     messages = [progress.message for progress in reports if progress.message]
     assert messages[0].startswith("worker 2 (torch:cpu) died")
     assert messages[1:] == ["said later"]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import parse_number
-from mlxhog.cli.flags import Part, Plugins, Quiet, Written
+from mlxhog.cli.flags import Part, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
-from mlxhog.config.sources import values_of
+from mlxhog.config.sources import Layer, resolve, values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 
@@ -27,6 +27,7 @@ _protocol_part = Part(
     " ".join(PROTOCOL),
     "training of every run; replaces the values of the suite",
     "the suite's",
+    merged=True,
 )
 
 
@@ -104,8 +105,8 @@ class _Search(_Study):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-@command("mad search", _protocol_part)
-def search(config: _Search, typed: Written, how: ExecutionConfig) -> Report:
+@command("mad search", typed=_protocol_part)
+def search(config: _Search, typed: Layer, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
     It trains candidates on every setting of a suite, several at once, and keeps every result in
@@ -155,8 +156,8 @@ class _Bench(_Study):
     )
 
 
-@command("mad bench", _protocol_part)
-def bench(config: _Bench, typed: Written, how: ExecutionConfig) -> Report:
+@command("mad bench", typed=_protocol_part)
+def bench(config: _Bench, typed: Layer, how: ExecutionConfig) -> Report:
     """Score architectures over a suite of tasks.
 
     It is a study with a list of candidates, in which no run ends early. After a kill, the same line
@@ -220,12 +221,12 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
     return _session(store, study, how, config)
 
 
-def _protocol(typed: Written) -> dict[str, object]:
+def _protocol(typed: Layer) -> dict[str, object]:
     """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
 
     Numbers of an optimizer that is not named are those of the suite's.
     """
-    chosen, named = typed.read(Protocol), set(typed.values)
+    chosen, named = resolve(Protocol, [typed]), set(typed)
     values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
     if "optimizer" in named:
         named -= set(PROTOCOL) - set(options(Protocol))

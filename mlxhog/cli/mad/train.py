@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.flags import Json, Part, Plugins, Quiet, Written
-from mlxhog.cli.frame import EXIT_CODES, Report, command, writable
-from mlxhog.cli.ticker import Tick, ticking
+from mlxhog.cli.flags import Json, Part, Plugins, Quiet
+from mlxhog.cli.frame import EXIT_CODES, Report, Tick, command, ticking, writable
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.config.sources import resolve
+from mlxhog.config.sources import Layer, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
@@ -109,10 +108,10 @@ class _Candidate(Settings, Quiet):
 
 
 @command(
-    "mad train", Part(Protocol, " ".join(PROTOCOL)), Part(TrainConfig, worker_options),
-    otherwise=OTHERWISE,
+    "mad train", OTHERWISE, protocol=Part(Protocol, " ".join(PROTOCOL)),
+    written=Part(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
-def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report:
+def train(candidate: _Candidate, protocol: Protocol, written: Layer) -> Report:
     """Train one candidate on one task and score it on held-out rows.
 
     By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the
@@ -130,11 +129,10 @@ def train(candidate: _Candidate, protocol: Protocol, written: Written) -> Report
         task set layers arch dim backend workers batch_size optimizer lr steps epochs seed dry_run
         json
     """
-    problems = [*written.problems]
     if candidate.layers is None and candidate.arch is None:
-        problems.append('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
-    resolve(TrainConfig, [written.values], problems)  # names every problem
-    of_workers = {name: value for name, (value, _) in written.values.items()}
+        raise ConfigError('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
+    resolve(TrainConfig, [written])
+    of_workers = {name: value for name, (value, _) in written.items()}
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training import candidate as training
