@@ -14,7 +14,7 @@ from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
 from mlxhog.theory import advise
 from mlxhog.theory.analysis import analyze
-from tests.cli.command import said
+from tests.cli.command import said, told
 from tests.processes import alive, below
 from tests.threads import wait_until
 from tests.training.small import small_config
@@ -95,6 +95,21 @@ def test_the_answer_comes_first_and_the_tables_by_all(measured, monkeypatch, cap
         "sparse gradients: does not hold",
     ):
         assert [text in " ".join(one.split()) for one in shown] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_path, capsys):
+    spec, *how = words_of(tmp_path)
+    never = ["--eval-every", "off", "--sample-every", "off"]
+    train = ["--steps", "60", "--workers", "mlx:cpu*2", *SMALL, *never]
+    result = told(capsys, "train", "--model", spec, *how, *train)
+    backend = ["--samples", "12", "--batches", "40", "--backend", "mlx:cpu"]
+    facts = told(capsys, "analyze", "latest", "--out", how[-1], *backend)
+    assert facts["at"] == result["checkpoint"]
+    assert facts["staleness"]["source"] == "run"
+    assert facts["staleness"]["histogram"] == result["staleness"]
+    lag = {"largest": max(map(int, result["staleness"])), "seen": True}
+    assert facts["lag"] == facts["lag"] | lag
 
 
 @pytest.mark.slow
