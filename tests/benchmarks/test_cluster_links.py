@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from cluster import cable as cables
 
 from mlxhog.theory.simulator.links import Link
 
@@ -24,20 +25,19 @@ with socket.create_server((sys.argv[1], 8600)) as server:
 """
 SEND = """
 import socket, sys
+from cluster import cable as cables
 with socket.create_connection((sys.argv[1], 8600), timeout=100) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
 """
 
 
-@pytest.fixture(scope="module")
-def cables(load):
-    module = load("cluster.cable")
-    if (why := module.lacking()) is not None:
+@pytest.fixture(autouse=True)
+def _machines():
+    if (why := cables.lacking()) is not None:
         pytest.skip(why)
-    return module
 
 
-def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows(cables):
+def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows():
     link, n_bytes = Link(2e6, 0.02), 400_000
     with cables.Cable(link, machines=2) as cable:
         words = [sys.executable, "-c"]
@@ -55,7 +55,7 @@ def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows(ca
         assert cable.sent[0] < n_bytes / 2  # acknowledgements
 
 
-def test_an_unplugged_machine_is_not_reached(cables):
+def test_an_unplugged_machine_is_not_reached():
     with cables.Cable(FAST, machines=2) as cable:
         cable.unplug(1)
         words = [sys.executable, "-c", SEND.replace("timeout=100", "timeout=0.5")]
