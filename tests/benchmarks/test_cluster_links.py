@@ -25,7 +25,6 @@ with socket.create_server((sys.argv[1], 8600)) as server:
 """
 SEND = """
 import socket, sys
-from cluster import cable as cables
 with socket.create_connection((sys.argv[1], 8600), timeout=100) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
 """

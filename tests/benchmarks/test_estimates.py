@@ -79,7 +79,7 @@ def simulated_page(rng, gain):
 
 def test_at_most_5_of_100_pages_tell_equal_arms_apart():
     rng = np.random.default_rng(33)
-    pages = [simulated_page(claims, estimates, rng, 1.0) for _ in range(PAGES)]
+    pages = [simulated_page(rng, 1.0) for _ in range(PAGES)]
 
     def decided(page):
         return any(claim.ended != claims.UNTOLD for claim in page)
@@ -88,7 +88,7 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart():
     # The rate itself is at most .05; two standard errors of it for as many pages.
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
-    others = [claims.corrected(simulated_page(claims, estimates, rng, 1.5)) for _ in range(20)]
+    others = [claims.corrected(simulated_page(rng, 1.5)) for _ in range(20)]
     assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 18
 
 
