@@ -12,13 +12,6 @@ from unittest import mock
 from tests.forked import CONTEXT, join_server
 
 
-def _flushed(code):
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(BrokenPipeError):
-            stream.flush()
-    return code
-
-
 class Running:
     """A function that runs in another process, with the methods of a `Popen`."""
 
@@ -26,7 +19,6 @@ class Running:
         """Start it; workers that it starts come from the server as well."""
         self._process = CONTEXT.Process(target=_answering, args=(function, arguments))
         self._process.start()
-        assert self._process.pid is not None
         self.pid = self._process.pid
 
     @property
@@ -110,4 +102,8 @@ def _program(folder, words, ends):
         os.dup2(end.fileno(), descriptor)
         end.close()
     sys.argv[1:] = words
-    os._exit(_flushed(main()))
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)

@@ -3,8 +3,6 @@
 A block that forgets those before it is as a process of its own, such as a later command's.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
@@ -20,7 +18,8 @@ from mlxhog.config.choices import REGISTRIES
 @contextmanager
 def own_plugins(*, forgets=False):
     """Forget after the block what it has executed; with `forgets`, in it what came before."""
-    modules = _modules()
+    names = {name for name in sys.modules if name.startswith(plugins.PREFIX)}
+    modules = {name: sys.modules[name] for name in names}  # pickles find their classes there
     with ExitStack() as stack:
         stack.callback(sys.modules.update, modules)  # a file may be executed again in the block
         stack.enter_context(mock.patch.dict(plugins._loaded, clear=forgets))
@@ -45,11 +44,6 @@ def _restore(registry, before):
     }
     registry._by_name.clear()
     registry._by_name.update({**before, **since})
-
-
-def _modules():
-    """The modules of files: pickles find their classes there."""
-    return {name: one for name, one in sys.modules.items() if name.startswith(plugins.PREFIX)}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def below(pid):
     for parent in results:
         results += [child for child, own in parents if own == parent]
     return results[1:]
+
+
+def left_of(pids, limit_s):
+    """Which of some processes still run after a time; it ends early if all have ended."""
+    pids, end_s = list(pids), time.monotonic() + limit_s
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    return left
 
 
 def limit_memory(n_bytes, *, more=False):

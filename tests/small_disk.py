@@ -10,21 +10,14 @@ _MNT_DETACH = 2
 @contextlib.contextmanager
 def small_disk(directory, n_bytes):
     """Mount a tiny tmpfs on a directory meanwhile; False where this process may not."""
-    mounted = _mount(directory, n_bytes)
+    libc, path, options = ctypes.CDLL(None), os.fsencode(directory), f"size={n_bytes}".encode()
+    is_linux = hasattr(libc, "umount2")
+    mounted = is_linux and libc.mount(b"none", path, b"tmpfs", 0, options) == 0
     try:
         yield mounted
     finally:
         if mounted:
-            ctypes.CDLL(None).umount2(os.fsencode(directory), _MNT_DETACH)
-
-
-def _mount(directory, n_bytes):
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        options = f"size={n_bytes}".encode()
-        return bool(libc.mount(b"none", os.fsencode(directory), b"tmpfs", 0, options) == 0)
-    except (OSError, AttributeError):
-        return False
+            libc.umount2(path, _MNT_DETACH)
 
 
 @contextlib.contextmanager

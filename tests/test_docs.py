@@ -28,11 +28,8 @@ def commands(text):
     lines = [line for block in blocks for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     parts = [part for line in lines for part in re.split(r"(?:&&|;|\|\|)" + BETWEEN, line)]
-    return [shlex.split(part, comments=True) for part in parts if _is_command(part)]
-
-
-def _is_command(text):
-    return text.strip().startswith(("python ", "mlxhog ", ".ci/"))
+    ours = [part for part in parts if part.strip().startswith(("python ", "mlxhog ", ".ci/"))]
+    return [shlex.split(part, comments=True) for part in ours]
 
 
 def missing(command):

@@ -28,21 +28,21 @@ DATA = {
 }  # fmt: skip
 
 
-def test_packages_carry_their_data_licence_and_native_module():
+def test_packages_carry_their_data_licence_native_module_and_command():
     for package, names in DATA.items():
         assert all(resources.files(package).joinpath(name).is_file() for name in names.split())
     assert any(str(path).endswith("LICENSE") for path in metadata.files("mlxhog") or [])
     assert import_module("mlxhog._native").__spec__.origin.endswith((".so", ".pyd"))
-
-
-def test_the_command_is_installed():
     (entry,) = metadata.entry_points(group="console_scripts", name="mlxhog")
     assert entry.value == "mlxhog.__main__:main"
 
 
-def test_only_pyproject_holds_the_version():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+def test_only_pyproject_holds_the_version_and_the_citation_is_of_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = project["version"]
     assert metadata.version("mlxhog") == version
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert (cited["version"], cited["license"]) == (version, project["license"])
     files = [
         str(file.relative_to(ROOT))
         for folder in ("mlxhog", "models", "metal")
@@ -53,19 +53,19 @@ def test_only_pyproject_holds_the_version():
     assert not files
 
 
+FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
 @pytest.mark.slow
-def test_the_citation_is_valid_and_of_this_version():
-    schema = ["--builtin-schema", "vendor.citation-file-format", str(ROOT / "CITATION.cff")]
-    process = subprocess.run(
-        [sys.executable, "-m", "check_jsonschema", *schema],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [("citation-file-format", [ROOT / "CITATION.cff"]), ("github-workflows", FILES)],
+)
+def test_the_citation_and_the_workflows_are_what_github_takes(schema, files):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+    process = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert len(FILES) == 3
 
 
 def checkout(folder):
@@ -135,20 +135,6 @@ def test_a_framework_is_pinned_on_every_system(system):
 
 
 # -- workflow files --------------------------------------------------------------------------------
-
-
-FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-
-
-@pytest.mark.slow
-def test_the_files_are_what_github_takes():
-    assert len(FILES) == 3
-    command = [sys.executable, "-m", "check_jsonschema"]
-    options = ["--builtin-schema", "vendor.github-workflows"]
-    process = subprocess.run(
-        [*command, *options, *FILES], capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_commands_scripts_modules_and_marks_of_the_steps_exist():

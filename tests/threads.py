@@ -2,11 +2,8 @@
 
 import threading
 import time
-from typing import TypeVar
 
 LIMIT_S = 60.0
-
-Item = TypeVar("Item")
 
 
 def begin(work, items):

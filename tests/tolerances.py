@@ -125,7 +125,6 @@ OP_GRADIENT_F32 = Tolerance(
 INITIAL_F32 = Tolerance(
     "float32 powers by the package, float64 by us and rounded once", of_largest=3e-7
 )
-ROUNDED_F16 = Tolerance("one rounding to float16: 2^-11 of numbers up to 4", of_largest=5e-4)
 FLOAT64 = Tolerance("two float64 programs, outputs of order 1", atol=1e-9)
 FLOAT64_CELL = Tolerance("two float64 programs, outputs of any order", atol=1e-11, of_largest=1e-9)
 FINITE_DIFFERENCE = Tolerance(

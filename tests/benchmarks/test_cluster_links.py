@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from cluster import cable as cables
 
 from mlxhog.theory.simulator.links import Link
 
@@ -29,21 +30,18 @@ with socket.create_connection((sys.argv[1], 8600), timeout=100) as connection:
 """
 
 
-@pytest.fixture(scope="module")
-def cables(load):
-    module = load("cluster.cable")
-    if (why := module.lacking()) is not None:
+@pytest.fixture(autouse=True)
+def _machines():
+    if (why := cables.lacking()) is not None:
         pytest.skip(why)
-    return module
 
 
-def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows(cables):
+def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows():
     link, n_bytes = Link(2e6, 0.02), 400_000
     with cables.Cable(link, machines=2) as cable:
         words = [sys.executable, "-c"]
         pipe = {"stdout": subprocess.PIPE}
         with cable.popen(0, [*words, RECEIVE, cable.address(0)], **pipe) as receiver:
-            assert receiver.stdout is not None
             assert receiver.stdout.readline() == "ready\n"
             began = time.monotonic()
             with cable.popen(1, [*words, SEND, cable.address(0), str(n_bytes)]) as sender:
@@ -55,7 +53,7 @@ def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows(ca
         assert cable.sent[0] < n_bytes / 2  # acknowledgements
 
 
-def test_an_unplugged_machine_is_not_reached(cables):
+def test_an_unplugged_machine_is_not_reached():
     with cables.Cable(FAST, machines=2) as cable:
         cable.unplug(1)
         words = [sys.executable, "-c", SEND.replace("timeout=100", "timeout=0.5")]

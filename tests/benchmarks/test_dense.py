@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
+from classic import dense
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.run import train
@@ -17,12 +17,7 @@ RECORDED = json.loads(GOLDEN.read_text())
 LINREG_MOST = 0.02  # serial: .0048
 
 
-@pytest.fixture(scope="module")
-def dense(load):
-    return load("classic.dense")
-
-
-def test_the_synthetic_svm_has_the_recorded_rows_and_follows_the_recorded_trace(dense):
+def test_the_synthetic_svm_has_the_recorded_rows_and_follows_the_recorded_trace():
     recorded, problem = RECORDED["svm100"], dense.synthetic_svm()
     rows = problem.train
     assert (len(rows.indices), problem.test.n_rows) == (recorded["nnz"], 1_000)
@@ -36,7 +31,7 @@ def test_the_synthetic_svm_has_the_recorded_rows_and_follows_the_recorded_trace(
         assert_close(measures["train_error"], expected["err"], SGD_TRACE_F32, label=epoch)
 
 
-def test_linear_regression_has_the_recorded_optimum_and_two_workers_find_it(dense):
+def test_linear_regression_has_the_recorded_optimum_and_two_workers_find_it():
     problem = dense.linear_regression()
     assert_close(problem.optimum, RECORDED["linreg5"]["lstsq"], RECORDED_F32)
     for write in dense.WRITES:
@@ -44,7 +39,7 @@ def test_linear_regression_has_the_recorded_optimum_and_two_workers_find_it(dens
         assert result.measures["distance"] < LINREG_MOST
 
 
-def test_images_are_the_recorded_ones_and_their_steps_those_of_numpy(dense):
+def test_images_are_the_recorded_ones_and_their_steps_those_of_numpy():
     problem = dense.image_svm()
     assert_close(
         problem.train.features[0, :3], [-0.0989496112, -0.0227106214, -0.0267659724], RECORDED_F32
@@ -60,7 +55,7 @@ def test_images_are_the_recorded_ones_and_their_steps_those_of_numpy(dense):
         assert_close(measures["train_loss"], loss, SGD_TRACE_F32)
 
 
-def test_every_dense_example_touches_everything(dense):
+def test_every_dense_example_touches_everything():
     for problem, touched in ((dense.linear_regression(50), 5), (dense.image_svm(50), 30)):
         indptr, indices, n = problem.supports()
         graph = Hypergraph.of_lists(np.split(indices, indptr[1:-1]), n)

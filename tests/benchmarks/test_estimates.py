@@ -4,21 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from harness import claims, estimates, interleaved
 
 PAGES, COMPARISONS, PAIRS = 100, 6, 5
 
 
-@pytest.fixture(scope="module")
-def estimates(load):
-    return load("harness.estimates")
-
-
-@pytest.fixture(scope="module")
-def claims(load):
-    return load("harness.claims")
-
-
-def test_a_mean_has_the_interval_and_p_value_of_students_t(estimates):
+def test_a_mean_has_the_interval_and_p_value_of_students_t():
     mean = estimates.Mean.of([0.1, 0.2, 0.3])
     # Standard error 0.1 / sqrt(3), 4.3027 of them to either side for two degrees of freedom.
     assert mean.low == pytest.approx(0.2 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
@@ -27,30 +18,28 @@ def test_a_mean_has_the_interval_and_p_value_of_students_t(estimates):
     assert mean.n == 3
 
 
-def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios(estimates):
+def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios():
     ratio = estimates.Ratio.of([2.0, 8.0], [1.0, 1.0])
     assert ratio.value == pytest.approx(4.0)
     assert ratio.n == 2
     assert ratio.low == pytest.approx(1 / estimates.Ratio.of([1.0, 1.0], [2.0, 8.0]).high)
 
 
-def test_repeats_without_any_spread_are_no_interval_and_decide_nothing(estimates, claims):
+def test_repeats_without_any_spread_are_no_interval_and_decide_nothing():
     for limit in (0.0, 0.5, 1.0):
         claim = claims.Claim.of("share", estimates.Mean.of([0.5, 0.5, 0.5]), "<=", limit)
         assert (claim.ended, claim.measured) == ("cannot_be_told", "0.5 (n 3, no interval)")
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, math.inf, 2.0], [1.0, 0.0]])
-def test_nothing_can_be_told_from_one_pair_or_a_goal_that_was_not_reached(
-    estimates, claims, values
-):
+def test_nothing_can_be_told_from_one_pair_or_a_goal_that_was_not_reached(values):
     ratio = estimates.Ratio.of(values, [1.0] * len(values))
     claim = claims.Claim.of("faster", ratio, ">=", 0.5)
     assert math.isnan(ratio.low)
     assert claim.ended == claims.UNTOLD
 
 
-def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero(estimates):
+def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero():
     share = estimates.Share.of(0, 100)
     assert (share.value, share.low) == (0.0, 0.0)
     assert share.high == pytest.approx(1 - 0.025 ** (1 / 100))
@@ -58,7 +47,7 @@ def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero(estimates):
     assert estimates.Share.of(100, 100).low == pytest.approx(1 - share.high)
 
 
-def test_holm_multiplies_by_the_number_of_comparisons_that_remain(estimates):
+def test_holm_multiplies_by_the_number_of_comparisons_that_remain():
     assert estimates.holm([0.03, 0.01, math.nan, 0.02]) == pytest.approx(
         [0.04, 0.03, math.nan, 0.04], nan_ok=True
     )
@@ -72,14 +61,12 @@ def test_holm_multiplies_by_the_number_of_comparisons_that_remain(estimates):
         ([1.0, 1.2, 0.8], "cannot_be_told"),
     ],
 )
-def test_two_arms_are_level_where_the_interval_lies_within_both_limits(
-    estimates, claims, values, ended
-):
+def test_two_arms_are_level_where_the_interval_lies_within_both_limits(values, ended):
     ratio = estimates.Ratio.of(values, [1.0, 1.0, 1.0])
     assert claims.Claim.of("level", ratio, "within", 1.1, least=0.9).ended == ended
 
 
-def simulated_page(claims, estimates, rng, gain):
+def simulated_page(rng, gain):
     """The claims of a page: its arms differ by a factor, times within a pair are correlated."""
     page = []
     for _ in range(COMPARISONS):
@@ -90,9 +77,9 @@ def simulated_page(claims, estimates, rng, gain):
     return page
 
 
-def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
+def test_at_most_5_of_100_pages_tell_equal_arms_apart():
     rng = np.random.default_rng(33)
-    pages = [simulated_page(claims, estimates, rng, 1.0) for _ in range(PAGES)]
+    pages = [simulated_page(rng, 1.0) for _ in range(PAGES)]
 
     def decided(page):
         return any(claim.ended != claims.UNTOLD for claim in page)
@@ -101,12 +88,11 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
     # The rate itself is at most .05; two standard errors of it for as many pages.
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
-    others = [claims.corrected(simulated_page(claims, estimates, rng, 1.5)) for _ in range(20)]
+    others = [claims.corrected(simulated_page(rng, 1.5)) for _ in range(20)]
     assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 18
 
 
-def test_an_arm_is_compared_with_itself_in_the_same_turns(load, claims):
-    interleaved = load("harness.interleaved")
+def test_an_arm_is_compared_with_itself_in_the_same_turns():
     order = []
 
     def run(arm, turn):

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import types
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ import pytest
 
 from tests.another_process import Running
 from tests.forked import CONTEXT
-from tests.processes import alive, below
+from tests.processes import alive, below, left_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -75,7 +74,7 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache):
     process = Running(run, names, tmp_path)
     try:
         process.wait(LIMIT_S)
-        orphans = left_after(LEAVE_S, before)
+        orphans = left_of(set(started()) - before, LEAVE_S)
     finally:
         process.kill()
         for pid in set(started()) - before:
@@ -123,14 +122,6 @@ def cache(tmp_path_factory, shim_cache, monkeypatch):
 def started():
     """Living processes below this one and below its fork server, which forks for the scripts."""
     return [pid for pid in below(os.getpid()) if alive(pid)]
-
-
-def left_after(limit_s, before):
-    """Processes that are there after a time; those that leave in time go."""
-    end = time.monotonic() + limit_s
-    while (pids := set(started()) - before) and time.monotonic() < end:
-        time.sleep(0.05)
-    return pids
 
 
 def changed():

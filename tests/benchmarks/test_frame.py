@@ -6,19 +6,11 @@ import subprocess
 import sys
 from unittest.mock import ANY
 
+import all as everything
 import pytest
+from harness import claims, estimates, frame, interleaved, machine, tuning
 
 from tests.pairs import each_of
-
-
-@pytest.fixture(scope="module")
-def claims(load):
-    return load("harness.claims")
-
-
-@pytest.fixture(scope="module")
-def frame(load):
-    return load("harness.frame")
 
 
 def chosen(frame, *words):
@@ -37,12 +29,12 @@ def chosen(frame, *words):
     ],
 )
 def test_a_busy_machine_excuses_timings_and_never_counts(
-    load, frame, capsys, time, lost, others_load, verdict, code
+    capsys, time, lost, others_load, verdict, code
 ):
     def measure(findings, _):
         findings.at_most("time ratio", time, 1.15)
         findings.exact("adds lost", lost, 0)
-        findings.results["ns"] = {"add": load("harness.estimates").Mean.of([3.0, 1.0, 2.0])}
+        findings.results["ns"] = {"add": estimates.Mean.of([3.0, 1.0, 2.0])}
         findings.others_load = others_load
 
     assert frame.measured("adds", chosen(frame), measure) == code
@@ -58,7 +50,7 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
     [("--quick", 0.0, "missed"), ("--quick", 0.5, "not_measurable"), ("--tiny", 0.0, "missed")],
 )
 def test_a_result_is_written_whole_and_limits_of_documents_decide_no_exit_code(
-    frame, claims, tmp_path, mode, others_load, ended
+    tmp_path, mode, others_load, ended
 ):
     def measure(findings, options):
         findings.others_load = others_load
@@ -75,8 +67,8 @@ def test_a_result_is_written_whole_and_limits_of_documents_decide_no_exit_code(
     assert document["seeds"] == ([1] if mode == "--tiny" else [1, 2])
 
 
-def test_the_estimates_of_a_script_are_corrected_together_those_of_documents_too(load, claims):
-    weak = load("harness.estimates").Ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
+def test_the_estimates_of_a_script_are_corrected_together_those_of_documents_too():
+    weak = estimates.Ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
     assert weak.low > 1.0
     findings = claims.Findings()
     findings.document(claims.Claim.of("weak", weak, ">=", 1.0))
@@ -86,7 +78,7 @@ def test_the_estimates_of_a_script_are_corrected_together_those_of_documents_too
     assert {claim.ended for claim in findings.judged(0.0).claims} == {"cannot_be_told"}
 
 
-def test_a_script_runs_its_parts_or_an_action(frame, monkeypatch, tmp_path):
+def test_a_script_runs_its_parts_or_an_action(monkeypatch, tmp_path):
     done = []
 
     def part(name):
@@ -107,7 +99,7 @@ def test_a_script_runs_its_parts_or_an_action(frame, monkeypatch, tmp_path):
     assert done == [("one", 3), ("two", 3), ("one", 3), ("two", 4), ("search", "full")]
 
 
-def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(frame, claims):
+def test_a_script_that_tells_equal_arms_apart_gives_no_verdict():
     findings = claims.Findings()
     findings.exact("counts", 0, 0)
     assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "met"
@@ -115,8 +107,7 @@ def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(frame, claims):
     assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "cannot_be_told"
 
 
-def test_results_that_a_run_writes_leave_its_commit_clean(load, tmp_path, monkeypatch):
-    machine = load("harness.machine")
+def test_results_that_a_run_writes_leave_its_commit_clean(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.setattr(machine, "package", lambda: tmp_path / "mlxhog")
     result, code = tmp_path / "benchmarks" / "results" / "one.json", tmp_path / "code.py"
@@ -134,7 +125,7 @@ def test_results_that_a_run_writes_leave_its_commit_clean(load, tmp_path, monkey
     assert machine.commit() == f"{clean}+"
 
 
-def test_a_result_has_one_row_a_line(frame, tmp_path):
+def test_a_result_has_one_row_a_line(tmp_path):
     path = tmp_path / "one.json"
     row = {"scheme": "hogwild", "losses": [0.1] * 40}
     value = {"seeds": list(range(500)), "mean": math.nan, "table": [row] * 3, "about": "x" * 600}
@@ -145,15 +136,15 @@ def test_a_result_has_one_row_a_line(frame, tmp_path):
     assert [json.loads(line.rstrip(",")) for line in lines[4:7]] == [row] * 3
 
 
-def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(load, tmp_path):
-    remembered, count = load("harness.interleaved").remembered, []
+def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(tmp_path):
+    count = []
 
     def run(arm, seed):
         count.append(1)
         return {"arm": arm, "seed": seed}
 
     for _ in range(2):
-        once = remembered(tmp_path / "runs", run, of=lambda value: value["seed"])
+        once = interleaved.remembered(tmp_path / "runs", run, of=lambda value: value["seed"])
         assert [once("sync", seed) for seed in (1, 2)] == [1, 2]
     assert len(count) == 2
 
@@ -161,14 +152,10 @@ def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(load, tmp_path
 # -- searches --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tuning(load, tmp_path, monkeypatch):
-    module = load("harness.tuning")
-    monkeypatch.setattr(module, "FOLDER", tmp_path)
-    return module
-
-
-def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials_and_never_twice(tuning):
+def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials_and_never_twice(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path)
     tried, best = {}, {"lr": 2.0, "beta1": 0.8}
 
     def trial(arm, point):
@@ -187,7 +174,7 @@ def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials_and_never_twice(t
         tuning.tune("falling", {"a": axes, "c": {"lr": (1.0,), "beta1": (0.9,)}}, trial)
 
 
-def test_a_best_step_size_at_the_end_of_its_axis_is_refused_and_divergence_is_worst(tuning):
+def test_a_best_step_size_at_the_end_of_its_axis_is_refused_and_divergence_is_worst():
     with pytest.raises(SystemExit, match=r"lr 3 is the last of its axis"):
         tuning.tuned({"lr": (1, 2, 3), "beta1": (0.9,)}, lambda point: -point["lr"])
     losses = {1: math.nan, 2: 5.0, 3: None}
@@ -197,14 +184,7 @@ def test_a_best_step_size_at_the_end_of_its_axis_is_refused_and_divergence_is_wo
 # -- all.py ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def everything(load):
-    return load("all")
-
-
-def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(
-    everything, tmp_path, monkeypatch, capfd
-):
+def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(everything, "RESULTS", tmp_path / "results")
     texts = {
         "good": "raise SystemExit(3)", "bad": "raise ValueError('the disk is on fire')",
@@ -221,12 +201,12 @@ def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(
     assert everything.run(["hangs.py"], limit_s=0.4) == 4
 
 
-def test_every_script_of_the_table_exists_and_full_takes_hours(everything, load):
+def test_every_script_of_the_table_exists_and_full_takes_hours():
     assert all((everything.RESULTS.parent / f"{one.name}.py").exists() for one in everything.TABLE)
     assert sum(one.seconds for one in everything.TABLE) <= 4 * 3600
 
 
-def test_a_script_that_there_is_not_is_refused_with_those_there_are(everything, capsys):
+def test_a_script_that_there_is_not_is_refused_with_those_there_are(capsys):
     with pytest.raises(SystemExit) as end:
         everything.main(["--quick", "--only", "stailness"])
     assert end.value.code == 2

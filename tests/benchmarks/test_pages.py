@@ -3,18 +3,17 @@
 import json
 from pathlib import Path
 
+import advisor
 import pytest
+import schemes
 import yaml
+from harness import claims, page
+from training import race
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def page(load):
-    return load("harness.page")
-
-
-def test_both_pages_are_what_all_writes_from_the_results(page):
+def test_both_pages_are_what_all_writes_from_the_results():
     for path, text in page.pages(ROOT / "benchmarks" / "results").items():
         assert path.read_text(encoding="utf-8") == text, "run python benchmarks/all.py --page"
         assert page.LACKS not in text
@@ -30,7 +29,7 @@ def limit(name, value, low, high, ended, bound=1.2):
             "interval": [low, high], "n": 5}  # fmt: skip
 
 
-def test_numbers_and_verdicts_of_a_row_are_those_of_its_result(page):
+def test_numbers_and_verdicts_of_a_row_are_those_of_its_result():
     ratio = limit("ratio, x", 1.1, 1.05, 1.15, "missed")
     rest = limit("rest", 2.0, 1.9, 2.1, "met") | {"document": True}
     table = [{"arm": "ours", "bits": "1.3"}, {"arm": "theirs", "bits": "1.5"}]
@@ -58,7 +57,7 @@ def test_numbers_and_verdicts_of_a_row_are_those_of_its_result(page):
     assert page.measured_of(by_hand, results) == ("derived: by hand", "holds")
 
 
-def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference(page):
+def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference():
     claims = [limit(name, 1.1, low, 1.2, "met") for name, low in (("near", 1.02), ("far", 1.06))]
     twins = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
     results, words = {"one": {"claims": claims, "twins": twins}}, []
@@ -70,22 +69,22 @@ def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference(page):
     assert words == ["cannot be told", "holds"]
 
 
-def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results(load):
-    constants = load("advisor").constants(ROOT / "benchmarks" / "results")
+def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results():
+    constants = advisor.constants(ROOT / "benchmarks" / "results")
     assert set(constants) == {"LOCAL_COST", "STALENESS_COST"}
     for name, (value, estimate) in constants.items():
         assert estimate.low <= value <= estimate.high, f"{name}: {estimate.spelt('.3f')}"
 
 
-def test_the_verdicts_of_the_recorded_race_follow_from_its_numbers(load):
+def test_the_verdicts_of_the_recorded_race_follow_from_its_numbers():
     known = json.loads((ROOT / "benchmarks" / "results" / "schemes.json").read_text())
-    reached_of = load("training.race").reached_of
+    reached_of = race.reached_of
     trained = {
         (row["condition"], row["scheme"], row["workers"]): list(map(reached_of, row["runs"]))
         for row in known["trainings"]
     }
-    findings = load("harness.claims").Findings()
-    load("schemes").compare(findings, trained)
+    findings = claims.Findings()
+    schemes.compare(findings, trained)
     page = {claim.name: claim for claim in findings.judged(0.0).claims}
     for one in known["claims"]:
         assert page[one["name"]].ended == one["ended"]

@@ -2,19 +2,22 @@
 
 import math
 
+import backoff
+import local_sgd
+import peers
 import pytest
+import schemes
+import staleness
+from harness import claims, frame, tuning
+from language_models import minute
+from training import digits, disturbances
+from training import race as races
 
 from mlxhog import TrainConfig
 
 
-@pytest.fixture(scope="module")
-def races(load):
-    return load("training.race")
-
-
-def test_every_arm_has_settings_and_is_a_run_that_can_be(load, races):
-    schemes, frame = load("schemes"), load("harness.frame")
-    conditions = load("training.disturbances").DISTURBANCES
+def test_every_arm_has_settings_and_is_a_run_that_can_be():
+    conditions = disturbances.DISTURBANCES
     options = frame.flags("", **frame.MODES).parse_args(["--full"])
     for condition, scheme, workers in schemes.arms(options):
         arm, slow = schemes.race_arm(scheme, workers), conditions[condition].option(60.0, workers)
@@ -26,44 +29,39 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(load, races):
 
 
 @pytest.mark.parametrize("tokens", [400, 1000, 20_000])
-def test_an_amount_of_text_lies_between_two_that_were_tried(races, tokens):
+def test_an_amount_of_text_lies_between_two_that_were_tried(tokens):
     def loss(tokens):
         return 3.0 - 0.1 * math.log(tokens)
 
     assert abs(races.enough(tokens, limit=loss(1000), trial=loss) - 1000) <= 2
 
 
-def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load):
+def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed():
     bits = {"sync": [2.0, 2.0], "sync by speed": [3.0, 3.0], "hogwild": [1.0, 4.0]}
-    claim = load("schemes").auto_claim("equal", {**bits, "auto": [1.01, 2.06]})
+    claim = schemes.auto_claim("equal", {**bits, "auto": [1.01, 2.06]})
     assert claim.value == pytest.approx(math.sqrt(1.01 * 1.03))
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
 
 
-def test_peers_are_searched_with_as_many_trials_each_and_have_settings(load):
-    peers, minute = load("peers"), load("language_models.minute")
+def test_peers_are_searched_with_as_many_trials_each_and_have_settings():
     axes = {arm: peers.axes(arm) for arm in (*peers.PEERS, peers.NANOCHAT)}
     assert len({tuple(map(len, own.values())) for own in axes.values()}) == 1
     assert axes.keys() == minute.ARMS.keys()
-    for arm, point in load("harness.tuning").settings("peers", peers.PEERS).items():
+    for arm, point in tuning.settings("peers", peers.PEERS).items():
         assert all(point[axis] in values for axis, values in axes[arm].items())
 
 
-@pytest.mark.parametrize("name", ["staleness", "backoff"])
-def test_every_recorded_setting_of_a_mode_exists(load, name):
-    frame, module = load("harness.frame"), load(name)
+def test_every_recorded_setting_of_a_mode_exists():
     for mode in ("--quick", "--full"):
         chosen = frame.flags("", **frame.MODES).parse_args([mode])
         chosen.seeds = (1,)
-        if name == "staleness":
-            assert module.jobs_of(chosen, 1200)
-        else:
-            assert all(module.rules_of(part, chosen) for part in module.PARTS)
+        assert staleness.jobs_of(chosen, 1200)
+        assert all(backoff.rules_of(part, chosen) for part in backoff.PARTS)
 
 
 @pytest.mark.parametrize(("gap", "expected"), [(0.05, "met"), (-0.05, "missed")])
-def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
-    local, course = load("local_sgd"), load("training.digits").Course
+def test_a_claim_of_a_document_can_come_out_either_way(gap, expected):
+    local, course = local_sgd, digits.Course
     noise = [0.001, -0.001, 0.0005, 0.0, -0.0005]
 
     def runs(accuracy):
@@ -71,7 +69,7 @@ def test_a_claim_of_a_document_can_come_out_either_way(load, gap, expected):
 
     by = {alpha: {"local_sgd": runs(0.7), "fedprox": runs(0.75), "scaffold": runs(0.75 + gap)}
           for alpha in (1.0, 0.01)}  # fmt: skip
-    findings = load("harness.claims").Findings()
+    findings = claims.Findings()
     local.compare_clients(findings, by)
     ends = {one.ended for one in findings.judged(0.0).claims if "of scaffold less" in one.name}
     assert ends == {expected}

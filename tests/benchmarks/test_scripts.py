@@ -2,20 +2,19 @@
 
 import multiprocessing
 
+import compare_power as power
 import numpy as np
+import parity_false_failures as parity
 import pytest
+from classic import arms
+from harness import interleaved
 
 from mlxhog.theory.paired_test import LEVELS
 from tests.classic.pair_problems import delta_and_rho
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
 
-@pytest.fixture(scope="module")
-def power(load):
-    return load("compare_power")
-
-
-def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power):
+def test_equal_sides_are_never_told_apart_and_a_clear_gain_always():
     small = np.random.default_rng(0).normal(0, 1e-4, 20).tolist()
     assert power.told(small, tests=50, gain=power.GAIN) == 50
     assert power.told([0.0] * 12, tests=50, gain=0.0) == 0
@@ -23,7 +22,7 @@ def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power):
     assert power.told(large, tests=50, gain=power.GAIN) <= 2
 
 
-def test_a_small_simulation_agrees_with_the_table(power, monkeypatch):
+def test_a_small_simulation_agrees_with_the_table(monkeypatch):
     monkeypatch.setattr(power, "TABLE_SEQUENCES", power.CHUNK)
     monkeypatch.setattr(power, "MOST_PAIRS", 6)
     result = power.levels()
@@ -33,8 +32,7 @@ def test_a_small_simulation_agrees_with_the_table(power, monkeypatch):
     assert power.simulated_rate("normal", 4.0) > 0.99
 
 
-def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load):
-    interleaved = load("harness.interleaved")
+def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm():
     good = interleaved.Program("statistics", "mean", {})  # misses an argument
     waiting = interleaved.Program("tests.benchmarks.test_scripts", "waiting", {})
     before = set(multiprocessing.active_children())
@@ -48,8 +46,8 @@ def waiting(threads):
     return lambda: 0.0
 
 
-def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(load):
-    graph = load("classic.arms").dblife_like()
+def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels():
+    graph = arms.dblife_like()
     assert (graph.n_vertices, graph.n_edges) == (18_167, 180_110)
     delta, rho = delta_and_rho(graph.heads, graph.tails, graph.n_vertices)
     assert_close(delta, 4.35e-3, FITTED_STATISTIC)
@@ -61,13 +59,8 @@ def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(load):
 MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks
 
 
-@pytest.fixture(scope="module")
-def parity(load):
-    return load("parity_false_failures")
-
-
 @pytest.mark.slow
-def test_random_models_never_fail_and_their_faults_are_found(parity):
+def test_random_models_never_fail_and_their_faults_are_found():
     for number in MODELS:
         pressure, failed, missed = parity.examine(number)
         assert pressure < 1

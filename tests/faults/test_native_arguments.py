@@ -7,23 +7,11 @@ from mlxhog import _native
 from mlxhog.errors import ArenaError
 from tests.pairs import each_of
 
-HUGE = (1 << 64) - 1
-
 
 def board():
     """Aligned zeros for a board, the ledger's words or a worker table."""
     raw = np.zeros(4096 + 128, np.uint8)
     return raw[-raw.ctypes.data % 128 :][:4096]
-
-
-@each_of("word0", [5, HUGE, HUGE - 1])
-def test_lock_words_beyond_the_locks_are_refused_and_nothing_is_written(word0):
-    words, flat = np.zeros(8, np.uint32), np.zeros(4096, np.float32)
-    locks, ones = _native.Locks(words, board(), 1, 1), np.ones(2, np.float32)
-    with pytest.raises(ValueError, match=f"4 lock words from {word0} on: there are 8"):
-        _native.add_at(locks, 0, flat, 0, 64, 16, word0, np.array([20, 40], np.int32), ones)
-    assert not flat.any()
-    assert not words.any()
 
 
 @each_of(

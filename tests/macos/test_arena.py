@@ -52,15 +52,6 @@ def test_any_way_of_refusing_shared_memory_leads_to_a_file(number, tmp_path, mon
         Arena.create(small_layout())
 
 
-def test_names_of_shared_memory_fit_macos(monkeypatch):
-    opened = mock.Mock(wraps=segment._posixshmem.shm_open)
-    monkeypatch.setattr(segment._posixshmem, "shm_open", opened)
-    Arena.create(plan({}, n_tickets=1)).close()
-    names = [call.args[0] for call in opened.call_args_list]
-    assert len(names) == 2
-    assert all(len(name) <= 30 and name.count("/") == 1 for name in names)
-
-
 def test_the_readers_receipt_keeps_the_connection_open_until_then(tmp_path):
     with Arena.create(plan({}, n_tickets=1)) as arena, arena.serve(tmp_path / "s"):
         with socket.socket(socket.AF_UNIX) as reader:

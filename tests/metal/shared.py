@@ -70,12 +70,6 @@ def _attach(n_floats, n_words, n_workers, fd):
     return Shared(n_floats, n_words, n_workers, fd.detach())
 
 
-def pid_of(process):
-    """The pid of a started process."""
-    assert process.pid is not None
-    return process.pid
-
-
 @contextmanager
 def shared(n_floats, n_words=0, n_workers=4):
     """A fresh zeroed segment."""

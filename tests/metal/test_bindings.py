@@ -78,10 +78,13 @@ REFUSED = {
     "an element above": (lambda s: at(s, [16]), "outside the 16"),
     "a place without a value": (lambda s: at(s, [1, 2], n=1), "2 places for 1 values"),
     "elements in turn": (lambda s: at(s, [1], mode=IN_TURN, locks=s.locks(1)), "not added in turn"),
-    "elements without words": (
-        lambda s: at(s, [1], word0=1, mode=LOSSLESS, locks=s.locks(1)),
-        "2 lock words from 1 on: there are 2",
-    ),
+    **{
+        f"elements without words from {first} on": (
+            lambda s, first=first: at(s, [1], word0=first, mode=LOSSLESS, locks=s.locks(1)),
+            f"2 lock words from {first} on: there are 2",
+        )
+        for first in (1, (1 << 64) - 1, (1 << 64) - 2)
+    },
     "a row twice": (lambda s: step_rows(s, 1, 1), "ascend"),
     "a row behind its parameter": (lambda s: step_rows(s, 1, 2, floats=16), "row 2 is outside"),
     "a moment of another size": (lambda s: step(s, "mean", [1] * 5, 3), "a moment has 3 floats"),

@@ -27,20 +27,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def cblas():
-    """Linker options of a library with `cblas_sgemm`."""
-    debian = ctypes.util.find_library("openblas")
-    library = str(OF_MLX[0]) if debian is None else f"-l:{debian}"
-    return ["-Wl,--no-as-needed", library, f"-Wl,-rpath,{OF_MLX[0].parent}"]
-
-
 @pytest.fixture(scope="module")
 def programs():
     """The program with a BLAS, and one whose library lacks `cblas_sgemm`."""
     sources = [ROOT / "tests/metal/blas.cpp", *(OPS / name for name in SOURCES)]
     options = ["-std=c++20", "-O0", "-fPIE", "-pthread", "-fopenmp-simd", f"-I{OPS}"]
     options += ["-DMLXHOG_CBLAS"]
-    with_blas = kept.linked("blas", sources, *options, link=["-pie", *cblas()])
+    debian = ctypes.util.find_library("openblas")
+    library = str(OF_MLX[0]) if debian is None else f"-l:{debian}"
+    cblas = ["-Wl,--no-as-needed", library, f"-Wl,-rpath,{OF_MLX[0].parent}"]
+    with_blas = kept.linked("blas", sources, *options, link=["-pie", *cblas])
     return with_blas, kept.linked("no-blas", sources, *options, link=["-pie"])
 
 

@@ -44,11 +44,7 @@ def engine(request, metal_device):
 @pytest.fixture
 def pages(metal_device):
     """Makes host memory that a GPU can import: zeros, whole pages, as an arena has them."""
-
-    def make(n_pages):
-        return np.frombuffer(mmap.mmap(-1, n_pages * mmap.PAGESIZE), np.float32)
-
-    return make
+    return lambda n_pages: np.frombuffer(mmap.mmap(-1, n_pages * mmap.PAGESIZE), np.float32)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -16,7 +16,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
-from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared
+from tests.metal.shared import PROCESSES, TIMEOUT_S, shared
 
 WORKERS, KILLS = 3, 30
 WIDTH = 32  # of a row of a table
@@ -81,8 +81,8 @@ class Supervisor:
         job = (self.segment, slot, int(entry["generation"][0]))
         process = PROCESSES.Process(target=self.work, args=job)
         process.start()
-        entry["start_time"] = _native.process_start_time(pid_of(process))
-        entry["pid"] = pid_of(process)
+        entry["start_time"] = _native.process_start_time(process.pid)
+        entry["pid"] = process.pid
         return process
 
     def kill(self, slot):

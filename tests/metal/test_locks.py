@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from tests.metal.shared import PROCESSES, TIMEOUT_S, pid_of, shared, spawned
+from tests.metal.shared import PROCESSES, TIMEOUT_S, shared, spawned
 
 HOLDER, WAITER, OTHER = 1, 2, 3
 
@@ -64,26 +64,14 @@ def test_a_free_lock_is_taken_and_freed(segment):
     assert locks.takeovers == 0
 
 
-def reaped(segment, process):
-    killed(segment, process)
-    segment.workers["dead"][HOLDER - 1] = 1
-
-
-def killed(segment, process):
-    """Without a supervisor nobody marks the slot dead."""
-    process.kill()
-    process.join(TIMEOUT_S)
-
-
-def a_zombie(segment, process):
-    os.kill(pid_of(process), signal.SIGKILL)  # and nobody waits for it
-
-
-@pytest.mark.parametrize("die", [reaped, killed, a_zombie])
-def test_a_dead_workers_lock_is_taken_over_and_counted(segment, holder, die):
+@pytest.mark.parametrize("state", ["a zombie", "gone", "marked dead"])
+def test_a_dead_workers_lock_is_taken_over_and_counted(segment, holder, state):
     process, _ = holder
     locks = segment.locks(WAITER)
-    die(segment, process)
+    os.kill(process.pid, signal.SIGKILL)
+    if state != "a zombie":  # which nobody has waited for
+        process.join(TIMEOUT_S)
+    segment.workers["dead"][HOLDER - 1] = state == "marked dead"  # by a supervisor, if there is one
     locks.acquire(3)
     assert segment.words[3] == locks.word
     locks.release(3)
@@ -104,7 +92,6 @@ def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write():
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         started = _native.process_start_time(process.pid)
         try:
-            assert process.stdout is not None
             assert process.stdout.readline() == b"begins\n"
             status = Path(f"/proc/{process.pid}/stat")
             end = time.monotonic() + TIMEOUT_S
@@ -120,12 +107,12 @@ def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write():
 def test_a_stopped_worker_is_waited_for(segment, holder):
     process, let_go = holder
     locks = segment.locks(WAITER)
-    os.kill(pid_of(process), signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGSTOP)
     waiting = acquiring(locks, 3)
     waiting.join(0.3)  # several times as long as a dead owner would be waited for
     assert waiting.is_alive()
     assert segment.workers["heartbeat_ns"][WAITER - 1] > 0, "who waits must not look dead"
-    os.kill(pid_of(process), signal.SIGCONT)
+    os.kill(process.pid, signal.SIGCONT)
     let_go.set()
     waiting.join(TIMEOUT_S)
     assert not waiting.is_alive()

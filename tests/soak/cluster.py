@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
-from tests.processes import alive
+from tests.processes import alive, left_of
 from tests.soak import Counts
 from tests.training.small import flags, small_config
 
@@ -64,7 +64,7 @@ def cluster(n, say, network=None, seed=0):
             for k in range(2 * n):
                 kinds = kinds or random.sample(list(fleet.faults()), len(fleet.faults()))
                 kind = kinds.pop()
-                fleet.faults()[kind]()
+                fleet.faults()[kind](random.choice(fleet.live))
                 took_s = fleet.settle()
                 say(f"{k + 1}: {kind}; {len(fleet.live)} machines, {took_s:.1f} s")
             for one in list(fleet.live):
@@ -163,7 +163,7 @@ class Fleet:
     # -- faults ----------------------------------------------------------------------------------
 
     def faults(self):
-        """What can happen to the cluster."""
+        """What can happen to the cluster, or to one of its machines."""
         unplug = {"a machine is unplugged": self._unplug}
         return {
             "a machine is stopped": self._stop,
@@ -174,47 +174,37 @@ class Fleet:
             "a machine is killed and started again": self._kill,
         }
 
-    def _pick(self):
-        return self._random.choice(self.live)
-
-    def _kill(self):
-        one = self._pick()
+    def _kill(self, one):
         pids = one.processes()
         self.live.remove(one)
         one.process.kill()
         self._forget(one, pids)
         self.start()
 
-    def _kill_link(self):
-        one = self._pick()
+    def _kill_link(self, one):
         if self._until(lambda: one.link() is not None, "a link") and (link := one.link()):
             os.kill(link, signal.SIGKILL)
 
-    def _stop(self):
-        one = self._pick()
+    def _stop(self, one):
         os.killpg(one.process.pid, signal.SIGSTOP)
         time.sleep(self._random.uniform(*DOWN_S))
         os.killpg(one.process.pid, signal.SIGCONT)
 
-    def _unplug(self):
-        one = self._pick()
+    def _unplug(self, one):
         self._network.unplug(one.place)
         time.sleep(self._random.uniform(*DOWN_S))
         self._network.plug(one.place)
 
-    def _join_or_leave(self):
+    def _join_or_leave(self, one):
         if len(self.live) == LEAST or (len(self.live) < MOST and self._random.random() < 0.5):
             self.start()
         else:
-            self.leave(self._pick())
+            self.leave(one)
 
-    def _kill_lighthouse(self):
-        self._end_lighthouse()
-        self.lead()
-
-    def _end_lighthouse(self):
+    def _kill_lighthouse(self, _):
         with self.lighthouse:  # closes its pipe
             self.lighthouse.kill()
+        self.lead()
 
     # -- what has to hold ------------------------------------------------------------------------
 
@@ -248,9 +238,7 @@ class Fleet:
 
     def _forget(self, one, pids):
         one.process.wait()
-        until_s = time.monotonic() + ORPHAN_S
-        while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until_s:
-            time.sleep(0.1)
+        left = left_of(pids, ORPHAN_S)
         self.orphans += len(left)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
@@ -272,4 +260,5 @@ class Fleet:
         for one in self.live:
             os.killpg(one.process.pid, signal.SIGKILL)
             one.process.wait()
-        self._end_lighthouse()
+        with self.lighthouse:
+            self.lighthouse.kill()

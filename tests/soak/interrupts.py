@@ -74,8 +74,6 @@ def interrupted(folder, cause, moment, *, delay_s):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
     try:
         if moment is not None:
             wait_until(lambda: any(folder.glob("runs/*/metrics.jsonl")), 120, "metrics")

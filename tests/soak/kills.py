@@ -31,7 +31,7 @@ from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import socket_path
 from mlxhog.arena.workers import State
 from mlxhog.errors import ArenaError
-from tests.processes import alive, below
+from tests.processes import below, left_of
 from tests.small_disk import filled, small_disk
 from tests.soak import Counts
 
@@ -171,7 +171,7 @@ class _Soak:
                     pids += below(process.pid)
                 finally:
                     process.kill()
-            self._outlived(left_of(lambda pids=pids: filter(alive, set(pids))))
+            self._outlived(left_of(set(pids), LEAVE_S))
         self.record["faults"] |= {
             "kill at spawn": len(killed), "kill the supervisor at spawn": DEATHS_AT_SPAWN,
         }  # fmt: skip
@@ -229,7 +229,6 @@ class Observed:
         self._seen = {}  # pid -> start time of every worker ever seen
         self._kills = 0
         self.held = set()  # slots of workers that a fault has stopped
-        self.all_held = False  # and the supervisor
         self.quiet_since = time.monotonic()
         self.arena = self._connect(before)
         self._before = self._ledger()[1:]
@@ -270,23 +269,12 @@ class Observed:
         """A worker's entry in the worker table."""
         return self.arena.workers.entry(slot)
 
-    def living(self):
-        """Slots whose worker lives, started or starting."""
-        entries = {slot: self.entry(slot) for slot in SLOTS}
-        return [
-            slot
-            for slot, one in entries.items()
-            if one.state in (State.STARTING, State.RUNNING)
-            and one.pid
-            and process_start_time(one.pid) == one.start_time
-        ]
-
     def look(self):
         """Note who lives and whether anything moved since the last look; call it often."""
         now = time.monotonic()
         self._seen |= {one.pid: one.start_time for one in map(self.entry, SLOTS) if one.pid}
         signs = tuple(map(self.arena.counters.load, SIGNS_OF_LIFE))
-        if signs != self._moved[1] or self.held or self.all_held or now < self.quiet_since:
+        if signs != self._moved[1] or self.held or now < self.quiet_since:
             self._moved = now, signs
 
     def still_s(self):
@@ -294,18 +282,12 @@ class Observed:
         return time.monotonic() - self._moved[0]
 
     def ended(self):
-        """Whether the process has ended."""
         return self.process.poll() is not None
 
     def orphans(self):
         """Workers that still live some time after their supervisor has ended."""
-        return left_of(
-            lambda: [
-                pid
-                for pid, born in self._seen.items()
-                if born == process_start_time(pid) and alive(pid)
-            ]
-        )
+        seen = (pid for pid, born in self._seen.items() if born == process_start_time(pid))
+        return left_of(seen, LEAVE_S)
 
     # -- faults ----------------------------------------------------------------------------------
 
@@ -316,12 +298,6 @@ class Observed:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
                     self._kills += number == signal.SIGKILL
-
-    def send_all(self, number):
-        """Send a signal to the supervisor and every worker, as a terminal does."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        self.send(self.living(), number)
 
     def close_pipe(self):
         """Close the reading end of the run's stderr: every line written from now on fails."""
@@ -363,7 +339,7 @@ class Observed:
 
     def abandon(self):
         """Kill whatever is left of it."""
-        self.send(self.living(), signal.SIGKILL)
+        self.send(SLOTS, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
@@ -383,14 +359,6 @@ def aligned(values):
     copy = room[begin : begin + values.nbytes].view(values.dtype)
     copy[...] = values
     return copy
-
-
-def left_of(living):
-    """The processes of a list that are there some time later; it is asked until it is empty."""
-    end_s = time.monotonic() + LEAVE_S
-    while (pids := list(living())) and time.monotonic() < end_s:
-        time.sleep(0.05)
-    return pids
 
 
 # -- faults ----------------------------------------------------------------------------------------
@@ -442,18 +410,19 @@ class Faults:
         if kind == "kill one":
             run.send([slot], signal.SIGKILL)
         elif kind == "kill all":
-            run.send(run.living(), signal.SIGKILL)
+            run.send(SLOTS, signal.SIGKILL)
         elif kind in ("stop one", "stop one for long"):
             if run.held:
                 return False
             run.held.add(slot)
             run.send([slot], signal.SIGSTOP)
             for_s = 2.0 * HEARTBEAT_S if kind.endswith("long") else 0.1 + 3.0 * share
-            self._later(for_s, lambda: self._go_on(slot))
+            self._later(for_s, lambda: self._go_on([slot]))
         elif kind == "stop the group":
-            run.send_all(signal.SIGSTOP)
-            run.all_held = True
-            self._later(1.5 * HEARTBEAT_S * share, self._wake_all)
+            run.process.send_signal(signal.SIGSTOP)
+            run.send(SLOTS, signal.SIGSTOP)
+            run.held |= {*SLOTS}
+            self._later(1.5 * HEARTBEAT_S * share, lambda: self._go_on(SLOTS))
             self._next_s += 1.5 * HEARTBEAT_S * share  # nothing runs that a fault could meet
         elif kind == "full disk":
             self._full.enter_context(filled(run.out))
@@ -476,10 +445,9 @@ class Faults:
 
         self._due.append((time.monotonic() + for_s, settled))
 
-    def _wake_all(self):
-        self._run.send_all(signal.SIGCONT)
-        self._run.all_held = False
-
-    def _go_on(self, slot):
-        self._run.send([slot], signal.SIGCONT)
-        self._run.held.discard(slot)
+    def _go_on(self, slots):
+        """Let stopped workers continue, and the supervisor if it was stopped with all."""
+        if slots == SLOTS:
+            self._run.process.send_signal(signal.SIGCONT)
+        self._run.send(slots, signal.SIGCONT)
+        self._run.held -= {*slots}

@@ -6,7 +6,6 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -114,24 +113,13 @@ BARRIER = re.compile(r"\bthreadgroup_barrier\([^;]*\);")
 SEEDS = range(3)
 
 
-class Barrier(NamedTuple):
-    """The n-th barrier of a header."""
-
-    header: str
-    n: int
-    line: int
-
-    def __str__(self):
-        return f"{self.header}:{self.line}"
-
-
-def barriers():
-    return [
-        Barrier(header.name, n, text[: match.start()].count("\n") + 1)
-        for header in sorted(KERNEL_FOLDER.glob("*.h"))
-        for text in [header.read_text()]
-        for n, match in enumerate(BARRIER.finditer(text))
-    ]
+BARRIERS = {
+    f"{header.name}:{text[: match.start()].count(chr(10)) + 1}": (header.name, match.span())
+    for header in sorted(KERNEL_FOLDER.glob("*.h"))
+    for text in [header.read_text()]
+    for match in BARRIER.finditer(text)
+}
+"""Header and place of every barrier, by its line."""
 
 
 def users(header):
@@ -148,16 +136,6 @@ def included(name):
     return {name}.union(*map(included, names))
 
 
-def without(barrier, folder):
-    """A copy of all kernels that lacks one barrier."""
-    shutil.copytree(KERNEL_FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-    file = folder / barrier.header
-    text = file.read_text()
-    start, end = list(BARRIER.finditer(text))[barrier.n].span()
-    file.write_text(text[:start] + text[end:])
-    return folder
-
-
 def differs(launch, engine, right, calm, rtol):
     """Whether a launch under chaos and the right one without disagree by more than rounding."""
     expected, actual = (
@@ -171,9 +149,12 @@ def differs(launch, engine, right, calm, rtol):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("barrier", barriers(), ids=str)
+@pytest.mark.parametrize("barrier", BARRIERS)
 def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engine):
-    folder = without(barrier, tmp_path / "kernels")
+    (header, (start, end)), folder = BARRIERS[barrier], tmp_path / "kernels"
+    shutil.copytree(KERNEL_FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    text = (folder / header).read_text()
+    (folder / header).write_text(text[:start] + text[end:])
 
     def is_wrong(sample, seed):
         launch = replace(
@@ -187,14 +168,15 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
                 raise
             return True
 
-    noticed = any(is_wrong(one, seed) for one in users(barrier.header) for seed in SEEDS)
+    noticed = any(is_wrong(one, seed) for one in users(header) for seed in SEEDS)
     assert noticed, f"{barrier} can be left out, and nothing changes"
 
 
 @pytest.mark.slow
 def test_with_all_barriers_every_result_is_right_under_the_same_seeds(host_engine):
-    assert barriers()
-    for launch in {id(user): user for b in barriers() for user in users(b.header)}.values():
+    assert BARRIERS
+    samples = {id(user): user for header, _ in BARRIERS.values() for user in users(header)}
+    for launch in samples.values():
         for seed in SEEDS:
             engine = host_engine(chaos=seed, threads=1)
             assert not differs(launch, engine, launch, host_engine(), 1e-4)

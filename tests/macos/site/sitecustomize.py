@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import wraps
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 # -- modules --------------------------------------------------------------------------------------
 
@@ -55,34 +55,19 @@ def stand_in(name, **contents):
     vars(sys.modules[name]).update(contents, __spec__=ModuleSpec(name, None))
 
 
-class Process:
-    """This process, as psutil 7.2 sees it on macOS: its own seconds, not those of its children."""
-
-    def cpu_times(self):
-        return times(*os.times()[:2], 0.0, 0.0)
-
-    def children(self, recursive=False):
-        return []
-
-
-def cpu_times():
-    """Seconds of all processors, of which this process with its children is all that is busy."""
-    return all_times(sum(os.times()[:4]), 0.0, 0.0, 0.0)
-
-
 times = namedtuple("pcputimes", "user system children_user children_system")
-memory = namedtuple("svmem", "available")
 all_times = namedtuple("scputimes", "user nice system idle")
-
-
-def virtual_memory():
-    return memory(1 << 31)
-
-
+# As psutil 7.2 sees a process on macOS: its own seconds, not those of its children. This one with
+# its children is all that is busy.
 stand_in(
     "psutil",
-    Error=Exception, Process=Process, cpu_times=cpu_times, virtual_memory=virtual_memory,
-)  # fmt: skip
+    Error=Exception,
+    Process=lambda: SimpleNamespace(
+        cpu_times=lambda: times(*os.times()[:2], 0.0, 0.0), children=lambda recursive=False: []
+    ),
+    cpu_times=lambda: all_times(sum(os.times()[:4]), 0.0, 0.0, 0.0),
+    virtual_memory=lambda: SimpleNamespace(available=1 << 31),
+)
 stand_in("_scproxy", _get_proxy_settings=dict, _get_proxies=dict)  # urllib, and so torch, has it
 
 # -- MLX -------------------------------------------------------------------------------------------

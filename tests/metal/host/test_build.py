@@ -68,8 +68,3 @@ def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):
     ).stdout
     assert "swapcontext" in text
     assert "mlxhog_switch_stack" not in text
-
-
-@pytest.mark.slow
-def test_clang_builds_and_runs_the_same_kernels(host_engine, clang):
-    assert (host_engine(compiler=clang).run(on(GROUP_SUM, X))["y"] == 64).all()

@@ -114,12 +114,11 @@ def counting(name):
     return adds.step(rows, **RATES, height=8), arena
 
 
-def writers():
-    return [name for name, kernel in KERNELS.items() if any(one.writes for one in kernel.inputs)]
+WRITERS = [name for name, kernel in KERNELS.items() if any(one.writes for one in kernel.inputs)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", writers())
+@pytest.mark.parametrize("name", WRITERS)
 def test_a_hundred_thousand_adds_under_chaos_all_arrive(host_engine, name):
     """A launch is repeated along the axis of its grid that the kernel does not look at."""
     launch, arena = counting(name)
