@@ -248,21 +248,6 @@ def test_a_stop_ends_every_wait(kind):
 # -- what is refused -------------------------------------------------------------------------------
 
 
-@each_of(
-    ("change", "message"),
-    [
-        ({"words": np.zeros(256, np.uint8)}, "of 2 workers needs 512 aligned bytes, got 256"),
-        ({"kind": "aig"}, "scheme 'aig' needs locks"),
-        ({"rank": 2}, "rank 2 of 2 workers"),
-    ],
-)
-def test_a_scheme_that_cannot_work_is_refused(change, message):
-    with shared(BOARD_FLOATS) as segment:
-        how = {"kind": "racy", "words": segment.floats.view(np.uint8), "rank": 1, **change}
-        with pytest.raises(ValueError, match=message):
-            _native.ClassicScheme(**how, locks=None, row_word0=0, workers=2)
-
-
 def test_orders_and_rows_outside_the_problem_are_refused():
     order = np.array([0, N], np.int32)
     with shared(X_FLOATS, 4) as segment:
