@@ -16,7 +16,7 @@ from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, front, page, plots
 from mlxhog.report import table
-from tests.mad.commands import said
+from tests.cli.command import told
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 from tests.pairs import each_of
 
@@ -215,14 +215,14 @@ def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names
 ):
     monkeypatch.chdir(tmp_path)
     study(Path("studies"), tasks=TASKS[-1:])
-    output = said(capsys, "mad", "plot", "first", "--out", "figures")
+    output = told(capsys, "mad", "plot", "first", "--out", "figures")
     written = [*map(Path, output["plots"].values()), Path(output["page"])]
     assert written[-1] == Path("figures/index.html")
     assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
     assert written[-1].read_text().count("<figure") == len(written) - 1
     empty = study(Path("studies").absolute(), "empty", change=lambda record: None)
-    output = said(capsys, "mad", "plot", "empty")
+    output = told(capsys, "mad", "plot", "empty")
     assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
     html = Path(output["page"]).read_text()
     assert "0 of 54 runs have ended" in html
