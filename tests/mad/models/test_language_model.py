@@ -10,7 +10,6 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.registry import load_candidate
 from tests.cli.command import said
-from tests.pairs import each_of
 from tests.saved import saved_run
 from tests.training.small import small_config
 
@@ -24,19 +23,17 @@ def candidate(folder, fields=f"dim: 32, layers: '{LAYERS}'"):
     return str(path)
 
 
-@each_of(
-    ("layers", "message"),
-    [
+def test_another_candidate_does_not_go_on_from_a_run(tmp_path):
+    model = candidate(tmp_path)
+    run = train(small_config(tmp_path, model=model, workers="mlx:cpu", steps=1)).run
+    wide = LAYERS.replace("(h2)", "(h4)")
+    for layers, message in (
         ("mlstm swiglu", "layers has 8 items there and 2 here"),
-        (LAYERS.replace("(h2)", "(h4)"), r"layers\[2\] is {'type': 'mlstm', 'heads': 2, 'conv': 4"),
-    ],
-)
-def test_another_candidate_does_not_go_on_from_a_run(tmp_path, layers, message):
-    first = small_config(tmp_path, model=candidate(tmp_path), workers="mlx:cpu", steps=1)
-    run = train(first).run
-    other = candidate(tmp_path, f"dim: 32, layers: '{layers}'")
-    with pytest.raises(CheckpointError, match=message):
-        train(small_config(tmp_path, model=other, steps=2, resume=str(run)))
+        (wide, r"layers\[2\] is {'type': 'mlstm', 'heads': 2, 'conv': 4"),
+    ):
+        other = candidate(tmp_path, f"dim: 32, layers: '{layers}'")
+        with pytest.raises(CheckpointError, match=message):
+            train(small_config(tmp_path, model=other, steps=2, resume=str(run)))
 
 
 def compared(capsys, model, words):

@@ -37,7 +37,6 @@ def train_two(config, kills=0, **how):
 @pytest.mark.parametrize(
     ("workers", "worker_options"),
     [
-        (TWO, {"strategy": "hogwild"}),
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
         (TWO, {"strategy": "round_robin"}),
         (TWO, {"strategy": "local_sgd", "average_every": 3}),
