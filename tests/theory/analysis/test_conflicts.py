@@ -15,7 +15,7 @@ from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import HOTTEST, call_child, count_rows, measure, most_samples
 from mlxhog.theory.analysis.sampling import Sampled, blocks_of
-from tests.theory.analysis.measured import subject
+from tests.theory.analysis.test_sampling import subject
 from tests.tolerances import TWO_DIVISIONS, assert_close
 
 
