@@ -1,4 +1,4 @@
-"""A small sparse SVM, and a view of its rows."""
+"""A small sparse SVM."""
 
 import numpy as np
 
@@ -6,12 +6,6 @@ from mlxhog.classic.problem import Defaults, SparseRows
 from mlxhog.classic.problems.linear import SparseLinear
 
 STEPS = Defaults(lr=0.1, beta=0.9, epochs=3, writes=("racy", "lossless", "hot-cold"))
-
-
-def row_of(rows, number):
-    """Features and values of one example, as views."""
-    entries = slice(rows.indptr[number], rows.indptr[number + 1])
-    return rows.indices[entries], rows.values[entries]
 
 
 def hinge(n=600, d=100, row=8, seed=0):

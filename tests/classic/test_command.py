@@ -13,6 +13,7 @@ from mlxhog.classic import problems
 from mlxhog.classic.result import ClassicResult, Epoch, sections, warnings
 from mlxhog.cli import main
 from tests.classic.small import hinge
+from tests.cli.command import told
 from tests.pairs import each_of
 from tests.processes import alive, below
 from tests.threads import wait_until
@@ -29,11 +30,6 @@ def small(monkeypatch):
     monkeypatch.setattr(problems, "create", lambda name, config: hinge())
 
 
-def answer(capsys, *words):
-    assert main(["classic", "svm", "--json", *words]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
 def test_without_a_name_it_lists_the_problems(capsys):
     assert main(["classic"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -42,7 +38,7 @@ def test_without_a_name_it_lists_the_problems(capsys):
 
 @pytest.mark.usefixtures("small")
 def test_its_json_ends_with_what_is_promised(capsys):
-    printed = answer(capsys, "--workers", "2")
+    printed = told(capsys, "classic", "svm", "--workers", "2")
     assert tuple(printed)[-len(LAST) :] == LAST
     assert printed["examples_per_s"] == pytest.approx(printed["examples"] / printed["seconds"])
     assert printed["serial_objective"] == printed["serial_measures"]["objective"]

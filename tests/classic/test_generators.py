@@ -8,7 +8,6 @@ import pytest
 
 from mlxhog.classic.generators import abdomen_like, netflix_like, rcv1_like
 from tests.classic.pair_problems import delta_and_rho
-from tests.classic.small import row_of
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
 ABDOMEN = json.loads(Path(__file__).with_name("abdomen_like.json").read_text())
@@ -17,7 +16,7 @@ ABDOMEN = json.loads(Path(__file__).with_name("abdomen_like.json").read_text())
 def meeting(rows, number):
     """The share of rows that have a feature in common with one of them."""
     marked = np.zeros(rows.n_features, bool)
-    marked[row_of(rows, number)[0]] = True
+    marked[rows.indices[rows.indptr[number] : rows.indptr[number + 1]]] = True
     return float(np.logical_or.reduceat(marked[rows.indices], rows.indptr[:-1]).mean())
 
 

@@ -17,12 +17,7 @@ def written(folder, text, name="data"):
     return path
 
 
-def rows(path):
-    return load_svmlight(path)
-
-
-def ratings(path):
-    return load_ratings(path)
+rows, ratings = load_svmlight, load_ratings
 
 
 def graph(path):

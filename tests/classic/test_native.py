@@ -126,46 +126,6 @@ def test_every_scheme_with_one_worker_gives_the_bits_of_serial(name, batch):
 # -- what stays true -------------------------------------------------------------------------------
 
 
-def test_completion_keeps_columns_past_the_rank():
-    data = Factors.random()
-    for rows in (data.left, data.right):
-        rows[:, 10:] = 0
-    actual = data.copies()
-    data.problem(*actual).run(alone("private"), orders(300, 1)[0], 0.05)
-    assert not any(rows[:, 10:].any() for rows in actual)
-
-
-def test_the_squared_error_is_the_formula_in_float64():
-    data = Factors.random(width=48)
-    expected = sum(
-        (data.left[u].astype(np.float64) @ data.right[v] - value) ** 2
-        for u, v, value in data.ratings
-    )
-    error = data.problem(*data.copies()).squared_error()
-    assert error == pytest.approx(expected, rel=1e-12)
-    data.left[0, 0] = np.inf
-    assert not np.isfinite(data.problem(*data.copies()).squared_error())
-
-
-def test_two_labels_as_one_scalar_are_two_rows_that_mirror_each_other():
-    scalar = Tangle.random(labels=2)
-    rows = np.concatenate([1 - scalar.x, scalar.x], axis=1)
-    double = Tangle(rows, scalar.edges, scalar.fixed)
-    order = orders(300, 1)[0]
-    scalar.problem(x := scalar.x.copy()).run(alone("private"), order, 0.01)
-    double.problem(rows).run(alone("private"), order, 0.01)
-    assert_close(rows[:, 1:], x, SIMPLEX_F32)
-
-
-def test_vertices_stay_on_the_simplex_and_terminals_where_they_are():
-    data = Tangle.random(labels=8)
-    x = data.x.copy()
-    data.problem(x).run(alone("private"), orders(300, 1)[0], 0.2)
-    assert (x >= 0).all()
-    assert_close(x.sum(axis=1), np.ones(len(x)), SIMPLEX_F32)
-    np.testing.assert_array_equal(x[:8], data.x[:8])
-
-
 def test_a_row_that_two_writers_mixed_is_projected_when_it_is_read():
     # Row 0 is off the simplex; its projection equals row 1, so the edge pulls nothing.
     x = np.array([[0.9, 0.7, 0.4], [0.0, 0.0, 0.0]], np.float32)

@@ -76,7 +76,7 @@ def test_sync_applies_the_mean_of_gradients_at_the_same_x():
 # -- nothing is lost ------------------------------------------------------------------------------
 
 # Enough for milliseconds side by side, or nothing could be lost; turns tell by their order.
-ADDS = dict.fromkeys(("racy", "lossless", "aig", "hot_cold"), 60_000) | {"round_robin": 500}
+ADDS = dict.fromkeys(("lossless", "aig", "hot_cold"), 60_000) | {"round_robin": 500}
 CELLS = 40
 
 
@@ -169,14 +169,6 @@ def test_no_update_is_lost(make, kind):
         assert floats[48] == WORKERS * ADDS[kind]
 
 
-def test_racy_updates_may_be_lost_but_none_is_torn_or_invented():
-    cells, most = counted(rows, "racy"), -expected(rows, "racy")
-    np.testing.assert_array_equal(cells, np.rint(cells))
-    assert (-cells[:48] <= most).all()
-    assert (-cells[:48] >= (most > 0)).all()
-    assert 0 < cells[48] <= WORKERS * ADDS["racy"]
-
-
 # -- torn values ----------------------------------------------------------------------------------
 
 A = 2_796_203.0  # 0x4a2aaaac; its multiples up to 6 are exact and share hardly a byte
@@ -246,21 +238,6 @@ def test_a_stop_ends_every_wait(kind):
 
 
 # -- what is refused -------------------------------------------------------------------------------
-
-
-@each_of(
-    ("change", "message"),
-    [
-        ({"words": np.zeros(256, np.uint8)}, "of 2 workers needs 512 aligned bytes, got 256"),
-        ({"kind": "aig"}, "scheme 'aig' needs locks"),
-        ({"rank": 2}, "rank 2 of 2 workers"),
-    ],
-)
-def test_a_scheme_that_cannot_work_is_refused(change, message):
-    with shared(BOARD_FLOATS) as segment:
-        how = {"kind": "racy", "words": segment.floats.view(np.uint8), "rank": 1, **change}
-        with pytest.raises(ValueError, match=message):
-            _native.ClassicScheme(**how, locks=None, row_word0=0, workers=2)
 
 
 def test_orders_and_rows_outside_the_problem_are_refused():

@@ -147,7 +147,7 @@ from pathlib import Path
 from mlxhog.arena.child import Child
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import measure
-from tests.theory.analysis.measured import subject
+from tests.theory.analysis.test_sampling import subject
 
 sampled = subject(Path(sys.argv[1]), backend="mlx:cpu")
 with Child() as child:

@@ -7,16 +7,16 @@ from mlxhog.models import families
 from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.registry import load_candidate
-from tests.mad.commands import said
+from tests.cli.command import told
 
 
 def test_every_task_layer_and_suite_is_listed_with_what_it_is_and_its_numbers(capsys):
-    facts = {one["name"]: one for one in said(capsys, "mad", "tasks")}
+    facts = {one["name"]: one for one in told(capsys, "mad", "tasks")}
     for name, task in BENCHMARK.items():
         assert facts[name]["about"] == task.about != ""
         values = {key: one["value"] for key, one in facts[name]["settings"].items()}
         assert task(**values) == task()
-    facts = {one["name"]: one for one in said(capsys, "mad", "layers")}
+    facts = {one["name"]: one for one in told(capsys, "mad", "layers")}
     for layer in BUILT_IN:
         one = facts[layer.name]
         assert (one["kind"], one["about"]) == (layer.kind, layer.about)
@@ -24,7 +24,7 @@ def test_every_task_layer_and_suite_is_listed_with_what_it_is_and_its_numbers(ca
         for name, number in one["numbers"].items():
             value = str(number["default"]).lower()
             assert parse(f"{layer.name}({name}={value})") == parse(layer.name)
-    facts = {one["name"]: one for one in said(capsys, "mad", "suites")}
+    facts = {one["name"]: one for one in told(capsys, "mad", "suites")}
     assert list(facts) == list(SUITES)
     for name, one in facts.items():
         assert (one["runs"], one["dim"]) == (suite(name).runs, suite(name).dim)
@@ -43,11 +43,11 @@ def test_show_lists_layers_parameters_states_and_shapes_at_given_sizes(capsys):
     assert ["2", "slstm(h4)", "mixer", "99,072", "512", "no"] in lines
     assert "state cell 4,228, state conv 384" in " ".join(out.split())
     assert "recurrent.weight 4x128x32" in out
-    output = said(capsys, "mad", "show", "mad-7to1")
+    output = told(capsys, "mad", "show", "mad-7to1")
     assert output["params"] == families.param_count(load_candidate("mad-7to1"))
     assert output["params"] == sum(part["params"] for part in output["parts"])
     assert output["state"] == 7 * (4228 + 384) + 512
     assert [part["layer"] for part in output["parts"]] == [None, *range(16), None, None]
     sizes = "--dim 32 --vocab 16 --seq-len 20".split()
-    output = said(capsys, "mad", "show", "mlstm", "swiglu", *sizes)
+    output = told(capsys, "mad", "show", "mlstm", "swiglu", *sizes)
     assert (output["dim"], output["vocab_size"], output["seq_len"]) == (32, 16, 20)

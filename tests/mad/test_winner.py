@@ -18,7 +18,7 @@ from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
 from mlxhog.nn.mlx import LanguageModel as MLXModel
 from mlxhog.nn.torch import LanguageModel
-from tests.mad.commands import said
+from tests.cli.command import told
 from tests.mad.report.sample import CONV, study
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
@@ -126,7 +126,7 @@ def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     assert "2 of 3 candidates vote, those with 2 layers of the best 2" in output
     assert "gated-conv 1, swiglu 1" in output
     assert "next: mlxhog mad vote first --top 2 --out winner.yaml" in output
-    output = said(capsys, "mad", "vote", "first", "--out", "w.yaml")
+    output = told(capsys, "mad", "vote", "first", "--out", "w.yaml")
     assert output["layers"] == CONV == layers_of(output["file"])
     assert output["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
     assert output["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
@@ -137,7 +137,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     here, capsys
 ):
     study(here, change=lambda one: None if (one.candidate, one.seed) == (CONV, 1) else one)
-    assert said(capsys, "mad", "vote", "first")["candidates"] == 2
+    assert told(capsys, "mad", "vote", "first")["candidates"] == 2
     study(here, "second", change=lambda one: one if one.seed == 1 else None)
     assert main("mad vote second".split()) == 2
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
 
 def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, capsys):
     study(here, dim=48)
-    output = said(capsys, "mad", "scale", "first", "--depth", "6", "--out", "deep.yaml")
+    output = told(capsys, "mad", "scale", "first", "--depth", "6", "--out", "deep.yaml")
     assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
     assert layers_of("deep.yaml") == output["layers"]
 

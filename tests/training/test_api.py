@@ -162,12 +162,3 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
     with pytest.raises(DataError, match="-new$"):
         mlxhog.train(name="new", observer=None)
     assert [path.name for path in Path("runs").iterdir()] == [earlier.name]
-
-
-def test_a_run_that_begins_with_the_latest_means_the_one_before_it(asked, monkeypatch):
-    monkeypatch.setattr(
-        "mlxhog.checkpoint.checkpoint.locate", lambda spec, root: run.find(spec, root).directory
-    )
-    earlier = run.create(Path("runs"), "old")
-    mlxhog.train(init_from="latest")
-    assert asked[0][0].init_from == str(earlier.directory)

@@ -28,7 +28,6 @@ from mlxhog.training import evaluation, side_jobs, worker_process
 from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.plan import make_plan
 from mlxhog.training.side_jobs import TextJobs, texts_of
-from tests.cli.test_cli import RESULT
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import Messages, small_config
 
@@ -133,26 +132,7 @@ def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
 
 # -- what is shown ---------------------------------------------------------------------------------
 
-EARLY = replace(
-    RESULT,
-    status="interrupted",
-    steps=16,
-    val_bits_per_byte=2.355,
-    val_step=3,
-    counts_bits_per_byte=1.4,
-    checkpoint="runs/a/checkpoints/step-00000016",
-)
 VERDICT = "does not beat them"
-
-
-def test_only_a_result_of_the_last_step_has_a_verdict_and_others_name_their_step():
-    shown = summary(EARLY)
-    assert "held-out text: 2.355 bits per byte at step 3 of 16\n" in shown
-    assert VERDICT not in shown
-    assert EARLY.to_json()["val_at_end"] is False
-    shown = summary(replace(EARLY, val_step=16))
-    assert "held-out text: 2.355 bits per byte\n" in shown
-    assert VERDICT in shown
 
 
 @pytest.fixture
@@ -183,7 +163,9 @@ def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(interrupted_run
 
 
 @pytest.mark.slow
-def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_share(tmp_path):
+def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the_end_has_a_verdict(
+    tmp_path,
+):
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.val_tokens, result.val_bytes, result.final_tokens) == (1024, 1024, 3113)
     bits, final = result.val_bits_per_byte, result.final_bits_per_byte
@@ -191,9 +173,12 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
     assert f"held-out text: {part}; {final:.3f} of all of it\n" in summary(result)
     cut = replace(result, final_share=0.38)
     assert f"; {final:.3f} of 38%\n" in summary(cut)
+    assert VERDICT in summary(cut)
     early = replace(result, val_step=2, final_bits_per_byte=None)
     at = "bits per byte at step 2 of 4 of the same 33% as in every evaluation"
     assert f"{bits:.3f} {at}; the end was not evaluated" in summary(early)
+    assert VERDICT not in summary(early)
+    assert early.to_json()["val_at_end"] is False
 
 
 def that_is_killed(pipe, job, where, often):

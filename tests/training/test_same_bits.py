@@ -8,7 +8,7 @@ import pytest
 from mlxhog import train
 from tests.training.small import checkpoint_of, identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
-from tests.training.test_tables import SET
+from tests.training.test_tables import SET, touched
 
 CONSTANT = {"schedule": "constant", "warmup": 0}
 FALLING = {"schedule": "backoff", "backoff_steps": 10}
@@ -47,6 +47,7 @@ def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_tha
     run_of, tmp_path, strategy
 ):
     options, result = options_of(strategy), run_of(options_of(strategy))
+    assert len(touched(result)) == 3 * ("set" in options)
     saves = {"steps": 17, "save_every": 9, "eval_every": 7}
     first = train(small_config(tmp_path, **options | saves))
     rest = {"steps": STEPS - 17, "resume": first.run}

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
-from mlxhog.mad.report.page import COSTS, front, page, plots
+from mlxhog.mad.report.page import COSTS, front
 from mlxhog.report import table
-from tests.mad.commands import said
+from tests.cli.command import told
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 from tests.pairs import each_of
 
@@ -138,6 +138,7 @@ def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
 # -- the page and its plots ------------------------------------------------------------------------
 
 SOME = TASKS[:2]  # a picture is slow
+PNG = b"\x89PNG\r\n\x1a\n"
 FIGURES = {f"score-{cost}" for cost in COSTS} | {f"curves-{task}" for task in SOME}
 
 
@@ -151,7 +152,7 @@ def cells_of(html):
 
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory):
-    """A ranking of which one run failed, and one candidate lacks a seed."""
+    """A ranking of which one run failed, one candidate lacks a seed, and the folder of studies."""
 
     def change(record):
         if (record.candidate, record.seed) == (MIXED, 2):
@@ -160,13 +161,21 @@ def troubled(tmp_path_factory):
             return replace(record, status="failed", reason="<killed> & gone")
         return record
 
-    root = tmp_path_factory.mktemp("studies")
-    return read_ranking(study(root, change=change, tasks=SOME))
+    root = tmp_path_factory.mktemp("troubled") / "studies"
+    return read_ranking(study(root, change=change, tasks=SOME)), root
 
 
 @pytest.mark.slow
-def test_the_page_has_every_number_and_figure_and_refers_to_nothing_outside_itself(troubled):
-    html = page(troubled, plots(troubled), version="0.0")
+def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_nothing_outside(
+    troubled, capsys, monkeypatch
+):
+    ranking, root = troubled
+    monkeypatch.chdir(root.parent)
+    output = told(capsys, "mad", "plot", "first", "--out", "figures")
+    assert output["page"] == "figures/index.html"
+    assert {Path(path).stem for path in output["plots"].values()} == FIGURES
+    assert all(Path(path).read_bytes().startswith(PNG) for path in output["plots"].values())
+    html = Path(output["page"]).read_text()
     assert "default-src 'none'" in html
     without = re.sub(r"base64,[A-Za-z0-9+/=]+", "", html)
     assert not re.search(
@@ -177,16 +186,21 @@ def test_the_page_has_every_number_and_figure_and_refers_to_nothing_outside_itse
                    for name in ("src", "srcset"))  # fmt: skip
     assert len(light) == len(dark) == len(FIGURES)
     assert not {*light} & {*dark}
-    for picture in (*light, *dark):
-        assert base64.b64decode(picture).startswith(b"\x89PNG\r\n\x1a\n")
-    rows = table_of(troubled)
+    assert all(base64.b64decode(picture).startswith(PNG) for picture in (*light, *dark))
+    rows = table_of(ranking)
     expected = [[*rows[0]], *([*row.values()] for row in rows)]
-    assert cells_of(html)[: 1 + len(troubled.rows)] == expected
+    assert cells_of(html)[: 1 + len(ranking.rows)] == expected
     for what in (
         "this study is partial", "Protocol", "lr 0.002", "Runs that count as 0", "<killed> & gone",
         "partial, 2 missing",
     ):  # fmt: skip
         assert what in unescape(html)
+    empty = study(root, "empty", change=lambda record: None)
+    output = told(capsys, "mad", "plot", "empty")
+    assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
+    html = Path(output["page"]).read_text()
+    assert "0 of 54 runs have ended" in html
+    assert "<figure" not in html
 
 
 def dominates(a, b):
@@ -197,33 +211,11 @@ def dominates(a, b):
 def test_the_front_is_exactly_what_nothing_dominates_and_no_candidate_that_lacks_runs(
     values, troubled
 ):
+    ranking, _ = troubled
     done, lacks = (
-        next(row for row in troubled.rows if row.status == status) for status in ("done", "partial")
+        next(row for row in ranking.rows if row.status == status) for status in ("done", "partial")
     )
     rows = [replace(done, params=cost, score=score) for cost, score in values]
-    ranking = replace(troubled, rows=(*rows, replace(lacks, params=0, score=9)))
+    ranking = replace(ranking, rows=(*rows, replace(lacks, params=0, score=9)))
     expected = {k for k, b in enumerate(values) if not any(dominates(a, b) for a in values)}
     assert set(front(ranking, "params")) == expected
-
-
-# -- the commands ----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_plot_writes_every_figure_and_the_page_by_default_in_the_study_and_names_them(
-    capsys, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    study(Path("studies"), tasks=TASKS[-1:])
-    output = said(capsys, "mad", "plot", "first", "--out", "figures")
-    written = [*map(Path, output["plots"].values()), Path(output["page"])]
-    assert written[-1] == Path("figures/index.html")
-    assert {path.name for path in written} >= {f"curves-{TASKS[-1]}.png"}
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[:-1])
-    assert written[-1].read_text().count("<figure") == len(written) - 1
-    empty = study(Path("studies").absolute(), "empty", change=lambda record: None)
-    output = said(capsys, "mad", "plot", "empty")
-    assert (Path(output["page"]).parent, output["plots"]) == (empty.directory / "plots", {})
-    html = Path(output["page"]).read_text()
-    assert "0 of 54 runs have ended" in html
-    assert "<figure" not in html

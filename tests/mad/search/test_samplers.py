@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.search.spaces import candidates, convolutions, every
+from tests.mad.search.test_space import candidates, convolutions, every
 
 samplers = pytest.mark.parametrize("name", SAMPLERS)
 DEEP = {"depth": 8, "mixers": convolutions(6), "channels": ["swiglu", "mlp", "geglu"]}

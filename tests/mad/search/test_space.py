@@ -13,8 +13,27 @@ from mlxhog.mad.search import space as space_file
 from mlxhog.mad.search.samplers import SAMPLERS
 from mlxhog.mad.search.space import DEEPEST, LISTED, CandidateSet, read_space, to_space
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.search.spaces import LENGTH, D, candidates, every
 from tests.pairs import each_of, max_examples
+
+D, LENGTH = 32, 16
+
+
+def convolutions(n):
+    """Gated convolutions of 1 to n taps, as a space has them."""
+    return [f"gated-conv(kernel={k + 1})" for k in range(n)]
+
+
+SMALL = {"depth": 4, "mixers": convolutions(4), "channels": ["swiglu", "mlp"]}
+
+
+def candidates(base=SMALL, **keys):
+    return CandidateSet(to_space(base | keys), D, LENGTH)
+
+
+def every(choices):
+    """The candidates of a listed space."""
+    return [layers for n in range(choices.numbers) if (layers := choices.candidate(n))]
+
 
 BASE = {"depth": 4, "mixers": ["mlstm", "slstm"], "channels": ["swiglu"]}
 MIXERS, ALL, CANON = "mlstm(h4) slstm(h4)", "mlstm(h4) slstm(h4) swiglu", "canon(kernel=2)"

@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.mad.study.store import Store
-from tests.mad.commands import said
+from tests.cli.command import told
 from tests.mad.study import small
 from tests.mad.study.small import ON_MLX, TINY, lines, table
 
@@ -24,7 +24,7 @@ SEARCH = ("mad", "search", "--space", "space.yaml", *TINY, *ON_MLX)
 def test_a_search_ends_with_its_runs_and_the_best_whatever_the_parallelism_and_runs_nothing_again(
     capsys, tmp_path
 ):
-    first = said(capsys, *SEARCH, "--no-prune", "--parallel", "1")
+    first = told(capsys, *SEARCH, "--no-prune", "--parallel", "1")
     assert first["study"] == str(tmp_path / "studies" / "space")
     assert first["status"] == "done"
     assert first["runs"] == {"done": 4, "failed": 0, "pruned": 0, "diverged": 0}
@@ -32,9 +32,9 @@ def test_a_search_ends_with_its_runs_and_the_best_whatever_the_parallelism_and_r
     assert first["best"]["missing"] == 0
     store = Store(tmp_path / "studies" / "space")
     assert all(record.params > 0 and record.state > 0 for record in store.records())
-    assert said(capsys, *SEARCH, "--no-prune")["best"] == first["best"]
+    assert told(capsys, *SEARCH, "--no-prune")["best"] == first["best"]
     assert lines(store.directory) == 4
-    said(capsys, *SEARCH, "--no-prune", "--parallel", "2", "--study", "two")
+    told(capsys, *SEARCH, "--no-prune", "--parallel", "2", "--study", "two")
     other = Store(tmp_path / "studies" / "two")
     assert table(other) == table(store)
     for record in store.records():
@@ -48,25 +48,25 @@ def test_a_budget_cuts_a_study_and_resume_completes_it(capsys):
     text = capsys.readouterr().out
     assert re.search("status +the budget is used up\nruns +done 1, failed 0", text)
     assert "continue: mlxhog mad resume s --parallel 1" in text
-    plan = said(capsys, "mad", "resume", "s", "--dry-run")
+    plan = told(capsys, "mad", "resume", "s", "--dry-run")
     assert (plan["runs"], plan["ended"], plan["steps"]) == (4, 1, 12)
-    assert said(capsys, "mad", "resume", "s", "--quiet")["runs"]["done"] == 4
+    assert told(capsys, "mad", "resume", "s", "--quiet")["runs"]["done"] == 4
 
 
 def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
     words = ("mad", "bench", "--layers", "gated-conv swiglu", "--layers", "gated-conv(kernel=2)")
     words = (*words, *TINY, *ON_MLX, "--seeds", "1,2")
-    first = said(capsys, *words)
+    first = told(capsys, *words)
     assert first["runs"]["done"] == 8
-    plan = said(capsys, *words, "--dry-run")
+    plan = told(capsys, *words, "--dry-run")
     assert (plan["ended"], plan["candidates"], plan["runs_each"]) == (8, 2, 4)
     assert first["study"].endswith(plan["study"])
 
 
 def test_a_dry_run_says_runs_and_steps_and_makes_nothing(space, capsys, tmp_path):
-    plan = said(capsys, "mad", "bench", "--layers", "swiglu", "--seeds", "7,", "--dry-run")
+    plan = told(capsys, "mad", "bench", "--layers", "swiglu", "--seeds", "7,", "--dry-run")
     assert plan["seeds"] == [7]
-    plan = said(capsys, "mad", "search", "--space", space, "--suite", "full", "--dry-run")
+    plan = told(capsys, "mad", "search", "--space", space, "--suite", "full", "--dry-run")
     assert (plan["candidates"], plan["runs_each"], plan["runs"]) == (2, 396, 792)
     assert plan["steps"] > 2 * 396 * 1000
     assert not (tmp_path / "studies").exists()
@@ -87,7 +87,7 @@ def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(capsys, monke
     output = capsys.readouterr().out
     assert "best" not in output
     assert "reasons in studies/s/runs.jsonl" in output
-    assert said(capsys, "mad", "resume", "s", "--quiet", code=1)["best"] is None
+    assert told(capsys, "mad", "resume", "s", "--quiet", code=1)["best"] is None
 
 
 def test_without_ray_the_command_says_what_to_install(capsys, monkeypatch, tmp_path):

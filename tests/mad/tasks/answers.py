@@ -134,11 +134,6 @@ def mano(s, x, data):
     return y
 
 
-def my_task(s, x, data):
-    content = x[: s.seq_len // 2]
-    return [IGNORED] * (len(x) - len(content)) + content[::-1]
-
-
 noisy_in_context_recall = in_context_recall
 
 

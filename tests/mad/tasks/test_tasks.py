@@ -6,7 +6,8 @@ d88d6f5, PhysicsLM4 at 7580696) when the digests were recorded: the rows have no
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +15,12 @@ import pytest
 from mlxhog.cli import main
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import IGNORED, find, known, make_task, resolve
+from mlxhog.mad.tasks import IGNORED, Dataset, find, known, make_task, resolve
 from mlxhog.mad.tasks.dataset import write
 from tests.mad.tasks.answers import expected
-from tests.mad.tasks.golden import GOLDEN, read
 from tests.pairs import each_of
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 FEW = {"train_rows": 130, "test_rows": 70, "val_rows": 30}
 CASES = [
     ("CR", {"seq_len": 32}),
@@ -71,6 +72,18 @@ def rows(data):
         for name, array in vars(data).items()
         if name != "meta" and array is not None
     }
+
+
+def read(path):
+    """The data set of a file, of a reference or of ours."""
+    with np.load(path) as file:
+        stored = {name: file[name] for name in file.files}
+    meta = json.loads(str(stored.pop("meta")))
+    ends = {"_inputs": "_x", "_targets": "_y"}
+    for end, short in ends.items():
+        stored = {name.replace(end, short): values for name, values in stored.items()}
+    names = {field.name for field in fields(Dataset)} & stored.keys()
+    return Dataset(**{name: stored[name].astype(np.int32) for name in names}, meta=meta)
 
 
 # -- targets ---------------------------------------------------------------------------------------

@@ -18,15 +18,6 @@ TWO = "mlx:cpu*2"  # it starts faster than torch
 LONG = {"workers": TWO, "steps": 100_000, "eval_every": 20, "stop_accuracy": 2}
 
 
-class Interrupter(Recorder):
-    """Interrupts the run at its first evaluation."""
-
-    def point(self, point):
-        super().point(point)
-        if len(self.points) == 1:
-            self._interrupt_at = self.beats + 1
-
-
 def train_two(config, kills=0, **how):
     """A record, which has the scores of the last parameters, and the messages."""
     last, messages = [], []
@@ -46,7 +37,6 @@ def train_two(config, kills=0, **how):
 @pytest.mark.parametrize(
     ("workers", "worker_options"),
     [
-        (TWO, {"strategy": "hogwild"}),
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
         (TWO, {"strategy": "round_robin"}),
         (TWO, {"strategy": "local_sgd", "average_every": 3}),
@@ -102,7 +92,6 @@ def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words():
     [
         ("done", {"stop_accuracy": 0.01}, {}),
         ("pruned", {}, {"callbacks": Recorder(prune=True), "rungs": (30,)}),
-        ("interrupted", {}, {"callbacks": Interrupter()}),
         ("diverged", {"lr": 1e30}, {}),
     ],
 )

@@ -69,6 +69,11 @@ def test_advice_turns_where_its_number_does(topic, how, flags, words):
     assert one is None or words in f"{one['recommend']} {one['because']}"
 
 
+def test_a_block_counts_the_elements_that_an_update_touches_and_those_that_none_does():
+    assert (DENSE.omega, DENSE.mean, DENSE.untouched) == (N, N, 0)
+    assert (SPARSE.omega, SPARSE.mean, SPARSE.untouched) == (2, 2, N - 2 * SAMPLES)
+
+
 @pytest.mark.slow
 @each_of("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
 @each_of(

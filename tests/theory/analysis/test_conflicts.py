@@ -15,30 +15,8 @@ from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
 from mlxhog.theory.analysis.conflicts import HOTTEST, call_child, count_rows, measure, most_samples
 from mlxhog.theory.analysis.sampling import Sampled, blocks_of
-from tests.theory.analysis.measured import subject
+from tests.theory.analysis.test_sampling import subject
 from tests.tolerances import TWO_DIVISIONS, assert_close
-
-
-@pytest.mark.slow
-def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(tmp_path):
-    small = subject(tmp_path)
-    messages = []
-    with Child() as child:
-        drawn = tickets(small.plan.batches().n_tickets, 24, 0)
-        measured = measure(child, small, drawn, lambda *step: messages.append(step))
-    assert len(measured.losses) == len(measured.norms) == 24
-    by = {one.name: one for one in measured.blocks}
-    for name in ("layer 0", "out_norm", "head"):
-        here = by[name]
-        assert (here.rho, here.delta, here.p_conf) == (1.0, 1.0, 1.0)
-        assert here.omega == here.parameters == here.mean
-        assert here.untouched == 0
-    letters = len(set("lock free adds never wait"))
-    rows = letters + 1  # and the start of a document
-    assert by["embedding"].omega <= 32 * rows
-    assert by["embedding"].untouched >= 32 * (320 - rows)
-    parts = [*dict.fromkeys(part for part, _ in messages)]
-    assert parts == ["gradients from 0 of 24", "conflicts"]
 
 
 def test_batches_are_drawn_without_repetition_and_the_same_by_the_same_seed():
