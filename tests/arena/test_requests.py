@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import Arena, plan, requests
+from mlxhog.arena import Arena, requests
 from mlxhog.arena.child import Child, Failed
 from mlxhog.arena.requests import Refused, Request, RunServer, ask, attach, socket_path
 from mlxhog.errors import ArenaError, RunError
@@ -142,12 +142,6 @@ def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path
 
 
 # -- readers of the arena --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def arena():
-    with Arena.create(plan({}, n_tickets=1)) as arena:
-        yield arena
 
 
 def test_a_reader_connects_while_the_arena_is_served_and_cannot_write(arena, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from mlxhog.errors import DataError
 from mlxhog.models import lm_float64
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
+from tests.backends.test_gradients import TABLES, text
 from tests.backends.untrained import NAMES, Ids, bound
 from tests.models.sample import LARGE, V1, batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
@@ -24,10 +25,6 @@ from tests.tolerances import LOGITS_F32, LOSS_F32, STATE_F32, assert_close
 on_both = pytest.mark.parametrize("name", NAMES)
 BACKENDS = [(name, kernels) for name in NAMES for kernels in ("native", "reference")]
 on_every = pytest.mark.parametrize(("name", "kernels"), BACKENDS)
-TABLES = {
-    "ngram_orders": (2, 3, 5), "ngram_dim": 4, "ngram_rows": 1024,
-    "reset_at_document_boundaries": True, "bos_token_id": 2,
-}  # fmt: skip
 SMALL = LARGE | V1 | {
     "biases": partial(config, use_bias=True, out_norm_bias=True),
     "n-grams": partial(config, **TABLES), "v1, n-grams": partial(v1_config, **TABLES),
@@ -44,13 +41,6 @@ MODELS = {
 TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
 
 
-def sample(cfg):
-    x, y = batch(cfg, 3, 12, seed=5)
-    if cfg.reset_at_document_boundaries:
-        x[1, 4] = x[2, 9] = cfg.bos_token_id
-    return perturbed_params(cfg, seed=5), Batch(x, y, n_bytes=0, seed=1)
-
-
 @on_both
 @each_of("kernels", ["reference", "auto"])
 @each_of("model", SMALL)
@@ -58,7 +48,7 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     name, kernels, model
 ):
     cfg = SMALL[model]()
-    params, given = sample(cfg)
+    params, given = perturbed_params(cfg, seed=5), text(cfg, S=12)
     backend = bound(name, cfg, params, kernels)
     expected, after = lm_float64.logits(cfg, params, given.x)
     after = after[-len(cfg.layout.blocks) :]
@@ -75,6 +65,9 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     together = backend.stack_states([backend.stack_states(states[:2]), states[2]])
     last, _ = backend.logits(given.x[[2, 0], 6:7], backend.take_state(together, [2, 0]))
     assert_close(last, expected[[2, 0], 6], LOGITS_F32)
+    loaded = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
+    assert loaded.load(cfg, params) == []
+    assert_close(loaded.evaluate(given).nats, backend.evaluate(given).nats, LOSS_F32)
 
 
 @each_of("make", [config, partial(v1_config, slstm_at=[0, 2])])
@@ -89,17 +82,6 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(make):
     assert_close(packed, np.concatenate(alone, axis=1), LOGITS_F32)
     run_on, _ = lm_float64.logits(make(), params, tokens)
     assert np.abs(run_on - packed).max() > 0.01
-
-
-@on_both
-@each_of("model", SMALL)
-def test_a_loaded_checkpoint_computes_the_same(name, model):
-    cfg = SMALL[model]()
-    params, given = sample(cfg)
-    backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")
-    assert backend.load(cfg, params) == []
-    expected = bound(name, cfg, params).evaluate(given).nats
-    assert_close(backend.evaluate(given).nats, expected, LOSS_F32)
 
 
 @on_both

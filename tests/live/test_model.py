@@ -12,9 +12,6 @@ from mlxhog.cli import main
 from mlxhog.decoding import scoring
 from tests.pairs import each_of
 from tests.saved import saved_run
-from tests.tolerances import LOGITS_F32, assert_close
-
-IDS = [256, *b"The people of the United States"]
 
 
 @pytest.fixture(scope="module")
@@ -43,21 +40,6 @@ def test_generate_returns_what_the_command_writes_and_a_stream_its_pieces(model,
     assert "".join(pieces) == text
     stop = text[7:9]
     assert model.generate("The ", **options, stop=stop) == text[: text.index(stop)]
-
-
-@pytest.mark.parametrize("backend", ["torch", "mlx"])
-def test_logits_are_those_of_reading_one_token_after_another(saved, backend):
-    model = load(saved.directory, backend=backend)
-    logits = model.logits(IDS)
-    assert (logits.shape, logits.dtype) == ((len(IDS), 320), np.float32)
-    state, steps = None, []
-    for token in IDS:
-        last, state = model.follower.backend.logits(np.array([[token]], np.int32), state)
-        steps.append(last[0])
-    assert_close(logits, np.stack(steps), LOGITS_F32)
-    both = model.logits(np.array([IDS, IDS[::-1]], np.uint16))
-    assert both.shape == (2, len(IDS), 320)
-    assert_close(both[0], logits, LOGITS_F32)
 
 
 def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(model, monkeypatch):

@@ -31,14 +31,6 @@ def in_mlstm(**fields):
     return {"mlstm_block": {"mlstm": fields}}
 
 
-def in_slstm(**fields):
-    return {"slstm_at": [0], "slstm_block": {"slstm": fields}}
-
-
-def in_ffn(**fields):
-    return {"slstm_at": [0], "slstm_block": {"feedforward": fields}}
-
-
 # -- sizes -----------------------------------------------------------------------------------------
 
 
@@ -159,6 +151,7 @@ def test_the_package_builds_the_same_model_from_what_is_written(changes):
 # -- refusals --------------------------------------------------------------------------------------
 
 RESET = {"reset_at_document_boundaries": True}
+CUT = {"slstm_at": [0], "slstm_block": {"slstm": {"gradient_recurrent_cut": True}}}
 FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
 
 
@@ -178,7 +171,7 @@ FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
         (V1, {"mlstm_block": 3}, "mlstm_block is 3; give it fields such as mlstm"),
         (V1, in_mlstm(num_head=4), "num_head'; did you mean 'mlstm_block.mlstm.num_heads'"),
         (V1, in_mlstm(conv1d_kernel_size=1), "mlstm_block: conv is 1; set it to 2 or more"),
-        (V1, in_slstm(gradient_recurrent_cut=True), "is True, and only False is supported; rem"),
+        (V1, CUT, "is True, and only False is supported; rem"),
         (V1, in_mlstm(qkv_proj_blocksize=5), "does not divide into blocks of qkv_block 5;"),
         (V1, in_mlstm(**FLAT), "rounded to 0, is no width; set round_proj_up_dim_up to true"),
         (V1, {"model_type": "xlstm_v2"}, "which is not a family of this package; did you mean"),

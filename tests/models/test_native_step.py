@@ -1,11 +1,14 @@
-"""The native step computes a sequence to the same bits in any batch; tests/backends: which."""
+"""The native step computes a sequence to the same bits in any batch; and where it is chosen."""
 
 from functools import partial
 
 import numpy as np
 import pytest
 
+from mlxhog.errors import ConfigError
 from mlxhog.models import lm_native
+from mlxhog.models.ops.kernels import choose, resolve
+from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.models.sample import LARGE, V1, config, perturbed_params
 from tests.pairs import each_of
 
@@ -76,3 +79,24 @@ def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     cfg, params = model("plain")
     assert native(cfg, params) is not None
     assert native(cfg, params, kernels="reference") is None
+
+
+@each_of(
+    ("framework", "kernels", "device", "message"),
+    [
+        ("mlx", "native", "gpu", "'native', which mlx:gpu cannot run; use auto"),
+        ("torch", "metal", "cpu", "'metal', which torch:cpu cannot run; use auto"),
+        ("torch", "fast", "cpu", "'fast'; choose one of auto, reference, native"),
+    ],
+)
+def test_kernels_that_a_device_cannot_run_are_refused(framework, kernels, device, message):
+    with pytest.raises(ConfigError, match=message):
+        choose(framework, kernels, device)
+
+
+def test_auto_is_native_on_a_cpu_and_metal_on_a_gpu_where_the_kernels_are_verified():
+    for framework, plain, gpu in (("torch", ops_torch.OPS, "mps"), ("mlx", ops_mlx.OPS, "gpu")):
+        assert choose(framework, "auto", gpu) is choose(framework, "reference", "cpu") is plain
+        assert resolve(framework, "auto", gpu, metal_verified=True) == "metal"
+        assert resolve(framework, "reference", gpu, metal_verified=True) == "reference"
+        assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"

@@ -65,17 +65,6 @@ def test_of_an_earlier_document_nothing_is_seen():
         assert tables(2, 4).rows_of(ids)[name][0, 2] != expected[0]  # without a reset
 
 
-@each_of("reset", [None, RESET])
-def test_rows_do_not_depend_on_how_a_sequence_is_cut(reset):
-    some = tables(2, 3, 5, rows=64, reset=reset)
-    ids = np.random.default_rng(1).integers(0, FEW, (2, 17), dtype=np.int32)
-    whole, before = some.rows_of(ids), None
-    for cut in (slice(0, 1), slice(1, 3), slice(3, 12), slice(12, 17)):
-        rows = some.rows_of(ids[:, cut], before)
-        before = some.ids(ids[:, cut], before)[:, -some.context :]
-        assert all((rows[name] == whole[name][:, cut]).all() for name in whole)
-
-
 @each_of(
     ("field", "expected"),
     [

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlxhog.models.families import param_count, param_spec
-from tests.models.golden import FOLDER, MODELS, NAMES, V1_MODELS, model_case
+from tests.models.golden import FOLDER, NAMES
 from tests.models.operators import METAL
 from tests.models.recorded import SIDES, disagreements
 from tests.models.twins import EXACT
@@ -36,13 +35,3 @@ def test_a_wrong_or_unknown_tensor_is_named(tmp_path, what):
     shutil.copy(FOLDER / f"{name}.json", tmp_path)
     (line,) = disagreements(name, EXACT, tmp_path)
     assert line.startswith(f"{what}: ")
-
-
-@each_of("name", [*MODELS, *V1_MODELS])
-def test_names_and_shapes_are_those_of_the_packages(name):
-    case = model_case(name)
-    spec = param_spec(case.cfg)
-    assert {n: p.shape for n, p in spec.items()} == {n: v.shape for n, v in case.params.items()}
-    assert param_count(case.cfg) == sum(value.size for value in case.params.values())
-    fresh = {n.removeprefix("init.") for n in case.tensors if n.startswith("init.")}
-    assert len(fresh) == (case.cfg.num_hidden_layers if name in V1_MODELS else 0)
