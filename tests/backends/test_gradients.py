@@ -7,17 +7,14 @@ from itertools import cycle
 import numpy as np
 import pytest
 
-from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.mlx import MLXBackend
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, lm, lm_float64
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows, dense
-from tests.backends.untrained import NAMES, bound, lay, values
+from tests.backends.untrained import NAMES, bound, values
 from tests.models.sample import (
     DROPPING,
     LARGE,
-    SMALLEST,
     V1,
     config,
     perturbed_params,
@@ -204,25 +201,6 @@ def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidat
 
 
 # -- compiled --------------------------------------------------------------------------------------
-
-
-def test_a_compiled_gradient_gives_the_same_for_every_batch():
-    cfg = SMALLEST
-    params = perturbed_params(cfg, seed=5)
-    how = {"threads": 1, "kernels": "reference", "cpu_blas": "reference", "share": GPUShare()}
-    plain, compiled = (
-        lay(MLXBackend("mlx:cpu", **how, compiled=compiled), cfg, params, head_of(cfg, 6))
-        for compiled in (False, True)
-    )
-    for seed in range(3):
-        batch = replace(text(cfg, 2, 4, seed=seed), seed=seed)
-        (loss, grads), (expected_loss, expected) = (
-            backend.loss_and_grads(batch) for backend in (compiled, plain)
-        )
-        assert_close(loss, expected_loss, LOSS_F32)
-        for parameter, grad in expected.items():
-            a, b = (dense(one, params[parameter].shape) for one in (grads[parameter], grad))
-            assert_close(a, b, GRADIENT_ANY_F32, label=parameter)
 
 
 class Traced(Exception):
