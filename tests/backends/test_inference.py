@@ -14,8 +14,6 @@ from mlxhog.decoding.engine import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
 from mlxhog.models import lm_float64
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.backends.test_gradients import TABLES, text
 from tests.backends.untrained import NAMES, Ids, bound
 from tests.models.sample import LARGE, V1, batch, config, perturbed_params, v1_config
@@ -29,14 +27,12 @@ SMALL = LARGE | V1 | {
     "biases": partial(config, use_bias=True, out_norm_bias=True),
     "n-grams": partial(config, **TABLES), "v1, n-grams": partial(v1_config, **TABLES),
 }  # fmt: skip
-V = 96
-SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
-BLOCKS = {"mlstm_block": MLSTMBlockConfig(), "slstm_block": SLSTMBlockConfig()}
-DOCUMENTS = {"reset_at_document_boundaries": True, "bos_token_id": 0, "tie_word_embeddings": True}
+V = 23
+DOCUMENTS = {"reset_at_document_boundaries": True, "bos_token_id": 0}
 MODELS = {
-    "large": XLSTMLargeConfig(**SIZES),
-    "large, resets": XLSTMLargeConfig(**SIZES, **DOCUMENTS),
-    "v1": XLSTMV1Config(vocab_size=V, hidden_size=32, num_hidden_layers=3, slstm_at=(1,), **BLOCKS),
+    "large": config(),
+    "large, resets": config(tie_word_embeddings=True, **DOCUMENTS),
+    "v1": v1_config(),
 }
 TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
 
@@ -72,7 +68,7 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
 
 @each_of("make", [config, partial(v1_config, slstm_at=[0, 2])])
 def test_documents_in_one_sequence_compute_what_they_compute_alone(make):
-    cfg = make(reset_at_document_boundaries=True, bos_token_id=0)
+    cfg = make(**DOCUMENTS)
     params = perturbed_params(cfg, seed=2)
     tokens = np.maximum(batch(cfg, 2, 21, seed=1)[0], 1)
     tokens[:, [0, 5, 6, 14]] = 0

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,19 +10,23 @@ import pytest
 from mlxhog.arena.child import Failed, Lane
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels, pair
 from mlxhog.doctor.checks import CheckResult
+from mlxhog.doctor.record import conclude
 from mlxhog.errors import WorkerFailed
 from mlxhog.metal import engines
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
 from mlxhog.theory import paired_test
+from tests.base.test_verdicts import adds, kernel, reads
 from tests.metal.fake_gpu import FaultyEngine
 from tests.pairs import each_of
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 M2 = replace(MAC, chip="Apple M2 Max")
 NEW = {"mlx": "0.32.4", "torch": "2.13.0+cpu"}
 RIGHT = {"loss": np.array(5.5), "w": np.array([1.0, -2.0])}
@@ -233,7 +238,7 @@ def test_a_busy_machine_and_one_without_both_engines_have_no_result(measured):
     assert (check.result, row) == (CheckResult.UNCLEAR, None)
     assert check.found.startswith("cannot be told: busy machine")
     for here, lack in (
-        (Machine("linux", "x86_64", 2, 8 << 30, "", MAC.frameworks), "macOS on Apple silicon"),
+        (LINUX, "macOS on Apple silicon"),
         (replace(MAC, frameworks=frozenset({"mlx"})), "torch:mps needs torch"),
     ):
         check, row, teams = measured(NOISE, here)
@@ -249,3 +254,52 @@ def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch):
     check, row = pair.check_pair(MAC, LoadWatch(), lambda part, step: None)
     assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
     assert "--workers mlx:gpu,torch:mps" in check.consequence
+
+
+# -- what follows from a record for a run ------------------------------------------------------
+
+BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
+FAST_GPU = {"mlx:gpu": 100_000.0, "mlx:cpu": 1_000.0, "torch:cpu": 1_000.0}
+METAL = {"litmus": adds("metal:mlx", "metal:mlx")}
+GOOD = {**METAL, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
+
+
+def record(**parts):
+    empty = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
+    return Verdicts(Path("record.json"), None, empty | parts)
+
+
+@each_of(
+    ("machine", "parts", "workers", "gpu_write", "why"),
+    [
+        (LINUX, {"litmus": adds("native", "native")}, "mlx:cpu,torch:cpu", "cpu", ""),
+        (MAC, METAL, "mlx:gpu,mlx:cpu,mlx:cpu", "cpu", "CPU workers"),
+        (MAC, GOOD, "mlx:gpu", "metal", ""),
+        (MAC, GOOD | {"kernels": []}, "mlx:gpu", "cpu", "ran no kernel on mlx"),
+        (BARE, {}, "", "cpu", ""),
+    ],
+)  # fmt: skip
+def test_a_record_decides_workers_and_who_writes(machine, parts, workers, gpu_write, why):
+    verdict = conclude(record(**parts), machine)
+    assert verdict["workers"]["auto"] == workers
+    assert verdict["gpu_write"]["auto"] == gpu_write
+    assert why in verdict["gpu_write"]["why"]
+    assert ("pip install" in verdict["workers"]["why"]) == (machine is BARE)
+
+
+def test_every_backend_has_a_verdict_with_its_reason():
+    fast = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
+    verdict = conclude(record(**fast, reads=[reads("torch:cpu")]), MAC)
+    assert {name: each["auto"] for name, each in verdict["kernels"].items()} == {
+        "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "reference", "torch:cpu": "native",
+    }  # fmt: skip
+    assert "150,000 tokens/s with the Metal kernels" in verdict["kernels"]["mlx:gpu"]["why"]
+    assert "mlx:cpu left out" in verdict["workers"]["why"]
+    for name, expected in (
+        ("gpu_write_metal", {"mlx:gpu": True, "torch:mps": False}),
+        ("read_live", {"mlx:gpu": False, "torch:cpu": True}),
+    ):
+        assert {backend: each["ok"] for backend, each in verdict[name].items()} == expected
+    linux = conclude(record(), LINUX)
+    assert (linux["gpu_write_metal"], set(linux["read_live"])) == ({}, {"torch:cpu"})
+    assert set(linux["kernels"]) == {name for name in BACKENDS if name.endswith(":cpu")}

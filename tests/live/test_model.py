@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlxhog import errors, load
-from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.decoding import scoring
 from tests.pairs import each_of
@@ -51,16 +50,6 @@ def test_score_is_the_cross_entropy_of_a_document_in_bits_per_byte(model, monkey
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
     monkeypatch.setattr(scoring, "SCORED_TOKENS", 7)  # with the state from piece to piece
     assert model.score(text) == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved):
-    (step,) = saved.checkpoints.glob("step-*")
-    checkpoint.mark_best(saved, step)
-    root, best = saved.directory.parent, saved.checkpoints / "best"
-    names = ("latest", saved.name, "small", saved.directory, str(saved.directory))
-    for name in (*names, step, best, "latest/best"):
-        with load(name, out=root, backend="mlx") as model:
-            assert model.whose == f"checkpoint step-00000003 of run {saved.name}"
 
 
 def loads(**how):

@@ -125,7 +125,3 @@ def perturbed(parameters):
         if name.endswith("igate_preact.bias"):
             results[name] += 9.0
     return results
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)

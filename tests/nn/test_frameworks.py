@@ -17,7 +17,8 @@ from torch import nn
 import mlxhog.nn.mlx as ours_mlx
 from mlxhog.errors import ConfigError
 from mlxhog.nn.torch import MLSTM, SLSTM, detach
-from tests.nn.sides import KINDS, SIDES, draw
+from tests.models.operators import draw
+from tests.nn.sides import KINDS, SIDES
 from tests.tolerances import GRADIENT_F32, OP_F32, assert_close
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, ShapeError
-from tests.nn.sides import KINDS, SIDES, draw
+from tests.models.operators import draw
+from tests.nn.sides import KINDS, SIDES
 from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, STATE_F32, assert_close
 

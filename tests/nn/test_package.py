@@ -11,18 +11,12 @@ from xlstm.blocks.slstm.block import sLSTMBlock
 from xlstm.blocks.slstm.layer import sLSTMLayer
 from xlstm.xlstm_large import model as large
 
-from tests.nn.sides import SIDES, draw, perturbed
+from tests.checkpoint.formats.peers import NATIVE
+from tests.models.operators import draw
+from tests.nn.sides import SIDES, perturbed
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, assert_close
 
 POSITIONS = 12
-KERNELS = {
-    "chunkwise_kernel": "chunkwise--native_autograd",
-    "sequence_kernel": "native_sequence__native",
-    "step_kernel": "native",
-    "mode": "inference",
-    "return_last_states": True,
-    "autocast_kernel_dtype": "float32",
-}
 ROUNDED, ONE = {"round_proj_up_to_multiple_of": 8}, {"_num_blocks": 1, "_block_idx": 0}
 MLSTM = xlstm.mLSTMLayerConfig(embedding_dim=16, num_heads=2, context_length=POSITIONS, **ROUNDED)
 
@@ -35,7 +29,7 @@ def slstm(**changes):
 
 def large_block(**changes):
     sizes = {"embedding_dim": 16, "num_heads": 2, "num_blocks": 1, "vocab_size": 1}
-    sizes |= {"ffn_round_up_to_multiple_of": 8, **KERNELS, **changes}
+    sizes |= {"ffn_round_up_to_multiple_of": 8, **NATIVE, **changes}
     return large.mLSTMBlock(large.xLSTMLargeConfig(**sizes))
 
 

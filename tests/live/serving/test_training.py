@@ -1,7 +1,7 @@
 """A server of a run that trains: always newer weights, and the last ones when the run ends."""
 
 import signal
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
@@ -18,21 +18,17 @@ def trainer(folder, *words):
     return Program("train", "--quiet", *words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
 
 
-@contextmanager
-def trained_and_served(folder):
-    """A run without end, and a server that was started at the same time, until the block ends."""
-    config = small_config(folder, steps=10**6, batch_size=1, live_every=1, slow="0=8")  # it sleeps
-    with ExitStack() as stack:
-        training = trainer(folder, *flags(config))
-        stack.callback(training.communicate, timeout=END_S)
-        stack.callback(training.terminate)
-        yield training, stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=folder))
-
-
 @pytest.mark.slow
 def test_a_server_follows_a_run_that_ends_is_resumed_killed_and_resumed_again(tmp_path):
     """Each end leaves the last weights: those of a checkpoint, unless the run was killed."""
-    with trained_and_served(tmp_path) as (training, server), ExitStack() as stack:
+    config = small_config(
+        tmp_path, steps=10**6, batch_size=1, live_every=1, slow="0=8"
+    )  # it sleeps
+    with ExitStack() as stack:
+        training = trainer(tmp_path, *flags(config))
+        stack.callback(training.communicate, timeout=END_S)
+        stack.callback(training.kill)
+        server = stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=tmp_path))
         wait_until(lambda: server.health()["newest"] > 0)
         (run,) = runs.list_runs(tmp_path / "runs")
         fields = {"model": server.model, "prompt": "The ", "max_tokens": 5}
