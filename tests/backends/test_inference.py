@@ -10,12 +10,13 @@ import pytest
 from mlxhog import backends
 from mlxhog.backends.gpu_share import MLXCache
 from mlxhog.data.batch import Batch
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
 from mlxhog.models import lm_float64
 from tests.backends.test_gradients import TABLES, text
-from tests.backends.untrained import NAMES, Ids, bound
+from tests.backends.untrained import NAMES, bound
 from tests.models.sample import LARGE, V1, batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, LOSS_F32, STATE_F32, assert_close
@@ -27,12 +28,13 @@ SMALL = LARGE | V1 | {
     "biases": partial(config, use_bias=True, out_norm_bias=True),
     "n-grams": partial(config, **TABLES), "v1, n-grams": partial(v1_config, **TABLES),
 }  # fmt: skip
-V = 23
+V = 257
 DOCUMENTS = {"reset_at_document_boundaries": True, "bos_token_id": 0}
+WIDE = {"vocab_size": 320}
 MODELS = {
-    "large": config(),
-    "large, resets": config(tie_word_embeddings=True, **DOCUMENTS),
-    "v1": v1_config(),
+    "large": config(**WIDE),
+    "large, resets": config(**WIDE, **DOCUMENTS | {"bos_token_id": 256}, tie_word_embeddings=True),
+    "v1": v1_config(**WIDE),
 }
 TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
 
@@ -121,10 +123,10 @@ def made(name, kernels, cfg):
     return bound(name, cfg, wide, kernels)
 
 
-def greedy(backend, prompts, n, bos=0, **how):
+def greedy(backend, prompts, n, **how):
     """The greedy tokens after each prompt."""
-    ids, sampling = Ids(V, bos=bos), Sampling(max_new_tokens=n, temperature=0.0)
-    how = {"tokenizer": ids, "sampling": sampling, "ends": (), **how}
+    sampling = Sampling(max_new_tokens=n, temperature=0.0)
+    how = {"tokenizer": ByteTokenizer(), "sampling": sampling, "ends": (), **how}
     answers = [[] for _ in prompts]
     for one in answer(backend, prompts, **how):
         answers[one.row].append(one.token)
