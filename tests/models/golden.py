@@ -60,11 +60,6 @@ def meta(name, folder=FOLDER):
     return json.loads((folder / f"{name}.json").read_text())
 
 
-def recorded_config(name):
-    """The config that the library of a case was given, with what it made of it."""
-    return meta(name)["config"]
-
-
 def model_case(name, folder=FOLDER):
     tensors = load_file(folder / f"{name}.safetensors")
     config = meta(name, folder)["config"]

@@ -8,7 +8,7 @@ from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from tests.models.golden import V1_MODELS, model_case, recorded_config
+from tests.models.golden import V1_MODELS, meta, model_case
 from tests.models.sample import package_of
 from tests.pairs import each_of
 
@@ -113,7 +113,7 @@ def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know(k
 
 @each_of("name", V1_MODELS)
 def test_a_config_of_the_package_is_read_with_the_results_it_stores(name):
-    cfg, recorded = model_case(name).cfg, recorded_config(name)
+    cfg, recorded = model_case(name).cfg, meta(name)["config"]
     assert list(cfg.slstm_at) == recorded["slstm_at"]
     if cfg.mlstm_block is not None:
         layers = (part.layer for part in cfg.layout.parts())
