@@ -164,6 +164,17 @@ FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
         (V1, RESET | {"bos_token_id": 50304}, "bos_token_id is 50304 of 50304 ids"),
         (LARGE, {"num_heads": None}, "the architecture lacks num_heads; add it"),
         (LARGE, {"output_logit_soft_cap": None}, "output_logit_soft_cap is null, no bound"),
+        (
+            LARGE,
+            {"ngram_orders": "1-8"},
+            "ngram_orders is '1-8'; give orders from 2 to 16",
+        ),
+        (LARGE, {"ngram_rows": 1000}, "ngram_rows is 1000; set it to a power of two"),
+        (
+            LARGE,
+            {"ngram_dim": 5000},
+            "ngram_dim is 5000; wanted a whole number above 0 and at most",
+        ),
         (LARGE, {"gate_softcap": 15.0}, "unknown .*'gate_softcap'; did you mean 'gate_soft_cap'"),
         (LARGE, {"embedding_dim": 512}, "hidden_size is 768 and, as embedding_dim, 512; keep"),
         (V1, {"slstm_at": [24]}, "slstm_at names block 24, and the model has blocks 0 to 23"),
