@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.errors import ConfigError
 from mlxhog.models import families, lm, lm_float64
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows, dense
@@ -283,9 +282,3 @@ def test_evaluation_and_generation_stay_in_float32(name):
     narrow = bound(name, cfg, params, "reference", compute_dtype="bfloat16")
     assert narrow.evaluate(batch) == exact.evaluate(batch)
     assert np.array_equal(narrow.logits(batch.x, None)[0], exact.logits(batch.x, None)[0])
-
-
-@on_both
-def test_kernels_that_cannot_compute_in_a_type_are_refused(name):
-    with pytest.raises(ConfigError, match="'native', which cannot compute with bfloat16 weights"):
-        bound(name, config(), None, "native", compute_dtype="bfloat16")
