@@ -176,7 +176,6 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
         ("strategy=hogwild", "hogwild", True, "last"),
         ("strategy=hogwild optimizer=adamw", "hogwild", False, "own"),
         ("strategy=hogwild moments=private", "hogwild", False, "own"),
-        ("strategy=sync", "sync", False, "none"),
         ("strategy=hogwild optimizer=adamw moments=shared", "hogwild", True, "last"),
         ("strategy=round_robin moments=shared", "round_robin", True, "none"),
     ],
