@@ -78,6 +78,20 @@ def test_no_position_or_chunk_has_a_gradient_of_the_size_of_the_sequence(name):
     assert short == long
 
 
+@each_of("count", [1, 2, 10, 11, 100, 123])
+def test_the_entries_of_any_number_have_their_gradient(count):
+    x = mx.arange(count * 2, dtype=mx.float32).reshape(2, count)
+    weights = mx.arange(count) + 1
+
+    def total(x):
+        entries = arrays_mlx.unstack(x, 1)
+        return sum(weights[j] * entry.sum() for j, entry in enumerate(entries))
+
+    value, grad = mx.value_and_grad(total)(x)
+    assert value.item() == (weights * x).sum().item()
+    np.testing.assert_array_equal(np.array(grad), np.broadcast_to(np.array(weights), (2, count)))
+
+
 SECOND = {
     "linear": (lambda x: arrays_mlx.linear(x, x), lambda x: x @ x.T),
     "affine": (lambda x: arrays_mlx.linear(x, x, x[0]), lambda x: x @ x.T + x[0]),
