@@ -39,7 +39,7 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.models.registry import load_architecture
-from tests.live.patterns import Inbox, check, pattern_run
+from tests.live.patterns import Inbox, PatternRun, check
 
 BYTES = ("--model=tiny", "--tokenizer=bytes")
 START_S, HUNG_S = 120.0, 120.0
@@ -88,7 +88,7 @@ def promises(findings, chosen):
     scale = scale_of(chosen)
     rows = {}
     for mode in READ_MODES:
-        with tempfile.TemporaryDirectory() as folder, pattern_run(Path(folder), writers=2) as run:
+        with tempfile.TemporaryDirectory() as folder, PatternRun(Path(folder), writers=2) as run:
             source, backend = run.reader(mode), Inbox()
             broken, whole, versions = 0, 0, set()
             began = time.perf_counter()

@@ -115,12 +115,36 @@ def spawned_workers(monkeypatch):
     monkeypatch.setattr(worker_pool, "get_context", multiprocessing.get_context)
 
 
+class Here:
+    """Stands in for `mlxhog.arena.child.Child`: computes in the process that starts it."""
+
+    def __init__(self):
+        self.pipe, self._end = multiprocessing.Pipe()
+        self._result = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def start(self, function, *arguments):
+        self._result = function(None, *arguments)
+        self._end.send(None)
+
+    def take(self, limit_s):
+        self.pipe.recv()
+        return self._result
+
+    def close(self):
+        self.pipe.close()
+        self._end.close()
+
+
 @pytest.fixture
 def sides_here(monkeypatch):
     """Parity computes in this process; tests of its processes do without."""
     import torch
-
-    from tests.parity.here import Here
 
     monkeypatch.setattr("mlxhog.parity.compute.Child", Here)
     threads = torch.get_num_threads()

@@ -66,6 +66,7 @@ for words in (["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"
     with contextlib.suppress(SystemExit):
         main(words)
 assert not {"torch", "mlx", "numpy", "rich"} & set(sys.modules)
+import mlxhog.nn.layers
 from mlxhog.models import families, registry
 from mlxhog.models.ops import kernels
 from mlxhog.report.tensorboard import TensorBoard

@@ -1,7 +1,6 @@
 """The layout is a pure function; these are its promises."""
 
 import math
-from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -11,14 +10,8 @@ from mlxhog.arena.layout import PAGE, PROBE_NAME, STRIPE_FLOATS, plan
 from mlxhog.errors import ArenaError, ShapeError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
+from tests.arena.test_arena import Spec
 from tests.pairs import each_of
-
-
-@dataclass(frozen=True)
-class Spec:
-    shape: tuple[int, ...]
-    kind: str = "dense"
-
 
 names = st.text("abcxyz.0123456789_é", min_size=1, max_size=12)
 dense = st.builds(Spec, st.lists(st.integers(1, 40), max_size=3).map(tuple))

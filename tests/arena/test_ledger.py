@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from mlxhog import _native
+from mlxhog.arena import Arena, plan
 from mlxhog.arena import ledger as module
 from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import CheckpointError
+from tests.forked import CONTEXT
 from tests.pairs import max_examples
 
 WORDS_BYTES = 640
@@ -274,3 +276,38 @@ def test_a_position_of_another_size_is_refused():
     ledger, _, _ = make_ledger(10, 16)
     with pytest.raises(CheckpointError, match="counts 11 batches per epoch, this run 10"):
         ledger.restore({**ledger.position(), "n": 11})
+
+
+EPOCHS, WORKERS = 80, 3  # the ring goes round 39 times
+
+
+def work(handle, owner):
+    """Take tickets and mark each in `hits`, until all epochs are done."""
+    arena = Arena.from_handle(handle)
+    ledger, hits = Ledger(arena), arena.segment("hits")
+    while ledger.watermark < EPOCHS * ledger.n:
+        ticket = ledger.claim(owner)
+        if ticket is None:
+            continue
+        if ticket[0] >= EPOCHS:
+            ledger.give_back(*ticket, owner)
+            continue
+        assert ledger.begin_apply(*ticket, owner)
+        hits[ticket[0] * ledger.n + ticket[1]] += 1
+        assert ledger.finish(*ticket, owner)
+
+
+def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round():
+    n = 500
+    layout = plan({}, max_workers=WORKERS, n_tickets=n, extra={"hits": ("uint8", n * EPOCHS)})
+    with Arena.create(layout) as arena:
+        processes = []
+        for slot in range(1, WORKERS + 1):
+            owner = arena.workers.acquire_slot(slot).incarnation
+            process = CONTEXT.Process(target=work, args=(arena.handle(), owner), daemon=True)
+            process.start()
+            processes.append(process)
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        assert (arena.segment("hits") == 1).all()

@@ -92,24 +92,18 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
     assert take(copies) == (2, [2])
 
 
-def test_a_reader_is_counted_while_its_process_lives(arena, tmp_path):
+@pytest.mark.slow
+def test_a_reader_that_stopped_is_counted_is_overtaken_and_reads_again(arena, tmp_path):
     copies, path = Copies(arena), tmp_path / "socket"
     copies.publish(filled(1))
     with arena.serve(path) as server, Arena.connect(path):
-        with amid(arena, hold, path):
+        with amid(arena, hold, path) as reader:
             wait_until(lambda: (server.came, server.present) == (1, 1), WAIT_S, "one reader")
+            for value in (2, 3):
+                copies.publish(filled(value))
+            arena.counters["pause"] = 2
+            assert reader.take(WAIT_S) == (3, [3])
         wait_until(lambda: not server.present, WAIT_S, "no reader")
-
-
-@pytest.mark.slow
-def test_a_reader_that_stopped_is_overtaken_and_reads_again(arena, tmp_path):
-    copies, path = Copies(arena), tmp_path / "socket"
-    copies.publish(filled(1))
-    with arena.serve(path), amid(arena, hold, path) as reader:
-        for value in (2, 3):
-            copies.publish(filled(value))
-        arena.counters["pause"] = 2
-        assert reader.take(WAIT_S) == (3, [3])
 
 
 def test_marks_say_who_is_amid_an_update(arena):

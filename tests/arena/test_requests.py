@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import Arena, plan, requests
+from mlxhog.arena import Arena, requests
 from mlxhog.arena.child import Child, Failed
 from mlxhog.arena.requests import Refused, Request, RunServer, ask, attach, socket_path
 from mlxhog.errors import ArenaError, RunError
 from tests.arena import children
-from tests.pairs import each_of
 
 LIMIT_S = 20.0
 
@@ -69,7 +68,7 @@ def is_served(folder):
     return ask(folder, "status", timeout_s=LIMIT_S)["name"] == "status"
 
 
-def test_a_request_is_answered_with_what_the_owner_says_or_refuses(server, tmp_path):
+def test_a_request_is_answered_and_a_line_that_is_none_is_told_why(server, tmp_path):
     assert server.path.stat().st_mode & 0o077 == 0  # only the user may open it
     with polled(server):
         answer = ask(tmp_path, "leave", worker=2, timeout_s=LIMIT_S)
@@ -77,20 +76,14 @@ def test_a_request_is_answered_with_what_the_owner_says_or_refuses(server, tmp_p
             ask(tmp_path, "refuse", timeout_s=LIMIT_S)
     assert answer == {"name": "leave", "fields": {"worker": 2}}
     assert refused.value.exit_code == 3
-
-
-@each_of(
-    ("line", "message"),
-    [
+    for line, message in (
         (b"stop\n", "not a JSON object with the key 'request': Expecting value"),
         (b'{"worker": 1}\n', "not a JSON object with the key 'request'"),
         (b"x" * (requests.MOST_BYTES + 1), "more than 65,536 bytes"),
-    ],
-)
-def test_a_line_that_is_no_request_is_told_why(server, line, message):
-    answer = reply(connected(server, line))
-    assert answer["ok"] is False
-    assert message in answer["error"]
+    ):
+        wrong = reply(connected(server, line))
+        assert wrong["ok"] is False
+        assert message in wrong["error"]
 
 
 def test_no_client_holds_up_another_whatever_it_does(server, tmp_path, monkeypatch):
@@ -142,12 +135,6 @@ def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path
 
 
 # -- readers of the arena --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def arena():
-    with Arena.create(plan({}, n_tickets=1)) as arena:
-        yield arena
 
 
 def test_a_reader_connects_while_the_arena_is_served_and_cannot_write(arena, tmp_path, monkeypatch):

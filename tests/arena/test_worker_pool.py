@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import Arena, plan
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
-
-
-@pytest.fixture
-def arena():
-    with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
-        yield arena
 
 
 def spawn(target, *arguments, **options):

@@ -1,14 +1,14 @@
-"""The worker table: one table in two languages, slots given out and given out again."""
+"""The worker table, its slots given out again, and the rings of records: a late reader's, too."""
 
 import os
 import struct
 import subprocess
 import sys
 
-import pytest
+import numpy as np
 
 from mlxhog import _native
-from mlxhog.arena import Arena, plan
+from mlxhog.arena.control import CAPACITY, RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import ENTRY_BYTES, Entry, Phase, State
 
@@ -20,30 +20,21 @@ FIELDS = {
 """First byte and size of each field."""
 
 
-@pytest.fixture
-def arena():
-    with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
-        yield arena
-
-
-@pytest.fixture
-def table(arena):
-    return arena.workers
-
-
 def test_python_and_cpp_agree_on_every_field_of_an_entry():
     assert _native.worker_fields().items() <= FIELDS.items()
     assert max(at + size for at, size in FIELDS.values()) <= ENTRY_BYTES
 
 
-def test_every_field_reads_back_what_was_written_and_touches_no_other(table):
+def test_every_field_reads_back_what_was_written_and_touches_no_other(arena):
+    table = arena.workers
     for i, name in enumerate(FIELDS):
         setattr(table.entry(2), name, i + 1)
     assert [getattr(table.entry(2), name) for name in FIELDS] == list(range(1, len(FIELDS) + 1))
     assert {getattr(table.entry(slot), name) for slot in (1, 3) for name in FIELDS} == {0}
 
 
-def test_a_dead_workers_slot_is_inherited_with_its_totals_and_its_locks_are_free(arena, table):
+def test_a_dead_workers_slot_is_inherited_with_its_totals_and_its_locks_are_free(arena):
+    table = arena.workers
     first, other = table.acquire_slot(1, 11, 99), table.acquire_slot(2, 12)
     locks = [one.slot | one.generation << 16 for one in (first, other)]
     words = arena.segment("locks")
@@ -70,3 +61,25 @@ def test_a_start_time_tells_a_process_from_its_successor_and_from_none():
         assert process_start_time(child.pid) > mine
         child.communicate(b"\n")
     assert process_start_time(child.pid) == 0
+
+
+def test_records_come_once_and_in_order_and_a_late_reader_loses_the_oldest_only():
+    data = np.zeros(RING_BYTES, np.uint8)
+    writer = Ring(data)
+
+    def append(versions):
+        for version in versions:
+            writer.append(kind=RecordKind.STEP, worker=1, version=version, loss=version / 2)
+
+    append([9])
+    reader = Ring(data)  # it begins with what comes next
+    append(range(3))
+    assert reader.drain()["version"].tolist() == [0, 1, 2]
+    append(range(3, 5))
+    records = reader.drain()
+    assert records["version"].tolist() == [3, 4]
+    assert records["loss"].tolist() == [1.5, 2.0]
+    assert len(reader.drain()) == 0
+    append(range(CAPACITY + 10))
+    # The oldest slot that is left may be the one being written, so it is not read.
+    assert reader.drain()["version"].tolist() == list(range(11, CAPACITY + 10))

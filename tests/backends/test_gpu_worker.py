@@ -4,6 +4,7 @@ What only a Mac has is stood in for: the device, its memory, and the limits that
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
@@ -14,7 +15,9 @@ from mlxhog import backends
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.sampled_head import SampledHead
 from tests.backends.untrained import batch, lay, values
+from tests.models.sample import SMALLEST
 from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
@@ -104,17 +107,16 @@ def gpu(monkeypatch):
     return recorder
 
 
-def mlx(name, **more):
-    share = more.pop("share", GPUShare())
-    return lay(
-        MLXBackend(name, threads=1, kernels="reference", cpu_blas="reference", share=share, **more)
-    )
+def mlx(name, share=GPUShare(), head=None):  # noqa: B008  it is frozen
+    how = {"threads": 1, "kernels": "reference", "cpu_blas": "reference", "share": share}
+    return lay(MLXBackend(name, **how), head=head)
 
 
 @pytest.mark.slow
 def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
-    plain = mlx("mlx:cpu")
-    backend = mlx("mlx:gpu", share=GPUShare(piece_tokens=32))
+    head = SampledHead(6, np.linspace(1, 3, SMALLEST.vocab_size))
+    plain = mlx("mlx:cpu", head=head)
+    backend = mlx("mlx:gpu", GPUShare(piece_tokens=32), head)
     assert gpu.limits["memory"] == 6 * GIB
     assert backend.compiled
     assert not plain.compiled
@@ -123,7 +125,7 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
             one.inbox[:] *= np.float32(1.0 + seed / 2)
             one.refresh()
         (loss, grads), (expected_loss, expected) = (
-            one.loss_and_grads(batch(2, 16, seed)) for one in (backend, plain)
+            one.loss_and_grads(replace(batch(2, 16, seed), seed=seed)) for one in (backend, plain)
         )
         assert_close(loss, expected_loss, LOSS_F32)
         grads = values(grads)

@@ -10,13 +10,13 @@ import pytest
 from mlxhog import backends
 from mlxhog.backends.gpu_share import MLXCache
 from mlxhog.data.batch import Batch
+from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.decoding.engine import answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import DataError
 from mlxhog.models import lm_float64
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
-from tests.backends.untrained import NAMES, Ids, bound
+from tests.backends.test_gradients import TABLES, text
+from tests.backends.untrained import NAMES, bound
 from tests.models.sample import LARGE, V1, batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, LOSS_F32, STATE_F32, assert_close
@@ -24,31 +24,19 @@ from tests.tolerances import LOGITS_F32, LOSS_F32, STATE_F32, assert_close
 on_both = pytest.mark.parametrize("name", NAMES)
 BACKENDS = [(name, kernels) for name in NAMES for kernels in ("native", "reference")]
 on_every = pytest.mark.parametrize(("name", "kernels"), BACKENDS)
-TABLES = {
-    "ngram_orders": (2, 3, 5), "ngram_dim": 4, "ngram_rows": 1024,
-    "reset_at_document_boundaries": True, "bos_token_id": 2,
-}  # fmt: skip
 SMALL = LARGE | V1 | {
     "biases": partial(config, use_bias=True, out_norm_bias=True),
     "n-grams": partial(config, **TABLES), "v1, n-grams": partial(v1_config, **TABLES),
 }  # fmt: skip
-V = 96
-SIZES = {"vocab_size": V, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
-BLOCKS = {"mlstm_block": MLSTMBlockConfig(), "slstm_block": SLSTMBlockConfig()}
-DOCUMENTS = {"reset_at_document_boundaries": True, "bos_token_id": 0, "tie_word_embeddings": True}
+V = 257
+DOCUMENTS = {"reset_at_document_boundaries": True, "bos_token_id": 0}
+WIDE = {"vocab_size": 320}
 MODELS = {
-    "large": XLSTMLargeConfig(**SIZES),
-    "large, resets": XLSTMLargeConfig(**SIZES, **DOCUMENTS),
-    "v1": XLSTMV1Config(vocab_size=V, hidden_size=32, num_hidden_layers=3, slstm_at=(1,), **BLOCKS),
+    "large": config(**WIDE),
+    "large, resets": config(**WIDE, **DOCUMENTS | {"bos_token_id": 256}, tie_word_embeddings=True),
+    "v1": v1_config(**WIDE),
 }
 TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
-
-
-def sample(cfg):
-    x, y = batch(cfg, 3, 12, seed=5)
-    if cfg.reset_at_document_boundaries:
-        x[1, 4] = x[2, 9] = cfg.bos_token_id
-    return perturbed_params(cfg, seed=5), Batch(x, y, n_bytes=0, seed=1)
 
 
 @on_both
@@ -58,7 +46,7 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     name, kernels, model
 ):
     cfg = SMALL[model]()
-    params, given = sample(cfg)
+    params, given = perturbed_params(cfg, seed=5), text(cfg, S=12)
     backend = bound(name, cfg, params, kernels)
     expected, after = lm_float64.logits(cfg, params, given.x)
     after = after[-len(cfg.layout.blocks) :]
@@ -75,11 +63,14 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     together = backend.stack_states([backend.stack_states(states[:2]), states[2]])
     last, _ = backend.logits(given.x[[2, 0], 6:7], backend.take_state(together, [2, 0]))
     assert_close(last, expected[[2, 0], 6], LOGITS_F32)
+    loaded = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
+    assert loaded.load(cfg, params) == []
+    assert_close(loaded.evaluate(given).nats, backend.evaluate(given).nats, LOSS_F32)
 
 
 @each_of("make", [config, partial(v1_config, slstm_at=[0, 2])])
 def test_documents_in_one_sequence_compute_what_they_compute_alone(make):
-    cfg = make(reset_at_document_boundaries=True, bos_token_id=0)
+    cfg = make(**DOCUMENTS)
     params = perturbed_params(cfg, seed=2)
     tokens = np.maximum(batch(cfg, 2, 21, seed=1)[0], 1)
     tokens[:, [0, 5, 6, 14]] = 0
@@ -89,17 +80,6 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(make):
     assert_close(packed, np.concatenate(alone, axis=1), LOGITS_F32)
     run_on, _ = lm_float64.logits(make(), params, tokens)
     assert np.abs(run_on - packed).max() > 0.01
-
-
-@on_both
-@each_of("model", SMALL)
-def test_a_loaded_checkpoint_computes_the_same(name, model):
-    cfg = SMALL[model]()
-    params, given = sample(cfg)
-    backend = backends.create(name, threads=1, kernels="auto", cpu_blas="auto")
-    assert backend.load(cfg, params) == []
-    expected = bound(name, cfg, params).evaluate(given).nats
-    assert_close(backend.evaluate(given).nats, expected, LOSS_F32)
 
 
 @on_both
@@ -143,10 +123,10 @@ def made(name, kernels, cfg):
     return bound(name, cfg, wide, kernels)
 
 
-def greedy(backend, prompts, n, bos=0, **how):
+def greedy(backend, prompts, n, **how):
     """The greedy tokens after each prompt."""
-    ids, sampling = Ids(V, bos=bos), Sampling(max_new_tokens=n, temperature=0.0)
-    how = {"tokenizer": ids, "sampling": sampling, "ends": (), **how}
+    sampling = Sampling(max_new_tokens=n, temperature=0.0)
+    how = {"tokenizer": ByteTokenizer(), "sampling": sampling, "ends": (), **how}
     answers = [[] for _ in prompts]
     for one in answer(backend, prompts, **how):
         answers[one.row].append(one.token)

@@ -84,17 +84,15 @@ def assert_equal(found, expected):
         assert np.array_equal(found[name], grad), name
 
 
-def test_one_wait_serves_all_gradients_and_no_tensor_is_copied(mps, capsys):
+def test_one_wait_serves_all_gradients_no_tensor_is_copied_and_the_inbox_is_the_parameters(
+    mps, capsys
+):
     plain, backend = worker("torch:cpu"), worker()
     assert "gradients of torch:mps are read where they lie" in capsys.readouterr().out
     mps.waits = mps.copies = 0
     backend.loss_and_grads(batch(2, 16))
     assert (mps.waits, mps.copies) == (1, 0)
     assert_same_gradients(backend, plain)
-
-
-def test_the_inbox_is_the_memory_of_the_parameters_and_the_gpu_waits_for_it(mps):
-    plain, backend = worker("torch:cpu"), worker()
     for one in (backend, plain):
         one.inbox[:] *= np.float32(1.5)
     mps.waits = 0

@@ -115,7 +115,7 @@ def checked(faulty, *, requested, force=False):
     return bool(asked)
 
 
-def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd):
+def test_a_worker_names_the_kernel_and_what_it_uses_and_refuses_it_where_it_is_requested(capfd):
     assert checked(FAULTS, requested="auto")
     assert capfd.readouterr().out == (
         "worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels failed "
@@ -124,9 +124,6 @@ def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd):
     )
     assert checked({}, requested="auto")
     assert capfd.readouterr().out == ""
-
-
-def test_requested_kernels_with_a_fault_are_refused_with_the_way_out():
     with pytest.raises(EnvironmentLacks, match=r"slstm_cell: h is off .*--kernels auto.*--force"):
         checked(FAULTS, requested="metal")
     assert not checked(FAULTS, requested="metal", force=True)

@@ -1,6 +1,4 @@
-"""Models that nobody trained: backends with given parameters, batches, a tokenizer without text."""
-
-from dataclasses import dataclass
+"""Models that nobody trained: backends with given parameters, and batches."""
 
 import numpy as np
 
@@ -41,25 +39,3 @@ def batch(B, S, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.integers(0, SMALLEST.vocab_size, (B, S), dtype=np.int32)
     return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
-
-
-@dataclass(frozen=True)
-class Ids:
-    """See `mlxhog.data.tokenizers.Tokenizer`."""
-
-    vocab_size: int
-    bos: int = 0
-    name: str = "ids"
-    sha256: str = ""
-
-    @property
-    def n_ids(self):
-        return self.vocab_size
-
-    def decode(self, ids):
-        return b""
-
-    def encode(self, text):
-        raise NotImplementedError
-
-    byte_lengths = files = encode

@@ -42,17 +42,6 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad):
         assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
 
 
-def test_pieces_are_all_elements_once_and_in_order(tmp_path):
-    arrays = {name: RANDOM.standard_normal(1000 + k) for k, name in enumerate("abc")}
-    tensors.write(tmp_path / "x", arrays)
-    read = tensors.read(tmp_path / "x")
-    (tmp_path / "x").unlink()  # the views stay
-    for name, view in read.items():
-        pieces = [piece.copy() for piece in mapped.chunks(view[5:])]
-        assert {piece.size for piece in pieces[:-1]} == {8}
-        np.testing.assert_array_equal(np.concatenate(pieces), arrays[name][5:])
-
-
 # -- files of tensors ------------------------------------------------------------------------------
 
 

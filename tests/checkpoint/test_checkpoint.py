@@ -86,7 +86,7 @@ def test_latest_and_the_link_to_the_model_move_and_only_the_last_few_remain(run)
     assert (moved / "model" / "config.json").is_file()  # the link is relative
 
 
-def test_a_checkpoint_is_found_by_its_path_or_by_its_run_and_with_its_run(run):
+def test_a_checkpoint_is_found_by_its_path_its_run_or_its_name_in_it_and_with_its_run(run):
     first, path, root = save(run, step=1), save(run, step=2), run.directory.parent
     checkpoint.mark_best(run, first)
     for spec, expected in (
@@ -96,21 +96,16 @@ def test_a_checkpoint_is_found_by_its_path_or_by_its_run_and_with_its_run(run):
     ):  # fmt: skip
         assert checkpoint.find(spec, root) == checkpoint.resumable(spec, root) == (run, expected)
     assert checkpoint.find(str(run.model), root) == (None, run.model)
-    (first / "model.safetensors").unlink()
-    assert checkpoint.locate(str(first), root) == first  # damaged, and no other is taken
-
-
-def test_one_of_a_runs_checkpoints_is_chosen_by_its_name_where_none_is_named(run):
-    first, path, root = save(run, step=1), save(run, step=2), run.directory.parent
-    checkpoint.mark_best(run, path)
     assert checkpoint.locate("latest", root, "step-00000001") == first
-    assert checkpoint.locate(run.name, root, "best").resolve() == path.resolve()
+    assert checkpoint.locate(run.name, root, "best").resolve() == first.resolve()
     for which in ("step-00000003", "..", "../checkpoints/step-00000001", ""):
         with pytest.raises(CheckpointError, match="it has step-00000001, step-00000002"):
             checkpoint.locate("latest", root, which)
     for spec in (str(path), str(run.model), f"{run.name}/best"):
         with pytest.raises(CheckpointError, match="--checkpoint is 'best'; name its run"):
             checkpoint.locate(spec, root, "best")
+    (first / "model.safetensors").unlink()
+    assert checkpoint.locate(str(first), root) == first  # damaged, and no other is taken
 
 
 # -- deaths and damage -----------------------------------------------------------------------------

@@ -1,17 +1,18 @@
 """Machines of one process: an arena each, whose workers are the test itself."""
 
+import threading
 import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mlxhog.arena import Arena, plan
-from mlxhog.cluster import anchor, round
+from mlxhog.cluster import anchor, group, round
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import identity_of
+from mlxhog.cluster.group import ClusterError, Membership, identity_of
 from mlxhog.config.config import TrainConfig
+from mlxhog.errors import ConfigError
 from mlxhog.models.spec import ParamSpec
-from tests.cluster.group import InProcess, Table
 
 SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
 
@@ -27,7 +28,7 @@ def choice(**numbers):
 class Machine:
     """One machine; threads of the test may use several of them at once."""
 
-    table: Table
+    table: "Table"
     name: str = "a"
     cluster: TrainConfig = field(default_factory=choice)
     seed: int = 0
@@ -82,3 +83,96 @@ class Machine:
     def close(self):
         del self.own, self.group
         self.arena.close()
+
+
+# -- a cluster of threads in place of `TorchftGroup` -----------------------------------------------
+
+
+class Table:
+    """Where the expected members of one cluster meet, and wait `limit_s` for each other."""
+
+    def __init__(self, expected, limit_s=10.0):
+        self.expected, self.limit_s = expected, limit_s
+        self._changed, self._number = threading.Condition(), 0
+        self._here, self._result = {}, None
+
+    def meet(self, name, brought, n, decide):
+        """Wait for n members; each gets what `decide` makes of all that they brought, by name."""
+        with self._changed:
+            number = self._number
+            self._here[name] = brought
+            if len(self._here) < n and self._changed.wait_for(
+                lambda: self._number > number, self.limit_s
+            ):
+                return self._result
+            self._result, self._here = decide(self._here), {}
+            self._number += 1
+            self._changed.notify_all()
+            return self._result
+
+
+class InProcess:
+    """One member; see `TorchftGroup`."""
+
+    def __init__(self, table, name, offer):
+        """Take a place; `offer` gives the member's state, and the first name has rank 0."""
+        self._table, self._name, self._offer = table, name, offer
+        self._members, self._state = 1, None
+
+    def check(self, identity):
+        """All fit."""
+
+    def join(self):
+        table, own = self._table, self._offer()
+        states = table.meet(self._name, own, table.expected, dict)
+        names, newest = sorted(states), max(state.round for state in states.values())
+        source = next(one for one in names if states[one].round == newest)
+        is_old = own.round < newest or (newest == 0 and self._name != source)
+        self._members, self._state = len(names), states[source] if is_old else None
+        ids = tuple(zlib.crc32(one.encode()) for one in names)
+        machines = tuple(map(group.Machine, ids, names))
+        return Membership(newest, names.index(self._name), ids, machines)
+
+    def state(self):
+        return self._state
+
+    def average(self, buffer, exact):
+        """Replace the buffer by the mean of all members' ones, if all come."""
+        n = self._members
+
+        def decide(buffers):
+            return np.mean(list(buffers.values()), axis=0) if len(buffers) == n else None
+
+        mean = self._table.meet(self._name, buffer, n, decide)
+        if mean is not None:
+            np.copyto(buffer, mean)
+        return mean is not None
+
+    def be_at(self, round):
+        """Its offer says it at the next join."""
+
+    def leave(self):
+        """No other waits for it."""
+
+
+# -- groups that the links of these tests open in their own process ------------------------------
+
+
+def alone(cluster, offer, describe):
+    """A cluster of one machine."""
+    return InProcess(Table(1), "a", offer)
+
+
+def refusing(cluster, offer, describe):
+    """A cluster that this machine does not fit."""
+    raise ConfigError("cluster: the token is wrong; take that of the line")
+
+
+def out_of_reach(cluster, offer, describe):
+    """A cluster whose lighthouse does not answer."""
+    raise ClusterError("cluster: no lighthouse answers")
+
+
+def faulty(cluster, offer, describe):
+    """A group with a fault that a restart repeats."""
+    raise TypeError("a fault of the program")

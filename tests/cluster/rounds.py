@@ -1,15 +1,10 @@
 """The rounds that runs have recorded, and what must hold between them."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 from mlxhog.cluster.link import ROUNDS
-
-Lines = list[dict[str, Any]]
 
 
 def rounds_in(root):

@@ -55,28 +55,9 @@ def test_equal_machines_pass_and_every_difference_is_named_with_both_values_and_
         assert line.startswith(f"cluster: {name} is ")
         assert str(IDENTITY[name]) in line
         assert f"'other {name}' on the other machines; {WAYS_OUT[name]}" in line
-
-
-def test_the_identity_of_another_version_is_refused_in_words():
     for text in ("", "[]", '{"version": "9"}', '{"seed": 1, "seed": 2}'):
         with pytest.raises(ConfigError, match="install the same version of mlxhog on all"):
             check_identity(IDENTITY, text)
-
-
-@each_of(
-    ("options", "problem"),
-    [
-        ({"cluster": "here:99999"}, "wanted HOST:PORT"),
-        ({"cluster": "here:1", "strategy": "sync"}, "set strategy=hogwild"),
-        ({"cluster": "here:1", "follow": "notes"}, "leave follow or cluster out"),
-        ({"cluster": "here:1", "determinism": "record"}, "leave determinism out"),
-        ({"cluster": "here:1", "cluster_timeout_s": 5}, "not above round_every"),
-        ({"round_every": 3}, "needs cluster; set that, or leave round_every out"),
-    ],
-)
-def test_a_wrong_choice_of_a_cluster_is_refused(options, problem):
-    with pytest.raises(ConfigError, match=problem):
-        TrainConfig(**options)
 
 
 def test_an_address_alone_makes_the_run_lock_free_and_its_token_is_not_stored():

@@ -13,7 +13,7 @@ from mlxhog.arena.control import Command
 from mlxhog.cluster.link import Link, LinkJob
 from mlxhog.errors import ConfigError
 from mlxhog.training import run as runs
-from tests.cluster import group as groups
+from tests.cluster import machines as groups
 from tests.cluster.machines import Machine, Table, choice
 from tests.processes import alive
 from tests.training.small import small_config

@@ -356,25 +356,20 @@ def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines
 
 # -- a link that dies at any line ------------------------------------------------------------------
 
-ALONE = choice(**MEAN)
-"""The value of theta_s tells what is in it."""
 dies = partial(dies, folders=(anchor.__file__, round.__file__))
 places = partial(places, folders=(anchor.__file__, round.__file__))
 
 
 @pytest.fixture
-def machine():
-    """Makes machines, each at a table of its own."""
-    made = []
+def machine(machines):
+    """Makes machines that have trained; the value of theta_s tells what is in it."""
 
-    def make(name="a", cluster=ALONE):
-        made.append(Machine(Table(1), name, cluster))
-        made[-1].train(1.0)
-        return made[-1]
+    def make(**numbers):
+        (one,) = machines(1, **MEAN | numbers)
+        one.train(1.0)
+        return one
 
-    yield make
-    for one in made:
-        one.close()
+    return make
 
 
 @pytest.mark.slow
@@ -401,7 +396,7 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice(machine):
     """What it has sent may be in their state, and so it is given up."""
     lost = 0
     for place in places(machine().play):
-        dead, other = machine(), machine("b")
+        dead, other = machine(), machine()
         other.play()
         dies(dead.play, place)
         dead.begin_link()
@@ -416,7 +411,7 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice(machine):
 
 
 def test_a_death_within_an_add_begins_at_the_parameters_as_they_are(machine):
-    one = machine(cluster=choice(outer_lr=0.5, outer_momentum=0.0))
+    one = machine(outer_lr=0.5)
     source, first = inspect.getsourcelines(Anchor._take)
     (add,) = (first + k for k, line in enumerate(source) if "updates.add(" in line)
     assert dies(one.play, (anchor.__file__, add), 2)

@@ -12,7 +12,7 @@ import pytest
 
 from mlxhog import train
 from tests.another_process import Running
-from tests.cluster import group as groups
+from tests.cluster import machines as groups
 from tests.cluster.members import Lighthouse
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
 from tests.cluster.test_link import let_links_open

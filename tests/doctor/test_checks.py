@@ -1,23 +1,32 @@
 """Facts of a machine, Metal kernels on the emulated engine, and a gradient of every backend."""
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed, Lane
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
-from mlxhog.doctor import backends, checks, kernels
+from mlxhog.doctor import backends, checks, kernels, pair
 from mlxhog.doctor.checks import CheckResult
+from mlxhog.doctor.record import conclude
+from mlxhog.errors import WorkerFailed
 from mlxhog.metal import engines
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
+from mlxhog.theory import paired_test
+from tests.base.test_verdicts import adds, kernel, reads
 from tests.metal.fake_gpu import FaultyEngine
 from tests.pairs import each_of
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
+LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 M2 = replace(MAC, chip="Apple M2 Max")
 NEW = {"mlx": "0.32.4", "torch": "2.13.0+cpu"}
 RIGHT = {"loss": np.array(5.5), "w": np.array([1.0, -2.0])}
@@ -188,3 +197,109 @@ def test_a_form_whose_bits_differ_is_not_recorded(measure):
     assert measured.repeats == {"mlx:gpu": {"reference": True}, "torch:mps": {"reference": False}}
     assert bad.result == CheckResult.WARN
     assert "--determinism record" in bad.consequence
+
+
+# -- both engines of a GPU with one of them, with speeds that tests choose --------------------
+
+NOISE = (1.0, 1.01, 0.99, 1.005, 0.995, 1.0)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Doctor's check where a run with torch:mps is faster by each of some factors, in turn."""
+
+    def check(gains, here=MAC, *, busy=False):
+        teams = []
+
+        def compared(together, alone, tell):
+            teams[:] = [together, alone]
+            return paired_test.judge([math.log(one) for one in gains], pair.PAIRS)
+
+        monkeypatch.setattr(pair, "compared", compared)
+        monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8 * busy, 2, 9.3))
+        return *pair.check_pair(here, LoadWatch(), lambda part, step: None), teams
+
+    return check
+
+
+def test_a_gain_is_kept_with_its_interval_beside_the_gpu_workers_of_auto(measured):
+    check, row, teams = measured(1.3 * one for one in NOISE)
+    assert check.result == CheckResult.PASS
+    assert 1 < row["low"] < row["gain"] < row["high"]
+    assert row["gain"] == pytest.approx(1.3, rel=0.01)
+    assert row["model"] in check.found
+    assert teams == ["mlx:gpu,torch:mps", "mlx:gpu"]
+    *_, teams = measured(NOISE, replace(MAC, chip="Apple M2 Ultra", cores=16))
+    assert teams == ["mlx:gpu,mlx:gpu,torch:mps", "mlx:gpu,mlx:gpu"]
+
+
+def test_a_busy_machine_and_one_without_both_engines_have_no_result(measured):
+    check, row, _ = measured(NOISE, busy=True)
+    assert (check.result, row) == (CheckResult.UNCLEAR, None)
+    assert check.found.startswith("cannot be told: busy machine")
+    for here, lack in (
+        (LINUX, "macOS on Apple silicon"),
+        (replace(MAC, frameworks=frozenset({"mlx"})), "torch:mps needs torch"),
+    ):
+        check, row, teams = measured(NOISE, here)
+        assert (check.result, row, teams) == (CheckResult.ABSENT, None, [])
+        assert lack in check.found
+
+
+def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch):
+    def fail(*_):
+        raise WorkerFailed("worker 2 lost its GPU")
+
+    monkeypatch.setattr(pair, "compared", fail)
+    check, row = pair.check_pair(MAC, LoadWatch(), lambda part, step: None)
+    assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
+    assert "--workers mlx:gpu,torch:mps" in check.consequence
+
+
+# -- what follows from a record for a run ------------------------------------------------------
+
+BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
+FAST_GPU = {"mlx:gpu": 100_000.0, "mlx:cpu": 1_000.0, "torch:cpu": 1_000.0}
+METAL = {"litmus": adds("metal:mlx", "metal:mlx")}
+GOOD = {**METAL, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
+
+
+def record(**parts):
+    empty = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
+    return Verdicts(Path("record.json"), None, empty | parts)
+
+
+@each_of(
+    ("machine", "parts", "workers", "gpu_write", "why"),
+    [
+        (LINUX, {"litmus": adds("native", "native")}, "mlx:cpu,torch:cpu", "cpu", ""),
+        (MAC, METAL, "mlx:gpu,mlx:cpu,mlx:cpu", "cpu", "CPU workers"),
+        (MAC, GOOD, "mlx:gpu", "metal", ""),
+        (MAC, GOOD | {"kernels": []}, "mlx:gpu", "cpu", "ran no kernel on mlx"),
+        (BARE, {}, "", "cpu", ""),
+    ],
+)  # fmt: skip
+def test_a_record_decides_workers_and_who_writes(machine, parts, workers, gpu_write, why):
+    verdict = conclude(record(**parts), machine)
+    assert verdict["workers"]["auto"] == workers
+    assert verdict["gpu_write"]["auto"] == gpu_write
+    assert why in verdict["gpu_write"]["why"]
+    assert ("pip install" in verdict["workers"]["why"]) == (machine is BARE)
+
+
+def test_every_backend_has_a_verdict_with_its_reason():
+    fast = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
+    verdict = conclude(record(**fast, reads=[reads("torch:cpu")]), MAC)
+    assert {name: each["auto"] for name, each in verdict["kernels"].items()} == {
+        "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "reference", "torch:cpu": "native",
+    }  # fmt: skip
+    assert "150,000 tokens/s with the Metal kernels" in verdict["kernels"]["mlx:gpu"]["why"]
+    assert "mlx:cpu left out" in verdict["workers"]["why"]
+    for name, expected in (
+        ("gpu_write_metal", {"mlx:gpu": True, "torch:mps": False}),
+        ("read_live", {"mlx:gpu": False, "torch:cpu": True}),
+    ):
+        assert {backend: each["ok"] for backend, each in verdict[name].items()} == expected
+    linux = conclude(record(), LINUX)
+    assert (linux["gpu_write_metal"], set(linux["read_live"])) == ({}, {"torch:cpu"})
+    assert set(linux["kernels"]) == {name for name in BACKENDS if name.endswith(":cpu")}

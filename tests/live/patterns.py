@@ -5,7 +5,6 @@ go through the marks, locks and counters of real workers, in processes of their 
 """
 
 import multiprocessing
-from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -70,14 +69,14 @@ class Inbox:
 class PatternRun:
     """The arena of such a run, its publisher, and readers connected to it."""
 
-    def __init__(self, folder, publish_every, writers):
+    def __init__(self, folder, *, every="20ms", writers=1):
         self.arena = Arena.create(layout())
         self.arena.counters.store("command", Command.TRAIN)
         strategy = build(TrainConfig(steps=1, strategy="hogwild"), max(1, writers))
         self.path = folder / "socket"
         self.server = self.arena.serve(self.path)
         load = partial(strategy.load, training=True)
-        self.publisher = Publisher(self.arena, self.server, load, publish_every)
+        self.publisher = Publisher(self.arena, self.server, load, Interval.parse(every))
         self.processes = []
         for slot in range(1, writers + 1):
             ours, theirs = SPAWN.Pipe()
@@ -96,20 +95,17 @@ class PatternRun:
         for process in self.processes:
             process.join(WAIT_S)
 
+    def __enter__(self):
+        return self
 
-@contextmanager
-def pattern_run(folder, *, every="20ms", writers=1):
-    run = PatternRun(folder, Interval.parse(every), writers)
-    try:
-        yield run
-    finally:
-        run.stop_writers()
-        for process in run.processes:
+    def __exit__(self, *_):
+        self.stop_writers()
+        for process in self.processes:
             process.kill()
             process.join(WAIT_S)
-        run.server.close()
-        run.publisher.end()
-        run.arena.close()
+        self.server.close()
+        self.publisher.end()
+        self.arena.close()
 
 
 def numbers(values, arena):

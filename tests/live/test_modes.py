@@ -15,7 +15,7 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.source import RunWeights, WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import build
-from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
+from tests.live.patterns import MODEL, WAIT_S, Inbox, PatternRun, check, layout, numbers
 
 READS = 200
 
@@ -23,7 +23,7 @@ READS = 200
 @pytest.mark.parametrize("mode", READ_MODES)
 @pytest.mark.parametrize("writers", [1, 2])
 def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
-    with pattern_run(tmp_path, writers=writers) as run:
+    with PatternRun(tmp_path, writers=writers) as run:
         source, backend, versions, consistent = run.reader(mode), Inbox(), set(), 0
         last = -1
         deadline = time.monotonic() + WAIT_S
@@ -42,7 +42,7 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
 
 
 def test_nothing_is_copied_while_nobody_reads(tmp_path):
-    with pattern_run(tmp_path, every="5ms") as run:
+    with PatternRun(tmp_path, every="5ms") as run:
         copies = Copies(run.arena)
         assert copies.number() == 0
         run.reader("double_buffer").close()
@@ -54,7 +54,7 @@ def test_nothing_is_copied_while_nobody_reads(tmp_path):
 
 
 def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
-    with pattern_run(tmp_path, every="5ms") as run:
+    with PatternRun(tmp_path, every="5ms") as run:
         backend, source = Inbox(), run.reader("pinned_per_sequence")
         follower = WeightFollower(source, backend)
         first = follower.refresh(in_sequence=True)
@@ -70,7 +70,7 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
 
 
 def test_the_last_weights_stay_when_the_run_has_ended(tmp_path):
-    with pattern_run(tmp_path, every=10**6, writers=2) as run:
+    with PatternRun(tmp_path, every=10**6, writers=2) as run:
         source, backend = run.reader("double_buffer"), Inbox()
         source.load(backend)
         assert not source.ended()

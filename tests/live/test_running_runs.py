@@ -29,18 +29,27 @@ def written(model):
 
 
 @pytest.mark.slow
-def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path, monkeypatch):
+def test_a_reader_writes_what_the_checkpoint_of_its_version_writes_and_generate_says_with_which(
+    tmp_path, monkeypatch, capsys
+):
     """Only copies at rest, of which each has a checkpoint, and the first are published here."""
     monkeypatch.setattr(reporting, "REPORT_S", 0.1)
     config = small_config(
         tmp_path, steps=None, time=600.0, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
     )
-    models, texts, ended = [], dict[int, str](), []
+    models, texts, ended, answers = [], dict[int, str](), [], []
+    words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
+
+    def generate(*more):
+        capsys.readouterr()
+        assert main([*words, *more]) == 0
+        return capsys.readouterr()
 
     def observe(progress):
         """Write with the newest weights; end the run once a checkpoint has them."""
         if progress.step < 1:
             return
+        answers[:] = answers or [generate("--json"), generate("--mode=racy")]
         models[:] = models or [load("latest", out=config.out, backend="torch:cpu")]
         follower = models[0].follower
         loaded = follower.refresh(in_sequence=False)
@@ -53,6 +62,13 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path, mon
                 signal.raise_signal(signal.SIGINT)
 
     result = train(config, observer=observe)
+    live, saved = (json.loads(one.out)["weights"] for one in (answers[0], generate("--json")))
+    assert 0 <= live["version_first"] <= live["version_last"]
+    assert live["of"].startswith("run ")
+    assert {"mode", "age_updates", "age_s", "consistent"} <= live.keys()
+    assert all(text in answers[1].err for text in ("weights of run ", "updates and"))
+    assert saved["of"].startswith("checkpoint step-")
+    assert saved["version_first"] == saved["version_last"] > 0
     (model,) = models
     assert model.follower.source.ended()
     model.follower.refresh(in_sequence=False)
@@ -64,31 +80,6 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(tmp_path, mon
     for version in saved.keys() & texts:
         assert written(load(saved[version], backend="torch:cpu")) == texts[version]
     model.close()
-
-
-def test_generate_says_which_weights_of_a_run_it_wrote_with(tmp_path, capsys):
-    config = small_config(tmp_path, steps=None, time=120.0)
-    words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
-    answers = []
-
-    def generate(progress):
-        if progress.step < 1 or answers:
-            return
-        for more in (["--json"], ["--mode=racy"]):
-            capsys.readouterr()
-            assert main([*words, *more]) == 0
-            answers.append(capsys.readouterr())
-        signal.raise_signal(signal.SIGINT)
-
-    train(config, observer=generate)
-    assert main([*words, "--json"]) == 0
-    live, saved = (json.loads(one.out)["weights"] for one in (answers[0], capsys.readouterr()))
-    assert 0 <= live["version_first"] <= live["version_last"]
-    assert live["of"].startswith("run ")
-    assert {"mode", "age_updates", "age_s", "consistent"} <= live.keys()
-    assert all(text in answers[1].err for text in ("weights of run ", "updates and"))
-    assert saved["of"].startswith("checkpoint step-")
-    assert saved["version_first"] == saved["version_last"] > 0
 
 
 @pytest.mark.parametrize("why", ["another version", "no copies"])

@@ -19,9 +19,6 @@ from mlxhog.models.translation import to_ours
 FOLDER = Path(__file__).parents[1] / "golden" / "xlstm"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
 V1_MODELS = tuple(name for name in NAMES if name.startswith("v1_"))
-MODELS = tuple(name for name in NAMES if name.startswith(("hf_", "large_")))
-CELLS = tuple(name for name in NAMES if name.startswith("mlstm_cell_"))
-SLSTM_CELLS = tuple(name for name in NAMES if name.startswith("slstm_cell_"))
 MLSTM, SLSTM = "qkvif", ("i", "f", "z", "o", "R", "b")
 MLSTM_STATE, SLSTM_STATE = ("C0", "n0", "m0"), ("h0", "c0", "n0", "m0")
 
@@ -61,11 +58,6 @@ class CellCase:
 
 def meta(name, folder=FOLDER):
     return json.loads((folder / f"{name}.json").read_text())
-
-
-def recorded_config(name):
-    """The config that the library of a case was given, with what it made of it."""
-    return meta(name)["config"]
 
 
 def model_case(name, folder=FOLDER):

@@ -85,16 +85,11 @@ def _model(name, twin, folder):
     for key, spec in families.param_spec(cfg).items():
         results[f"init.{key}"] = initial_value(spec, seed=0), near.INITIAL_F32
     if "greedy_ids" in case.tensors:
-        prompt, recorded = (
-            case.tensors["greedy_prompt"].astype(np.int32),
-            case.tensors["greedy_ids"],
-        )
-        repeats = (
-            recorded.shape[1] > prompt.shape[1] and (recorded[:, : prompt.shape[1]] == prompt).all()
-        )
-        ids = _greedy(twin, case, prompt, recorded.shape[1] - repeats * prompt.shape[1])
-        ids = np.concatenate([prompt, ids], 1) if repeats else ids
-        results["greedy_ids"] = ids, near.FLOAT64
+        prompt = case.tensors["greedy_prompt"].astype(np.int32)
+        recorded, n = case.tensors["greedy_ids"], prompt.shape[1]
+        n *= (recorded[:, :n] == prompt).all()  # whether the prompt is repeated
+        ids = _greedy(twin, case, prompt, recorded.shape[1] - n)
+        results["greedy_ids"] = np.concatenate([prompt[:, :n], ids], 1), near.FLOAT64
     for key, expected in case.tensors.items():
         if key.startswith(("param.", "grad.")) or key in ("input_ids", "labels", "greedy_prompt"):
             continue

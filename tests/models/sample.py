@@ -1,19 +1,14 @@
 """Random models and inputs, from NumPy alone."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-
-Array = NDArray[Any]
-
 
 SMALLEST = MADConfig(vocab_size=23, hidden_size=16, layers=parse("gated-conv"))
 """A model with a state, for `mx.compile`: on a CPU that calls g++ for every kernel it fuses."""
@@ -65,15 +60,19 @@ def package_of(cfg):
     return xlstm.xLSTMLMModel(xlstm.xLSTMLMModelConfig(**fields))
 
 
-def perturbed_params(cfg, seed):
-    """Initial values with noise on top, so that no gate is closed and no gradient vanishes."""
-    rng = np.random.default_rng(seed)
-    params = init_params(cfg, seed)
+def perturbed(params, seed, spread=0.1):
+    """The parameters with noise on top, so that no gate is closed and no gradient vanishes."""
+    rng, results = np.random.default_rng(seed), {}
     for name, value in params.items():
-        params[name] = value + rng.normal(0, 0.1, value.shape).astype(np.float32)
+        results[name] = value + rng.normal(0, spread, value.shape).astype(np.float32)
         if name.endswith("igate_preact.bias"):
-            params[name] += 9.0
-    return params
+            results[name] += 9.0
+    return results
+
+
+def perturbed_params(cfg, seed):
+    """Initial values with such noise."""
+    return perturbed(init_params(cfg, seed), seed)
 
 
 def batch(cfg, B, S, seed):

@@ -8,7 +8,7 @@ from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from tests.models.golden import V1_MODELS, model_case, recorded_config
+from tests.models.golden import V1_MODELS, meta, model_case
 from tests.models.sample import package_of
 from tests.pairs import each_of
 
@@ -29,14 +29,6 @@ def v1(**changes):
 
 def in_mlstm(**fields):
     return {"mlstm_block": {"mlstm": fields}}
-
-
-def in_slstm(**fields):
-    return {"slstm_at": [0], "slstm_block": {"slstm": fields}}
-
-
-def in_ffn(**fields):
-    return {"slstm_at": [0], "slstm_block": {"feedforward": fields}}
 
 
 # -- sizes -----------------------------------------------------------------------------------------
@@ -121,7 +113,7 @@ def test_a_config_survives_being_written_and_read_with_fields_it_does_not_know(k
 
 @each_of("name", V1_MODELS)
 def test_a_config_of_the_package_is_read_with_the_results_it_stores(name):
-    cfg, recorded = model_case(name).cfg, recorded_config(name)
+    cfg, recorded = model_case(name).cfg, meta(name)["config"]
     assert list(cfg.slstm_at) == recorded["slstm_at"]
     if cfg.mlstm_block is not None:
         layers = (part.layer for part in cfg.layout.parts())
@@ -159,6 +151,7 @@ def test_the_package_builds_the_same_model_from_what_is_written(changes):
 # -- refusals --------------------------------------------------------------------------------------
 
 RESET = {"reset_at_document_boundaries": True}
+CUT = {"slstm_at": [0], "slstm_block": {"slstm": {"gradient_recurrent_cut": True}}}
 FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
 
 
@@ -171,6 +164,9 @@ FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
         (V1, RESET | {"bos_token_id": 50304}, "bos_token_id is 50304 of 50304 ids"),
         (LARGE, {"num_heads": None}, "the architecture lacks num_heads; add it"),
         (LARGE, {"output_logit_soft_cap": None}, "output_logit_soft_cap is null, no bound"),
+        (LARGE, {"ngram_orders": "1-8"}, "ngram_orders is '1-8'; give orders from 2 to 16"),
+        (LARGE, {"ngram_rows": 1000}, "ngram_rows is 1000; set it to a power of two"),
+        (LARGE, {"ngram_dim": 5000}, "ngram_dim is 5000; wanted a whole number above 0"),
         (LARGE, {"gate_softcap": 15.0}, "unknown .*'gate_softcap'; did you mean 'gate_soft_cap'"),
         (LARGE, {"embedding_dim": 512}, "hidden_size is 768 and, as embedding_dim, 512; keep"),
         (V1, {"slstm_at": [24]}, "slstm_at names block 24, and the model has blocks 0 to 23"),
@@ -178,7 +174,7 @@ FLAT = {"proj_factor": 0.01, "round_proj_up_dim_up": False}
         (V1, {"mlstm_block": 3}, "mlstm_block is 3; give it fields such as mlstm"),
         (V1, in_mlstm(num_head=4), "num_head'; did you mean 'mlstm_block.mlstm.num_heads'"),
         (V1, in_mlstm(conv1d_kernel_size=1), "mlstm_block: conv is 1; set it to 2 or more"),
-        (V1, in_slstm(gradient_recurrent_cut=True), "is True, and only False is supported; rem"),
+        (V1, CUT, "is True, and only False is supported; rem"),
         (V1, in_mlstm(qkv_proj_blocksize=5), "does not divide into blocks of qkv_block 5;"),
         (V1, in_mlstm(**FLAT), "rounded to 0, is no width; set round_proj_up_dim_up to true"),
         (V1, {"model_type": "xlstm_v2"}, "which is not a family of this package; did you mean"),

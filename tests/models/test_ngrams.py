@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from mlxhog.errors import ConfigError
 from mlxhog.models import families, lm_float64
 from mlxhog.models.ngrams import ABSENT, NgramTables
 from mlxhog.models.registry import load_architecture, to_yaml
@@ -63,30 +62,6 @@ def test_of_an_earlier_document_nothing_is_seen():
         expected = some.rows_of(ids[:, 2:])[name][0]
         assert (some.rows_of(ids)[name][0, 2:] == expected).all()
         assert tables(2, 4).rows_of(ids)[name][0, 2] != expected[0]  # without a reset
-
-
-@each_of("reset", [None, RESET])
-def test_rows_do_not_depend_on_how_a_sequence_is_cut(reset):
-    some = tables(2, 3, 5, rows=64, reset=reset)
-    ids = np.random.default_rng(1).integers(0, FEW, (2, 17), dtype=np.int32)
-    whole, before = some.rows_of(ids), None
-    for cut in (slice(0, 1), slice(1, 3), slice(3, 12), slice(12, 17)):
-        rows = some.rows_of(ids[:, cut], before)
-        before = some.ids(ids[:, cut], before)[:, -some.context :]
-        assert all((rows[name] == whole[name][:, cut]).all() for name in whole)
-
-
-@each_of(
-    ("field", "expected"),
-    [
-        ("ngram_orders=1-8", "ngram_orders is '1-8'; give orders from 2 to 16, such as 2-8"),
-        ("ngram_rows=1000", "ngram_rows is 1000; set it to a power of two"),
-        ("ngram_dim=5000", "ngram_dim is 5000; wanted a whole number above 0 and at most 4096"),
-    ],
-)
-def test_fields_out_of_range_are_refused_in_words(field, expected):
-    with pytest.raises(ConfigError, match=expected):
-        load_architecture("tiny", field)
 
 
 @each_of("name", ["tiny", "5m-v1"])

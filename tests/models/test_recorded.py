@@ -1,13 +1,19 @@
 """The float64 reference and every twin compute what transformers and the xlstm package recorded."""
 
+import copy
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 
-from mlxhog.models.families import param_count, param_spec
-from tests.models.golden import FOLDER, MODELS, NAMES, V1_MODELS, model_case
+from mlxhog.models import families, translation
+from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from tests.checkpoint.formats import peers
+from tests.models.golden import FOLDER, NAMES
 from tests.models.operators import METAL
 from tests.models.recorded import SIDES, disagreements
 from tests.models.twins import EXACT
@@ -38,11 +44,36 @@ def test_a_wrong_or_unknown_tensor_is_named(tmp_path, what):
     assert line.startswith(f"{what}: ")
 
 
-@each_of("name", [*MODELS, *V1_MODELS])
-def test_names_and_shapes_are_those_of_the_packages(name):
-    case = model_case(name)
-    spec = param_spec(case.cfg)
-    assert {n: p.shape for n, p in spec.items()} == {n: v.shape for n, v in case.params.items()}
-    assert param_count(case.cfg) == sum(value.size for value in case.params.values())
-    fresh = {n.removeprefix("init.") for n in case.tensors if n.startswith("init.")}
-    assert len(fresh) == (case.cfg.num_hidden_layers if name in V1_MODELS else 0)
+# -- names and layouts of other packages ----------------------------------------------------------
+
+
+def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered():
+    package = peers.v1([0, 1])
+    vanilla = peers.state(package)
+    cuda = dict(vanilla)
+    for name, array in vanilla.items():
+        theirs = package.get_submodule(name.rpartition(".")[0])
+        if name.endswith(("_recurrent_kernel_", "_bias_")):
+            # Only the layout of that cell, without its kernels.
+            cell = sLSTMCell_cuda(copy.deepcopy(theirs.config), skip_backend_init=True)
+        if name.endswith("_recurrent_kernel_"):
+            external = theirs._recurrent_kernel_int2ext(torch.from_numpy(array))
+            cuda[name] = cell._recurrent_kernel_ext2int(external).numpy()
+        elif name.endswith("_bias_"):
+            external = theirs._bias_int2ext(torch.from_numpy(array))
+            cuda[name] = cell._bias_ext2int(external).numpy()
+    model = XLSTMV1Config.from_dict(dataclasses.asdict(package.config))
+    for arrays in (cuda, vanilla):
+        ours = translation.to_ours(arrays, model)
+        assert ours.keys() == vanilla.keys()
+        for name, array in vanilla.items():
+            np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_an_unknown_name_and_a_foreign_shape_pass_through():
+    model = families.read(vars(peers.large().config))
+    arrays = {
+        "backbone.blocks.0.mlstm_layer.qkv_opreact.weight": np.zeros((7, 64)),
+        "something": np.zeros(3),
+    }
+    assert translation.to_ours(arrays, model).keys() == arrays.keys()

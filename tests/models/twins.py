@@ -11,19 +11,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mlxhog.models import lm
 from mlxhog.models.families import param_spec
 from mlxhog.models.mad.layer import Run
 from mlxhog.models.ops.kernels import MODULES, choose
 from mlxhog.models.ops.reference.ops_float64 import OPS
-from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, assert_close
-
-Array = NDArray[Any]
-Params = Mapping[str, Array]
-State = tuple[Array, ...]
 
 mx.set_default_device(mx.cpu)
 
@@ -155,9 +149,6 @@ def float64(layer, p, x):
     x = torch.tensor(x, dtype=torch.float64)
     y, _ = layer.forward(arrays, x, start(layer, x.shape[-1]), Run(OPS))
     return y.numpy()
-
-
-all_twins = each_of("twin", TWINS.values(), ids=TWINS)
 
 
 def assert_agreement(cfg, params, tokens, labels):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 import mlx.core as mx
-import numpy as np
 import torch
 from mlx.utils import tree_flatten
 
+from tests.models.sample import perturbed
 from tests.models.twins import Twin
 
 V1 = {"num_heads": 2, "round_proj_up_to_multiple_of": 8, "chunk_size": 4}
@@ -42,7 +42,7 @@ class Side(Twin):
         """Make one of KINDS, with parameters of which none is special."""
         name, sizes, own = KINDS[kind]
         layer = self.make(name, *sizes, **own, **options)
-        self.load(layer, perturbed(self.parameters(layer)))
+        self.load(layer, perturbed(self.parameters(layer), 3, 0.2))
         return layer
 
     def seed(self, seed):
@@ -61,12 +61,12 @@ class Side(Twin):
             layer.load_weights(list(weights.items()))
 
     def run(self, layer, x, state=None, **positions):
-        y, last = layer(self.array(x), self.array(state), **self._positions(positions))
+        y, last = layer(self.array(x), self.array(state), **self.array(positions))
         return self.numpy(y), self.numpy(last)
 
     def grads(self, layer, x, dy, state=None, dlast=None, **positions):
         """Gradients of sum(y * dy) + sum(last * dlast) by name of the parameter, and of "input"."""
-        positions = self._positions(positions)
+        positions = self.array(positions)
         weights = self.array(dlast) if dlast is not None else ()
 
         def scalar(x):
@@ -95,11 +95,6 @@ class Side(Twin):
         results = {_package(name): self.numpy(g) for name, g in tree_flatten(by_tree)}
         return results | {"input": self.numpy(by_input)}
 
-    def _positions(self, positions):
-        return {
-            name: self.array(x) if isinstance(x, np.ndarray) else x for name, x in positions.items()
-        }
-
 
 SIDES = {
     "torch": Side("torch", "native"),
@@ -114,18 +109,3 @@ def _package(name):
     for part in ("recurrent_kernel", "bias"):
         name = name.replace(f"slstm_cell.{part}", f"slstm_cell._{part}_")
     return name
-
-
-def perturbed(parameters):
-    """The parameters with noise on top, so that no gate is closed and no gradient vanishes."""
-    rng = np.random.default_rng(3)
-    results = {}
-    for name, x in parameters.items():
-        results[name] = x + rng.normal(0, 0.2, x.shape).astype(np.float32)
-        if name.endswith("igate_preact.bias"):
-            results[name] += 9.0
-    return results
-
-
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)

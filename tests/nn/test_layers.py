@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, ShapeError
-from tests.nn.sides import KINDS, SIDES, draw
+from tests.models.operators import draw
+from tests.nn.sides import KINDS, SIDES
 from tests.pairs import each_of
-from tests.test_imports import loaded_after
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, STATE_F32, assert_close
 
 sides = pytest.mark.parametrize("side", SIDES.values(), ids=SIDES)
@@ -199,12 +199,6 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side):
             side.run(layer, value, first, **positions)
     with pytest.raises(ShapeError, match="the state has shapes int, but this module needs"):
         layer(side.array(x), 3)
-
-
-@pytest.mark.slow
-def test_the_package_of_layers_loads_no_framework():
-    loaded = loaded_after("import mlxhog.nn, mlxhog.nn.layers")
-    assert not loaded & {"torch", "mlx", "mlx.core", "xlstm", "transformers"}
 
 
 @sides

@@ -1,7 +1,7 @@
 """A browser and runs for the pages of a run."""
 
 import os
-import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,27 +26,17 @@ def _train(root, seconds):
     train(small_config(root, steps=None, time=seconds, **workers))
 
 
-class Training:
-    """A run in a process of its own, whose metrics have a line in a fifth of a second."""
-
-    def __init__(self, root, seconds):
-        self.process = Running(_train, root, seconds)
-        self.run = wait_until(lambda: self._run(root / "runs"))
-
-    def _run(self, runs):
-        assert self.process.poll() is None
-        listed = list_runs(runs)
-        return listed[0] if listed and newest_line(listed[0].metrics_path) else None
-
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(60)
-
-
 @pytest.fixture(scope="module")
 def going_on(tmp_path_factory):
-    """A run; the last test of it in a module may end it."""
-    trained = Training(tmp_path_factory.mktemp("going on"), 120)
-    yield trained
-    trained.process.kill()
-    trained.process.wait()
+    """A run and its process, with metrics every fifth of a second; the last test may end it."""
+    root = tmp_path_factory.mktemp("going on")
+    process = Running(_train, root, 120)
+
+    def first():
+        assert process.poll() is None
+        listed = list_runs(root / "runs")
+        return listed[0] if listed and newest_line(listed[0].metrics_path) else None
+
+    yield SimpleNamespace(process=process, run=wait_until(first))
+    process.kill()
+    process.wait()

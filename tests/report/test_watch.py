@@ -74,7 +74,8 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
         seen = [json.loads(states.stdout.readline())]
         while len({state["step"] for state in seen}) < 7:
             seen.append(json.loads(states.stdout.readline()))
-        going_on.stop()
+        going_on.process.send_signal(signal.SIGINT)
+        going_on.process.wait(60)
         out, err = plain.communicate(timeout=120)
         rest, _ = states.communicate(timeout=120)
     seen += map(json.loads, rest.splitlines())

@@ -17,8 +17,6 @@ from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
 from mlxhog.data.tokenizers import ByteTokenizer
 
-Tensors = dict[str, torch.Tensor]
-
 NATIVE = {
     "chunkwise_kernel": "chunkwise--native_autograd",
     "sequence_kernel": "native_sequence__native",

@@ -9,12 +9,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint import formats
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models import families
 from tests.checkpoint.formats import peers
 from tests.pairs import each_of
-from tests.saved import SMALL, saved_run
 
 
 def same(opened, expected):
@@ -45,12 +43,6 @@ def test_a_directory_of_transformers_opens_whole_or_in_shards(tmp_path, dtype, s
     assert (opened.format, opened.config.hidden_size) == ("hf", 128)
     assert {str(a.dtype) for a in opened.tensors.values()} == {str(dtype).removeprefix("torch.")}
     same(opened, peers.state(model))
-
-
-def test_a_checkpoint_of_ours_opens(tmp_path):
-    opened = formats.open(checkpoint.latest(saved_run(tmp_path, step=3)))
-    assert (opened.format, opened.tokenizer().bos) == ("mlxhog", 256)
-    same(opened, families.init_params(SMALL, seed=0))
 
 
 def state_of_large(model):

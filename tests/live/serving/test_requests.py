@@ -35,21 +35,11 @@ def test_what_is_left_out_is_openai_s_default_and_a_chat_a_text_that_the_model_g
     assert other.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
 
 
-@each_of(
-    ("prompt", "prompts"),
-    [
-        ("a", ("a",)),
-        (["a", "b"], ("a", "b")),
-        ([1, 2], ((1, 2),)),
-        ([[1], [2, 3]], ((1,), (2, 3))),
-        ("", ("",)),
-    ],
-)
-def test_a_prompt_is_a_text_or_ids_or_several(prompt, prompts):
-    assert asked(prompt=prompt).prompts == prompts
-
-
 def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere():
+    for prompt, prompts in (
+        ("", ("",)), (["a", "b"], ("a", "b")), ([1, 2], ((1, 2),)), ([[1], [2, 3]], ((1,), (2, 3))),
+    ):  # fmt: skip
+        assert asked(prompt=prompt).prompts == prompts
     assert asked(top_p=0).sampling.top_p == 0
     assert asked(top_k=-1).sampling.top_k == 0
     assert asked(seed=-1).sampling.seed != asked(seed=-1).sampling.seed

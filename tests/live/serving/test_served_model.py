@@ -19,7 +19,7 @@ from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.requests import RefusedRequest
 from mlxhog.live.serving.served_model import AnswerJob, ServedModel
 from mlxhog.live.source import Loaded, WeightSource
-from tests.decoding.readers import Reader
+from tests.decoding.test_engine import Reader
 from tests.saved import SMALL
 
 
