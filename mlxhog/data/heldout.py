@@ -20,7 +20,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -155,18 +155,21 @@ _NAME = re.compile(
     r"(?:(?:[-_ ]?(?:set|data|split))?(?:[-_. ]?\d+(?:[-_]of[-_]\d+)?)?|[-_.].*-\d+-of-\d+)"
 )
 """A name without its suffixes, perhaps with the number of a shard."""
+_WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(_KINDS)})(?![a-z])")
 
 
 def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """Return the training, held-out and test text among files, by their names.
 
     The name of a file counts in the folder itself, and beside training text also in a subfolder; so
-    does the name of a subfolder with its files. Source code is training text with every name.
+    does the name of a subfolder with its files. A word within a name counts beside the same name
+    with train in its place: `wiki.valid.tokens` beside `wiki.train.tokens`. Source code is training
+    text with every name.
 
     The test text is the held-out text if there is no other. Other files beside records of training
     text are in none of the lists. If the names leave no training text, all files are.
     """
-    named = {path: _named(path, folder) for path in files}
+    named = {path: _named(path, folder, set(files)) for path in files}
     beside = {place.parent for place, kind in named.values() if kind == "train"}
     kinds = defaultdict[str, list[Path]](list)
     for path, (place, kind) in named.items():
@@ -181,14 +184,20 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
     return records or sorted([*train, *kinds[""]]), held_out, test
 
 
-def _named(path: Path, folder: Path) -> tuple[Path, str]:
+def _named(path: Path, folder: Path, files: Collection[Path]) -> tuple[Path, str]:
     """Return the file, or a folder that it is in, whose name says its kind, and the kind."""
     places = [path, *path.parents]
+    if textfiles.kind(path) in textfiles.SOURCE_CODE:
+        return path, ""
     for place in places[: places.index(folder)]:
         name = Path(place.name.lower())
         stem = Path(name.stem if name.suffix in textfiles.PACKED_SUFFIXES else name).stem
-        if textfiles.kind(path) not in textfiles.SOURCE_CODE and (match := _NAME.fullmatch(stem)):
+        if match := _NAME.fullmatch(stem):
             return place, _KINDS[match[1]]
+    for word in _WORD.finditer(path.name):
+        name = f"{path.name[: word.start()]}train{path.name[word.end() :]}"
+        if path.parent == folder and _KINDS[word[1]] != "train" and folder / name in files:
+            return path, _KINDS[word[1]]
     return path, ""
 
 
