@@ -140,8 +140,13 @@ class NumberedWorker(StrategyWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._words: Words = self.strategy.words(context.arena)
-        self._limit = NEVER if context.step_limit is None else context.step_limit
         self._leased = False
+
+    @property
+    def _limit(self) -> int:
+        """Steps of all workers in this call; it may change between two steps."""
+        limit = self.context.step_limit
+        return NEVER if limit is None else limit
 
     def lease(self) -> Lease | Idle:
         """Lease the ticket of the next step, or take it over if its step is applied.
