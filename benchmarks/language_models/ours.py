@@ -156,7 +156,7 @@ def prompt(V):
 
 def stream(backend, threads):
     """Decode greedily by our own generation; counts the seconds after the first token."""
-    from mlxhog.decoding.generate import answer
+    from mlxhog.decoding.engine import answer
     from mlxhog.decoding.options import Sampling
 
     cfg = large(SMALL)
@@ -166,7 +166,7 @@ def stream(backend, threads):
         tokens = answer(
             loaded, [prompt(cfg.vocab_size)], tokenizer=Ids(cfg.vocab_size),
             sampling=Sampling(max_new_tokens=smallest(3, TOKENS), temperature=0.0),
-            stop_at_document_end=False,
+            ends=(),
         )  # fmt: skip
         next(tokens)
         begin = time.perf_counter()

@@ -90,7 +90,8 @@ def load(path):
     if content["generator"] != GENERATOR_VERSION:
         raise SystemExit(f"{path} is of other generators of tasks; {AGAIN}")
     values = content["study"]
-    values["space"]["budget"].pop("rescale", None)  # of an earlier version, and not used
+    budget = values["space"].get("budget", {})  # an earlier version wrote limits that it had not
+    values["space"]["budget"] = {name: most for name, most in budget.items() if most}
     names = {field.name for field in fields(Study)}  # a surface may have one of an earlier version
     study = Study(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
