@@ -116,7 +116,7 @@ def first_note(strategy: str, before: str | None) -> str:
 def gain(seconds: Sequence[Sequence[float]], sequences: int) -> float:
     """Gradients per second of hogwild over those of sync with shares by speed.
 
-    `seconds` are those of each worker's gradients, of so many `sequences`.
+    `seconds` are those of each worker's gradients, each of `sequences` sequences.
     """
     means = [fmean(times) for times in seconds]
     shares = division.sequences(sequences * len(means), [mean / sequences for mean in means])
