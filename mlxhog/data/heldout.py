@@ -195,8 +195,8 @@ def _named(path: Path, folder: Path, files: Collection[Path]) -> tuple[Path, str
         if match := _NAME.fullmatch(stem):
             return place, _KINDS[match[1]]
     for word in _WORD.finditer(path.name):
-        name = f"{path.name[: word.start()]}train{path.name[word.end() :]}"
-        if path.parent == folder and _KINDS[word[1]] != "train" and folder / name in files:
+        train = f"{path.name[: word.start()]}train{path.name[word.end() :]}"
+        if path.parent == folder and _KINDS[word[1]] != "train" and folder / train in files:
             return path, _KINDS[word[1]]
     return path, ""
 

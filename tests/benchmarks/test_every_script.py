@@ -73,7 +73,8 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache):
     changes, before, names = changed(), set(started()), GROUPS[group].split()
     process = Running(run, names, tmp_path)
     try:
-        process.wait(LIMIT_S)
+        with suppress(subprocess.TimeoutExpired):  # its script has no code then, and is named below
+            process.wait(LIMIT_S)
         orphans = left_of(set(started()) - before, LEAVE_S)
     finally:
         process.kill()
