@@ -3,6 +3,7 @@ compares them."""
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -100,9 +101,11 @@ class Members:
         """Start the authority on machine 0, and wait until it is ready.
 
         Raises:
-            SystemExit: it ended.
+            SystemExit: it ended, or hangs.
         """
         process = self.start(0, "mlxhog", "cluster", "start", "--address", address, "--json")
+        if not select.select([process.stdout], [], [], LATE_S)[0]:
+            raise SystemExit(f"mlxhog cluster start is not ready after {LATE_S:.0f} s")
         if not process.stdout.readline():
             raise SystemExit(f"mlxhog cluster start ended with exit code {process.wait()}")
 
@@ -132,7 +135,8 @@ class Members:
         for process in self._running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()  # which closes the pipe, too
+            process.stdout.close()  # a process below it may hold the other end
+            process.wait()
 
 
 def train(machines, target, options, fault, *, sound_s, down_s, rounds):
