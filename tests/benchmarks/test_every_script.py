@@ -73,8 +73,9 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache):
     changes, before, names = changed(), set(started()), GROUPS[group].split()
     process = Running(run, names, tmp_path)
     try:
-        with suppress(subprocess.TimeoutExpired):  # its script has no code then, and is named below
+        with suppress(subprocess.TimeoutExpired):  # the script that hangs is named below
             process.wait(LIMIT_S)
+        code = process.returncode
         orphans = left_of(set(started()) - before, LEAVE_S)
     finally:
         process.kill()
@@ -83,6 +84,7 @@ def test_scripts_run_at_their_smallest(group, tmp_path, cache):
                 os.kill(pid, signal.SIGKILL)
     wrong = [text for name in names if (text := fault(tmp_path, name))]
     assert not wrong, "\n\n".join(wrong)
+    assert code == 0
     assert not orphans
     assert changed() == changes
 

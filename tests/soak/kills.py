@@ -64,10 +64,9 @@ START_S = 120.0
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 SETTLE_S = 0.5  # after a fault, before silence counts
 HEARTBEAT_S = 6.0
-CALM_S = 20.0  # after so long without progress no fault is planted, until there is some
-HANG_S = 60.0  # without progress and without faults
-LONGEST_RUN_S = 600.0  # many times what an undisturbed run takes
-LEAVE_S = 10.0  # for workers whose supervisor has ended, on a busy machine
+MOST_FAULTS = 20  # of a run, and of those that resume it: without an end it might reach none
+HANG_S = 80.0  # without progress and without faults
+LEAVE_S = 30.0  # for workers whose supervisor has ended, on a busy machine
 DEATHS_AT_SPAWN = 2  # of workers, and of supervisors
 SPAWN_S = 1.5  # at a moment of which a worker that is being spawned is killed
 DISK_BYTES = 512 << 20
@@ -123,13 +122,10 @@ class _Soak:
         while resume is not None or time.monotonic() < last_begin_s:
             words = self._words() if resume is None else [f"--resume={resume}"]
             with closing(Observed(out, words, resume)) as run:
+                faults.begin(run, resumes=resume is not None)
                 resume, began_s = None, time.monotonic()
-                end_s = began_s + LONGEST_RUN_S
-                faults.begin(run)
-                while not run.ended() and run.still_s() < CALM_S + HANG_S:
-                    if time.monotonic() > end_s:
-                        break
-                    faults.step(calm=run.still_s() > CALM_S)
+                while not run.ended() and run.still_s() < HANG_S:
+                    faults.step()
                     run.look()
                     time.sleep(POLL_S)
                 faults.end()
@@ -146,9 +142,9 @@ class _Soak:
 
         A worker that is being spawned holds nothing, and leaves at once when its supervisor died.
         """
-        killed, end_s = set(), time.monotonic() + LONGEST_RUN_S
+        killed = set()
         with closing(Observed(out, self._words())) as run:
-            while not run.ended() and time.monotonic() < end_s:
+            while not run.ended() and run.still_s() < HANG_S:
                 run.look()
                 for slot in SLOTS:
                     entry = run.entry(slot)
@@ -157,6 +153,7 @@ class _Soak:
                     if starts and len(killed) < DEATHS_AT_SPAWN:
                         time.sleep(self._random.uniform(0.0, SPAWN_S))
                         run.send([slot], signal.SIGKILL)
+                        run.quiet_since = time.monotonic() + SETTLE_S
                         killed.add(one)
                 time.sleep(POLL_S)
             self._take_in(run, full_disk=False)
@@ -373,8 +370,9 @@ class Faults:
         self._kinds = {kind: n for kind, n in KINDS.items() if disk or kind != "full disk"}
         self._deck = random.sample(list(self._kinds), len(self._kinds))
 
-    def begin(self, run):
-        """Plant faults in this run from now on."""
+    def begin(self, run, *, resumes):
+        """Plant faults in this run from now on; as many as are left of the run that it resumes."""
+        self._left = self._left if resumes else MOST_FAULTS
         self._run, self._due, self._piped, self._full = run, [], True, contextlib.ExitStack()
         self.filled_disk = False
         self._next_s = time.monotonic() + self._random.uniform(0.0, GAPS_S[1])
@@ -385,17 +383,15 @@ class Faults:
         for _, act in self._due:
             act()
 
-    def step(self, *, calm):
-        """End faults whose time is over, and begin the next one if it is due.
-
-        Where calm, none begins: workers that start again may need longer than faults leave them.
-        """
+    def step(self):
+        """End faults whose time is over, and begin the next one if it is due."""
         now = time.monotonic()
         over = [one for one in self._due if one[0] <= now]
         self._due = [one for one in self._due if one[0] > now]
         for _, act in over:
             act()
-        if not calm and now >= self._next_s:
+        if self._left and now >= self._next_s:
+            self._left -= 1
             if not self._deck:
                 self._deck = self._random.sample(
                     list(self._kinds), sum(self._kinds.values()), counts=self._kinds.values()
