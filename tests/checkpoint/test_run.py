@@ -29,7 +29,7 @@ def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
     barrier, results = threading.Barrier(4), []
 
     def create(name):
-        barrier.wait(timeout=10)
+        barrier.wait(timeout=60)
         results.extend(runs.create(tmp_path, name) for _ in range(3))
 
     in_threads(create, "xxxx")

@@ -92,7 +92,7 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
         assert host.poll() is None
     children = below(host.pid)
     host.send_signal(signal.SIGTERM)
-    out, _ = host.communicate(timeout=30)
+    out, _ = host.communicate(timeout=120)
     assert host.returncode == 130
     printed = json.loads(out)
     assert (printed["status"], printed["examples"] > 0) == ("interrupted", True)

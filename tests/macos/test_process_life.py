@@ -90,10 +90,10 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
 
         waiter = threading.Thread(target=take, daemon=True)
         waiter.start()
-        wait_until(lambda: entries[1].heartbeat_ns > 0, 10, "the second worker to wait")
+        wait_until(lambda: entries[1].heartbeat_ns > 0, 60, "the second worker to wait")
         assert not taken  # its owner lives
         become_zombie(process)
-        waiter.join(10)
+        waiter.join(60)
         assert taken == [1]
         assert words[0] == 2
 

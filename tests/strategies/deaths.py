@@ -80,7 +80,7 @@ def in_thread(work):
     thread.start()
 
     def result(where):
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive(), f"a worker is stuck after a death at {where}"
         assert results, f"a worker failed after a death at {where}"
         return results[0]

@@ -37,7 +37,7 @@ class Letters(Reader, WeightSource):
         self.may_say = threading.Semaphore(0)
 
     def logits(self, tokens, state):
-        assert self.may_say.acquire(timeout=30)
+        assert self.may_say.acquire(timeout=120)
         if self.error is not None:
             raise self.error
         return super().logits(tokens, state)
