@@ -1,8 +1,8 @@
 """Ways to train one xLSTM with two and with four workers: who reaches a loss sooner?
 
     python benchmarks/schemes.py                        two equal workers, three seeds
-    python benchmarks/schemes.py --full                 every arm and condition, five seeds: an hour
-    python benchmarks/schemes.py --full --only default_loss
+    python benchmarks/schemes.py --full                 every arm and condition, five seeds: hours
+    python benchmarks/schemes.py --full --only late_workers
     python benchmarks/schemes.py --full --keep runs.jsonl   an interrupted run continues
     python benchmarks/schemes.py --tune                 search the settings: hours
 
@@ -10,8 +10,10 @@ schemes        `tiny` on bytes with Muon, to 2.1 bits per byte: one process with
                threads, and two and four workers of one thread each, in rounds (equal shares, or
                shares by speed), lock-free (each worker writes all parameters, or by blocks: only
                those that no other worker writes), in turn, and each on its own with one average at
-               the end. Workers are equal, or disturbed (`training/disturbances.py`). Four workers
-               share the two cores of this machine.
+               the end. Four workers share the two cores of this machine.
+late_workers   the same race of two workers, disturbed in five ways (`training/disturbances.py`),
+               also by the usual answers to late workers, a backup worker and bounded staleness,
+               and by racy writes
 auto           trainings of forty seconds by the strategies and by `--strategy auto`, with an MLX
                and a PyTorch worker, whatever disturbs them: does it come near the best of the
                others in held-out bits per byte? Each has the numbers of its strategy by default
@@ -47,7 +49,7 @@ USUAL = ("sync, one backup", "ssp", RACY)
 """The usual answers to late workers, and Hogwild as published."""
 TWIN = "hogwild again"
 """The A/A arm: it differs from `hogwild` in its name only."""
-OTHERS = ("one 6x slower", "random sleeps, 3x", "another program")
+LATE = (QUARTER, "one 6x slower", SLEEPS, "random sleeps, 3x", "another program")
 HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 ANY = Target(
     7.9, eval_tokens=1024, fixed={"lr": 3e-3, "tokens": 12_000},
@@ -62,14 +64,17 @@ def arms(chosen):
         return [(EQUAL, scheme, 2) for scheme in ("sync", FREE, TWIN)]
     return [
         *((EQUAL, scheme, 1) for scheme in ALONE),
-        *((EQUAL, scheme, 2) for scheme in (*TOGETHER, TURNS, ONCE, TWIN, RACY)),
+        *((EQUAL, scheme, 2) for scheme in (*TOGETHER, TURNS, ONCE, TWIN)),
         *((EQUAL, scheme, 4) for scheme in TOGETHER),
-        *((QUARTER, scheme, 2) for scheme in (*ROUNDS, FREE, *USUAL)),
-        *((SLEEPS, scheme, 2) for scheme in (*TOGETHER, *USUAL)),
         *((SLEEPS, scheme, 4) for scheme in (*ROUNDS, FREE)),
-        *((condition, scheme, 2) for condition in OTHERS for scheme in (*ROUNDS, FREE)),
-        *((OTHERS[-1], scheme, 2) for scheme in USUAL),
     ]
+
+
+def late_arms(chosen):
+    """The same of `late_workers`."""
+    equal = [(EQUAL, scheme, 2) for scheme in (FREE, TWIN, RACY)]
+    late = [(one, scheme, 2) for one in LATE for scheme in (*ROUNDS, FREE, *USUAL)]
+    return equal if chosen.quick else equal + late
 
 
 def race_arm(scheme, workers):
@@ -88,16 +93,26 @@ def train(course, condition, scheme, workers, seed):
 
 
 def schemes(findings, chosen):
-    """Train every arm with every seed, all arms of a seed before the next seed."""
+    """Race two and four workers."""
+    race(findings, chosen, arms(chosen), "trainings")
+
+
+def late_workers(findings, chosen):
+    """Race two workers that are late."""
+    race(findings, chosen, late_arms(chosen), "late_trainings")
+
+
+def race(findings, chosen, raced, name):
+    """Train every arm with every seed, all arms of a seed before the next; record each by name."""
     course = Course(chosen.pick(tiny=ANY, quick=HIGH, full=HIGH))
     if chosen.tune:
-        return course.tune(RULE, [race_arm(scheme, n) for _, scheme, n in arms(chosen)])
+        return course.tune(RULE, [race_arm(scheme, n) for _, scheme, n in raced])
     once = remembered(
         chosen.keep, lambda *arm: reached_json(train(course, *arm)), of=reached_of
     )  # fmt: skip
-    trained = take_turns(chosen.seeds, arms(chosen), lambda arm, seed: once(*arm, seed))
+    trained = take_turns(chosen.seeds, raced, lambda arm, seed: once(*arm, seed))
     compare(findings, trained)
-    findings.results["trainings"] = [
+    findings.results[name] = [
         {"condition": condition, "scheme": scheme, "workers": n,
          "runs": list(map(reached_json, own))}
         for (condition, scheme, n), own in trained.items()
@@ -171,9 +186,9 @@ def compare(findings, trained):
         findings.at_least(name, Ratio.of(times.of(alone), times.of(two)), 1.0)
     findings.claims += times.claims(SLEEPS, [(name, 2) for name in ROUNDS])
     rounds = [(name, workers) for workers in (2, 4) for name in ROUNDS]
-    rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1)]
+    rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1), (RACY, 2)]
     findings.document(*averaged_once(times), *times.claims(EQUAL, rivals))
-    for condition in (QUARTER, SLEEPS, *OTHERS):
+    for condition in LATE:
         others = [(name, 2) for name in (*ROUNDS, *USUAL)]
         findings.document(*times.claims(condition, [*rounds, *others]))
     own = (times.of((EQUAL, scheme, 2)) for scheme in (FREE, TWIN))
@@ -291,7 +306,7 @@ def auto(findings, chosen):
     findings.results["bits_per_byte"] = table
 
 
-PARTS = {one.__name__: one for one in (schemes, auto, default_loss, lower_loss)}
+PARTS = {one.__name__: one for one in (schemes, auto, late_workers, default_loss, lower_loss)}
 
 
 def tuning(chosen):

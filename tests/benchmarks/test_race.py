@@ -19,7 +19,7 @@ from mlxhog import TrainConfig
 def test_every_arm_has_settings_and_is_a_run_that_can_be():
     conditions = disturbances.DISTURBANCES
     options = frame.flags("", **frame.MODES).parse_args(["--full"])
-    for condition, scheme, workers in schemes.arms(options):
+    for condition, scheme, workers in (*schemes.arms(options), *schemes.late_arms(options)):
         arm, slow = schemes.race_arm(scheme, workers), conditions[condition].option(60.0, workers)
         settings = schemes.HIGH.settings(schemes.RULE, arm)
         TrainConfig(**{**races.arm_options(arm, schemes.RULE), **settings}, slow=slow)
