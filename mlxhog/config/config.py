@@ -176,8 +176,10 @@ class TrainConfig(Merged):
     )
 
     sampled_head: int | None = _sparse(
-        None, "words drawn for each batch; the training loss is over these and the batch's own",
-        low=1, none="off",
+        None,
+        "words drawn for each batch; the loss is over these and the batch's own; 0 is all words; "
+        "auto is a quarter of 4,096 or more if the head has a third of the parameters",
+        low=0, none="auto",
     )  # fmt: skip
 
     optimizer: OptimizerChoice | None = _optimizer(

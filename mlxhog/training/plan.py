@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 MANY_PASSES = 4.0
 """Up to about four passes, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
+MANY_WORDS = 4096
+"""Vocabulary from which on the loss draws words where the head is costly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +290,11 @@ def _parameters(
             f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
             f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
         )
-    if config.sampled_head is None:
+    head, drawn = families.head(model), config.sampled_head
+    if drawn is None:
+        is_costly = model.vocab_size >= MANY_WORDS and 3 * spec[head].size >= param_count(model)
+        drawn = model.vocab_size // 4 if is_costly and not model.tie_word_embeddings else 0
+    if not drawn:
         return spec, None
     if model.tie_word_embeddings:
         raise ConfigError(
@@ -296,15 +302,15 @@ def _parameters(
             "the embedding; untie it in the model (tie_word_embeddings or tie_weights: false), or "
             "leave sampled_head out"
         )
-    if config.sampled_head >= model.vocab_size:
+    if drawn >= model.vocab_size:
         raise ConfigError(
-            f"sampled_head draws {config.sampled_head} words, and model {config.model} has "
+            f"sampled_head draws {drawn} words, and model {config.model} has "
             f"vocab_size {model.vocab_size}; draw fewer, or leave it out for the whole vocabulary"
         )
-    head = families.head(model)
+    note(f"each loss is over {drawn:,} drawn words and its own (sampled_head; 0 is all words)")
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
-    return spec, SampledHead.of_counts(config.sampled_head, counts)
+    return spec, SampledHead.of_counts(drawn, counts)
 
 
 # -- a strategy that the run may have --------------------------------------------------------------

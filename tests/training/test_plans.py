@@ -65,6 +65,21 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@each_of(
+    ("model", "options", "drawn"),
+    [
+        ("minute", {}, 1024),
+        ("minute", {"sampled_head": 0}, None),
+        ("minute", {"sampled_head": 512}, 512),
+        ("minute", {"tokenizer": "bpe:600"}, None),  # few words
+        ("tiny", {"tokenizer": "sotu"}, None),  # most of the work is in the blocks
+    ],
+)
+def test_a_costly_head_draws_a_quarter_of_many_words(model, options, drawn):
+    sampled = make_plan(TrainConfig(model=model, steps=1, **options)).sampled
+    assert (sampled and sampled.negatives) == drawn
+
+
 def model_of(vocab_size):
     return SMALL_MODEL.replace("vocab_size: 320", f"vocab_size: {vocab_size}")
 
