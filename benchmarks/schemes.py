@@ -189,8 +189,7 @@ def compare(findings, trained):
     rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1), (RACY, 2)]
     findings.document(*averaged_once(times), *times.claims(EQUAL, rivals))
     for condition in LATE:
-        others = [(name, 2) for name in (*ROUNDS, *USUAL)]
-        findings.document(*times.claims(condition, [*rounds, *others]))
+        findings.document(*times.claims(condition, [*rounds, *((name, 2) for name in USUAL)]))
     own = (times.of((EQUAL, scheme, 2)) for scheme in (FREE, TWIN))
     findings.twins.append(Twin.of(f"{FREE}, 2 workers", *own))
 

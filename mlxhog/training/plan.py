@@ -305,9 +305,9 @@ def _parameters(
     if drawn >= model.vocab_size:
         raise ConfigError(
             f"sampled_head draws {drawn} words, and model {config.model} has "
-            f"vocab_size {model.vocab_size}; draw fewer, or leave it out for the whole vocabulary"
+            f"vocab_size {model.vocab_size}; draw fewer, or 0 for a loss over all words"
         )
-    note(f"each loss is over {drawn:,} drawn words and its own (sampled_head; 0 is all words)")
+    note(f"a loss is over its own words and {drawn:,} drawn ones (--sampled-head 0 takes all)")
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
     return spec, SampledHead.of_counts(drawn, counts)
