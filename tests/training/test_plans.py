@@ -71,7 +71,7 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
         ("minute", {}, 1024),
         ("minute", {"sampled_head": 0}, None),
         ("minute", {"sampled_head": 512}, 512),
-        ("minute", {"tokenizer": "bpe:600"}, None),  # few words
+        ("minute", {"tokenizer": "bytes"}, None),  # few words
         ("tiny", {"tokenizer": "sotu"}, None),  # most of the work is in the blocks
     ],
 )
