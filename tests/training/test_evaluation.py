@@ -292,7 +292,7 @@ def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patien
 
 
 class Interrupting(Messages):
-    """An observer that interrupts after the first evaluation, and on the next as often again."""
+    """Interrupts after the first evaluation and a step, and in the next one as often again."""
 
     def __init__(self, again=0):
         super().__init__()
@@ -301,16 +301,16 @@ class Interrupting(Messages):
     def __call__(self, progress):
         super().__call__(progress)
         is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
-        if not self.done and progress.val_step is not None:
+        if not self.done and progress.val_step is not None and progress.step > progress.val_step:
             self.done = True
             signal.raise_signal(signal.SIGINT)
-        elif self.again and is_evaluating:
+        elif self.done and self.again and is_evaluating:
             self.again -= 1
             signal.raise_signal(signal.SIGINT)
 
 
-def interrupted(tmp_path, again=0):
-    config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
+def interrupted(tmp_path, again=0, eval_every=2):
+    config = small_config(tmp_path, steps=100_000, eval_every=eval_every, eval_tokens=10**6)
     messages = Interrupting(again)
     result = train(config, observer=messages)
     saved = f"saved step-{result.steps:08}"
@@ -336,7 +336,7 @@ def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scor
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(evaluation, "INTERRUPTED_S", 0.0)
-    result = interrupted(tmp_path)
+    result = interrupted(tmp_path, eval_every=200)  # the next is far away
     assert result.val_step < result.steps
     assert f"at step {result.val_step} of {result.steps}" in summary(result)
 

@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from mlxhog import train
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import State
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.training import choose_strategy
+from mlxhog.training import run as runs
 from mlxhog.training.choose_strategy import (
     LAST_ROUNDS,
     LEAST_LOST,
@@ -275,7 +277,20 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
 
 
 @pytest.mark.slow
-def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(tmp_path, rule):
+def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
+    tmp_path, rule, monkeypatch
+):
+    late_s = 30
+
+    class ComesAtTheChange(runs.Training):
+        """Its late worker begins at the first change of the strategy, whenever that is."""
+
+        def change(self, *args):
+            super().change(*args)
+            counters, late_ns = self.arena.counters, late_s * 10**9
+            if monotonic_ns() - counters.load("start_ns") < late_ns:
+                counters.store("start_ns", counters.load("start_ns") - late_ns)
+
     def come_and_go(directory):
         wait_for(directory, "hogwild")
         wait_for(directory, "sync")
@@ -288,8 +303,9 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
         ask(directory, "leave")
         until(directory, has_left(3))
 
+    monkeypatch.setattr(runs, "Training", ComesAtTheChange)
     rule(MOST_LOST=1.0, ABSENT_S=0.5)
-    result = trained(endless(tmp_path, slow="1=late:1500ms", **AUTO), come_and_go)
+    result = trained(endless(tmp_path, slow=f"1=late:{late_s}s", **AUTO), come_and_go)
     first, *_ = changes(Path(result.run))
     assert "no round has begun" in first["text"]
     assert first["step"] == 0
