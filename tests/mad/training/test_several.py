@@ -61,8 +61,9 @@ def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devic
     assert alike.shares == "speed"
     unlike = (WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:cpu", 1))
     assert choose_strategy.by_likelihood(unlike)[0] == Hogwild()
-    numbers = make_run_plan(small_run(workers=TWO), {"slack": 1}).config.strategy
-    assert isinstance(numbers, SSP)
+    by_number = make_run_plan(small_run(workers=TWO), {"slack": 1})
+    assert isinstance(by_number.config.strategy, SSP)
+    assert by_number.per_epoch == 6  # a step has one batch, that of a round has more
 
 
 def test_simulated_workers_are_refused_whatever_the_workers():
