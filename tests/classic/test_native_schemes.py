@@ -82,6 +82,10 @@ def floats_of(segment):
     return segment.floats[BOARD_FLOATS:]
 
 
+def share_of(rank, kind):
+    return np.arange(rank * ADDS[kind], (rank + 1) * ADDS[kind], dtype=np.int32)
+
+
 def cells_of(rank):
     """20 of 40 cells for each of 50 examples."""
     rng = np.random.default_rng(rank)
@@ -112,8 +116,7 @@ def edges(segment, kind, rank):
     fixed[0] = 0
     ends = np.arange(1, n, dtype=np.int32)
     pairs = pack_pairs(np.zeros_like(ends), ends, np.full(n - 1, 2.0**-20))
-    share = (rank or 0) * ADDS[kind] + np.arange(ADDS[kind], dtype=np.int32)
-    return _native.CutProblem(x, pairs, fixed), share, 1.0
+    return _native.CutProblem(x, pairs, fixed), share_of(rank or 0, kind), 1.0
 
 
 def count(segment, make, kind, rank, options, together):

@@ -18,7 +18,6 @@ NETFLIX = {"omega": 20, "rho": 2.5e-3, "delta": 2.3e-3}
     ("name", "facts", "inputs", "values", "applies"),
     [
         ("proposition 4.1", CONVEX, {"tau": 0, **GRAPH_A}, {"penalty": 1}, True),
-        ("proposition 4.1", CONVEX, {"tau": 2, **GRAPH_A}, {"penalty": 57.9}, True),
         ("proposition 4.1", CONVEX, {"tau": 1, **NETFLIX}, {"penalty": 6.8}, True),
         ("proposition 4.1", CONVEX, {"tau": 9, **NETFLIX}, {"penalty": 467}, True),
         ("proposition 4.1", DENSE_NETWORK, {"tau": 1, "omega": 1000, "rho": 1, "delta": 1},

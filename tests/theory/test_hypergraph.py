@@ -1,5 +1,8 @@
 """Omega, Delta, rho and conflict of a data set, exactly and from a sample."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +12,8 @@ from scipy.stats import binom
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.pairs import each_of, max_examples
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
+EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 4], [5]]}
 N = 43
 
 
@@ -22,6 +27,19 @@ def masks_of(edges, n):
     for mask, edge in zip(masks, edges, strict=True):
         mask[list(edge)] = True
     return masks
+
+
+@pytest.mark.parametrize("name", ["A", "B"])
+def test_the_worked_examples_are_exact(name):
+    recorded = GOLDEN[name]
+    graph = Hypergraph.of_lists(EDGES[name], recorded["n"])
+    assert len(graph) == recorded["m"]
+    assert graph.omega == recorded["omega"]
+    assert graph.degrees.tolist() == recorded["deg"]
+    assert graph.delta == recorded["delta"]
+    assert graph.edge_degrees.tolist() == recorded["edge_degree"]
+    assert graph.rho == recorded["rho"]
+    assert graph.p_conf == recorded["p_conf"]
 
 
 @given(st.lists(st.sets(st.integers(0, N - 1), max_size=8), min_size=1, max_size=40))
