@@ -21,7 +21,6 @@ from mlxhog.nn.torch import LanguageModel
 from tests.cli.command import told
 from tests.mad.report.sample import CONV, study
 from tests.pairs import each_of
-from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
 
@@ -162,21 +161,40 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how):
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
-def test_a_module_of_a_model_file_begins_as_training_does_learns_and_is_that_of_an_exported_run():
+def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks():
+    pytest.importorskip("transformers", reason="the extra [peers]")
+    space = "space: {depth: 2, mixers: [mlstm(h2), gated-conv], channels: [swiglu(inner=16)]}"
+    Path("space.yaml").write_text(space)
+    Path("text.txt").write_text("lock free adds never wait " * 1000)
+    for line in (
+        "mad search --space space.yaml --study s --tasks M --steps 2 --dim 16 --no-prune --quiet",
+        "mad vote s --out winner.yaml",
+        "mad scale winner.yaml --depth 4 --out deep.yaml",
+        "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2 "
+        "--batch-size 2 --eval-tokens 512 --quiet",
+        "convert latest exported --to hf --check --quiet",  # compares the logits
+    ):
+        assert main(line.split()) == 0
+    tokens, ours = np.random.default_rng(0).integers(0, 256, (2, 12)), LanguageModel("exported")
+    with torch.no_grad():
+        whole, _ = ours(torch.tensor(tokens))
+        first, state = ours(torch.tensor(tokens[:, :7]))
+        rest, _ = ours(torch.tensor(tokens[:, 7:]), state)
+    for logits in (torch.cat([first, rest], 1), MLXModel("exported")(mx.array(tokens))[0]):
+        assert_close(np.asarray(logits), whole.numpy(), LOGITS_F32)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns():
     Path("m.yaml").write_text("{dim: 16, layers: 'mlstm(h2) swiglu(inner=16)'}")
-    model, config = LanguageModel("m.yaml", seed=3), load_architecture("m.yaml")
-    values = init_params(config, 3)
+    model = LanguageModel("m.yaml", seed=3)
+    values = init_params(load_architecture("m.yaml"), 3)
     own = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
     assert own.keys() == values.keys()
     for name, value in own.items():
         np.testing.assert_array_equal(value, values[name])
-    tokens = np.random.default_rng(0).integers(0, 256, (2, 12))
-    logits, _ = model(torch.tensor(tokens))
-    saved_run(Path("runs"), model=config, params=values)
-    assert main("convert latest e --to hf --check --quiet".split()) == 0  # compares the logits
-    theirs, _ = LanguageModel("e")(torch.tensor(tokens))
-    for exported in (theirs.detach(), MLXModel("e")(mx.array(tokens))[0]):
-        assert_close(exported, logits.detach(), LOGITS_F32)
+    logits, _ = model(torch.zeros(1, 8, dtype=torch.long))
     logits.sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
