@@ -1,15 +1,27 @@
 """The theorems as numbers, and whether they apply."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 
 from mlxhog.theory.bounds import ASSUMPTIONS, apply
 from tests.pairs import each_of
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 CONVEX = dict.fromkeys(ASSUMPTIONS, True)
 DENSE_NETWORK = {**CONVEX, "strongly_convex": False, "sgd": False, "sparse": False}
 GRAPH_A = {"omega": 3, "rho": 0.5, "delta": 0.5}
+
+
+@pytest.mark.parametrize(("tau", "gamma", "k"), GOLDEN["bound"]["rows"])
+def test_the_penalty_is_the_ratio_of_the_recorded_updates_to_those_of_serial(tau, gamma, k):
+    (_, _, serial), *_ = GOLDEN["bound"]["rows"]
+    bound = apply("proposition 4.1", CONVEX, tau=tau, **GRAPH_A)["values"]["penalty"]
+    assert k / serial == pytest.approx(bound, rel=1e-4)
+
+
 N = 10**8
 NETFLIX = {"omega": 20, "rho": 2.5e-3, "delta": 2.3e-3}
 
