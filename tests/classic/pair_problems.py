@@ -32,10 +32,6 @@ class Factors(namedtuple("Factors", "left right ratings shrink_users shrink_item
         shrink = [(0.1 * rng.random(rows)).astype(np.float32) for rows in (users, items)]
         return cls(left, right, ratings, *shrink)
 
-    def copies(self):
-        """Both factors, to be changed."""
-        return self.left.copy(), self.right.copy()
-
     def problem(self, left, right):
         """The native problem over these factors; items have the lock words behind the users'."""
         shrink = self.shrink_users, self.shrink_items

@@ -1,24 +1,20 @@
 """`mlxhog classic`: what it prints, and how it ends."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from mlxhog.classic import problems
 from mlxhog.classic.result import ClassicResult, Epoch, sections, warnings
+from mlxhog.classic.run import _Run
 from mlxhog.cli import main
 from tests.classic.small import hinge
 from tests.cli.command import told
 from tests.pairs import each_of
-from tests.processes import alive, below
-from tests.threads import wait_until
 
-ROOT = Path(__file__).parents[2]
 LAST = (
     "problem", "scheme", "workers", "seconds", "examples_per_s", "objective", "serial_objective",
     "lost_updates",
@@ -54,7 +50,6 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
     assert answer.startswith("hogwild lossless, 2 workers: ")
     assert "objective" in answer
     assert answer.endswith(" x its speed")
-    assert len(answer) <= 80
     assert "start-up" not in output
     for words in ("serial, 1 worker", "hogwild lossless, 2 workers", "0 of 600"):  # lost updates
         assert words in output
@@ -70,33 +65,19 @@ def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert (printed["status"], printed["speedup"]) == ("diverged", None)
 
 
-RUN = """
-import sys
-from mlxhog.classic import problems
-from mlxhog.cli import frame, main
-from tests.classic.small import hinge
-frame.LINE_S = 0.2
-problems.create = lambda name, config: hinge(n=60_000)
-if __name__ == '__main__':
-    sys.exit(main("classic svm --workers 2 --epochs 100k --beta 1 --json".split()))
-"""
+@pytest.mark.usefixtures("small")
+def test_a_signal_ends_the_command_with_130_and_leaves_no_process(capsys, monkeypatch):
+    run_epoch = _Run._run_epoch
 
+    def interrupted(*how):
+        advice = run_epoch(*how)
+        signal.raise_signal(signal.SIGTERM)
+        return advice
 
-@pytest.mark.slow
-def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
-    host = subprocess.Popen(
-        [sys.executable, "-c", RUN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
-    while "objective" not in host.stderr.readline():  # until an epoch was measured
-        assert host.poll() is None
-    children = below(host.pid)
-    host.send_signal(signal.SIGTERM)
-    out, _ = host.communicate(timeout=120)
-    assert host.returncode == 130
-    printed = json.loads(out)
-    assert (printed["status"], printed["examples"] > 0) == ("interrupted", True)
-    wait_until(lambda: not any(map(alive, children)))
+    monkeypatch.setattr(_Run, "_run_epoch", interrupted)
+    printed = told(capsys, "classic", "svm", "--workers", "2", code=130)
+    assert (printed["status"], len(printed["epochs"])) == ("interrupted", 1)
+    assert "mlxhog-child" not in [child.name for child in multiprocessing.active_children()]
 
 
 # -- the answer ------------------------------------------------------------------------------------
@@ -126,6 +107,7 @@ INTERRUPTED = run(1.1, 1.0, status="interrupted")
 def test_the_first_line_is_the_answer(result, serial, answer):
     first, numbers = sections("data", result, serial, [], everything=False)
     assert str(first.notes[0]) == f"hogwild racy, 2 workers: {answer}"
+    assert len(str(first.notes[0])) <= 80
     assert ("lost updates", "5 of 1,000") == (numbers.rows[-1][0], numbers.rows[-1][-1])
 
 

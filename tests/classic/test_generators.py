@@ -1,16 +1,11 @@
 """Generated data have the statistics of the published sets, and are the same for the same seed."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from mlxhog.classic.generators import abdomen_like, netflix_like, rcv1_like
+from mlxhog.classic.generators import netflix_like, rcv1_like
 from tests.classic.pair_problems import delta_and_rho
-from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
-
-ABDOMEN = json.loads(Path(__file__).with_name("abdomen_like.json").read_text())
+from tests.tolerances import FITTED_STATISTIC, assert_close
 
 
 def meeting(rows, number):
@@ -52,10 +47,3 @@ def test_a_smaller_netflix_like_has_fewer_users_and_films_and_equal_seeds_give_e
     assert not np.array_equal(small.users[:100], netflix_like(20_000, seed=4).users[:100])
     assert rcv1_like(50, seed=3).values.tolist() == rcv1_like(50, seed=3).values.tolist()
     assert rcv1_like(50, seed=3).values.tolist() != rcv1_like(50, seed=4).values.tolist()
-
-
-@pytest.mark.parametrize("side", sorted(map(int, ABDOMEN["sides"])))
-def test_abdomen_like_is_the_recorded_volume(side):
-    graph, expected = abdomen_like(side), ABDOMEN["sides"][str(side)]
-    assert graph.n_edges == expected["edges"] == 3 * side**2 * (side - 1)
-    assert_close(graph.weights.sum(dtype=float), expected["weight"], RECORDED_F32)

@@ -46,7 +46,7 @@ def test_a_merge_of_the_hot_head_locks_the_first_line_of_each_4_kib():
 @each_of("kind", ["lossless", "aig"])
 @each_of("example", EXAMPLES)
 def test_a_rating_locks_its_user_and_its_item(example, kind):
-    left, right = FACTORS.copies()
+    left, right = FACTORS.left.copy(), FACTORS.right.copy()
     user, item, _ = FACTORS.ratings[example]
     locked = rows_locked(kind, FACTORS.problem(left, right), example, len(left) + len(right))
     assert locked == {user, len(left) + item}

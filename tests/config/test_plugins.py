@@ -80,9 +80,9 @@ def test_what_a_file_defines_travels_to_a_spawned_process_and_back_without_it(tm
         change(file)
         assert pickle.loads(pickle.dumps(things[0])) == things[0]
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            assert pool.submit(double, things[0]).result(60) == module.Halving(every=8)
+            assert pool.submit(double, things[0]).result(120) == module.Halving(every=8)
             for thing in things:
-                assert pool.submit(same, thing).result(60) == thing
+                assert pool.submit(same, thing).result(120) == thing
 
 
 def test_a_comma_divides_files_only_behind_the_end_of_one():

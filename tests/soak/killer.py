@@ -17,9 +17,9 @@ quietly = partial(train, observer=None)
 class Killer:
     """Kills workers of a run, each after a step of its own.
 
-    The next victim is drawn by the seed, or is the worker of a backend. From a kill until every
-    worker is up again none may take a batch, if another kill is to come: so the run cannot end
-    before it, however slow the machine is. Without `holds` the others go on, and the run may end
+    The next victim is drawn by the seed, or is the worker of a backend. If a kill is to come, none
+    may take a batch until every worker is up and the victim is chosen: so the run cannot end before
+    it, however slow the machine is. Without `holds` the others go on, and the run may end
     with kills left.
     """
 
@@ -46,7 +46,7 @@ class Killer:
     def _look(self, session):
         entries = session.arena.workers
         if not session.arena.counters.load("start_ns"):
-            return
+            return self._hold(session, True)
         up = {
             seat.slot: seat.spec.backend
             for seat in session.seats

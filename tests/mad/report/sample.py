@@ -40,13 +40,10 @@ def study(root, name="first", change=lambda record: record, **definition):
     for record in filter(None, map(change, runs())):
         curve = tuple(
             Point(
-                step=step,
-                seconds=step / 20,
-                loss=2.0 - step / 200,
-                acc_token=record.acc_token * step / 200,
-                acc_macro=record.acc_macro * step / 200,
+                step=step, seconds=step / 20, loss=2.0 - step / 200,
+                acc_token=record.acc_token * step / 200, acc_macro=record.acc_macro * step / 200,
             )
             for step in range(50, 201, 50)
-        )
+        )  # fmt: skip
         store.append(replace(record, curve=curve))
     return store

@@ -1,11 +1,13 @@
 """The progress of a running study, and short names of architectures."""
 
 import io
+import math
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.mad.report import board
 from mlxhog.mad.report.board import folded, shown, state_line
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.models.mad.sequence import parse
@@ -39,7 +41,8 @@ def test_runs_time_and_best_are_a_line_and_what_is_not_known_yet_is_a_dash():
     assert state_line(nothing_yet) == "study first  0 runs  00:00  ETA -"
 
 
-def test_a_pipe_gets_every_message_and_failure_once_and_the_state_now_and_then():
+def test_a_pipe_gets_every_message_and_failure_once_and_the_state_now_and_then(monkeypatch):
+    monkeypatch.setattr(board, "EVERY_S", math.inf)
     for quiet in (False, True):
         stream = io.StringIO()
         with shown(stream, quiet=quiet) as show:

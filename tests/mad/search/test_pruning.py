@@ -19,16 +19,11 @@ VAL = {"select": "val"}
 
 def planned(candidate, task, *, lr=1e-3, steps=3000, select="test"):
     return RunConfig(
-        task=task,
-        settings={"train_rows": 640},
-        layers=parse("gated-conv"),
-        plugins=(Plugin("", candidate),),  # so that each candidate has keys of its own
-        dim=8,
+        task=task, settings={"train_rows": 640}, layers=parse("gated-conv"), dim=8, seed=0,
         protocol=Protocol(lr=lr, steps=steps, batch_size=64, select=select),
-        seed=0,
-        candidate=candidate,
-        label="baseline",
-    )
+        candidate=candidate, label="baseline",
+        plugins=(Plugin("", candidate),),  # so that each candidate has keys of its own
+    )  # fmt: skip
 
 
 def point(step, accuracy):

@@ -65,15 +65,17 @@ def with_curve(config, *, callbacks, rungs):
     return result(config, curve=points)
 
 
-def slow(config, *, callbacks, rungs):
-    time.sleep(0.1)
+def held(config, *, folder, **_):
+    """It ends while the study `s` has fewer records than the file `allowed` has bytes."""
+    while lines(folder / "s") >= (folder / "allowed").stat().st_size:
+        time.sleep(0.01)
     return result(config)
 
 
-def interrupts_twice(config, **_):
-    for pause_s in (1, 60):  # a study looks five times a second
-        os.kill(multiprocessing.parent_process().pid, signal.SIGINT)
-        time.sleep(pause_s)
+def interrupts(config, **_):
+    """It ends when it is dropped."""
+    os.kill(multiprocessing.parent_process().pid, signal.SIGINT)
+    signal.pause()
 
 
 def raises(config, **_):

@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+import signal
 
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import Store
 from tests.cli.command import told
 from tests.mad.study import small
@@ -73,8 +75,17 @@ def test_a_dry_run_says_runs_and_steps_and_makes_nothing(space, capsys, tmp_path
 
 
 def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(capsys, monkeypatch):
-    monkeypatch.setattr("mlxhog.mad.study.session.train", small.interrupts_twice)
-    assert main([*SEARCH]) == 130
+    show = Scheduler._show
+
+    def show_and_interrupt_again(scheduler, message=None):
+        progress = show(scheduler, message)
+        if message is not None:
+            signal.raise_signal(signal.SIGINT)
+        return progress
+
+    monkeypatch.setattr("mlxhog.mad.study.session.train", small.interrupts)
+    monkeypatch.setattr(Scheduler, "_show", show_and_interrupt_again)
+    assert main([*SEARCH, "--parallel", "1"]) == 130
     output, errors = capsys.readouterr()
     assert "finishing 1 run; Ctrl-C again drops it" in errors
     assert re.search("status +interrupted\nruns +done 0, failed 0", output)

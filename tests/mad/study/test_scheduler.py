@@ -189,17 +189,20 @@ def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, mon
 
 SESSION = """
 import sys
+from functools import partial
 from pathlib import Path
 from tests.mad.study import small
 if __name__ == "__main__":
-    outcome = small.go(small.study(Path(sys.argv[1]), candidates=4), small.slow, parallel=2)
+    folder = Path(sys.argv[1])
+    run = partial(small.held, folder=folder)
+    outcome = small.go(small.study(folder, candidates=4), run, parallel=2)
     print(outcome.status, outcome.statuses)
 """
 
 
 @pytest.fixture
 def session(tmp_path):
-    """Starts a scheduler of a 16-run study in a new process."""
+    """Starts a scheduler of a 16-run study in a new process; its runs wait to be allowed."""
     script = tmp_path / "session.py"
     script.write_text(SESSION)
     with ExitStack() as begun:
@@ -223,9 +226,16 @@ def test_killing_scheduler_or_workers_and_ctrl_c_change_nothing_of_the_final_tab
 ):
     whole = study(tmp_path, "whole", candidates=4)
     go(whole)
+
+    def allow(n):
+        """Let n runs end in all; at most one more does, since two may look at the same time."""
+        (tmp_path / "allowed").write_bytes(bytes(n))
+
+    allow(0)
     process = session()
     for n, victim in ((0, "scheduler"), (3, "worker"), (6, "scheduler")):
-        wait_until(lambda n=n: lines(tmp_path / "s") >= n)
+        allow(n)
+        wait_until(lambda n=n: lines(tmp_path / "s") >= n, 120)
         workers = wait_until(lambda pid=process.pid: workers_of(pid))
         if victim == "worker":
             os.kill(workers[-1], signal.SIGKILL)
@@ -234,9 +244,11 @@ def test_killing_scheduler_or_workers_and_ctrl_c_change_nothing_of_the_final_tab
         process.wait()
         wait_until(lambda pids=workers: not any(map(alive, pids)))
         process = session()
-    wait_until(lambda: lines(tmp_path / "s") >= 9)
+    allow(9)
+    wait_until(lambda: lines(tmp_path / "s") >= 9, 120)
     os.killpg(process.pid, signal.SIGINT)  # as in a terminal: the workers also get it
-    output, _ = process.communicate(timeout=60)
+    allow(16)
+    output, _ = process.communicate(timeout=120)
     assert output.startswith("interrupted"), output
     assert 9 <= lines(tmp_path / "s") < 16
     cut = study(tmp_path, "s", candidates=4)

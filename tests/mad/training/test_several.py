@@ -25,8 +25,10 @@ def train_two(config, kills=0, **how):
     result = Killer(kills).train(config, run=train, **how)
     if last:
         plan = make_run_plan(config)
-        backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
-        backend.bind(plan.model, plan.layout, last[0])
+        # That of the run: another one may round two equal scores of tokens the other way.
+        backend = backends.create("mlx:cpu", threads=1, kernels="native", cpu_blas="auto")
+        backend.bind(plan.model, plan.layout)
+        backend.take(last[0])
         scores = score(backend, plan.task_rows.dataset(), plan.model, beat=lambda: None)
         assert {name: getattr(result, name) for name in scores} == scores
         assert result.curve[-1].step == result.steps
@@ -53,20 +55,15 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert result.curve[-1].loss < 0.9 * np.log(8)  # at its begin
 
 
-def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers():
-    config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
-    plans = [make_run_plan(config, {"strategy": name}) for name in ("hogwild", "sync")]
-    assert [plan.limit for plan in plans] == [12, 4]
-
-
 def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devices():
     alike = make_run_plan(small_run(workers=TWO)).config.strategy
     assert isinstance(alike, Sync)
     assert alike.shares == "speed"
     unlike = (WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:cpu", 1))
     assert choose_strategy.by_likelihood(unlike)[0] == Hogwild()
-    numbers = make_run_plan(small_run(workers=TWO), {"slack": 1}).config.strategy
-    assert isinstance(numbers, SSP)
+    by_number = make_run_plan(small_run(workers=TWO), {"slack": 1})
+    assert isinstance(by_number.config.strategy, SSP)
+    assert by_number.per_epoch == 6  # a step has one batch, that of a round has more
 
 
 def test_simulated_workers_are_refused_whatever_the_workers():
@@ -78,7 +75,7 @@ def test_simulated_workers_are_refused_whatever_the_workers():
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_step_is_missing():
     result, messages = train_two(small_run(**LONG | {"steps": 200}), kills=1)
-    assert "died (signal SIGKILL) and is being replaced" in messages[0]
+    assert any("died (signal SIGKILL) and is being replaced" in one for one in messages)
     assert (result.status, result.steps) == ("done", 200)
 
 

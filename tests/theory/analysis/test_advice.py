@@ -28,20 +28,11 @@ LAG = Lag(mean=1.0, largest=2.0, seen=True)
 def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options):
     config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", "lr": 1e-3, **options})
     bounds = bounds_of(blocks, updates=UPDATES, lag=lag, facts=facts(config, write))
-    topics = advise(
-        Analysis(
-            config=config,
-            write=write,
-            cores=8,
-            trained=False,
-            blocks=blocks,
-            lag=lag,
-            observed=SEEN,
-            stale_gradients=(StaleGradient(1, cosine),),
-            bounds=tuple(bounds),
-        )
-    )
-    return {one["topic"]: one for one in topics}
+    analysis = Analysis(
+        config=config, write=write, cores=8, trained=False, blocks=blocks, lag=lag, observed=SEEN,
+        stale_gradients=(StaleGradient(1, cosine),), bounds=tuple(bounds),
+    )  # fmt: skip
+    return {one["topic"]: one for one in advise(analysis)}
 
 
 @each_of(

@@ -35,11 +35,6 @@ def subject(tmp_path, *, architecture=None, backend="mlx:cpu", **options):
     return subject_of(target, plan_of(target, AnalyzeConfig(backend=backend)))
 
 
-def sampled(small, tickets, lane=None):
-    """Sample in this process."""
-    return sample(Lane(None, 0) if lane is None else lane, small, tickets)
-
-
 def touched(sampling, small, block):
     """Which elements of a block each update touches, (gradients, elements)."""
     number = [one.name for one in small.blocks].index(block)
@@ -61,7 +56,7 @@ def test_an_update_touches_the_rows_of_its_tokens_and_nearly_all_of_dense_blocks
     tmp_path, backend, architecture
 ):
     small = subject(tmp_path, architecture=architecture, backend=backend)
-    sampling = sampled(small, TICKETS)
+    sampling = sample(Lane(None, 0), small, TICKETS)
     rows = touched_rows(sampling, small, "embedding")
     for number, ticket in enumerate(TICKETS):
         tokens = small.plan.batches().at(*ticket).x
@@ -74,7 +69,7 @@ def test_an_update_touches_the_rows_of_its_tokens_and_nearly_all_of_dense_blocks
 def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(tmp_path, backend):
     architecture = MAD_MODEL % "{type: moe-swiglu, experts: 8, active: 1, inner: 4}"
     small = subject(tmp_path, architecture=architecture, backend=backend, batch_size=1)
-    sampling = sampled(small, TICKETS)
+    sampling = sample(Lane(None, 0), small, TICKETS)
     (positions,) = [one.name for one in small.blocks if "position" in one.name]
     rows = touched_rows(sampling, small, positions)
     assert rows[:, :32].all()
@@ -94,8 +89,9 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
     result = train(small_config(tmp_path, steps=60, lr=1e-2))
     assert result.checkpoint is not None
     small = subject(tmp_path)
-    fresh = sampled(small, TICKETS)
-    trained = sampled(replace(small, checkpoint=Path(result.checkpoint)), TICKETS)
+    fresh = sample(Lane(None, 0), small, TICKETS)
+    saved = replace(small, checkpoint=Path(result.checkpoint))
+    trained = sample(Lane(None, 0), saved, TICKETS)
     assert (trained.losses < fresh.losses - 1).all()
 
 
@@ -106,11 +102,11 @@ def test_gradients_age_by_the_steps_of_others_which_leave_the_parameters_as_they
     others, cosines = [(0, k) for k in range(LAGS[-1])], []
     for lr in (1e-7, 1e-2):
         small, lane = subject(tmp_path, optimizer=optimizer, lr=lr), Lane(None, 0)
-        before = sampled(small, TICKETS, lane)
+        before = sample(lane, small, TICKETS)
         ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
         assert [one.lag for one in ages] == list(LAGS)
         cosines.append([one.cosine for one in ages])
-        after = sampled(small, TICKETS, lane)
+        after = sample(lane, small, TICKETS)
         assert (before.losses == after.losses).all()
         assert (before.norms == after.norms).all()
     still, moved = cosines

@@ -64,7 +64,8 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monk
     messages = []
     observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=messages.append)
     assert [observed[name] for name in ("source", "workers", "write")] == ["probe", 2, "racy"]
-    assert observed["all"]["steps"] == sum(observed["histogram"].values()) > 5
+    assert observed["all"]["steps"] == sum(observed["histogram"].values())
+    assert len(observed["by_worker"]) == 2  # with a step of each at least
     assert 0 <= observed["lost_update_rate"] < 1
     assert messages
     assert not list(scratch.glob("mlxhog-short-*"))
