@@ -13,6 +13,7 @@ from mlxhog.cluster.group import ClusterError, Membership, identity_of
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.spec import ParamSpec
+from tests.threads import LIMIT_S
 
 SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
 
@@ -89,10 +90,14 @@ class Machine:
 
 
 class Table:
-    """Where the expected members of one cluster meet, and wait `limit_s` for each other."""
+    """Where the expected members of one cluster meet, and wait for each other.
 
-    def __init__(self, expected, limit_s=10.0):
-        self.expected, self.limit_s = expected, limit_s
+    Attributes:
+        away: names of members that others do not wait for: their link has ended.
+    """
+
+    def __init__(self, expected):
+        self.expected, self.away = expected, set()
         self._changed, self._number = threading.Condition(), 0
         self._here, self._result = {}, None
 
@@ -101,14 +106,21 @@ class Table:
         with self._changed:
             number = self._number
             self._here[name] = brought
-            if len(self._here) < n and self._changed.wait_for(
-                lambda: self._number > number, self.limit_s
-            ):
-                return self._result
-            self._result, self._here = decide(self._here), {}
-            self._number += 1
             self._changed.notify_all()
+            assert self._changed.wait_for(
+                lambda: self._number > number or len(self._here.keys() | self.away) >= n, LIMIT_S
+            )
+            if self._number == number:
+                self._result, self._here = decide(self._here), {}
+                self._number += 1
+                self._changed.notify_all()
             return self._result
+
+    def lose(self, name):
+        """Let the others wait no longer for a member."""
+        with self._changed:
+            self.away.add(name)
+            self._changed.notify_all()
 
 
 class InProcess:
