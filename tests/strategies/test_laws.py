@@ -258,21 +258,27 @@ def test_a_run_that_is_resumed_after_any_step_equals_one_that_never_stopped(case
 
 @every_case
 def test_a_pause_holds_every_worker_still_and_changes_nothing(case):
-    run = case.run()
+    run, paused = case.run(), threading.Event()
+
+    def gradient(ticket, at):
+        if ticket > 1 and not paused.is_set():
+            run.arena.counters.store("pause", 1)
+            paused.set()
+        return case.gradient(ticket, at)
+
+    run.gradient = gradient
     threads = begin(run.work, run.workers)
-    wait_until(lambda: run.done() >= 2)
-    run.arena.counters.store("pause", 1)
-    wait_until(lambda: len(run.idle) == case.workers or run.done() == STEPS)
-    if run.done() < STEPS:
-        run.idle.clear()
-        wait_until(lambda: len(run.idle) == case.workers)
-        assert run.of.between_steps(run.arena)
-        run.end()
-        before, done = run.arena.params.copy(), run.done()
-        run.idle.clear()
-        wait_until(lambda: len(run.idle) == case.workers)
-        assert (run.arena.params == before).all()
-        assert run.done() == done
+    wait_until(paused.is_set)
+    run.idle.clear()
+    wait_until(run.all_ask_in_vain)
+    assert run.of.between_steps(run.arena)
+    run.end()
+    before, done = run.arena.params.copy(), run.done()
+    assert done < STEPS
+    run.idle.clear()
+    wait_until(run.all_ask_in_vain)
+    assert (run.arena.params == before).all()
+    assert run.done() == done
     run.arena.counters.store("pause", 0)
     join(threads)
     run.end()
