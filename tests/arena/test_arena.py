@@ -11,6 +11,7 @@ from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena.child import Child
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from tests.arena import children
+from tests.threads import wait_until
 
 SHM = Path("/dev/shm")
 
@@ -67,7 +68,7 @@ def test_workers_killed_while_attached_leave_their_values_and_nothing_else(arena
         with Child(arena, slot) as child:
             assert not child.call(children.WAIT_S, children.write)
     assert (arena.param("w") == 7).all()
-    assert segments_in_shm() == before
+    wait_until(lambda: segments_in_shm() <= before)  # other processes' have a name for an instant
 
 
 def test_counters_are_shared_and_a_reader_cannot_write_them_nor_parameters(arena):
@@ -129,7 +130,7 @@ def test_a_full_file_system_is_an_error_and_never_a_bus_error(monkeypatch):
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(EnvironmentLacks, match="shared memory"):
         segment.create(free + (1 << 40))
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before  # what others have left may be collected now
 
 
 def test_a_segment_is_its_user_s_alone_and_has_no_name(arena):
