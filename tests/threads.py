@@ -3,7 +3,7 @@
 import threading
 import time
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 def begin(work, items):

@@ -16,6 +16,7 @@ from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import CheckpointError
 from tests.forked import CONTEXT
 from tests.pairs import max_examples
+from tests.threads import LIMIT_S
 
 WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
@@ -308,6 +309,6 @@ def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round
             process.start()
             processes.append(process)
         for process in processes:
-            process.join(60)
+            process.join(LIMIT_S)
             assert process.exitcode == 0
         assert (arena.segment("hits") == 1).all()

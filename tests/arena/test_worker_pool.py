@@ -20,12 +20,11 @@ from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
 from tests.processes import alive, below
-from tests.threads import wait_until
+from tests.threads import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 
 
 def spawn(target, *arguments, **options):
@@ -65,7 +64,7 @@ def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_i
     assert pool.wait(0.05) == []
     pool[2].kill()
     assert (entry.state, entry.dead) == (State.STARTING, 0)
-    assert pool.wait(PATIENCE_S) == [2]
+    assert pool.wait(LIMIT_S) == [2]
     assert pool.reap(2).signal_name == "SIGKILL"
     assert (entry.state, entry.dead) == (State.DEAD, 1)
     assert list(pool) == [3]
@@ -103,13 +102,13 @@ def test_no_process_outlives_the_one_that_spawned_it(number):
     with program(BEGIN + "input()") as parent:
         pid = int(parent.stdout.readline())
         parent.send_signal(number)
-        parent.wait(PATIENCE_S)
+        parent.wait(LIMIT_S)
         wait_until(lambda: not alive(pid))
 
 
 def test_a_process_of_a_daemon_thread_ends_with_the_program():
     with program(BEGIN) as ended:
-        out, err = ended.communicate(timeout=PATIENCE_S)
+        out, err = ended.communicate(timeout=LIMIT_S)
     assert (ended.returncode, err) == (0, "")
     assert not alive(int(out))
 
