@@ -12,6 +12,7 @@ import pytest
 from mlxhog.arena.child import Failed
 from mlxhog.cluster.group import State
 from tests.cluster.members import DEAD_S, IDENTITY, Lighthouse, Member, cluster, together
+from tests.threads import LIMIT_S
 
 pytest.importorskip("torchft")
 
@@ -119,7 +120,7 @@ def rounds_until_an_error(one):
 def test_a_state_is_sent_only_for_a_request_with_the_token():
     from mlxhog.cluster.torchft_group import _to_tensors, _Transport
 
-    limit = timedelta(seconds=20)
+    limit = timedelta(seconds=LIMIT_S)
     state = State(2, 30, np.ones(4, np.float32), np.zeros(4, np.float32), 5.0)
     sender = _Transport("127.0.0.1", limit, "right")
     try:
@@ -154,12 +155,12 @@ def test_what_a_peer_sends_is_not_executed():
         def log_message(self, *words):
             pass
 
-    transport = _Transport("127.0.0.1", timedelta(seconds=20), "")
+    transport = _Transport("127.0.0.1", timedelta(seconds=LIMIT_S), "")
     with HTTPServer(("127.0.0.1", 0), Sender) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/checkpoint/"
         with pytest.raises(pickle.UnpicklingError, match="abort"):
-            transport.recv_checkpoint(0, url, 1, timedelta(seconds=20))
+            transport.recv_checkpoint(0, url, 1, timedelta(seconds=LIMIT_S))
         thread.join()
     transport.shutdown()
