@@ -11,7 +11,6 @@ from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena.child import Child
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from tests.arena import children
-from tests.threads import wait_until
 
 SHM = Path("/dev/shm")
 
@@ -31,10 +30,6 @@ def small_layout(**changes):
 def arena():
     with Arena.create(small_layout(private=("m",))) as arena:
         yield arena
-
-
-def segments_in_shm():
-    return {p.name for p in SHM.glob("mh-*")} if SHM.is_dir() else set()
 
 
 def test_a_new_arena_is_zero_and_its_views_are_the_shared_bytes(arena):
@@ -62,13 +57,11 @@ def test_an_unknown_name_is_refused(arena):
 
 
 @pytest.mark.usefixtures("spawned_workers")
-def test_workers_killed_while_attached_leave_their_values_and_nothing_else(arena):
-    before = segments_in_shm()
+def test_workers_killed_while_attached_leave_their_values(arena):
     for slot in (1, 2):
         with Child(arena, slot) as child:
             assert not child.call(children.WAIT_S, children.write)
     assert (arena.param("w") == 7).all()
-    wait_until(lambda: segments_in_shm() <= before)  # other processes' have a name for an instant
 
 
 def test_counters_are_shared_and_a_reader_cannot_write_them_nor_parameters(arena):

@@ -22,19 +22,13 @@ WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
 
 
-def ledger_on(words, slots, n):
-    """A ledger on memory of any origin."""
-    segments = {"ledger": words, "tickets": slots}
-    layout = SimpleNamespace(n_tickets=n)
-    arena = SimpleNamespace(segment=segments.__getitem__, layout=layout)
-    return Ledger(arena)
-
-
 def make_ledger(n, ring):
     words = np.zeros(WORDS_BYTES + 128, np.uint8)
     words = words[-words.ctypes.data % 128 :][:WORDS_BYTES]
     slots = np.zeros(ring, np.uint64)
-    return ledger_on(words, slots, n), words, slots
+    segments, layout = {"ledger": words, "tickets": slots}, SimpleNamespace(n_tickets=n)
+    arena = SimpleNamespace(segment=segments.__getitem__, layout=layout)
+    return Ledger(arena), words, slots
 
 
 def work_off(ledger, owner, until_epoch):

@@ -3,6 +3,7 @@
 import threading
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -175,16 +176,10 @@ def alone(cluster, offer, describe):
     return InProcess(Table(1), "a", offer)
 
 
-def refusing(cluster, offer, describe):
-    """A cluster that this machine does not fit."""
-    raise ConfigError("cluster: the token is wrong; take that of the line")
+def fail(error, cluster, offer, describe):
+    raise error
 
 
-def out_of_reach(cluster, offer, describe):
-    """A cluster whose lighthouse does not answer."""
-    raise ClusterError("cluster: no lighthouse answers")
-
-
-def faulty(cluster, offer, describe):
-    """A group with a fault that a restart repeats."""
-    raise TypeError("a fault of the program")
+refusing = partial(fail, ConfigError("cluster: the token is wrong; take that of the line"))
+out_of_reach = partial(fail, ClusterError("cluster: no lighthouse answers"))
+faulty = partial(fail, TypeError("a fault of the program"))  # a restart repeats it

@@ -21,7 +21,6 @@ from tests.strategies.runs import LR, Run, strategy
 from tests.strategies.test_laws import PARAMS, of_both
 from tests.threads import in_threads
 
-BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
 MEAN = {"outer_lr": 1.0, "outer_momentum": 0.0}
 """With these numbers theta_s is the mean of all movements."""
 BOTH = [Outcome.COMMITTED] * 2
@@ -39,12 +38,13 @@ def machines():
 
     def resumed(one, *, is_last=True):
         arrays, numbers = one.own.saved()
-        arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
+        arrays = {name: value.copy() for name, value in arrays.items()}
+        parameters = {name: one.arena.param(name).copy() for name in SHAPES}
         again = Machine(one.table, one.name, one.cluster)
         made.append(again)
         again.own.words["begun"] = 0  # as before its first link
-        for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
-            again.arena.param(name)[...] = part.reshape(SHAPES[name])
+        for name, values in parameters.items():
+            again.arena.param(name)[...] = values
         again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
         return again
 
