@@ -36,13 +36,14 @@ def run_command(command):
         return mlxhog(".", *words)
     here = f'{program}() {{ {shlex.quote(sys.executable)} {OURS[program]} "$@"; }}'
     process = subprocess.run(
-        ["bash", "-c", f"{here}\n{command}"], capture_output=True, text=True, timeout=120,
+        ["bash", "-c", f"{here}\n{command}"], capture_output=True, text=True, timeout=300,
         check=False,
     )  # fmt: skip
     return Ended(process.returncode, process.stdout, process.stderr)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_path, monkeypatch):
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     tasks = [block.splitlines() for block in blocks]
