@@ -132,12 +132,13 @@ def write_for_ever(spec, out, mode, core, pipe):
 
 
 def opened(spec, out, mode):
-    """The shared weights of a run once it trains, or a checkpoint."""
+    """The shared weights of a run once it has taken a step, or a checkpoint."""
     deadline = time.monotonic() + START_S
     while True:
         try:
             model = load(spec, out=out, backend="torch:cpu", mode=mode, wait=0)
-            if mode == CHECKPOINT or not model.follower.source.ended():
+            source = model.follower.source
+            if mode == CHECKPOINT or (source.newest() and not source.ended()):
                 return model
         except MlxhogError:
             if time.monotonic() > deadline:
@@ -160,8 +161,13 @@ def reading(out, mode, core):
 
 
 def trained(out, seconds, core, *, reader=None):
-    """Tokens per second of a run on one core, and of a reader on another."""
-    options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES, f"--time={seconds:g}"]
+    """Tokens per second of a run on one core, and of a reader on another.
+
+    With `--tiny` the run lasts until the reader has read, which may begin late.
+    """
+    waits = reader is not None and smallest(True, False)
+    length = "1h" if waits else f"{seconds:g}"
+    options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES, f"--time={length}"]
     options += ["--eval-every=off", "--sample-every=off", "--save-every=off"]
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
     with contextlib.ExitStack() as stack:
@@ -172,6 +178,8 @@ def trained(out, seconds, core, *, reader=None):
         stack.callback(process.kill)
         unpin(ALL_CORES)
         read = None if rate is None else rate(max(2.0, seconds * 0.6))
+        if waits:
+            process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=seconds + START_S)
     return json.loads(output.splitlines()[-1])["tokens_per_s"], read
 

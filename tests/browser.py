@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+from tests.threads import LIMIT_S
+
 DRAWN = "html[data-drawn]"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -26,7 +28,8 @@ def chromium():
 
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]  # no process that draws in a GPU's place
-        browser = playwright.chromium.launch(executable_path=path, args=options)
+        limit_ms = 1e3 * LIMIT_S
+        browser = playwright.chromium.launch(executable_path=path, args=options, timeout=limit_ms)
         yield browser
         browser.close()
 
@@ -36,6 +39,7 @@ class Visit:
 
     def __init__(self, browser, **options):
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(1e3 * LIMIT_S)
         self.page = self.context.new_page()
         self.requests = []
         self.troubles = []

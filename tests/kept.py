@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def made(name, make, *parts):
             make(part)
             part.chmod(0o700)
             os.replace(part, path)
+    path.touch()  # so that no session drops what another one uses
     return path
 
 
@@ -80,7 +82,12 @@ def _run(command):
 
 
 def drop_old():
-    """Remove files of two weeks ago, which may belong to a tree that is gone."""
-    for file in FOLDER.rglob("*"):
-        if file.is_file() and time.time() - file.stat().st_mtime > OLD_S:
-            file.unlink(missing_ok=True)
+    """Remove files that no session has used for two weeks, which may belong to a tree that is gone.
+
+    Another session may be making and replacing files meanwhile.
+    """
+    for parent, _, names in os.walk(FOLDER):
+        for file in (Path(parent, name) for name in names):
+            with suppress(FileNotFoundError):
+                if time.time() - file.stat().st_mtime > OLD_S:
+                    file.unlink()

@@ -3,7 +3,7 @@
 import threading
 import time
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 def begin(work, items):
@@ -14,11 +14,11 @@ def begin(work, items):
     return threads
 
 
-def join(threads, limit_s=LIMIT_S):
+def join(threads, limit_s=LIMIT_S, what="a thread"):
     """Wait for the end of every thread, which none may put off for long."""
     for thread in threads:
         thread.join(limit_s)
-        assert not thread.is_alive(), "a thread has not ended"
+        assert not thread.is_alive(), f"{what} has not ended"
 
 
 def in_threads(work, items, limit_s=LIMIT_S):

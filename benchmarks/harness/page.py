@@ -91,10 +91,6 @@ def measured_of(claim, results):
         ordered = sorted(chosen, key=lambda one: one["value"])
         shown = [ordered[0], ordered[-1]] if is_bound else first[:1]
     text = "; ".join(in_words(one, bare=is_bound or "claimed" in claim) for one in shown)
-    if "row" in claim:
-        cells = next(one for one in result["table"] if claim["row"] in one.values())
-        cells = (f"{name} {value}" for name, value in cells.items() if value != claim["row"])
-        text = "; ".join(["; ".join(cells), *([text] if text else [])])
     if is_bound:
         apart = _twins_apart(result)
         text += f"; A/A {apart:.3f}" * (apart > 1)

@@ -8,7 +8,7 @@ from mlxhog.arena import Arena, ArenaHandle, plan
 from mlxhog.arena.requests import attach
 from mlxhog.base.processes import end_by, follow_parent
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def variable(lane, name):

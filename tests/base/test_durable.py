@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog.base import durable, tensors
+from tests.threads import join
 
 F_FULLFSYNC = 51
 
@@ -88,7 +89,7 @@ def test_lines_of_an_append_that_fails_are_never_read_and_a_long_one_to_its_end(
         reader.start()
         reader.join(0.2)  # it would be through by now
         appending.truncate(6)
-    reader.join(60)
+    join([reader])
     assert lines == [b""]
     path.write_bytes(b"first\nsecond\nthird\nto")
     reads = [durable.read_lines(path, begin, 8) for begin in (0, 13, 19)]

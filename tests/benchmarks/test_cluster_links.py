@@ -10,7 +10,6 @@ from cluster import cable as cables
 from mlxhog.theory.simulator.links import Link
 
 LIMIT_S = 120.0
-FAST = Link(1e9)
 
 RECEIVE = """
 import socket, sys
@@ -54,7 +53,7 @@ def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows():
 
 
 def test_an_unplugged_machine_is_not_reached():
-    with cables.Cable(FAST, machines=2) as cable:
+    with cables.Cable(Link(1e9), machines=2) as cable:
         cable.unplug(1)
         words = [sys.executable, "-c", SEND.replace("timeout=100", "timeout=0.5")]
         with cable.popen(1, [*words, cable.address(0), "1"], stderr=subprocess.PIPE) as sender:

@@ -56,12 +56,9 @@ def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels():
     assert 0.09 < len(graph.terminals) / graph.n_vertices < 0.11
 
 
-MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks
-
-
 @pytest.mark.slow
 def test_random_models_never_fail_and_their_faults_are_found():
-    for number in MODELS:
+    for number in (2, 3):  # small ones: a Large, and a stack of both kinds of blocks
         pressure, failed, missed = parity.examine(number)
         assert pressure < 1
         assert not failed

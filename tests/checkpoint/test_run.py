@@ -15,7 +15,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
 from tests.forked import CONTEXT
 from tests.pairs import each_of
-from tests.threads import in_threads
+from tests.threads import LIMIT_S, in_threads
 
 
 def full(*_, **__):
@@ -29,7 +29,7 @@ def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
     barrier, results = threading.Barrier(4), []
 
     def create(name):
-        barrier.wait(timeout=60)
+        barrier.wait(LIMIT_S)
         results.extend(runs.create(tmp_path, name) for _ in range(3))
 
     in_threads(create, "xxxx")
@@ -79,7 +79,7 @@ def test_a_second_command_on_a_run_is_told_who_holds_it_until_that_process_dies(
     child.start()
     run.write_status({"status": "running"})
     try:
-        pid = here.recv() if here.poll(60) else 0
+        pid = here.recv() if here.poll(LIMIT_S) else 0
         assert pid == child.pid
         assert run.is_locked()
         assert run.read_status()["status"] == "running"
@@ -87,7 +87,7 @@ def test_a_second_command_on_a_run_is_told_who_holds_it_until_that_process_dies(
             pass
     finally:
         child.kill()  # the kernel frees the lock of a process that dies by SIGKILL
-        child.join(timeout=60)
+        child.join(LIMIT_S)
     assert not run.is_locked()
     assert run.read_status()["status"] == "interrupted"
 
@@ -196,10 +196,10 @@ def test_a_removal_that_was_killed_leaves_no_half_run_and_the_next_one_clears_up
     child = CONTEXT.Process(target=remove_and_wait, args=(first.directory, there))
     child.start()
     try:
-        assert here.poll(60)  # it has lost its name, and nothing of it is deleted yet
+        assert here.poll(LIMIT_S)  # it has lost its name, and nothing of it is deleted yet
     finally:
         child.kill()
-        child.join(timeout=60)
+        child.join(LIMIT_S)
     assert runs.list_runs(tmp_path) == [second]
     assert len(list(tmp_path.iterdir())) == 2
     runs.remove(second)

@@ -3,6 +3,7 @@
 import threading
 import zlib
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from mlxhog.cluster.group import ClusterError, Membership, identity_of
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.spec import ParamSpec
+from tests.threads import LIMIT_S
 
 SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
 
@@ -89,10 +91,14 @@ class Machine:
 
 
 class Table:
-    """Where the expected members of one cluster meet, and wait `limit_s` for each other."""
+    """Where the expected members of one cluster meet, and wait for each other.
 
-    def __init__(self, expected, limit_s=10.0):
-        self.expected, self.limit_s = expected, limit_s
+    Attributes:
+        away: names of members that others do not wait for: their link has ended.
+    """
+
+    def __init__(self, expected):
+        self.expected, self.away = expected, set()
         self._changed, self._number = threading.Condition(), 0
         self._here, self._result = {}, None
 
@@ -101,14 +107,21 @@ class Table:
         with self._changed:
             number = self._number
             self._here[name] = brought
-            if len(self._here) < n and self._changed.wait_for(
-                lambda: self._number > number, self.limit_s
-            ):
-                return self._result
-            self._result, self._here = decide(self._here), {}
-            self._number += 1
             self._changed.notify_all()
+            assert self._changed.wait_for(
+                lambda: self._number > number or len(self._here.keys() | self.away) >= n, LIMIT_S
+            )
+            if self._number == number:
+                self._result, self._here = decide(self._here), {}
+                self._number += 1
+                self._changed.notify_all()
             return self._result
+
+    def lose(self, name):
+        """Let the others wait no longer for a member."""
+        with self._changed:
+            self.away.add(name)
+            self._changed.notify_all()
 
 
 class InProcess:
@@ -163,16 +176,10 @@ def alone(cluster, offer, describe):
     return InProcess(Table(1), "a", offer)
 
 
-def refusing(cluster, offer, describe):
-    """A cluster that this machine does not fit."""
-    raise ConfigError("cluster: the token is wrong; take that of the line")
+def fail(error, cluster, offer, describe):
+    raise error
 
 
-def out_of_reach(cluster, offer, describe):
-    """A cluster whose lighthouse does not answer."""
-    raise ClusterError("cluster: no lighthouse answers")
-
-
-def faulty(cluster, offer, describe):
-    """A group with a fault that a restart repeats."""
-    raise TypeError("a fault of the program")
+refusing = partial(fail, ConfigError("cluster: the token is wrong; take that of the line"))
+out_of_reach = partial(fail, ClusterError("cluster: no lighthouse answers"))
+faulty = partial(fail, TypeError("a fault of the program"))  # a restart repeats it

@@ -10,8 +10,10 @@ import numpy as np
 from mlxhog.arena.child import Child
 from mlxhog.cluster.group import Machine, Membership, State
 from mlxhog.cluster.lighthouse import parse_address
+from tests.threads import LIMIT_S
 
-LIMIT_S = 60.0  # for a process that hangs; none should come near it
+SILENT_S = 60.0  # a member is alive, however long its process waits for a core
+DEAD_S = 5.0  # where a round must not wait long for one that was killed
 IDENTITY = dict(
     version="1", layout="l", tokenizer="t", data="d", batch_size=4, seed=0, round_every=10.0,
     outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
@@ -31,9 +33,9 @@ class Answer:
 class Lighthouse(Child):
     """A lighthouse; it has its address."""
 
-    def __init__(self, address="127.0.0.1:0", token=""):
+    def __init__(self, address="127.0.0.1:0", token="", silent_s=SILENT_S):
         super().__init__()
-        self.address = self.call(LIMIT_S, _lead, address, token)
+        self.address = self.call(LIMIT_S, _lead, address, token, silent_s)
 
 
 class Member(Child):
@@ -67,9 +69,9 @@ def together(members):
 
 
 @contextmanager
-def cluster(*values, **options):
+def cluster(*values, silent_s=SILENT_S, **options):
     """Run a lighthouse and a member for each value; nothing of them is left afterwards."""
-    with Lighthouse() as light, ExitStack() as stack:
+    with Lighthouse(silent_s=silent_s) as light, ExitStack() as stack:
         members = []
         for n, value in enumerate(values):
             one = Member(light.address, f"m{n}", value, **options)
@@ -77,10 +79,10 @@ def cluster(*values, **options):
         yield light.address, members
 
 
-def _lead(lane, address, token):
+def _lead(lane, address, token, silent_s):
     from mlxhog.cluster import torchft_group
 
-    torchft_group.JOIN_S, torchft_group.SILENT_S = 5.0, 0.5
+    torchft_group.JOIN_S, torchft_group.SILENT_S = LIMIT_S, silent_s
     lane.store["authority"] = authority = torchft_group.Authority(parse_address(address), token)
     return str(authority.address)
 
@@ -88,7 +90,7 @@ def _lead(lane, address, token):
 def _meet(lane, address, name, value, options):
     from mlxhog.cluster import torchft_group
 
-    how = {"round": 0, "anchor": 0.0, "identity": IDENTITY, "timeout_s": 20.0, **options}
+    how = {"round": 0, "anchor": 0.0, "identity": IDENTITY, "timeout_s": 60.0, **options}
     if how.pop("loses_transfers", False):
         torchft_group._Transport.recv_checkpoint = _lose
     if how.pop("is_stranger", False):

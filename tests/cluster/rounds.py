@@ -19,8 +19,7 @@ def rounds_in(root):
 def part_of(root):
     """The part of the newest run below a folder in its cluster, of run.json."""
     newest = max((root / "runs").glob("*"))
-    part = json.loads((newest / "run.json").read_text())["cluster"]
-    return part
+    return json.loads((newest / "run.json").read_text())["cluster"]
 
 
 def is_balanced(part):

@@ -1,9 +1,11 @@
 """A link is replaced when it dies, and neither its life nor its death stops the workers."""
 
+import itertools
 import os
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +18,10 @@ from mlxhog.training import run as runs
 from tests.cluster import machines as groups
 from tests.cluster.machines import Machine, Table, choice
 from tests.processes import alive
+from tests.threads import LIMIT_S, wait_until
 from tests.training.small import small_config
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
-
-PATIENCE_S = 60.0
 
 
 def let_links_open(monkeypatch, open_group):
@@ -58,16 +59,12 @@ def start(machine, tmp_path):
     yield begin
     machine.arena.counters.store("command", Command.EXIT)
     for link in links:
-        link.stop(PATIENCE_S)
+        link.stop(LIMIT_S)
 
 
 def poll_until(link, condition):
     """Watch a link as its supervisor does."""
-    until = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < until, f"{link.messages}, {link.report()}"
-        link.poll()
-        time.sleep(0.005)
+    wait_until(lambda: link.poll() or condition(), what="a link")
 
 
 @pytest.mark.slow
@@ -117,10 +114,12 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
 
 @pytest.mark.slow
 def test_a_stopped_link_is_killed_and_replaced(machine, start):
-    link = start(groups.alone, choice(round_every=0.02, cluster_timeout_s=0.5))
+    link = start(groups.alone)
     poll_until(link, lambda: machine.own.words["rounds"] > 0)
     first = link.pid
     os.kill(first, signal.SIGSTOP)
+    hours = itertools.count(step=3600)  # between two looks at a link that gives no sign of life
+    link._watched = SimpleNamespace(look=hours.__next__)
     poll_until(link, lambda: link.pid not in (None, first))
     assert "signal SIGKILL" in link.messages[0]
 

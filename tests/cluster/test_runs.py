@@ -16,7 +16,7 @@ from tests.cluster import machines as groups
 from tests.cluster.members import Lighthouse
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
 from tests.cluster.test_link import let_links_open
-from tests.threads import wait_until
+from tests.threads import LIMIT_S, wait_until
 from tests.training.small import let_no_worker_finish, small_config
 
 FOREVER = 10**6
@@ -34,7 +34,8 @@ def _one_machine(monkeypatch):
 
 
 @pytest.mark.usefixtures("_one_machine")
-def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path):
+def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxhog.cluster.link.LAST_ROUND_S", LIMIT_S)
     is_over = False
 
     def look(progress):
@@ -70,31 +71,37 @@ def _train(root, options):
     train(small_config(root, **options))
 
 
-def call_of_two(address, roots, **options):
-    """Let two machines train until they had a round together, then stop both."""
-    for root in roots:
-        root.mkdir(exist_ok=True)
-    before = [len(rounds_in(root)) for root in roots]  # of the call that is resumed
-    machines = [Running(_train, root, options_of(address, **options)) for root in roots]
+def call_of_two(roots, **options):
+    """Let two machines train until they had a round together, then stop both.
 
-    def has_met(root, machine, n):
-        assert machine.poll() is None, (root / "output.txt").read_text()
+    The second one starts after a round of the first, which so goes on from its own checkpoint.
+    """
+    machines, before = [], {}
+
+    def has_round(root, members):
+        for one in machines:
+            assert one.poll() is None, (root / "output.txt").read_text()
         can_save = any(root.glob("runs/*/metrics.jsonl"))
-        return can_save and any(x["members"] == 2 and x["tokens"] for x in rounds_in(root)[n:])
+        rounds = rounds_in(root)[before[root] :]
+        return can_save and any(x["members"] >= members and x["tokens"] for x in rounds)
 
-    try:
-        for each in zip(roots, machines, before, strict=True):
-            wait_until(partial(has_met, *each))
-        for one in machines:
-            one.send_signal(signal.SIGINT)
-        for root, one in zip(roots, machines, strict=True):
-            assert one.wait(60) == 0, (root / "output.txt").read_text()
-    finally:
-        for one in machines:
-            one.kill()
-            one.wait(60)
-    rounds = [rounds_in(root)[n:] for root, n in zip(roots, before, strict=True)]
-    return rounds, [part_of(root) for root in roots]
+    with Lighthouse() as light:
+        try:
+            for root in roots:
+                root.mkdir(exist_ok=True)
+                before[root] = len(rounds_in(root))  # of the call that is resumed
+                machines.append(Running(_train, root, options_of(light.address, **options)))
+                wait_until(partial(has_round, root, len(machines)))
+            wait_until(partial(has_round, roots[0], 2))
+            for one in machines:
+                one.send_signal(signal.SIGINT)
+            for root, one in zip(roots, machines, strict=True):
+                assert one.wait(LIMIT_S) == 0, (root / "output.txt").read_text()
+        finally:
+            for one in machines:
+                one.kill()
+                one.wait(LIMIT_S)
+    return [rounds_in(root)[before[root] :] for root in roots], list(map(part_of, roots))
 
 
 @pytest.mark.slow
@@ -102,19 +109,18 @@ def call_of_two(address, roots, **options):
 def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines(tmp_path, copied):
     pytest.importorskip("torchft")
     roots = [tmp_path / name for name in "ab"]
-    with Lighthouse() as light:
-        before, stopped = call_of_two(light.address, roots)
-        if copied:  # both have the run of the first
-            shutil.rmtree(roots[1] / "runs")
-            shutil.copytree(roots[0] / "runs", roots[1] / "runs")
-        after, parts = call_of_two(light.address, roots, resume="latest")
+    before, stopped = call_of_two(roots)
+    if copied:  # both have the run of the first
+        shutil.rmtree(roots[1] / "runs")
+        shutil.copytree(roots[0] / "runs", roots[1] / "runs")
+    roots.sort(key=lambda root: -part_of(root)["round"])
+    newest = part_of(roots[0])
+    after, parts = call_of_two(roots, resume="latest")
     assert all(is_balanced(part) for part in stopped + parts)
     for lines in (before, after):
         audit = Audit.of(lines)
         assert audit.unequal == audit.unbalanced == 0
         assert {one["round"] for one in lines[0]} & {one["round"] for one in lines[1]}
-    resumed = stopped[:1] if copied else stopped
-    newest = max(resumed, key=lambda part: part["round"])
     last = max(parts, key=lambda part: part["round"])
     assert last["round"] > newest["round"]
     more = sum(part["tokens_committed"] for part in parts)

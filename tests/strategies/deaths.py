@@ -1,8 +1,8 @@
 """Deaths at any line of a strategy: a trace function that raises where SIGKILL would strike."""
 
 import sys
-import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from mlxhog import strategies
@@ -52,14 +52,14 @@ def dies(work, place, times=1, folders=FOLDERS):
     return _until_dead(work, on_line, folders)
 
 
-def dies_with(work, others):
+def dies_with(work, others, *arguments):
     """Do some work, and die at the next line once others have died; whether it died."""
 
     def on_line(here):
         if others.is_set():
             raise Died
 
-    return _until_dead(work, on_line, FOLDERS)
+    return _until_dead(partial(work, *arguments), on_line, FOLDERS)
 
 
 def _until_dead(work, on_line, folders):
@@ -71,18 +71,3 @@ def _until_dead(work, on_line, folders):
     finally:
         sys.settrace(None)
     return False
-
-
-def in_thread(work):
-    """Begin some work in a thread of its own; returns a function that waits for its result."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
-    thread.start()
-
-    def result(where):
-        thread.join(120)
-        assert not thread.is_alive(), f"a worker is stuck after a death at {where}"
-        assert results, f"a worker failed after a death at {where}"
-        return results[0]
-
-    return result

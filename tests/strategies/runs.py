@@ -1,6 +1,7 @@
 """Strategies in one process: an arena, workers, and gradients that a test can foresee."""
 
 import time
+from collections import Counter
 from contextlib import contextmanager
 from functools import cache
 from types import MappingProxyType, SimpleNamespace
@@ -138,7 +139,7 @@ class Run:
     Attributes:
         gradient: a function of a ticket's number and the first parameter that was read.
         taken: steps so far, by slot.
-        idle: slots whose last claim got nothing.
+        idle: how many of its last claims got nothing, by slot.
     """
 
     def __init__(self, of, params, gradient, steps, optimizer=None, **layout):
@@ -147,7 +148,7 @@ class Run:
         self.arena = new_arena(of, params, steps=steps, **layout)
         self.ledger = Ledger(self.arena)
         self.params, self.layout = params, layout
-        self.taken, self.idle = dict.fromkeys(range(1, of.workers + 1), 0), set()
+        self.taken, self.idle = dict.fromkeys(range(1, of.workers + 1), 0), Counter()
         self.is_dead = False  # the victim
         self.workers = [self.worker(slot) for slot in self.taken]
 
@@ -175,7 +176,7 @@ class Run:
                 self._end(one, *pending)
                 pending = None
             if isinstance(lease, Lease):
-                self.idle.discard(one.context.slot)
+                self.idle.pop(one.context.slot, None)
                 one.context.entry.phase = Phase.COMPUTE
                 one.read()
                 pending = (lease, *self._grads(one, lease))
@@ -185,7 +186,7 @@ class Run:
             elif lease is Idle.DONE and self.done() >= self.steps:
                 return
             else:
-                self.idle.add(one.context.slot)
+                self.idle[one.context.slot] += 1
                 time.sleep(0.0002)
 
     def _end(self, one, lease, grads, samples):
@@ -202,6 +203,10 @@ class Run:
             and lead >= 2
             and not (self.is_dead or self.done() >= self.steps)
         )
+
+    def all_ask_in_vain(self):
+        """Whether every worker has done so twice: its first claim may be older than a pause."""
+        return min(self.idle[slot] for slot in self.taken) > 1
 
     def done(self):
         return self.of.steps_done(self.arena, self.ledger)
@@ -235,7 +240,7 @@ class Run:
         new = Run.__new__(Run)
         new.__dict__.update(self.__dict__, steps=steps - old.counters.load("steps"))
         new.arena = empty_arena(of, self.params, **self.layout)
-        new.ledger, new.is_dead, new.idle = Ledger(new.arena), False, set()
+        new.ledger, new.is_dead, new.idle = Ledger(new.arena), False, Counter()
         new.taken = dict.fromkeys(self.taken, 0)
         state = {**of.state(old), "ledger": self.ledger.position()}
         new.arena.counters.store("version", old.counters.load("version"))

@@ -140,10 +140,7 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
 # -- ages of simulated gradients -------------------------------------------------------------------
 
 
-STEPS = 4000
-
-
-def steps(text, seed=0, n=STEPS):
+def steps(text, seed=0, n=4000):
     course = Course(text, seed)
     return [course.at(step) for step in range(n)]
 

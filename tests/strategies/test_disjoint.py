@@ -9,7 +9,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.strategies.disjoint import block_groups
 from tests.models.sample import config
 from tests.pairs import each_of
-from tests.strategies.runs import begin_step, new_arena, strategy
+from tests.strategies.runs import begin_step, full, new_arena, strategy
 from tests.strategies.runs import worker as one_of
 from tests.threads import in_threads
 
@@ -36,15 +36,11 @@ def worker(arena, slot, **more):
     return one_of(arena, slot, disjoint(**more), steps=10_000, model=MODEL)
 
 
-def ones(arena):
-    return {name: np.ones(slot.shape, np.float32) for name, slot in arena.layout.slots.items()}
-
-
 def take_step(worker):
     """One step; returns the names of the parameters that it wrote."""
     lease, arena = begin_step(worker), worker.context.arena
     before = {name: arena.param(name).copy() for name in arena.layout.slots}
-    worker.write(ones(arena), lease, samples=1)
+    worker.write(full(arena, 1.0), lease, samples=1)
     return frozenset(name for name in before if (arena.param(name) != before[name]).any())
 
 
@@ -70,7 +66,7 @@ def test_updates_that_overlap_in_time_never_write_a_common_parameter(arena):
     steps = []
 
     def train(slot, mine):
-        grads = ones(arena)
+        grads = full(arena, 1.0)
         for _ in range(60):
             lease = begin_step(mine)
             begin = monotonic_ns()  # the group is its own from the claim on

@@ -19,7 +19,7 @@ from mlxhog.strategies.local import Local
 from mlxhog.strategies.sync import Sync
 from tests.pairs import each_of
 from tests.strategies import references
-from tests.strategies.deaths import dies, dies_with, in_thread, places
+from tests.strategies.deaths import dies, dies_with, places
 from tests.strategies.runs import Run, strategy
 from tests.threads import begin, join, wait_until
 
@@ -189,16 +189,14 @@ def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case
         run = case.run()
         rank = number % case.workers
         slot, victim = rank + 1, run.workers[rank]
-        rest = [
-            in_thread(partial(run.work, w, victim)) for k, w in enumerate(run.workers) if k != rank
-        ]
+        others = [w for w in run.workers if w is not victim]
+        rest = begin(partial(run.work, victim=victim), others)
         if dies(partial(run.work, victim), place, times):
             reached += 1
             run.mark_dead(slot)
             run.reap(slot)
             run.work(run.worker(slot))
-        for result in rest:
-            result(name_of(place))
+        join(rest, what=f"a worker beside a death at {name_of(place)}")
         run.end()
         check(run, case, name_of(place))
         run.arena.close()
@@ -214,14 +212,13 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
         run, dead = case.run(), threading.Event()
         workers = run.workers if number % 2 else run.workers[::-1]
         victim, others = workers[0], workers[1:]
-        rest = [in_thread(partial(dies_with, partial(run.work, w, victim), dead)) for w in others]
+        rest = begin(partial(dies_with, partial(run.work, victim=victim), dead), others)
         if dies(partial(run.work, victim), place, times):
             reached += 1
             run.mark_dead(victim.context.slot)
             dead.set()
         where = name_of(place)
-        for result in rest:
-            result(where)
+        join(rest, what=f"a worker beside a death at {where}")
         for slot in run.taken:
             run.reap(slot)
         if run.of.between_steps(run.arena):  # then successors hold still
@@ -258,21 +255,27 @@ def test_a_run_that_is_resumed_after_any_step_equals_one_that_never_stopped(case
 
 @every_case
 def test_a_pause_holds_every_worker_still_and_changes_nothing(case):
-    run = case.run()
+    run, paused = case.run(), threading.Event()
+
+    def gradient(ticket, at):
+        if ticket > 1 and not paused.is_set():
+            run.arena.counters.store("pause", 1)
+            paused.set()
+        return case.gradient(ticket, at)
+
+    run.gradient = gradient
     threads = begin(run.work, run.workers)
-    wait_until(lambda: run.done() >= 2)
-    run.arena.counters.store("pause", 1)
-    wait_until(lambda: len(run.idle) == case.workers or run.done() == STEPS)
-    if run.done() < STEPS:
-        run.idle.clear()
-        wait_until(lambda: len(run.idle) == case.workers)
-        assert run.of.between_steps(run.arena)
-        run.end()
-        before, done = run.arena.params.copy(), run.done()
-        run.idle.clear()
-        wait_until(lambda: len(run.idle) == case.workers)
-        assert (run.arena.params == before).all()
-        assert run.done() == done
+    wait_until(paused.is_set)
+    run.idle.clear()
+    wait_until(run.all_ask_in_vain)
+    assert run.of.between_steps(run.arena)
+    run.end()
+    before, done = run.arena.params.copy(), run.done()
+    assert done < STEPS
+    run.idle.clear()
+    wait_until(run.all_ask_in_vain)
+    assert (run.arena.params == before).all()
+    assert run.done() == done
     run.arena.counters.store("pause", 0)
     join(threads)
     run.end()

@@ -33,7 +33,7 @@ class Runs:
     """Arenas of one configuration, and workers in them."""
 
     def __init__(self, kind, directory, stack):
-        self.prediction, self.make = KINDS[kind]
+        self.kind, (self.prediction, self.make) = kind, KINDS[kind]
         self.directory, self.stack = directory, stack
         (directory / event_log.FOLDER).mkdir(parents=True)
 
@@ -73,7 +73,6 @@ def runs(request, tmp_path):
 
 
 every_kind = pytest.mark.parametrize("runs", KINDS, indirect=True)
-one_kind = pytest.mark.parametrize("runs", ["shared moments, last"], indirect=True)
 
 
 def gradient(worker, ticket):
@@ -104,12 +103,6 @@ def run_interleaved(runs, steps=4):
     return arena
 
 
-def repeat(worker, records):
-    for record in records:
-        if worker.repeat_read(record):
-            worker.repeat_write(record, gradient(worker, record.numbers.ticket))
-
-
 def replayed(runs, slots=(1, 2)):
     """The logs done again, each slot by a thread of its own."""
     arena, failures = runs.arena("replay"), list[BaseException]()
@@ -126,7 +119,8 @@ def replayed(runs, slots=(1, 2)):
                     workers.append(worker)
                 elif isinstance(record, Step | Torn):
                     assert worker is not None
-                    repeat(worker, [record])
+                    if worker.repeat_read(record):
+                        worker.repeat_write(record, gradient(worker, record.numbers.ticket))
         except BaseException as failure:
             failures.append(failure)
             for other in workers:
@@ -167,7 +161,6 @@ def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_fo
 def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_bit(runs, tmp_path):
     """In its second step, while the other worker goes on."""
     torn = 0
-    (kind,) = [k for k, (p, make) in KINDS.items() if p == runs.prediction and make is runs.make]
     folders = (*FOLDERS, event_log.__file__)
 
     def victim_in(runs):
@@ -176,9 +169,9 @@ def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_b
         write(victim, begin_step(victim))
         return arena, victim, other, begin_step(other)
 
-    _, whole, _, _ = victim_in(Runs(kind, tmp_path / "first", runs.stack))
+    _, whole, _, _ = victim_in(Runs(runs.kind, tmp_path / "first", runs.stack))
     for k, place in enumerate(places(lambda: write(whole, begin_step(whole)), folders)):
-        each = Runs(kind, tmp_path / str(k), runs.stack)
+        each = Runs(runs.kind, tmp_path / str(k), runs.stack)
         arena, victim, other, held = victim_in(each)
         assert dies(lambda one=victim: write(one, begin_step(one)), place, folders=folders)
         settle(arena, each.directory, 1)
@@ -225,7 +218,7 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     assert_same(arena, replayed(runs))
 
 
-@one_kind
+@pytest.mark.parametrize("runs", ["shared moments, last"], indirect=True)
 def test_accesses_that_contradict_each_other_are_an_error_and_no_deadlock(runs):
     run_interleaved(runs)
     records = runs.log(1)

@@ -6,6 +6,7 @@ from tools.proof.protocols import NEEDED, build, search, sources
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path):
     steps = sources(tmp_path)
     searched = list(search(build(tmp_path), steps))
