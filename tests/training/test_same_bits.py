@@ -69,7 +69,7 @@ def counts(result):
 @pytest.mark.parametrize("strategy", ["sync", "round_robin", "local_sgd", "scaffold"])
 def test_a_death_changes_no_bit(run_of, tmp_path, strategy):
     result = run_of(options_of(strategy))
-    killed = train_and_kill(small_config(tmp_path, slow="0=3,1=3", **options_of(strategy)))
+    killed = train_and_kill(small_config(tmp_path, **options_of(strategy)))
     if not killed.torn:  # a step that its worker died in may be half added
         assert identical(parameters(killed), parameters(result))
     assert counts(killed) == counts(result)
