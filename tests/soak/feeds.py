@@ -98,7 +98,7 @@ def _fed(folder, posts, parts, disk, say):
         while time.monotonic() < end:
             time.sleep(1.0)
             if wanted <= set(published(directory)[0]) and not unnamed(directory):
-                ask(directory, "checkpoint")
+                ask(directory, "checkpoint", timeout_s=LIMIT_S)
                 if trained(directory) == published(directory)[1]:
                     break
         memory = max(memory, pair.peak_bytes() - before)

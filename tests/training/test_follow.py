@@ -60,7 +60,7 @@ def wait_until_trained(directory, n):
     def condition():
         if len(rows(directory)) < n:
             return False
-        ask(directory, "checkpoint")
+        ask(directory, "checkpoint", timeout_s=LIMIT_S)  # it may wait for the workers
         return tickets_trained(directory) == stream(directory).last.end_ticket
 
     wait_until(condition, LIMIT_S, f"{n} rows", every_s=0.3)  # each look may save a checkpoint
