@@ -19,38 +19,12 @@ from mlxhog.errors import CheckpointError, EnvironmentLacks, WorkerFailed
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from tests.processes import alive
-from tests.soak.killer import Killer
 from tests.training.asking import endless, trained, until
 from tests.training.small import Messages, checkpoint_of, lasts_until, small_config
 
 
 def name_of(options):
     return " ".join(map(str, options.values()))
-
-
-def train_and_kill(config, kills=1):
-    result = Killer(kills=kills).train(config)
-    assert (result.status, result.restarts) == ("done", kills)
-    assert result.steps == config.steps  # exact: a torn step counts, a returned one is repeated
-    assert result.torn <= kills
-    return result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"strategy": "hogwild", "steps": 60},
-        {"strategy": "sync", "steps": 40, "sync_shares": "speed", "slow": "1=3",
-         "optimizer": "muon"},
-        {"strategy": "locked", "steps": 400},  # the lock may return to one worker often
-        {"strategy": "sim", "workers": "mlx:cpu", "sim_staleness": "uniform:0:3", "steps": 60},
-    ],
-    ids=name_of,
-)  # fmt: skip
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path, options):
-    result = train_and_kill(small_config(tmp_path, **{"workers": "mlx:cpu*2", **options}), kills=2)
-    assert result.lost_update_rate == 0.0
 
 
 EVALUATES = {"save_every": 12, "eval_every": "1h", "sample_every": "1h"}
@@ -78,6 +52,7 @@ def test_a_run_whose_workers_all_die_at_a_moment_loses_no_step_and_no_evaluation
     assert (result.status, result.steps) == ("done", 40)
     state = checkpoint_of(result).state
     assert (state["used"]["steps"], state["left"]["steps"]) == (40, 0)
+    assert result.torn or not result.lost_update_rate
     # After `pause` and `REST` the run needs all workers.
     assert result.restarts >= min(2, len(moments)) * len(result.workers)
     assert (result.val_bits_per_byte is None) == ("eval_every" not in options)
