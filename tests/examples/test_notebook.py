@@ -27,8 +27,9 @@ def cells(tmp_path_factory):
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "jupyter"))
         client = NotebookClient(
-            notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": folder}}
-        )
+            notebook, timeout=240, startup_timeout=240, kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+        )  # fmt: skip
         client.execute()
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 

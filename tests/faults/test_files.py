@@ -25,7 +25,7 @@ from mlxhog.training import reporting
 from mlxhog.training import run as training
 from tests.pairs import each_of
 from tests.saved import names, save
-from tests.training.small import flags, small_config
+from tests.training.small import flags, lasts_until, small_config
 
 BYTES = ByteTokenizer()
 REFUSALS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.ENOENT, errno.EACCES, errno.EFBIG)
@@ -36,22 +36,17 @@ def run(tmp_path):
     return runs.create(tmp_path / "runs", "small")
 
 
-def refuse(monkeypatch, number):
-    """Let the system refuse to flush anything to the disk."""
-
-    def fail(descriptor):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", fail)
-
-
 @pytest.mark.parametrize("number", REFUSALS)
 def test_a_refused_write_is_said_in_words_and_the_old_file_stands(run, monkeypatch, number):
     save(run, step=10)
     study = Store(run.directory)
     study.add_proposal("swiglu")
+
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
     with monkeypatch.context() as patch:
-        refuse(patch, number)
+        patch.setattr(os, "fsync", fail)  # nothing reaches the disk
         for write in (
             lambda: run.write_status({"status": "done"}),
             lambda: save(run, step=20),
@@ -107,13 +102,14 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
 def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkeypatch):
     monkeypatch.setattr(reporting, "METRICS_S", 0.0)
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    messages = []
+    messages, moved = [], tmp_path / "moved"
+    lasts_until(monkeypatch, moved.exists)
 
     def move(progress):
         messages.append(progress.message or "")
         for outcome in runs.list_runs(tmp_path / "runs"):
-            if progress.step > 0:
-                os.rename(outcome.directory, tmp_path / "moved")
+            if progress.elapsed_s > 0:  # it trains, and has saved nothing
+                os.rename(outcome.directory, moved)
 
     result = training.train(
         small_config(tmp_path, steps=200, save_every=50, eval_every="1h"), observer=move
@@ -215,6 +211,6 @@ def test_a_command_with_closed_standard_streams_trains(tmp_path):
     config = small_config(tmp_path, steps=3)
     command = [sys.executable, "-m", "mlxhog", "train", *flags(config)]
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
-    assert subprocess.run(closed, timeout=120, check=False).returncode == 0
+    assert subprocess.run(closed, timeout=240, check=False).returncode == 0
     (listed,) = runs.list_runs(tmp_path / "runs")
     assert listed.read_status()["status"] == "done"

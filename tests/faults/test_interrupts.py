@@ -29,7 +29,7 @@ FIRST_MOMENTS = {
 def ended(folder, *words, environment=None):
     """Exit code, stdout and stderr of a Python process in a folder."""
     env, command = {**os.environ, **(environment or {})}, [sys.executable, *words]
-    how = {"capture_output": True, "text": True, "timeout": 120, "check": False}
+    how = {"capture_output": True, "text": True, "timeout": 240, "check": False}
     process = subprocess.run(command, env=env, cwd=folder, **how)
     return process.returncode, process.stdout, process.stderr
 

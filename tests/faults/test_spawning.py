@@ -16,7 +16,7 @@ PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "si
 def ended(command, folder, text=""):
     """Run a command in a folder; returns what it printed, and fails with what it said."""
     process = subprocess.run(
-        command, input=text, cwd=folder, capture_output=True, text=True, timeout=120, check=False
+        command, input=text, cwd=folder, capture_output=True, text=True, timeout=240, check=False
     )
     assert process.returncode == 0, process.stderr[-4000:]
     return process.stdout

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -29,7 +30,7 @@ from tests.training.small import flags, small_config
 FOREVER, INTERRUPTED = 10**8, 130
 PORT, MOST, LEAST = 8600, 4, 2
 HANG_S = 240.0  # without a round of all machines
-ORPHAN_S = 30.0  # after the death of its run
+ORPHAN_S = 120.0  # after the death of its run
 DOWN_S = 2.0, 15.0  # of a machine that is stopped or unplugged: some outlast the limit of a call
 OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout_s": 8.0, "slow": "0=4"}
 
@@ -183,7 +184,8 @@ class Fleet:
 
     def _kill_link(self, one):
         if self._until(lambda: one.link() is not None, "a link") and (link := one.link()):
-            os.kill(link, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(link, signal.SIGKILL)
 
     def _stop(self, one):
         os.killpg(one.process.pid, signal.SIGSTOP)

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlxhog.arena.requests import ask
+from mlxhog.base.durable import replace_file
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import Stream
@@ -38,7 +39,7 @@ CLIENTS = 8
 EXAMPLES = 100  # of a part: more than fit into the last page of a file on a full disk
 PARTS = ("calm", "kill", "full disk", "kill")
 LIMIT_S = 300.0
-STOP_S = 60.0
+STOP_S = 240.0
 KILL_S = 0.3  # after a part of the posting begins
 REFUSALS = 5  # that the disk stays full for
 DISK_BYTES = 256 << 20
@@ -76,7 +77,7 @@ def _fed(folder, posts, parts, disk, say):
     try:
         for part, kind in enumerate(parts):
             numbers = range(EXAMPLES * part, EXAMPLES * (part + 1))
-            (folder / "new" / f"{part}.txt").write_text(files[part])
+            replace_file(folder / "new" / f"{part}.txt", files[part].encode())
             memory = max(memory, pair.peak_bytes() - before)
             if kind == "kill":
                 killer = threading.Timer(KILL_S, pair.kill)
@@ -97,7 +98,7 @@ def _fed(folder, posts, parts, disk, say):
         while time.monotonic() < end:
             time.sleep(1.0)
             if wanted <= set(published(directory)[0]) and not unnamed(directory):
-                ask(directory, "checkpoint")
+                ask(directory, "checkpoint", timeout_s=LIMIT_S)
                 if trained(directory) == published(directory)[1]:
                     break
         memory = max(memory, pair.peak_bytes() - before)
@@ -248,7 +249,7 @@ class Posts:
 
 
 def plant(folder):
-    """Put what is bad into the folder that is followed; see `BAD`."""
+    """Put what is bad into the folder that is followed, each whole at once; see `BAD`."""
     (folder / os.fsdecode(b"caf\xe9.txt")).write_text("a name of another age")
     os.mkfifo(folder / "pipe.txt")
     os.symlink("/dev/zero", folder / "zeros.txt")
@@ -256,7 +257,7 @@ def plant(folder):
     text = b"words " * 200
     for kind, line in (("txt", text + b"\n"), ("jsonl", b'{"text": "%s"}\n' % text)):
         packed = gzip.compress(line * (1 << 14))
-        (folder / f"bomb.{kind}.gz").write_bytes(packed * 100)
+        replace_file(folder / f"bomb.{kind}.gz", packed * 100)
 
 
 def unnamed(directory):

@@ -15,38 +15,44 @@ quietly = partial(train, observer=None)
 
 
 class Killer:
-    """Kills workers of a run, each after a step of its own.
+    """Kills workers of a run, each after a step of its own, and waits until they are replaced.
 
-    The next victim is drawn by the seed, or is the worker of a backend. If a kill is to come, none
-    may take a batch until every worker is up and the victim is chosen: so the run cannot end before
-    it, however slow the machine is. Without `holds` the others go on, and the run may end
-    with kills left.
+    The next victim is drawn by the seed, or is the worker of a backend. All die in the supervisor's
+    first look at the training, and none may take a batch before it, or while a dead one is replaced
+    and another kill is to come: so the run cannot end too early, however slow the machine is.
+    Without `holds` every look kills one, and the run may end with kills left.
     """
 
     def __init__(self, kills=1, backends=(), number=signal.SIGKILL, seed=0, holds=True):
         self.left, self.backends, self.number, self._holds = kills, backends, number, holds
         self._random, self._killed = random.Random(seed), set()
         self._slot = self._steps = 0  # of the next victim, when it was chosen
-        self._held = False
+        self._looks = kills > 0
 
     def train(self, config, run=quietly, **how):
         """Train by `mlxhog.train`, or by another function with a session of workers, and kill."""
-        poll = Session.poll
+        poll, begin_training = Session.poll, Session.begin_training
 
         def poll_and_kill(session, doing=None):
             poll(session, doing)
-            if self.left:
-                self._look(session)
+            while self._looks and self._look(session):
+                poll(session, doing)
 
-        with mock.patch.object(Session, "poll", poll_and_kill):
-            result = run(config, **how)
-        assert not (self._holds and self.left), "the run ended before every kill was done"
-        return result
+        def begin_held(session):
+            self._hold(session, self._looks)
+            return begin_training(session)
+
+        with (
+            mock.patch.object(Session, "poll", poll_and_kill),
+            mock.patch.object(Session, "begin_training", begin_held),
+        ):
+            return run(config, **how)
 
     def _look(self, session):
+        """Kill the next victim if all workers are up; whether to look again at once."""
         entries = session.arena.workers
         if not session.arena.counters.load("start_ns"):
-            return self._hold(session, True)
+            return False
         up = {
             seat.slot: seat.spec.backend
             for seat in session.seats
@@ -54,7 +60,10 @@ class Killer:
             and session.entry(seat).pid not in self._killed
         }
         if len(up) < len(session.seats):
-            return self._hold(session, True)
+            return self._holds
+        if not self.left:
+            self._looks = False
+            return False
         if not self._slot:
             name = self.backends[self.left - 1] if self.backends else ""
             self._slot = self._random.choice([k for k in up if name in ("", up[k])])
@@ -66,16 +75,17 @@ class Killer:
                 break
             time.sleep(0.0005)
         else:
-            return None
+            if not self._holds:
+                return False  # held, it dies without a step: others may have taken them all
         time.sleep(self._random.random() * min(0.02, victim.step_s))  # into any part of a step
         os.kill(victim.pid, self.number)
         self._killed.add(victim.pid)
         self.left -= 1
         self._slot = 0
-        return self._hold(session, self.left > 0)
+        self._hold(session, self.left > 0)
+        return self._holds
 
     def _hold(self, session, held):
         """Let no worker take a batch, or let all again."""
-        if self._holds and (held or self._held):
+        if self._holds:
             session.arena.counters.store("pause", int(held))
-            self._held = held

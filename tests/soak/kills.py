@@ -60,13 +60,13 @@ KINDS = {
 """Kinds of faults, and how many there are of each among twenty; the first eight are one of each."""
 FAULTS_S, TOKENS, EVAL_TOKENS = 20.0, 150_000, 16_384
 """Of a strategy: how long runs begin under faults, and the size of a run."""
-START_S = 120.0
+START_S = 240.0
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 SETTLE_S = 0.5  # after a fault, before silence counts
 HEARTBEAT_S = 6.0
 MOST_FAULTS = 20  # of a run and those that resume it; else a busy machine might never end one
-HANG_S = 80.0  # without progress and without faults
-LEAVE_S = 30.0  # for workers whose supervisor has ended, on a busy machine
+HANG_S = 240.0  # without progress and without faults
+LEAVE_S = 120.0  # for workers whose supervisor has ended, on a busy machine
 DEATHS_AT_SPAWN = 2  # of workers, and of supervisors
 SPAWN_S = 1.5  # at a moment of which a worker that is being spawned is killed
 DISK_BYTES = 512 << 20
@@ -321,7 +321,9 @@ class Observed:
         # wrote, but for torn ones, whose worker died while it wrote. A successor that ends the
         # round or the turn of the dead says it wrote that step, too, but adds nothing of it.
         twice = steps + (0 if in_turn else torn) - done
-        uncounted = done - steps - torn - self._kills  # one may die between a ticket and its count
+        # One may die between a ticket and its count; the run itself kills those that are silent.
+        deaths = max(self._kills, sum(self.entry(slot).restarts for slot in SLOTS))
+        uncounted = done - steps - torn - deaths
         counts.never("tickets lost", lost, tickets)
         counts.never("tickets computed twice", max(0, twice), tickets)
         counts.never("tickets nobody counted, beyond one a kill", max(0, uncounted), tickets)

@@ -82,7 +82,7 @@ def gates(n, say):
 
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
-LIMIT_S = 120.0
+LIMIT_S = 600.0
 """Of a replay on a slow machine: one that waits for turns that never come would not end."""
 
 

@@ -3,14 +3,19 @@
 import pytest
 
 from mlxhog import train
-from mlxhog.training import reporting
+from mlxhog.arena.control import Command
+from mlxhog.training import evaluation, reporting
 from mlxhog.training import run as runs
-from tests.training.small import checkpoint_of, small_config
+from tests.training.small import small_config
 
 
 @pytest.fixture(autouse=True)
-def _observed_often(monkeypatch):
+def _observed_often_and_ended_without_haste(monkeypatch):
+    """Nothing that a run does at its end is left out because the machine is slow."""
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
+    monkeypatch.setattr(runs, "COUNTING_S", 60.0)
+    for name in ("INTERRUPTED_S", "SAMPLE_S"):
+        monkeypatch.setattr(evaluation, name, 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +35,24 @@ def run_of(tmp_path_factory):
 class Deadly(runs.Training):
     """Kills workers of a run at moments: a command, or a step, a pause, a "choice" and its "end".
 
+    The training ends by its budget, but not before all are replaced that are to die in it.
+
     Attributes:
         kills: moments and numbers of workers that are still to die; the last one is next.
+        killed: processes of the dead.
         begins: steps of the run before the first of them.
     """
 
     kills = []
+    killed = []
     begins = 0
+
+    def _budget_is_used(self):
+        trains = self.arena.counters.load("command") == Command.TRAIN
+        waits = {"step", "pause"} & {moment for moment, _ in self.kills}
+        if trains and (waits or any(one in self.killed for one in self.pool.values())):
+            return False
+        return super()._budget_is_used()
 
     def poll(self, doing=None):
         self._kill_at("step")
@@ -66,22 +82,20 @@ class Deadly(runs.Training):
             _, victims = kills.pop()
             for process in list(self.pool.values())[:victims]:
                 process.process.kill()
+                self.killed.append(process)
 
 
 @pytest.fixture
 def trained_with_kills(tmp_path, monkeypatch):
-    """Trains, and kills workers at these moments."""
+    """Trains, by `train` or another function, and kills workers at these moments."""
 
-    def with_kills(*kills, begins=1, **options):
+    def with_kills(*kills, begins=1, run=train, **options):
         monkeypatch.setattr(runs, "Training", Deadly)
         monkeypatch.setattr(Deadly, "kills", [*reversed(kills)])
+        monkeypatch.setattr(Deadly, "killed", [])
         monkeypatch.setattr(Deadly, "begins", begins)
-        config = small_config(tmp_path, **{"workers": "mlx:cpu*2", **options})
-        result = train(config)
+        result = run(small_config(tmp_path, **{"workers": "mlx:cpu*2", **options}))
         assert Deadly.kills == []
-        assert (result.status, result.steps) == ("done", config.steps)
-        state = checkpoint_of(result).state
-        assert (state["used"]["steps"], state["left"]["steps"]) == (config.steps, 0)
         return result
 
     return with_kills

@@ -56,6 +56,12 @@ def let_no_worker_finish(monkeypatch):
     monkeypatch.setattr(Session, "_rests", lambda self, seat: False)
 
 
+def lasts_until(monkeypatch, condition):
+    """Let no training end by its budget before a condition holds, however late it looks."""
+    is_used = runs.Training._budget_is_used
+    monkeypatch.setattr(runs.Training, "_budget_is_used", lambda run: condition() and is_used(run))
+
+
 def small_config(tmp_path, **options):
     """A configuration whose run takes a second or two, in its own folders."""
     model = tmp_path / "small.yaml"

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.models.spec import ParamSpec
+from mlxhog.training import run as runs
 from mlxhog.training import state
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
@@ -63,19 +65,30 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
 
 
 @pytest.mark.slow
-def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_path):
-    # The first workers are slow, so that the run lasts until all of it has happened.
+def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_path, monkeypatch):
+    # Slow, so that the supervisor sees one of the first steps, after which it holds all workers.
     options = {"slow": "0=10,1=10", "lr_workers": "sqrt"}
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=600, **options)
+    disturbed, poll = threading.Event(), runs.Training.poll
+
+    def poll_and_hold(run, doing=None):
+        poll(run, doing)
+        if doing is None and run.arena.counters.load("steps") >= 3:
+            run.arena.counters.store("pause", int(not disturbed.is_set()))
+
+    def are_up(workers):
+        return works(3, steps=0)(workers) and works(4, steps=0)(workers)
 
     def disturb(directory):
         ask(directory, "join", workers="mlx:cpu*2")
-        joined = until(directory, lambda workers: works(3)(workers) and works(4)(workers))
+        joined = until(directory, are_up)
         os.kill(joined[4]["pid"], signal.SIGKILL)
         ask(directory, "leave", worker=1)
-        until(directory, has_left(1))
+        until(directory, lambda now: has_left(1)(now) and now[4]["pid"] != joined[4]["pid"])
         assert not alive(joined[1]["pid"])
+        disturbed.set()
 
+    monkeypatch.setattr(runs.Training, "poll", poll_and_hold)
     result = trained(config, disturb, stops=False)
     tickets_done, state = tickets(result)
     assert (result.status, result.steps, tickets_done) == ("done", 600, 600)

@@ -309,8 +309,8 @@ class Interrupting(Messages):
             signal.raise_signal(signal.SIGINT)
 
 
-def interrupted(tmp_path, again=0, eval_every=2):
-    config = small_config(tmp_path, steps=100_000, eval_every=eval_every, eval_tokens=10**6)
+def interrupted(tmp_path, again=0):
+    config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
     messages = Interrupting(again)
     result = train(config, observer=messages)
     saved = f"saved step-{result.steps:08}"
@@ -335,8 +335,15 @@ def test_an_interrupted_run_has_the_score_of_its_checkpoint(tmp_path, capsys):
 def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
     tmp_path, monkeypatch
 ):
+    ask = evaluation.Evaluations.ask_for_next
+
+    def ask_once(evaluations):
+        if not evaluations._run.monitor.evaluations:
+            ask(evaluations)
+
+    monkeypatch.setattr(evaluation.Evaluations, "ask_for_next", ask_once)
     monkeypatch.setattr(evaluation, "INTERRUPTED_S", 0.0)
-    result = interrupted(tmp_path, eval_every=200)  # the next is far away
+    result = interrupted(tmp_path)
     assert result.val_step < result.steps
     assert f"at step {result.val_step} of {result.steps}" in summary(result)
 

@@ -9,19 +9,21 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mlxhog import train
 from mlxhog.arena.requests import ask
-from mlxhog.checkpoint import checkpoint, run
+from mlxhog.base.durable import replace_file
 from mlxhog.data.stream import Stream, StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
 from tests.pairs import each_of
-from tests.threads import wait_until
+from tests.soak.feeds import trained as tickets_trained
+from tests.threads import join, wait_until
 from tests.training.asking import LIMIT_S, trained
 from tests.training.small import Messages, checkpoint_of, small_config
 
@@ -46,15 +48,6 @@ def rows(directory, *, trained=False):
     return [bytes(TOKENIZER.decode(row.ids[trained * (row.masked + 1) :])) for row in every]
 
 
-def done(directory):
-    """Tickets of the stream that the last checkpoint counts as trained."""
-    new_run = run.Run(directory)
-    _, path = checkpoint.resumable(str(directory), new_run.directory.parent)
-    position = checkpoint.load(path).state["ledgers"]["stream"]
-    assert position["done"] == []
-    return int(position["epoch"] * position["n"] + position["watermark"])
-
-
 def followed(config, act):
     """The result and the messages of a run; the act comes before its first step, too."""
     messages = Messages()
@@ -67,8 +60,8 @@ def wait_until_trained(directory, n):
     def condition():
         if len(rows(directory)) < n:
             return False
-        ask(directory, "checkpoint")
-        return done(directory) == stream(directory).last.end_ticket
+        ask(directory, "checkpoint", timeout_s=LIMIT_S)  # it may wait for the workers
+        return tickets_trained(directory) == stream(directory).last.end_ticket
 
     wait_until(condition, LIMIT_S, f"{n} rows", every_s=0.3)  # each look may save a checkpoint
 
@@ -89,11 +82,11 @@ def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     def feed(directory):
         wait_until_trained(directory, 2)
         lines = [{"prompt": "two and two is", "answer": " four"}, {"text": "a plain record"}]
-        (folder / "next.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        replace_file(folder / "next.jsonl", "\n".join(map(json.dumps, lines)).encode())
         wait_until_trained(directory, 4)
         append_examples(directory, [{"prompt": "say", "answer": " it"}], TOKENIZER)
         (folder / "sub").mkdir()
-        (folder / "sub" / "last.md").write_text("# the last")
+        replace_file(folder / "sub" / "last.md", b"# the last")
         wait_until_trained(directory, 6)
 
     result, messages = followed(config, feed)
@@ -104,7 +97,7 @@ def test_new_files_and_examples_are_trained_once_in_order(tmp_path):
     assert trained_rows[2:4] == [b"two and two is four", b"a plain record"]
     assert sorted(trained_rows[4:]) == [b"# the last", b"say it"]
     assert result.status == "interrupted"
-    assert result.steps == stream(directory).last.end_ticket == done(directory)
+    assert result.steps == stream(directory).last.end_ticket == tickets_trained(directory)
     assert any("until mlxhog stop or Ctrl-C" in message for message in messages)
     assert sum("waiting for new text" in message for message in messages) >= 2
     wait_again, _ = followed(replace(config, resume=result.run), lambda directory: None)
@@ -236,7 +229,7 @@ def test_a_file_that_is_being_read_when_the_run_ends_is_read_after_a_resume(foll
         assert reading.wait(LIMIT_S)
         follower._over.set()
         ended.set()
-    assert not follower._thread.is_alive()
+    join([follower._thread])
     assert (follower.fault, rows(tmp_path)) == (None, [])
     assert {path.name for path in (tmp_path / "stream").iterdir()} == {"stream.json"}
     assert new_follower(follower.folder, tmp_path).look()
@@ -270,7 +263,7 @@ def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed
 def test_a_file_is_read_when_it_has_stopped_growing(follower, tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "SETTLED_S", 1000.0)
     clock = [0.0]
-    monkeypatch.setattr(follow.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     path = follower.folder / "a.txt"
     for text in ("begin", "begin and end"):
         path.write_text(text)

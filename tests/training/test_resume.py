@@ -6,6 +6,7 @@ import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.evaluation import Evaluations
 from mlxhog.training.plan import make_plan
+from mlxhog.training.session import Session
 from tests.pairs import each_of
 from tests.training.small import checkpoint_of, filled, small_config
 
@@ -24,15 +26,16 @@ MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
 
 
 def run_interrupted_after(steps, config):
-    """Train until Ctrl-C, which comes as soon as n steps are reported."""
-    pressed = []
+    """Train until Ctrl-C, which comes as soon as n steps are reported, before the run can end."""
+    pressed, begin = [], Session.begin
 
     def press(progress):
         if progress.step >= steps and not pressed:
             pressed.append(progress.step)
             signal.raise_signal(signal.SIGINT)
 
-    return train(config, observer=press)
+    with mock.patch.object(Session, "begin", lambda run, limit, _: begin(run, limit, until=10)):
+        return train(config, observer=press)
 
 
 def state_of(directory):

@@ -1,10 +1,12 @@
 """`--strategy auto`: it begins with the likely strategy, and measured times change it."""
 
 import json
+import math
 import os
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,7 @@ def stored(result):
 @pytest.mark.slow
 def test_a_run_says_how_it_begins_and_a_resume_continues_with_its_strategy(tmp_path, monkeypatch):
     messages = Messages()
+    monkeypatch.setattr(choose_strategy, "ABSENT_S", math.inf)
     first = train(small_config(tmp_path, steps=6, **AUTO), observer=messages)
     assert (first.steps, stored(first)) == (6, ("auto", "sync"))
     (line,) = [text for text in messages if text.startswith("strategy ")]
@@ -264,7 +267,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
         wait_for(directory, "hogwild", lambda: stop_and_continue(pid))
         wait_for(directory, "sync")
 
-    rule()
+    rule(ABSENT_S=math.inf)
     config = endless(tmp_path, optimizer="muon", lr=None, slow="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_, last = changes(Path(result.run))
@@ -280,13 +283,14 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
 def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
     tmp_path, rule, monkeypatch
 ):
-    late_s = 30
+    late_s = 1000
 
     class ComesAtTheChange(runs.Training):
-        """Its late worker begins at the first change of the strategy, whenever that is."""
+        """Its late worker begins at the first change of the strategy, and is there from then on."""
 
         def change(self, *args):
             super().change(*args)
+            rule(MOST_LOST=1.0, ABSENT_S=math.inf)
             counters, late_ns = self.arena.counters, late_s * 10**9
             if monotonic_ns() - counters.load("start_ns") < late_ns:
                 counters.store("start_ns", counters.load("start_ns") - late_ns)
@@ -314,12 +318,19 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
 @pytest.mark.slow
 def test_a_death_at_any_moment_of_a_change_loses_no_batch(trained_with_kills, rule):
     kills = [(moment, victims) for victims in (2, 1) for moment in ("end", "choice", "pause")]
+    messages = Messages()
+
+    def until_all_are_replaced(directory):
+        def deaths():
+            return sum("is being replaced" in text for text in messages)
+
+        wait_until(lambda: deaths() == 9, LIMIT_S, "nine deaths")
+        step = ask(directory, "status")["step"]  # next are the batches of the dead
+        wait_until(lambda: ask(directory, "status")["step"] > step + 20, LIMIT_S, "more steps")
+
     # Changes whenever enough steps were looked at.
-    rule(GRADIENTS=1, MOST_LOST=-1.0, ABSENT_S=1e9)
-    # Workers that sleep leave their cores to the supervisor, so that there are enough changes.
-    result = trained_with_kills(
-        *kills, begins=10, steps=200, restarts=20, slow="0=5,1=5", **AUTO
-    )  # fmt: skip
+    rule(GRADIENTS=1, MOST_LOST=-1.0, ABSENT_S=math.inf)
+    run = partial(trained, act=until_all_are_replaced, observer=messages)
+    result = trained_with_kills(*kills, begins=10, run=run, steps=100_000, restarts=20, **AUTO)
     assert result.restarts == 9
-    assert len(changes(Path(result.run))) >= 6
     check_tickets(result, "sync")
