@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 DRAWN = "html[data-drawn]"
+LIMIT_MS = 60_000  # of every wait for a page; a busy machine draws one in seconds
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 CUT = """width => {
@@ -22,8 +23,9 @@ def chromium():
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=LIMIT_MS)
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]  # no process that draws in a GPU's place
         browser = playwright.chromium.launch(executable_path=path, args=options)
@@ -36,6 +38,7 @@ class Visit:
 
     def __init__(self, browser, **options):
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(LIMIT_MS)
         self.page = self.context.new_page()
         self.requests = []
         self.troubles = []

@@ -2,7 +2,7 @@
 
 import json
 import signal
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,12 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli.compare import find_side
 from mlxhog.optim import AdamW
+from mlxhog.theory.pairs import Comparison
 from mlxhog.training.run import train
 from tests.another_process import Program
 from tests.cli.command import refused, said, told
 from tests.report.sample_run import write_run
+from tests.threads import wait_until
 from tests.training.small import small_config
 
 
@@ -118,22 +120,29 @@ def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):
     assert "a step of A has 64 tokens, of B 128" in result["notes"]
 
 
+def never_end_the_second_pair():
+    """In the process of a command: let the runs of that pair train until a signal ends them."""
+    settings = Comparison.settings
+
+    def endless(comparison, letter, number):
+        config = settings(comparison, letter, number)
+        return replace(config, tokens=10**9) if number == 2 else config
+
+    Comparison.settings = endless
+
+
 @pytest.mark.slow
 def test_pairs_that_are_done_survive_every_end_of_the_command(compare, words):
     """First that of Ctrl-C, then that of the command that continues, which is killed."""
     for ending in (signal.SIGINT, signal.SIGKILL):
-        with Program("compare", *words, "--pairs", "2") as process:
-            text = []
-            for line in process.stderr:
-                text.append(line)
-                if line.startswith("pair 2 of 2"):
-                    break
-            while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
-                assert process.poll() is None, text
-                time.sleep(0.01)
+        with Program(
+            "compare", *words, "--pairs", "2", before=never_end_the_second_pair
+        ) as process:
+            assert any(line.startswith("pair 2 of 2") for line in process.stderr)
+            wait_until(lambda: list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")))
             process.send_signal(ending)
             rest = process.stderr.read()
-            assert process.wait(60) == (130 if ending == signal.SIGINT else -ending)
+            assert process.wait(120) == (130 if ending == signal.SIGINT else -ending)
         assert (ending != signal.SIGINT) or "interrupted; 1 of 2 pairs are kept" in rest
         (record,) = Path("comparisons").glob("*/pairs.jsonl")
         first = record.read_text()
