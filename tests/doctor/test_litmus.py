@@ -8,7 +8,17 @@ import pytest
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.doctor import litmus as tests_of
 from mlxhog.doctor.checks import broken
-from mlxhog.doctor.litmus import COUNTS, NATIVE, PROMISED, Accessor, Case, Litmus, cases, torn
+from mlxhog.doctor.litmus import (
+    COUNTS,
+    FLOATS,
+    NATIVE,
+    PROMISED,
+    Accessor,
+    Case,
+    Litmus,
+    cases,
+    torn,
+)
 from tests.doctor.planted import (
     EVERY,
     blind_reader,
@@ -49,7 +59,7 @@ def test_a_metal_writer_loses_nothing_and_one_that_drops_adds_is_caught_with_the
     each = int(COUNTS[kernel].sum())
     dropped, passes = row["lost"] // each, row["adds"] // each
     assert row["lost"] == dropped * each > 0
-    assert abs(dropped - passes / EVERY) <= 2  # each of the two may be within its first three
+    assert 0 <= dropped - passes / EVERY < 2  # each of the two begins with a pass that it drops
     assert broken(row)
 
 
@@ -89,8 +99,11 @@ def test_a_reader_of_torn_or_old_values_is_caught_and_one_that_is_late_unless_it
     litmus, monkeypatch
 ):
     assert litmus.read(planted(torn_reader), "lossless")["torn"] > 0
-    monkeypatch.setattr(litmus, "seconds", 1.0)  # on busy cores both get their turn in that time
-    assert litmus.read(planted(old_reader), "lossless")["backwards"] > 0
+    row = {"samples": 0}
+    while row["samples"] < 4 * FLOATS:  # on busy cores its time may be over after one read
+        row = litmus.read(planted(old_reader), "lossless")
+    assert row["backwards"] > 0
+    monkeypatch.setattr(litmus, "seconds", 100.0)  # it ends when the blind one's patience does
     blind = planted(blind_reader)
     row = litmus.read(blind, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
