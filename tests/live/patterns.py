@@ -22,7 +22,7 @@ from mlxhog.optim import updates
 from mlxhog.strategies import build
 
 SPAWN = multiprocessing.get_context("spawn")
-WAIT_S = 60.0
+WAIT_S = 120.0
 MODEL = XLSTMLargeConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_heads=2)
 
 

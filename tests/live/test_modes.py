@@ -16,6 +16,7 @@ from mlxhog.live.source import RunWeights, WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import build
 from tests.live.patterns import MODEL, WAIT_S, Inbox, PatternRun, check, layout, numbers
+from tests.threads import wait_until
 
 READS = 200
 
@@ -46,10 +47,13 @@ def test_nothing_is_copied_while_nobody_reads(tmp_path):
         copies = Copies(run.arena)
         assert copies.number() == 0
         run.reader("double_buffer").close()
+        wait_until(lambda: run.server.present == 0)
         run.publisher.publish_at_rest()  # waits for one that is being taken, and takes none
         before = copies.number()
         assert before >= 1
-        run.reader("racy").close()
+        racy = run.reader("racy")
+        assert (run.server.came, run.server.present) == (1, 0)  # it asks for no copies
+        racy.close()
         assert copies.number() == before
 
 
@@ -57,23 +61,23 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
     with PatternRun(tmp_path, every="5ms") as run:
         backend, source = Inbox(), run.reader("pinned_per_sequence")
         follower = WeightFollower(source, backend)
-        first = follower.refresh(in_sequence=True)
-        while not source.has_newer():
-            pass
+        first, held = follower.refresh(in_sequence=True), backend.inbox.copy()
+        wait_until(lambda: run.arena.counters.load("version") > first.version)
+        wait_until(source.has_newer)
         assert follower.refresh(in_sequence=True) == first
-        assert numbers(backend.inbox, run.arena)["lm_head.weight"].tolist() == [first.version]
+        assert (backend.inbox == held).all()
         aged = follower.loaded()
         assert min(aged.age_updates, aged.age_s) > 0
-        while follower.refresh(in_sequence=False) == first:
-            pass
+        wait_until(lambda: follower.refresh(in_sequence=False) != first)
         source.close()
 
 
 def test_the_last_weights_stay_when_the_run_has_ended(tmp_path):
     with PatternRun(tmp_path, every=10**6, writers=2) as run:
         source, backend = run.reader("double_buffer"), Inbox()
-        source.load(backend)
+        loaded = source.load(backend)
         assert not source.ended()
+        wait_until(lambda: run.arena.counters.load("version") > loaded.version)
         run.stop_writers()
         run.publisher.end()
         assert source.ended()
