@@ -65,7 +65,7 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
     with watch() as leaving:
         leaving.stdout.readline()
         leaving.send_signal(signal.SIGINT)
-        _, err = leaving.communicate(timeout=60)
+        _, err = leaving.communicate(timeout=120)
     assert (leaving.returncode, going_on.process.poll()) == (130, None)
     assert "the run continues" in err
     assert "Traceback" not in err
@@ -75,7 +75,7 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
         while len({state["step"] for state in seen}) < 7:
             seen.append(json.loads(states.stdout.readline()))
         going_on.process.send_signal(signal.SIGINT)
-        going_on.process.wait(60)
+        going_on.process.wait(120)
         out, err = plain.communicate(timeout=120)
         rest, _ = states.communicate(timeout=120)
     seen += map(json.loads, rest.splitlines())
