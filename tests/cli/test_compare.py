@@ -10,7 +10,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli.compare import find_side
 from mlxhog.optim import AdamW
-from mlxhog.theory.pairs import Comparison
+from mlxhog.theory.pairs import Comparison, Pair
 from mlxhog.training.run import train
 from tests.another_process import Program
 from tests.cli.command import refused, said, told
@@ -70,7 +70,7 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
 
 @pytest.mark.slow
 def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_run_counts(
-    compare, words, capsys
+    compare, words, capsys, monkeypatch
 ):
     result, _ = compare("--pairs", "2")
     assert result["verdict"] == "cannot be told"
@@ -84,6 +84,8 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     record.write_text(whole + '{"seed": 3, "fir')  # torn by a kill: ignored
     again, _ = compare("--pairs", "2")
     assert again == result
+    # as on a busy machine, whose speeds have an interval beyond float64
+    monkeypatch.setattr(Pair, "log_speed", property(lambda pair: 20.0 * (-1) ** pair.seed))
     diverged, _ = compare("--a", "--optimizer sgd --lr 1e30 --clip 0", "--pairs", "2")
     assert {pair["a"]["bits_per_byte"] for pair in diverged["pairs"]} == {8.0}  # knows nothing
     assert any("A diverged in 2 of 2 runs" in note for note in diverged["notes"])
