@@ -6,7 +6,6 @@ import json
 import select
 import signal
 import socket
-import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,14 +76,8 @@ def serving(model, *words, command="serve", cwd=None, **environment):
         yield Server(process, json.loads(line), http)
     finally:
         http.close()
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
+        process.terminate()
+        process.communicate(timeout=END_S)  # which kills it then
 
 
 @contextmanager

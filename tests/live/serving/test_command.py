@@ -1,14 +1,10 @@
 """`mlxhog serve`: its errors and its end, and always newer weights of a run that trains."""
 
-import json
+import resource
 import signal
-import socket
-import subprocess
-import sys
 from contextlib import ExitStack
 from functools import partial
 
-import httpx
 import pytest
 
 from mlxhog.arena import Arena
@@ -16,8 +12,7 @@ from mlxhog.base.http_server import listen
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from tests.another_process import Program
-from tests.live.serving.servers import END_S, MLX, serving
-from tests.processes import descriptors_limited
+from tests.live.serving.servers import END_S, MLX, connected, serving
 from tests.threads import in_threads, wait_until
 from tests.training.small import flags, small_config
 
@@ -36,25 +31,15 @@ def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
 
 
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder):
-    with descriptors_limited(80):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlxhog", "serve", "latest", "--port=0", "--json", MLX],
-            cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-    with process, ExitStack() as stack:
-        stack.callback(process.kill)
-        url = json.loads(process.stdout.readline())["url"]
-        address = "127.0.0.1", int(url.partition("127.0.0.1:")[2].partition("/")[0])
-        clients = [
-            stack.enter_context(socket.create_connection(address, timeout=120)) for _ in range(100)
-        ]
-        assert "no more files can be opened, so connections wait" in process.stderr.readline()
-        for client in clients:
-            client.close()
-        assert httpx.get(f"{url}/models", timeout=120).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        assert process.stderr.read() == "ended\n"
-        assert process.wait(60) == 0
+    few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (80, 80))
+    with serving("latest", MLX, cwd=folder, before=few) as server:
+        with ExitStack() as stack:
+            for _ in range(100):
+                stack.enter_context(connected(server))
+            message = server.process.stderr.readline()
+        assert "no more files can be opened, so connections wait" in message
+        assert server.http.get(f"{server.url}/models").status_code == 200
+        assert server.end(signal.SIGTERM) == (0, "ended\n")
 
 
 # -- beside a run that trains ----------------------------------------------------------------------
