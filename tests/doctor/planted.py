@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from mlxhog.doctor.litmus import COUNTS, NATIVE, Accessor, shared, values_of
+from mlxhog.doctor.litmus import COUNTS, NATIVE, shared, values_of
 
 EVERY = 4  # the dropper leaves out one of this number of passes
 
@@ -60,11 +60,6 @@ def old_reader(mapped):
 def blind_reader(mapped):
     """Never sees a write."""
     return lambda: np.zeros_like(COUNTS["dense"])
-
-
-def planted(make):
-    """The writer or reader that a function here makes."""
-    return Accessor(make.__name__, make)
 
 
 def crash(lane):

@@ -1,6 +1,7 @@
 """What each read mode promises of a model that is being written."""
 
 import itertools
+import sys
 import time
 from functools import partial
 
@@ -15,10 +16,18 @@ from mlxhog.live import READ_MODES
 from mlxhog.live.source import RunWeights, WeightFollower
 from mlxhog.models.families import param_spec
 from mlxhog.strategies import build
+from tests.forked import CONTEXT
+from tests.live import patterns
 from tests.live.patterns import MODEL, WAIT_S, Inbox, PatternRun, check, layout, numbers
 from tests.threads import wait_until
 
 READS = 200
+
+
+@pytest.fixture(autouse=True)
+def _forked_writers(monkeypatch):
+    if sys.platform == "linux":
+        monkeypatch.setattr(patterns, "SPAWN", CONTEXT)
 
 
 @pytest.mark.parametrize("mode", READ_MODES)

@@ -38,12 +38,12 @@ class Server:
         return self.url.removesuffix("/v1")
 
     @property
-    def model(self):
-        return self.told["model"]
-
-    @property
     def port(self):
         return int(self.root.rpartition(":")[2])
+
+    @property
+    def model(self):
+        return self.told["model"]
 
     def openai(self):
         """A client of OpenAI; it is closed with the server."""
