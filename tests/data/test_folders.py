@@ -3,17 +3,16 @@
 import errno
 import gzip
 import importlib
-import json
 import os
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from mlxhog.cli import main
 from mlxhog.data import corpora, heldout, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError
+from tests.cli.command import said, told
 from tests.data.token_files import documents_of, text_of
 from tests.pairs import each_of
 
@@ -165,10 +164,8 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys
     assert all(f"bad/{name}" in note and reason in note for name, reason in BAD.items())
     assert "4.zip and 4 more: not plain text; unpack it: unzip FILE" in note
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
-    assert main([*words, "--json"]) == 0  # lists all of them
-    assert len(json.loads(capsys.readouterr().out)["data"]["skipped"]) == n_skipped
-    assert main([*words, "--strict-data"]) == 2  # refuses, and names all of them
-    (error,) = capsys.readouterr().err.splitlines()
+    assert len(told(capsys, *words)["data"]["skipped"]) == n_skipped  # lists all of them
+    _, error = said(capsys, *words, "--strict-data", code=2)  # refuses, and names all of them
     assert all(f"bad/{name}" in error for name in BAD)
     for spec in (folder / ".hidden", folder / ".*"):
         assert texts(spec) == [b"text"]

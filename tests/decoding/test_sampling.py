@@ -33,10 +33,7 @@ def drawn(logits, n=300, **numbers):
     min_p=st.sampled_from([0.01, 0.13, 0.5]),
 )
 def test_the_possible_tokens_are_those_of_transformers(logits, temperature, top_k, top_p, min_p):
-    warpers = [
-        hf.TemperatureLogitsWarper(temperature),
-        hf.TopKLogitsWarper(top_k),
-    ]
+    warpers = [hf.TemperatureLogitsWarper(temperature), hf.TopKLogitsWarper(top_k)]
     warpers += [hf.TopPLogitsWarper(top_p), hf.MinPLogitsWarper(min_p)]
     ids, before = torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.copy())[None]
     theirs = hf.LogitsProcessorList(warpers)(ids, before)
