@@ -102,8 +102,7 @@ def test_a_full_look_is_kept_if_it_can_be_and_its_exit_code_says_whether_all_hel
 
 
 LITMUS_TESTS = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+import sys
 from mlxhog.__main__ import main
 from mlxhog.doctor import backends, record
 backends.check_backends = lambda *_: backends.Measured()

@@ -62,9 +62,6 @@ class Inbox:
     def take(self, flat):
         self.inbox[:] = flat
 
-    def load(self, model, tensors, *, weights="float32"):
-        raise AssertionError(f"a reader of float32 has no {weights} to load")
-
 
 class PatternRun:
     """The arena of such a run, its publisher, and readers connected to it."""
