@@ -1,5 +1,6 @@
 """Text that arrives: append-only, whole or absent, each row trained as it stands."""
 
+import errno
 import itertools
 import json
 import os
@@ -128,12 +129,10 @@ class Died(BaseException):
     """A process that ends: nothing of it runs afterwards."""
 
 
-class Full(OSError):
-    def __init__(self):
-        super().__init__(28, os.strerror(28))
+FULL = partial(OSError, errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("end", [Died, Full])
+@pytest.mark.parametrize("end", [Died, FULL], ids=["death", "full disk"])
 def test_a_part_whose_publishing_ends_at_any_call_is_whole_or_absent(tmp_path, end):
     ended = True
     for moment in itertools.count():

@@ -128,7 +128,7 @@ def test_a_real_run_is_followed_without_a_reload_and_controlled_by_keyboard(goin
     assert window.cut(390) == []
     page.locator('button[data-ask="stop"]').press("Enter")
     page.locator("#state-0", has_text="interrupted").wait_for()
-    assert page.locator('button[data-ask="stop"]').is_hidden()
+    page.locator('button[data-ask="stop"]').wait_for(state="hidden")
     assert going_on.process.wait(120) is not None
     assert run.read_status()["result"]["checkpoint"]
     assert window.troubles == []
