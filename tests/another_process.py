@@ -49,11 +49,14 @@ class Running:
 class Program(Running):
     """`mlxhog` with some words, whose output is read from pipes while it runs."""
 
-    def __init__(self, *words, cwd=None, **environment):
-        """Start it in a folder, with more variables of the environment."""
+    def __init__(self, *words, cwd=None, before=None, **environment):
+        """Start it in a folder, with more variables of the environment.
+
+        The process calls `before`, if any, before the command.
+        """
         (out, out_end), (err, err_end) = (CONTEXT.Pipe(duplex=False) for _ in range(2))
         with mock.patch.dict(os.environ, environment):
-            super().__init__(_program, cwd or Path.cwd(), words, (out_end, err_end))
+            super().__init__(_program, cwd or Path.cwd(), before, words, (out_end, err_end))
         self.stdout, self.stderr = (
             open(os.dup(pipe.fileno()), encoding="utf-8", errors="replace") for pipe in (out, err)
         )
@@ -94,13 +97,15 @@ def _answering(function, arguments):
     function(*arguments)
 
 
-def _program(folder, words, ends):
+def _program(folder, before, words, ends):
     from mlxhog.__main__ import main
 
     os.chdir(folder)
     for descriptor, end in enumerate(ends, start=1):
         os.dup2(end.fileno(), descriptor)
         end.close()
+    if before is not None:
+        before()
     sys.argv[1:] = words
     code = main()
     for stream in (sys.stdout, sys.stderr):

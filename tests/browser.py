@@ -7,6 +7,7 @@ import pytest
 from tests.threads import LIMIT_S
 
 DRAWN = "html[data-drawn]"
+LIMIT_MS = 1e3 * LIMIT_S  # of every wait for a page
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 CUT = """width => {
@@ -24,12 +25,12 @@ def chromium():
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip("no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=LIMIT_MS)
     with sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu"]  # no process that draws in a GPU's place
-        limit_ms = 1e3 * LIMIT_S
-        browser = playwright.chromium.launch(executable_path=path, args=options, timeout=limit_ms)
+        browser = playwright.chromium.launch(executable_path=path, args=options, timeout=LIMIT_MS)
         yield browser
         browser.close()
 
@@ -39,7 +40,7 @@ class Visit:
 
     def __init__(self, browser, **options):
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(1e3 * LIMIT_S)
+        self.context.set_default_timeout(LIMIT_MS)
         self.page = self.context.new_page()
         self.requests = []
         self.troubles = []

@@ -1,11 +1,10 @@
-"""Other processes, on Linux and macOS alike: looking at them with `ps`, limiting what they open."""
+"""Other processes, on Linux and macOS alike: looking at them with `ps`, limiting their memory."""
 
 import os
 import resource
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 HAS_PROC = Path("/proc/self/stat").exists()  # not on macOS, nor where a test simulates it
@@ -60,17 +59,6 @@ def limit_memory(n_bytes, *, more=False):
     if more:
         n_bytes += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
-
-
-@contextmanager
-def descriptors_limited(n):
-    """Let processes that start in this block have at most `n` open files each, until they end."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _ps(*arguments):

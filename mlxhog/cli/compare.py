@@ -171,7 +171,10 @@ def _report(comparison: "Comparison") -> Report:
     from mlxhog.theory import paired_test
 
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
-    speed, low, high = map(math.exp, (by_speed.mean, by_speed.low, by_speed.high))
+    speed, low, high = (
+        math.exp(min(one, 700.0))  # larger ones of few pairs are beyond float64
+        for one in (by_speed.mean, by_speed.low, by_speed.high)
+    )
     facts: dict[str, Any] = {
         "answer": _answer(outcome),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],

@@ -88,7 +88,6 @@ def prepare(
     source: str,
     tokenizer: str = "bytes",
     *,
-    cache_dir: Path | None = None,
     val: str = "every-12th",
     text_key: str | None = None,
     loss_on: str = "assistant",
@@ -111,7 +110,7 @@ def prepare(
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
-    cache = cache_dir or user_cache_directory()
+    cache = user_cache_directory()
     machine = MachineData(skip=skip_machine_data)
     corpus = corpora.find(source, text_key).mapped(machine.read)
     if loss_on == "all":

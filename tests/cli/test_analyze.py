@@ -136,7 +136,7 @@ def test_a_signal_ends_a_command_and_leaves_no_process_and_no_file(tmp_path, nam
         children = below(process.pid)
         assert children or name == "parity"
         os.kill(process.pid, number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     wait_until(lambda: not any(map(alive, children)))
     if number == signal.SIGKILL:
         return

@@ -184,6 +184,7 @@ def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_
     name, capsys, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "80")
     shown = []
     for words in (f"{name} --help", f"help {name}", f"{name} --help-all"):
         if words.endswith("--help-all") and name not in SHORT:

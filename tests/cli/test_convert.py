@@ -55,12 +55,6 @@ def loaded_large(folder):
     ).eval()
 
 
-def loaded_v1(folder, like):
-    model = xLSTMLMModel(like.config).eval()
-    model.load_state_dict(state_dict(folder), strict=True)
-    return model
-
-
 @pytest.fixture
 def hf(tmp_path):
     return peers.save_transformers(tmp_path / "hf")
@@ -147,7 +141,8 @@ def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_we
     assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
     assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
     assert_same(state_dict(tmp_path / "c"), dict(model.state_dict()))
-    theirs = loaded_v1(tmp_path / "c", model)
+    theirs = xLSTMLMModel(model.config).eval()
+    theirs.load_state_dict(state_dict(tmp_path / "c"), strict=True)
     np.testing.assert_array_equal(logits(theirs), logits(model))
     if slstm_at:
         fields = yaml.safe_load((tmp_path / "c" / "config.yaml").read_text())

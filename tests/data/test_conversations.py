@@ -135,10 +135,7 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
 def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
     path = tmp_path / "talks.jsonl"
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in TALKS * 3))
-    answers, whole = (
-        prepare(str(path), cache_dir=tmp_path / "cache", loss_on=loss_on)
-        for loss_on in ("assistant", "all")
-    )
+    answers, whole = (prepare(str(path), loss_on=loss_on) for loss_on in ("assistant", "all"))
     assert answers.rule == whole.rule
     assert TokenFile.open(answers.train).prompts is not None
     plain = TokenFile.open(whole.train)

@@ -3,17 +3,16 @@
 import errno
 import gzip
 import importlib
-import json
 import os
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from mlxhog.cli import main
 from mlxhog.data import corpora, heldout, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError
+from tests.cli.command import said, told
 from tests.data.token_files import documents_of, text_of
 from tests.pairs import each_of
 
@@ -39,10 +38,6 @@ def skipped(folder, text_key=None):
     """The files of a folder that are skipped -> why."""
     corpus = readable(folder, text_key)
     return {str(one.path.relative_to(folder)): one.reason for one in corpus.skipped}
-
-
-def prepared(folder):
-    return prepare(str(folder), cache_dir=folder.parent / "cache")
 
 
 # -- bad files -------------------------------------------------------------------------------------
@@ -75,7 +70,7 @@ def test_a_bad_file_is_an_error_if_it_is_named_itself_or_nothing_else_is_there(t
     make_bad(tmp_path / "bad")
     for name, reason in BAD.items():
         with pytest.raises(DataError, match=reason.removeprefix("line 2: ")):
-            prepare(str(tmp_path / "bad" / name), cache_dir=tmp_path / "cache")
+            prepare(str(tmp_path / "bad" / name))
     written(tmp_path, {"a.txt": "a", "b.txt": b"\0"})
     with pytest.raises(DataError, match="b.txt is not UTF-8 text"):
         readable(f"{tmp_path}/a.txt\n{tmp_path}/b.txt")
@@ -86,10 +81,10 @@ def test_a_bad_file_is_an_error_if_it_is_named_itself_or_nothing_else_is_there(t
 
 def test_nothing_of_a_bad_file_is_trained_and_a_note_names_few_of_many(tmp_path):
     folder = written(tmp_path / "a", {f"{c}.txt": f"text {c} " * 9 for c in "abcdefgh"})
-    alone = prepared(folder)
+    alone = prepare(str(folder))
     written(folder, {"c.jsonl": '{"text": "good"}\n' * 1000 + "{"})
     written(folder, {f"{number:02}.md": "" for number in range(60)})
-    beside = prepared(folder)
+    beside = prepare(str(folder))
     assert (beside.train, beside.corpus_sha256) == (alone.train, alone.corpus_sha256)
     note = beside.notes[0]
     assert note.startswith("61 of 69 files skipped: ")
@@ -161,7 +156,7 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys
     assert "table.csv" not in skipped(folder, "text")
     make_bad(folder / "bad")
     written(folder, {f"{k}.zip": b"PK\x03\x04" for k in range(9)})
-    result = prepared(folder)
+    result = prepare(str(folder))
     assert len(result.corpus.files()) == len(TEXTS)
     (note,) = result.notes
     n_skipped = len(OTHERS) + len(BAD) + 9
@@ -169,10 +164,8 @@ def test_a_file_of_no_known_kind_is_read_if_its_content_is_text(tmp_path, capsys
     assert all(f"bad/{name}" in note and reason in note for name, reason in BAD.items())
     assert "4.zip and 4 more: not plain text; unpack it: unzip FILE" in note
     words = ["train", "--data", str(folder), "--dry-run", "--workers", "torch:cpu"]
-    assert main([*words, "--json"]) == 0  # lists all of them
-    assert len(json.loads(capsys.readouterr().out)["data"]["skipped"]) == n_skipped
-    assert main([*words, "--strict-data"]) == 2  # refuses, and names all of them
-    (error,) = capsys.readouterr().err.splitlines()
+    assert len(told(capsys, *words)["data"]["skipped"]) == n_skipped  # lists all of them
+    _, error = said(capsys, *words, "--strict-data", code=2)  # refuses, and names all of them
     assert all(f"bad/{name}" in error for name in BAD)
     for spec in (folder / ".hidden", folder / ".*"):
         assert texts(spec) == [b"text"]
@@ -303,7 +296,7 @@ def test_what_names_decide_is_said_and_kept(tmp_path):
         "train.jsonl": '{"text": "a text to train on"}', "more.txt": "more",
         "valid.txt": "held out " * 9, "test.txt": "never seen " * 9,
     })  # fmt: skip
-    result = prepared(folder)
+    result = prepare(str(folder))
     assert text_of(result.train) == b"a text to train on"
     assert text_of(result.val) == b"held out " * 9
     assert result.rule == "given"
@@ -313,7 +306,7 @@ def test_what_names_decide_is_said_and_kept(tmp_path):
     assert "more.txt: beside train.jsonl, the training text" in note
     written(folder, {"valid.txt": b"\0"})
     with pytest.raises(DataError, match=r"valid\.txt is not UTF-8 text"):
-        prepared(folder)
+        prepare(str(folder))
 
 
 def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
@@ -321,7 +314,7 @@ def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path):
     written(folder, {"00 copy.md": b"document 5\r\n" * 20})
     written(folder, {"99.txt.gz": gzip.compress(b"document 7\n" * 20)})
     (folder / "linked.txt").symlink_to("03.txt")
-    result = prepared(folder)
+    result = prepare(str(folder))
     assert {one.path.name: one.reason for one in result.corpus.skipped} == {
         "05.txt": f"equal to {folder / '00 copy.md'}",
         "99.txt.gz": f"equal to {folder / '07.txt'}",

@@ -112,7 +112,7 @@ def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path):
     packed = lzma.compress(held_out, preset=9 | lzma.PRESET_EXTREME)
     assert marks["xz"] == round(8 * len(packed) / len(held_out), 3)
     for tokenizer in ("bytes", "bpe:300", "bytes"):  # and again from the cache
-        assert prepare(str(tmp_path), tokenizer, cache_dir=tmp_path / "cache").marks == marks
+        assert prepare(str(tmp_path), tokenizer).marks == marks
 
 
 # -- the part that is scored: fixed by the text, nested, of a given size ---------------------------

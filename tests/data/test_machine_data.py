@@ -90,10 +90,7 @@ def test_it_is_left_out_of_training_and_held_out_text(tmp_path):
         picture = f"\n{BASE64}\n" if i in (3, 5, 7) else ""
         (folder / f"{i:02}.txt").write_text(f"note {i} about a day\n" * 20 + picture)
     (folder / "picture.txt").write_text(wrapped(BASE64, 76))
-    with_it, result = (
-        prepare(str(folder), cache_dir=tmp_path / "cache", skip_machine_data=skip)
-        for skip in (False, True)
-    )
+    with_it, result = (prepare(str(folder), skip_machine_data=skip) for skip in (False, True))
     assert result.train != with_it.train
     train, val = text_of(result.train), text_of(result.val)
     assert BASE64[:50].encode() not in train + val

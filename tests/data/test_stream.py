@@ -1,8 +1,8 @@
 """Text that arrives: append-only, whole or absent, each row trained as it stands."""
 
+import errno
 import itertools
 import json
-import multiprocessing
 import os
 from functools import partial
 
@@ -22,6 +22,7 @@ from mlxhog.data.stream import (
 )
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
+from tests.another_process import Running
 from tests.pairs import each_of
 
 TOKENIZER = ByteTokenizer()
@@ -128,12 +129,10 @@ class Died(BaseException):
     """A process that ends: nothing of it runs afterwards."""
 
 
-class Full(OSError):
-    def __init__(self):
-        super().__init__(28, os.strerror(28))
+FULL = partial(OSError, errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("end", [Died, Full])
+@pytest.mark.parametrize("end", [Died, FULL], ids=["death", "full disk"])
 def test_a_part_whose_publishing_ends_at_any_call_is_whole_or_absent(tmp_path, end):
     ended = True
     for moment in itertools.count():
@@ -184,13 +183,8 @@ def test_processes_that_append_at_once_lose_nothing_also_behind_a_torn_line(tmp_
     opened(tmp_path)
     path = tmp_path / "stream" / "examples.jsonl"
     path.write_bytes(b'{"prompt": "c", "an')
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=append_many, args=(tmp_path, k)) for k in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        assert process.exitcode == 0
+    processes = [Running(append_many, tmp_path, k) for k in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     written = sorted((one["prompt"], int(one["answer"])) for one in lines)
     assert written == [(str(n), k) for n in range(3) for k in range(50)]

@@ -169,7 +169,7 @@ def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
         (tmp_path / "text" / f"{i:02}.txt").write_text(f"{word} text {i}\n" * 9)
     save(changing(normalizer={"type": "Lowercase"}), tmp_path)
     spec = str(tmp_path / "tokenizer.json")
-    prepared = prepare(str(tmp_path / "text"), spec, cache_dir=tmp_path / "cache")
+    prepared = prepare(str(tmp_path / "text"), spec)
     assert "the tokenizer changes the text of 6 of 12 documents" in prepared.notes[0]
     assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out
 

@@ -199,7 +199,7 @@ def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
 
 def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(tmp_path):
     path = str(lines(tmp_path, QUESTIONS))
-    data = prepare(path, cache_dir=tmp_path / "cache")
+    data = prepare(path)
     assert any("40 of 40 documents are examples" in note for note in data.notes)
     train, val = data.open(32)
     assert train.n_sequences(32) + val.n_sequences(32) == len(QUESTIONS)
@@ -208,12 +208,12 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     assert sum(batch.n_bytes for batch in batches) == len("".join(held_out))
     assert sum(batch.n_labels for batch in batches) == len("".join(held_out))  # no separators
     with pytest.raises(DataError, match=r"40 examples of prompt and completion.*valid\.jsonl"):
-        prepare(path, cache_dir=tmp_path / "cache", val="tail")  # which cuts each in two
+        prepare(path, val="tail")  # which cuts each in two
 
 
 def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_says_so(tmp_path):
     path = lines(tmp_path, [("p", c) for c in "abc"])
-    data = prepare(str(path), cache_dir=tmp_path / "cache")
+    data = prepare(str(path))
     expected = [256, *b"p\na", 256, *b"p\nb", 256, *b"p\nc"]
     assert [file.tokens.tolist() for file in data.open(8)] == [expected] * 2
     assert data.rule == "training examples"

@@ -3,17 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import Sampler
@@ -40,10 +33,10 @@ def drawn(logits, n=300, **numbers):
     min_p=st.sampled_from([0.01, 0.13, 0.5]),
 )
 def test_the_possible_tokens_are_those_of_transformers(logits, temperature, top_k, top_p, min_p):
-    warpers = [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k)]
-    warpers += [TopPLogitsWarper(top_p), MinPLogitsWarper(min_p)]
+    warpers = [hf.TemperatureLogitsWarper(temperature), hf.TopKLogitsWarper(top_k)]
+    warpers += [hf.TopPLogitsWarper(top_p), hf.MinPLogitsWarper(min_p)]
     ids, before = torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits.copy())[None]
-    theirs = LogitsProcessorList(warpers)(ids, before)
+    theirs = hf.LogitsProcessorList(warpers)(ids, before)
     possible = set(torch.isfinite(theirs[0]).nonzero().flatten().tolist())
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     assert set(drawn(logits, **how)) <= possible
@@ -70,7 +63,7 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty):
     read = random.integers(0, 50, (20, 15))
     occurred = np.zeros(logits.shape, np.bool_)
     np.put_along_axis(occurred, read, values=True, axis=1)
-    theirs = RepetitionPenaltyLogitsProcessor(penalty)(
+    theirs = hf.RepetitionPenaltyLogitsProcessor(penalty)(
         torch.from_numpy(read), torch.from_numpy(logits.copy())
     )
     before, sampler = logits.copy(), drawing(temperature=0.0, repetition_penalty=penalty)

@@ -7,14 +7,14 @@ import time
 
 import numpy as np
 
-from mlxhog.doctor.litmus import COUNTS, NATIVE, Accessor, shared, values_of
+from mlxhog.doctor.litmus import COUNTS, NATIVE, shared, values_of
 
 EVERY = 4  # the dropper leaves out one of this number of passes
 
 
 def dropper(mapped, slot, kernel, mode):
-    """Adds by native code, but leaves out every fourth pass."""
-    add, passes = NATIVE.make(mapped, slot, kernel, mode), itertools.count(1)
+    """Adds by native code, but leaves out every fourth pass: the first after one to warm up."""
+    add, passes = NATIVE.make(mapped, slot, kernel, mode), itertools.count(EVERY - 1)
     return lambda: next(passes) % EVERY and add()
 
 
@@ -35,21 +35,22 @@ def refuser(mapped, slot, kernel, mode):
 
 
 def torn_reader(mapped):
-    """Sees a byte of another number in one value."""
+    """Sees half of another number in one value."""
 
     def read():
         values = values_of(mapped, "dense")
-        values[7] += 256
+        values[7] += 0.5
         return values
 
     return read
 
 
 def old_reader(mapped):
-    """Sees every second time what was there at the last but one."""
-    seen = [np.zeros_like(COUNTS["dense"])] * 2
+    """Adds, and sees every second time what was there at the last but one."""
+    seen, add = [np.zeros_like(COUNTS["dense"])] * 2, NATIVE.make(mapped, 1, "dense", "lossless")
 
     def read():
+        add()
         seen.append(values_of(mapped, "dense"))
         return seen[-1] if len(seen) % 2 else seen[-3]
 
@@ -59,11 +60,6 @@ def old_reader(mapped):
 def blind_reader(mapped):
     """Never sees a write."""
     return lambda: np.zeros_like(COUNTS["dense"])
-
-
-def planted(make):
-    """The writer or reader that a function here makes."""
-    return Accessor(make.__name__, make)
 
 
 def crash(lane):

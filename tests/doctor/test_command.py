@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
@@ -18,10 +17,10 @@ from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.litmus import PROMISED, all_readers
 from mlxhog.doctor.record import sections
 from mlxhog.report.table import show
-from tests.processes import alive, below
+from tests.processes import below, left_of
+from tests.threads import wait_until
 
 pytestmark = pytest.mark.slow
-PATIENCE_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_the_object_says_that_every_promise_holds_here(record):
     for row in record["reads"]:
         assert (row["torn"], row["backwards"], "error" in row) == (0, 0, False), row
         assert row["samples"] > 0
-        assert 0 < row["visible_s"] < 10
+        assert row["visible_s"] > 0
     checks, speeds = {check["name"]: check for check in record["checks"]}, record["tokens_per_s"]
     for name in BACKENDS:
         check, lack = checks[f"backend {name}"], missing(name, machine.here())
@@ -103,15 +102,15 @@ def test_a_full_look_is_kept_if_it_can_be_and_its_exit_code_says_whether_all_hel
 
 
 LITMUS_TESTS = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+import sys
 from mlxhog.__main__ import main
-from mlxhog.doctor import backends
+from mlxhog.doctor import backends, record
 backends.check_backends = lambda *_: backends.Measured()
+record.ADDS_S[True] = 100.0
 sys.argv[1:] = ["doctor", "--quick"]
 sys.exit(main())
 """
-"""`mlxhog doctor` without most of what comes before its litmus tests."""
+"""`mlxhog doctor` without most of what comes before its litmus tests, which do not end."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lists processes by /proc")
@@ -122,15 +121,11 @@ def test_no_process_and_no_memory_is_left_when_doctor_is_killed(number):
         try:
             while not (line := doctor.stderr.readline()).endswith(": litmus ...\n"):
                 assert line, "it ended before its litmus tests"
-            deadline = time.monotonic() + PATIENCE_S
-            while len(children := below(doctor.pid)) < 2:
-                assert time.monotonic() < deadline, "it has no children"
-                time.sleep(0.01)
+            wait_until(lambda: len(below(doctor.pid)) >= 2)
+            children = below(doctor.pid)
             doctor.send_signal(number)
-            code = doctor.wait(PATIENCE_S)
+            code = doctor.wait(120)
         finally:
             doctor.kill()
     assert code == (-number if number == signal.SIGKILL else 130)
-    while living := [*filter(alive, children)]:
-        assert time.monotonic() < deadline, f"processes {living} outlived it"
-        time.sleep(0.01)
+    assert left_of(children, 60) == []

@@ -10,11 +10,11 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import errors, load
-from mlxhog.cli import main
 from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding import scoring
 from mlxhog.decoding.options import Sampling
 from tests.checkpoint.formats import peers
+from tests.cli.command import refused, told
 from tests.pairs import each_of
 from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
@@ -36,10 +36,9 @@ def test_generate_returns_what_the_command_writes_and_a_stream_its_pieces(model,
     options = {"max_new_tokens": 60, "temperature": 0.9, "top_k": 20, "seed": 4}
     text = model.generate("The ", **options)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    words = ["generate", str(saved.directory), "--prompt=The ", "--backend=mlx", "--json"]
+    words = ["generate", str(saved.directory), "--prompt=The ", "--backend=mlx"]
     for more, expected in ((flags, text), ([], model.generate("The "))):
-        assert main([*words, *more]) == 0
-        assert json.loads(capsys.readouterr().out)["text"] == expected
+        assert told(capsys, *words, *more)["text"] == expected
     assert model.generate("The ", **options | {"seed": 5}) != text
     pieces = list(model.stream("The ", **options))
     assert len(pieces) > 1
@@ -146,11 +145,10 @@ def test_the_end_token_of_a_config_ends_the_answer(hf, as_list):
 
 def test_a_tokenizer_that_is_missing_or_larger_than_the_model_is_refused(hf, capsys):
     peers.transformers_model(vocab_size=50).save_pretrained(hf)
-    assert main(["generate", str(hf), "--prompt", "a"]) == 2
-    assert "copy the model's own tokenizer there" in capsys.readouterr().err
+    refused(capsys, "copy the model's own tokenizer there", "generate", hf, "--prompt", "a")
     (hf / "tokenizer.json").unlink()
-    assert main(["generate", str(hf), "--prompt", "a"]) == 2
-    assert "has no tokenizer.json, so no text can be read" in capsys.readouterr().err
+    no_tokenizer = "has no tokenizer.json, so no text can be read"
+    refused(capsys, no_tokenizer, "generate", hf, "--prompt", "a")
 
 
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
@@ -158,7 +156,5 @@ def test_numbers_that_are_not_finite_are_named_before_any_text(hf, backend, caps
     arrays = {name: a.copy() for name, a in load_file(hf / "model.safetensors").items()}
     arrays["backbone.out_norm.weight"][3] = np.inf
     save_file(arrays, hf / "model.safetensors")
-    assert main(["generate", str(hf), "--backend", backend]) == 2
-    out, err = capsys.readouterr()
-    assert "backbone.out_norm.weight has numbers that are not finite" in err
-    assert out == ""
+    message = "backbone.out_norm.weight has numbers that are not finite"
+    refused(capsys, message, "generate", hf, "--backend", backend)

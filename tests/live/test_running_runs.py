@@ -15,11 +15,11 @@ from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import RUNNING
-from mlxhog.cli import main
 from mlxhog.errors import ArenaError, RunError
 from mlxhog.live import source as sources
 from mlxhog.models.families import param_spec
 from mlxhog.training import reporting
+from tests.cli.command import said, told
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
 
@@ -40,16 +40,11 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes_and_generate_
     models, texts, ended, answers = [], dict[int, str](), [], []
     words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
 
-    def generate(*more):
-        capsys.readouterr()
-        assert main([*words, *more]) == 0
-        return capsys.readouterr()
-
     def observe(progress):
         """Write with the newest weights; end the run once a checkpoint has them."""
         if progress.step < 1:
             return
-        answers[:] = answers or [generate("--json"), generate("--mode=racy")]
+        answers[:] = answers or [said(capsys, *words, f"--{how}") for how in ("json", "mode=racy")]
         models[:] = models or [load("latest", out=config.out, backend="torch:cpu")]
         follower = models[0].follower
         loaded = follower.refresh(in_sequence=False)
@@ -62,7 +57,7 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes_and_generate_
                 signal.raise_signal(signal.SIGINT)
 
     result = train(config, observer=observe)
-    live, saved = (json.loads(one.out)["weights"] for one in (answers[0], generate("--json")))
+    live, saved = json.loads(answers[0].out)["weights"], told(capsys, *words)["weights"]
     assert 0 <= live["version_first"] <= live["version_last"]
     assert live["of"].startswith("run ")
     assert {"mode", "age_updates", "age_s", "consistent"} <= live.keys()

@@ -17,20 +17,20 @@ from tests.training.small import small_config
 __all__ = ["chromium", "going_on", "visit"]
 
 
-def _train(root, seconds):
+def _train(root):
     reporting.METRICS_S = 0.2
     null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
     workers = {"workers": "mlx:cpu*2", "slow": "0=8,1=8"}  # they leave the cores to who watches
-    train(small_config(root, steps=None, time=seconds, **workers))
+    train(small_config(root, steps=None, time=900.0, **workers))
 
 
 @pytest.fixture(scope="module")
 def going_on(tmp_path_factory):
     """A run and its process, with metrics every fifth of a second; the last test may end it."""
     root = tmp_path_factory.mktemp("going on")
-    process = Running(_train, root, 120)
+    process = Running(_train, root)
 
     def first():
         assert process.poll() is None

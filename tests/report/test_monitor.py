@@ -60,13 +60,16 @@ def test_clock_share_and_time_left_are_of_this_call_and_its_training(monkeypatch
 @pytest.mark.parametrize(
     ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
 )
-def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(step_s, ago_s, rate):
-    with monitored() as (_, monitor, step):
-        last_ns = monotonic_ns() - int(ago_s * 1e9)
+def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(
+    step_s, ago_s, rate, monkeypatch
+):
+    now_ns = monotonic_ns()
+    monkeypatch.setattr(monitor, "monotonic_ns", lambda: now_ns)
+    with monitored() as (_, observed, step):
         for k in (3, 2, 1, 0):
-            step(t_ns=last_ns - int(k * step_s * 1e9), tokens=10)
-        monitor.drain()
-        assert monitor.progress().tokens_per_s == pytest.approx(rate)
+            step(t_ns=now_ns - int((ago_s + k * step_s) * 1e9), tokens=10)
+        observed.drain()
+        assert observed.progress().tokens_per_s == pytest.approx(rate)
 
 
 def test_staleness_and_times_are_counted_for_each_worker():

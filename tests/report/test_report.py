@@ -12,6 +12,7 @@ from mlxhog.mad.report.page import plots
 from mlxhog.report import charts
 from mlxhog.report.record import RunRecord
 from tests.browser import Visit
+from tests.cli.command import told
 from tests.mad.report.sample import TASKS, study
 from tests.report.sample_run import event, lines, write_run
 
@@ -20,8 +21,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 
 def report(capsys, *words):
     """Run the command, which succeeds; returns the page and what --json said."""
-    assert cli.main(["report", *map(str, words), "--json"]) == 0
-    output = json.loads(capsys.readouterr().out)
+    output = told(capsys, "report", *words)
     with open(output["report"], encoding="utf-8") as file:
         return file.read(), output
 

@@ -9,28 +9,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlxhog import cli
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli.watch import follow
 from mlxhog.report.record import RunRecord
 from tests.another_process import Program
+from tests.cli.command import said
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
-
-
-def watched(capsys, run, *words):
-    """What the command prints of a run that has ended."""
-    assert cli.main(["watch", str(run.directory), *words]) == 0
-    return capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_says_so_whatever_its_metrics_hold(tmp_path, capsys):
     run = write_run(tmp_path, metrics=lines(20), status={"status": "running"})
-    out = watched(capsys, run)
+    out = said(capsys, "watch", run.directory).out
     assert "interrupted: 400 steps" in out
     assert "it was killed" in out
     for text in ('{"step": "many", "workers": 3}', '{"step": 3, "workers": ["x", {"pid": "x"}]}'):
         run.metrics_path.write_text(text + "\n")
-        assert "interrupted: " in watched(capsys, run)
+        assert "interrupted: " in said(capsys, "watch", run.directory).out
 
 
 def test_new_lines_events_and_the_end_are_followed(tmp_path):
@@ -65,7 +59,7 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
     with watch() as leaving:
         leaving.stdout.readline()
         leaving.send_signal(signal.SIGINT)
-        _, err = leaving.communicate(timeout=60)
+        _, err = leaving.communicate(timeout=120)
     assert (leaving.returncode, going_on.process.poll()) == (130, None)
     assert "the run continues" in err
     assert "Traceback" not in err
@@ -75,7 +69,7 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
         while len({state["step"] for state in seen}) < 7:
             seen.append(json.loads(states.stdout.readline()))
         going_on.process.send_signal(signal.SIGINT)
-        going_on.process.wait(60)
+        going_on.process.wait(120)
         out, err = plain.communicate(timeout=120)
         rest, _ = states.communicate(timeout=120)
     seen += map(json.loads, rest.splitlines())
@@ -99,6 +93,5 @@ def test_a_run_that_starts_is_waited_for_and_one_that_cannot_start_is_an_error(
         "mlxhog.cli.watch.time",
         SimpleNamespace(sleep=lambda _: failing.__exit__(OSError, OSError("no data"), None)),
     )
-    assert cli.main(["watch", "latest"]) == 2
-    err = capsys.readouterr().err
+    _, err = said(capsys, "watch", "latest", code=2)
     assert err == f"{run.name} is starting\n{run.name} could not start; its terminal says why\n"

@@ -6,7 +6,6 @@ import json
 import select
 import signal
 import socket
-import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ import openai
 from tests.another_process import Program
 
 MLX = "--backend=mlx:cpu"  # starts in a third of the time that torch takes
-START_S = 60
-END_S = 30
+START_S = 120
+END_S = 120
 
 
 @dataclass
@@ -39,12 +38,12 @@ class Server:
         return self.url.removesuffix("/v1")
 
     @property
-    def model(self):
-        return self.told["model"]
-
-    @property
     def port(self):
         return int(self.root.rpartition(":")[2])
+
+    @property
+    def model(self):
+        return self.told["model"]
 
     def openai(self):
         """A client of OpenAI; it is closed with the server."""
@@ -77,14 +76,8 @@ def serving(model, *words, command="serve", cwd=None, **environment):
         yield Server(process, json.loads(line), http)
     finally:
         http.close()
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise
+        process.terminate()
+        process.communicate(timeout=END_S)  # which kills it then
 
 
 @contextmanager

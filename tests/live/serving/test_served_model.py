@@ -97,7 +97,7 @@ def run(served, work):
 
     async def beside():
         tasks = [asyncio.create_task(one) for one in (work(), served.run())]
-        done, _ = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, timeout=120, return_when=asyncio.FIRST_COMPLETED)
         assert done, "no answer"
         for task in done:
             task.result()
