@@ -102,9 +102,10 @@ def test_sources_that_are_not_installed_say_what_they_are_and_the_way_out(tmp_pa
 @pytest.mark.slow
 def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_package(tmp_path):
     here, packages = checkout(tmp_path / "checkout"), tmp_path / "site-packages"
-    shutil.copytree(ROOT / "mlxhog", packages / "mlxhog")  # with what Python has compiled of it
-    for name in ("models", "metal"):
-        shutil.copytree(ROOT / name, packages / "mlxhog" / name)
+    whole = shutil.ignore_patterns("*.pyc.*")  # others compile meanwhile, into files that vanish
+    for name in ("mlxhog", "models", "metal"):  # with what Python has compiled
+        to = packages / "mlxhog" / name.removeprefix("mlxhog")
+        shutil.copytree(ROOT / name, to, ignore=whole)
     shutil.copy(import_module("mlxhog._native").__spec__.origin, packages / "mlxhog")
     (here / "text.txt").write_text("Never wait, add without a lock. " * 1000)
     script = here / "script.py"
