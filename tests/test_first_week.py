@@ -45,7 +45,7 @@ def run_command(command):
         return code, out.getvalue(), err.getvalue()
     here = f'{program}() {{ {shlex.quote(sys.executable)} {OURS[program]} "$@"; }}'
     process = subprocess.run(
-        ["bash", "-c", f"{here}\n{command}"], capture_output=True, text=True, timeout=120,
+        ["bash", "-c", f"{here}\n{command}"], capture_output=True, text=True, timeout=240,
         check=False,
     )  # fmt: skip
     return process.returncode, process.stdout, process.stderr
