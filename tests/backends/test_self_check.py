@@ -74,27 +74,28 @@ def test_every_operator_with_a_kernel_is_checked():
 # -- a worker --------------------------------------------------------------------------------------
 
 
-def backend_of(monkeypatch, engine):
-    """An "mlx:gpu" worker's backend with Metal kernels, whose GPU is stood in for."""
-    mlx = FakeMLX(dict(KERNELS), engine=engine).install(monkeypatch)
-    monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
+@pytest.fixture
+def faulty_gpu(gpu, monkeypatch):
+    """A GPU one of whose kernels is off; no other test gets the operators that it has."""
     kernels._metal.cache_clear()
-    return backends.create("mlx:gpu", threads=1, kernels="metal", cpu_blas="reference"), mlx
+    monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
+    yield FakeMLX(dict(KERNELS), engine=FaultyEngine("conv_forward")).install(monkeypatch)
+    kernels._metal.cache_clear()
 
 
 def grads_of(backend):
     return values(lay(backend).loss_and_grads(batch(2, 20))[1])
 
 
-def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(gpu, monkeypatch):
-    backend, mlx = backend_of(monkeypatch, FaultyEngine("conv_forward"))
+def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(faulty_gpu):
+    backend = backends.create("mlx:gpu", threads=1, kernels="metal", cpu_blas="reference")
     wrong = grads_of(backend)
     assert set(backend.check_kernels()) == {"causal_conv"}
     plain = kernels.choose("mlx", "reference", "cpu")
     assert backend._ops().mlstm_cell.__func__ is not type(plain).mlstm_cell, "others stay kernels"
-    mlx.calls.clear()
+    faulty_gpu.calls.clear()
     checked = grads_of(backend)
-    assert not mlx.calls
+    assert not faulty_gpu.calls
     plain = backends.create("mlx:gpu", threads=1, kernels="reference", cpu_blas="reference")
     expected = grads_of(plain)
     for name, grad in expected.items():

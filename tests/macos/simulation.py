@@ -71,7 +71,7 @@ def with_caffeinate(folder):
     return log, f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
-def simulated(code, *arguments, timeout_s=120, **facts):
+def simulated(code, *arguments, timeout_s=240, **facts):
     """Run Python code in the simulation; returns what it prints, and fails with what it said."""
     process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],

@@ -76,7 +76,7 @@ if __name__ == "__main__":
     saved_run(out)
     asked = {}
     with Child() as child:  # of doctor and parity
-        child.call(60, repr)
+        child.call(120, repr)
         asked["child"] = child.pid
     train(hinge(), ClassicConfig(workers=2))
     served = ServedModel("latest", ServeConfig(out=str(out)))

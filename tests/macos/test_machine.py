@@ -16,11 +16,14 @@ from tests.macos.simulation import linux_only, simulated, with_caffeinate
 HERE = """
 import json
 from dataclasses import asdict
-from mlxhog.doctor.checks import collect_facts
+from mlxhog.arena.process import available_bytes
 from mlxhog.base import machine
+from mlxhog.doctor.checks import collect_facts
+from mlxhog.training.worker import resident_bytes
 found = machine.here()
-efficiency = {"efficiency_cores": collect_facts(found)["efficiency_cores"]}
-print(json.dumps({**asdict(found), **efficiency, "frameworks": sorted(found.frameworks)}))
+more = {"available": available_bytes(), "resident": resident_bytes(), "frameworks": ""}
+more["efficiency_cores"] = collect_facts(found)["efficiency_cores"]
+print(json.dumps({**asdict(found), **more}))
 """
 
 
@@ -40,23 +43,13 @@ def test_cores_are_all_but_the_efficiency_cores(chip, levels, cores):
     assert not result["translated"]
 
 
-MEMORY = """
-import json
-from mlxhog.arena.process import available_bytes
-from mlxhog.base import machine
-from mlxhog.training.worker import resident_bytes
-found = machine.here()
-print(json.dumps([available_bytes(), found.memory_bytes, resident_bytes(), found.translated]))
-"""
-
-
 @pytest.mark.slow
 @linux_only
 def test_memory_is_what_the_kernel_says_the_resident_set_in_bytes_and_rosetta_is_noticed():
-    available, memory, resident, translated = json.loads(simulated(MEMORY, FAKE_ROSETTA=1))
-    assert 0 < available < memory
-    assert 5 << 20 < resident < 5 << 30
-    assert translated
+    result = json.loads(simulated(HERE, FAKE_ROSETTA=1))
+    assert 0 < result["available"] < result["memory_bytes"]
+    assert 5 << 20 < result["resident"] < 5 << 30
+    assert result["translated"]
 
 
 def test_a_translated_python_is_refused_with_the_way_out():

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 
@@ -14,7 +13,8 @@ import pytest
 
 from mlxhog.arena.workers import ENTRY_BYTES, Entry
 from tests.macos.simulation import HERE, ROOT, build, libsystem, linux_only
-from tests.threads import wait_until
+from tests.metal.shared import PROBE_NS
+from tests.threads import begin, join, wait_until
 
 pytestmark = linux_only
 
@@ -83,17 +83,13 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
         for entry in entries:
             entry.pid, entry.start_time = process.pid, life.start_time(process.pid)
         words[0] = 1  # held by slot 1, generation 0
-        taken = []
-
-        def take():
-            taken.append(life.take(words.ctypes.data, table.ctypes.data, 2, 2))
-
-        waiter = threading.Thread(target=take, daemon=True)
-        waiter.start()
-        wait_until(lambda: entries[1].heartbeat_ns > 0, 60, "the second worker to wait")
+        taken, at = [], (words.ctypes.data, table.ctypes.data, 2)
+        waiters = begin(lambda slot: taken.append(life.take(*at, slot)), [2])
+        first = wait_until(lambda: entries[1].heartbeat_ns, what="the second worker to wait")
+        wait_until(lambda: entries[1].heartbeat_ns > first + 3 * PROBE_NS, what="its questions")
         assert not taken  # its owner lives
         become_zombie(process)
-        waiter.join(60)
+        join(waiters)
         assert taken == [1]
         assert words[0] == 2
 

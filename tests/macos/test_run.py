@@ -25,9 +25,17 @@ import json, os, sys
 from pathlib import Path
 from tests.soak.killer import Killer
 from tests.training.small import small_config
+
+class Awaiting(Killer):
+    def _look(self, session):
+        if awaited.exists():
+            return super()._look(session)
+        self._hold(session, True)
+
 if __name__ == "__main__":
     options = json.loads(sys.argv[2])
-    killer = Killer(kills=options.pop("kills"))
+    awaited = Path(options.pop("awaited", "."))  # before a step
+    killer = Awaiting(kills=options.pop("kills"))
     result = killer.train(small_config(Path(sys.argv[1]), **options))
     print(json.dumps([result.status, result.restarts, result.steps]))
 """
@@ -35,9 +43,9 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_killed_workers_are_replaced(tmp_path):
-    options = {"kills": 2, "workers": "mlx:cpu*2", "steps": 80}
     log = tmp_path / "qos"
     awake, path = with_caffeinate(tmp_path)
+    options = {"kills": 2, "workers": "mlx:cpu*2", "steps": 80, "awaited": str(awake)}
     printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_QOS_LOG=log, PATH=path)
     status, restarts, steps = json.loads(printed.splitlines()[-1])
     assert (status, restarts) == ("done", 2)
@@ -67,12 +75,12 @@ def test_a_reader_attaches_and_when_the_supervisor_is_killed_workers_leave_and_i
         files = (tmp_path / "runs").glob
         metrics = wait_until(
             lambda: [file for file in files("*/metrics.jsonl") if "\n" in file.read_text()],
-            60, "a training run",
+            120, "a training run",
         )[0]  # fmt: skip
         run, first = metrics.parent, json.loads(metrics.read_text().splitlines()[0])
         pids = [worker["pid"] for worker in first["workers"]]
         assert all(map(alive, pids))
-        wait_until((run / "checkpoints" / "latest").exists, 60, "a checkpoint")
+        wait_until((run / "checkpoints" / "latest").exists, 120, "a checkpoint")
         socket = json.loads((run / "run.json").read_text())["socket"]  # a long path is elsewhere
         read = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
         read += "print(Arena.connect(Path(sys.argv[1])).counters.load('steps'))"
@@ -81,6 +89,6 @@ def test_a_reader_attaches_and_when_the_supervisor_is_killed_workers_leave_and_i
         os.kill(child.pid, signal.SIGKILL)
         _, errors = child.communicate()
     assert b"Traceback" not in errors, errors.decode()
-    wait_until(lambda: not any(map(alive, pids)), 60, "the workers to leave")
+    wait_until(lambda: not any(map(alive, pids)), 120, "the workers to leave")
     more = {"kills": 0, "workers": "mlx:cpu*2", "steps": 5, "resume": str(run)}
     assert json.loads(simulated(TRAIN, tmp_path, json.dumps(more)).splitlines()[-1])[0] == "done"

@@ -18,7 +18,8 @@ from mlxhog import _native
 from tests import forked
 
 PROCESSES = forked.CONTEXT
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
+PROBE_NS = 50_000_000  # a worker that waits asks this often whether the owner lives
 
 WORKER = np.dtype(
     {

@@ -15,6 +15,7 @@ import pytest
 from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from tests import kept
+from tests.models.operators import draw
 from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,13 +49,9 @@ def run(program, *words, given=None):
         input=b"".join(x.tobytes() for x in given or []),
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     return np.frombuffer(ended.stdout, np.float32)
-
-
-def drawn(*shape):
-    return np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
 
 
 SHAPES = ((1, 7), (5, 1), (31, 33), (64, 200), (200, 64), (300, 300))
@@ -64,12 +61,12 @@ SIZES = ((50, 96, 40), (33, 520, 70), (7, 20, 600), (1, 65, 33))
 def assert_products(program):
     """A program's polar factors, linear maps and their gradients are those of this machine."""
     for shape in SHAPES:
-        x = drawn(*shape)
+        x = draw(*shape)
         ours, theirs = np.empty_like(x), run(program, "polar", *shape, given=[x]).reshape(shape)
         _native.polar([x], [ours], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1)
         assert_close(theirs, ours, POLAR_F32, label=str(shape))
     for rows, width, out in SIZES:
-        x, w, dy = drawn(rows, width), drawn(out, width), drawn(rows, out)
+        x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
         theirs = run(program, "linear", rows, width, out, given=[x, w, dy])
         expected = [part.astype(np.float64).ravel() for part in (x @ w.T, dy @ w, dy.T @ x)]
         assert_close(theirs, np.concatenate(expected), PRODUCT_F32, label=f"{rows}, {out}")
@@ -86,7 +83,7 @@ def test_a_system_without_cblas_sgemm_takes_our_own_products(programs):
     with_blas, without = programs
     assert subprocess.run([with_blas, "found"], check=False).returncode == 0
     assert subprocess.run([without, "found"], check=False).returncode == 1
-    x = drawn(40, 60)
+    x = draw(40, 60)
     assert_close(
         run(without, "polar", 40, 60, given=[x]),
         run(with_blas, "polar", 40, 60, given=[x]),

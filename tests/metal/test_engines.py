@@ -18,6 +18,7 @@ from mlxhog.metal.kernels import conv
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.registry import KERNELS
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
+from tests.models.operators import draw
 
 N = 100
 
@@ -26,19 +27,15 @@ def fakes(which, monkeypatch):
     """The stand-in of a framework, and an engine over it."""
     if which == "mlx":
         return FakeMLX(KERNELS).install(monkeypatch), MLXEngine()
-    return FakeMPS(KERNELS).install(monkeypatch), MPSEngine("cpu")
+    return FakeMPS(KERNELS).install(monkeypatch), MPSEngine("cpu")  # "mps", and "torch"
 
 
 both = pytest.mark.parametrize("which", ["mlx", "mps"])
 
 
-def floats(n, seed=0):
-    return np.random.default_rng(seed).standard_normal(n, dtype=np.float32)
-
-
 def axpy(on, g, arena=None, **how):
     """A launch on an arena of the engine's own."""
-    arena = on.array(floats(N)) if arena is None else arena
+    arena = on.array(draw(N)) if arena is None else arena
     return dense_axpy(arena, on.array(g), **{"scale": 1.0, "offset": 0, **how})
 
 
@@ -76,7 +73,7 @@ def test_every_kernel_gets_its_arguments_from_an_engine(which, name, monkeypatch
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 65])
 def test_an_engine_adds_in_place_and_a_launch_without_threads_runs_nothing(which, n, monkeypatch):
     fake, on = fakes(which, monkeypatch)
-    before, g = floats(N), floats(n, 1)
+    before, g = draw(N), draw(n, seed=1)
     arena = on.array(before.copy())
     outputs = on.run(axpy(on, g, arena, scale=-0.5, offset=3))
     before[3 : 3 + n] += np.float32(-0.5) * g
@@ -100,7 +97,7 @@ def test_a_kernel_without_written_inputs_stays_lazy_and_takes_lazy_results(monke
 
 def test_an_in_place_kernel_inside_a_compiled_function_is_refused(monkeypatch):
     fake, on = fakes("mlx", monkeypatch)
-    arena = on.array(floats(N))
+    arena = on.array(draw(N))
     with pytest.raises(MetalError, match=r"cannot run inside mx\.compile"):
         mx.compile(lambda g: on.run(dense_axpy(arena, g, scale=1.0, offset=0))["done"])(mx.ones(8))
     assert not fake.calls
@@ -121,11 +118,11 @@ def test_a_group_that_is_too_large_and_a_kernel_that_does_not_compile_are_named(
     fake, on = fakes(which, monkeypatch)
     fake.most_threads = 64
     with pytest.raises(MetalError, match=r"dense_axpy .*100 x 1 x 1 .*64.*use --kernels"):
-        on.run(axpy(on, floats(N)))
+        on.run(axpy(on, draw(N)))
     fake, on = fakes(which, monkeypatch)
     fake.breaks = "program_source:7:3: error: use of undeclared identifier 'arenna'"
     with pytest.raises(MetalError, match=r"kernel dense_axpy failed: .*'arenna'"):
-        on.run(axpy(on, floats(9)))
+        on.run(axpy(on, draw(9)))
 
 
 BAD = {
@@ -134,7 +131,7 @@ BAD = {
     ),
     "g is a ndarray elsewhere": lambda on, of: of(g=np.zeros(9, np.float32)),
     r"scale is an array of shape \(9,\); expected one number": lambda on, of: of(
-        scale=on.array(floats(9))
+        scale=on.array(draw(9))
     ),
     "scale is 'one'; expected one number": lambda on, of: of(scale="one"),
 }
@@ -144,7 +141,7 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(which, message, monkeypatch):
     fake, on = fakes(which, monkeypatch)
-    good = axpy(on, floats(9))
+    good = axpy(on, draw(9))
     launch = BAD[message](on, lambda **new: replace(good, inputs={**good.inputs, **new}))
     with pytest.raises(ShapeError, match=message):
         on.run(launch)

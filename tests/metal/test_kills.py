@@ -8,7 +8,6 @@ thread, or by several, each of which may die in a stripe.
 
 import itertools
 import os
-import time
 from functools import partial
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 from mlxhog import _native
 from mlxhog.base.processes import follow_parent
 from tests.metal.shared import PROCESSES, TIMEOUT_S, shared
+from tests.threads import wait_until
 
 WORKERS, KILLS = 3, 30
 WIDTH = 32  # of a row of a table
@@ -94,23 +94,32 @@ class Supervisor:
     def wait_for_steps(self, slots, more):
         """Until each of `slots` has finished `more` further steps; a hang fails here."""
         goal = {slot: int(self.workers["steps"][slot - 1]) + more for slot in slots}
-        deadline = time.monotonic() + TIMEOUT_S
-        while any(self.workers["steps"][slot - 1] < goal[slot] for slot in slots):
-            assert time.monotonic() < deadline, f"workers hang; lock words {self.segment.words}"
-            os.sched_yield()
 
-    def kill_at_random(self, kills, most, seed=0, allow=lambda slot, more: None):
+        def done():
+            return all(self.workers["steps"][slot - 1] >= goal[slot] for slot in slots)
+
+        wait_until(done, TIMEOUT_S, "steps of workers that may hang", every_s=0)
+
+    def wait_for_a_lock(self, slot):
+        """Until a word is the worker's, as some are during each of its steps."""
+        words = self.segment.words  # the low half is the slot
+        wait_until(lambda: slot in words & 0xFFFF, TIMEOUT_S, "a lock", every_s=0)
+
+    def kill_at_random(self, kills, most, seed=0, allow=lambda slot, more: None, *, locked=False):
         """Kill a worker after 1 to `most` steps, and start another, `kills` times; then end all.
 
-        `allow` is told how many further steps a worker may take.
+        `allow` is told how many further steps a worker may take. With `locked` every second victim
+        has just been seen with a lock.
         """
         rng = np.random.default_rng(seed)
         try:
-            for _ in range(kills):
+            for number in range(kills):
                 victim = int(rng.integers(1, WORKERS + 1))
                 survivors = [slot for slot in self.processes if slot != victim]
                 allow(victim, 2 * most)
                 self.wait_for_steps([victim], int(rng.integers(1, most)))
+                if locked and number % 2:
+                    self.wait_for_a_lock(victim)
                 self.kill(victim)  # in its next step, or just behind it
                 for slot in survivors:
                     allow(slot, 2 + most)
@@ -139,14 +148,13 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(form, thread
     n = stripes * _native.STRIPE
     with shared(n, n_words=n // WIDTH, n_workers=WORKERS) as segment:
         Supervisor(segment, partial(add_for_ever, form=form, threads=threads)).kill_at_random(
-            KILLS, steps
+            KILLS, steps, locked=True
         )
         takeovers = int(segment.workers["takeovers"].sum())
         print(f"{KILLS} kills of 1 of {WORKERS} workers: {takeovers} takeovers")
         assert takeovers > 0, "no worker died while it held a lock; the test shows nothing"
-        assert takeovers <= KILLS * threads
-        finished = int(segment.workers["steps"].sum())
-        deaths = KILLS + WORKERS
+        finished, deaths = int(segment.workers["steps"].sum()), KILLS + WORKERS
+        assert takeovers <= deaths * threads
         assert segment.floats.min() >= finished, "an increment of a finished step is lost"
         assert segment.floats.max() <= finished + deaths, "more than the dead workers' last steps"
 

@@ -4,15 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
-from tests.metal.shared import PROCESSES, TIMEOUT_S, shared, spawned
+from tests.metal.shared import PROBE_NS, PROCESSES, TIMEOUT_S, shared, spawned
+from tests.threads import begin, join, wait_until
 
 HOLDER, WAITER, OTHER = 1, 2, 3
 
@@ -46,13 +45,18 @@ def holder(segment):
 def acquiring(locks, i):
     """A thread that takes and releases lock `i`; over when it has."""
 
-    def take_and_release():
+    def take_and_release(i):
         locks.acquire(i)
         locks.release(i)
 
-    thread = threading.Thread(target=take_and_release, daemon=True)
-    thread.start()
-    return thread
+    return begin(take_and_release, [i])[0]
+
+
+def wait_for_probes(segment):
+    """Until a waiting worker, which beats before and after, has asked more than once."""
+    beat = segment.workers["heartbeat_ns"][WAITER - 1 : WAITER]
+    first = wait_until(lambda: int(beat[0]), TIMEOUT_S, "a worker that waits")
+    wait_until(lambda: beat[0] > first + 3 * PROBE_NS, TIMEOUT_S, "its questions")
 
 
 def test_a_free_lock_is_taken_and_freed(segment):
@@ -94,9 +98,8 @@ def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write():
         try:
             assert process.stdout.readline() == b"begins\n"
             status = Path(f"/proc/{process.pid}/stat")
-            end = time.monotonic() + TIMEOUT_S
-            while status.exists() and ") Z " not in status.read_text():
-                assert time.monotonic() < end, "the first thread has not ended"
+            if status.exists():
+                wait_until(lambda: ") Z " in status.read_text(), TIMEOUT_S, "the thread's end")
             assert not _native.process_is_gone(process.pid, started)
         finally:
             process.kill()
@@ -109,13 +112,11 @@ def test_a_stopped_worker_is_waited_for(segment, holder):
     locks = segment.locks(WAITER)
     os.kill(process.pid, signal.SIGSTOP)
     waiting = acquiring(locks, 3)
-    waiting.join(0.3)  # several times as long as a dead owner would be waited for
+    wait_for_probes(segment)
     assert waiting.is_alive()
-    assert segment.workers["heartbeat_ns"][WAITER - 1] > 0, "who waits must not look dead"
     os.kill(process.pid, signal.SIGCONT)
     let_go.set()
-    waiting.join(TIMEOUT_S)
-    assert not waiting.is_alive()
+    join([waiting])
     assert locks.takeovers == 0
 
 
@@ -140,10 +141,10 @@ def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment
     locks.acquire(2)
     assert locks.takeovers == 1
     waiting = acquiring(locks, 3)
-    waiting.join(0.2)
+    wait_for_probes(segment)
     assert waiting.is_alive(), "a live owner's lock was taken"
     successor.release(3)
-    waiting.join(TIMEOUT_S)
+    join([waiting])
     assert locks.takeovers == 1
 
 
@@ -152,10 +153,10 @@ def test_generations_wrap_at_16_bits(segment):
     locks.acquire(0)
     assert segment.words[0] == HOLDER | 3 << 16
     waiting = acquiring(segment.locks(WAITER), 0)
-    waiting.join(0.2)
+    wait_for_probes(segment)
     assert waiting.is_alive(), "the entry's generation and the word's low 16 bits are the same"
     locks.release(0)
-    waiting.join(TIMEOUT_S)
+    join([waiting])
 
 
 def test_a_sweep_frees_exactly_the_dead_slots_words(segment):

@@ -3,29 +3,31 @@
 What holds for every form of an operator is in tests/models/test_operators.py.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from mlxhog._native import ops
 from mlxhog.models.ops.native import adapter_mlx
-from tests.metal.sample import draw, unwritten
-from tests.models.operators import Case, conv, cross_entropy, maps, norms, run_mlstm, slstm
-from tests.models.sample import cell_inputs
+from tests.models.operators import (
+    Case,
+    conv,
+    cross_entropy,
+    draw,
+    maps,
+    mlstm_of,
+    norms,
+    slstm,
+    unwritten,
+)
+from tests.models.test_operators import SEQUENCES
 from tests.models.twins import Twin
 from tests.pairs import each_of
-from tests.tolerances import CELL_EXTREME_F32, GRADIENT_ANY_F32
+from tests.tolerances import PRODUCT_F32
 
 NATIVE = Twin("mlx", "native")
-
-
-def mlstm(B, S, NH, DK, DV, chunk, **gates):
-    """The cell from a state; gates replace those drawn."""
-    x = cell_inputs(B, S, NH, DK, DV, seed=0)
-    x |= {name: np.full_like(x[name], value) for name, value in gates.items()}
-    x |= {"C0": draw(B, NH, DK, DV), "n0": draw(B, NH, DK), "m0": draw(B, NH)}
-    how = {"chunk_size": chunk, "eps": 1e-6}
-    return Case("mlstm_cell", x, how, CELL_EXTREME_F32, GRADIENT_ANY_F32, run_mlstm)
 
 
 def blocks(rows, *weights):
@@ -63,24 +65,33 @@ CASES = {
         for shape in ((2, 300, 16, 4), (3, 9, 40, 5), (2, 130, 3, 9), (1, 2, 1, 8), (1, 1, 1, 1))
         for packed in (False, True)
     },
-    "the mLSTM cell": mlstm(2, 70, 3, 16, 32, 32),
-    "the mLSTM cell of wide heads": mlstm(1, 130, 1, 64, 128, 128),
-    "the mLSTM cell of odd widths": mlstm(1, 70, 1, 33, 20, 32),
-    "the mLSTM cell of one position": mlstm(1, 1, 1, 1, 1, 64),
+    "the mLSTM cell": mlstm_of(2, 70, 3, 16, 32, 32),
+    "the mLSTM cell of wide heads": mlstm_of(1, 130, 1, 64, 128, 128),
+    "the mLSTM cell of odd widths": mlstm_of(1, 70, 1, 33, 20, 32),
+    "the mLSTM cell of one position": mlstm_of(1, 1, 1, 1, 1, 64),
     **{
-        f"the mLSTM cell with gates {gates}": mlstm(2, 75, 2, 16, 32, 32, **gates)
+        f"the mLSTM cell with gates {gates}": mlstm_of(2, 75, 2, 16, 32, 32, **gates)
         for gates in ({"f": -30.0}, {"i": 15.0, "f": -15.0}, {"i": -10.0, "f": -200.0})
     },
     **{
         f"the sLSTM cell of {shape}": slstm(*shape, packed=packed)
         for shape, packed in (((16, 9, 2, 24), True), ((5, 6, 1, 5), False), ((29, 3, 2, 4), True))
     },
+    # past the blocks that stay in a cache, and more columns than are packed at once
+    **{
+        f"a map to {out}": replace(
+            maps("linears", draw(rows, width), [(out, width)], False),
+            result=PRODUCT_F32, gradient=PRODUCT_F32,
+        )
+        for rows, width, out in ((463, 300, 530), (2, 33, 31_800))
+    },
+    **SEQUENCES,
     "the cross entropy": cross_entropy(320, 30.0),
     "the cross entropy of one row": loss(1, 1, None),
     "the cross entropy without whole logits": loss(900, 1500, 30.0),
     "swiglu": Case("swiglu", {"gate": draw(40_001, scale=8), "up": draw(40_001, seed=1)}),
     "soft_cap": Case("soft_cap", {"x": draw(40_001, scale=30)}, {"cap": 15.0}),
-}
+}  # fmt: skip
 
 
 def run(case, threads):
@@ -186,13 +197,13 @@ def mlstm_results(x, chunk, stride=1):
 @each_of("S", [1, 70, 96])
 @each_of("stride", [2, 3, 100])
 def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S, stride):
-    x = mlstm(2, S, 2, 16, 32, 16).inputs
+    x = mlstm_of(2, S, 2, 16, 32, 16).inputs
     for few, every in zip(mlstm_results(x, 16, stride), mlstm_results(x, 16), strict=True):
         np.testing.assert_array_equal(few, every)
 
 
 def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
-    x = mlstm(1, 20, 2, 16, 32, 16).inputs
+    x = mlstm_of(1, 20, 2, 16, 32, 16).inputs
     x |= {name: np.zeros_like(x[name]) for name in ("C0", "n0", "m0")}
     x["i"][:, 0] = 1.0  # the stabiliser, by which eps counts, begins there
     assert (mlstm_results(x, 16)[8][:, 0] == 0).all()

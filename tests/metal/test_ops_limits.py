@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from tests.metal.sample import draw, unwritten
+from tests.models.operators import draw, unwritten
 
 HUGE = 6_000_000
 """Positions whose chunk of scores, in float32, is larger than 47 bits can address."""
@@ -61,7 +61,7 @@ print("the end")
 
 
 def test_a_process_ends_while_a_daemon_thread_has_the_pool_at_work():
-    command, how = [sys.executable, "-c", BUSY], {"capture_output": True, "timeout": 60}
+    command, how = [sys.executable, "-c", BUSY], {"capture_output": True, "timeout": 120}
     ended = subprocess.run(command, check=True, **how)
     assert (ended.stdout, ended.stderr) == (b"the end\n", b"")
 

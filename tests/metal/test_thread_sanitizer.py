@@ -41,7 +41,7 @@ def finish(*command):
         env={**os.environ, "TSAN_OPTIONS": f"halt_on_error=1:exitcode={RACE_FOUND}"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 

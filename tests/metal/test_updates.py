@@ -13,13 +13,12 @@ from mlxhog.optim import SGD, AdamW, Momentum, Use, updates
 from mlxhog.optim.gradients import Rows, global_norm
 from mlxhog.optim.rule import StepTrace
 from tests.metal.shared import shared
+from tests.metal.test_adds import PARAMETERS, N
 from tests.optim.small import Slot, target
 from tests.pairs import each_of
 
 MODES = [pytest.param(mode, id=name) for name, mode in updates.WRITE_MODES.items()]
-N = 16 * _native.STRIPE
-DENSE = Slot("dense", (3000, 2), 77)  # 6000 floats, not from a stripe's edge
-ROWS = Slot("rows", (150, 40), 8192, "rows", row_word0=16)
+DENSE, ROWS = PARAMETERS.values()
 
 
 def assert_bits(actual, expected):

@@ -14,6 +14,7 @@ from tests.tolerances import (
     CELL_EXTREME_F32,
     CELL_F32,
     CELL_GRADIENT_F32,
+    GRADIENT_ANY_F32,
     OP_F32,
     OP_GRADIENT_F32,
     SEQUENCE_F32,
@@ -30,8 +31,15 @@ METAL = {f"{name}-metal-emulated": Twin(name, "metal-emulated") for name in ("to
 SLSTM_GATES = SLSTM[:4]
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng((seed, *shape)).standard_normal(shape).astype(np.float32)
+def draw(*shape, seed=0, scale=1.0):
+    """Normal numbers; different for every shape and seed."""
+    r = np.random.default_rng((seed, *shape))
+    return (scale * r.standard_normal(shape)).astype(np.float32)
+
+
+def unwritten(*shape):
+    """For outputs: an entry that is left unwritten shows."""
+    return np.full(shape, np.nan, np.float32)
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,15 @@ def mlstm(S, *, state=True, eps=1e-6, chunk=4, **changes):
         "mlstm_cell", x | changes, {"chunk_size": chunk, "eps": eps}, CELL_F32, CELL_GRADIENT_F32,
         run_mlstm,
     )  # fmt: skip
+
+
+def mlstm_of(B, S, NH, DK, DV, chunk, **gates):
+    """The cell of any sizes, from a state; gates replace those drawn."""
+    x = cell_inputs(B, S, NH, DK, DV, seed=0)
+    x |= {name: np.full_like(x[name], value) for name, value in gates.items()}
+    x |= {"C0": draw(B, NH, DK, DV), "n0": draw(B, NH, DK), "m0": draw(B, NH)}
+    how = {"chunk_size": chunk, "eps": 1e-6}
+    return Case("mlstm_cell", x, how, CELL_EXTREME_F32, GRADIENT_ANY_F32, run_mlstm)
 
 
 def run_mlstm(ops, x, cell="mlstm_cell", **how):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from mlxhog._native import ops
 from mlxhog.errors import ConfigError
 from mlxhog.models import lm_native
 from mlxhog.models.ops.kernels import choose, resolve
@@ -18,28 +17,6 @@ from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.models.operators import draw
 from tests.models.sample import LARGE, V1, config, perturbed_params
 from tests.pairs import each_of
-from tests.tolerances import PRODUCT_F32, assert_close
-
-
-@pytest.mark.slow
-@each_of(
-    ("rows", "width", "out"),
-    [
-        (1, 1, 1),
-        (13, 31, 33),  # less than one tile, and a part of a panel
-        (463, 300, 530),  # past the blocks of rows, columns and depth that stay in a cache
-        (2, 33, 31_800),  # more columns than are packed at once
-    ],
-)
-@each_of("threads", [1, 3])
-def test_linears_of_any_size_are_right_in_every_block(rows, width, out, threads):
-    x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
-    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
-    ops.linears(x, [w], [None], [y], threads=threads)
-    ops.linears_grad(x, [w], [dy], dx, [dw], [None], threads=threads)
-    exact = (x.astype(np.float64) @ w.T, dy.astype(np.float64) @ w, dy.T.astype(np.float64) @ x)
-    for actual, expected in zip((y, dx, dw), exact, strict=True):
-        assert_close(actual, expected, PRODUCT_F32)
 
 
 @each_of("chunk_size", [4, 64])

@@ -1,14 +1,15 @@
 """Rows of n-grams: numbered where they fit, else hashed, from the ids of one document only."""
 
 import itertools
+from importlib import import_module
 
 import numpy as np
-import pytest
 
 from mlxhog.models import families, lm_float64
 from mlxhog.models.ngrams import ABSENT, NgramTables
 from mlxhog.models.registry import load_architecture, to_yaml
 from tests.models.sample import config, perturbed_params
+from tests.nn.sides import SIDES
 from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
 
@@ -75,22 +76,13 @@ def test_a_model_with_tables_is_read_as_it_was_written(name):
 
 
 def test_a_module_of_either_framework_continues_a_text_with_its_tables():
-    mx, torch = pytest.importorskip("mlx.core"), pytest.importorskip("torch")
-    from mlxhog.nn import mlx as of_mlx
-    from mlxhog.nn import torch as of_torch
-
     cfg = config(ngram_orders=(2, 3), ngram_dim=4, ngram_rows=256)
     params = perturbed_params(cfg, seed=0)
     ids = np.random.default_rng(0).integers(0, cfg.vocab_size, (2, 12), dtype=np.int32)
     expected, _ = lm_float64.logits(cfg, params, ids)
-    ours, theirs = of_torch.LanguageModel(cfg), of_mlx.LanguageModel(cfg)
-    ours.load_state_dict({name: torch.tensor(value) for name, value in params.items()})
-    theirs.load_weights([(name, mx.array(value)) for name, value in params.items()])
-    for module, tokens in ((ours, torch.tensor(ids)), (theirs, mx.array(ids))):
-        first, state = module(tokens[:, :5])
-        if module is ours:
-            state = of_torch.detach(state)
-        rest, _ = module(tokens[:, 5:], state)
-        for part, at in ((first, slice(5)), (rest, slice(5, None))):
-            values = part.detach().numpy() if module is ours else np.array(part)
-            assert_close(values, expected[:, at], LOGITS_F32)
+    for side in (SIDES["torch"], SIDES["mlx"]):
+        module = import_module(f"mlxhog.nn.{side.framework}").LanguageModel(cfg)
+        side.load(module, params)
+        first, state = side.run(module, ids[:, :5])
+        rest, _ = side.run(module, ids[:, 5:], state)
+        assert_close(np.concatenate([first, rest], 1), expected, LOGITS_F32)

@@ -31,6 +31,7 @@ from tests.models.operators import (
     long_conv,
     maps,
     mlstm,
+    mlstm_of,
     norms,
     recurrence,
     regression,
@@ -140,7 +141,12 @@ LAYERS = {
 
 # B, S, C, K: fewer positions than taps, one tap, one position, one channel, more than a SIMD block.
 CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1), (2, 130, 1, 4)]
-SLSTMS = [(3, 13, 2, 8), (2, 5, 1, 1), (2, 1, 3, 5), (1, 7, 1, 45), (17, 4, 2, 3)]
+CONVS += [(1, 70, 9, 7)]  # several groups of threads
+SLSTMS = [(3, 13, 2, 8), (2, 5, 1, 1), (2, 1, 3, 5), (1, 7, 1, 45), (17, 4, 2, 3), (1, 3, 2, 70)]
+# B, S, NH, DK, DV, chunk: a shorter last chunk, a sequence within one, single positions, one head,
+# widths that are no multiple of 4 or 32 and beyond, two simdgroups in a chunk.
+MLSTMS = [(2, 13, 3, 8, 12, 4), (1, 7, 1, 5, 3, 16), (3, 1, 1, 4, 4, 1), (1, 5, 2, 3, 7, 1)]
+MLSTMS += [(1, 20, 1, 70, 33, 9), (1, 70, 1, 33, 5, 64)]
 METAL_CASES = {
     f"conv {sizes}{', packed' * packed}": conv(*sizes, packed=packed, silu=bool(number % 2))
     for number, sizes in enumerate(CONVS)
@@ -149,6 +155,8 @@ METAL_CASES = {
     f"mlstm of {S}{', from zeros' * (not state)}, eps {eps}": mlstm(S, state=state, eps=eps)
     for S, eps in ((1, 1e-6), (4, 0.1), (7, 1e-3), (33, 1e-6), (33, 0.1))
     for state in (False, True)
+} | {
+    f"mlstm {sizes}": mlstm_of(*sizes) for sizes in MLSTMS
 } | {
     f"mlstm of gates at {i} and {f}": far(mlstm(33, state=False), i=i, f=f)
     for i, f in ((30.0, 30.0), (88.0, 88.0), (15.0, 60.0))
@@ -177,21 +185,10 @@ SPEEDS = {
 
 
 @pytest.mark.slow
-@twins
+@pytest.mark.parametrize("twin", TWINS.values(), ids=TWINS)
 @each_of("case", (every := SEQUENCES | LAYERS | CHUNKS).values(), ids=every)
 def test_an_operator_and_its_gradients_are_those_of_float64(twin, case):
     case.check(twin)
-
-
-@each_of("case", SEQUENCES.values(), ids=SEQUENCES)
-def test_the_bits_of_a_native_sequence_do_not_depend_on_the_number_of_threads(case):
-    runs = []
-    for threads in (3, 1):  # which is the default
-        adapter_mlx.set_threads(threads)
-        results, grads = TWINS["mlx-native"].run(case, case.inputs, case.fixed)
-        runs.append([*results, *grads.values()])
-    for one, other in zip(*runs, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_every_native_operator_is_compared():
@@ -201,7 +198,7 @@ def test_every_native_operator_is_compared():
 
 
 @pytest.mark.slow
-@all_twins
+@pytest.mark.parametrize("twin", ALL.values(), ids=ALL)
 @each_of("case", METAL_CASES.values(), ids=METAL_CASES)
 def test_an_operator_with_metal_kernels_too(twin, case):
     case.check(twin)

@@ -46,8 +46,8 @@ class Twin:
         return _map(x, lambda a: convert(a.astype("f4") if a.dtype == np.float64 else a))
 
     def numpy(self, x):
-        """NumPy's array; of every array in a tuple."""
-        if isinstance(x, tuple):
+        """NumPy's array; of every array in a tuple or list."""
+        if isinstance(x, tuple | list):
             return tuple(self.numpy(value) for value in x)
         return x.detach().numpy() if self.framework == "torch" else np.array(x)
 

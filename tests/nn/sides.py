@@ -55,8 +55,9 @@ class Side(Twin):
         return {_package(name): self.numpy(p) for name, p in tree_flatten(layer.parameters())}
 
     def load(self, layer, weights):
+        weights = self.array(weights)
         if self.framework == "torch":
-            layer.load_state_dict({name: torch.tensor(x) for name, x in weights.items()})
+            layer.load_state_dict(weights)
         else:
             layer.load_weights(list(weights.items()))
 

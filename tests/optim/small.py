@@ -10,8 +10,10 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.optim import Target
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import parameter
 from mlxhog.optim.updates import WRITE_MODES
 
+__all__ = ["parameter"]  # for tests beside
 RACY = WRITE_MODES["racy"]  # needs no locks; with one worker all modes are the same
 
 
@@ -70,7 +72,3 @@ def trained(rule, steps=6, *, lr=0.1, grads=gradients, **how):
     for step in range(1, steps + 1):
         rule.step(where, grads(step), lr=lr, step=step, seed=step, **how)
     return flat, where
-
-
-def parameter(flat, slot):
-    return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)

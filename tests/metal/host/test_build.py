@@ -30,7 +30,7 @@ def test_two_processes_may_build_one_kernel_at_once_in_the_users_cache_and_a_thi
     root, how = Path(__file__).parents[3], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     both = [subprocess.Popen([sys.executable, "-c", RUN], cwd=root, **how) for _ in range(2)]
     for process in both:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
         assert (out.strip(), err) == (b"4096.0", b"")
     cache = tmp_path / "mlxhog" / "metal"
     assert len(list(cache.iterdir())) == 2, "the runtime and the kernel, and no unfinished file"

@@ -1,6 +1,6 @@
 """The kernels of cells and convolutions, beyond what tests/models/test_operators.py asks of all.
 
-Sizes that fill no group of threads or several, any order of threads, and what is refused.
+Any order of threads, and what is refused.
 """
 
 from dataclasses import replace
@@ -11,46 +11,9 @@ import pytest
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.metal.registry import KERNELS
-from tests.metal.test_ops import mlstm as mlstm_case
-from tests.models.operators import METAL
-from tests.models.operators import conv as conv_case
-from tests.models.operators import slstm as slstm_case
 from tests.pairs import each_of
 
 RNG = np.random.default_rng
-
-CASES = {
-    # a shorter last chunk, a sequence within a chunk, single positions, one head, widths that are
-    # no multiple of 4 or 32 and beyond, two simdgroups in a chunk
-    **{
-        f"mlstm {shape}": mlstm_case(*shape)
-        for shape in (
-            (2, 13, 3, 8, 12, 4), (1, 7, 1, 5, 3, 16), (3, 1, 1, 4, 4, 1), (1, 5, 2, 3, 7, 1),
-            (1, 20, 1, 70, 33, 9), (1, 70, 1, 33, 5, 64),
-        )
-    },
-    # one unit, widths of two instances
-    **{
-        f"slstm {shape}": slstm_case(*shape, packed=packed)
-        for shape, packed in (((2, 5, 1, 1), True), ((1, 7, 1, 45), False), ((1, 3, 2, 70), True))
-    },
-    # one tap, one channel, several blocks, fewer positions than taps
-    **{
-        f"conv {shape}": conv_case(*shape, packed=packed)
-        for shape, packed in (
-            ((3, 7, 3, 1), False), ((2, 130, 1, 4), True), ((1, 70, 9, 7), True),
-            ((1, 2, 5, 4), False),
-        )
-    },
-}  # fmt: skip
-
-
-@pytest.mark.slow
-@each_of("twin", METAL.values(), ids=METAL)
-@each_of("case", CASES.values(), ids=CASES)
-def test_the_kernels_are_the_operator_in_float64(twin, case):
-    case.check(twin)
-
 
 LOCKSTEP = [
     (kernel, instance)
