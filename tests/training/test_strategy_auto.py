@@ -283,7 +283,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
 def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
     tmp_path, rule, monkeypatch
 ):
-    late_s = 1000
+    late_s = 240
 
     class ComesAtTheChange(runs.Training):
         """Its late worker begins at the first change of the strategy, and is there from then on."""
