@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
-from tests.processes import alive, below, descriptors_limited
+from tests.processes import alive, below
 from tests.threads import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("spawned_workers")
@@ -146,7 +147,10 @@ def test_a_kill_at_any_moment_of_spawning_leaves_no_process():
 
 
 def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_to_do(arena):
-    with descriptors_limited(256), ExitStack() as descriptors:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as descriptors:
+        descriptors.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         with suppress(OSError):
             while True:
                 descriptors.callback(os.close, os.dup(2))
