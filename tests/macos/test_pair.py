@@ -18,25 +18,27 @@ TRAIN = """
 import json, os, signal, sys
 from pathlib import Path
 from unittest import mock
-from mlxhog.arena.workers import State
 from mlxhog.cli import main
 from mlxhog.training.session import Session
 from tests.soak.killer import Killer
 from tests.training.small import small_config
 
 class Watching(Killer):
-    # The successor of a killed worker is stopped until the other has taken a step, or all are done.
+    # The successor of the killed worker is stopped until the other has taken a step, or all are
+    # done.
     def train(self, config):
-        poll, alone, self.goes_on = Session.poll, [], True  # steps of the other meanwhile
+        poll, steps, self.goes_on = Session.poll, [], False  # of the other since then
 
         def watch(session, doing=None):
             poll(session, doing)
-            entries = [session.entry(seat) for seat in session.seats]
-            new = [one.pid not in self._killed and one.state == State.STARTING for one in entries]
-            if self._killed and sum(new) == 1 and (pid := entries[new.index(True)].pid):
-                alone.append(entries[new.index(False)].steps)
-                self.goes_on = alone[-1] > alone[0] or session.steps_done() == config.steps
-                os.kill(pid, signal.SIGCONT if self.goes_on else signal.SIGSTOP)
+            if self.goes_on or not self._killed:
+                return
+            seats = sorted(session.seats, key=lambda seat: seat.spec.backend in self.backends)
+            other, new = map(session.entry, seats)
+            if new.pid and new.pid not in self._killed:
+                steps.append(other.steps)
+                self.goes_on = steps[-1] > steps[0] or session.steps_done() == config.steps
+                os.kill(new.pid, signal.SIGCONT if self.goes_on else signal.SIGSTOP)
 
         with mock.patch.object(Session, "poll", watch):
             return super().train(config)
