@@ -42,13 +42,14 @@ def made(name, make, *parts):
         content = part.read_bytes() if isinstance(part, Path) else part.encode()
         digest.update(b"%d:" % len(content) + content)
     path = folder("made") / f"{name}-{digest.hexdigest()[:20]}"
+    with suppress(OSError):  # it does not exist, or `is_kept` says what is wrong
+        os.utime(path)  # so that no session drops what another one uses
     if not is_kept(path):
         with tempfile.TemporaryDirectory(dir=path.parent) as own:
             part = Path(own) / name
             make(part)
             part.chmod(0o700)
             os.replace(part, path)
-    path.touch()  # so that no session drops what another one uses
     return path
 
 
@@ -82,7 +83,7 @@ def _run(command):
 
 
 def drop_old():
-    """Remove files that no session has used for two weeks, which may belong to a tree that is gone.
+    """Remove files that were made or used last two weeks ago; their tree may be gone.
 
     Another session may be making and replacing files meanwhile.
     """
