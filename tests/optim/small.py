@@ -10,10 +10,8 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.optim import Target
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import parameter
 from mlxhog.optim.updates import WRITE_MODES
 
-__all__ = ["parameter"]  # for tests beside
 RACY = WRITE_MODES["racy"]  # needs no locks; with one worker all modes are the same
 
 

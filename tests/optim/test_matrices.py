@@ -11,7 +11,8 @@ from mlxhog import _native
 from mlxhog.optim import Apollo, ApolloMini, Muon, Soap, Use, apollo
 from mlxhog.optim.apollo import draw_projection
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, ROOM
-from tests.optim.small import BIAS, HIDDEN, MATRIX, Slot, gradients, initial, parameter, target
+from mlxhog.optim.rule import parameter
+from tests.optim.small import BIAS, HIDDEN, MATRIX, Slot, gradients, initial, target
 from tests.pairs import each_of
 from tests.tolerances import APOLLO_GOLDEN, POLAR_F32, SOAP_F32, assert_close
 

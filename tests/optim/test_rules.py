@@ -27,7 +27,7 @@ from mlxhog.optim import (
 from mlxhog.optim.choice import Sharing
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.gradients import GradientSum, Rows
-from mlxhog.optim.rule import StepTrace
+from mlxhog.optim.rule import StepTrace, parameter
 from mlxhog.optim.sparsified import RESIDUAL, Selection, take
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
@@ -40,7 +40,6 @@ from tests.optim.small import (
     N,
     dense_gradients,
     initial,
-    parameter,
     target,
     trained,
 )
