@@ -1,6 +1,7 @@
 """Create, attach, refuse: one arena in this and in spawned processes."""
 
 import errno
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,10 +121,11 @@ def test_a_full_file_system_is_an_error_and_never_a_bus_error(monkeypatch):
     free = os.statvfs(SHM).f_bavail * os.statvfs(SHM).f_frsize if SHM.is_dir() else 1 << 44
     if hasattr(os, "posix_fallocate"):  # elsewhere only the memory there is tells beforehand
         monkeypatch.setattr(segment, "available_bytes", lambda: 1 << 60)  # as of a wrong report
+    gc.collect()  # what others have left
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(EnvironmentLacks, match="shared memory"):
         segment.create(free + (1 << 40))
-    assert len(os.listdir("/dev/fd")) <= before  # what others have left may be collected now
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 def test_a_segment_is_its_user_s_alone_and_has_no_name(arena):
