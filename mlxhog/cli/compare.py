@@ -172,7 +172,7 @@ def _report(comparison: "Comparison") -> Report:
 
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
     speed, low, high = (
-        math.exp(min(one, 700.0))  # larger ones of few pairs are beyond float64
+        math.exp(min(one, 700.0))  # the bound of few pairs may be beyond float64
         for one in (by_speed.mean, by_speed.low, by_speed.high)
     )
     facts: dict[str, Any] = {

@@ -99,8 +99,8 @@ def test_no_client_holds_up_another_whatever_it_does(server, tmp_path, monkeypat
     for client in silent:
         client.close()
     monkeypatch.setattr(requests, "SILENT_S", 0.01)
-    with connected(server) as silent:
-        assert silent.recv(10) == b""  # dropped
+    with connected(server) as client:
+        assert client.recv(10) == b""  # dropped
 
 
 def test_a_long_answer_arrives_whole_and_a_client_that_does_not_read_holds_up_no_other(

@@ -21,9 +21,9 @@ from mlxhog.base import machine
 from mlxhog.doctor.checks import collect_facts
 from mlxhog.training.worker import resident_bytes
 found = machine.here()
-more = {"available": available_bytes(), "resident": resident_bytes(), "frameworks": ""}
+more = {"available": available_bytes(), "resident": resident_bytes()}
 more["efficiency_cores"] = collect_facts(found)["efficiency_cores"]
-print(json.dumps({**asdict(found), **more}))
+print(json.dumps({**asdict(found), **more}, default=sorted))  # the frameworks are a set
 """
 
 

@@ -27,6 +27,7 @@ from tests.soak.killer import Killer
 from tests.training.small import small_config
 
 class Awaiting(Killer):
+    # It holds all workers until a file exists.
     def _look(self, session):
         if awaited.exists():
             return super()._look(session)
@@ -34,7 +35,7 @@ class Awaiting(Killer):
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[2])
-    awaited = Path(options.pop("awaited", "."))  # before a step
+    awaited = Path(options.pop("awaited", "."))
     killer = Awaiting(kills=options.pop("kills"))
     result = killer.train(small_config(Path(sys.argv[1]), **options))
     print(json.dumps([result.status, result.restarts, result.steps]))

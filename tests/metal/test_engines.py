@@ -27,7 +27,7 @@ def fakes(which, monkeypatch):
     """The stand-in of a framework, and an engine over it."""
     if which == "mlx":
         return FakeMLX(KERNELS).install(monkeypatch), MLXEngine()
-    return FakeMPS(KERNELS).install(monkeypatch), MPSEngine("cpu")  # "mps", and "torch"
+    return FakeMPS(KERNELS).install(monkeypatch), MPSEngine("cpu")  # "mps", or "torch"
 
 
 both = pytest.mark.parametrize("which", ["mlx", "mps"])

@@ -15,12 +15,14 @@ quietly = partial(train, observer=None)
 
 
 class Killer:
-    """Kills workers of a run, each after a step of its own, and waits until they are replaced.
+    """Kills workers of a run, and waits until they are replaced.
 
-    The next victim is drawn by the seed, or is the worker of a backend. All die in the supervisor's
-    first look at the training, and none may take a batch before it, or while a dead one is replaced
-    and another kill is to come: so the run cannot end too early, however slow the machine is.
-    Without `holds` every look kills one, and the run may end with kills left.
+    The next victim is drawn by the seed, or is the worker of a backend. It dies after a step of its
+    own, or half a second without one. All die in the supervisor's first look at the training; none
+    may take a batch before it, or while a dead one is replaced and another kill is to come. So the
+    run cannot end too early, however slow the machine is.
+
+    Without `holds` a look kills one at most, after a step, and the run may end with kills left.
     """
 
     def __init__(self, kills=1, backends=(), number=signal.SIGKILL, seed=0, holds=True):
@@ -76,7 +78,8 @@ class Killer:
             time.sleep(0.0005)
         else:
             if not self._holds:
-                return False  # held, it dies without a step: others may have taken them all
+                return False
+            # It dies without a step: others may have taken all that are left.
         time.sleep(self._random.random() * min(0.02, victim.step_s))  # into any part of a step
         os.kill(victim.pid, self.number)
         self._killed.add(victim.pid)

@@ -67,14 +67,14 @@ def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path):
 
 @pytest.mark.slow
 def test_the_first_difference_is_named_by_worker_and_step(copy, capsys):
-    path = {slot: event_log.worker_path(copy, slot) for slot in (1, 2)}
-    slot = max(path, key=lambda slot: path[slot].stat().st_size)  # a slow worker may take no step
-    records = list(event_log.read(path[slot]))
+    paths = {slot: event_log.worker_path(copy, slot) for slot in (1, 2)}
+    slot = max(paths, key=lambda slot: paths[slot].stat().st_size)  # the other may have no step
+    records = list(event_log.read(paths[slot]))
     steps = [record for record in records if isinstance(record, Step)]
     records[records.index(steps[10])] = replace(
         steps[10], numbers=steps[10].numbers._replace(norm=3.5)
     )
-    path[slot].write_bytes(b"".join(map(event_log.encode, records)))
+    paths[slot].write_bytes(b"".join(map(event_log.encode, records)))
     assert main(["replay", str(copy)]) == 1
     shown = capsys.readouterr().out
     assert f"differs first at worker {slot} (mlx:cpu), its step 11" in shown

@@ -26,7 +26,10 @@ MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
 
 
 def run_interrupted_after(steps, config):
-    """Train until Ctrl-C, which comes as soon as n steps are reported, before the run can end."""
+    """Train until Ctrl-C, which comes as soon as n steps are reported.
+
+    After ten steps the workers wait, so that the run cannot end before it.
+    """
     pressed, begin = [], Session.begin
 
     def press(progress):
@@ -34,7 +37,7 @@ def run_interrupted_after(steps, config):
             pressed.append(progress.step)
             signal.raise_signal(signal.SIGINT)
 
-    with mock.patch.object(Session, "begin", lambda run, limit, _: begin(run, limit, until=10)):
+    with mock.patch.object(Session, "begin", lambda run, limit, until: begin(run, limit, 10)):
         return train(config, observer=press)
 
 

@@ -70,7 +70,7 @@ def test_a_server_follows_a_run_that_ends_is_resumed_killed_and_resumed_again(tm
         in_threads(ask, range(10), limit_s=200)
         assert statuses == [200] * 50
 
-        def last_weights(least):  # loads wait, so that they take a tenth of the server's time
+        def last_weights(least):  # a server puts off loads that would take much of its time
             weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
             assert weights["age_s"] >= 0
             first, last = weights["version_first"], weights["version_last"]
