@@ -14,8 +14,7 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.arena.requests import Refused, Request, RunServer, ask, attach, socket_path
 from mlxhog.errors import ArenaError, RunError
 from tests.arena import children
-
-LIMIT_S = 120.0
+from tests.threads import LIMIT_S
 
 
 def echo(request):

@@ -20,9 +20,9 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates
 from mlxhog.strategies import build
+from tests.threads import LIMIT_S
 
 SPAWN = multiprocessing.get_context("spawn")
-WAIT_S = 120.0
 MODEL = XLSTMLargeConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_heads=2)
 
 
@@ -80,7 +80,7 @@ class PatternRun:
             process = SPAWN.Process(target=add_ones, args=(self.arena.handle(), slot, theirs))
             process.start()
             self.processes.append(process)
-            assert ours.poll(WAIT_S)
+            assert ours.poll(LIMIT_S)
             ours.recv()
 
     def reader(self, mode):
@@ -90,7 +90,7 @@ class PatternRun:
         """They end the update they are amid."""
         self.arena.counters.store("command", Command.EXIT)
         for process in self.processes:
-            process.join(WAIT_S)
+            process.join(LIMIT_S)
 
     def __enter__(self):
         return self
@@ -99,7 +99,7 @@ class PatternRun:
         self.stop_writers()
         for process in self.processes:
             process.kill()
-            process.join(WAIT_S)
+            process.join(LIMIT_S)
         self.server.close()
         self.publisher.end()
         self.arena.close()

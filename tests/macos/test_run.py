@@ -76,12 +76,12 @@ def test_a_reader_attaches_and_when_the_supervisor_is_killed_workers_leave_and_i
         files = (tmp_path / "runs").glob
         metrics = wait_until(
             lambda: [file for file in files("*/metrics.jsonl") if "\n" in file.read_text()],
-            120, "a training run",
+            what="a training run",
         )[0]  # fmt: skip
         run, first = metrics.parent, json.loads(metrics.read_text().splitlines()[0])
         pids = [worker["pid"] for worker in first["workers"]]
         assert all(map(alive, pids))
-        wait_until((run / "checkpoints" / "latest").exists, 120, "a checkpoint")
+        wait_until((run / "checkpoints" / "latest").exists, what="a checkpoint")
         socket = json.loads((run / "run.json").read_text())["socket"]  # a long path is elsewhere
         read = "import sys; from pathlib import Path; from mlxhog.arena import Arena\n"
         read += "print(Arena.connect(Path(sys.argv[1])).counters.load('steps'))"
@@ -90,6 +90,6 @@ def test_a_reader_attaches_and_when_the_supervisor_is_killed_workers_leave_and_i
         os.kill(child.pid, signal.SIGKILL)
         _, errors = child.communicate()
     assert b"Traceback" not in errors, errors.decode()
-    wait_until(lambda: not any(map(alive, pids)), 120, "the workers to leave")
+    wait_until(lambda: not any(map(alive, pids)), what="the workers to leave")
     more = {"kills": 0, "workers": "mlx:cpu*2", "steps": 5, "resume": str(run)}
     assert json.loads(simulated(TRAIN, tmp_path, json.dumps(more)).splitlines()[-1])[0] == "done"

@@ -235,7 +235,7 @@ def test_killing_scheduler_or_workers_and_ctrl_c_change_nothing_of_the_final_tab
     process = session()
     for n, victim in ((0, "scheduler"), (3, "worker"), (6, "scheduler")):
         allow(n)
-        wait_until(lambda n=n: lines(tmp_path / "s") >= n, 120)
+        wait_until(lambda n=n: lines(tmp_path / "s") >= n)
         workers = wait_until(lambda pid=process.pid: workers_of(pid))
         if victim == "worker":
             os.kill(workers[-1], signal.SIGKILL)
@@ -245,7 +245,7 @@ def test_killing_scheduler_or_workers_and_ctrl_c_change_nothing_of_the_final_tab
         wait_until(lambda pids=workers: not any(map(alive, pids)))
         process = session()
     allow(9)
-    wait_until(lambda: lines(tmp_path / "s") >= 9, 120)
+    wait_until(lambda: lines(tmp_path / "s") >= 9)
     os.killpg(process.pid, signal.SIGINT)  # as in a terminal: the workers also get it
     allow(16)
     output, _ = process.communicate(timeout=120)
