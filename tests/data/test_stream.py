@@ -24,6 +24,7 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from tests.another_process import Running
 from tests.pairs import each_of
+from tests.threads import LIMIT_S
 
 TOKENIZER = ByteTokenizer()
 BOS = TOKENIZER.bos
@@ -184,7 +185,7 @@ def test_processes_that_append_at_once_lose_nothing_also_behind_a_torn_line(tmp_
     path = tmp_path / "stream" / "examples.jsonl"
     path.write_bytes(b'{"prompt": "c", "an')
     processes = [Running(append_many, tmp_path, k) for k in range(3)]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert [process.wait(LIMIT_S) for process in processes] == [0, 0, 0]
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     written = sorted((one["prompt"], int(one["answer"])) for one in lines)
     assert written == [(str(n), k) for n in range(3) for k in range(50)]
