@@ -79,8 +79,8 @@ def call_of_two(roots, **options):
     machines, before = [], {}
 
     def has_round(root, members):
-        for one in machines:
-            assert one.poll() is None, (root / "output.txt").read_text()
+        for of, one in zip(roots, machines, strict=False):  # the second may not have started
+            assert one.poll() is None, (of / "output.txt").read_text()
         can_save = any(root.glob("runs/*/metrics.jsonl"))
         rounds = rounds_in(root)[before[root] :]
         return can_save and any(x["members"] >= members and x["tokens"] for x in rounds)
