@@ -171,10 +171,8 @@ def _report(comparison: "Comparison") -> Report:
     from mlxhog.theory import paired_test
 
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
-    speed, low, high = (
-        math.exp(min(one, 700.0))  # the bound of few pairs may be beyond float64
-        for one in (by_speed.mean, by_speed.low, by_speed.high)
-    )
+    logs = (by_speed.mean, by_speed.low, by_speed.high)  # the bound of few pairs may be large
+    speed, low, high = (math.exp(one) if one < 700 else math.inf for one in logs)
     facts: dict[str, Any] = {
         "answer": _answer(outcome),
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],

@@ -76,7 +76,7 @@ def test_every_operator_with_a_kernel_is_checked():
 
 @pytest.fixture
 def faulty_gpu(gpu, monkeypatch):
-    """A GPU one of whose kernels is off; no other test gets the operators that it has."""
+    """A GPU with a kernel that computes wrongly; no other test gets its operators."""
     kernels._metal.cache_clear()
     monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
     yield FakeMLX(dict(KERNELS), engine=FaultyEngine("conv_forward")).install(monkeypatch)

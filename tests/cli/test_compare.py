@@ -89,6 +89,7 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     diverged, _ = compare("--a", "--optimizer sgd --lr 1e30 --clip 0", "--pairs", "2")
     assert {pair["a"]["bits_per_byte"] for pair in diverged["pairs"]} == {8.0}  # knows nothing
     assert any("A diverged in 2 of 2 runs" in note for note in diverged["notes"])
+    assert diverged["speed"]["interval"] == [0.0, None]
 
 
 def test_files_runs_and_names_are_sides_and_a_folder_of_other_runs_is_refused(

@@ -74,7 +74,7 @@ def _train(root, options):
 def call_of_two(roots, **options):
     """Let two machines train until they had a round together, then stop both.
 
-    The second one starts after a round of the first, which so goes on from its own checkpoint.
+    The second starts after a round of the first, so the first continues from its own checkpoint.
     """
     machines, before = [], {}
 
