@@ -3,6 +3,7 @@
     python benchmarks/peers.py                    two seeds, at most 20 minutes
     python benchmarks/peers.py --quick            one seed, a few seconds each: two minutes
     python benchmarks/peers.py --nanochat DIR     a checkout of nanochat races, too
+    python benchmarks/peers.py --only own_text --data FOLDER ...    the timed race on other texts
     python benchmarks/peers.py --tune             search the settings of the others
 
 Ours is the command with its defaults. The others (`language_models/minute.py`) are the xlstm
@@ -64,9 +65,9 @@ def axes(arm):
     }  # fmt: skip
 
 
-def text():
+def text(options):
     """The token files of `mlxhog train`, prepared."""
-    data = make_plan(TrainConfig(**of_this_size(smallest(BYTES, {})))).data
+    data = make_plan(TrainConfig(**of_this_size({**smallest(BYTES, {}), **options}))).data
     return [str(data.train), str(data.val)]
 
 
@@ -87,14 +88,15 @@ def theirs(arm, **job):
     return {"share": 1.0, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def ours(seed, *, start_s=0.0, seconds=None, tokens=None):
+def ours(seed, options, *, start_s=0.0, seconds=None, tokens=None):
     """Run `mlxhog train`; `start_s` of its seconds go by before it trains."""
     if smallest(True, False):
-        result = vars(record(seed=seed, eval_every="10s", **BYTES).result)
+        result = vars(record(seed=seed, eval_every="10s", **BYTES, **options).result)
     else:
         budget = f"--tokens={tokens}" if seconds is None else f"--time={seconds - start_s:g}"
         with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
-            process = mlxhog(folder, "train", "--json", f"--seed={seed}", budget)
+            words = [f"--{name}={value}" for name, value in options.items()]
+            process = mlxhog(folder, "train", "--json", f"--seed={seed}", budget, *words)
             lines = process.communicate()[0].splitlines()
         if process.returncode:
             raise SystemExit(f"mlxhog train ended with exit code {process.returncode}")
@@ -106,10 +108,13 @@ def ours(seed, *, start_s=0.0, seconds=None, tokens=None):
     }  # fmt: skip
 
 
-def measure(findings, chosen):
-    """Let all train for as long, then on as much text."""
-    seconds, tokens = chosen.pick(tiny=(0.5, 2_000), quick=(10.0, 50_000), full=(60.0, SEARCHED))
-    least = chosen.pick(tiny=0.0, quick=0.0, full=AHEAD)
+def bits(runs):
+    """Bits per byte of each run."""
+    return [one["bits_per_byte"] for one in runs]
+
+
+def lined_up(chosen, **options):
+    """The arms, the settings of the others, and what runs an arm on the text of these options."""
     others = [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
     known = (
         dict.fromkeys(others, ANY)
@@ -117,13 +122,13 @@ def measure(findings, chosen):
         else {NANOCHAT: RECIPE, **settings("peers", PEERS)}
     )
     checkout = {NANOCHAT: chosen.nanochat and str(chosen.nanochat.resolve())}
-    files = text()
+    files = text(options)
     for _ in range(2):  # the first one fills caches
-        start_s = ours(0, tokens=4 * SEQ)["start_s"]
+        start_s = ours(0, options, tokens=4 * SEQ)["start_s"]
 
     def run(arm, seed, **budget):
         if arm == OURS:
-            one = ours(seed, start_s=start_s or 0.0, **budget)
+            one = ours(seed, options, start_s=start_s or 0.0, **budget)
         else:
             common = {"files": files, "point": known[arm], "path": checkout.get(arm)}
             one = theirs(arm, seed=seed, **common, **budget)
@@ -132,40 +137,71 @@ def measure(findings, chosen):
 
     if chosen.nanochat:
         run(NANOCHAT, 0, tokens=4 * SEQ)  # compiles its optimizer
-    arms = [OURS, *others]
+    return [OURS, *others], known, run
+
+
+def timed_race(findings, chosen, arms, run, of=""):
+    """Let all train for as long; returns the runs of each arm, and those of ours again."""
+    seconds = chosen.pick(tiny=0.5, quick=10.0, full=60.0)
     timed, again = with_twin(
         chosen.seeds, arms, lambda arm, seed: run(arm, seed, seconds=seconds), twin=OURS
     )
+    findings.same(f"{of}{OURS}, bits per byte", bits(timed[OURS]), bits(again))
+    for arm in arms[1:]:
+        findings.at_least(
+            f"{of}{arm} less {OURS}, bits per byte after {seconds:g} s",
+            Mean.of_differences(bits(timed[arm]), bits(timed[OURS])),
+            chosen.pick(tiny=0.0, quick=0.0, full=AHEAD),
+        )
+    return timed, again
+
+
+def rows(timed, **more):
+    """The table of a timed race; `more` has columns by arm."""
+    for arm, runs in timed.items():
+        yield {
+            "arm": arm, "bits per byte": ", ".join(f"{value:.3f}" for value in bits(runs)),
+            "tokens": round(Mean.of(one["tokens"] for one in runs).value),
+            "held-out text": min(one["share"] or 0.0 for one in runs),
+            **{name: of[arm] for name, of in more.items()},
+        }  # fmt: skip
+
+
+def measure(findings, chosen):
+    """Let all train for as long, then on as much text."""
+    tokens = chosen.pick(tiny=2_000, quick=50_000, full=SEARCHED)
+    arms, known, run = lined_up(chosen)
+    timed, again = timed_race(findings, chosen, arms, run)
     counted = take_turns(chosen.seeds, arms, lambda arm, seed: run(arm, seed, tokens=tokens))
-
-    def bits(runs):
-        return [one["bits_per_byte"] for one in runs]
-
-    findings.same(f"{OURS}, bits per byte", bits(timed[OURS]), bits(again))
-    findings.table(
-        {"arm": arm, "bits per byte": ", ".join(f"{value:.3f}" for value in bits(timed[arm])),
-         "tokens": round(Mean.of(one["tokens"] for one in timed[arm]).value),
-         f"after {tokens:,} tokens": ", ".join(f"{value:.3f}" for value in bits(counted[arm])),
-         "held-out text": min(one["share"] or 0.0 for one in (*timed[arm], *counted[arm]))}
-        for arm in arms
-    )  # fmt: skip
-    for arm in others:
-        name = f"{arm} less {OURS}, bits per byte after {seconds:g} s"
-        findings.at_least(name, Mean.of_differences(bits(timed[arm]), bits(timed[OURS])), least)
+    after = {
+        arm: ", ".join(f"{value:.3f}" for value in bits(runs)) for arm, runs in counted.items()
+    }
+    findings.table(rows(timed, **{f"after {tokens:,} tokens": after}))
+    for arm in arms[1:]:
         name = f"{arm} less {OURS}, bits per byte after {tokens:,} tokens"
         more = Mean.of_differences(bits(counted[arm]), bits(counted[OURS]))
         findings.at_least(name, more, 0.0, timing=False)
     if chosen.mode == "full":
-        name = f"{OURS} train, bits per byte of all held-out text after {seconds:g} s"
+        name = f"{OURS} train, bits per byte of all held-out text after 60 s"
         findings.at_most(name, Mean.of(bits(timed[OURS])), MOST)
         first_s = Mean.of(one["first_step_s"] for one in (*timed[OURS], *again))
         findings.at_most(f"{OURS} train, first step after, s", first_s, FIRST_S)
-    findings.results |= {"settings": {arm: known[arm] for arm in others}, "seconds_of": seconds}
+    findings.results["settings"] = {arm: known[arm] for arm in arms[1:]}
+
+
+def own_text(findings, chosen):
+    """Let all train for as long on other texts; the settings are those of the first one."""
+    table = []
+    for path in chosen.data:
+        arms, _, run = lined_up(chosen, data=str(path.resolve()))
+        timed, _ = timed_race(findings, chosen, arms, run, of=f"{path.name}: ")
+        table += ({"text": path.name, **row} for row in rows(timed))
+    findings.table(table)
 
 
 def tuning(chosen):
     """Search the settings of the others, with one thread each."""
-    files, arms = text(), [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
+    files, arms = text({}), [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
     checkout = {NANOCHAT: chosen.nanochat and str(chosen.nanochat.resolve())}
 
     def loss(arm, point):
@@ -182,7 +218,14 @@ def tuning(chosen):
 
 if __name__ == "__main__":
     run(
-        __doc__, measure, modes={"quick": "one seed, a few seconds each"}, actions={"tune": tuning},
-        options={"--nanochat": {"type": Path, "metavar": "DIR", "help": "a checkout of nanochat"}},
+        __doc__, {"peers": measure, "own_text": own_text}, first={"quick": 1, "full": 1},
+        modes={"quick": "one seed, a few seconds each"}, actions={"tune": tuning},
+        options={
+            "--nanochat": {"type": Path, "metavar": "DIR", "help": "a checkout of nanochat"},
+            "--data": {
+                "type": Path, "metavar": "PATH", "nargs": "+", "default": [ROOT / "docs"],
+                "help": "texts of own_text",
+            },
+        },
         packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 2),
     )  # fmt: skip
