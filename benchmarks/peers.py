@@ -1,9 +1,10 @@
 """A minute of `mlxhog train` beside a minute of what a user would install instead.
 
-    python benchmarks/peers.py                    two seeds, at most 20 minutes
+    python benchmarks/peers.py                    three seeds, half an hour
     python benchmarks/peers.py --quick            one seed, a few seconds each: two minutes
     python benchmarks/peers.py --nanochat DIR     a checkout of nanochat races, too
     python benchmarks/peers.py --only own_text --data FOLDER ...    the timed race on other texts
+    python benchmarks/peers.py --keep runs.jsonl  an interrupted run continues
     python benchmarks/peers.py --tune             search the settings of the others
 
 Ours is the command with its defaults. The others (`language_models/minute.py`) are the xlstm
@@ -28,11 +29,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from harness.estimates import Mean
 from harness.frame import run, say
-from harness.interleaved import mlxhog, take_turns, with_twin
+from harness.interleaved import mlxhog, remembered, take_turns
 from harness.machine import ROOT, cores, smallest
 from harness.tuning import around, settings, tune
 from language_models.minute import SEQ, products, trained
@@ -42,7 +44,7 @@ from mlxhog import TrainConfig
 from mlxhog.base.processes import environment, limits_of_threads
 from mlxhog.training.plan import make_plan
 
-OURS, NANOCHAT, PEERS = "mlxhog", "nanochat", ("xlstm", "llama")
+OURS, AGAIN, NANOCHAT, PEERS = "mlxhog", "mlxhog again", "nanochat", ("xlstm", "llama")
 SEARCHED = 300_000  # tokens of a trial at the middle of the axes
 TUNED_ON = 101
 SCORED = 32_768  # held-out tokens of a trial
@@ -113,8 +115,8 @@ def bits(runs):
     return [one["bits_per_byte"] for one in runs]
 
 
-def lined_up(chosen, **options):
-    """The arms, the settings of the others, and what runs an arm on the text of these options."""
+def lined_up(chosen, name="", **options):
+    """The arms, the settings of the others, and what runs an arm on a text of this name."""
     others = [*PEERS, *([NANOCHAT] if chosen.nanochat else [])]
     known = (
         dict.fromkeys(others, ANY)
@@ -126,26 +128,27 @@ def lined_up(chosen, **options):
     for _ in range(2):  # the first one fills caches
         start_s = ours(0, options, tokens=4 * SEQ)["start_s"]
 
-    def run(arm, seed, **budget):
-        if arm == OURS:
+    def run(_, arm, seed, unit, amount):
+        budget = {unit: amount}
+        if arm in (OURS, AGAIN):
             one = ours(seed, options, start_s=start_s or 0.0, **budget)
         else:
             common = {"files": files, "point": known[arm], "path": checkout.get(arm)}
             one = theirs(arm, seed=seed, **common, **budget)
-        say(f"  {arm:9} seed {seed}  {one['bits_per_byte']:.4f}  {one['tokens']:,} tokens")
+        say(f"  {arm:12} seed {seed}  {one['bits_per_byte']:.4f}  {one['tokens']:,} tokens")
         return one
 
     if chosen.nanochat:
-        run(NANOCHAT, 0, tokens=4 * SEQ)  # compiles its optimizer
-    return [OURS, *others], known, run
+        run(name, NANOCHAT, 0, "tokens", 4 * SEQ)  # compiles its optimizer
+    return [OURS, *others], known, partial(remembered(chosen.keep, run), name)
 
 
 def timed_race(findings, chosen, arms, run, of=""):
     """Let all train for as long; returns the runs of each arm, and those of ours again."""
     seconds = chosen.pick(tiny=0.5, quick=10.0, full=60.0)
-    timed, again = with_twin(
-        chosen.seeds, arms, lambda arm, seed: run(arm, seed, seconds=seconds), twin=OURS
-    )
+    places = [*arms, AGAIN]
+    timed = take_turns(chosen.seeds, places, lambda arm, seed: run(arm, seed, "seconds", seconds))
+    again = timed.pop(AGAIN)
     findings.same(f"{of}{OURS}, bits per byte", bits(timed[OURS]), bits(again))
     for arm in arms[1:]:
         findings.at_least(
@@ -172,7 +175,7 @@ def measure(findings, chosen):
     tokens = chosen.pick(tiny=2_000, quick=50_000, full=SEARCHED)
     arms, known, run = lined_up(chosen)
     timed, again = timed_race(findings, chosen, arms, run)
-    counted = take_turns(chosen.seeds, arms, lambda arm, seed: run(arm, seed, tokens=tokens))
+    counted = take_turns(chosen.seeds, arms, lambda arm, seed: run(arm, seed, "tokens", tokens))
     after = {
         arm: ", ".join(f"{value:.3f}" for value in bits(runs)) for arm, runs in counted.items()
     }
@@ -193,7 +196,7 @@ def own_text(findings, chosen):
     """Let all train for as long on other texts; the settings are those of the first one."""
     table = []
     for path in chosen.data:
-        arms, _, run = lined_up(chosen, data=str(path.resolve()))
+        arms, _, run = lined_up(chosen, path.name, data=str(path.resolve()))
         timed, _ = timed_race(findings, chosen, arms, run, of=f"{path.name}: ")
         table += ({"text": path.name, **row} for row in rows(timed))
     findings.table(table)
@@ -222,10 +225,13 @@ if __name__ == "__main__":
         modes={"quick": "one seed, a few seconds each"}, actions={"tune": tuning},
         options={
             "--nanochat": {"type": Path, "metavar": "DIR", "help": "a checkout of nanochat"},
+            "--keep": {
+                "type": Path, "metavar": "FILE", "help": "of finished runs; again it continues"
+            },
             "--data": {
                 "type": Path, "metavar": "PATH", "nargs": "+", "default": [ROOT / "docs"],
                 "help": "texts of own_text",
             },
         },
-        packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 2),
+        packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 3),
     )  # fmt: skip
