@@ -155,7 +155,8 @@ def test_advice_is_measured_tried_and_explained(measured):
     assert advice["because"]
     profile, trial = advice["profile"], advice["trial"]
     assert len(profile["workers"]) == 2
-    assert all(0 < one["min_s"] <= one["mean_s"] <= one["p99_s"] for one in profile["workers"])
+    for one in profile["workers"]:  # a worker that was once held up has a mean above its p99
+        assert 0 < one["min_s"] <= min(one["mean_s"], one["p99_s"])
     assert profile["sync_s"] >= 0
     assert 0 < profile["p_conf"] <= 1
     assert len(advice["expected"]) >= 4
