@@ -51,9 +51,7 @@ def test_on_macos_every_part_of_a_checkpoint_goes_through_the_drives_cache_if_it
         assert flushed == calls
 
 
-def test_content_is_on_the_disk_before_its_name_is_and_the_name_before_it_counts(
-    tmp_path, flushed, monkeypatch
-):
+def test_content_is_on_disk_before_its_name_and_that_before_use(tmp_path, flushed, monkeypatch):
     replace = os.replace
 
     def fsync(descriptor):

@@ -25,9 +25,7 @@ from tests.pairs import each_of
         ("any.example", None, None, None),
     ],
 )  # fmt: skip
-def test_a_request_under_another_name_or_from_a_page_of_another_site_is_refused(
-    host, origin, names, status
-):
+def test_a_request_under_another_name_or_of_another_site_is_refused(host, origin, names, status):
     headers = {b"host": host, b"origin": origin}
     headers = {name: value.encode() for name, value in headers.items() if value is not None}
     if status is None:

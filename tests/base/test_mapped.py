@@ -66,17 +66,13 @@ SHAPES = [(0, 2**62), (2**62, 0), (0, 2**64 - 1), (0, 2**31, 2**31), (0,) * 70]
            "x has shape .*, which no array can have") for shape in SHAPES),
     ],
 )  # fmt: skip
-def test_a_foreign_tensor_file_and_a_tensor_that_numpy_lacks_are_refused(
-    tmp_path, content, message
-):
+def test_a_foreign_file_and_a_tensor_that_numpy_lacks_are_refused(tmp_path, content, message):
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         tensors.read(tmp_path / "x.safetensors")
 
 
-def test_an_io_error_while_writing_is_not_called_a_full_disk_and_leaves_no_file(
-    tmp_path, monkeypatch
-):
+def test_an_io_error_in_a_write_is_not_called_a_full_disk_and_leaves_no_file(tmp_path, monkeypatch):
     def broken(source):
         yield source
         raise OSError(errno.EIO, "Input/output error")

@@ -40,9 +40,7 @@ def backends(choice):
         ("Apple M1 (Virtual)", 1, 1, 0),
     ],
 )
-def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores_and_mps_if_it_gains(
-    chip, cores, gpu, cpu
-):
+def test_a_mac_has_workers_on_gpu_and_performance_cores_and_mps_if_it_gains(chip, cores, gpu, cpu):
     alone = resolve_workers("auto", machine=mac(chip, cores))
     assert backends(alone) == ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
     for gains, words in ((True, "torch:mps beside mlx:gpu"), (False, "mlx:gpu without torch:mps")):
@@ -71,9 +69,7 @@ def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores_and_mps_if_
         ("mlx:gpu,mlx:cpu", mac(cores=1), None, ["mlx:gpu 1", "mlx:cpu 1"]),
     ],
 )
-def test_workers_share_the_cores_and_gpu_workers_have_what_cpu_workers_leave(
-    workers, machine, threads, expected
-):
+def test_workers_share_cores_and_gpu_workers_have_what_is_left(workers, machine, threads, expected):
     assert listed(resolve_workers(workers, threads, machine=machine)) == expected
 
 
@@ -122,9 +118,7 @@ def test_auto_uses_what_is_there_and_says_what_it_leaves_out():
         )),
     ],
 )  # fmt: skip
-def test_workers_that_cannot_run_are_refused_with_the_way_out(
-    workers, machine, how, error, message
-):
+def test_workers_that_cannot_run_are_refused_with_a_way_out(workers, machine, how, error, message):
     with pytest.raises(error, match=message):
         resolve_workers(workers, machine=machine, **how)
 

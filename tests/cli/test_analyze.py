@@ -167,9 +167,7 @@ def test_advice_is_measured_tried_and_explained(measured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("load", [QUIET, BUSY])
-def test_without_a_trial_the_rules_answer_and_beside_other_programs_it_is_a_guess(
-    measured, monkeypatch, capsys, load
-):
+def test_without_a_trial_rules_answer_or_guess_if_busy(measured, monkeypatch, capsys, load):
     def profile(target, options, tell):
         for part in ("lock-free", "one worker", "in rounds", "gradients", "gradients"):
             tell(part, "12 steps")

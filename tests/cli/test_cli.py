@@ -207,9 +207,7 @@ def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_
 
 
 @pytest.mark.parametrize("before", [None, "ACTIVE"])
-def test_help_lists_every_command_and_torch_will_not_spin_unless_told_to(
-    before, capsys, monkeypatch, tmp_path
-):
+def test_help_lists_all_commands_and_torch_spins_when_told(before, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
     if before is None:

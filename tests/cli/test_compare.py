@@ -41,9 +41,7 @@ def compare(words, capsys):
 
 
 @pytest.mark.slow
-def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers(
-    compare, words, tmp_path, capsys
-):
+def test_a_better_step_size_is_told_early_and_again_at_once(compare, words, tmp_path, capsys):
     sides = ["--a", "--lr 1e-2", "--b", "--lr=1e-5", "--pairs", "5"]
     result, err = compare(*sides)
     assert result["verdict"] == "a"
@@ -92,9 +90,7 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     assert diverged["speed"]["interval"] == [0.0, None]
 
 
-def test_files_runs_and_names_are_sides_and_a_folder_of_other_runs_is_refused(
-    tmp_path, words, capsys
-):
+def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path, words, capsys):
     root = tmp_path / "runs"
     mine = write_run(root, "mine")
     others = "or runs that no comparison made"

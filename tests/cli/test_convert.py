@@ -114,9 +114,7 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(tmp_path,
         (["hf"], torch.float16),
     ],
 )
-def test_transformers_weights_and_unknown_fields_survive_every_way_around(
-    tmp_path, hf, between, dtype
-):
+def test_transformers_weights_and_unknown_fields_survive_every_way(tmp_path, hf, between, dtype):
     model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=dtype)
     model.save_pretrained(hf)
     source = hf
@@ -149,9 +147,7 @@ def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_we
         assert fields["slstm_block"]["slstm"]["backend"] == "vanilla"
 
 
-def test_a_final_norm_with_a_bias_goes_to_ours_and_back_and_with_our_class_to_transformers(
-    tmp_path,
-):
+def test_a_final_norm_with_bias_goes_to_ours_and_back_and_with_our_class_to_transformers(tmp_path):
     model = peers.large(use_bias=True)
     source = peers.save_package(model, tmp_path / "a")
     assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
@@ -162,9 +158,7 @@ def test_a_final_norm_with_a_bias_goes_to_ours_and_back_and_with_our_class_to_tr
 
 
 @each_of("dtype", ["float32", "bfloat16", "float16"])
-def test_a_type_is_converted_as_torch_rounds_and_a_line_says_what_was_converted(
-    tmp_path, dtype, capsys
-):
+def test_a_type_is_converted_as_torch_rounds_and_a_line_says_so(tmp_path, dtype, capsys):
     hf = peers.save_transformers(tmp_path / "hf")
     capsys.readouterr()
     assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
@@ -177,9 +171,7 @@ def test_a_type_is_converted_as_torch_rounds_and_a_line_says_what_was_converted(
     assert json.loads((tmp_path / "b" / "config.json").read_text())["dtype"] == dtype
 
 
-def test_a_check_compares_the_logits_of_both_and_other_logits_end_with_code_1(
-    tmp_path, hf, monkeypatch, capsys
-):
+def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, monkeypatch, capsys):
     for dtype in ("keep", "bfloat16"):
         words = [hf, tmp_path / dtype, "--to", "xlstm", "--dtype", dtype, "--check"]
         assert convert(*words, "--json") == 0
@@ -206,9 +198,7 @@ def test_a_check_compares_the_logits_of_both_and_other_logits_end_with_code_1(
 # -- refusals --------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_replaced_only_on_request_also_by_itself_and_nothing_else_is(
-    tmp_path, hf, capsys
-):
+def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_path, hf, capsys):
     target, before = Path(shutil.copytree(hf, tmp_path / "b")), state_dict(hf)
     words = (hf, target, "--to", "xlstm")
     refused(capsys, 2, "or replace it with --force", *words)
@@ -229,9 +219,7 @@ def test_a_checkpoint_is_replaced_only_on_request_also_by_itself_and_nothing_els
     assert entries(tmp_path) == ["a", "b", "hf", "home"]
 
 
-def test_what_cannot_be_converted_is_refused_before_anything_is_written(
-    tmp_path, hf, monkeypatch, capsys
-):
+def test_what_cannot_be_converted_is_refused_before_any_write(tmp_path, hf, monkeypatch, capsys):
     refused(capsys, 2, "--to is missing", hf, tmp_path / "b")
     gone = (hf, tmp_path / "b", "--to", "hf", "--config", "gone.json")
     refused(capsys, 2, "cannot read the config gone.json", *gone)
@@ -251,9 +239,7 @@ DAMAGED = "has numbers that are not finite; use another checkpoint of the same m
         (1e6, "float16", "has numbers too large for float16; use --dtype float32 or keep"),
     ],
 )
-def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
-    tmp_path, value, dtype, reason, capsys
-):
+def test_numbers_that_are_not_finite_in_the_type_are_named(tmp_path, value, dtype, reason, capsys):
     model = peers.large()
     with torch.no_grad():
         model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
@@ -263,9 +249,7 @@ def test_numbers_that_are_not_finite_or_too_large_for_the_type_are_named(
     assert entries(tmp_path) == ["a"]
 
 
-def test_a_disk_that_fills_up_and_a_kill_leave_nothing_half_written_and_lose_nothing(
-    tmp_path, hf, monkeypatch, capsys
-):
+def test_a_full_disk_or_a_kill_loses_nothing_and_leaves_no_part(tmp_path, hf, monkeypatch, capsys):
     target, real = Path(shutil.copytree(hf, tmp_path / "b")), mapped.chunks
     for words in ([tmp_path / "c"], [target, "--force"]):
         calls = iter(range(20))

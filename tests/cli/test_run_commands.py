@@ -61,9 +61,7 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
     assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to hf")
 
 
-def test_plot_draws_runs_on_one_scale_and_says_that_they_have_no_numbers_or_different_text(
-    tmp_path, capsys, monkeypatch
-):
+def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     held_out = {"held_out": HELD_OUT}

@@ -42,9 +42,7 @@ def given(text="", folder=None, **flags):
         ({"beta": 0.5}, "wanted a name, a name with numbers"),
     ],
 )
-def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_read_back(
-    spelt, choice
-):
+def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_as_it_is_read(spelt, choice):
     if isinstance(choice, str):
         with pytest.raises(ConfigError, match=choice):
             SCHEDULES.read(spelt)
@@ -74,9 +72,7 @@ FLAT = "schedule: backoff\nbackoff_steps: 7\n"
         ("", {"schedule": "bakoff"}, "^--schedule: no schedule 'bakoff'"),
     ],
 )  # fmt: skip
-def test_a_stronger_source_changes_numbers_of_the_same_choice_and_begins_another_anew(
-    tmp_path, text, flags, choice
-):
+def test_a_stronger_source_changes_numbers_or_begins_another_choice(tmp_path, text, flags, choice):
     if not isinstance(choice, str):
         assert given(text, tmp_path, **flags).schedule == choice
         return

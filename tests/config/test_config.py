@@ -85,9 +85,7 @@ def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
     steps=st.integers(1, 10**18),
     name=st.text(min_size=1).filter(lambda text: text != "none"),
 )
-def test_any_configuration_survives_yaml_and_does_not_say_which_run_it_resumed(
-    tmp_path_factory, lr, steps, name
-):
+def test_any_options_survive_yaml_without_the_run_they_resumed(tmp_path_factory, lr, steps, name):
     values = {"lr": lr, "steps": steps, "name": name, "set": {"slstm_at": [1, 3]}}
     text = TrainConfig(**values, resume="latest", optimizer="muon").to_yaml()
     again = resolve(TrainConfig, [written(tmp_path_factory.mktemp("yaml"), text)])
@@ -179,9 +177,7 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
         ("strategy=round_robin moments=shared", "round_robin", True, "none"),
     ],
 )
-def test_strategy_shared_moments_and_prediction_follow_from_other_options(
-    values, strategy, shares, prediction
-):
+def test_strategy_moments_and_prediction_follow_from_others(values, strategy, shares, prediction):
     config = TrainConfig(**dict(word.split("=") for word in values.split()))
     followed = (config.strategy_name, config.shares_moments, config.prediction)
     assert followed == (strategy, shares, prediction)

@@ -106,9 +106,7 @@ DECORATOR = "@dataclass(frozen=True, kw_only=True)"
         ("notes.txt", PROGRAM, r"notes\.txt: not a Python file"),
     ],
 )
-def test_a_file_that_adds_no_choice_as_it_must_be_is_refused_with_the_place(
-    tmp_path, name, text, message
-):
+def test_a_file_that_adds_no_proper_choice_is_refused_with_the_place(tmp_path, name, text, message):
     if text is not None:
         write(tmp_path / name, text)
     with pytest.raises(ConfigError, match=message):

@@ -67,9 +67,7 @@ def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     assert run_in(page)["axes"]["step"] == [20]
 
 
-def test_a_request_without_the_token_for_another_site_or_of_an_ended_run_is_refused(
-    tmp_path, serve
-):
+def test_a_request_without_token_for_another_site_or_of_an_ended_run_is_refused(tmp_path, serve):
     server = serve(write_run(tmp_path, metrics=lines(3)))
     token = {"X_Mlxhog_Token": server.told["token"]}
     for path, headers, status, says in (

@@ -43,9 +43,7 @@ def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):
     assert "bits per byte" not in written
 
 
-def test_further_conversions_carry_a_card_and_replace_none_that_its_user_keeps(
-    tmp_path, monkeypatch, capsys
-):
+def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     trained(tmp_path)
 

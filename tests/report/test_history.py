@@ -70,9 +70,7 @@ def test_workers_of_a_resumed_run_count_from_0(tmp_path):
     st.lists(st.floats(-1e9, 1e9) | st.just(math.nan), min_size=1, max_size=400),
     st.integers(2, 60),
 )
-def test_few_points_keep_the_smallest_and_the_largest_number_and_the_ends_of_the_axis(
-    values, points
-):
+def test_few_points_keep_the_smallest_and_largest_number_and_the_ends_of_the_axis(values, points):
     column = np.array(values)
     starts = buckets(len(column), points)
     kept, rows = thin(column, starts), ends(np.arange(len(column)), starts)
@@ -128,9 +126,7 @@ def scalars(folder):
     }
 
 
-def test_evaluations_stand_at_the_step_that_they_scored_and_a_resumed_run_forgets_lost_steps(
-    tmp_path,
-):
+def test_evaluations_stand_at_the_step_they_scored_and_a_resumed_run_forgets_lost_steps(tmp_path):
     killed = TensorBoard(tmp_path)
     killed.write(progress(10, loss=3.0))
     killed.write(progress(20, loss=2.5, val_loss=2.0, val_step=12))

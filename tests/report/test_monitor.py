@@ -60,9 +60,7 @@ def test_clock_share_and_time_left_are_of_this_call_and_its_training(monkeypatch
 @pytest.mark.parametrize(
     ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
 )
-def test_slow_steps_have_a_speed_until_a_worker_is_still_for_the_time_of_two(
-    step_s, ago_s, rate, monkeypatch
-):
+def test_slow_steps_have_a_speed_until_a_worker_is_still_for_two(step_s, ago_s, rate, monkeypatch):
     now_ns = monotonic_ns()
     monkeypatch.setattr(monitor, "monotonic_ns", lambda: now_ns)
     with monitored() as (_, observed, step):

@@ -83,9 +83,7 @@ def test_a_run_is_watched_and_not_disturbed_and_pipes_end_with_it(going_on):
     assert f"mlxhog train --resume {shlex.quote(str(going_on.run.directory))}" in out
 
 
-def test_a_run_that_starts_is_waited_for_and_one_that_cannot_start_is_an_error(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_start_is_waited_for_and_one_that_fails_is_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     failing = runs.starting(Path("runs"), "new", "")
     run = failing.__enter__()
