@@ -1,9 +1,11 @@
 """The stored record of a machine permits only what was measured on it, with these versions."""
 
+import errno
 import json
 import os
 import re
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -126,11 +128,8 @@ def test_what_is_saved_is_what_a_run_loads_and_a_writer_that_dies_leaves_it(tmp_
     record = load()
     assert (record.usable, record.path, record.tokens_per_s) == (True, path, {"a": 1.5})
     assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
-
-    def full(source, target):
-        raise OSError(28, os.strerror(28))
-
-    monkeypatch.setattr(os, "replace", full)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(os, "replace", Mock(side_effect=full))
     with pytest.raises(EnvironmentLacks):
         save({}, here)
     assert load().usable

@@ -6,9 +6,9 @@ import os
 import shlex
 import subprocess
 import sys
-import types
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -30,25 +30,17 @@ RESULT = Result(
 )  # fmt: skip
 
 
-class Trainer(types.ModuleType):
-    """Replaces the trainer and its plan, and keeps their configuration."""
-
-    result, config = RESULT, None
-
-    def make_plan(self, config, *, progress):
-        self.config = config
-        return types.SimpleNamespace()
-
-    def train(self, config, *, observer, run):
-        self.config = config
-        observer(PROGRESS)
-        return self.result
-
-
 @pytest.fixture
 def trainer(monkeypatch, tmp_path):
+    """Stands in for the trainer and its plan, and keeps the configuration of a training."""
     monkeypatch.chdir(tmp_path)
-    fake = Trainer("mlxhog.training.run")
+
+    def train(config, *, observer, run):
+        fake.config = config
+        observer(PROGRESS)
+        return fake.result
+
+    fake = SimpleNamespace(train=train, make_plan=Mock(), result=RESULT)
     for name in ("run", "plan"):
         monkeypatch.setitem(sys.modules, f"mlxhog.training.{name}", fake)
     return fake
@@ -135,11 +127,7 @@ def test_flags_have_their_types_and_data_takes_several_texts_in_one_flag_or_seve
         lr=1e-3, steps=10_000, eval_every="off", workers="torch:cpu*2"
     )
     Path("conf.yaml").write_text("data: [a b, c]\n")
-    for words in (
-        ["--data", "a b", "c"],
-        ["--data=a b", "--quiet", "--data=c"],
-        ["-cconf.yaml"],
-    ):
+    for words in (["--data", "a b", "c"], ["--data=a b", "--quiet", "--data=c"], ["-cconf.yaml"]):
         assert main(["train", *words]) == 0
         assert trainer.config.data == TrainConfig(data=["a b", "c"]).data == "a b\nc"
     assert yaml.safe_load(trainer.config.to_yaml())["data"] == ["a b", "c"]
@@ -149,8 +137,6 @@ def test_flags_have_their_types_and_data_takes_several_texts_in_one_flag_or_seve
 
 SHORT = [*"train analyze advise classic compare simulate".split()]
 SHORT += ["mad train", "mad bench", "mad search"]
-
-
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "models", "tests")
 

@@ -14,6 +14,7 @@ from mlxhog.cli import find, main, names
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
 from mlxhog.live import opening
+from tests.data.token_files import written
 from tests.pairs import ENDS, each_of
 from tests.training.small import SMALL_MODEL
 from tests.words import changed
@@ -127,12 +128,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(opening, "FIRST_RUN_S", 0.1)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
-    for name, change in {
-        "small": ("", ""),
-        "huge": ("hidden_size: 32", "hidden_size: 262144"),
-    }.items():
-        Path(f"{name}.yaml").write_text(SMALL_MODEL.replace(*change))
-    for name, content in {
+    written(tmp_path, {
+        "small.yaml": SMALL_MODEL,
+        "huge.yaml": SMALL_MODEL.replace("hidden_size: 32", "hidden_size: 262144"),
         "good.txt": " ".join(map(str, range(12_000))),
         "more.txt": " ".join(map(str, range(9_000))),
         "empty.txt": "\n  \n",
@@ -141,10 +139,8 @@ def here(tmp_path, monkeypatch):
         "tokens.yaml": "model: tiny\nlr: 0.1\ntokens: 3000\n",
         "time.yaml": "model: tiny\nlr: 0.1\ntime: 5\n",
         "epochs.yaml": "model: tiny\nlr: 0.1\nepochs: 5\n",
-    }.items():
-        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    })  # fmt: skip
     Path("folder").mkdir()
-    return tmp_path
 
 
 def rows(table):
@@ -176,24 +172,18 @@ def test_wrong_input_is_one_message_and_leaves_nothing(here, common, capsys, sub
 def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
     command, _ = find(name.split())
     flags = command.flags()
-    places = [
-        spec.choices[0] if spec.choices else "x"
-        for spec in flags.specs()
-        if spec.argument and not spec.argument.startswith("[")
-    ]
-
-    needed = {
-        spec.flag: f"{spec.flag}={spec.choices[0] if spec.choices else 9}"
-        for spec in flags.specs()
-        if spec.required
-    }
+    specs = [*flags.specs()]
+    arguments = [one for one in specs if one.argument and not one.argument.startswith("[")]
+    places = [one.choices[0] if one.choices else "x" for one in arguments]
+    required = [(one.flag, one.choices[0] if one.choices else 9) for one in specs if one.required]
+    needed = {flag: f"{flag}={value}" for flag, value in required}
 
     def read(words):
         for part, values in zip(flags.parts, flags.parse([*places, *words]), strict=True):
             if part.merged:
                 resolve(part.cls, [values])
 
-    for spec in flags.specs():
+    for spec in specs:
         if spec.argument or spec.switch or spec.many or (spec.type is str and not spec.choices):
             continue
         choice = [f"--{owner.kind.title}={owner.name}" for owner in spec.owners[:1]]

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint.run import Run
 from tests.cli.command import refused, said, told
+from tests.data.token_files import written
 from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.training.small import mixed_model, small_config
 
@@ -90,10 +92,7 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
 
 @pytest.mark.slow
 def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys):
-    def about(value):
-        return pytest.approx(value, rel=1e-5)
-
-    first, second = here.first, here.second
+    about, first, second = partial(pytest.approx, rel=1e-5), here.first, here.second
     assert (first.final_share, second.final_share) == (1.0, 1.0)
     record = told(capsys, "eval", "words", *BACKEND)
     assert record["bits_per_byte"] == about(second.final_bits_per_byte)
@@ -107,12 +106,9 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys):
 
 @pytest.mark.slow
 def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
-    files = tmp_path / "notes"
-    files.mkdir()
-    (files / "a.txt").write_text("lock free adds never wait " * 9)
-    (files / "b.md").write_text("\u00e4" * 40)
-    (files / "empty.txt").write_text(" \n")
-    (files / "picture.png").write_bytes(PNG)
+    words = "lock free adds never wait " * 9
+    texts = {"a.txt": words, "b.md": "\u00e4" * 40, "empty.txt": " \n", "picture.png": PNG}
+    files = written(tmp_path / "notes", texts)
     (files / "pipe.txt").symlink_to("/dev/zero")
     options = ["--data", str(files), *BACKEND, "--seq-len", "64"]
     record = told(capsys, "eval", "latest", *options)
@@ -134,9 +130,7 @@ def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_eval_refuses_bad_input(here, capsys, tmp_path):
-    Path("bad").mkdir(exist_ok=True)
-    Path("bad/a.txt").write_text("text")
-    Path("bad/b.txt").write_bytes(b"\0")
+    written(Path("bad"), {"a.txt": "text", "b.txt": b"\0"})
     copy = shutil.copytree(here.run.model, tmp_path / "copy")
     for words, message in (
         ("latest --checkpoint first", "has no checkpoint 'first'; it has step-00000020"),

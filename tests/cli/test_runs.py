@@ -85,20 +85,18 @@ def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, 
 
 
 @each_of("columns", [60, 100])
-def test_show_has_every_option_that_is_no_default_in_lines_that_fit(tmp_path, capsys, columns):
+def test_show_has_every_option_that_is_no_default_and_fits(tmp_path, monkeypatch, capsys, columns):
     config = "lr: 0.004242640687119285\nbeta2: 0.9995\ntime: 3900.0\nmodel: 60m\nseq_len: 64\n"
     status = {**DONE, "automatic": ["lr"]}
     saved(write_run(tmp_path / "runs", "a-sotu", metrics=lines(40), config=config, status=status))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        patch.setenv("COLUMNS", str(columns))
-        shown = said(capsys, "show", "sotu")
-        assert max(map(len, shown)) <= columns
-        text = "\n".join(shown)
-        for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
-                      "51.2k", "1 min 20 s"):  # fmt: skip
-            assert value in text
-        assert told(capsys, "show", "sotu")["options"]["lr"] == 0.004242640687119285
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = said(capsys, "show", "sotu")
+    assert max(map(len, shown)) <= columns
+    for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
+                  "51.2k", "1 min 20 s"):  # fmt: skip
+        assert value in "\n".join(shown)
+    assert told(capsys, "show", "sotu")["options"]["lr"] == 0.004242640687119285
 
 
 def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, root, capsys):

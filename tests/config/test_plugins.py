@@ -3,7 +3,9 @@
 import pickle
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from copy import copy
 from multiprocessing import get_context
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -53,14 +55,6 @@ def write(path, text=PROGRAM):
     return path
 
 
-def double(halving):
-    return halving.double()
-
-
-def same(thing):
-    return thing
-
-
 def test_a_file_is_executed_once_and_what_it_defines_is_registered(tmp_path):
     file = write(tmp_path / "mine.py")
     executed = getattr(sys, "executions", 0)
@@ -80,9 +74,10 @@ def test_what_a_file_defines_travels_to_a_spawned_process_and_back_without_it(tm
         change(file)
         assert pickle.loads(pickle.dumps(things[0])) == things[0]
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            assert pool.submit(double, things[0]).result(120) == module.Halving(every=8)
+            doubled = pool.submit(methodcaller("double"), things[0])
+            assert doubled.result(120) == module.Halving(every=8)
             for thing in things:
-                assert pool.submit(same, thing).result(120) == thing
+                assert pool.submit(copy, thing).result(120) == thing
 
 
 def test_a_comma_divides_files_only_behind_the_end_of_one():

@@ -11,7 +11,7 @@ from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
 from mlxhog.data.tokens import TokenFile
-from tests.data.token_files import token_file
+from tests.data.token_files import token_file, written
 from tests.pairs import each_of
 
 WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"at": "Paris"}'}}
@@ -83,10 +83,7 @@ def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins
 def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path):
     transformers = pytest.importorskip("transformers")
     for k, tokenizer in enumerate(tokenizers()):
-        folder = tmp_path / str(k)
-        folder.mkdir()
-        for name, content in tokenizer.files().items():
-            (folder / name).write_bytes(content)
+        folder = written(tmp_path / str(k), tokenizer.files())
         theirs = transformers.AutoTokenizer.from_pretrained(folder)
         for talk in TALKS:
             for end in range(1, len(talk) + 1):
@@ -105,21 +102,16 @@ def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path):
 
 
 def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_path):
-    expected = [
-        (conversations.prompt(talk[:place]), answer)
-        for talk in TALKS
-        for place, (_, answer) in zip(
-            [k for k, message in enumerate(talk) if message["role"] == "assistant"],
-            example(talk).turns(),
-            strict=True,
-        )
-    ]
+    expected = []
+    for talk in TALKS:
+        places = [k for k, message in enumerate(talk) if message["role"] == "assistant"]
+        prompts = [conversations.prompt(talk[:place]) for place in places]
+        answers = [answer for _, answer in example(talk).turns()]
+        expected += zip(prompts, answers, strict=True)
     expected += [("", b"plain text"), ("2+2=\n", b"4")]
     for k, tokenizer in enumerate(tokenizers()):
-        folder = tmp_path / str(k)
-        folder.mkdir()
         documents = [*map(example, TALKS), b"plain text", Example(b"2+2=", b"4")]
-        file = token_file(folder, documents, tokenizer)
+        file = token_file(tmp_path / str(k), documents, tokenizer)
         assert file.rows(512).cut == 0
         for number, (prompt, answer) in enumerate(expected):
             batch = file.batch(np.array([number]), 512)

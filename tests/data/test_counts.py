@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from mlxhog.data import counts, heldout
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
+from tests.data.token_files import written
 from tests.pairs import each_of
 
 
@@ -58,8 +60,7 @@ def test_every_probability_is_that_of_a_dictionary(symbols, n, orders):
     ids, vocab = drawn(symbols, n), symbols + 9
     other = [*ids[-60:-50].tolist(), *drawn(symbols, 120, seed=1)[-6:].tolist(), symbols + 8, 0]
     ours = counts.probabilities(text_of(ids, vocab), np.array(other, np.int32))
-    runs = [ids.tolist()]
-    expected = [by_hand(runs, vocab, orders, other, at) for at in range(len(other))]
+    expected = [by_hand([ids.tolist()], vocab, orders, other, at) for at in range(len(other))]
     np.testing.assert_allclose(ours, expected, rtol=1e-9)
 
 
@@ -72,17 +73,9 @@ def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch):
     assert ours[17] == pytest.approx(by_hand(runs, 50, 7, ids[:18].tolist(), 17))
 
 
-def prepared(folder, text, name="a.txt"):
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(text)
-    return prepare(str(folder / name))
-
-
-def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_changes(
-    tmp_path, monkeypatch
-):
+def test_the_score_is_of_the_held_out_part_and_is_kept_until_a_text_changes(tmp_path, monkeypatch):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 3000)
-    text = prepared(tmp_path / "a", " ".join(words))
+    text = prepare(str(written(tmp_path / "a", {"a.txt": " ".join(words)})))
     part = heldout.part(TokenFile.open(text.val), 512)
     ids = part.tokens.astype(np.int32)
     p = counts.probabilities(TokenFile.open(text.train), ids)[1:]
@@ -90,10 +83,7 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
     assert bits == pytest.approx(-np.log2(p).sum() / part.header["bytes"])
     assert bits < 1.1  # five words
 
-    def recount(file, ids):
-        raise DataError("counted again")
-
-    monkeypatch.setattr(counts, "probabilities", recount)
+    monkeypatch.setattr(counts, "probabilities", Mock(side_effect=DataError("counted again")))
     assert counts.score(text.train, text.val, 512) == bits
     stored = text.val.with_name("counts.json")
     for damaged in ({"of": {}, "bits": 1}, []):
@@ -104,5 +94,5 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
 
 def test_prompts_and_completions_have_no_score(tmp_path):
     lines = [json.dumps({"prompt": f"{k}: ", "completion": "wait"}) for k in range(24)]
-    text = prepared(tmp_path, "\n".join(lines), "a.jsonl")
+    text = prepare(str(written(tmp_path / "a", {"a.jsonl": "\n".join(lines)})))
     assert counts.score(text.train, text.val, 512) is None

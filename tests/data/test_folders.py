@@ -6,6 +6,7 @@ import importlib
 import os
 from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,16 +14,8 @@ from mlxhog.data import corpora, heldout, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError
 from tests.cli.command import said, told
-from tests.data.token_files import documents_of, text_of
+from tests.data.token_files import documents_of, text_of, written
 from tests.pairs import each_of
-
-
-def written(folder, contents):
-    for name, content in contents.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
 
 
 def texts(spec, text_key=None):
@@ -30,8 +23,7 @@ def texts(spec, text_key=None):
 
 
 def readable(spec, text_key=None, **how):
-    corpus, _ = corpora.readable(corpora.find(str(spec), text_key), **how)
-    return corpus
+    return corpora.readable(corpora.find(str(spec), text_key), **how)[0]
 
 
 def skipped(folder, text_key=None):
@@ -94,9 +86,7 @@ def test_nothing_of_a_bad_file_is_trained_and_a_note_names_few_of_many(tmp_path)
         readable(folder, strict=True)
 
 
-def test_what_cannot_be_opened_needs_a_package_or_has_an_odd_name_is_skipped_and_named(
-    tmp_path, monkeypatch
-):
+def test_what_cannot_be_read_or_has_an_odd_name_is_skipped_and_named(tmp_path, monkeypatch):
     written(tmp_path, {"a.txt": "a", "sub.txt": "c", "b.parquet": b"PAR1"})
     (tmp_path / "closed").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.txt")).write_bytes(b"\0")
@@ -106,12 +96,9 @@ def test_what_cannot_be_opened_needs_a_package_or_has_an_odd_name_is_skipped_and
         if Path(path).name in ("closed", "sub.txt"):  # as a user who is not root sees it
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
     monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
     monkeypatch.setattr(os, "open", lambda path, *how: refuse(path) or open_file(path, *how))
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ModuleNotFoundError))
     (note,) = readable(tmp_path).notes()
     note.encode()
     for text in (

@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -120,12 +121,9 @@ def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path):
 
 def beginnings(file, tokenizer=None):
     """The text of every document of a file."""
-    made_by = tokenizer or ByteTokenizer()
-    places = file.starts.astype(int).tolist()
-    return [
-        made_by.decode(np.asarray(file.tokens[begin + 1 : end], np.int32))
-        for begin, end in zip(places, places[1:], strict=False)
-    ]
+    ids, made_by = np.asarray(file.tokens, np.int32), tokenizer or ByteTokenizer()
+    spans = pairwise(file.starts.astype(int).tolist())
+    return [made_by.decode(ids[begin + 1 : end]) for begin, end in spans]
 
 
 def holds(larger, smaller):
@@ -145,7 +143,7 @@ def test_of_two_parts_the_larger_holds_the_smaller(tmp_path_factory, lengths, si
     for n, part in zip(sorted(sizes), parts, strict=True):
         assert holds(documents, beginnings(part))
         assert part.header["bytes"] == min(-(-n // 16) * 16, file.header["bytes"])
-    for smaller, larger in zip(parts, parts[1:], strict=False):
+    for smaller, larger in pairwise(parts):
         assert holds(beginnings(larger), beginnings(smaller))
 
 
@@ -162,7 +160,6 @@ def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path):
 def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path):
     documents = [f"{k:02d} never wait, add without a lock. ".encode() * 40 for k in range(30)]
     words = build("bpe:300", lambda: iter(documents))
-    (tmp_path / "words").mkdir()
     letters = beginnings(heldout.part(token_file(tmp_path, documents), 4000))
     longer = token_file(tmp_path / "words", documents, words)
     for ours, theirs in zip(letters, beginnings(heldout.part(longer, 4000), words), strict=True):

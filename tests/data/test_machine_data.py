@@ -8,7 +8,7 @@ import random
 from mlxhog.data import machine_data, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
-from tests.data.token_files import text_of
+from tests.data.token_files import text_of, written
 from tests.pairs import each_of
 
 RANDOM = random.Random(1)
@@ -84,12 +84,10 @@ def test_of_examples_prompt_and_completion_lose_their_data_apart():
 
 
 def test_it_is_left_out_of_training_and_held_out_text(tmp_path):
-    folder = tmp_path / "notes"  # twelve texts, three with a picture, and one that is a picture
-    folder.mkdir()
-    for i in range(12):
-        picture = f"\n{BASE64}\n" if i in (3, 5, 7) else ""
-        (folder / f"{i:02}.txt").write_text(f"note {i} about a day\n" * 20 + picture)
-    (folder / "picture.txt").write_text(wrapped(BASE64, 76))
+    notes = {f"{i:02}.txt": f"note {i} about a day\n" * 20 for i in range(12)}
+    for name in ("03.txt", "05.txt", "07.txt"):
+        notes[name] += f"\n{BASE64}\n"
+    folder = written(tmp_path / "notes", notes | {"picture.txt": wrapped(BASE64, 76)})
     with_it, result = (prepare(str(folder), skip_machine_data=skip) for skip in (False, True))
     assert result.train != with_it.train
     train, val = text_of(result.train), text_of(result.val)

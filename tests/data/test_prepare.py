@@ -4,6 +4,7 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,16 +13,12 @@ from mlxhog.data import heldout, tokenizers, tokens
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from tests.data.token_files import text_of
+from tests.data.token_files import text_of, written
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    for i in range(24):
-        (folder / f"{i:02d}.txt").write_text(f"document {i} " * 20)
-    return folder
+    return written(tmp_path / "corpus", {f"{i:02}.txt": f"document {i} " * 20 for i in range(24)})
 
 
 def made(prepared):
@@ -112,9 +109,6 @@ def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, n_by
 
 
 def test_a_text_that_changes_or_a_disk_that_fills_up_leaves_nothing_behind(corpus, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     def build(spec, texts, **how):
         (corpus / "00.txt").write_text("changed")
         return tokenizers.ByteTokenizer()
@@ -124,7 +118,8 @@ def test_a_text_that_changes_or_a_disk_that_fills_up_leaves_nothing_behind(corpu
         with pytest.raises(DataError, match="corpus changed while it was read"):
             prepare(str(corpus))
     with monkeypatch.context() as patch:
-        patch.setattr(tokens.TokenWriter, "add", full)
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(tokens.TokenWriter, "add", Mock(side_effect=full))
         with pytest.raises(EnvironmentLacks, match="the disk became full while preparing"):
             prepare(str(corpus))
     assert not leftovers()

@@ -7,6 +7,7 @@ import json
 import lzma
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -15,18 +16,12 @@ from pyarrow import parquet
 from mlxhog.data import corpora, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
-from tests.data.token_files import documents_of
+from tests.data.token_files import documents_of, written
 from tests.pairs import each_of
 
 
 def read(path, text_key=None, *, split=False):
     return [text for _, text in textfiles.documents(path, text_key, split=split)]
-
-
-def written(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 def table(**columns):
@@ -87,7 +82,7 @@ READ = [  # name, content, documents
 
 @pytest.mark.parametrize(("name", "content", "documents"), READ, ids=range(len(READ)))
 def test_a_file_is_read_as_what_it_is_alone_and_in_a_folder(tmp_path, name, content, documents):
-    path = written(tmp_path / "d" / name, content)
+    path = written(tmp_path / "d", {name: content}) / name
     key = "text" if textfiles.kind(path) in textfiles.CSV_SUFFIXES else None
     pieces = read(path, key)
     if sum(map(len, documents)) > textfiles.DOCUMENT_BYTES:
@@ -156,7 +151,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
 
 @pytest.mark.parametrize(("name", "content", "key", "fragment"), REFUSED, ids=range(len(REFUSED)))
 def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, content, key, fragment):
-    path = written(tmp_path / name, content)
+    path = written(tmp_path, {name: content}) / name
     with pytest.raises(DataError) as refused:
         read(path, key)
     assert str(refused.value).startswith(str(path))
@@ -171,23 +166,20 @@ def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, cont
         ("a.json", LIST, r"more than 20 bytes.*jq -c '\.\[\]' \S+a\.json"),
     ],
 )
-def test_what_is_too_long_is_refused_before_it_is_read(tmp_path_factory, name, content, message):
-    path = written(tmp_path_factory.mktemp("long") / name, content)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(textfiles, "MOST_LINE_BYTES", 1000)
-        patch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
-        with pytest.raises(DataError, match=message):
-            read(path, "text")
+def test_what_is_too_long_is_refused_unread(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.setattr(textfiles, "MOST_LINE_BYTES", 1000)
+    monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
+    path = written(tmp_path, {name: content}) / name
+    with pytest.raises(DataError, match=message):
+        read(path, "text")
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(tmp_path, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ModuleNotFoundError))
+    written(tmp_path, {"a.parquet": b"", "a.txt.zst": ZSTD})
     for spec, package in (
-        (written(tmp_path / "a.parquet", b""), "pyarrow"),
-        (written(tmp_path / "a.txt.zst", ZSTD), "pyarrow"),
+        (tmp_path / "a.parquet", "pyarrow"),
+        (tmp_path / "a.txt.zst", "pyarrow"),
         ("hf:someone/something", "datasets"),
     ):
         with pytest.raises(EnvironmentLacks, match=f"{package}, .*: python -m pip install"):
@@ -205,7 +197,7 @@ def test_a_python_without_xz_is_one_sentence():
 
 def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):
     paragraphs = [f"{i} " + "word " * (i % 300) + "\n" * (2 + i % 3) for i in range(600)]
-    path = written(tmp_path / "book.txt", "".join(paragraphs))
+    path = written(tmp_path, {"book.txt": "".join(paragraphs)}) / "book.txt"
     pieces = read(path, split=True)
     assert b"".join(pieces) == path.read_bytes()
     assert all(len(piece) >= textfiles.PIECE_BYTES for piece in pieces[:-1])
@@ -214,14 +206,16 @@ def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path)
     assert documents_of(corpora.find(str(tmp_path))) == pieces
     assert len(read(path)) == 1
     for name, copies in (("small.txt", 100), ("code.py", 50_000)):
-        assert len(read(written(tmp_path / name, "word\n\n" * copies), split=True)) == 1
+        written(tmp_path, {name: "word\n\n" * copies})
+        assert len(read(tmp_path / name, split=True)) == 1
 
 
 @pytest.mark.parametrize("line", [b"never wait\n", b"never wait\n\n", "caf\xe9".encode()])
 def test_a_long_text_becomes_documents_of_at_most_a_mebibyte(tmp_path, line):
     text = line * ((3 << 20) // len(line))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text, 1))
     for split in (False, True):
-        pieces = read(written(tmp_path / "a.txt.gz", gzip.compress(text, 1)), split=split)
+        pieces = read(tmp_path / "a.txt.gz", split=split)
         assert b"".join(pieces) == text
         for piece in pieces:
             assert len(piece) <= textfiles.DOCUMENT_BYTES
@@ -235,21 +229,20 @@ def hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    (tmp_path / "set").mkdir()
     return tmp_path / "set"
 
 
 def test_a_data_set_is_a_folder_of_data_files_or_a_saved_one_with_its_own_held_out_text(hub):
     from datasets import Dataset
 
-    written(hub / "data" / "train-0.parquet", table(text=["one", "", "two"], id=[1, 2, 3]))
-    written(hub / "data" / "validation-0.parquet", table(text=["three"], id=[4]))
+    written(hub / "data", {"train-0.parquet": table(text=["one", "", "two"], id=[1, 2, 3])})
+    written(hub / "data", {"validation-0.parquet": table(text=["three"], id=[4])})
     corpus = corpora.find(f"hf:{hub}")
     assert documents_of(corpus) == ONE_TWO == documents_of(corpus)
     assert documents_of(corpus, held_out=True) == [b"three"]
     assert prepare(f"hf:{hub}").rule == "given"
     words, saved = hub.parent / "words", str(hub.parent / "saved")
-    written(words / "train.csv", "text,id\nnull,1\n,2\nNA,3\n")  # a word for nothing is a word
+    written(words, {"train.csv": "text,id\nnull,1\n,2\nNA,3\n"})  # a word for nothing is a word
     assert documents_of(corpora.find(f"hf:{words}")) == [b"null", b"NA"]
     Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(saved)
     assert documents_of(corpora.find(f"hf:{saved}", "body")) == ONE_TWO
@@ -262,7 +255,7 @@ def test_a_data_set_that_cannot_be_loaded_is_named_with_the_cause(hub):
 
     with pytest.raises(DataError, match=r"hf:no/such cannot be loaded: .*hf:OWNER/NAME,SUBSET"):
         corpora.find("hf:no/such")
-    written(hub / "bad" / "train.jsonl", '{"text": "a"}\n{"text": broken\n')
+    written(hub / "bad", {"train.jsonl": '{"text": "a"}\n{"text": broken\n'})
     with pytest.raises(DataError, match=r"cannot be loaded: .*JSON parse error"):
         corpora.find(f"hf:{hub / 'bad'}")
     parts = {name: Dataset.from_dict({"text": ["x"]}) for name in ("a", "b")}

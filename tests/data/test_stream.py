@@ -112,12 +112,11 @@ def test_tickets_count_through_parts_and_never_change_their_rows(tmp_path):
 
 
 @each_of("lines", ["x", "[[0, 256, 97]]\n{}", '[[0, "a", 97]]\n' + PART])
-def test_a_damaged_stream_is_refused_in_words(tmp_path_factory, lines):
-    run = tmp_path_factory.mktemp("run")
-    opened(run)
-    (run / "stream" / "rows.jsonl").write_text(f"{lines}\n")
+def test_a_damaged_stream_is_refused_in_words(tmp_path, lines):
+    opened(tmp_path)
+    (tmp_path / "stream" / "rows.jsonl").write_text(f"{lines}\n")
     with pytest.raises(DataError, match="the stream of this run is damaged"):
-        batches(run).at(0, 0)
+        batches(tmp_path).at(0, 0)
 
 
 def test_a_run_keeps_the_longest_examples_that_it_accepts(tmp_path):

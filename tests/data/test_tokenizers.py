@@ -16,7 +16,7 @@ from mlxhog.data.sotu import SOTU_SHA256, documents
 from mlxhog.data.tokenizers import BOS_TOKEN, BpeTokenizer, ByteTokenizer, choose, train_bpe
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
-from tests.data.token_files import token_file
+from tests.data.token_files import token_file, written
 from tests.pairs import each_of, max_examples
 from tools import sotu
 
@@ -26,13 +26,6 @@ TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünï
 @pytest.fixture(scope="module")
 def trained():
     return train_bpe([TEXT * 3, b"plain words of the state"], 300)
-
-
-def save(tokenizer, directory):
-    directory.mkdir(exist_ok=True)
-    for name, content in tokenizer.files().items():
-        (directory / name).write_bytes(content)
-    return directory
 
 
 @max_examples(100)
@@ -55,7 +48,7 @@ def test_the_byte_tokenizer_has_the_published_ids():
 @pytest.mark.parametrize("kind", ["bytes", "bpe"])
 def test_a_saved_tokenizer_is_the_same_here_and_in_transformers(kind, trained, tmp_path):
     tokenizer = ByteTokenizer() if kind == "bytes" else trained
-    loaded = tokenizers.load(save(tokenizer, tmp_path))
+    loaded = tokenizers.load(written(tmp_path, tokenizer.files()))
     assert type(loaded) is type(tokenizer)
     assert (loaded.sha256, loaded.bos) == (tokenizer.sha256, tokenizer.bos)
     ids = loaded.encode(TEXT)  # spells the separator, which is still text
@@ -71,7 +64,7 @@ def test_a_saved_tokenizer_is_the_same_here_and_in_transformers(kind, trained, t
 
 
 def test_the_start_token_is_read_from_the_files_and_never_guessed(trained, tmp_path):
-    config = save(trained, tmp_path) / "tokenizer_config.json"
+    config = written(tmp_path, trained.files()) / "tokenizer_config.json"
     config.write_text(json.dumps({"bos_token": {"content": "the"}}))
     vocabulary = json.loads(trained.description)["model"]["vocab"]
     assert tokenizers.load(tmp_path).bos == vocabulary["the"]
@@ -85,7 +78,7 @@ def test_the_start_token_is_read_from_the_files_and_never_guessed(trained, tmp_p
 
 
 def test_a_text_is_never_cut_or_padded_whatever_the_file_says(trained, tmp_path):
-    path = str(save(trained, tmp_path) / "tokenizer.json")
+    path = str(written(tmp_path, trained.files()) / "tokenizer.json")
     batches = package.Tokenizer.from_file(path)
     batches.enable_truncation(max_length=4)
     batches.enable_padding(length=64, pad_id=0, pad_token="<|bos|>")
@@ -163,13 +156,10 @@ def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
 
 
 def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
-    (tmp_path / "text").mkdir()
-    for i in range(12):
-        word = "The" if i % 2 else "the"
-        (tmp_path / "text" / f"{i:02}.txt").write_text(f"{word} text {i}\n" * 9)
-    save(changing(normalizer={"type": "Lowercase"}), tmp_path)
+    texts = {f"{i:02}.txt": f"{('the', 'The')[i % 2]} text {i}\n" * 9 for i in range(12)}
+    written(tmp_path, changing(normalizer={"type": "Lowercase"}).files())
     spec = str(tmp_path / "tokenizer.json")
-    prepared = prepare(str(tmp_path / "text"), spec)
+    prepared = prepare(str(written(tmp_path / "text", texts)), spec)
     assert "the tokenizer changes the text of 6 of 12 documents" in prepared.notes[0]
     assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out
 

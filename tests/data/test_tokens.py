@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,10 +33,8 @@ from tests.strategies.runs import begin_step, end_step, new_arena, strategy, wor
 def test_documents_come_back_from_the_file(tmp_path_factory, documents):
     file = token_file(tmp_path_factory.mktemp("tokens"), documents)
     starts = file.starts.astype(int).tolist()
-    assert [
-        file.tokens[a + 1 : b].astype(np.uint8).tobytes()
-        for a, b in zip(starts[:-1], starts[1:], strict=True)
-    ] == documents
+    spans = [file.tokens[begin + 1 : end].astype(np.uint8) for begin, end in pairwise(starts)]
+    assert [ids.tobytes() for ids in spans] == documents
     assert all(file.tokens[a] == file.bos for a in starts[:-1])
     assert file.header["bytes"] == sum(map(len, documents))
 
@@ -187,11 +186,8 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(docume
 
 
 def test_the_same_tokens_with_another_prompt_are_another_text(tmp_path):
-    files = []
-    for k, example in enumerate((Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")):
-        folder = tmp_path / str(k)
-        folder.mkdir()
-        files.append(token_file(folder, [example]))
+    texts = (Example(b"a ", b"bc"), Example(b"a b", b"\tc"), b"a bc")
+    files = [token_file(tmp_path / str(k), [text]) for k, text in enumerate(texts)]
     assert files[0].tokens.tolist() == files[2].tokens.tolist()
     assert len({file.digest for file in files}) == 3
     assert files[2].prompts is None
@@ -295,9 +291,7 @@ def test_a_clients_batches_are_its_own_text_each_sequence_once(tmp_path):
             for batch in (batches.at(1, ticket) for ticket in tickets)
             for x, y in zip(batch.x, batch.y, strict=True)
         ]
-        expected = [
-            tuple(text[16 * i : 16 * i + 17].tolist()) for i in range((len(text) - 1) // 16)
-        ]
+        expected = [tuple(text[at : at + 17].tolist()) for at in range(0, len(text) - 16, 16)]
         assert sorted(rows) == sorted(expected)
         assert rows != expected
     assert first == batches.n_tickets

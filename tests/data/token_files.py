@@ -1,4 +1,4 @@
-"""Token files of documents, and what texts and token files hold, for tests."""
+"""Files of texts, token files of documents, and what they hold, for tests."""
 
 import numpy as np
 
@@ -6,8 +6,18 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 
 
+def written(folder, contents):
+    """A folder with files of these contents: name -> text or bytes."""
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
 def token_file(folder, documents, tokenizer=None):
     """The open token file of some documents; by default of the tokenizer of bytes."""
+    folder.mkdir(exist_ok=True)
     path = folder / "text.bin"
     with TokenWriter(path, tokenizer or ByteTokenizer(), split="train", source="test") as writer:
         for document in documents:
