@@ -7,27 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from tests import tolerances as near
 from tests.models.golden import MLSTM, MLSTM_STATE, SLSTM, SLSTM_STATE
 from tests.models.sample import cell_inputs, slstm_inputs, slstm_state
 from tests.models.twins import EXACT, Twin
-from tests.tolerances import (
-    CELL_EXTREME_F32,
-    CELL_F32,
-    CELL_GRADIENT_F32,
-    GRADIENT_ANY_F32,
-    OP_F32,
-    OP_GRADIENT_F32,
-    SEQUENCE_F32,
-    SEQUENCE_GRADIENT_F32,
-    SLSTM_F32,
-    SLSTM_GRADIENT_F32,
-    Tolerance,
-    assert_close,
-)
+from tests.tolerances import Tolerance, assert_close
 
 METAL = {f"{name}-metal-emulated": Twin(name, "metal-emulated") for name in ("torch", "mlx")}
-
-
 SLSTM_GATES = SLSTM[:4]
 
 
@@ -49,8 +35,8 @@ class Case:
     op: str
     inputs: dict[str, Any]
     fixed: dict[str, Any] = field(default_factory=dict)
-    result: Tolerance = OP_F32
-    gradient: Tolerance = OP_GRADIENT_F32
+    result: Tolerance = near.OP_F32
+    gradient: Tolerance = near.OP_GRADIENT_F32
     call: Callable[..., Any] | None = None
 
     def __call__(self, ops, x):
@@ -65,7 +51,7 @@ class Case:
             assert_close(grads[name], grad, self.gradient, label=name)
 
 
-sequence = partial(Case, result=SEQUENCE_F32, gradient=SEQUENCE_GRADIENT_F32)
+sequence = partial(Case, result=near.SEQUENCE_F32, gradient=near.SEQUENCE_GRADIENT_F32)
 
 
 def recurrence(
@@ -161,16 +147,14 @@ def norms(*shape):
     """Cases of every norm over heads (B, S, NH, DH)."""
     flat = (*shape[:2], shape[2] * shape[3])
     h, w, c, z = draw(*shape), draw(flat[2]), draw(*flat), 3 * draw(*flat, seed=1)
-    eps = {"eps": 1e-5}
-    return {
-        "layer_norm": Case("layer_norm", {"x": c, "w": w}, eps),
-        "rms_norm": Case("rms_norm", {"x": c, "w": w}, eps),
-        "head_norm": Case("head_norm", {"h": h, "w": w}, eps),
-        "head_norm_gate": Case("head_norm_gate", {"h": h, "o": z, "w": w}, eps),
-        "head_norm_skip_gate": Case(
-            "head_norm_skip_gate", {"h": h, "c": c, "z": z, "w": w, "skip": w[::-1].copy()}, eps
-        ),
+    inputs = {
+        "layer_norm": {"x": c, "w": w},
+        "rms_norm": {"x": c, "w": w},
+        "head_norm": {"h": h, "w": w},
+        "head_norm_gate": {"h": h, "o": z, "w": w},
+        "head_norm_skip_gate": {"h": h, "c": c, "z": z, "w": w, "skip": w[::-1].copy()},
     }
+    return {op: Case(op, x, {"eps": 1e-5}) for op, x in inputs.items()}
 
 
 def maps(op, x, weights, biased):
@@ -214,18 +198,13 @@ def conv(B, S, C, K, *, packed=False, silu=True):
     return Case("causal_conv", inputs, {"silu": silu, **({"starts": starts} if packed else {})})
 
 
-def mlstm(S, *, state=True, eps=1e-6, chunk=4, **changes):
-    """Two sequences of two heads of widths 3 and 5; changes replace inputs."""
+def mlstm(S, *, state=True, eps=1e-6, chunk=4):
+    """Two sequences of two heads of widths 3 and 5."""
     x = cell_inputs(2, S, 2, 3, 5, seed=S)
     if state:
-        shapes = {"C0": (2, 2, 3, 5), "n0": (2, 2, 3), "m0": (2, 2)}
-        rng = np.random.default_rng(S)
-        x |= {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-
-    return Case(
-        "mlstm_cell", x | changes, {"chunk_size": chunk, "eps": eps}, CELL_F32, CELL_GRADIENT_F32,
-        run_mlstm,
-    )  # fmt: skip
+        x |= {"C0": draw(2, 2, 3, 5), "n0": draw(2, 2, 3), "m0": draw(2, 2)}
+    how = {"chunk_size": chunk, "eps": eps}
+    return Case("mlstm_cell", x, how, near.CELL_F32, near.CELL_GRADIENT_F32, run_mlstm)
 
 
 def mlstm_of(B, S, NH, DK, DV, chunk, **gates):
@@ -234,28 +213,23 @@ def mlstm_of(B, S, NH, DK, DV, chunk, **gates):
     x |= {name: np.full_like(x[name], value) for name, value in gates.items()}
     x |= {"C0": draw(B, NH, DK, DV), "n0": draw(B, NH, DK), "m0": draw(B, NH)}
     how = {"chunk_size": chunk, "eps": 1e-6}
-    return Case("mlstm_cell", x, how, CELL_EXTREME_F32, GRADIENT_ANY_F32, run_mlstm)
+    return Case("mlstm_cell", x, how, near.CELL_EXTREME_F32, near.GRADIENT_ANY_F32, run_mlstm)
 
 
-def run_mlstm(ops, x, cell="mlstm_cell", **how):
+def run_mlstm(ops, x):
     state = tuple(x[name] for name in MLSTM_STATE) if "C0" in x else None
-    how = {name: x[name] for name in ("chunk_size", "eps") if name in x} | how
-    return getattr(ops, cell)(*(x[name] for name in MLSTM), **how, state=state)
+    how = {name: x[name] for name in ("chunk_size", "eps")}
+    return ops.mlstm_cell(*(x[name] for name in MLSTM), **how, state=state)
 
 
 def slstm(B, S, NH, DH, *, state=True, packed=False):
     inputs, before = slstm_inputs(B, S, NH, DH), slstm_state(B, NH, DH)
     if not state:
         before = tuple(np.zeros_like(x) for x in before)
+    inputs |= dict(zip(SLSTM_STATE, before, strict=True))
     starts = (np.random.default_rng(2).random((B, S)) < 0.3).astype(np.uint8)
-    return Case(
-        "slstm_cell",
-        inputs | dict(zip(SLSTM_STATE, before, strict=True)),
-        {"starts": starts if packed else None},
-        SLSTM_F32,
-        SLSTM_GRADIENT_F32,
-        run_slstm,
-    )
+    fixed = {"starts": starts if packed else None}
+    return Case("slstm_cell", inputs, fixed, near.SLSTM_F32, near.SLSTM_GRADIENT_F32, run_slstm)
 
 
 def run_slstm(ops, x):
@@ -263,16 +237,11 @@ def run_slstm(ops, x):
     return ops.slstm_cell(*(x[name] for name in SLSTM), state=state, starts=x.get("starts"))
 
 
-def far(case, **gates):
-    """The cell with gates far out on either side."""
-    rng, inputs = np.random.default_rng(0), dict(case.inputs)
+def far(**gates):
+    """The cell with gates far out; of equal ones, the gradient of m is not unique."""
+    case, rng = mlstm(33, state=False), np.random.default_rng(0)
     for name, largest in gates.items():
         levels = np.array([-1.0, -0.2, 0.0, 0.2, 1.0], np.float32) * np.float32(largest)
-        inputs[name] = rng.choice(levels, inputs[name].shape)
-    return replace(
-        case,
-        inputs=inputs,
-        result=CELL_EXTREME_F32,
-        gradient=CELL_EXTREME_F32,
-        call=lambda ops, x: run_mlstm(ops, x)[0],  # equal gates: the gradient of m is not unique
-    )
+        case.inputs[name] = rng.choice(levels, case.inputs[name].shape)
+    bound = near.CELL_EXTREME_F32
+    return replace(case, result=bound, gradient=bound, call=lambda ops, x: run_mlstm(ops, x)[0])

@@ -15,6 +15,7 @@ from mlxhog.models.ops.mlstm import MOST_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
+from tests import tolerances as near
 from tests.models.operators import (
     DIAGONALS,
     METAL,
@@ -42,20 +43,12 @@ from tests.models.operators import (
 from tests.models.sample import slstm_inputs, slstm_state
 from tests.models.twins import EXACT, TWINS, Twin
 from tests.pairs import each_of, in_pairs
-from tests.tolerances import (
-    CELL_EXTREME_F32,
-    FINITE_DIFFERENCE,
-    GRADIENT_ANY_F32,
-    OP_F32,
-    SEQUENCE_F32,
-    assert_close,
-)
+from tests.tolerances import assert_close
 
 ALL = TWINS | METAL
 HALF = {name: twin for name, twin in ALL.items() if twin.kernels != "native"}
 twins = each_of("twin", TWINS.values(), ids=TWINS)
 all_twins = each_of("twin", ALL.values(), ids=ALL)
-HOW = {"chunk_size": 4, "eps": 1e-6}
 
 RECURRENCES = {
     "a decay per element": recurrence,
@@ -158,7 +151,7 @@ METAL_CASES = {
 } | {
     f"mlstm {sizes}": mlstm_of(*sizes) for sizes in MLSTMS
 } | {
-    f"mlstm of gates at {i} and {f}": far(mlstm(33, state=False), i=i, f=f)
+    f"mlstm of gates at {i} and {f}": far(i=i, f=f)
     for i, f in ((30.0, 30.0), (88.0, 88.0), (15.0, 60.0))
 } | {
     f"slstm {sizes}{', from zeros' * (not state)}{', packed' * packed}": slstm(
@@ -210,16 +203,15 @@ def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
     results, grads = twin.run(case, case.inputs, case.fixed)
     expected, _ = EXACT.run(case, case.inputs, case.fixed)
     for result, exact in zip(results, expected, strict=True):
-        assert_close(result, exact, SEQUENCE_F32)
+        assert_close(result, exact, near.SEQUENCE_F32)
     assert all(np.isfinite(grad).all() for grad in grads.values())
 
 
 @pytest.mark.parametrize("framework", ["torch", "mlx"])
 def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
     case = mlstm(2 * MOST_CHUNKS + 3, chunk=1)
-    replace(case, result=CELL_EXTREME_F32, gradient=GRADIENT_ANY_F32).check(
-        Twin(framework, "reference")
-    )
+    case = replace(case, result=near.CELL_EXTREME_F32, gradient=near.GRADIENT_ANY_F32)
+    case.check(Twin(framework, "reference"))
 
 
 @each_of("case", [mlstm(5), slstm(2, 4, 2, 3, packed=True), conv(2, 5, 2, 3, packed=True),
@@ -240,7 +232,7 @@ def test_the_float64_gradients_are_the_change_of_the_results(case):
         way = rng.normal(size=x.shape)
         ahead, behind = (loss(inputs | {name: x + step * way}) for step in (1e-6, -1e-6))
         slope = (ahead - behind) / 2e-6
-        assert_close((grads[name] * way).sum(), slope, FINITE_DIFFERENCE, label=name)
+        assert_close((grads[name] * way).sum(), slope, near.FINITE_DIFFERENCE, label=name)
 
 
 # -- documents and gates ---------------------------------------------------------------------------
@@ -267,7 +259,7 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(twin):
         def call(ops, x, case=case):
             return (case(ops, x)[1][1] ** 3).sum()
 
-        replace(case, call=call, gradient=GRADIENT_ANY_F32).check(twin)
+        replace(case, call=call, gradient=near.GRADIENT_ANY_F32).check(twin)
 
 
 @all_twins
@@ -292,7 +284,7 @@ def test_products_of_matrices_of_16_bits_have_16_bits_and_their_results_32(twin)
     weights, biases = [narrow, w, narrow, w], [b, b, None, None]
     ys = ops.linears(x, weights, biases)
     for y, expected in zip(ys, [product + b, plain + b, product, plain], strict=True):
-        assert_close(twin.numpy(y), twin.numpy(expected), OP_F32)
+        assert_close(twin.numpy(y), twin.numpy(expected), near.OP_F32)
     (y,) = ops.block_diagonal(x, [xp.bfloat16(blocks)])
     assert {twin.numpy(one).dtype for one in (y, *ys)} == {np.dtype(np.float32)}
 
