@@ -10,6 +10,7 @@ from mlxhog.models.mad.sequence import parse
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
+NARROW = {"round_proj_up_to_multiple_of": 8}
 SMALLEST = MADConfig(vocab_size=23, hidden_size=16, layers=parse("gated-conv"))
 """A model with a state, for `mx.compile`: on a CPU that calls g++ for every kernel it fuses."""
 
@@ -17,30 +18,19 @@ SMALLEST = MADConfig(vocab_size=23, hidden_size=16, layers=parse("gated-conv"))
 def config(**changes):
     """A model that is small enough for every test."""
     base = {
-        "vocab_size": 23,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_heads": 2,
-        "chunk_size": 4,
-        "ffn_round_up_to_multiple_of": 8,
-    }
+        "vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 2,
+        "chunk_size": 4, "ffn_round_up_to_multiple_of": 8,
+    }  # fmt: skip
     return XLSTMLargeConfig(**(base | changes))
 
 
 def v1_config(**changes):
     """A mixed model of the original stack, small enough for every test; fields as in YAML."""
     base = {
-        "vocab_size": 23,
-        "embedding_dim": 16,
-        "num_blocks": 3,
-        "slstm_at": [1],
-        "chunk_size": 4,
-        "mlstm_block": {"mlstm": {"num_heads": 2, "round_proj_up_to_multiple_of": 8}},
-        "slstm_block": {
-            "slstm": {"num_heads": 2},
-            "feedforward": {"round_proj_up_to_multiple_of": 8},
-        },
-    }
+        "vocab_size": 23, "embedding_dim": 16, "num_blocks": 3, "slstm_at": [1], "chunk_size": 4,
+        "mlstm_block": {"mlstm": {"num_heads": 2, **NARROW}},
+        "slstm_block": {"slstm": {"num_heads": 2}, "feedforward": NARROW},
+    }  # fmt: skip
     return XLSTMV1Config.from_dict(base | changes, strict=True)
 
 
@@ -87,32 +77,23 @@ def batch(cfg, B, S, seed):
 def cell_inputs(B, S, NH, DK, DV, seed):
     """Inputs of the mLSTM cell, float32, in our layouts."""
     rng = np.random.default_rng(seed)
-    shapes = {
-        "q": (B, S, NH, DK),
-        "k": (B, S, NH, DK),
-        "v": (B, S, NH, DV),
-        "i": (B, S, NH),
-        "f": (B, S, NH),
-    }
-    spread = {"q": 1.0, "k": 1.0, "v": 1.0, "i": 2.0, "f": 2.0}
-    return {
-        name: rng.normal(0, spread[name], shape).astype(np.float32)
-        for name, shape in shapes.items()
-    }
+    inputs = {name: rng.normal(0, 1, (B, S, NH, DV if name == "v" else DK)) for name in "qkv"}
+    inputs |= {name: rng.normal(0, 2, (B, S, NH)) for name in "if"}
+    return {name: value.astype(np.float32) for name, value in inputs.items()}
 
 
-def slstm_inputs(B, S, NH, DH, *, seed=0):
+def slstm_inputs(B, S, NH, DH):
     """Random inputs of the sLSTM cell by name, float32."""
-    rng = np.random.default_rng((seed, B, S, NH, DH))
+    rng = np.random.default_rng((0, B, S, NH, DH))
     gates = {name: rng.normal(0, 2, (B, S, NH, DH)) for name in "ifzo"}
     gates["R"] = rng.normal(0, DH**-0.5, (NH, 4 * DH, DH))
     gates["b"] = rng.normal(0, 1, 4 * NH * DH)
     return {name: value.astype(np.float32) for name, value in gates.items()}
 
 
-def slstm_state(B, NH, DH, *, seed=0):
+def slstm_state(B, NH, DH):
     """A random state that the cell could have reached."""
-    rng = np.random.default_rng((seed, B, NH, DH))
+    rng = np.random.default_rng((0, B, NH, DH))
     h, c, n, m = rng.normal(0, 1, (4, B, NH, DH)).astype(np.float32)
     return h, c, 1 + np.abs(n), m
 
@@ -128,32 +109,21 @@ LARGE_CONFIGS = {
     "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
     "odd sizes": {"hidden_size": 18, "num_heads": 3, "vocab_size": 7, "chunk_size": 64},
 }
-NARROW = {"round_proj_up_to_multiple_of": 8}
+STANDARD = {"recurrent_weight_init": "standard", "bias_init": "standard"}
 V1_CONFIGS = {
     "mixed": {},
     "mLSTM alone, tied, with biases": {
-        "slstm_at": [],
-        "num_blocks": 2,
-        "bias": True,
-        "tie_weights": True,
+        "slstm_at": [], "num_blocks": 2, "bias": True, "tie_weights": True,
         "mlstm_block": {"mlstm": {"num_heads": 1, "conv1d_kernel_size": 3, **NARROW}},
     },
     "blocks of 8 in q, k and v": {
-        "slstm_at": [0],
-        "num_blocks": 2,
+        "slstm_at": [0], "num_blocks": 2,
         "mlstm_block": {"mlstm": {"qkv_proj_blocksize": 8, "proj_factor": 1.4, **NARROW}},
     },
     "sLSTM alone without convolution": {
-        "slstm_at": "all",
-        "num_blocks": 2,
-        "add_post_blocks_norm": False,
+        "slstm_at": "all", "num_blocks": 2, "add_post_blocks_norm": False,
         "slstm_block": {
-            "slstm": {
-                "num_heads": 4,
-                "conv1d_kernel_size": 0,
-                "recurrent_weight_init": "standard",
-                "bias_init": "standard",
-            },
+            "slstm": {"num_heads": 4, "conv1d_kernel_size": 0, **STANDARD},
             "feedforward": {"act_fn": "relu^2", "bias": True, **NARROW},
         },
     },
@@ -164,7 +134,7 @@ V1_CONFIGS = {
         }
     },
     "documents": {"reset_at_document_boundaries": True, "bos_token_id": 3},
-}
+}  # fmt: skip
 DROPPING = {
     "dropout": 0.2,
     "add_embedding_dropout": True,

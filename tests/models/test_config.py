@@ -13,10 +13,8 @@ from tests.models.sample import package_of
 from tests.pairs import each_of
 
 LARGE = {"vocab_size": 50304, "hidden_size": 768, "num_hidden_layers": 12, "num_heads": 4}
-V1 = {
-    "vocab_size": 50304, "embedding_dim": 768, "num_blocks": 24,
-    "mlstm_block": {}, "slstm_block": {},
-}  # fmt: skip
+V1 = {"vocab_size": 50304, "embedding_dim": 768, "num_blocks": 24}
+V1 |= {"mlstm_block": {}, "slstm_block": {}}
 
 
 def large(**changes):
@@ -40,15 +38,12 @@ def in_mlstm(**fields):
         (large(hidden_size=2560, num_hidden_layers=32, num_heads=5), 2_780_449_600),
         # Published with tied embeddings as 126,901,952, which saves one matrix of V d.
         (large(hidden_size=736, vocab_size=65536), 126_901_952 + 65536 * 736),
-        *(
-            (load_architecture(name), count)
-            for name, count in (
-                ("125m", 163_806_144), ("160m", 162_303_840), ("1.3b", 1_420_839_104),
-                ("7b", 6_865_424_896),
-            )
-        ),
+        (load_architecture("125m"), 163_806_144),
+        (load_architecture("160m"), 162_303_840),
+        (load_architecture("1.3b"), 1_420_839_104),
+        (load_architecture("7b"), 6_865_424_896),
     ],
-)  # fmt: skip
+)
 def test_parameter_counts_are_those_of_the_published_models(cfg, count):
     assert param_count(cfg) == count
 
@@ -57,15 +52,10 @@ def test_widths_round_as_in_the_published_models():
     sizes = {64: 192, 128: 384, 192: 512, 256: 704, 320: 896, 384: 1024, 512: 1408, 640: 1728}
     sizes |= {768: 2048, 1024: 2752, 2048: 5504, 4096: 10944}
     assert {d: large(hidden_size=d).ffn_dim for d in sizes} == sizes
-    narrow = v1(
-        embedding_dim=100,
-        slstm_at=[1],
-        mlstm_block={"mlstm": {"proj_factor": 1.5, "round_proj_up_to_multiple_of": 16}},
-        slstm_block={
-            "slstm": {"num_heads": 5},
-            "feedforward": {"round_proj_up_dim_up": False, "proj_factor": 2.0},
-        },
-    )
+    down = {"round_proj_up_dim_up": False, "proj_factor": 2.0}
+    blocks = in_mlstm(proj_factor=1.5, round_proj_up_to_multiple_of=16)
+    blocks |= {"slstm_block": {"slstm": {"num_heads": 5}, "feedforward": down}}
+    narrow = v1(embedding_dim=100, slstm_at=[1], **blocks)
     for cfg, widths in ((v1(slstm_at=[1]), (1536, 1024)), (narrow, (160, 192))):
         (mlstm,), (_, ffn) = cfg.layout.blocks[:2]
         assert (mlstm.layer.inner, ffn.layer.inner) == widths

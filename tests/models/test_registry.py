@@ -15,10 +15,8 @@ from tests.pairs import each_of
 def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path):
     cfg = load_architecture("tiny")
     (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
-    (tmp_path / "mine.yaml").write_text(
-        "vocab_size: 320\nembedding_dim: 128\nnum_blocks: 4\nnum_heads: 4\neps: 1e-6\n"
-        "bos_token_id: 256\n"
-    )
+    text = "{vocab_size: 320, embedding_dim: 128, num_blocks: 4, num_heads: 4, eps: 1e-6, "
+    (tmp_path / "mine.yaml").write_text(text + "bos_token_id: 256}")
     for path in (tmp_path / "config.json", tmp_path, str(tmp_path / "mine.yaml")):
         assert load_architecture(path) == cfg
 
