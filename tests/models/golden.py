@@ -80,24 +80,17 @@ def cell_case(name, folder=FOLDER):
     inputs = {letter: _positions_second(t[letter]) for letter in MLSTM}
     if "c_initial" in t:
         inputs |= {"C0": t["c_initial"], "n0": t["n_initial"], "m0": t["m_initial"][..., 0]}
-    forms = {}
+    states, forms = {"grad_c_initial": "dC0", "grad_n_initial": "dn0"}, {}
     for key, value in t.items():
         form, _, what = key.partition(".")
         if form.endswith("_f64"):  # those in float32 add nothing; some are of other equations
-            forms.setdefault(form, {})[_ours(what)] = (
+            result = states.get(what, what.replace("grad_", "d"))
+            forms.setdefault(form, {})[result] = (
                 value[..., 0] if what == "m" else
                 value if what in "Cn" or what.endswith("_initial") else _positions_second(value)
             )  # fmt: skip
     how = {"chunk_size": facts["shape"]["chunk_size"], "eps": facts["eps"]}
     return CellCase(inputs, how, _positions_second(t["h_weight"]), forms)
-
-
-def _ours(what):
-    """The name of a result: h, C, n, m, or d and the name of an input."""
-    if not what.startswith("grad_"):
-        return what
-    letter = what.removeprefix("grad_")
-    return {"c_initial": "dC0", "n_initial": "dn0"}.get(letter, f"d{letter}")
 
 
 def slstm_case(name, folder=FOLDER):

@@ -46,10 +46,9 @@ def _heads(t):
 
 def disagreements(name, twin, folder=FOLDER):
     """Yield what a twin computes differently than recorded, or does not compute, by name."""
-    kind = name.partition("_cell_")[0]
-    of_kind = {"mlstm": _mlstm, "slstm": _slstm, "components": _components}.get(kind)
-    rows = (of_kind or _model)(name, twin, folder)
-    for what, actual, expected, tolerance in rows:
+    of_kind = {"mlstm": _mlstm, "slstm": _slstm, "components": _components}
+    rows = of_kind.get(name.partition("_cell_")[0], _model)
+    for what, actual, expected, tolerance in rows(name, twin, folder):
         try:
             assert_close(actual, expected, tolerance, label=what)
         except AssertionError as error:
@@ -126,25 +125,21 @@ def _greedy(twin, case, token, count):
 
 
 def _mlstm(name, twin, folder):
-    case, extreme = cell_case(name, folder), name.endswith("extreme")
+    case, exact = cell_case(name, folder), near.FLOAT64_CELL if twin is EXACT else None
+    tolerances = dict.fromkeys("Cnm", near.STATE_F32)
+    tolerances["h"] = near.CELL_EXTREME_F32 if name.endswith("extreme") else near.CELL_F32
     for form, recorded in case.forms.items():
         inputs = dict(case.inputs)
-        tolerances = {"h": near.CELL_EXTREME_F32 if extreme else near.CELL_F32, **dict.fromkeys(
-            "Cnm", near.STATE_F32)}  # fmt: skip
-        if twin is EXACT:
-            tolerances = dict.fromkeys("hCnm", near.FLOAT64_CELL)
-            if form.startswith("parallel"):
-                q, v = inputs["q"], inputs["v"]
-                B, _, NH, DK = q.shape
-                inputs |= {"C0": np.zeros((B, NH, DK, v.shape[-1])), "n0": np.zeros((B, NH, DK))}
-                inputs["m0"] = np.full((B, NH), -1e30)
+        if exact and form.startswith("parallel"):
+            (B, _, NH, DK), DV = inputs["q"].shape, inputs["v"].shape[-1]
+            inputs |= {"C0": np.zeros((B, NH, DK, DV)), "n0": np.zeros((B, NH, DK))}
+            inputs["m0"] = np.full((B, NH), -1e30)
         weights = [case.weight, *[np.zeros(())] * 3]
         results, grads = twin.run(run_mlstm, inputs, case.how, weights)
         results = dict(zip("hCnm", results, strict=True))
         results |= {f"d{key}": grad for key, grad in grads.items()}
-        gradient = near.FLOAT64_CELL if twin is EXACT else near.GRADIENT_ANY_F32
         for key, expected in recorded.items():
-            tolerance = tolerances.get(key, gradient)
+            tolerance = exact or tolerances.get(key, near.GRADIENT_ANY_F32)
             yield f"{form}.{key}", results[key].reshape(expected.shape), expected, tolerance
 
 

@@ -55,10 +55,6 @@ def integers(*shape):
     return values.requires_grad_()
 
 
-def plain_backend():
-    return TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare())
-
-
 @each_of(
     ("x", "w"),
     [
@@ -94,7 +90,8 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     model = config(vocab_size=200, num_hidden_layers=1, chunk_size=16)
     tokens = np.random.default_rng(0).integers(1, 200, (2, 33), dtype=np.int32)
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
-    backend = lay(plain_backend(), model)
+    plain = TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare())
+    backend = lay(plain, model)
     with OnFaultyMPS(longest) as mps:
         loss, grads = backend.loss_and_grads(batch)
     assert np.isfinite(loss)

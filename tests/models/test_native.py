@@ -26,10 +26,8 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chu
         sizes = []
         inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
         gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
-        count = torch.autograd.graph.saved_tensors_hooks(
-            lambda x: sizes.append(x.numel()) or x, lambda x: x
-        )
-        with count:
+        hooks = torch.autograd.graph.saved_tensors_hooks
+        with hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
             NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
         return sum(sizes)
 
@@ -76,14 +74,12 @@ def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
 
 # -- the step computes a sequence to the same bits in any batch; where it is chosen ---------------
 
-MODELS = (
-    LARGE
-    | V1
-    | {
-        "biases": partial(config, use_bias=True, out_norm_bias=True),
-        "three threads": partial(config, hidden_size=512, num_heads=4, vocab_size=3000),
-    }
-)
+MODELS = {
+    **LARGE,
+    **V1,
+    "biases": partial(config, use_bias=True, out_norm_bias=True),
+    "three threads": partial(config, hidden_size=512, num_heads=4, vocab_size=3000),
+}
 
 
 def model(name):
@@ -92,8 +88,7 @@ def model(name):
 
 
 def native(cfg, params, *, threads=1, kernels="native"):
-    how = {"framework": "torch", "kernels": kernels, "threads": threads}
-    return lm_native.decoder(cfg, params, **how)
+    return lm_native.decoder(cfg, params, framework="torch", kernels=kernels, threads=threads)
 
 
 def decode(decoder, tokens):

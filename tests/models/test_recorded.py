@@ -52,16 +52,13 @@ def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered():
     vanilla = peers.state(package)
     cuda = dict(vanilla)
     for name, array in vanilla.items():
-        theirs = package.get_submodule(name.rpartition(".")[0])
-        if name.endswith(("_recurrent_kernel_", "_bias_")):
+        module, _, parameter = name.rpartition(".")
+        if parameter in ("_recurrent_kernel_", "_bias_"):
+            theirs = package.get_submodule(module)
             # Only the layout of that cell, without its kernels.
             cell = sLSTMCell_cuda(copy.deepcopy(theirs.config), skip_backend_init=True)
-        if name.endswith("_recurrent_kernel_"):
-            external = theirs._recurrent_kernel_int2ext(torch.from_numpy(array))
-            cuda[name] = cell._recurrent_kernel_ext2int(external).numpy()
-        elif name.endswith("_bias_"):
-            external = theirs._bias_int2ext(torch.from_numpy(array))
-            cuda[name] = cell._bias_ext2int(external).numpy()
+            external = getattr(theirs, f"{parameter}int2ext")(torch.from_numpy(array))
+            cuda[name] = getattr(cell, f"{parameter}ext2int")(external).numpy()
     model = XLSTMV1Config.from_dict(dataclasses.asdict(package.config))
     for arrays in (cuda, vanilla):
         ours = translation.to_ours(arrays, model)
