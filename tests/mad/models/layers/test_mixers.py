@@ -6,6 +6,7 @@ ends, and become simpler layers at special values of their gates.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +54,11 @@ def mamba3(twin):
     return state_space.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, (None,) * 4)[0]
 
 
-@each_of(
-    ("name", "cell"),
-    [
-        ("mesa.h", mesa),
-        ("gsa.h", gsa),
-        ("path.h", path),
-        ("path.h_forget", lambda twin: path(twin, forgets=True)),
-        ("mamba3.h", mamba3),
-    ],
-)
+CELLS = {"mesa.h": mesa, "gsa.h": gsa, "path.h": path, "mamba3.h": mamba3}
+CELLS["path.h_forget"] = partial(path, forgets=True)
+
+
+@each_of(("name", "cell"), CELLS.items())
 @twins
 def test_a_cell_is_that_of_its_authors(twin, name, cell):
     assert_close(twin.numpy(cell(twin)), RECORDED[name], SEQUENCE_F32)

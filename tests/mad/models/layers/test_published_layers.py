@@ -67,24 +67,20 @@ def qwen3_next(p):
     }
 
 
-def renamed(**names):
-    """Their names -> ours, where a dot is two underscores."""
-    return lambda p: {
-        theirs.replace("__", "."): parts(p)[ours.replace("__", ".")]
-        for theirs, ours in names.items()
-    }
+def renamed(weights, others):
+    """Our parameters by their names; words are theirs=ours, and those of weights have no end."""
+    words = [word.replace("=", ".weight=") + ".weight" for word in weights.split()]
+    names = dict(word.split("=") for word in [*words, *others.split()])
+    return lambda p: {theirs: parts(p)[ours] for theirs, ours in names.items()}
 
 
-SAME = dict(q_proj__weight="q__weight", k_proj__weight="k__weight", v_proj__weight="v__weight",
-            conv1d__weight="conv__weight", o_norm__weight="head_norm__weight",
-            o_proj__weight="out_proj__weight", b_proj__weight="b_proj__weight")  # fmt: skip
-OLMO = renamed(**SAME, A_log="A_log", dt_bias="dt_bias",
-               a_proj__weight="a_proj__weight", g_proj__weight="g_proj__weight")  # fmt: skip
-KIMI = renamed(**SAME, forget_gate__f_a_proj__weight="decay_down__weight",
-               forget_gate__f_b_proj__weight="decay_up__weight",
-               forget_gate__dt_bias="dt_bias", forget_gate__A_log="A_log",
-               g_a_proj__weight="gate_down__weight",
-               g_b_proj__weight="gate_up__weight")  # fmt: skip
+SAME = "q_proj=q k_proj=k v_proj=v conv1d=conv o_norm=head_norm o_proj=out_proj b_proj=b_proj"
+GATES = "forget_gate.f_a_proj=decay_down forget_gate.f_b_proj=decay_up"
+OLMO = renamed(f"{SAME} a_proj=a_proj g_proj=g_proj", "A_log=A_log dt_bias=dt_bias")
+KIMI = renamed(
+    f"{SAME} {GATES} g_a_proj=gate_down g_b_proj=gate_up",
+    "forget_gate.dt_bias=dt_bias forget_gate.A_log=A_log",
+)
 LINEAR = dict(linear_num_value_heads=H, linear_num_key_heads=H, linear_key_head_dim=D // H,
               linear_value_head_dim=D // H)  # fmt: skip
 LFM2 = dict(
