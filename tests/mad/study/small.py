@@ -54,15 +54,14 @@ def quick(config, *, callbacks, rungs):
 
 
 def with_curve(config, *, callbacks, rungs):
-    points = tuple(
-        Point(step=n, seconds=n / 10, loss=None, acc_token=n / 4, acc_macro=n / 4)
-        for n in (1, 2, 3)
-    )
-    for point in points:
+    curve = ()
+    for n in (1, 2, 3):
+        point = Point(step=n, seconds=n / 10, loss=None, acc_token=n / 4, acc_macro=n / 4)
+        curve += (point,)
         callbacks.point(point)
-        if point.step in rungs and callbacks.should_prune(point):
-            return result(config, status="pruned", curve=points[: point.step])
-    return result(config, curve=points)
+        if n in rungs and callbacks.should_prune(point):
+            return result(config, status="pruned", curve=curve)
+    return result(config, curve=curve)
 
 
 def held(config, *, folder, **_):
@@ -140,8 +139,6 @@ ON_MLX = ("--backend", "mlx")
 
 def space(root):
     """A file of a space of two candidates."""
-    path = root / "space.yaml"
-    path.write_text(
-        yaml.safe_dump({"space": {"depth": 2, "mixers": texts(2), "channels": ["swiglu"]}})
-    )
+    path, keys = root / "space.yaml", {"depth": 2, "mixers": texts(2), "channels": ["swiglu"]}
+    path.write_text(yaml.safe_dump({"space": keys}))
     return str(path)

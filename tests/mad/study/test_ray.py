@@ -19,6 +19,7 @@ from mlxhog.mad.training.candidate import train
 from tests.mad.study import small
 from tests.mad.study.test_scheduler import Second
 from tests.processes import below, left_of
+from tests.threads import LIMIT_S
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
@@ -61,7 +62,7 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray; newer versions have more
         outcome = session(ray, executor="ray")
-    assert not left_of(set(below(os.getpid())) - before, 60)
+    assert not left_of(set(below(os.getpid())) - before, LIMIT_S)
     assert outcome.statuses == {"done": 1, "pruned": 1, "failed": 1}
     by_seed = {one.seed: one for one in ray.records()}
     assert by_seed[2].reason.startswith("its process is lost with its machine: WorkerCrashedError")

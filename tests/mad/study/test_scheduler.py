@@ -24,7 +24,7 @@ from tests.mad.study import small
 from tests.mad.study.small import go, lines, study, table, texts
 from tests.pairs import each_of
 from tests.processes import alive, workers_of
-from tests.threads import wait_until
+from tests.threads import LIMIT_S, wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -150,9 +150,7 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_the_next_session_
         "raise": "^kernel is -3; a convolution has at least 1 tap",
         "kill": r"^its process was killed \(SIGKILL\), .*, 4 times",
     }
-    outcome = go(
-        store, small.goes_wrong, observer=lambda progress: messages.append(progress.message)
-    )
+    outcome = go(store, small.goes_wrong, observer=lambda now: messages.append(now.message))
     assert outcome.statuses == {"done": 2, "failed": 5}
     failed = {record.seed: record for record in store.records() if record.status == "failed"}
     for n, words in enumerate(ways.values(), start=1):
@@ -192,24 +190,21 @@ import sys
 from functools import partial
 from pathlib import Path
 from tests.mad.study import small
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    run = partial(small.held, folder=folder)
-    outcome = small.go(small.study(folder, candidates=4), run, parallel=2)
-    print(outcome.status, outcome.statuses)
+folder = Path(sys.argv[1])
+run = partial(small.held, folder=folder)
+outcome = small.go(small.study(folder, candidates=4), run, parallel=2)
+print(outcome.status, outcome.statuses)
 """
 
 
 @pytest.fixture
 def session(tmp_path):
     """Starts a scheduler of a 16-run study in a new process; its runs wait to be allowed."""
-    script = tmp_path / "session.py"
-    script.write_text(SESSION)
     with ExitStack() as begun:
 
         def start():
             process = subprocess.Popen(
-                [sys.executable, str(script), str(tmp_path)],
+                [sys.executable, "-c", SESSION, str(tmp_path)],
                 env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, text=True, start_new_session=True,
             )  # fmt: skip
@@ -248,7 +243,7 @@ def test_killing_scheduler_or_workers_and_ctrl_c_change_nothing_of_the_final_tab
     wait_until(lambda: lines(tmp_path / "s") >= 9)
     os.killpg(process.pid, signal.SIGINT)  # as in a terminal: the workers also get it
     allow(16)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=LIMIT_S)
     assert output.startswith("interrupted"), output
     assert 9 <= lines(tmp_path / "s") < 16
     cut = study(tmp_path, "s", candidates=4)

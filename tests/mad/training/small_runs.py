@@ -4,32 +4,21 @@ from dataclasses import replace
 
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.models.mad.layers import make
+from mlxhog.models.mad.sequence import parse
 
 SETTINGS = {"vocab": 8, "seq_len": 16, "train_rows": 96, "test_rows": 32}
 PROTOCOL = {"optimizer": PUBLISHED, "lr": 2e-3, "batch_size": 16, "steps": 12, "eval_every": 6}
 
 
 def small_run(
-    *,
-    layers="gated-conv swiglu",
-    workers="torch:cpu",
-    seed=3,
-    dim=16,
-    task="in-context-recall",
-    settings=None,
-    **protocol,
-):
+    *, layers="gated-conv swiglu", workers="torch:cpu", seed=3, dim=16, task="in-context-recall",
+    settings=None, **protocol,
+):  # fmt: skip
     """A run of six steps an epoch; `protocol` replaces fields of the protocol."""
     return RunConfig(
-        task=task,
-        settings=SETTINGS | (settings or {}),
-        layers=tuple(map(make, layers.split())),
-        dim=dim,
-        protocol=Protocol(**PROTOCOL | protocol),
-        seed=seed,
-        workers=workers,
-    )
+        task=task, settings=SETTINGS | (settings or {}), layers=parse(layers), dim=dim, seed=seed,
+        protocol=Protocol(**PROTOCOL | protocol), workers=workers,
+    )  # fmt: skip
 
 
 def numbers(result):

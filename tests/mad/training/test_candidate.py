@@ -1,6 +1,6 @@
 """One candidate, trained in this process: its configuration decides its numbers; it learns."""
 
-from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,37 +11,28 @@ from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models import lm
 from mlxhog.models.families import init_params, param_spec
-from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim import Muon
 from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
-BACKENDS = ("torch:cpu", "mlx:cpu")
-backends = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def losses(config):
-    """The training loss of every step."""
-    return np.array([point.loss for point in train(config).curve])
+backends = pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 
 
 def torch_losses(config):
-    """The same by torch's AdamW and schedule, from the same initial values on the same batches."""
+    """The loss of every step of torch's AdamW and schedule, from our initial values and batches."""
     plan, protocol = make_run_plan(config), config.protocol
     params = {
         name: torch.tensor(value, requires_grad=True)
         for name, value in init_params(plan.model, config.seed).items()
     }
     spec, decay = param_spec(plan.model), protocol.weight_decay
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [one], "weight_decay": decay * (protocol.wd_all or spec[name].decay)}
-            for name, one in params.items()
-        ],
-        lr=protocol.lr,
-        betas=(0.9, protocol.optimizer.beta2),
-    )
+    groups = [
+        {"params": [one], "weight_decay": decay * (protocol.wd_all or spec[name].decay)}
+        for name, one in params.items()
+    ]
+    betas = (0.9, protocol.optimizer.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=protocol.lr, betas=betas)
     epochs = plan.limit // plan.per_epoch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
     batches, result, ops = plan.batches(), [], choose("torch", "reference", "cpu")
@@ -71,18 +62,13 @@ def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend):
 @backends
 @pytest.mark.parametrize(
     "protocol",
-    [
-        {},
-        {"schedule": "constant", "weight_decay": 0.3},
-        {"weight_decay": 0.3, "wd_all": True},
-    ],
+    [{}, {"schedule": "constant", "weight_decay": 0.3}, {"weight_decay": 0.3, "wd_all": True}],
     ids=["cosine", "constant and decay", "decay of everything"],
 )
 def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
-    config = small_run(
-        workers=backend, lr=2e-2, steps=None, epochs=4, eval_every=1, stop_accuracy=2, **protocol
-    )
-    actual = losses(config)
+    course = {"lr": 2e-2, "steps": None, "epochs": 4, "eval_every": 1, "stop_accuracy": 2}
+    config = small_run(workers=backend, **course, **protocol)
+    actual = np.array([point.loss for point in train(config).curve])  # of every step
     assert len(actual) == 24
     assert_close(actual, torch_losses(config), STEP_LOSSES_F32)
 
@@ -101,10 +87,8 @@ def test_the_optimizer_is_part_of_a_run_and_an_open_step_size_follows_from_the_w
 
 def test_an_epoch_deals_every_row_once_in_an_order_of_its_own():
     rows = make_run_plan(small_run(batch_size=20, labels="scored")).task_rows
-    epochs = [
-        np.concatenate([rows.at(epoch, ticket).x for ticket in range(rows.n_tickets)])
-        for epoch in (0, 1)
-    ]
+    tickets = range(rows.n_tickets)
+    epochs = [np.concatenate([rows.at(n, ticket).x for ticket in tickets]) for n in (0, 1)]
     assert (rows.n_tickets, len(rows.at(0, 4).x)) == (5, 16)
     for epoch in epochs:
         assert sorted(map(tuple, epoch)) == sorted(map(tuple, rows.dataset().train_x))
@@ -136,13 +120,10 @@ def test_an_interrupted_run_is_evaluated_where_it_stands(beat, steps, evaluation
     assert result.acc_token == result.curve[-1].acc_token
 
 
-def test_a_second_interrupt_leaves_at_once():
-    class Impatient(Recorder):
-        def beat(self):
-            raise KeyboardInterrupt
-
+def test_a_second_interrupt_leaves_at_once(monkeypatch):
+    monkeypatch.setattr(Recorder, "beat", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        train(small_run(), callbacks=Impatient())
+        train(small_run(), callbacks=Recorder())
 
 
 def test_validation_rows_decide_where_asked_for_and_both_are_told():
@@ -186,10 +167,10 @@ def test_small_candidates_learn_the_tasks_that_they_should_at_16_times_the_lengt
     layers, backend, solves, task, settings
 ):
     config = small_run(
-        task=task, settings=settings, workers=backend, clip=1.0, schedule="constant", lr=2e-2,
-        steps=300, eval_every=50, batch_size=32, beta2=0.95, stop_accuracy=1.0,
+        layers=layers, workers=backend, task=task, settings=settings, clip=1.0, lr=2e-2, steps=300,
+        schedule="constant", eval_every=50, batch_size=32, beta2=0.95, stop_accuracy=1.0,
     )  # fmt: skip
-    result = train(replace(config, layers=parse(layers)))
+    result = train(config)
     assert [end for end, _ in result.by_length] == [16, 32, 64, 128, 256]
     assert all((accuracy == 1.0) == solves for _, accuracy in result.by_length)
     assert (result.acc_token == 1.0) == solves
