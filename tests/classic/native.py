@@ -76,6 +76,13 @@ class Sparse(namedtuple("Sparse", "indptr indices values labels shrink d")):
         return self.indices[at], self.values[at], self.labels[e]
 
 
+def linear(x, indptr, indices, values, labels, shrink=()):
+    """The native problem of these sparse rows over x."""
+    floats = (np.asarray(one, np.float32) for one in (values, labels, shrink))
+    places = np.asarray(indptr, np.int64), np.asarray(indices, np.int32)
+    return _native.LinearProblem(x, *places, *floats)
+
+
 def orders(n, workers, seed=0):
     """A shuffle of n examples, cut into the workers' shares."""
     shuffled = np.random.default_rng(seed).permutation(n).astype(np.int32)

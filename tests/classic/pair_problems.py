@@ -47,10 +47,10 @@ class Tangle(namedtuple("Tangle", "x edges fixed")):
     def random(cls, n=300, vertices=30, *, labels=2):
         """Terminals are the first vertices, one per label; two labels are one float."""
         rng = np.random.default_rng(0)
-        edges = []
-        for _ in range(n):
-            u, v = rng.choice(vertices, 2, replace=False)
-            edges.append((int(u), int(v), float(np.float32(rng.random()))))
+        edges = [
+            (*rng.choice(vertices, 2, replace=False).tolist(), float(np.float32(rng.random())))
+            for _ in range(n)
+        ]
         x = rng.dirichlet(np.ones(labels), vertices).astype(np.float32)
         x[:labels] = np.eye(labels)
         fixed = (np.arange(vertices) < labels).astype(np.uint8)
@@ -77,14 +77,7 @@ def cut_grid(side=8, *, seed=0):
     """
     heads, tails = grid_edges(side)
     weights = np.random.default_rng(seed).integers(1, 11, len(heads))
-    return Graph(
-        heads=heads,
-        tails=tails,
-        weights=weights.astype(np.float32),
-        n_vertices=side**3,
-        terminals=faces(side),
-        labels=2,
-    )
+    return Graph(heads, tails, weights.astype(np.float32), side**3, faces(side), labels=2)
 
 
 def clusters(vertices, edges, labels):
@@ -92,12 +85,9 @@ def clusters(vertices, edges, labels):
     rng = np.random.default_rng(0)
     heads = rng.integers(vertices, size=edges)
     apart = labels * rng.integers(1, vertices // labels - 1, edges) + (rng.random(edges) < 0.1)
+    tails = (heads + apart) % (vertices - vertices % labels)
     shown = {*range(labels), *rng.choice(vertices, vertices // 10, replace=False).tolist()}
-    return Graph(
-        heads=heads.astype(np.int32),
-        tails=((heads + apart) % (vertices - vertices % labels)).astype(np.int32),
-        weights=rng.random(edges, dtype=np.float32),
-        n_vertices=vertices,
-        terminals={vertex: vertex % labels for vertex in sorted(shown)},
-        labels=labels,
-    )
+    terminals = {vertex: vertex % labels for vertex in sorted(shown)}
+    weights = rng.random(edges, dtype=np.float32)
+    pairs = heads.astype(np.int32), tails.astype(np.int32)
+    return Graph(*pairs, weights, vertices, terminals, labels)

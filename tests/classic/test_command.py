@@ -21,8 +21,8 @@ LAST = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def small(monkeypatch):
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
     monkeypatch.setattr(problems, "create", lambda name, config: hinge())
 
 
@@ -32,7 +32,6 @@ def test_without_a_name_it_lists_the_problems(capsys):
     assert [line.split()[0] for line in lines] == list(problems.PROBLEMS)
 
 
-@pytest.mark.usefixtures("small")
 def test_its_json_ends_with_what_is_promised(capsys):
     printed = told(capsys, "classic", "svm", "--workers", "2")
     assert tuple(printed)[-len(LAST) :] == LAST
@@ -41,7 +40,6 @@ def test_its_json_ends_with_what_is_promised(capsys):
     assert [row["epoch"] for row in printed["epochs"]] == [1, 2, 3]
 
 
-@pytest.mark.usefixtures("small")
 def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))  # else it says: busy machine
     assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
@@ -55,7 +53,6 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
         assert words in output
 
 
-@pytest.mark.usefixtures("small")
 def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert main(["classic", "svm", "--lr", "1e6", "--json"]) == 4
     output = capsys.readouterr()
@@ -65,7 +62,6 @@ def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
     assert (printed["status"], printed["speedup"]) == ("diverged", None)
 
 
-@pytest.mark.usefixtures("small")
 def test_a_signal_ends_the_command_with_130_and_leaves_no_process(capsys, monkeypatch):
     run_epoch = _Run._run_epoch
 

@@ -25,30 +25,23 @@ def worker_pids():
     return [child.pid for child in children if child.name == "mlxhog-child"]
 
 
-def killer(*, amid):
-    """Kill a worker once: in the midst of an epoch, or while it starts."""
-    victims = []
-
-    def watch(progress):
-        if not victims and worker_pids() and (0 < progress.done < EXAMPLES or not amid):
-            victims.append(worker_pids()[-1])
-            os.kill(victims[0], signal.SIGKILL)
-
-    return watch
-
-
-def run_of(scheme, **options):
-    workers = 1 if scheme == "serial" else 2
-    return ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
-
-
 @pytest.mark.parametrize(
     ("scheme", "amid"),
     [("hogwild", True), ("aig", True), ("round_robin", True), ("sync", True), ("cyclades", True),
      ("serial", True), ("hogwild", False)],
 )  # fmt: skip
 def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(many, scheme, amid):
+    """In the midst of an epoch, or while it starts."""
+    victims = []
+
+    def kill(progress):
+        if not victims and worker_pids() and (0 < progress.done < EXAMPLES or not amid):
+            victims.append(worker_pids()[-1])
+            os.kill(victims[0], signal.SIGKILL)
+
     options = {"component_batch": 50_000} if scheme == "cyclades" else {}
+    workers = 1 if scheme == "serial" else 2
+    config = ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
     with pytest.raises(WorkerFailed, match=r"worker \d failed, and the run .* \(signal SIGKILL\)"):
-        train(many, run_of(scheme, **options), killer(amid=amid))
+        train(many, config, kill)
     assert not worker_pids()

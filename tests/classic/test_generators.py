@@ -8,22 +8,18 @@ from tests.classic.pair_problems import delta_and_rho
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
 
-def meeting(rows, number):
-    """The share of rows that have a feature in common with one of them."""
-    marked = np.zeros(rows.n_features, bool)
-    marked[rows.indices[rows.indptr[number] : rows.indptr[number + 1]]] = True
-    return float(np.logical_or.reduceat(marked[rows.indices], rows.indptr[:-1]).mean())
-
-
 @pytest.mark.slow
 def test_rcv1_like_has_the_statistics_of_rcv1(text):
     lengths, often = np.diff(text.indptr), text.degrees() / text.n_rows
+    longest, marked = int(lengths.argmax()), np.zeros(text.n_features, bool)
+    marked[text.indices[text.indptr[longest] : text.indptr[longest + 1]]] = True
+    meets_longest = np.logical_or.reduceat(marked[text.indices], text.indptr[:-1])
     for name, statistic, published in (
         ("mean length", lengths.mean(), 79),
         ("median length", np.median(lengths), 66),
         ("omega", lengths.max(), 677),
         ("delta", often.max(), 0.42),
-        ("rho", meeting(text, int(lengths.argmax())), 0.9995),
+        ("rho", meets_longest.mean(), 0.9995),
         ("sum of q^2", np.square(often).sum(), 4.49),
     ):
         assert_close(statistic, published, FITTED_STATISTIC, label=name)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mlxhog import _native
+from tests.classic import native
 from tests.classic.native import KINDS, WIDTH, Sparse, alone, orders
 from tests.classic.pair_problems import Factors, Tangle, table
 from tests.pairs import each_of
@@ -26,14 +27,8 @@ def test_one_step_of_the_svm_is_the_recorded_one(name):
     case = GOLDEN["svm"] | GOLDEN[name]
     x = np.zeros((1, WIDTH), np.float32)
     x[0, :5] = case["w"]
-    problem = _native.LinearProblem(
-        x,
-        np.array([0, 3]),
-        np.array(case["idx"], np.int32),
-        np.array(case["x"], np.float32),
-        np.array([case["y"]], np.float32),
-        (2 * case["lam"] / np.array(case["deg"])).astype(np.float32),
-    )
+    shrink = 2 * case["lam"] / np.array(case["deg"])
+    problem = native.linear(x, [0, 3], case["idx"], case["x"], [case["y"]], shrink)
     problem.run(alone("private"), FIRST, case["gamma"])
     assert np.abs(x[0, :5] - case["w_new"]).max() <= CLASSIC_STEP_F32.atol
     assert not x[0, 5:].any()
@@ -171,11 +166,8 @@ def test_the_projection_is_the_nearest_point_of_the_simplex(v):
 
 
 def sparse(indptr, *indices, n_values=2):
-    values, labels = np.ones(n_values, np.float32), np.ones(2, np.float32)
-    x, shrink = np.zeros((1, WIDTH), np.float32), np.ones(0, np.float32)
-    return _native.LinearProblem(
-        x, np.array(indptr), np.array(indices, np.int32), values, labels, shrink
-    )
+    x = np.zeros((1, WIDTH), np.float32)
+    return native.linear(x, indptr, indices, np.ones(n_values), np.ones(2))
 
 
 def rating(*pair, width=16):

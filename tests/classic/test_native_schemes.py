@@ -5,6 +5,7 @@ import pytest
 
 from mlxhog import _native
 from mlxhog.classic.problem import pack_pairs
+from tests.classic import native
 from tests.classic.native import BOARD_FLOATS, WIDTH, Sparse, board_of, orders, scheme_of, x_of
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared, spawned
 from tests.pairs import each_of
@@ -82,10 +83,6 @@ def floats_of(segment):
     return segment.floats[BOARD_FLOATS:]
 
 
-def share_of(rank, kind):
-    return np.arange(rank * ADDS[kind], (rank + 1) * ADDS[kind], dtype=np.int32)
-
-
 def cells_of(rank):
     """20 of 40 cells for each of 50 examples."""
     rng = np.random.default_rng(rank)
@@ -94,14 +91,8 @@ def cells_of(rank):
 
 def rows(segment, kind, rank):
     """Every example takes 1 from each of its cells, if the step is -1: no margin reaches 1."""
-    problem = _native.LinearProblem(
-        floats_of(segment)[:64].reshape(-1, WIDTH),
-        np.arange(0, 1001, 20),
-        cells_of(rank).reshape(-1).astype(np.int32),
-        np.ones(1000, np.float32),
-        np.ones(50, np.float32),
-        np.zeros(0, np.float32),
-    )
+    x, cells = floats_of(segment)[:64].reshape(-1, WIDTH), cells_of(rank).reshape(-1)
+    problem = native.linear(x, np.arange(0, 1001, 20), cells, np.ones(1000), np.ones(50))
     return problem, np.tile(np.arange(50, dtype=np.int32), ADDS[kind] // 50), -1.0
 
 
@@ -109,14 +100,13 @@ def edges(segment, kind, rank):
     """Vertex 0, and terminals of label 0 that each pull it by 2^-20, which is exact."""
     n = WORKERS * ADDS[kind] + 1
     x = floats_of(segment)[:n].reshape(n, 1)
-    if rank is None:
-        x[1:] = 1
-        x[0] = 0
-    fixed = np.ones(n, np.uint8)
-    fixed[0] = 0
     ends = np.arange(1, n, dtype=np.int32)
+    fixed = (np.arange(n) > 0).astype(np.uint8)
+    if rank is None:
+        x[:, 0] = fixed
     pairs = pack_pairs(np.zeros_like(ends), ends, np.full(n - 1, 2.0**-20))
-    return _native.CutProblem(x, pairs, fixed), share_of(rank or 0, kind), 1.0
+    share = np.array_split(ends - 1, WORKERS)[rank or 0]
+    return _native.CutProblem(x, pairs, fixed), share, 1.0
 
 
 def count(segment, make, kind, rank, options, together):
@@ -128,7 +118,7 @@ def count(segment, make, kind, rank, options, together):
     assert problem.run(scheme, order, gamma) == len(order)
 
 
-def counted(make, kind, **options):
+def counted(make, kind, options):
     """The shared floats after three workers have counted."""
     n = WORKERS * ADDS[kind] + 1
     with shared(BOARD_FLOATS + n, n, WORKERS) as segment:
@@ -142,16 +132,6 @@ def counted(make, kind, **options):
         return floats_of(segment)[:64].copy()
 
 
-COUNTS = -sum(np.bincount(cells_of(rank).reshape(-1), minlength=48) for rank in range(WORKERS))
-
-
-def expected(make, kind):
-    """The first floats if no add is lost."""
-    if make is rows:
-        return COUNTS * (ADDS[kind] // 50)
-    return [WORKERS * ADDS[kind] * 2.0**-20]
-
-
 @each_of(  # rows of several floats: tests/classic/test_row_locks.py
     ("make", "kind"),
     [
@@ -160,28 +140,26 @@ def expected(make, kind):
     ],
 )  # fmt: skip
 def test_no_update_is_lost(make, kind):
-    options = {"hot": 48, "period": 16} if kind == "hot_cold" else {}
-    floats, wanted = counted(make, kind, **options), expected(make, kind)
-    np.testing.assert_array_equal(floats[: len(wanted)], wanted)
-    if make is rows and kind != "hot_cold":  # the probe is no coordinate of its head
+    floats = counted(make, kind, {"hot": 48, "period": 16} if kind == "hot_cold" else {})
+    if make is edges:
+        assert floats[0] == WORKERS * ADDS[kind] * 2.0**-20
+        return
+    cells = np.concatenate([cells_of(rank).reshape(-1) for rank in range(WORKERS)])
+    times = np.bincount(cells, minlength=48) * (ADDS[kind] // 50)
+    np.testing.assert_array_equal(floats[:48], -times)
+    if kind != "hot_cold":  # the probe is no coordinate of its head
         assert floats[48] == WORKERS * ADDS[kind]
 
 
 # -- torn values ----------------------------------------------------------------------------------
 
-A = 2_796_203.0  # 0x4a2aaaac; its multiples up to 6 are exact and share hardly a byte
+A = 87_381.0  # 0x47aaaa80; its multiples up to 192 are exact, and neighbours share hardly a byte
 
 
 def push_and_pull(segment, kind, rank):
     """Rows of one coordinate each: +1 pushes it up by A unless it is positive, -1 down."""
-    problem = _native.LinearProblem(
-        x_of(segment),
-        np.arange(33),
-        np.tile(np.arange(16, dtype=np.int32), 2),
-        np.ones(32, np.float32),
-        np.repeat(np.array([1, -1], np.float32), 16),
-        np.zeros(0, np.float32),
-    )
+    columns, labels = np.tile(np.arange(16), 2), np.repeat([1, -1], 16)
+    problem = native.linear(x_of(segment), np.arange(33), columns, np.ones(32), labels)
     scheme = scheme_of(segment, kind, rank, WORKERS)
     order = np.random.default_rng(rank).permutation(32).astype(np.int32)
     while problem.run(scheme, np.tile(order, 1000), A) == 32_000:
@@ -197,14 +175,11 @@ def test_readers_never_see_a_torn_value(kind):
         jobs = [(segment, kind, rank) for rank in range(WORKERS)]
         values = set()
 
-        def examples():
-            return [board.examples(rank) for rank in range(WORKERS)]
-
         def all_wrote_while_we_read():
-            before = examples()
+            before = [board.examples(rank) for rank in range(WORKERS)]
             for _ in range(20_000):
                 values.update(x.tolist())
-            return all(now > then for now, then in zip(examples(), before, strict=True))
+            return all(board.examples(rank) > before[rank] for rank in range(WORKERS))
 
         with spawned(push_and_pull, jobs) as processes:
             wait_until(all_wrote_while_we_read)
@@ -213,8 +188,9 @@ def test_readers_never_see_a_torn_value(kind):
                 process.join(TIMEOUT_S)
                 assert process.exitcode == 0
         assert len(values) > 1
-        # A racy worker may write an old sum back, so that sums grow beyond the number of workers.
-        most = 6 if kind == "racy" else WORKERS
+        # A racy worker may write an old sum back, so that sums grow beyond the number of workers,
+        # by as much again as often as workers are interrupted between a read and its write.
+        most = 192 if kind == "racy" else WORKERS
         assert values <= {k * A for k in range(-most, most + 1)}
 
 

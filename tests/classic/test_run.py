@@ -11,13 +11,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.run import (
-    LEAST_PROBE_UPDATES,
-    epoch_order,
-    probe_interval,
-    step_size,
-    train,
-)
+from mlxhog.classic.run import LEAST_PROBE_UPDATES, epoch_order, probe_interval, step_size, train
 from mlxhog.errors import ConfigError
 from tests.classic.pair_problems import clusters
 from tests.classic.small import hinge

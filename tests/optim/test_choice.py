@@ -15,11 +15,7 @@ from mlxhog.models import families
 from mlxhog.models.families import read
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import GROUPS as FACTORS
-from mlxhog.optim import (
-    AdamW,
-    Muon,
-    Use,
-)
+from mlxhog.optim import AdamW, Muon, Use
 from mlxhog.optim.muon import on_cpu
 from mlxhog.optim.rule import StepWatch
 from mlxhog.strategies import Hogwild
@@ -46,8 +42,6 @@ def test_a_run_gives_its_optimizer_what_it_needs_beside_its_numbers():
 SHARED = {"strategy": "hogwild"}
 SYNC = {"strategy": "sync"}
 PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
-
-
 ONES = (1, 1, 1)
 PIECES = (12, 2.4, 1.5)
 

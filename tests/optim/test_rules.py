@@ -13,20 +13,10 @@ from hypothesis.extra import numpy as arrays
 
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.errors import ShapeError
-from mlxhog.optim import (
-    SGD,
-    AdamW,
-    Adan,
-    DelayFeedback,
-    Grouped,
-    Momentum,
-    Sparsified,
-    Use,
-    gradients,
-)
+from mlxhog.optim import SGD, AdamW, Adan, DelayFeedback, Grouped, Momentum, Sparsified, Use
 from mlxhog.optim.choice import Sharing
 from mlxhog.optim.delay_feedback import FEEDBACK
-from mlxhog.optim.gradients import GradientSum, Rows
+from mlxhog.optim.gradients import GradientSum, Rows, clip_factor, global_norm
 from mlxhog.optim.rule import StepTrace, parameter
 from mlxhog.optim.sparsified import RESIDUAL, Selection, take
 from mlxhog.optim.updates import WRITE_MODES
@@ -156,26 +146,23 @@ def test_a_gradient_of_rows_of_a_hidden_matrix_counts_as_zero_in_the_others(name
     np.testing.assert_array_equal(moved(rows), moved(whole))
 
 
-def of_rows(index, width):
-    return Rows(index, np.zeros((1, width), np.float32))
+def row(number, width=5, dtype=np.int32):
+    return Rows(np.array([number], dtype), np.zeros((1, width), np.float32))
 
 
-BAD_GRADIENTS = {
-    "unknown name": ("nobody", np.zeros(3, np.float32)),
-    "shape": ("bias", np.zeros(8, np.float32)),
-    "dtype": ("bias", np.zeros(9)),
-    "strided": ("bias", np.zeros(18, np.float32)[::2]),
-    "row width": ("embedding", of_rows(np.zeros(1, np.int32), 4)),
-    "row outside": ("embedding", of_rows(np.array([11], np.int32), 5)),
-    "negative row": ("embedding", of_rows(np.array([-1], np.int32), 5)),
-    "row dtype": ("embedding", of_rows(np.array([1]), 5)),
-}
+BAD_GRADIENTS = [
+    ("nobody", np.zeros(9, np.float32)),
+    ("bias", np.zeros(8, np.float32)),
+    ("bias", np.zeros(9, np.float64)),
+    ("bias", np.zeros(18, np.float32)[::2]),  # strided
+    *(("embedding", bad) for bad in (row(0, width=4), row(11), row(-1), row(1, dtype=np.int64))),
+]
 
 
 @each_rule
 def test_a_gradient_that_does_not_fit_is_refused_before_anything_is_written(name):
     rule, flat = RULES[name](), initial()
-    for bad, grad in BAD_GRADIENTS.values():
+    for bad, grad in BAD_GRADIENTS:
         with pytest.raises(ShapeError, match=bad):
             rule.step(target(rule, flat), {**dense_gradients(1), bad: grad}, lr=0.1, step=1)
     np.testing.assert_array_equal(flat, initial())
@@ -251,7 +238,7 @@ def test_dense_steps_with_clipping_and_decay_groups_equal_torchs(name, most):
     theirs = theirs(groups, lr=LR, **options)
     for step in range(1, 26):
         grads = {name: drawn(step)[name] for name in ("matrix", "bias")}
-        scale = gradients.clip_factor(gradients.global_norm(grads), most)
+        scale = clip_factor(global_norm(grads), most)
         ours.step(to, grads, lr=LR, step=step, seed=step, grad_scale=scale)
         w.grad, b.grad = map(torch.tensor, grads.values())
         if most:
@@ -330,34 +317,22 @@ def test_a_selection_takes_what_its_definition_takes(pending, rows, selection, k
 # -- in advance of what is late --------------------------------------------------------------------
 
 
-def fed(optimizer, *shares):
-    """Parameters of one worker after a step with each share, and what it has added in advance."""
-    flat = initial()
-    place = target(optimizer, flat, "matrix")
-    for count, share in enumerate(shares, 1):
-        optimizer.step(place, dense_gradients(count), lr=0.1, step=count, feedback=share)
-    return flat, place.private.get(FEEDBACK, np.zeros_like(flat))
-
-
 def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameters():
     steps = [dense_gradients(count) for count in range(1, 5)]
-    flat, ahead = fed(DelayFeedback(SGD(weight_decay=0.0)), 0.5, 0.0, 2.0, 0.75)
+    rule, flat = DelayFeedback(SGD(weight_decay=0.0)), initial()
+    place = target(rule, flat, "matrix")
+    for count, share in enumerate((0.5, 0.0, 2.0, 0.75), 1):
+        rule.step(place, steps[count - 1], lr=0.1, step=count, feedback=share)
     for name, slot in SLOTS.items():
         plain = parameter(initial(), slot) - 0.1 * sum(one[name] for one in steps)
         last = -0.1 * steps[-1][name]
         share = 0.0 if name == "embedding" else 0.75  # which is written by rows
         np.testing.assert_allclose(parameter(flat, slot), plain + share * last, atol=1e-6)
-        np.testing.assert_allclose(parameter(ahead, slot), share * last, atol=1e-6)
+        ahead = parameter(place.private[FEEDBACK], slot)
+        np.testing.assert_allclose(ahead, share * last, atol=1e-6)
 
 
 # -- gradients -------------------------------------------------------------------------------------
-
-
-def whole_of(rows, n_rows):
-    """The same gradient as a dense array."""
-    whole = np.zeros((n_rows, rows.values.shape[1]), np.float32)
-    np.add.at(whole, rows.index, rows.values)
-    return whole
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
@@ -367,7 +342,9 @@ def test_coalesced_rows_ascend_and_mean_the_same(index, width):
     once = rows.coalesced()
     assert once.index.dtype == np.int32
     np.testing.assert_array_equal(once.index, np.unique(index))
-    np.testing.assert_array_equal(whole_of(once, 10), whole_of(rows, 10))
+    whole = np.zeros((10, width), np.float32)
+    np.add.at(whole, rows.index, rows.values)
+    np.testing.assert_array_equal(once.values, whole[once.index])
 
 
 @pytest.mark.parametrize(("index", "values"), [((3,), (2, 4)), ((2, 1), (2, 4)), ((2,), (2,))])
@@ -387,10 +364,8 @@ def test_a_gradient_sum_copies_because_backends_reuse_their_arrays():
     total.add({**reused, "e": rows}, 0.25)
     grads = total.grads()
     np.testing.assert_array_equal(grads["w"], 1.5)
-    summed = grads["e"]
-    assert isinstance(summed, Rows)
-    np.testing.assert_array_equal(summed.index, [0, 2, 3])
-    np.testing.assert_array_equal(summed.values, [[1.25, 1.25], [0.5, 0.5], [0.75, 0.75]])
+    np.testing.assert_array_equal(grads["e"].index, [0, 2, 3])
+    np.testing.assert_array_equal(grads["e"].values, [[1.25, 1.25], [0.5, 0.5], [0.75, 0.75]])
 
 
 @pytest.mark.parametrize(
@@ -398,4 +373,4 @@ def test_a_gradient_sum_copies_because_backends_reuse_their_arrays():
     [(0.1, 0.5, 1.0), (2.0, 0.5, 0.25), (7.0, 0.0, 1.0), (0.0, 1.0, 1.0)],
 )
 def test_the_factor_brings_a_long_gradient_down_and_leaves_a_short_one(norm, max_norm, factor):
-    assert gradients.clip_factor(norm, max_norm) == pytest.approx(factor, rel=1e-6)
+    assert clip_factor(norm, max_norm) == pytest.approx(factor, rel=1e-6)

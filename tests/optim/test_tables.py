@@ -1,7 +1,6 @@
 """Steps of tables: the formula, rows outside of the batch, and a norm of 0."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,7 +67,7 @@ def test_in_an_arena_tables_are_behind_all_that_other_segments_copy():
     assert list(layout.parts("copy")) == ["w", *SPECS]
     assert list(layout.parts("m.1")) == ["w"]
     assert layout.n_lock_words == layout.n_floats // 1024 + 18
-    rule = WithTables(optim.build(replace(SERIAL)), frozenset({ONE}), 0.1)
+    rule = WithTables(optim.build(SERIAL), frozenset({ONE}), 0.1)
     with arena.Arena.create(layout) as made:
         target = optim.Target(
             flat=made.params, slots=layout.slots, locks=made.locks(), mode=0,

@@ -14,8 +14,8 @@ class Died(BaseException):
     """Stands for SIGKILL: nothing behind the line where it is raised runs."""
 
 
-def _traced(on_line, folders):
-    """A trace function that calls `on_line` with each place that is about to run."""
+def _traced(work, on_line, folders=FOLDERS):
+    """Do some work, and call `on_line` with each place that is about to run; whether it died."""
 
     def trace(frame, event, argument):
         if not frame.f_code.co_filename.startswith(folders):
@@ -24,17 +24,20 @@ def _traced(on_line, folders):
             on_line((frame.f_code.co_filename, frame.f_lineno))
         return trace
 
-    return trace
+    sys.settrace(trace)
+    try:
+        work()
+    except Died:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
 
 
 def places(work, folders=FOLDERS):
     """Lines that some work executes, as (file, number), and how often."""
     counts = Counter()
-    sys.settrace(_traced(lambda place: counts.update([place]), folders))
-    try:
-        work()
-    finally:
-        sys.settrace(None)
+    _traced(work, lambda place: counts.update([place]), folders)
     return counts
 
 
@@ -49,7 +52,7 @@ def dies(work, place, times=1, folders=FOLDERS):
             if not left:
                 raise Died
 
-    return _until_dead(work, on_line, folders)
+    return _traced(work, on_line, folders)
 
 
 def dies_with(work, others, *arguments):
@@ -59,15 +62,4 @@ def dies_with(work, others, *arguments):
         if others.is_set():
             raise Died
 
-    return _until_dead(partial(work, *arguments), on_line, FOLDERS)
-
-
-def _until_dead(work, on_line, folders):
-    sys.settrace(_traced(on_line, folders))
-    try:
-        work()
-    except Died:
-        return True
-    finally:
-        sys.settrace(None)
-    return False
+    return _traced(partial(work, *arguments), on_line)

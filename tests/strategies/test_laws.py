@@ -155,12 +155,12 @@ def test_it_is_its_sequential_reference_bit_for_bit(case):
     run.arena.close()
 
 
-def lines_of(case, rank):
+def lines_of(case):
     """Lines that a worker executes, each with the number of times until it may die there."""
     run = case.run()
-    others = [w for k, w in enumerate(run.workers) if k != rank]
-    threads = begin(lambda w: run.work(w, run.workers[rank]), others)
-    counts = places(partial(run.work, run.workers[rank]))
+    first, *others = run.workers
+    threads = begin(partial(run.work, victim=first), others)
+    counts = places(partial(run.work, first))
     join(threads)
     run.arena.close()
     return [(place, min(2, n)) for place, n in sorted(counts.items())]
@@ -183,7 +183,7 @@ def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case
     """
     if case.name in ("sync", "scaffold") and case.gradient is of_both:
         case = replace(case, gradient=of_ticket)  # a torn part leaves other gradients alone
-    reached, lines = 0, [line for line in lines_of(case, 0) if DEATHS[line[0]] < 3]
+    reached, lines = 0, [line for line in lines_of(case) if DEATHS[line[0]] < 3]
     DEATHS.update(place for place, _ in lines)
     for number, (place, times) in enumerate(lines):
         run = case.run()
@@ -208,7 +208,7 @@ def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case
 def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_died(case):
     """At every third line; a single death, above, comes at each."""
     reached = still = 0
-    for number, (place, times) in enumerate(lines_of(case, 0)[::3]):
+    for number, (place, times) in enumerate(lines_of(case)[::3]):
         run, dead = case.run(), threading.Event()
         workers = run.workers if number % 2 else run.workers[::-1]
         victim, others = workers[0], workers[1:]

@@ -102,16 +102,12 @@ def halvings(arena, segment, name):
     return set(np.log2(BEGIN / values.astype(np.float64)).tolist())
 
 
-def ahead(rule):
-    optimizer = "adamw" if isinstance(rule, AdamW) else "muon"
-    return strategy(optimizer=optimizer, moments="shared", predict="last")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [ADAMW, MUON], ids=["adamw", "muon"])
-def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(rule):
+@pytest.mark.parametrize(("optimizer", "rule"), [("adamw", ADAMW), ("muon", MUON)])
+def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(optimizer, rule):
     """At any line of the strategy or of the optimizer, while another worker holds a gradient."""
-    of, folders = ahead(rule), (*FOLDERS, mlxhog.optim.__path__[0])
+    of = strategy(optimizer=optimizer, moments="shared", predict="last")
+    folders = (*FOLDERS, mlxhog.optim.__path__[0])
     make = partial(worker, of=of, steps=STEPS, optimizer=rule)
     with moments_arena(of, rule) as arena:
         counts = places(partial(take_zeros, make(arena, 1)), folders)
@@ -214,10 +210,6 @@ def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival
         assert not several.segment("m.2").any()
 
 
-def gate(slack, workers=2):
-    return strategy("ssp", workers, slack=slack)
-
-
 def running(arena, slot, of):
     one = worker(arena, slot, of, steps=60)
     one.context.entry.state = State.RUNNING
@@ -226,7 +218,7 @@ def running(arena, slot, of):
 
 @pytest.mark.parametrize("ends", ["finished", "done"])
 def test_no_worker_waits_for_one_that_has_ended(ends):
-    of = gate(0)
+    of = strategy("ssp", slack=0)
     with new_arena(of, n_tickets=64) as arena:
         one, other = running(arena, 1, of), running(arena, 2, of)
         step(other)
@@ -243,7 +235,7 @@ def test_no_worker_waits_for_one_that_has_ended(ends):
     ("counter", "value", "idle"), [("command", Command.REST, Idle.DONE), ("pause", 1, Idle.WAIT)]
 )
 def test_a_worker_at_the_gate_hears_the_supervisor(counter, value, idle):
-    of = gate(0)
+    of = strategy("ssp", slack=0)
     with new_arena(of) as arena:
         one, other = running(arena, 1, of), running(arena, 2, of)
         other.claim()
@@ -256,7 +248,7 @@ def test_a_worker_at_the_gate_hears_the_supervisor(counter, value, idle):
 def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(slack):
     """Steps of four workers in a random order, as far as the gate lets them; some of them die."""
     workers, steps, rng = 4, 50, random.Random(slack)
-    of, worst = gate(slack, workers), 0
+    of, worst = strategy("ssp", workers, slack=slack), 0
     with new_arena(of, steps=steps, n_tickets=64) as arena:
         team = {slot: running(arena, slot, of) for slot in range(1, workers + 1)}
         leases = {}

@@ -17,16 +17,12 @@ EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 
 N = 43
 
 
-def of_masks(masks):
-    """A sample of boolean rows, (edges, n)."""
-    return Hypergraph.of_bitmaps(np.packbits(masks, axis=1, bitorder="little"), masks.shape[1])
-
-
-def masks_of(edges, n):
+def sampled(edges, n):
+    """The hypergraph of a sample, whose edges are rows of bits."""
     masks = np.zeros((len(edges), n), bool)
     for mask, edge in zip(masks, edges, strict=True):
         mask[list(edge)] = True
-    return masks
+    return Hypergraph.of_bitmaps(np.packbits(masks, axis=1, bitorder="little"), n)
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
@@ -46,7 +42,7 @@ def test_the_worked_examples_are_exact(name):
 @max_examples(300)
 def test_edges_are_counted_as_by_comparing_every_pair_and_rho_is_bounded(edges):
     exact = Hypergraph.of_lists([sorted(edge) for edge in edges], N)
-    for graph in (exact, of_masks(masks_of(edges, N))):
+    for graph in (exact, sampled(edges, N)):
         assert graph.sizes.tolist() == [len(edge) for edge in edges]
         assert graph.degrees.tolist() == [sum(v in edge for edge in edges) for v in range(N)]
         assert graph.edge_degrees.tolist() == [sum(bool(a & b) for a in edges) for b in edges]
@@ -63,7 +59,7 @@ def test_many_edges_and_wide_ones_meet_wherever_they_are(n):
     places = np.sort(rng.choice(n, 40, replace=False))
     edges = [places[np.flatnonzero(row)] for row in mask]
     expected = ((mask.astype(np.float32) @ mask.T.astype(np.float32)) > 0).sum(axis=1)
-    for graph in (Hypergraph.of_lists(edges, n), of_masks(masks_of(edges, n))):
+    for graph in (Hypergraph.of_lists(edges, n), sampled(edges, n)):
         assert graph.edge_degrees.tolist() == expected.tolist()
 
 
@@ -88,9 +84,9 @@ def test_the_interval_is_clopper_and_pearsons_of_half_as_many_pairs():
 
 
 def test_a_sample_shows_the_largest_of_its_own_supports():
-    some = of_masks(masks_of([[0], [0, 1], [1, 2, 3], []], 4))
+    some = sampled([[0], [0, 1], [1, 2, 3], []], 4)
     assert (some.omega, some.delta) == (3, 0.5)
     assert some.sampled_rho == pytest.approx(2 / 3)
     assert some.p_conf == pytest.approx(2 / 6)
-    dense = of_masks(np.ones((64, 1000), bool))
+    dense = sampled([range(1000)] * 64, 1000)
     assert (dense.omega, dense.delta, dense.sampled_rho, dense.p_conf) == (1000, 1.0, 1.0, 1.0)

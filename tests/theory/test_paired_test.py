@@ -11,11 +11,8 @@ SEQUENCES = 100_000
 TABLE_ERROR = 4 * math.sqrt(ERROR * (1 - ERROR) / SEQUENCES)
 
 
-def draw(planned, tails="normal"):
-    rng = np.random.default_rng(planned)
-    if tails == "normal":
-        return rng.standard_normal((SEQUENCES, planned))
-    return rng.standard_t(3, (SEQUENCES, planned))
+def draw(planned):
+    return np.random.default_rng(planned).standard_normal((SEQUENCES, planned))
 
 
 def crossings(drawn, planned):

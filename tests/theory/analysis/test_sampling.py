@@ -17,9 +17,6 @@ from tests.training.small import MIXED_MODEL, small_config
 
 BACKENDS = ("torch:cpu", "mlx:cpu")
 TICKETS = [(0, 0), (0, 3), (1, 5)]
-MAD_MODEL = """
-{dim: 16, position: learned, max_length: 48, layers: [%s]}
-"""
 
 
 def subject(tmp_path, *, architecture=None, backend="mlx:cpu", **options):
@@ -29,9 +26,8 @@ def subject(tmp_path, *, architecture=None, backend="mlx:cpu", **options):
     if architecture is not None:
         spec = str(tmp_path / "architecture.yaml")
         Path(spec).write_text(architecture)
-    options_by_name = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
-    overrides = of_keywords("test", options_by_name)
-    target = find_target(spec, overrides, tmp_path / "runs")
+    options = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
+    target = find_target(spec, of_keywords("test", options), tmp_path / "runs")
     return subject_of(target, plan_of(target, AnalyzeConfig(backend=backend)))
 
 
@@ -67,16 +63,16 @@ def test_an_update_touches_the_rows_of_its_tokens_and_nearly_all_of_dense_blocks
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_positions_beyond_the_sequence_and_experts_not_taken_are_never_touched(tmp_path, backend):
-    architecture = MAD_MODEL % "{type: moe-swiglu, experts: 8, active: 1, inner: 4}"
+    layer = "{type: moe-swiglu, experts: 8, active: 1, inner: 4}"
+    architecture = f"{{dim: 16, position: learned, max_length: 48, layers: [{layer}]}}"
     small = subject(tmp_path, architecture=architecture, backend=backend, batch_size=1)
     sampling = sample(Lane(None, 0), small, TICKETS)
     (positions,) = [one.name for one in small.blocks if "position" in one.name]
     rows = touched_rows(sampling, small, positions)
     assert rows[:, :32].all()
     assert not rows[:, 32:].any()  # the table has 48 rows, sequences 32 tokens
-    (slot,) = [s for b in small.blocks for s in b.slots if s.name.endswith(".w1.weight")]
-    number = [slot in one.slots for one in small.blocks].index(True)
-    block = small.blocks[number]
+    every = [(block, slot) for block in small.blocks for slot in block.slots]
+    ((block, slot),) = [pair for pair in every if pair[1].name.endswith(".w1.weight")]
     before = sum(one.size for one in block.slots[: block.slots.index(slot)])
     units = touched(sampling, small, block.name)[:, before : before + slot.size]
     experts = units.reshape(len(TICKETS), 8, -1).any(2)
