@@ -13,7 +13,8 @@ from tests.training.small import small_config
 def _observed_often_and_ended_without_haste(monkeypatch):
     """Nothing that a run does at its end is left out because the machine is slow."""
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    monkeypatch.setattr(runs, "COUNTING_S", 60.0)
+    for name in ("COUNTING_S", "LEAVING_S"):
+        monkeypatch.setattr(runs, name, 60.0)
     for name in ("INTERRUPTED_S", "SAMPLE_S"):
         monkeypatch.setattr(evaluation, name, 60.0)
 
