@@ -70,9 +70,8 @@ def test_layouts_that_differ_behind_their_kept_segments_begin_alike():
     first, second = ([*layout.segments.values()] for layout in (few, many))
     assert few.n_kept == many.n_kept == 8
     assert first[:8] == second[:8]
-    assert [[one.name for one in each[8:]] for each in (first, second)] == [
-        ["m.1", "m.2"], ["s", "grads"]
-    ]  # fmt: skip
+    assert [one.name for one in first[8:]] == ["m.1", "m.2"]
+    assert [one.name for one in second[8:]] == ["s", "grads"]
 
 
 ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object

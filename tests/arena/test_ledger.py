@@ -55,10 +55,7 @@ class LedgerMachine(RuleBasedStateMachine):
     Deaths between two machine instructions are made by writing what such a death leaves.
     """
 
-    @initialize(
-        n=st.integers(1, 9),
-        ring=st.sampled_from([4, 8, 32]),
-    )
+    @initialize(n=st.integers(1, 9), ring=st.sampled_from([4, 8, 32]))
     def begin(self, n, ring):
         self.n = n
         self.ledger, self.words, self.slots = make_ledger(n, ring)
@@ -71,8 +68,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 0
 
     def pick(self, data, state):
+        """A worker in this state, and its ticket."""
         owners = [owner for owner, (_, s) in self.held.items() if s == state]
-        return data.draw(st.sampled_from(owners))
+        owner = data.draw(st.sampled_from(owners))
+        return owner, self.held[owner][0]
 
     def waiting(self):
         """Returned tickets, as the slots say."""
@@ -89,7 +88,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_worker_is("idle")
     @rule(data=st.data())
     def claim(self, data):
-        owner, waiting = self.pick(data, "idle"), self.waiting()
+        (owner, _), waiting = self.pick(data, "idle"), self.waiting()
         ticket = self.ledger.claim(owner)
         if waiting and not self.unannounced:
             assert ticket in waiting
@@ -104,10 +103,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_worker_is("idle")
     @rule(data=st.data(), ahead=st.integers(-2, 8))
     def claim_exact(self, data, ahead):
-        owner = self.pick(data, "idle")
+        owner, _ = self.pick(data, "idle")
         ticket = self.ledger.locate(max(0, self.ledger.watermark + ahead))
-        is_free = self.ledger.state(*ticket) in (TicketState.FREE, TicketState.RETURNED)
-        is_free = is_free and ahead < self.slots.size
+        is_open = self.ledger.state(*ticket) in (TicketState.FREE, TicketState.RETURNED)
+        is_free = is_open and ahead < self.slots.size
         assert self.ledger.claim_exact(*ticket, owner) == is_free
         if is_free:
             self.leased(owner, ticket)
@@ -122,8 +121,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_worker_is("leased")
     @rule(data=st.data())
     def apply(self, data):
-        owner = self.pick(data, "leased")
-        ticket, _ = self.held[owner]
+        owner, ticket = self.pick(data, "leased")
         for call in (self.ledger.begin_apply, self.ledger.finish, self.ledger.give_back):
             assert not call(*ticket, 1_000)  # of a stranger
         assert self.ledger.begin_apply(*ticket, owner)
@@ -134,8 +132,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_worker_is("applying")
     @rule(data=st.data())
     def finish(self, data):
-        owner = self.pick(data, "applying")
-        ticket, _ = self.held[owner]
+        owner, ticket = self.pick(data, "applying")
         assert self.ledger.finish(*ticket, owner)
         assert not self.ledger.finish(*ticket, owner)
         self.applied[ticket] += 1
@@ -144,8 +141,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_worker_is("leased")
     @rule(data=st.data())
     def give_back(self, data):
-        owner = self.pick(data, "leased")
-        ticket, _ = self.held[owner]
+        owner, ticket = self.pick(data, "leased")
         assert self.ledger.give_back(*ticket, owner)
         self.held[owner] = (None, "idle")
 
@@ -163,14 +159,16 @@ class LedgerMachine(RuleBasedStateMachine):
     @some_worker_is("leased")
     @rule(data=st.data())
     def die_between_returning_and_announcing_it(self, data):
-        ticket, _ = self.held.pop(self.pick(data, "leased"))
+        owner, ticket = self.pick(data, "leased")
+        del self.held[owner]
         self.set_state(ticket, TicketState.RETURNED)
         self.unannounced = True
 
     @some_worker_is("applying")
     @rule(data=st.data())
     def die_between_finishing_and_moving_the_watermark(self, data):
-        ticket, _ = self.held.pop(self.pick(data, "applying"))
+        owner, ticket = self.pick(data, "applying")
+        del self.held[owner]
         self.set_state(ticket, TicketState.DONE)
         self.applied[ticket] += 1
 
@@ -280,28 +278,22 @@ def work(handle, owner):
     """Take tickets and mark each in `hits`, until all epochs are done."""
     arena = Arena.from_handle(handle)
     ledger, hits = Ledger(arena), arena.segment("hits")
-    while ledger.watermark < EPOCHS * ledger.n:
-        ticket = ledger.claim(owner)
-        if ticket is None:
-            continue
-        if ticket[0] >= EPOCHS:
-            ledger.give_back(*ticket, owner)
-            continue
-        assert ledger.begin_apply(*ticket, owner)
-        hits[ticket[0] * ledger.n + ticket[1]] += 1
-        assert ledger.finish(*ticket, owner)
+    while ledger.watermark < EPOCHS * ledger.n:  # also while others finish theirs
+        for epoch, number in work_off(ledger, owner, EPOCHS):
+            hits[epoch * ledger.n + number] += 1
 
 
 def test_processes_that_race_for_tickets_get_each_once_while_the_ring_goes_round():
     n = 500
     layout = plan({}, max_workers=WORKERS, n_tickets=n, extra={"hits": ("uint8", n * EPOCHS)})
     with Arena.create(layout) as arena:
-        processes = []
-        for slot in range(1, WORKERS + 1):
-            owner = arena.workers.acquire_slot(slot).incarnation
-            process = CONTEXT.Process(target=work, args=(arena.handle(), owner), daemon=True)
+        owners = [arena.workers.acquire_slot(slot).incarnation for slot in range(1, WORKERS + 1)]
+        processes = [
+            CONTEXT.Process(target=work, args=(arena.handle(), owner), daemon=True)
+            for owner in owners
+        ]
+        for process in processes:
             process.start()
-            processes.append(process)
         for process in processes:
             process.join(LIMIT_S)
             assert process.exitcode == 0

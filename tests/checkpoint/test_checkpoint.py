@@ -53,17 +53,15 @@ def test_a_tokenizer_travels_with_the_checkpoint(run):
 
 def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run):
     sizes = replace(SMALL, hidden_size=128, chunk_size=16)
-    config, params = sizes.to_dict(), init_params(sizes, seed=1)
+    params = init_params(sizes, seed=1)
     path = save(run, sizes, params, step=1)
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
-    model, info = loaded
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
     assert type(model).__name__ == "xLSTMForCausalLM"
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.dtype == torch.float32
 
-    direct = transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(**config)
-    )
+    config = transformers.AutoConfig.for_model(**sizes.to_dict())
+    direct = transformers.AutoModelForCausalLM.from_config(config)
     direct.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
     tokens = torch.arange(40)[None] * 7 % 257
     with torch.no_grad():

@@ -106,6 +106,12 @@ def checkpoint_of(result):
     return checkpoint.load(Path(str(result.checkpoint)))
 
 
+def tickets(state):
+    """Number of batches that the ledger of a checkpoint counts."""
+    ledger = state["ledger"]
+    return ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
+
+
 def parameters(result):
     return {name: np.array(value) for name, value in checkpoint_of(result).params.items()}
 

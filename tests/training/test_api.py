@@ -72,24 +72,6 @@ def test_bad_input_names_the_error_and_the_way_out(asked, config, values, messag
     assert not asked
 
 
-@pytest.fixture
-def stored(monkeypatch, tmp_path):
-    """Makes a run with these options, some of them "auto"; returns its name."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(*automatic, **options):
-        new_run = run.create(Path("runs"), "old")
-        new_run.config_path.write_text(TrainConfig(steps=100, **options).to_yaml())
-        new_run.write_status({"automatic": automatic})
-        return new_run.name
-
-    return make
-
-
-def resumed(name, **options):
-    return configured([of_keywords("train()", {"resume": name, **options})])
-
-
 DEFAULT = object()
 SYNC = {
     "strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75, "workers": "2"
@@ -99,7 +81,7 @@ GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
 
 
 @pytest.mark.parametrize(
-    ("run", "changes", "expected"),
+    ("old", "changes", "expected"),
     [
         # A number of another choice is left out.
         ({"strategy": "diloco", "outer_lr": 0.5}, {"strategy": "sync"}, {"outer_lr": DEFAULT}),
@@ -120,11 +102,17 @@ GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
     ],
 )  # fmt: skip
 def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
-    stored, run, changes, expected
+    tmp_path, monkeypatch, old, changes, expected
 ):
-    automatic, own = run if isinstance(run, tuple) else ((), run)
-    name = stored(*automatic, **own)
-    config, same = resumed(name, **changes), resumed(name)
+    monkeypatch.chdir(tmp_path)
+    automatic, own = old if isinstance(old, tuple) else ((), old)
+    stored = run.create(Path("runs"), "old")
+    stored.config_path.write_text(TrainConfig(steps=100, **own).to_yaml())
+    stored.write_status({"automatic": automatic})
+    config, same = (
+        configured([of_keywords("train()", {"resume": stored.name, **options})])
+        for options in (changes, {})
+    )
     for option, value in expected.items():
         if value is DEFAULT:
             value = value_of(TrainConfig(), option)

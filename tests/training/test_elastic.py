@@ -19,18 +19,10 @@ from mlxhog.training import run as runs
 from mlxhog.training import state
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
-from tests.training.small import Messages, checkpoint_of, lasts_until, small_config
-
-
-def tickets(result):
-    """Batches that a run's ledger counts, and the state of its checkpoint."""
-    state = checkpoint_of(result).state
-    ledger = state["ledger"]
-    return ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"]), state
+from tests.training.small import Messages, checkpoint_of, lasts_until, small_config, tickets
 
 
 def works(slot, steps=1):
-
     def condition(workers):
         one = workers.get(slot, {"state": "", "steps": 0})
         return one["state"] == "running" and one["steps"] >= steps
@@ -51,8 +43,8 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
 
     config = endless(tmp_path, optimizer="adamw", slow="0=5")  # the other has a core to start on
     result = trained(config, join)
-    tickets_done, state = tickets(result)
-    assert result.steps == tickets_done == state["used"]["steps"]
+    state = checkpoint_of(result).state
+    assert result.steps == tickets(state) == state["used"]["steps"]
     assert result.steps == sum(worker.steps for worker in result.workers)
     assert [(w.slot, w.backend) for w in result.workers] == [(1, "mlx:cpu"), (2, "torch:cpu")]
     assert result.workers[1].staleness  # the table shows it like the others
@@ -93,13 +85,10 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
     monkeypatch.setattr(runs.Training, "poll", poll_and_hold)
     lasts_until(monkeypatch, disturbed.is_set)  # all steps may be done before the first look
     result = trained(config, disturb, stops=False)
-    tickets_done, state = tickets(result)
-    assert (result.status, result.steps, tickets_done) == ("done", 600, 600)
+    state = checkpoint_of(result).state
+    assert (result.status, result.steps, tickets(state)) == ("done", 600, 600)
     assert state["joined"] == 1  # two have, and one has left
     assert result.restarts == 1
-
-
-FIELDS = r"join has \(workers: str, threads: int\)"
 
 
 @pytest.mark.slow
@@ -121,7 +110,7 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
             assert main([*words.split(), "--out", config.out]) == code
             assert message in capsys.readouterr().err
         for request, fields, message in [
-            ("join", {"workers": 3}, f"workers is 3, and {FIELDS}"),
+            ("join", {"workers": 3}, r"workers is 3, and join has \(workers: str, threads: int\)"),
             ("leave", {}, "no worker has joined"),
             ("explode", {}, "no request 'explode'; a run takes status, stop"),
         ]:

@@ -33,11 +33,7 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
     if options.get("follow") == "new":
         (tmp_path / "new").mkdir(exist_ok=True)
         options |= {"follow": str(tmp_path / "new"), "steps": None}
-    return small_config_with(config, options)
-
-
-def small_config_with(config, options):
-    return TrainConfig(**{**vars(config), **options})
+    return replace(config, **options)
 
 
 @each_of(
@@ -109,7 +105,7 @@ def test_a_learnt_tokenizer_brings_as_many_rows_as_it_has_ids_which_a_resume_kee
     assert plan.model.vocab_size == plan.data.tokenizer.vocab_size < 4000
     assert plan.model.bos_token_id == plan.data.tokenizer.bos
     config = small_config(tmp_path, tokenizer="bpe:300", set="hidden_size=64", steps=2)
-    plan = make_plan(small_config_with(config, {"resume": train(config).run}))
+    plan = make_plan(replace(config, resume=train(config).run))
     assert (plan.model.vocab_size, plan.model.hidden_size) == (320, 64)
     assert not notes(plan, "vocabulary")
 

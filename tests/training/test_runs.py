@@ -148,15 +148,14 @@ def config_of(folder, **options):
 @pytest.mark.parametrize(
     "options",
     [
-        {"strategy": "hogwild", "workers": "mlx:cpu*2", "grad_accumulation": 2},
-        {"strategy": "sync", "workers": "mlx:cpu*2", "context": "trained"},
-        {"strategy": "local_sgd", "workers": "mlx:cpu*2", "average_every": 5,
-         "split": "dirichlet", "split_alpha": 100.0},
+        {"strategy": "hogwild", "grad_accumulation": 2},
+        {"strategy": "sync", "context": "trained"},
+        {"strategy": "local_sgd", "average_every": 5, "split": "dirichlet", "split_alpha": 100.0},
     ],
-    ids=["hogwild", "sync", "local_sgd"],
-)  # fmt: skip
+    ids=lambda options: options["strategy"],
+)
 def test_every_strategy_learns_completions(tmp_path, options):
-    config = config_of(tmp_path, steps=60, lr=1e-2, eval_every=1000, **options)
+    config = config_of(tmp_path, steps=60, lr=1e-2, eval_every=1000, **TWO, **options)
     result = train(config)
     assert (result.status, result.steps) == ("done", 60)
     assert result.val_of_completions
@@ -166,15 +165,12 @@ def test_every_strategy_learns_completions(tmp_path, options):
 
 @pytest.mark.slow
 def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path):
-    def run(batch_size, accumulation):
-        return train(
-            config_of(
-                tmp_path, steps=3, strategy="serial", optimizer="sgd", lr=0.1, clip=0.0,
-                batch_size=batch_size, grad_accumulation=accumulation,
-            )
-        )  # fmt: skip
-
-    assert largest_difference(parameters(run(4, 1)), parameters(run(2, 2))) < 1e-6
+    options = {"steps": 3, "strategy": "serial", "optimizer": "sgd", "lr": 0.1, "clip": 0.0}
+    one, other = (
+        parameters(train(config_of(tmp_path, batch_size=size, grad_accumulation=n, **options)))
+        for size, n in ((4, 1), (2, 2))
+    )
+    assert largest_difference(one, other) < 1e-6
 
 
 @pytest.mark.slow
@@ -200,30 +196,21 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
     assert any("evaluations are of the training text" in note for note in notes)
     assert "training examples" in (result.val_text or "")
     with mlxhog.load(result.run) as model:
+        how = {"stop": conversations.STOPS, "temperature": 0.0, "max_new_tokens": 50}
         for messages in (TALK[:1], [*TALK, *TALK[:1]]):
-            text = model.generate(
-                conversations.prompt(messages),
-                stop=conversations.STOPS,
-                temperature=0.0,
-                max_new_tokens=50,
-            )
-            assert text == " one"
+            assert model.generate(conversations.prompt(messages), **how) == " one"
     template = (tmp_path / result.run / "model" / "chat_template.jinja").read_text()
     assert template == package_file("chat_template.jinja").decode()
 
 
 @pytest.mark.slow
 def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path, monkeypatch):
-    config = small_config(
-        tmp_path, workers="mlx:cpu,torch:cpu", strategy="hogwild", steps=100_000, lr=1e-2,
-        schedule="constant", warmup=0, eval_every="1h",
-    )  # fmt: skip
-
     def both_have_trained(run):
         return run.steps_done() >= 120 and all(run.entry(seat).steps for seat in run.seats)
 
     monkeypatch.setattr(runs.Training, "_budget_is_used", both_have_trained)
-    result = train(config)
+    options = {"steps": 100_000, "lr": 1e-2, "schedule": "constant", "warmup": 0}
+    result = train(small_config(tmp_path, workers="mlx:cpu,torch:cpu", eval_every="1h", **options))
     assert result.status == "done"
     assert sum(worker.steps for worker in result.workers) == result.steps
     assert result.lost_update_rate == 0.0  # lossless is the default

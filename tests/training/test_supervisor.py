@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from mlxhog.arena import process, worker_pool
+from mlxhog.arena import worker_pool
 from mlxhog.arena.workers import Phase, State
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import WorkerFailed
@@ -28,9 +28,8 @@ def a_process(**_):
 class Clock:
     def __init__(self, monkeypatch):
         self.ns = 10**12
-        monkeypatch.setattr(process, "monotonic_ns", lambda: self.ns)
-        monkeypatch.setattr("mlxhog.arena.workers.monotonic_ns", lambda: self.ns)
-        monkeypatch.setattr("mlxhog.training.processes.monotonic_ns", lambda: self.ns)
+        for module in ("arena.process", "arena.workers", "training.processes"):
+            monkeypatch.setattr(f"mlxhog.{module}.monotonic_ns", lambda: self.ns)
 
     def wait(self, seconds):
         self.ns += round(seconds * 1e9)

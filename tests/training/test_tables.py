@@ -96,14 +96,14 @@ def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_op
 
     def check(expected, **changes):
         with filled(small_config(tmp_path, resume=first.run, **changes)) as (_, arena, _):
-            for name, slot in arena.layout.slots.items():
-                expected(arena, name, slice(slot.offset, slot.offset + slot.size))
+            for name in arena.layout.slots:
+                expected(arena, name)
 
-    def is_kept(arena, name, span):
-        now = sum(arena.segment(f"{kind}.{slot}")[span] for slot in (1, 2, 3))
-        np.testing.assert_allclose(now, waiting[name].ravel(), rtol=1e-5, atol=1e-9)
+    def is_kept(arena, name):
+        now = sum(arena.views(f"{kind}.{slot}")[name] for slot in (1, 2, 3))
+        np.testing.assert_allclose(now, waiting[name], rtol=1e-5, atol=1e-9)
 
-    def is_settled(arena, name, span):
+    def is_settled(arena, name):
         value = saved.params[name] + sign * waiting[name]
         np.testing.assert_allclose(arena.param(name), value, rtol=1e-5, atol=1e-7)
 

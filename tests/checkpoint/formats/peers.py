@@ -29,35 +29,26 @@ NATIVE = {
 TOKENS = torch.tensor([[0, 5, 7, 11, 3, 49, 1, 2, 30, 8, 17, 4, 4, 9, 21, 33, 6]])
 
 
-def seeded():
-    """Before a model is made: packages draw initial values from torch's global generator."""
-    torch.manual_seed(0)
-
-
-def spread(model, seed=0):
-    """Give every parameter values of its own, so that no two can be mixed up."""
-    generator = torch.Generator().manual_seed(seed)
+def spread(kind, config):
+    """A model each of whose parameters has values of its own, so that no two can be mixed up."""
+    torch.manual_seed(0)  # packages draw initial values from torch's global generator
+    model, generator = kind(config).eval(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def transformers_model(**changed):
     sizes = {"vocab_size": 50, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 2}
     sizes |= {"num_blocks": 2, "use_cache": False, **NATIVE}
-    seeded()
-    model = xLSTMForCausalLM(xLSTMConfig(**sizes | changed)).eval()
-    spread(model)
-    return model
+    return spread(xLSTMForCausalLM, xLSTMConfig(**sizes | changed))
 
 
 def large(**changed):
     """An xLSTMLarge of the package."""
     sizes = {"vocab_size": 50, "embedding_dim": 64, "num_blocks": 2, "num_heads": 2, **NATIVE}
-    seeded()
-    model = xLSTMLarge(xLSTMLargeConfig(**sizes | changed)).eval()
-    spread(model)
-    return model
+    return spread(xLSTMLarge, xLSTMLargeConfig(**sizes | changed))
 
 
 def v1(slstm_at, *, conv=4, ffn=True, **changed):
@@ -79,10 +70,7 @@ def v1(slstm_at, *, conv=4, ffn=True, **changed):
         vocab_size=50,
         **changed,
     )
-    seeded()
-    model = xLSTMLMModel(config).eval()
-    spread(model)
-    return model
+    return spread(xLSTMLMModel, config)
 
 
 def save_transformers(folder):

@@ -61,9 +61,8 @@ def test_tokens_are_counted_in_each_kind_of_vocabulary():
 
 def test_unknown_fields_of_a_config_survive_both_directions(tmp_path):
     folder = exported(tmp_path, layers())
-    (folder / "config.json").write_text(
-        json.dumps(fields(folder) | {"mine": [1], "pad_token_id": 7})
-    )
+    changed = fields(folder) | {"mine": [1], "pad_token_id": 7}
+    (folder / "config.json").write_text(json.dumps(changed))
     convert(formats.open(folder), tmp_path / "ours", "mlxhog")
     convert(formats.open(tmp_path / "ours"), tmp_path / "again", "hf")
     for written in (fields(tmp_path / "ours"), fields(tmp_path / "again")):
