@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlxhog.arena.requests import ask
-from mlxhog.base.durable import replace_file
+from mlxhog.base.durable import read_lines, replace_file
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import Stream
@@ -262,8 +262,8 @@ def plant(folder):
 
 def unnamed(directory):
     """Which of the bad files the run has not named with their reason."""
-    events = directory / "events.jsonl"
-    texts = [str(json.loads(line).get("text")) for line in events.read_text().splitlines()]
+    lines = read_lines(directory / "events.jsonl", 0, 1 << 30).splitlines()
+    texts = [str(json.loads(line).get("text")) for line in lines]
     return {name for name, why in BAD.items() if not any(name in t and why in t for t in texts)}
 
 
