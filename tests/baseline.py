@@ -156,15 +156,13 @@ def export(name):
     return {name: digest(data)[:16] for name, data in files.items() if name != "README.md"}
 
 
-COMMANDS_WITH_HELP = [
-    *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD),
-]  # fmt: skip
 SECTIONS = {
     "mad": rows, "help": help_of, "dry run": unlike_the_default, "export": export, "bits": bits,
 }  # fmt: skip
 FOUND = [
     *(f"mad: {name}" for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)),
-    *(f"help: {name}" for name in COMMANDS_WITH_HELP),
+    *(f"help: {name}" for name in (*COMMANDS, "runs rm", "cluster start")),
+    *(f"help: mad {name}" for name in MAD),
 ]
 SLOW = ("dry run", "export", "bits")
 

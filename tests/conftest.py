@@ -172,15 +172,10 @@ def host_engine(shim_cache):
 @pytest.fixture(scope="session")
 def clang():
     """A clang++ that knows `_Float16`."""
-    for name in ("clang++", *(f"clang++-{version}" for version in range(22, 15, -1))):
-        command = [name, "-x", "c++", "-fsyntax-only", "-"]
-        if (
-            shutil.which(name)
-            and subprocess.run(
-                command, input=b"_Float16 x;", capture_output=True, check=False
-            ).returncode
-            == 0
-        ):
+    names = ("clang++", *(f"clang++-{version}" for version in range(22, 15, -1)))
+    how = {"input": b"_Float16 x;", "capture_output": True, "check": False}
+    for name in filter(shutil.which, names):
+        if not subprocess.run([name, "-x", "c++", "-fsyntax-only", "-"], **how).returncode:
             return name
     pytest.skip("no clang that knows _Float16: apt-get install clang-16")
 
@@ -194,21 +189,15 @@ def compiler(request):
 
 @pytest.fixture
 def shim(host_engine):
-    """The host shim."""
     return host_engine()
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--forbid-skips",
-        action="store_true",
-        help="fail if a test without the marker metal or macos was skipped",
-    )
-    parser.addoption(
-        "--whole",
-        action="store_true",
-        help="run slow tests, too (a path runs its own anyway), and all examples of hypothesis",
-    )
+    for option, effect in (
+        ("--forbid-skips", "fail if a test without the marker metal or macos was skipped"),
+        ("--whole", "run slow tests, too (a path does anyway), and all examples of hypothesis"),
+    ):
+        parser.addoption(option, action="store_true", help=effect)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads how many processes there are

@@ -1,4 +1,4 @@
-"""Other processes, on Linux and macOS alike: looking at them with `ps`, limiting their memory."""
+"""Other processes, on Linux and macOS alike: Python, looks with `ps`, limits of memory."""
 
 import os
 import resource
@@ -59,6 +59,14 @@ def limit_memory(n_bytes, *, more=False):
     if more:
         n_bytes += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def python(*words, cwd=None, limit_s=600.0, **environment):
+    """Run Python until it ends, with more variables of the environment; its output is text."""
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env={**os.environ, **environment}, timeout=limit_s,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 def _ps(*arguments):

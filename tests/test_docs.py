@@ -17,15 +17,19 @@ PAGES = [
 ]
 page = each_of("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 OURS = ("mlxhog", "models", "metal", "tests", "tools", "benchmarks", "examples", "docs", ".ci")
-
-
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BETWEEN = r'(?=(?:[^"]*"[^"]*")*[^"]*$)'  # quotes
+
+
+def shell_blocks(text):
+    """The lines of each block of shell lines."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [block.splitlines() for block in blocks]
 
 
 def commands(text):
     """Every command line in backquotes or in a block of shell lines, split into words."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in shell_blocks(text) for line in block]
     lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
     parts = [part for line in lines for part in re.split(r"(?:&&|;|\|\|)" + BETWEEN, line)]
     ours = [part for part in parts if part.strip().startswith(("python ", "mlxhog ", ".ci/"))]
@@ -40,9 +44,8 @@ def missing(command):
         if module.split(".")[0] in OURS and importlib.util.find_spec(module) is None:
             wrong.append(f"no module {module}")
     if command[0] == "mlxhog" and len(command) > 1 and command[1].islower():
-        wrong += (
-            [] if command[1] in (*cli.COMMANDS, "help") else [f"no command mlxhog {command[1]}"]
-        )
+        if command[1] not in (*cli.COMMANDS, "help"):
+            wrong.append(f"no command mlxhog {command[1]}")
     for word in command:
         path = word.split("::")[0]
         if path.split("/")[0] in OURS and "/" in path and not (ROOT / path).exists():
@@ -51,7 +54,7 @@ def missing(command):
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
+    assert len(README.splitlines()) <= 110
 
 
 def test_the_page_of_commands_has_every_command():
@@ -62,9 +65,7 @@ def test_the_page_of_commands_has_every_command():
 
 
 def test_a_fresh_clone_needs_three_commands_to_the_first_sample_and_readme_shows_five_more():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    first, more = (block.splitlines() for block in blocks[:2])
+    first, more = shell_blocks(README)[:2]
     assert len(first) == 3
     assert first[-1] == "python -m pip install -c constraints.txt . && mlxhog train"
     assert len(more) == 5
@@ -72,9 +73,8 @@ def test_a_fresh_clone_needs_three_commands_to_the_first_sample_and_readme_shows
 
 def test_only_the_page_that_says_what_the_source_documents_are_names_them_by_number():
     numbered = re.compile(r"[Dd]ocument `?0\d\d")
-    assert {one.name for one in PAGES if numbered.search(one.read_text("utf-8"))} <= {
-        "documents.md"
-    }
+    naming = {one.name for one in PAGES if numbered.search(one.read_text("utf-8"))}
+    assert naming <= {"documents.md"}
 
 
 def test_every_benchmark_is_in_the_table_of_benchmarks():
@@ -122,6 +122,5 @@ def test_the_ratios_of_readmes_promises_are_those_of_results():
         for one in result["claims"]:
             ends = [end for end in one["interval"] or () if end is not None]
             measured |= {f"{number:.2f}" for number in (one["value"], *ends) if number is not None}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    promises = readme.partition("## What it promises")[2].partition("\nThe last row")[0]
+    promises = README.partition("## What it promises")[2].partition("\nThe last row")[0]
     assert set(re.findall(r"\d\.\d\d", promises)) <= measured

@@ -1,11 +1,9 @@
 """The tree is the architecture: imports point one way, and frameworks stay at the edge."""
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.mad.report.sample import study
+from tests.processes import python
 from tools.structure import ORDER, ROOT, circles, imports, modules, part
 
 NATIVE_USERS = {
@@ -45,8 +43,7 @@ def test_only_backends_operators_and_files_named_for_it_import_a_framework():
 
 def loaded_after(code, folder=ROOT):
     """The modules of a fresh process, started where `import models` would work by accident."""
-    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    process = python("-c", f"{code}\nimport sys\nprint(*sys.modules)", cwd=folder)
     assert process.returncode == 0, process.stderr
     return set(process.stdout.splitlines()[-1].split())
 

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import tomllib
 from importlib import import_module, metadata, resources
@@ -16,6 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from mlxhog import cli
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,8 +62,8 @@ FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
     [("citation-file-format", [ROOT / "CITATION.cff"]), ("github-workflows", FILES)],
 )
 def test_the_citation_and_the_workflows_are_what_github_takes(schema, files):
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
-    process = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+    words = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, files)]
+    process = processes.python(*words)
     assert process.returncode == 0, process.stdout + process.stderr
     assert len(FILES) == 3
 
@@ -83,11 +83,8 @@ def python(*arguments, cwd, packages=None):
     """Run Python where mlxhog is installed in `packages`, and nowhere else."""
     others = [path for path in sys.path if "packages" in Path(path).name]  # site-, dist-
     path = os.pathsep.join([str(packages), *others] if packages else [])
-    return subprocess.run(
-        [sys.executable, "-S", *arguments],  # -S: without the hooks of an editable installation
-        cwd=cwd, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    # -S: without the hooks of an editable installation
+    return processes.python("-S", *arguments, cwd=cwd, PYTHONPATH=path)
 
 
 def test_sources_that_are_not_installed_say_what_they_are_and_the_way_out(tmp_path):

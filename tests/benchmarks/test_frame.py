@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import sys
 from unittest.mock import ANY
 
 import all as everything
@@ -11,6 +10,7 @@ import pytest
 from harness import claims, estimates, frame, interleaved, machine, tuning
 
 from tests.pairs import each_of
+from tests.processes import python
 
 
 def chosen(frame, *words):
@@ -217,7 +217,6 @@ def test_a_missing_package_is_one_sentence(tmp_path):
     from tests.benchmarks.conftest import BENCHMARKS
 
     text = "import sys; sys.argv[0] = sys.argv[1]; import harness.frame; import nothing_such"
-    words = [sys.executable, "-c", text, str(BENCHMARKS / "live.py")]
-    done = subprocess.run(words, cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    done = python("-c", text, str(BENCHMARKS / "live.py"), cwd=BENCHMARKS)
     assert done.returncode == 1
     assert done.stderr.startswith("nothing_such is not installed, and live.py needs it")

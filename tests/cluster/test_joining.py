@@ -112,12 +112,9 @@ def test_a_cluster_that_others_reach_has_a_token_unless_the_user_names_one(monke
 
 
 def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_seals_a_text():
-    check_token("secret", seal("secret"), HERE)
-    for token, sealed in (
-        ("", seal("secret")),
-        ("other", seal("secret")),
-        ("own", "no seal \u00e4"),
-    ):
+    right = seal("secret")
+    check_token("secret", right, HERE)
+    for token, sealed in (("", right), ("other", right), ("own", "no seal \u00e4")):
         with pytest.raises(ConfigError, match=f"has another token.*{TOKEN_VARIABLE}") as refusal:
             check_token(token, sealed, HERE)
         assert "secret" not in str(refusal.value)

@@ -5,6 +5,7 @@ import pickle
 import threading
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from multiprocessing.connection import wait
 
 import numpy as np
 import pytest
@@ -45,16 +46,18 @@ def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once(
 
 
 def test_a_member_that_cannot_load_the_state_does_not_take_part_with_its_old_one():
-    with cluster(1.0, silent_s=DEAD_S, timeout_s=10.0) as (address, (first,)):
+    with cluster(1.0, silent_s=DEAD_S) as (address, (first,)):
         first.round()
         with Member(address, "late", 3.0, loses_transfers=True) as late:
             late.begin_round()
-            while first.round().membership.members == 1:
-                pass  # the late one was not in it yet
+            first.begin_round()
+            while late.pipe not in wait([first.pipe, late.pipe], LIMIT_S):
+                first.answer()
+                first.begin_round()  # the late one was not in that one yet
             with pytest.raises(Failed, match="joining a round failed: the connection was"):
                 late.answer()
-        while not first.round().commits:
-            pass  # the lost member was still in that one
+        while not first.answer().commits:
+            first.begin_round()  # the lost member was still in that one
 
 
 def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_join_again():

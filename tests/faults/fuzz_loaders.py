@@ -114,14 +114,12 @@ def shards():
     params, names = parameters(LARGE), sorted(parameters(LARGE))
     files = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
     weight_map = {name: file for file, own in files.items() for name in own}
-    return {
-        "model.safetensors.index.json": json.dumps({"metadata": {}, "weight_map": weight_map}),
-        "config.json": large_config(),
-        **{
-            file: safetensors.numpy.save({name: params[name] for name in own})
-            for file, own in files.items()
-        },
+    parts = {
+        file: safetensors.numpy.save({name: params[name] for name in own})
+        for file, own in files.items()
     }
+    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    return {"model.safetensors.index.json": index, "config.json": large_config(), **parts}
 
 
 def torch_files():

@@ -90,10 +90,7 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
     path, append = appends[name]
     append("x" * 100)
     before = path.read_bytes()
-    with (
-        file_size_limit(len(before) + 2048),
-        pytest.raises(EnvironmentLacks, match="ulimit -f"),
-    ):
+    with file_size_limit(len(before) + 2048), pytest.raises(EnvironmentLacks, match="ulimit -f"):
         append("y" * 6000)  # fits into a buffer
     assert path.read_bytes() == before
 

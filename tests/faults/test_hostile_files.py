@@ -14,12 +14,7 @@ from mlxhog.base import plain_json, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, read_yaml, resolve
-from mlxhog.errors import (
-    MOST_CHARACTERS,
-    MOST_SHOWN,
-    ConfigError,
-    shown,
-)
+from mlxhog.errors import MOST_CHARACTERS, MOST_SHOWN, ConfigError, shown
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of, max_examples
 

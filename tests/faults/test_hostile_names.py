@@ -22,13 +22,6 @@ CLEARS = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
 CONTROLS = set("\x1b\x07\x9b\u202e\r\t\x00")
 
 
-class Terminal(io.StringIO):
-    """A stream that takes control sequences."""
-
-    def isatty(self):
-        return True
-
-
 def test_a_runs_name_sends_no_escape_sequences_and_json_escapes_it(tmp_path, capsys):
     folder = tmp_path / f"20260101-{CLEARS}"
     folder.mkdir()
@@ -50,7 +43,9 @@ def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(tmp_path,
 
 
 def test_pictures_and_progress_keep_their_colors_and_lose_what_names_bring_along():
-    streams = Terminal(), Terminal()
+    streams = io.StringIO(), io.StringIO()
+    for stream in streams:
+        stream.isatty = lambda: True  # so it takes control sequences
     names = Table("name")
     names.add_row(Text(f"{CLEARS}x", style="red"))
     before = sys.stdout, sys.stderr

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -16,6 +15,7 @@ from mlxhog.base.interrupts import SIGNALS, Interrupts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from tests.another_process import Program
+from tests.processes import python
 from tests.threads import wait_until
 from tests.training.small import flags, small_config
 
@@ -26,12 +26,9 @@ FIRST_MOMENTS = {
 }
 
 
-def ended(folder, *words, environment=None):
-    """Exit code, stdout and stderr of a Python process in a folder."""
-    env, command = {**os.environ, **(environment or {})}, [sys.executable, *words]
-    how = {"capture_output": True, "text": True, "timeout": 240, "check": False}
-    process = subprocess.run(command, env=env, cwd=folder, **how)
-    return process.returncode, process.stdout, process.stderr
+def interrupted(ended):
+    """Whether a process has ended with the exit code of an interrupt and with one word alone."""
+    return (ended.returncode, ended.stdout, ended.stderr) == (130, "", "interrupted\n")
 
 
 @pytest.mark.slow
@@ -47,7 +44,7 @@ def test_a_signal_before_training_is_a_message_and_130(tmp_path, moment, number)
         "sys.exit(main())\n"
     )
     words = ("train", "--model=tiny", "--tokenizer=bytes", "--workers=mlx:cpu")
-    assert ended(tmp_path, "-c", program, *words) == (130, "", "interrupted\n")
+    assert interrupted(python("-c", program, *words, cwd=tmp_path))
 
 
 INTERRUPTS_ITSELF = """
@@ -63,9 +60,8 @@ importlib.import_module = lambda *_: HOW
 def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(tmp_path, how):
     """CPython marks the one as unhandled, so that `-m` ends by a signal, and wraps the other."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_ITSELF.replace("HOW", how))
-    environment = {"PYTHONPATH": str(tmp_path)}
-    own = ended(tmp_path, "-m", "mlxhog", "train", environment=environment)
-    assert own == (130, "", "interrupted\n")
+    here = str(tmp_path)
+    assert interrupted(python("-m", "mlxhog", "train", cwd=here, PYTHONPATH=here))
 
 
 def test_under_nohup_a_closed_terminal_is_ignored():

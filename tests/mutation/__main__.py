@@ -236,9 +236,8 @@ def compare(before, after):
         verdict = ""
         if all(tried) and killed[1] / tried[1] < killed[0] / tried[0] - POINTS / 100:
             table = [[k, n - k] for k, n in zip(killed, tried, strict=True)]
-            is_weaker = stats.fisher_exact(table, alternative="greater").pvalue < ERROR / len(
-                folders
-            )
+            chance = stats.fisher_exact(table, alternative="greater").pvalue
+            is_weaker = chance < ERROR / len(folders)
             verdict = "  weaker" if is_weaker else "  lower, cannot be told"
             worst |= is_weaker
         cells = "".join(f"  {k:3} of {n:3}" for k, n in zip(killed, tried, strict=True))

@@ -43,7 +43,6 @@ class Loopback:
             self.port = server.getsockname()[1]
 
     def address(self, machine):
-        """The address of a machine."""
         return "127.0.0.1"
 
     def popen(self, machine, command, **more):
@@ -92,7 +91,6 @@ class Member:
 
     @property
     def lines(self):
-        """Its rounds."""
         return rounds_in(self.root)
 
     def processes(self):

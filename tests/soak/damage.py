@@ -2,13 +2,12 @@
 
 import json
 import random
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from mlxhog.arena import event_log
 from tests.faults.mutations import mutate
+from tests.processes import python
 from tests.soak import Counts
 from tests.soak.runs import recorded, replayed
 
@@ -22,10 +21,8 @@ def damage(n, say):
 
     The readers are in a child, which bounds its own memory; what crashes it says in which case.
     """
-    words = ["tests.faults.fuzz_loaders", "--mutations", str(MUTATIONS * n)]
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    words = ["-m", "tests.faults.fuzz_loaders", "--mutations", str(MUTATIONS * n)]
+    done = python(*words, cwd=ROOT, limit_s=None)
     counts, (*failures, last) = Counts(), done.stdout.splitlines() or [""]
     ended = {"failures": 1, "mutations": MUTATIONS * n}
     if done.returncode in (0, 1) and last:

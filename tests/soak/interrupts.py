@@ -31,7 +31,7 @@ MOMENTS = {
 """What a run does most of the time, so that a signal at any time meets it."""
 
 PIPE_STEPS = 4000  # a run whose pipe is closed continues until its budget is used up
-PIPE_S = 0.5  # it is closed by then, long before that
+PIPE_S = 0.5  # it is closed by then, mostly long before that
 LIMIT_S = 600.0  # for the start of a run, and for its end, on a busy machine
 
 
@@ -62,13 +62,7 @@ def answers(pid):
 
 
 def interrupted(folder, cause, moment, *, delay_s):
-    """Interrupt a run, and check how it ends.
-
-    Args:
-        folder: an empty one, for the run.
-        cause: of `CAUSES`.
-        moment: of `MOMENTS`.
-        delay_s: from the moment's beginning to the interrupt.
+    """Interrupt a run in an empty folder, so long after a moment of it begins; see `MOMENTS`.
 
     Returns:
         "saved", or "nothing to save" for a run that took no step.
@@ -78,12 +72,9 @@ def interrupted(folder, cause, moment, *, delay_s):
     """
     steps = PIPE_STEPS if cause == "pipe" else 1_000_000
     config = small_config(folder, workers="mlx:cpu*2", steps=steps, **(moment or {}))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    words = ["-m", "mlxhog", "train", "--json", "--quiet", *flags(config)]
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+    process, code = subprocess.Popen([sys.executable, *words], text=True, **pipes), 130
     try:
         wait_until(lambda: process.poll() is not None or answers(process.pid), LIMIT_S, "a program")
         if moment is not None:
@@ -92,6 +83,7 @@ def interrupted(folder, cause, moment, *, delay_s):
             process.wait(min(delay_s, PIPE_S) if cause == "pipe" else delay_s)
         workers = workers_of(process.pid)
         if cause == "pipe":
+            code = 3 if process.poll() is None else 0  # for one that was faster than this process
             process.stdout.close()
             process.stderr.close()
             process.wait(LIMIT_S)
@@ -104,7 +96,7 @@ def interrupted(folder, cause, moment, *, delay_s):
         process.wait()
     assert not any(map(alive, workers)), "a worker is left"
     assert "Traceback" not in output, output
-    assert process.returncode == (3 if cause == "pipe" else 130), (process.returncode, output)
+    assert process.returncode == code, (process.returncode, output)
     listed = run.list_runs(folder / "runs")
     status = listed[-1].read_status() if listed else {}
     if cause == "pipe":

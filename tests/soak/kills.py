@@ -169,9 +169,8 @@ class _Soak:
                 finally:
                     process.kill()
             self._outlived(left_of(set(pids), LEAVE_S))
-        self.record["faults"] |= {
-            "kill at spawn": len(killed), "kill the supervisor at spawn": DEATHS_AT_SPAWN,
-        }  # fmt: skip
+        self.record["faults"]["kill at spawn"] = len(killed)
+        self.record["faults"]["kill the supervisor at spawn"] = DEATHS_AT_SPAWN
 
     def _outlived(self, pids):
         self._counts.never("workers that outlive their run", len(pids))
@@ -210,11 +209,7 @@ class Observed:
     """
 
     def __init__(self, out, flags, directory=None):
-        """Start it in a folder of runs, with flags of `mlxhog train`.
-
-        Raises:
-            RuntimeError: it does not start; with what it wrote.
-        """
+        """Start it in a folder of runs; RuntimeError with what it wrote if it does not start."""
         self.out, self.directory, before = out, directory, set(out.iterdir())
         self._stdout = tempfile.TemporaryFile("w+")  # not on the disk that faults fill
         self.process = subprocess.Popen(
@@ -305,11 +300,9 @@ class Observed:
     # -- the end ---------------------------------------------------------------------------------
 
     def account(self, counts, *, in_turn):
-        """Account for every ticket of a run that has ended; returns those torn.
+        """Count every ticket of a run that has ended; returns those torn.
 
-        Args:
-            counts: get the tickets.
-            in_turn: whether workers take steps together or in turn, at least at first.
+        `in_turn` says that workers take steps together or in turn, at least at first.
         """
         ledger, next_, done, torn = self._ledger()
         first, done_before, torn_before = self._before  # a checkpoint keeps those before it

@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 from itertools import cycle, islice, product
@@ -14,6 +12,7 @@ from mlxhog.arena import Arena, event_log
 from mlxhog.arena.requests import socket_path
 from mlxhog.errors import ArenaError
 from mlxhog.strategies import SSP
+from tests.processes import python
 from tests.soak import Counts
 from tests.soak.killer import Killer
 from tests.training.small import identical, parameters, small_config
@@ -82,8 +81,6 @@ def gates(n, say):
 
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
-LIMIT_S = 600.0
-"""Of a replay on a slow machine: one that waits for turns that never come would not end."""
 
 
 def recorded(folder, workers=MIXES[0], optimizer="muon", kills=0, seed=1):
@@ -96,11 +93,8 @@ def recorded(folder, workers=MIXES[0], optimizer="muon", kills=0, seed=1):
 
 
 def replayed(run, *words):
-    """How `mlxhog replay` ends."""
-    return subprocess.run(
-        [sys.executable, "-m", "mlxhog", "replay", str(run), *words],
-        capture_output=True, text=True, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
+    """How `mlxhog replay` ends; one that waits for turns that never come is stopped."""
+    return python("-m", "mlxhog", "replay", str(run), *words)
 
 
 def replays(n, say):

@@ -70,11 +70,10 @@ def test_a_server_follows_a_run_that_ends_is_resumed_killed_and_resumed_again(tm
         in_threads(ask, range(10), limit_s=200)
         assert statuses == [200] * 50
 
-        def last_weights(least):  # a server puts off loads that would take much of its time
+        def versions():  # a server puts off loads that would take much of its time
             weights = server.openai().completions.create(**fields).model_extra["mlxhog"]
             assert weights["age_s"] >= 0
-            first, last = weights["version_first"], weights["version_last"]
-            return last if first == last >= least else None
+            return weights["version_first"], weights["version_last"]
 
         saved = None
         for ending in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
@@ -92,9 +91,10 @@ def test_a_server_follows_a_run_that_ends_is_resumed_killed_and_resumed_again(tm
             newest = (run.checkpoints / "latest").read_text().strip()
             saved = int(newest.rpartition("-")[2])
             assert before is None or (saved > before) == (ending == signal.SIGINT)
-            least = saved if ending == signal.SIGINT else resumed["newest"]
-            last = wait_until(partial(last_weights, least))
-            assert ending == signal.SIGKILL or last == saved
+            if ending == signal.SIGINT:
+                wait_until(lambda: versions() == (saved, saved))  # noqa: B023
+            else:  # of a killed run an update may be in them in part
+                wait_until(lambda: versions()[1] >= resumed["newest"])  # noqa: B023
 
 
 def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
