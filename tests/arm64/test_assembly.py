@@ -50,16 +50,12 @@ def innermost_loops(lines):
     ]
 
 
-def product_loops(text):
-    loops = [loop for lines in functions(text).values() for loop in innermost_loops(lines)]
-    return [loop for loop in loops if any(MULTIPLIES.match(line) for line in loop)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemm", "few_rows"])
 def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(name, tmp_path):
     text = assembly(NATIVE / "ops" / f"{name}.cpp", tmp_path / f"{name}.s")
-    loops = product_loops(text)
+    every = [loop for lines in functions(text).values() for loop in innermost_loops(lines)]
+    loops = [loop for loop in every if any(MULTIPLIES.match(line) for line in loop)]
     storing = [loop for loop in loops if any(STORES.match(line) for line in loop)]
     assert not storing, "\n".join(storing[0])
     sums = [sum(bool(MULTIPLIES.match(line)) for line in loop) for loop in loops]

@@ -18,7 +18,7 @@ from tests.metal.test_thread_sanitizer import SOURCES as UPDATES
 from tests.metal.test_thread_sanitizer import build
 
 # Zig compiles its libraries for arm64 first, once for a user: two minutes of a core.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 ROOT = HERE.parents[1]
 
@@ -44,24 +44,16 @@ def threads(folder):
     return runner(program(folder / "threads", sources))
 
 
-@pytest.fixture(scope="module")
-def litmus(folder):
-    return runner(cross.litmus(folder))
-
-
-@pytest.mark.slow
 def test_products_and_polar_factors_by_neon_are_those_of_this_machine(folder):
     sources = (ROOT / "tests/metal/blas.cpp", *(NATIVE / "ops" / name for name in PRODUCTS))
     assert_products(program(folder / "products", sources))
 
 
-@pytest.mark.slow
 def test_every_update_rule_has_the_bits_of_this_machine(threads):
     here = runner([str(build("here", "-O3"))])
     assert threads("digest") == here("digest")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
 def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(threads, mode):
     lost, _, all_of_them = threads("count", WRITE_MODES[mode], 60).split()
@@ -69,8 +61,8 @@ def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(threads, m
     assert int(all_of_them) > 10**6
 
 
-@pytest.mark.slow
-def test_threads_see_marks_and_every_ticket_once(litmus):
+def test_threads_see_marks_and_every_ticket_once(folder):
+    litmus = runner(cross.litmus(folder))
     _, mixed = map(int, litmus("marks", 2_000).split())
     assert mixed == 0, "a copy between equal marks is of one write"
     assert litmus("ledger", 20_000).split() == ["0", "20000"], "a small ring"

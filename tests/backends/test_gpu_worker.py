@@ -6,6 +6,7 @@ What only a Mac has is stood in for: the device, its memory, and the limits that
 import os
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
@@ -142,10 +143,8 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
 
 @pytest.mark.parametrize("name", ["mlx:gpu", "mlx:cpu"])
 def test_a_mac_without_a_metal_device_is_refused_at_once(gpu, monkeypatch, name):
-    def device_info(_):
-        raise RuntimeError("[metal::load_device] No Metal device available.")
-
-    monkeypatch.setattr(mx, "device_info", device_info)
+    none = RuntimeError("[metal::load_device] No Metal device available.")
+    monkeypatch.setattr(mx, "device_info", mock.Mock(side_effect=none))
     with pytest.raises(EnvironmentLacks, match=r"no Metal device .*--workers torch:cpu") as error:
         mlx(name)
     assert error.value.exit_code == 3

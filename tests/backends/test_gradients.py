@@ -12,14 +12,7 @@ from mlxhog.models import families, lm, lm_float64
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows, dense
 from tests.backends.untrained import NAMES, bound, values
-from tests.models.sample import (
-    DROPPING,
-    LARGE,
-    V1,
-    config,
-    perturbed_params,
-    v1_config,
-)
+from tests.models.sample import DROPPING, LARGE, V1, config, perturbed_params, v1_config
 from tests.models.sample import batch as drawn
 from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, GRADIENT_BF16, LOSS_BF16, LOSS_F32, assert_close

@@ -149,10 +149,6 @@ def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch_of_any
         assert tokens == first, key
 
 
-def state_bytes(state):
-    return sum(int(part.nbytes) for block in state for part in block)
-
-
 @on_every
 @pytest.mark.parametrize("model", ["large", "v1"])
 def test_states_and_memory_do_not_grow_with_the_length(name, kernels, model):
@@ -164,7 +160,7 @@ def test_states_and_memory_do_not_grow_with_the_length(name, kernels, model):
         for t in range(400 if kernels == "native" else 40):
             _, state = backend.logits(tokens[:, t % 256][:, None], state)
         _, state = backend.logits(tokens, state)
-        sizes.append(state_bytes(state))
+        sizes.append(sum(int(part.nbytes) for block in state for part in block))
         memory.append(psutil.Process().memory_info().rss)
     assert len(set(sizes)) == 1
     assert memory[2] <= 1.02 * memory[0]  # a cache would need more with every token

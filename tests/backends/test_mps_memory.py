@@ -3,6 +3,8 @@
 The CPU stands in for the GPU: its work on gradients is pending until somebody waits.
 """
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -105,13 +107,11 @@ def test_one_wait_serves_all_gradients_no_tensor_is_copied_and_the_inbox_is_the_
 
 @pytest.mark.parametrize("refusal", [AttributeError, RuntimeError])
 def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(mps, monkeypatch, capsys, refusal):
-    def refuse(storage):
-        raise refusal("not backed by a shared-storage MTLBuffer")
-
     if refusal is AttributeError:
         monkeypatch.delattr(torch.mps, "_host_alias_storage")
     else:
-        monkeypatch.setattr(torch.mps, "_host_alias_storage", refuse)
+        refused = mock.Mock(side_effect=refusal("not backed by a shared-storage MTLBuffer"))
+        monkeypatch.setattr(torch.mps, "_host_alias_storage", refused)
     plain, backend = worker("torch:cpu"), worker()
     assert "gradients of torch:mps are copied" in capsys.readouterr().out
     mps.copies = 0

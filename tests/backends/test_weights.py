@@ -13,13 +13,7 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
-from tests.tolerances import (
-    LOGITS_4BIT,
-    LOGITS_8BIT,
-    LOGITS_BFLOAT16,
-    LOGITS_F32,
-    assert_close,
-)
+from tests.tolerances import LOGITS_4BIT, LOGITS_8BIT, LOGITS_BFLOAT16, LOGITS_F32, assert_close
 
 V = 96
 LARGE = {"vocab_size": V, "hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}

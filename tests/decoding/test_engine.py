@@ -239,11 +239,6 @@ def test_after_a_wrong_prompt_or_logits_that_are_not_finite_the_engine_goes_on()
 # -- scores ----------------------------------------------------------------------------------------
 
 
-def probabilities(before):
-    logits = MarkovModel().says(tuple(before))[: BYTES.n_ids].astype(np.float64)
-    return np.exp(logits) / np.exp(logits).sum()
-
-
 @each_of(("chunk", "writes"), [(2, True), (100, True), (100, False)])
 def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes):
     e, prompt = engine(prefill_chunk=chunk), [84, 65, 66]
@@ -257,7 +252,8 @@ def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes)
     if not writes:
         assert (text, pieces[-1].finish_reason) == (prompt, "length")
     for k, score in enumerate(scores):
-        expected = probabilities([BYTES.bos, *text[:k]])
+        logits = MarkovModel().says((BYTES.bos, *text[:k]))[: BYTES.n_ids].astype(np.float64)
+        expected = np.exp(logits) / np.exp(logits).sum()
         assert np.exp(score.logprob) == pytest.approx(expected[text[k]], rel=1e-4)
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
 

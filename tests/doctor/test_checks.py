@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -246,10 +247,8 @@ def test_a_busy_machine_and_one_without_both_engines_have_no_result(measured):
 
 
 def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch):
-    def fail(*_):
-        raise WorkerFailed("worker 2 lost its GPU")
-
-    monkeypatch.setattr(pair, "compared", fail)
+    failed = WorkerFailed("worker 2 lost its GPU")
+    monkeypatch.setattr(pair, "compared", mock.Mock(side_effect=failed))
     check, row = pair.check_pair(MAC, LoadWatch(), lambda part, step: None)
     assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
     assert "--workers mlx:gpu,torch:mps" in check.consequence

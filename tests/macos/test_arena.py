@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import socket
-import subprocess
-import sys
 from unittest import mock
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from mlxhog.arena import Arena, plan, segment
 from tests.arena import children
 from tests.arena.test_arena import small_layout
-from tests.macos.simulation import ROOT, environment, linux_only
+from tests.macos.simulation import linux_only, simulated
 
 # The extension module asks /proc, as built for Linux; `test_process_life.py` has its macOS branch.
 START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none"
@@ -24,19 +22,12 @@ START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none
 def test_the_arenas_own_tests_pass_in_the_simulation():
     files = [f"tests/arena/test_{name}.py" for name in ("arena", "requests", "workers")]
     files.append("tests/metal/test_adoptable.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
-    process = subprocess.run(
-        [*command, f"--deselect=tests/arena/test_workers.py::{START_TIME}"],
-        env=environment(),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout[-4000:]
-    assert "1 deselected" in process.stdout
-    assert "skipped" not in process.stdout
-    assert all(f"{file} ." in process.stdout for file in files)
+    options = ("-pno:cacheprovider", f"--deselect=tests/arena/test_workers.py::{START_TIME}")
+    run = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    printed = simulated(run, *options, *files, timeout_s=None)
+    assert "1 deselected" in printed
+    assert "skipped" not in printed
+    assert all(f"{file} ." in printed for file in files)
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENAMETOOLONG, errno.ENOENT])

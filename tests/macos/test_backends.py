@@ -6,7 +6,7 @@ import pytest
 
 from tests.macos.simulation import linux_only, simulated
 
-pytestmark = linux_only
+pytestmark = [linux_only, pytest.mark.slow]
 
 BOTH_DEVICES = """
 import mlx.core as mx
@@ -44,7 +44,6 @@ print({backends.create_alone(word).name for word in words})
 """
 
 
-@pytest.mark.slow
 def test_backends_on_both_devices_work_in_one_process_and_commands_choose_the_gpu():
     printed = simulated(BOTH_DEVICES, FAKE_METAL=1)
     both = "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu"
@@ -88,7 +87,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_every_thread_that_computes_asks_for_performance_cores(tmp_path):
     log = tmp_path / "qos"
     own, asked = json.loads(simulated(ASKING, tmp_path / "runs", FAKE_QOS_LOG=log).splitlines()[-1])
@@ -168,7 +166,6 @@ adapter_mlx.OPS.linear_cross_entropy(x.reshape(6, 4), w, labels, None)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("family", "overlap"), [("xlstm", ""), ("xlstm_v1", "overlap")])
 def test_the_default_workers_train_evaluate_and_write_text(tmp_path, family, overlap):
     log, facts = tmp_path / "log", {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
@@ -177,6 +174,5 @@ def test_the_default_workers_train_evaluate_and_write_text(tmp_path, family, ove
     assert "1" in watchdogs, "a GPU worker asks for more time on the GPU"
 
 
-@pytest.mark.slow
 def test_no_array_of_mlx_reaches_native_code_in_mad_parity_analyze_and_linears(tmp_path):
     simulated(MAD + COMPARE + ANALYZE + LINEARS, tmp_path, FAKE_METAL=1)

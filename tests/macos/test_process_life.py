@@ -16,7 +16,7 @@ from tests.macos.simulation import HERE, ROOT, build, libsystem, linux_only
 from tests.metal.shared import PROBE_NS
 from tests.threads import begin, join, wait_until
 
-pytestmark = linux_only
+pytestmark = [linux_only, pytest.mark.slow]
 
 UPDATES = ROOT / "metal" / "native" / "updates"
 OPS = ROOT / "metal" / "native" / "ops"
@@ -54,7 +54,6 @@ def become_zombie(process):
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
-@pytest.mark.slow
 def test_a_process_is_gone_as_a_zombie_when_reaped_and_when_its_pid_is_anothers(life):
     with child() as process:
         pid, started = process.pid, life.start_time(process.pid)
@@ -75,7 +74,6 @@ def test_a_process_is_gone_as_a_zombie_when_reaped_and_when_its_pid_is_anothers(
     assert before <= life.now_ns() <= time.monotonic_ns(), "the clock is Python's"
 
 
-@pytest.mark.slow
 def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
     words, table = np.zeros(1, np.uint32), np.zeros((2, ENTRY_BYTES), np.uint8)
     entries = [Entry(k + 1, table[k]) for k in (0, 1)]
@@ -94,7 +92,6 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life):
         assert words[0] == 2
 
 
-@pytest.mark.slow
 def test_helpers_of_the_pool_have_the_class_of_their_caller():
     flags = ["-D__APPLE__", f"-isystem{HERE / 'include'}", f"-I{OPS}"]
     pool = ctypes.CDLL(str(build("pool", *flags, HERE / "pool.cpp", OPS / "pool.cpp")))

@@ -8,17 +8,11 @@ import sys
 
 import pytest
 
-from tests.macos.simulation import (
-    ROOT,
-    environment,
-    linux_only,
-    simulated,
-    with_caffeinate,
-)
+from tests.macos.simulation import ROOT, environment, linux_only, simulated, with_caffeinate
 from tests.processes import alive
 from tests.threads import wait_until
 
-pytestmark = linux_only
+pytestmark = [linux_only, pytest.mark.slow]
 
 TRAIN = """
 import json, os, sys
@@ -42,7 +36,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_killed_workers_are_replaced(tmp_path):
     log = tmp_path / "qos"
     awake, path = with_caffeinate(tmp_path)
@@ -59,7 +52,6 @@ def test_killed_workers_are_replaced(tmp_path):
     assert int(pid) == status["supervisor_pid"]
 
 
-@pytest.mark.slow
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path):
     options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 60}
     printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_SANDBOX_GROUP="A1.group/")
@@ -67,7 +59,6 @@ def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path):
     assert not list(tmp_path.glob("runs/*/arena-*")), "the file has no name"
 
 
-@pytest.mark.slow
 def test_a_reader_attaches_and_when_the_supervisor_is_killed_workers_leave_and_it_resumes(tmp_path):
     options = {"kills": 0, "workers": "mlx:cpu*2", "steps": 100_000, "save_every": "1s"}
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]

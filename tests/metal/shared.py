@@ -9,7 +9,7 @@ bytes                  what
 import mmap
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing import reduction
 
 import numpy as np
@@ -71,14 +71,9 @@ def _attach(n_floats, n_words, n_workers, fd):
     return Shared(n_floats, n_words, n_workers, fd.detach())
 
 
-@contextmanager
 def shared(n_floats, n_words=0, n_workers=4):
-    """A fresh zeroed segment."""
-    segment = Shared(n_floats, n_words, n_workers)
-    try:
-        yield segment
-    finally:
-        segment.close()
+    """A fresh zeroed segment, for a block."""
+    return closing(Shared(n_floats, n_words, n_workers))
 
 
 @contextmanager

@@ -24,15 +24,15 @@ def dense(s, offset=0, n=1, mode=RACY, locks=None, delta=None):
     _native.add(locks, mode, s.floats, offset, ones(n) if delta is None else delta)
 
 
-def rows(s, index=None, width=8, n=16, mode=RACY, locks=None, floats=16):
+def rows(s, index=None, width=8, n=16):
     index = None if index is None else np.array(index, np.int32)
-    _native.add(locks, mode, s.floats, 0, ones(n), (index, width, 0, floats))
+    _native.add(s.locks(1), LOSSLESS, s.floats, 0, ones(n), (index, width, 0, 16))
 
 
-def at(s, index, *, n=None, width=8, word0=None, mode=RACY, locks=None):
+def at(s, index, *, n=None, word0=None, mode=RACY):
     index = np.array(index, np.int32)
-    place = (s.floats, 0, 16, width, word0)
-    _native.add_at(locks, mode, *place, index, ones(len(index) if n is None else n))
+    place = (s.floats, 0, 16, 8, word0)
+    _native.add_at(s.locks(1), mode, *place, index, ones(len(index) if n is None else n))
 
 
 def python_rows(s, row):
@@ -55,21 +55,15 @@ REFUSED = {
     "behind the end": (lambda s: dense(s, N + 1, 0), "do not fit the segment"),
     "a stripe without a word": (
         lambda s: dense(
-            s,
-            _native.STRIPE,
-            mode=LOSSLESS,
-            locks=_native.Locks(s.words[:1], s.table, 1, 1),
+            s, _native.STRIPE, mode=LOSSLESS, locks=_native.Locks(s.words[:1], s.table, 1, 1)
         ),
         "there are 1",
     ),
     "lossless without locks": (lambda s: dense(s, mode=LOSSLESS), "needs the arena's locks"),
     "mode 4": (lambda s: dense(s, mode=4, locks=s.locks(1)), "wanted 0"),
     "turns": (lambda s: dense(s, mode=IN_TURN, locks=s.locks(1)), "the locks have no turns"),
-    "row -1": (
-        lambda s: rows(s, [0, -1], mode=LOSSLESS, locks=s.locks(1)),
-        "row -1 is outside",
-    ),
-    "row 2": (lambda s: rows(s, [0, 2], mode=LOSSLESS, locks=s.locks(1)), "row 2 is outside"),
+    "row -1": (lambda s: rows(s, [0, -1]), "row -1 is outside"),
+    "row 2": (lambda s: rows(s, [0, 2]), "row 2 is outside"),
     "too many rows": (lambda s: rows(s, n=24), "values has 3 rows; wanted 2"),
     "another width": (lambda s: rows(s, width=7), "not rows of width"),
     "a row below a slot": (lambda s: python_rows(s, -1), "the parameter has rows 0 to 3"),
@@ -77,10 +71,10 @@ REFUSED = {
     "an element below": (lambda s: at(s, [-1]), "outside the 16"),
     "an element above": (lambda s: at(s, [16]), "outside the 16"),
     "a place without a value": (lambda s: at(s, [1, 2], n=1), "2 places for 1 values"),
-    "elements in turn": (lambda s: at(s, [1], mode=IN_TURN, locks=s.locks(1)), "not added in turn"),
+    "elements in turn": (lambda s: at(s, [1], mode=IN_TURN), "not added in turn"),
     **{
         f"elements without words from {first} on": (
-            lambda s, first=first: at(s, [1], word0=first, mode=LOSSLESS, locks=s.locks(1)),
+            lambda s, first=first: at(s, [1], word0=first, mode=LOSSLESS),
             f"2 lock words from {first} on: there are 2",
         )
         for first in (1, (1 << 64) - 1, (1 << 64) - 2)
@@ -111,11 +105,7 @@ def test_what_does_not_fit_the_segment_is_refused_unwritten(case):
         assert not segment.words.any()
 
 
-@each_of(
-    "delta",
-    [np.ones(8), np.ones(8, np.float32)[::2], np.ones(8, np.int32)],
-    ids=["float64", "strided", "int32"],
-)
+@each_of("delta", [np.ones(8), ones(8)[::2], np.ones(8, np.int32)])
 def test_other_dtypes_and_strides_are_refused_rather_than_copied(delta):
     with shared(N) as segment:
         with pytest.raises(TypeError):

@@ -23,9 +23,10 @@ OPS = ROOT / "metal/native/ops"
 SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "polar.cpp", "pool.cpp", "rows.cpp"]
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
 
-pytestmark = pytest.mark.skipif(
-    kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +73,10 @@ def assert_products(program):
         assert_close(theirs, np.concatenate(expected), PRODUCT_F32, label=f"{rows}, {out}")
 
 
-@pytest.mark.slow
 def test_a_blas_multiplies_and_orthogonalises_as_our_own_products_do(programs):
     assert_products(programs[0])
 
 
-@pytest.mark.slow
 def test_a_system_without_cblas_sgemm_takes_our_own_products(programs):
     """The symbol is bound weakly, so the module loads there, too."""
     with_blas, without = programs

@@ -4,6 +4,7 @@ The frameworks' Metal parts are stood in for (`fake_gpu.py`); the engines' own c
 """
 
 from dataclasses import replace
+from unittest import mock
 
 import mlx.core as mx
 import numpy as np
@@ -159,11 +160,8 @@ def test_mps_adopts_what_mlx_lends_it(monkeypatch):
     assert host[4:7].tolist() == [0, 1, 1]
     with pytest.raises(EnvironmentLacks, match="on cpu, kernels need meta"):
         MPSEngine("meta").adopt(host)
-
-    def refuse(*_):
-        raise BufferError("Unsupported device type for DLPack")
-
-    monkeypatch.setattr(torch, "from_dlpack", refuse)
+    unsupported = BufferError("Unsupported device type for DLPack")
+    monkeypatch.setattr(torch, "from_dlpack", mock.Mock(side_effect=unsupported))
     with pytest.raises(EnvironmentLacks, match=r"Unsupported device.*--gpu-write cpu"):
         mps.adopt(host)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,30 +43,22 @@ def holder(segment):
         yield process, let_go
 
 
-def acquiring(locks, i):
-    """A thread that takes and releases lock `i`; over when it has."""
+@contextmanager
+def waiting(segment, locks, i):
+    """A worker waits for lock `i` of a live one, which lets go of it in the block."""
 
     def take_and_release(i):
         locks.acquire(i)
         locks.release(i)
 
-    return begin(take_and_release, [i])[0]
-
-
-def wait_for_probes(segment):
-    """Until a waiting worker, which beats before and after, has asked more than once."""
     beat = segment.workers["heartbeat_ns"][WAITER - 1 : WAITER]
+    beat[0] = 0  # it beats before and after it asks whether the owner lives
+    thread = begin(take_and_release, [i])
     first = wait_until(lambda: int(beat[0]), TIMEOUT_S, "a worker that waits")
     wait_until(lambda: beat[0] > first + 3 * PROBE_NS, TIMEOUT_S, "its questions")
-
-
-def test_a_free_lock_is_taken_and_freed(segment):
-    locks = segment.locks(WAITER, generation=7)
-    locks.acquire(5)
-    assert segment.words[5] == WAITER | 7 << 16 == locks.word
-    locks.release(5)
-    assert not segment.words.any()
-    assert locks.takeovers == 0
+    assert thread[0].is_alive(), "a live owner's lock was taken"
+    yield
+    join(thread)
 
 
 @pytest.mark.parametrize("state", ["a zombie", "gone", "marked dead"])
@@ -111,12 +104,9 @@ def test_a_stopped_worker_is_waited_for(segment, holder):
     process, let_go = holder
     locks = segment.locks(WAITER)
     os.kill(process.pid, signal.SIGSTOP)
-    waiting = acquiring(locks, 3)
-    wait_for_probes(segment)
-    assert waiting.is_alive()
-    os.kill(process.pid, signal.SIGCONT)
-    let_go.set()
-    join([waiting])
+    with waiting(segment, locks, 3):
+        os.kill(process.pid, signal.SIGCONT)
+        let_go.set()
     assert locks.takeovers == 0
 
 
@@ -140,11 +130,8 @@ def test_a_predecessor_in_a_reused_slot_is_dead_and_its_successor_is_not(segment
     locks = segment.locks(WAITER)
     locks.acquire(2)
     assert locks.takeovers == 1
-    waiting = acquiring(locks, 3)
-    wait_for_probes(segment)
-    assert waiting.is_alive(), "a live owner's lock was taken"
-    successor.release(3)
-    join([waiting])
+    with waiting(segment, locks, 3):
+        successor.release(3)
     assert locks.takeovers == 1
 
 
@@ -152,11 +139,8 @@ def test_generations_wrap_at_16_bits(segment):
     locks = segment.locks(HOLDER, generation=0x1_0003)
     locks.acquire(0)
     assert segment.words[0] == HOLDER | 3 << 16
-    waiting = acquiring(segment.locks(WAITER), 0)
-    wait_for_probes(segment)
-    assert waiting.is_alive(), "the entry's generation and the word's low 16 bits are the same"
-    locks.release(0)
-    join([waiting])
+    with waiting(segment, segment.locks(WAITER), 0):  # the entry has the word's low 16 bits
+        locks.release(0)
 
 
 def test_a_sweep_frees_exactly_the_dead_slots_words(segment):

@@ -22,9 +22,12 @@ SOURCES = [
 ]  # fmt: skip
 OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 WATCHED = ["-fsanitize=thread", "-O1"]
+ATOMIC = ("atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
+PLAIN = ("plain", "-O3")  # the kernels as the wheel has them
 RACE_FOUND = 66  # the sanitizer's exit code
 
-pytestmark = pytest.mark.skipif(kept.COMPILER is None, reason="no C++ compiler")
+no_compiler = pytest.mark.skipif(kept.COMPILER is None, reason="no C++ compiler")
+pytestmark = [pytest.mark.slow, no_compiler]
 
 
 def build(name, *options):
@@ -64,43 +67,29 @@ def launcher(tmp_path_factory):
     pytest.skip("the thread sanitizer does not run on this system")
 
 
-def atomic():
-    """The relaxed-atomic build, watched."""
-    return build("atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("work", ["race", "striped"])
 @pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
 def test_no_data_race_in_the_relaxed_atomic_build(launcher, mode, work):
-    ended = finish(*launcher, atomic(), work, str(WRITE_MODES[mode]))
+    ended = finish(*launcher, build(*ATOMIC), work, str(WRITE_MODES[mode]))
     assert ended.returncode == 0, ended.stderr[:4000]
     assert "WARNING" not in ended.stderr
 
 
-@pytest.mark.slow
 def test_the_sanitizer_sees_the_races_of_the_plain_build(launcher):
     ended = finish(*launcher, build("watched", *WATCHED), "race", str(WRITE_MODES["racy"]))
     assert ended.returncode == RACE_FOUND
     assert "data race" in ended.stderr
 
 
-def plain():
-    """The kernels as the wheel has them."""
-    return build("plain", "-O3")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
 def test_shared_moments_lose_none_of_a_hundred_million_updates(mode):
-    ended = finish(plain(), "count", str(WRITE_MODES[mode]), "2200")
+    ended = finish(build(*PLAIN), "count", str(WRITE_MODES[mode]), "2200")
     lost, _, all_of_them = ended.stdout.split()
     assert (int(lost), ended.returncode) == (0, 0)
     assert int(all_of_them) > 10**8
 
 
-@pytest.mark.slow
 def test_both_builds_give_the_same_bits_with_one_worker(launcher):
-    watched = finish(*launcher, atomic(), "digest").stdout
+    watched = finish(*launcher, build(*ATOMIC), "digest").stdout
     assert len(watched) == 17
-    assert finish(plain(), "digest").stdout == watched
+    assert finish(build(*PLAIN), "digest").stdout == watched

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,11 @@ from tests.parity.planted import wrong_sign
 NUMPY, NUMPY_TWICE = ParitySide("numpy", "numpy"), ParitySide("numpy again", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
 MLX_PLAIN = ParitySide("mlx:cpu+reference", "mlx:cpu", "reference")
+SINGLE = ParitySide("torch:mps", "torch:mps")
 TORCH_PLAIN = ParitySide("torch:cpu+reference", "torch:cpu", "reference")
 EVERY = (NUMPY, ParitySide("torch:cpu", "torch:cpu", "native"), TORCH_PLAIN, MLX, MLX_PLAIN)
 
-
-def quiet(side, step):
-    """No output."""
+comparison_of = partial(compare_sides, tell=lambda side, step: None)
 
 
 def small(B=2, S=9, steps=2, seed=1, **changes):
@@ -73,7 +73,7 @@ def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
 def test_every_backend_and_form_reads_the_same_rows_of_tables():
     tables = {"ngram_orders": (2, 4), "ngram_dim": 4, "ngram_rows": 256}
     subject = small(reset_at_document_boundaries=True, bos_token_id=1, **tables)
-    comparison = compare_sides(subject, EVERY, quiet)
+    comparison = comparison_of(subject, EVERY)
     assert comparison.ok, [row for row in comparison.rows if not row.ok]
     compared = {row.what for row in comparison.rows}
     assert {"grad/ngrams.table_4", "grad/ngrams.weight", "stepwise/logits"} <= compared
@@ -83,7 +83,7 @@ def test_every_backend_and_form_reads_the_same_rows_of_tables():
 @pytest.mark.usefixtures("sides_here")
 def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
     subject = small(1, 2, steps=0, seed=2, num_hidden_layers=1)  # the head norm hides most of k
-    assert compare_sides(subject, EVERY, quiet).ok
+    assert comparison_of(subject, EVERY).ok
     engine = NumPyEngine()
     engine.load(subject.cfg, subject.inputs)
     _, grads = engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])
@@ -92,7 +92,7 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
     roundings = np.abs(grads[name]).reshape(-1) / (largest * tolerances.ROUNDING)
     place = int(np.flatnonzero((roundings > 20) & (roundings < 30))[0])
     with wrong_sign(name, place):
-        row = compare_sides(subject, [NUMPY, TORCH_PLAIN], quiet).first_bad
+        row = comparison_of(subject, [NUMPY, TORCH_PLAIN]).first_bad
     assert row.what == f"grad/{name}"
     assert row.wanted == pytest.approx(-row.got, rel=0.2)
 
@@ -102,10 +102,7 @@ def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
     engine, (operator, kind) = FrameworkEngine("mlx:cpu", "reference"), FAULTS[fault]
     wrong = fault(getattr(engine.ops, operator), probes.Device("mlx", "cpu", 1))
     monkeypatch.setitem(vars(engine.ops), operator, wrong)  # `setattr` would leave a copy there
-    by_side = {
-        NUMPY.name: (dict(probes.exact()), {}),
-        MLX_PLAIN.name: (dict(engine.probes()), {}),
-    }
+    by_side = {NUMPY.name: (dict(probes.exact()), {}), MLX_PLAIN.name: (dict(engine.probes()), {})}
     rows, _ = compare_all(small(), [NUMPY, MLX_PLAIN], by_side)
     assert kind in {row.kind for row in rows if not row.ok}
 
@@ -114,7 +111,7 @@ def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
 def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
     subject = small(steps=0)
     unused = replace(subject, inputs=subject.inputs | {"unused": np.ones(3, np.float32)})
-    comparison = compare_sides(unused, [NUMPY, NUMPY_TWICE], quiet, perturb="unused")
+    comparison = comparison_of(unused, [NUMPY, NUMPY_TWICE], perturb="unused")
     assert comparison.missed
     assert not comparison.ok
 
@@ -167,20 +164,18 @@ class Deadly:
 def test_a_child_that_dies_or_fails_is_named_with_its_last_words():
     deadly = ParitySubject(title="deadly", cfg=Deadly())
     with pytest.raises(WorkerFailed, match="numpy cannot compute it: the process ended .*SIGABRT"):
-        compare_sides(deadly, [NUMPY, NUMPY_TWICE], quiet)
+        comparison_of(deadly, [NUMPY, NUMPY_TWICE])
     odd = ParitySide("torch:cpu", "torch:cpu", "metal")
     with pytest.raises(ConfigError, match="torch:cpu cannot compute it: kernels is"):
-        compare_sides(small(), [NUMPY, odd], quiet)
+        comparison_of(small(), [NUMPY, odd])
     with pytest.raises(ConfigError, match="numpy is the only side"):
-        compare_sides(small(), [NUMPY], quiet)
+        comparison_of(small(), [NUMPY])
 
 
 # -- two arrays are compared by the largest difference, and what is allowed has a reason -----------
 
-EXACT, SINGLE, CPU = (ParitySide(name, name) for name in ("numpy", "torch:mps", "torch:cpu"))
 
-
-def one(name, actual, expected, *, pairs=None, sides=(SINGLE, EXACT), conditions=None, **more):
+def one(name, actual, expected, *, pairs=None, sides=(SINGLE, NUMPY), conditions=None, **more):
     """The comparison of one tensor, or the last of some."""
     if not isinstance(expected, dict):
         actual, expected = {name: np.asarray(actual)}, {name: np.asarray(expected)}
@@ -280,8 +275,8 @@ def test_a_result_without_a_condition_of_its_own_has_that_of_what_it_stands_for(
         "after/adamw/w": 1.0, "stepwise/logits": 3.0, "stepwise/state/n": 4.0, "hidden/0": None,
     }  # fmt: skip
     assert {name: tolerances.condition_of(name, conditions) for name in results} == results
-    for side, ok in ((SINGLE, True), (EXACT, False)):
+    for side, ok in ((SINGLE, True), (NUMPY, False)):
         known, pairs = {"logits": 1e-5}, [("stepwise/logits", "logits")]
         actual, expected = {"stepwise/logits": np.array([5.001])}, {"logits": np.array([5.0])}
-        row = one("", actual, expected, pairs=pairs, conditions=known, sides=(side, EXACT))
+        row = one("", actual, expected, pairs=pairs, conditions=known, sides=(side, NUMPY))
         assert row.ok is ok

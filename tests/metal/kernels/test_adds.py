@@ -9,10 +9,33 @@ from mlxhog import _native
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import adds
 from mlxhog.metal.registry import KERNELS
-from tests.metal.kernels.numbers import SIZES, assert_same_bits, normal, odd
 from tests.pairs import each_of
 
 SCALE = np.float32(-0.3)
+# Around 8 (MLX's small arrays), a threadgroup and a block, and larger than all with an odd rest.
+SIZES = (0, 1, 2, 7, 8, 9, 255, 256, 257, 4095, 4097, 1_000_003)
+
+INFO = np.finfo(np.float32)
+ODDITIES = np.array(
+    [np.nan, np.inf, -np.inf, 0.0, -0.0, INFO.smallest_subnormal, -INFO.smallest_subnormal,
+     INFO.tiny / 2, INFO.max, -INFO.max],
+    np.float32,
+)  # fmt: skip
+
+
+def odd(n, *, seed=0):
+    """Normal numbers, every third replaced by an oddity."""
+    x = np.random.default_rng((seed, n)).standard_normal(n, dtype=np.float32)
+    places = np.arange(seed % 3, n, 3)
+    x[places] = ODDITIES[(places + seed) % len(ODDITIES)]
+    return x
+
+
+def assert_same_bits(actual, expected, *, label=""):
+    """Fail unless all bits are equal; NaN equals NaN, whatever its sign and payload."""
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), label
+    one_nan = (np.where(np.isnan(x), np.float32(np.nan), x) for x in (actual, expected))
+    np.testing.assert_array_equal(*(x.view(np.uint32) for x in one_nan), err_msg=label)
 
 
 @each_of("n", SIZES)
@@ -30,6 +53,7 @@ def test_a_dense_add_rounds_the_product_and_touches_nothing_else(shim, n):
 # -- steps -----------------------------------------------------------------------------------------
 
 HP = np.array([0.1, 0.7, 0.3, 0.02, 0.1, 0.7, 0.0, 0.0], np.float32)
+ADD = np.array([1, 1, 0, 0] * 2, np.float32)  # adds 1 along a direction of -1
 
 
 def stepped(w, u, decays):
@@ -83,8 +107,7 @@ def test_a_step_of_rows_has_the_bits_of_native_code(shim, n_rows, d):
 def test_rows_outside_the_parameter_are_left_out_and_reported(shim):
     x = {"arena": np.ones(40, np.float32), "g": -np.ones((5, 4), np.float32)}
     x["rows"] = np.array([2, 3, -1, np.iinfo(np.int32).min, np.iinfo(np.int32).max], np.int32)
-    hp = np.array([1, 1, 0, 0] * 2, np.float32)
-    done = shim.run(adds.step(x, decays=flags(40), hp=hp, offset=0, height=3))["done"]
+    done = shim.run(adds.step(x, decays=flags(40), hp=ADD, offset=0, height=3))["done"]
     assert np.flatnonzero(x["arena"] == 2).tolist() == [8, 9, 10, 11]
     assert done.tolist() == [1, 0, 0, 0, 0]
 
@@ -93,25 +116,21 @@ def test_rows_outside_the_parameter_are_left_out_and_reported(shim):
 
 ADDS = 128_000
 N = 64  # elements, of which each counts exactly up to 2^24
-RATES = {
-    "decays": np.zeros(N // adds.FLAG_FLOATS, np.uint8),
-    "hp": np.array([1, 1, 0, 0] * 2, np.float32),
-    "offset": 0,
-}
 
 
 def counting(name):
     """A launch that adds 1 to each element of an arena, and the arena."""
-    x = {each: np.zeros(N, np.float32) for each in ("arena", "last", "prev")}
-    ones, arena = np.ones(N, np.float32), x["arena"]
+    (arena, last, prev), ones = np.zeros((3, N), np.float32), np.ones(N, np.float32)
     if name == "dense_axpy":
         return adds.dense_axpy(arena, ones, scale=1.0, offset=0), arena
+    x, height = {"arena": arena, "g": -ones}, None
     if name == "step_recorded":
-        return adds.step({**x, "g": -ones}, **RATES), arena
-    if name == "step":
-        return adds.step({"arena": arena, "g": -ones}, **RATES), arena
-    rows = {"arena": arena, "rows": np.arange(8, dtype=np.int32), "g": -ones.reshape(8, 8)}
-    return adds.step(rows, **RATES, height=8), arena
+        x |= {"last": last, "prev": prev}
+    if name == "step_rows":
+        x |= {"rows": np.arange(8, dtype=np.int32), "g": -ones.reshape(8, 8)}
+        height = 8
+    decays = np.zeros(N // adds.FLAG_FLOATS, np.uint8)
+    return adds.step(x, decays=decays, hp=ADD, offset=0, height=height), arena
 
 
 WRITERS = [name for name, kernel in KERNELS.items() if any(one.writes for one in kernel.inputs)]
@@ -134,7 +153,7 @@ def test_a_hundred_thousand_adds_under_chaos_all_arrive(host_engine, name):
 
 @each_of("other", ["arena", "prev", "g"])
 def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
-    x = {name: normal(64) for name in ("arena", "last", "prev", "g")}
+    x = {name: odd(64) for name in ("arena", "last", "prev", "g")}
     before = {name: array.copy() for name, array in x.items()}
     launch = adds.step(x, decays=flags(64), hp=HP, offset=0)
     with pytest.raises(ShapeError, match="is the same array as .*which the kernel writes in place"):
