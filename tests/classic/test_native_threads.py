@@ -26,7 +26,6 @@ def build(name, *options):
     return kept.linked(f"classic-{name}", files, *usual, *options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [(kind, "sparse") for kind in KINDS]
@@ -40,7 +39,6 @@ def test_no_data_race_in_the_relaxed_atomic_build(launcher, kind, rows):
     assert int(ended.stdout) == EXAMPLES
 
 
-@pytest.mark.slow
 def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(launcher):
     ended = sanitizer.finish(*launcher, build("plain"), "racy", "dense")
     assert ended.returncode == sanitizer.RACE_FOUND
