@@ -51,7 +51,12 @@ def test_lock_free_workers_gain_what_rounds_lose_to_waiting():
     lock_free = [[StepTime(64, s, 0.0)] * 64 for s in (0.02, 0.02)]
     assert choose_strategy.rounds_would_lose(lock_free, 2) == pytest.approx(0.0)
     lock_free = [[StepTime(64, s, 0.0) for s in (0.02, 0.08)[::k] * 32] for k in (1, -1)]
-    assert choose_strategy.rounds_would_lose(lock_free, 2) > choose_strategy.LEAST_LOST
+    assert choose_strategy.rounds_would_lose(lock_free, 2) > choose_strategy.most_lost(2)
+
+
+def test_the_later_gradients_are_the_more_rounds_may_lose():
+    may_lose = [choose_strategy.most_lost(workers) for workers in (2, 4, 8, 16)]
+    assert may_lose == pytest.approx([0.15, 0.254, 0.401, 0.571], abs=1e-3)
 
 
 def test_workers_that_look_alike_are_taken_for_even():
@@ -256,7 +261,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
     config = endless(tmp_path, optimizer="muon", lr=None, slow="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_, last = changes(Path(result.run))
-    assert ended["lost"] > choose_strategy.MOST_LOST
+    assert ended["lost"] > choose_strategy.most_lost(2)
     assert "rounds lost" in ended["text"]
     assert result.restarts == 0
     check_tickets(result)
@@ -314,7 +319,7 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(trained_with_kills, ru
         wait_until(lambda: ask(directory, "status")["step"] > step + 20, LIMIT_S, "more steps")
 
     # Changes whenever enough steps were looked at.
-    rule(GRADIENTS=1, MOST_LOST=-1.0, ABSENT_S=math.inf)
+    rule(GRADIENTS=1, MOST_LOST=-1.0, BEGIN_AT=-1.0, ABSENT_S=math.inf)
     run = partial(trained, act=until_all_are_replaced, observer=messages)
     result = trained_with_kills(*kills, begins=10, run=run, steps=100_000, restarts=20, **AUTO)
     assert result.restarts == 9
