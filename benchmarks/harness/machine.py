@@ -18,8 +18,8 @@ import mlxhog
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # for `tests` and `tools`, also in the processes of a script
-LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
-"""Letters of machines in docs/results.md: N is a Zen 4, M a Zen 5."""
+LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M", "GenuineIntel 6": "S"}
+"""Letters of machines in docs/results.md: N is a Zen 4, M a Zen 5, S a Xeon."""
 WRITTEN = ("benchmarks/results", "benchmarks/documents.md", "docs/results.md")
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
