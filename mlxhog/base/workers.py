@@ -246,8 +246,8 @@ def _apple(machine: Machine, count: int | None, both: bool) -> list[str]:
 
 def _linux(machine: Machine, count: int | None) -> list[str]:
     count = min(machine.cores, MOST_AUTO_WORKERS) if count is None else count
-    if count == 1:  # MLX on Linux uses threads in matrix products only, torch everywhere
-        return ["torch:cpu"]
+    if count == 1 or count < machine.cores:  # several threads each, of which torch makes more use
+        return ["torch:cpu"] * count
     return [("mlx:cpu", "torch:cpu")[i % 2] for i in range(count)]
 
 

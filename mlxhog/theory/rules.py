@@ -22,7 +22,6 @@ from mlxhog.strategies import (
     Sync,
 )
 from mlxhog.strategies.sync import BY_SPEED
-from mlxhog.training.choose_strategy import MARGIN
 
 
 class Rule(NamedTuple):
@@ -47,6 +46,7 @@ def decide(rules: Sequence[Rule], facts: Any) -> list[Rule]:
 # -- before a run: which strategy ------------------------------------------------------------------
 
 SATURATED = 1.15
+MARGIN = 1.1  # gradients per second, hogwild over sync, from which workers do not wait
 LARGE_PERIOD = 32
 
 STRATEGIES = (

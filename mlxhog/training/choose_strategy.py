@@ -56,18 +56,12 @@ if TYPE_CHECKING:
 LOCK_FREE: Final = Hogwild()
 ROUNDS: Final = BY_SPEED
 
-MARGIN: Final = 1.1
-"""Least ratio of gradients per second, hogwild over sync, at which workers do not wait.
-
-Late gradients, each a step of one worker alone, are worth less; but such a run tolerates
-disturbances, such as another program. Data: schemes in docs/results.md.
-"""
-
 MOST_LOST: Final = 0.15
 """Share of the gradients of two workers whose loss to waiting ends rounds (`most_lost`).
 
-Gradients that are never late are worth about 13 % (measured once). Rounds of two equal workers
-lose 7 %, to three barriers and to uneven gradients.
+Gradients that are never late are worth about 13 % (measured once), but a lock-free run tolerates
+disturbances, such as another program. Rounds of two equal workers lose 7 %, to three barriers and
+to uneven gradients. Data: schemes in docs/results.md.
 """
 
 LATER: Final = 0.07
