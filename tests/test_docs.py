@@ -110,7 +110,7 @@ def test_the_page_of_results_is_short_and_each_row_says_when_and_where():
     assert len(text.splitlines()) <= 120
     rows = re.findall(r"^\| .* \| (\[\w+\].*) \|$", text, re.M)
     assert len(rows) > 40
-    wanted = r"\[(\w+)\]\(.*/\1\.json\), [MN], 20\d\d-\d\d-\d\d(, version .*)?"
+    wanted = r"\[(\w+)\]\(.*/\1\.json\), [MNS], 20\d\d-\d\d-\d\d(, version .*)?"
     for origin in rows:
         assert re.fullmatch(wanted, origin)
 
