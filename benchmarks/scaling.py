@@ -19,7 +19,6 @@ many_cores   lock-free workers and averaging ones, as many as have a core each, 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -73,7 +72,7 @@ class Times:
         again = self.pairs(twin, arms[0])
         self.twin = Twin.of(f"{arms[0].n} workers, {backend}", again, [1.0] * len(again))
 
-    def pairs(self, arm, base=SERIAL, axis="seconds") -> Sequence[float]:
+    def pairs(self, arm, base=SERIAL, axis="seconds"):
         """What base took to the lowest loss that both reach, over what an arm took, by seed.
 
         A target of each pair: a loss that 16 stale workers reach, too, serial training passes in
