@@ -25,13 +25,12 @@ What 2 to 8 Macs would do is a prediction of `mlxhog simulate`; no Mac was there
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.estimates import Mean, Ratio
 from harness.frame import run, say
-from harness.interleaved import remembered
+from harness.interleaved import KEEP, remembered
 from harness.machine import smallest
 from training.race import BATCH_SIZES, Target
 from training.recording import BYTES, count_parameters
@@ -180,7 +179,7 @@ if __name__ == "__main__":
     run(
         __doc__, measure, only=PAIRS, modes={"quick": "one seed, half a minute each"},
         options={
-            "--keep": {"type": Path, "metavar": "FILE", "help": "of outcomes; again it continues"},
+            **KEEP,
             "--inner": {"choices": FULL.optimizers, "help": "one inner optimizer only"},
         },
         packages=("torch", "torchft"), quiet=True,

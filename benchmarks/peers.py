@@ -34,7 +34,7 @@ from pathlib import Path
 
 from harness.estimates import Mean
 from harness.frame import run, say
-from harness.interleaved import mlxhog, remembered, take_turns
+from harness.interleaved import KEEP, mlxhog, remembered, take_turns
 from harness.machine import ROOT, cores, smallest
 from harness.tuning import around, settings, tune
 from language_models.minute import SEQ, products, trained
@@ -225,9 +225,7 @@ if __name__ == "__main__":
         modes={"quick": "one seed, a few seconds each"}, actions={"tune": tuning},
         options={
             "--nanochat": {"type": Path, "metavar": "DIR", "help": "a checkout of nanochat"},
-            "--keep": {
-                "type": Path, "metavar": "FILE", "help": "of finished runs; again it continues"
-            },
+            **KEEP,
             "--data": {
                 "type": Path, "metavar": "PATH", "nargs": "+", "default": [ROOT / "docs"],
                 "help": "texts of own_text",

@@ -20,14 +20,13 @@ many_cores   lock-free workers and averaging ones, as many as have a core each, 
 
 import math
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from harness.claims import Claim, Twin, counted
 from harness.estimates import Mean, Ratio
 from harness.frame import run
-from harness.interleaved import remembered, take_turns
+from harness.interleaved import KEEP, remembered, take_turns
 from training.recording import SIZES, TINY, Bench, Training, enough_cores, workers
 
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
@@ -155,10 +154,6 @@ if __name__ == "__main__":
     run(
         __doc__, {"scaling": scaling, "many_cores": many_cores},
         first={"tiny": 2, "quick": 1, "full": 1},
-        options={
-            "--keep": {
-                "type": Path, "metavar": "FILE", "help": "of finished trainings; again it continues"
-            },
-        },
+        options=KEEP,
         packages=("torch", "mlx"), quiet=True, seeds=(3, 3),
     )  # fmt: skip

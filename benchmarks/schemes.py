@@ -27,13 +27,12 @@ arm says racy, share Muon's moments and look ahead.
 
 import math
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
 from harness.frame import run, say
-from harness.interleaved import remembered, take_turns, with_twin
+from harness.interleaved import KEEP, remembered, take_turns, with_twin
 from harness.machine import smallest
 from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
 from training.race import Course, Target, reached_json, reached_of
@@ -317,10 +316,6 @@ def tuning(chosen):
 if __name__ == "__main__":
     run(
         __doc__, PARTS, first={"tiny": 2, "quick": 1}, actions={"tune": tuning},
-        options={
-            "--keep": {
-                "type": Path, "metavar": "FILE", "help": "of finished trainings; again it continues"
-            },
-        },
+        options=KEEP,
         packages=("torch", "mlx"), quiet=True, seeds=(3, 5),
     )  # fmt: skip

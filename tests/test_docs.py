@@ -110,9 +110,9 @@ def test_the_page_of_results_is_short_and_each_row_says_when_and_where():
     assert len(text.splitlines()) <= 120
     rows = re.findall(r"^\| .* \| (\[\w+\].*) \|$", text, re.M)
     assert len(rows) > 40
-    wanted = r"\[(\w+)\]\(.*/\1\.json\), [MNS], 20\d\d-\d\d-\d\d(, version .*)?"
+    origin_form = r"\[(\w+)\]\(.*/\1\.json\), [MNS], 20\d\d-\d\d-\d\d(, version .*)?"
     for origin in rows:
-        assert re.fullmatch(wanted, origin)
+        assert re.fullmatch(origin_form, origin)
 
 
 def test_the_ratios_of_readmes_promises_are_those_of_results():

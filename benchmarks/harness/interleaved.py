@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from harness.machine import cores, smallest
@@ -163,6 +164,10 @@ def _one_step(program, threads):
     step, began = program.build(threads), time.perf_counter()
     counted = step()
     return time.perf_counter() - began if counted is None else counted
+
+
+KEEP = {"--keep": {"type": Path, "metavar": "FILE", "help": "of finished runs; again it continues"}}
+"""The flag of a script whose runs are `remembered`."""
 
 
 def remembered(path, run, *, of=lambda value: value):
