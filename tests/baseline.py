@@ -69,7 +69,7 @@ def flags_of(name):
     if line == "minute of two":
         return f"{MINUTE} --strategy sync --workers {backend}*2"
     if line == "minute":
-        return f"{MINUTE} --strategy serial --workers {backend}"
+        return f"{MINUTE} --beta1 0.9 --strategy serial --workers {backend}"
     workers = f"--strategy serial --workers {backend}"
     if line.startswith("--strategy"):
         is_exact = line.split()[1] in TWO_WORKERS

@@ -75,7 +75,7 @@ def for_model(
     strategy, own = config.strategy, chosen(config)
     averaged = workers if strategy is not None and strategy.averages else 1
     ahead = workers if config.prediction == "last" else 1
-    fitted = own.fitted(hidden=bool(hidden), averaged=averaged, ahead=ahead)
+    fitted = own.fitted(hidden=bool(hidden), ahead=ahead)
     present = GROUPS if groups is None else [name for name, members in groups.items() if members]
     rates = fitted.rates(width, vocabulary, averaged)
     if "head" not in present:  # the embedding is the head, too

@@ -57,16 +57,19 @@ class OptimizerChoice(Choice, Optimizer, ABC):
 
     use: Use = Use()  # values of the run; set by `mlxhog.optim.build`
 
-    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+    def fitted(self, *, hidden: bool, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
 
-        `hidden` says whether the model has hidden matrices. One step averages the gradients of
-        `averaged` workers, and `predict=last` extrapolates those of `ahead`, itself included.
+        `hidden` says whether the model has hidden matrices; `predict=last` extrapolates the
+        gradients of `ahead` workers, itself included.
         """
         return self
 
     def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
-        """Return the defaults of all step sizes, of a model with an embedding of so many rows."""
+        """Return the defaults of all step sizes, of a model with an embedding of so many rows.
+
+        One step averages the gradients of `averaged` workers.
+        """
         return Rates(lr=LR)
 
     def workers_factor(self, rule: str, workers: int) -> float:
@@ -106,8 +109,8 @@ class Averaging(Decayed):
 
     beta1: float | None = option(
         None,
-        "decay of the first moment; auto is 0.9; for muon 0.75 with averaged gradients (sync), and "
-        "0.95 if it looks ahead of three or more workers",
+        "decay of the first moment; auto is 0.9; for muon 0.75, and 0.95 if it looks ahead of "
+        "three or more workers",
         low=0, below=1, none="auto",
     )  # fmt: skip
     beta2: float = option(
@@ -124,7 +127,7 @@ class Averaging(Decayed):
          "takes the place of beta2, which is {beta2}; keep one"),
     )  # fmt: skip
 
-    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+    def fitted(self, *, hidden: bool, ahead: int = 1) -> OptimizerChoice:
         return self if self.beta1 is not None else replace(self, beta1=BETA1)
 
     @property

@@ -49,13 +49,13 @@ PIECES = (12, 2.4, 1.5)
 @each_of(
     ("options", "width", "vocabulary", "workers", "lr", "beta1", "nesterov", "factors"),
     [
-        (SHARED, 128, 0, 3, 3e-3, 0.9, 0.1, ONES),
+        (SHARED, 128, 0, 3, 3e-3, 0.75, 0.1, ONES),
         (SHARED, 128, 0, 4, 3e-3, 0.95, 0.15, ONES),
-        ({**SHARED, "moments": "private"}, 128, 0, 4, 3e-3, 0.9, 0.1, ONES),
+        ({**SHARED, "moments": "private"}, 128, 0, 4, 3e-3, 0.75, 0.1, ONES),
         ({**SHARED, "beta1": 0.9, "nesterov": 0.0}, 128, 0, 4, 3e-3, 0.9, 0.0, ONES),
-        (SHARED, 512, 0, 2, 1.5e-3, 0.9, 0.1, ONES),
-        (SHARED, 128, 4096, 2, 6.5e-3, 0.9, 0.1, PIECES),
-        ({**SHARED, "embedding_lr": 3}, 128, 4096, 2, 6.5e-3, 0.9, 0.1, (3, 2.4, 1.5)),
+        (SHARED, 512, 0, 2, 1.5e-3, 0.75, 0.1, ONES),
+        (SHARED, 128, 4096, 2, 6.5e-3, 0.75, 0.1, PIECES),
+        ({**SHARED, "embedding_lr": 3}, 128, 4096, 2, 6.5e-3, 0.75, 0.1, (3, 2.4, 1.5)),
         (PREDICTED, 128, 0, 4, 3e-3, 0.95, 0.15, ONES),
         (SYNC, 128, 320, 4, 6e-3, 0.75, 0.1, ONES),
         (SYNC, 128, 4096, 4, 0.013, 0.75, 0.1, PIECES),

@@ -136,7 +136,7 @@ def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(tmp_path):
     sync, lock_free = (3e-3 * math.sqrt(n * 128 / 32) for n in (2, 1))
     for flags, lr, beta1 in [
         ([], sync, 0.75),
-        (["--strategy", "hogwild"], lock_free, 0.9),
+        (["--strategy", "hogwild"], lock_free, 0.75),
         (["--optimizer", "adamw", "--reset-optimizer", "--lr", "0.002"], 0.002, 0.9),
         (["--strategy", "sync"], 0.002, 0.9),
     ]:
