@@ -237,7 +237,7 @@ def default_loss(findings, chosen):
     """What `mlxhog train` trains; workers by speed are what `auto` chooses for equal ones."""
     contest(
         findings, chosen, DEFAULT, [(RULE, arm) for arm in DEFAULT_ARMS],
-        f"muon {DEFAULT_ARMS[1]}", {f"muon {DEFAULT_ARMS[0]}": 1.3},
+        f"muon {DEFAULT_ARMS[1]}", {f"muon {arm}": 1.0 for arm in DEFAULT_ARMS[::2]},
     )  # fmt: skip
 
 
