@@ -18,6 +18,8 @@ auto           trainings of forty seconds by the strategies and by `--strategy a
                and a PyTorch worker, whatever disturbs them: does it come near the best of the
                others in held-out bits per byte? Each has the numbers of its strategy by default
 default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
+ten_minutes    it at twice its width, for ten minutes, at the settings that default_loss found: the
+               step size is scaled by the width
 lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
 
 Ratios are of pairs with the same seed; every arm has the settings that one search found for it
@@ -35,7 +37,7 @@ from harness.frame import run, say
 from harness.interleaved import KEEP, remembered, take_turns, with_twin
 from harness.machine import smallest
 from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
-from training.race import Course, Target, reached_json, reached_of
+from training.race import Course, Target, arm_options, reached_json, reached_of
 from training.recording import BYTES, TINY, model_file, record
 
 RULE = "muon"
@@ -50,6 +52,8 @@ TWIN = "hogwild again"
 """The A/A arm: it differs from `hogwild` in its name only."""
 LATE = (QUARTER, "one 6x slower", SLEEPS, "random sleeps, 3x", "another program")
 HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
+DEFAULT = Target(1.6, {"muon": 300_000}, options={"model": "minute", "tokenizer": "auto"})
+DEFAULT_ARMS = ("serial 2 threads", "sync by speed mlx+torch", "hogwild mlx+torch")
 ANY = Target(
     7.9, eval_tokens=1024, fixed={"lr": 3e-3, "tokens": 12_000},
     options={"model": model_file(**TINY), "seq_len": 32},
@@ -231,12 +235,40 @@ def contest(findings, chosen, target, raced, own, rivals):
 
 def default_loss(findings, chosen):
     """What `mlxhog train` trains; workers by speed are what `auto` chooses for equal ones."""
-    options = {"model": "minute", "tokenizer": "auto"}
-    arms = ("serial 2 threads", "sync by speed mlx+torch", "hogwild mlx+torch")
     contest(
-        findings, chosen, Target(1.6, {"muon": 400_000}, options=options),
-        [(RULE, arm) for arm in arms], f"muon {arms[1]}", {f"muon {arms[0]}": 1.3},
+        findings, chosen, DEFAULT, [(RULE, arm) for arm in DEFAULT_ARMS],
+        f"muon {DEFAULT_ARMS[1]}", {f"muon {arm}": 1.0 for arm in DEFAULT_ARMS[::2]},
     )  # fmt: skip
+
+
+def ten_minutes(findings, chosen):
+    """Train a wide model for as long by every arm."""
+    if chosen.tune:
+        return
+    seeds = findings.seeds = chosen.seeds[:3]
+    target = chosen.pick(tiny=ANY, quick=DEFAULT, full=DEFAULT)
+    wide = {"model": model_file(like="minute", hidden_size=256)}
+    options = {**target.options, **chosen.pick(tiny={}, quick=wide, full=wide), "eval_every": "1h"}
+    options["time"] = chosen.pick(tiny=1.0, quick=60.0, full=600.0)
+
+    def run(arm, seed):
+        own = {**target.settings(RULE, arm), "tokens": None, **options}
+        result = record(seed=seed, **{**arm_options(arm, RULE), **own}).result
+        say(f"  seed {seed}  {arm:28} {result.val_bits_per_byte:.4f}  {result.tokens:,} tokens")
+        return {"bits_per_byte": result.val_bits_per_byte, "tokens": result.tokens}
+
+    runs = take_turns(seeds, DEFAULT_ARMS, remembered(chosen.keep, run))
+    bits = {arm: [one["bits_per_byte"] for one in own] for arm, own in runs.items()}
+    alone, *others = DEFAULT_ARMS
+    for arm in others:
+        apart = Mean.of_differences(bits[alone], bits[arm])
+        findings.document(Claim.of(f"{alone} less {arm}, bits per byte", apart, ">=", 0.0))
+    findings.table(
+        {"arm": arm, "bits per byte": Mean.of(bits[arm]).spelt(".3f"),
+         "tokens": round(median(one["tokens"] for one in own))}
+        for arm, own in runs.items()
+    )  # fmt: skip
+    findings.results["runs"] = runs
 
 
 def lower_loss(findings, chosen):
@@ -304,7 +336,10 @@ def auto(findings, chosen):
     findings.results["bits_per_byte"] = table
 
 
-PARTS = {one.__name__: one for one in (schemes, auto, late_workers, default_loss, lower_loss)}
+PARTS = {
+    one.__name__: one
+    for one in (schemes, auto, late_workers, default_loss, ten_minutes, lower_loss)
+}
 
 
 def tuning(chosen):

@@ -159,13 +159,13 @@ def model_of(arena):
 
 
 @lru_cache
-def model_file(**sizes):
-    """A YAML architecture like `tiny` but for some sizes, in a file that ends with this process."""
+def model_file(like="tiny", **sizes):
+    """A YAML architecture like one but for some sizes, in a file that ends with this process."""
     import yaml
 
     from mlxhog.models.registry import load_architecture
 
-    fields = {**load_architecture("tiny").to_dict(), **sizes}
+    fields = {**load_architecture(like).to_dict(), **sizes}
     for other in ("embedding_dim", "num_blocks"):
         fields.pop(other, None)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
