@@ -245,11 +245,11 @@ def ten_minutes(findings, chosen):
     """Train a wide model for as long by every arm."""
     if chosen.tune:
         return
-    seeds = findings.seeds = chosen.seeds[:3]
-    target = chosen.pick(tiny=ANY, quick=DEFAULT, full=DEFAULT)
+    seeds, target = chosen.seeds[:3], smallest(ANY, DEFAULT)
+    findings.seeds = seeds
     wide = {"model": model_file(like="minute", hidden_size=256)}
-    options = {**target.options, **chosen.pick(tiny={}, quick=wide, full=wide), "eval_every": "1h"}
-    options["time"] = chosen.pick(tiny=1.0, quick=60.0, full=600.0)
+    seconds = chosen.pick(tiny=1.0, quick=60.0, full=600.0)
+    options = {**target.options, **smallest({}, wide), "eval_every": "1h", "time": seconds}
 
     def run(arm, seed):
         own = {**target.settings(RULE, arm), "tokens": None, **options}
