@@ -66,10 +66,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         return self
 
     def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
-        """Return the defaults of all step sizes, of a model with an embedding of so many rows.
-
-        One step averages the gradients of `averaged` workers.
-        """
+        """Return the default step sizes; one step is the mean of `averaged` workers' gradients."""
         return Rates(lr=LR)
 
     def workers_factor(self, rule: str, workers: int) -> float:
