@@ -11,7 +11,7 @@ schemes        `tiny` on bytes with Muon, to 2.1 bits per byte: one process with
                shares by speed), lock-free (each worker writes all parameters, or by blocks: only
                those that no other worker writes), in turn, and each on its own with one average at
                the end. Four workers share the two cores of this machine.
-late_workers   the same race of two workers, disturbed in five ways (`training/disturbances.py`),
+late_workers   the same race of two workers, disturbed in seven ways (`training/disturbances.py`),
                also by the usual answers to late workers, a backup worker and bounded staleness,
                and by racy writes
 auto           trainings of forty seconds by the strategies and by `--strategy auto`, with an MLX
@@ -36,7 +36,7 @@ from harness.estimates import Mean, Ratio
 from harness.frame import run, say
 from harness.interleaved import KEEP, remembered, take_turns, with_twin
 from harness.machine import smallest
-from training.disturbances import DISTURBANCES, EQUAL, QUARTER, SLEEPS, Disturber
+from training.disturbances import DISTURBANCES, EQUAL, SLEEPS, SLOWER, Disturber
 from training.race import Course, Target, arm_options, reached_json, reached_of
 from training.recording import BYTES, TINY, model_file, record
 
@@ -50,7 +50,7 @@ USUAL = ("sync, one backup", "ssp", RACY)
 """The usual answers to late workers, and Hogwild as published."""
 TWIN = "hogwild again"
 """The A/A arm: it differs from `hogwild` in its name only."""
-LATE = (QUARTER, "one 6x slower", SLEEPS, "random sleeps, 3x", "another program")
+LATE = (*SLOWER, SLEEPS, "random sleeps, 3x", "another program")
 HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 DEFAULT = Target(1.6, {"muon": 300_000}, options={"model": "minute", "tokenizer": "auto"})
 DEFAULT_ARMS = ("serial 2 threads", "sync by speed mlx+torch", "hogwild mlx+torch")

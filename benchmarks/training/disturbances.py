@@ -65,12 +65,11 @@ def one(times):
     return lambda *_: f"1={times}"
 
 
-EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
+EQUAL, SLEEPS = "equal", "random sleeps"
+SLOWER = {f"one {times}x slower": Disturbance(one(times)) for times in (2, 3, 4, 6)}
 DISTURBANCES = {
     EQUAL: Disturbance(),
-    "one 2x slower": Disturbance(one(2)),
-    QUARTER: Disturbance(one(4)),
-    "one 6x slower": Disturbance(one(6)),
+    **SLOWER,
     "one becomes 4x slower": Disturbance(
         disturb=partial(stop_now_and_then, period_s=0.04, share=0.75, begin=0.5)
     ),
