@@ -10,7 +10,8 @@ Rounds are every 3 s in bfloat16. Arms are compared by the time to a held-out lo
 at the end. Trainings take ten minutes for `loss` and three for the other parts; with --quick half a
 minute, with rounds every 2 s, to a higher loss. With Muon and with AdamW as the inner optimizer:
 
-loss     two arenas with a worker each, beside one arena with both workers, and with one
+loss     two arenas with a worker each, beside one arena with both workers
+second   the same two, beside one arena with one worker
 bytes    what two machines send until the loss, over what synchronous steps send: an all-reduce of
          Gloo in float32 on the same cable for each step that `--strategy sync` needs on one. The
          time of sync over the cable is computed: its time on one machine, and these all-reduces
@@ -84,7 +85,8 @@ ARMS = {
     **{name: Arm(2, fault) for name, fault in FAULTS.items()},
 }
 PAIRS = {
-    "loss": (("two arenas", "one arena"), ("two arenas", "one arena, one worker")),
+    "loss": (("two arenas", "one arena"),),
+    "second": (("two arenas", "one arena, one worker"),),
     "bytes": (("two arenas", "sync"),),
     "faults": tuple((name, "two arenas") for name in FAULTS),
     "rounds": (("momentum .9", "two arenas"), ("rounds of 10 s", "two arenas")),
