@@ -3,11 +3,11 @@
     python benchmarks/across_machines.py                      three seeds: hours
     python benchmarks/across_machines.py --keep across.jsonl  likewise; again it continues
     python benchmarks/across_machines.py --only loss bytes --inner muon
-    python benchmarks/across_machines.py --quick              one seed, half a minute each
+    python benchmarks/across_machines.py --quick              three seeds, a minute each
 
 Machines are network namespaces, joined by a cable of 100 Mbit/s and 50 ms (`cluster/cable.py`).
 Rounds are every 3 s in bfloat16. Arms are compared by the time to a held-out loss and by the loss
-at the end. Trainings take ten minutes for `loss` and three for the other parts; with --quick half a
+at the end. Trainings take ten minutes for `loss` and three for the other parts; with --quick a
 minute, with rounds every 2 s, to a higher loss. With Muon and with AdamW as the inner optimizer:
 
 loss     two arenas with a worker each, beside one arena with both workers
@@ -58,9 +58,11 @@ class Scale(NamedTuple):
     round_every: float
 
 
-QUICK = Scale((1,), 30.0, Target(2.1, eval_tokens=16_384), ("muon",), 30.0, 10.0, 5.0, 2.0)
+QUICK = Scale((1, 2, 3), 60.0, Target(2.1, eval_tokens=16_384), ("muon",), 60.0, 15.0, 15.0, 2.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8), ("muon", "adamw"), 180.0, 30.0, 60.0, 3.0)
-TINY = QUICK._replace(seconds=2.0, short_s=2.0, sound_s=1.0, down_s=1.0, round_every=1.0)
+TINY = QUICK._replace(
+    seeds=(1,), seconds=2.0, short_s=2.0, sound_s=1.0, down_s=1.0, round_every=1.0
+)
 
 
 class Arm(NamedTuple):
@@ -179,7 +181,7 @@ def compare_bytes(findings, bits, optimizer, raced):
 
 if __name__ == "__main__":
     run(
-        __doc__, measure, only=PAIRS, modes={"quick": "one seed, half a minute each"},
+        __doc__, measure, only=PAIRS, modes={"quick": "three seeds, a minute each"},
         options={
             **KEEP,
             "--inner": {"choices": FULL.optimizers, "help": "one inner optimizer only"},
