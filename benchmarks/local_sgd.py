@@ -1,6 +1,7 @@
 """Workers with replicas of their own that meet every H steps: intervals, drift, outer steps.
 
-    python benchmarks/local_sgd.py                       all three
+    python benchmarks/local_sgd.py                       local_steps
+    python benchmarks/local_sgd.py --full                all three
     python benchmarks/local_sgd.py --full --only clients
 
 local_steps  to 95 % of scikit-learn's digits, for several intervals: four workers with equal
@@ -220,4 +221,4 @@ PARTS = {one.__name__: one for one in (local_steps, clients, outer_steps)}
 
 
 if __name__ == "__main__":
-    run(__doc__, PARTS, packages=("torch", "scikit-learn"))
+    run(__doc__, PARTS, first={"quick": 1}, packages=("torch", "scikit-learn"))
