@@ -115,7 +115,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     modes = parser.add_mutually_exclusive_group(required=True)
-    modes.add_argument("--quick", action="store_true", help="minutes; writes nothing")
+    modes.add_argument("--quick", action="store_true", help="an hour or two; writes nothing")
     modes.add_argument("--full", action="store_true", help="the results of the pages")
     modes.add_argument("--page", action="store_true", help="only write the pages")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the scripts")
