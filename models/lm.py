@@ -118,14 +118,12 @@ def loss(
     how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
     x, _ = _behind_blocks(cfg, params, tokens, state, ops, **how)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
-    if log_inclusion is None and families.head_bias(cfg) is None:
-        inputs, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
-        return ops.linear_cross_entropy(inputs, head, labels, cap)
+    x = x.reshape(-1, x.shape[-1])
+    if families.head_bias(cfg) is None:
+        head = params[families.head(cfg)]
+        return ops.linear_cross_entropy(x, head, labels, cap, log_inclusion)
     logits = _raw_logits(cfg, params, x, ops)
-    if log_inclusion is not None:  # subtracted after the cap
-        logits = logits if cap is None else ops.soft_cap(logits, cap)
-        logits, cap = logits - log_inclusion, None
-    return ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap)
+    return ops.capped_cross_entropy(logits, labels, cap, log_inclusion)
 
 
 def mean_loss(*inputs: Any, ops: Ops, **how: Any) -> Array:

@@ -260,14 +260,18 @@ class Ops(MLSTMCell, Recurrences, ABC):
     # -- the loss ---------------------------------------------------------------------------------
 
     def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, cap: float | None
-    ) -> tuple[Array, Array]:
+        self, raw_logits: Array, labels: Array, cap: float | None,
+        log_inclusion: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Return the summed cross entropy in nats of the capped logits, and the number of labels.
 
         raw_logits (N, V), labels (N,) integer, -100 is ignored; with a cap of None the logits are
-        not capped; both results are scalars.
+        not capped; log_inclusion (V,) is subtracted after the cap, without a gradient; None is
+        zeros. Both results are scalars.
         """
         xp, logits = self.xp, raw_logits if cap is None else self.soft_cap(raw_logits, cap)
+        if log_inclusion is not None:
+            logits, cap = logits - log_inclusion, None
         scored = labels != -100
         target = xp.where(scored, labels, 0)[:, None]
         total = self.log_total(logits, cap)
@@ -279,14 +283,15 @@ class Ops(MLSTMCell, Recurrences, ABC):
         return self.xp.logsumexp(logits, -1)
 
     def linear_cross_entropy(
-        self, x: Array, w: Array, labels: Array, cap: float | None
-    ) -> tuple[Array, Array]:
+        self, x: Array, w: Array, labels: Array, cap: float | None,
+        log_inclusion: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Return `capped_cross_entropy` of the logits x w^T; x (N, d), w (V, d).
 
         Forms may compute logits and gradients a few rows at a time, so that the logits never exist
         as a whole.
         """
-        return self.capped_cross_entropy(self.linears(x, [w])[0], labels, cap)
+        return self.capped_cross_entropy(self.linears(x, [w])[0], labels, cap, log_inclusion)
 
 
 def activation_name(name: str) -> str:

@@ -35,11 +35,12 @@ def blocks(rows, *weights):
     return maps("block_diagonal", x, weights, biased=len(weights) > 1)
 
 
-def loss(rows, V, cap):
+def loss(rows, V, cap, *, sampled=False):
     labels = np.random.default_rng(rows).integers(0, V, rows, np.int32)
     labels[::5] = -100
     inputs = {"x": draw(rows, 24), "w": draw(V, 24, seed=1)}
-    return Case("linear_cross_entropy", inputs, {"labels": labels, "cap": cap})
+    fixed = {"labels": labels, "cap": cap, "log_inclusion": -np.abs(draw(V)) if sampled else None}
+    return Case("linear_cross_entropy", inputs, fixed)
 
 
 CASES = {
@@ -89,6 +90,7 @@ CASES = {
     "the cross entropy": cross_entropy(320, 30.0),
     "the cross entropy of one row": loss(1, 1, None),
     "the cross entropy without whole logits": loss(900, 1500, 30.0),
+    "the same of sampled words": loss(900, 1500, 30.0, sampled=True),
     "swiglu": Case("swiglu", {"gate": draw(40_001, scale=8), "up": draw(40_001, seed=1)}),
     "soft_cap": Case("soft_cap", {"x": draw(40_001, scale=30)}, {"cap": 15.0}),
 }  # fmt: skip
@@ -151,14 +153,14 @@ def test_functions_have_the_right_limits_and_pass_nan_on():
 )
 def test_the_loss_of_certain_logits_does_not_overflow(logits, cap):
     row = np.array([logits], np.float32)
-    assert ops.cross_entropy(row, np.zeros(1, np.int32), None, cap=cap, threads=1) == (0.0, 1)
+    assert ops.cross_entropy(row, np.zeros(1, np.int32), None, None, cap=cap, threads=1) == (0.0, 1)
 
 
 @each_of("cap", [30.0, None])
 def test_a_nan_logit_makes_the_sum_nan(cap):
     logits = draw(3, 5)
     logits[1, 2] = np.nan
-    nats, _ = ops.cross_entropy(logits, np.zeros(3, np.int32), None, cap=cap, threads=1)
+    nats, _ = ops.cross_entropy(logits, np.zeros(3, np.int32), None, None, cap=cap, threads=1)
     assert np.isnan(nats)
 
 
@@ -167,8 +169,8 @@ def test_the_sum_without_a_gradient_is_the_same_and_without_rows_both_are_zero()
     for n in (0, 100):
         dx, dw = unwritten(n, 24), unwritten(50, 24)
         how = {"cap": 30.0, "threads": 2}
-        total = ops.linear_cross_entropy(x[:n], w, labels[:n], dx, dw, **how)
-        assert ops.linear_cross_entropy(x[:n], w, labels[:n], None, None, **how) == total
+        total = ops.linear_cross_entropy(x[:n], w, labels[:n], None, dx, dw, **how)
+        assert ops.linear_cross_entropy(x[:n], w, labels[:n], None, None, None, **how) == total
         assert dw.any() == bool(n)
 
 
@@ -256,10 +258,10 @@ SHAPES = {
         tape=unwritten(2, 3, 1, 4)
     ),
     r"label 5 at position 1 .* \[0, 5\)": lambda: ops.cross_entropy(
-        draw(2, 5), LABELS, None, cap=30.0, threads=1
+        draw(2, 5), LABELS, None, None, cap=30.0, threads=1
     ),
     r"label -1 at position 0 .* \[0, 5\)": lambda: ops.linear_cross_entropy(
-        draw(2, 3), draw(5, 3), LABELS - 1, None, None, cap=None, threads=1
+        draw(2, 3), draw(5, 3), LABELS - 1, None, None, None, cap=None, threads=1
     ),
 }
 

@@ -119,6 +119,9 @@ LAYERS = {
     **{f"cross entropy of {V} words": cross_entropy(V, None) for V in (1, 5, 300)},
     "cross entropy below a cap": cross_entropy(9, 15.0),
     "cross entropy of factors": cross_entropy(9, 15.0, factors=True),
+    "cross entropy of sampled words": cross_entropy(9, None, sampled=True),
+    "cross entropy of sampled words below a cap": cross_entropy(9, 15.0, sampled=True),
+    "cross entropy of factors of sampled words": cross_entropy(9, 15.0, factors=True, sampled=True),
     "a norm of small numbers": Case(
         "layer_norm", {"x": 1e-3 * draw(3, 4, 16), "w": draw(16)}, {"eps": 1e-5}
     ),

@@ -70,8 +70,13 @@ MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const 
   }
 }
 
+MLXHOG_CLONES void subtract(Index V, const float* a, const float* b, float* out) {
+#pragma omp simd
+  for (Index j = 0; j < V; ++j) out[j] = a[j] - b[j];
+}
+
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
-                             const std::int32_t* labels, float* gradient, int threads) {
+                             const std::int32_t* labels, const float* log_inclusion, float* gradient, int threads) {
   const Index tasks = (rows + kRows - 1) / kRows;
   std::vector<LossSum> parts(tasks);
   parallel_for(tasks, threads, [&](Index task) {
@@ -85,8 +90,10 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
       const float* given = logits + r * V;
       if (cap) soft_cap_forward(V, *cap, given, capped.data(), 1);
       const float* row_logits = cap ? capped.data() : given;
-      const float of_label = row_logits[labels[r]];  // before `partition` writes there, where gradient is logits
-      const auto [max, sum] = partition(V, row_logits, row);
+      if (log_inclusion) subtract(V, row_logits, log_inclusion, row);
+      const float* scores = log_inclusion ? row : row_logits;
+      const float of_label = scores[labels[r]];  // before `partition` writes there, where gradient is logits
+      const auto [max, sum] = partition(V, scores, row);
       parts[task].nats += std::log(static_cast<double>(sum)) + (static_cast<double>(max) - of_label);
       ++parts[task].count;
       if (!gradient) continue;
@@ -105,7 +112,8 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
 }
 
 LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const float* W,
-                             const std::int32_t* labels, float* dx, float* dW, int threads) {
+                             const std::int32_t* labels, const float* log_inclusion, float* dx, float* dW,
+                             int threads) {
   const Index at_once = std::max(kLeast, kLogits / std::max<Index>(1, V) / kTile * kTile);
   const Buffer logits = uninitialised(std::min(rows, at_once) * V);
   LossSum total;
@@ -113,7 +121,7 @@ LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float>
     const Index count = std::min(at_once, rows - first);
     const float* own = x + first * in;
     linears_forward(count, in, own, {{V, W, nullptr, logits.get()}}, threads);
-    const LossSum part = capped_cross_entropy(count, V, cap, logits.get(), labels + first,
+    const LossSum part = capped_cross_entropy(count, V, cap, logits.get(), labels + first, log_inclusion,
                                               dx ? logits.get() : nullptr, threads);
     total.nats += part.nats;
     total.count += part.count;
@@ -136,24 +144,25 @@ using Loss = std::pair<double, Index>;
 void bind_loss(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
-  def(m, "cross_entropy", "logits: N... V, labels: N, gradient: N... V",
-      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than "
-      "-100; the sum's gradient with respect to the raw logits.",
-      [](Sizes& sizes, Floats logits, const std::int32_t* labels, MaybeResult gradient, std::optional<float> cap,
-         int threads) -> Loss {
-        check_labels(sizes["N"], sizes["V"], labels);
-        const LossSum total = capped_cross_entropy(sizes["N"], sizes["V"], cap, logits, labels, gradient, threads);
-        return {total.nats, total.count};
-      }, "cap"_a.none());
-  def(m, "linear_cross_entropy", "x: N... IN, weight: V IN, labels: N, dx: N... IN, d_weight: V IN",
-      "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to x "
-      "and weight.",
-      [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeResult dx, MaybeResult d_weight,
+  def(m, "cross_entropy", "logits: N... V, labels: N, log_inclusion: V, gradient: N... V",
+      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are), less log_inclusion in the sum over "
+      "the words, and the count of labels other than -100; the sum's gradient with respect to the raw logits.",
+      [](Sizes& sizes, Floats logits, const std::int32_t* labels, MaybeFloats log_inclusion, MaybeResult gradient,
          std::optional<float> cap, int threads) -> Loss {
         check_labels(sizes["N"], sizes["V"], labels);
+        const LossSum total = capped_cross_entropy(sizes["N"], sizes["V"], cap, logits, labels, log_inclusion, gradient,
+                                                   threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
+  def(m, "linear_cross_entropy", "x: N... IN, weight: V IN, labels: N, log_inclusion: V, dx: N... IN, d_weight: V IN",
+      "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to x "
+      "and weight.",
+      [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeFloats log_inclusion, MaybeResult dx,
+         MaybeResult d_weight, std::optional<float> cap, int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
         require(!dx == !d_weight, "dx and d_weight: give both or neither");
-        const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels, dx,
-                                                   d_weight, threads);
+        const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels,
+                                                   log_inclusion, dx, d_weight, threads);
         return {total.nats, total.count};
       }, "cap"_a.none());
   def(m, "scale", "x: N...", "x *= factor.",

@@ -19,6 +19,7 @@ READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
     "activation": lambda _, name: activation_name(name),
     "starts": lambda own, x: own.constant(x, "uint8"),
     **dict.fromkeys(("offset", "lengths", "labels"), lambda own, x: own.constant(x, "int32")),
+    "log_inclusion": lambda own, x: own.constant(x, "float32"),
 }
 """Settings of pairs that an operator gets in another form, or as an array without a gradient."""
 
@@ -79,7 +80,12 @@ class NativeOps(Ops):
     )
     regression_cell = native(pairs.REGRESSION, "q k log_decay ridge state", steps=None)
     selective_scan = native(pairs.SCAN, "u dt A Bt Ct state")
-    capped_cross_entropy = native(pairs.CROSS_ENTROPY, "raw_logits", labels=None, cap=None)
+    capped_cross_entropy = native(
+        pairs.CROSS_ENTROPY, "raw_logits", labels=None, cap=None, log_inclusion=None
+    )
+    _linear_cross_entropy = native(
+        pairs.LINEAR_CROSS_ENTROPY, "x w", labels=None, cap=None, log_inclusion=None
+    )
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
         return self.layer_norm(h, w, eps).flatten(-2)
@@ -127,10 +133,9 @@ class NativeOps(Ops):
         return h, tuple(last)
 
     def linear_cross_entropy(
-        self, x: Array, w: Array, labels: Array, cap: float | None
-    ) -> tuple[Array, Array]:
-        if not self.multiplies([w]):
-            return super().linear_cross_entropy(x, w, labels, cap)
-        ids = self.constant(labels, "int32")
-        nats, count = self.apply(pairs.LINEAR_CROSS_ENTROPY, x, w, labels=ids, cap=cap)
+        self, x: Array, w: Any, labels: Array, cap: float | None,
+        log_inclusion: Array | None = None,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        form = self._linear_cross_entropy if self.multiplies([w]) else super().linear_cross_entropy
+        nats, count = form(x, w, labels, cap, log_inclusion)
         return nats, count

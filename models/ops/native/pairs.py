@@ -334,9 +334,11 @@ For a framework whose forward pass does not know whether a gradient will follow.
 def _loss(call: Callable[..., tuple[float, int]]) -> Pair:
     """The gradients are computed with the loss, in one pass, and scaled by the backward pass."""
 
-    def forward(*inputs: View, labels: View, keep: bool, **how: Any) -> tuple[Views, Views]:
+    def forward(
+        *inputs: View, labels: View, log_inclusion: View | None, keep: bool, **how: Any
+    ) -> tuple[Views, Views]:
         grads = empty_like(*inputs) if keep else [None] * len(inputs)
-        nats, count = call(*inputs, labels, *grads, **how)
+        nats, count = call(*inputs, labels, log_inclusion, *grads, **how)
         unused = np.ones((), np.bool_)  # `_scaled` clears it
         return (np.array(nats, np.float32), np.array(count, np.int32)), (*grads, unused)
 
