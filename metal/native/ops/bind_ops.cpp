@@ -50,7 +50,7 @@ void bind_ops(nb::module_& parent) {
   using namespace mlxhog;
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
-  m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512', 'neon' or 'portable'.");
+  m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512', 'avx2', 'neon' or 'portable'.");
   m.def("has_blas", &has_blas, "Whether the system's BLAS multiplies large matrices here, as Accelerate does on a Mac.");
   m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,

@@ -16,8 +16,8 @@ from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.native.pairs import SLSTM, Pair, View
 from mlxhog.models.ops.reference.ops_torch import TorchOps
 
-FAST_GEMM = ops.gemm_kernel() == "avx512"
-"""Without AVX-512 the product of torch's own library is as fast or faster."""
+FAST_GEMM = ops.gemm_kernel().startswith("avx")
+"""On other processors the product of torch's own library is as fast or faster."""
 
 
 class NativeTorchOps(NativeOps, TorchOps):
