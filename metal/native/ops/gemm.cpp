@@ -26,6 +26,7 @@ enum class Form { kAnyA, kRowsOfA, kColumnsOfA };
 
 template <int Lanes>
 struct Vector {
+  // No `using`: GCC 12 drops its attribute, without a warning.
   typedef float Type __attribute__((vector_size(Lanes * sizeof(float))));
   static_assert(sizeof(Type) == Lanes * sizeof(float));
 };
@@ -80,7 +81,7 @@ MLXHOG_INLINE void columns(const Tiles& t, Index n, Index N) {
 // Vectors of a tile: up to half the rows have four, if a panel has as many, so that sums do not wait for each other.
 constexpr int vectors(int rows, int height, int lanes) { return 2 * rows <= height && 4 * lanes <= kPanel ? 4 : 2; }
 
-// An instruction set: so many rows and lanes that the sums, two vectors of B and an element of A fit its registers.
+// An instruction set: its registers hold the sums of its highest tile, two vectors of B and an element of A.
 template <int Height, int Lanes>
 struct Plain {
   static constexpr int kHeight = Height;

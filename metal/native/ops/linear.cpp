@@ -11,7 +11,7 @@
 namespace mlxhog {
 namespace {
 
-constexpr Index kTile = 14;    // rows of gemm's register tile: pieces of whole tiles waste nothing
+constexpr Index kTile = 14;    // rows of gemm's highest tile: pieces of whole tiles waste nothing
 constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at once
 // Widths up to which rows are read in place: the rows of a block of a product stay in a cache of 1 MiB.
 constexpr Index kShortWeight = 512, kShortInput = 384;
