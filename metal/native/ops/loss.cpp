@@ -145,8 +145,8 @@ void bind_loss(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
   def(m, "cross_entropy", "logits: N... V, labels: N, log_inclusion: V, gradient: N... V",
-      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) less log_inclusion, and the count of "
-      "labels other than -100; the sum's gradient with respect to the raw logits.",
+      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) less log_inclusion, and the count "
+      "of labels other than -100; the sum's gradient with respect to the raw logits.",
       [](Sizes& sizes, Floats logits, const std::int32_t* labels, MaybeFloats log_inclusion, MaybeResult gradient,
          std::optional<float> cap, int threads) -> Loss {
         check_labels(sizes["N"], sizes["V"], labels);
