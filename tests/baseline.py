@@ -44,8 +44,8 @@ from tests.tolerances import BASELINE_DISTANCE, assert_close
 FILE = Path(__file__).parent / "golden" / "baseline.json"
 
 QUIET = (
-    "--sampled-head 0 --threads 1 --eval-every off --sample-every off --save-every off --live off "
-    "--json --quiet"
+    "--compute-dtype float32 --sampled-head 0 --threads 1 --eval-every off --sample-every off "
+    "--save-every off --live off --json --quiet"
 )
 TINY = (
     "--model tiny --set hidden_size=32,num_hidden_layers=2,num_heads=2 --seq-len 32 --batch-size 2 "

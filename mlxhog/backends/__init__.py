@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
 from mlxhog.base import darwin, machine
 from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
-from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.ops import kernels as forms
 
 if TYPE_CHECKING:
     from mlxhog.backends.backend import Backend
@@ -31,17 +31,17 @@ def create(
     The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
     `models/ops/kernels.py`; `cpu_blas` is "auto" or "reference", the matrix product of MLX on a
     Linux CPU; a share of None is that of a single program. With the `compute_dtype` "bfloat16"
-    matrix products of `loss_and_grads` have this type; all else is float32.
+    matrix products of `loss_and_grads` have this type; all else is float32. With "auto" they have
+    it where native kernels are faster so.
 
     Raises:
-        ConfigError: kernels that do not compute in this type.
+        ConfigError: kernels that the device cannot run.
         EnvironmentLacks: the framework or the device is missing, or has too little memory.
     """
     darwin.ask_for_performance_cores()
     share = GPUShare() if share is None else share
-    (framework, device), narrow = name.split(":"), compute_dtype != "float32"
-    if narrow:
-        kernels = resolve(framework, kernels, device, weights=compute_dtype)
+    framework, device = name.split(":")
+    narrow = forms.narrow(forms.resolve(framework, kernels, device), compute_dtype)
     if name in GPU_BACKENDS:
         relax_watchdog()
     how: dict[str, Any] = {"threads": threads, "kernels": kernels, "share": share, "narrow": narrow}

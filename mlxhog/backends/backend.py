@@ -199,8 +199,7 @@ class Backend(Reader):
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
         if self.narrow:  # the products; what is between them, and the gradients, are in float32
-            narrow = families.products(model) & params.keys()
-            params |= {name: ops.xp.bfloat16(params[name]) for name in narrow}
+            ops, params = ops.in_bfloat16(params, families.products(model) & params.keys())
         how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
         return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
 

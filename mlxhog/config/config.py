@@ -112,9 +112,10 @@ class TrainConfig(Merged):
         choices=("auto", "reference", "native", "metal", EMULATED),
     )  # fmt: skip
     compute_dtype: str = _model(
-        "float32",
-        "type of a gradient's matrix products; parameters, gates, norms and cells stay float32",
-        choices=("float32", "bfloat16"),
+        "auto",
+        "type of a gradient's matrix products; parameters, gates, norms and cells stay float32; "
+        "auto is bfloat16 where a CPU is faster in it",
+        choices=("auto", "float32", "bfloat16"),
     )
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")

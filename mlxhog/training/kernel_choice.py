@@ -14,8 +14,8 @@ this machine, and without its verdict `metal` and live reads of a GPU are refuse
 The form of the model's operations (`kernels`), by worker:
 
     kernels      worker on a CPU                          worker on a GPU
-    auto         native, where it is built; reference     metal, unless doctor found it wrong or
-                 where compute_dtype is bfloat16          slower; then reference
+    auto         native, where it is built                metal, unless doctor found it wrong or
+                                                          slower; then reference
     metal        refused                                  metal, where doctor found it right
     others       as `models.ops.kernels.resolve` says
 
@@ -164,14 +164,12 @@ def choose_kernels(
     config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
 ) -> tuple[str, ...]:
     """Choose the form of the model's operations of each worker, never "auto"."""
-    choice, dtype = config.kernels, config.compute_dtype
+    choice = config.kernels
     chosen: dict[str, str] = {}
     for name in dict.fromkeys(backends):
         framework, device = name.split(":")
         verified = record.model_kernels(name).ok
-        chosen[name] = kernels.resolve(
-            framework, choice, device, metal_verified=verified, weights=dtype
-        )
+        chosen[name] = kernels.resolve(framework, choice, device, metal_verified=verified)
     for name in [name for name in chosen if name in GPU_BACKENDS]:
         right = record.kernels(GPU_ENGINES[name])
         if choice == "metal":
@@ -181,8 +179,10 @@ def choose_kernels(
             note(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
         elif choice == "auto" and not right.ok:  # else the plain operations are merely faster
             note(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
-    if choice == "auto" and dtype != "float32" and not set(chosen) <= set(GPU_BACKENDS):
-        note(f"kernels auto: reference on CPUs, whose native kernels do not compute in {dtype}")
+    if config.compute_dtype == "auto" and any(
+        kernels.narrow(form, "auto") for form in chosen.values()
+    ):
+        note("gradients multiply in bfloat16, faster here (--compute-dtype float32 does not)")
     return tuple(chosen[name] for name in backends)
 
 

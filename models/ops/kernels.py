@@ -75,6 +75,15 @@ def resolve(
     return kernels
 
 
+def narrow(kernels: str, compute_dtype: str) -> bool:
+    """Whether gradients multiply in bfloat16: "auto" does where native kernels are faster in it."""
+    if compute_dtype != "auto" or kernels != "native":
+        return compute_dtype == "bfloat16"
+    from mlxhog._native import ops  # only processes that compute load it
+
+    return ops.bfloat16_kernel() in ("amx", "avx512bf16")
+
+
 @lru_cache
 def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
     from mlxhog.metal import engines  # only processes that compute load it

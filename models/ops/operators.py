@@ -7,7 +7,7 @@ kernels (`metal/`), float64 (`reference/ops_float64.py`). Cells are in `mlstm.py
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array
@@ -37,6 +37,12 @@ class Ops(MLSTMCell, Recurrences, ABC):
     """
 
     activations: Mapping[str, Callable[[Array], Array]]  # by name; `silu` has no second one
+
+    def in_bfloat16(
+        self, params: dict[str, Array], products: Collection[str]
+    ) -> tuple["Ops", dict[str, Array]]:
+        """Return operators and parameters with which those named multiply in bfloat16."""
+        return self, params | {name: self.xp.bfloat16(params[name]) for name in products}
 
     # -- what a framework has a function for ------------------------------------------------------
 

@@ -229,12 +229,13 @@ of_each = pytest.mark.parametrize("cfg", NARROW.values(), ids=NARROW)
 
 @on_both
 @of_each
-def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name, cfg):
+@each_of("kernels", ("native", "reference"))
+def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name, cfg, kernels):
     # With wide open gates a denominator may pass near 0, and no rounding is small there.
     params = families.init_params(cfg, seed=3)
     batch = Batch(*drawn(cfg, 3, 14, seed=3), n_bytes=0)
     wanted_loss, expected = bound(name, cfg, params).loss_and_grads(batch)
-    narrow = bound(name, cfg, params, compute_dtype="bfloat16")
+    narrow = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
     loss, grads = narrow.loss_and_grads(batch)
     assert loss != wanted_loss
     assert_close(loss, wanted_loss, LOSS_BF16)
@@ -259,7 +260,8 @@ def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
         return right(model, params, *arrays, **how)
 
     monkeypatch.setattr(lm, "mean_loss", mean_loss)
-    backend = bound(name, cfg, perturbed_params(cfg, seed=0), compute_dtype="bfloat16")
+    params = perturbed_params(cfg, seed=0)
+    backend = bound(name, cfg, params, "reference", compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*drawn(cfg, 2, 9, seed=0), n_bytes=0))
     narrow = {key for key, kind in given.items() if kind.endswith("bfloat16")}
     assert narrow == families.products(cfg)
@@ -267,11 +269,12 @@ def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
 
 
 @on_both
-def test_evaluation_and_generation_stay_in_float32(name):
+@each_of("kernels", ("native", "reference"))
+def test_evaluation_and_generation_stay_in_float32(name, kernels):
     cfg = config()
     params = perturbed_params(cfg, seed=1)
     batch = Batch(*drawn(cfg, 2, 9, seed=1), n_bytes=0)
-    exact = bound(name, cfg, params, "reference")
-    narrow = bound(name, cfg, params, "reference", compute_dtype="bfloat16")
+    exact = bound(name, cfg, params, kernels)
+    narrow = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
     assert narrow.evaluate(batch) == exact.evaluate(batch)
     assert np.array_equal(narrow.logits(batch.x, None)[0], exact.logits(batch.x, None)[0])

@@ -82,6 +82,7 @@ def small_config(tmp_path, **options):
         "strategy": "hogwild",
         "workers": "mlx:cpu",
         "threads": 1,
+        "compute_dtype": "float32",  # the same to rounding on every processor
         "out": str(tmp_path / "runs"),
         "eval_every": "off",
         "sample_every": "off",

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog import TrainConfig, train
+from mlxhog._native import ops
 from mlxhog.base import machine
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdict, Verdicts
@@ -108,7 +109,30 @@ OWN = {"kernels": "metal"}
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     backends, record, options, expected, said
 ):
+    options = {"compute_dtype": "float32", **options}
     chosen(kernel_choice.choose_kernels, expected, said, options, backends, record)
+
+
+@each_of(
+    "processor, dtype, kernels, said",
+    [
+        ("amx", "auto", "auto", "gradients multiply in bfloat16"),
+        ("avx512bf16", "auto", "native", "gradients multiply in bfloat16"),
+        ("avx512", "auto", "auto", ""),
+        ("amx", "auto", "reference", ""),
+        ("amx", "bfloat16", "auto", ""),
+        ("amx", "float32", "auto", ""),
+    ],
+)
+def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
+    processor, dtype, kernels, said, monkeypatch
+):
+    monkeypatch.setattr(ops, "bfloat16_kernel", lambda: processor)
+    options, expected = (
+        {"compute_dtype": dtype, "kernels": kernels},
+        kernels.replace("auto", "native"),
+    )
+    chosen(kernel_choice.choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
 
 
 def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
@@ -128,7 +152,7 @@ def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by
             check(record, determinism="record")
 
 
-# -- runs through Metal source, and in bfloat16, say so --------------------------------------------
+# -- runs through Metal source say so --------------------------------------------------------------
 
 
 def status_of(result):
@@ -149,11 +173,14 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path):
-    reports = Messages()
-    result = train(small_config(tmp_path, compute_dtype="bfloat16"), observer=reports)
-    assert (result.status, result.kernels) == ("done", "reference")
-    assert "kernels auto: reference on CPUs" in " ".join(reports)
+def test_a_run_multiplies_in_the_type_that_it_is_given(tmp_path):
+    how = {"strategy": "serial", "workers": "torch:cpu", "steps": 3}
+    first, other = (
+        train(small_config(tmp_path, compute_dtype=dtype, **how))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert (first.kernels, other.kernels) == ("native", "native")
+    assert not identical(parameters(first), parameters(other))
 
 
 # -- kernels that cannot compute a model -----------------------------------------------------------

@@ -43,7 +43,6 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
         ({"model": TIED, "sampled_head": 40}, "tied to the embedding; untie"),
         ({"sampled_head": 320}, "vocab_size 320; draw fewer"),
         ({"strategy": "hogwild(blocks=disjoint)", "workers": "mlx:cpu*3"}, "at most 2 workers"),
-        ({"compute_dtype": "bfloat16", "kernels": "native"}, "with bfloat16 weights; use auto"),
         ({"follow": "/nowhere", "steps": None}, "no folder .*nowhere"),
         *(({"follow": "new", "strategy": one}, "follow: is for lock-free workers")
           for one in ("sync", "hogwild(async_after=0.5)", "hogwild(blocks=disjoint)")),

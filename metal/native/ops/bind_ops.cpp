@@ -51,27 +51,29 @@ void bind_ops(nb::module_& parent) {
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512', 'avx2', 'neon' or 'portable'.");
+  m.def("bfloat16_kernel", &bfloat16_kernel,
+        "Which product of bfloat16: 'amx' or 'avx512bf16', or one of these, which then takes longer than with floats.");
   m.def("has_blas", &has_blas, "Whether the system's BLAS multiplies large matrices here, as Accelerate does on a Mac.");
   m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
-         std::vector<Result> outs, int threads) {
+         std::vector<Result> outs, bool bfloat16, int threads) {
         std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
-          maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j]});
+          maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j], nullptr, bfloat16});
         linears_forward(sizes["N"], sizes["IN"], x, std::move(maps), threads);
-      });
+      }, "bfloat16"_a = false);
   def(m, "linears_grad",
       "x: N... IN, weights: OUT_j IN, d_outs: N... OUT_j, dx: N... IN, d_weights: OUT_j IN, d_biases: OUT_j", "",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
-         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
+         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, bool bfloat16, int threads) {
         std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
-          maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j]});
+          maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j], bfloat16});
         linears_backward(sizes["N"], sizes["IN"], x, std::move(maps), dx, threads);
-      });
+      }, "bfloat16"_a = false);
   for (const auto bind : {bind_activation, bind_attention, bind_block_diagonal, bind_conv, bind_long_conv, bind_loss,
                           bind_mlstm, bind_norms, bind_recurrence, bind_regression, bind_scan, bind_slstm})
     bind(m);

@@ -21,24 +21,37 @@ inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kP
 // Packs panels [first, last) of B[k, n] = from[k * k_step + n * n_step]; one of the steps is 1.
 void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
+// The same for a product in bfloat16: pairs of numbers, neighbours along k, in the place of floats, up to the next
+// multiple of 32 along k. For K of 16 or more they fit in `packed_floats`.
+void pack_pairs(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
+                float* panels);
+
 // The right factor (K, N or more) of `gemm_packed`: its panels, or, where a BLAS multiplies, the matrix where it lies.
 struct Right {
   const float* p;
-  Index k_step, n_step;  // of the matrix
+  Index k_step = 0, n_step = 0;  // of the matrix
+  bool pairs = false;            // `pack_pairs` packed it
 };
 
-// As `gemm`, from what `packed` returned; by the system's BLAS where there is one.
+// As `gemm`, from what `packed` returned; by the system's BLAS where there is one. If B is in pairs A is rounded to
+// bfloat16, too, and the sums are float32.
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
                  bool accumulate);
 
 // B[k, n] = from[k * k_step + n * n_step] as a right factor, in `panels` or where it lies; it must stay as it is there.
 Right packed(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels);
 
-// T[c, r] = W[r, c] for W (rows, cols) with row length ld; T is (cols, rows), packed.
-void transpose(const float* W, Index ld, Index rows, Index cols, float* T);
+// T[c, r] = W[r, c] for W (rows, cols) with row length ld; T is (cols, rows), packed or with row length T_ld.
+void transpose(const float* W, Index ld, Index rows, Index cols, float* T, Index T_ld);
+inline void transpose(const float* W, Index ld, Index rows, Index cols, float* T) {
+  transpose(W, ld, rows, cols, T, rows);
+}
 
 // Which kernel `gemm` runs on this processor: "avx512", "avx2", "neon" or "portable". It has its own for small products
 // with a BLAS, too.
 const char* gemm_kernel();
+
+// Which one multiplies pairs: "amx" or "avx512bf16", or one of these, which then takes longer than with floats.
+const char* bfloat16_kernel();
 
 }  // namespace mlxhog

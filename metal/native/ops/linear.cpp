@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "blas.h"
 #include "gemm.h"
@@ -16,6 +17,8 @@ constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at onc
 // Widths up to which rows are read in place: the rows of a block of a product stay in a cache of 1 MiB.
 constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
+
+bool in_pairs(const LinearMap& map, Index in) { return map.bfloat16 && std::min(in, map.out) >= kNarrow; }
 
 // Several narrow maps as one whose outputs lie side by side.
 struct Stack {
@@ -58,15 +61,17 @@ void in_row_pieces(Index rows, int threads, const Work& work) {
 // Columns or rows of a weight, `other` wide, that are packed at once: whole panels.
 Index packed_at_once(Index other) { return std::max<Index>(1, kPacked / std::max<Index>(1, other) / kPanel) * kPanel; }
 
-// As `packed`, by threads.
-Right pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads) {
-  if (has_blas()) return {from, k_step, n_step};
+// As `packed`, by threads, or as `pack_pairs`.
+Right pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads,
+               bool pairs) {
+  if (has_blas() && !pairs) return {.p = from, .k_step = k_step, .n_step = n_step};
   constexpr Index kPanels = 4;  // per task
   const Index count = (N + kPanel - 1) / kPanel;
   parallel_for((count + kPanels - 1) / kPanels, threads, [&](Index task) {
-    pack(K, N, from, k_step, n_step, task * kPanels, std::min(count, (task + 1) * kPanels), panels);
+    (pairs ? pack_pairs : pack)(K, N, from, k_step, n_step, task * kPanels, std::min(count, (task + 1) * kPanels),
+                                panels);
   });
-  return {panels, 0, 0};
+  return {.p = panels, .pairs = pairs};
 }
 
 }  // namespace
@@ -85,14 +90,14 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap
   Index widest = 0;
   for (const LinearMap& map : maps) widest = std::max(widest, std::min(at_once, map.out));
   const Buffer panels = uninitialised(packed_floats(in, widest));
-  for (const auto& [out, weight, bias, y_all, _] : maps)
-    for (Index n0 = 0; n0 < out; n0 += at_once) {
-      const Index cols = std::min(at_once, out - n0);
-      const Right w = pack_all(in, cols, weight + n0 * in, 1, in, panels.get(), threads);
-      in_row_pieces(rows, threads, [&, out = out, bias = bias, y_all = y_all](Index first, Index count) {
-        float* y = y_all + first * out + n0;
-        if (bias) copy_rows(count, cols, bias + n0, 0, y, out);
-        gemm_packed(count, cols, in, x + first * in, in, 1, w, y, out, bias != nullptr);
+  for (const LinearMap& map : maps)
+    for (Index n0 = 0; n0 < map.out; n0 += at_once) {
+      const Index cols = std::min(at_once, map.out - n0);
+      const Right w = pack_all(in, cols, map.weight + n0 * in, 1, in, panels.get(), threads, in_pairs(map, in));
+      in_row_pieces(rows, threads, [&](Index first, Index count) {
+        float* y = map.written + first * map.out + n0;
+        if (map.given) copy_rows(count, cols, map.given + n0, 0, y, map.out);
+        gemm_packed(count, cols, in, x + first * in, in, 1, w, y, map.out, map.given != nullptr);
       });
     }
   stack.for_each([&](const LinearMap& part, Index first) {
@@ -120,11 +125,12 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
   for (const LinearMap& map : maps) longest = std::max(longest, std::min(at_once, map.out));
   Buffer scratch;
   // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
-  const auto right = [&](const float* rows_of, Index k0, Index depth, Index short_enough) -> std::optional<Right> {
+  const auto right = [&](const float* rows_of, Index k0, Index depth, Index short_enough,
+                         bool pairs) -> std::optional<Right> {
     const bool short_rows = in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0;
-    if (short_rows && !has_blas()) return std::nullopt;
+    if (short_rows && !has_blas() && !pairs) return std::nullopt;
     if (!scratch) scratch = uninitialised(packed_floats(longest, in));
-    return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads);
+    return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads, pairs);
   };
   // C (+)= A times those rows; C has rows of `in`.
   const auto multiply = [&](Index M, Index depth, const float* A, Index am, Index ak, const std::optional<Right>& b,
@@ -139,7 +145,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
     for (const LinearMap& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
-        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight);
+        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight, in_pairs(map, in));
         multiply(rows, depth, map.given + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
         written = true;
       }
@@ -147,9 +153,15 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
   }
   for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
     const Index depth = std::min(at_once, rows - k0);
-    const std::optional<Right> b = right(x, k0, depth, kShortInput);
-    for (const LinearMap& map : maps)
-      multiply(map.out, depth, map.given + k0 * map.out, 1, map.out, b, x + k0 * in, map.written, adds || k0 > 0);
+    for (const bool pairs : {false, true}) {
+      std::optional<Right> b;
+      const LinearMap* packed_for = nullptr;
+      for (const LinearMap& map : maps) {
+        if (in_pairs(map, in) != pairs) continue;
+        if (!std::exchange(packed_for, &map)) b = right(x, k0, depth, kShortInput, pairs);
+        multiply(map.out, depth, map.given + k0 * map.out, 1, map.out, b, x + k0 * in, map.written, adds || k0 > 0);
+      }
+    }
   }
   stack.for_each([&](const LinearMap& part, Index first) {
     std::copy_n(&stacked_d_weight[first * in], part.out * in, part.written);

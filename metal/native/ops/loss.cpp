@@ -113,19 +113,20 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
 
 LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const float* W,
                              const std::int32_t* labels, const float* log_inclusion, float* dx, float* dW,
-                             int threads) {
+                             bool bfloat16, int threads) {
   const Index at_once = std::max(kLeast, kLogits / std::max<Index>(1, V) / kTile * kTile);
   const Buffer logits = uninitialised(std::min(rows, at_once) * V);
   LossSum total;
   for (Index first = 0; first == 0 || first < rows; first += at_once) {  // without rows the gradients are 0
     const Index count = std::min(at_once, rows - first);
     const float* own = x + first * in;
-    linears_forward(count, in, own, {{V, W, nullptr, logits.get()}}, threads);
+    linears_forward(count, in, own, {{V, W, nullptr, logits.get(), nullptr, bfloat16}}, threads);
     const LossSum part = capped_cross_entropy(count, V, cap, logits.get(), labels + first, log_inclusion,
                                               dx ? logits.get() : nullptr, threads);
     total.nats += part.nats;
     total.count += part.count;
-    if (dx) linears_backward(count, in, own, {{V, W, logits.get(), dW, nullptr}}, dx + first * in, threads, first > 0);
+    if (!dx) continue;
+    linears_backward(count, in, own, {{V, W, logits.get(), dW, nullptr, bfloat16}}, dx + first * in, threads, first > 0);
   }
   return total;
 }
@@ -158,13 +159,13 @@ void bind_loss(nb::module_& m) {
       "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to x "
       "and weight.",
       [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeFloats log_inclusion, MaybeResult dx,
-         MaybeResult d_weight, std::optional<float> cap, int threads) -> Loss {
+         MaybeResult d_weight, std::optional<float> cap, bool bfloat16, int threads) -> Loss {
         check_labels(sizes["N"], sizes["V"], labels);
         require(!dx == !d_weight, "dx and d_weight: give both or neither");
         const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels,
-                                                   log_inclusion, dx, d_weight, threads);
+                                                   log_inclusion, dx, d_weight, bfloat16, threads);
         return {total.nats, total.count};
-      }, "cap"_a.none());
+      }, "cap"_a.none(), "bfloat16"_a = false);
   def(m, "scale", "x: N...", "x *= factor.",
       [](Sizes& sizes, Result x, float factor, int threads) {
         in_pieces(sizes["N"], 65536, threads, [=](Index at, Index n) { scale(n, factor, x + at); });

@@ -136,7 +136,8 @@ def make_run_plan(
     protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
     model = config.model()
     same = {name: getattr(protocol, name) for name in ("optimizer", "lr", "clip", "batch_size")}
-    training = TrainConfig(**same, seed=config.seed, **(worker_options or {}))
+    same |= {"seed": config.seed, "compute_dtype": "float32"}  # scores of every machine are alike
+    training = TrainConfig(**same, **(worker_options or {}))
     _check_strategy(training.strategy)
     chosen = resolve_workers(
         config.workers, config.threads, machine=machine.here(),

@@ -90,7 +90,7 @@ class NativeMLXOps(NativeOps, MLXOps):
 
     def multiplies(self, weights: Sequence[array]) -> bool:
         """Whether the native matrix product is the faster one, and no weight is quantised."""
-        return FAST_GEMM and not any(isinstance(w, Quantized) for w in weights)
+        return (FAST_GEMM or self.bfloat16) and not any(isinstance(w, Quantized) for w in weights)
 
 
 def views(*arrays: array) -> list[View]:

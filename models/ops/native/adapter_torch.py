@@ -60,7 +60,7 @@ class NativeTorchOps(NativeOps, TorchOps):
 
     def multiplies(self, weights: Sequence[Tensor]) -> bool:
         """Whether the native matrix product is the faster one."""
-        return FAST_GEMM
+        return FAST_GEMM or self.bfloat16
 
 
 def _array(x: Tensor | None) -> View | None:

@@ -3,8 +3,9 @@
 Each is a pair of `pairs.py`, which `adapter_torch.py` and `adapter_mlx.py` make differentiable.
 """
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mlxhog._native import ops
@@ -20,6 +21,7 @@ READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
     "starts": lambda own, x: own.constant(x, "uint8"),
     **dict.fromkeys(("offset", "lengths", "labels"), lambda own, x: own.constant(x, "int32")),
     "log_inclusion": lambda own, x: own.constant(x, "float32"),
+    "bfloat16": lambda own, _: own.bfloat16,
 }
 """Settings of pairs that an operator gets in another form, or as an array without a gradient."""
 
@@ -48,6 +50,19 @@ class NativeOps(Ops):
     """The operators, over a framework's way to call a pair; the others are the framework's."""
 
     slstm: Pair  # the pair of the sLSTM cell, with or without a tape
+    bfloat16 = False  # the products of `linears` and of `linear_cross_entropy`
+
+    def in_bfloat16(
+        self, params: dict[str, Array], products: Collection[str]
+    ) -> tuple[Ops, dict[str, Array]]:
+        """Return operators that round the factors of their larger products, whatever `products`.
+
+        Maps of fewer than 16 inputs or outputs, as those of gates, stay float32; so does
+        `block_diagonal`.
+        """
+        narrow = copy.copy(self)
+        narrow.bfloat16 = True
+        return narrow, params
 
     @abstractmethod
     def apply(self, pair: Pair, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
@@ -84,7 +99,7 @@ class NativeOps(Ops):
         pairs.CROSS_ENTROPY, "raw_logits", labels=None, cap=None, log_inclusion=None
     )
     _linear_cross_entropy = native(
-        pairs.LINEAR_CROSS_ENTROPY, "x w", labels=None, cap=None, log_inclusion=None
+        pairs.LINEAR_CROSS_ENTROPY, "x w", labels=None, cap=None, log_inclusion=None, bfloat16=None
     )
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
@@ -95,7 +110,8 @@ class NativeOps(Ops):
     ) -> Sequence[Array]:
         if not self.multiplies(weights):
             return super().linears(x, weights, biases)
-        return self.apply(pairs.LINEARS, x, *weights, *(biases or [None] * len(weights)))
+        inputs = (x, *weights, *(biases or [None] * len(weights)))
+        return self.apply(pairs.LINEARS, *inputs, bfloat16=self.bfloat16)
 
     def block_diagonal(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None

@@ -137,14 +137,14 @@ def _maps(
     `width` returns the last axis of a result from its weight.
     """
 
-    def forward(x: View, *parameters: Any, keep: bool, threads: int) -> tuple[Views, Views]:
+    def forward(x: View, *parameters: Any, keep: bool, **how: Any) -> tuple[Views, Views]:
         count = len(parameters) // 2
         weights, biases = parameters[:count], parameters[count:]
         outs = [ops.empty((*x.shape[:-1], width(w))) for w in weights]
-        call(x, list(weights), list(biases), outs, threads=threads)
+        call(x, list(weights), list(biases), outs, **how)
         return tuple(outs), (x, *weights)
 
-    def backward(saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int) -> Views:
+    def backward(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
         x, *weights = saved
         has_bias = needs[1 + len(weights) :]
         d_outs = [
@@ -157,7 +157,7 @@ def _maps(
             ops.empty((width(w),)) if needed else None
             for w, needed in zip(weights, has_bias, strict=True)
         ]
-        call_grad(x, weights, d_outs, dx, d_weights, d_biases, threads=threads)
+        call_grad(x, weights, d_outs, dx, d_weights, d_biases, **how)
         return dx, *d_weights, *d_biases
 
     return Pair(forward, backward)
