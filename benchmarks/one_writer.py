@@ -67,7 +67,7 @@ class Writer:
         self._slots, self._dense = layout.slots, np.zeros(layout.n_floats, np.bool_)
         for slot in layout.slots.values():
             self._dense[slot.offset : slot.offset + slot.size] = slot.kind != "rows"
-        self.backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
+        self.backend = backends.create("torch:cpu", threads=2, kernels="auto")
         self.backend.bind(model, layout)
         inbox, hidden = self.backend.inbox, families.hidden_matrices(model)
         opened.copy_into({name: parameter(inbox, slot) for name, slot in layout.slots.items()})

@@ -82,7 +82,7 @@ def tokens_and_labels(size):
 def load_backend(name, cfg, *, threads=1, kernels="auto", layout=None):
     """One of our backends with fresh parameters."""
     layout = layout or arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+    backend = backends.create(name, threads=threads, kernels=kernels)
     backend.bind(cfg, layout)
     for parameter, value in families.init_params(cfg, 0).items():
         slot = layout.slots[parameter]

@@ -20,7 +20,6 @@ def create(
     *,
     threads: int,
     kernels: str,
-    cpu_blas: str,
     share: GPUShare | None = None,
     compute_dtype: str = "float32",
 ) -> Backend:
@@ -29,10 +28,9 @@ def create(
     On a Mac the calling thread, which will compute, is kept off the efficiency cores from now on.
 
     The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
-    `models/ops/kernels.py`; `cpu_blas` is "auto" or "reference", the matrix product of MLX on a
-    Linux CPU; a share of None is that of a single program. With the `compute_dtype` "bfloat16"
-    matrix products of `loss_and_grads` have this type; all else is float32. With "auto" they have
-    it where native kernels are faster so.
+    `models/ops/kernels.py`; a share of None is that of a single program. With the `compute_dtype`
+    "bfloat16" matrix products of `loss_and_grads` have this type; all else is float32. With "auto"
+    they have it where native kernels are faster so.
 
     Raises:
         ConfigError: kernels that the device cannot run.
@@ -48,7 +46,7 @@ def create(
     if framework == "mlx":  # only processes that compute load one
         from mlxhog.backends.mlx import MLXBackend
 
-        return MLXBackend(name, cpu_blas=cpu_blas, **how)
+        return MLXBackend(name, **how)
     if device == "mps":
         limit_mps(share)
     from mlxhog.backends.torch import TorchBackend
@@ -60,4 +58,4 @@ def create_alone(word: str) -> Backend:
     """Start a backend, one of `BACKEND_WORDS`, that may use the whole machine; errors as above."""
     here = machine.here()
     (worker,) = resolve_workers(one_backend(word, here), machine=here).workers
-    return create(worker.backend, threads=worker.threads, kernels="auto", cpu_blas="auto")
+    return create(worker.backend, threads=worker.threads, kernels="auto")

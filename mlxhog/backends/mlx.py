@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,31 +24,6 @@ from mlxhog.metal.engines import adoptable
 from mlxhog.optim.gradients import Float32, Int32
 
 
-def preload_blas(threads: int) -> str:
-    """Make MKL's matrix product available to MLX; call before the first `import mlx.core`.
-
-    The Linux build of MLX links the reference BLAS, about 8 GFLOP/s on one core. torch's library
-    exports the same symbols from MKL, about 100 GFLOP/s. The dynamic linker uses the first
-    definition of a symbol, so it is enough to load torch's library globally before MLX is imported.
-    It may fail; the worker logs the result, the library that MLX will use. MKL has `threads`, or
-    `MKL_NUM_THREADS`.
-    """
-    if sys.platform == "darwin":
-        return "accelerate"
-    if "mlx.core" in sys.modules:
-        return "reference (mlx was imported before)"
-    torch = find_spec("torch")
-    if torch is None or torch.origin is None:
-        return "reference (torch is not installed)"
-    os.environ.setdefault("MKL_NUM_THREADS", str(threads))
-    try:
-        library = Path(torch.origin).parent / "lib" / "libtorch_cpu.so"
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        return f"reference ({error})"
-    return "mkl"
-
-
 class MLXBackend(Backend):
     """MLX on one device. The inbox is a NumPy view of the flat array; parameters are its slices.
 
@@ -65,10 +36,10 @@ class MLXBackend(Backend):
     """
 
     def __init__(
-        self, name: str, *, threads: int, kernels: str, cpu_blas: str, share: GPUShare,
+        self, name: str, *, threads: int, kernels: str, share: GPUShare,
         compiled: bool | None = None, narrow: bool = False,
     ) -> None:  # fmt: skip
-        """Import MLX, with a fast BLAS if possible, and choose the device.
+        """Import MLX, and choose the device.
 
         Arguments and errors are those of `create`; `compiled` says whether `mx.compile` fuses the
         operations of a gradient, by default on a GPU. It cannot with native or emulated kernels.
@@ -78,9 +49,6 @@ class MLXBackend(Backend):
                 "MLX_METAL_FAST_SYNCH is set: its GPU spins can lock the machine (mlx issue 3830); "
                 "unset it"
             )
-        # The native operators have their own matrix product; the plain ones use MLX's.
-        if kernels == "reference" and cpu_blas == "auto" and name == "mlx:cpu":
-            print(f"matrix products of MLX: {preload_blas(threads)}", flush=True)
         try:
             import mlx.core as mx
         except UNLOADABLE as error:

@@ -166,7 +166,7 @@ def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
     logits = []
     for one in (a, b):
         ids = np.random.default_rng(0).integers(0, one.config.vocab_size, (1, TOKENS), np.int32)
-        backend = backends.create("torch:cpu", threads=1, kernels="auto", cpu_blas="auto")
+        backend = backends.create("torch:cpu", threads=1, kernels="auto")
         try:
             refuse_not_finite(backend.load(one.config, one.tensors), one.path)
             logits.append(backend.logits(ids, None)[0])

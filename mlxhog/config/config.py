@@ -126,10 +126,6 @@ class TrainConfig(Merged):
         None, "worker slots; auto is two more than workers if others can join (hogwild)",
         low=1, high=4096, none="auto",
     )  # fmt: skip
-    cpu_blas: str = _workers(
-        "auto", "kernels=reference: library of MLX's matrix products, the fastest here or its own",
-        choices=("auto", "reference"), needs="kernels=auto|reference",
-    )  # fmt: skip
     memory_limit: float = _workers(
         0.8, "share of this machine's memory that a run may use", above=0, high=1
     )

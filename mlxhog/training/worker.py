@@ -110,7 +110,6 @@ def start_backend(job: Job, arena: Arena | None, kernels: str) -> Backend:
         job.spec.backend,
         threads=job.compute_threads,
         kernels=kernels,
-        cpu_blas=job.config.cpu_blas,
         share=job.gpu_share,
         compute_dtype=job.config.compute_dtype,
     )

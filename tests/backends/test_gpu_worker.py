@@ -109,7 +109,7 @@ def gpu(monkeypatch):
 
 
 def mlx(name, share=GPUShare(), head=None):  # noqa: B008  it is frozen
-    how = {"threads": 1, "kernels": "reference", "cpu_blas": "reference", "share": share}
+    how = {"threads": 1, "kernels": "reference", "share": share}
     return lay(MLXBackend(name, **how), head=head)
 
 
@@ -164,4 +164,4 @@ def test_evaluation_and_prompts_are_cut_into_pieces():
 @pytest.mark.parametrize("name", ["mlx:gpu", "torch:mps"])
 def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name):
     with pytest.raises(EnvironmentLacks, match=f"{name} needs .*use .*cpu"):
-        backends.create(name, threads=1, kernels="auto", cpu_blas="reference")
+        backends.create(name, threads=1, kernels="auto")

@@ -63,7 +63,7 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     together = backend.stack_states([backend.stack_states(states[:2]), states[2]])
     last, _ = backend.logits(given.x[[2, 0], 6:7], backend.take_state(together, [2, 0]))
     assert_close(last, expected[[2, 0], 6], LOGITS_F32)
-    loaded = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
+    loaded = backends.create(name, threads=1, kernels=kernels)
     assert loaded.load(cfg, params) == []
     assert_close(loaded.evaluate(given).nats, backend.evaluate(given).nats, LOSS_F32)
 

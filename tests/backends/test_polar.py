@@ -15,7 +15,7 @@ SHAPES = [(64, 128), (128, 64), (64, 128), (96, 96), (1, 7), (64, 128), (5, 1)]
 
 @pytest.fixture(scope="module", params=["mlx:cpu", "torch:cpu"])
 def backend(request):
-    return backends.create(request.param, threads=1, kernels="reference", cpu_blas="auto")
+    return backends.create(request.param, threads=1, kernels="reference")
 
 
 def drawn():

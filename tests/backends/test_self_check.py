@@ -88,7 +88,7 @@ def grads_of(backend):
 
 
 def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(faulty_gpu):
-    backend = backends.create("mlx:gpu", threads=1, kernels="metal", cpu_blas="reference")
+    backend = backends.create("mlx:gpu", threads=1, kernels="metal")
     wrong = grads_of(backend)
     assert set(backend.check_kernels()) == {"causal_conv"}
     plain = kernels.choose("mlx", "reference", "cpu")
@@ -96,7 +96,7 @@ def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(faulty_gpu):
     faulty_gpu.calls.clear()
     checked = grads_of(backend)
     assert not faulty_gpu.calls
-    plain = backends.create("mlx:gpu", threads=1, kernels="reference", cpu_blas="reference")
+    plain = backends.create("mlx:gpu", threads=1, kernels="reference")
     expected = grads_of(plain)
     for name, grad in expected.items():
         np.testing.assert_array_equal(checked[name], grad, err_msg=name)

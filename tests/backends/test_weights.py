@@ -31,7 +31,7 @@ TOKENS = np.random.default_rng(1).integers(0, V, (2, 20)).astype(np.int32)
 
 
 def loaded(name, cfg, weights, chosen="auto"):
-    backend = backends.create(name, threads=1, kernels=chosen, cpu_blas="auto")
+    backend = backends.create(name, threads=1, kernels=chosen)
     assert backend.load(cfg, init_params(cfg, seed=3), weights=weights) == []
     return backend
 

@@ -25,7 +25,7 @@ def lay(backend, cfg=SMALLEST, params=None, head=None):
 
 def bound(name, cfg, params, kernels="auto", compute_dtype="float32", head=None):
     """A backend by name that holds these parameters."""
-    how = {"kernels": kernels, "cpu_blas": "auto", "compute_dtype": compute_dtype}
+    how = {"kernels": kernels, "compute_dtype": compute_dtype}
     return lay(backends.create(name, threads=1, **how), cfg, params, head)
 
 

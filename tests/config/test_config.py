@@ -214,7 +214,6 @@ determinism=rounds                                    needs a budget in steps or
 {RECORD} blocks=disjoint                  disjoint has no record
 {RECORD} resume=latest                    add --determinism none
 live=off live_every=5s                                and live is off.*leave live_every out
-kernels=native cpu_blas=reference                     and kernels is native.*leave cpu_blas out
 eval_every=off eval_tokens=512                        needs eval_every.*leave eval_tokens out
 round_every=5                                         needs cluster; set that, or leave round_every
 cluster=here:1 strategy=sync                          set strategy=hogwild

@@ -118,7 +118,6 @@ class GradientSource:
             worker.backend,
             threads=worker.threads,
             kernels=kernels,
-            cpu_blas=plan.config.cpu_blas,
             compute_dtype=plan.config.compute_dtype,
         )
         self.backend.bind(plan.model, layout, None, plan.sampled)

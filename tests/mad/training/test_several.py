@@ -28,7 +28,7 @@ def train_two(config, kills=0, **how):
     if last:
         plan = make_run_plan(config)
         # That of the run: another one may round two equal scores of tokens the other way.
-        backend = backends.create("mlx:cpu", threads=1, kernels="native", cpu_blas="auto")
+        backend = backends.create("mlx:cpu", threads=1, kernels="native")
         backend.bind(plan.model, plan.layout)
         backend.take(last[0])
         scores = score(backend, plan.task_rows.dataset(), plan.model, beat=lambda: None)
