@@ -48,7 +48,7 @@ OURS, AGAIN, NANOCHAT, PEERS = "mlxhog", "mlxhog again", "nanochat", ("xlstm", "
 SEARCHED = 300_000  # tokens of a trial at the middle of the axes
 TUNED_ON = 101
 SCORED = 32_768  # held-out tokens of a trial
-VOCAB = 4096  # of the default tokenizer
+VOCAB = 8192  # of the default tokenizer
 AHEAD, MOST, FIRST_S = 0.1, 1.25, 4.0
 """Bits per byte between ours and any other, ours after a minute, and seconds to our first step."""
 MIDDLES = {"xlstm": 4e-3, "llama": 4e-3, NANOCHAT: 4.0}

@@ -22,7 +22,7 @@ from mlxhog.data.sotu import SOTU_SHA256, Address, read_sotu
 from mlxhog.data.tokenizers import train_bpe
 
 TEXTS = Path(__file__).parents[1] / "mlxhog/data/texts"
-IDS = 4096
+IDS = 8192
 
 
 def packed(tarball: Path) -> bytes:

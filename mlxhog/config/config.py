@@ -175,7 +175,7 @@ class TrainConfig(Merged):
     sampled_head: int | None = _sparse(
         None,
         "words drawn for each batch; the loss is over these and the batch's own; 0 is all words; "
-        "auto is a quarter of 4,096 or more if the head has a third of the parameters",
+        "auto is 1,024 of 4,096 or more if the head has a third of the parameters",
         low=0, none="auto",
     )  # fmt: skip
 

@@ -236,7 +236,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False
 
 SHIPPED = SOTU  # the tokenizer of the text in the package, learnt from its training documents
 SHIPPED_FILE = "sotu.tokenizer.json"
-SHIPPED_SHA256 = "e3f71fb1e34c23cd983bb8fc70531108e09fc9a3fafda009bd083308ab44686c"
+SHIPPED_SHA256 = "12866ef2f8e39656b9da53db3d43c446cb94eb2e36c035c6680d8d6e1ab6e65b"
 
 
 def identity(spec: str) -> str:
@@ -339,7 +339,7 @@ def _content(path: Path, *, named: bool = False) -> bytes:
 
 AUTO: Final = "auto"
 BYTES_PER_ID: Final = 1024
-IDS_PER_WIDTH: Final = 32
+IDS_PER_WIDTH: Final = 64
 LEAST: Final = 1024
 MOST: Final = 32_768
 

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 MANY_PASSES = 4.0
 """Up to about four passes, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
-MANY_WORDS = 4096
-"""Vocabulary from which on the loss draws words where the head is costly."""
+MANY_WORDS, DRAWN_WORDS = 4096, 1024
+"""Vocabulary from which on the loss draws words where the head is costly, and how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +293,7 @@ def _parameters(
     head, drawn = families.head(model), config.sampled_head
     if drawn is None:
         is_costly = model.vocab_size >= MANY_WORDS and 3 * spec[head].size >= param_count(model)
-        drawn = model.vocab_size // 4 if is_costly and not model.tie_word_embeddings else 0
+        drawn = DRAWN_WORDS if is_costly and not model.tie_word_embeddings else 0
     if not drawn:
         return spec, None
     if model.tie_word_embeddings:

@@ -174,11 +174,11 @@ MIB = 1 << 20
     [
         ({}, "bpe:4096", "learnt from 4.2 MB of training text for width 128"),
         ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "learnt from"),
-        ({"n_bytes": 100 * MIB, "width": 512}, "bpe:16384", "for width 512"),
+        ({"n_bytes": 100 * MIB, "width": 256}, "bpe:16384", "for width 256"),
         ({"n_bytes": 10_000 * MIB, "width": 4096}, "bpe:32768", "for width 4096"),
         ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
         ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of training text are few"),
-        ({"width": 16}, "bytes", "width 16 is narrow"),
+        ({"width": 8}, "bytes", "width 8 is narrow"),
         ({"sha256": SOTU_SHA256}, "sotu", ""),
         ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
     ],
@@ -196,7 +196,7 @@ def test_the_shipped_tokenizer_is_learnt_from_the_shipped_training_documents_alo
     assert hashlib.sha256(b"\0".join(documents())).hexdigest() == SOTU_SHA256
     tokenizer = tokenizers.shipped()
     assert tokenizer.sha256 == tokenizers.SHIPPED_SHA256
-    assert (tokenizer.n_ids, tokenizer.vocab_size, tokenizer.bos) == (4096, 4096, 0)
+    assert (tokenizer.n_ids, tokenizer.vocab_size, tokenizer.bos) == (8192, 8192, 0)
     texts = list(sotu.training_texts())
     assert (len(texts), sum(map(len, texts))) == (214, 9_897_244)
     assert hashlib.sha256(sotu.learn()).hexdigest() == tokenizers.SHIPPED_SHA256

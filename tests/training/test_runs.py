@@ -78,7 +78,7 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(t
     plan = make_plan(small_config(tmp_path, **tuned))
     assert plan.config.lr == Muon().rates(32).lr  # its embedding is trained
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint_of(second).path)
-    assert model.get_input_embeddings().weight.shape == (4096, 32)
+    assert model.get_input_embeddings().weight.shape == (8192, 32)
 
 
 @pytest.mark.slow
