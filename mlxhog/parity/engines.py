@@ -32,7 +32,6 @@ class FrameworkEngine:
 
     def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
         framework, _, device = name.partition(":")
-        # Before its framework is imported here, so that MLX multiplies as in a worker.
         self.backend = backends.create(name, threads=threads, kernels=kernels)
         self._device = probes.Device(framework, device, threads)
         self.ops = choose(framework, kernels, device)

@@ -186,7 +186,7 @@ struct alignas(64) TileForms {
   std::uint16_t row_bytes[16];
   std::uint8_t rows[16];
 
-  // C of two by two tiles has so many rows and columns, of up to 16; a tile without any stays unused.
+  // Heights and widths of two by two tiles of C, up to 16; a tile of height or width 0 stays unused.
   TileForms(Index high, Index low, Index left, Index right) : row_bytes{}, rows{} {
     const auto set = [this](int tile, Index height, Index width) {
       rows[tile] = static_cast<std::uint8_t>(height && width ? height : 1);
