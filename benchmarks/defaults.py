@@ -36,15 +36,15 @@ def bits_of(job):
 
 MINUTE_TOKENS = 971_000  # bytes that two cores train in a minute of `tiny`
 HELD_OUT = 863_914  # bytes
-EQUAL = {"embedding_lr": 1, "head_lr": 1, "scalar_lr": 1}
 PIECES = {"tokenizer": "sotu"}
-BEFORE, NOW = "bytes, 4 blocks (the default of 0.2)", "4,096 pieces, 2 blocks, rates by group"
+RANDOM = {"embedding_init": "random", "embedding_lr": 12, "head_lr": 2.4, "scalar_lr": 1.5}
+BEFORE, NOW = "bytes, 4 blocks (the default of 0.2)", "8,192 pieces, 2 blocks, counted pairs"
 MINUTE_ARMS = {
     BEFORE: ({"model": "tiny", "tokenizer": "bytes", "lr": 0.0042}, 1.0, 1.0),
-    "4,096 pieces, 4 blocks": ({"model": "tiny", "lr": 0.0042, **PIECES, **EQUAL}, 1.5, 4.34),
-    "4,096 pieces, 4 blocks, rates by group": ({"model": "tiny", **PIECES}, 1.5, 4.34),
-    "4,096 pieces, 2 blocks": ({"model": "minute", **PIECES, **EQUAL}, 1.0, 4.34),
-    NOW: ({"model": "minute", **PIECES}, 1.0, 4.34),
+    "8,192 pieces, 4 blocks, random rows": ({"model": "tiny", **PIECES, **RANDOM}, 1.5, 4.81),
+    "8,192 pieces, 4 blocks, counted pairs": ({"model": "tiny", **PIECES}, 1.5, 4.81),
+    "8,192 pieces, 2 blocks, random rows": ({"model": "minute", **PIECES, **RANDOM}, 1.0, 4.81),
+    NOW: ({"model": "minute", **PIECES}, 1.0, 4.81),
 }
 """Options, cost of a token in tokens of the first arm, bytes of a token of held-out text."""
 
@@ -95,7 +95,7 @@ def widths(findings, chosen):
     blocks, length, steps, held_out = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
 
     def job(rule, width, factor, seed):
-        lr = factor * optim.by_name(rule).rates(width).lr
+        lr = factor * optim.by_name(rule).default_lr(width)
         model = model_file(hidden_size=width, num_hidden_layers=blocks)
         common = {"optimizer": rule, "batch_size": 2, "seq_len": length, "steps": steps}
         return held_out, {**common, "model": model, "lr": lr, "seed": seed}

@@ -97,6 +97,12 @@ class TrainConfig(Merged):
         "Python file that adds layers, tasks, schedules, optimizers or strategies; several with "
         "commas; one that only YAML names runs if you have named it before, as it is now",
     )
+    embedding_init: str = _model(
+        "auto",
+        "rows with which embedding and head begin; bigrams counts pairs of words in the text; auto "
+        "does so for 1,024 words or more, if the head is not the embedding",
+        choices=("auto", "bigrams", "random"),
+    )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )

@@ -65,29 +65,18 @@ def for_model(
     workers: int,
     *,
     vocabulary: int = 0,
-    groups: Groups | None = None,
 ) -> TrainConfig:
     """The configuration with values for options that depend on model and workers.
 
-    The model has a `width`, names of `hidden` matrices, a `vocabulary` of so many rows, and names
-    of its other parameters by group, None for every group.
+    The model has a `width`, names of `hidden` matrices, and a `vocabulary` of so many rows.
     """
     strategy, own = config.strategy, chosen(config)
     averaged = workers if strategy is not None and strategy.averages else 1
     ahead = workers if config.prediction == "last" else 1
     fitted = own.fitted(hidden=bool(hidden), ahead=ahead)
-    present = GROUPS if groups is None else [name for name, members in groups.items() if members]
-    rates = fitted.rates(width, vocabulary, averaged)
-    if "head" not in present:  # the embedding is the head, too
-        rates = rates._replace(embedding=min(rates.embedding, rates.head))
-    auto: dict[str, Any] = {
-        number: getattr(rates, group) if group in present else 1.0
-        for group, number in GROUPS.items()
-        if getattr(fitted, number, 1.0) is None
-    }
-    changes: dict[str, Any] = {"optimizer": replace(fitted, **auto)}
+    changes: dict[str, Any] = {"optimizer": fitted}
     if config.lr is None:
-        changes["lr"] = rates.lr
+        changes["lr"] = fitted.default_lr(width, vocabulary, averaged)
     if type(fitted) is not type(own) and config.prediction == "last":
         if not fitted.shares_moments(lock_free=False):  # no steps that workers share to look at
             changes["strategy"] = replace(cast(Any, strategy), predict="auto")

@@ -26,15 +26,6 @@ GROUPS: Final = {"embedding": "embedding_lr", "head": "head_lr", "scalar": "scal
 Other = TypeVar("Other", bound="OptimizerChoice")
 
 
-class Rates(NamedTuple):
-    """The step sizes of a model: that of hidden matrices, and factors of it."""
-
-    lr: float
-    embedding: float = 1.0
-    head: float = 1.0
-    scalar: float = 1.0  # for gates, biases, norms and all others
-
-
 class Use(NamedTuple):
     """Values of a run that an optimizer needs beside its numbers."""
 
@@ -65,9 +56,9 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         """
         return self
 
-    def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
-        """Return the default step sizes; one step is the mean of `averaged` workers' gradients."""
-        return Rates(lr=LR)
+    def default_lr(self, width: int, vocabulary: int = 0, averaged: int = 1) -> float:
+        """Return the default step size; one step is the mean of `averaged` workers' gradients."""
+        return LR
 
     def workers_factor(self, rule: str, workers: int) -> float:
         """Return the factor of lr for workers that add their own steps, by a `lr_workers`."""
@@ -143,22 +134,16 @@ class Adaptive(Averaging):
     """Steps divided by the root of a second moment."""
 
     eps: float = option(EPS, "added to the root of the second moment", above=0)
-    embedding_lr: float | None = option(
-        None,
-        "factor of lr for the embedding; auto is 12 for muon and a vocabulary of 1,024 or more, "
-        "else 1",
-        above=0, none="auto",
-    )  # fmt: skip
-    head_lr: float | None = option(
-        None, "factor of lr for the head; auto is likewise 2.4 or 1",
-        above=0, none="auto",
-    )  # fmt: skip
-    scalar_lr: float | None = option(
-        None,
+    embedding_lr: float = option(
+        1.0, "factor of lr for the embedding; with muon 12 is best for many random rows", above=0
+    )
+    head_lr: float = option(1.0, "factor of lr for the head", above=0)
+    scalar_lr: float = option(
+        1.0,
         "factor of lr for gates, biases, norms and all others that are neither embedding, head "
-        "nor hidden matrices; auto is likewise 1.5 or 1",
-        above=0, none="auto",
-    )  # fmt: skip
+        "nor hidden matrices",
+        above=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

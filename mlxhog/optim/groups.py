@@ -31,7 +31,7 @@ def factors(choice: OptimizerChoice, groups: Groups) -> dict[str, float]:
     """
     by_name: dict[str, float] = {}
     for group, number in GROUPS.items():
-        factor = getattr(choice, number, None) or 1.0
+        factor = getattr(choice, number, 1.0)
         if factor != 1.0 and not groups[group]:
             raise ConfigError(f"{number} is {factor:g}, and {_LACKS[group]}")
         by_name |= dict.fromkeys(groups[group] if factor != 1.0 else (), factor)

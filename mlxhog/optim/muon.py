@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from mlxhog import _native
 from mlxhog.base.late import np
 from mlxhog.config.options import option
-from mlxhog.optim.choice import OptimizerChoice, Rates, Sharing, like
+from mlxhog.optim.choice import OptimizerChoice, Sharing, like
 from mlxhog.optim.elementwise import AdamW, BesideAdamW
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import (
@@ -135,21 +135,17 @@ class Muon(BesideAdamW, Sharing):
             nesterov=nesterov if self.nesterov is None else self.nesterov,
         )
 
-    def rates(self, width: int, vocabulary: int = 0, averaged: int = 1) -> Rates:
-        """Return the defaults of all step sizes.
+    def default_lr(self, width: int, vocabulary: int = 0, averaged: int = 1) -> float:
+        """Return the default step size.
 
         A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect on
         activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
         arXiv:2310.17813.
 
-        With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
-        the embedding wants steps that are many times as long, and hidden matrices want longer ones,
-        too (`python benchmarks/defaults.py --only minute`).
+        Pieces of words want longer steps than bytes.
         """
-        lr = LR * math.sqrt(averaged * WIDTH / width)
-        if vocabulary < PIECES:
-            return Rates(lr=lr)
-        return Rates(lr=lr * PIECES_LR / LR, embedding=12.0, head=2.4, scalar=1.5)
+        lr = LR if vocabulary < PIECES else PIECES_LR
+        return lr * math.sqrt(averaged * WIDTH / width)
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
         return on_gpu if self.device == "auto" else self.device == "worker"

@@ -80,7 +80,7 @@ class Formula:
         rule = fitted = choice.fitted(hidden=True)
         self._factors = factors(fitted, rate_groups(cfg))
         self.optimizer: Any = optim.Grouped(rule, self._factors) if self._factors else rule
-        self.lr = LR[choice.name] if choice.name in LR else fitted.rates(cfg.hidden_size).lr
+        self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
         own = partial(_reference, choice.name) if choice.name in LR else None
         self._reference = own or getattr(rule, "reference", None)
         self._target, self.now = _new_target(np.float64, cfg, params, self.optimizer)

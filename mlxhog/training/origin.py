@@ -39,8 +39,9 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
-from mlxhog.models import families, ngrams, registry
+from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.strategies import Serial, Strategy
 
@@ -311,6 +312,20 @@ def with_vocabulary(
 
 
 # -- initial weights of another run --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CountedPairs:
+    """A text whose pairs of words give embedding and head their first rows."""
+
+    text: TokenFile
+
+    def fill(self, arena: Arena, model: ModelConfig) -> None:
+        """Write the rows into an arena that holds initial values; the embedding keeps its size."""
+        embedding, head = arena.param(families.embedding(model)), arena.param(families.head(model))
+        words, heads = bigrams.embedding_and_head(self.text.tokens, *embedding.shape)
+        embedding[...] = words * (np.linalg.norm(embedding) / np.linalg.norm(words))
+        head[...] = heads
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from mlxhog.training import choose_strategy, kernel_choice, origin
 from mlxhog.training.job import Plan, plan_layout
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory, gpu_share
-from mlxhog.training.origin import InitialWeights, Resumption
+from mlxhog.training.origin import CountedPairs, InitialWeights, Resumption
 from mlxhog.training.side_jobs import HeldOutPart, TextJobs
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 MANY_PASSES = 4.0
 """Up to about four passes, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
+WORDS = 1024
+"""Smallest vocabulary whose embedding and head begin with counted pairs."""
 MANY_WORDS, DRAWN_WORDS = 4096, 1024
 """Vocabulary from which on the loss draws words where the head is costly, and how many."""
 
@@ -62,7 +64,7 @@ class TextPlan(Plan):
     stored: TrainConfig  # for the run's folder; options that a resume decides again are open
     automatic: tuple[str, ...]  # numbers that `optim.for_model` decided, in this call or the first
     resumption: Resumption | None  # None for a new run
-    initial_weights: InitialWeights | None  # of a checkpoint; None draws initial values
+    initial_weights: InitialWeights | CountedPairs | None  # None draws initial values
     data: prepare.Prepared
     held_out: HeldOutPart  # that evaluations score
     division: Division | None  # of the text among clients; None if all workers share one text
@@ -190,6 +192,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         resumption.check_data(data, train.digest, val.digest)
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
+    first = weights if begin is not None else _counted(config, model, train, note)
     before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
     held_out = HeldOutPart.of(data, config, parameters, before)
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
@@ -247,7 +250,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         TextPlan(
             **{**way, "notes": (*notes, *way["notes"])},
             resumption=resumption,
-            initial_weights=weights,
+            initial_weights=first,
             model=model,
             data=data,
             held_out=held_out,
@@ -313,6 +316,23 @@ def _parameters(
     return spec, SampledHead.of_counts(drawn, counts)
 
 
+def _counted(
+    config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
+) -> CountedPairs | None:
+    """The pairs of words with which embedding and head of a new run begin, if they do."""
+    is_tied, how = model.tie_word_embeddings, config.embedding_init
+    if how == "bigrams" and is_tied:
+        raise ConfigError(
+            f"embedding_init: bigrams needs a head of its own, and model {config.model} has its "
+            "head tied to the embedding; untie it in the model (tie_word_embeddings or "
+            "tie_weights: false), or leave embedding_init out"
+        )
+    if how == "random" or (how == "auto" and (is_tied or model.vocab_size < WORDS)):
+        return None
+    note("embedding and head begin with counted pairs of words (--embedding-init random does not)")
+    return CountedPairs(train)
+
+
 # -- a strategy that the run may have --------------------------------------------------------------
 
 
@@ -330,9 +350,7 @@ def _of_strategy(
     began = {} if resumption is None else resumption.began_with()
     trained = config.init_from is not None or bool(began)  # rows that need no long steps
     vocabulary = 0 if trained else model.vocab_size
-    resolved = optim.for_model(
-        chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary, groups=groups
-    )
+    resolved = optim.for_model(chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary)
     if (new := resolved.follow) is not None:
         if not expanded(new).is_dir():
             raise ConfigError(

@@ -26,7 +26,6 @@ GROUPS = {
     group: frozenset({name})
     for group, name in {"embedding": "embedding", "head": "matrix", "scalar": "bias"}.items()
 }
-EQUAL = dict.fromkeys(FACTORS.values(), 1.0)
 MOMENTS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
 
 
@@ -42,45 +41,41 @@ def test_a_run_gives_its_optimizer_what_it_needs_beside_its_numbers():
 SHARED = {"strategy": "hogwild"}
 SYNC = {"strategy": "sync"}
 PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
-ONES = (1, 1, 1)
-PIECES = (12, 2.4, 1.5)
 
 
 @each_of(
-    ("options", "width", "vocabulary", "workers", "lr", "beta1", "nesterov", "factors"),
+    ("options", "width", "vocabulary", "workers", "lr", "beta1", "nesterov"),
     [
-        (SHARED, 128, 0, 3, 3e-3, 0.75, 0.1, ONES),
-        (SHARED, 128, 0, 4, 3e-3, 0.95, 0.15, ONES),
-        ({**SHARED, "moments": "private"}, 128, 0, 4, 3e-3, 0.75, 0.1, ONES),
-        ({**SHARED, "beta1": 0.9, "nesterov": 0.0}, 128, 0, 4, 3e-3, 0.9, 0.0, ONES),
-        (SHARED, 512, 0, 2, 1.5e-3, 0.75, 0.1, ONES),
-        (SHARED, 128, 4096, 2, 6.5e-3, 0.75, 0.1, PIECES),
-        ({**SHARED, "embedding_lr": 3}, 128, 4096, 2, 6.5e-3, 0.75, 0.1, (3, 2.4, 1.5)),
-        (PREDICTED, 128, 0, 4, 3e-3, 0.95, 0.15, ONES),
-        (SYNC, 128, 320, 4, 6e-3, 0.75, 0.1, ONES),
-        (SYNC, 128, 4096, 4, 0.013, 0.75, 0.1, PIECES),
-        ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 0, 4, 0.1, 0.5, 0.1, ONES),
-        ({**SYNC, "optimizer": "adamw"}, 512, 4096, 4, 1e-3, 0.9, None, ONES),
-        ({**SHARED, "optimizer": "lion"}, 64, 0, 2, 1e-3, 0.9, None, (None, None, None)),
+        (SHARED, 128, 0, 3, 3e-3, 0.75, 0.1),
+        (SHARED, 128, 0, 4, 3e-3, 0.95, 0.15),
+        ({**SHARED, "moments": "private"}, 128, 0, 4, 3e-3, 0.75, 0.1),
+        ({**SHARED, "beta1": 0.9, "nesterov": 0.0}, 128, 0, 4, 3e-3, 0.9, 0.0),
+        (SHARED, 512, 0, 2, 1.5e-3, 0.75, 0.1),
+        (SHARED, 128, 4096, 2, 6.5e-3, 0.75, 0.1),
+        (PREDICTED, 128, 0, 4, 3e-3, 0.95, 0.15),
+        (SYNC, 128, 320, 4, 6e-3, 0.75, 0.1),
+        (SYNC, 128, 4096, 4, 0.013, 0.75, 0.1),
+        ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 0, 4, 0.1, 0.5, 0.1),
+        ({**SYNC, "optimizer": "adamw"}, 512, 4096, 4, 1e-3, 0.9, None),
+        ({**SHARED, "optimizer": "lion"}, 64, 0, 2, 1e-3, 0.9, None),
     ],
 )
 def test_what_is_left_open_follows_from_optimizer_model_and_strategy(
-    options, width, vocabulary, workers, lr, beta1, nesterov, factors
+    options, width, vocabulary, workers, lr, beta1, nesterov
 ):
     config = TrainConfig(**options)
     settled = optim.for_model(config, width, HIDDEN, workers, vocabulary=vocabulary)
     numbers = optim.open_numbers(settled)
     assert settled.top_lr == pytest.approx(lr)
     assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
-    assert tuple(getattr(settled.optimizer, name, None) for name in FACTORS.values()) == factors
 
 
 def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
-    assert (settled.optimizer, settled.lr) == (optim.AdamW(beta1=0.9, **EQUAL), 1e-3)
+    assert (settled.optimizer, settled.lr) == (optim.AdamW(beta1=0.9), 1e-3)
     config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
     settled = optim.for_model(config, 128, frozenset(), 2)
-    assert settled.optimizer == optim.AdamW(beta1=0.9, eps=1e-6, **EQUAL)
+    assert settled.optimizer == optim.AdamW(beta1=0.9, eps=1e-6)
     assert (settled.strategy, settled.prediction) == (Hogwild(), "own")
     shared = replace(config, moments="shared")
     assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
@@ -89,7 +84,7 @@ def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
     hidden = families.hidden_matrices(model)
     assert hidden == frozenset()
     muon = optim.build(optim.for_model(chosen("muon"), 16, hidden, 1), hidden)
-    assert muon == AdamW(**MOMENTS, **EQUAL)
+    assert muon == AdamW(**MOMENTS)
     assert optim.build(chosen("adamw")) == AdamW(**MOMENTS)
 
 
@@ -129,14 +124,6 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, numbe
 
 
 # -- step sizes by group, and which matrices are hidden --------------------------------------------
-
-
-def test_a_tied_head_moves_with_the_smaller_factor():
-    tied = load_architecture("minute", "tie_word_embeddings=true")
-    groups, hidden = families.rate_groups(tied), families.hidden_matrices(tied)
-    config = TrainConfig(strategy="serial")
-    muon = optim.for_model(config, 128, hidden, 1, vocabulary=4096, groups=groups).optimizer
-    assert (muon.embedding_lr, muon.head_lr) == (2.4, 1)
 
 
 def test_every_parameter_of_a_model_has_one_group_or_is_a_hidden_matrix():

@@ -127,3 +127,13 @@ def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(before):
     # With a named tokenizer, its ids are taken as they are.
     plan = make_plan(tuned(before, init_from=str(bare), tokenizer="bytes"))
     assert plan.model.vocab_size == 320
+
+
+def test_counted_pairs_change_embedding_and_head_alone_and_keep_the_embeddings_size(tmp_path):
+    plan, counted = planned(small_config(tmp_path, embedding_init="bigrams"))
+    _, drawn = planned(small_config(tmp_path))
+    rows = {families.embedding(plan.model), families.head(plan.model)}
+    assert {name for name in drawn if not np.array_equal(drawn[name], counted[name])} == rows
+    name = families.embedding(plan.model)
+    sizes = [np.linalg.norm(values[name]) for values in (drawn, counted)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-5)

@@ -17,6 +17,7 @@ from mlxhog.errors import ConfigError, DataError
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import plan as plans
 from mlxhog.training import preview
+from mlxhog.training.origin import CountedPairs
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
@@ -42,6 +43,7 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
         ({"ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no tables"),
         ({"model": TIED, "sampled_head": 40}, "tied to the embedding; untie"),
         ({"sampled_head": 320}, "vocab_size 320; draw fewer"),
+        ({"model": TIED, "embedding_init": "bigrams"}, "tied to the embedding; untie"),
         ({"strategy": "hogwild(blocks=disjoint)", "workers": "mlx:cpu*3"}, "at most 2 workers"),
         ({"follow": "/nowhere", "steps": None}, "no folder .*nowhere"),
         *(({"follow": "new", "strategy": one}, "follow: is for lock-free workers")
@@ -58,6 +60,23 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
     with pytest.raises((ConfigError, DataError), match=words):
         make_plan(config_of(tmp_path, **options))
     assert not (tmp_path / "runs").exists()
+
+
+@each_of(
+    ("model", "options", "counts"),
+    [
+        ("minute", {}, True),
+        ("minute", {"set": "tie_word_embeddings=true"}, False),
+        ("minute", {"tokenizer": "bytes"}, False),  # few words
+        ("minute", {"tokenizer": "bytes", "embedding_init": "bigrams"}, True),
+        ("tiny", {"tokenizer": "sotu"}, True),
+        ("tiny", {"tokenizer": "sotu", "embedding_init": "random"}, False),
+    ],
+)
+def test_embedding_and_head_of_many_words_begin_with_counted_pairs(model, options, counts):
+    plan = make_plan(TrainConfig(model=model, steps=1, **options))
+    assert isinstance(plan.initial_weights, CountedPairs) == counts
+    assert any("counted pairs" in note for note in plan.notes) == counts
 
 
 @each_of(

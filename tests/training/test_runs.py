@@ -69,14 +69,14 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(t
     minute = {"optimizer": "muon", "lr": None, "strategy": "serial", "seq_len": 16, "steps": 5}
     first = train(small_config(tmp_path, tokenizer="sotu", sample_every="1h", **minute))
     stored = yaml.safe_load((Path(first.run) / "config.yaml").read_text())
-    assert (stored["tokenizer"], stored["optimizer"]["head_lr"]) == ("sotu", 2.4)
+    assert (stored["tokenizer"], stored["embedding_init"]) == ("sotu", "auto")
     assert str(first.sample).startswith("The")
     assert not str(first.sample).startswith("The  ")
     second = train(small_config(tmp_path, tokenizer="auto", resume=first.run, **minute))
     assert second.steps == 10
     tuned = {**minute, "model": "auto", "tokenizer": "auto", "init_from": first.run}
     plan = make_plan(small_config(tmp_path, **tuned))
-    assert plan.config.lr == Muon().rates(32).lr  # its embedding is trained
+    assert plan.config.lr == Muon().default_lr(32)  # its embedding is trained
     model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint_of(second).path)
     assert model.get_input_embeddings().weight.shape == (8192, 32)
 

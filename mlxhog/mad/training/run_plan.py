@@ -151,9 +151,8 @@ def make_run_plan(
         training = training.having(strategy=choose_strategy.by_likelihood(workers)[0])
     hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
     training = optim.for_model(
-        training, model.hidden_size, hidden, len(workers), vocabulary=model.vocab_size,
-        groups=groups,
-    )  # fmt: skip
+        training, model.hidden_size, hidden, len(workers), vocabulary=model.vocab_size
+    )
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)

@@ -226,7 +226,6 @@ def _settled(target: Target, plan: TextPlan) -> TrainConfig:
         families.hidden_matrices(plan.model),
         len(workers_of(target)),
         vocabulary=plan.model.vocab_size,
-        groups=families.rate_groups(plan.model),
     )
 
 

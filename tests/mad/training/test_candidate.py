@@ -76,7 +76,7 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
 def test_the_optimizer_is_part_of_a_run_and_an_open_step_size_follows_from_the_width():
     for dim in (16, 32):
         config = small_run(optimizer="muon", lr=None, dim=dim)
-        assert make_run_plan(config).config.top_lr == Muon().rates(dim).lr
+        assert make_run_plan(config).config.top_lr == Muon().default_lr(dim)
     spelt = ("muon", "muon(nesterov=0.3)", "muon(weight_decay=0)", "adamw", "lion")
     assert len({small_run(optimizer=one).key() for one in spelt}) == len(spelt)
     short = small_run(optimizer="adamw", beta2=0.999, weight_decay=0.0)
