@@ -49,7 +49,7 @@ QUIET = (
 )
 TINY = (
     "--model tiny --set hidden_size=32,num_hidden_layers=2,num_heads=2 --seq-len 32 --batch-size 2 "
-    f"--steps 8 {QUIET}"
+    f"--embedding-init random --steps 8 {QUIET}"
 )
 MINUTE = f"--model minute --steps 40 {QUIET}"
 
