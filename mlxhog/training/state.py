@@ -97,7 +97,7 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
 
 
 def _initialise(plan: TextPlan, arena: Arena) -> None:
-    """Draw the first parameters; the weights of `init_from`, if any, are written over them."""
+    """Draw the first parameters; those that a text or `init_from` gives are written over them."""
 
     def draw(spec: ParamSpec) -> None:
         arena.param(spec.name)[...] = initial_value(spec, plan.config.seed)
