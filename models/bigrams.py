@@ -46,14 +46,12 @@ def embedding_and_head(
     left, values, right = _decomposed(pairs, rank)
     spread = np.sqrt(values) / shares[:, None] ** WEIGHT
     words, heads = left * spread, right * spread
-    words /= np.maximum(np.linalg.norm(words, axis=1, keepdims=True), _LEAST)
-    heads *= STRENGTH / math.sqrt(max(shares @ (heads**2).sum(1), _LEAST))
-    heads = np.concatenate([heads, np.log(shares)[:, None]], axis=1)
-    words = np.pad(words, ((0, 0), (0, width - rank)))
-    words[:, rank] = 1.0
-    heads = np.pad(heads, ((0, 0), (0, width - rank - 1)))
-    norm = math.sqrt(width / 2)  # of each entry of a normalised row, which has length sqrt(d)
-    return words.astype(np.float32), (heads / norm).astype(np.float32)
+    embedding, head = np.zeros((2, vocab_size, width), np.float32)
+    embedding[:, :rank] = words / np.maximum(np.linalg.norm(words, axis=1, keepdims=True), _LEAST)
+    embedding[:, rank] = 1.0
+    head[:, :rank] = heads * STRENGTH / math.sqrt(max(shares @ (heads**2).sum(1), _LEAST))
+    head[:, rank] = np.log(shares)
+    return embedding, head / math.sqrt(width / 2)  # the norm makes rows of E as long as sqrt(d)
 
 
 def _counted(tokens: NDArray[Any], vocab_size: int) -> tuple[Float32, Any]:
@@ -80,8 +78,8 @@ def _decomposed(matrix: Any, rank: int) -> tuple[Float32, Float32, Float32]:
     random = np.random.Generator(np.random.Philox(key=0))
     start = random.standard_normal((matrix.shape[0], directions), np.float32)
     basis, _ = np.linalg.qr(matrix @ (matrix.T @ (matrix @ start)))
-    found = matrix.T @ basis
-    squares, left = np.linalg.eigh(found.T @ found)
+    scaled = matrix.T @ basis  # V S U^T in this basis
+    squares, left = np.linalg.eigh(scaled.T @ scaled)
     squares, left = squares[: -rank - 1 : -1], left[:, : -rank - 1 : -1]
     values = np.sqrt(np.maximum(squares, _LEAST))
-    return basis @ left, values, found @ left / values
+    return basis @ left, values, scaled @ left / values

@@ -68,7 +68,7 @@ def for_model(
 ) -> TrainConfig:
     """The configuration with values for options that depend on model and workers.
 
-    The model has a `width`, names of `hidden` matrices, and a `vocabulary` of so many rows.
+    The model has a `width`, names of `hidden` matrices, and `vocabulary` rows of its embedding.
     """
     strategy, own = config.strategy, chosen(config)
     averaged = workers if strategy is not None and strategy.averages else 1

@@ -5,7 +5,7 @@ it fits. `InitialWeights` are those of the checkpoint that `init_from` names, un
 whichever program wrote them; the optimizer restarts, and the text may be another. The model's
 equations and shapes must be the checkpoint's. With `resize_vocab` its vocabulary, the rows of
 embedding and head, may be another: a row is kept if both tokenizers have a token of the same bytes;
-other rows get initial values.
+other rows get initial values. `CountedPairs` gives a new run its first embedding and head.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.strategies import Serial, Strategy
 
+WORDS = 1024
+"""Smallest vocabulary whose embedding and head begin with counted pairs."""
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
 MOST_DIFFERENCES = 6
@@ -311,7 +313,16 @@ def with_vocabulary(
     return fitted, begin
 
 
-# -- initial weights of another run --------------------------------------------------------------
+def tied(name: str, config: TrainConfig) -> ConfigError:
+    """The refusal of an option for models with a head of their own."""
+    return ConfigError(
+        f"{name} needs a head of its own, and model {config.model} has its head tied to the "
+        "embedding; untie it in the model (tie_word_embeddings or tie_weights: false), or leave "
+        f"{name} out"
+    )
+
+
+# -- first values: of a text, or of another run ----------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -319,6 +330,19 @@ class CountedPairs:
     """A text whose pairs of words give embedding and head their first rows."""
 
     text: TokenFile
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, model: ModelConfig, text: TokenFile, note: Callable[[str], None]
+    ) -> Self | None:
+        """The pairs of a new run's text; None if its rows are random."""
+        is_tied, how = model.tie_word_embeddings, config.embedding_init
+        if how == "bigrams" and is_tied:
+            raise tied("embedding_init", config)
+        if how == "random" or (how == "auto" and (is_tied or model.vocab_size < WORDS)):
+            return None
+        note("embedding and head begin with counted pairs (--embedding-init random does not)")
+        return cls(text)
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
         """Write the rows into an arena that holds initial values; the embedding keeps its size."""

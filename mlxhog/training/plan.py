@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 MANY_PASSES = 4.0
 """Up to about four passes, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
-WORDS = 1024
-"""Smallest vocabulary whose embedding and head begin with counted pairs."""
 MANY_WORDS, DRAWN_WORDS = 4096, 1024
 """Vocabulary from which on the loss draws words where the head is costly, and how many."""
 
@@ -192,7 +190,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         resumption.check_data(data, train.digest, val.digest)
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
-    first = weights if begin is not None else _counted(config, model, train, note)
+    first = weights if begin is not None else CountedPairs.of(config, model, train, note)
     before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
     held_out = HeldOutPart.of(data, config, parameters, before)
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
@@ -300,11 +298,7 @@ def _parameters(
     if not drawn:
         return spec, None
     if model.tie_word_embeddings:
-        raise ConfigError(
-            f"sampled_head needs a head of its own, and model {config.model} has its head tied to "
-            "the embedding; untie it in the model (tie_word_embeddings or tie_weights: false), or "
-            "leave sampled_head out"
-        )
+        raise origin.tied("sampled_head", config)
     if drawn >= model.vocab_size:
         raise ConfigError(
             f"sampled_head draws {drawn} words, and model {config.model} has "
@@ -314,23 +308,6 @@ def _parameters(
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
     return spec, SampledHead.of_counts(drawn, counts)
-
-
-def _counted(
-    config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
-) -> CountedPairs | None:
-    """The pairs of words with which embedding and head of a new run begin, if they do."""
-    is_tied, how = model.tie_word_embeddings, config.embedding_init
-    if how == "bigrams" and is_tied:
-        raise ConfigError(
-            f"embedding_init: bigrams needs a head of its own, and model {config.model} has its "
-            "head tied to the embedding; untie it in the model (tie_word_embeddings or "
-            "tie_weights: false), or leave embedding_init out"
-        )
-    if how == "random" or (how == "auto" and (is_tied or model.vocab_size < WORDS)):
-        return None
-    note("embedding and head begin with counted pairs of words (--embedding-init random does not)")
-    return CountedPairs(train)
 
 
 # -- a strategy that the run may have --------------------------------------------------------------

@@ -48,8 +48,8 @@ def test_a_word_that_never_occurs_has_finite_rows_and_is_unlikely():
 def test_any_width_has_rows_of_length_sqrt_2_or_of_the_constant_alone(width):
     embedding, head = bigrams.embedding_and_head(text(500), WORDS, width)
     assert embedding.shape == head.shape == (WORDS, width)
-    wanted = 1.0 if width == 1 else np.sqrt(2)
-    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), wanted, rtol=1e-5)
+    length = 1.0 if width == 1 else np.sqrt(2)
+    np.testing.assert_allclose(np.linalg.norm(embedding, axis=1), length, rtol=1e-5)
 
 
 def test_the_same_text_gives_the_same_rows_and_a_long_one_is_sampled(monkeypatch):
