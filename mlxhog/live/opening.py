@@ -114,14 +114,17 @@ def _open_run(run: Run, weights: str, mode: str) -> Opened:
 
 
 def _after(run: Run, weights: str, mode: str, version: int) -> WeightSource | None:
-    """A source on the resumed run, or on a checkpoint after a version, or None."""
+    """A source on the resumed run, or on a checkpoint after a version; None if neither can be read.
+
+    A later look may succeed: a run that is starting answers then, another process frees its files.
+    """
     if mode != CHECKPOINT and run.is_locked():
-        with suppress(MlxhogError):  # silent, starting, or another version
+        with suppress(MlxhogError, OSError):  # silent, starting, or another version
             live, *_ = _attached(run, weights, mode, SOON_S)
             if not live.ended():
                 return live
             live.close()
-    with suppress(MlxhogError):  # its files are being written, or have another version
+    with suppress(MlxhogError, OSError):  # its files are being written, or have another version
         path = checkpoint.latest(run)
         if manifest.read(path)["step"] > version:
             return CheckpointWeights(formats.open(path), mode, weights)

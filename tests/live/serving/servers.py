@@ -92,8 +92,9 @@ def head(path, *lines, method="POST"):
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
-def post(path, body):
-    return head(path, f"Content-Length: {len(body)}", "Content-Type: application/json") + body
+def post(path, body, *lines):
+    length = f"Content-Length: {len(body)}"
+    return head(path, length, "Content-Type: application/json", *lines) + body
 
 
 def answered(connection):

@@ -1,7 +1,9 @@
 """`mlxhog serve`: its errors and its end, and always newer weights of a run that trains."""
 
+import json
 import resource
 import signal
+import time
 from contextlib import ExitStack
 from functools import partial
 
@@ -11,8 +13,9 @@ from mlxhog.arena import Arena
 from mlxhog.base.http_server import listen
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
+from mlxhog.live.source import LOOK_S
 from tests.another_process import Program
-from tests.live.serving.servers import END_S, MLX, connected, serving
+from tests.live.serving.servers import END_S, MLX, answered, connected, post, serving
 from tests.threads import in_threads, wait_until
 from tests.training.small import flags, small_config
 
@@ -32,11 +35,17 @@ def test_a_signal_ends_the_server_well_and_frees_its_port(folder, number):
 
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder):
     few = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (80, 80))
+    fields = {"prompt": "The ", "max_tokens": 2}
     with serving("latest", MLX, cwd=folder, before=few) as server:
         with ExitStack() as stack:
+            first = stack.enter_context(connected(server))
             for _ in range(100):
                 stack.enter_context(connected(server))
             message = server.process.stderr.readline()
+            time.sleep(4 * LOOK_S)  # it looks for newer weights, and can open no file
+            request = json.dumps(fields | {"model": server.model}).encode()
+            first.sendall(post("/v1/completions", request, "Connection: close"))
+            assert answered(first)[0] == 200
         assert "no more files can be opened, so connections wait" in message
         assert server.http.get(f"{server.url}/models").status_code == 200
         assert server.end(signal.SIGTERM) == (0, "ended\n")
