@@ -38,7 +38,8 @@ _tuning = partial(option, group="fine-tuning")
 _ends = partial(option, group="epochs and early stopping")
 _cluster = partial(option, group="cluster", needs="cluster")
 
-ORIGINS = ("init_from", "resize_vocab")  # options of the weights that a new run begins with
+ORIGINS = ("init_from", "resize_vocab", "embedding_init")
+"""Options of the weights that a new run begins with."""
 
 
 def _check_address(text: str) -> None:

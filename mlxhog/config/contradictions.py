@@ -34,8 +34,9 @@ RULES: Rules = (
      "off, so readers would get no copy; set live=off as well"),
     ("init_from", "init_from & resume",
      "resume {resume} has its own weights; leave one of the two out"),
-    ("embedding_init", "embedding_init!=auto & init_from",
-     "{embedding_init}, but init_from {init_from} has rows; leave one of the two out"),
+    *(("embedding_init", f"embedding_init!=auto & {origin}",
+       f"{{embedding_init}}, but {origin} {{{origin}}} has rows; leave one of the two out")
+      for origin in ("init_from", "resume")),
     *(("epochs", f"epochs & {budget}",
        f"is {{epochs}}, and {budget} {{{budget}}} is a budget, too; leave one of them out, or set "
        "it to none") for budget in ("steps", "tokens", "time")),

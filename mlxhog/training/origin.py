@@ -154,9 +154,13 @@ class Resumption:
         return {name: parse_number(self.stored[name]) for name in names}
 
     def began_with(self) -> dict[str, Any]:
-        """Return the options of the run's initial weights; empty if they were new."""
-        began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
-        return began if began.get("init_from") not in (None, "none") else {}
+        """Return the options of the run's initial weights."""
+        return {name: self.stored[name] for name in ORIGINS if name in self.stored}
+
+    @property
+    def has_new_weights(self) -> bool:
+        """Whether the run began with initial values."""
+        return self.stored.get("init_from") in (None, "none")
 
     def budget(self, asked: Budget, batches_per_step: float) -> Budget:
         """The budget of this call: as asked, or the rest of the run's own.

@@ -324,9 +324,8 @@ def _of_strategy(
 
     # Open options.
     chosen = config.having(strategy=choice)
-    began = {} if resumption is None else resumption.began_with()
-    trained = config.init_from is not None or bool(began)  # rows that need no long steps
-    vocabulary = 0 if trained else model.vocab_size
+    is_new = config.init_from is None and (resumption is None or resumption.has_new_weights)
+    vocabulary = model.vocab_size if is_new else 0  # trained rows need no long steps
     resolved = optim.for_model(chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary)
     if (new := resolved.follow) is not None:
         if not expanded(new).is_dir():
@@ -416,8 +415,8 @@ def _stored(
         changes = {name: kept.get(name, "auto") for name in names}
     if strategy != resolved.strategy:
         changes["strategy"] = strategy
-    if begin is not None and (began := begin.began_with()):
-        changes |= {**began, "resume": None, "reset_optimizer": False}
+    if begin is not None:
+        changes |= {**begin.began_with(), "resume": None, "reset_optimizer": False}
     return replace(resolved, **changes) if changes else resolved
 
 

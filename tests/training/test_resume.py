@@ -61,6 +61,7 @@ def finished(tmp_path_factory):
         ({"set": "vocab_size=640"}, "vocab_size.*320.*640"),
         ({"optimizer": "apollo(projection_rank=2)"}, "state m.1/.* has shape .* this run keeps"),
         ({"optimizer": "adamw"}, "optimizer apollo, this is adamw.*--reset-optimizer"),
+        ({"embedding_init": "random"}, "embedding_init: random, but resume .* has rows"),
     ],
 )
 def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, options, words):
@@ -215,8 +216,10 @@ def test_a_run_resumes_with_its_own_text_beside_which_skipped_files_may_change(t
         train(small_config(tmp_path, steps=2, resume=first.run))
 
 
-def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(tmp_path, monkeypatch):
-    config = small_config(tmp_path, steps=2)
+def test_a_run_resumes_elsewhere_with_its_own_options_and_the_text_at_its_full_path(
+    tmp_path, monkeypatch
+):
+    config = small_config(tmp_path, steps=2, embedding_init="random")
     monkeypatch.chdir(tmp_path)
     first = train(replace(config, data="text", model="small.yaml"))
     copy = tmp_path / "elsewhere" / "copied-run"
@@ -225,6 +228,8 @@ def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(tmp_path, monkey
     monkeypatch.chdir(copy.parent)
     assert main(["train", "--resume", str(copy), "--steps", "1", "--quiet"]) == 0
     assert run.Run(copy).read_status()["steps"] == 3
+    stored = yaml.safe_load(run.Run(copy).config_path.read_text())
+    assert (stored["embedding_init"], stored["init_from"]) == ("random", "none")
 
 
 @pytest.mark.slow
