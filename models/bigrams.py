@@ -29,6 +29,7 @@ MOST_TOKENS = 1 << 22  # counted at most
 _BLOCK = 4096  # tokens in a row, if not all are counted
 _MORE = 16  # random directions beside the rank
 _LEAST = 1e-9  # divisor of what is 0
+_NO_DIRECTION = 1e-13  # share of the largest square below which a direction is noise
 
 Float32 = NDArray[np.float32]
 
@@ -77,7 +78,11 @@ def _decomposed(matrix: Any, rank: int) -> tuple[Float32, Float32, Float32]:
     directions = min(rank + _MORE, matrix.shape[0])
     random = np.random.Generator(np.random.Philox(key=0))
     start = random.standard_normal((matrix.shape[0], directions), np.float32)
-    basis, _ = np.linalg.qr(matrix @ (matrix.T @ (matrix @ start)))
+    sample = (matrix @ (matrix.T @ (matrix @ start))).astype(np.float64)
+    # Not by QR: beside other busy processes OpenBLAS takes seconds for it.
+    squares, turned = np.linalg.eigh(sample.T @ sample)
+    turned /= np.sqrt(np.maximum(squares, _NO_DIRECTION * squares[-1] + _LEAST))
+    basis = (sample @ turned).astype(np.float32)
     scaled = matrix.T @ basis  # V S U^T in this basis
     squares, left = np.linalg.eigh(scaled.T @ scaled)
     squares, left = squares[: -rank - 1 : -1], left[:, : -rank - 1 : -1]
