@@ -34,6 +34,10 @@ class MlxhogError(Exception):
             )
         super().__init__(message)
 
+    def say_more(self, text: str) -> None:
+        """Add to the message what became of the work that the error ended."""
+        self.args = MlxhogError(f"{self}; {text}").args
+
 
 class ConfigError(MlxhogError):
     """An option is unknown, has the wrong type, or contradicts another one."""

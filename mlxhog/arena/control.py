@@ -21,6 +21,7 @@ from mlxhog.arena.words import LINE, Table
 NAMES = (
     "command",  # the current command to the workers (`Command`); the supervisor writes it
     "start_ns",  # start of training, monotonic; the supervisor writes it when all are ready
+    "end_ns",  # end of training, monotonic, or 0; the supervisor writes it
     "pause",  # 1 while a checkpoint is taken: no worker may change the arena
     # Steps of this call, including dropped ones, as workers report them; the step of a worker that
     # died before its report is missing until `Strategy.settle`.

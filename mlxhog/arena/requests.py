@@ -118,6 +118,18 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
         ).start()
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a client in a thread of its own; refuse it while the system starts none."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            text = "the run can start no thread now (ulimit -u, or pids.max of a container)"
+            answer = {"ok": False, "error": text, "exit_code": RunError.exit_code}
+            with contextlib.suppress(OSError):
+                request.settimeout(0)
+                request.sendall(plain_json.dumps(answer) + b"\n")
+            self.shutdown_request(request)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a client that has disconnected."""
 

@@ -89,7 +89,7 @@ class WorkerProcess:
 
         Raises:
             ConfigError: an argument cannot be sent to a process; the message names it.
-            EnvironmentLacks: this process may not open enough files.
+            EnvironmentLacks: the system starts no process now; the message says what it lacks.
         """
         self._table, self._slot = None if arena is None else arena.workers, slot
         self._death: Death | None = None

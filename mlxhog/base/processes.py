@@ -57,7 +57,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
 
     Raises:
         ConfigError: an argument cannot be sent to a process; the message names it.
-        EnvironmentLacks: this process may not open enough files.
+        EnvironmentLacks: the system starts no process now: it lacks files, processes or memory.
 
     Concurrency: changes the environment and `sys.modules` of this process during the block; other
     threads that spawn wait until it has ended.
@@ -80,9 +80,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
                 "not import the program that calls mlxhog, so move it to a module of its own"
             ) from error
         except OSError as error:
-            if error.errno not in NO_DESCRIPTORS:
-                raise
-            raise EnvironmentLacks(f"no process can be started: {descriptors_text()}") from error
+            raise EnvironmentLacks(f"no process can be started: {_lacking(error)}") from error
 
 
 def end_spawning() -> None:
@@ -225,6 +223,20 @@ def require_descriptors(n: int, what: str) -> None:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _lacking(error: OSError) -> str:
+    """Say why the system starts no process."""
+    if error.errno in NO_DESCRIPTORS:
+        return descriptors_text()
+    if error.errno == errno.EAGAIN:
+        return (
+            "the limit of processes is reached (ulimit -u, or pids.max of a container); end others "
+            "or raise it"
+        )
+    if error.errno == errno.ENOMEM:
+        return "the memory is used up; end other programs, or take fewer workers"
+    return str(error)
 
 
 def descriptors_text() -> str:

@@ -122,8 +122,11 @@ def _own_digest(record: Mapping[str, Any]) -> str:
 
 
 def _digests(paths: Sequence[Path]) -> list[str]:
-    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL; weights and moments at once
-        return list(pool.map(_digest, paths))
+    try:
+        with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL; weights and moments at once
+            return list(pool.map(_digest, paths))
+    except RuntimeError:  # the system starts no thread now, and a run may be saving its end
+        return list(map(_digest, paths))
 
 
 def _digest(path: Path) -> str:

@@ -104,7 +104,10 @@ def summary(result: "Result") -> str:
     if result.status == "unsaved":
         lines.append(f"the last steps are in no checkpoint: {result.error}")
     if result.checkpoint is None:
-        return "\n".join([*lines, "no checkpoint was saved by this command"])
+        if result.newest_checkpoint is None:
+            return "\n".join([*lines, "no checkpoint was saved by this command"])
+        name = Path(result.newest_checkpoint).name
+        lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
     more = " --time 10m" * (result.status == "done")  # its budget is used up
     lines.append(f'next: mlxhog generate {run} --prompt "The"')
     return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])

@@ -286,7 +286,12 @@ class Link:
         is_due = elapsed_s > self._job.cluster.round_every
         is_over = self.arena.counters.load("command") in ENDS
         if self._process is None and is_due and not is_over and not self._faulty:
-            self._spawn()
+            try:
+                self._spawn()
+            except EnvironmentLacks as lacking:  # the next try is a round later
+                if (message := f"the link cannot be started now: {lacking}") not in self._noted:
+                    self._noted.add(message)
+                    self.messages.append(message)
 
     def _listen(self, pipe: Connection) -> None:
         with suppress(EOFError, OSError):  # it has ended

@@ -206,6 +206,7 @@ class Result(Totals):
     dropped_steps: int  # whose gradient was not finite, or too late
     torn: int  # batches whose worker died while adding its step
     checkpoint: str | None  # path of the last one
+    newest_checkpoint: str | None = None  # of the run on the disk, perhaps of an earlier step
     emulated_before: bool = False  # whether steps of earlier commands were emulated
     error: str | None = None
     copies_bits_per_byte: tuple[float, ...] = ()  # avg_runs: of each worker's own parameters

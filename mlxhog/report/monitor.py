@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.arena import Arena
+from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
@@ -92,6 +93,7 @@ class Monitor:
         arena does not tell: strategy, kernels, marks; evaluations and losses are added to it.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
+        self.clock = Clock(arena.counters, budget.seconds)
         self.state = state
         self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
         self._counting: threading.Thread | None = None
@@ -100,9 +102,7 @@ class Monitor:
         self._slots = {slot: _Slot(Ring(arena.segment(f"ring.{slot}"))) for slot in slots}
         self.start_s: float | None = None  # from the start of the command to that of training
         self._first_step_ns: int | None = None  # end of the first step
-        self.ended_ns: int | None = None
         self.over = False  # the budget is used up
-        self._no_step_fits = False
         self.samples = 0
         self.on_step: Callable[[int, np.void], None] | None = None  # gets each record of a step
         self.on_score: Callable[[np.void], None] | None = None  # gets each scored batch
@@ -171,26 +171,11 @@ class Monitor:
         """Store the final score: its labels, and its share of the text."""
         self.note(final_bits_per_byte=bits_per_byte, final_tokens=tokens, final_share=share)
 
-    def seconds(self) -> float:
-        """Training time of this call so far; it stops once `ended_ns` is set."""
-        start = self.arena.counters.load("start_ns")
-        return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
-
     def first_step_s(self) -> float | None:
         """Seconds from the start of the command to the end of its first step; None before that."""
         if self.start_s is None or self._first_step_ns is None:
             return None
         return self.start_s + (self._first_step_ns - self.arena.counters.load("start_ns")) / 1e9
-
-    def no_step_fits(self, step_s: float) -> bool:
-        """Whether the next step, which takes `step_s`, would end after the time budget.
-
-        Once true it stays true, although the last step may be faster than those before it.
-        """
-        limit_s = self.budget.seconds
-        if limit_s is not None and self.seconds() + step_s >= limit_s:
-            self._no_step_fits = True
-        return self._no_step_fits
 
     def staleness(self) -> dict[int, int]:
         """Steps by their staleness, ascending."""
@@ -240,12 +225,12 @@ class Monitor:
         return (
             budget.steps_before + counters.load("steps"),
             budget.tokens_before + counters.load("tokens"),
-            budget.seconds_before + self.seconds(),
+            budget.seconds_before + self.clock.seconds(),
         )
 
     def progress(self, **now: Any) -> Progress:
         """The state of the run, with fields that the caller knows: sample, message, doing."""
-        count, seconds = self.arena.counters.load, self.seconds()
+        count, seconds = self.arena.counters.load, self.clock.seconds()
         done = count("steps"), count("tokens") + count("tokens_elsewhere")
         fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)
         steps, tokens, elapsed_s = self.totals()

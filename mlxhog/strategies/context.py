@@ -13,6 +13,7 @@ import numpy as np
 
 from mlxhog import optim
 from mlxhog.arena import Arena
+from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import NO_END, Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
@@ -59,6 +60,7 @@ class Context:
         """Look up what the strategy knows of the run."""
         self.config, self.workers = self.strategy.config, self.strategy.workers
         self.rank = self.slot - 1  # its place among the workers at the start
+        self.clock = Clock(self.arena.counters, self.budget.seconds)
 
     @cached_property
     def marks(self) -> Marks:
@@ -99,11 +101,6 @@ class Context:
         """Whether workers must hold still, for a checkpoint."""
         return bool(self.arena.counters.load("pause"))
 
-    def seconds(self) -> float:
-        """Time since training started, or 0 before."""
-        start = self.arena.counters.load("start_ns")
-        return (monotonic_ns() - start) / 1e9 if start else 0.0
-
     def _tokens(self) -> int:
         """Tokens of this call, those of other machines of the cluster included."""
         counters = self.arena.counters
@@ -115,11 +112,11 @@ class Context:
         In time it is before a step of `step_s` would end, by default one of this worker. A budget
         in steps is a limit of `claim`.
         """
-        seconds, tokens = self.budget.seconds, self.budget.tokens
+        tokens = self.budget.tokens
         step_s = self.entry.step_s if step_s is None else step_s
         return (
             not self.training()
-            or (seconds is not None and self.seconds() + step_s >= seconds)
+            or not self.clock.fits(step_s)
             or (tokens is not None and self._tokens() >= tokens)
         )
 
@@ -128,7 +125,7 @@ class Context:
         counters, ahead_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
         budget = replace(self.budget, seconds_before=self.budget.seconds_before + ahead_s)
         return budget.progress(
-            steps=counters.load("steps"), tokens=self._tokens(), seconds=self.seconds()
+            steps=counters.load("steps"), tokens=self._tokens(), seconds=self.clock.seconds()
         )
 
     # -- tickets ---------------------------------------------------------------------------------
@@ -176,7 +173,7 @@ class Context:
 
     def lr_at(self, steps: int, tokens: int, version: int) -> float:
         """Step size of an update after these steps and tokens of this call, and this version."""
-        progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.seconds())
+        progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.clock.seconds())
         return self.schedule(progress, version)
 
     def norm(self, grads: Grads) -> float:

@@ -235,7 +235,7 @@ class Changes:
             done = run.budget.progress(
                 steps=run.steps_done(),
                 tokens=run.arena.counters.load("tokens"),
-                seconds=run.monitor.seconds(),
+                seconds=run.monitor.clock.seconds(),
             )
             if done > self._share - 1e-6:
                 self.end_rounds(f"{self._share:.0%} of the budget is used (async_after)")

@@ -20,7 +20,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.report.metrics import Activity, Doing
+from mlxhog.report.metrics import Activity, Doing, Progress
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Tell
 from mlxhog.training.side_jobs import Score
@@ -47,6 +47,7 @@ class Evaluations:
         self._round = self._first = self._end = self._ends = self._interrupts = 0
         self._during = False  # training
         self._asked_at: tuple[int, int] | None = None
+        self._unread = -1  # scores when no worker was evaluating at the last look
         run.monitor.on_score = self._take
 
     def _begin(self, end: int, *, during: bool = False) -> None:
@@ -104,16 +105,27 @@ class Evaluations:
     def ask_for_next(self) -> None:
         """Let a worker evaluate if the last evaluation is over, and they do not take too much time.
 
-        One is over, too, if a worker has ended, since that may have been its worker.
+        One is over, too, if a worker has ended, since that may have been its worker; or if none has
+        been evaluating at two looks, since a supervisor that stalls loses records.
         """
         run, monitor = self._run, self._run.monitor
         now = (monitor.evaluations, run.ends())
-        most_s = EVALUATING_PART * run.strategy.workers * monitor.seconds()
+        most_s = EVALUATING_PART * run.strategy.workers * monitor.clock.seconds()
         if run.plan.config.eval_every.seconds is None:
             most_s = math.inf
-        if now != self._asked_at and monitor.evaluating_s <= most_s:
-            self._asked_at = now
+        unread, self._unread = self._unread, -1
+        if now == self._asked_at and not self._is_under_way():
+            self._unread = len(self._scores)
+        is_lost = self._unread == unread >= 0
+        if (now != self._asked_at or is_lost) and monitor.evaluating_s <= most_s:
+            self._asked_at, self._unread = now, -1
             self._begin(self._part.batches, during=True)
+
+    def _is_under_way(self) -> bool:
+        """Whether a worker evaluates, or has not taken on the last request yet."""
+        counters, run = self._counters, self._run
+        is_open = counters.load("eval_asked") > counters.load("eval_taken")
+        return is_open or run.has_side_job()
 
     def begin_last(self) -> None:
         """Let all workers score the held-out text with the final model.
@@ -126,7 +138,7 @@ class Evaluations:
         self._begin(self._part.batches if alone else self._part.all_batches)
 
     def _wait(self) -> None:
-        """Wait until every batch is scored, or the user interrupts; raises as `Session.poll`."""
+        """Wait until every batch is scored, the user interrupts, or no worker is left to score."""
         run, limit_s = self._run, INTERRUPTED_S if self._interrupts else math.inf
 
         def doing() -> Doing:
@@ -136,15 +148,16 @@ class Evaluations:
             return self._share() == 1.0 or run.ends() > self._ends
 
         try:
-            while run.pool and self._share() < 1.0 and not self._is_interrupted():
+            while run.has_workers() and self._share() < 1.0 and not self._is_interrupted():
                 if not run.until(is_over, doing, limit_s):
                     break
                 if self._share() < 1.0:  # a worker has died
                     self._begin_round()
-        except GAVE_UP_WORKER as error:
+        except GAVE_UP_WORKER as error:  # the run is saved
+            what = "the larger held-out score is left out"
             if self._total(0, self._part.batches) is None:
-                raise
-            run.report(f"the larger held-out score is left out: {error}")
+                what = "the end was not evaluated"
+            run.report(f"{what}: {error}")
 
     def _is_interrupted(self) -> bool:
         return self._run.interrupts() > self._interrupts
@@ -162,10 +175,14 @@ class Evaluations:
         larger = self._total(part.batches, part.all_batches)
         if larger is not None and larger.n_bytes:
             monitor.take_final(larger.bits_per_byte, larger.tokens, part.larger_share)
-        if not run.interrupts() and self._score_copies():
-            bits = score.bits_per_byte
-            if warning := run.strategy.warning(bits, self.copies_bits_per_byte):
-                run.report(warning)
+        try:
+            are_scored = not run.interrupts() and self._score_copies()
+        except GAVE_UP_WORKER as error:
+            run.report(f"the workers' own parameters are not all scored: {error}")
+            return
+        bits = score.bits_per_byte
+        if are_scored and (warning := run.strategy.warning(bits, self.copies_bits_per_byte)):
+            run.report(warning)
 
     def _score_copies(self) -> bool:
         """Score each worker's own parameters if the model is their average; whether all are."""
@@ -198,7 +215,7 @@ class HeldOutWatch:
         self.best: tuple[float, int] | None = None  # bits per byte, and step
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
-        best = None if resumption is None else resumption.state["best"]
+        best = None if resumption is None else _best_of(resumption)
         if isinstance(best, Mapping) and best.get("text") == text:
             self.best = best["bits_per_byte"], int(best["step"])
 
@@ -234,13 +251,20 @@ class HeldOutWatch:
             report(f"{self.ended}: training ends")
         return self.ended is not None
 
-    def close(self, run: Run, saved: Path | None, report: Tell) -> None:
-        """Report the best weights: those of the best evaluation, or else the last."""
+    def close(self, run: Run, saved: Path | None, result: Progress, report: Tell) -> None:
+        """Compare the evaluation of the end, and report the best weights.
+
+        These are the last where no evaluation has a score.
+        """
         if not self._config.keeps_best:
             return
+        bits, step = result.val_bits_per_byte, result.val_step
+        is_scored = bits is not None and step == result.step
+        is_best = is_scored and (self.best is None or bits < self.best[0])
         try:
-            if checkpoint.best(run) is None and saved is not None:
+            if saved is not None and (is_best or checkpoint.best(run) is None):
                 checkpoint.mark_best(run, saved)
+                self.best = (bits, step) if is_best else self.best
         except EnvironmentLacks as error:
             report(f"no best checkpoint: {error}")
         if (best := checkpoint.best(run)) is not None:
@@ -253,6 +277,15 @@ class HeldOutWatch:
         if self.best is None:
             return None
         return {"bits_per_byte": self.best[0], "step": self.best[1], "text": self._text}
+
+
+def _best_of(resumption: Resumption) -> Any:
+    """The best evaluation before a resume: its checkpoint was saved before its own evaluation."""
+    if resumption.run.ended_with(resumption.checkpoint.path):
+        status = resumption.run.read_status()
+        if isinstance(status.get("best"), Mapping):
+            return status["best"]
+    return resumption.state["best"]
 
 
 def write_sample(run: Training) -> None:

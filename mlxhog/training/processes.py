@@ -2,8 +2,9 @@
 
 Only this process reaps: it returns a worker's tickets and frees its locks only after `waitpid` has
 reported its end. A worker keeps its slot through restarts and so inherits its predecessor's
-optimizer state. Workers may join and leave while others train. If a worker that has joined cannot
-start, or dies too often, the run continues without it.
+optimizer state. A replacement that cannot start is tried again after a pause, which doubles: what
+the machine lacks now it may have then. Workers may join and leave while others train. If a worker
+that has joined cannot start, or dies too often, the run continues without it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ import statistics
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from io import BytesIO
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.arena import Arena
+from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
@@ -33,42 +34,20 @@ from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, MlxhogError, WorkerFailed
 from mlxhog.training import worker_process
 from mlxhog.training.job import HINTS, LOST_GPU_EXIT_CODE, MOST_HALVINGS, Job, Plan
+from mlxhog.training.seat import Seat
 
 if TYPE_CHECKING:  # only runs of a cluster load it
     from mlxhog.cluster.link import Link
 
-RESTART_WINDOW_S = 600.0
 LINK_LEAVES_S = 1.0
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
-START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
 """Exit codes of a GPU worker that macOS has ended."""
-
-
-@dataclass
-class Seat:
-    """A worker slot, and the state of the process in it."""
-
-    slot: int
-    spec: WorkerSpec
-    deaths_s: deque[float] = field(default_factory=deque)
-    halvings: int = 0
-    joined: bool = False  # during the run
-    up: bool = False  # the joined worker has started
-    leaving_s: float | None = None  # start of its leaving, in watched time
-    recalled: bool = False  # it is to wait for its next job
-    notices_read: bool = False  # its notices were reported
-    beat_ns: int = 0  # last observed heartbeat
-    beat_seen_s: float = 0.0  # time of that observation, in watched time
-
-    def __str__(self) -> str:
-        """Its name in messages."""
-        return f"worker {self.slot} ({self.spec.backend})"
 
 
 class Processes(ABC):
@@ -102,6 +81,7 @@ class Processes(ABC):
         self.restarts = self.removed = 0  # replaced workers, and those that left or were given up
         self.torn = 0  # batches that died half applied
         self.notices: dict[str, None] = {}  # of workers, each once, in order
+        self.clock = Clock(self.arena.counters, self.budget.seconds)
         self._watched = WatchedTime()
         stack.callback(self.stop, 0.0)
 
@@ -125,8 +105,12 @@ class Processes(ABC):
         """Number of ended workers, which may have left accepted jobs undone."""
         return self.restarts + self.removed
 
+    def has_workers(self) -> bool:
+        """Whether a worker process exists, or is to be started again."""
+        return bool(self.pool) or any(seat.respawn_s is not None for seat in self.seats)
+
     def resting(self) -> bool:
-        """Whether every worker is up and none is inside a step or an evaluation.
+        """Whether every worker is up or cancelled, and none is inside a step or an evaluation.
 
         A dead or starting worker may have left work half done that others wait for.
         """
@@ -154,7 +138,7 @@ class Processes(ABC):
 
     def _rests(self, seat: Seat) -> bool:
         entry = self.entry(seat)
-        return entry.state == State.RUNNING and entry.phase == Phase.IDLE
+        return seat.cancelled or (entry.state == State.RUNNING and entry.phase == Phase.IDLE)
 
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
         """Whether all are true twice, with no step in between, and the link holds still."""
@@ -184,7 +168,7 @@ class Processes(ABC):
         self._count()
 
     def _spawn(self, seat: Seat) -> None:
-        seat.recalled = seat.notices_read = False
+        seat.begin()
         job = self._job(seat.slot, seat.halvings)
         if self.plan.config.determinism == "record":
             from mlxhog.arena import event_log
@@ -243,7 +227,7 @@ class Processes(ABC):
 
         for seat in self.seats:
             if not seat.recalled:
-                self._spawn(seat)
+                self._respawn(seat)
                 continue
             seat.recalled = False
             job = replace(self._job(seat.slot, seat.halvings), handle=None)
@@ -264,7 +248,7 @@ class Processes(ABC):
             WorkerFailed: a worker met an error that a restart cannot cure, or died more often than
                 `config.restarts` in ten minutes.
             Diverged: `MAX_NONFINITE` gradients in a row were not finite.
-            ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
+            ConfigError, EnvironmentLacks: a first worker cannot start; the message is its own.
         """
         self._kill_stale()
         dead = self.pool.wait(wait_s)
@@ -276,6 +260,8 @@ class Processes(ABC):
             if seat.slot in dead:
                 self._replace_or_remove(seat)
                 continue
+            if seat.respawn_s is not None and self._watched.look() >= seat.respawn_s:
+                self._respawn(seat)
             entry = self.entry(seat)
             if not seat.notices_read and entry.state == State.RUNNING:
                 self._welcome(seat)
@@ -310,19 +296,19 @@ class Processes(ABC):
         now_s = self._watched.look()
         for seat in self.seats:
             entry = self.entry(seat)
-            if entry.heartbeat_ns != seat.beat_ns:
-                seat.beat_ns, seat.beat_seen_s = entry.heartbeat_ns, now_s
-            silent_s = now_s - seat.beat_seen_s
-            starts = entry.state == State.STARTING and not seat.recalled
-            is_silent = silent_s > (max(limit_s, START_S) if starts else limit_s)
+            silent_s = seat.silent_s(entry, now_s)
+            is_silent = silent_s > seat.may_be_silent_s(entry, limit_s)
             is_late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
             process = self.pool.get(seat.slot)
             if (is_late or is_silent) and process is not None and process.is_alive():
                 process.kill()
                 if not is_late:
+                    seat.was_silent = True
+                    first = "" if entry.steps else ", before its first step was done"
                     self.report(
                         f"{seat} gave no sign of life for {silent_s:.0f} s in phase "
-                        f"{Phase(entry.phase).name.lower()}; killed"
+                        f"{Phase(entry.phase).name.lower()}{first}; killed (a slow machine may "
+                        "need more: --heartbeat-timeout-s)"
                     )
 
     # -- death -----------------------------------------------------------------------------------
@@ -351,10 +337,13 @@ class Processes(ABC):
         try:
             self._replace(seat)
         except (ConfigError, EnvironmentLacks, WorkerFailed) as error:
-            is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
-            if is_last or not seat.joined:
-                raise
-            self._remove(seat, f"{error}; the run continues without it")
+            self._remove_or_raise(seat, error)
+
+    def _remove_or_raise(self, seat: Seat, error: MlxhogError) -> None:
+        is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
+        if is_last or not seat.joined:
+            raise error
+        self._remove(seat, f"{error}; the run continues without it")
 
     def _replace(self, seat: Seat) -> None:
         state = self.entry(seat).state
@@ -364,29 +353,47 @@ class Processes(ABC):
         log = self._job(seat.slot).log
         with log.open("rb") if log.exists() else BytesIO() as output:
             last = last_lines(output)[-1]
-        if state == State.STARTING and death.code in EXIT_ERRORS:
+        is_first = not self.clock.has_started or (seat.joined and not seat.up)
+        if state == State.STARTING and death.code in EXIT_ERRORS and is_first:
             raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
         if death.is_fault:
             raise WorkerFailed(
                 f"{seat} met an error that a restart cannot cure: {last}; see {log}, and please "
                 "report it"
             )
-        now = monotonic_ns() / 1e9
-        seat.deaths_s.append(now)
-        # A worker that never starts is given up, however long each attempt takes.
-        while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
-            seat.deaths_s.popleft()
         if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
             lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
             self._halve(seat, f"{seat} {lost}", last)
-        if len(seat.deaths_s) > self.plan.config.restarts:
-            raise WorkerFailed(
-                f"{seat} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
-                f"(last: {death}; {last}); see {log}, or allow more with --restarts"
-            )
+        way_out = "allow more with --restarts"
+        if seat.was_silent:
+            way_out = "allow a longer silence with --heartbeat-timeout-s"
+        why, was_up = f"{death}; {last}", state != State.STARTING
+        way_out = f"see {log}, or {way_out}"
+        seat.count_death(self.plan.config.restarts, why, way_out, was_up=was_up)
         self.restarts += 1
-        self._spawn(seat)
-        self.report(f"{seat} died ({death}) and is being replaced")
+        if not was_up and self.clock.has_started:
+            self._pause(seat, why)
+            return
+        self._respawn(seat)
+        if seat.respawn_s is None:
+            self.report(f"{seat} died ({death}) and is being replaced")
+
+    def _pause(self, seat: Seat, why: str) -> None:
+        pause_s = seat.pause(self._watched.look())
+        self.entry(seat).phase = Phase.STARTING  # it holds no ticket
+        self.report(f"{seat} could not start ({why}); tried again in {pause_s:.0f} s")
+
+    def _respawn(self, seat: Seat) -> None:
+        """Start a worker's replacement; if the system starts no process now, later."""
+        try:
+            self._spawn(seat)
+        except EnvironmentLacks as error:
+            try:
+                way_out, restarts = "allow more with --restarts", self.plan.config.restarts
+                seat.count_death(restarts, str(error), way_out, was_up=False)
+                self._pause(seat, str(error))
+            except WorkerFailed as failure:
+                self._remove_or_raise(seat, failure)
 
     def _halve(self, seat: Seat, cause: str, last: str) -> None:
         """Halve the micro-batch of a worker that the GPU watchdog ended."""
@@ -402,31 +409,56 @@ class Processes(ABC):
             f"{HINTS}"
         )
 
-    def abandon(self) -> None:
-        """End every worker that does not rest, at once and without a replacement.
+    def cancel_steps(self) -> None:
+        """End every worker that is inside a step, at once and without a replacement.
 
-        Its ticket is returned; the others continue.
+        Its ticket is returned. The others stay, also those that still start: no worker begins a
+        step any more, not even one that others wait for.
         """
-        for seat in self.seats:
-            if seat.slot in self.pool and not self._rests(seat):
-                phase = Phase(self.entry(seat).phase).name.lower()
+        self.arena.counters.store("command", Command.WAIT)
+        for _ in range(2):  # a worker that became ready meanwhile may have read the command before
+            for seat in self.seats:
+                if seat.respawn_s is not None:  # evaluations do without it
+                    seat.respawn_s, seat.cancelled = None, True
+                entry = self.entry(seat)
+                if seat.slot not in self.pool or entry.state == State.STARTING or self._rests(seat):
+                    continue
                 self._reap(seat)
-                self.report(f"{seat} was still in phase {phase}; ended")
+                seat.cancelled = True
+                self.report(f"{seat} was still in phase {Phase(entry.phase).name.lower()}; ended")
+            time.sleep(0.02)
         if self.link is not None and not self.link.still():
             self.link.stop(0.0)
+
+    def revive(self) -> bool:
+        """Start a worker again if none is left, to evaluate; whether there is one.
+
+        A worker that was late, and those that waited for it inside a step, were cancelled.
+        """
+        if not self.has_workers():
+            try:
+                self._spawn(self.seats[0])
+            except EnvironmentLacks as error:
+                self.report(f"no worker is left to evaluate the end: {error}")
+        return self.has_workers()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask all workers to leave, kill those that do not, and reap all."""
         self.arena.counters.store("command", Command.EXIT)
         deadline = monotonic_ns() + int(timeout_s * 1e9)
-        for seat in self.seats:
-            if seat.slot in self.pool:
-                # A starting worker holds no ticket and would react late.
-                starting = self.entry(seat).state == State.STARTING
-                rest_s = (deadline - monotonic_ns()) / 1e9
-                self._reap(seat, 0.0 if starting else max(0.0, rest_s))
-        if self.link is not None:
-            self.link.stop(min(timeout_s, LINK_LEAVES_S))
+        with ExitStack() as reaps:  # all, whatever one of them raises
+            if self.link is not None:
+                reaps.callback(self.link.stop, min(timeout_s, LINK_LEAVES_S))
+            for seat in reversed(self.seats):
+                seat.respawn_s = None
+                if seat.slot in self.pool:
+                    reaps.callback(self._reap_by, seat, deadline)
+
+    def _reap_by(self, seat: Seat, deadline_ns: int) -> None:
+        # A starting worker holds no ticket and would react late.
+        starting = self.entry(seat).state == State.STARTING
+        rest_s = (deadline_ns - monotonic_ns()) / 1e9
+        self._reap(seat, 0.0 if starting else max(0.0, rest_s))
 
     # -- joining and leaving ---------------------------------------------------------------------
 
@@ -436,12 +468,25 @@ class Processes(ABC):
         free = [entry for entry in self.arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
 
-    def join(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
-        """Start one more worker, in a free slot whose optimizer state is in place."""
-        self.plan = self.plan.with_worker(slot, spec, kernels)
-        seat = Seat(slot, spec, joined=True)
-        self.seats.append(seat)
-        self._spawn(seat)
+    def join(self, workers: Sequence[tuple[int, WorkerSpec, str]]) -> None:
+        """Start more workers: each has a free slot with its optimizer state, and its kernels.
+
+        Raises:
+            EnvironmentLacks: the system starts no process now; none of the workers has joined.
+        """
+        plan, n = self.plan, len(self.seats)
+        try:
+            for slot, spec, kernels in workers:
+                self.plan = self.plan.with_worker(slot, spec, kernels)
+                self.seats.append(Seat(slot, spec, joined=True))
+                self._spawn(self.seats[-1])
+        except BaseException:
+            for seat in self.seats[n:]:
+                if seat.slot in self.pool:
+                    self._reap(seat)
+                self.arena.workers.release(seat.slot)
+            self.plan, self.seats[n:] = plan, []
+            raise
 
     def leave(self, slot: int) -> None:
         """Let a worker finish its step and leave; `watch` reports its end."""
@@ -454,9 +499,10 @@ class Processes(ABC):
             self._remove(seat)
 
     def dismiss_starting(self) -> None:
-        """End joining workers that have not started yet."""
+        """End joining workers that have not started yet; no worker may begin a step meanwhile."""
         for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
-            self._remove(seat)
+            if self.entry(seat).state != State.RUNNING:  # since the last look
+                self._remove(seat)
 
     def _remove(self, seat: Seat, why: str = "") -> None:
         if seat.slot in self.pool:

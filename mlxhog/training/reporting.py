@@ -87,6 +87,9 @@ class Reporter:
         except OSError as error:  # such as a closed pipe: it must not end the training
             self.observer = None
             warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
+        except BaseException:  # the caller's own: the end of the run reports without it
+            self.observer = None
+            raise
 
     def report_once(self, message: str) -> None:
         """Show the observer a message, unless it was shown before."""

@@ -147,9 +147,12 @@ class Requests:
                 raise Refused("the workers did not pause, so none can join now")
             for slot in free[: len(specs)]:
                 state.inherit(run.arena, slot, tuple(plan.optimizer.state_segments))
+        try:
+            run.join(list(zip(free, specs, forms, strict=False)))
+        except EnvironmentLacks as error:
+            raise Refused(f"{error}; the run continues as it is", error.exit_code) from error
         names = []
-        for slot, spec, form in zip(free, specs, forms, strict=False):
-            run.join(slot, spec, form)
+        for slot, spec in zip(free, specs, strict=False):
             run.monitor.workers[slot] = spec
             s = "s" * (spec.threads > 1)
             names.append(f"worker {slot} ({spec.backend}, {spec.threads} thread{s})")

@@ -1,4 +1,8 @@
-"""train(): one run from its configuration to its result."""
+"""train(): one run from its configuration to its result.
+
+Whatever ends a run but divergence and a second Ctrl-C saves its state, writes its status, and says
+how to continue (`Training.__exit__`).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from mlxhog.arena.control import Command
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded
-from mlxhog.base.processes import require_descriptors
+from mlxhog.base.processes import in_one_line, require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
@@ -36,7 +40,7 @@ from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
 from mlxhog.training.choose_strategy import Changes, rounds_before
-from mlxhog.training.evaluation import GAVE_UP_WORKER, Evaluations, HeldOutWatch, write_sample
+from mlxhog.training.evaluation import Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
@@ -48,8 +52,6 @@ if TYPE_CHECKING:
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
-GRACE_S = 3.0  # limit of the current step when a budget of time is over
-FIRST_STEP_S = 20.0  # the same, if no step is finished
 LEAVING_S = 5.0  # limit for workers to leave
 INTERRUPTED = "finishing the step; again stops at once"
 ADVICE = "lower --lr or --clip, then --resume from the last checkpoint"
@@ -84,6 +86,10 @@ def train(
 
 class _StopNow(Exception):
     """The user interrupted twice."""
+
+
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, MlxhogError) else in_one_line(error)
 
 
 class Training(Session):
@@ -150,6 +156,7 @@ class Training(Session):
         self._stack, self._began_ns = stack, began_ns
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
+        self._is_saved = self._no_step_fits = False
         if plan.config.keep_awake:
             self._notes.append(stack.enter_context(darwin.awake()))
         self._evaluations = Evaluations(self)
@@ -187,8 +194,9 @@ class Training(Session):
         if self.signals.count:
             return
         if self.budget.is_used_up:
-            counters.store("start_ns", monotonic_ns())
-            monitor.ended_ns, monitor.over = counters.load("start_ns"), True
+            self.clock.start()
+            self.clock.stop()
+            monitor.over = True
             return
         schedule = config.schedule
         if self.plan.other and not (isinstance(schedule, Falling) and schedule.epochs):
@@ -210,7 +218,7 @@ class Training(Session):
                 self.changes.look()
             if self._watch.look(monitor, self.checkpoints.save_best, self.report):
                 break
-            steps, seconds = counters.load("steps"), monitor.seconds()
+            steps, seconds = counters.load("steps"), self.clock.seconds()
             for k, (interval, act) in enumerate(regular):
                 if self._follower is not None and steps == last[k][0]:
                     continue  # it waits for text, and has nothing new to show
@@ -225,11 +233,11 @@ class Training(Session):
 
     def end(self) -> None:
         """Let workers finish their step, then save, evaluate and sample, if the run has trained."""
-        if not self.arena.counters.load("start_ns"):
+        if not self.clock.has_started:
             return
         self._rest()
         self._save_and_evaluate()
-        if self.plan.config.sample_every.on and not self.signals.count:
+        if self.plan.config.sample_every.on and not self.signals.count and self.revive():
             write_sample(self)
 
     def __exit__(
@@ -238,16 +246,13 @@ class Training(Session):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        """Stop the workers and report the result; returns whether the result tells of the error."""
-        try:
-            failure = self._judge(error)
-        finally:
-            self.stop(0.0 if self.signals.count > 1 else LEAVING_S)
-            self._requests.close()
+        """Save, stop the workers and report; returns whether the result tells of the error."""
+        with ExitStack() as parts:  # all end, whatever one of them raises
             if self._publisher is not None:
-                self._publisher.end()
-        if not (error is None or isinstance(error, _StopNow | MlxhogError)):
-            return False
+                parts.callback(self._publisher.end)
+            parts.callback(self._requests.close)
+            parts.callback(lambda: self.stop(0.0 if self.signals.count > 1 else LEAVING_S))
+            failure = self._judge(error)
         plan, reporter = self.plan, self.reporter
         if not self.signals.count:
             self.monitor.await_counts(COUNTING_S)
@@ -256,17 +261,19 @@ class Training(Session):
 
             replay.end_record(self.run.directory, self.arena, self.report)
         self.monitor.drain()
-        if self.arena.counters.load("start_ns"):
+        if self.clock.has_started:
             reporter.append_metrics()  # the last line counts the whole run
             reporter.write_times()
-        elif isinstance(error, ConfigError | EnvironmentLacks) and plan.resumption is None:
-            self.run.write_status({"status": STARTING})  # `new_run` removes it
-            return False
+        elif self._status == "failed" and plan.resumption is None:
+            if not isinstance(error, WorkerFailed):  # its message names a log
+                self.run.write_status({"status": STARTING})  # `new_run` removes it
+                return False
         self.result = result = reporter.result(
             self,
             status=self._status,
             checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
-            error=None if failure is None else str(failure),
+            newest_checkpoint=self._newest_checkpoint(),
+            error=None if failure is None else _told(failure),
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self.network_bytes(),
         )
@@ -278,30 +285,39 @@ class Training(Session):
             card.write(self.run, plan.model)
         except MlxhogError as lacking:
             self.report(f"run.json or the model card is not up to date: {lacking}")
-        if self._status == "failed" and failure is not None:
-            if failure is error:
-                return False
-            raise failure  # with where it was saved
         if isinstance(failure, Diverged):
             self.report(str(failure))
-        return True
+        return error is None or isinstance(error, _StopNow | Diverged)
 
-    def _judge(self, error: BaseException | None) -> MlxhogError | None:
-        """Set the status by the error that ended the block; returns that of the run, if any."""
+    def _judge(self, error: BaseException | None) -> BaseException | None:
+        """Set the status by the error that ended the block; returns that of the run, if any.
+
+        The state of the run is saved, unless it has been, or its numbers are not finite, or the
+        user wants to stop at once.
+        """
         self._status = "interrupted" if self.signals.count else "done"
         match error:
             case None if self._unsaved is not None:
                 self._status = "unsaved"
                 return self._unsaved
+            case None:
+                return None
             case _StopNow():
                 self._status, self.checkpoints.newest = "interrupted", None
+                return None
             case Diverged():
                 self._status = "diverged"
-                return error
-            case MlxhogError():
+            case _ if not self._is_saved:
                 self._status = "failed"
-                return self._rescued(error) if isinstance(error, WorkerFailed) else error
-        return None
+                if self.clock.has_started:
+                    self._rescue(error)
+        return error
+
+    def _newest_checkpoint(self) -> str | None:
+        try:
+            return str(checkpoint.latest(self.run))
+        except CheckpointError:
+            return None
 
     def _budget_is_used(self) -> bool:
         count = self.arena.counters.load
@@ -309,30 +325,25 @@ class Training(Session):
             (self.step_limit, self.steps_done()),
             (self.budget.tokens, count("tokens") + count("tokens_elsewhere")),
         ]
-        return self.monitor.no_step_fits(self.strategy.step_s(self.arena)) or any(
+        # Once no step fits, none does, although the last may be faster than those before it.
+        self._no_step_fits |= not self.clock.fits(self.strategy.step_s(self.arena))
+        return self._no_step_fits or any(
             limit is not None and done >= limit for limit, done in limits
         )
 
     def _rest(self) -> None:
-        """Let workers finish their step; one that takes too long is abandoned.
+        """Let workers finish their step; one that takes too long is cancelled.
 
         Its ticket is returned, and a resume computes it again.
         """
-
-        def time_is_over() -> bool:
-            limit_s = self.budget.seconds
-            return limit_s is not None and self.monitor.seconds() >= limit_s
-
         self.command(Command.REST)
         self.dismiss_starting()
-        resting, doing = self.resting, Doing(Activity.FINISHING)
-        self.until(lambda: self.signals.count > 0 or time_is_over() or resting(), doing)
-        limit_s = self.pause_limit_s()
-        if time_is_over():
-            limit_s = GRACE_S if self.arena.counters.load("steps") else FIRST_STEP_S
+        resting, clock, doing = self.resting, self.clock, Doing(Activity.FINISHING)
+        self.until(lambda: self.signals.count > 0 or not clock.left_s() or resting(), doing)
+        limit_s = self.pause_limit_s() if clock.left_s() else self._grace_s()
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
-            self.abandon()
-        self.monitor.ended_ns = self.monitor.ended_ns or monotonic_ns()
+            self.cancel_steps()
+        clock.stop()
         self.settle()
         if self.link is not None and self.pool:  # else all ended within a step; what waits is saved
             self.link.play_last_round(partial(self.until, doing=doing, even_if_interrupted=True))
@@ -350,7 +361,10 @@ class Training(Session):
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
-        evaluates = self.plan.config.eval_every.on and bool(self.pool)
+        evaluates = self.plan.config.eval_every.on
+        if not self.signals.count:
+            evaluates = evaluates and self.revive()
+        evaluates = evaluates and self.has_workers()
         if evaluates:
             self._evaluations.begin_last()
         try:
@@ -360,29 +374,44 @@ class Training(Session):
                 path = self.checkpoints.save()
                 if self.signals.count:
                     self.report(f"saved {path.name}")
+            self._is_saved = True
         except EnvironmentLacks as error:
             self._unsaved = error  # the model is still evaluated for its scores
             self.report(f"no checkpoint: {error}")
         except CheckpointError as error:
             raise Diverged(f"{error}; {ADVICE}") from error
-        self._watch.close(self.run, self.checkpoints.newest, self.report)
         if evaluates:
-            optional = GAVE_UP_WORKER if self.signals.count else ()
-            with suppress(_StopNow, *optional):  # the final state is saved
+            with suppress(_StopNow):  # the final state is saved
                 self._evaluations.finish()
+        saved = self.checkpoints.newest if self._is_saved else None
+        self._watch.close(self.run, saved, self.monitor.progress(), self.report)
 
-    def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
-        """Save the state of a failed run, and add the command to resume it to the error."""
-        self.stop(0.0)
-        if not self.steps_done():
-            return failure
+    def _grace_s(self) -> float:
+        return self.clock.grace_s(self.strategy.step_s(self.arena))
+
+    def _rescue(self, error: BaseException) -> None:
+        """Save the state of a run that an error ends, and say in the error how to continue."""
         try:
+            self.command(Command.REST)
+            watched, limit_s = WatchedTime(), self._grace_s()
+            while not self.resting() and watched.look() < limit_s:
+                if len(self.pool.wait(self.poll_s)) == len(self.pool):
+                    break  # nobody is left to wait for
+            self.cancel_steps()
+            self.stop(0.0)
+            self.clock.stop()
             self.settle()
+            if not self.steps_done():
+                return
             path = self.checkpoints.save()
-        except (EnvironmentLacks, CheckpointError) as error:
-            return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
-        resume = f"mlxhog train --resume {self.run.directory}"
-        return WorkerFailed(f"{failure}; saved {path}, resume with {resume}")
+        except Exception as lost:  # the first error is the one to raise
+            text = f"its last steps could not be saved: {_told(lost)}"
+        else:
+            text = f"saved {path}, resume with mlxhog train --resume {self.run.directory}"
+        if isinstance(error, MlxhogError):
+            error.say_more(text)
+        else:
+            error.add_note(f"mlxhog: the run is ended by this error; {text}")
 
     # -- what others see -------------------------------------------------------------------------
 
@@ -433,6 +462,7 @@ class Training(Session):
             status=self._status,
             checkpoint=self.checkpoints.newest,
             notices=list(self.notices),
+            best=self._watch.to_json(),
             **({} if link is None else {"cluster": link.report()}),
             **more,
         )

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mlxhog.arena.control import Command
-from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.errors import WorkerFailed
@@ -72,9 +72,8 @@ class Session(Processes):
 
     def begin_training(self) -> int:
         """Let workers train; returns the start of training in monotonic nanoseconds."""
-        began_ns = monotonic_ns()
         self._wait_s = FIRST_WAIT_S
-        self.arena.counters.store("start_ns", began_ns)
+        began_ns = self.clock.start()
         self.command(Command.TRAIN)
         return began_ns
 
@@ -120,14 +119,21 @@ class Session(Processes):
         """Pause all workers after their step; yields whether they paused within `pause_limit_s`.
 
         The limit is longer for a worker that evaluates or samples: if all do a step together, the
-        others wait for it within the step. `why` is shown to the user.
+        others wait for it within the step. No pause outlasts the time budget. `why` is shown to the
+        user.
         """
         counters, interrupts = self.arena.counters, self.interrupts()
+        still = False
+
+        def is_decided() -> bool:
+            nonlocal still
+            still = self.holding_still()
+            return still or not self.clock.left_s()
+
         counters.store("pause", 1)
         try:
-            while True:
-                still = self.until(self.holding_still, Doing(why), self.pause_limit_s())
-                if still or self.interrupts() > interrupts or not self.has_side_job():
+            while not self.until(is_decided, Doing(why), self.pause_limit_s()):
+                if self.interrupts() > interrupts or not self.has_side_job():
                     break
             yield still
         finally:
@@ -156,7 +162,7 @@ class Session(Processes):
             if self.interrupts() > interrupts and not even_if_interrupted:
                 return False
             activity = doing if isinstance(doing, Doing) else doing()
-            if not self.pool:
+            if not self.has_workers():
                 raise WorkerFailed(f"no worker is left for {activity}")
             self.poll(activity)
         return True

@@ -225,7 +225,7 @@ def dump(
         link, saved = Anchor(arena).saved()
         cluster = {"cluster": saved}
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
-    spent = counters.load("steps"), counters.load("tokens"), monitor.seconds()
+    spent = counters.load("steps"), counters.load("tokens"), monitor.clock.seconds()
     rest: dict[str, float | None] = {
         unit: None if (limit := getattr(budget, unit)) is None else limit - used
         for unit, used in zip(("steps", "tokens", "seconds"), spent, strict=True)
@@ -317,7 +317,7 @@ class Checkpoints:
         """
         run = self._run
         with run.paused() as still:
-            if not still and run.interrupts():
+            if not still and (run.interrupts() or not run.clock.left_s()):
                 raise Refused("the run is ending and saves a checkpoint then")
             if not still:
                 limit_s = run.pause_limit_s()

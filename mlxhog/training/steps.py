@@ -155,7 +155,7 @@ class Steps:
         asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
-        elif context.seconds() < late_s and context.training():  # delayed by the option `slow`
+        elif context.clock.seconds() < late_s and context.training():  # by option `slow`
             lease = Idle.WAIT
         else:
             lease = self.strategy.claim()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog import TrainConfig
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, clock
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.options import options, to_flag
@@ -50,8 +50,8 @@ def mixed_model(tmp_path):
 
 def let_no_worker_finish(monkeypatch):
     """Let the runs of a test end while each worker is within a step, as far as they can see."""
-    monkeypatch.setattr(runs, "GRACE_S", 0.2)
-    monkeypatch.setattr(runs, "FIRST_STEP_S", 0.5)
+    monkeypatch.setattr(clock, "GRACE_S", 0.2)
+    monkeypatch.setattr(clock, "FIRST_STEP_S", 0.5)
     monkeypatch.setattr(Session, "resting", lambda self: False)
     monkeypatch.setattr(Session, "_rests", lambda self, seat: False)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from mlxhog import train
+from mlxhog.arena import clock
 from mlxhog.arena.control import Command
 from mlxhog.arena.workers import MAX_NONFINITE
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
@@ -126,8 +126,8 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(tmp_path, monkey
 @pytest.fixture
 def time_passes(monkeypatch):
     """The list gets what ends the time of a run, of 600 s."""
-    events, seconds = [], Monitor.seconds
-    monkeypatch.setattr(Monitor, "seconds", lambda self: seconds(self) + 600.0 * len(events))
+    events, seconds = [], clock.Clock.seconds
+    monkeypatch.setattr(clock.Clock, "seconds", lambda self: seconds(self) + 600.0 * len(events))
     return events
 
 
@@ -152,7 +152,7 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
     until_ = runs.Training.until
 
     def until_the_other_rests(run, condition, doing, limit_s=math.inf, **how):
-        if limit_s == runs.GRACE_S:
+        if limit_s == clock.GRACE_S:
             until_(run, lambda: run._rests(run.seats[0]), doing, **how)
         return until_(run, condition, doing, limit_s, **how)
 
@@ -161,7 +161,7 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
             time_passes.append(progress.workers[1].pid)
             os.kill(progress.workers[1].pid, signal.SIGSTOP)
 
-    monkeypatch.setattr(runs, "GRACE_S", 0.0)
+    monkeypatch.setattr(clock, "GRACE_S", 0.0)
     monkeypatch.setattr(runs.Training, "until", until_the_other_rests)
 
     config = small_config(

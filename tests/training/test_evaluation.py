@@ -71,7 +71,9 @@ class Asked:
         self.run.arena.counters.store = self.words.__setitem__
         self.monitor = self.run.monitor
         self.monitor.evaluations, self.monitor.evaluating_s = 0, 0.0
-        self.monitor.seconds.return_value, self.monitor.budget = 100.0, Budget()
+        self.monitor.clock.seconds.return_value, self.monitor.budget = 100.0, Budget()
+        self.run.arena.counters.load = lambda name: self.words.get(name, 0)
+        self.run.has_side_job.return_value = True
         self.evaluations = evaluation.Evaluations(self.run)
 
     def asks(self):
@@ -98,6 +100,19 @@ def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score():
     asked.score(0, 1)
     asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 5)
     assert asked.monitor.evaluations == 1
+
+
+def test_an_evaluation_whose_records_a_stalled_supervisor_lost_is_followed_by_another():
+    asked = Asked(eval_every=5)
+    assert asked.asks()
+    asked.score(0)
+    asked.run.has_side_job.return_value = False
+    assert not asked.asks()  # its worker may have ended it since the records were read
+    asked.score(1)
+    assert not asked.asks()
+    assert asked.asks()
+    asked.words["eval_asked"] = 1  # no worker has taken it on yet
+    assert not any(asked.asks() for _ in range(3))
 
 
 def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any():
