@@ -10,7 +10,8 @@ from importlib import import_module
 
 PARTS = {
     "kills": "kills", "feeds": "feeds", "replays": "runs", "gates": "runs", "repeats": "runs",
-    "damage": "damage", "records": "damage", "interrupts": "interrupts", "cluster": "cluster",
+    "damage": "damage", "records": "damage", "interrupts": "interrupts", "endings": "endings",
+    "cluster": "cluster",
 }  # fmt: skip
 """Every part, and the module that has it."""
 
