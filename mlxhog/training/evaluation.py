@@ -258,13 +258,13 @@ class HeldOutWatch:
         """
         if not self._config.keeps_best:
             return
-        bits, step = result.val_bits_per_byte, result.val_step
-        is_scored = bits is not None and step == result.step
-        is_best = is_scored and (self.best is None or bits < self.best[0])
+        end = (result.val_bits_per_byte or math.inf, result.step)
+        is_scored = result.val_step == result.step
+        is_best = is_scored and (self.best is None or end[0] < self.best[0])
         try:
             if saved is not None and (is_best or checkpoint.best(run) is None):
                 checkpoint.mark_best(run, saved)
-                self.best = (bits, step) if is_best else self.best
+                self.best = end if is_best else self.best
         except EnvironmentLacks as error:
             report(f"no best checkpoint: {error}")
         if (best := checkpoint.best(run)) is not None:

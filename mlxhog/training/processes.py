@@ -367,7 +367,8 @@ class Processes(ABC):
         way_out = "allow more with --restarts"
         if seat.was_silent:
             way_out = "allow a longer silence with --heartbeat-timeout-s"
-        why, was_up = f"{death}; {last}", state != State.STARTING
+        # One that was up may be building another strategy, and is in state STARTING again.
+        why, was_up = f"{death}; {last}", state != State.STARTING or seat.notices_read
         way_out = f"see {log}, or {way_out}"
         seat.count_death(self.plan.config.restarts, why, way_out, was_up=was_up)
         self.restarts += 1
@@ -408,39 +409,6 @@ class Processes(ABC):
             f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
             f"{HINTS}"
         )
-
-    def cancel_steps(self) -> None:
-        """End every worker that is inside a step, at once and without a replacement.
-
-        Its ticket is returned. The others stay, also those that still start: no worker begins a
-        step any more, not even one that others wait for.
-        """
-        self.arena.counters.store("command", Command.WAIT)
-        for _ in range(2):  # a worker that became ready meanwhile may have read the command before
-            for seat in self.seats:
-                if seat.respawn_s is not None:  # evaluations do without it
-                    seat.respawn_s, seat.cancelled = None, True
-                entry = self.entry(seat)
-                if seat.slot not in self.pool or entry.state == State.STARTING or self._rests(seat):
-                    continue
-                self._reap(seat)
-                seat.cancelled = True
-                self.report(f"{seat} was still in phase {Phase(entry.phase).name.lower()}; ended")
-            time.sleep(0.02)
-        if self.link is not None and not self.link.still():
-            self.link.stop(0.0)
-
-    def revive(self) -> bool:
-        """Start a worker again if none is left, to evaluate; whether there is one.
-
-        A worker that was late, and those that waited for it inside a step, were cancelled.
-        """
-        if not self.has_workers():
-            try:
-                self._spawn(self.seats[0])
-            except EnvironmentLacks as error:
-                self.report(f"no worker is left to evaluate the end: {error}")
-        return self.has_workers()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask all workers to leave, kill those that do not, and reap all."""

@@ -311,6 +311,8 @@ class Training(Session):
                 self._status = "failed"
                 if self.clock.has_started:
                     self._rescue(error)
+            case _ if not isinstance(error, MlxhogError):
+                self._status = "interrupted"  # a resume still evaluates the end
         return error
 
     def _newest_checkpoint(self) -> str | None:

@@ -7,6 +7,7 @@ watch the workers meanwhile. `train` and the candidates of MAD have subclasses o
 from __future__ import annotations
 
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,9 +15,9 @@ from pathlib import Path
 
 from mlxhog.arena.control import Command
 from mlxhog.arena.process import WatchedTime
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import Phase, State
 from mlxhog.config.budget import Budget
-from mlxhog.errors import WorkerFailed
+from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Strategy
 from mlxhog.training.job import Plan
@@ -172,3 +173,38 @@ class Session(Processes):
         self.watch(self._wait_s)
         self._wait_s = min(self.poll_s, LONGER * self._wait_s)
         self.drain()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def cancel_steps(self) -> None:
+        """End every worker that is inside a step, at once and without a replacement.
+
+        Its ticket is returned. The others stay, also those that still start: no worker begins a
+        step any more, not even one that others wait for.
+        """
+        self.command(Command.WAIT)
+        for _ in range(2):  # a worker that became ready meanwhile may have read the command before
+            for seat in self.seats:
+                if seat.respawn_s is not None:  # evaluations do without it
+                    seat.respawn_s, seat.cancelled = None, True
+                entry = self.entry(seat)
+                if seat.slot not in self.pool or entry.state == State.STARTING or self._rests(seat):
+                    continue
+                self._reap(seat)
+                seat.cancelled = True
+                self.report(f"{seat} was still in phase {Phase(entry.phase).name.lower()}; ended")
+            time.sleep(0.02)
+        if self.link is not None and not self.link.still():
+            self.link.stop(0.0)
+
+    def revive(self) -> bool:
+        """Start a worker again if none is left, to evaluate; whether there is one.
+
+        A worker that was late, and those that waited for it inside a step, were cancelled.
+        """
+        if not self.has_workers():
+            try:
+                self._spawn(self.seats[0])
+            except EnvironmentLacks as error:
+                self.report(f"no worker is left to evaluate the end: {error}")
+        return self.has_workers()

@@ -102,12 +102,14 @@ def test_a_checkpoint_is_whole_where_no_thread_can_be_started(tmp_path, monkeypa
     assert checkpoint.load(Path(result.checkpoint)).state["used"]["steps"] == 3
 
 
-def test_an_error_of_the_caller_after_the_save_leaves_the_run_done(tmp_path):
+def test_an_error_of_the_caller_after_the_save_leaves_the_evaluation_to_a_resume(tmp_path):
     error = KeyError("x")
     config = small_config(tmp_path, eval_every="1h", eval_tokens=100_000)
     with pytest.raises(KeyError):
         train(config, observer=At(raises(error), 20, Activity.EVALUATING))
-    assert latest(tmp_path).read_status()["status"] == "done"
+    assert latest(tmp_path).read_status()["status"] == "interrupted"
+    resumed = train(small_config(tmp_path, steps=None, eval_every="1h", resume="latest"))
+    assert (resumed.status, resumed.steps, resumed.val_at_end) == ("done", 20, True)
 
 
 # -- the last seconds --------------------------------------------------------------------------
