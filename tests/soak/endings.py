@@ -39,11 +39,11 @@ def signals(*numbers):
     return cause
 
 
-def error(of):
+def error(kind, *of):
     """A cause: an error of the supervisor, or of the caller's observer."""
 
     def cause(run):
-        raise of
+        raise kind(*of)
 
     return cause
 
@@ -53,7 +53,7 @@ def kills(number, most):
 
     def cause(run):
         for one in list(run.pool.values())[:most]:
-            one.process._popen is not None and os.kill(one.pid, number)
+            os.kill(one.pid, number)
 
     return cause
 
@@ -62,14 +62,15 @@ CAUSES = {
     "SIGINT": signals(signal.SIGINT),
     "SIGTERM": signals(signal.SIGTERM),
     "mlxhog stop": lambda run: run.signals.end(),
-    "a caller's error": error(KeyError("a plot")),
-    "a lack": error(EnvironmentLacks("the machine lacks it")),
-    "a fault": error(OSError(5, "Input/output error")),
+    "a caller's error": error(KeyError, "a plot"),
+    "a lack": error(EnvironmentLacks, "the machine lacks it"),
+    "a fault": error(OSError, 5, "Input/output error"),
     "one worker dies": kills(signal.SIGKILL, 1),
     "all workers die": kills(signal.SIGKILL, 9),
     "one worker stops": kills(signal.SIGSTOP, 1),
 }
-MOMENTS = ("start", "step", "pause", "save", Command.REST, Command.EVALUATE, Command.SAMPLE)
+AFTER_THE_SAVE = (Command.EVALUATE, Command.SAMPLE)
+MOMENTS = ("start", "step", "pause", "save", Command.REST, *AFTER_THE_SAVE)
 
 
 class Ended(runs.Training):
@@ -135,10 +136,10 @@ def endings(n, say):
                 end = ended(Path(folder), moment, cause, strategy)
             except Exception as error:
                 end = wrong = f"WRONG: {type(error).__name__}: {error}"
-        say(f"{str(moment):18}  {cause:17}  {strategy:11}  {end}")
+        say(f"{getattr(moment, 'name', moment):9}  {cause:17}  {strategy:11}  {end}")
         counts.never("endings that lose steps, hang or leave a process", bool(wrong))
         if wrong:
-            counts.facts[f"{cause} at {moment!s}, {strategy}"] = wrong
+            counts.facts[f"{cause} at {moment}, {strategy}"] = wrong
     return counts
 
 
@@ -171,7 +172,8 @@ def ended(folder, moment, cause, strategy):
         return f"{end}; nothing to save"
     saved = checkpoint.load(checkpoint.latest(run))
     assert saved.state["used"]["steps"] == status["steps"], (saved.state["used"], status["steps"])
-    assert result is not None or status["status"] == "done" or str(run.directory) in told, told
+    ends_unsaved = result is None and moment not in AFTER_THE_SAVE
+    assert not ends_unsaved or str(run.directory) in told, told
     at = tickets(saved.state)
     resumed = train(
         small_config(folder, **{**more, "steps": 4}, resume=str(run.directory)), observer=None
