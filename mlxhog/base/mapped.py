@@ -1,5 +1,7 @@
 """A file mapped into memory, and arrays that view it: read without a second copy.
 
+A file on a disk that cannot map it is read into memory as a whole.
+
 A view takes no memory until it is read. Pages read through it count as this process's memory, so
 `chunks` and `copy` give them back piece by piece; they stay in the system's cache. Loading a model
 of N bytes takes little more than N bytes of memory.
@@ -10,6 +12,7 @@ shortens the file in place, reading beyond the new end is a bus error, as with e
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 from collections.abc import Iterator, Sequence
@@ -42,10 +45,29 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     Raises:
         OSError: the file is missing or cannot be read.
     """
-    if path.stat().st_size == 0:  # an empty range cannot be mapped
+    if (n_bytes := path.stat().st_size) == 0:  # an empty range cannot be mapped
         return np.empty(0, np.uint8)
-    with path.open("rb") as file:
-        return np.frombuffer(_Mapping(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    with path.open("rb", buffering=0) as file:
+        for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):  # FUSE may have the second alone
+            try:
+                return np.frombuffer(
+                    _Mapping(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ), np.uint8
+                )
+            except OSError as error:
+                if error.errno == errno.ENOMEM:
+                    raise
+        content, at = np.empty(n_bytes, np.uint8), 0
+        while at < n_bytes:
+            if not (n := file.readinto(content[at:].data)):
+                raise OSError(errno.EIO, f"only {at:,} of {n_bytes:,} bytes can be read")
+            at += n
+        content.flags.writeable = False
+        return content
+
+
+def is_mapped(view: NDArray[Any]) -> bool:
+    """Whether an array views a mapping of `map_file`, and not a copy in memory."""
+    return _mapping(view) is not None
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:

@@ -14,6 +14,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
 from tests.forked import CONTEXT
+from tests.odd_disk import held_elsewhere
 from tests.pairs import each_of
 from tests.threads import LIMIT_S, in_threads
 
@@ -90,6 +91,20 @@ def test_a_second_command_on_a_run_is_told_who_holds_it_until_that_process_dies(
         child.join(LIMIT_S)
     assert not run.is_locked()
     assert run.read_status()["status"] == "interrupted"
+
+
+def test_a_run_that_another_host_trains_is_running_there_and_neither_resumed_nor_removed(run):
+    run.write_status({"status": "running"})
+    record = held_elsewhere(run.directory)
+    status = run.read_status()
+    assert (status["status"], status["host"]) == ("running", "another")
+    for act in (lambda: runs.remove(run), lambda: run.lock().__enter__()):
+        with pytest.raises(RunError, match="in use by process 7 on another; .* another has died"):
+            act()
+    os.utime(record, (1, 1))  # no sign of life for long
+    assert run.read_status()["status"] == "interrupted"
+    runs.remove(run)
+    assert not run.directory.exists()
 
 
 @each_of("content", ["", "{", "[1]"])
