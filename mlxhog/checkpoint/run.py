@@ -107,7 +107,7 @@ class Run:
         return self.holder() is not None
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace `run.json`, keeping the time of creation.
+        """Replace `run.json`, keeping time and order of creation.
 
         Raises:
             EnvironmentLacks: the system refuses, or another machine has taken this process's run;
@@ -116,6 +116,7 @@ class Run:
         locks.require_held(self.directory)
         earlier = self._read_status()
         since = {"created_ns": earlier.get("created_ns") or time.time_ns()}
+        since |= {"order": earlier["order"]} if "order" in earlier else {}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
         with disk_errors(f"writing {self.directory / _STATUS}"):
             replace_file(self.directory / _STATUS, content)
@@ -147,6 +148,12 @@ class Run:
     def created_ns(self) -> int:
         """Return when the run was created, in nanoseconds since 1970; 0 if it is not known."""
         return int(self._read_status().get("created_ns", 0))
+
+    def order(self) -> int:
+        """Return the place of the run among those of its folder; see `create`."""
+        status = self._read_status()
+        order = status.get("order") or status.get("created_ns") or 0
+        return order if isinstance(order, int) else 0
 
     def automatic(self) -> tuple[str, ...]:
         """Return the options that the user left at "auto"; the stored values are the resolved ones.
@@ -284,7 +291,10 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
     """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
 
-    It has the user's options, as YAML; `hold` gets its lock before any process can find it.
+    It has the user's options, as YAML; `hold` gets its lock before any process can find it. Its
+    `order` is its time of creation, or more than that of every run below `root`, whose clocks may
+    have been ahead. So `latest` is the run that began last, also where runs were copied from
+    elsewhere.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
@@ -315,7 +325,9 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             with disk_errors(f"making {run.checkpoints}"):
                 run.checkpoints.mkdir()
                 replace_file(run.config_path, config.encode())
-            run.write_status({"status": STARTING})  # from now on commands find it
+            newest = max((one.order() for one in list_runs(root)), default=0)
+            order = max(time.time_ns(), newest + 1)
+            run.write_status({"status": STARTING, "order": order})  # from now on commands find it
         except BaseException:  # an interrupt, too: no command would list the folder
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -344,7 +356,7 @@ def list_runs(root: Path) -> list[Run]:
         return []
     named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
     runs = [Run(path.absolute()) for path in named if is_run(path)]
-    return sorted(runs, key=lambda run: (run.created_ns(), run.name))
+    return sorted(runs, key=lambda run: (run.order(), run.name))
 
 
 def read_options(file: Path) -> Layer:
