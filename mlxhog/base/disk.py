@@ -19,8 +19,8 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -82,13 +82,17 @@ def disk_of(folder: Path) -> Disk:
     return _ask(os.path.realpath(folder))
 
 
-def note(folder: Path) -> str:
+FILES_ALONE = ("locks", "folder_fsync", "shared_maps")
+"""What is asked of the disk of a folder that holds no run."""
+
+
+def note(folder: Path, needs: Sequence[str] = tuple(_INSTEAD)) -> str:
     """Return a sentence for the user about what a folder's disk lacks; "" if it has everything."""
     try:
         disk = disk_of(folder)
     except OSError:  # writing there says why
         return ""
-    lacks = [_INSTEAD[one.name] for one in fields(disk) if not getattr(disk, one.name)]
+    lacks = [_INSTEAD[name] for name in needs if not getattr(disk, name)]
     return f"the disk of {folder} has no {', no '.join(lacks)}" if lacks else ""
 
 

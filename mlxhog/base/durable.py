@@ -148,8 +148,11 @@ def replace_link(path: Path, target: Path) -> bool:
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
     """Raise EnvironmentLacks if the disk of a directory lacks the space for so many bytes."""
-    status = os.statvfs(directory)
-    if not status.f_blocks:  # of a disk that does not know its size, as of some FUSE
+    try:
+        status = os.statvfs(directory)
+    except OSError:  # writing there says why, or the disk does not know, as some FUSE
+        return
+    if not status.f_blocks:
         return
     free = status.f_bavail * status.f_frsize
     n_needed = int(n_bytes * SPACE_MARGIN)

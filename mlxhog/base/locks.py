@@ -41,6 +41,7 @@ PATIENCE_S = 0.2
 """How long `lock` waits: `holder` of another process has the lock for some microseconds."""
 
 LOCK, RECORD = "lock", "holder.json"
+BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")  # of Linux
 
 
 def lock_file(file: IO[Any], path: Path, kind: int) -> IO[Any]:
@@ -108,7 +109,7 @@ def boot_id() -> str:
     if uuid := darwin.sysctl_text("kern.bootsessionuuid"):
         return uuid
     with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return BOOT_FILE.read_text().strip()
     return (darwin.sysctl("kern.boottime") or b"").hex()
 
 

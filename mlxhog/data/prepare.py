@@ -131,7 +131,6 @@ def prepare(
         notes += [note] if note else []
     unread = {str(one.path) for one in corpus.skipped if one.reason != corpora.NO_TEXT}
     notes += machine.notes(scan.n_bytes, unread)
-    notes += filter(None, [disk.note(cache)])
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     key = hashlib.sha256("|".join(parts).encode()).hexdigest()
     target = (cache / key[:32]).absolute()
@@ -146,6 +145,7 @@ def prepare(
                 raise _bad_cache(cache, f"tokens cannot be written: {explained(error)}") from error
             if (stored := _stored(target, key)) is None:
                 raise _bad_cache(cache, "what was written cannot be read")
+    notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
     made_by, marks, changed = stored
     return Prepared(
         train=target / "train.bin",

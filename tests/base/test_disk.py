@@ -5,6 +5,7 @@ import fcntl
 import os
 import tempfile
 from dataclasses import asdict
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -82,3 +83,10 @@ def test_where_no_disk_has_locks_the_way_out_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", fail(errno.ENOLCK))
     with pytest.raises(EnvironmentLacks, match="No locks available.*--out, XDG_CACHE_HOME, TMPDIR"):
         durable.append_lines(tmp_path / "lines", b"x\n")
+
+
+def test_a_disk_that_does_not_know_its_space_is_written_to(tmp_path, monkeypatch):
+    unknown = SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=0)
+    for answer in (fail(errno.ENOSYS), Mock(return_value=unknown)):
+        monkeypatch.setattr(os, "statvfs", answer)
+        durable.require_space(tmp_path, 1, "a file")

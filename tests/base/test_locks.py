@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from mlxhog.base import durable, locks, plain_json
+from mlxhog.base import darwin, durable, locks, plain_json
 from mlxhog.base.locks import DEAD_S, RECORD, Holder
 from mlxhog.errors import EnvironmentLacks, RunError
 from tests.odd_disk import odd_disk
@@ -82,6 +83,15 @@ def test_a_lock_of_this_host_is_free_after_a_death_and_after_a_restart(tmp_path,
     monkeypatch.setattr(locks, "host", lambda: "localhost")  # no name of one machine
     leave(tmp_path, Holder(7, "localhost", "another's"))
     assert locks.is_locked(tmp_path)
+
+
+def test_a_mac_knows_its_boots_apart(monkeypatch):
+    names = {"kern.bootsessionuuid": b"8D7A\0", "kern.boottime": b"\1\2"}
+    monkeypatch.setattr(darwin, "sysctl", names.get)
+    assert locks.boot_id.__wrapped__() == "8D7A"
+    del names["kern.bootsessionuuid"]
+    monkeypatch.setattr(locks, "BOOT_FILE", Path("/does/not/exist"))
+    assert locks.boot_id.__wrapped__() == "0102"
 
 
 def test_without_locks_a_process_of_another_user_holds_a_folder_while_it_lives(tmp_path):

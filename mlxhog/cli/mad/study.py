@@ -295,7 +295,8 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
         "best": best or None,
     }
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
-    text: list[Any] = [facts | {"status": state}, *filter(None, [disk.note(store.directory)])]
+    lacks = disk.note(store.directory, disk.FILES_ALONE)
+    text: list[Any] = [facts | {"status": state}, *filter(None, [lacks])]
     default = options(type(how))["out"].default
     name = shlex.quote(store.name if how.out == default else str(store.directory))
     if outcome.statuses.get("failed"):
