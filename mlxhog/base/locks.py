@@ -134,13 +134,13 @@ def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
             if kernels is None:
                 raise refusal(_in_use(_read(folder) or Holder()))
             hold.enter_context(kernels)
-            record = _claim(folder, refusal, is_certain=kernels is file)
+            own, record = _claim(folder, refusal, is_certain=kernels is file)
         except OSError as error:
             raise EnvironmentLacks(
                 f"locking {folder} failed: {error.strerror}; make it writable, and free some space "
                 "if its disk is full"
             ) from error
-        hold.enter_context(_kept(folder, record))
+        hold.enter_context(_kept(folder, own, record))
         yield
 
 
@@ -209,8 +209,10 @@ def if_dead(by: Holder) -> str:
 # -- the record ------------------------------------------------------------------------------------
 
 
-def _claim(folder: Path, refusal: Callable[[str], MlxhogError], *, is_certain: bool) -> int:
-    """Make the record of this process, and return its descriptor."""
+def _claim(
+    folder: Path, refusal: Callable[[str], MlxhogError], *, is_certain: bool
+) -> tuple[Holder, int]:
+    """Make the record of this process, and return it with its descriptor."""
     own = Holder(os.getpid(), host(), boot_id())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -228,12 +230,11 @@ def _claim(folder: Path, refusal: Callable[[str], MlxhogError], *, is_certain: b
             os.close(descriptor)
             (folder / RECORD).unlink(missing_ok=True)
             raise
-        _held[os.path.realpath(folder)] = own
-        return descriptor
+        return own, descriptor
 
 
 @contextlib.contextmanager
-def _kept(folder: Path, record: int) -> Iterator[None]:
+def _kept(folder: Path, own: Holder, record: int) -> Iterator[None]:
     """Touch a record during the block, then remove it."""
     over = threading.Event()
 
@@ -245,13 +246,14 @@ def _kept(folder: Path, record: int) -> Iterator[None]:
     thread = threading.Thread(target=beat, name="mlxhog-lock", daemon=True)
     thread.start()
     real = os.path.realpath(folder)
+    _held[real] = own
     try:
         yield
     finally:
         over.set()
         thread.join()
         os.close(record)
-        own = _held.pop(real)
+        _held.pop(real, None)  # a folder that was made again has been locked twice
         with contextlib.suppress(OSError):  # the folder may have been moved or removed
             if _read(folder) == own:
                 (folder / RECORD).unlink()

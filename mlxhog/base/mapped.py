@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import math
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,24 +46,31 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     Raises:
         OSError: the file is missing or cannot be read.
     """
-    if (n_bytes := path.stat().st_size) == 0:  # an empty range cannot be mapped
+    if path.stat().st_size == 0:  # perhaps no file
         return np.empty(0, np.uint8)
     with path.open("rb", buffering=0) as file:
-        for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):  # FUSE may have the second alone
-            try:
-                return np.frombuffer(
-                    _Mapping(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ), np.uint8
-                )
-            except OSError as error:
-                if error.errno == errno.ENOMEM:
-                    raise
-        content, at = np.empty(n_bytes, np.uint8), 0
-        while at < n_bytes:
-            if not (n := file.readinto(content[at:].data)):
-                raise OSError(errno.EIO, f"only {at:,} of {n_bytes:,} bytes can be read")
-            at += n
-        content.flags.writeable = False
-        return content
+        return map_open(file.fileno())
+
+
+def map_open(descriptor: int) -> NDArray[np.uint8]:
+    """Return the bytes of an open file, as `map_file` does."""
+    n_bytes = os.fstat(descriptor).st_size
+    for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE) if n_bytes else ():
+        try:
+            mapping = _Mapping(descriptor, 0, flags=flags, prot=mmap.PROT_READ)
+        except OSError as error:  # FUSE may have private mappings alone
+            if error.errno == errno.ENOMEM:
+                raise
+        else:
+            return np.frombuffer(mapping, np.uint8)
+    content, at = np.empty(n_bytes, np.uint8), 0  # an empty range cannot be mapped, either
+    while at < n_bytes:
+        if not (piece := os.pread(descriptor, min(CHUNK_BYTES, n_bytes - at), at)):
+            raise OSError(errno.EIO, f"only {at:,} of {n_bytes:,} bytes can be read")
+        content[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)
+    content.flags.writeable = False
+    return content
 
 
 def is_mapped(view: NDArray[Any]) -> bool:

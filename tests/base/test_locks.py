@@ -129,6 +129,18 @@ def test_a_holder_gives_signs_of_life_and_knows_when_another_machine_has_taken_i
     assert locks.holder(tmp_path) == THERE
 
 
+def test_a_folder_that_was_removed_or_renamed_meanwhile_is_locked_again(tmp_path):
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    folder.mkdir()
+    with locks.lock(folder, RunError):
+        folder.rename(moved)
+        assert locks.is_locked(moved)
+        folder.mkdir()
+        with locks.lock(folder, RunError):
+            locks.require_held(folder)
+    assert locks.holder(folder) is locks.holder(moved) is None
+
+
 def test_a_link_in_place_of_a_lock_makes_no_file_elsewhere(tmp_path):
     for name in ("lock", RECORD):
         folder = tmp_path / name.replace(".", "-")
