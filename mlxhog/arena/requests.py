@@ -20,16 +20,13 @@ for a client. It holds the lock of its run, so a socket that it finds there is o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import pickle
 import queue
 import socket
 import socketserver
-import stat
 import struct
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -37,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import plain_json
-from mlxhog.errors import ArenaError, MlxhogError, RunError
+from mlxhog.base.disk import SOCKET_PATH_BYTES, stand_in
+from mlxhog.errors import ArenaError, EnvironmentLacks, MlxhogError, RunError
 
 ATTACH = "attach"
 MOST_BYTES = 1 << 16  # in the line of a client
@@ -47,7 +45,6 @@ SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
 COPIES = b"c"  # from a reader that needs published copies
-_PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
 
@@ -99,24 +96,39 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     request_queue_size = 64
 
     def __init__(self, path: Path, about: object = None, fds: tuple[int, ...] = ()) -> None:
-        """Listen at a `socket_path`; only this user may connect.
+        """Listen at a `socket_path`, or its stand-in; only this user may connect.
 
         Readers get `about`, pickled, and the descriptors, which have to stay open.
         """
         self.path, self.about, self.fds = path, pickle.dumps(about), fds
         self.queue = queue.SimpleQueue[Request]()
         try:
-            path.unlink(missing_ok=True)
-            super().__init__(os.fspath(path), _Client)
-            os.chmod(path, 0o600)
-        except OSError as error:
-            raise ArenaError(f"cannot serve the run at {path}: {error}") from error
+            self._listen()
+        except OSError:  # the disk has no sockets, or none that are this user's alone
+            try:
+                path.unlink(missing_ok=True)
+                self.path = stand_in(path)
+                self._listen()
+            except (OSError, EnvironmentLacks) as error:
+                raise ArenaError(
+                    f"cannot serve the run at {path} or {self.path}: {error}; set TMPDIR to a "
+                    "folder of your own on a local disk"
+                ) from error
         self.is_closed = False
         self.came = self.present = 0  # readers that ever asked for copies, and those connected
         self._counting = threading.Lock()
         threading.Thread(
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
         ).start()
+
+    def _listen(self) -> None:
+        self.path.unlink(missing_ok=True)
+        super().__init__(os.fspath(self.path), _Client)
+        try:
+            os.chmod(self.path, 0o600)
+        except OSError:
+            self.server_close()
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a client in a thread of its own; refuse it while the system starts none."""
@@ -172,6 +184,8 @@ class _Client(socketserver.StreamRequestHandler):
     connection: socket.socket
 
     def handle(self) -> None:
+        if peer_uid(self.connection) not in (os.getuid(), 0):  # before the mode is set
+            return
         self.connection.settimeout(SILENT_S)
         line = self.rfile.readline(MOST_BYTES + 1)
         if not line:
@@ -305,26 +319,22 @@ def _fields(line: bytes, key: str) -> dict[str, Any]:
 
 
 def socket_path(directory: Path) -> Path:
-    """The path of the socket of a run directory: in it, if that is not too long for a socket.
+    """Return the path of the socket of a run directory, which need not exist.
 
-    Else in a private directory of this user in the temporary directory; an `ArenaError` if that
-    cannot be made or used.
+    It is in it, unless the path is too long for a socket or its disk has none: then it is the
+    stand-in on the local disk. An `ArenaError` says that this cannot be made or used.
     """
     inside = directory.absolute() / "socket"
-    if len(os.fsencode(inside)) <= _PATH_BYTES:
+    is_short = len(os.fsencode(inside)) <= SOCKET_PATH_BYTES
+    if is_short and os.path.lexists(inside):
         return inside
-    private = Path(tempfile.gettempdir()) / f"mlxhog-{os.getuid()}"
     try:
-        with contextlib.suppress(FileExistsError):
-            private.mkdir(mode=0o700)
-        status = private.lstat()
-    except OSError as error:
-        raise ArenaError(f"{private} cannot be made ({error.strerror}); set TMPDIR") from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise ArenaError(
-            f"{private} is not a directory of this user with mode 0700; remove it, or set TMPDIR"
-        )
-    return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
+        other = stand_in(inside, make=not is_short)
+    except EnvironmentLacks as error:
+        if is_short:
+            return inside
+        raise ArenaError(str(error)) from error
+    return inside if is_short and not other.exists() else other
 
 
 def peer_uid(connection: socket.socket) -> int:

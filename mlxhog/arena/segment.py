@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from mlxhog.arena.layout import PAGE
 from mlxhog.arena.process import available_bytes
+from mlxhog.base.disk import disk_of
 from mlxhog.base.durable import require_space
 from mlxhog.errors import EnvironmentLacks
 
@@ -65,7 +66,9 @@ def create(nbytes: int, *, fallback: Path | None = None) -> Backing:
     except OSError as error:
         if error.errno not in _FORBIDDEN:
             raise
-        directory = fallback or Path(tempfile.gettempdir())
+        directory = Path(tempfile.gettempdir())
+        if fallback is not None and disk_of(fallback).shared_maps:
+            directory = fallback
         note = (
             f"shared memory is refused here ({error.strerror}: a sandboxed Python, or a "
             f"container without /dev/shm?), so the arena of {nbytes:,} bytes is an unnamed "
@@ -92,6 +95,11 @@ def create(nbytes: int, *, fallback: Path | None = None) -> Backing:
             ) from error
         if error.errno in _NO_ROOM:
             raise _too_large(nbytes, had) from error
+        if note:
+            raise EnvironmentLacks(
+                f"{note}; but {directory} cannot hold it either ({error.strerror}): set TMPDIR to "
+                "a folder on another disk"
+            ) from error
         raise
     return Backing(fd, readonly_fd, mapping, note)
 

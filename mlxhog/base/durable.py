@@ -3,7 +3,7 @@
 New content is written beside the old under a `.part` name with the writer's pid, flushed to the
 disk, and renamed.
 
-Locks are on open files, so the kernel frees a lock when its holder dies, even by SIGKILL.
+What a disk cannot do at all (see `disk`) is left out: flushing, flushing of folders, links.
 """
 
 from __future__ import annotations
@@ -11,20 +11,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
-from mlxhog.base.reading import regular
-from mlxhog.errors import EnvironmentLacks, MlxhogError
+from mlxhog.base.disk import disk_of, flush
+from mlxhog.base.locks import lock_file
+from mlxhog.errors import EnvironmentLacks
 
 SPACE_MARGIN = 1.1  # free bytes that are required per byte to be written
 
+_TAIL_BYTES = 1 << 16  # that are read at a time to find the end of the last whole line
 
 _EXPLAINED = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -36,29 +35,17 @@ _EXPLAINED = {
 }
 
 
-def flush(descriptor: int) -> None:
-    """Flush the written bytes of a file or a directory to the disk.
-
-    macOS's fsync leaves them in the drive's cache, where a power failure loses them. F_FULLFSYNC
-    flushes that cache, too; network filesystems and some others do not support it.
-    """
-    if full := getattr(fcntl, "F_FULLFSYNC", None):
-        try:
-            fcntl.fcntl(descriptor, full)
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTSUP, errno.ENOTTY, errno.EINVAL):
-                raise
-    os.fsync(descriptor)
-
-
 def sync(path: Path) -> None:
     """Flush a file or a directory that has been written to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        flush(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            flush(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not path.is_dir() or disk_of(path).folder_fsync:
+            raise
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -136,29 +123,37 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def replace_link(path: Path, target: Path) -> None:
+def replace_link(path: Path, target: Path) -> bool:
     """Make `path` a link to `target`; at any moment it leads to the old or the new target.
 
     On a file system without links, such as that of a memory stick, no link is made. A file or
     folder at `path` that is not a link is somebody's own, as in a copy by `cp -rL`, and stays.
+    Returns whether there is a link now.
 
     Raises:
         OSError: the system refuses otherwise; the old link is unchanged.
     """
     if os.path.lexists(path) and not path.is_symlink():
-        return
+        return False
     try:
         with _replacing(path) as part:
             remove(part)
             part.symlink_to(target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+        return True
+    except OSError:
+        if disk_of(path.parent).links:
             raise
+        return False
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
     """Raise EnvironmentLacks if the disk of a directory lacks the space for so many bytes."""
-    status = os.statvfs(directory)
+    try:
+        status = os.statvfs(directory)
+    except OSError:  # writing there says why, or the disk does not know, as some FUSE
+        return
+    if not status.f_blocks:
+        return
     free = status.f_bavail * status.f_frsize
     n_needed = int(n_bytes * SPACE_MARGIN)
     if free < n_needed:
@@ -203,15 +198,23 @@ def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
     Concurrency: any number of processes may append at once.
     """
     with disk_errors(f"writing {path}"), path.open("a+b", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        end = 0
-        if os.fstat(file.fileno()).st_size:  # an empty range cannot be mapped
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                end = content.rfind(b"\n") + 1
-        file.truncate(end)
-        append_all(file.fileno(), lines, synced=synced)
+        with lock_file(file, path, fcntl.LOCK_EX):
+            end = _end_of_lines(file.fileno())
+            file.truncate(end)
+            append_all(file.fileno(), lines, synced=synced)
     if synced and end == 0:
         sync(path.parent)
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Return the offset behind the last whole line of a file."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        begin = max(end - _TAIL_BYTES, 0)
+        if at := os.pread(descriptor, end - begin, begin).rfind(b"\n") + 1:
+            return begin + at
+        end = begin
+    return 0
 
 
 def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None:
@@ -241,59 +244,7 @@ def read_lines(path: Path, begin: int, most: int) -> bytes:
     Raises:
         OSError: the file cannot be read; FileNotFoundError if it does not exist.
     """
-    with path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with path.open("rb") as file, lock_file(file, path, fcntl.LOCK_SH):
         file.seek(begin)
         lines = file.read(most) + file.readline()
     return lines[: lines.rfind(b"\n") + 1]
-
-
-# -- the lock of a folder --------------------------------------------------------------------------
-
-PATIENCE_S = 0.2
-"""How long `lock` waits: `is_locked` of another process has the lock for some microseconds."""
-
-
-@contextlib.contextmanager
-def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
-    """Hold the lock of a folder in the block, with this process's id in the file `lock`.
-
-    `refusal` makes the error for a folder that another process holds, or that cannot be opened, of
-    the end of a sentence, "is in use by process 7; wait for it, ...".
-    """
-    try:
-        file = open(folder / "lock", "a+", opener=regular)
-    except OSError as error:
-        raise refusal(f"cannot be opened: {error.strerror}") from error
-    with file:
-        with disk_errors(f"locking {folder}"):
-            if not _flock(file, fcntl.LOCK_EX, PATIENCE_S):
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise refusal(f"is in use by process {holder}; wait for it, stop it")
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        yield
-
-
-def is_locked(folder: Path) -> bool:
-    """Return whether a process holds the lock of a folder now."""
-    try:
-        with open(folder / "lock", opener=regular) as file:
-            return not _flock(file, fcntl.LOCK_SH, 0.0)
-    except OSError:  # no process has ever held it, or this user may not read it
-        return False
-
-
-def _flock(file: IO[str], kind: int, patience_s: float) -> bool:
-    """Take a lock without waiting longer than `patience_s`; False if someone else holds it."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)

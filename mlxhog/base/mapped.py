@@ -1,5 +1,7 @@
 """A file mapped into memory, and arrays that view it: read without a second copy.
 
+A file on a disk that cannot map it is read into memory as a whole.
+
 A view takes no memory until it is read. Pages read through it count as this process's memory, so
 `chunks` and `copy` give them back piece by piece; they stay in the system's cache. Loading a model
 of N bytes takes little more than N bytes of memory.
@@ -10,8 +12,10 @@ shortens the file in place, reading beyond the new end is a bus error, as with e
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,10 +46,36 @@ def map_file(path: Path) -> NDArray[np.uint8]:
     Raises:
         OSError: the file is missing or cannot be read.
     """
-    if path.stat().st_size == 0:  # an empty range cannot be mapped
+    if path.stat().st_size == 0:  # perhaps no file
         return np.empty(0, np.uint8)
-    with path.open("rb") as file:
-        return np.frombuffer(_Mapping(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    with path.open("rb", buffering=0) as file:
+        return map_open(file.fileno())
+
+
+def map_open(descriptor: int) -> NDArray[np.uint8]:
+    """Return the bytes of an open file, as `map_file` does."""
+    n_bytes = os.fstat(descriptor).st_size
+    for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE) if n_bytes else ():
+        try:
+            mapping = _Mapping(descriptor, 0, flags=flags, prot=mmap.PROT_READ)
+        except OSError as error:  # FUSE may have private mappings alone
+            if error.errno == errno.ENOMEM:
+                raise
+        else:
+            return np.frombuffer(mapping, np.uint8)
+    content, at = np.empty(n_bytes, np.uint8), 0  # an empty range cannot be mapped, either
+    while at < n_bytes:
+        if not (piece := os.pread(descriptor, min(CHUNK_BYTES, n_bytes - at), at)):
+            raise OSError(errno.EIO, f"only {at:,} of {n_bytes:,} bytes can be read")
+        content[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
+        at += len(piece)
+    content.flags.writeable = False
+    return content
+
+
+def is_mapped(view: NDArray[Any]) -> bool:
+    """Whether an array views a mapping of `map_file`, and not a copy in memory."""
+    return _mapping(view) is not None
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:

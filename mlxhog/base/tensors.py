@@ -10,6 +10,7 @@ Source: the format's description in huggingface/safetensors.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from mlxhog.base import mapped, plain_json, reading
-from mlxhog.base.durable import flush
+from mlxhog.base.disk import flush
 from mlxhog.errors import CheckpointError, message_of, shown
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -103,8 +104,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         first = 8 + int.from_bytes(data[:8].tobytes(), "little")
         if first - 8 > reading.MOST_HEADER_BYTES:
             raise ValueError(f"its header has {first - 8:,} bytes")
-        with safe_open(path, "numpy"):
-            pass  # opening it checks the header, the offsets and the length of the file
+        _check(path, data, first)
         header: dict[str, Any] = plain_json.loads(data[8:first].tobytes(), strict=False)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
@@ -114,6 +114,20 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
     shared = {name: arrays[kept] for name, kept in metadata.items() if kept in arrays}
     return shared | arrays
+
+
+def _check(path: Path, data: NDArray[np.uint8], first: int) -> None:
+    """Check the header of a file, its offsets and its length; `data` from `first` are tensors."""
+    if mapped.is_mapped(data):
+        with safe_open(path, "numpy"):
+            return
+    # The package, too, could not map it. A file with its header and length takes no room.
+    with tempfile.NamedTemporaryFile() as hollow:
+        hollow.write(data[:first].data)
+        hollow.truncate(data.size)
+        hollow.flush()
+        with safe_open(hollow.name, "numpy"):
+            pass
 
 
 def refuse_lfs_pointer(path: Path) -> None:

@@ -7,7 +7,8 @@
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest checkpoint
-    checkpoints/best          a link to that with the best held-out evaluation, with `--keep-best`
+    checkpoints/best          a link to that with the best held-out evaluation, with `--keep-best`;
+                              a file with its name where the disk has no links
     model                     a link to the newest checkpoint, for programs that need a path
 
 A checkpoint is written under a `.part` name, flushed and renamed. Then `latest` and `model` are
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import mapped, plain_json, reading, tensors
+from mlxhog.base import locks, mapped, plain_json, reading, tensors
 from mlxhog.base.durable import (
     disk_errors,
     new_directory,
@@ -46,7 +47,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import CheckpointError, RunError
+from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
@@ -96,8 +97,9 @@ def save(
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
-        EnvironmentLacks: the disk is too small or became full, or the system refuses; earlier
-            checkpoints are whole.
+        EnvironmentLacks: the disk is too small or became full, the system refuses, or the files
+            cannot be read again; or another machine has taken the run. Earlier checkpoints are
+            whole.
     """
     for name, array in params.items():
         if array.dtype != np.float32:
@@ -105,6 +107,7 @@ def save(
     model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
+    locks.require_held(run.directory)
     with disk_errors(f"saving checkpoint {final.name}"):
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
@@ -120,6 +123,7 @@ def save(
             for name, content in _described(model, tokenizer).items():
                 write_synced(part / name, content)
             manifest.write(part, step, state)
+            _read_back(part)
     with disk_errors(f"writing {run.checkpoints / _LATEST}"):
         replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
     with disk_errors(f"linking {run.model}"):
@@ -129,6 +133,19 @@ def save(
         if old not in permanent:
             remove(old)
     return final
+
+
+def _read_back(part: Path) -> None:
+    """Open a new checkpoint as its readers will, whose numbers the manifest has just read."""
+    try:
+        manifest.verify(part, manifest.read(part), large=())
+        for name in (MODEL, OPTIMIZER):
+            tensors.read(part / name)
+    except CheckpointError as error:
+        raise EnvironmentLacks(
+            f"this disk does not give back what was written to it, so nothing was saved: {error}; "
+            "name a folder on another disk with --out"
+        ) from error
 
 
 def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -252,7 +269,7 @@ def run_of(spec: str, root: Path) -> Run:
     """Return the run that `spec` names, or to which its checkpoint belongs."""
     if (run := runs.run_of(Path(spec))) is not None:
         return run
-    if _names_best(spec) and not expanded(spec).exists():
+    if _names_best(spec) and not expanded(spec).is_dir():
         spec = spec.rpartition("/")[0].removesuffix("/checkpoints")
     return runs.find(spec, root)
 
@@ -265,16 +282,21 @@ def _names_best(spec: str) -> bool:
 def mark_best(run: Run, path: Path) -> None:
     """Let `best` name a checkpoint of the run; the caller holds its lock."""
     with disk_errors(f"writing {run.checkpoints / BEST}"):
-        replace_link(run.checkpoints / BEST, Path(path.name))
+        place = run.checkpoints / BEST
+        if not (replace_link(place, Path(path.name)) or place.is_dir()):
+            replace_file(place, f"{path.name}\n".encode())
 
 
 def best(run: Run) -> Path | None:
     """Return the checkpoint with the best held-out evaluation; None if the run keeps none."""
+    place = run.checkpoints / BEST
     try:
-        name = os.readlink(run.checkpoints / BEST)
-    except OSError:
+        name = (
+            os.readlink(place) if place.is_symlink() else reading.read_bytes(place, 4096).decode()
+        )
+    except (OSError, ValueError):
         return None
-    path = run.checkpoints / Path(name).name
+    path = run.checkpoints / Path(name.strip()).name
     return path if (path / manifest.NAME).is_file() else None
 
 

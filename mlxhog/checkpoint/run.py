@@ -1,7 +1,7 @@
 """A run directory: its files, its lock, its status, and how to find it by name.
 
 runs/<utc>-<name>/
-  lock               held while a supervisor lives; has its process id
+  lock, holder.json  held while a supervisor lives, see `locks`
   config.yaml        the resolved configuration
   architecture/      config of its model, and its tokenizer, for readers of the arena
   model              link to the newest checkpoint, for `from_pretrained` of transformers
@@ -35,8 +35,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base import durable, plain_json, reading
+from mlxhog.base import durable, locks, plain_json, reading
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.locks import Holder
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import manifest
 from mlxhog.config.sources import Layer, read_stored, read_yaml
@@ -85,25 +86,37 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of this run in the block; the kernel frees it if the holder dies.
+        """Hold the lock of this run in the block; it is free when the holder has died.
 
         Raises:
-            RunError: another process holds the run; the message names its pid.
+            RunError: another process holds the run; the message names its pid, and its host.
         """
 
         def refusal(why: str) -> RunError:
             return RunError(f"the run {self.directory} {why}, or start another run")
 
-        with durable.lock(self.directory, refusal):
+        with locks.lock(self.directory, refusal):
             yield
+
+    def holder(self) -> Holder | None:
+        """Return the supervisor that holds this run now, on this host or another one."""
+        return locks.holder(self.directory)
 
     def is_locked(self) -> bool:
         """Return whether a supervisor holds this run now."""
-        return durable.is_locked(self.directory)
+        return self.holder() is not None
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace `run.json`, keeping the time of creation; EnvironmentLacks leaves the old one."""
-        since = {"created_ns": self.created_ns() or time.time_ns()}
+        """Replace `run.json`, keeping time and order of creation.
+
+        Raises:
+            EnvironmentLacks: the system refuses, or another machine has taken this process's run;
+                the old file is unchanged.
+        """
+        locks.require_held(self.directory)
+        earlier = self._read_status()
+        since = {"created_ns": earlier.get("created_ns") or time.time_ns()}
+        since |= {"order": earlier["order"]} if "order" in earlier else {}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
         with disk_errors(f"writing {self.directory / _STATUS}"):
             replace_file(self.directory / _STATUS, content)
@@ -111,11 +124,15 @@ class Run:
     def read_status(self) -> dict[str, Any]:
         """Return `run.json`; if the lock is free, starting and running become interrupted.
 
-        If the file cannot be read, the status is "damaged", without other fields.
+        A run that another host trains has its name as `host`. If the file cannot be read, the
+        status is "damaged", without other fields.
         """
         status = self._read_status()
-        if status.get("status") in (STARTING, RUNNING) and not self.is_locked():
-            status["status"] = "interrupted"
+        if status.get("status") in (STARTING, RUNNING):
+            if (holder := self.holder()) is None:
+                status["status"] = "interrupted"
+            elif holder.elsewhere:
+                status["host"] = holder.elsewhere
         return status
 
     def is_starting(self) -> bool:
@@ -131,6 +148,12 @@ class Run:
     def created_ns(self) -> int:
         """Return when the run was created, in nanoseconds since 1970; 0 if it is not known."""
         return int(self._read_status().get("created_ns", 0))
+
+    def order(self) -> int:
+        """Return the place of the run among those of its folder; see `create`."""
+        status = self._read_status()
+        order = status.get("order") or status.get("created_ns") or 0
+        return order if isinstance(order, int) else 0
 
     def automatic(self) -> tuple[str, ...]:
         """Return the options that the user left at "auto"; the stored values are the resolved ones.
@@ -268,7 +291,10 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
     """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
 
-    It has the user's options, as YAML; `hold` gets its lock before any process can find it.
+    It has the user's options, as YAML; `hold` gets its lock before any process can find it. Its
+    `order` is its time of creation, or more than that of every run below `root`, whose clocks may
+    have been ahead. So `latest` is the run that began last, also where runs were copied from
+    elsewhere.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
@@ -299,7 +325,9 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             with disk_errors(f"making {run.checkpoints}"):
                 run.checkpoints.mkdir()
                 replace_file(run.config_path, config.encode())
-            run.write_status({"status": STARTING})  # from now on commands find it
+            newest = max((one.order() for one in list_runs(root)), default=0)
+            order = max(time.time_ns(), newest + 1)
+            run.write_status({"status": STARTING, "order": order})  # from now on commands find it
         except BaseException:  # an interrupt, too: no command would list the folder
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -328,7 +356,7 @@ def list_runs(root: Path) -> list[Run]:
         return []
     named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
     runs = [Run(path.absolute()) for path in named if is_run(path)]
-    return sorted(runs, key=lambda run: (run.created_ns(), run.name))
+    return sorted(runs, key=lambda run: (run.order(), run.name))
 
 
 def read_options(file: Path) -> Layer:
@@ -369,6 +397,7 @@ def remove(run: Run) -> None:
         durable.remove(removed)
     with run.lock(), disk_errors(f"removing {run.directory}"):
         nameless = clear(run)
+    durable.remove(nameless)  # NFS keeps open files, as that of the lock
     if nameless.exists():
         raise EnvironmentLacks(
             f"the run {run.name} is removed, but the system refuses to delete {nameless}; check "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base import locks
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
 from mlxhog.cli.flags import Json, OneRun, RunFolder
@@ -87,13 +88,14 @@ def _row(facts: Mapping[str, Any]) -> dict[str, str]:
         value = facts.get(name)
         return "-" if value is None else spell(value)
 
+    status = facts["status"] + _where(facts)
     is_early = facts["status"] == "interrupted" and not facts["resumable"]
     metal = label(*(facts.get(name, "") for name in ("gpu_write", "kernels")))
     data = facts["data"] or "-"
     early = scored_at(facts["val_step"], facts["steps"])
     return {
         "run": facts["name"],
-        "status": ", ".join(filter(None, ["early" if is_early else facts["status"], metal])),
+        "status": ", ".join(filter(None, ["early" if is_early else status, metal])),
         "model": facts["model"],
         "data": default_name(data) if "/" in data else data,
         "params": spelt("parameters", format_count),
@@ -102,6 +104,11 @@ def _row(facts: Mapping[str, Any]) -> dict[str, str]:
         "bits/byte": spelt("bits_per_byte", lambda bits: f"{number(bits)}{early}"),
         "of text": spelt("share", share_text),
     }
+
+
+def _where(status: Mapping[str, Any]) -> str:
+    """Name the host that trains a run, if it is another one."""
+    return f" on {status['host']}" if status.get("host") else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +134,13 @@ def remove(config: _Remove) -> Report:
     named = [find(name, Path(config.out), whole=True) for name in config.runs]
     chosen = {each.directory: each for each in named}
     for each in chosen.values():
-        if each.is_locked():
+        if (holder := each.holder()) is not None:
+            where = f" on {holder.elsewhere}" if holder.elsewhere else ""
             word = shlex.quote(run_word(each.directory))
-            raise RunError(f"the run {each.name} trains now; end it first: mlxhog stop {word}")
+            raise RunError(
+                f"the run {each.name} trains now{where}; end it first{where and ', there'}: mlxhog "
+                f"stop {word}{locks.if_dead(holder)}"
+            )
     sizes = {
         each.name: sum(p.lstat().st_size for p in each.directory.rglob("*") if not p.is_dir())
         for each in chosen.values()
@@ -211,7 +222,7 @@ def show(config: OneRun) -> Report:
     after = [f"next: mlxhog plot {word}", f"      mlxhog train {train}"]
     if record.is_running:
         after = [f"next: mlxhog watch {word}"]
-    return Report(facts, [f"{run.name}: {record.state}", words, *after])
+    return Report(facts, [f"{run.name}: {record.state}{_where(status)}", words, *after])
 
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:
@@ -273,7 +284,7 @@ def stop(config: OneRun) -> Report:
 
 
 def _ask(config: OneRun, request: str, **fields: Any) -> Report:
-    from mlxhog.arena.requests import ask
+    from mlxhog.arena.requests import Refused, ask
 
     run = config.find(config.run)
     if run.is_starting():
@@ -281,5 +292,14 @@ def _ask(config: OneRun, request: str, **fields: Any) -> Report:
             f"the run {run.name} is starting, and takes no request yet; try again when mlxhog runs "
             "shows that it trains, or end it with Ctrl-C in its terminal"
         )
-    answer = ask(run.directory, request, **fields)
+    try:
+        answer = ask(run.directory, request, **fields)
+    except RunError as error:
+        holder = None if isinstance(error, Refused) else run.holder()
+        if holder is None or not holder.elsewhere:
+            raise
+        raise RunError(
+            f"the run {run.name} trains on {holder.elsewhere}, and no request reaches it from "
+            "here; give this command there"
+        ) from error
     return Report({"run": str(run.directory), **answer}, f"{run.name}: {answer['message']}")

@@ -17,9 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import plain_json
+from mlxhog.base import disk, plain_json
 from mlxhog.base.cache import user_cache_directory
-from mlxhog.base.durable import disk_errors, new_directory, remove, require_space, write_synced
+from mlxhog.base.durable import (
+    disk_errors,
+    explained,
+    new_directory,
+    remove,
+    require_space,
+    write_synced,
+)
+from mlxhog.base.locks import lock_file
 from mlxhog.data import corpora, heldout, textfiles, tokenizers
 from mlxhog.data.corpora import Corpus
 from mlxhog.data.heldout import Scan
@@ -27,7 +35,7 @@ from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
-from mlxhog.errors import DataError
+from mlxhog.errors import DataError, EnvironmentLacks
 
 _VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"
@@ -131,9 +139,13 @@ def prepare(
         if stored is None:
             if target.exists():
                 notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
-            _write(target, key, corpus, scan, rule, spec, progress)
-            stored = _stored(target, key)
-    assert stored is not None, "what was written can be read"
+            try:
+                _write(target, key, corpus, scan, rule, spec, progress)
+            except OSError as error:
+                raise _bad_cache(cache, f"tokens cannot be written: {explained(error)}") from error
+            if (stored := _stored(target, key)) is None:
+                raise _bad_cache(cache, "what was written cannot be read")
+    notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
     made_by, marks, changed = stored
     return Prepared(
         train=target / "train.bin",
@@ -223,9 +235,12 @@ def _locked(cache: Path, name: str) -> Iterator[None]:
             f"the cache directory {cache} cannot be written ({error.strerror}); "
             "set XDG_CACHE_HOME to a writable folder"
         ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with lock, lock_file(lock, locks / name, fcntl.LOCK_EX):
         yield
+
+
+def _bad_cache(cache: Path, why: str) -> EnvironmentLacks:
+    return EnvironmentLacks(f"{cache}: {why}; set XDG_CACHE_HOME to a folder on another disk")
 
 
 def _stored(target: Path, key: str) -> tuple[Tokenizer, Mapping[str, float], int] | None:

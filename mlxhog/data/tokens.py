@@ -31,8 +31,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json
-from mlxhog.base.durable import flush, write_synced
+from mlxhog.base import mapped, plain_json
+from mlxhog.base.disk import flush
+from mlxhog.base.durable import write_synced
 from mlxhog.data.batch import IGNORED, Batch, padded
 from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import Tokenizer
@@ -260,7 +261,7 @@ def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
         size = path.stat().st_size
         if count < 1 or size != count * dtype.itemsize:
             raise ValueError(f"{size} bytes, expected {count} items of {dtype.itemsize}")
-        return np.asarray(np.memmap(path, dtype, mode="r", shape=(count,)))
+        return mapped.map_file(path).view(dtype)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {message_of(error)}; {_WAY_OUT}") from error
 

@@ -152,8 +152,11 @@ def _attached(run: Run, weights: str, mode: str, patience_s: float) -> Opened:
         silent = f"the process that trains run {run.name} does not answer (is it stopped?)"
         raise NoWeights(silent) from error
     except ArenaError as error:
-        if not run.is_locked():
+        if (holder := run.holder()) is None:
             raise NoWeights(f"run {run.name} has just ended") from error
+        if holder.elsewhere:
+            there = f"run {run.name} trains in the memory of {holder.elsewhere}"
+            raise NoWeights(there) from error
         if not path.is_socket():
             raise NoWeights(f"run {run.name} is starting and cannot be read yet") from error
         raise

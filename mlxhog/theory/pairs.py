@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlxhog.arena.child import Child, Failed
-from mlxhog.base import durable, plain_json, typed
+from mlxhog.base import durable, locks, plain_json, typed
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
@@ -222,7 +222,7 @@ class Comparison:
         def refusal(why: str) -> RunError:
             return RunError(f"the comparison in {self.folder} {why}, or name another --folder")
 
-        with durable.lock(self.folder, refusal):
+        with locks.lock(self.folder, refusal):
             try:
                 self._read()
             except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
-from mlxhog.base import darwin
+from mlxhog.base import darwin, disk
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded
@@ -124,7 +124,7 @@ class Training(Session):
         super().__init__(plan, folder, stack=stack, fallback=folder)
         self.run, self.signals = run, Interrupts()
         self.changes: Changes | None = None  # of the strategy; None for one that stays
-        self._notes = [*plan.notes, *plan.data.notes, self.arena.note]
+        self._notes = [*plan.notes, *plan.data.notes, self.arena.note, disk.note(folder)]
         state.load(plan, self.arena, self.ledger, self._notes.append)
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)

@@ -3,8 +3,10 @@
 import errno
 import gc
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,6 +14,7 @@ from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena.child import Child
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from tests.arena import children
+from tests.odd_disk import odd_disk
 
 SHM = Path("/dev/shm")
 
@@ -109,6 +112,21 @@ def test_an_unnamed_file_takes_the_place_of_shared_memory_that_is_forbidden(
         with Arena.from_handle(arena.handle()) as again:
             assert (again.params == 1).all()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_shared_memory_a_disk_that_cannot_map_the_arena_is_passed_by(tmp_path, monkeypatch):
+    fallback = tmp_path / "runs"
+    fallback.mkdir()
+    refuse = Mock(side_effect=PermissionError(errno.EPERM, "Operation not permitted"))
+    monkeypatch.setattr(segment, "_open_shm", refuse)
+    with odd_disk(fallback, "shared_maps", errno.ENODEV):
+        with Arena.create(small_layout(), fallback=fallback) as arena:
+            assert f"unnamed file in {tempfile.gettempdir()}" in arena.note
+    with odd_disk("/", "shared_maps", errno.ENODEV):
+        with pytest.raises(
+            EnvironmentLacks, match="cannot hold it either .No such device.: set TM"
+        ):
+            Arena.create(small_layout(), fallback=fallback)
 
 
 def test_an_arena_larger_than_the_machine_is_refused_with_bytes_needed_and_had():

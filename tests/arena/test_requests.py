@@ -1,10 +1,13 @@
 """The socket of a run: requests, one line each way, and readers of its arena."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
+import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.arena.requests import Refused, Request, RunServer, ask, attach, socket_path
 from mlxhog.errors import ArenaError, RunError
 from tests.arena import children
+from tests.odd_disk import LACKS, odd_disk
+from tests.pairs import each_of
 from tests.threads import LIMIT_S
 
 
@@ -164,7 +169,7 @@ def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_p
 
 
 def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(requests.tempfile, "gettempdir", lambda: os.fspath(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: os.fspath(tmp_path))
     assert socket_path(Path("/runs/a")) == Path("/runs/a/socket")
     long = tmp_path / ("d" * 100)
     path = socket_path(long)
@@ -173,3 +178,39 @@ def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, m
     path.parent.chmod(0o755)
     with pytest.raises(ArenaError, match="is not a directory of this user"):
         socket_path(long)
+
+
+@each_of("number", [*LACKS["sockets"], "chmod"])
+def test_a_run_on_a_disk_without_sockets_is_served_from_a_private_directory(
+    arena, tmp_path, monkeypatch, number
+):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: os.fspath(tmp_path))
+
+    def chmod(path, mode, real=os.chmod):
+        if Path(path).is_relative_to(folder):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(path, mode)
+
+    if number == "chmod":
+        monkeypatch.setattr(os, "chmod", chmod)
+        server = arena.serve(socket_path(folder))
+    else:
+        with odd_disk(folder, "sockets", number):
+            server = arena.serve(socket_path(folder))
+    with server:
+        assert server.path.parent.stat().st_mode & 0o077 == 0
+        assert socket_path(folder) == server.path
+        with polled(server), Arena.connect(socket_path(folder)) as reader:
+            assert reader.readonly
+            assert is_served(folder)
+    assert socket_path(folder) == folder / "socket"
+    assert list(folder.iterdir()) == []
+
+
+def test_another_user_is_hung_up_on(server, monkeypatch):
+    monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
+    with connected(server, b'{"request": "stop"}\n') as client, suppress(ConnectionResetError):
+        assert client.recv(1) == b""
+    assert server.take() == []

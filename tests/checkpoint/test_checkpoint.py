@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.families import init_params
+from tests.odd_disk import LACKS, held_elsewhere, odd_disk
 from tests.pairs import each_of
-from tests.saved import SMALL, names, save
+from tests.saved import SMALL, names, save, saved_run
 from tests.small_disk import small_disk
 
 PARAMS = init_params(SMALL, seed=0)
@@ -41,6 +43,53 @@ def test_a_checkpoint_gives_back_what_was_saved(run):
     for name, array in optimizer.items():
         np.testing.assert_array_equal(loaded.optimizer[name], array, strict=True)
     assert loaded.config["hidden_size"] == SMALL.hidden_size
+
+
+def test_a_checkpoint_that_its_disk_does_not_give_back_is_noticed_when_it_is_saved(
+    run, monkeypatch
+):
+    save(run, step=1)
+    earlier = names(run)
+    unreadable = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+    monkeypatch.setattr(mapped, "map_file", unreadable)
+    with pytest.raises(EnvironmentLacks, match=r"not give back .* nothing was saved.*with --out"):
+        save(run, step=2)
+    monkeypatch.undo()
+    assert names(run) == earlier
+    assert checkpoint.load(checkpoint.latest(run)).step == 1
+
+
+@each_of("number", LACKS["shared_maps"])
+def test_checkpoints_on_a_disk_without_shared_mappings_are_read(tmp_path, number):
+    with odd_disk(tmp_path, "shared_maps", number):
+        saved = saved_run(tmp_path, step=3)
+        loaded = checkpoint.load(checkpoint.latest(saved))
+    assert all(np.array_equal(loaded.params[name], array) for name, array in PARAMS.items())
+
+
+def test_the_best_checkpoint_is_kept_and_found_on_a_disk_without_links_and_after_it(tmp_path):
+    def best():
+        specs = (f"{saved.name}/best", str(saved.checkpoints / "best"))
+        return {checkpoint.find(spec, tmp_path)[1].name for spec in specs}
+
+    with odd_disk(tmp_path, "links", errno.EPERM):
+        saved = saved_run(tmp_path, step=1)
+        checkpoint.mark_best(saved, saved.checkpoints / "step-00000001")
+        save(saved, step=2, keep_last=1)
+        assert best() == {"step-00000001"}
+    save(saved, step=3, keep_last=2)
+    checkpoint.mark_best(saved, saved.checkpoints / "step-00000003")
+    assert best() == {"step-00000003"}
+
+
+def test_a_run_that_another_machine_has_taken_gets_no_further_checkpoint(run):
+    with run.lock():
+        save(run, step=1)
+        held_elsewhere(run.directory)
+        for act in (lambda: save(run, step=2), lambda: run.write_status({"status": "running"})):
+            with pytest.raises(EnvironmentLacks, match="now belongs to process 7 on another"):
+                act()
+    assert names(run) == ["latest", "step-00000001"]
 
 
 def test_a_tokenizer_travels_with_the_checkpoint(run):

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
 from tests.forked import CONTEXT
+from tests.odd_disk import held_elsewhere
 from tests.pairs import each_of
 from tests.threads import LIMIT_S, in_threads
 
@@ -92,6 +94,20 @@ def test_a_second_command_on_a_run_is_told_who_holds_it_until_that_process_dies(
     assert run.read_status()["status"] == "interrupted"
 
 
+def test_a_run_that_another_host_trains_is_running_there_and_neither_resumed_nor_removed(run):
+    run.write_status({"status": "running"})
+    record = held_elsewhere(run.directory)
+    status = run.read_status()
+    assert (status["status"], status["host"]) == ("running", "another")
+    for act in (lambda: runs.remove(run), lambda: run.lock().__enter__()):
+        with pytest.raises(RunError, match="in use by process 7 on another; .* another has died"):
+            act()
+    os.utime(record, (1, 1))  # no sign of life for long
+    assert run.read_status()["status"] == "interrupted"
+    runs.remove(run)
+    assert not run.directory.exists()
+
+
 @each_of("content", ["", "{", "[1]"])
 def test_a_damaged_status_says_so(run, content):
     (run.directory / "run.json").write_text(content)
@@ -146,6 +162,27 @@ def test_runs_are_listed_oldest_first_and_found_as_latest_by_name_and_by_path(
         (f"runs/{first.name}", root),
     ):
         assert runs.find(spec, folder) == first
+
+
+def test_the_latest_run_began_last_whatever_the_clock_said(tmp_path, monkeypatch):
+    def begin(name, day):
+        monkeypatch.setattr(time, "time_ns", lambda: day * 86_400 * 10**9)
+        return runs.create(tmp_path, name)
+
+    begun = [begin(name, day) for name, day in (("a", 9), ("b", 7), ("c", 1), ("d", 8), ("e", 20))]
+    begun[1].write_status({"status": "running"})  # as when it is resumed
+    assert runs.list_runs(tmp_path) == begun
+    assert runs.find("latest", tmp_path) == begun[-1]
+    # Runs that come from elsewhere have their place by their time.
+    for name, day in (("past", 10), ("future", 30)):
+        other = runs.create(tmp_path / name, name)
+        other.write_status({"status": "done"})
+        (other.directory / "run.json").write_text(json.dumps({"created_ns": day * 86_400 * 10**9}))
+        os.rename(other.directory, tmp_path / other.name)
+    assert [one.name.split("-")[2] for one in runs.list_runs(tmp_path)[-3:]] == [
+        "past", "e", "future",
+    ]  # fmt: skip
+    assert runs.find("latest", tmp_path) != begin("last", 21) == runs.find("latest", tmp_path)
 
 
 def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch):

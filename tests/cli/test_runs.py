@@ -10,6 +10,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from tests.cli.command import refused, told
 from tests.cli.command import said as printed
+from tests.odd_disk import held_elsewhere
 from tests.pairs import each_of
 from tests.report.sample_run import HELD_OUT, lines, write_run
 
@@ -73,6 +74,23 @@ def test_every_state_is_a_word_with_advice_and_a_killed_run_shows_what_it_reache
         assert ["interrupted: mlxhog train --resume RUN continues it"] in listed(capsys)
         refused(capsys, f"the run {new.name} is starting", "stop", new.name)
         assert f"next: mlxhog watch {new.name}" in said(capsys, "show", new.name)
+
+
+def test_a_run_that_another_host_trains_is_shown_and_only_the_host_can_end_it(root, capsys):
+    run = write_run(root, "20260101-000000-notes", status={"status": "running"})
+    name = saved(run).name
+    held_elsewhere(run.directory)
+    assert listed(capsys)[1][1] == "running on another"
+    assert said(capsys, "show", name)[0] == f"{name}: running on another"
+    way_out = "try again in 60 s if another has died"
+    for words, *messages in (
+        (f"runs rm {name} --yes", "trains now on another; end it first, there: mlxhog", way_out),
+        (f"train --resume {name}", "is in use by process 7 on another; ", way_out),
+        (f"stop {name}", "trains on another, and no request reaches it from here"),
+    ):
+        for message in messages:
+            refused(capsys, message, *words.split())
+    assert run.directory.exists()
 
 
 def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(root, capsys):

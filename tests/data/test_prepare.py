@@ -3,17 +3,22 @@
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
+from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.data import heldout, tokenizers, tokens
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import text_of, written
+from tests.odd_disk import EVERY, odd_disk
+from tests.pairs import each_of
 
 
 @pytest.fixture
@@ -159,3 +164,33 @@ def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(DataError, match="set XDG_CACHE_HOME"):
         prepare(str(corpus))
+
+
+@each_of("kind, number", [*EVERY, ("nothing", 0)])
+def test_a_cache_on_any_disk_holds_tokens_and_the_user_is_told_what_it_lacks(
+    tmp_path, monkeypatch, kind, number
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = written(tmp_path / "corpus", {f"{i}.txt": f"document {i} " * 20 for i in range(24)})
+    with odd_disk(tmp_path / "cache", kind, number) if number else nullcontext():
+        first, again = prepare(str(text)), prepare(str(text))
+        train, val = again.open(16)
+    assert train.batch(np.array([0]), 16).x.shape == (1, 16)
+    lacks = kind in ("locks", "folder_fsync", "shared_maps")
+    for prepared in (first, again):
+        assert sum("the disk of" in note for note in prepared.notes) == lacks
+
+
+def test_a_cache_that_cannot_be_used_is_named_with_the_way_out(corpus, monkeypatch):
+    way_out = "set XDG_CACHE_HOME to a folder on another disk"
+    for number in (errno.ENOSYS, errno.EXDEV, errno.EINVAL):  # folders cannot be renamed
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", Mock(side_effect=OSError(number, os.strerror(number))))
+            with pytest.raises(EnvironmentLacks, match=f"cannot be written: .*{way_out}"):
+                prepare(str(corpus))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            mapped, "map_file", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+        )
+        with pytest.raises(EnvironmentLacks, match=f"what was written cannot be read; {way_out}"):
+            prepare(str(corpus))

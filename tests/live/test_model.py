@@ -14,7 +14,8 @@ from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding import scoring
 from mlxhog.decoding.options import Sampling
 from tests.checkpoint.formats import peers
-from tests.cli.command import refused, told
+from tests.cli.command import refused, said, told
+from tests.odd_disk import held_elsewhere
 from tests.pairs import each_of
 from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
@@ -86,6 +87,15 @@ def loads(**how):
 def test_bad_input_is_refused_with_the_way_out(model, saved, call, message):
     with pytest.raises(errors.MlxhogError, match=message):
         call(model, saved)
+
+
+def test_of_a_run_that_another_host_trains_the_newest_checkpoint_is_read_and_said(tmp_path, capsys):
+    run = saved_run(tmp_path / "runs", step=3)
+    run.write_status({"status": "running"})
+    held_elsewhere(run.directory)
+    words = ("generate", run.directory, "--prompt=a", "--backend=mlx", "--max-new-tokens=2")
+    note = f"run {run.name} trains in the memory of another, so its newest checkpoint is read"
+    assert note in said(capsys, *words).err
 
 
 def test_a_closed_model_says_so(saved):

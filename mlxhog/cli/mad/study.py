@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxhog.base import disk
 from mlxhog.base.quantities import parse_number
 from mlxhog.cli.flags import Part, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
@@ -294,7 +295,8 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
         "best": best or None,
     }
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
-    text: list[Any] = [facts | {"status": state}]
+    lacks = disk.note(store.directory, disk.FILES_ALONE)
+    text: list[Any] = [facts | {"status": state}, *filter(None, [lacks])]
     default = options(type(how))["out"].default
     name = shlex.quote(store.name if how.out == default else str(store.directory))
     if outcome.statuses.get("failed"):

@@ -1,7 +1,7 @@
 """A study directory: the definition of a study and all its results.
 
 studies/<name>/
-  lock                held by a running scheduler; has the id of its process
+  lock, holder.json   held by a running scheduler, see `locks`
   study.yaml          the definition, see `Study`; written once
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `RunRecord`
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mlxhog.base import durable, plain_json, plain_yaml, reading, typed
+from mlxhog.base import locks, plain_json, plain_yaml, reading, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.paths import expanded
 from mlxhog.config.plugins import recalled, same_files
@@ -70,11 +70,11 @@ class Store:
             StudyError: another process holds it; the message names its id.
         """
         begin, end = f"the study {self.directory}", "or give another --study"
-        return durable.lock(self.directory, lambda why: StudyError(f"{begin} {why}, {end}"))
+        return locks.lock(self.directory, lambda why: StudyError(f"{begin} {why}, {end}"))
 
     def is_locked(self) -> bool:
         """Whether a scheduler works on the study."""
-        return durable.is_locked(self.directory)
+        return locks.is_locked(self.directory)
 
     # -- the definition --------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from mlxhog.mad.run import Point
 from mlxhog.mad.study.store import Store, find, open_store, store_of
 from mlxhog.mad.study.study import STAMP, Study
 from tests.mad.study.small import config, result
+from tests.odd_disk import EVERY, held_elsewhere, odd_disk
 from tests.pairs import each_of
 
 DEFINITION = Study(
@@ -69,6 +70,27 @@ def test_two_schedulers_at_once_are_refused_and_a_dead_ones_lock_is_free(store):
             pass
     assert (store.directory / "lock").exists()  # as a killed scheduler leaves it
     assert not store.is_locked()
+
+
+def test_a_study_that_another_host_works_on_is_refused_and_shown_as_running(store):
+    record = held_elsewhere(store.directory)
+    assert store.is_locked()
+    refused = pytest.raises(StudyError, match="in use by process 7 on another; .* another has died")
+    with refused, store.lock():
+        pass
+    os.utime(record, (1, 1))  # no sign of life for long
+    with store.lock():
+        assert store.is_locked()
+
+
+@each_of("kind, number", EVERY)
+def test_a_study_is_kept_on_any_disk(tmp_path, kind, number):
+    with odd_disk(tmp_path, kind, number):
+        one = open_store(Study(), tmp_path, "s")
+        with one.lock():
+            one.append(ended(0))
+            one.add_proposal("gated-conv")
+        assert [record.seed for record in one.records()] == [0]
 
 
 def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tmp_path):
