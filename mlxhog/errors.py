@@ -2,8 +2,9 @@
 
 A message names the thing, its value, the expected value and the way out. `exit_code` is the exit
 code of a command that the exception ends. A message has no control character but line ends,
-so no terminal obeys the name of a file or a tensor. It is never longer than `MOST_CHARACTERS`,
-however much of a file it quotes; quoting any value needs little memory.
+so no terminal obeys the name of a file or a tensor. It is hardly longer than `MOST_CHARACTERS`,
+however much of a file it quotes, and of a compiler's text it keeps the errors before the warnings;
+quoting any value needs little memory.
 """
 
 import difflib
@@ -28,10 +29,13 @@ class MlxhogError(Exception):
         message = visible(message)
         left_out = len(message) - MOST_CHARACTERS
         if left_out > 0:
-            message = (
-                f"{message[: MOST_CHARACTERS - _KEPT_AT_END]} [{left_out:,} characters left out] "
-                f"{message[-_KEPT_AT_END:]}"
-            )
+            end = len(message) - _KEPT_AT_END
+            end = message.rfind("\n", end - 2 * MOST_SHOWN, end) + 1 or end
+            first, line_end, rest = message[:end].partition("\n")
+            if "error:" in rest:
+                first, rest = first[:_KEPT_AT_END], _errors_first(rest)
+            begin = (first + line_end + rest)[: MOST_CHARACTERS - len(message) + end]
+            message = f"{begin} [{left_out:,} characters left out] {message[end:]}"
         super().__init__(message)
 
     def say_more(self, text: str) -> None:
@@ -127,9 +131,28 @@ def visible(text: str) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return another package's message: one line, bounded, without escape sequences."""
-    words = "".join(c if c.isprintable() else " " for c in str(error)[: 10 * MOST_SHOWN]).split()
-    text = " ".join(words) or type(error).__name__
-    return text if len(text) <= 2 * MOST_SHOWN else f"{text[: 2 * MOST_SHOWN]}..."
+    return one_line(str(error)) or type(error).__name__
+
+
+def one_line(text: str, most: int = 2 * MOST_SHOWN) -> str:
+    r"""Return a text as one line of about `most` characters; a compiler's errors stand first.
+
+    >>> one_line("2 diagnostics\na.h:1: warning: unused\na.h:2: error: no such type", most=30)
+    'a.h:2: error: no such type 2 d...'
+    """
+    text = text if len(text) <= most else _errors_first(text)[: 5 * most]
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def whole_text(error: BaseException) -> str:
+    """Return another package's message with its lines, bounded as one of ours, for a record."""
+    return str(MlxhogError(str(error))) or type(error).__name__
+
+
+def _errors_first(text: str) -> str:
+    """Put a compiler's errors before its warnings, which can be many."""
+    return "\n".join(sorted(text.split("\n"), key=lambda line: "error:" not in line))
 
 
 def not_imported(package: str, error: Exception, advice: str) -> EnvironmentLacks:

@@ -12,7 +12,7 @@ the rows of its n-grams from memory that the strategy names.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,13 +127,15 @@ class Backend(Reader):
         self._trained = []
         self.inbox, self._flat = np.empty(0, np.float32), None
 
-    def check_kernels(self) -> dict[str, str]:
+    def check_kernels(self, beat: Callable[[], object] = lambda: None) -> dict[str, str]:
         """Return the fault of each operator with Metal kernels that has one, see `probes`.
 
-        The plain operator is used there from now on. Call it before `bind`.
+        The plain operator is used there from now on. Call it before `bind`. `beat` is called
+        after each operator's check.
         """
-        ops = self._ops()
-        faults = probes.faults(self._framework, self._device, ops, threads=self._threads)
+        faults = probes.faults(
+            self._framework, self._device, self._ops(), threads=self._threads, beat=beat
+        )
         self._plain = frozenset(faults)
         return faults
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import MlxhogError, message_of
+from mlxhog.errors import MlxhogError, whole_text
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.operators import Ops
 
@@ -311,11 +311,18 @@ def computes_long_products(device: Device, ops: Ops) -> bool:
 
 
 def faults(
-    framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
+    framework: str,
+    device: str,
+    ops: Ops,
+    *,
+    threads: int,
+    names: Iterable[str] = (),
+    beat: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
     """Compare operators with Metal kernels, all or those of some names, with the plain ones.
 
-    The plain ones run on the CPU. Returns the first fault of each operator that has one.
+    The plain ones run on the CPU. Returns the first fault of each operator that has one: a
+    sentence, or a compiler's whole text. `beat` is called after each case.
     """
     host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
     cases = list(product(names or CHECKS, SIZES))
@@ -325,8 +332,10 @@ def faults(
         try:
             results = dict(_results(tested, ops, name, sizes))
         except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
-            by_name.setdefault(name, message_of(error))
+            by_name.setdefault(name, whole_text(error))
             continue
+        finally:
+            beat()
         fault = next(_differences(CHECKS[name], results, exact), None)
         if fault is not None:
             by_name.setdefault(name, fault)

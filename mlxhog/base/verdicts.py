@@ -23,7 +23,7 @@ from typing import Any
 from mlxhog.base import machine, plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import replace_file
-from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of
+from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, one_line
 
 FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
@@ -134,7 +134,7 @@ class Verdicts:
                 return False, f"doctor has no result for {case} on this machine"
             for row in rows:
                 if "error" in row:
-                    return False, f"{case} failed: {row['error']}"
+                    return False, f"{case} failed: {one_line(row['error'])}"
                 if row["lost"] != 0 or row["torn"] != 0:
                     lost = f"lost {row['lost']:,} of {row['adds']:,} adds here"
                     return False, f"{case} {lost}, {row['torn']:,} values were torn"
@@ -150,7 +150,7 @@ class Verdicts:
             return False, f"doctor has no live reads of {backend} on this machine"
         for row in rows:
             if "error" in row:
-                return False, f"live reads of {backend} failed: {row['error']}"
+                return False, f"live reads of {backend} failed: {one_line(row['error'])}"
             if row["torn"] != 0 or row["backwards"] != 0 or row["visible_s"] > VISIBLE_S:
                 return False, (
                     f"live reads of {backend} beside {row['writer']}: {row['torn']} torn, "

@@ -30,7 +30,7 @@ from mlxhog.doctor.checks import (
 )
 from mlxhog.doctor.litmus import LIVE, PROMISED, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks, one_line
 from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 from mlxhog.report.views import TellStep, numbered
@@ -165,16 +165,17 @@ def sections(record: Row) -> list[Section]:
     troubles = list[tuple[str, str, str]]()
     for one in record["checks"]:
         if one["result"] in TROUBLE:
-            troubles.append((one["result"], one["name"], one["found"]))
+            troubles.append((one["result"], one["name"], one_line(one["found"])))
             troubles.append(("", "", f"expected: {one['expected']}; {one['consequence']}"))
     for row in (*record["litmus"], *record["reads"]):
         if "error" in row:
             name = row.get("reader") or " + ".join(row["writers"])
-            troubles.append(("unclear" if "untold" in row else "FAIL", name, row["error"]))
+            result = "unclear" if "untold" in row else "FAIL"
+            troubles.append((result, name, one_line(row["error"])))
     for row in record["kernels"]:
         if not row["ok"]:
             why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
-            troubles.append(("FAIL", f"{row['engine']}, {row['name']}", why))
+            troubles.append(("FAIL", f"{row['engine']}, {row['name']}", one_line(why)))
     verdict, tried = record["verdict"], _tried(record)
     choices = [
         ("--workers auto", verdict["workers"]["auto"] or "none"),

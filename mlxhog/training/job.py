@@ -188,11 +188,15 @@ class Job:
         share = self.plan.gpu_share
         return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))
 
-    def leave_notice(self, text: str) -> None:
-        """Keep a notice for the user, which the worker sends when it is up, and log it."""
+    def leave_notice(self, text: str, *details: str) -> None:
+        """Keep a notice for the user, which the worker sends when it is up; log it with details."""
         self.notices.append(text)
+        self.log_lines(f"notice: {text}", *details)
+
+    def log_lines(self, *lines: str) -> None:
+        """Write to the worker's log, which is its standard output."""
         with suppress(OSError):  # the disk of the log may be full
-            print(f"notice: {text}", flush=True)
+            print(*lines, sep="\n", flush=True)
 
 
 # -- a GPU that is lost ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from mlxhog import backends, optim
@@ -15,7 +16,14 @@ from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend
 from mlxhog.base import float32
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.errors import EnvironmentLacks, MetalError, ShapeError, message_of
+from mlxhog.errors import (
+    EnvironmentLacks,
+    MetalError,
+    ShapeError,
+    message_of,
+    one_line,
+    whole_text,
+)
 from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.gradients import Float32
@@ -83,7 +91,11 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
     If the Metal kernels that `auto` chose cannot compute this model, plain operators do: a head may
     be wider than a group of threads on this GPU.
     """
-    gradients = Gradients(job, arena, entry, start_backend(job, arena, job.kernels))
+
+    def beat() -> None:
+        entry.beat(Phase.STARTING)
+
+    gradients = Gradients(job, arena, entry, start_backend(job, arena, job.kernels, beat))
     try:
         gradients.warm_up()
     except (MetalError, ShapeError, RuntimeError, ValueError) as error:
@@ -91,18 +103,23 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
             raise
         job.leave_notice(
             f"worker {job.slot} ({job.spec.backend}) uses plain operators only: its Metal kernels "
-            f"do not compute this model ({message_of(error)})"
+            f"do not compute this model ({message_of(error)})",
+            whole_text(error),
         )
         gradients.backend.close()
-        gradients = Gradients(job, arena, entry, start_backend(job, arena, "reference"))
+        gradients = Gradients(job, arena, entry, start_backend(job, arena, "reference", beat))
         gradients.warm_up()
     return gradients
 
 
-def start_backend(job: Job, arena: Arena | None, kernels: str) -> Backend:
+def start_backend(
+    job: Job, arena: Arena | None, kernels: str, beat: Callable[[], object] = lambda: None
+) -> Backend:
     """Start the framework with a form of its operators, and lay the model over its memory.
 
-    Without an arena the model reads a copy of the parameters, as for measurements.
+    Without an arena the model reads a copy of the parameters, as for measurements. The first start
+    on a Mac can take minutes, so `beat` is called after the import, after each check of a kernel
+    and at the end.
     """
     if job.config.determinism != "none":
         float32.promise()
@@ -113,28 +130,33 @@ def start_backend(job: Job, arena: Arena | None, kernels: str) -> Backend:
         share=job.gpu_share,
         compute_dtype=job.config.compute_dtype,
     )
+    beat()
     if kernels == "metal":
-        check_kernels(job, backend)
+        check_kernels(job, backend, beat)
     live = None if arena is None else live_params(job, arena)
     backend.bind(job.plan.model, job.plan.layout, live, job.plan.sampled)
+    beat()
     return backend
 
 
-def check_kernels(job: Job, backend: Backend) -> None:
+def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambda: None) -> None:
     """Let a worker check its Metal kernels; `auto` replaces those with a fault."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
-    faults = {} if requested and job.config.force else backend.check_kernels()
+    faults = {} if requested and job.config.force else backend.check_kernels(beat)
     if not faults:
         return
-    found = "; ".join(f"{operator}: {fault}" for operator, fault in faults.items())
+    found = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())
+    texts = [f"{operator}: {fault}" for operator, fault in faults.items()]
     if requested:
+        job.log_lines(*texts)
         raise EnvironmentLacks(
             f"kernels=metal: on {name} Metal kernels differ from the plain operators ({found}); "
             "use --kernels auto, which replaces them, or insist with --force"
         )
     job.leave_notice(
         f"worker {job.slot} ({name}) uses the plain {name.partition(':')[0]} operators "
-        f"{', '.join(faults)}, whose Metal kernels failed their check ({found})"
+        f"{', '.join(faults)}, whose Metal kernels failed their check ({found})",
+        *texts,
     )
 
 

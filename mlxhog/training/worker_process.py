@@ -8,8 +8,11 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from mlxhog.base.processes import FAULTS, end_by
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import MlxhogError, one_line
 from mlxhog.training.job import LOST_GPU_EXIT_CODE, Job, is_lost_gpu
+
+LAST_LINE = 1000
+"""Characters of the log's last line, which the supervisor quotes, of an error with several."""
 
 
 def main(pipe: Connection, job: Job) -> None:
@@ -38,6 +41,8 @@ def main(pipe: Connection, job: Job) -> None:
                 code = error.exit_code
             else:
                 raise
+            text = str(error)
+            lines = [text, one_line(text, LAST_LINE)] if "\n" in text else [text]
             with suppress(OSError):  # the disk of the log may be full
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                print(*(f"error: {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
             os._exit(code)

@@ -5,6 +5,7 @@ The emulation stands in for the GPU: kernels compute in it, by the engines' own 
 
 import inspect
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -14,7 +15,10 @@ import pytest
 from mlxhog import backends
 from mlxhog.backends import probes
 from mlxhog.backends.probes import ALLOWED, CHECKS, SIZES, Allowed, faults
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.doctor.record import sections
+from mlxhog.errors import EnvironmentLacks, whole_text
+from mlxhog.metal.engine_mlx import MLXEngine
+from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
@@ -23,8 +27,9 @@ from mlxhog.models.ops.operators import Ops
 from mlxhog.training import worker
 from tests.backends.test_gpu_worker import gpu
 from tests.backends.untrained import batch, lay, values
-from tests.metal.fake_gpu import FakeMLX, FaultyEngine
+from tests.metal.fake_gpu import FakeMLX, FakeMPS, FaultyEngine
 from tests.pairs import each_of
+from tests.test_errors import ERROR, compiler_text
 
 __all__ = ["gpu"]  # the fixture
 
@@ -62,6 +67,49 @@ def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework):
         "mlstm_cell": "kernel mlstm_bwd_out does not compile: error: unknown type 'flaot'"
     }
     assert "off by nan" in found(framework, FaultyEngine("conv_forward", by=np.nan))["causal_conv"]
+
+
+@pytest.mark.parametrize("framework", FORMS)
+def test_the_record_has_a_compilers_whole_text_and_the_table_its_error_first(
+    framework, gpu, monkeypatch
+):
+    text = compiler_text()
+    if framework == "mlx":
+        FakeMLX(dict(KERNELS), breaks=text).install(monkeypatch)
+        engine = MLXEngine()
+    else:
+        FakeMPS(dict(KERNELS), breaks=text).install(monkeypatch)
+        engine = MPSEngine("cpu")
+    beats = []
+    fault = faults(
+        framework, "cpu", FORMS[framework](engine), threads=1, names=("mlstm_cell",),
+        beat=lambda: beats.append(1),
+    )["mlstm_cell"]  # fmt: skip
+    assert fault.startswith("kernel mlstm_")
+    assert ERROR in fault.splitlines()
+    assert fault.count("warning: ") > 15
+    assert len(beats) == len(SIZES), "each case is a sign of life"
+    row = {"name": "mlstm_cell", "engine": "mlx", "ok": False, "max_error": None, "tolerance": 0.0}
+    record = {
+        "checks": [], "litmus": [], "reads": [], "kernels": [{**row, "error": fault}],
+        "failed": [], "stored": "here", "facts": {"wheels": {}},
+        "verdict": {"workers": {"auto": ""}, "kernels": {}, "gpu_write": {"auto": "cpu"}},
+    }  # fmt: skip
+    record["verdict"]["workers"]["why"] = ""
+    (shown,) = sections(record)[1].rows
+    assert shown[-1].startswith(ERROR)
+
+
+def test_a_workers_log_has_a_compilers_whole_text_and_its_notice_the_error(capfd):
+    whole = whole_text(RuntimeError(compiler_text()))
+    assert checked({"mlstm_cell": whole}, requested="auto")
+    notice, *log = capfd.readouterr().out.splitlines()
+    assert ERROR in notice
+    assert len(notice) < 400
+    assert ERROR in log
+    with pytest.raises(EnvironmentLacks, match=re.escape(ERROR)):
+        checked({"mlstm_cell": whole}, requested="metal")
+    assert ERROR in capfd.readouterr().out.splitlines()
 
 
 def test_every_operator_with_a_kernel_is_checked():
@@ -109,9 +157,10 @@ FAULTS = {"slstm_cell": "h is off by 1.0e-02 of its largest entry, expected 2.1e
 def checked(faulty, *, requested, force=False):
     config = SimpleNamespace(kernels=requested, force=force)
     spec = SimpleNamespace(backend="mlx:gpu")
-    job = SimpleNamespace(config=config, slot=2, spec=spec, leave_notice=print)
+    log = {"leave_notice": partial(print, sep="\n"), "log_lines": partial(print, sep="\n")}
+    job = SimpleNamespace(config=config, slot=2, spec=spec, **log)
     asked = []
-    backend = SimpleNamespace(check_kernels=lambda: asked.append(True) or faulty)
+    backend = SimpleNamespace(check_kernels=lambda beat: asked.append(True) or faulty)
     worker.check_kernels(job, backend)
     return bool(asked)
 
@@ -121,7 +170,7 @@ def test_a_worker_names_the_kernel_and_what_it_uses_and_refuses_it_where_it_is_r
     assert capfd.readouterr().out == (
         "worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels failed "
         "their check (slstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at "
-        "most)\n"
+        "most)\nslstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most\n"
     )
     assert checked({}, requested="auto")
     assert capfd.readouterr().out == ""

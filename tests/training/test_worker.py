@@ -32,6 +32,7 @@ from mlxhog.training.job import Job
 from mlxhog.training.steps import Gradients, OverlappedSteps
 from tests.soak.killer import Killer
 from tests.strategies.runs import LR, context, new_arena, strategy
+from tests.test_errors import ERROR, compiler_text
 from tests.threads import wait_until
 from tests.training.small import Messages, small_config
 
@@ -140,6 +141,49 @@ def test_a_gpu_that_cannot_share_memory_falls_back_aloud(monkeypatch, arena, cap
     assert writes.startswith("notice: worker 2 (mlx:gpu) lets the CPU add its steps, not the GPU: ")
     assert why in live
     assert why in writes
+
+
+# -- the start -------------------------------------------------------------------------------------
+
+
+def test_a_worker_gives_signs_of_life_through_its_start_and_logs_why_its_kernels_do_not_compile(
+    monkeypatch, capsys
+):
+    events, config = [], TrainConfig(kernels="auto", determinism="none", read="snapshot")
+    backend = SimpleNamespace(
+        check_kernels=lambda beat: [events.append("check"), beat()] and {},
+        bind=lambda *of: events.append("bind"),
+        close=lambda: None,
+    )
+    monkeypatch.setattr(
+        worker.backends, "create", lambda *of, **how: events.append("import") or backend
+    )
+    outcomes = iter([MetalError(f"kernel slstm failed: {compiler_text()}"), None])
+
+    class FirstGradient:
+        def __init__(self, *of):
+            self.backend = backend
+
+        def warm_up(self):
+            events.append("gradient")
+            if (error := next(outcomes)) is not None:
+                raise error
+
+    monkeypatch.setattr(worker, "Gradients", FirstGradient)
+    its_plan = SimpleNamespace(
+        config=config, model=None, layout=None, sampled=None, gpu_share=None, kernels=["metal"],
+        workers=(WorkerSpec("mlx:gpu", 1),),
+    )  # fmt: skip
+    monkeypatch.setattr(Job, "gpu_share", None)
+    entry = SimpleNamespace(beat=lambda phase: events.append(phase))
+    own = job(slot=1, plan=its_plan)
+    worker.start_gradients(own, SimpleNamespace(params=None), entry)
+    beat = Phase.STARTING
+    rest = ["bind", beat, "gradient"]
+    assert events == ["import", beat, "check", beat, *rest, "import", beat, *rest]
+    (notice,) = own.notices
+    assert ERROR in notice
+    assert ERROR in capsys.readouterr().out.splitlines()
 
 
 # -- an aborted GPU worker -------------------------------------------------------------------------
