@@ -38,7 +38,12 @@ def decoder(
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
-    return Decoder(cfg, params, threads) if cfg.model_type in ("xlstm", "xlstm_v1") else None
+    return Decoder(cfg, params, threads) if can_decode(cfg) else None
+
+
+def can_decode(cfg: ModelConfig) -> bool:
+    """Whether a model with float32 weights has a native decoder."""
+    return cfg.model_type in ("xlstm", "xlstm_v1")
 
 
 class Decoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
-from mlxhog.base import darwin, machine
+from mlxhog.base import darwin, machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
 from mlxhog.models.ops import kernels as forms
 
@@ -54,8 +54,15 @@ def create(
     return TorchBackend(name, **how)
 
 
-def create_alone(word: str) -> Backend:
-    """Start a backend, one of `BACKEND_WORDS`, that may use the whole machine; errors as above."""
+def create_alone(word: str, native_params: int | None = None) -> Backend:
+    """Start a backend, one of `BACKEND_WORDS`, that may use the whole machine; errors as above.
+
+    It will write tokens of a model with `native_params` parameters and a native decoder: then
+    "auto" on a Mac is the CPU where the native decoder is faster than the GPU. None otherwise.
+    """
     here = machine.here()
-    (worker,) = resolve_workers(one_backend(word, here), machine=here).workers
+    name = one_backend(word, here)
+    if word == "auto" and name == "mlx:gpu" and native_params is not None:
+        name = "mlx:cpu" if verdicts.load().decodes_on_cpu(native_params).ok else name
+    (worker,) = resolve_workers(name, machine=here).workers
     return create(worker.backend, threads=worker.threads, kernels="auto")

@@ -33,6 +33,7 @@ GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.ite
 PARAMETER_KERNELS = ("dense", "rows")
 VISIBLE_S = 1.0  # a live reader must see a write within this time
 NONE = "not installed"
+CPU_DECODES = 50_000_000  # parameters; a guess, until doctor has measured
 
 Row = Mapping[str, Any]
 
@@ -183,6 +184,22 @@ class Verdicts:
             return Verdict(True, f"which each worker checks when it starts; {self.problem}")
         right = self.kernels(GPU_ENGINES[backend])
         return self._faster(backend) if right.ok else right
+
+    def decodes_on_cpu(self, n_params: int) -> Verdict:
+        """Whether the native decoder of a CPU writes a model's tokens faster than MLX on the GPU.
+
+        A CPU's time for a token grows with the parameters, a GPU's time hardly does in small
+        models: launches take it. So the GPU is faster from the size on at which the CPU would take
+        the time that the GPU took in the model that doctor measured; without a record, from
+        `CPU_DECODES` parameters on.
+        """
+        row, limit = self.record.get("decoding"), CPU_DECODES
+        reason = "doctor has not measured both decoders"
+        if row is not None:
+            on_cpu, on_gpu = (row["tokens_per_s"][name] for name in ("mlx:cpu", "mlx:gpu"))
+            limit = int(row["n_params"] * on_cpu / on_gpu)
+            reason = f"{row['model']}: {on_cpu:,.0f} tokens/s on the CPU, {on_gpu:,.0f} on the GPU"
+        return Verdict(n_params < limit, f"the CPU is faster below {limit:,} parameters; {reason}")
 
     @_judged
     def _faster(self, backend: str) -> tuple[bool, str]:

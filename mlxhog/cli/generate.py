@@ -279,7 +279,9 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
         eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
     """
     # These import a framework: a wrong name is reported before.
+    from mlxhog.base import machine
     from mlxhog.base.paths import words
+    from mlxhog.base.workers import one_backend
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
     from mlxhog.data import corpora, heldout
@@ -300,7 +302,8 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
         )
     began = time.monotonic()
-    model = load(path, out=config.out, backend=config.backend, mode=CHECKPOINT)
+    computes = one_backend(config.backend, machine.here())  # batches, which a GPU is good at
+    model = load(path, out=config.out, backend=computes, mode=CHECKPOINT)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
     backend = model.follower.backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Lane
+from mlxhog.backends import create_alone
 from mlxhog.base import float32
 from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import GPU_ENGINES
+from mlxhog.base.verdicts import CPU_DECODES, GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, CheckResult, check, check_child
-from mlxhog.models.families import init_params
+from mlxhog.models.families import init_params, param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.training.batch_size import faster_half, times_of
@@ -33,6 +35,11 @@ and operands cut to 10 bits 5e-3."""
 _EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the reference in float64"
 
 
+DECODED: Final = "10m"
+"""The model whose tokens both decoders of a Mac write."""
+DECODE_S: Final = 1.0  # for each
+
+
 @dataclass
 class Measured:
     """What the gradients of this machine's backends showed."""
@@ -44,6 +51,8 @@ class Measured:
     """The same of GPUs with our Metal kernels."""
     repeats: dict[str, dict[str, bool]] = field(default_factory=dict)
     """Whether two processes computed the same bits, by GPU backend and form of the operators."""
+    decoding: dict[str, Any] | None = None
+    """The row `decoding` of the record: tokens/s of MLX on the GPU and of the native decoder."""
 
 
 def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = ()) -> Measured:
@@ -61,7 +70,28 @@ def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = (
         metal = ["metal"] if GPU_ENGINES.get(name) in agreed else []
         for form in ["reference", *metal] if name in GPU_ENGINES else ["auto"]:
             _measure(measured, name, form, gradients, expected)
+    if measured.tokens_per_s.keys() >= {"mlx:cpu", "mlx:gpu"}:
+        measured.decoding = _measure_decoding(measured.checks)
     return measured
+
+
+def _measure_decoding(checks: list[Check]) -> dict[str, Any] | None:
+    """Let MLX on the GPU and the native decoder write tokens; None if one of them cannot."""
+    speeds = dict[str, float]()
+
+    def measure() -> tuple[bool, str]:
+        for name in ("mlx:gpu", "mlx:cpu"):
+            with Child(promises=False) as child:
+                speeds[name] = child.call(LIMIT_S, measure_decoder, name, DECODE_S)
+        return True, ", ".join(f"{name} {speed:,.0f} tokens/s" for name, speed in speeds.items())
+
+    expected = f"both write tokens of {DECODED}, so that generate and serve take the faster one"
+    consequence = f"they take the CPU below {CPU_DECODES:,} parameters"
+    checks.append(check_child("decoders", measure, expected, consequence, CheckResult.WARN))
+    if len(speeds) < 2:
+        return None
+    size = param_count(load_architecture(DECODED))
+    return {"model": DECODED, "n_params": size, "tokens_per_s": speeds}
 
 
 def _measure(measured: Measured, name: str, form: str, gradients: int, expected: Gradient) -> None:
@@ -127,6 +157,18 @@ def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
     batch = Batch(*_tokens(), BATCH * LENGTH)
     times = times_of(engine.backend, batch, lambda times: len(times) >= gradients)
     return BATCH * LENGTH / faster_half(times)
+
+
+def measure_decoder(lane: Lane, name: str, seconds: float) -> float:
+    """In a child: return tokens/s of one text that a backend writes, alone on this machine."""
+    backend, model = create_alone(name), load_architecture(DECODED)
+    backend.load(model, init_params(model, 0))
+    token, state, times = np.ones((1, 1), np.int32), None, list[float]()
+    while len(times) < 5 or sum(times) < seconds:
+        began_s = time.perf_counter()
+        _, state = backend.logits(token, state)
+        times.append(time.perf_counter() - began_s)
+    return 1.0 / faster_half(times)
 
 
 def _gradient(engine: ModelEngine) -> Gradient:

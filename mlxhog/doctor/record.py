@@ -92,6 +92,7 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     }
     if machine.apple_gpu:
         record |= {"tokens_per_s_metal": measured.metal, "repeats": measured.repeats}
+        record |= {"decoding": measured.decoding}
     if not quick:
         tell(PART, "")
         both, pair = check_pair(machine, watch, tell)

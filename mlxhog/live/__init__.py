@@ -31,7 +31,9 @@ BACKEND = "auto"
 def backend_option() -> Any:  # as `option`
     """Declare the option --backend."""
     return option(
-        BACKEND, "backend; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
+        BACKEND,
+        "backend; auto is MLX on a Mac (to write: on its CPU if that is faster), torch elsewhere",
+        choices=BACKEND_WORDS,
     )
 
 

@@ -29,7 +29,7 @@ from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import BACKEND, READ_MODES, WAIT_S
 from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower, WeightSource
-from mlxhog.models import families
+from mlxhog.models import families, lm_native
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.views import Tell
 
@@ -235,7 +235,8 @@ def load(
             a checkpoint of transformers or of the xlstm package. A run that trains is read with its
             newest weights, another run with its newest checkpoint.
         backend: "torch", "mlx" (its GPU if there is one), a device such as "mlx:cpu", or "auto":
-            MLX on Apple's GPU, torch elsewhere, or the one that is installed.
+            MLX on a Mac, torch elsewhere, or the one that is installed. On a Mac it is the GPU, but
+            the CPU for models that its native decoder writes faster (`mlxhog doctor` measures it).
         weights: dtype of the backend's weights: "float32" or "bfloat16"; MLX also has "8bit" and
             "4bit".
         mode: which weights of a run that trains are read, one of `MODES` in `mlxhog/live`.
@@ -265,7 +266,9 @@ def load(
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
         with environment(policy):
-            return LanguageModel(backends.create_alone(backend), *opened)
+            is_native = weights == "float32" and lm_native.can_decode(opened[1])
+            native_params = families.param_count(opened[1]) if is_native else None
+            return LanguageModel(backends.create_alone(backend, native_params), *opened)
     except BaseException:
         opened[0].close()
         raise

@@ -140,7 +140,12 @@ class Children:
             raise Failed(planned)
         return {**RIGHT, **planned.pop(0)} if planned else RIGHT
 
-    def call(self, limit_s, function, name, form, n):
+    def call(self, limit_s, function, name, form, *n):
+        if function is backends.measure_decoder:
+            planned = self.planned.get("decoder", {"mlx:gpu": 50.0, "mlx:cpu": 200.0})
+            if name not in planned:
+                raise Failed("the GPU is gone")
+            return planned[name]
         self.speeds.append((name, form))
         return 300.0 if form == "metal" else 200.0
 
@@ -170,6 +175,27 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(measure):
         "mlx:gpu": {"reference": True, "metal": True}, "torch:mps": {"reference": True},
     }  # fmt: skip
     assert bad == []
+
+
+def test_both_decoders_of_a_mac_are_measured_and_decide_who_writes_text(measure):
+    measured, bad, _ = measure({})
+    assert bad == []
+    row = measured.decoding
+    assert row["tokens_per_s"] == {"mlx:gpu": 50.0, "mlx:cpu": 200.0}
+    verdicts = record(decoding=row)
+    for n_params, on_cpu in ((row["n_params"], True), (5 * row["n_params"], False)):
+        assert verdicts.decodes_on_cpu(n_params).ok == on_cpu
+    assert "200 tokens/s on the CPU, 50 on the GPU" in verdicts.decodes_on_cpu(1).reason
+    measured, (bad,), _ = measure({"decoder": {"mlx:cpu": 200.0}})
+    assert (measured.decoding, bad.result) == (None, CheckResult.WARN)
+    verdicts = record(decoding=None)
+    for n_params, on_cpu in ((2_500_000, True), (160_000_000, False)):
+        assert verdicts.decodes_on_cpu(n_params).ok == on_cpu
+
+
+def test_a_decoder_is_measured_by_writing(monkeypatch):
+    monkeypatch.setattr(backends, "DECODED", "tiny")
+    assert backends.measure_decoder(Lane(None, 0), "mlx:cpu", 0.0) > 0
 
 
 @each_of(("form", "result"), [("metal", "WARN"), ("reference", "FAIL")])

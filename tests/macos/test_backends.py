@@ -41,13 +41,15 @@ assert mx.default_device() == mx.gpu, "that of the program that uses mlxhog"
 words = [options(config)["backend"].default for config in (ServeConfig, GenerateConfig, EvalConfig)]
 words.append(load.__kwdefaults__["backend"])
 print({backends.create_alone(word).name for word in words})
+print(*(backends.create_alone("auto", n).name for n in (2_500_000, 400_000_000)),
+      backends.create_alone("mlx", 2_500_000).name)
 """
 
 
-def test_backends_on_both_devices_work_in_one_process_and_commands_choose_the_gpu():
+def test_both_devices_work_in_one_process_and_auto_writes_text_of_small_models_on_the_cpu():
     printed = simulated(BOTH_DEVICES, FAKE_METAL=1)
     both = "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu"
-    assert printed.splitlines() == [both, "{'mlx:gpu'}"]
+    assert printed.splitlines() == [both, "{'mlx:gpu'}", "mlx:cpu mlx:gpu mlx:gpu"]
 
 
 ASKING = """
