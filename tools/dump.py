@@ -24,9 +24,9 @@ from mlxhog.metal.registry import instances
 
 _PRELUDE = "mlx/backend/metal/kernels/utils.h"
 """In the folder of MLX's headers: what it puts before the text of every custom kernel."""
-_INCLUDE = re.compile(r'^#include (<[\w./]+>|"([\w./]+)")\n?', re.MULTILINE)
-_MACRO = re.compile(r"^#define (\w+)", re.MULTILINE)
-_CONDITION = re.compile(r"^#if\b.*?^#endif\b", re.MULTILINE | re.DOTALL)
+_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
+_MACRO = re.compile(r"^#define (\w+)(?:[^\\\n]|\\\n)*", re.MULTILINE)
+_QUIET = ("push", 'ignored "-Weverything"', "pop")
 
 
 def mlx_text(kernel: Kernel, instance: str) -> str:
@@ -77,9 +77,9 @@ def _printed(action: Callable[[], object]) -> str:
 def mlx_prelude() -> str:
     """Return what MLX puts before the text of every custom kernel, from the headers of its wheel.
 
-    As the build of MLX makes it (`make_compiled_preamble.sh`): the headers are preprocessed with
-    MLX_METAL_JIT and without Metal's version, so their conditions are decided and their macros gone
-    before Metal's compiler reads them; Metal's own headers come first. Warnings in it are MLX's.
+    As the build of MLX makes it (`make_compiled_preamble.sh`): the headers one after the other, in
+    the order in which their inclusion ends, without their own includes. They are not preprocessed,
+    so their macros and conditions are Metal's to expand, before our text and in it.
 
     Raises:
         EnvironmentLacks: MLX or its headers are not installed.
@@ -91,54 +91,44 @@ def mlx_prelude() -> str:
             f"MLX's header {_PRELUDE} is not installed, and it is the beginning of what MLX "
             "compiles; python -m pip install mlx, on Linux mlx[cpu]"
         )
-    metal: list[str] = []
-    text = _header(folder, _PRELUDE, set(), metal)
-    macros = dict.fromkeys(_MACRO.findall(text))
-    return "\n".join(
-        [
-            *(f"#include {name}" for name in dict.fromkeys(metal)),
-            "#pragma clang diagnostic push",
-            '#pragma clang diagnostic ignored "-Weverything"',
-            '#pragma push_macro("__METAL_VERSION__")',
-            "#undef __METAL_VERSION__",
-            "#define MLX_METAL_JIT",
-            text,
-            *(f"#undef {name}" for name in ("MLX_METAL_JIT", *macros)),
-            '#pragma pop_macro("__METAL_VERSION__")',
-            "#pragma clang diagnostic pop",
-            "",
-        ]
-    )
+    year, rule = "\n// Copyright \N{COPYRIGHT SIGN} 2025 Apple Inc.\n\n", f"{'/' * 79}\n"
+    parts = [f"{year}// Auto generated source for {_PRELUDE}\n\n"]
+    for name, text in _headers(folder, _PRELUDE, {}).items():
+        parts.append(f'{rule}// Contents from "{name}"\n{rule}\n#line 1 "{name}"\n{text}\n')
+    return "".join([*parts, rule])
 
 
-def _header(folder: Path, name: str, seen: set[str], metal: list[str]) -> str:
-    """One of MLX's headers with those that it includes; Metal's go to `metal`."""
-    if name in seen:
-        return ""
-    seen.add(name)
-    text = (folder / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
-    conditions = [range(*match.span()) for match in _CONDITION.finditer(text)]
+def _headers(folder: Path, name: str, texts: dict[str, str]) -> dict[str, str]:
+    """Add one of MLX's headers, after those that it includes, to `texts`; return these."""
+    text = (folder / name).read_text(encoding="utf-8").removesuffix("\n") + "\n"
+    for inner in _INCLUDE.findall(text):
+        if inner not in texts:
+            _headers(folder, inner, texts)
+    texts[name] = _INCLUDE.sub("", text).replace("#pragma once\n", "")
+    return texts
 
-    def inner(match: re.Match[str]) -> str:
-        if match[2]:
-            return _header(folder, match[2], seen, metal) + "\n"
-        if any(match.start() in condition for condition in conditions):
-            return match[0]
-        metal.append(match[1])
-        return ""
 
-    return _INCLUDE.sub(inner, text)
+def mlx_macros() -> dict[str, str]:
+    """Return the macros of MLX's prelude, the first of each name: their whole directives."""
+    macros = dict[str, str]()
+    for directive in _MACRO.finditer(mlx_prelude()):
+        macros.setdefault(directive[1], directive[0])
+    return macros
 
 
 def texts(prelude: str | None = None) -> dict[str, str]:
     """Return every text, whole as it is compiled, by file name: `mlx-...` and `mps-...`.
 
-    MLX's begin with `prelude`, by default its own.
+    MLX's begin with `prelude`, by default its own, of which no warning is ours.
     """
-    prelude, named = mlx_prelude() if prelude is None else prelude, dict[str, str]()
+    if prelude is None:
+        push, ignore, pop = (f"#pragma clang diagnostic {word}\n" for word in _QUIET)
+        prelude = f"{push}{ignore}{mlx_prelude()}{pop}"
+    named = dict[str, str]()
     for kernel, instance in instances():
         name = kernel.entry(instance)
-        named[f"mlx-{name}.metal"] = prelude + mlx_text(kernel, instance)
+        own = f'#line 1 "mlx-{name}.metal"\n{mlx_text(kernel, instance)}'
+        named[f"mlx-{name}.metal"] = prelude + own
         named[f"mps-{name}.metal"] = whole_text(kernel, instance)
     return named
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from mlxhog.metal.kernel import read_source, whole_text
 from mlxhog.metal.registry import instances
+from tools import dump
 
 KERNELS = Path(__file__).parents[1] / "metal" / "kernels"
 
@@ -175,6 +176,7 @@ _LITERAL = (
     r"(?![fFhH]\b)\w*"
 )
 _LAMBDA = r"(?:[^\w\s\])\[]|\breturn\b)\s*\[(?!\[)[^\]]*\]\s*[({]"
+_TYPE = re.compile(r"\b(?:struct|class|using|typedef\b[^;{}]*?)\s+(\w+)\s*[{:=;]")
 _ACCURACY = rf"(?<!\w)(?<!precise::)(?<!fast::)({_TWO_ACCURACIES})\s*\("
 
 
@@ -207,6 +209,28 @@ def _macro(source: Source) -> Iterator[Problem]:
 def _ascii(source: Source) -> Iterator[Problem]:
     for match in re.finditer(r"[^\x00-\x7f][^\n]*", source.text):
         yield source.problem(match.start(), f"letter {match[0][0]!r}")
+
+
+@cache
+def _names_of_mlx() -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the macros of MLX's prelude, and of its functions and types."""
+    text = _blank(_COMMENT, dump.mlx_prelude())
+    types = (one[1] for one in _TYPE.finditer(text))
+    own = {function.name for function in functions(text)} | set(types)
+    return frozenset(dump.mlx_macros()), frozenset(own)
+
+
+def _name_of_mlx(source: Source) -> Iterator[Problem]:
+    macros, names = _names_of_mlx()
+    for word in re.finditer(r"\b[A-Za-z_]\w*", source.code):
+        if word[0] in macros:
+            yield source.problem(word.start(), f"name of MLX's macro {word[0]}")
+    for function in source.functions:
+        if function.name in names and not function.is_kernel:
+            yield function.line, f"function {function.name}, which MLX has, too"
+    for one in _TYPE.finditer(source.code):
+        if one[1] in names:
+            yield source.problem(one.start(), f"type {one[1]}, which MLX has, too")
 
 
 # -- atomics ---------------------------------------------------------------------------------------
@@ -314,6 +338,8 @@ RULES = (
          "spell it out, in comments too", _ascii),
     Rule("macro", "these checks and the coverage count read the text before macros are expanded",
          "write a function or a constexpr constant", _macro),
+    Rule("MLX's names", "MLX puts its own headers before our text, with their macros",
+         "take another name", _name_of_mlx),
     Rule("atomic space",
          "atomic floats exist in device memory only, and ours are never anywhere else",
          "make it `device atomic_...*`, and reduce inside a group with simd_sum and barriers",

@@ -84,6 +84,7 @@ REJECTED = {
     "a virtual function": ("struct B { virtual float f() { return 0.0f; } };", ""),
     "an exception": ("", "throw 3;"),
     "the standard library": ("", "out[0] = std::fabs(out[0]);"),
+    "a statement newer than C++14": ("", "if constexpr (true) { out[0] = 1.0f; }"),
     "a threadgroup array in a function": ("inline void g() { threadgroup float x[4]; }", ""),
 }  # fmt: skip
 
@@ -97,11 +98,20 @@ def test_a_planted_error_is_rejected_with_its_line(clang, subtests):
             check("a.metal", KERNEL.format(outside=outside, inside=inside), clang=clang)
 
 
+@needs_clang
+@pytest.mark.parametrize("clang", CLANGS)
+def test_a_name_that_a_macro_of_mlx_has_is_rejected(clang):
+    text = KERNEL.format(outside="", inside="int instantiate_kernel(int(1), 2, 3);")
+    check("a.metal", KERNEL.format(outside="", inside=""), clang=clang)
+    with pytest.raises(MetalError, match=r"a\.metal:.*error"):
+        check("a.metal", address_spaces.prelude() + text, clang=clang)
+
+
 @pytest.mark.slow
 @needs_clang
 @pytest.mark.parametrize("clang", CLANGS)
 def test_every_text_of_mlx_and_of_pytorch_keeps_its_address_spaces(clang):
-    texts = dump.texts(address_spaces.PRELUDE)
+    texts = dump.texts(address_spaces.prelude())
     assert texts
     for name, text in texts.items():
         check(name, text, clang=clang)
