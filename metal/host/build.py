@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
-from mlxhog.errors import EnvironmentLacks, MetalError
+from mlxhog.errors import EnvironmentLacks, MetalError, one_line
 
 HOST = Path(__file__).parent
 _FLAGS = (
@@ -116,7 +115,7 @@ def compiled(
         link: the runtime, which follows from the others; its folder has no part in the file's name.
     """
     flags = (*_flags(compiler), *arguments)
-    parts = "\0".join((text, _shim_text(), _version(compiler), *flags))
+    parts = "\0".join((text, _shim_text(), version(compiler), *flags))
     digest = hashlib.sha256(parts.encode()).hexdigest()[:20]
     path = directory / f"{name}-{digest}.so"
     if is_kept(path):
@@ -131,7 +130,9 @@ def compiled(
     named = (f"-Wl,{own}{path.name}",) if "-shared" in arguments else ()
     command = [compiler, *flags, *link, *named, "-o", str(part)]
     try:
-        process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        process = subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="replace", check=False
+        )
         if process.returncode != 0:
             raise MetalError(f"{name} does not compile:\n{process.stderr.strip()}")
         part.chmod(0o700)  # the linker uses the umask, which may let others write
@@ -148,19 +149,36 @@ def _shim_text() -> str:
 
 
 @cache
-def _version(compiler: str) -> str:
-    if shutil.which(compiler) is None:
-        raise EnvironmentLacks(
-            f"no C++ compiler {compiler!r} on this machine, and the emulation of Metal compiles "
-            "kernels; install g++ 12 or newer, or clang++ 16 or newer"
-        )
-    return subprocess.run(
-        [compiler, "--version"], check=True, capture_output=True, text=True
-    ).stdout
+def version(compiler: str) -> str:
+    """Return what a C++ compiler says of itself.
+
+    Raises:
+        EnvironmentLacks: there is no such compiler, or it does not run. On a Mac without the
+            Command Line Tools, /usr/bin/g++ is a program that only says that they are missing.
+    """
+    reason, words = "", [compiler, "--version"]
+    try:
+        process = subprocess.run(
+            words, capture_output=True, check=False, stdin=subprocess.DEVNULL, text=True,
+            errors="replace",
+        )  # fmt: skip
+        if process.returncode == 0:
+            return process.stdout
+        said = one_line(process.stderr or process.stdout) or "it left no message"
+        reason = f", which ends with code {process.returncode} ({said})"
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        reason = f", which does not run ({error.strerror})"
+    raise EnvironmentLacks(
+        f"no C++ compiler {compiler!r} on this machine{reason}, and the emulation of Metal "
+        "compiles kernels; install g++ 12 or newer, or clang++ 16 or newer (on a Mac "
+        "xcode-select --install)"
+    )
 
 
 def _flags(compiler: str) -> tuple[str, ...]:
-    own: tuple[str, ...] = _CLANG_FLAGS if "clang" in _version(compiler) else ()
+    own: tuple[str, ...] = _CLANG_FLAGS if "clang" in version(compiler) else ()
     if sys.platform == "darwin":
         own += _APPLE_FLAGS
     return (*_FLAGS, *own, "-I", str(HOST / "include"))

@@ -7,6 +7,7 @@ ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 import sys
@@ -15,6 +16,10 @@ from contextlib import contextmanager
 from functools import cache
 
 _QOS_CLASS_USER_INITIATED = 0x19
+PROTECTED = (
+    "macOS protects some folders: allow your terminal in System Settings, Privacy & Security, "
+    "Files and Folders"
+)
 
 
 @cache
@@ -47,6 +52,18 @@ def sysctl_int(name: str) -> int | None:
 def sysctl_text(name: str) -> str:
     """A setting that is text; "" if there is no such setting."""
     return (sysctl(name) or b"").rstrip(b"\0").decode(errors="replace")
+
+
+def reason(error: OSError) -> str:
+    """Return why the system refuses a file, with the setting of macOS that may allow it.
+
+    A program of a terminal that was once denied ~/Documents, ~/Desktop, ~/Downloads or a removable
+    disk gets EPERM there, whatever the mode of the file.
+    """
+    text = error.strerror or str(error)
+    if sys.platform == "darwin" and error.errno == errno.EPERM:
+        text += f" ({PROTECTED})"
+    return text
 
 
 def cores(*, efficiency: bool) -> int:

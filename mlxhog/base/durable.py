@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from mlxhog.base import darwin
 from mlxhog.base.disk import disk_of, flush
 from mlxhog.base.locks import lock_file
 from mlxhog.errors import EnvironmentLacks
@@ -183,7 +184,7 @@ def disk_errors(doing: str, *, only_full: bool = False) -> Iterator[None]:
 
 def explained(error: OSError) -> str:
     """Say in words why a file cannot be written."""
-    reason = f"{error.strerror or error}; choose another directory, or make it writable"
+    reason = f"{darwin.reason(error)}; choose another directory, or make it writable"
     return _EXPLAINED.get(error.errno or 0, reason)
 
 

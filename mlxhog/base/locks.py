@@ -127,7 +127,7 @@ def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
     try:
         file = open(folder / LOCK, "a+", opener=opener)
     except OSError as error:
-        raise refusal(f"cannot be opened: {error.strerror}") from error
+        raise refusal(f"cannot be opened: {darwin.reason(error)}") from error
     with file, contextlib.ExitStack() as hold:
         try:
             kernels = _try(file, folder / LOCK, fcntl.LOCK_EX, PATIENCE_S)

@@ -20,7 +20,7 @@ from itertools import combinations_with_replacement, product
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import machine, plain_json
+from mlxhog.base import darwin, machine, plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import replace_file
 from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, one_line
@@ -262,7 +262,7 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
         replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
     except OSError as error:
         raise EnvironmentLacks(
-            f"the result cannot be kept in {path} ({error.strerror}), so no run will use it; "
+            f"the result cannot be kept in {path} ({darwin.reason(error)}), so no run will use it; "
             "set XDG_CACHE_HOME to a writable folder"
         ) from error
     return path

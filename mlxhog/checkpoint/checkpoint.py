@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import locks, mapped, plain_json, reading, tensors
+from mlxhog.base import darwin, locks, mapped, plain_json, reading, tensors
 from mlxhog.base.durable import (
     disk_errors,
     new_directory,
@@ -213,7 +213,7 @@ def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, P
         is_one = run is not None or bool(weights.candidates(path))
     except OSError as error:
         raise CheckpointError(
-            f"cannot read {path}: {error.strerror or error}; name another path, or make this one "
+            f"cannot read {path}: {darwin.reason(error)}; name another path, or make this one "
             "readable"
         ) from error
     if which is not None and (is_one or _names_best(spec)):

@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base import durable, locks, plain_json, reading
+from mlxhog.base import darwin, durable, locks, plain_json, reading
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.locks import Holder
 from mlxhog.base.paths import expanded
@@ -317,7 +317,9 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             n += 1
             continue
         except OSError as error:
-            raise RunError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+            raise RunError(
+                f"cannot make {directory}: {darwin.reason(error)}; choose --out"
+            ) from error
         run = Run(directory)
         try:
             if hold is not None:

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import reading
+from mlxhog.base import darwin, reading
 from mlxhog.classic.problem import Graph, LabelKind, Ratings, SparseRows
 from mlxhog.errors import ConfigError, DataError
 
@@ -72,7 +72,7 @@ def _read(
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path} cannot be read: {darwin.reason(error)}") from error
     if "\0" in text:
         raise DataError(f"{path} is binary: it has a zero byte")
     texts = [_COMMENT.sub("", line) for line in text.split("\n")]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
+from mlxhog.base import darwin
 from mlxhog.errors import MlxhogError, did_you_mean, message_of, shown
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
@@ -257,8 +258,8 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
             ), 2
         case OSError(errno=errno.EACCES | errno.ENAMETOOLONG | errno.EPERM, filename=name) if name:
             return (
-                f"cannot use {shown(str(name))}: {error.strerror}; name another path, or make it "
-                "usable for you"
+                f"cannot use {shown(str(name))}: {darwin.reason(error)}; name another path, or "
+                "make it usable for you"
             ), 2
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             from mlxhog.base.processes import descriptors_text

@@ -201,14 +201,15 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
 
 def _read(spec: str, what: str) -> str:
     """Return the text of a file, or of standard input, as training reads it."""
-    from mlxhog.base import reading
+    from mlxhog.base import darwin, reading
 
     try:
         # A file, or a pipe, as `--prompt-file <(...)` gives.
         with nullcontext(sys.stdin.buffer) if spec == "-" else open(spec, "rb") as file:
             content = reading.read_all(file, reading.MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{what}: {getattr(error, 'strerror', error)}") from error
+        reason = darwin.reason(error) if isinstance(error, OSError) else error
+        raise ConfigError(f"{what}: {reason}") from error
     return _plain(content, what)
 
 

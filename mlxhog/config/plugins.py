@@ -34,7 +34,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from mlxhog.base import reading
+from mlxhog.base import darwin, reading
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
 from mlxhog.base.paths import expanded
 from mlxhog.config.choices import LAYERS, REGISTRIES, Registry, UnknownChoice
@@ -154,7 +154,7 @@ def _read(text: str) -> tuple[Plugin, bytes]:
     try:
         source = reading.read_bytes(Path(path), reading.MOST_CONFIG_BYTES)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = darwin.reason(error) if isinstance(error, OSError) else error
         raise ConfigError(
             f"{path}: cannot read it: {reason}; give its place: --plugin FILE"
         ) from error

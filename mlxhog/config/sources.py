@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlxhog.base import plain_yaml, reading
+from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, numbers_of, options
@@ -57,7 +57,9 @@ def read_yaml(path: Path, *, named: bool = False) -> Layer:
         text = reading.read_text(path, named=named)
         entries = plain_yaml.entries(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from error
+        raise ConfigError(
+            f"{path}: cannot read the configuration: {darwin.reason(error)}"
+        ) from error
     except plain_yaml.NotYaml as error:
         where = path if error.line is None else f"{path}:{error.line}"
         raise ConfigError(f"{where}: not YAML: {error.problem}") from error

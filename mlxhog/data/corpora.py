@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from mlxhog.base import darwin
 from mlxhog.base.paths import expanded, printable
 from mlxhog.data import heldout, records, sotu, textfiles
 from mlxhog.data.heldout import Scan
@@ -192,7 +193,7 @@ def _folder(source: str, folder: Path, text_key: str | None) -> Corpus:
     files, skipped = list[Path](), list[Skipped]()
 
     def closed(error: OSError) -> None:
-        reason = f"a folder that cannot be opened: {error.strerror}"
+        reason = f"a folder that cannot be opened: {darwin.reason(error)}"
         skipped.append(Skipped(Path(error.filename), reason, is_bad=True))
 
     for name, folders, names in os.walk(folder, onerror=closed):

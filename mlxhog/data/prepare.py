@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import disk, plain_json
+from mlxhog.base import darwin, disk, plain_json
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.durable import (
     disk_errors,
@@ -232,7 +232,7 @@ def _locked(cache: Path, name: str) -> Iterator[None]:
         lock = (locks / name).open("w")
     except OSError as error:
         raise DataError(
-            f"the cache directory {cache} cannot be written ({error.strerror}); "
+            f"the cache directory {cache} cannot be written ({darwin.reason(error)}); "
             "set XDG_CACHE_HOME to a writable folder"
         ) from error
     with lock, lock_file(lock, locks / name, fcntl.LOCK_EX):

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlxhog.base import plain_json, reading
+from mlxhog.base import darwin, plain_json, reading
 from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data.records import Example, columns, package, record_text, text_keys
@@ -384,7 +384,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
                 f"cat {quoted(path.absolute())} > text"
             ) from error
         raise DataError(
-            f"{path} cannot be read: {error.strerror or error}; make it readable, or remove it"
+            f"{path} cannot be read: {darwin.reason(error)}; make it readable, or remove it"
         ) from error
     with packed:
         try:

@@ -21,6 +21,7 @@ from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.doctor.litmus import PROMISED, untold
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.metal.host import build
 from mlxhog.models.ops.operators import LONGEST_SUM
 
 
@@ -125,8 +126,19 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
             **{name: getattr(identity, name) for name in ("mlxhog", "mlx", "torch")},
             "numpy": metadata.version("numpy"),
         },
-        "compiler": next((path for name in COMPILERS if (path := shutil.which(name))), None),
+        "compiler": compiler(),
     }
+
+
+def compiler() -> str | None:
+    """Return the path of a C++ compiler and its first line; None if there is none that runs."""
+    for name in COMPILERS:
+        try:
+            first, *_ = build.version(name).splitlines() or [""]
+        except EnvironmentLacks:
+            continue
+        return f"{shutil.which(name)}: {first}"
+    return None
 
 
 def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:

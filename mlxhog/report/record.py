@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.base import darwin
 from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
@@ -113,7 +114,7 @@ class RunRecord:
                 with suppress(ValueError):
                     self.events.append(read(RunEvent, {"text": record.get("path", ""), **record}))
         except OSError as error:
-            raise RunError(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise RunError(f"{error.filename} cannot be read: {darwin.reason(error)}") from error
         if not self.config:
             with suppress(ConfigError):  # it is not written yet
                 options = by_flat_names(read_yaml(self.run.config_path))

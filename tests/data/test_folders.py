@@ -6,10 +6,12 @@ import importlib
 import os
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 
+from mlxhog.base import darwin
 from mlxhog.data import corpora, heldout, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError
@@ -108,6 +110,29 @@ def test_what_cannot_be_read_or_has_an_odd_name_is_skipped_and_named(tmp_path, m
         "b\\xff.txt: not UTF-8 text",
     ):
         assert text in note
+
+
+@pytest.mark.parametrize("system", ["darwin", "linux"])
+def test_a_folder_that_macos_protects_is_named_with_the_setting_that_opens_it(
+    system, tmp_path, monkeypatch
+):
+    written(tmp_path, {"a.txt": "a", "Documents/b.txt": "b"})
+    list_folder, open_file = os.scandir, os.open
+
+    def refuse(path):
+        if "Documents" in str(path):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
+    monkeypatch.setattr(os, "open", lambda path, *how: refuse(path) or open_file(path, *how))
+    monkeypatch.setattr(darwin, "sys", SimpleNamespace(platform=system))
+    setting = "System Settings, Privacy & Security, Files and Folders"
+    (note,) = readable(tmp_path).notes()
+    assert "Documents: a folder that cannot be opened: Operation not permitted" in note
+    with pytest.raises(DataError, match="cannot be read: Operation not permitted") as caught:
+        texts(tmp_path / "Documents" / "b.txt")
+    for text in (note, str(caught.value)):
+        assert (setting in text) == (system == "darwin")
 
 
 # -- which files of a folder are text --------------------------------------------------------------

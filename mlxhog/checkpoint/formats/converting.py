@@ -31,7 +31,7 @@ import psutil
 import yaml
 from numpy.typing import NDArray
 
-from mlxhog.base import mapped, plain_json, reading, tensors
+from mlxhog.base import darwin, mapped, plain_json, reading, tensors
 from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, weights
@@ -292,7 +292,7 @@ def _refused_by_system(target: Path) -> Iterator[None]:
     except OSError as error:
         at = f" at {error.filename}" if error.filename else ""
         raise EnvironmentLacks(
-            f"cannot write {target}: {error.strerror or error}{at}; choose another place, or make "
+            f"cannot write {target}: {darwin.reason(error)}{at}; choose another place, or make "
             "this one writable"
         ) from error
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+from mlxhog.base import darwin
 from mlxhog.base.durable import replace_file
 from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Json, Plugins
@@ -61,7 +62,9 @@ def plot(config: _Plot) -> Report:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: {error.strerror}; choose another folder") from error
+        raise ConfigError(
+            f"--out {folder}: {darwin.reason(error)}; choose another folder"
+        ) from error
     drawn, target = list(plots(ranking)), folder / "index.html"
     paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxhog.doctor import checks
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import HostEngine
@@ -51,6 +52,32 @@ def test_a_compile_error_names_file_and_line(shim_cache, tmp_path):
 def test_a_missing_compiler_is_named_with_what_to_install(host_engine):
     with pytest.raises(EnvironmentLacks, match=r"no C\+\+ compiler 'no-such-g\+\+'.*install g\+\+"):
         host_engine(compiler="no-such-g++").run(on(GROUP_SUM, X))
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("#!/bin/sh\necho 'xcode-select: no developer tools were found' >&2\nexit 1\n",
+         r"ends with code 1 \(xcode-select: no developer tools were found\).*--install"),
+        ("#!/bin/sh\nexit 72\n", r"ends with code 72 \(it left no message\)"),
+        ("#!/no/such/shell\n", "no C.. compiler"),
+        ("no program", "does not run"),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_does_not_run_is_named_in_words(script, words, tmp_path, monkeypatch):
+    for name in ("shim-g++", *checks.COMPILERS):
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    build.version.cache_clear()
+    try:
+        with pytest.raises(EnvironmentLacks, match=words):
+            build.version("shim-g++")
+        assert checks.compiler() is None
+    finally:
+        monkeypatch.undo()
+        build.version.cache_clear()
+    assert checks.compiler().count("/") >= 1
 
 
 def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):
