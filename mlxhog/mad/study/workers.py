@@ -1,10 +1,13 @@
 """The execution of a study's runs in worker processes of this machine.
 
 If a run's worker dies by its own fault (a crash, an exit), the run has failed. If it was killed
-from outside, the run is lost, and the scheduler repeats it.
+from outside, or macOS took its GPU away, the run is lost, and the scheduler repeats it: a process
+whose GPU gave up work computes nothing right any more, so a new one does.
 """
 
 import faulthandler
+import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,8 +18,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import MlxhogError, one_line
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
+from mlxhog.training.job import LOST_GPU_EXIT_CODE, is_lost_gpu
 
 REASON_CHARACTERS = 500
 
@@ -90,8 +94,11 @@ class Pool:
                     self._workers.pop(number).close()
                 if failed.death is not None and failed.death.signal_name == "SIGKILL":
                     result = "was killed (SIGKILL), by a user or for lack of memory"
+                elif failed.death is not None and failed.death.code == LOST_GPU_EXIT_CODE:
+                    result = "lost its GPU, whose driver ended the work"
                 else:
-                    seconds, reason = time.monotonic() - began_s, str(failed)[:REASON_CHARACTERS]
+                    seconds = time.monotonic() - began_s
+                    reason = one_line(str(failed), REASON_CHARACTERS)
                     result = config.record("failed", seconds=seconds, reason=reason)
             del self._running[pipe]
             self._idle.append(number)
@@ -115,19 +122,25 @@ def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> RunRecord
 def attempt(
     run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[Point], bool]
 ) -> RunRecord:
-    """Return the record of a run, also if it raises; the traceback is in the worker's log."""
+    """Return the record of a run, also if it raises; the traceback is in the worker's log.
+
+    If it has lost its GPU, this ends the process with `LOST_GPU_EXIT_CODE`.
+    """
     began_s = time.monotonic()
     try:
         return run(config, callbacks=Callbacks(should_prune=ask), rungs=rungs)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
+        if is_lost_gpu(error):
+            sys.stderr.flush()
+            os._exit(LOST_GPU_EXIT_CODE)
         seconds = time.monotonic() - began_s
         return config.record("failed", seconds=seconds, reason=explain(error))
 
 
 def explain(error: BaseException) -> str:
     """Return an error in one line."""
-    text = " ".join(str(error).split())[:REASON_CHARACTERS]
+    text = one_line(str(error), REASON_CHARACTERS)
     if isinstance(error, SystemExit):
         return f"left with exit code {error.code}"
     return text if isinstance(error, MlxhogError) else f"{type(error).__name__}: {text}"

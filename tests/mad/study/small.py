@@ -10,7 +10,7 @@ from functools import cache
 
 import yaml
 
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, LostGPU, MetalError
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import open_store
@@ -85,6 +85,20 @@ def goes_wrong(config, *, callbacks, rungs):
     """Run n ends in the n-th way of `WRONG`, from 1 on."""
     for end in [*WRONG.values()][config.seed - 1 : config.seed]:
         end()
+    return result(config)
+
+
+METAL_SAYS = "[METAL] Command buffer execution failed: Impacting Interactivity"
+
+
+def loses_its_gpu(config, *, folder, callbacks, rungs):
+    """The GPU gives up work of every process's second run, and of all that it gets after that."""
+    begun = folder / f"process-{os.getpid()}"
+    begun.write_bytes((begun.read_bytes() if begun.exists() else b"") + b".")
+    if len(begun.read_bytes()) > 1:
+        if config.seed % 2:
+            raise LostGPU("torch:mps lost work")
+        raise MetalError("kernel slstm failed") from RuntimeError(METAL_SAYS)
     return result(config)
 
 

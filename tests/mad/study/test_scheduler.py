@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -160,6 +161,20 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_the_next_session_
     outcome = go(store)
     assert outcome.statuses == {"done": 7}
     assert outcome.best.worth == pytest.approx(fmean(one.acc_macro for one in store.records()))
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_its_gpu_is_no_result_and_is_tried_again_in_a_new_process(tmp_path):
+    store, messages = study(tmp_path, candidates=1), []
+    run = partial(small.loses_its_gpu, folder=tmp_path)
+    outcome = go(store, run, observer=lambda now: messages.append(now.message))
+    assert outcome.statuses == {"done": 4}
+    again = [text for text in messages if text and "its process lost its GPU" in text]
+    assert len(again) == 3, "one run of each process but the last"
+    assert len(list(tmp_path.glob("process-*"))) == 4
+    log = (store.directory / "logs" / "worker-1.log").read_text()
+    assert small.METAL_SAYS in log
+    assert "LostGPU: torch:mps lost work" in log
 
 
 # -- ends of a session -----------------------------------------------------------------------------
