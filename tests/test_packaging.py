@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from mlxhog import cli
+from mlxhog.doctor.checks import TESTED
 from tests import processes
 
 ROOT = Path(__file__).parents[1]
@@ -119,16 +121,56 @@ def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_pac
             assert process.stdout.splitlines()[-1] == f"done 2 {file}"
 
 
+def pinned(**here):
+    """The pins of constraints.txt, all or those of a system."""
+    lines = (line.partition("#")[0] for line in (ROOT / "constraints.txt").read_text().splitlines())
+    pins = [Requirement(line) for line in lines if line.strip()]
+    return [one for one in pins if not (here and one.marker) or one.marker.evaluate(here)]
+
+
 @pytest.mark.parametrize("system", ["linux", "darwin"])
 def test_a_framework_is_pinned_on_every_system(system):
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [Requirement(line.partition("#")[0]) for line in lines if line.partition("#")[0].strip()]
-    here = {"sys_platform": system}
+    pins = pinned(sys_platform=system)
     for name, version in (("torch", {"linux": "2.13.0"}.get(system, "2.14.1")), ("mlx", "0.32.4")):
-        (pinned,) = [
-            p for p in pins if p.name == name and (not p.marker or p.marker.evaluate(here))
-        ]
-        assert str(pinned.specifier) == f"=={version}"
+        (pin,) = [one for one in pins if one.name == name]
+        assert str(pin.specifier) == f"=={version}"
+
+
+NEWEST_PYTHON = {
+    ("torch", "==2.13.0"): 14, ("torch", "==2.14.1"): 14, ("mlx", "==0.32.4"): 15,
+    ("torchft", "==0.2.0"): 13,
+}  # fmt: skip
+"""Pin -> newest minor version of Python 3 that it has wheels for, by the package index."""
+
+
+def test_every_python_that_is_allowed_has_wheels_of_the_pinned_versions():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    allowed = SpecifierSet(project["project"]["requires-python"])
+    minors = [n for n in range(30) if f"3.{n}.1" in allowed]
+    assert project["tool"]["cibuildwheel"]["build"] == [f"cp3{n}-*" for n in minors]
+    words = f"3.{minors[0]} to\n3.{minors[-1]}"
+    assert words in (ROOT / "README.md").read_text()
+    assert words.replace("\n", " ") in (ROOT / "CONTRIBUTING.md").read_text()
+    pins = {(one.name, str(one.specifier)) for one in pinned()}
+    assert pins <= NEWEST_PYTHON.keys(), "ask the index which wheels a new pin has"
+    for name, version in pins - {("torchft", "==0.2.0")}:  # of an extra, for some Pythons
+        assert max(minors) <= NEWEST_PYTHON[name, version], name
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_the_pins_are_versions_that_the_package_takes_and_that_doctor_calls_tested(system):
+    here = {"sys_platform": system, "platform_machine": "arm64"}
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    needed = [one for one in map(Requirement, lines) if not one.marker or one.marker.evaluate(here)]
+    own = "macos" if system == "darwin" else system
+    for pin in pinned(sys_platform=system):
+        (version,) = (one.version for one in pin.specifier)
+        for one in needed:
+            assert one.name != pin.name or version in one.specifier
+        if pin.name in TESTED:
+            assert TESTED[pin.name].get(own, TESTED[pin.name][""]) == version
+    (torch,) = (one for one in needed if one.name == "torch")
+    assert ("2.13.0" in torch.specifier) == (system == "linux"), "it adds wrong on an M1 or M2"
 
 
 # -- workflow files --------------------------------------------------------------------------------

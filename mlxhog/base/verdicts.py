@@ -221,7 +221,9 @@ def identity() -> Identity:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = NONE
-    system = f"{machine.here().system} {platform.mac_ver()[0] or platform.release()}"
+    # Python says 16.0 of macOS 26 if it was linked for an older one (cpython issue 135675).
+    macos = darwin.sysctl_text("kern.osproductversion") or platform.mac_ver()[0]
+    system = f"{machine.here().system} {macos or platform.release()}"
     return Identity(machine.chip_name(), system, **versions)
 
 

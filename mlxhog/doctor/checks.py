@@ -104,8 +104,11 @@ def broken(row: Mapping[str, Any]) -> bool:
 
 # -- the machine and the versions ------------------------------------------------------------------
 
+WHEELS: Final = ("mlx", "mlx-metal", "mlx-cpu", "torch", "mlxhog")
 SPIN: Final = "MLX_METAL_FAST_SYNCH"
 APPLE_PAGE: Final = 16_384
+TESTED: Final = {"mlx": {"": "0.32.4"}, "torch": {"": "2.13.0", "macos": "2.14.1"}}
+"""Package -> system -> version that everything was tested with, as in constraints.txt."""
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -126,8 +129,18 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
             **{name: getattr(identity, name) for name in ("mlxhog", "mlx", "torch")},
             "numpy": metadata.version("numpy"),
         },
+        "wheels": {name: tags for name in WHEELS if (tags := wheel_tags(name))},
         "compiler": compiler(),
     }
+
+
+def wheel_tags(package: str) -> list[str]:
+    """Return the tags of the wheel that was installed: the system and Python it is made for."""
+    try:
+        text = metadata.distribution(package).read_text("WHEEL") or ""
+    except metadata.PackageNotFoundError:
+        return []
+    return re.findall(r"^Tag: *(\S+)", text, re.MULTILINE)
 
 
 def compiler() -> str | None:
@@ -166,6 +179,17 @@ def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
         "unset",
         "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it",
     )
+    for name, versions in TESTED.items():
+        tested, here = versions.get(machine.system, versions[""]), facts["versions"][name]
+        if here != verdicts.NONE:
+            yield check(
+                f"version of {name}",
+                here.partition("+")[0] == tested,
+                here,
+                f"{tested}, which mlxhog was tested with",
+                "it may work as well; the tested one: python -m pip install -c constraints.txt .",
+                CheckResult.WARN,
+            )
     if machine.apple_gpu and torch != verdicts.NONE:
         version = tuple(map(int, re.findall(r"\d+", torch)[:2]))
         yield check(

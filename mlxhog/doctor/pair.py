@@ -37,7 +37,7 @@ def check_pair(
 ) -> tuple[Check, dict[str, Any] | None]:
     """Compare runs with both engines of the GPU with runs of mlx:gpu alone.
 
-    The watch began before doctor's own load, which a Mac's load average counts for a minute.
+    The watch began before doctor's own work.
 
     Returns:
         The check, and the row `pair` of the record; None if nothing was measured.

@@ -185,6 +185,8 @@ def sections(record: Row) -> list[Section]:
     ]
     stored = f"stored in {record['stored']}" if record["stored"] else str(record["not_stored"])
     about = [stored, f"--json has all {len(tried)} checks, with their numbers."]
+    wheels = (f"{name} {' '.join(tags)}" for name, tags in record["facts"]["wheels"].items())
+    about += [f"wheels: {', '.join(wheels)}"]
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
     return [

@@ -1,6 +1,7 @@
 """Facts of a machine, Metal kernels on the emulated engine, and a gradient of every backend."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed, Lane
+from mlxhog.base import machine, verdicts
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import Verdicts
@@ -29,7 +31,7 @@ from tests.pairs import each_of
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 M2 = replace(MAC, chip="Apple M2 Max")
-NEW = {"mlx": "0.32.4", "torch": "2.13.0+cpu"}
+NEW = {"mlx": "0.32.4", "torch": "2.14.1"}
 RIGHT = {"loss": np.array(5.5), "w": np.array([1.0, -2.0])}
 
 
@@ -37,12 +39,16 @@ RIGHT = {"loss": np.array(5.5), "w": np.array([1.0, -2.0])}
     ("name", "here", "facts", "environ", "result", "words"),
     [
         ("page size", MAC, {"page_bytes": 4096}, {}, "FAIL", "4096 bytes"),
-        ("torch's long sums", M2, {}, {}, "WARN", "mlxhog splits such sums"),
+        ("torch's long sums", M2, {"versions": NEW | {"torch": "2.13.0"}}, {}, "WARN",
+         "mlxhog splits such sums"),
         ("torch's long sums", M2, {"versions": NEW | {"torch": "2.14.1"}}, {}, "PASS", ""),
+        ("version of torch", LINUX, {"versions": NEW | {"torch": "2.15.0"}}, {}, "WARN",
+         "2.15.0 it may work as well; the tested one: python -m pip install -c"),
+        ("version of mlx", MAC, {"versions": NEW | {"mlx": "0.33.0"}}, {}, "WARN", "0.33.0"),
         ("MLX_METAL_FAST_SYNCH", MAC, {}, {"MLX_METAL_FAST_SYNCH": "1"}, "FAIL", "unset it"),
         ("Rosetta", replace(MAC, translated=True), {}, {}, "FAIL", "for Apple silicon"),
     ],
-)
+)  # fmt: skip
 def test_what_is_known_to_be_wrong_is_found_with_its_consequence(
     name, here, facts, environ, result, words, monkeypatch
 ):
@@ -57,6 +63,17 @@ def test_what_is_known_to_be_wrong_is_found_with_its_consequence(
     assert check.result == result
     assert words in f"{check.found} {check.consequence}"
     assert bool(check.consequence) == (result in ("FAIL", "WARN"))
+
+
+def test_the_facts_name_the_wheels_and_the_compiler(monkeypatch):
+    facts = checks.collect_facts(machine.here())
+    (tag,) = facts["wheels"]["mlx"]
+    assert tag.startswith("cp3")
+    assert "manylinux" in tag or "macosx" in tag
+    assert "mlx-metal" not in facts["wheels"] or sys.platform == "darwin"
+    assert checks.wheel_tags("no-such-package") == []
+    monkeypatch.setattr(verdicts.darwin, "sysctl_text", {"kern.osproductversion": "26.4"}.get)
+    assert verdicts.identity().system.endswith(" 26.4"), "not the number that Python was told"
 
 
 def test_shared_memory_here_is_enough_for_a_run(monkeypatch):
