@@ -310,35 +310,56 @@ def computes_long_products(device: Device, ops: Ops) -> bool:
 # -- operators with Metal kernels ------------------------------------------------------------------
 
 
+class Compared(NamedTuple):
+    """An operator at one size beside the plain one."""
+
+    name: str
+    positions: int
+    where: str  # the result that is nearest to its allowed error, or over it
+    error: float | None  # its error as a share of its largest entry; None if it did not run
+    allowed: float | None
+    fault: str  # a sentence, or a compiler's whole text; "" if every result is near enough
+
+
+def compared(
+    framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
+) -> Iterator[Compared]:
+    """Compare operators with Metal kernels, all or those of some names, with the plain ones.
+
+    The plain ones run on the CPU.
+    """
+    host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
+    cases = list(product(names or CHECKS, SIZES))
+    expected = [dict(_results(host, plain, *case)) for case in cases]
+    tested = Device(framework, device, threads)
+    for (name, sizes), exact in zip(cases, expected, strict=True):
+        try:
+            results = dict(_results(tested, ops, name, sizes))
+        except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
+            yield Compared(name, sizes.S, "", None, None, whole_text(error))
+            continue
+        where, error, allowed = _farthest(CHECKS[name], results, exact)
+        sentence = (
+            f"{where} is off by {error:.1e} of its largest entry, expected {allowed:.1e} at most"
+        )
+        fault = "" if error <= allowed else sentence  # or not a number
+        yield Compared(name, sizes.S, where, error, allowed, fault)
+
+
 def faults(
     framework: str,
     device: str,
     ops: Ops,
     *,
     threads: int,
-    names: Iterable[str] = (),
     beat: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
-    """Compare operators with Metal kernels, all or those of some names, with the plain ones.
-
-    The plain ones run on the CPU. Returns the first fault of each operator that has one: a
-    sentence, or a compiler's whole text. `beat` is called after each case.
-    """
-    host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
-    cases = list(product(names or CHECKS, SIZES))
-    expected = [dict(_results(host, plain, *case)) for case in cases]
-    tested, by_name = Device(framework, device, threads), dict[str, str]()
-    for (name, sizes), exact in zip(cases, expected, strict=True):
-        try:
-            results = dict(_results(tested, ops, name, sizes))
-        except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
-            by_name.setdefault(name, whole_text(error))
-            continue
-        finally:
-            beat()
-        fault = next(_differences(CHECKS[name], results, exact), None)
-        if fault is not None:
-            by_name.setdefault(name, fault)
+    """Return the first fault of each operator that has one; `beat` is called after each case."""
+    by_name = dict[str, str]()
+    for case in compared(framework, device, ops, threads=threads):
+        if case.fault:
+            by_name.setdefault(case.name, case.fault)
+        beat()
     return by_name
 
 
@@ -359,17 +380,22 @@ def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
         yield f"gradient of {key}", device.host(grad)
 
 
-def _differences(
+def _farthest(
     check: Small, results: Mapping[str, Array], expected: Mapping[str, Array]
-) -> Iterator[str]:
-    """Yield a sentence for each array that is too far from the expected one."""
+) -> tuple[str, float, float]:
+    """Return the first result that is too far from the expected one, else the nearest to that.
+
+    With it come its error and the allowed one, as shares of the largest entry.
+    """
     largest = {name: float(np.abs(x).max()) for name, x in expected.items()}
+    shares = list[tuple[str, float, float]]()
     for name, exact in expected.items():
         kind = check.kind(name)
         allowed = ALLOWED[kind]
         most = allowed.atol + allowed.of_largest * largest[name]
         most += allowed.of_all * max(n for other, n in largest.items() if check.kind(other) == kind)
         off = float(np.abs(results[name] - exact).max())
+        shares.append((name, off / largest[name], most / largest[name]))
         if not off <= most:  # or not a number
-            share, limit = off / largest[name], most / largest[name]
-            yield f"{name} is off by {share:.1e} of its largest entry, expected {limit:.1e} at most"
+            return shares[-1]
+    return max(shares, key=lambda each: each[1] / each[2])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -64,12 +65,23 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
         problem = tried(start)
         for each in (STEPS, *probes.CHECKS) if not problem else ():
             tell(f"{each} on {name}")
-            error, limit = None, FUSED_RTOL if each == STEPS else 0.0
-            fault = tried(step_error) if each == STEPS else tried(operator_fault, each)
+            error, limit, cases = (
+                None,
+                FUSED_RTOL if each == STEPS else 0.0,
+                list[probes.Compared](),
+            )
+            began_s = time.monotonic()
+            fault = tried(step_error) if each == STEPS else tried(operator_cases, each)
             if isinstance(fault, float):
                 error, fault = fault, ""
-            ok = not fault and (error or 0.0) <= limit
-            row = {"name": each, "engine": name, "ok": ok, "max_error": error, "tolerance": limit}
+            elif isinstance(fault, list):
+                cases, fault = fault, next((case.fault for case in fault if case.fault), "")
+            row = {
+                "name": each, "engine": name, "ok": not fault and (error or 0.0) <= limit,
+                "max_error": error, "tolerance": limit,
+                "seconds": round(time.monotonic() - began_s, 3),  # with the time to compile
+                "cases": [case._asdict() for case in cases],
+            }  # fmt: skip
             rows.append(row | ({"error": str(fault)} if fault else {}))
     finally:
         child.close()
@@ -90,15 +102,15 @@ def start(lane: Lane, name: str) -> str:
     return ""
 
 
-def operator_fault(lane: Lane, name: str, operator: str) -> str:
-    """In a child: return the fault of an operator of the models on an engine, or ""."""
+def operator_cases(lane: Lane, name: str, operator: str) -> list[probes.Compared]:
+    """In a child: compare an operator of the models on an engine with the plain one."""
     framework, device, kernels = {
         "mlx": ("mlx", "gpu", "metal"),
         "mps": ("torch", "mps", "metal"),
         "emulated": ("mlx", "cpu", "metal-emulated"),
     }[name]
     ops = choose(framework, kernels, device)
-    return probes.faults(framework, device, ops, threads=1, names=(operator,)).get(operator, "")
+    return list(probes.compared(framework, device, ops, threads=1, names=(operator,)))
 
 
 def step_error(lane: Lane, name: str) -> float:

@@ -94,10 +94,16 @@ def test_an_engine_that_works_has_a_row_of_its_steps_and_one_per_operator(monkey
     check, rows = kernels.check_engine("emulated", told.append)
     assert check.result == CheckResult.PASS
     row = {"engine": "emulated", "ok": True}
+    seconds, cases = [row.pop("seconds") for row in rows], [row.pop("cases") for row in rows]
     assert rows == [
         {**row, "name": "steps", "max_error": 0.0, "tolerance": FUSED_RTOL},
         {**row, "name": "causal_conv", "max_error": None, "tolerance": 0.0},
     ]
+    assert min(seconds) > 0
+    assert [len(each) for each in cases] == [0, len(kernels.probes.SIZES)]
+    for case in cases[1]:
+        assert 0 <= case["error"] <= case["allowed"], "also where it is right"
+        assert (case["fault"], bool(case["where"])) == ("", True)
     assert told == ["steps on emulated", "causal_conv on emulated"]
 
 
@@ -127,7 +133,9 @@ def test_a_step_or_an_import_that_is_off_is_caught(fault, monkeypatch):
 def test_an_operator_that_is_off_is_caught(monkeypatch):
     monkeypatch.setattr(engines, "create", lambda name: FaultyEngine("conv_forward"))
     monkeypatch.setattr(choose_kernels, "_metal", choose_kernels._metal.__wrapped__)  # uncached
-    assert "is off by" in kernels.operator_fault(Lane(None, 0), "emulated", "causal_conv")
+    case, *_ = kernels.operator_cases(Lane(None, 0), "emulated", "causal_conv")
+    assert "is off by" in case.fault
+    assert case.error > case.allowed
 
 
 # -- a gradient of every backend; children stand in for a GPU --------------------------------------
