@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 from importlib import import_module, metadata, resources
@@ -194,3 +195,43 @@ def test_commands_scripts_modules_and_marks_of_the_steps_exist():
     assert all(find_spec(module) for module in modules), modules
     assert marks
     assert marks - {"not", "and", "or"} <= markers
+
+
+def test_the_workflow_for_macs_collects_every_error_and_puts_the_gpu_first():
+    (workflow,) = (yaml.safe_load(file.read_text()) for file in FILES if file.stem == "macos")
+    (job,) = workflow["jobs"].values()
+    names = [step.get("name", step.get("uses")) for step in job["steps"]]
+    order = ["install", "compile every kernel", "tests on the GPU", "doctor",
+             "actions/upload-artifact@v5", "tests that need no GPU"]  # fmt: skip
+    assert [name for name in names if name in order] == order
+    steps = dict(zip(names, job["steps"], strict=True))
+    for name in order[1:]:
+        assert steps[name]["if"] == "always() && steps.install.outcome == 'success'"
+    assert steps["install"]["id"] == "install"
+    rows = {row["macos"]: row.get("preview", False) for row in job["strategy"]["matrix"]["include"]}
+    assert rows == {"macos-15": False, "macos-26": False, "xcode-27": True}
+    assert '-m "not metal and not slow" -n 3' in steps["tests that need no GPU"]["run"]
+
+
+def test_a_text_that_does_not_compile_does_not_keep_the_next_one_from_the_compiler(tmp_path):
+    """The step of the workflow, with a compiler that refuses two of three texts."""
+    (file,) = (file for file in FILES if file.stem == "macos")
+    (job,) = yaml.safe_load(file.read_text())["jobs"].values()
+    (step,) = (step for step in job["steps"] if step.get("name") == "compile every kernel")
+    programs, script = tmp_path / "bin", step["run"]
+    programs.mkdir()
+    for name, text in (
+        ("python", 'mkdir -p "$3"; touch "$3/a.metal" "$3/b.metal" "$3/c.metal"'),
+        ("xcrun", 'case "$*" in *b.metal*) exit 0;; *) echo "error: $*" >&2; exit 1;; esac'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    script = script.replace("${{ matrix.standards }}", "metal3.1 metal3.2")
+    process = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "RUNNER_TEMP": str(tmp_path)},
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert "4 texts do not compile" in process.stdout
+    assert process.stdout.count("error: ") == 4
+    assert (tmp_path / "compile.log").read_text().count("metal3.2 ") >= 3

@@ -338,12 +338,12 @@ def compared(
         except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
             yield Compared(name, sizes.S, "", None, None, whole_text(error))
             continue
-        where, error, allowed = _farthest(CHECKS[name], results, exact)
+        where, share, allowed = _farthest(CHECKS[name], results, exact)
         sentence = (
-            f"{where} is off by {error:.1e} of its largest entry, expected {allowed:.1e} at most"
+            f"{where} is off by {share:.1e} of its largest entry, expected {allowed:.1e} at most"
         )
-        fault = "" if error <= allowed else sentence  # or not a number
-        yield Compared(name, sizes.S, where, error, allowed, fault)
+        fault = "" if share <= allowed else sentence  # or not a number
+        yield Compared(name, sizes.S, where, share, allowed, fault)
 
 
 def faults(

@@ -103,6 +103,20 @@ def ask_for_performance_cores() -> bool:
     return int(call(_QOS_CLASS_USER_INITIATED, 0)) == 0
 
 
+def displays() -> int:
+    """Return the number of active displays; a GPU that drives none is never ended for it.
+
+    Raises:
+        OSError: this is not macOS, or it does not say.
+    """
+    graphics = ctypes.CDLL("/System/Library/Frameworks/CoreGraphics.framework/CoreGraphics")
+    call, count = graphics.CGGetActiveDisplayList, ctypes.c_uint32(0)
+    call.argtypes = (ctypes.c_uint32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint32))
+    if call(0, None, ctypes.byref(count)) != 0:
+        raise OSError("CoreGraphics does not list displays")
+    return count.value
+
+
 @contextmanager
 def awake() -> Iterator[str]:
     """Keep a Mac from falling asleep during the block, or until this process dies.

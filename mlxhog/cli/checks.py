@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _Doctor(Quiet):
     quick: bool = switch("a little of everything; the result is not stored")
+    report: str | None = option(
+        None,
+        "also measure speeds, train by default for 20 s, and write all results and logs to a zip "
+        "archive, for an issue",
+        metavar="FILE",
+    )
 
 
 @command("doctor")
@@ -39,28 +45,49 @@ def doctor(config: _Doctor) -> Report:
         doctor
         doctor --json > doctor.json
         doctor --quick
+        doctor --report mac.zip
     """
     # These import NumPy and the native module; wrong input is refused before.
-    from mlxhog.base import machine, verdicts
-    from mlxhog.doctor.record import conclude, examine, sections
+    from mlxhog.base import machine
+    from mlxhog.doctor import report
+    from mlxhog.doctor.record import STAGES, examine, sections
+    from mlxhog.report.views import numbered
 
-    with config.status() as tell:
-        record = examine(config.quick, tell)
-    stored, not_stored = None, "--quick is not stored; run `mlxhog doctor`"
-    if not config.quick:
+    target, here = config.report and report.target(config.report), machine.here()
+    with config.status() as status:
+        tell = numbered(status, STAGES - config.quick + report.STAGES * bool(target))
         try:
-            stored = str(verdicts.save(record, verdicts.Identity(**record["identity"])))
-        except EnvironmentLacks as error:
-            not_stored = str(error)
-    record |= {"stored": stored, "not_stored": None if stored else not_stored}
-    known = verdicts.load()  # as a run would
-    if not known.usable:
-        known = verdicts.Verdicts(known.path, None, record)
-    record["verdict"] = conclude(known, machine.here())
+            record = examine(config.quick, tell)
+        except Exception:
+            if target:  # a report is of use just then
+                report.write(target, report.of_fault(config.quick), here, tell)
+                status.tell(f"{target} has this error and what else is known")
+            raise
+        record |= _consequences(record, quick=config.quick)
+        if target:
+            report.write(target, record, here, tell)
     failed = record["failed"]
     short = config.quiet and failed and not config.json
     remarks = [f"FAILED: {', '.join(failed)}"] if short else []
     return Report(record, sections(record), int(bool(failed)), remarks)
+
+
+def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
+    """Store a record, and return where it is and what follows for runs."""
+    from mlxhog.base import machine, verdicts
+    from mlxhog.doctor.record import conclude
+
+    stored, not_stored = None, "--quick is not stored; run `mlxhog doctor`"
+    if not quick:
+        try:
+            stored = str(verdicts.save(record, verdicts.Identity(**record["identity"])))
+        except EnvironmentLacks as error:
+            not_stored = str(error)
+    known = verdicts.load()  # as a run would
+    if not known.usable:
+        known = verdicts.Verdicts(known.path, None, record)
+    verdict = conclude(known, machine.here())
+    return {"stored": stored, "not_stored": None if stored else not_stored, "verdict": verdict}
 
 
 MOST_NAMES = 50  # characters of the sides' names in the answer

@@ -152,11 +152,18 @@ def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
 
 def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
     """In a child: return tokens/s of the faster half of some gradients."""
+    return first_and_speed(name, form, gradients, MODEL)[1]
+
+
+def first_and_speed(name: str, form: str, gradients: int, model: str) -> tuple[float, float]:
+    """Return the seconds of a first gradient, start included, and tokens/s of the next ones."""
+    began_s = time.perf_counter()
     engine = FrameworkEngine(name, form, 1)
-    _gradient(engine)
+    _gradient(engine, model)
+    first_s = time.perf_counter() - began_s
     batch = Batch(*_tokens(), BATCH * LENGTH)
     times = times_of(engine.backend, batch, lambda times: len(times) >= gradients)
-    return BATCH * LENGTH / faster_half(times)
+    return first_s, BATCH * LENGTH / faster_half(times)
 
 
 def measure_decoder(lane: Lane, name: str, seconds: float) -> float:
@@ -171,8 +178,8 @@ def measure_decoder(lane: Lane, name: str, seconds: float) -> float:
     return 1.0 / faster_half(times)
 
 
-def _gradient(engine: ModelEngine) -> Gradient:
-    model = load_architecture(MODEL)
+def _gradient(engine: ModelEngine, name: str = MODEL) -> Gradient:
+    model = load_architecture(name)
     engine.load(model, init_params(model, 0))
     loss, grads = engine.differentiate(*_tokens())
     return {"loss": np.array(loss), **{name: np.array(grad) for name, grad in grads.items()}}

@@ -1,12 +1,17 @@
-"""MLX as a reader of the litmus arena; imported in a child."""
+"""MLX as a reader of the litmus arena, and its view of a GPU; imported in a child."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, segment
 from mlxhog.doctor.litmus import Reader
+from mlxhog.errors import EnvironmentLacks, message_of
 from mlxhog.optim.updates import Float32
 
 
@@ -22,3 +27,26 @@ def live(mapped: Arena) -> Reader:
         return np.array(values, copy=False)
 
     return read
+
+
+def device() -> dict[str, Any]:
+    """Describe the GPU: its architecture, and the memory that macOS recommends and allows."""
+    return dict(mx.device_info(mx.Device(mx.gpu)))
+
+
+def imports(sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Import shared memory of some sizes in bytes: at the same address, and how fast?"""
+    rows = list[dict[str, Any]]()
+    for nbytes in sizes:
+        row: dict[str, Any] = {"bytes": nbytes}
+        try:
+            host = np.frombuffer(segment.create(nbytes).mapping, np.float32)
+            began_s = time.perf_counter()
+            array = mx.asarray(host, copy=False)
+            row["seconds"] = time.perf_counter() - began_s
+            address = np.array(array, copy=False).ctypes.data
+            row["same_address"] = address == host.ctypes.data
+        except (EnvironmentLacks, OSError, ValueError, RuntimeError) as error:
+            row["error"] = message_of(error)
+        rows.append(row)
+    return rows

@@ -1,4 +1,4 @@
-"""PyTorch as a reader of the litmus arena; imported in a child."""
+"""PyTorch as a reader of the litmus arena, and on MPS; imported in a child."""
 
 from __future__ import annotations
 
@@ -13,3 +13,13 @@ def live(mapped: Arena) -> Reader:
     torch.set_num_threads(1)
     alias = torch.from_numpy(shared(mapped, "dense"))
     return lambda: (alias * 1.0).numpy()
+
+
+def shares_memory(device: str = "mps") -> bool:
+    """Whether the CPU sees a tensor of MPS where it lies, and MPS what the CPU writes there."""
+    tensor = torch.ones(1024, device=device)
+    torch.mps.synchronize()
+    view = torch.empty(0).set_(torch.mps._host_alias_storage(tensor.untyped_storage()))
+    seen = bool((view == 1).all())
+    view.fill_(2.0)
+    return seen and tensor.sum().item() == 2 * 1024

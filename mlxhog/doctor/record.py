@@ -33,7 +33,7 @@ from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.errors import EnvironmentLacks, one_line
 from mlxhog.models.ops import kernels
 from mlxhog.report.table import AnswerNote, FailureNote, Section
-from mlxhog.report.views import TellStep, numbered
+from mlxhog.report.views import TellStep
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
@@ -48,9 +48,9 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     """Examine this machine and return the record, without a verdict.
 
     Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
-    and no shared memory behind.
+    and no shared memory behind. It calls `tell` with the names of `STAGES` parts, one less if
+    `quick`.
     """
-    tell = numbered(tell, STAGES - quick)
     machine, watch = machines.here(), LoadWatch()
     tell("facts", "")
     facts = collect_facts(machine)
@@ -187,6 +187,8 @@ def sections(record: Row) -> list[Section]:
     about = [stored, f"--json has all {len(tried)} checks, with their numbers."]
     wheels = (f"{name} {' '.join(tags)}" for name, tags in record["facts"]["wheels"].items())
     about += [f"wheels: {', '.join(wheels)}"]
+    if "report" in record:
+        about.append(f"{record['report']} has all of this for an issue, and no text of yours")
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
     return [

@@ -1,0 +1,189 @@
+"""The file of `mlxhog doctor --report`: what one paste from a Mac should hold.
+
+    doctor.json        the record; below `details` this machine, imports of shared memory, speeds at
+                       the default model, and why a value is unknown
+    train/output.txt   what a default training printed
+    train/run.json     its result
+    train/logs/        the ends of its workers' logs
+
+It has no text of the user's: the training reads the text in the package and writes no sample, and
+the path of the home directory is `~`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import tempfile
+import traceback
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends import create
+from mlxhog.base import plain_json
+from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.machine import Machine
+from mlxhog.base.paths import expanded
+from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
+from mlxhog.doctor import backends, system
+from mlxhog.doctor.checks import Check, CheckResult
+from mlxhog.errors import ConfigError, EnvironmentLacks, whole_text
+from mlxhog.optim import muon
+from mlxhog.report.views import TellStep
+from mlxhog.training import api
+
+STAGES: Final = 3
+MODEL: Final = "minute"  # of the default training
+GRADIENTS: Final = {False: 10, True: 2}  # of each speed, by `quick`
+TRAIN_S: Final = {False: 20, True: 3}
+LIMIT_S: Final = START_S + 300.0  # beyond its seconds, for a training whose kernels are compiled
+IMPORTED_BYTES: Final = (1 << 14, 1 << 20, 1 << 26, 1 << 30)
+LOG_LINES: Final = 200
+MOST_LOG: Final = 1 << 16  # characters
+TRAINING: Final = "default training"
+
+
+def target(text: str) -> Path:
+    """Return the path of a report before anything is measured; a ConfigError if it cannot be."""
+    path = expanded(text)
+    if path.suffix != ".zip":
+        raise ConfigError(f"--report {text}: it is a zip archive; write --report {text}.zip")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        what = "a folder" if path.is_dir() else "in a folder that does not exist"
+        raise ConfigError(f"--report {text}: this is {what}; name a new file, such as mac.zip")
+    return path
+
+
+def write(path: Path, record: dict[str, Any], machine: Machine, tell: TellStep) -> None:
+    """Measure what a report has beyond the record, train, and write the file.
+
+    `record` gets the keys `details` and `report`, the path, and the training among its checks.
+
+    Raises:
+        EnvironmentLacks: the file cannot be written.
+    """
+    quick = bool(record["effort"]["quick"])
+    tell("system", "")
+    values, unknown = system.collect(system.FACTS)
+    tell("speeds", "")
+    measured, why = system.collect(_measures(machine, quick, lambda step: tell("speeds", step)))
+    tell(TRAINING, f"{TRAIN_S[quick]} s")
+    with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as name:
+        check = _train(Path(name), TRAIN_S[quick])
+        files = _files_of(Path(name))
+    record["checks"].append({**vars(check)})
+    if check.result == CheckResult.FAIL:
+        record["failed"].append(check.name)
+    record |= {"report": str(path), "details": {"system": values, **measured}}
+    record["details"]["unknown"] = unknown | why
+    files["doctor.json"] = plain_json.dumps(record, indent=1).decode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text.replace(str(Path.home()), "~"))
+    with disk_errors(f"writing {path}"):
+        replace_file(path, packed.getvalue())
+
+
+def of_fault(quick: bool) -> dict[str, Any]:
+    """Return the record of a doctor that an error ended, which is being handled."""
+    effort = {"quick": quick}
+    return {"error": traceback.format_exc(), "effort": effort, "checks": [], "failed": []}
+
+
+# -- measurements, each in a child -----------------------------------------------------------------
+
+
+def _measures(
+    machine: Machine, quick: bool, tell: Callable[[str], None]
+) -> Mapping[str, Callable[[], Any]]:
+    def of(name: str, function: Callable[..., Any], *words: Any) -> Callable[[], Any]:
+        def measure() -> Any:
+            if (lack := missing(name, machine)) is not None:
+                raise EnvironmentLacks(lack)
+            tell(f"{function.__name__} {name}")
+            with Child(promises=False) as child:
+                return child.call(LIMIT_S, function, *words)
+
+        return measure
+
+    speeds = {
+        f"tokens_per_s {name} {form}": of(name, speed, name, form, GRADIENTS[quick])
+        for name in BACKENDS
+        for form in ("reference", "metal" if name in GPU_BACKENDS else "native")
+    }
+    return {
+        "import_s mlx": of("mlx:cpu", system.import_seconds, "mlx.core"),
+        "import_s torch": of("torch:cpu", system.import_seconds, "torch"),
+        "mlx_device": of("mlx:gpu", framework, "mlx", "device"),
+        "mlx_imports": of("mlx:gpu", framework, "mlx", "imports", IMPORTED_BYTES),
+        "mps_shares_memory": of("torch:mps", framework, "torch", "shares_memory"),
+        **{f"polar_distance {name}": of(name, polar_distance, name) for name in BACKENDS},
+        **speeds,
+        **{
+            f"decode_tokens_per_s {name}": of(
+                name, backends.measure_decoder, name, 0.1 if quick else backends.DECODE_S
+            )
+            for name in BACKENDS
+        },
+    }
+
+
+def framework(lane: Lane, name: str, function: str, *words: Any) -> Any:
+    """In a child: call a function of `probes_mlx` or `probes_torch`."""
+    return getattr(importlib.import_module(f"mlxhog.doctor.probes_{name}"), function)(*words)
+
+
+def polar_distance(lane: Lane, name: str) -> float:
+    """In a child: return how far a backend's orthogonal matrices are from the CPU's."""
+    return muon.distance(create(name, threads=1, kernels="auto").polar)
+
+
+def speed(lane: Lane, name: str, form: str, gradients: int) -> dict[str, float]:
+    """In a child: return the seconds of a first gradient, start included, and tokens/s then."""
+    first_s, tokens_per_s = backends.first_and_speed(name, form, gradients, MODEL)
+    return {"first_gradient_s": first_s, "tokens_per_s": tokens_per_s}
+
+
+# -- a default training ----------------------------------------------------------------------------
+
+
+def _train(folder: Path, seconds: int) -> Check:
+    """Train by default below a folder; its output goes to `output.txt`."""
+    expected = f"trains for {seconds} s"
+    consequence = "mlxhog train does not work here: the report has its output and its logs"
+    with Child(promises=False, log=folder / "output.txt") as child:
+        try:
+            status = child.call(LIMIT_S + seconds, train, str(folder / "runs"), seconds)
+        except Failed as failure:
+            return Check(TRAINING, CheckResult.FAIL, str(failure), expected, consequence)
+    result = CheckResult.PASS if status == "done" else CheckResult.FAIL
+    return Check(TRAINING, result, status, expected, "" if status == "done" else consequence)
+
+
+def train(lane: Lane, folder: str, seconds: int) -> str:
+    """In a child: train the default model on the text in the package; returns the status."""
+    try:
+        return api.train(out=folder, time=seconds, sample_every="off", live="off").status
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {whole_text(error)}", flush=True)
+        raise
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """Return the files of the training by their names in the archive."""
+    found = {"output.txt": folder / "output.txt"}
+    for run in sorted((folder / "runs").glob("*/run.json")):
+        found["run.json"] = run
+        found |= {f"logs/{log.name}": log for log in sorted((run.parent / "logs").glob("*.log"))}
+    texts = dict[str, str]()
+    for name, path in found.items():
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        if name != "run.json":
+            text = "\n".join(text.splitlines()[-LOG_LINES:])[-MOST_LOG:]
+        texts[f"train/{name}"] = text
+    return texts

@@ -1,0 +1,134 @@
+"""What a report says of this machine beside doctor's record: macOS, Python, memory, power.
+
+Each fact is a function; one that this machine does not have raises, and the reason stands in the
+fact's place. No framework is started.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import resource
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import psutil
+
+from mlxhog.base import darwin
+from mlxhog.errors import EnvironmentLacks, message_of
+
+LIMIT_S: Final = 20.0  # for a program of macOS
+MOST_CHARACTERS: Final = 4000  # of what a program says
+LANGUAGES: Final = {14: "3.1", 15: "3.2"}
+"""Metal language that MLX and PyTorch ask for, by macOS; 4.0 from 26 on."""
+
+
+def collect(facts: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the facts, None where this machine cannot tell, and the reasons of these."""
+    values, reasons = dict[str, Any](), dict[str, str]()
+    for name, fact in facts.items():
+        try:
+            values[name] = fact()
+        except Exception as error:  # a report is whole, whatever one fact does
+            values[name], reasons[name] = None, message_of(error)
+    return values, reasons
+
+
+def _setting(name: str) -> str:
+    """Return a setting of macOS that is text."""
+    if text := darwin.sysctl_text(name):
+        return text
+    raise EnvironmentLacks(
+        f"macOS does not say {name}" if sys.platform == "darwin" else "this is not macOS"
+    )
+
+
+def said(*words: str) -> str:
+    """Return what a program of macOS prints.
+
+    Raises:
+        EnvironmentLacks: it does not run here.
+    """
+    try:
+        process = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            timeout=LIMIT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EnvironmentLacks(f"{words[0]} does not run: {message_of(error)}") from error
+    if process.returncode:
+        raise EnvironmentLacks(f"{' '.join(words)} ended with code {process.returncode}")
+    return process.stdout.strip()[:MOST_CHARACTERS]
+
+
+def import_seconds(lane: object, module: str) -> float:
+    """In a child that has no framework yet: return the seconds of an import."""
+    began_s = time.perf_counter()
+    importlib.import_module(module)
+    return time.perf_counter() - began_s
+
+
+def _low_power() -> bool:
+    for line in said("pmset", "-g").splitlines():
+        if line.split()[:1] == ["lowpowermode"]:
+            return line.split()[1] == "1"
+    raise EnvironmentLacks("pmset -g has no line lowpowermode")
+
+
+def _language() -> str:
+    return LANGUAGES.get(int(_setting("kern.osproductversion").partition(".")[0]), "4.0")
+
+
+def _core_levels() -> list[dict[str, Any]]:
+    _setting("kern.osproductversion")
+    return [
+        {
+            "name": darwin.sysctl_text(f"hw.perflevel{level}.name"),
+            "cores": darwin.sysctl_int(f"hw.perflevel{level}.physicalcpu"),
+        }
+        for level in range(darwin.sysctl_int("hw.nperflevels") or 0)
+    ]
+
+
+def _performance_cores() -> bool:
+    _setting("kern.osproductversion")
+    return darwin.ask_for_performance_cores()
+
+
+def _displays() -> int:
+    _setting("kern.osproductversion")
+    return darwin.displays()
+
+
+def _stays_awake() -> str:
+    _setting("kern.osproductversion")
+    with darwin.awake() as note:
+        return note or "caffeinate runs"
+
+
+FACTS: Final[dict[str, Callable[[], Any]]] = {
+    "macos": lambda: _setting("kern.osproductversion"),
+    "macos_build": lambda: _setting("kern.osversion"),
+    "mac": lambda: _setting("hw.model"),
+    "metal_language": _language,
+    "core_levels": _core_levels,
+    "performance_cores_granted": _performance_cores,
+    "caffeinate": _stays_awake,
+    "displays": _displays,
+    "power": lambda: said("pmset", "-g", "batt"),
+    "low_power_mode": _low_power,
+    "thermal": lambda: said("pmset", "-g", "therm"),
+    "kernel": platform.release,
+    "python": lambda: sys.version,
+    "python_platform": sysconfig.get_platform,
+    "python_framework": lambda: sysconfig.get_config_var("PYTHONFRAMEWORK") or "",
+    "memory": lambda: dict(psutil.virtual_memory()._asdict()),
+    "swap": lambda: dict(psutil.swap_memory()._asdict()),
+    "open_files": lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
+    "tmpdir_characters": lambda: len(tempfile.gettempdir()),
+}
