@@ -11,6 +11,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+_METAL_SAYS = "Command buffer execution failed"  # through MLX
 MOST_CHARACTERS = 4000
 _KEPT_AT_END = 1000  # where the way out stands
 MOST_SHOWN = 100
@@ -85,6 +86,16 @@ class MetalError(MlxhogError):
 
 class LostGPU(MetalError):
     """A GPU gave up work, so what its memory holds is not the result; a new process may go on."""
+
+
+def is_lost_gpu(error: BaseException) -> bool:
+    """Whether an error or its cause is Metal's error of unfinished work, see `LostGPU`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LostGPU) or _METAL_SAYS in str(cause):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 class Diverged(MlxhogError):

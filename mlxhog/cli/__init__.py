@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
 from mlxhog.base import darwin
-from mlxhog.errors import MlxhogError, did_you_mean, message_of, shown
+from mlxhog.errors import MlxhogError, did_you_mean, is_lost_gpu, message_of, shown
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
 if TYPE_CHECKING:
@@ -243,6 +243,12 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
             return str(error), error.exit_code
         case KeyboardInterrupt():
             return "interrupted", INTERRUPTED
+        case RuntimeError() if is_lost_gpu(error):
+            return (
+                "macOS ended the work of the GPU, which kept the display waiting: "
+                f"{message_of(error)}; run the command again, on the CPU (mlx:cpu) or with the "
+                "display off"
+            ), LACKS
         case MemoryError():
             return f"the memory is used up: {error}; ask for smaller sizes", LACKS
         case ImportError() if (error.name or "mlxhog").partition(".")[0] != "mlxhog":

@@ -21,7 +21,6 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
-from mlxhog.errors import LostGPU
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
@@ -215,14 +214,3 @@ HINTS = (
     "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
     "off may help"
 )
-_METAL_SAYS = "Command buffer execution failed"
-
-
-def is_lost_gpu(error: BaseException) -> bool:
-    """Whether an error or its cause is Metal's error of unfinished work."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, LostGPU) or _METAL_SAYS in str(cause):
-            return True
-        cause = cause.__cause__
-    return False

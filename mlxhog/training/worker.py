@@ -20,6 +20,7 @@ from mlxhog.errors import (
     EnvironmentLacks,
     MetalError,
     ShapeError,
+    is_lost_gpu,
     message_of,
     one_line,
     whole_text,
@@ -31,7 +32,7 @@ from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
-from mlxhog.training.job import Job, SideJobs, is_lost_gpu
+from mlxhog.training.job import Job, SideJobs
 from mlxhog.training.steps import Gradients, OverlappedSteps, Steps
 
 

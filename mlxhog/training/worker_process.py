@@ -8,8 +8,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from mlxhog.base.processes import FAULTS, end_by
-from mlxhog.errors import MlxhogError, one_line
-from mlxhog.training.job import LOST_GPU_EXIT_CODE, Job, is_lost_gpu
+from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
+from mlxhog.training.job import LOST_GPU_EXIT_CODE, Job
 
 LAST_LINE = 1000
 """Characters of the log's last line, which the supervisor quotes, of an error with several."""
@@ -39,6 +39,8 @@ def main(pipe: Connection, job: Job) -> None:
                 code = LOST_GPU_EXIT_CODE
             elif isinstance(error, MlxhogError):
                 code = error.exit_code
+            elif "error:" in str(error):  # a compiler's text, whose last line says nothing
+                code = 1
             else:
                 raise
             text = str(error)

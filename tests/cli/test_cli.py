@@ -95,6 +95,10 @@ def deleted(*_, **__):
          "other programs or raise the limit (ulimit -v), else install it again: python -m pip "
          "install --force-reinstall mlxhog\n"),
         (MemoryError("9 GB"), 3, "the memory is used up: 9 GB; ask for smaller sizes\n"),
+        (RuntimeError("[METAL] Command buffer execution failed: Impacting Interactivity"), 3,
+         "macOS ended the work of the GPU, which kept the display waiting: [METAL] Command buffer "
+         "execution failed: Impacting Interactivity; run the command again, on the CPU (mlx:cpu) "
+         "or with the display off\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (PermissionError(errno.EACCES, "Permission denied", "others/closed"), 2,
          "cannot use 'others/closed': Permission denied; name another path, or make it usable for "

@@ -30,6 +30,7 @@ from mlxhog.strategies.strategy import Lease
 from mlxhog.training import processes, side_jobs, worker, worker_process
 from mlxhog.training.job import Job
 from mlxhog.training.steps import Gradients, OverlappedSteps
+from tests.processes import python
 from tests.soak.killer import Killer
 from tests.strategies.runs import LR, context, new_arena, strategy
 from tests.test_errors import ERROR, compiler_text
@@ -184,6 +185,35 @@ def test_a_worker_gives_signs_of_life_through_its_start_and_logs_why_its_kernels
     (notice,) = own.notices
     assert ERROR in notice
     assert ERROR in capsys.readouterr().out.splitlines()
+
+
+ENDS = """
+import sys, types
+from pathlib import Path
+from mlxhog.errors import MetalError
+from mlxhog.training import worker_process
+from tests.test_errors import compiler_text
+
+def run(pipe, job):
+    error = RuntimeError(compiler_text())
+    raise MetalError(f"kernel slstm failed: {error}") if sys.argv[2] == "ours" else error
+
+sys.modules["mlxhog.training.worker"] = types.SimpleNamespace(run=run)
+worker_process.main(None, types.SimpleNamespace(log=Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whose", "code"), [("ours", 3), ("mlx's", 1)])
+def test_a_compilers_text_that_ends_a_worker_is_whole_in_its_log_and_the_last_line_is_its_error(
+    whose, code, tmp_path
+):
+    root = Path(__file__).parents[2]
+    assert python("-c", ENDS, str(tmp_path / "log"), whose, cwd=root).returncode == code
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert ERROR in lines
+    assert sum("warning: unused" in line for line in lines) > 10
+    assert ERROR in lines[-1]
 
 
 # -- an aborted GPU worker -------------------------------------------------------------------------

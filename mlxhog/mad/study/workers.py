@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
-from mlxhog.errors import MlxhogError, one_line
+from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
-from mlxhog.training.job import LOST_GPU_EXIT_CODE, is_lost_gpu
+from mlxhog.training.job import LOST_GPU_EXIT_CODE
 
 REASON_CHARACTERS = 500
 
