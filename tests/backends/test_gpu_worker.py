@@ -4,6 +4,8 @@ What only a Mac has is stood in for: the device, its memory, and the limits that
 """
 
 import os
+import re
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from unittest import mock
@@ -12,10 +14,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog import backends
+from mlxhog import arena, backends
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.models import families
+from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from tests.backends.untrained import batch, lay, values
 from tests.models.sample import SMALLEST
@@ -165,3 +169,48 @@ def test_evaluation_and_prompts_are_cut_into_pieces():
 def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name):
     with pytest.raises(EnvironmentLacks, match=f"{name} needs .*use .*cpu"):
         backends.create(name, threads=1, kernels="auto")
+
+
+# -- fused kernels ---------------------------------------------------------------------------------
+
+BUFFERS = 31  # arguments that Metal gives a kernel; MLX checks its own limit roughly (mlx 1880)
+SMALL = [
+    name for name in architectures() if families.param_count(load_architecture(name)) < 10_000_000
+]
+
+
+class Drawn(Exception):
+    """The graph of a gradient, in place of its numbers."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_no_fused_kernel_of_a_gradient_has_more_buffers_than_metal_allows(
+    name, tmp_path, monkeypatch
+):
+    compiled = mx.compile
+
+    def drawing(function):
+        fused = compiled(function)
+
+        def draw(*inputs):
+            loss, grads = fused(*inputs)
+            mx.export_to_dot(str(tmp_path / "graph"), loss, *grads.values())
+            raise Drawn
+
+        return draw
+
+    monkeypatch.setattr(mx, "compile", drawing)
+    model = load_architecture(name)
+    backend = MLXBackend("mlx:cpu", threads=1, kernels="reference", share=GPUShare(), compiled=True)
+    layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
+    backend.bind(model, layout)
+    backend.read_tables(np.zeros(layout.n_floats, np.float32))
+    with pytest.raises(Drawn):
+        backend.loss_and_grads(batch(1, 32))
+    text = (tmp_path / "graph").read_text()
+    fused = set(re.findall(r'\{ (\d+) \[label ="Compiled', text))
+    edges = set(re.findall(r'^"?(\w+)"? -> "?(\w+)"?$', text, re.MULTILINE))
+    buffers = Counter(end for edge in edges for end in edge if end in fused)
+    assert len(buffers) > 10
+    assert max(buffers.values()) <= BUFFERS
