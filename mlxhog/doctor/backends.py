@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -152,17 +153,24 @@ def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
 
 def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
     """In a child: return tokens/s of the faster half of some gradients."""
-    return first_and_speed(name, form, gradients, MODEL)[1]
+    return first_and_speed(name, form, MODEL, gradients, math.inf)[1]
 
 
-def first_and_speed(name: str, form: str, gradients: int, model: str) -> tuple[float, float]:
-    """Return the seconds of a first gradient, start included, and tokens/s of the next ones."""
+def first_and_speed(
+    name: str, form: str, model: str, gradients: int, limit_s: float
+) -> tuple[float, float]:
+    """Return the seconds of a first gradient, start included, and tokens/s of the next ones.
+
+    They are `gradients`, or those of `limit_s` if that comes first.
+    """
     began_s = time.perf_counter()
     engine = FrameworkEngine(name, form, 1)
     _gradient(engine, model)
     first_s = time.perf_counter() - began_s
     batch = Batch(*_tokens(), BATCH * LENGTH)
-    times = times_of(engine.backend, batch, lambda times: len(times) >= gradients)
+    times = times_of(
+        engine.backend, batch, lambda times: len(times) >= gradients or sum(times) >= limit_s
+    )
     return first_s, BATCH * LENGTH / faster_half(times)
 
 

@@ -37,7 +37,8 @@ from mlxhog.training import api
 
 STAGES: Final = 3
 MODEL: Final = "minute"  # of the default training
-GRADIENTS: Final = {False: 10, True: 2}  # of each speed, by `quick`
+GRADIENTS: Final = {False: 10, True: 2}  # at most, of each speed, by `quick`
+SPEED_S: Final = 3.0  # about, for them
 TRAIN_S: Final = {False: 20, True: 3}
 LIMIT_S: Final = START_S + 300.0  # beyond its seconds, for a training whose kernels are compiled
 IMPORTED_BYTES: Final = (1 << 14, 1 << 20, 1 << 26, 1 << 30)
@@ -144,7 +145,7 @@ def polar_distance(lane: Lane, name: str) -> float:
 
 def speed(lane: Lane, name: str, form: str, gradients: int) -> dict[str, float]:
     """In a child: return the seconds of a first gradient, start included, and tokens/s then."""
-    first_s, tokens_per_s = backends.first_and_speed(name, form, gradients, MODEL)
+    first_s, tokens_per_s = backends.first_and_speed(name, form, MODEL, gradients, SPEED_S)
     return {"first_gradient_s": first_s, "tokens_per_s": tokens_per_s}
 
 
