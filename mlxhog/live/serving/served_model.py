@@ -166,18 +166,15 @@ class ServedModel:
     async def run(self) -> None:
         """Write answers until it is cancelled; raises an error of the run that has no client."""
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                self._changed.clear()
-                news = await loop.run_in_executor(self._thread, self._step)
-                for job, one in news.items():
-                    job.take(one)
-                if not self._engine.is_busy:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(POLL_S):
-                            await self._changed.wait()
-        finally:
-            self.model.tokenizer.close()  # the end of the loop waits for prompts in work
+        while True:
+            self._changed.clear()
+            news = await loop.run_in_executor(self._thread, self._step)
+            for job, one in news.items():
+                job.take(one)
+            if not self._engine.is_busy:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._changed.wait()
 
     def close(self) -> None:
         """End the thread after its step, and release the model."""
