@@ -134,9 +134,10 @@ def in_memory(view: NDArray[Any]) -> NDArray[Any]:
     while done < len(content):
         wanted = min(len(content) - done, CHUNK_BYTES)
         if not (part := os.pread(mapping.descriptor, wanted, first + done)):
+            size = os.fstat(mapping.descriptor).st_size
             raise CheckpointError(
-                f"a file of tensors has been shortened to {first + done:,} bytes while it was "
-                "read; copy it again, and replace files by renaming others"
+                f"a mapped file has been shortened to {size:,} bytes while it was in use; copy it "
+                "again, and replace such files by a rename"
             )
         content[done : done + len(part)] = np.frombuffer(part, np.uint8)
         done += len(part)

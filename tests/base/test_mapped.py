@@ -67,7 +67,7 @@ def test_a_file_that_is_shortened_while_it_is_read_is_an_error_and_no_bus_error(
     tensors.write(tmp_path / "x", {"x": np.ones(20_000, np.float32)})
     view = tensors.read(tmp_path / "x")["x"]
     os.truncate(tmp_path / "x", 30_000)
-    with pytest.raises(CheckpointError, match="shortened to 30,000 bytes while it was read"):
+    with pytest.raises(CheckpointError, match="shortened to 30,000 bytes while it was in use"):
         read(view)
 
 
