@@ -184,7 +184,7 @@ class EncoderProcess:
 
     def __init__(self, description: str, origin: str) -> None:
         self._description, self._origin = description, origin
-        self._lock = threading.Lock()
+        self._lock, self._is_closed = threading.Lock(), False
         self._process: WorkerProcess | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -203,6 +203,8 @@ class EncoderProcess:
         problem = f"the patterns of {self._origin} "
         with self._lock:
             process = self._process = self._process or self._start()
+            if self._is_closed:
+                process.kill()
             try:
                 process.pipe.send(texts)
                 if not process.pipe.poll(limit_s):
@@ -237,7 +239,8 @@ class EncoderProcess:
         return WorkerProcess(_encode, (self._description,), name="mlxhog-tokenizer", pipe=True)
 
     def close(self) -> None:
-        """End the process; a text that it encodes is a DataError."""
+        """End the process for ever; a text that it encodes is a DataError."""
+        self._is_closed = True
         if (process := self._process) is not None:
             process.process.kill()
 

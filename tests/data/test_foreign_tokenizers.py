@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import threading
 
 import pytest
 
@@ -11,10 +10,12 @@ from mlxhog.data.foreign_tokenizers import PATTERNS, accepted
 from mlxhog.data.tokenizers import BpeTokenizer, ByteTokenizer, shipped
 from mlxhog.errors import DataError
 from tests.pairs import each_of
+from tests.threads import begin, join, wait_until
 
 PLAIN = json.loads(ByteTokenizer.description)
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
-BACKTRACKS, ENDLESS = "(?:a+a+)+a*b", "(?:a|aa)+?(?:a|aa)+?(?:a|aa)+?!"
+BACKTRACKS, ENDLESS = "(?:a+a+)+a*b", "a*a*a*b"
+FOR_MINUTES = b" ".join([b"a" * 370] * 200) + b"b"
 
 
 def loaded(model=(), **fields):
@@ -132,27 +133,30 @@ def test_a_pattern_of_a_files_own_encodes_apart_and_may_fail_without_harm():
 
 
 @pytest.mark.slow
-def test_a_pattern_that_does_not_come_to_an_end_is_given_up_and_another_thread_may_end_it(
-    monkeypatch,
-):
+def test_a_pattern_that_does_not_come_to_an_end_is_given_up(monkeypatch):
     tokenizer = loaded(pre_tokenizer=split_by(ENDLESS))
-    text, refused = b"a" * 1500 + b"b", []
-
-    def encode():
-        with pytest.raises(DataError) as caught:
-            tokenizer.encode(text * 200)
-        refused.append(str(caught.value))
-
     assert len(tokenizer.encode(b"ab")) == 2  # its process is there
-    thread = threading.Thread(target=encode)
-    thread.start()
-    while not tokenizer._process._lock.locked():
-        thread.join(0.01)
-    tokenizer.close()
-    thread.join(60)
-    assert "ended the process that encodes by signal SIGKILL" in refused[0]
     monkeypatch.setattr(foreign_tokenizers, "START_S", 0.0)
     monkeypatch.setattr(foreign_tokenizers, "BYTES_PER_S", 1e9)
     with pytest.raises(DataError, match="take more than .* of text; use another tokenizer"):
-        tokenizer.encode(text)
+        tokenizer.encode(FOR_MINUTES)
     assert tokenizer._process._process is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_first", [True, False])
+def test_another_thread_may_end_what_encodes_before_or_amid_a_text(is_first):
+    tokenizer, refused = loaded(pre_tokenizer=split_by(ENDLESS)), []
+
+    def encode():
+        with pytest.raises(DataError) as caught:
+            tokenizer.encode(FOR_MINUTES)
+        refused.append(str(caught.value))
+
+    if is_first:
+        tokenizer.close()
+    threads = begin(lambda work: work(), [encode])
+    wait_until(lambda: refused or tokenizer._process._process)
+    tokenizer.close()
+    join(threads)
+    assert "ended the process that encodes by signal SIGKILL" in refused[0]
