@@ -45,7 +45,7 @@ class _Mapping(mmap.mmap):
 
     def __init__(self, descriptor: int, *_: Any, **__: Any) -> None:
         self.descriptor = os.dup(descriptor)
-        weakref.finalize(self, os.close, self.descriptor)
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
