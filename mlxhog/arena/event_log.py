@@ -37,6 +37,8 @@ FORMAT: Final = 3
 CHECK_EVERY: Final = 64
 """A worker logs a SHA-256 of the weights that it reads once in this number of steps."""
 
+MAX_THREADS: Final = 4096
+
 Accesses = NDArray[np.uint32]
 _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
@@ -75,6 +77,11 @@ class Begin:
     threads: int
     kernels: str
 
+    def __post_init__(self) -> None:
+        """Refuse threads of which no machine has that many, as a damaged log may say."""
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"a worker has {self.threads} threads, expected 1 to {MAX_THREADS}")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -107,20 +114,28 @@ def _packed(array: Accesses) -> bytes:
     return zlib.compress(array.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
 
 
-def _unpacked(content: bytes) -> Accesses:
-    planes = np.frombuffer(zlib.decompress(content), np.uint8).reshape(4, -1)
+def _unpacked(content: bytes, max_bytes: int) -> Accesses:
+    planes = np.frombuffer(_decompressed(content, max_bytes), np.uint8).reshape(4, -1)
     return np.frombuffer(planes.T.tobytes(), "<u4").astype(np.uint32)
 
 
-_FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
-    "str": (str.encode, bytes.decode),
-    "int": (_LENGTH.pack, lambda content: _LENGTH.unpack(content)[0]),
-    "bool": (lambda value: bytes([value]), lambda content: content != b"\0"),
-    "bytes": (lambda value: zlib.compress(value, 1), zlib.decompress),
+def _decompressed(content: bytes, max_bytes: int) -> bytes:
+    unpacking = zlib.decompressobj()  # four megabytes of zlib may be four gigabytes
+    unpacked = unpacking.decompress(content, max_bytes + 1)
+    if len(unpacked) > max_bytes or not unpacking.eof:
+        raise ValueError(f"a field is cut short, or unpacks to more than {max_bytes:,} bytes")
+    return unpacked
+
+
+_FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes, int], Any]]]] = {
+    "str": (str.encode, lambda content, _: content.decode()),
+    "int": (_LENGTH.pack, lambda content, _: _LENGTH.unpack(content)[0]),
+    "bool": (lambda value: bytes([value]), lambda content, _: content != b"\0"),
+    "bytes": (lambda value: zlib.compress(value, 1), _decompressed),
     "Accesses": (_packed, _unpacked),
-    "Numbers": (Numbers.pack, Numbers.unpack),
+    "Numbers": (Numbers.pack, lambda content, _: Numbers.unpack(content)),
 }
-"""How a field of each type becomes bytes, and the way back."""
+"""How a field of each type becomes bytes, and the way back, of at most a number of bytes."""
 
 
 def encode(record: Record) -> bytes:
@@ -132,17 +147,17 @@ def encode(record: Record) -> bytes:
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def _decoded(payload: bytes) -> Record:
+def _decoded(payload: bytes, max_bytes: int) -> Record:
     kind, values, at = KINDS[payload[0]], [], 1
     for field in fields(kind):
         (size,) = _LENGTH.unpack_from(payload, at)
         at += _LENGTH.size + size
-        values.append(_FIELDS[str(field.type)][1](payload[at - size : at]))
+        values.append(_FIELDS[str(field.type)][1](payload[at - size : at], max_bytes))
     return kind(*values)
 
 
-def read(path: Path) -> Iterator[Record]:
-    """The records of one worker's log.
+def read(path: Path, max_bytes: int = reading.MOST_BYTES) -> Iterator[Record]:
+    """The records of one worker's log; a compressed field has at most `max_bytes`.
 
     Raises:
         RunError: the log is missing, cut or damaged; the message says where.
@@ -155,9 +170,9 @@ def read(path: Path) -> Iterator[Record]:
                 payload = file.read(min(size, os.fstat(file.fileno()).st_size))
                 if len(payload) < size or zlib.crc32(payload) != crc:
                     raise ValueError(f"its record at byte {at} is not as it was written")
-                yield _decoded(payload)
+                yield _decoded(payload, max_bytes)
                 at += _HEAD.size + size
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, LookupError, struct.error, zlib.error) as error:
         raise RunError(
             f"the log {path} is cut or damaged: {message_of(error)}; copy the run's folder again, "
             "or record another run"

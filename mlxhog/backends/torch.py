@@ -106,7 +106,7 @@ class TorchBackend(Backend):
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """Load a model read-only; host memory is shared if the types agree."""
+        """Load a model read-only; memory of arrays, but not of files, is shared if types agree."""
         if weights not in WEIGHTS:
             raise ConfigError(
                 f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
@@ -238,6 +238,8 @@ def _host_tensor(
 ) -> tuple[torch.Tensor, bool]:
     """Return a tensor of type `dtype` on the host, and whether every number is finite."""
     is_bfloat16 = dtype == mapped.BFLOAT16  # NumPy and torch exchange bfloat16 as integers
+    # A program may shorten a mapped file while the model is used.
+    where_it_lies = where_it_lies and not mapped.is_mapped(tensor)
     if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
         with warnings.catch_warnings():
             # The array may be read-only; these parameters are never written.

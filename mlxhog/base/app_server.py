@@ -22,8 +22,8 @@ MOST_HEAD_BYTES = 65_536
 class AppServer(uvicorn.Server):
     """A server that ends on a signal, or if it is over; a second signal ends it at once.
 
-    `on_started` is called when requests are answered, `is_over` ten times a second; further
-    settings are those of `uvicorn.Config`.
+    `on_started` is called when requests are answered, `is_over` ten times a second, and `on_ending`
+    before answers complete; further settings are those of `uvicorn.Config`.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class AppServer(uvicorn.Server):
         app: Any,
         on_started: Callable[[], object] = lambda: None,
         is_over: Callable[[], bool] = lambda: False,
+        on_ending: Callable[[], object] = lambda: None,
         **settings: Any,
     ) -> None:
         super().__init__(
@@ -50,13 +51,18 @@ class AppServer(uvicorn.Server):
                 **settings,
             )
         )
-        self._on_started, self._is_over = on_started, is_over
+        self._on_started, self._is_over, self._on_ending = on_started, is_over, on_ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and call `on_started`."""
         say_once_where_connections_wait()
         await super().startup(sockets)
         self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Call `on_ending`, and give answers `GRACE_S` to complete."""
+        self._on_ending()
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end; called ten times a second."""

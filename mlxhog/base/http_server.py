@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import re
 import socket
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlxhog.base.processes import NO_DESCRIPTORS, descriptors_text
+from mlxhog.base.quantities import split_host
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -59,10 +60,11 @@ def check_names(
         names: accepted names of the server; "" accepts a request without Host; None accepts any.
         origins: accepted origins besides the server's own.
     """
-    host, name = headers.get(b"host", b"").decode("latin-1").lower(), None
-    with suppress(ValueError):  # of an incomplete IPv6 address
-        name = urlsplit(f"//{host}").hostname or host
-    if names is not None and name not in names:
+    host, name = headers.get(b"host", b"").decode("latin-1").lower(), ""
+    is_host = not host
+    with suppress(ValueError):  # evil@localhost, localhost#evil: some programs read another host
+        name, is_host = split_host(host)[0], True
+    if not is_host or (names is not None and name not in names):
         # The site of a web page may let its own name resolve to this machine (DNS rebinding).
         raise ForeignRequest(f"this server is not {host[:100]}; use its own address", 421)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
@@ -114,8 +116,10 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
-    """Return the result of `socket.getaddrinfo`."""
+    """Return the result of `socket.getaddrinfo`, which reads some odd names as an address."""
     try:
+        if not re.fullmatch(r"[\w.:-]+(%[\w.-]+)?", host, re.ASCII):  # fe80::1%en0 names a link
+            raise OSError
         return list(
             socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         )

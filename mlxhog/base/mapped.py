@@ -2,12 +2,12 @@
 
 A file on a disk that cannot map it is read into memory as a whole.
 
-A view takes no memory until it is read. Pages read through it count as this process's memory, so
-`chunks` and `copy` give them back piece by piece; they stay in the system's cache. Loading a model
-of N bytes takes little more than N bytes of memory.
+A view takes no memory until it is read. `in_memory`, `chunks` and `copy` read its numbers from the
+file, not through the mapping: loading a model of N bytes takes little more than N bytes of memory.
 
 Concurrency: a mapping stays valid when its file is removed or replaced by a rename. If a program
-shortens the file in place, reading beyond the new end is a bus error, as with every mapping.
+shortens the file in place, these three raise an error. An element of the view itself would be a bus
+error, which ends a process without a word; so nothing that lasts may hold a view.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import errno
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
+
+from mlxhog.errors import CheckpointError
 
 BFLOAT16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
@@ -37,7 +41,11 @@ _MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
 
 class _Mapping(mmap.mmap):
-    """A mapping of a file that nobody writes; other mappings may lose what they hold."""
+    """A mapping of a file, with a descriptor of the file of its own."""
+
+    def __init__(self, descriptor: int, *_: Any, **__: Any) -> None:
+        self.descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self.descriptor).atexit = False
 
 
 def map_file(path: Path) -> NDArray[np.uint8]:
@@ -102,19 +110,38 @@ def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
 def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Yield the elements of an array in C order, in flat pieces of at most `CHUNK_BYTES`.
 
-    Before the next piece of a mapped file, the pages of the last one are given back.
+    Those of a mapped file are copies; a CheckpointError says that it has been shortened.
     """
     # Only transposed matrices of small cells are not contiguous.
-    flat = np.ascontiguousarray(source).reshape(-1)
-    mapping = _mapping(flat)
+    flat = source if source.flags.c_contiguous else np.ascontiguousarray(in_memory(source))
+    flat = flat.reshape(-1)
     n = max(CHUNK_BYTES // flat.itemsize, 1)
     for first in range(0, flat.size, n):
-        piece = flat[first : first + n]
-        yield piece
-        if mapping is not None:
-            at = piece.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-            page = at // mmap.PAGESIZE * mmap.PAGESIZE
-            mapping.madvise(mmap.MADV_DONTNEED, page, at + piece.nbytes - page)
+        yield in_memory(flat[first : first + n])
+
+
+def in_memory(view: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that needs no mapped file: the same array, or what a view has in its file.
+
+    Raises:
+        CheckpointError: the file has been shortened since it was mapped.
+    """
+    if (mapping := _mapping(view)) is None or not view.size:
+        return view
+    low, high = byte_bounds(view)
+    content, done = np.empty(high - low, np.uint8), 0
+    first = low - np.frombuffer(mapping, np.uint8).ctypes.data
+    while done < len(content):
+        wanted = min(len(content) - done, CHUNK_BYTES)
+        if not (part := os.pread(mapping.descriptor, wanted, first + done)):
+            size = os.fstat(mapping.descriptor).st_size
+            raise CheckpointError(
+                f"a mapped file has been shortened to {size:,} bytes while it was in use; copy it "
+                "again, and replace such files by a rename"
+            )
+        content[done : done + len(part)] = np.frombuffer(part, np.uint8)
+        done += len(part)
+    return np.ndarray(view.shape, view.dtype, content.data, view.ctypes.data - low, view.strides)
 
 
 def is_finite(source: NDArray[Any]) -> bool:

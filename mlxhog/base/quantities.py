@@ -1,13 +1,16 @@
-"""Numbers as people write them: counts ("10k"), durations ("10m"), intervals ("500", "10s").
+"""Numbers and addresses as people write them: "10k", "10m", an interval "500", HOST:PORT.
 
 `format_value` spells the value of an option for people. Tables and pages call the function of their
 kind of number: `format_bytes`, `format_duration`, ... Files and command lines keep every digit.
 """
 
+import ipaddress
 import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+
+from mlxhog.errors import shown
 
 _COUNTS = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 _SECONDS = {
@@ -228,3 +231,26 @@ def format_value(value: object, unit: str = "") -> str:
     if unit == "s":
         return format_duration(value)
     return f"{format_number(value)} {unit}".rstrip()
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+_NAME = r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?"
+_HOST = re.compile(
+    rf"(?:\[([0-9a-f:.]+)\]|({_NAME}))(?::([0-9]{{1,5}}))?", re.IGNORECASE | re.ASCII
+)
+
+
+def split_host(text: str) -> tuple[str, int | None]:
+    """Return the host, in small letters, and the port of HOST, HOST:PORT or [IPv6]:PORT.
+
+    Raises:
+        ValueError: it is anything else: a user before the host, a path behind it, an empty port.
+
+    >>> split_host("LocalHost:8321"), split_host("[::1]")
+    (('localhost', 8321), ('::1', None))
+    """
+    if (match := _HOST.fullmatch(text)) is None or not 0 < int(match[3] or 1) < 1 << 16:
+        raise ValueError(f"{shown(text)} is not HOST or HOST:PORT")
+    host = match[2] or str(ipaddress.IPv6Address(match[1]))
+    return host.lower(), None if match[3] is None else int(match[3])

@@ -101,11 +101,13 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     refuse_lfs_pointer(path)
     try:
         data = mapped.map_file(path)
-        first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        first = 8 + int.from_bytes(mapped.in_memory(data[:8]).tobytes(), "little")
         if first - 8 > reading.MOST_HEADER_BYTES:
             raise ValueError(f"its header has {first - 8:,} bytes")
         _check(path, data, first)
-        header: dict[str, Any] = plain_json.loads(data[8:first].tobytes(), strict=False)
+        header: dict[str, Any] = plain_json.loads(
+            mapped.in_memory(data[8:first]).tobytes(), strict=False
+        )
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is missing, truncated or foreign: {message_of(error)}; copy it again"

@@ -31,6 +31,7 @@ from mlxhog.errors import ConfigError, DataError
 
 HELD_OUT_SHARE = 0.2
 MOST_BYTES = 1 << 33
+_MOST_UNPACKED = 100  # bytes of text for each byte of a compressed file, beyond the first 16 MiB
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 _COMMENT = re.compile(r"[#%].*|(?<=\s)qid:\d+(?=\s)")
 _SPACES = str.maketrans(",;\t\r", "    ")
@@ -68,11 +69,16 @@ def _read(
     """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            text = reading.read_all(file, MOST_BYTES).decode("utf-8-sig", "backslashreplace")
+            most = MOST_BYTES
+            if path.suffix in _OPENERS:
+                most = min(most, _MOST_UNPACKED * path.stat().st_size + (1 << 24))
+            text = reading.read_all(file, most).decode("utf-8-sig", "backslashreplace")
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {darwin.reason(error)}") from error
+    except ValueError as error:
+        raise DataError(f"{path} has {error} of text; unpack it, or take a part of it") from error
     if "\0" in text:
         raise DataError(f"{path} is binary: it has a zero byte")
     texts = [_COMMENT.sub("", line) for line in text.split("\n")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import time
 from collections import Counter
@@ -114,6 +115,15 @@ class Membership:
         """Number of members, this one included."""
         return len(self.ids)
 
+    def name(self, rank: int) -> str:
+        """Name of a member, as it describes itself."""
+        names = {one.id: one.name for one in self.machines}
+        return shown(names.get(self.ids[rank], f"of rank {rank}"))
+
+    def others(self) -> str:
+        """Names of all members but this one."""
+        return " or ".join(self.name(rank) for rank in range(self.members) if rank != self.rank)
+
 
 class Roster:
     """The machines that the links of a run have met; used by one thread of its supervisor."""
@@ -151,6 +161,16 @@ class Roster:
         return tuple(reports)
 
 
+# Bounds of what a member with the token may send, beside the values that the others have.
+MAX_RATIO: Final = 100.0  # of what others send to what the members have, by root mean square
+LEAST_RMS: Final = 0.1  # parameters that begin at zero, too, may move
+MAX_RMS: Final = 1e4  # of parameters; no number of rounds leads further
+MAX_SECONDS: Final = 366 * 86_400
+MAX_COUNT: Final = (1 << 53) - 1
+MAX_TOKENS_PER_S: Final = 1e8  # of a cluster
+SLACK_S: Final = 3600.0  # the clocks of machines that wait for each other differ
+
+
 @dataclass(frozen=True)
 class State:
     """What all members have after the same rounds, and a joiner loads."""
@@ -166,15 +186,46 @@ class State:
         """SHA-256 of theta_s, 32 bytes; the same on all members."""
         return hashlib.sha256(self.anchor.data).digest()
 
-    def check(self, n: int) -> None:
-        """Raise ClusterError unless a run of n floats may take over what another member sent."""
-        for array in (self.anchor, self.velocity):
+    def check(self, own: State) -> None:
+        """Raise ClusterError unless a machine with a state of its own may take over this one.
+
+        Another member sent it, perhaps with nonsense that is finite.
+        """
+        n, most = len(own.anchor), own.most_movement()
+        for name in ("anchor", "velocity"):
+            array = getattr(self, name)
             if not (array.dtype == np.float32 and array.shape == (n,) and np.isfinite(array).all()):
-                raise ClusterError(
-                    f"cluster: the state of another member, of round {shown(self.round)}, is not "
-                    f"{n:,} finite float32; this machine keeps its own. Give the token only to "
-                    "machines of this run"
-                )
+                raise self._wrong(f"is not {n:,} finite float32")
+            if (rms := root_mean_square(array)) > most:
+                raise self._wrong(f"has numbers of {rms:.3g} on average, expected up to {most:.3g}")
+        seconds, tokens = self.seconds, self.tokens
+        if not (isinstance(seconds, int | float) and 0 <= seconds <= MAX_SECONDS):
+            raise self._wrong(f"has trained for {shown(seconds)} s, expected up to {MAX_SECONDS:,}")
+        most_tokens = own.tokens + int(MAX_TOKENS_PER_S * (seconds + SLACK_S))
+        if not (type(tokens) is int and 0 <= tokens <= most_tokens):
+            raise self._wrong(f"has {shown(tokens)} tokens, expected up to {most_tokens:,}")
+        if not (type(self.round) is int and 0 <= self.round <= MAX_COUNT):
+            raise self._wrong("has no such number")
+
+    def most_movement(self) -> float:
+        """Largest root mean square that what other members send may have beside this state.
+
+        A function of what all members share, so they refuse the same rounds.
+        """
+        shared = max(LEAST_RMS, *map(root_mean_square, (self.anchor, self.velocity)))
+        return min(MAX_RATIO * shared, MAX_RMS)
+
+    def _wrong(self, problem: str) -> ClusterError:
+        return ClusterError(
+            f"cluster: the state of another member, of round {shown(self.round)}, {problem}; this "
+            "machine keeps its own. Give the token only to machines of this run"
+        )
+
+
+def root_mean_square(array: Float32) -> float:
+    """Root mean square of finite numbers; infinity if their squares are too large."""
+    with np.errstate(over="ignore"):
+        return math.sqrt(float(np.dot(array, array)) / max(1, len(array)))
 
 
 Offer = Callable[[], State]

@@ -23,6 +23,7 @@ import hmac
 import importlib.util
 import ipaddress
 import os
+import re
 import secrets
 import socket
 from typing import Final, NamedTuple
@@ -53,7 +54,8 @@ class Address(NamedTuple):
 def parse_address(text: str) -> Address:
     """Resolve HOST:PORT; a ConfigError if it is malformed, or not one IPv4 address."""
     host, _, digits = text.rpartition(":")
-    if not (host and digits.isascii() and digits.isdigit() and int(digits) < 65536):
+    is_host = re.fullmatch(r"[\w.:\[\]-]+", host, re.ASCII)
+    if not (is_host and re.fullmatch("[0-9]{1,5}", digits) and int(digits) < 65536):
         raise ConfigError(
             f"{shown(text)} is not HOST:PORT; an example is 192.168.1.20:8600, the address of the "
             "machine that runs mlxhog cluster start"

@@ -30,7 +30,14 @@ import numpy as np
 
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import ClusterError, Float32, Membership, State
+from mlxhog.cluster.group import (
+    MAX_TOKENS_PER_S,
+    ClusterError,
+    Float32,
+    Membership,
+    State,
+    root_mean_square,
+)
 from mlxhog.config.config import TrainConfig
 from mlxhog.strategies.averaging import nesterov
 
@@ -39,6 +46,7 @@ if TYPE_CHECKING:
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _WORDS = 4  # of 16 bits, of the digest
+_MOST_TIMES = 1000  # most tokens of a machine in a round, as a multiple of another one's
 
 
 class Outcome(Enum):
@@ -68,7 +76,7 @@ def play(
 
     Raises:
         ClusterError: members have an older theta_s, or parameters, a state or the mean are not
-            finite; this machine keeps its own.
+            finite or beyond the bounds of `group.py`; this machine keeps its own.
         Exception: any error of the group.
     """
     words, member = own.words, group.join()
@@ -76,7 +84,7 @@ def play(
     words["joined_ns"] = monotonic_ns()
     show(member)
     if (state := group.state()) is not None:
-        state.check(own.n)
+        state.check(own.state())
         if words["round"] <= state.round == member.round:
             own.load(state)
             state = None
@@ -98,7 +106,7 @@ def play(
         words.add("refused")  # another member may have committed it: the next join tells
         return Outcome.REFUSED
     words.add("bytes", buffer.nbytes // (1 + (cluster.round_dtype == "bfloat16")))
-    total = _total(own, member, buffer)
+    total = _total(own, member, buffer, fresh, cluster)
     if (digest != buffer[own.n : own.n + _WORDS]).any():
         words.add("unequal")
         words["sent"] = 0
@@ -110,7 +118,15 @@ def play(
     if total:
         rates = {"lr": cluster.cluster_outer_lr, "momentum": cluster.cluster_outer_momentum}
         movement = buffer[: own.n] / np.float32(total / member.members)
+        before = State(member.round, 0, anchor, velocity)
+        if not (rms := root_mean_square(movement)) <= (most := before.most_movement()):
+            raise _dropped(
+                f"the movement of {member.others() or 'this machine'} is {rms:.3g} on average, "
+                f"expected up to {most:.3g}"
+            )
         anchor, velocity = nesterov(anchor, velocity, movement, **rates)
+        if not (np.isfinite(anchor).all() and np.isfinite(velocity).all()):
+            raise _dropped("the outer step leads to numbers that are not finite")
     tokens = words["tokens"] + total
     own.commit(State(member.round + 1, tokens, anchor, velocity, own.seconds()))
     return Outcome.COMMITTED
@@ -129,13 +145,28 @@ def _packed(own: Anchor, member: Membership, fresh: int) -> Float32:
     return np.concatenate([weighted, digest, parts.ravel()])
 
 
-def _total(own: Anchor, member: Membership, mean: Float32) -> int:
-    """The tokens of all members in a mean; a ClusterError if that is not finite."""
+def _total(own: Anchor, member: Membership, mean: Float32, fresh: int, cluster: TrainConfig) -> int:
+    """The tokens of all members in a mean; a ClusterError if it cannot be theirs."""
     if not np.isfinite(mean).all():  # should a member commit it, the next join tells
-        raise ClusterError(
-            "cluster: the mean of the members has numbers that are not finite; the round is "
-            "dropped, and this machine keeps its own state. Give the token only to machines of "
-            "this run"
-        )
+        raise _dropped("the mean of the members has numbers that are not finite")
     parts = [round(float(part) * member.members) for part in mean[own.n + _WORDS :]]
-    return sum(high * _PART + low for high, low in zip(parts[::2], parts[1::2], strict=True))
+    most = max(round(MAX_TOKENS_PER_S * cluster.round_every), _MOST_TIMES * fresh)
+    tokens = [high * _PART + low for high, low in zip(parts[::2], parts[1::2], strict=True)]
+    for rank, count in enumerate(tokens):
+        if not 0 <= count <= most:
+            raise _dropped(
+                f"the machine {member.name(rank)} has {count:,} tokens in it, expected 0 to "
+                f"{most:,}"
+            )
+    if tokens[member.rank] != fresh:
+        raise _dropped(
+            f"it has {tokens[member.rank]:,} tokens of this machine, which sent {fresh:,}"
+        )
+    return sum(tokens)
+
+
+def _dropped(problem: str) -> ClusterError:
+    return ClusterError(
+        f"cluster: {problem}; the round is dropped, and this machine keeps its own state. Give the "
+        "token only to machines of this run"
+    )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 import urllib.parse
 import urllib.request
@@ -45,7 +46,10 @@ from torchft.process_group import create_store_client
 from mlxhog.base import plain_json
 from mlxhog.base.http_server import listen
 from mlxhog.base.processes import FAULTS
+from mlxhog.base.reading import MOST_BYTES
 from mlxhog.cluster.group import (
+    MAX_COUNT,
+    MAX_SECONDS,
     ClusterError,
     Describe,
     Float32,
@@ -57,7 +61,7 @@ from mlxhog.cluster.group import (
     check_identity,
 )
 from mlxhog.cluster.lighthouse import Address, check_token, is_sealed, seal
-from mlxhog.errors import message_of
+from mlxhog.errors import message_of, shown
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
@@ -68,6 +72,7 @@ SILENT_S: Final = 2.0
 """Silence after which a round does not wait for a machine."""
 CONNECT_S: Final = 10.0
 MOST_NAME: Final = 64
+MOST_MACHINES: Final = 1000  # that a machine reads about, the newest
 
 
 class Authority:
@@ -141,6 +146,7 @@ class TorchftGroup:
         self._loaded: State | None = None
         connect, timeout = timedelta(seconds=CONNECT_S), timedelta(seconds=timeout_s)
         id = describe().id
+        max_bytes = 4 * offer().anchor.nbytes + (1 << 20)  # of a state: two such arrays, and words
         with _failures(f"joining the cluster at {address}"):
             self._store = dist.TCPStore(
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
@@ -170,7 +176,7 @@ class TorchftGroup:
                 lighthouse_addr=lighthouse,
                 replica_id=describe().name,
                 hostname=own,
-                checkpoint_transport=_Transport(own, timeout, token),
+                checkpoint_transport=_Transport(own, timeout, token, max_bytes),
             )
             client = LighthouseClient(lighthouse, connect)
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
@@ -212,15 +218,16 @@ class TorchftGroup:
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
         (known,) = self._read("machines")
-        ids = list(dict.fromkeys(id for id in known.split() if id.isascii() and id.isdigit()))
+        every = dict.fromkeys(id for id in known.split() if re.fullmatch("[0-9]{1,19}", id))
+        ids = list(every)[-MOST_MACHINES:]  # whoever reaches the store may add to them
         machines = list[Machine]()
         for id, text in zip(ids, self._read(*(f"machine/{id}" for id in ids)), strict=True):
             with suppress(ValueError, TypeError, OverflowError):  # not yet, or something else
                 name, tokens, rounds, at_s = plain_json.loads(text)
-                seen_s = max(0.0, now_s - float(at_s))
-                machines.append(
-                    Machine(int(id), str(name)[:MOST_NAME], int(tokens), int(rounds), seen_s)
-                )
+                seen_s = min(max(0.0, now_s - float(at_s)), MAX_SECONDS)
+                if type(tokens) is type(rounds) is int and 0 <= min(tokens, rounds):
+                    counts = min(tokens, MAX_COUNT), min(rounds, MAX_COUNT)
+                    machines.append(Machine(int(id), str(name)[:MOST_NAME], *counts, seen_s))
         return machines
 
     def state(self) -> State | None:
@@ -288,6 +295,8 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
                         "round takes place with it; let only machines of this run reach the ports"
                     )
             self.ids, self.rank = tuple(int(id) for id, _ in greetings), rank
+            if not all(0 < id < 1 << 63 for id in self.ids):
+                raise ValueError(f"{shown(self.ids)} has an id that no machine has")
         super().configure(store_addr, replica_id, rank, world_size, *more)
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
@@ -307,8 +316,10 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
 class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     """torchft's HTTP transfer by address; what arrives is loaded as data, never executed."""
 
-    def __init__(self, own: str, timeout: timedelta, token: str) -> None:
-        self._own, self._token = own, token
+    def __init__(
+        self, own: str, timeout: timedelta, token: str, max_bytes: int = MOST_BYTES
+    ) -> None:
+        self._own, self._token, self._max_bytes = own, token, max_bytes
         super().__init__(timeout, num_chunks=0)
         handler: Any = self._server.RequestHandlerClass
 
@@ -345,12 +356,35 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
             _foreign("the state of another member"),
         ):
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # it is copied
-            loaded: Any = _streaming_load(stream, weights_only=True)
+            bounded: Any = _Bounded(stream, self._max_bytes)
+            loaded: Any = _streaming_load(bounded, weights_only=True)
             values = loaded["user"]["default"]
             arrays = {name: values[name].numpy().copy() for name in ("anchor", "velocity")}
             state = State(**{**values, **arrays})  # `State.check` checks its numbers
         torchft_own = {"step": step, "batches_committed": 0}
         return {"user": {"default": {"state": state}}, "torchft": torchft_own}
+
+
+class _Bounded:
+    """A stream that ends in a ValueError behind a number of bytes, before memory is asked for."""
+
+    def __init__(self, stream: Any, max_bytes: int) -> None:
+        self._stream, self._left, self._max_bytes = stream, max_bytes, max_bytes
+
+    def read(self, n: int) -> bytes:
+        self._count(n)
+        content: bytes = self._stream.read(n)
+        return content
+
+    def readline(self) -> bytes:
+        line: bytes = self._stream.readline(self._left + 1)
+        self._count(len(line))
+        return line
+
+    def _count(self, n: int) -> None:
+        if not 0 <= n <= self._left:
+            raise ValueError(f"more than {self._max_bytes:,} bytes")
+        self._left -= n
 
 
 def _serve_store(ip: str, port: int) -> tuple[int, dist.TCPStore]:

@@ -1,7 +1,7 @@
 """The options of a training run: one definition for YAML, flags, help and `mlxhog options`."""
 
-import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import yaml
 
 from mlxhog.base import plain_yaml
-from mlxhog.base.quantities import Interval
+from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.options import option, spelt
@@ -43,8 +43,10 @@ ORIGINS = ("init_from", "resize_vocab", "embedding_init")
 
 
 def _check_address(text: str) -> None:
-    match = re.fullmatch(r"[\w.-]+:(\d{1,5})", text)
-    if match is None or not 0 < int(match[1]) < 2**16:
+    host, port = "", None
+    with suppress(ValueError):
+        host, port = split_host(text)
+    if port is None or ":" in host:
         raise ValueError(
             "wanted HOST:PORT as mlxhog cluster start prints it, a name or an IPv4 address, such "
             "as 192.168.1.5:8600"

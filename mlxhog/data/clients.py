@@ -148,19 +148,24 @@ def write(division: Division, directory: Path) -> None:
 
 
 class _Joined:
-    """The tokens of some documents of a file, one document after the other, read by places."""
+    """The tokens of some documents of a file, one document after the other, read by slices."""
 
     def __init__(self, file: TokenFile, documents: NDArray[np.int64]) -> None:
         starts = file.starts.astype(np.int64)
-        self._tokens, self.ends = file.tokens, np.cumsum(starts[documents + 1] - starts[documents])
+        self._file, self.ends = file, np.cumsum(starts[documents + 1] - starts[documents])
         self._shifts = starts[documents + 1] - self.ends  # from a place here to that in the file
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.unsignedinteger[Any]]:
-        document = np.searchsorted(self.ends, places, side="right")
-        return np.asarray(self._tokens[places + self._shifts[document]])
+    def __getitem__(self, span: slice) -> NDArray[np.unsignedinteger[Any]]:
+        parts, first = list[NDArray[Any]](), span.start
+        while first < span.stop:
+            document = int(np.searchsorted(self.ends, first, side="right"))
+            end, shift = min(span.stop, int(self.ends[document])), int(self._shifts[document])
+            parts.append(self._file.ids(first + shift, end + shift))
+            first = end
+        return np.concatenate(parts)
 
 
 def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int) -> TokenFile:

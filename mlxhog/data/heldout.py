@@ -349,12 +349,10 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
     """
     begin, end = (int(place) for place in file.starts[document : document + 2])
     if file.prompts is not None:
-        ids = file.tokens[begin:end]
-        file.check_known(ids)
+        ids = file.ids(begin, end)
         return end - begin, int(file.byte_lengths[ids[1:]].sum())
     stop = min(end, begin + 1 + n_bytes)
-    ids = file.tokens[begin + 1 : stop]
-    file.check_known(ids)
+    ids = file.ids(begin + 1, stop)
     ends = np.cumsum(file.byte_lengths[ids])
     n = max(int(np.searchsorted(ends, n_bytes, side="right")), min(1, len(ids)))
     is_whole = 1 + n == end - begin
@@ -384,8 +382,10 @@ def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
     counts = np.array([chosen[document] for document in documents.tolist()], np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
     begins = file.starts[documents].astype(np.int64)
-    places = np.arange(starts[-1]) + np.repeat(begins - starts[:-1], counts)
-    tokens = file.tokens[places]
+    ends = (begins + counts).tolist()
+    tokens = np.concatenate(
+        [file.ids(*places) for places in zip(begins.tolist(), ends, strict=True)]
+    )
     prompts = None if file.prompts is None else np.asarray(file.prompts[documents])
     digest = hashlib.sha256(tokens.tobytes())
     if prompts is not None:

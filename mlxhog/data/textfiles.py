@@ -76,7 +76,11 @@ DOCUMENT_BYTES = 1 << 20
 """A longer document is cut at a line end: a tokenizer needs 200 bytes of memory per byte."""
 HEAD_BYTES = 1 << 16  # number of first bytes that decide whether a file of no known suffix is text
 _READ_BYTES = 1 << 18
-_ROWS = 64  # rows of a Parquet file that are in memory at once
+_ROWS = 64  # most rows of a Parquet file that are in memory at once
+MOST_VALUES = 1 << 24
+"""Values of a JSON text; an empty list takes three bytes there, and 64 of memory."""
+XZ_BYTES = 1 << 28
+"""Memory to unpack xz; `xz -9` needs a quarter, and the file may ask for four gigabytes."""
 
 
 def kind(path: Path) -> str:
@@ -251,6 +255,11 @@ def _json_list(path: Path, file: BinaryIO) -> Records:
 
 
 def _json(path: Path, where: str, text: bytes, way_out: str) -> Any:
+    if sum(map(text.count, (b"[", b"{", b","))) > MOST_VALUES:
+        raise DataError(
+            f"{where} has more than {MOST_VALUES:,} values, which would fill the memory; split it "
+            "into several records"
+        )
     try:
         return plain_json.loads(text.decode(), strict=False)
     except UnicodeDecodeError:
@@ -265,8 +274,17 @@ def _csv(path: Path, file: BinaryIO, text_key: str | None) -> Records:
     The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
     """
     csv.field_size_limit(MOST_LINE_BYTES)
+    n_bytes = 0  # of this row, which has many lines if its columns have
+
+    def read() -> Iterator[str]:
+        nonlocal n_bytes
+        for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
+            if (n_bytes := n_bytes + len(line)) > 4 * MOST_LINE_BYTES:
+                raise csv.Error(f"a row has more than {4 * MOST_LINE_BYTES:,} bytes")
+            yield line.decode()
+
     try:
-        lines = map(bytes.decode, iter(lambda: file.readline(MOST_LINE_BYTES), b""))
+        lines = read()
         first = next(lines, "")
         is_tsv = ".tsv" in map(str.lower, path.suffixes)
         delimiter = "\t" if is_tsv else max(",;\t", key=first.count)
@@ -277,6 +295,7 @@ def _csv(path: Path, file: BinaryIO, text_key: str | None) -> Records:
                 f"{path} is a table; --text-key names the column of its text: {names or 'none'}"
             )
         for row in rows:
+            n_bytes = 0
             yield f"{path}:{rows.line_num}", row
     except csv.Error as error:
         raise DataError(
@@ -291,7 +310,7 @@ def _parquet(path: Path, text_key: str | None) -> Records:
     try:
         with parquet.ParquetFile(path) as table:
             names = columns(table.schema_arrow.names, text_key)
-            batches = table.iter_batches(batch_size=_ROWS, columns=names)
+            batches = table.iter_batches(batch_size=_rows_at_once(table.metadata), columns=names)
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, record in enumerate(rows, 1):
                 yield f"{path}, row {number}", record
@@ -299,6 +318,21 @@ def _parquet(path: Path, text_key: str | None) -> Records:
         raise DataError(
             f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
         ) from error
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """How many rows fit into memory, though a value of many rows may be in the file only once.
+
+    Raises:
+        ValueError: not even one.
+    """
+    most = 1
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            most = max(most, column.total_uncompressed_size)
+            if column.total_uncompressed_size > MOST_LINE_BYTES * max(1, group.num_rows):
+                raise ValueError(f"a row has more than {MOST_LINE_BYTES:,} bytes")
+    return max(1, min(_ROWS, reading.MOST_BYTES // most))
 
 
 # -- what is not text ------------------------------------------------------------------------------
@@ -405,9 +439,51 @@ def _zstd(packed: io.BufferedReader) -> BinaryIO:
     return io.BufferedReader(arrow.CompressedInputStream(packed, "zstd"), _READ_BYTES)
 
 
+class _Unxz(io.RawIOBase):
+    """The content of xz streams, unpacked within `XZ_BYTES`, which `lzma.open` cannot limit."""
+
+    def __init__(self, packed: io.BufferedReader) -> None:
+        self._packed, self._waiting = packed, b""
+        self._stream = lzma.LZMADecompressor(memlimit=XZ_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, out: Any) -> int:
+        while True:
+            if self._stream.eof:  # another stream may follow, behind zeros
+                self._waiting = self._waiting.lstrip(b"\0")
+            if not self._waiting and (self._stream.needs_input or self._stream.eof):
+                if not (piece := self._packed.read(_READ_BYTES)):
+                    if self._stream.eof:
+                        return 0
+                    raise EOFError("the end of the stream is missing")
+                self._waiting = piece
+                continue
+            if self._stream.eof:
+                self._stream = lzma.LZMADecompressor(memlimit=XZ_BYTES)
+            try:
+                text = self._stream.decompress(self._waiting, len(out))
+            except lzma.LZMAError as error:
+                if "limit" not in str(error):
+                    raise
+                raise DataError(
+                    f"{self._packed.name} needs more than {XZ_BYTES:,} bytes of memory to unpack; "
+                    "pack it again: xz -9"
+                ) from error
+            self._waiting = self._stream.unused_data
+            if text:
+                out[: len(text)] = text
+                return len(text)
+
+
+def _xz(packed: io.BufferedReader) -> BinaryIO:
+    return io.BufferedReader(_Unxz(packed), _READ_BYTES)
+
+
 _UNPACK: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
-    b"\xfd7zXZ": lzma.open,
+    b"\xfd7zXZ": _xz,
     b"\x28\xb5\x2f\xfd": _zstd,
 }
 """First bytes of a compressed file -> its reader."""

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes
+from mlxhog.data.foreign_tokenizers import EncoderProcess, accepted, in_words
 from mlxhog.data.sotu import SOTU, SOTU_SHA256
 from mlxhog.data.texts import package_file
-from mlxhog.errors import DataError, message_of, shown
+from mlxhog.errors import DataError, shown
 
 BOS_TOKEN = "<|bos|>"
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -62,6 +63,9 @@ class Tokenizer:
     def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
         """Return the ids of each text."""
         return [self.encode(text) for text in texts]
+
+    def close(self) -> None:
+        """End what encodes in another process; a text that it has in work is a DataError."""
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
         """Return the bytes of the ids."""
@@ -109,6 +113,7 @@ class ByteTokenizer(Tokenizer):
 # -- byte-level BPE --------------------------------------------------------------------------------
 
 BPE_SMALLEST = 257  # 256 bytes and the document separator
+_TOGETHER = 1 << 24  # most bytes of texts that are encoded together, grown as they may
 _MOST_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embedding
 
 
@@ -129,16 +134,11 @@ class BpeTokenizer(Tokenizer):
     def __init__(self, description: bytes, bos_token: str | int, origin: str) -> None:
         import tokenizers
 
-        try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_str(description.decode())
-        except BaseException as error:
-            # The package raises plain Exception for every kind of damage, except panics of Rust.
-            if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-                raise DataError(f"{origin} is not a tokenizer.json: {message_of(error)}") from error
-            raise
-        # The file may ask for truncation and padding; our texts keep their length.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        text, self._growth, is_foreign = accepted(description, origin)
+        with in_words(f"{origin} is not a tokenizer.json"):
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(text)
+        self._process = EncoderProcess(text, origin) if is_foreign else None
+        self._origin = origin
         # The name of a special token within a text is text.
         self._tokenizer.encode_special_tokens = True
         name: Any = bos_token
@@ -155,17 +155,39 @@ class BpeTokenizer(Tokenizer):
         self.vocab_size = -(-self.n_ids // 64) * 64
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
-        """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD."""
-        encoding = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False)
-        return np.asarray(encoding.ids, dtype=np.int32)
+        """Return the ids of a text, (n,) int32; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            DataError: a pattern of the file fails on this text, or takes too long.
+        """
+        return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
         """Return the ids of each text as `encode`; several texts are encoded in parallel."""
-        if len(texts) < 2:
-            return [self.encode(text) for text in texts]
-        words = [text.decode(errors="replace") for text in texts]
-        batch = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
+        ids, waiting, n_bytes = list[NDArray[np.int32]](), list[str](), 0
+        for number, text in enumerate(texts, start=1):
+            waiting.append(text.decode(errors="replace"))
+            n_bytes += len(text)
+            if n_bytes * self._growth >= _TOGETHER or number == len(texts):
+                ids += self._encoded(waiting)
+                waiting, n_bytes = [], 0
+        return ids
+
+    def _encoded(self, texts: list[str]) -> list[NDArray[np.int32]]:
+        if self._process is not None:
+            return self._process.encode(texts)
+        how = {"add_special_tokens": False}
+        with in_words(f"{self._origin} fails on this text, so use another tokenizer"):
+            if len(texts) == 1:  # without the threads of the package
+                batch = [self._tokenizer.encode(texts[0], **how)]
+            else:
+                batch = self._tokenizer.encode_batch_fast(texts, **how)
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in batch]
+
+    def close(self) -> None:
+        """End the process that encodes, if there is one."""
+        if self._process is not None:
+            self._process.close()
 
 
 def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
@@ -190,6 +212,13 @@ def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
                 f"{origin}: token {shown(token)} is not byte-level; use a GPT-2 type "
                 "tokenizer.json, or bpe:N"
             ) from error
+    if (longest := max(map(len, pieces), default=0)) > np.iinfo(np.uint16).max:
+        raise DataError(
+            f"{origin}: a token has {longest:,} bytes, and at most 65,535 can be counted; use "
+            "another tokenizer"
+        )
+    if (kind := type(tokenizer.model).__name__) != "BPE":
+        raise DataError(f"{origin} has a model of kind {kind}, expected BPE; use bpe:N")
     return pieces
 
 

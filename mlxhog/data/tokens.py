@@ -37,7 +37,7 @@ from mlxhog.base.durable import write_synced
 from mlxhog.data.batch import IGNORED, Batch, padded
 from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import DataError, message_of, shown
+from mlxhog.errors import CheckpointError, DataError, message_of, shown
 
 Int64 = NDArray[np.int64]
 FORMAT = 1
@@ -147,8 +147,8 @@ class TokenFile:
             prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), documents)
         file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
         edge = _CHECKED_BYTES // tokens.itemsize
-        file.check_known(tokens[:edge])
-        file.check_known(tokens[max(0, n - edge) :])
+        file.ids(0, edge)
+        file.ids(max(0, n - edge), n)
         return file
 
     @property
@@ -206,15 +206,28 @@ class TokenFile:
             every = (table.begin, table.length, table.context)
             begin, length, context = (part[indices] for part in every)
             ends = table.ends[indices]
+        x, y = (np.empty((len(begin), width), np.int32) for _ in "xy")
+        for k, (first, n) in enumerate(zip(begin.tolist(), length.tolist(), strict=True)):
+            ids = self.ids(first, first + n + 1)
+            x[k, :n], x[k, n:] = ids[:n], ids[n - 1]
+            y[k, : len(ids) - 1], y[k, len(ids) - 1 :] = ids[1:], ids[-1]
         place, last = np.arange(width), length[:, None] - 1
-        at = begin[:, None] + np.minimum(place, last)
-        x = self.tokens[at].astype(np.int32)
-        y = self.tokens[np.minimum(at + 1, self.n_tokens - 1)].astype(np.int32)
-        self.check_known(x)
-        self.check_known(y)
         y[np.flatnonzero(ends), length[ends] - 1] = self.bos
         y[(place < context[:, None]) | (place > last)] = IGNORED
         return x, y
+
+    def ids(self, first: int, end: int) -> NDArray[np.unsignedinteger[Any]]:
+        """Return some consecutive ids, in memory: reading a mapping may end in a bus error.
+
+        Raises:
+            DataError: an id is not in the vocabulary, or the file has been shortened.
+        """
+        try:
+            ids = mapped.in_memory(self.tokens[first:end])
+        except CheckpointError as error:
+            raise DataError(f"{self.path}: {error}; {_WAY_OUT}") from error
+        self.check_known(ids)
+        return ids
 
     def batch(self, indices: Int64, seq_len: int) -> Batch:
         """Return the rows `indices`, (B,) int64, as one batch; padded to the longest."""
@@ -244,9 +257,9 @@ class TokenFile:
     def sampled(self, most: int, run: int) -> NDArray[np.unsignedinteger[Any]]:
         """Return all ids, or of more than `most` those of evenly spaced runs of `run` ids each."""
         if self.n_tokens <= most:
-            return self.tokens
+            return self.ids(0, self.n_tokens)
         starts = np.linspace(0, self.n_tokens - run, most // run).astype(np.int64)
-        return np.concatenate([self.tokens[start : start + run] for start in starts.tolist()])
+        return np.concatenate([self.ids(start, start + run) for start in starts.tolist()])
 
     def frequencies(self, vocab: int) -> Int64:
         """Number of occurrences of each id, (vocab,), in a sample of a long file.

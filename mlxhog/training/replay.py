@@ -35,12 +35,13 @@ from mlxhog.arena.workers import Phase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.paths import words
+from mlxhog.base.reading import MOST_BYTES
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import settled
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, recorded
@@ -91,20 +92,25 @@ class Process:
         """Its name in messages."""
         return f"worker {self.slot} ({self.begin.backend})"
 
-    def records(self, directory: Path) -> Iterator[Step | Torn]:
+    def records(self, directory: Path, max_bytes: int) -> Iterator[Step | Torn]:
         """Its steps, from the log of a run."""
-        log = event_log.read(event_log.worker_path(directory, self.slot))
+        log = event_log.read(event_log.worker_path(directory, self.slot), max_bytes)
         steps = (record for record in log if isinstance(record, Step | Torn))
         return itertools.islice(steps, self.first, self.first + self.steps)
 
 
-def processes(directory: Path, slot: int) -> list[Process]:
-    """The processes that a slot had, in order; none if no worker had it."""
+def processes(directory: Path, slot: int, max_bytes: int = MOST_BYTES) -> list[Process]:
+    """The processes that a slot had, in order; none if no worker had it. See `event_log.read`."""
     path, every, total = event_log.worker_path(directory, slot), list[Process](), 0
-    for record in event_log.read(path) if path.exists() else ():
+    for record in event_log.read(path, max_bytes) if path.exists() else ():
         if isinstance(record, Begin):
             every.append(Process(slot, len(every), record, total))
-        elif isinstance(record, Step | Torn):
+        elif not every:
+            raise RunError(
+                f"the log {path} begins with a step, and not with its worker; copy the run's "
+                "folder again"
+            )
+        else:
             total += 1
             every[-1].steps += 1
             every[-1].hashes += isinstance(record, Step) and bool(record.sha256)
@@ -119,7 +125,8 @@ def repeat(lane: Lane, job: Job, process: Process) -> str | None:
     ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     repeated = Steps(job, context, ring, gradients).strategy
     assert isinstance(repeated, ReplayedWorker)
-    for k, record in enumerate(process.records(job.run_dir), process.first + 1):
+    max_bytes = arena.layout.total_bytes  # a record has parts of the arena
+    for k, record in enumerate(process.records(job.run_dir, max_bytes), process.first + 1):
         entry.beat(Phase.COMPUTE)
         numbers = record.numbers
         try:
@@ -215,12 +222,13 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
     """
     began, directory = time.monotonic(), run.directory
     header = event_log.load(Header, directory)
-    n_slots = min(header.slots, MOST_WORKERS)
-    slots = [processes(directory, slot) for slot in range(1, n_slots + 1)]
-    every = [process for slot in slots for process in slot]
     if not anyway:
-        _check_versions(header.versions, {process.begin.backend for process in every})
+        _check_versions(header.versions, {worker.backend for worker in header.workers})
     plan, end = _plan(header, run), event_log.load(End, directory)
+    n_slots = min(header.slots, MOST_WORKERS)
+    max_bytes = plan.layout.total_bytes
+    slots = [processes(directory, slot, max_bytes) for slot in range(1, n_slots + 1)]
+    every = [process for slot in slots for process in slot]
     with ExitStack() as stack:
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
         state.load(plan, arena, Ledger(arena))

@@ -202,7 +202,8 @@ def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None
                 f"{parts[0].shape}, this run keeps {view.shape}; resume with the optimizer's "
                 "options that the run has, or add --reset-optimizer to begin without moments"
             )
-        mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
+        mean = parts[0] if len(parts) == 1 else np.mean([*map(mapped.in_memory, parts)], axis=0)
+        mapped.copy(mean, view)
 
 
 # -- out of an arena -----------------------------------------------------------------------------

@@ -18,6 +18,14 @@ from tests.pairs import each_of
           for origin in (None, f"http://{host}")),
         *((host, None, OWN_NAMES, 421)
           for host in ("evil.example", "localhost.evil.example:80", "", "[::1", "@")),
+        *((host, origin, names, 421)
+          for host in ("evil@localhost", "localhost#evil", "localhost/evil", "localhost?evil",
+                       "localhost:", "localhost:0", "localhost:65536", "localhost:80:80", " ",
+                       "localhost .evil", "localhost:8\t", "localhost.:80:", "[::1]evil", "::1",
+                       "[localhost]", "[127.0.0.1]", "[::1%25lo]", "localhost%00", "loc\\alhost")
+          for origin in (None, f"http://{host}") for names in (OWN_NAMES, None)),
+        *((host, None, OWN_NAMES, 421) for host in ("localhost.", "[::2]", "[::ffff:127.0.0.1]")),
+        ("[0:0::1]:80", None, OWN_NAMES, None),
         *(("localhost:8321", origin, names, 403)
           for origin in ("null", "http://evil.example", "http://localhost:1")
           for names in (OWN_NAMES, None)),
@@ -43,7 +51,8 @@ def test_a_port_in_use_and_an_address_that_is_not_there_are_named():
             listen("127.0.0.1", port)
     with closing(listen("127.0.0.1", port)) as listener:  # free again at once
         assert url_of(listener) == f"http://127.0.0.1:{port}"
-    for host in ("no such host", "192.0.2.7", "a" * 300):
+    odd = ("", "*", "127.0.0.1\n", "127.0.0.1#", "\uff11\uff12\uff17.1", "user@127.0.0.1")
+    for host in ("no such host", "192.0.2.7", "a" * 300, *odd):
         with pytest.raises(ConfigError, match="no such address|not an address of this machine"):
             listen(host, 0)
 

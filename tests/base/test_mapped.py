@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -40,6 +41,34 @@ def test_one_number_that_is_not_finite_is_found_wherever_it_is(dtype, bad):
     assert mapped.is_finite(np.empty(0, dtype))
     if dtype != mapped.BFLOAT16:
         assert mapped.is_finite(np.full(100, np.finfo(dtype).max, dtype))
+
+
+@each_of("read", [
+    lambda view: view.tolist(),
+    lambda view: [x for part in mapped.chunks(view) for x in part.tolist()],
+    lambda view: mapped.in_memory(view).tolist(),
+    lambda view: [x for part in mapped.chunks(view.reshape(5, 20).T) for x in part.tolist()],
+])  # fmt: skip
+def test_what_is_in_memory_is_what_a_view_shows_and_needs_no_file_any_more(tmp_path, read):
+    tensors.write(tmp_path / "x", {"x": np.arange(100, dtype=np.float32)})
+    view = tensors.read(tmp_path / "x")["x"]
+    assert sorted(read(view)) == list(range(100))
+    assert mapped.is_mapped(view)
+    assert not mapped.is_mapped(mapped.in_memory(view))
+    array = np.arange(3.0)
+    assert mapped.in_memory(array) is array
+
+
+@pytest.mark.parametrize(
+    "read",
+    [mapped.in_memory, mapped.is_finite, lambda view: mapped.is_finite(view.reshape(100, 200).T)],
+)
+def test_a_file_that_is_shortened_while_it_is_read_is_an_error_and_no_bus_error(tmp_path, read):
+    tensors.write(tmp_path / "x", {"x": np.ones(20_000, np.float32)})
+    view = tensors.read(tmp_path / "x")["x"]
+    os.truncate(tmp_path / "x", 30_000)
+    with pytest.raises(CheckpointError, match="shortened to 30,000 bytes while it was in use"):
+        read(view)
 
 
 # -- files of tensors ------------------------------------------------------------------------------

@@ -80,6 +80,15 @@ def test_what_scikit_learn_writes_is_read_back_packed_or_not_and_a_cut_file_is_r
                 load_svmlight(packed)
 
 
+def test_a_packed_file_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path):
+    packed = tmp_path / "a.svm.bz2"
+    packed.write_bytes(bz2.compress(b"1 1:1\n" * (3 << 20)))
+    with pytest.raises(
+        DataError, match=r"a\.svm\.bz2 has more than 16,.* bytes of text; unpack it"
+    ):
+        load_svmlight(packed)
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 SVM, RATING, EDGE = "wanted LABEL", "wanted USER ITEM RATING", "wanted VERTEX VERTEX"

@@ -76,7 +76,8 @@ def test_an_address_alone_makes_the_run_lock_free_and_its_token_is_not_stored():
     ("text", "message"),
     [
         *((text, "not HOST:PORT; an example is 192.168.1.20:8600")
-          for text in ("", "8600", "host:", ":8600", "host:port", "host:65536", "h:²")),
+          for text in ("", "8600", "host:", ":8600", "host:port", "host:65536", "h:²", "a@b:80",
+                       "a#b:80", "a/b:80", "a?b:80", "a b:80", "h:80 ", "h:000080", "\u0660:80")),
         *((text, "has no IPv4 address here; .*`ip addr.*ifconfig.*IPv6, .*mDNS")
           for text in ("mac.local:8600", "[::1]:8600", "fe80::1:8600")),
         ("0.0.0.0:8600", "'0.0.0.0' is every address .*ifconfig"),

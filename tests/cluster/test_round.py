@@ -1,6 +1,7 @@
 """A round between machines is an outer step of DiLoCo, and the same bits on all of them."""
 
 import inspect
+import re
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -258,6 +259,87 @@ def test_a_state_or_mean_that_does_not_fit_is_refused_and_the_own_state_stays(ma
             one.begin_link()
         assert set(rounds(team)) == {Outcome.COMMITTED}
         assert words(team, "lost") == [0] * n
+
+
+NONSENSE = {
+    "an anchor of 3e38": {"anchor": 3e38},
+    "a velocity of 1e6": {"velocity": 1e6},
+    "tokens below zero": {"tokens": -(2**62)},
+    "tokens of centuries": {"tokens": 2**62},
+    "tokens that are a text": {"tokens": "9"},
+    "seconds below zero": {"seconds": -1.0},
+    "seconds of ages": {"seconds": 1e300},
+    "seconds that are none": {"seconds": float("nan")},
+    "no round": {"round": True},
+}
+
+
+@each_of("wrong", NONSENSE.values(), ids=NONSENSE)
+def test_a_state_of_finite_nonsense_is_refused_and_training_goes_on(machines, wrong):
+    (one,) = machines(1)
+    train([one])
+    rounds([one])
+    own, load = one.own.state(), dict(wrong)
+    for name in {"anchor", "velocity"} & wrong.keys():
+        load[name] = np.full_like(own.anchor, wrong[name])
+    one.group.state = lambda: replace(own, **load)
+    (error,) = rounds([one])
+    assert "the state of another member, of round" in str(error)
+    assert "Give the token only to machines of this run" in str(error)
+    one.train(1.0)
+    assert rounds([one]) == [Outcome.COMMITTED]
+    assert one.own.seconds() == 0.0
+
+
+def lies(one, change):
+    """Let a member send another buffer than its own."""
+    average = one.group.average
+
+    def wrong(buffer, exact):
+        change(buffer, one.own.n)
+        return average(buffer, exact)
+
+    one.group.average = wrong
+
+
+@each_of(
+    ("change", "message"),
+    [
+        (lambda buffer, n: buffer.__setitem__(slice(n), 3e38 / 100), "movement of 'b' is inf"),
+        (lambda buffer, n: buffer.__setitem__(3, 1e30), "movement of 'b' is .* on average, exp"),
+        (lambda buffer, n: buffer.__setitem__(slice(n), 1e6), "movement of 'b' is 5e.03 on averag"),
+        (lambda buffer, n: buffer.__setitem__(-1, -3e9), "machine 'b' has -3,.* tokens in it"),
+        (lambda buffer, n: buffer.__setitem__(-2, -(2**62)), "machine 'b' has -1.* tokens in it"),
+        (lambda buffer, n: buffer.__setitem__(-2, 3e38), "machine 'b' has .* tokens in it, expect"),
+        (lambda buffer, n: buffer.__setitem__(-3, 50), "has 150 tokens of this machine, which sen"),
+    ],
+)
+def test_a_member_that_sends_finite_nonsense_is_named_and_its_round_dropped(
+    machines, change, message
+):
+    pair = machines(2)
+    train(pair)
+    rounds(pair)
+    before = pair[0].own.state().digest, pair[0].own.words["tokens"], pair[0].theta
+    train(pair, 0.5)
+    lies(pair[1], change)
+    error = str(rounds(pair)[0])
+    assert re.search(message, error)
+    assert "the round is dropped, and this machine keeps its own state" in error
+    assert (pair[0].own.state().digest, pair[0].own.words["tokens"]) == before[:2]
+    np.testing.assert_array_equal(pair[0].theta, before[2] + 0.5)
+    pair[1].begin_link()  # without lies
+    assert rounds(pair) == BOTH
+
+
+def test_no_number_of_rounds_leads_parameters_to_infinity(machines):
+    (one,) = machines(1)
+    errors = []
+    for _ in range(9):
+        one.train(99 * max(0.1, float(np.abs(one.theta).max())))
+        errors += [error for error in rounds([one]) if isinstance(error, ClusterError)]
+    assert np.abs(one.theta_s).max() < 1e5
+    assert "this machine" in str(errors[0])
 
 
 # -- rounds that one machine commits, and another does not see -------------------------------------

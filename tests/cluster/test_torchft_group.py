@@ -1,17 +1,20 @@
 """Members on torchft in processes: what we add to it; whole runs show deaths (`test_runs.py`)."""
 
+import json
 import os
 import pickle
 import threading
 from datetime import timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing.connection import wait
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed
-from mlxhog.cluster.group import State
+from mlxhog.cluster.group import ClusterError, Machine, State
 from tests.cluster.members import DEAD_S, IDENTITY, Lighthouse, Member, cluster, together
 from tests.threads import LIMIT_S
 
@@ -137,6 +140,44 @@ def test_a_state_is_sent_only_for_a_request_with_the_token():
         sender.shutdown()
     assert received.digest == state.digest
     assert received.round == 2
+
+
+def test_a_state_of_more_bytes_than_the_run_has_is_not_read():
+    from mlxhog.cluster.torchft_group import _to_tensors, _Transport
+
+    limit = timedelta(seconds=LIMIT_S)
+    state = State(2, 30, np.ones(10**6, np.float32), np.zeros(4, np.float32), 5.0)
+    sender = _Transport("127.0.0.1", limit, "t")
+    receiver = _Transport("127.0.0.1", limit, "t", 10**6)
+    try:
+        content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
+        sender.send_checkpoint([1], 2, content, limit)
+        with pytest.raises(ClusterError, match="is not what mlxhog sends: more than 1,000,000 by"):
+            receiver.recv_checkpoint(0, sender.address(), 2, limit)
+    finally:
+        for one in (sender, receiver):
+            one.shutdown()
+
+
+def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
+    from mlxhog.cluster.torchft_group import MOST_NAME, TorchftGroup
+
+    told = {
+        "1": ["a", 5, 2, 0.0], "2": ["b", -1, 2, 0.0], "3": ["c", 2**62, 2**70, -1e300],
+        "4": ["d", "5", 2, 0.0], "5": ["e" * 999, 0, 0, 1e300], "6": 7, "9" * 30: ["f", 1, 1, 0.0],
+    }  # fmt: skip
+    store = {f"machine/{id}": json.dumps(words).encode() for id, words in told.items()}
+    store["machines"] = " ".join([*told, "x", "-1"]).encode()
+    group = SimpleNamespace(
+        _describe=lambda: Machine(7, "own"),
+        _store=SimpleNamespace(set=lambda *_: None, multi_get=lambda keys: map(store.get, keys)),
+    )
+    group._read = partial(TorchftGroup._read, group)
+    machines = {one.id: one for one in TorchftGroup._meet_machines(group)}
+    assert list(machines) == [1, 3, 5]
+    assert (machines[3].tokens, machines[3].rounds) == (2**53 - 1, 2**53 - 1)
+    assert machines[3].seen_s <= 366 * 86_400
+    assert len(machines[5].name) == MOST_NAME
 
 
 class Harm:

@@ -163,15 +163,46 @@ def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, cont
     [
         ("a.jsonl", '{"text": "%s"}\n' % ("x" * 2000), "more than 1,000 bytes"),
         ("a.csv", 'text\nx\n"%s"\n' % ("x" * 2000), "field larger than"),
+        ("a.csv", "text\nx\n%s\n" % ('"\n",' * 2000), "a row has more than 4,000 bytes"),
         ("a.json", LIST, r"more than 20 bytes.*jq -c '\.\[\]' \S+a\.json"),
+        (
+            "a.jsonl",
+            '{"text": ' + json.dumps([[]] * 60) + "}\n",
+            "a.jsonl:1 has more than 99 values",
+        ),
+        ("a.parquet", table(text=["x" * 2000]), "a row has more than 1,000 bytes"),
+        (
+            "a.txt.xz",
+            lzma.compress(LINES, preset=9),
+            r"xz needs more than 1,000,000 bytes of memory",
+        ),
     ],
 )
 def test_what_is_too_long_is_refused_unread(tmp_path, monkeypatch, name, content, message):
     monkeypatch.setattr(textfiles, "MOST_LINE_BYTES", 1000)
+    monkeypatch.setattr(textfiles, "MOST_VALUES", 99)
+    monkeypatch.setattr(textfiles, "XZ_BYTES", 1_000_000)
     monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
     path = written(tmp_path, {name: content}) / name
     with pytest.raises(DataError, match=message):
         read(path, "text")
+
+
+def test_a_value_that_a_parquet_file_has_once_for_many_rows_is_not_many_times_in_memory(tmp_path):
+    path = written(tmp_path, {"a.parquet": table(text=["x" * (1 << 20)] * 64)}) / "a.parquet"
+    assert path.stat().st_size < 100_000
+    with parquet.ParquetFile(path) as file:
+        assert textfiles._rows_at_once(file.metadata) == 64
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlxhog.base.reading.MOST_BYTES", 3 << 20)
+        with parquet.ParquetFile(path) as file:
+            assert textfiles._rows_at_once(file.metadata) == 2
+        assert sum(map(len, read(path))) == 64 << 20
+
+
+def test_xz_streams_may_follow_each_other_with_zeros_between(tmp_path):
+    content = lzma.compress(b"one ") + bytes(8) + lzma.compress(b"two") + bytes(4)
+    assert read(written(tmp_path, {"a.txt.xz": content}) / "a.txt.xz") == [b"one two"]
 
 
 def test_a_package_that_is_missing_is_named_with_its_command(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from dataclasses import replace
 from itertools import pairwise
 
@@ -83,6 +84,16 @@ def test_a_damaged_file_is_named(tmp_path, suffix, content, message):
         path.with_suffix(suffix).write_bytes(content)
     with pytest.raises(DataError, match=rf"{message}.*prepare the corpus again"):
         TokenFile.open(path)
+
+
+def test_tokens_of_a_file_that_is_shortened_in_use_are_an_error_and_no_bus_error(tmp_path):
+    file = token_file(tmp_path, [b"x" * 100_000])
+    row = file.batch(np.array([1500]), 64)
+    os.truncate(file.path, 5000)
+    assert file.batch(np.array([2]), 64).x.shape == row.x.shape
+    for read in (lambda: file.batch(np.array([1500]), 64), lambda: heldout.part(file, 90_000)):
+        with pytest.raises(DataError, match=r"text.bin: .* shortened to 5,000 bytes.*prepare the"):
+            read()
 
 
 # -- the order of an epoch -------------------------------------------------------------------------

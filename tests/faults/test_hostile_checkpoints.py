@@ -128,6 +128,23 @@ def test_a_tensor_beyond_its_numbers_is_refused_before_it_is_viewed(tmp_path, cl
         read(tmp_path / "a.pt")
 
 
+class Calls:
+    """Pickles as a call of a function that torch allows."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@each_of("call", [Calls(torch.Tensor, (5,)), Calls(bytearray, (10**11,))], ids=["tensor", "bytes"])
+def test_a_torch_file_that_makes_its_numbers_by_a_call_is_refused(tmp_path, call):
+    torch.save({"a": call, "b": torch.zeros(3)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"a\.pt(: a has no numbers| has more than tensors)"):
+        read(tmp_path / "a.pt")
+
+
 def test_views_within_their_storage_are_read_exactly(tmp_path):
     whole = torch.arange(24, dtype=torch.float32).reshape(4, 6)
     views = {"t": whole.t(), "rows": whole[1::2, 1:3], "last": whole[3, 5], "none": whole[:0].t()}

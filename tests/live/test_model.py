@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import errors, load
+from mlxhog.checkpoint import checkpoint
 from mlxhog.data.tokenizers import train_bpe
 from mlxhog.decoding import scoring
 from mlxhog.decoding.options import Sampling
@@ -96,6 +98,14 @@ def test_of_a_run_that_another_host_trains_the_newest_checkpoint_is_read_and_sai
     words = ("generate", run.directory, "--prompt=a", "--backend=mlx", "--max-new-tokens=2")
     note = f"run {run.name} trains in the memory of another, so its newest checkpoint is read"
     assert note in said(capsys, *words).err
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_a_model_whose_file_is_shortened_after_it_was_loaded_still_writes(saved, tmp_path, weights):
+    folder = shutil.copytree(checkpoint.latest(saved), tmp_path / "a")
+    with load(folder, backend="torch:cpu", weights=weights) as result:
+        (folder / "model.safetensors").write_bytes(b"")  # in place, as `cp` does
+        assert result.generate("The ", max_new_tokens=4, temperature=0)
 
 
 def test_a_closed_model_says_so(saved):

@@ -348,6 +348,7 @@ def serve(
             Api(served, config, key, origins),
             begin,
             lambda: writing[0].done(),
+            served.model.tokenizer.close,  # a prompt that it encodes in another process
             limit_concurrency=max(MOST_CONNECTIONS, 2 * served.most_answers),
         )
         sys.setswitchinterval(_SWITCH_S)

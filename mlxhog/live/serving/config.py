@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlxhog.base.http_server import is_own
+from mlxhog.base.quantities import split_host
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.live import Reading
@@ -49,11 +50,16 @@ def origins_of(config: ServeConfig, key: str | None) -> list[str]:
     parts = [part.strip().rstrip("/").lower() for part in config.allow_origin.split(",")]
     origins = [part for part in parts if part]
     for origin in origins:
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/*,]+", origin):
+        scheme, _, host = origin.partition("://")
+        try:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+                raise ValueError
+            split_host("any" if origin == "*" else host)
+        except ValueError:
             raise ConfigError(
                 f"--allow-origin {origin}: not an origin; write scheme and host, and the port if "
                 "there is one, such as https://chat.example or http://localhost:3000"
-            )
+            ) from None
     if "*" in origins and key is None:
         raise ConfigError(
             "--allow-origin '*' without a key lets every web page that you open use the model; "

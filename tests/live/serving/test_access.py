@@ -92,6 +92,10 @@ def test_odd_names_end_in_a_status(host, origin):
     ("config", "environment", "key", "message"),
     [
         ({"allow_origin": "https://chat.example/page"}, "", None, "write scheme and host"),
+        *(
+            ({"allow_origin": f"https://chat.example{more}"}, "", None, "write scheme and host")
+            for more in ("#", "?a", ":", ":0", "@evil.example", "\\a")
+        ),
         ({"allow_origin": "*"}, "", None, "set an API key"),
         ({"host": "0.0.0.0"}, "", None, "set an API key"),
         ({"api_key": "two words"}, "", None, "a header cannot have"),

@@ -11,11 +11,14 @@ import pytest
 
 from mlxhog.arena import Arena
 from mlxhog.base.http_server import listen
+from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
 from mlxhog.live.source import LOOK_S
 from tests.another_process import Program
 from tests.live.serving.servers import END_S, MLX, answered, connected, post, serving
+from tests.saved import saved_run
 from tests.threads import in_threads, wait_until
 from tests.training.small import flags, small_config
 
@@ -49,6 +52,24 @@ def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder)
         assert "no more files can be opened, so connections wait" in message
         assert server.http.get(f"{server.url}/models").status_code == 200
         assert server.end(signal.SIGTERM) == (0, "ended\n")
+
+
+def test_a_signal_ends_a_server_whose_tokenizer_backtracks_in_a_prompt(tmp_path):
+    convert(formats.open(checkpoint.latest(saved_run(tmp_path, "a"))), tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "tokenizer.json"
+    description = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": "a*a*a*b"}, "behavior": "Isolated"}
+    parts = [split | {"invert": False}, description["pre_tokenizer"]]
+    description["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
+    path.write_text(json.dumps(description))
+    prompt = " ".join(["a" * 370] * 200) + "b"  # for minutes
+    with serving(path.parent, MLX) as server, connected(server) as client:
+        fields = {"model": server.model, "prompt": prompt, "max_tokens": 2}
+        client.sendall(post("/v1/completions", json.dumps(fields).encode(), "Connection: close"))
+        server.health()  # it has begun to read the request before
+        assert server.end() == (0, "ended\n")
+        status, answer = answered(client)
+        assert (status, b"use another tokenizer" in answer) == (400, True)
 
 
 # -- beside a run that trains ----------------------------------------------------------------------
