@@ -1,17 +1,13 @@
-"""The clock, processes and memory, as the operating system reports them.
+"""The clock and processes, as the operating system reports them.
 
 The clock is the same in all processes. A pid alone does not identify a process, since the system
 reuses it; a pid with its start time does. `metal/native/updates/process_life.cpp` asks the system
-for both, here and in the stripe locks. The memory is the size that an arena may have.
+for both, here and in the stripe locks.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
-
-import psutil
 
 from mlxhog import _native
 
@@ -51,23 +47,3 @@ def process_start_time(pid: int) -> int:
 def process_is_gone(pid: int, start_time: int) -> bool:
     """Whether the process of this pid and start time has ended; a zombie has ended."""
     return _native.process_is_gone(pid, start_time)
-
-
-_CGROUP = Path("/sys/fs/cgroup")
-_SHM = Path("/dev/shm")
-
-
-def available_bytes() -> int:
-    """Bytes of shared memory that are still available.
-
-    The smallest of available memory and, on Linux, the rest of the limit of this container (control
-    groups, version 2) and the free space of /dev/shm, which has 64 MB in many containers.
-    """
-    limits = [int(psutil.virtual_memory().available)]
-    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        limits.append(max(0, int(text) - int(used.read_text())))
-    if _SHM.is_dir():
-        free = os.statvfs(_SHM)
-        limits.append(free.f_bavail * free.f_frsize)
-    return min(limits)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlxhog.arena.layout import PAGE
-from mlxhog.arena.process import available_bytes
 from mlxhog.base.disk import disk_of
 from mlxhog.base.durable import require_space
+from mlxhog.base.resources import MemoryLimit, available_shared_memory
 from mlxhog.errors import EnvironmentLacks
 
 _NO_ROOM = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
@@ -58,9 +58,9 @@ def create(nbytes: int, *, fallback: Path | None = None) -> Backing:
         EnvironmentLacks: there is too little memory or, for a file, too little space on the disk.
     """
     nbytes = -(-nbytes // PAGE) * PAGE
-    note, had = "", available_bytes()
-    if nbytes > had:
-        raise _too_large(nbytes, had)
+    note, available = "", available_shared_memory()
+    if nbytes > available.n_bytes:
+        raise _too_large(nbytes, available)
     try:
         fd, readonly_fd = _open_shm()
     except OSError as error:
@@ -94,7 +94,7 @@ def create(nbytes: int, *, fallback: Path | None = None) -> Backing:
                 f"{option}); raise that limit, or use a smaller model"
             ) from error
         if error.errno in _NO_ROOM:
-            raise _too_large(nbytes, had) from error
+            raise _too_large(nbytes, available_shared_memory()) from error
         if note:
             raise EnvironmentLacks(
                 f"{note}; but {directory} cannot hold it either ({error.strerror}): set TMPDIR to "
@@ -118,9 +118,9 @@ def _open_shm() -> tuple[int, int]:
         _posixshmem.shm_unlink(name)
 
 
-def _too_large(nbytes: int, had: int) -> EnvironmentLacks:
+def _too_large(nbytes: int, available: MemoryLimit) -> EnvironmentLacks:
     return EnvironmentLacks(
-        f"the arena needs {nbytes:,} bytes of shared memory, this machine has {had:,}; "
-        "use a smaller model, fewer max_workers, an optimizer with less state, "
-        "or (in a container) a larger /dev/shm"
+        f"the arena needs {nbytes:,} bytes of shared memory, and {available.cause}; "
+        f"{available.way_out}, or use a smaller model, fewer max_workers, or an optimizer with "
+        "less state"
     )

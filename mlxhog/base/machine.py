@@ -1,15 +1,13 @@
 """The properties of this machine on which the choice of workers depends."""
 
 import importlib.util
-import os
 import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.base import darwin
+from mlxhog.base import darwin, resources
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -20,10 +18,11 @@ class Machine:
     system: str  # "linux", "macos", or another system's own name
     architecture: str  # "x86_64", "arm64" or "aarch64"
     cores: int  # that this process may use; on a Mac those that are not efficiency cores
-    memory_bytes: int  # that this process may use
+    memory_bytes: int  # that this process may use, however much others use now
     chip: str  # marketing name such as "Apple M4 Pro", or ""
     frameworks: frozenset[str]  # which of "mlx" and "torch" are installed
     translated: bool = False  # whether Rosetta translates this process and hides the real machine
+    memory_limit: str = "the memory of this machine"  # what limits `memory_bytes`
 
     @property
     def apple_gpu(self) -> bool:
@@ -38,17 +37,18 @@ class Machine:
 
 def here() -> Machine:
     """Describe the machine that runs this process; imports no framework."""
-    macos = sys.platform == "darwin"
+    macos, memory = sys.platform == "darwin", resources.memory_limit()
     return Machine(
         system="macos" if macos else platform.system().lower(),
         architecture=platform.machine(),
-        cores=darwin.fast_cores() if macos else _usable_cores(),
-        memory_bytes=_memory_bytes(),
+        cores=darwin.fast_cores() if macos else resources.usable_cores(),
+        memory_bytes=memory.n_bytes,
         chip=chip_name() if macos else "",
         frameworks=frozenset(
             name for name in ("mlx", "torch") if importlib.util.find_spec(name) is not None
         ),
         translated=macos and darwin.translated(),
+        memory_limit=memory.cause,
     )
 
 
@@ -62,17 +62,3 @@ def chip_name() -> str:
         return ""
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, "")
-
-
-def _memory_bytes() -> int:
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = CGROUP_LIMIT.read_text().strip()  # a container may have less than the machine
-    except OSError:
-        return physical
-    return min(physical, int(limit)) if limit.isdecimal() else physical
-
-
-def _usable_cores() -> int:
-    # The affinity mask, not the number of cores: taskset and containers narrow it.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

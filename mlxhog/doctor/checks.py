@@ -15,10 +15,10 @@ from typing import Any, Final
 
 from mlxhog.arena import segment
 from mlxhog.arena.child import Failed
-from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, float32, verdicts
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
+from mlxhog.base.resources import available_shared_memory
 from mlxhog.doctor.litmus import PROMISED, untold
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.host import build
@@ -210,15 +210,16 @@ LARGE_BYTES: Final = 1 << 30
 
 def check_shared_memory() -> Check:
     """Create a large segment, as a run with a large model does."""
-    name, expected, had = "shared memory", "1 GiB", available_bytes()
-    nbytes = min(LARGE_BYTES, had // 4) if had else LARGE_BYTES
+    name, expected, available = "shared memory", "1 GiB", available_shared_memory()
+    nbytes = min(LARGE_BYTES, available.n_bytes // 4) or LARGE_BYTES
     try:
         backing = segment.create(nbytes)
     except (EnvironmentLacks, OSError) as error:
-        consequence = "no run can start: give this machine or container more shared memory"
+        consequence = f"no run can start: {available.way_out}"
         return Check(name, CheckResult.FAIL, str(error), expected, consequence)
     backing.mapping.close()
     os.close(backing.fd)
     os.close(backing.readonly_fd)
-    observed, small = f"{nbytes / 2**30:.2f} GiB", "large models may not fit"
+    observed = f"{nbytes / 2**30:.2f} GiB"
+    small = f"large models may not fit, since {available.cause}; {available.way_out}"
     return check(name, nbytes == LARGE_BYTES, observed, expected, small, CheckResult.WARN)

@@ -35,6 +35,7 @@ class Memory:
 
     machine_bytes: int
     part: float  # of it that the run may take (`memory_limit`)
+    limited_by: str = "the memory of this machine"
     gradient_bytes: int = 0  # of a worker's snapshots and gradients
     sequence_bytes: int = 0  # of the activations of a sequence
 
@@ -84,7 +85,8 @@ class Memory:
         if n_bytes > self.limit_bytes:
             raise EnvironmentLacks(
                 f"{need}, the limit is {self.limit_bytes / GIB:.1f} GiB ({self.part:g} of "
-                f"{self.machine_bytes / GIB:.1f}); {way}, or raise --memory-limit"
+                f"{self.machine_bytes / GIB:.1f}, {self.limited_by}); {way}, or raise "
+                "--memory-limit"
             )
 
     def check_gpu(self, sequences: int, share: GPUShare, workers: Sequence[WorkerSpec]) -> None:

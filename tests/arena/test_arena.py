@@ -12,6 +12,7 @@ import pytest
 
 from mlxhog.arena import Arena, plan, segment
 from mlxhog.arena.child import Child
+from mlxhog.base.resources import MemoryLimit
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from tests.arena import children
 from tests.odd_disk import odd_disk
@@ -138,7 +139,8 @@ def test_an_arena_larger_than_the_machine_is_refused_with_bytes_needed_and_had()
 def test_a_full_file_system_is_an_error_and_never_a_bus_error(monkeypatch):
     free = os.statvfs(SHM).f_bavail * os.statvfs(SHM).f_frsize if SHM.is_dir() else 1 << 44
     if hasattr(os, "posix_fallocate"):  # elsewhere only the memory there is tells beforehand
-        monkeypatch.setattr(segment, "available_bytes", lambda: 1 << 60)  # as of a wrong report
+        plenty = MemoryLimit(1 << 60, "a wrong report", "")
+        monkeypatch.setattr(segment, "available_shared_memory", lambda: plenty)
     gc.collect()  # what others have left
     before = len(os.listdir("/dev/fd"))
     with pytest.raises(EnvironmentLacks, match="shared memory"):

@@ -13,6 +13,7 @@ from mlxhog.arena.child import Failed, Lane
 from mlxhog.base import machine, verdicts
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
+from mlxhog.base.resources import MemoryLimit
 from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels, pair
@@ -79,9 +80,11 @@ def test_the_facts_name_the_wheels_and_the_compiler(monkeypatch):
 def test_shared_memory_here_is_enough_for_a_run(monkeypatch):
     monkeypatch.setattr(checks, "LARGE_BYTES", 1 << 20)
     assert checks.check_shared_memory().result == CheckResult.PASS
-    monkeypatch.setattr(checks, "available_bytes", lambda: 1 << 20)  # a small /dev/shm
+    little = MemoryLimit(1 << 20, "/dev/shm has 1,048,576 free", "enlarge it")
+    monkeypatch.setattr(checks, "available_shared_memory", lambda: little)
     small = checks.check_shared_memory()
     assert (small.result, small.found) == (CheckResult.WARN, "0.00 GiB")
+    assert "/dev/shm has 1,048,576 free; enlarge it" in small.consequence
 
 
 # -- Metal kernels ---------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mlxhog.arena.process import available_bytes
 from mlxhog.base import darwin, machine
+from mlxhog.base.resources import available_memory
 from mlxhog.base.workers import resolve_workers
 from mlxhog.errors import EnvironmentLacks
 from tests.base.test_workers import mac
@@ -16,12 +16,12 @@ from tests.macos.simulation import linux_only, simulated, with_caffeinate
 HERE = """
 import json
 from dataclasses import asdict
-from mlxhog.arena.process import available_bytes
 from mlxhog.base import machine
+from mlxhog.base.resources import available_memory
 from mlxhog.doctor.checks import collect_facts
 from mlxhog.training.worker import resident_bytes
 found = machine.here()
-more = {"available": available_bytes(), "resident": resident_bytes()}
+more = {"available": available_memory(), "resident": resident_bytes()}
 more["efficiency_cores"] = collect_facts(found)["efficiency_cores"]
 print(json.dumps({**asdict(found), **more}, default=sorted))  # the frameworks are a set
 """
@@ -47,7 +47,10 @@ def test_cores_are_all_but_the_efficiency_cores(chip, levels, cores):
 @linux_only
 def test_memory_is_what_the_kernel_says_the_resident_set_in_bytes_and_rosetta_is_noticed():
     result = json.loads(simulated(HERE, FAKE_ROSETTA=1))
-    assert 0 < result["available"] < result["memory_bytes"]
+    n_bytes, cause, way_out = result["available"]  # all but the wired memory
+    assert (n_bytes, way_out) == (2 << 30, "quit other programs")
+    assert cause == f"this Mac has {2 << 30:,} available"
+    assert result["memory_bytes"] > 1 << 30
     assert 5 << 20 < result["resident"] < 5 << 30
     assert result["translated"]
 
@@ -87,7 +90,7 @@ def test_a_mac_stays_awake_during_the_block_and_no_longer_or_says_so(tmp_path):
 @pytest.mark.macos
 @pytest.mark.skipif(sys.platform != "darwin", reason="not macOS")
 def test_this_mac_answers():
-    assert 0 < available_bytes() < machine.here().memory_bytes
+    assert 0 < available_memory().n_bytes < machine.here().memory_bytes
     assert darwin.fast_cores() >= 1
     assert darwin.sysctl_text("machdep.cpu.brand_string")
     assert darwin.ask_for_performance_cores()

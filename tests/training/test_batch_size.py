@@ -129,3 +129,9 @@ def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does
     with pytest.raises(EnvironmentLacks, match=r"6\.5 GiB on the GPU.*has 6\.0 GiB") as refusal:
         memory_of.check_gpu(11, share, two)
     assert "the largest batch that fits is 10 (--batch-size 10)" in str(refusal.value)
+
+
+def test_a_run_that_does_not_fit_is_refused_with_the_limit_that_it_exceeds():
+    limit = "memory.max of control group /sys/fs/cgroup/x"
+    with pytest.raises(EnvironmentLacks, match=rf"\(0\.5 of 2\.0, {limit}\).*--memory-limit"):
+        Memory(2 << 30, 0.5, limit).check_run(1 << 29, 1 << 30, 1)

@@ -66,7 +66,7 @@ stand_in(
         cpu_times=lambda: times(*os.times()[:2], 0.0, 0.0), children=lambda recursive=False: []
     ),
     cpu_times=lambda: all_times(sum(os.times()[:4]), 0.0, 0.0, 0.0),
-    virtual_memory=lambda: SimpleNamespace(available=1 << 31),
+    virtual_memory=lambda: SimpleNamespace(total=1 << 33, wired=3 << 31),
 )
 stand_in("_scproxy", _get_proxy_settings=dict, _get_proxies=dict)  # urllib, and so torch, has it
 
