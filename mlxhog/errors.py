@@ -142,7 +142,8 @@ def visible(text: str) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return another package's message: one line, bounded, without escape sequences."""
-    return one_line(str(error)) or type(error).__name__
+    name = "too little memory" if isinstance(error, MemoryError) else type(error).__name__
+    return one_line(str(error)) or name
 
 
 def one_line(text: str, most: int = 2 * MOST_SHOWN) -> str:

@@ -19,6 +19,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import Death, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
 from mlxhog.base import float32
+from mlxhog.base.resources import shortage
 from mlxhog.errors import whole_text
 
 P = ParamSpec("P")
@@ -194,4 +195,5 @@ def _main(
                 value = function(lane, *args, **keywords)
             except Exception as raised:  # every error of a framework is a result
                 error = raised
-        pipe.send((error and f"{type(error).__name__}: {whole_text(error)}", value))
+        words = error and (shortage(error) or f"{type(error).__name__}: {whole_text(error)}")
+        pipe.send((words, value))

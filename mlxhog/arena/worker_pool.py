@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe, connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -24,6 +24,7 @@ from typing import IO, Any
 from mlxhog.arena.arena import Arena
 from mlxhog.base import interrupts
 from mlxhog.base.processes import FAULT_EXIT_CODE, SpawnedCall, end_spawning, spawning
+from mlxhog.base.resources import memory_limit, oom_kills, says_out_of_memory
 
 _TAIL_BYTES = 4096  # last bytes of a process's output, which may explain its death
 _NOTED_WITHIN_S = 10.0  # an exit code that another thread collected is there long before
@@ -37,6 +38,8 @@ class Death:
     """How a process ended: its exit code, or -n if signal n killed it."""
 
     code: int
+    was_asked_for: bool = field(default=False, compare=False)  # this process has killed it
+    lacked_memory: bool = field(default=False, compare=False)  # as the kernel counts its kills
 
     @property
     def is_fault(self) -> bool:
@@ -51,10 +54,54 @@ class Death:
     def __str__(self) -> str:
         """Spell it.
 
-        >>> str(Death(-9)), str(Death(3))
-        ('signal SIGKILL', 'exit code 3')
+        >>> str(Death(-9)), str(Death(-9, was_asked_for=True)), str(Death(3))
+        ('signal SIGKILL, perhaps for lack of memory', 'signal SIGKILL', 'exit code 3')
         """
-        return f"signal {self.signal_name}" if self.signal_name else f"exit code {self.code}"
+        if self.code >= 0:
+            return f"exit code {self.code}"
+        return f"signal {self.signal_name}{self.suspicion}"
+
+    @property
+    def suspicion(self) -> str:
+        """What a SIGKILL that nobody here sent is about; "" of another death."""
+        if self.lacked_memory:
+            return ", by the kernel for lack of memory"
+        is_foreign = self.code == -signal.SIGKILL and not self.was_asked_for
+        return ", perhaps for lack of memory" if is_foreign else ""
+
+    def way_out(
+        self, last: str = "", *, otherwise: str,
+        less_memory: str = "use fewer --workers, a smaller --batch-size or a smaller --model",
+    ) -> str:  # fmt: skip
+        """Say what to do against such deaths.
+
+        Args:
+            last: the last line that the process wrote.
+            otherwise: the answer unless it died, perhaps, for lack of memory.
+            less_memory: how its processes need less; the answer names the limit, too.
+        """
+        if not (self.suspicion or says_out_of_memory(last)):
+            return otherwise
+        limit = memory_limit()
+        return (
+            f"{less_memory}: all together may have {limit.n_bytes / 2**30:.1f} GiB ({limit.cause})"
+        )
+
+
+class _OomKills:
+    """The kernel's kills in this control group for lack of memory, each the end of one process."""
+
+    def __init__(self) -> None:
+        self._explained = oom_kills()  # those before, and those of processes reaped here
+
+    def has_one_more(self) -> bool:
+        """Whether there is one for the process that is being reaped."""
+        if is_one := oom_kills() > self._explained:
+            self._explained += 1
+        return is_one
+
+
+_oom_kills = _OomKills()
 
 
 class WorkerProcess:
@@ -93,6 +140,7 @@ class WorkerProcess:
         """
         self._table, self._slot = None if arena is None else arena.workers, slot
         self._death: Death | None = None
+        self._was_killed = False  # by this process
         self._pipe: Connection | None = None
         with ExitStack() as undo, ExitStack() as done:  # after an error no caller gets this object
             if self._table is not None:
@@ -135,6 +183,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill it, and wait until it has ended; call `reap` afterwards."""
+        self._was_killed = self.process.exitcode is None
         self.process.kill()
         self.process.join()
         self._exit_code()
@@ -162,7 +211,9 @@ class WorkerProcess:
         """Wait until it ends, kill it after `timeout_s`, free its slot, and return how it ended."""
         if self._death is None:
             self.end(timeout_s)
-            self._death = Death(self._exit_code())
+            code = self._exit_code()
+            is_foreign = code == -signal.SIGKILL and not self._was_killed
+            self._death = Death(code, self._was_killed, is_foreign and _oom_kills.has_one_more())
             self.process.close()
             if self._table is not None:
                 self._table.mark_dead(self._slot)

@@ -22,10 +22,13 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from mlxhog.errors import message_of
 
 _PROC, _SHM = Path("/proc/self"), Path("/dev/shm")
 _RAISE = (
@@ -37,6 +40,11 @@ _CGROUP_MOUNT = re.compile(
     r"\S+ \S+ \S+ (?P<root>/\S*) (?P<point>/\S*) .* - cgroup(?P<version>2?) \S+ (?P<options>\S+)"
 )
 """A line of mountinfo; spaces in it are octal."""
+
+_SHORTAGE = re.compile(
+    r"MemoryError|bad_alloc|out of memory|not enough memory|memory is used up"
+    r"|(can't|[Cc]annot|[Uu]nable to) allocate"
+)
 
 
 class MemoryLimit(NamedTuple):
@@ -67,6 +75,13 @@ def available_memory() -> MemoryLimit:
         n_bytes = memory.available
     cause = f"this {name} has {n_bytes:,} available"
     limits = [MemoryLimit(n_bytes, cause, "quit other programs")]
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY and sys.platform != "darwin":  # which ignores it
+        n_bytes = max(0, address_space - psutil.Process().memory_info().vms)
+        cause = (
+            f"this process may have {address_space:,} (ulimit -v), of which {n_bytes:,} are left"
+        )
+        limits.append(MemoryLimit(n_bytes, cause, "raise that limit"))
     for group, name, limit_bytes in _memory_groups():
         n_bytes = max(0, limit_bytes - _bytes_in_use(group))
         cause = f"control group {group} has {n_bytes:,} left of its {limit_bytes:,} ({name})"
@@ -111,6 +126,21 @@ def oom_kills() -> int:
     names = ("memory.events", "memory.oom_control")
     tables = [_table(group / name) for group in _groups("memory")[:1] for name in names]
     return sum(table.get("oom_kill", 0) for table in tables)
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a message, of Python, NumPy, a framework or C++, is about too little memory."""
+    return _SHORTAGE.search(text) is not None
+
+
+def shortage(error: BaseException) -> str:
+    """Return what to tell the user of an error for lack of memory; "" if it is another error."""
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, OSError | RuntimeError) and says_out_of_memory(str(error))
+    ):
+        return ""
+    reason = message_of(error) if str(error) else available_memory().cause
+    return f"the memory is used up: {reason}"
 
 
 # -- control groups --------------------------------------------------------------------------------

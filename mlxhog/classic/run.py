@@ -331,9 +331,12 @@ class _Run:
                     answers.append(self.children[rank].take(0.0))
                 except Failed as failure:
                     why = " ... ".join(filter(None, str(failure).splitlines()))
+                    way_out = "run the command again"
+                    if failure.death is not None:
+                        less = "use fewer --workers"
+                        way_out = failure.death.way_out(why, less_memory=less, otherwise=way_out)
                     raise WorkerFailed(
-                        f"worker {rank + 1} failed, and the run with it: {why}; run the command "
-                        "again (a machine that lacks memory kills processes)"
+                        f"worker {rank + 1} failed, and the run with it: {why}; {way_out}"
                     ) from failure
                 waiting.discard(rank)
             done = self._done() - self.before - self.n * len(self.epochs)

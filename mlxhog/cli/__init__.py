@@ -238,6 +238,10 @@ def find(words: Sequence[str]) -> "tuple[Command, list[str]]":
 
 def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
     """Return the message and the exit code of an error; None if it is a fault of the program."""
+    from mlxhog.base.resources import shortage
+
+    if words := shortage(error):
+        return f"{words}; ask for smaller sizes", LACKS
     match error:
         case MlxhogError():
             return str(error), error.exit_code
@@ -249,8 +253,6 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
                 f"{message_of(error)}; run the command again, on the CPU (mlx:cpu) or with the "
                 "display off"
             ), LACKS
-        case MemoryError():
-            return f"the memory is used up: {error}; ask for smaller sizes", LACKS
         case ImportError() if (error.name or "mlxhog").partition(".")[0] != "mlxhog":
             return (
                 f"mlxhog {command} cannot load the package {error.name}: {message_of(error)}; if "

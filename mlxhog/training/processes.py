@@ -364,7 +364,7 @@ class Processes(ABC):
         if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
             lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
             self._halve(seat, f"{seat} {lost}", last)
-        way_out = "allow more with --restarts"
+        way_out = death.way_out(last, otherwise="allow more with --restarts")
         if seat.was_silent:
             way_out = "allow a longer silence with --heartbeat-timeout-s"
         # One that was up may be building another strategy, and is in state STARTING again.

@@ -8,6 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from mlxhog.base.processes import FAULTS, end_by
+from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
 from mlxhog.training.job import LOST_GPU_EXIT_CODE, Job
 
@@ -34,16 +35,18 @@ def main(pipe: Connection, job: Job) -> None:
             run(pipe, job)
         except FAULTS as fault:
             end_by(fault)
-        except (MlxhogError, RuntimeError) as error:
+        except (MlxhogError, MemoryError, OSError, RuntimeError) as error:
+            text = str(error)
             if is_lost_gpu(error):
                 code = LOST_GPU_EXIT_CODE
             elif isinstance(error, MlxhogError):
                 code = error.exit_code
-            elif "error:" in str(error):  # a compiler's text, whose last line says nothing
+            elif words := shortage(error):
+                text, code = words, 1
+            elif "error:" in text:  # a compiler's text, whose last line says nothing
                 code = 1
             else:
                 raise
-            text = str(error)
             lines = [text, one_line(text, LAST_LINE)] if "\n" in text else [text]
             with suppress(OSError):  # the disk of the log may be full
                 print(*(f"error: {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)

@@ -25,6 +25,8 @@ def test_an_error_is_told_and_what_is_kept_is_there_the_next_time(child):
     assert [child.call(START_S, planted.count_up) for _ in range(2)] == [1, 2]
     with pytest.raises(Failed, match="ValueError: this cannot work"):
         child.call(START_S, planted.fail)
+    with pytest.raises(Failed, match="^the memory is used up: .* available"):
+        child.call(START_S, planted.lack_memory)
     assert child.call(START_S, planted.count_up) == 3
 
 

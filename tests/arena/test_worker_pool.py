@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.arena import worker_pool
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
@@ -39,7 +41,40 @@ def test_a_fault_an_exit_and_a_kill_are_told_from_each_other():
     killed = stuck.reap(None)
     assert [death.is_fault for death in (fault, left, killed)] == [True, False, False]
     assert [death.signal_name for death in (fault, left, killed)] == [None, None, "SIGKILL"]
-    assert [str(death) for death in (left, killed)] == ["exit code 3", "signal SIGKILL"]
+    assert [str(death) for death in (left, killed)] == [
+        "exit code 3",
+        "signal SIGKILL, perhaps for lack of memory",
+    ]
+
+
+def test_each_kill_of_the_kernel_for_lack_of_memory_explains_one_death(monkeypatch):
+    kills = worker_pool.oom_kills()
+    processes = [spawn(children.stay, pipe=True) for _ in range(3)]
+    for process in processes[:2]:
+        os.kill(process.pipe.recv(), signal.SIGKILL)
+    monkeypatch.setattr(worker_pool, "oom_kills", lambda: kills + 1)
+    first, second = (process.reap(LIMIT_S) for process in processes[:2])
+    assert str(first) == "signal SIGKILL, by the kernel for lack of memory"
+    assert str(second) == "signal SIGKILL, perhaps for lack of memory"
+    monkeypatch.setattr(worker_pool, "oom_kills", lambda: kills + 2)
+    assert str(processes[2].reap()) == "signal SIGKILL"  # by this process
+    for process in processes:
+        process.close()
+
+
+def test_the_way_out_of_a_lack_of_memory_names_the_limit_and_any_other_death_keeps_its_own():
+    less = "fewer.*smaller.*GiB.*memory"
+    for death, last, way_out in (
+        (Death(-9), "", less),
+        (Death(-9, lacked_memory=True), "", less),
+        (Death(1), "error: the memory is used up: this machine has 9 available", less),
+        (Death(1), "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", less),
+        (Death(1), "MemoryError", less),
+        (Death(-6), "  what():  std::bad_alloc", less),
+        (Death(-9, was_asked_for=True), "it left no message", "^more$"),
+        (Death(-11), "Fatal Python error: Segmentation fault", "^more$"),
+    ):
+        assert re.search(way_out, death.way_out(last, otherwise="more")), (death, last)
 
 
 def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():

@@ -1,12 +1,18 @@
 """Limits of the machine, of control groups, of /dev/shm: the tightest one holds, and is named."""
 
+import errno
 import os
+import re
+import resource
+import sys
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
 from mlxhog.base import machine, resources
+from mlxhog.errors import message_of
 from tests.pairs import each_of
 
 GIB = 1 << 30
@@ -158,3 +164,34 @@ def test_kills_for_lack_of_memory_are_those_in_this_process_s_group(groups, file
     assert resources.oom_kills() == 2
     groups({}, ("pids", "/a/b", "/"))
     assert resources.oom_kills() == 0
+
+
+def test_a_lack_of_memory_has_words_whoever_met_it_and_another_error_has_none():
+    with pytest.raises(MemoryError) as of_numpy:
+        np.empty(1 << 57)
+    for error, words in (
+        (of_numpy.value, "used up: Unable to allocate 1"),
+        (MemoryError(), "used up: this .* available"),
+        (MemoryError("std::bad_alloc"), "used up: std::bad_alloc"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: 8"), "used up: .*8"),
+        (RuntimeError("[malloc] Unable to allocate 8 bytes."), "used up: .malloc. Unable"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "used up: .*allocate"),
+    ):
+        assert re.match(f"the memory is {words}", resources.shortage(error)), error
+        assert resources.says_out_of_memory(resources.shortage(error))
+    for other in (RuntimeError("shapes differ"), ValueError("MemoryError"), KeyError("x")):
+        assert resources.shortage(other) == ""
+    assert message_of(MemoryError()) == "too little memory"
+
+
+def test_a_limit_of_the_address_space_is_named(groups, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (1 << 42, 1 << 42))
+    monkeypatch.setattr(
+        psutil,
+        "Process",
+        lambda: SimpleNamespace(memory_info=lambda: SimpleNamespace(vms=(1 << 42) - 7)),
+    )
+    limit = resources.available_memory()
+    if sys.platform != "darwin":
+        assert (limit.n_bytes, limit.way_out) == (7, "raise that limit")
+        assert limit.cause == f"this process may have {1 << 42:,} (ulimit -v), of which 7 are left"

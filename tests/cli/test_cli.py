@@ -95,6 +95,8 @@ def deleted(*_, **__):
          "other programs or raise the limit (ulimit -v), else install it again: python -m pip "
          "install --force-reinstall mlxhog\n"),
         (MemoryError("9 GB"), 3, "the memory is used up: 9 GB; ask for smaller sizes\n"),
+        (MemoryError(), 3, " available; ask for smaller sizes\n"),
+        (RuntimeError("out of memory"), 3, "used up: out of memory; ask for smaller sizes\n"),
         (RuntimeError("[METAL] Command buffer execution failed: Impacting Interactivity"), 3,
          "macOS ended the work of the GPU, which kept the display waiting: [METAL] Command buffer "
          "execution failed: Impacting Interactivity; run the command again, on the CPU (mlx:cpu) "

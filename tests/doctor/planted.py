@@ -71,6 +71,10 @@ def fail(lane):
     raise ValueError("this cannot work")
 
 
+def lack_memory(lane):
+    raise MemoryError
+
+
 def hang(lane):
     time.sleep(3600)
 

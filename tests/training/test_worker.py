@@ -22,7 +22,7 @@ from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.data.batch import Batch
-from mlxhog.errors import EnvironmentLacks, MetalError
+from mlxhog.errors import EnvironmentLacks, MetalError, WorkerFailed
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
@@ -274,6 +274,26 @@ def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp
     assert "micro-batches of 2 sequences" in first
     assert "lost its GPU (error: kernel mlstm_out failed)" in second
     assert "micro-batches of 1 sequence." in second
+
+
+def that_lacks_memory(pipe, job):
+    """A worker whose gradients need more memory than there is; children import it."""
+
+    def ended(self, batches):
+        raise MemoryError
+
+    Gradients.of = ended
+    worker_process.main(pipe, job)
+
+
+@pytest.mark.slow
+def test_workers_that_lack_memory_say_so_and_the_run_names_the_limit_and_how_to_need_less(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(worker_process, "main", that_lacks_memory)
+    words = "the memory is used up: .*log, or use fewer --workers.*smaller --model: .* GiB"
+    with pytest.raises(WorkerFailed, match=words):
+        train(small_config(tmp_path, steps=4, restarts=1))
 
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one():

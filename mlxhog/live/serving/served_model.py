@@ -18,6 +18,7 @@ from dataclasses import fields
 from time import monotonic
 from typing import Any, NamedTuple
 
+from mlxhog.base.resources import shortage
 from mlxhog.decoding.engine import Engine, Piece, Request
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, RunError
 from mlxhog.live import Reading
@@ -253,5 +254,7 @@ def _refusal(error: Exception) -> RefusedRequest:
     if isinstance(error, OF_WEIGHTS):
         code = "not_finite" if isinstance(error, Diverged) else "no_weights"
         return RefusedRequest(str(error), status=503, code=code)
+    if words := shortage(error):
+        return RefusedRequest(words, status=503, code="no_memory")
     traceback.print_exception(error)
     return RefusedRequest(FAILED, status=500)

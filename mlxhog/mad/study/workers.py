@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
+from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
 from mlxhog.training.job import LOST_GPU_EXIT_CODE
@@ -93,7 +94,9 @@ class Pool:
                 if failed.death is not None:
                     self._workers.pop(number).close()
                 if failed.death is not None and failed.death.signal_name == "SIGKILL":
-                    result = "was killed (SIGKILL), by a user or for lack of memory"
+                    fewer = "give --parallel a smaller number, or train a smaller model"
+                    way_out = failed.death.way_out(less_memory=fewer, otherwise="")
+                    result = f"was killed (SIGKILL){failed.death.suspicion} ({way_out})"
                 elif failed.death is not None and failed.death.code == LOST_GPU_EXIT_CODE:
                     result = "lost its GPU, whose driver ended the work"
                 else:
@@ -143,4 +146,6 @@ def explain(error: BaseException) -> str:
     text = one_line(str(error), REASON_CHARACTERS)
     if isinstance(error, SystemExit):
         return f"left with exit code {error.code}"
+    if words := shortage(error):
+        return words
     return text if isinstance(error, MlxhogError) else f"{type(error).__name__}: {text}"

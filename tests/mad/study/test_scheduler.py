@@ -149,7 +149,7 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_the_next_session_
         "exit": r"^the process ended \(exit code 7\): it left no message",
         "leave": "^left with exit code no more",
         "raise": "^kernel is -3; a convolution has at least 1 tap",
-        "kill": r"^its process was killed \(SIGKILL\), .*, 4 times",
+        "kill": r"^its process was killed \(SIGKILL\), perhaps for .*--parallel.* GiB .*, 4 times",
     }
     outcome = go(store, small.goes_wrong, observer=lambda now: messages.append(now.message))
     assert outcome.statuses == {"done": 2, "failed": 5}
