@@ -1,10 +1,12 @@
 """Communication of supervisor and workers without a queue: counters, commands, rings of records.
 
-Each worker has a ring; only the worker writes it and only the supervisor reads it. The worker
-writes a record, then publishes it by a release store of the head; the reader takes the records
-between its own position and the head. If the reader is a whole ring behind, the oldest are lost.
+Each worker has a ring; only the worker writes it and only the supervisor reads it. The head is a
+seqlock counter: the worker makes it odd, writes a record, and makes it even, which publishes the
+record. The reader copies the records between its own position and the head, then looks at the head
+again, and leaves out those that the worker has begun to overwrite meanwhile. So a reader that is a
+whole ring behind reads no torn record, and knows how many it has lost. The worker never waits.
 
-    ring bytes   0  u64 head, number of records ever written
+    ring bytes   0  u64 head, twice the number of records ever written; odd while one is written
                128  CAPACITY records of RECORD
 """
 
@@ -102,23 +104,34 @@ class Ring:
     def __init__(self, data: NDArray[np.uint8]) -> None:
         self._data = data
         self._records = data[LINE:RING_BYTES].view(RECORD)
-        self._read = self._head()
+        self._read = self._published()
+        self.n_lost = 0  # records of any kind that were overwritten before this reader copied them
 
-    def _head(self) -> int:
-        return int(_native.load_u64(self._data, 0))
+    def _published(self) -> int:
+        return int(_native.load_u64(self._data, 0)) // 2
 
     def append(self, **fields: float) -> None:
-        """Write one record and publish it; only the ring's worker may call this."""
-        head = self._head()
-        record = self._records[head % CAPACITY]
+        """Write one record and publish it; only the ring's worker may call this.
+
+        The successor of a worker that died amid a record writes that record anew.
+        """
+        record = self._records[self._published() % CAPACITY]
+        _native.begin_writing(self._data, 0)
         for name in RECORD.names or ():
             record[name] = fields.get(name, 0)
-        _native.store_u64(self._data, 0, head + 1)
+        _native.end_writing(self._data, 0)
 
     def drain(self) -> NDArray[np.void]:
-        """Every record published since the last call, oldest first; for the supervisor only."""
-        head = self._head()
-        oldest = max(self._read, head - CAPACITY + 1)
-        records = self._records[np.arange(oldest, head) % CAPACITY].copy()
-        self._read = head
-        return records
+        """Every record published since the last call, oldest first; for the supervisor only.
+
+        `n_lost` counts those that are missing.
+        """
+        end = self._published()
+        begin = max(self._read, end - CAPACITY)
+        records = self._records[np.arange(begin, end) % CAPACITY]  # a copy
+        _native.nobody_writes(self._data, 0, LINE, 1)  # its fence: the head is read after the copy
+        begun = (int(_native.load_u64(self._data, 0)) + 1) // 2
+        whole = min(max(begin, begun - CAPACITY), end)
+        self.n_lost += whole - self._read
+        self._read = end
+        return records[whole - begin :]

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.arena.clock import Clock
@@ -40,8 +41,9 @@ class _Slot:
         self.ring = ring
         self.recent: deque[np.void] = deque()  # steps of the newest `WINDOW_S`, and at least two
         self.staleness: Counter[int] = Counter()  # number of steps by their staleness
-        self.steps, self._last_ns = 0, 0
-        # Of the newest steps, the `PARTS` and `other_s`, which the first step does not have.
+        self.steps = 0
+        self._last_ns: int | None = None  # end of the step before; None if that is not known
+        # Of the newest steps, the `PARTS` and `other_s`, which a step has that follows another.
         self.times: deque[tuple[float | None, ...]] = deque(maxlen=MOST_TIMES)
 
     def take(self, record: np.void) -> None:
@@ -49,9 +51,19 @@ class _Slot:
         self.recent.append(record)
         self.staleness[int(record["staleness"])] += 1
         parts, t_ns = [float(record[name]) for name in PARTS], int(record["t_ns"])
-        other_s = max(0.0, (t_ns - self._last_ns) / 1e9 - sum(parts)) if self.steps else None
+        other_s = None
+        if self._last_ns is not None:
+            other_s = max(0.0, (t_ns - self._last_ns) / 1e9 - sum(parts))
         self.times.append((*parts, other_s))
         self.steps, self._last_ns = self.steps + 1, t_ns
+
+    def drain(self) -> NDArray[np.void]:
+        """Read the new records; rates and times between two steps do not span lost ones."""
+        lost_before, records = self.ring.n_lost, self.ring.drain()
+        if self.ring.n_lost > lost_before:
+            self.recent.clear()
+            self._last_ns = None
+        return records
 
     def tokens_per_s(self) -> float:
         """Recent rate; 0 if the last record is older than `WINDOW_S` and than two steps take."""
@@ -132,11 +144,16 @@ class Monitor:
         if self._counting is not None:
             self._counting.join(limit_s)
 
+    @property
+    def n_lost(self) -> int:
+        """Records, of steps, scored batches or samples, that workers overwrote before `drain`."""
+        return sum(slot.ring.n_lost for slot in self._slots.values())
+
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
         since_ns, steps = monotonic_ns() - WINDOW_S * 1e9, list[np.void]()
         for number, slot in self._slots.items():
-            for record in slot.ring.drain():
+            for record in slot.drain():
                 if record["kind"] == RecordKind.STEP:
                     slot.take(record)
                     t_ns = int(record["t_ns"])

@@ -4,10 +4,12 @@ import os
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 
 from mlxhog import _native
+from mlxhog.arena import control
 from mlxhog.arena.control import CAPACITY, RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.workers import ENTRY_BYTES, Entry, Phase, State
@@ -80,6 +82,36 @@ def test_records_come_once_and_in_order_and_a_late_reader_loses_the_oldest_only(
     assert records["version"].tolist() == [3, 4]
     assert records["loss"].tolist() == [1.5, 2.0]
     assert len(reader.drain()) == 0
+    assert reader.n_lost == 0
     append(range(CAPACITY + 10))
-    # The oldest slot that is left may be the one being written, so it is not read.
-    assert reader.drain()["version"].tolist() == list(range(11, CAPACITY + 10))
+    assert reader.drain()["version"].tolist() == list(range(10, CAPACITY + 10))
+    assert reader.n_lost == 10
+
+
+def test_a_record_that_is_overwritten_while_it_is_copied_is_lost_and_not_torn(monkeypatch):
+    data = np.zeros(RING_BYTES, np.uint8)
+    writer, reader = Ring(data), Ring(data)
+
+    def append(versions):
+        for version in versions:
+            writer.append(kind=RecordKind.STEP, version=version)
+
+    append(range(CAPACITY))
+    look = control._native.nobody_writes
+
+    def at_this_moment(*arguments):  # the worker writes on, between copy and second look
+        append(range(CAPACITY, CAPACITY + 3))
+        control._native.begin_writing(data, 0)  # and has begun the next one
+        return look(*arguments)
+
+    native = SimpleNamespace(**{**vars(control._native), "nobody_writes": at_this_moment})
+    with monkeypatch.context() as patch:
+        patch.setattr(control, "_native", native)
+        assert reader.drain()["version"].tolist() == list(range(4, CAPACITY))
+    assert reader.n_lost == 4
+    writer = Ring(data)  # of the successor of a worker that died amid a record
+    append([7])
+    assert reader.drain()["version"].tolist() == [CAPACITY, CAPACITY + 1, CAPACITY + 2, 7]
+    append(range(3 * CAPACITY))
+    assert len(reader.drain()) == CAPACITY
+    assert reader.n_lost == 4 + 2 * CAPACITY

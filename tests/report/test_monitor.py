@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.arena import Arena, clock, plan
-from mlxhog.arena.control import RING_BYTES, RecordKind, Ring
+from mlxhog.arena.control import CAPACITY, RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.cluster.group import Machine, Membership, Roster
@@ -65,6 +65,22 @@ def test_slow_steps_have_a_speed_until_a_worker_is_still_for_two(step_s, ago_s, 
             step(t_ns=now_ns - int((ago_s + k * step_s) * 1e9), tokens=10)
         observed.drain()
         assert observed.progress().tokens_per_s == pytest.approx(rate)
+
+
+def test_no_rate_and_no_time_between_steps_spans_records_that_a_stalled_monitor_has_lost():
+    now_ns = monotonic_ns()
+    with monitored() as (_, monitor, step):
+        for k in (2, 1):
+            step(t_ns=now_ns - k * 10**9, tokens=10)
+        monitor.drain()
+        assert (monitor.progress().tokens_per_s, monitor.n_lost) == (10.0, 0)
+        for _ in range(CAPACITY + 3):
+            step(t_ns=now_ns + 10**9, tokens=10)
+        monitor.drain()
+        assert monitor.n_lost == 3
+        (slot,) = monitor._slots.values()
+        assert [times[-1] for times in list(slot.times)[:4]] == [None, 1.0, None, 0.0]
+        assert len(slot.recent) == CAPACITY
 
 
 def test_staleness_and_times_are_counted_for_each_worker():
