@@ -54,7 +54,8 @@ class Context:
     run_dir: Path | None = None
     polar: Polar | None = None
     threads: int = 1  # for norm, step and read
-    settle: Callable[[], None] = lambda: None  # adds the step that waits (`--overlap`)
+    # Before a rest or a side job: adds the step that waits (`--overlap`), leaves the gate (`ssp`).
+    settle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         """Look up what the strategy knows of the run."""

@@ -20,9 +20,9 @@ most at any time, and a gradient is at most (P - 1)(2 s + 1) updates late. (A ga
 versions, only makes gradients older: versions never fall, so a worker that is too late waits
 forever.) s bounds clocks, not times: in the long run all are as fast as the slowest. It absorbs
 workers that are sometimes slow; for one that is always slow, take `sync --sync-shares speed` or
-`hogwild`. No worker waits for one that is dead, has ended or has nothing to do: that one takes part
-again at its next pull, from the clock of the slowest. Clocks change and workers come back only
-under the server's lock, so all clocks are exact there.
+`hogwild`. No worker waits for one that is dead, has ended, evaluates, samples or has nothing to do:
+that one takes part again at its next pull, from the clock of the slowest. Clocks change and workers
+come back only under the server's lock, so all clocks are exact there.
 
 Everything else is `hogwild`. If a holder dies, the next worker that needs a lock takes it over, and
 the ticket counts as torn or comes back. Version and step count are stored under the lock and before
@@ -191,6 +191,7 @@ class SSPWorker(AsyncPSWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._words = self.strategy.words(context.arena)
+        context.settle = self._leave
 
     def claim(self) -> Lease | Idle:
         """Take any free ticket, at most `slack` steps ahead of the slowest."""
@@ -202,8 +203,12 @@ class SSPWorker(AsyncPSWorker):
         if self._may_begin():
             lease = super().claim()
         if lease is Idle.DONE:
-            words["owner", rank] = 0
+            self._leave()
         return lease
+
+    def _leave(self) -> None:
+        """Take no part until the next claim, so that no worker waits for this one."""
+        self._words["owner", self.context.rank] = 0
 
     def _enter(self) -> None:
         """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""

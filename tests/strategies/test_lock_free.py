@@ -18,6 +18,7 @@ from mlxhog.optim.updates import Rows
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.locked import LOCK, lock_words
+from mlxhog.training.side_jobs import takes_on
 from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
@@ -216,19 +217,42 @@ def running(arena, slot, of):
     return one
 
 
-@pytest.mark.parametrize("ends", ["finished", "done"])
-def test_no_worker_waits_for_one_that_has_ended(ends):
+@pytest.mark.parametrize("ends", ["finished", "done", "eval", "sample"])
+def test_no_worker_waits_for_one_that_has_ended_or_has_a_side_job(ends):
     of = strategy("ssp", slack=0)
     with new_arena(of, n_tickets=64) as arena:
         one, other = running(arena, 1, of), running(arena, 2, of)
         step(other)
         if ends == "finished":
             other.context.entry.state = State.FINISHED
-        else:
+        elif ends == "done":
             other.context.budget = Budget(tokens=0)
             assert other.claim() is Idle.DONE
+        else:
+            arena.counters.store(f"{ends}_asked", 1)
+            assert takes_on(other.context, ends)
         for _ in range(5):
             step(one)
+
+
+def test_a_worker_is_back_from_an_evaluation_as_one_of_the_slowest_and_keeps_none_waiting():
+    of = strategy("ssp", 3, slack=1)
+    with new_arena(of, n_tickets=64) as arena:
+        one, other, away = (running(arena, slot, of) for slot in (1, 2, 3))
+        step(away)
+        away.context.settle()
+        for _ in range(5):
+            step(one)
+            step(other)
+        step(one)
+        assert of.clocks(arena) == {1: 6, 2: 6}
+        step(one)
+        lease = away.claim()
+        assert of.clocks(arena) == {1: 7, 2: 6, 3: 6}
+        step(other)  # it does not wait
+        away.read()
+        end_step(away, lease)
+        assert of.clocks(arena) == {1: 7, 2: 7, 3: 7}
 
 
 @each_of(
