@@ -333,7 +333,7 @@ class _Run:
                     why = " ... ".join(filter(None, str(failure).splitlines()))
                     way_out = "run the command again"
                     if failure.death is not None:
-                        less = "use fewer --workers"
+                        less = "use fewer --workers, or end other programs"
                         way_out = failure.death.way_out(why, less_memory=less, otherwise=way_out)
                     raise WorkerFailed(
                         f"worker {rank + 1} failed, and the run with it: {why}; {way_out}"

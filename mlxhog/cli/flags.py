@@ -295,7 +295,7 @@ def _of_own_choice(flag: str) -> str:
     """Say how a number of a choice of the user's own is written; it has no flag."""
     for kind in KINDS:
         number = kind.numbers().get(flag.lstrip("-").replace("-", "_"))
-        if number and not number.owners[0].__module__.startswith("mlxhog."):
+        if number and number.owners[0].is_own():
             return f'; write {to_flag(kind.title)} "{number.owners[0].name}({number.name}=VALUE)"'
     return ""
 

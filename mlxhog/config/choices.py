@@ -181,6 +181,11 @@ class Choice:
         rules = broken(rules_of(type(self)), values, self)
         return (f"{name}: {problem}" for name, problem in rules)
 
+    @classmethod
+    def is_own(cls) -> bool:
+        """Whether the class is a user's own, so that no class of the package may replace it."""
+        return not cls.__module__.startswith("mlxhog.")
+
     def __str__(self) -> str:
         """Spell it, with the numbers that are not the defaults; `Kind.read` reads it back."""
         specs = options(type(self))

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
+from mlxhog.errors import ConfigError
 from mlxhog.optim.apollo import Apollo, ApolloMini
 from mlxhog.optim.choice import GROUPS, Adaptive, Averaging, Decayed, OptimizerChoice, Use
 from mlxhog.optim.delay_feedback import DelayFeedback, FedBack
@@ -69,11 +70,19 @@ def for_model(
     """The configuration with values for options that depend on model and workers.
 
     The model has a `width`, names of `hidden` matrices, and `vocabulary` rows of its embedding.
+
+    Raises:
+        ConfigError: an optimizer of the user's own would be replaced by one of the package.
     """
     strategy, own = config.strategy, chosen(config)
     averaged = workers if strategy is not None and strategy.averages else 1
     ahead = workers if config.prediction == "last" else 1
     fitted = own.fitted(hidden=bool(hidden), ahead=ahead)
+    if type(fitted) is not type(own) and own.is_own():
+        raise ConfigError(
+            f"the model has no hidden matrices, so {fitted.name} would take the place of your "
+            f"optimizer {own.name}; define its `fitted`, or take optimizer={fitted.name}"
+        )
     changes: dict[str, Any] = {"optimizer": fitted}
     if config.lr is None:
         changes["lr"] = fitted.default_lr(width, vocabulary, averaged)

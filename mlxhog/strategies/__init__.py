@@ -33,8 +33,8 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     """The strategy that a configuration has chosen, for a run with `workers` at the start.
 
     Raises:
-        ConfigError: its runs do not repeat although they have to, or it cannot have this number of
-            workers.
+        ConfigError: its runs do not repeat although they have to, it cannot have this number of
+            workers, or a class of the user's own would be replaced by one that an option takes.
     """
     chosen = config.strategy
     assert chosen is not None, "a strategy that is open has no workers"
@@ -45,15 +45,20 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
             f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; take "
             f"one of {repeating}, or record hogwild: determinism=record"
         )
-    kind = type(chosen)
+    kind, option = type(chosen), ""
     if config.determinism in ("record", "replay"):
         from mlxhog.strategies.recorded import Recorded
 
-        kind = Recorded
+        kind, option = Recorded, f"determinism={config.determinism}"
     elif isinstance(chosen, Hogwild) and chosen.blocks == "disjoint":
         from mlxhog.strategies.disjoint import Disjoint
 
-        kind = Disjoint
+        kind, option = Disjoint, "blocks=disjoint"
+    if option and chosen.is_own():
+        raise ConfigError(
+            f"{option} has workers of its own, which would take the place of those of your "
+            f"strategy {chosen.name}; leave it out, or take strategy=hogwild"
+        )
     numbers = {field.name: getattr(chosen, field.name) for field in fields(kind)}
     return replace(kind(**numbers), config=config, workers=workers, max_workers=max_workers)
 

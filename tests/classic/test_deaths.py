@@ -42,6 +42,7 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(many
     options = {"component_batch": 50_000} if scheme == "cyclades" else {}
     workers = 1 if scheme == "serial" else 2
     config = ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
-    with pytest.raises(WorkerFailed, match=r"worker \d failed, and the run .* \(signal SIGKILL\)"):
+    words = r"worker \d failed, and the run .* \(signal SIGKILL, perhaps for.*use fewer --workers"
+    with pytest.raises(WorkerFailed, match=words):
         train(many, config, kill)
     assert not worker_pids()

@@ -1,6 +1,6 @@
 """Which optimizer the options of a run make, and what follows from model, strategy and workers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -174,3 +174,13 @@ def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(monkeypat
             entry.wait_ns += 60
         ns[0] += 4
     assert entry.optimizer_ns == 5 - 2 + 4
+
+
+def test_an_optimizer_of_a_user_is_not_replaced_for_a_model_without_hidden_matrices():
+    @dataclass(frozen=True, kw_only=True)
+    class Own(Muon):
+        name = "own"
+
+    assert type(optim.for_model(TrainConfig(optimizer=Own()), 128, HIDDEN, 1).optimizer) is Own
+    with pytest.raises(ConfigError, match="adamw would take the place of your optimizer own; def"):
+        optim.for_model(TrainConfig(optimizer=Own()), 128, frozenset(), 1)

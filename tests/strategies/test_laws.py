@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
-from mlxhog.strategies import Idle
+from mlxhog.strategies import Hogwild, Idle, build
+from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.in_order import InOrder
 from mlxhog.strategies.local import Local
 from mlxhog.strategies.sync import Sync
@@ -304,3 +306,33 @@ def test_every_strategy_has_a_case():
 def test_workers_that_a_strategy_cannot_have_are_refused(name, workers, options, message):
     with pytest.raises(ConfigError, match=message):
         strategy(name, workers, **options).check(load_architecture("tiny"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnHogwild(Hogwild):
+    """A user's, which has its own workers."""
+
+    name = "own_hogwild"
+
+    class Worker(HogwildWorker):
+        """That of a user."""
+
+
+@each_of(
+    ("options", "refusal"),
+    [
+        ({}, None),
+        ({"determinism": "record"}, "determinism=record has workers of its own.*own_hogwild"),
+        ({"determinism": "replay"}, "determinism=replay has workers of its own.*own_hogwild"),
+        ({"blocks": "disjoint"}, "blocks=disjoint has workers of its own.*own_hogwild"),
+    ],
+)
+def test_workers_of_a_user_s_strategy_are_used_or_it_is_refused(options, refusal):
+    own = OwnHogwild(blocks=options.pop("blocks", "all"))
+    options = TrainConfig(strategy=own, **options)
+    if refusal is None:
+        built = build(options, 2)
+        assert (type(built), built.Worker) == (OwnHogwild, OwnHogwild.Worker)
+        return
+    with pytest.raises(ConfigError, match=f"{refusal}; leave it out, or take strategy=hogwild"):
+        build(options, 2)

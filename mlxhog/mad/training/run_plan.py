@@ -145,6 +145,11 @@ def make_run_plan(
     )  # fmt: skip
     workers, notes = chosen.workers, [*chosen.notes]
     if len(workers) == 1:  # without another worker, every strategy is this one
+        if training.strategy is not None and training.strategy.is_own():
+            raise ConfigError(
+                f"one worker trains a candidate without a strategy, so your {training.strategy} "
+                'would not be used; give it several (--workers "torch:cpu*2"), or leave it out'
+            )
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
         training = training.having(strategy=Serial(), read="live" if live else "snapshot")
     elif training.strategy is None:  # runs are short, so no strategy is measured
