@@ -113,31 +113,47 @@ Rules = tuple[tuple[str, str, str], ...]
 
 Terms of a condition are joined by " & ": `overlap` or `not overlap` for an option that is set or is
 not, `write=cas|racy` or `write!=auto` for its value, where `*` is any text. The sentence may name
-values: {write}. A rule with a name that a run does not have does not hold."""
+values: {write}. A rule about an option that a run lacks, such as a number of another choice, does
+not hold; a name that no option and no attribute has is an error."""
 _UNSET = ("none", "off", "auto", "false", "0", "0.0")
 
 
 def broken(
-    rules: Iterable[tuple[str, str, str]], values: Mapping[str, object], choice: object = None
+    rules: Iterable[tuple[str, str, str]],
+    values: Mapping[str, object],
+    choice: object = None,
+    is_elsewhere: Callable[[str], bool] = lambda name: False,
 ) -> Iterator[tuple[str, str]]:
     """Yield (option, sentence) for each rule whose condition holds.
 
-    `values` are by flat names, as people write them; attributes of `choice` count as values, too.
+    `values` are by flat names, as people write them; attributes of `choice` count as values, too. A
+    rule about a name that `is_elsewhere`, such as a number of another choice, does not hold.
+
+    Raises:
+        ConfigError: a condition has another name.
     """
     for name, condition, sentence in rules:
-        try:
-            is_broken = all(holds(term, values, choice) for term in condition.split(" & "))
-        except AttributeError:  # of no value and no attribute
-            is_broken = False
-        if is_broken:
+        terms = condition.split(" & ")
+        missing = [n for n in map(name_of, terms) if n not in values and not hasattr(choice, n)]
+        for unknown in missing:
+            if not is_elsewhere(unknown):
+                raise ConfigError(
+                    f"the rule {condition!r} of {name} is about {unknown!r}, which is neither an "
+                    f"option nor an attribute of the choice{did_you_mean(unknown, values)}"
+                )
+        if not missing and all(holds(term, values, choice) for term in terms):
             yield name, sentence.format_map(values)
+
+
+def name_of(term: str) -> str:
+    """Return the name that a term of a condition is about."""
+    return term.partition("=")[0].removeprefix("not ").rstrip("!")
 
 
 def holds(term: str, values: Mapping[str, object], choice: object = None) -> bool:
     """Whether a term of a condition holds; an AttributeError if it names nothing that is there."""
-    name, equals, words = term.partition("=")
-    negative = name.startswith("not ") or name.endswith("!")
-    name = name.removeprefix("not ").rstrip("!")
+    left, equals, words = term.partition("=")
+    negative, name = left.startswith("not ") or left.endswith("!"), name_of(term)
     text = str(values[name] if name in values else getattr(choice, name)).lower()
     is_so = (
         any(fnmatchcase(text, word) for word in words.split("|")) if equals else text not in _UNSET
@@ -175,10 +191,13 @@ class Choice:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield contradictions between numbers of this choice, with the way out."""
+        """Yield contradictions between numbers of this choice, with the way out.
+
+        Rules about options of a run are for `contradictions.of`.
+        """
         specs = options(type(self))
         values = {specs[name].flat: value for name, value in spelt(self).items()}
-        rules = broken(rules_of(type(self)), values, self)
+        rules = broken(rules_of(type(self)), values, self, is_elsewhere=lambda name: True)
         return (f"{name}: {problem}" for name, problem in rules)
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlxhog.config.choices import Rules, broken, holds, rules_of
+from mlxhog.config.choices import STRATEGIES, Rules, broken, holds, rules_of
 from mlxhog.config.options import Option, options
 from mlxhog.config.sources import specs_of, spelt_values_of
 
@@ -82,7 +82,6 @@ def of(config: Any) -> list[tuple[str, str]]:
         "has_budget": config.has_budget,
         "waits_too_short": config.cluster_limit_s <= config.round_every,
     }
-    own = () if config.strategy is None else rules_of(type(config.strategy))
     specs, without_effect = specs_of(type(config), values), list[tuple[str, str]]()
     for name in idle(specs, values):
         spec, value = specs[name], values.get(name)
@@ -91,7 +90,15 @@ def of(config: Any) -> list[tuple[str, str]]:
             is_for = f"is for {spec.needs}, and {other} is {values[other]}"
             lack = is_for if equals else f"needs {other}"
             without_effect.append((name, f"{lack}; set that, or leave {name} out"))
-    return [*without_effect, *broken((*RULES, *own), values, config.strategy)]
+
+    def is_elsewhere(name: str) -> bool:  # with the strategy open, also facts of strategies
+        return name in specs or any(hasattr(one, name) for one in STRATEGIES.known().values())
+
+    problems = [*without_effect, *broken(RULES, values, config.strategy, is_elsewhere)]
+    for choice in (config.strategy, config.optimizer, config.schedule):
+        if choice is not None:
+            problems += broken(rules_of(type(choice)), values, choice, is_elsewhere)
+    return problems
 
 
 def idle(specs: Mapping[str, Option], values: Mapping[str, object]) -> list[str]:
