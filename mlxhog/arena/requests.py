@@ -98,9 +98,9 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path, about: object = None, fds: tuple[int, ...] = ()) -> None:
         """Listen at a `socket_path`, or its stand-in; only this user may connect.
 
-        Readers get `about`, pickled, and the descriptors, which have to stay open.
+        Readers get `about`, pickled, and copies of the descriptors, which the caller may close.
         """
-        self.path, self.about, self.fds = path, pickle.dumps(about), fds
+        self.path, self.about = path, pickle.dumps(about)
         self.queue = queue.SimpleQueue[Request]()
         try:
             self._listen()
@@ -114,9 +114,10 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     f"cannot serve the run at {path} or {self.path}: {error}; set TMPDIR to a "
                     "folder of your own on a local disk"
                 ) from error
+        self._fds = [os.dup(fd) for fd in fds]
         self.is_closed = False
         self.came = self.present = 0  # readers that ever asked for copies, and those connected
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()  # of all of these
         threading.Thread(
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
         ).start()
@@ -148,13 +149,20 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     @contextlib.contextmanager
     def reader(self) -> Iterator[None]:
         """Count a reader of copies during the block."""
-        with self._counting:
+        with self._lock:
             self.came, self.present = self.came + 1, self.present + 1
         try:
             yield
         finally:
-            with self._counting:
+            with self._lock:
                 self.present -= 1
+
+    def send_fds(self, connection: socket.socket, data: bytes) -> bool:
+        """Send the descriptors with a few bytes; False if this is closed and has none."""
+        with self._lock:
+            if not self.is_closed:
+                socket.send_fds(connection, [data], self._fds)
+            return not self.is_closed
 
     def take(self) -> list[Request]:
         """The requests that have arrived; the caller must answer each. Never waits."""
@@ -162,9 +170,12 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def close(self) -> None:
         """Hang up, stop listening and remove the socket."""
-        if self.is_closed:
-            return
-        self.is_closed = True
+        with self._lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            for fd in self._fds:  # the threads of clients go on, and may come to send them later
+                os.close(fd)
         self.shutdown()
         self.server_close()
         for request in self.take():
@@ -209,7 +220,8 @@ class _Client(socketserver.StreamRequestHandler):
     def _attach(self) -> None:
         about = self.server.about
         answer = {"ok": True, "version": version("mlxhog"), "bytes": len(about)}
-        socket.send_fds(self.connection, [b"{"], self.server.fds)
+        if not self.server.send_fds(self.connection, b"{"):
+            return
         self.connection.sendall(plain_json.dumps(answer)[1:] + b"\n" + about)
         # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
         # closes (CPython issue 14669).

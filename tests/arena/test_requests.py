@@ -19,7 +19,7 @@ from mlxhog.errors import ArenaError, RunError
 from tests.arena import children
 from tests.odd_disk import LACKS, odd_disk
 from tests.pairs import each_of
-from tests.threads import LIMIT_S
+from tests.threads import LIMIT_S, wait_until
 
 
 def echo(request):
@@ -105,6 +105,25 @@ def test_no_client_holds_up_another_whatever_it_does(server, tmp_path, monkeypat
     monkeypatch.setattr(requests, "SILENT_S", 0.01)
     with connected(server) as client:
         assert client.recv(10) == b""  # dropped
+
+
+def test_a_reader_that_asks_a_closed_server_gets_no_descriptor_not_even_a_reused_one(tmp_path):
+    before = set(threading.enumerate())
+    with (tmp_path / "arena").open("w") as arena:
+        server = RunServer(socket_path(tmp_path), None, (arena.fileno(),))
+        early = connected(server, b'{"request": "attach"}\n')
+        late = connected(server, b'{"request": ')
+        wait_until(lambda: len(set(threading.enumerate()) - before) == 3)  # it serves both
+        _, fds, _, _ = socket.recv_fds(early, 1, 1)
+        assert os.path.samestat(os.fstat(fds[0]), os.fstat(arena.fileno()))
+        os.close(fds[0])
+    server.close()
+    with contextlib.ExitStack() as others:  # files that get the numbers of the closed ones
+        for k in range(8):
+            others.enter_context((tmp_path / f"secret {k}").open("w"))
+        with early, late:
+            late.sendall(b'"attach"}\n')
+            assert socket.recv_fds(late, 1, 1)[:2] == (b"", [])
 
 
 def test_a_long_answer_arrives_whole_and_a_client_that_does_not_read_holds_up_no_other(
