@@ -146,7 +146,8 @@ class Requests:
             if not still:
                 raise Refused("the workers did not pause, so none can join now")
             for slot in free[: len(specs)]:
-                state.inherit(run.arena, slot, tuple(plan.optimizer.state_segments))
+                private = tuple(plan.optimizer.state_segments)
+                state.inherit(run.arena, slot, private, one_state=plan.strategy.one_state)
         try:
             run.join(list(zip(free, specs, forms, strict=False)))
         except EnvironmentLacks as error:

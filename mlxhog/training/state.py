@@ -356,11 +356,14 @@ class Checkpoints:
         return True
 
 
-def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
+def inherit(arena: Arena, slot: int, private: tuple[str, ...], *, one_state: bool = False) -> None:
     """Give a free slot the optimizer state of the worker with the most steps; all hold still.
 
     Updates that a worker still has to write, or wrote in advance (error feedback), stay its own.
+    Where all workers have `one_state`, that of slot 1, there is nothing to give.
     """
+    if one_state:
+        return
     workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
     source = max(workers, key=lambda one: one.opt_step)
     for kind in private:

@@ -154,3 +154,13 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
         assert [arena.segment(f"{kind}.3").tolist() for kind in kinds] == [
             [value] * arena.layout.n_floats for value in (9.0, 0.0, 0.0)
         ]  # the other writes what waits, and has written the correction
+
+
+def test_the_one_state_of_all_workers_stays_when_its_slot_is_taken_again():
+    params = {"w": ParamSpec("w", (8,), "zeros")}
+    with Arena.create(plan(params, max_workers=2, private=("m",), n_tickets=1)) as arena:
+        arena.workers.entry(1).opt_step, arena.segment("m.1")[...] = 7, 3.0
+        arena.workers.acquire_slot(slot=2).state = State.RUNNING
+        state.inherit(arena, 1, ("m",), one_state=True)
+        assert arena.workers.entry(1).opt_step == 7
+        assert (arena.segment("m.1") == 3.0).all()
