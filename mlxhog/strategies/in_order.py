@@ -43,6 +43,7 @@ import bisect
 import heapq
 import itertools
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,6 +99,16 @@ _FORMS = Forms(
 )
 
 
+def _multiples(unit: float, limit: float, also_limit: bool = True) -> int:
+    """Return how many of unit, 2 unit, ... are below a limit, or equal to it, as floats."""
+    n = int(limit / unit)
+    while (n + 1) * unit <= limit:
+        n += 1
+    while n and (n * unit > limit or (n * unit == limit and not also_limit)):
+        n -= 1
+    return n
+
+
 class SimulatedStep(NamedTuple):
     """The worker of a step, from 0, and the age of its parameters in steps."""
 
@@ -132,20 +143,43 @@ class Course:
             )
         if self.most > _MOST_AGE or (self._kind == "uniform" and numbers[0] > numbers[1]):
             raise ValueError(f"wanted {_FORMS.expected}; got {rule!r}")
-        self._steps: list[SimulatedStep] = []  # those of speed, computed one after another
-        self._ends = sorted((own, worker) for worker, own in enumerate(numbers))
-        self._read_at = [0] * len(numbers)
+        self._window = self.most + 2  # steps kept of speed: back to a worker's previous one
+        if self._kind == "speed":
+            exponent = math.frexp(max(numbers))[1]  # no number of gradients takes inf then
+            self._numbers = [math.ldexp(own, -exponent) for own in numbers]
+            self._seek(0)
 
     def at(self, step: int) -> SimulatedStep:
         if self._kind != "speed":
             return SimulatedStep(step % self.workers, min(step, self._draw(step)))
-        while len(self._steps) <= step:  # the first worker to end its gradient begins another
-            now = len(self._steps)
-            end, worker = self._ends[0]
-            heapq.heapreplace(self._ends, (end + self._numbers[worker], worker))
-            self._steps.append(SimulatedStep(worker, min(now - self._read_at[worker], self.most)))
-            self._read_at[worker] = now + 1
-        return self._steps[step]
+        if not self._next - len(self._steps) <= step <= self._next + self._window:
+            self._seek(step)
+        while self._next <= step:  # the first worker to end its gradient begins another
+            _, worker = heapq.heappop(self._ends)
+            age = min(self._next - self._read_at[worker], self.most)
+            self._steps.append(SimulatedStep(worker, age))
+            self._next += 1
+            self._done[worker], self._read_at[worker] = self._done[worker] + 1, self._next
+            heapq.heappush(self._ends, ((self._done[worker] + 1) * self._numbers[worker], worker))
+        return self._steps[step - self._next]
+
+    def _seek(self, step: int) -> None:
+        """Set the state to that about a window before a step.
+
+        Steps are in the order of their ends. A worker's n-th one ends after n of its gradients.
+        """
+        numbers, earlier = self._numbers, max(0, step - self._window)
+        time = earlier / sum(1.0 / own for own in numbers)  # before which about so many end
+        self._done = [_multiples(own, time) for own in numbers]
+        self._next = sum(self._done)
+        self._ends = sorted(
+            ((n + 1) * own, w) for w, (n, own) in enumerate(zip(self._done, numbers, strict=True))
+        )
+        self._read_at = [  # the steps that have ended by the worker's last end
+            sum(_multiples(other, n * own, v <= w) for v, other in enumerate(numbers))
+            for w, (n, own) in enumerate(zip(self._done, numbers, strict=True))
+        ]
+        self._steps = deque[SimulatedStep](maxlen=self._window)
 
     def _draw(self, step: int) -> int:
         numbers = self._numbers

@@ -173,6 +173,23 @@ def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1(
     assert max(slow) <= Course("speed:1,1,1,4").most
 
 
+def test_a_step_by_speeds_depends_on_its_number_alone_and_a_long_run_keeps_few_of_them():
+    for text in ("speed:1,1,1,4", "speed:0.5,3,0.25", "speed:0.1,0.3,0.7", "speed:1e308,1e307"):
+        course, n = Course(text), 3000
+        taken = [course.at(k) for k in range(n)]
+        assert len(course._steps) <= course.most + 2
+        for k in (n - 1, 0, 1234, 7, n - 2):  # of a resumed run, and of the same one
+            assert Course(text).at(k) == course.at(k) == taken[k]
+        far = 10**12
+        after = [Course(text).at(far + k) for k in range(50)]  # nobody counts up to there
+        assert [course.at(far + k) for k in range(50)] == after
+        last = {one.worker: k for k, one in enumerate(after[:40])}
+        for k in range(40, 50):
+            if (worker := after[k].worker) in last:
+                assert after[k].staleness == min(k - last[worker] - 1, course.most)
+            last[worker] = k
+
+
 # -- where gradients are taken ---------------------------------------------------------------------
 
 N = 4
