@@ -10,8 +10,8 @@
                                  lost-update probe, then a float per worker slot for the import
                                  self-check (`metal_steps.py`)
     <kept>              any      further segments that every layout of a run has
-    <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params` before
-                                 its tables, or as `Layout.state` says where it has other shapes
+    <private>.<slot>    float32  optimizer state, slot by slot, laid out like `params` before its
+                                 tables, or as `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params` before its tables
     <extra>             any      segments that a strategy declares
 
@@ -19,8 +19,11 @@ A table is a parameter of which a batch reads and writes a few rows, and which i
 the others: so what goes over all parameters at every step goes over `Layout.n_dense` floats only.
 
 A run that changes its strategy keeps its arena, and divides it anew from the first private segment
-on. Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every
-parameter on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
+on. The state that both strategies have stays where it is: that of a slot, or that of all in the
+place of slot 1's.
+
+Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
+on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
 
 macOS makes a shared object of several pieces of 4 GiB, and a range that a GPU imports should lie in
 one: `Layout.straddles` finds those that do not.
@@ -219,7 +222,7 @@ def plan(
         "params": ("float32", n_floats),
     }
     slots_with_state = range(1, 1 + (max_workers if slots is None else slots))
-    of_optimizer = {f"{m}.{k}": ("float32", floats[m]) for m in private for k in slots_with_state}
+    of_optimizer = {f"{m}.{k}": ("float32", floats[m]) for k in slots_with_state for m in private}
     of_optimizer |= dict.fromkeys(shared, ("float32", n_dense))
     segments, offset = dict[str, Segment](), 0
     lengths = {PARAMETER_COPY: n_floats, DENSE_COPY: n_dense, LOCK_WORDS: n_lock_words}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog import optim
 from mlxhog.arena import Arena
+from mlxhog.arena.layout import Segment
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from mlxhog.training.evaluation import HeldOutWatch
     from mlxhog.training.run import Training
 
+MEAN_FLOATS = 1 << 20  # of each worker's moments that are averaged at a time, in private memory
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""
 
@@ -84,7 +86,7 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
                 continue  # steps of an optimizer that is reset
-            _fill(arena, segment, [segment], saved.optimizer)
+            _fill(arena, [segment], [segment], saved.optimizer)
     strategy.begin(arena, position)
     if plan.config.reset_optimizer:
         arena.counters.store("moments_since", arena.counters.load("version"))
@@ -136,21 +138,38 @@ def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
 def change(old: TextPlan, new: TextPlan, arena: Arena) -> None:
     """Divide the arena of a run at rest anew, for another strategy, which takes the moments over.
 
-    Both plans have the same kept segments; all others are cleared.
+    Both plans have the same kept segments; all others are cleared. Moments are averaged where they
+    are; those for which the new layout has no such place are copied first.
     """
-    moments = _moments_of(old, arena)
-    moments = moments._replace(arrays={name: one.copy() for name, one in moments.arrays.items()})
+
+    def place(segment: Segment) -> tuple[str, int, int]:
+        return segment.name.partition(".")[0], segment.offset, segment.count
+
+    moments, stay = _moments_of(old, arena), set[tuple[str, int, int]]()
+    kinds = {*old.optimizer.state_segments, *old.optimizer.shared_segments}
+    segments = list(new.layout.segments.values())[new.layout.n_kept :]
+    places, arrays = {place(one) for one in segments}, dict[str, NDArray[np.float32]]()
+    for key, array in moments.arrays.items():
+        where = place(old.layout.segments[key.partition("/")[0]])
+        if where[0] in kinds:
+            arrays[key] = array if where in places else array.copy()
+            stay |= {where} & places
     arena.lay_out(new.layout)
-    for name in list(new.layout.segments)[new.layout.n_kept :]:
-        arena.segment(name).fill(0)
-    _load_moments(new, arena, moments, lambda message: None)
+    for segment in segments:
+        if place(segment) not in stay:
+            arena.segment(segment.name).fill(0)
+    filled = _load_moments(new, arena, moments._replace(arrays=arrays), lambda message: None)
+    for segment in segments:
+        if place(segment) in stay and segment.name not in filled:
+            arena.segment(segment.name).fill(0)
 
 
-def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> None:
+def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> set[str]:
     """Give every worker its moments, or the average if the workers have changed.
 
     Private moments become their average if the new run shares them; shared moments are copied to
-    every worker if the new run keeps them private.
+    every worker if the new run keeps them private. What is read for a parameter may be what is
+    written for it, and nothing else of it. Returns the segments that were filled.
     """
     version, steps, saved_slots = arena.counters.load("version"), saved.steps, list(saved.steps)
     mean_of_all = round(sum(steps.values()) / len(steps))
@@ -163,22 +182,26 @@ def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> 
     averaged, optimizer = saved_slots, optim.chosen(plan.config)
     if optimizer.has_own_bases:
         averaged = [max(saved_slots, key=lambda slot: steps[slot])]
-    for slot in slots:
-        sources = [slot] if same and slot in steps else averaged
-        entry = arena.workers.entry(slot)
+    filled = set(plan.optimizer.shared_segments)
+    with_average = [slot for slot in slots if not (same and slot in steps)]
+    alone = [([slot], [slot]) for slot in slots if slot not in with_average]
+    for sources, of in (*alone, (averaged, with_average)):
         mean_steps = round(sum(steps[s] for s in sources) / len(sources))
-        entry.opt_step = version - since if become_private else mean_steps
+        for slot in of:
+            arena.workers.entry(slot).opt_step = version - since if become_private else mean_steps
         for kind in plan.optimizer.state_segments:
             shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # keeps the sum
             segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
-            _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.arrays)
-            if shared_out:
-                arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
+            names = [f"{kind}.{slot}" for slot in of]
+            _fill(arena, names, [*segments, kind], saved.arrays)
+            filled.update(names)
+            for name in names if shared_out else ():
+                arena.segment(name)[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.optimizer.shared_segments:
-        _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.arrays)
+        _fill(arena, [kind], [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.arrays)
     arena.counters.store("moments_since", since)
     if same or become_private or not plan.optimizer.state_segments:
-        return
+        return filled
     if len(saved_slots) == 1:
         note(f"one worker's moments were copied to each of {len(slots)} workers")
     elif optimizer.has_own_bases:
@@ -188,11 +211,13 @@ def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> 
         )
     else:
         note(f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers")
+    return filled
 
 
-def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None:
-    """Set a segment to the mean of saved ones, parameter by parameter; zero without any."""
-    for name, view in arena.views(segment).items():
+def _fill(arena: Arena, segments: list[str], sources: list[str], saved: Arrays) -> None:
+    """Set segments to the mean of saved ones, parameter by parameter; zero without any."""
+    views = [arena.views(segment) for segment in segments]
+    for name, view in views[0].items() if views else ():
         parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
         if not parts:
             continue
@@ -202,8 +227,16 @@ def _fill(arena: Arena, segment: str, sources: list[str], saved: Arrays) -> None
                 f"{parts[0].shape}, this run keeps {view.shape}; resume with the optimizer's "
                 "options that the run has, or add --reset-optimizer to begin without moments"
             )
-        mean = parts[0] if len(parts) == 1 else np.mean([*map(mapped.in_memory, parts)], axis=0)
-        mapped.copy(mean, view)
+        if len(parts) == 1:
+            for one in views:
+                mapped.copy(parts[0], one[name])
+            continue
+        flat = [part.reshape(-1) for part in parts]  # of our own checkpoints: contiguous
+        for first in range(0, view.size, MEAN_FLOATS):
+            piece = slice(first, first + MEAN_FLOATS)
+            mean = np.mean([mapped.in_memory(part[piece]) for part in flat], axis=0)
+            for one in views:
+                one[name].reshape(-1)[piece] = mean
 
 
 # -- out of an arena -----------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_state_may_have_shapes_of_its_own():
     specs = {"a": Spec((3,)), "b": Spec((700, 200))}
     private = ("m", "v", "norm")
     layout = plan(specs, max_workers=2, private=private, shared=("s",), state=SMALL, n_tickets=1)
-    assert [s for s in layout.segments if s[0] in "mvs"] == ["m.1", "m.2", "v.1", "v.2", "s"]
+    assert [s for s in layout.segments if s[0] in "mvs"] == ["m.1", "v.1", "m.2", "v.2", "s"]
     places = layout.parts("m.2")
     assert {name: slot.shape for name, slot in places.items()} == SMALL["m"]
     assert [places["a"].offset, places["b"].offset] == [0, 32]  # in name order, 128 bytes apart

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+import tracemalloc
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from mlxhog.arena.workers import State
 from mlxhog.base.durable import read_lines
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.training import choose_strategy
+from mlxhog.training import choose_strategy, state
 from mlxhog.training import run as runs
 from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, StepTime, by_likelihood, gain
 from mlxhog.training.plan import make_plan
@@ -166,6 +167,35 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
                 assert np.array_equal(arena.views(f"{kind}.{slot}")[name], value), name
         assert not arena.segment("strategy.words").any()
         assert np.array_equal(arena.params, params)
+
+
+def test_a_change_needs_little_memory_and_averages_the_moments_of_workers_bit_for_bit(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(state, "MEAN_FLOATS", 1000)
+    rng = np.random.default_rng(0)
+    config = small_config(
+        tmp_path, **AUTO, optimizer="adamw", moments="private", lr=None, model="tiny"
+    )
+    with filled(config) as (averaging, arena, _):
+        lock_free = averaging.changed()
+        saved = {}
+        for slot in (1, 2):
+            arena.workers.acquire_slot(slot=slot).state = State.RUNNING
+        change(averaging, lock_free, arena)
+        for segment in ("m.1", "m.2", "v.1", "v.2"):
+            for name, view in arena.views(segment).items():
+                view[...] = saved[segment, name] = rng.random(view.shape, np.float32)
+        tracemalloc.start()
+        change(lock_free, averaging, arena)
+        _, most_bytes = tracemalloc.get_traced_memory()
+        change(averaging, lock_free, arena)
+        tracemalloc.stop()
+        assert most_bytes < arena.segment("m.1").nbytes / 4
+        for segment in ("m.1", "m.2", "v.1", "v.2"):
+            for name, view in arena.views(segment).items():
+                both = [saved[f"{segment[0]}.{slot}", name] for slot in (1, 2)]
+                assert np.array_equal(view, np.mean(both, axis=0)), (segment, name)
 
 
 # -- runs ------------------------------------------------------------------------------------------
