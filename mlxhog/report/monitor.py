@@ -34,6 +34,10 @@ PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
 """Times of a step in its record; the rest since the step before is `other_s`."""
 
 
+class _Over(Exception):
+    """Nobody waits for the counts."""
+
+
 class _Slot:
     """The records of one worker slot that have been read."""
 
@@ -109,6 +113,7 @@ class Monitor:
         self.state = state
         self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
         self._counting: threading.Thread | None = None
+        self._needs_no_counts = False
         self._counts: float | None = None  # its score
         slots = range(1, arena.layout.max_workers + 1)
         self._slots = {slot: _Slot(Ring(arena.segment(f"ring.{slot}"))) for slot in slots}
@@ -131,18 +136,25 @@ class Monitor:
         They are scored on the part of the held-out text with `asked_bytes`, as in evaluations.
         """
 
+        def check() -> None:
+            # The main thread ends before the interpreter waits for others.
+            if self._needs_no_counts or not threading.main_thread().is_alive():
+                raise _Over
+
         def find() -> None:
-            with suppress(MlxhogError, OSError, MemoryError):  # then the view has no such mark
-                self._counts = counts.score(data.train, data.val, asked_bytes)
+            # Then the view has no such mark.
+            with suppress(MlxhogError, OSError, MemoryError, _Over):
+                self._counts = counts.score(data.train, data.val, asked_bytes, check)
 
         # No daemon: the interpreter may not end while native code is about to take its lock again.
         self._counting = threading.Thread(target=find, name="counts")
         self._counting.start()
 
     def await_counts(self, limit_s: float) -> None:
-        """Wait for the score of `find_counts`, if it was called."""
+        """Wait for the score of `find_counts`, if it was called, and give it up after a limit."""
         if self._counting is not None:
             self._counting.join(limit_s)
+        self._needs_no_counts = True
 
     @property
     def n_lost(self) -> int:

@@ -56,10 +56,17 @@ def by_hand(runs, vocab, orders, text, at):
     # Distinct ids, length, and the ids of context for which a key of 64 bits has room.
     [(3, 400, 7), (200, 500, 7), (300, 700, 6), (5000, 5600, 3)],
 )
-def test_every_probability_is_that_of_a_dictionary(symbols, n, orders):
+def test_every_probability_is_that_of_a_dictionary(monkeypatch, symbols, n, orders):
     ids, vocab = drawn(symbols, n), symbols + 9
     other = [*ids[-60:-50].tolist(), *drawn(symbols, 120, seed=1)[-6:].tolist(), symbols + 8, 0]
-    ours = counts.probabilities(text_of(ids, vocab), np.array(other, np.int32))
+    other, blocks = np.array(other, np.int32), list[int]()
+    whole = counts.probabilities(text_of(ids, vocab), other)
+    with monkeypatch.context() as patch:
+        patch.setattr(counts, "BLOCK", n // 5)
+        ours = counts.probabilities(text_of(ids, vocab), other, lambda: blocks.append(n))
+    assert np.array_equal(ours, whole)
+    assert len(blocks) > 2
+    other = other.tolist()
     expected = [by_hand([ids.tolist()], vocab, orders, other, at) for at in range(len(other))]
     np.testing.assert_allclose(ours, expected, rtol=1e-9)
 

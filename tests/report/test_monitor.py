@@ -2,7 +2,9 @@
 
 import contextlib
 import math
+import threading
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +18,8 @@ from mlxhog.report import monitor
 from mlxhog.report.metrics import Progress
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.plain import heading
+from tests.processes import python
+from tests.threads import LIMIT_S, join
 
 
 @contextlib.contextmanager
@@ -81,6 +85,49 @@ def test_no_rate_and_no_time_between_steps_spans_records_that_a_stalled_monitor_
         (slot,) = monitor._slots.values()
         assert [times[-1] for times in list(slot.times)[:4]] == [None, 1.0, None, 0.0]
         assert len(slot.recent) == CAPACITY
+
+
+def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypatch):
+    begun, given_up = threading.Event(), threading.Event()
+
+    def score(train, val, asked_bytes, check):
+        check()  # the run is in progress
+        begun.set()
+        assert given_up.wait(LIMIT_S)
+        check()
+        return 1.0
+
+    monkeypatch.setattr(monitor.counts, "score", score)
+    with monitored() as (_, ours, _):
+        ours.find_counts(Mock(), 9)
+        assert begun.wait(LIMIT_S)
+        ours.await_counts(0.0)
+        given_up.set()
+        join([ours._counting])
+        assert ours._counts is None
+
+
+COUNTING = """
+from unittest.mock import Mock
+from mlxhog.report.monitor import counts
+from tests.report.test_monitor import monitored
+
+def score(train, val, asked_bytes, check):
+    print("begun", flush=True)
+    while True:
+        check()
+
+counts.score = score
+with monitored() as (_, ours, _):
+    ours.find_counts(Mock(), 9)
+    raise SystemExit("the run has failed")
+"""
+
+
+@pytest.mark.slow
+def test_a_command_that_ends_at_once_does_not_wait_for_counts():
+    ended = python("-c", COUNTING, limit_s=LIMIT_S)
+    assert (ended.stdout, ended.stderr) == ("begun\n", "the run has failed\n")
 
 
 def test_staleness_and_times_are_counted_for_each_worker():
