@@ -80,20 +80,20 @@ def probabilities(
     small = ranks.astype(np.min_scalar_type(n_symbols))
     symbols = np.concatenate([small[part] for part in _pieces(counted)])
     # Of each order and asked id: occurrences after its context, of this id and of all, and ids.
-    found = np.zeros((orders + 1, 3, len(ids)), np.int64)
+    tallies = np.zeros((orders + 1, 3, len(ids)), np.int32)
     after_any = np.zeros(n_symbols, np.int64)  # ids before an id, each once
     for of_block, levels in _blocks(symbols, n_symbols, run, bits, orders):
         check()
         at = 1 + np.flatnonzero(of_block[asked[:-1]])  # asked ids whose newest context is in it
         for k, (keys, times) in zip(range(orders, 0, -1), levels, strict=True):
             places = at[at >= k]
-            found[k][:, places] = _look_up(keys, times, _keys(asked, places, k, bits), bits)
+            tallies[k][:, places] = _look_up(keys, times, _keys(asked, places, k, bits), bits)
         after_any += _bincount(keys & np.uint64((1 << bits) - 1), n_symbols)
-    found[0].T[:] = (0, after_any.sum(), np.count_nonzero(after_any))
-    found[0, 0] = after_any[asked]
+    tallies[0].T[:] = (0, after_any.sum(), np.count_nonzero(after_any))
+    tallies[0, 0] = after_any[asked]
     p = np.full(len(ids), 1 / len(ranks))
     has_context = np.ones(len(ids), bool)
-    for k, (count, total, distinct) in enumerate(found):
+    for k, (count, total, distinct) in enumerate(tallies):
         if k:
             has_context[k:] &= known[:-k]
             has_context[:k] = False

@@ -196,6 +196,10 @@ def test_an_error_of_the_program_is_told_as_such_and_printed(start, capfd):
         with pytest.raises(RefusedRequest, match="its terminal shows the error"):
             await rest(asked(served))
         assert served.trouble == ""  # the weights are well
+        letters.error = MemoryError()
+        with pytest.raises(RefusedRequest, match="the memory is used up: .* available") as refusal:
+            await rest(asked(served))
+        assert refusal.value.status_code == 503
         letters.error = None
         assert text(await rest(asked(served))) == "aaaa"
 
