@@ -19,7 +19,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import Death, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
 from mlxhog.base import float32
-from mlxhog.base.resources import shortage
+from mlxhog.base.resources import says_out_of_memory, shortage
 from mlxhog.errors import whole_text
 
 P = ParamSpec("P")
@@ -134,7 +134,8 @@ class Child:
         except (EOFError, OSError):
             death, lines = self._process.reap(DEATH_S), last_lines(self._output, self._begin)
             fatal = [line for line in lines if line.startswith("Fatal Python error")]
-            failed = Failed(f"the process ended ({death}): {(fatal or lines)[-1]}")
+            shortages = [line.strip() for line in lines if says_out_of_memory(line)]
+            failed = Failed(f"the process ended ({death}): {(shortages or fatal or lines)[-1]}")
             failed.death = death
             raise failed from None
         if error is not None:

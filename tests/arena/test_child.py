@@ -37,6 +37,11 @@ def test_a_death_is_told_with_its_signal_and_its_last_words(child):
         child.call(START_S, planted.count_up)
 
 
+def test_a_death_for_lack_of_memory_is_told_as_one(child):
+    with pytest.raises(Failed, match=r"SIGABRT\): what\(\):  std::bad_alloc"):
+        child.call(START_S, planted.lack_memory_in_native_code)
+
+
 def test_a_function_that_never_returns_is_given_up(child):
     child.call(START_S, planted.count_up)
     with pytest.raises(Failed, match="no answer within 0 s"):

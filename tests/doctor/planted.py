@@ -75,6 +75,11 @@ def lack_memory(lane):
     raise MemoryError
 
 
+def lack_memory_in_native_code(lane):
+    print("  what():  std::bad_alloc\nFatal Python error: Aborted", file=sys.stderr, flush=True)
+    os.abort()
+
+
 def hang(lane):
     time.sleep(3600)
 
