@@ -219,7 +219,7 @@ class Recurrences(ABC):
         m = 1
         while m < q.shape[-2]:
             a_early, a_late = self._halves(a, m)
-            k_early, v_early, q_late = (self._halves(x, m)[x is q] for x in (k, v, q))
+            (k_early, _), (v_early, _), (_, q_late) = (self._halves(x, m) for x in (k, v, q))
             own = q_late @ v_early.swapaxes(-1, -2)
             across = own @ (k_early * xp.exp(self.sum_after(a_early)))
             across = across * xp.exp(xp.cumsum(a_late, -2))
