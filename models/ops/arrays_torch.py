@@ -66,10 +66,17 @@ class _Differentiable(torch.autograd.Function):
         return None, None, *grads
 
 
+def needs_gradient(inputs: Sequence[Tensor | None]) -> bool:
+    """Whether autograd will differentiate a function of these inputs."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
 def differentiable(
     forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return the results of a pair of functions of tensors, with their place in autograd's graph.
+
+    Where no input needs a gradient, nothing is saved for it.
 
     Args:
         forward: from the inputs to the results, and the tensors that `backward` needs.
@@ -77,6 +84,8 @@ def differentiable(
             and which inputs need a gradient, to a gradient or None for each input.
         inputs: tensors, or None where `forward` says so.
     """
+    if not needs_gradient(inputs):
+        return tuple(forward(*inputs)[0])
     results: tuple[Tensor, ...] = _Differentiable.apply(  # type: ignore[no-untyped-call]
         forward, backward, *inputs
     )

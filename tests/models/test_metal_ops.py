@@ -1,13 +1,19 @@
 """The operators with Metal kernels as on an Apple GPU, whose Metal is stood in for."""
 
+from unittest import mock
+
 import mlx.core as mx
 import pytest
+import torch
 
 from mlxhog.metal.engine_mlx import MLXEngine
+from mlxhog.models.ops import arrays_torch
+from mlxhog.models.ops.native import adapter_mlx
 from tests.backends.test_self_check import FORMS
 from tests.metal.test_engines import fakes
 from tests.models.operators import conv, mlstm, slstm
-from tests.models.twins import Twin
+from tests.models.twins import TWINS, Twin
+from tools.counts import primitives
 
 CASES = {  # and the number of launches of a gradient
     "mlstm": (mlstm(11), 7),
@@ -40,7 +46,7 @@ def lazy_kernels(monkeypatch):
         def call(*, inputs, output_shapes, output_dtypes, **_):
             launched.append(name)
             pairs = zip(output_shapes, output_dtypes, strict=True)
-            return [mx.zeros(shape, dtype) + inputs[0].sum() for shape, dtype in pairs]
+            return [(mx.zeros(shape) + inputs[0].sum()).astype(dtype) for shape, dtype in pairs]
 
         return call
 
@@ -63,3 +69,50 @@ def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(name, m
     for _ in range(2):
         gradient({key: mx.array(x) for key, x in case.inputs.items()})
     assert len(launched) == count
+
+
+# -- where no gradient may follow ------------------------------------------------------------------
+
+
+def saved_by(call):
+    """What autograd keeps for a backward pass."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        call()
+    return kept
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kernels", ["metal", "native"])
+def test_torch_calls_no_function_of_autograd_where_no_input_needs_a_gradient(
+    name, kernels, monkeypatch
+):
+    (case, _), twin = CASES[name], TWINS["torch-native"]
+    ops = FORMS["torch"](fakes("torch", monkeypatch)[1]) if kernels == "metal" else twin.ops
+    inputs, fixed = twin.array(case.inputs), twin.array(case.fixed)
+    called = mock.Mock(wraps=arrays_torch._Differentiable.apply)
+    monkeypatch.setattr(arrays_torch._Differentiable, "apply", called)
+    learned = inputs | {key: x.requires_grad_() for key, x in list(inputs.items())[:1]}
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert not saved_by(lambda: case(ops, learned | fixed))
+    constants = {key: x.detach() for key, x in inputs.items()}
+    assert not saved_by(lambda: case(ops, constants | fixed))
+    called.assert_not_called()
+    assert saved_by(lambda: case(ops, learned | fixed))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("kernels", ["metal", "native"])
+def test_mlx_keeps_nothing_without_a_gradient(name, kernels, monkeypatch):
+    (case, _), twin = CASES[name], TWINS["mlx-native"]
+    ops = FORMS["mlx"](fakes("mlx", monkeypatch)[1]) if kernels == "metal" else twin.ops
+    arrays = twin.array(case.inputs) | twin.array(case.fixed)
+
+    def kept():
+        y = case(ops, arrays)[0]
+        return "CustomTransforms" in primitives([y])
+
+    assert kept()
+    with adapter_mlx.without_gradient():
+        assert not kept()

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.core import array
 
+from mlxhog.models.ops.arrays_mlx import differentiable
 from mlxhog.models.ops.metal.cells import MetalCells
 from mlxhog.models.ops.reference.ops_mlx import MLXOps
 
@@ -34,7 +35,13 @@ class MetalOps(MetalCells, MLXOps):
     def apply(
         self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array, **how: Any
     ) -> Sequence[array]:
-        """Return the results; what the gradient needs are results of the function, too."""
+        """Return the results; what the gradient needs are results of the function, too.
+
+        Where none may follow, nothing is kept for it.
+        """
+        if not differentiable.get():
+            plain: Sequence[array] = forward(*inputs, **how)[0]
+            return plain
         count = 0
 
         def both(*inputs: array) -> tuple[array, ...]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlxhog._native import ops
-from mlxhog.models.ops.arrays_torch import differentiable
+from mlxhog.models.ops.arrays_torch import differentiable, needs_gradient
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.native.pairs import SLSTM, Pair, View
 from mlxhog.models.ops.reference.ops_torch import TorchOps
@@ -28,10 +28,7 @@ class NativeTorchOps(NativeOps, TorchOps):
     def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
         """Call a pair; it saves nothing if no input requires a gradient."""
         settings["threads"] = torch.get_num_threads()
-        differentiated = torch.is_grad_enabled() and any(
-            x is not None and x.requires_grad for x in inputs
-        )
-        if not differentiated:
+        if not needs_gradient(inputs):
             results, _ = pair.forward(*map(_array, inputs), keep=False, **settings)
             return [torch.from_numpy(x) for x in results]
 
