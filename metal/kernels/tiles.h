@@ -44,7 +44,9 @@ inline void tile_copy(threadgroup float* tile, TileMatrix x, uint row, uint colu
   }
 }
 
+// Arrays of matrices stay in registers where the loops that index them are unrolled.
 inline void tile_zero(thread simdgroup_float8x8* result) {
+#pragma clang loop unroll(full)
   for (uint k = 0; k < kTileMatrices; ++k) result[k] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 
@@ -67,8 +69,10 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
     else
       tile_copy<kTileDepth, kTileColumns>(right, b, k, 0, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the tiles are written
+#pragma clang loop unroll(full)
     for (uint step = 0; step < kTileDepth; step += 8) {
       simdgroup_float8x8 a_part[2], b_part;
+#pragma clang loop unroll(full)
       for (uint r = 0; r < 2; ++r) {
         const uint row = own + 8 * r;
         if (kTurnedA)
@@ -76,11 +80,13 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
         else
           simdgroup_load(a_part[r], left + row * (kTileDepth + kTilePad) + step, kTileDepth + kTilePad);
       }
+#pragma clang loop unroll(full)
       for (uint c = 0; c < 4; ++c) {
         if (kTurnedB)
           simdgroup_load(b_part, right + 8 * c * kTileStride + step, kTileStride, ulong2(0), true);
         else
           simdgroup_load(b_part, right + step * kTileStride + 8 * c, kTileStride);
+#pragma clang loop unroll(full)
         for (uint r = 0; r < 2; ++r)
           simdgroup_multiply_accumulate(result[4 * r + c], a_part[r], b_part, result[4 * r + c]);
       }
@@ -91,6 +97,7 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
 // Write a result over the tiles of its product; a simdgroup may then use its own rows, kTileStride floats apart.
 inline void tile_store(thread simdgroup_float8x8* result, threadgroup float* tiles, uint simdgroup) {
   threadgroup_barrier(mem_flags::mem_threadgroup);  // both tiles have been read
+#pragma clang loop unroll(full)
   for (uint k = 0; k < kTileMatrices; ++k) {
     const uint row = simdgroup * kTileOwnRows + 8 * (k / 4);
     simdgroup_store(result[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
@@ -101,6 +108,7 @@ inline void tile_store(thread simdgroup_float8x8* result, threadgroup float* til
 // Read a simdgroup's own rows back, after it has changed them.
 inline void tile_load(thread simdgroup_float8x8* result, threadgroup float* tiles, uint simdgroup) {
   simdgroup_barrier(mem_flags::mem_threadgroup);
+#pragma clang loop unroll(full)
   for (uint k = 0; k < kTileMatrices; ++k) {
     const uint row = simdgroup * kTileOwnRows + 8 * (k / 4);
     simdgroup_load(result[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
