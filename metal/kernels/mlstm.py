@@ -17,6 +17,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Kernel, Size
 from mlxhog.metal.kernels.family import Family, Numbers
@@ -32,6 +34,7 @@ LONGEST_CHUNK = 64
 _FORWARD = {
     "q": "B S NH DK", "k": "B S NH DK", "v": "B S NH DV", "h": "B S NH DV",
     "i": "B S NH", "f": "B S NH",  # pre-activations of the gates
+    "starts": "B S int32", "since": "B NH S int32",  # of documents, see `mlstm_first`
     "b": "B NH S", "a": "B NH S",  # sums of log-forget-gates in a chunk; weights at its end
     "g": "B NH NC", "amax": "B NH NC",  # of every chunk: the last b, the largest a
     "C0": "B NH DK DV", "n0": "B NH DK", "m0": "B NH",  # the state before the first position
@@ -69,6 +72,20 @@ def _derived(n: Numbers) -> dict[str, int]:
     return {"NC": NC, "NB": NC + 1}
 
 
+def _starts(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    return (rng.random(shape) < 0.02).astype(np.int32)
+
+
+def _since(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
+    """As `mlstm_gates` returns it for chunks of `LONGEST_CHUNK`."""
+    position = 1 + np.arange(shape[-1], dtype=np.int32) % LONGEST_CHUNK
+    since = np.where(_starts(rng, shape), position, 0)
+    for first in range(0, shape[-1], LONGEST_CHUNK):
+        part = since[..., first : first + LONGEST_CHUNK]
+        np.maximum.accumulate(part, axis=-1, out=part)
+    return since
+
+
 MLSTM = Family(
     header="mlstm_backward.h",
     struct="MlstmShape{B, NH, S, L, DK, DV}",
@@ -77,8 +94,10 @@ MLSTM = Family(
     # A chunk is whole and another is not, two simdgroups share a chunk, so that barriers between
     # them matter, and keys take two strips.
     sizes=lambda n: {
-        "B": 2, "S": max(100, n // 48), "NH": 2, "L": 64, "DK": 40, "DV": 12, "eps": 1e-6,
+        "B": 2, "S": max(100, n // 48), "NH": 2, "L": LONGEST_CHUNK, "DK": 40, "DV": 12,
+        "eps": 1e-6,
     },
+    drawn={"starts": _starts, "since": _since},
 )  # fmt: skip
 
 
@@ -120,25 +139,25 @@ def _kernel(
 
 
 GATES = _kernel(
-    "mlstm_gates", "i f", "b a g amax", 0, header="mlstm.h", tiles=True,
+    "mlstm_gates", "i f starts", "b a g amax since", 0, header="mlstm.h", tiles=True,
     struct="MlstmShape{B, NH, S, L, 0, 0}",
     memory={"totals": "mlxhog::kMlstmSimdgroups", "peaks": "mlxhog::kMlstmSimdgroups"},
 )  # fmt: skip
 STATES = _kernel(
-    "mlstm_states", "k v a g amax C0 n0 m0", "C n m", 8, header="mlstm.h", lockstep=False
+    "mlstm_states", "k v a g amax since C0 n0 m0", "C n m", 8, header="mlstm.h", lockstep=False
 )
 OUT = _kernel(
-    "mlstm_out", "q k v b i C n m", "h den M", OUT_ROWS, "eps:float32", header="mlstm.h",
+    "mlstm_out", "q k v b i since C n m", "h den M", OUT_ROWS, "eps:float32", header="mlstm.h",
     tiles=True, memory={"tile": "mlxhog::kMlstmOutTile"},
 )  # fmt: skip
 BWD_PRE = _kernel(
-    "mlstm_bwd_pre", "i b m den M h dh", "rN dden dM wN we y", POSITIONS, "eps:float32"
+    "mlstm_bwd_pre", "i b since m den M h dh", "rN dden dM wN we y", POSITIONS, "eps:float32"
 )
 BWD_STATES = _kernel(
-    "mlstm_bwd_states", "q b m wN we dh dC_last dn_last", "dC dn", TILE_SIMDGROUPS, tiles=True
+    "mlstm_bwd_states", "q b since m wN we dh dC_last dn_last", "dC dn", TILE_SIMDGROUPS, tiles=True
 )
 BWD_SCORES = _kernel(
-    "mlstm_bwd_scores", "q k v i b M rN dden dh", "X A zq zk", TILE_SIMDGROUPS, tiles=True,
+    "mlstm_bwd_scores", "q k v i b since M rN dden dh", "X A zq zk", TILE_SIMDGROUPS, tiles=True,
     rtol=1e-4,
     memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmScoreSums"},
 )  # fmt: skip

@@ -17,7 +17,8 @@
 // dn is dC with e_t in place of u_t^T. These hold the stabilisers m and M constant, which h does not depend on but
 // through eps, dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on,
 // <C', dC'> + n' . dn'. `models/ops/metal/cells.py` says what follows from both. Z_tt counts in zk alone: where the
-// gates forget all, the rest is far smaller than it.
+// gates forget all, the rest is far smaller than it. Weights of pairs of two documents, and of the states of other
+// documents, are 0.
 //
 // All sums over more than a position are products of tiles, `tiles.h`, in which a chunk is kTileRows positions. Weights
 // with an exponential are computed once: those of a position by mlstm_bwd_pre, those of a pair by mlstm_bwd_scores.
@@ -36,10 +37,10 @@ static_assert(uint(kMlstmChunk) == uint(kTileRows), "a chunk is as many position
 
 // A simdgroup per position: rN = 1 / N_t, dden = e_t, dM, and the weights of the states wN = s w_t / N_t,
 // we = s w_t e_t and y.
-inline void mlstm_bwd_pre(const device float* i, const device float* b, const device float* m, const device float* den,
-                          const device float* M, const device float* h, const device float* dh, device float* rN,
-                          device float* dden, device float* dM, device float* wN, device float* we, device float* y,
-                          MlstmShape s, float eps, uint3 id) {
+inline void mlstm_bwd_pre(const device float* i, const device float* b, const device int* since,
+                          const device float* m, const device float* den, const device float* M, const device float* h,
+                          const device float* dh, device float* rN, device float* dden, device float* dM,
+                          device float* wN, device float* we, device float* y, MlstmShape s, float eps, uint3 id) {
   const uint lane = id.x, t = id.y, head = id.z;
   if (t >= s.S) return;  // the whole simdgroup
   const uint at = head * s.S + t, row = mlstm_row(s, head, t);
@@ -51,22 +52,22 @@ inline void mlstm_bwd_pre(const device float* i, const device float* b, const de
   const float inverse = 1.0f / (max(magnitude, bound) + eps);
   const float e = magnitude > bound ? -copysign(inverse, denominator) * dot : 0.0f;
   const uint c = t / s.L, state = mlstm_state(s, head, c), last = head * s.S + c * s.L + mlstm_count(s, c) - 1;
-  const float weight = mlstm_scale(s) * precise::exp(b[at] + m[state] - M[at]);
+  const float weight = since[at] == 0 ? mlstm_scale(s) * precise::exp(b[at] + m[state] - M[at]) : 0.0f;
   rN[at] = inverse;
   dden[at] = e;
   dM[at] = -eps * inverse * dot;
   wN[at] = weight * inverse;
   we[at] = weight * e;
-  y[at] = precise::exp(b[last] - b[at] + i[row] - m[state + 1]);
+  y[at] = since[at] == since[last] ? precise::exp(b[last] - b[at] + i[row] - m[state + 1]) : 0.0f;
 }
 
 // A group per kTileRows rows and kTileColumns columns of C, which goes through the chunks from the last to the first;
 // those of column 0 keep dn. Entry c of dC and dn is the gradient of the state before chunk c, which is the state after
 // chunk c - 1. `tiles` has kTileFloats floats.
-inline void mlstm_bwd_states(const device float* q, const device float* b, const device float* m,
-                             const device float* wN, const device float* we, const device float* dh,
-                             const device float* dC_last, const device float* dn_last, device float* dC,
-                             device float* dn, MlstmShape s, threadgroup float* tiles, uint3 group,
+inline void mlstm_bwd_states(const device float* q, const device float* b, const device int* since,
+                             const device float* m, const device float* wN, const device float* we,
+                             const device float* dh, const device float* dC_last, const device float* dn_last,
+                             device float* dC, device float* dn, MlstmShape s, threadgroup float* tiles, uint3 group,
                              uint3 thread_in_group) {
   const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows, head = group.z;
   const uint first = group.y * kTileRows, column = group.x * kTileColumns, thread_index = simdgroup * kTileLanes + lane;
@@ -86,7 +87,8 @@ inline void mlstm_bwd_states(const device float* q, const device float* b, const
 
     const uint start = (c - 1) * s.L, count = mlstm_count(s, c - 1), position = head * s.S + start;
     const uint row = mlstm_row(s, head, start);
-    const float decay = precise::exp(b[position + count - 1] + m[state - 1] - m[state]);
+    const bool carries = since[position + count - 1] == 0;
+    const float decay = carries ? precise::exp(b[position + count - 1] + m[state - 1] - m[state]) : 0.0f;
     for (uint r = own; r < own + kTileOwnRows; ++r) tiles[r * kTileStride + lane] *= decay;
     if (keeps_dn) {
       dn_now *= decay;
@@ -104,10 +106,11 @@ inline void mlstm_bwd_states(const device float* q, const device float* b, const
 // A group per chunk: X_tj and A_tj = s E_tj (q_t . k_j) / N_t of its pairs, (B, NH, S, L), 0 where j > t, and their
 // sums zq and zk. `tiles` has kTileFloats floats, `sums` kMlstmScoreSums.
 inline void mlstm_bwd_scores(const device float* q, const device float* k, const device float* v,
-                             const device float* i, const device float* b, const device float* M,
-                             const device float* rN, const device float* dden, const device float* dh, device float* X,
-                             device float* A, device float* zq, device float* zk, MlstmShape s,
-                             threadgroup float* tiles, threadgroup float* sums, uint3 group, uint3 thread_in_group) {
+                             const device float* i, const device float* b, const device int* since,
+                             const device float* M, const device float* rN, const device float* dden,
+                             const device float* dh, device float* X, device float* A, device float* zq,
+                             device float* zk, MlstmShape s, threadgroup float* tiles, threadgroup float* sums,
+                             uint3 group, uint3 thread_in_group) {
   const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows;
   const uint NC = mlstm_chunks(s), head = group.z / NC, c = group.z % NC, start = c * s.L, count = mlstm_count(s, c);
   const uint position = head * s.S + start, row = mlstm_row(s, head, start);
@@ -138,18 +141,19 @@ inline void mlstm_bwd_scores(const device float* q, const device float* k, const
 #pragma clang loop unroll(full)
     for (uint r = 0; r < kTileOwnRows; ++r) {
       const uint t = own + r;
-      float X_tj = 0.0f, A_tj = 0.0f;
-      if (t < count && j <= t) {
+      float X_tj = 0.0f, A_tj = 0.0f, Z_tj = 0.0f;
+      if (t < count && j <= t && j >= mlstm_first(since[position + t])) {
         const float weight = scale * precise::exp(b[position + t] - b_j + i_j - M[position + t]);
         const float inverse = rN[position + t];
         X_tj = weight * (tiles[t * kTileStride + lane] * inverse + dden[position + t]);
         A_tj = weight * q_k[r] * inverse;
+        Z_tj = X_tj * q_k[r];
       }
       if (t < count && j < s.L) {
         X[(position + t) * s.L + j] = X_tj;
         A[(position + t) * s.L + j] = A_tj;
       }
-      const float Z_tj = X_tj * q_k[r], earlier = simd_sum(j < t ? Z_tj : 0.0f);
+      const float earlier = simd_sum(j < t ? Z_tj : 0.0f);
       if (lane == 0) before[t] += earlier;
       if (j < t) later += Z_tj;
       if (j == t) diagonal[t] = Z_tj;

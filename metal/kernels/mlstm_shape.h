@@ -31,6 +31,10 @@ inline uint mlstm_row(MlstmShape s, uint head, uint t) { return (head / s.NH * s
 // Row of a (B, NH, NC + 1, ...) array, for the state before chunk c.
 inline uint mlstm_state(MlstmShape s, uint head, uint c) { return head * (mlstm_chunks(s) + 1) + c; }
 
+// The first position of a chunk that is of a document: `since` is 1 + the position where it starts, 0 if it started
+// before the chunk. Two positions are of one document where their `since` are equal.
+inline uint mlstm_first(int since) { return since == 0 ? 0 : uint(since - 1); }
+
 // DK^-1/2, the scale of every product of a query and a key.
 inline float mlstm_scale(MlstmShape s) { return precise::rsqrt(float(s.DK)); }
 

@@ -107,7 +107,7 @@ class Sizes(NamedTuple):
     def starts(self) -> Array:
         """Where documents start, (B, S); the first row continues the one before."""
         starts = np.zeros((B, self.S), bool)
-        starts[0, self.S // 2] = starts[1, 0] = starts[1, 2 * self.S // 3] = True
+        starts[0, -3] = starts[1, 0] = starts[1, 2 * self.S // 3] = True
         return starts
 
 
@@ -202,7 +202,7 @@ def _chained(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
 
 def _call_mlstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
     how: dict[str, Any] = {"chunk_size": s.chunk, "eps": 1e-6, "state": [t[name] for name in "Cnm"]}
-    h, last = ops.mlstm_cell(*(t[name] for name in "qkvif"), **how)
+    h, last = ops.mlstm_cell(*(t[name] for name in "qkvif"), **how, starts=starts)
     return h, *last
 
 

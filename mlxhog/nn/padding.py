@@ -3,9 +3,9 @@
 Each row is sorted: first the positions that count, in the order of reading, then the padding. At
 padding the input gate is shut and the forget gate open, so that the memory does not change:
 
-    i = -1e4, f = 1e4     logsig(f) = 0, m' = max(m, i) = m, exp(i - m') = 0, exp(m - m') = 1
+    i = -1e30, f = 1e4     logsig(f) = 0, m' = max(m, i) = m, exp(i - m') = 0, exp(m - m') = 1
 
-in float32, exactly.
+in float32, exactly, for every m of finite gates.
 """
 
 from typing import Any
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.mlstm import stored
+from mlxhog.models.ops.mlstm import MASKED, stored
 
-SHUT, OPEN = -1e4, 1e4
+SHUT, OPEN = MASKED, 1e4
 """Pre-activations of a closed input gate and of an open forget gate."""
 
 Index = NDArray[np.int64]

@@ -28,12 +28,6 @@ Shapes: TypeAlias = Mapping[str, Sequence[tuple[int, ...]]]
 
 The part "count" has whole numbers, such as how many positions were read."""
 
-CLOSED_GATE = -25.0
-"""Forget pre-activation at the first token of a document: the old memory has the weight exp(-25).
-
-Source: NX-AI/xlstm-jax, reset_at_document_boundaries.
-"""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -88,12 +82,6 @@ class Run:
             is_silu = activation == "silu"
             y = self.ops.swiglu(gate, y) if is_silu else self.ops.glu(gate, y, activation)
         return self.linear(y, p, "out_proj")
-
-    def forget(self, f: Array) -> Array:
-        """Return forget pre-activations f (B, S, NH), closed where documents start."""
-        if self.starts is None:
-            return f
-        return self.ops.xp.where(self.starts[..., None], CLOSED_GATE, f)
 
     def at(self, site: str) -> "Run":
         """Return the pass with dropout at `site`."""

@@ -12,6 +12,7 @@ Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,38 +37,45 @@ class MLSTMCell:
 
     def mlstm_cell(
         self, q: Array, k: Array, v: Array, i: Array, f: Array, *, chunk_size: int, eps: float,
-        state: Sequence[Array] | None = None,
+        state: Sequence[Array] | None = None, starts: Array | None = None,
     ) -> tuple[Array, State]:  # fmt: skip
         """Run the mLSTM cell over a sequence of any length; one step if S = 1.
 
         q and k (B, S, NH, DK), v (B, S, NH, DV); i and f (B, S, NH), pre-activations of the input
-        and forget gates after any cap; `chunk_size` positions are computed in parallel; eps is
-        added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK), m (B, NH), None is zeros.
+        and forget gates after any cap, i maybe -inf; `chunk_size` positions are computed in
+        parallel; eps is added to the denominator; state C (B, NH, DK, DV), n (B, NH, DK),
+        m (B, NH), None is zeros; starts (B, S) bool or uint8, true at the first token of a
+        document, before which the whole state counts as zero.
 
         Returns:
             h (B, S, NH, DV) and the state after the last position, float32. Gradients are exact,
-            including those through m.
+            including those through m. No gate of an earlier document changes a later one, and
+            nothing of it that is finite.
         """
         x, state = (q, k, v, i, f), stored(state)
         S, length = q.shape[1], chunk_size * MOST_CHUNKS
         if S == 1:
-            return self.mlstm_recurrent(*x, eps=eps, state=state)
-        hs = []
+            return self.mlstm_recurrent(*x, eps=eps, state=state, starts=starts)
+        hs, how = [], dict[str, Any](chunk_size=chunk_size, eps=eps)
         for start in range(0, S, length):
-            part = x if S <= length else tuple(y[:, start : start + length] for y in x)
-            h, state = self.mlstm_chunkwise(*part, chunk_size=chunk_size, eps=eps, state=state)
+            cut = slice(start, start + length)
+            part = x if S <= length else tuple(y[:, cut] for y in x)
+            begins = starts if starts is None or S <= length else starts[:, cut]
+            h, state = self.mlstm_chunkwise(*part, **how, state=state, starts=begins)
             hs.append(h)
         assert state is not None, "there is a chunk"
         C, n, m = state
         return hs[0] if len(hs) == 1 else self.xp.concatenate(hs, 1), (C, n, m)
 
     def mlstm_chunkwise(
-        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
-    ) -> tuple[Array, State]:
+        self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None,
+        starts: Array | None = None,
+    ) -> tuple[Array, State]:  # fmt: skip
         """Return h and the last state: chunks in parallel, joined by the states between them.
 
         With b the sum of logsig(f) from the start of a chunk to t, g = b_L, u = i - b and
-        M = b + r: r_t = max(m, max_{j<=t} u_j), so that D_tj - M_t = u_j - r_t.
+        M = b + r: r_t = max(m, max_{j<=t} u_j), so that D_tj - M_t = u_j - r_t. Where documents
+        start, sums and maxima are those within one, and m is 0 in those that start in the chunk.
         """
         xp, S, DV = self.xp, x[0].shape[1], x[2].shape[-1]
         L = min(chunk_size, S)
@@ -76,27 +84,38 @@ class MLSTMCell:
         # A position past the end keeps the state and adds nothing.
         q, k, v = (to_chunks(x, L, xp) for x in (q, k, v))  # (B, NH, NC, L, DK or DV)
         i, lf = to_chunks(i, L, xp, MASKED), to_chunks(lf, L, xp)
-        b = xp.cumsum(lf, -1)
+        documents = None if starts is None else Documents(starts, L, xp)
+        b = xp.cumsum(lf, -1) if documents is None else documents.sums_in_chunk(lf)
         g = b[..., -1]
         u = i - b
-        u_max = xp.cummax(xp.stop_gradient(u), -1)
+        u_top = xp.stop_gradient(u)
+        u_max = xp.cummax(u_top, -1) if documents is None else documents.largest(u_top)
         top = u_max[..., -1]
+        to_end = u - xp.maximum(top[..., None], MASKED)  # no NaN, where all gates are -inf
+        if documents is not None:
+            to_end = xp.where(documents.reaches_end, to_end, MASKED)
 
         # A column of ones after v makes n the last column of C, and the denominator that of h.
         v = xp.pad(v, [(0, 0)] * 4 + [(0, 1)], 1.0)
         C = m = None
         if state is not None:
             C, m = xp.concatenate([state[0], state[1][..., None]], -1), state[2]
-        written = xp.exp(u - top[..., None])[..., None] * k
-        states, last, ms = self._between_chunks(C, written.swapaxes(-1, -2) @ v, g, top, m)
+        written = xp.exp(to_end)[..., None] * k
+        entries = written.swapaxes(-1, -2) @ v
+        states, last, ms = self._between_chunks(C, entries, g, top, m, documents)
 
         # Every output: positions of its own chunk, and the state before the chunk.
         m_before = ms[..., :-1, None]
-        r = xp.maximum(m_before, u_max)
-        w = (q.shape[-1] ** -0.5 * xp.exp(m_before - r))[..., None]
-        both = self._weights(q, k, u, r) @ v + w * (q @ states)
+        if documents is None:
+            r = xp.maximum(m_before, u_max)
+            from_state = m_before - r
+        else:  # `largest` has the m of the documents that start here
+            r = xp.maximum(xp.where(documents.continues, m_before, MASKED), u_max)
+            from_state = xp.where(documents.continues, m_before - r, MASKED)
+        w = (q.shape[-1] ** -0.5 * xp.exp(from_state))[..., None]
+        both = self._weights(q, k, u, r, documents) @ v + w * (q @ states)
         num, den = xp.split(both, [DV], -1)
-        moved = self._moved(i, lf, u, r, m)
+        moved = self._moved(i, lf, u, r, m, documents)
         of_r = moved - (b - xp.stop_gradient(b))
         h = self._normalise(num, den[..., 0], b + r, of_r, eps)
         C, n = xp.split(last, [DV], -1)
@@ -104,8 +123,9 @@ class MLSTMCell:
         return from_chunks(h, S), state
 
     def _between_chunks(
-        self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None
-    ) -> tuple[Array, Array, Array]:
+        self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None,
+        documents: "Documents | None",
+    ) -> tuple[Array, Array, Array]:  # fmt: skip
         """Return the states before each of NC chunks, the last, and m of all; by one product.
 
         Entry j (B, NH, NC, DK, DV + 1) is what chunk j writes, at the scale s_j = g_j + top_j;
@@ -116,6 +136,8 @@ class MLSTMCell:
         xp = self.xp
         g = behind(None, g, xp)
         E = sums_after(g, xp) + g[..., None, :] + behind(m, top, xp)[..., None, :]
+        if documents is not None:
+            E = xp.where(documents.same_chunks, E, MASKED)
         ms = xp.amax(xp.stop_gradient(E), -1)
         weights = xp.exp(E - ms[..., None])
         if C is not None:
@@ -125,23 +147,32 @@ class MLSTMCell:
         states = (weights[:, :, :-1, first:] @ flat).reshape(B, NH, -1, *sizes)
         return states, (weights[:, :, -1:, first:] @ flat).reshape(B, NH, *sizes), ms
 
-    def _moved(self, i: Array, lf: Array, u: Array, r: Array, m: Array | None) -> Array:
+    def _moved(
+        self, i: Array, lf: Array, u: Array, r: Array, m: Array | None,
+        documents: "Documents | None",
+    ) -> Array:  # fmt: skip
         """Return zeros with the gradient of the stabilisers M_t = max(lf_t + M_{t-1}, i_t).
 
         M_t is the input gate of the last position where u reached r, or else the first m, plus all
-        logsig(f) after it. All are (B, NH, S) or (B, NH, NC, L), m (B, NH); None is 0.
+        logsig(f) after it; m is 0 where a document starts. All are (B, NH, NC, L), m (B, NH); None
+        is 0.
         """
-        xp = self.xp
-        i, lf, u, r, shape = (*(x.flatten(2) for x in (i, lf, u, r)), r.shape)
-        total = xp.cumsum(lf, -1)
+        xp, shape = self.xp, r.shape
+        total = None if documents is None else documents.sums(lf).flatten(2)
+        i, lf, u, r = (x.flatten(2) for x in (i, lf, u, r))
+        total = xp.cumsum(lf, -1) if total is None else total
         number = xp.from_numpy(np.arange(1, 1 + i.shape[-1], dtype=np.int32), like=i)
-        last = xp.stop_gradient(xp.cummax(xp.where(u >= r, number, 0), -1))
-        origin = xp.take_along_axis(behind(m, i - total, xp), last, -1)
-        origin, total = origin.reshape(shape), total.reshape(shape)
-        return (origin + total) - (xp.stop_gradient(origin) + xp.stop_gradient(total))
+        opened, origin = u >= r, i - total
+        if documents is not None:
+            origin = xp.where(opened, origin, 0.0)
+            opened = opened | documents.begins.flatten(2)
+        last = xp.stop_gradient(xp.cummax(xp.where(opened, number, 0), -1))
+        origin = xp.take_along_axis(behind(m, origin, xp), last, -1)
+        M = origin.reshape(shape) + total.reshape(shape)
+        return M - xp.stop_gradient(M)
 
     def mlstm_recurrent(
-        self, *x: Array, eps: float, state: Sequence[Array] | None
+        self, *x: Array, eps: float, state: Sequence[Array] | None, starts: Array | None = None
     ) -> tuple[Array, State]:
         """Return h and the last state, position by position."""
         xp, (q, _, v, *_) = self.xp, x
@@ -151,7 +182,11 @@ class MLSTMCell:
         m_before = m  # not held, it scales the first state
         hs = []
         positions = zip(*(xp.unstack(y, 2) for y in (q, k, v, i, lf)), strict=True)
-        for q_t, k_t, v_t, i_t, lf_t in positions:
+        for t, (q_t, k_t, v_t, i_t, lf_t) in enumerate(positions):
+            if starts is not None:
+                first = starts[:, t, None] != 0
+                n, C = xp.where(first[..., None], 0.0, n), xp.where(first[..., None, None], 0.0, C)
+                m, m_before = (xp.where(first, 0.0, y) for y in (m, m_before))
             m = xp.maximum(lf_t + m, i_t)
             m_after = xp.stop_gradient(m)
             decay = xp.exp(lf_t + m_before - m_after)
@@ -164,11 +199,17 @@ class MLSTMCell:
             m_before = m_after
         return xp.stack(hs, 1), self._rescaled(C, n, m)
 
-    def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
+    def _weights(
+        self, q: Array, k: Array, u: Array, r: Array, documents: "Documents | None"
+    ) -> Array:
         """Weights of the values up to each position, (..., L, L)."""
         xp, log_scale = self.xp, -0.5 * math.log(q.shape[-1])
         after = later(u.shape[-1], xp, u, log_scale)
-        return (q @ k.swapaxes(-1, -2)) * xp.exp(u[..., None, :] - r[..., None] + after)
+        scores, exponents = q @ k.swapaxes(-1, -2), u[..., None, :] - r[..., None] + after
+        if documents is not None:  # a score may have overflowed
+            scores = xp.where(documents.same, scores, 0.0)
+            exponents = xp.where(documents.same, exponents, MASKED)
+        return scores * xp.exp(exponents)
 
     def _normalise(self, num: Array, den: Array, M: Array, moved: Array, eps: float) -> Array:
         """Return h for the stabiliser M; `moved` has the gradient of what num is relative to.
@@ -195,6 +236,53 @@ class MLSTMCell:
     def _heads_first(self, *x: Array) -> tuple[Array, ...]:
         """(B, S, NH, ...) -> (B, NH, S, ...)."""
         return tuple(y.swapaxes(1, 2) for y in x)
+
+
+class Documents:
+    """Which positions of chunks are of one document, as masks; for sums that leave others out.
+
+    A sum within a document is one of its own, not the difference of two: nothing of another
+    document is in it, nor in its gradient, not even a rounding error.
+    """
+
+    def __init__(self, starts: Array, L: int, xp: Arrays) -> None:
+        """Read starts (B, S), cut into chunks of L."""
+        begins = to_chunks(xp.int32(starts != 0)[:, None], L, xp)
+        number = xp.cumsum(begins, -1)  # in its chunk; 0 is the one of the state before the chunk
+        fresh = xp.cumsum(xp.int32(number[..., -1] > 0), -1)
+        fresh = xp.pad(fresh, [(0, 0), (0, 0), (1, 0)])
+        self.xp, self.begins = xp, begins > 0
+        self.continues, self.reaches_end = number == 0, number == number[..., -1:]
+        self.same = self._no_later(number)  # (B, 1, NC, L, L), also for the next two
+        self.same_chunks = self._no_later(fresh)  # (B, 1, NC + 1, NC + 1) of the states around
+
+    def _no_later(self, number: Array) -> Array:
+        """Return whether a column is of the document of a row, and no later; number (..., L)."""
+        before = np.tri(number.shape[-1], dtype=bool)
+        same: Array = number[..., None] == number[..., None, :]
+        return same & self.xp.from_numpy(before, like=number)
+
+    def largest(self, u: Array) -> Array:
+        """Return the largest u (B, NH, NC, L) up to each position, and 0 behind a start."""
+        xp = self.xp
+        largest = xp.amax(xp.where(self.same, u[..., None, :], MASKED), -1)
+        return xp.maximum(largest, xp.where(self.continues, MASKED, 0.0))
+
+    def sums_in_chunk(self, x: Array, *, reverse: bool = False) -> Array:
+        """Return sums of x (B, NH, NC, L) within chunks, up to each position or from each on."""
+        same = self.same.swapaxes(-1, -2) if reverse else self.same
+        return self.xp.where(same, x[..., None, :], 0.0).sum(-1)
+
+    def sums(self, x: Array, *, reverse: bool = False) -> Array:
+        """Return sums of x (B, NH, NC, L) over all chunks, up to each position or from each on."""
+        xp, own = self.xp, self.sums_in_chunk(x, reverse=reverse)
+        inside, of_chunk = self.continues, own[..., -1]
+        across = self.same_chunks[..., :-1, 1:]  # of the states before chunks, and behind chunks
+        if reverse:
+            of_chunk = xp.where(inside[..., 0], own[..., 0], 0.0)
+            inside, across = self.reaches_end, across.swapaxes(-1, -2)
+        others = xp.where(across, of_chunk[..., None, :], 0.0).sum(-1)
+        return own + xp.where(inside, others[..., None], 0.0)
 
 
 def stored(state: Sequence[Array] | None) -> Sequence[Array] | None:

@@ -198,12 +198,14 @@ def conv(B, S, C, K, *, packed=False, silu=True):
     return Case("causal_conv", inputs, {"silu": silu, **({"starts": starts} if packed else {})})
 
 
-def mlstm(S, *, state=True, eps=1e-6, chunk=4):
+def mlstm(S, *, state=True, eps=1e-6, chunk=4, packed=False):
     """Two sequences of two heads of widths 3 and 5."""
     x = cell_inputs(2, S, 2, 3, 5, seed=S)
     if state:
         x |= {"C0": draw(2, 2, 3, 5), "n0": draw(2, 2, 3), "m0": draw(2, 2)}
     how = {"chunk_size": chunk, "eps": eps}
+    if packed:
+        how["starts"] = np.random.default_rng(S).random((2, S)) < 0.3
     return Case("mlstm_cell", x, how, near.CELL_F32, near.CELL_GRADIENT_F32, run_mlstm)
 
 
@@ -218,7 +220,7 @@ def mlstm_of(B, S, NH, DK, DV, chunk, **gates):
 
 def run_mlstm(ops, x):
     state = tuple(x[name] for name in MLSTM_STATE) if "C0" in x else None
-    how = {name: x[name] for name in ("chunk_size", "eps")}
+    how = {name: x.get(name) for name in ("chunk_size", "eps", "starts")}
     return ops.mlstm_cell(*(x[name] for name in MLSTM), **how, state=state)
 
 

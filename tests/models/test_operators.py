@@ -152,6 +152,8 @@ METAL_CASES = {
     for S, eps in ((1, 1e-6), (4, 0.1), (7, 1e-3), (33, 1e-6), (33, 0.1))
     for state in (False, True)
 } | {
+    f"mlstm of {S} in documents": mlstm(S, packed=True, eps=1e-3) for S in (1, 7, 33)
+} | {
     f"mlstm {sizes}": mlstm_of(*sizes) for sizes in MLSTMS
 } | {
     f"mlstm of gates at {i} and {f}": far(i=i, f=f)

@@ -74,8 +74,7 @@ struct DecodeModel {
 
 using Row = std::vector<float>;
 
-constexpr float kClosedGate = -25.0f;  // of a forget gate where the memory begins anew; models/forward_pass.py
-constexpr Index kVector = 16;          // a block of fewer columns is no work for vectors
+constexpr Index kVector = 16;             // a block of fewer columns is no work for vectors
 constexpr Index kWorthAThread = 1 << 18;  // numbers of a state that a thread has to have; see few_rows.cpp
 
 const float* offset(const float* p, Index by) { return p ? p + by : nullptr; }
@@ -251,17 +250,19 @@ class Step {
 
   // h (rows, heads, DV) of the mLSTM cells; head j of row r has q, k and v at r * ld + j * D of theirs.
   void cells(const DecodeBlock& b, const float* q, const float* k, Index qk_ld, const float* v, Index v_ld,
-             const Row& i, Row& f, const float* before, float* after, Row& h) {
+             const Row& i, const Row& f, const float* before, float* after, Row& h) {
     const Index heads = b.heads, DK = b.DK, DV = b.DV, count = rows_ * heads, taps = b.convolved();
-    for (Index r = 0; r < rows_; ++r)
-      if (starts_[r]) std::fill_n(&f[r * heads], heads, kClosedGate);
+    const bool starts = std::find(starts_.begin(), starts_.end(), 1) != starts_.end();
+    const Row zeros(starts ? DK * DV + DK + 1 : 0);  // the state where a document starts
     const Index worth = std::max<Index>(1, count * DK * DV / kWorthAThread);
     parallel_for(count, static_cast<int>(std::min<Index>(threads_, worth)), [&](Index cell) {
       const Index row = cell / heads, head = cell % heads, state = row * stride_ + taps;
       const Index C = state + head * DK * DV, n = state + heads * DK * DV + head * DK;
       const Index m = state + heads * (DK * DV + DK) + head, at = row * qk_ld + head * DK;
-      cell_step(DK, DV, model_.cell_eps, q + at, k + at, v + row * v_ld + head * DV, i[cell], f[cell], before + C,
-                before + n, before + m, after + C, after + n, after + m, &h[cell * DV]);
+      const float *old_C = before + C, *old_n = before + n, *old_m = before + m;
+      if (starts_[row]) old_C = zeros.data(), old_n = old_C + DK * DV, old_m = old_n + DK;
+      cell_step(DK, DV, model_.cell_eps, q + at, k + at, v + row * v_ld + head * DV, i[cell], f[cell], old_C, old_n,
+                old_m, after + C, after + n, after + m, &h[cell * DV]);
     });
   }
 

@@ -4,7 +4,8 @@
 // their soft cap. Chunk states are kept instead of S x S matrices: with NC = ceil(S / chunk), n (B, NH, NC + 1, DK)
 // and m (B, NH, NC + 1); entry c is of the state before chunk c and entry NC of the final one. The last chunk may be
 // partial. C (B, NH, ceil(NC / stride) + 1, DK, DV) is kept before every `stride`-th chunk, and after the last.
-// Work is split over B * NH.
+// Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero, C, n and m. It is
+// left out of products, not multiplied by 0, and so are scores. Work is split over B * NH.
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -29,6 +30,9 @@ struct MlstmShape {
 
 struct MlstmInputs {
   const float *q, *k, *v, *i, *f;
+  const std::uint8_t* starts;  // null: no document starts
+
+  const std::uint8_t* starts_from(Index position) const { return starts ? starts + position : nullptr; }
 };
 
 // Entry 0 of the states holds the initial state on entry; the rest is written, as are h and the signed
@@ -53,18 +57,24 @@ struct MlstmGradients {
 // With b_t the running sum of log sigmoid(f), c_j = i_j - b_j and top_t = max(m, c_1 .. c_t), the stabiliser is
 // M_t = b_t + top_t and every weight is an exponential of a difference:
 //   E_tj = exp(c_j - top_t)   w_t = exp(m - top_t)   y_j = exp(b_L + c_j - m')   m' = b_L + top_L.
+// Where a document starts b and top begin anew, with m = 0.
 struct ChunkGates {
   // c and top as unevaluated float sums hi + lo: their difference keeps its digits where b is large.
   std::vector<float> c_hi, c_lo, top_hi, top_lo;
   std::vector<float> w, y, floor;  // floor_t = exp(-M_t), the least denominator
   std::vector<char> opened;        // whether c_t alone is top_t, so that M_t = i_t
+  std::vector<Index> first;        // the first position of t's document that is in the chunk
+  Index until = 0, from = 0;       // w is of the positions before `until`, y of those from `from` on
   float decay = 0;                 // exp(b_L + m - m'), the weight of the old state in the new one
   float m_next = 0;
 
   explicit ChunkGates(Index chunk);
 
   // i, f: the head's first value of the chunk, `stride` floats between steps.
-  void compute(const float* i, const float* f, Index stride, Index L, float m);
+  void compute(const float* i, const float* f, const std::uint8_t* starts, Index stride, Index L, float m);
+
+  bool starts(Index t) const { return t >= until && first[t] == t; }  // a document
+  bool carries(Index L) const { return until == L; }                  // the old state reaches the new one
 };
 
 constexpr Index kBand = 14;  // the rows of a tile of `gemm`
@@ -80,11 +90,12 @@ MLXHOG_INLINE float decay_weight(const float* c_hi, const float* c_lo, Index j, 
   return exp_f32(difference > 0.0f ? 0.0f : difference);
 }
 
-MLXHOG_CLONES float weigh_row(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index t, Index L,
-                              float scale, float* S) {
+MLXHOG_CLONES float weigh_row(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index first, Index t,
+                              Index L, float scale, float* S) {
   float sum = 0;
+  std::fill(S, S + first, 0.0f);
 #pragma omp simd reduction(+ : sum)
-  for (Index j = 0; j <= t; ++j) {
+  for (Index j = first; j <= t; ++j) {
     S[j] *= scale * decay_weight(c_hi, c_lo, j, top_hi, top_lo);
     sum += S[j];
   }
@@ -92,11 +103,12 @@ MLXHOG_CLONES float weigh_row(const float* c_hi, const float* c_lo, float top_hi
   return sum;
 }
 
-MLXHOG_CLONES float weigh_two_rows(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index t,
-                                   Index L, float scale, float e, float* S, float* P, float* column_sums) {
+MLXHOG_CLONES float weigh_two_rows(const float* c_hi, const float* c_lo, float top_hi, float top_lo, Index first,
+                                   Index t, Index L, float scale, float e, float* S, float* P, float* column_sums) {
   float sum = 0;
+  for (float* row : {S, P}) std::fill(row, row + first, 0.0f);
 #pragma omp simd reduction(+ : sum)
-  for (Index j = 0; j < t; ++j) {
+  for (Index j = first; j < t; ++j) {
     const float weight = scale * decay_weight(c_hi, c_lo, j, top_hi, top_lo);
     P[j] = (P[j] + e) * weight;
     const float Z = S[j] * P[j];
@@ -113,12 +125,16 @@ MLXHOG_CLONES float weigh_two_rows(const float* c_hi, const float* c_lo, float t
 }
 
 ChunkGates::ChunkGates(Index chunk)
-    : c_hi(chunk), c_lo(chunk), top_hi(chunk), top_lo(chunk), w(chunk), y(chunk), floor(chunk), opened(chunk) {}
+    : c_hi(chunk), c_lo(chunk), top_hi(chunk), top_lo(chunk), w(chunk), y(chunk), floor(chunk), opened(chunk),
+      first(chunk) {}
 
-void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, float m) {
+void ChunkGates::compute(const float* i, const float* f, const std::uint8_t* starts, Index stride, Index L, float m) {
   log_sigmoids(f, stride, L, w.data());
   double b = 0, top = m;
+  until = L, from = 0;
   for (Index t = 0; t < L; ++t) {
+    if (starts && starts[t]) b = top = 0, until = std::min(until, t), from = t;
+    first[t] = from;
     b += w[t];
     const double c = i[t * stride] - b;
     opened[t] = !(c <= top);
@@ -132,10 +148,12 @@ void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, 
     w[t] = static_cast<float>(m - top);
   }
   m_next = static_cast<float>(b + top);
-  for (Index t = 0; t < L; ++t)
+  for (Index t = from; t < L; ++t)
     y[t] = static_cast<float>((b - m_next) + (static_cast<double>(c_hi[t]) + c_lo[t]));
-  decay = std::exp(static_cast<float>(b + m - m_next));
-  for (auto* weights : {&w, &y, &floor}) exponentials(L, weights->data());
+  decay = carries(L) ? std::exp(static_cast<float>(b + m - m_next)) : 0.0f;
+  exponentials(until, w.data());
+  exponentials(L - from, y.data() + from);
+  exponentials(L, floor.data());
 }
 
 // Products with lower triangular matrices (L, L), computed in bands of rows so that most of what is above the diagonal
@@ -165,11 +183,11 @@ void lower_transposed_times(const float* A, const float* rows, Index ld, Index L
   }
 }
 
-// The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t, 0 for j > t; row_sums[t * stride] += sum_j A_tj.
+// The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t of its document, 0 for others; row_sums[t * stride] += sum_j A_tj.
 void weigh_scores(const ChunkGates& g, Index L, float scale, float* S, float* row_sums, Index stride) {
   for (Index t = 0; t < L; ++t)
     row_sums[t * stride] +=
-        weigh_row(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], t, L, scale, S + t * L);
+        weigh_row(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], g.first[t], t, L, scale, S + t * L);
 }
 
 // For the backward pass: scores S and P become A_tj = scale * E_tj S_tj and X_tj = scale * E_tj (P_tj + e_t), again
@@ -178,8 +196,8 @@ void weigh_two_scores(const ChunkGates& g, Index L, float scale, const float* e,
                       float* column_sums) {
   std::fill(column_sums, column_sums + L, 0.0f);
   for (Index t = 0; t < L; ++t)
-    row_sums[t] = weigh_two_rows(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], t, L, scale, e[t], S + t * L,
-                                 P + t * L, column_sums);
+    row_sums[t] = weigh_two_rows(g.c_hi.data(), g.c_lo.data(), g.top_hi[t], g.top_lo[t], g.first[t], t, L, scale, e[t],
+                                 S + t * L, P + t * L, column_sums);
 }
 
 // out[r, :] = factor[r] * scale * rows[r, :] (factor may be null: 1); out is packed, rows are `ld` apart.
@@ -195,9 +213,14 @@ MLXHOG_CLONES void scaled_rows(const float* rows, Index ld, Index count, Index w
 // C_next = decay C + sum_j y_j k_j^T v_j for one chunk's keys (L, DK) and values (L, DV). `keys` receives y_j k_j.
 void next_matrix(const ChunkGates& g, const float* k, Index k_ld, const float* v, Index v_ld, Index L, Index DK,
                  Index DV, const float* C, float* C_next, float* keys) {
-  scaled_rows(k, k_ld, L, DK, g.y.data(), 1.0f, keys);
-  scaled_rows(C, DV, DK, DV, nullptr, g.decay, C_next);
-  gemm(DK, DV, L, keys, 1, DK, v, v_ld, C_next, DV, true);
+  const Index from = g.from, count = L - from;
+  scaled_rows(k + from * k_ld, k_ld, count, DK, g.y.data() + from, 1.0f, keys + from * DK);
+  if (g.carries(L)) scaled_rows(C, DV, DK, DV, nullptr, g.decay, C_next);
+  gemm(DK, DV, count, keys + from * DK, 1, DK, v + from * v_ld, v_ld, C_next, DV, g.carries(L));
+}
+
+void clear_rows(float* rows, Index ld, Index first, Index last, Index width) {
+  for (Index t = first; t < last; ++t) std::fill_n(rows + t * ld, width, 0.0f);
 }
 
 // out[r] = sum_j a[r, j] * b[r, j]
@@ -242,12 +265,14 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
     const float *q = in.q + first * k_ld + head * DK, *k = in.k + first * k_ld + head * DK;
     const float* v = in.v + first * v_ld + head * DV;
     float *h = out.h + first * v_ld + head * DV, *den = out.den + first * s.NH + head;
-    gates.compute(in.i + first * s.NH + head, in.f + first * s.NH + head, s.NH, L, m[0]);
-
+    gates.compute(in.i + first * s.NH + head, in.f + first * s.NH + head, in.starts_from(first), s.NH, L, m[0]);
+    const Index until = gates.until;
     // num = s w_t q_t C + A V,  den = s w_t q_t . n + sum_j A_tj,  A_tj = s (q_t . k_j) E_tj
-    scaled_rows(q, k_ld, L, DK, gates.w.data(), scale, queries.data());
-    gemm(L, DV, DK, queries.data(), DK, 1, C, DV, h, v_ld, false);
-    gemm(L, 1, DK, queries.data(), DK, 1, n, 1, den, s.NH, false);
+    scaled_rows(q, k_ld, until, DK, gates.w.data(), scale, queries.data());
+    gemm(until, DV, DK, queries.data(), DK, 1, C, DV, h, v_ld, false);
+    gemm(until, 1, DK, queries.data(), DK, 1, n, 1, den, s.NH, false);
+    clear_rows(h, v_ld, until, L, DV);
+    clear_rows(den, s.NH, until, L, 1);
     transpose(k, k_ld, L, DK, keys_t.data());
     lower_scores(q, k_ld, keys_t.data(), L, DK, A.data());
     weigh_scores(gates, L, scale, A.data(), den, s.NH);
@@ -260,8 +285,8 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
     C = C_next;
     float* n_next = n + DK;
     for (Index d = 0; d < DK; ++d) {
-      float sum = gates.decay * n[d];
-      for (Index t = 0; t < L; ++t) sum += keys[t * DK + d];
+      float sum = gates.carries(L) ? gates.decay * n[d] : 0.0f;
+      for (Index t = gates.from; t < L; ++t) sum += keys[t * DK + d];
       n_next[d] = sum;
     }
     m[1] = gates.m_next;
@@ -308,10 +333,10 @@ MLXHOG_CLONES void negative_sigmoids(const float* f, Index stride, Index L, floa
 
 // r_t becomes the gradient of M_t = max(lf_t + M_t-1, i_t) with all that later stabilisers owe to it; dm is that of
 // the stabiliser after the chunk, and becomes that of the one before it.
-void chain_stabilisers(const std::vector<char>& opened, Index L, float* r, double* dm) {
+void chain_stabilisers(const ChunkGates& g, Index L, float* r, double* dm) {
   for (Index t = L - 1; t >= 0; --t) {
     r[t] = static_cast<float>(*dm += r[t]);
-    if (opened[t]) *dm = 0;
+    if (g.opened[t] || g.starts(t)) *dm = 0;
   }
 }
 
@@ -330,7 +355,8 @@ void rebuild_matrices(const MlstmShape& s, const MlstmInputs& in, const MlstmSav
   const float* C = saved.C + (state * s.matrices() + s.matrix(begin)) * s.DK * s.DV;
   for (Index j = begin; j < c; ++j, C = matrices, matrices += s.DK * s.DV) {
     const Index first = b * s.S + j * s.chunk, gate_at = first * s.NH + head;
-    gates->compute(in.i + gate_at, in.f + gate_at, s.NH, s.chunk, saved.m[state * (s.chunks() + 1) + j]);
+    gates->compute(in.i + gate_at, in.f + gate_at, in.starts_from(first), s.NH, s.chunk,
+                   saved.m[state * (s.chunks() + 1) + j]);
     next_matrix(*gates, in.k + first * k_ld + head * s.DK, k_ld, in.v + first * v_ld + head * s.DV, v_ld, s.chunk, s.DK,
                 s.DV, C, matrices, keys);
   }
@@ -361,12 +387,13 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     const Index kept = s.matrix(c);
     const float* C = kept < 0 ? matrices.data() + (c % s.stride - 1) * DK * DV : C_0 + kept * DK * DV;
     const float* n = n_0 + c * DK;
-    gates.compute(in.i + gate_at, in.f + gate_at, s.NH, L, saved.m[state * (NC + 1) + c]);
+    gates.compute(in.i + gate_at, in.f + gate_at, in.starts_from(first), s.NH, L, saved.m[state * (NC + 1) + c]);
+    const Index until = gates.until, from = gates.from;
     output_gradients(saved.h + v_at, dh_all + v_at, v_ld, saved.den + gate_at, s.NH, gates.floor.data(), s.eps,
                      L, DV, u.data(), e.data(), r.data());
-    chain_stabilisers(gates.opened, L, r.data(), &dm);
-    scaled_rows(q, k_ld, L, DK, gates.w.data(), scale, queries.data());
-    scaled_rows(k, k_ld, L, DK, gates.y.data(), 1.0f, keys.data());
+    chain_stabilisers(gates, L, r.data(), &dm);
+    scaled_rows(q, k_ld, until, DK, gates.w.data(), scale, queries.data());
+    scaled_rows(k + from * k_ld, k_ld, L - from, DK, gates.y.data() + from, 1.0f, keys.data());
 
     // A_tj = s E_tj (q_t . k_j),  X_tj = s E_tj (u_t . v_j + e_t)
     transpose(k, k_ld, L, DK, keys_t.data());
@@ -376,18 +403,21 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     weigh_two_scores(gates, L, scale, e.data(), A.data(), X.data(), Z_rows.data(), Z_columns.data());
     // dq_t = s w_t (C u_t + n e_t) + sum_j X_tj k_j
     transpose(C, DV, DK, DV, matrix_t.data());
-    gemm(L, DK, DV, u.data(), DV, 1, matrix_t.data(), DK, dq, k_ld, false);
-    add_row_then_scale(e.data(), n, gates.w.data(), scale, L, DK, k_ld, dq);
+    gemm(until, DK, DV, u.data(), DV, 1, matrix_t.data(), DK, dq, k_ld, false);
+    add_row_then_scale(e.data(), n, gates.w.data(), scale, until, DK, k_ld, dq);
+    clear_rows(dq, k_ld, until, L, DK);
     row_dots(q, dq, k_ld, L, DK, from_state.data());
     lower_times(X.data(), k, k_ld, L, DK, dq, k_ld);
     // dk_j = y_j (dC+ v_j + dn+) + sum_t X_tj q_t
     transpose(dC, DV, DK, DV, matrix_t.data());
-    gemm(L, DK, DV, v, v_ld, 1, matrix_t.data(), DK, dk, k_ld, false);
-    add_row_then_scale(nullptr, dn, gates.y.data(), 1.0f, L, DK, k_ld, dk);
+    gemm(L - from, DK, DV, v + from * v_ld, v_ld, 1, matrix_t.data(), DK, dk + from * k_ld, k_ld, false);
+    add_row_then_scale(nullptr, dn, gates.y.data() + from, 1.0f, L - from, DK, k_ld, dk + from * k_ld);
+    clear_rows(dk, k_ld, 0, from, DK);
     row_dots(k, dk, k_ld, L, DK, to_state.data());
     lower_transposed_times(X.data(), q, k_ld, L, DK, dk, k_ld);
     // dv_j = y_j k_j dC+ + sum_t A_tj u_t
-    gemm(L, DV, DK, keys.data(), DK, 1, dC, DV, dv, v_ld, false);
+    gemm(L - from, DV, DK, keys.data(), DK, 1, dC, DV, dv + from * v_ld, v_ld, false);
+    clear_rows(dv, v_ld, 0, from, DV);
     lower_transposed_times(A.data(), u.data(), DV, L, DV, dv, v_ld);
 
     // di_j = k_j . dk_j.  df_t / sigmoid(-f_t) sums all that passes through step t: from keys before t to queries
@@ -395,9 +425,10 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     // to queries from t on, and from state to state. The stabiliser's gradient goes to the gate that M_t came by.
     row_dots(k, dk, k_ld, L, DK, k_dk.data());
     negative_sigmoids(in.f + gate_at, s.NH, L, slope.data());
-    double passing = gates.decay * state_dot(s, C, n, dC, dn);
-    for (Index t = 0; t < L; ++t) passing += from_state[t];
+    double passing = gates.carries(L) ? gates.decay * state_dot(s, C, n, dC, dn) : 0.0;
+    for (Index t = 0; t < until; ++t) passing += from_state[t];
     for (Index t = 0; t < L; ++t) {
+      if (gates.starts(t)) passing = 0;
       out.i[gate_at + t * s.NH] = k_dk[t] + (gates.opened[t] ? r[t] : 0.0f);
       out.f[gate_at + t * s.NH] = static_cast<float>(slope[t] * (passing + (gates.opened[t] ? 0.0f : r[t])));
       passing += static_cast<double>(Z_columns[t]) + to_state[t] - Z_rows[t] - from_state[t];
@@ -406,8 +437,8 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     // dC = decay dC+ + sum_t s w_t q_t u_t^T,  dn = decay dn+ + sum_t s w_t e_t q_t
     mlxhog::scale(DK * DV, gates.decay, dC);
     mlxhog::scale(DK, gates.decay, dn);
-    gemm(DK, DV, L, queries.data(), 1, DK, u.data(), DV, dC, DV, true);
-    gemm(DK, 1, L, queries.data(), 1, DK, e.data(), 1, dn, 1, true);
+    gemm(DK, DV, until, queries.data(), 1, DK, u.data(), DV, dC, DV, gates.carries(L));
+    gemm(DK, 1, until, queries.data(), 1, DK, e.data(), 1, dn, 1, gates.carries(L));
   }
   out.m[state] = static_cast<float>(dm + state_dot(s, C_0, n_0, dC, dn));
 }
@@ -433,19 +464,19 @@ Index mlstm_stride(Index DK, Index chunk) {
 void bind_mlstm(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
-  const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH";
+  const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH, starts: B S";
   const std::string results = ", h: B S NH DV, den: B S NH, C: B NH NM DK DV, n: B NH NC DK, m: B NH NC";
   def(m, "mlstm", inputs + results,
       "mLSTM cell, chunkwise. n and m are the state before every chunk and after the last, NC in all, and C before "
-      "every stride-th chunk alone and after the last, NM in all; entry 0 given.",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Result h, Result den, Result C, Result n,
-         Result m, Index chunk, Index stride, float eps, int threads) {
+      "every stride-th chunk alone and after the last, NM in all; entry 0 given. starts uint8 or None.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Maybe<const std::uint8_t> starts, Result h,
+         Result den, Result C, Result n, Result m, Index chunk, Index stride, float eps, int threads) {
         const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
         expect_writes(h, s.B * s.S * s.NH * s.DV);
         expect_writes(C, s.B * s.NH * s.matrices() * s.DK * s.DV);
         const MlstmResults out{h, den, C, n, m};
         parallel_for(s.B * s.NH, threads, [&](Index task) {
-          forward_head(s, {q, k, v, i, f}, out, task / s.NH, task % s.NH);
+          forward_head(s, {q, k, v, i, f, starts}, out, task / s.NH, task % s.NH);
         });
       }, "chunk"_a, "stride"_a, "eps"_a);
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
@@ -454,16 +485,16 @@ void bind_mlstm(nb::module_& m) {
       inputs + results + ", dh: B S NH DV, dq dk: B S NH DK, dv: B S NH DV, di df: B S NH, dC: B NH DK DV, "
                          "dn: B NH DK, dm: B NH",
       "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.",
-      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Floats h, Floats den, Floats C, Floats n,
-         Floats m, Floats dh, Result dq, Result dk, Result dv, Result di, Result df, Result dC, Result dn, Result dm,
-         Index chunk, Index stride, float eps, int threads) {
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Maybe<const std::uint8_t> starts, Floats h,
+         Floats den, Floats C, Floats n, Floats m, Floats dh, Result dq, Result dk, Result dv, Result di, Result df,
+         Result dC, Result dn, Result dm, Index chunk, Index stride, float eps, int threads) {
         const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
         const Index positions = s.B * s.S * s.NH;
         for (const Result gradient : {dq, dk}) expect_writes(gradient, positions * s.DK);
         expect_writes(dv, positions * s.DV);
         parallel_for(s.B * s.NH, threads, [&](Index task) {
-          backward_head(s, {q, k, v, i, f}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm}, task / s.NH,
-                        task % s.NH);
+          backward_head(s, {q, k, v, i, f, starts}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm},
+                        task / s.NH, task % s.NH);
         });
       }, "chunk"_a, "stride"_a, "eps"_a);
 }

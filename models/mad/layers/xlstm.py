@@ -133,7 +133,7 @@ class MLSTM(_CandidateCell):
             P, size = (1.0 - 2.0 * (flips % 2.0))[..., None], xp.abs(f)
             f = size + xp.log(xp.maximum(1.0 - xp.exp(-size), SMALLEST) / 2)
             k = k * P
-        how: dict[str, Any] = {"chunk_size": CHUNK_SIZE, "eps": CELL_EPS}
+        how: dict[str, Any] = {"chunk_size": CHUNK_SIZE, "eps": CELL_EPS, "starts": run.starts}
         h, cell = ops.mlstm_cell(q, k, v.reshape(heads), i, f, state=state[-3:], **how)
         if self.signed:
             (C, n, m), last = cell, P[:, -1]
@@ -176,7 +176,7 @@ class SLSTM(_CandidateCell):
         i, f = run.linears(c, p, "igate", "fgate", heads=self.heads)
         z, o = run.linears(x, p, "zgate", "ogate", heads=self.heads)
         R, b = p["recurrent.weight"], p["recurrent.bias"]
-        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:])
+        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
         y = run.ops.head_norm(h, p["head_norm.weight"], run.norm_eps)
         return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
@@ -274,7 +274,7 @@ class MLSTMV1(_V1Cell):
         i, f = run.linears(ops.xp.concatenate([q, k, v], -1), p, *gates)
         q, k, v = (y.reshape(heads) for y in (q, k, v))
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": CELL_EPS}
-        h, cell = ops.mlstm_cell(q, k, v, i, run.forget(f), state=state[1:], **how)
+        h, cell = ops.mlstm_cell(q, k, v, i, f, state=state[1:], starts=run.starts, **how)
         w, skip = 1.0 + p["mlstm_cell.outnorm.weight"], p["learnable_skip"]
         y = ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
         return run.drop(run.linear(y, p, "proj_down")), (*inputs, *cell)
@@ -368,9 +368,9 @@ class LargeMLSTM(Layer):
         gates = ("ogate_preact", "igate_preact", "fgate_preact")
         q, k, v, o, i, f = run.linears(x, p, "q", "k", "v", *gates)
         q, k, v = (y.reshape(heads) for y in (q, k, v))
-        i = ops.soft_cap(i, self.gate_cap)
-        f = run.forget(ops.soft_cap(f, self.gate_cap))
+        i, f = ops.soft_cap(i, self.gate_cap), ops.soft_cap(f, self.gate_cap)
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": self.eps}
+        how["starts"] = run.starts
         h, state = ops.mlstm_cell(q, k, v, i, f, state=state, **how)
         y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], run.norm_eps)
         if self.bias:

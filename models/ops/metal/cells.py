@@ -14,7 +14,7 @@ from mlxhog.metal.engine import Engine
 from mlxhog.metal.kernel import Kernel
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.mlstm import stored
+from mlxhog.models.ops.mlstm import Documents, stored, to_chunks
 from mlxhog.models.ops.operators import Ops
 
 Arrays = Sequence[Array]
@@ -92,24 +92,29 @@ class MetalCells(Ops):
     # -- the mLSTM cell ---------------------------------------------------------------------------
 
     def mlstm_cell(
-        self, *x: Array, chunk_size: int, eps: float, state: Arrays | None = None
-    ) -> tuple[Array, tuple[Array, Array, Array]]:
-        q, _, v, *_ = x
+        self, *x: Array, chunk_size: int, eps: float, state: Arrays | None = None,
+        starts: Array | None = None,
+    ) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
+        xp, (q, _, v, *_), is_packed = self.xp, x, starts is not None
         state = stored(state) or self.zero_state(q, v)
-        how = {"chunk": min(chunk_size, q.shape[1], mlstm.LONGEST_CHUNK), "eps": eps}
-        h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, **how)
+        chunk = min(chunk_size, q.shape[1], mlstm.LONGEST_CHUNK)
+        how = {"chunk": chunk, "eps": eps, "is_packed": is_packed}
+        starts = xp.int32(starts) if is_packed else xp.zeros(q.shape[:2], "int32", like=q)
+        h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, starts, **how)
         return h, (C, n, m)
 
-    def _mlstm(self, *inputs: Array, chunk: int, eps: float) -> tuple[Arrays, Arrays]:
-        """q, k, v, i, f and the first C, n, m -> h and the last C, n, m.
+    def _mlstm(self, *inputs: Array, chunk: int, eps: float, **_: bool) -> tuple[Arrays, Arrays]:
+        """q, k, v, i, f, the first C, n, m, and starts int32 -> h and the last C, n, m.
 
-        What is kept are the states around every chunk, and b, den and M of `metal/kernels`.
+        What is kept are the states around every chunk, and b, den, M and since of `metal/kernels`.
         """
-        x = dict(zip("q k v i f C0 n0 m0".split(), inputs, strict=True))
-        h, *kept = self._run(mlstm.FORWARD, x, "h C n m b den M", L=chunk, eps=eps)
-        return (h, *(y[:, :, -1] for y in kept[:3])), (*inputs[:5], h, *kept)
+        x = dict(zip("q k v i f C0 n0 m0 starts".split(), inputs, strict=True))
+        h, *kept = self._run(mlstm.FORWARD, x, "h C n m b den M since", L=chunk, eps=eps)
+        return (h, *(y[:, :, -1] for y in kept[:3])), (*inputs[:5], inputs[8], h, *kept)
 
-    def _mlstm_grad(self, saved: Arrays, d_results: Arrays, *, chunk: int, eps: float) -> Arrays:
+    def _mlstm_grad(
+        self, saved: Arrays, d_results: Arrays, *, chunk: int, eps: float, is_packed: bool
+    ) -> Arrays:
         """Return the gradients of all inputs.
 
         The kernels hold the stabilisers constant, and differentiate h by its stabiliser M. They
@@ -118,13 +123,14 @@ class MetalCells(Ops):
         has <C', dC'> + n'.dn' of the state after it. A state is the true one times exp(-m). So at
         fixed true states the last m has the gradient dm - <C, dC> - n.dn, which joins dM of the
         last position, and the first m has <C, dC> + n.dn on top of its gradient through
-        M_t = max(logsig(f_t) + M_t-1, i_t).
+        M_t = max(logsig(f_t) + M_t-1, i_t). Nothing goes back beyond the start of a document.
         """
         xp = self.xp
-        q, k, v, i, f, *results = saved
-        _, C, n, m, _, _, M = results
+        q, k, v, i, f, starts, *results = saved
+        _, C, n, m, _, _, M, _ = results
         *d_states, dm = d_results
-        names = "q k v i h C n m b den M dh dC_last dn_last".split()
+        documents = Documents(starts, chunk, xp) if is_packed else None
+        names = "q k v i h C n m b den M since dh dC_last dn_last".split()
         x = dict(zip(names, (q, k, v, i, *results, *d_states), strict=True))
         grads = self._run(mlstm.BACKWARD, x, "dq dk dv di db dC dn dM", L=chunk, eps=eps)
         dq, dk, dv, di, db, dC, dn, dM = grads
@@ -132,36 +138,54 @@ class MetalCells(Ops):
         last = dM[..., -1] + (dm - states[..., -1])
         dM = xp.concatenate([dM[..., :-1], last[..., None]], -1)
         lf = xp.log_sigmoid(f).swapaxes(1, 2)
-        di_M, dlf_M, dm = self._through_stabilisers(i.swapaxes(1, 2), lf, m[..., 0], M, dM)
-        dlf = self._through_sums(db, states[..., 1:], chunk) + dlf_M
+        gates = i.swapaxes(1, 2), lf
+        di_M, dlf_M, dm = self._through_stabilisers(*gates, m[..., 0], M, dM, chunk, documents)
+        dlf = self._through_sums(db, states[..., 1:], chunk, documents) + dlf_M
         df = xp.sigmoid(-f) * dlf.swapaxes(1, 2)
         di = di + di_M.swapaxes(1, 2)
         return dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], dm + states[..., 0]
 
-    def _through_sums(self, db: Array, at_end: Array, chunk: int) -> Array:
+    def _through_sums(
+        self, db: Array, at_end: Array, chunk: int, documents: Documents | None
+    ) -> Array:
         """Gradient of logsig(f) (B, NH, S): of all sums b from there to the end of the chunk."""
-        B, NH, S = db.shape
-        db = self.xp.pad(db, [(0, 0), (0, 0), (0, -S % chunk)]).reshape(B, NH, -1, chunk)
-        later = self.xp.cumsum(db, -1, reverse=True) + at_end[..., None]
-        return later.flatten(-2)[..., :S]
+        xp, S = self.xp, db.shape[-1]
+        db, at_end = to_chunks(db, chunk, xp), at_end[..., None]
+        if documents is None:
+            later = xp.cumsum(db, -1, reverse=True)
+        else:
+            later = documents.sums_in_chunk(db, reverse=True)
+            at_end = xp.where(documents.reaches_end, at_end, 0.0)
+        return (later + at_end).flatten(-2)[..., :S]
 
     def _through_stabilisers(
-        self, i: Array, lf: Array, m0: Array, M: Array, dM: Array
-    ) -> tuple[Array, Array, Array]:
+        self, i: Array, lf: Array, m0: Array, M: Array, dM: Array, chunk: int,
+        documents: Documents | None,
+    ) -> tuple[Array, Array, Array]:  # fmt: skip
         """Gradients of i, lf and m0 through M_t = max(lf_t + M_t-1, i_t).
 
         All are (B, NH, S), m0 (B, NH). From a position dM goes back through lf to the one where i
-        was larger, or else to m0.
+        was larger, or else to the start of the document or to m0.
         """
         xp, S = self.xp, i.shape[-1]
         one_more = [(0, 0), (0, 0), (0, 1)]
-        opened = i >= lf + xp.concatenate([m0[..., None], M[..., :-1]], -1)
-        position = xp.where(opened, xp.arange(0, S, like=i), S)
-        next_opened = xp.pad(xp.cummin(position, -1, reverse=True)[..., 1:], one_more, S)
-        later = xp.pad(xp.cumsum(dM, -1, reverse=True), one_more)
-        dM = later[..., :-1] - xp.take_along_axis(later, next_opened, -1)
+        before = xp.concatenate([m0[..., None], M[..., :-1]], -1)
+        if documents is None:
+            ends = opened = i >= lf + before
+            later = of_next = xp.pad(xp.cumsum(dM, -1, reverse=True), one_more)
+        else:
+            begins = documents.begins.flatten(2)[..., :S]
+            opened = i >= lf + xp.where(begins, 0.0, before)
+            ends = opened | begins
+            later = documents.sums(to_chunks(dM, chunk, xp), reverse=True).flatten(2)[..., :S]
+            of_next = xp.pad(xp.where(begins, 0.0, later), one_more)
+            later = xp.pad(later, one_more)
+        position = xp.where(ends, xp.arange(0, S, like=i), S)
+        next_end = xp.pad(xp.cummin(position, -1, reverse=True)[..., 1:], one_more, S)
+        dM = later[..., :-1] - xp.take_along_axis(of_next, next_end, -1)
         dlf = xp.where(opened, 0.0, dM)
-        return xp.where(opened, dM, 0.0), dlf, dlf[..., 0]
+        of_first = dlf[..., 0] if documents is None else xp.where(begins[..., 0], 0.0, dlf[..., 0])
+        return xp.where(opened, dM, 0.0), dlf, of_first
 
     # -- the sLSTM cell ---------------------------------------------------------------------------
 

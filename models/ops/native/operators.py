@@ -136,8 +136,9 @@ class NativeOps(Ops):
         return y
 
     def mlstm_cell(
-        self, *x: Array, state: Sequence[Any] | None = None, **how: Any
+        self, *x: Array, state: Sequence[Any] | None = None, starts: Array | None = None, **how: Any
     ) -> tuple[Array, Any]:
+        how["starts"] = self.constant(starts, "uint8")
         h, *last = self.apply(pairs.MLSTM, *x, *(state or [None] * 3), **how)
         return h, tuple(last)
 

@@ -255,7 +255,7 @@ and k.
 
 
 def _mlstm(
-    *inputs: Any, chunk_size: int, eps: float, keep: bool, threads: int
+    *inputs: Any, starts: View | None, chunk_size: int, eps: float, keep: bool, threads: int
 ) -> tuple[Views, Views]:
     q, k, v, i, f, *state = inputs
     B, S, NH, DK = q.shape
@@ -268,21 +268,22 @@ def _mlstm(
         states[:, :, 0] = 0.0 if first is None else first
     h, den = ops.empty(v.shape), ops.empty(i.shape)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    ops.mlstm(q, k, v, i, f, h, den, C, n, m, **how)
+    ops.mlstm(q, k, v, i, f, starts, h, den, C, n, m, **how)
     last = (states[:, :, -1].copy() for states in (C, n, m))
     return (h, *last), (q, k, v, i, f, den, C, n, m)
 
 
 def _mlstm_grad(
-    saved: Views, d_results: Views, _: Sequence[bool], *, chunk_size: int, eps: float, threads: int
-) -> Views:
+    saved: Views, d_results: Views, _: Sequence[bool], *, starts: View | None, chunk_size: int,
+    eps: float, threads: int,
+) -> Views:  # fmt: skip
     q, k, v, i, f, *between, h = saved
     dh, *d_last = d_results
     grads = empty_like(q, k, v, i, f)
     d_state = [own(d, states[:, :, 0]) for d, states in zip(d_last, between[1:], strict=True)]
     stride = ops.mlstm_stride(DK=q.shape[-1], chunk=chunk_size)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    buffers: tuple[Any, ...] = (q, k, v, i, f, h, *between, zeros_if_none(dh, h.shape))
+    buffers: tuple[Any, ...] = (q, k, v, i, f, starts, h, *between, zeros_if_none(dh, h.shape))
     ops.mlstm_grad(*buffers, *grads, *d_state, **how)
     return *grads, *d_state
 

@@ -20,9 +20,9 @@ class Float64Ops(TorchOps):
     """The operators, with cells that take the arguments of those of `Ops`."""
 
     def mlstm_cell(
-        self, *x: Tensor, eps: float, state: Sequence[Tensor] | None = None, **_: Any
+        self, *x: Tensor, chunk_size: int, state: Sequence[Tensor] | None = None, **how: Any
     ) -> tuple[Tensor, State]:
-        return self.mlstm_recurrent(*x, eps=eps, state=stored(state))
+        return self.mlstm_recurrent(*x, state=stored(state), **how)
 
     def recurrence(
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, **how: Any
