@@ -339,9 +339,8 @@ def compared(
             yield Compared(name, sizes.S, "", None, None, whole_text(error))
             continue
         where, share, allowed = _farthest(CHECKS[name], results, exact)
-        sentence = (
-            f"{where} is off by {share:.1e} of its largest entry, expected {allowed:.1e} at most"
-        )
+        of = " of its largest entry" if exact[where].any() else ", where it should be 0"
+        sentence = f"{where} is off by {share:.1e}{of}, expected {allowed:.1e} at most"
         fault = "" if share <= allowed else sentence  # or not a number
         yield Compared(name, sizes.S, where, share, allowed, fault)
 
@@ -385,7 +384,7 @@ def _farthest(
 ) -> tuple[str, float, float]:
     """Return the first result that is too far from the expected one, else the nearest to that.
 
-    With it come its error and the allowed one, as shares of the largest entry.
+    With it come its error and the allowed one, as shares of the largest entry, unless that is 0.
     """
     largest = {name: float(np.abs(x).max()) for name, x in expected.items()}
     shares = list[tuple[str, float, float]]()
@@ -395,7 +394,8 @@ def _farthest(
         most = allowed.atol + allowed.of_largest * largest[name]
         most += allowed.of_all * max(n for other, n in largest.items() if check.kind(other) == kind)
         off = float(np.abs(results[name] - exact).max())
-        shares.append((name, off / largest[name], most / largest[name]))
+        scale = largest[name] or 1.0
+        shares.append((name, off / scale, most / scale))
         if not off <= most:  # or not a number
             return shares[-1]
-    return max(shares, key=lambda each: each[1] / each[2])
+    return max(shares, key=lambda each: each[1] and each[1] / each[2])

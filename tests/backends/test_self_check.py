@@ -112,6 +112,24 @@ def test_a_workers_log_has_a_compilers_whole_text_and_its_notice_the_error(capfd
     assert ERROR in capfd.readouterr().out.splitlines()
 
 
+def test_a_result_that_should_be_zero_and_is_not_is_a_fault():
+    zeros, check = {"h": np.zeros(2), "gradient of q": np.zeros(2)}, CHECKS["mlstm_cell"]
+    assert probes._farthest(check, zeros, zeros)[1] == 0
+    for off, name in ((0.5, "h"), (0.5, "gradient of q"), (np.nan, "h")):
+        where, error, allowed = probes._farthest(check, zeros | {name: np.array([0, off])}, zeros)
+        assert where == name
+        assert not error <= allowed
+
+
+def test_a_fault_of_a_result_that_should_be_zero_says_so(monkeypatch):
+    def results(device, ops, name, sizes):
+        yield CHECKS[name].results[0], np.zeros(2) if isinstance(ops, Ops) else ops
+
+    monkeypatch.setattr(probes, "_results", results)
+    fault = faults("mlx", "cpu", np.array([0.0, 0.5]), threads=1)["mlstm_cell"]
+    assert fault == "h is off by 5.0e-01, where it should be 0, expected 1.0e-06 at most"
+
+
 def test_every_operator_with_a_kernel_is_checked():
     metal, plain = FORMS["mlx"], kernels.choose("mlx", "reference", "cpu")
     names = [name for name, one in inspect.getmembers(Ops, callable) if not name.startswith("_")]
