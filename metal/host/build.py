@@ -32,6 +32,12 @@ _FLAGS = (
 _CLANG_FLAGS = ("-Wno-unknown-attributes",)
 # Apple's <ucontext.h> is an error without the first, which hides MAP_ANONYMOUS without the second.
 _APPLE_FLAGS = ("-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE", "-Wno-deprecated-declarations")
+# A call before each access to memory, for `runtime/accesses.h`; clang on a Mac has no such flag.
+_WATCHED = (
+    "-fsanitize=kernel-address",
+    *("--param", "asan-stack=0", "--param", "asan-globals=0"),
+    *("--param", "asan-instrumentation-with-call-threshold=0"),
+)
 _SHARED = ("-shared", "-x", "c++", "-", "-x", "none")
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
 """For the linker: the folder of the library itself, to find other libraries beside it."""
@@ -68,6 +74,7 @@ def library(
     directory: Path,
     compiler: str = "g++",
     extra_flags: tuple[str, ...] = (),
+    is_watched: bool = False,
 ) -> Path:
     """Return a shared library of a C++ text, linked with the runtime; compile it if missing.
 
@@ -77,6 +84,7 @@ def library(
         directory: the cache; created if it is missing.
         compiler: a g++ or clang++.
         extra_flags: such as "-fsanitize=address".
+        is_watched: refuse accesses that no barrier orders; by g++ on Linux alone.
 
     Raises:
         MetalError: the text does not compile; the message is the compiler's.
@@ -85,7 +93,9 @@ def library(
     directory = make_cache(directory)
     runtime = runtime_library(directory, compiler, extra_flags)
     link = (f"-Wl,-rpath,{_BESIDE}", str(runtime))
-    return compiled(name, text, (*extra_flags, *_SHARED), directory, compiler, link)
+    is_gcc = sys.platform == "linux" and "clang" not in version(compiler)
+    watched = _WATCHED if is_watched and is_gcc else ()
+    return compiled(name, text, (*extra_flags, *watched, *_SHARED), directory, compiler, link)
 
 
 def runtime_library(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:

@@ -119,6 +119,7 @@ class HostEngine(Engine):
                 directory=self._cache,
                 compiler=self._compiler,
                 extra_flags=self._flags,
+                is_watched=kernel.lockstep and not any("sanitize" in flag for flag in self._flags),
             )
         return self._built[kernel, instance]
 

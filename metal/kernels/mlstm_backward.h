@@ -173,7 +173,7 @@ inline void mlstm_bwd_scores(const device float* q, const device float* k, const
 //
 //     d_mine_t = sum_j P_tj other_j + from_state_t         from_state = part state^T + factor vector^T
 //
-// Adds mine_t . from_state_t to `dots`, of the simdgroup's own positions.
+// Adds mine_t . from_state_t to `dots`, of the simdgroup's own positions; the barriers of the second product are behind.
 template <bool kOfKeys>
 inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const device float* factor,
                            const device float* vector, TileMatrix pairs, const device float* other,
@@ -227,7 +227,6 @@ inline void mlstm_bwd_out(const device float* q, const device float* k, const de
     const TileMatrix values = {v + v_row, y + position, width, count, s.DV};
     mlstm_bwd_rows<true>(values, dC_after, y + position, dn + after * s.DK, pairs, q + q_row, k + q_row, dk + q_row, s,
                          tiles, of_keys, simdgroup, lane);
-    simdgroup_barrier(mem_flags::mem_threadgroup);  // its own sums are written
     const uint t = own + lane;
     if (lane >= kTileOwnRows || t >= count) return;
     di[row + t * s.NH] = zk[position + t] + of_keys[t];

@@ -24,6 +24,7 @@ class Stacks {
   Stacks& operator=(const Stacks&) = delete;
 
   std::byte* operator[](std::size_t i) const { return base_ + i * bytes_each; }
+  bool holds(const void* at) const { return at >= base_ && at < base_ + most * bytes_each; }
 
  private:
   std::byte* base_;

@@ -22,6 +22,9 @@ int chaotic_launches = 0;
 
 namespace {
 
+#if defined(__linux__)
+__attribute__((tls_model("initial-exec")))  // without a call, as each access to memory asks
+#endif
 thread_local Threadgroup* here = nullptr;
 
 // Shared by the OS threads of one launch.
@@ -94,12 +97,15 @@ int run(Body body, void* const* buffers, const Launch& launch) {
   return crew.failed ? 1 : 0;
 }
 
-void wait_for_group(Place place) { here->meet_group(place); }
-void wait_for_simdgroup(Place place) { here->meet_simdgroup(place); }
+void wait_for_group(Place place, uint flags) { here->meet_group(place, flags); }
+void wait_for_simdgroup(Place place, uint flags) { here->meet_simdgroup(place, flags); }
 Values show(const void* value, uint bytes, Place place) { return here->show(value, bytes, place); }
 void poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
   here->poison_once(variable, bytes, filled_for);
 }
 void switch_at_random() { here->switch_at_random(); }
+void note_access(const void* at, std::size_t bytes, bool writes) {
+  if (here != nullptr) here->note_access(at, bytes, writes);
+}
 
 }  // namespace metal_host

@@ -64,6 +64,7 @@ void Threadgroup::describe(metal::uint3 position) {
   common_.simdgroups_per_threadgroup = (n_ + simd_width - 1) / simd_width;
   serial_ = last_serial.fetch_add(1, std::memory_order_relaxed) + 1;
   threadgroup_bytes_ = 0;
+  accesses_.begin(serial_);
   // Chaos depends on the group alone, not on the OS thread that happens to take it.
   const metal::uint3 groups = common_.threadgroups_per_grid;
   random_ = Random(seed_ + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
@@ -101,6 +102,7 @@ void Threadgroup::run_fibers() {
     member.finished = false;
     member.gate = nullptr;
     member.shown = 0;
+    member.passed = {};
     if (!member.begun) member.fiber.begin((*stacks_)[i], fiber_main, &member);
     member.begun = true;
   }
@@ -173,14 +175,27 @@ void Threadgroup::meet(Gate& gate, Place place) {
   current_->gate = nullptr;
 }
 
-void Threadgroup::meet_group(Place place) {
+void Threadgroup::meet_group(Place place, uint flags) {
   require_lockstep(place);
   meet(group_gate_, place);
+  current_->passed.pass(flags, true);
 }
 
-void Threadgroup::meet_simdgroup(Place place) {
+void Threadgroup::meet_simdgroup(Place place, uint flags) {
   require_lockstep(place);
   meet(simd_gates_[current_->thread.simdgroup_index_in_threadgroup], place);
+  current_->passed.pass(flags, false);
+}
+
+void Threadgroup::note_access(const void* at, std::size_t bytes, bool writes) {
+  if (current_ == nullptr || stacks_->holds(at)) return;  // a variable of a thread's own
+  Member& member = *current_;
+  const uint thread = member.thread.thread_index_in_threadgroup;
+  const char* wrong = accesses_.note(thread, member.passed, reinterpret_cast<std::uintptr_t>(at), bytes, writes);
+  if (wrong == nullptr) return;
+  failure_ = "unordered access: thread " + std::to_string(thread) + " of a group " + wrong +
+             ", and no barrier of both with the flag of this memory is between them";
+  member.fiber.leave();  // for ever; a compiler does not expect an exception here
 }
 
 Values Threadgroup::show(const void* value, uint bytes, Place place) {
@@ -197,6 +212,7 @@ void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_f
   if (filled_for == serial_) return;
   filled_for = serial_;
   std::memset(variable, 0xff, bytes);
+  accesses_.add(variable, bytes);
   threadgroup_bytes_ += bytes;
   if (threadgroup_bytes_ > most_threadgroup_bytes) {
     throw Failure("threadgroup memory of " + std::to_string(threadgroup_bytes_) +

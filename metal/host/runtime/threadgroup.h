@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "accesses.h"
 #include "fibers.h"
 #include "random.h"
 #include "shim/launch.h"
@@ -20,11 +21,12 @@ class Threadgroup {
   // Runs the group at `position`, counted in groups. Throws Failure.
   void run(metal::uint3 position);
 
-  void meet_group(Place place);
-  void meet_simdgroup(Place place);
+  void meet_group(Place place, uint flags);
+  void meet_simdgroup(Place place, uint flags);
   Values show(const void* value, uint bytes, Place place);
   void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
   void switch_at_random();
+  void note_access(const void* at, std::size_t bytes, bool writes);
 
  private:
   // Where threads meet: open for all once the last one has come.
@@ -43,6 +45,7 @@ class Threadgroup {
     const Gate* gate;  // where it waits, or null
     ulong openings;    // of the gate when it came
     ulong shown;       // how many values it has shown to its simd-group
+    Passed passed;
   };
 
   void describe(metal::uint3 position);
@@ -75,6 +78,7 @@ class Threadgroup {
   // while the last still read this one.
   std::vector<std::byte> shown_;
   Member* current_ = nullptr;
+  Accesses accesses_;
   std::optional<std::string> failure_;
 };
 

@@ -40,6 +40,18 @@ DIVERGENT = probe(
     (X, Argument(name="returns", dtype="uint32", scalar=True)),
     lockstep=True,
 )
+FLAGS = tuple(
+    Argument(name=name, dtype="uint32", scalar=True) for name in ("flags", "of_simdgroup")
+)
+_AT = f"flags, of_simdgroup, {AT}, thread_index_in_threadgroup, threads_per_threadgroup.x"
+BY_THREADGROUP, BY_TURNS = (
+    probe("meeting.h", f"{name}(x, y, tile, {_AT})", (X, *FLAGS),
+          memory="threadgroup float tile[64];", lockstep=True)
+    for name in ("by_threadgroup", "by_turns")
+)  # fmt: skip
+BY_DEVICE = probe(
+    "meeting.h", f"by_device(x, y, z, {_AT})", (X, *FLAGS), (Y, Argument(name="z")), lockstep=True
+)
 UNWRITTEN = probe(
     "meeting.h",
     f"unwritten(x, y, tile, {AT}, thread_index_in_threadgroup)",
@@ -55,5 +67,8 @@ def count(kernel, shared, adds):
 
 def on(kernel, x, *, group=(256, 1, 1), **scalars):
     """A launch of one thread for each element of x."""
-    how = {"inputs": {"x": x, **scalars}, "outputs": {"y": (x.size,)}}
+    how = {
+        "inputs": {"x": x, **scalars},
+        "outputs": {one.name: (x.size,) for one in kernel.outputs},
+    }
     return Launch(kernel=kernel, grid=(x.size, 1, 1), group=group, **how)

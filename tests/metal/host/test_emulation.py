@@ -4,14 +4,18 @@ Chaos makes races happen: plain adds lose, atomic adds do not, and a seed repeat
 """
 
 import os
+import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError, ShapeError
-from mlxhog.metal.registry import instances
+from mlxhog.metal import kernels
+from mlxhog.metal.registry import KERNELS, instances
 from tests.metal.host import probes
 from tests.metal.host.probes import count, on
 from tests.pairs import each_of
@@ -49,6 +53,65 @@ def test_threadgroup_memory_is_poisoned_for_every_group(shim):
     y = shim.run(on(probes.UNWRITTEN, x, group=(64, 1, 1)))["y"].reshape(4, 64)
     assert (y[:, 0] == 1).all()
     assert np.isnan(y[:, 1:]).all()
+
+
+# -- barriers and the memory that their flags name -------------------------------------------------
+
+gcc_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has no watched accesses")
+NONE, DEVICE, THREADGROUP, BOTH = range(4)
+RIGHT = {probes.BY_THREADGROUP: THREADGROUP, probes.BY_TURNS: THREADGROUP, probes.BY_DEVICE: DEVICE}
+
+
+@gcc_on_linux
+@each_of("of_simdgroup", [0, 1])
+@each_of("kernel", RIGHT, ids=lambda kernel: kernel.name)
+def test_a_barrier_orders_accesses_to_the_memory_of_its_flags_and_to_no_other(
+    shim, kernel, of_simdgroup
+):
+    right, x = RIGHT[kernel], np.arange(128, dtype=np.float32)
+    is_group_only = kernel is probes.BY_TURNS  # its threads read beyond their simd-group
+    for flags in (NONE, DEVICE, THREADGROUP, *([] if of_simdgroup else [BOTH])):
+        launch = on(kernel, x, group=(64, 1, 1), flags=flags, of_simdgroup=of_simdgroup)
+        if flags in (right, BOTH) and not (of_simdgroup and is_group_only):
+            assert shim.run(launch)["y"][0] == 1
+        else:
+            with pytest.raises(MetalError, match="unordered access: thread .* no barrier of both"):
+                shim.run(launch)
+
+
+RIGHT_FLAG, TEXTS = "mem_flags::mem_threadgroup", Path(kernels.__file__).parent
+OF_TEXT = {
+    "mlstm.h": ("mlstm_gates", "mlstm_out"),
+    "mlstm_backward.h": ("mlstm_bwd_scores",),
+    "slstm.h": ("slstm_forward", "slstm_backward"),
+    "tiles.h": ("mlstm_bwd_states",),
+}
+"""Kernels that wait at all barriers of a text, which another text may include."""
+
+
+def run_all(engine, names, folder):
+    """Run kernels whose texts are in a folder."""
+    for kernel in map(KERNELS.get, names):
+        changed = replace(kernel, header=str(folder / Path(kernel.header).name))
+        engine.run(replace(kernel.sample(np.random.default_rng(0), 1500), kernel=changed))
+
+
+@pytest.mark.slow
+@gcc_on_linux
+@pytest.mark.parametrize("name", OF_TEXT)
+def test_no_barrier_of_a_kernel_may_have_another_flag(shim, tmp_path, name):
+    parts = (TEXTS / name).read_text().split(RIGHT_FLAG)
+    for number in range(1, len(parts)):
+        folder = shutil.copytree(TEXTS, tmp_path / f"{number}")
+        wrong = "mem_flags::mem_none" if number % 2 else "mem_flags::mem_device"
+        ends = RIGHT_FLAG.join(parts[:number]), RIGHT_FLAG.join(parts[number:])
+        (folder / name).write_text(wrong.join(ends))
+        with pytest.raises(MetalError, match="unordered access"):
+            run_all(shim, OF_TEXT[name], folder)
+
+
+def test_every_text_with_barriers_is_tried():
+    assert {path.name for path in TEXTS.glob("*.h") if RIGHT_FLAG in path.read_text()} == {*OF_TEXT}
 
 
 # -- chaos -----------------------------------------------------------------------------------------

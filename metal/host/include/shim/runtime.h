@@ -15,9 +15,9 @@ struct Place {
 };
 
 // Waits until every thread of the threadgroup (simd-group) stands at the same place. Throws where the
-// kernel was not declared to meet, or where threads stand apart for ever.
-void wait_for_group(Place place);
-void wait_for_simdgroup(Place place);
+// kernel was not declared to meet, or where threads stand apart for ever. `flags` are Metal's.
+void wait_for_group(Place place, uint flags);
+void wait_for_simdgroup(Place place, uint flags);
 
 // The values of a simd-group's existing threads, 16 bytes for each, valid until the thread meets others again.
 struct Values {
@@ -57,6 +57,9 @@ Lanes<T> shown(const T& value, Place place) {
 // Fills a variable in threadgroup memory with 0xff, once for each threadgroup: a word that is read
 // before it is written is a NaN. `filled_for` belongs to the variable.
 void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
+
+// Before a thread reads or writes memory; ends the launch where no barrier orders that, see `runtime/accesses.h`.
+void note_access(const void* at, std::size_t bytes, bool writes);
 
 // Chaos: whether another thread of the group runs first. `chaotic_launches` are running now; a launch without chaos
 // beside them never switches.

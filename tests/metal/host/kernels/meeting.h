@@ -28,6 +28,48 @@ inline void divergent(const device float* x, device float* y, uint returns, uint
   y[i] = x[i];
 }
 
+// A barrier of a group with some flags, or of a simd-group.
+inline void meet(uint flags, uint of_simdgroup) {
+  if (of_simdgroup != 0) {
+    if (flags == 0) simdgroup_barrier(mem_flags::mem_none);
+    if (flags == 1) simdgroup_barrier(mem_flags::mem_device);
+    if (flags == 2) simdgroup_barrier(mem_flags::mem_threadgroup);
+    return;
+  }
+  if (flags == 0) threadgroup_barrier(mem_flags::mem_none);
+  if (flags == 1) threadgroup_barrier(mem_flags::mem_device);
+  if (flags == 2) threadgroup_barrier(mem_flags::mem_threadgroup);
+  if (flags == 3) threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+}
+
+// y[i] = x of the next thread of the simd-group, or of the group, through threadgroup memory.
+inline void by_threadgroup(const device float* x, device float* y, threadgroup float* tile, uint flags,
+                           uint of_simdgroup, uint i, uint t, uint n) {
+  tile[t] = x[i];
+  meet(flags, of_simdgroup);
+  y[i] = of_simdgroup != 0 ? tile[t / 32 * 32 + (t + 1) % 32] : tile[(t + 1) % n];
+}
+
+// The same through device memory.
+inline void by_device(const device float* x, device float* y, device float* z, uint flags, uint of_simdgroup, uint i,
+                      uint t, uint n) {
+  const uint first = i - t;
+  z[i] = x[i];
+  meet(flags, of_simdgroup);
+  y[i] = z[first + (of_simdgroup != 0 ? t / 32 * 32 + (t + 1) % 32 : (t + 1) % n)];
+}
+
+// y[i] = twice x[i]: threads write where others have read before a barrier.
+inline void by_turns(const device float* x, device float* y, threadgroup float* tile, uint flags, uint of_simdgroup,
+                     uint i, uint t, uint n) {
+  tile[t] = x[i];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  const float next = tile[(t + 1) % n];
+  meet(flags, of_simdgroup);
+  tile[t] = next;
+  y[i] = tile[t] + x[i];
+}
+
 // Copies threadgroup memory to y, of which the group's thread 0 has written one word.
 inline void unwritten(const device float* x, device float* y, threadgroup float* tile, uint i,
                       uint in_group) {
