@@ -42,8 +42,11 @@ def _interrupted() -> int:
         from mlxhog.base.interrupts import ignore_from_now_on
 
         ignore_from_now_on()
+        from mlxhog.base.output import is_taken
+
         with suppress(OSError):
-            os.write(2, b"interrupted\n")
+            if is_taken(2):  # else this would wait for a terminal that is paused
+                os.write(2, b"interrupted\n")
     return 130
 
 

@@ -193,15 +193,13 @@ def _without_main() -> Iterator[None]:
 
 @contextmanager
 def _without_broken_output() -> Iterator[None]:
-    """Hide a standard stream whose reader has ended: `multiprocessing` flushes it at a spawn."""
+    """Hide a standard stream that cannot be flushed: `multiprocessing` flushes it at a spawn."""
     with ExitStack() as redirects:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             try:
                 stream.flush()
-            except OSError:
+            except Exception:  # its reader has ended, or it is none, or an object of the caller's
                 redirects.enter_context(redirect(None))
-            except (AttributeError, ValueError):
-                pass  # no stream, or a closed one: `multiprocessing` expects both
         yield
 
 

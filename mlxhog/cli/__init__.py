@@ -13,8 +13,9 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO, cast
 
 from mlxhog.base import darwin
+from mlxhog.base.output import PATIENCE_S, LastingStream, OutputLost, lasting, say_once
 from mlxhog.errors import MlxhogError, did_you_mean, is_lost_gpu, message_of, shown
-from mlxhog.report.streams import LastingStream, OutputLost, printable_output
+from mlxhog.report.streams import printable_output
 
 if TYPE_CHECKING:
     from mlxhog.cli.frame import Command
@@ -129,12 +130,6 @@ PLACES = {"eval": "generate.evaluate", "runs rm": "runs.remove"} | {
 }
 """Words of a command -> its function, if that is not `run` in the module of its name."""
 
-READ_ONLY = (
-    "help", "models", "options", "runs", "show", "watch", "analyze", "simulate", "completion",
-    "mad show", "mad board", "-V", "--version",
-)  # fmt: skip
-"""Commands that change nothing, so a closed pipe is no error."""
-
 LACKS, INTERRUPTED = 3, 130
 
 
@@ -146,27 +141,37 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
         has_output: whether standard output was open when this process began.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    only_tells = (
-        words in ([], ["classic"], ["mad"])
-        or _name(words) in READ_ONLY
-        or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
-    )
-    ends = only_tells or words[0] == "generate"
-    if ends and not has_output:
-        print("the output cannot be written: standard output is closed", file=sys.stderr)
+    ends = _only_tells(words)
+    if ends and (sys.stdout is None or not has_output):
+        say_once("the output cannot be written: standard output is closed")
         return LACKS
-    out, err, code = LastingStream(sys.stdout, ends=ends), LastingStream(sys.stderr), 0
+    out, err, code = LastingStream(sys.stdout, ends=ends), lasting(sys.stderr), 0
     with redirect_stdout(cast(TextIO, out)), redirect_stderr(cast(TextIO, err)):
-        with suppress(OutputLost):  # `failure` says why
-            try:
-                with printable_output():
-                    code = _answer(words)
-            finally:  # --help ends with SystemExit
-                out.flush()
-        if out.failure is None or (only_tells and isinstance(out.failure, BrokenPipeError)):
-            return code
-        print(f"the output cannot be written: {out.failure.strerror}", file=sys.stderr)
-        return code or LACKS
+        try:
+            with suppress(OutputLost):  # `failure` says why
+                try:
+                    with printable_output():
+                        code = _answer(words)
+                finally:  # --help ends with SystemExit
+                    out.end(PATIENCE_S if code == INTERRUPTED or not ends else None)
+            if out.failure is None or (ends and isinstance(out.failure, BrokenPipeError)):
+                return code
+            why = getattr(out.failure, "strerror", None) or message_of(out.failure)
+            print(f"the output cannot be written: {why}", file=sys.stderr)
+            return code or LACKS
+        finally:
+            err.drain()
+
+
+def _only_tells(words: list[str]) -> bool:
+    """Whether output is all that the command does, so that it ends when nobody reads it."""
+    asks = not {"-h", "--help", "--help-all", "--dry-run", "-V", "--version"}.isdisjoint(words)
+    if asks or words[:1] == ["help"] or words in ([], ["classic"], ["mad"]):
+        return True
+    try:
+        return words[0] in COMMANDS and not find(words)[0].writes
+    except Exception:  # `_answer` says which
+        return False
 
 
 def _answer(words: list[str]) -> int:

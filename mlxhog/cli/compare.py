@@ -41,7 +41,9 @@ class _Words(Plugins, Quiet):
     b: str = option("", "flags of train for B alone, in quotes", metavar='"FLAGS"')
 
 
-@command("compare", OTHERWISE, both=Part(TrainConfig, BOTH, "of both sides", merged=True))
+@command(
+    "compare", OTHERWISE, both=Part(TrainConfig, BOTH, "of both sides", merged=True), writes=True
+)
 def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
     """Find out which of two ways to train is better.
 

@@ -17,12 +17,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from mlxhog.base.interrupts import Interrupts
+from mlxhog.base.output import OutputLost, may_redraw
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
 from mlxhog.cli.flags import Flags, Part, RunFolder
@@ -30,7 +31,7 @@ from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH, in_columns
 from mlxhog.report.table import Section, lines, show
-from mlxhog.report.views import StatusLine, may_redraw
+from mlxhog.report.views import StatusLine
 
 INTERRUPTED = 130
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
@@ -92,6 +93,7 @@ class Command:
     function: Function  # from its options to a `Report` or an exit code
     parts: Mapping[str, Part]  # of parameters that take some options only, or a `Layer`
     otherwise: str  # advice for an unknown flag without a similar known one
+    writes: bool  # files, or to other processes; else its output is all that it does
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
@@ -107,13 +109,16 @@ class Command:
         if not isinstance(result, Report):
             return result
         asked = {name for one in configs for name in ("json", "quiet") if getattr(one, name, False)}
-        result.print(json="json" in asked, quiet="quiet" in asked)
+        with suppress(OutputLost):  # the exit code stays
+            result.print(json="json" in asked, quiet="quiet" in asked)
         return result.code
 
 
-def command(name: str, otherwise: str = "", **parts: Part) -> Callable[[Function], Command]:
+def command(
+    name: str, otherwise: str = "", *, writes: bool = False, **parts: Part
+) -> Callable[[Function], Command]:
     """Make a command of a function; the arguments are those of `Command`."""
-    return lambda function: Command(name, function, parts, otherwise)
+    return lambda function: Command(name, function, parts, otherwise, writes)
 
 
 def print_json(value: object) -> None:

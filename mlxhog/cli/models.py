@@ -99,7 +99,7 @@ class _Convert(RunFolder, Plugins, Quiet):
     force: bool = option(False, "replace an existing checkpoint at DST")
 
 
-@command("convert")
+@command("convert", writes=True)
 def convert(config: _Convert) -> Report:
     """Write a checkpoint in another format.
 

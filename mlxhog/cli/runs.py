@@ -119,7 +119,7 @@ class _Remove(RunFolder, Json):
     yes: bool = switch("remove them for good; without it they are only listed")
 
 
-@command("runs rm")
+@command("runs rm", writes=True)
 def remove(config: _Remove) -> Report:
     """Remove runs with all their files.
 
@@ -242,7 +242,7 @@ class _Join(OneRun):
     )
 
 
-@command("join")
+@command("join", writes=True)
 def join(config: _Join) -> Report:
     """Add workers to a run while it trains.
 
@@ -261,7 +261,7 @@ class _Leave(OneRun):
     worker: int | None = argument("[WORKER]", "its number in the table of workers", low=1)
 
 
-@command("leave")
+@command("leave", writes=True)
 def leave(config: _Leave) -> Report:
     """Let a worker of a run finish its step and leave, by default the last that joined.
 
@@ -272,7 +272,7 @@ def leave(config: _Leave) -> Report:
     return _ask(config, "leave", **{} if config.worker is None else {"worker": config.worker})
 
 
-@command("stop")
+@command("stop", writes=True)
 def stop(config: OneRun) -> Report:
     """End a run as Ctrl-C does: it finishes its step and saves a checkpoint.
 

@@ -29,7 +29,7 @@ class _Serve(Plugins, Json):
     model: str = run_argument("RUN_OR_CHECKPOINT")
 
 
-@command("serve")
+@command("serve", writes=True)
 def serve(words: _Serve, config: ServeConfig) -> int:
     """Serve a model to clients of OpenAI's interface; a run in progress with its newest weights.
 
@@ -67,7 +67,7 @@ class _Board(OneRun):
     port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
 
 
-@command("board")
+@command("board", writes=True)
 def board(config: _Board) -> int:
     """Serve a page that follows a run.
 
@@ -111,7 +111,7 @@ class _Cluster(Json):
     )
 
 
-@command("cluster")
+@command("cluster", writes=True)
 def cluster(config: _Cluster) -> int:
     """Start a cluster on its first machine; the others join with mlxhog train --cluster.
 

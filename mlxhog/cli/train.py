@@ -31,7 +31,7 @@ class _Words(Plugins, Quiet):
     dry_run: bool = switch("say what would run, and stop")
 
 
-@command("train", written=Part(TrainConfig, merged=True))
+@command("train", written=Part(TrainConfig, merged=True), writes=True)
 def run(words: _Words, written: Layer) -> Report:
     """Train a model, by default for a minute on text that comes with the package.
 

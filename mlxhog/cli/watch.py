@@ -141,7 +141,7 @@ class _Report(RunFolder, Json):
         return str(path)
 
 
-@command("report")
+@command("report", writes=True)
 def report(config: _Report) -> Report:
     """Write one HTML file about one run, or about several beside each other.
 
@@ -160,7 +160,7 @@ def report(config: _Report) -> Report:
     return Report({"report": path, "bytes": len(page), "notes": notes})
 
 
-@command("plot")
+@command("plot", writes=True)
 def plot(config: _Report) -> Report:
     """Draw the losses of runs in bits per byte, in the terminal and as one PNG file.
 

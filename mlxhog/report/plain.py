@@ -6,8 +6,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Self, TextIO
+from typing import Self
 
+from mlxhog.base.output import lasting
 from mlxhog.base.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import Doing, Progress, label, number, rate
 from mlxhog.report.streams import printable, printable_lines, wrapped
@@ -45,12 +46,20 @@ class PlainLines(RunView):
     """
 
     def __init__(
-        self, stream: TextIO, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
+        self,
+        stream: object,
+        *,
+        every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream, self._every_s, self._clock = stream, every_s, clock
+        self._stream, self._every_s, self._clock = lasting(stream), every_s, clock
         self._next_s, self._step = clock(), 0
         self._sample: str | None = None
         self._doing: Doing | None = None
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the reader, in bounded time."""
+        self._stream.drain()
 
     def show(self, message: str) -> None:
         """Write lines."""
@@ -58,7 +67,12 @@ class PlainLines(RunView):
         self._stream.flush()
 
     def draw(self, progress: Progress) -> None:
-        """Write a new sample and activity at once, the state and percentages every few seconds."""
+        """Write a new sample and activity at once, the state and percentages every few seconds.
+
+        Nothing while the stream takes no text: what is newest then, comes afterwards.
+        """
+        if self._stream.is_behind:
+            return
         doing, shown = progress.doing, self._doing
         is_new = doing is None or shown is None or doing.activity != shown.activity
         if doing != shown and (is_new or self._is_due()):

@@ -1,23 +1,21 @@
-"""Standard streams that are safe to write: without control characters, and lasting.
+"""Standard streams that are safe to write: without control characters.
 
 Names from other people's files reach terminals. The name of a tensor, a file or a study may contain
 control characters that move the cursor of a terminal, change its title or type into it. So all that
 the command line prints goes through a `PrintableStream`, and colored output of rich through
 `console`, which cleans text before it is colored. JSON needs neither: it escapes such characters.
-
-A stream can also fail: the reader of a pipe exits, or a disk is full. A `LastingStream` then drops
-its text, because a failed message must not end the work.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from mlxhog.base.output import StreamOver, lasting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,33 +70,19 @@ def _filled(first: str, parts: Iterable[str], gap: str, rest: str, width: int) -
     return [line.replace(glue, " ") for line in lines]
 
 
-class _Over:
-    """A text stream over another one, which does all that this one does not."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def writelines(self, lines: Iterable[str]) -> None:
-        """Write several texts."""
-        for line in lines:
-            self.write(line)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class PrintableStream(_Over):
+class PrintableStream(StreamOver):
     """A text stream that removes control characters except newlines, over another stream."""
 
     def write(self, text: str) -> int:
         """Write cleaned text; returns the number of its characters."""
-        self._stream.write(printable_lines(text))
+        if self._stream is not None:
+            self._stream.write(printable_lines(text))
         return len(text)
 
 
 def verbatim(stream: TextIO) -> TextIO:
     """Return the stream below a `PrintableStream`, for data for a file or a program."""
-    return stream._stream if isinstance(stream, PrintableStream) else stream
+    return cast(TextIO, stream._stream) if isinstance(stream, PrintableStream) else stream
 
 
 @contextlib.contextmanager
@@ -110,7 +94,7 @@ def printable_output() -> Iterator[None]:
         yield
 
 
-def console(stream: TextIO) -> Console:
+def console(stream: object) -> Console:
     """Return a rich console that cleans text before it colors it."""
     from rich.console import Console  # takes 50 ms, so only colored output imports it
     from rich.segment import Segment
@@ -121,44 +105,4 @@ def console(stream: TextIO) -> Console:
                 text = segment.text if segment.control else printable_lines(segment.text)
                 yield Segment(text, segment.style, segment.control)
 
-    return CleanConsole(file=verbatim(stream))
-
-
-class OutputLost(Exception):
-    """Standard output cannot be written any more; the cause is the system's error."""
-
-
-class LastingStream(_Over):
-    """A text stream that drops all further text once a write fails; `failure` is its error.
-
-    The reader of a pipe may exit, the disk of a log may be full, a terminal may be closed. If the
-    stream `ends`, for a command whose only result is its output, a failure raises `OutputLost`.
-    """
-
-    def __init__(self, stream: TextIO, *, ends: bool = False) -> None:
-        super().__init__(stream)
-        self._ends = ends
-        self.failure: OSError | None = None
-
-    def write(self, text: str) -> int:
-        """Write text; do nothing after a failure."""
-        self._try(self._stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush; do nothing after a failure."""
-        self._try(self._stream.flush)
-
-    def _try(self, act: Callable[..., object], *text: str) -> None:
-        if self.failure is not None:
-            return
-        try:
-            act(*text)
-        except OSError as error:
-            self.failure = error
-            with contextlib.suppress(OSError):  # at exit Python writes the rest to devnull
-                null = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(null, self._stream.fileno())
-                os.close(null)
-            if self._ends:
-                raise OutputLost from error
+    return CleanConsole(file=cast(TextIO, lasting(stream)))

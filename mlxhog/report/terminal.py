@@ -10,9 +10,11 @@ from rich.jupyter import JupyterMixin
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner as Dots
 from rich.table import Table
 from rich.text import Text
 
+from mlxhog.base.output import lasting
 from mlxhog.report.metrics import IN_QUORUM, REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
 from mlxhog.report.plain import RunView, heading, losses
 from mlxhog.report.streams import printable
@@ -31,11 +33,43 @@ staleness  the number of other workers' steps between that copy and the worker's
 STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
+class _Live(Live):
+    """A picture that is not drawn while the terminal takes no text: the next one is newer."""
+
+    def __init__(self, screen: Console, *, transient: bool = False) -> None:
+        self._stream = lasting(screen.file)
+        super().__init__(console=screen, auto_refresh=transient, transient=transient)
+
+    def refresh(self) -> None:
+        """Draw the newest state."""
+        if not self._stream.is_behind:
+            super().refresh()
+
+    def stop(self) -> None:
+        """Draw the last state and give the terminal back, in bounded time."""
+        self._stream.drain()
+        super().stop()
+        self._stream.drain()
+
+
+class Spinner(_Live):
+    """One line of the terminal that changes, and disappears at the end."""
+
+    def __init__(self, screen: Console) -> None:
+        super().__init__(screen, transient=True)
+        self._dots = Dots("dots", style="status.spinner")
+        self.update(self._dots)
+
+    def show(self, text: str) -> None:
+        """Replace the text of the line."""
+        self._dots.update(text=Text(text))  # not markup: names may hold brackets
+
+
 class LiveTable(RunView):
     """The picture of a run, redrawn below the messages; terms are explained once, above it."""
 
     def __init__(self, screen: Console) -> None:
-        self._live = Live(console=screen, auto_refresh=False)
+        self._live = _Live(screen)
         self._is_drawn = False
 
     def __enter__(self) -> Self:

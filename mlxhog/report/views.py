@@ -1,7 +1,7 @@
 """Views of work in progress: functions that observe it, and a line of the terminal that changes.
 
-A view is called a few times a second and must not block. rich, whose import takes 50 ms, is
-imported only to draw.
+A view is called a few times a second and must not block; its text waits for a terminal in a
+`LastingStream`. rich, whose import takes 50 ms, is imported only to draw.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import Self, TextIO, TypeVar
+from typing import Self, TypeVar
 
+from mlxhog.base.output import lasting, may_redraw
 from mlxhog.report.plain import PlainLines, RunView
 from mlxhog.report.streams import console, wrapped
 
@@ -26,16 +27,8 @@ TellStep = Callable[[str, str], None]
 """Shows the user a part of the work and its step ("" for none); a `StatusLine` is one."""
 
 
-def may_redraw(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a picture can be redrawn: on a terminal, unless `TERM=dumb`.
-
-    `NO_COLOR` removes only the colors of a picture; rich reads it.
-    """
-    return stream.isatty() and environ.get("TERM") != "dumb"
-
-
 def observer(
-    stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
+    stream: object, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> RunView:
     """Return a live table in a notebook and on a terminal that can redraw it, else plain lines."""
     if quiet:
@@ -58,12 +51,14 @@ class StatusLine:
     and nothing of `show`.
     """
 
-    def __init__(self, stream: TextIO, *, quiet: bool) -> None:
-        self.quiet, self.live, self._stream = quiet, not quiet and may_redraw(stream), stream
+    def __init__(self, stream: object, *, quiet: bool) -> None:
+        self.quiet, self.live = quiet, not quiet and may_redraw(stream)
+        self._stream = lasting(stream)
         self._part = ""
         if self.live:
-            self._screen = console(stream)
-            self._status = self._screen.status("")
+            from mlxhog.report.terminal import Spinner
+
+            self._spinner = Spinner(console(self._stream))
 
     def __call__(self, part: str, step: str) -> None:
         """Show the next step."""
@@ -76,28 +71,28 @@ class StatusLine:
     def show(self, text: str) -> None:
         """Replace the text of the line."""
         if self.live:
-            from rich.text import Text
-
-            self._status.update(Text(text))  # not markup: names may hold brackets
+            self._spinner.show(text)
 
     def tell(self, message: str) -> None:
         """Write a line that stays, above the changing one; nothing if `quiet`."""
         for part in wrapped(message):
             if self.live:
-                self._screen.print(part, markup=False, highlight=False)
+                self._spinner.console.print(part, markup=False, highlight=False)
             elif not self.quiet:
-                print(part, file=self._stream, flush=True)
+                self._stream.write(f"{part}\n")
+                self._stream.flush()
 
     def __enter__(self) -> Self:
         """Take over a line of the terminal."""
         if self.live:
-            self._status.start()
+            self._spinner.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Clear the line and give it back."""
         if self.live:
-            self._status.stop()
+            self._spinner.stop()
+        self._stream.drain()
 
 
 def numbered(tell: TellStep, count: int) -> TellStep:

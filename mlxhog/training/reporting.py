@@ -85,8 +85,10 @@ class Reporter:
         try:
             self.observer(progress)
         except OSError as error:  # such as a closed pipe: it must not end the training
-            self.observer = None
-            warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
+            self.observer, text = None, f"progress cannot be shown any more: {error}"
+            self.record("message", text=text)
+            with contextlib.suppress(Exception):  # stderr may be broken, too, or warnings be errors
+                warnings.warn(text, stacklevel=2)
         except BaseException:  # the caller's own: the end of the run reports without it
             self.observer = None
             raise

@@ -13,6 +13,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import event_log
+from mlxhog.base.output import LastingStream, OutputLost
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
@@ -20,7 +21,6 @@ from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.study.store import Store
-from mlxhog.report.streams import LastingStream, OutputLost
 from mlxhog.training import reporting
 from mlxhog.training import run as training
 from tests.pairs import each_of
@@ -161,6 +161,16 @@ def test_a_stream_that_refuses_text_falls_silent_or_ends_a_command_that_only_tel
         stream.write("one")
 
 
+def test_a_broken_observer_ends_no_training_even_where_warnings_are_errors(tmp_path):
+    def observe(progress):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    result = train(small_config(tmp_path, steps=3), observer=observe)
+    assert result.status == "done"
+    events = (Path(result.run) / "events.jsonl").read_text()
+    assert events.count("progress cannot be shown any more") == 1
+
+
 def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path):
     calls = []
 
@@ -186,20 +196,23 @@ def test_training_whose_result_nobody_reads_is_saved_and_says_so(tmp_path, monke
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_what_only_tells_and_a_list_without_an_error(
+def test_a_reader_that_leaves_changes_no_exit_code_of_a_command_that_only_tells(
     tmp_path, monkeypatch, capsys
 ):
     folder = train(small_config(tmp_path, steps=2)).run
-    for words, code, err in (
-        (["generate", folder, "--max-new-tokens", "1000000"], 3,
-         "the output cannot be written: Broken pipe\n"),
-        (["runs", "--out", str(Path(folder).parent)], 0, ""),  # it had what it wanted
+    (tmp_path / "mine.txt").write_text("A few words that nobody reads. " * 40)
+    for words, code in (
+        (["generate", folder, "--max-new-tokens", "1000000"], 0),
+        (["runs", "--out", str(Path(folder).parent)], 0),
+        (["mad", "tasks"], 0), (["mad", "suites"], 0), (["mad", "layers", "--json"], 0),
+        (["eval", folder, "--data", str(tmp_path / "mine.txt")], 0),
+        (["parity", "tiny", "--perturb", "lm_head.weight", "--backends", "numpy,torch:cpu"], 1),
     ):  # fmt: skip
         with broken_pipe() as pipe, monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", pipe)
             capsys.readouterr()
-            assert main(words) == code
-        assert capsys.readouterr().err == err
+            assert main(words) == code, words
+        assert "cannot be written" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

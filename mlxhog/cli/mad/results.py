@@ -41,7 +41,7 @@ class _Plot(_Study):
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
 
 
-@command("mad plot")
+@command("mad plot", writes=True)
 def plot(config: _Plot) -> Report:
     """Write the plots of a study as PNG files, and one HTML page with them and the leaderboard.
 
@@ -146,7 +146,7 @@ class _Scale(Plugins, Json):
     vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
 
 
-@command("mad scale")
+@command("mad scale", writes=True)
 def scale(config: _Scale) -> Report:
     """Make an architecture deeper, and write it as a model file for `mlxhog train --model`.
 

@@ -106,7 +106,7 @@ class _Search(_Study):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-@command("mad search", typed=_protocol_part)
+@command("mad search", typed=_protocol_part, writes=True)
 def search(config: _Search, typed: Layer, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
@@ -157,7 +157,7 @@ class _Bench(_Study):
     )
 
 
-@command("mad bench", typed=_protocol_part)
+@command("mad bench", typed=_protocol_part, writes=True)
 def bench(config: _Bench, typed: Layer, how: ExecutionConfig) -> Report:
     """Score architectures over a suite of tasks.
 
@@ -202,7 +202,7 @@ class _Resume(_Session):
     study: str = argument("STUDY", "a name under studies/, or a path")
 
 
-@command("mad resume")
+@command("mad resume", writes=True)
 def resume(config: _Resume, how: ExecutionConfig) -> Report:
     """Continue a study after any stop: results are kept, failed and other runs are started.
 

@@ -39,7 +39,7 @@ class _Data(Settings, Json):
     seed: int = option(12345, "seed of all draws", low=0)
 
 
-@command("mad data", otherwise=OTHERWISE)
+@command("mad data", otherwise=OTHERWISE, writes=True)
 def data(config: _Data) -> Report:
     """Draw the training and test rows of a MAD task, and write them to an .npz file.
 
