@@ -24,9 +24,8 @@ def own_plugins(*, forgets=False):
         stack.callback(sys.modules.update, modules)  # a file may be executed again in the block
         stack.enter_context(mock.patch.dict(plugins._loaded, clear=forgets))
         if forgets:
-            stack.enter_context(
-                mock.patch.object(plugins, "_tell", cache(plugins._tell.__wrapped__))
-            )
+            again = cache(plugins.say_once.__wrapped__)
+            stack.enter_context(mock.patch.object(plugins, "say_once", again))
         for registry in REGISTRIES:
             stack.callback(_restore, registry, dict(registry._by_name))
             for name, choice in list(registry._by_name.items()):

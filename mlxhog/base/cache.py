@@ -12,8 +12,11 @@ A path that breaks a rule is refused, not repaired: another user may already hav
 import os
 import stat
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from mlxhog.base.output import say_once
 from mlxhog.errors import EnvironmentLacks
 
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -23,9 +26,30 @@ def user_cache_directory() -> Path:
     """Return this user's cache directory for mlxhog; it need not exist."""
     if configured := os.environ.get("XDG_CACHE_HOME"):
         return Path(configured) / "mlxhog"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlxhog"
-    return Path.home() / ".cache" / "mlxhog"
+    caches = Path("Library", "Caches") if sys.platform == "darwin" else Path(".cache")
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user id without an entry, as in a container, and HOME is not set
+        return _temporary_cache("the system knows no home of this user")
+    if os.access(home, os.W_OK) or (home / caches / "mlxhog").exists():
+        return home / caches / "mlxhog"
+    return _temporary_cache(f"{home}, the home of this user, cannot be written")
+
+
+def _temporary_cache(why: str) -> Path:
+    """Return a private folder for the files of this user below the temporary directory.
+
+    Raises:
+        EnvironmentLacks: another user made it, or could write to it.
+    """
+    folder = Path(tempfile.gettempdir(), f"mlxhog-{os.geteuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    _check(folder, status, "" if stat.S_ISDIR(status.st_mode) else "is not a folder")
+    cache = folder / "cache"
+    say_once(f"{why}, so the cache is {cache}; set HOME or XDG_CACHE_HOME to keep it elsewhere")
+    return cache
 
 
 def private_directory(directory: Path) -> Path:

@@ -15,8 +15,11 @@ from time import monotonic
 from types import FrameType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, the stop of a service manager, and a closed terminal."""
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Warnings of batch systems and of a limit of CPU time before they kill; they may be repeated."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
+"""Ctrl-C, the stop of a service manager, a closed terminal, and warnings."""
 
 LEAVING_S = 10.0  # how long the interpreter's end waits for loops in daemon threads
 
@@ -32,8 +35,10 @@ class Interrupts:
     """Counts signals while its block runs; they do not end the process meanwhile.
 
     Outside the main thread Python cannot handle signals, so the count stays 0 there. If SIGHUP is
-    ignored, as under `nohup`, it stays ignored. Signals before the block whose KeyboardInterrupt
-    was caught and dropped count; `received` is the count without the effect of `end`.
+    ignored, as under `nohup`, it stays ignored; so does a warning, which a handler of the caller's
+    keeps, too. A warning counts only as the first signal. Signals before the block whose
+    KeyboardInterrupt was caught and dropped count; `received` is the count without the effect of
+    `end`.
     """
 
     def __init__(self) -> None:
@@ -43,6 +48,8 @@ class Interrupts:
         self._over = threading.Event()
 
     def _add(self, signum: int, frame: FrameType | None) -> None:
+        if signum in WARNINGS and self.count:
+            return
         self.count += 1
         self.received += 1
 
@@ -125,11 +132,17 @@ def _raise(signum: int, frame: FrameType | None) -> None:
     A second one would interrupt the code that handles the first.
     """
     global _raised, _raised_s
+    if signum in WARNINGS and _raised:
+        return
     _raised, before_s, _raised_s = _raised + 1, _raised_s, monotonic()
     if _answers and _raised_s - before_s > TOGETHER_S:
         raise KeyboardInterrupt
 
 
 def _handled(number: signal.Signals) -> bool:
-    """Whether a signal is to be handled; a SIGHUP that is ignored stays ignored."""
-    return number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    """Whether a signal is to be handled, and not left as the caller has it."""
+    handler = signal.getsignal(number)
+    is_ours = handler is _raise or isinstance(getattr(handler, "__self__", None), Interrupts)
+    if number in WARNINGS:
+        return is_ours or handler == signal.SIG_DFL
+    return number != signal.SIGHUP or handler != signal.SIG_IGN

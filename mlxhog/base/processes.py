@@ -24,7 +24,13 @@ from contextlib import (
     redirect_stderr,
     redirect_stdout,
 )
-from multiprocessing import connection, parent_process, reduction, resource_tracker
+from multiprocessing import (
+    connection,
+    current_process,
+    parent_process,
+    reduction,
+    resource_tracker,
+)
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -57,11 +63,13 @@ def spawning(threads: int | None = None) -> Iterator[None]:
 
     Raises:
         ConfigError: an argument cannot be sent to a process; the message names it.
-        EnvironmentLacks: the system starts no process now: it lacks files, processes or memory.
+        EnvironmentLacks: the system starts no process now: it lacks files, processes or memory; or
+            this process is daemonic.
 
     Concurrency: changes the environment and `sys.modules` of this process during the block; other
     threads that spawn wait until it has ended.
     """
+    require_children()
     # Python looks for modules beside the program first: for `-c`, in the current directory.
     safe = environment(
         {"PYTHONSAFEPATH": "1"} | ({} if threads is None else limits_of_threads(threads))
@@ -81,6 +89,18 @@ def spawning(threads: int | None = None) -> Iterator[None]:
             ) from error
         except OSError as error:
             raise EnvironmentLacks(f"no process can be started: {_lacking(error)}") from error
+
+
+def require_children() -> None:
+    """Raise EnvironmentLacks if Python lets this process have no children; call it early."""
+    if current_process().daemon:
+        raise EnvironmentLacks(
+            f"{current_process().name} is a daemonic process, as those of multiprocessing.Pool, "
+            "Celery's prefork pool and dask's nanny are, and Python allows it no child processes, "
+            "which mlxhog needs; call mlxhog from a process of "
+            "concurrent.futures.ProcessPoolExecutor, with celery worker --pool threads, or with "
+            "dask worker --no-nanny"
+        )
 
 
 def end_spawning() -> None:

@@ -28,7 +28,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,7 @@ from typing import Any, TypeVar
 
 from mlxhog.base import darwin, reading
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
+from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
 from mlxhog.config.choices import LAYERS, REGISTRIES, Registry, UnknownChoice
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
@@ -200,7 +201,7 @@ def recalled(
     if None not in digests and not digests <= {file.digest for file in used}:
         for one in used:
             if one.digest not in digests:
-                _tell(f"plugin {one.path} is not the version that was remembered")
+                say_once(f"plugin {one.path} is not the version that was remembered")
     return result
 
 
@@ -214,15 +215,9 @@ def _recall(text: str) -> None:
             "now, to mlxhog on this machine; read it and, if you trust it, name it: --plugin "
             f"{shlex.quote(plugin.path)}"
         )
-    _tell(f"plugin {plugin.path}")
+    say_once(f"plugin {plugin.path}")
     _execute(plugin, source)
     _register(plugin, skips_taken=True)
-
-
-@cache
-def _tell(line: str) -> None:
-    """Print a line on stderr, once in a process."""
-    print(line, file=sys.stderr)
 
 
 # -- execution, here and in other processes --------------------------------------------------------

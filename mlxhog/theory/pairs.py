@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from mlxhog.arena.child import Child, Failed
 from mlxhog.base import durable, locks, plain_json, typed
 from mlxhog.base.durable import disk_errors
+from mlxhog.base.processes import require_children
 from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import default_name
@@ -216,6 +217,7 @@ class Comparison:
             RunError: another process holds it, it is another comparison's, or it is damaged.
             EnvironmentLacks: it cannot be written.
         """
+        require_children()
         with disk_errors(f"making {self.folder}"):
             self.folder.mkdir(parents=True, exist_ok=True)
 

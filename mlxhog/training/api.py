@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mlxhog.base.paths import expanded
+from mlxhog.base.processes import require_children
 from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import ORIGINS, TrainConfig, train_config
@@ -83,6 +84,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     Trainer and models take a while to import. Bad input is reported before that, and the new run
     is created, so that `latest` is this run for every other command.
     """
+    require_children()
     if config.init_from is not None:
         from mlxhog.training.origin import located
 

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import stat
+import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.output import say_once
 from mlxhog.data import heldout, tokenizers, tokens
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
@@ -149,14 +152,47 @@ def test_who_prepares_at_once_ends_with_one_good_copy(corpus):
     ("environment", "platform", "expected"),
     [
         ({"XDG_CACHE_HOME": "/cache"}, "darwin", "/cache/mlxhog"),
-        ({}, "linux", "/home/me/.cache/mlxhog"),
-        ({}, "darwin", "/home/me/Library/Caches/mlxhog"),
+        ({}, "linux", "HOME/.cache/mlxhog"),
+        ({}, "darwin", "HOME/Library/Caches/mlxhog"),
     ],
 )
-def test_the_cache_is_where_the_system_keeps_caches(environment, platform, expected, monkeypatch):
-    monkeypatch.setattr(os, "environ", environment | {"HOME": "/home/me"})
+def test_the_cache_is_where_the_system_keeps_caches(
+    environment, platform, expected, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(os, "environ", environment | {"HOME": str(tmp_path)})
     monkeypatch.setattr("sys.platform", platform)
-    assert user_cache_directory() == Path(expected)
+    assert user_cache_directory() == Path(expected.replace("HOME", str(tmp_path)))
+
+
+@pytest.mark.parametrize("home", [None, "nowhere"])
+def test_a_user_without_a_home_has_a_private_cache_and_is_told(home, monkeypatch, tmp_path, capsys):
+    if home is None:  # as of a user id without an entry
+        monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("no home")))
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path / "nowhere")})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    say_once.cache_clear()
+    cache = user_cache_directory()
+    assert user_cache_directory() == cache
+    assert cache.parent == tmp_path / f"mlxhog-{os.geteuid()}"
+    assert stat.S_IMODE(cache.parent.stat().st_mode) == 0o700
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"so the cache is {cache}; set HOME or XDG_CACHE_HOME" in line
+
+
+@pytest.mark.parametrize("how", ["link", "file", "open to others"])
+def test_a_temporary_cache_that_others_could_have_made_is_refused(how, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path / "nowhere")})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"mlxhog-{os.geteuid()}"
+    if how == "link":
+        folder.symlink_to(tmp_path)
+    elif how == "file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777)
+    with pytest.raises(EnvironmentLacks, match="is not trusted.* set XDG_CACHE_HOME"):
+        user_cache_directory()
 
 
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path, monkeypatch):

@@ -8,10 +8,11 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
-from mlxhog.base.interrupts import SIGNALS, Interrupts
+from mlxhog.base.interrupts import SIGNALS, WARNINGS, Interrupts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from tests.another_process import Program
@@ -32,7 +33,7 @@ def interrupted(ended):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("moment", "number"), [*zip(FIRST_MOMENTS, SIGNALS, strict=True)])
+@pytest.mark.parametrize(("moment", "number"), [*zip(2 * [*FIRST_MOMENTS], SIGNALS, strict=True)])
 def test_a_signal_before_training_is_a_message_and_130(tmp_path, moment, number):
     """The process sends the signal to itself when it first calls a function."""
     module, _, name = FIRST_MOMENTS[moment].rpartition(".")
@@ -73,6 +74,52 @@ def test_under_nohup_a_closed_terminal_is_ignored():
         assert signals.count == 1
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_warning_counts_once_and_never_as_the_second_signal():
+    with Interrupts() as signals:
+        for number in WARNINGS + WARNINGS:
+            os.kill(os.getpid(), number)
+        assert (signals.count, signals.received) == (1, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for number in WARNINGS:
+            os.kill(os.getpid(), number)
+        assert (signals.count, signals.received) == (2, 2)
+
+
+def test_a_callers_handler_of_a_warning_and_an_ignored_one_stay():
+    came = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: came.append(1))
+    ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    try:
+        with Interrupts() as outer, Interrupts() as inner:
+            for number in WARNINGS:
+                os.kill(os.getpid(), number)
+        assert (outer.count, inner.count, came) == (0, 1, [1])  # SIGXCPU alone
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGUSR2, ignored)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", WARNINGS)
+def test_a_warning_to_a_whole_batch_job_saves_and_ends_it_as_sigterm_does(tmp_path, number):
+    config = small_config(tmp_path, steps=100_000)
+    command = [sys.executable, "-m", "mlxhog", "train", "--json", *flags(config)]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **how) as job:
+        try:
+            wait_until(lambda: [*tmp_path.glob("runs/*/times.json")], 120, "its first steps")
+            for _ in range(3):
+                os.killpg(job.pid, number)
+            out, err = job.communicate(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+    assert job.returncode == 130, err
+    result = json.loads(out)
+    assert (result["status"], result["restarts"]) == ("interrupted", 0)
+    assert result["checkpoint"] is not None
 
 
 LAST_MOMENTS = {

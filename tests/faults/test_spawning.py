@@ -1,12 +1,16 @@
 """Workers run neither the caller's program nor modules that lie in the current directory."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import mlxhog
+from mlxhog import cli
 from tests.training.small import small_config
 
 MLXHOG = Path(sys.executable).with_name("mlxhog")
@@ -75,3 +79,32 @@ def test_no_process_of_a_command_imports_from_the_current_directory(tmp_path, wo
         )
     ended([MLXHOG, *words.split()], tmp_path)
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
+
+
+def _outcome(folder):
+    """What training gives in the process that calls this, and the runs that it leaves."""
+    try:
+        outcome = mlxhog.train(small_config(folder, steps=2), observer=None).status
+    except mlxhog.MlxhogError as error:
+        outcome = str(error)
+    return outcome, [*folder.glob("runs/2*")]
+
+
+@pytest.mark.slow
+def test_a_daemonic_process_is_refused_before_a_run_with_the_executor_that_works(tmp_path):
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1) as pool:
+        refused, left = pool.apply(_outcome, (tmp_path,))
+    assert "ProcessPoolExecutor" in refused
+    assert left == []
+    with ProcessPoolExecutor(1, mp_context=spawn) as executor:
+        assert executor.submit(_outcome, tmp_path).result()[0] == "done"
+
+
+def test_no_folder_is_made_in_a_daemonic_process(tmp_path, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    monkeypatch.chdir(tmp_path)
+    search = "mad bench --suite smoke --study s".split() + ["--layers", "mlstm swiglu"]
+    for words in (["train"], search, ["compare", "tiny", "--b=--lr 2e-3"], ["parity", "tiny"]):
+        assert cli.main(words) == 3, words
+    assert [*tmp_path.iterdir()] == []

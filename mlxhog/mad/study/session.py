@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
 from mlxhog.base import machine
+from mlxhog.base.processes import require_children
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Protocol
@@ -26,8 +27,9 @@ def check_execution(how: ExecutionConfig, study: Study) -> int:
     Raises:
         ConfigError: a candidate is impossible, candidates cannot share an embedding, or the number
             of candidates at once on a cluster is missing.
-        EnvironmentLacks: a backend, or Ray, is not installed.
+        EnvironmentLacks: a backend, or Ray, is not installed, or this process is daemonic.
     """
+    require_children()
     study.check()
     here = machine.here()
     if how.ray_address is None:
