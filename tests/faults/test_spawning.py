@@ -101,6 +101,7 @@ def test_a_daemonic_process_is_refused_before_a_run_with_the_executor_that_works
         assert executor.submit(_outcome, tmp_path).result()[0] == "done"
 
 
+@pytest.mark.slow
 def test_no_folder_is_made_in_a_daemonic_process(tmp_path, monkeypatch):
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     monkeypatch.chdir(tmp_path)

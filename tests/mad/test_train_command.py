@@ -69,6 +69,10 @@ def test_an_architecture_file_says_layers_width_and_position(tmp_path, capsys):
     output = trained(capsys, "--arch", str(file), "--steps", "2", first=SIZES)
     assert (output["layers"], output["dim"]) == ("swiglu", 24)
     assert output["params"] > 24 * 15  # of the positions only
+    assert main(["mad", "show", str(file)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "position learned backbone" in shown  # the fact, beside the part of that name
+    assert "position weight" in shown
 
 
 def test_a_diverged_run_ends_soon_says_so_and_exits_with_4(capsys):

@@ -196,9 +196,11 @@ def show(config: _Show) -> Report:
     columns = ("layer", "text", "kind", "params", "state", "grows")
     rows = [{**part, "state": sum(part["state"].values())} for part in parts.values()]
     words = {**facts, "parts": [{name: row[name] for name in columns} for row in rows]}
-    for part in parts.values():  # of equal layers once
-        words[part["text"]] = [
+    details = {  # of equal layers once; apart, as a part may have the name of a fact
+        part["text"]: [
             *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
             *(f"state {name} {count:,}" for name, count in part["state"].items()),
         ]
-    return Report(facts, [words])
+        for part in parts.values()
+    }
+    return Report(facts, [words, details])

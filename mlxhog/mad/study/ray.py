@@ -101,17 +101,26 @@ class Cluster:
         )(_task)
 
     def start(self, config: RunConfig, rungs: tuple[int, ...]) -> None:
-        """Begin a run as a task."""
-        task = self._task.remote(config, rungs, self._run, self._mailbox, version("mlxhog"))
+        """Begin a run as a task; a WorkerFailed as `ended`."""
+        with _reached():
+            task = self._task.remote(config, rungs, self._run, self._mailbox, version("mlxhog"))
         self._running[task] = config
 
     def ended(self, timeout_s: float, should_prune: ShouldPrune) -> Iterator[Ended]:
-        """Yield a run that has ended; a WorkerFailed if a machine has another mlxhog."""
+        """Yield a run that has ended.
+
+        Raises:
+            WorkerFailed: a machine has another mlxhog, or the cluster or the mailbox is lost.
+        """
         import ray
 
-        ready, _ = ray.wait([*self._running], timeout=timeout_s)
-        for config, point in ray.get(self._mailbox.questions.remote()):
-            self._mailbox.answer.remote(config.key(), should_prune(config, point))
+        with _reached():
+            ready, _ = ray.wait([*self._running], timeout=timeout_s)
+            questions = ray.get(self._mailbox.questions.remote())
+        for config, point in questions:
+            prune = should_prune(config, point)
+            with _reached():
+                self._mailbox.answer.remote(config.key(), prune)
         for task in ready:
             result: RunRecord | str
             try:
@@ -122,6 +131,21 @@ class Cluster:
             except ray.exceptions.RayError as error:
                 result = f"is lost with its machine: {explain(error)}"
             yield self._running.pop(task), result
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Raise WorkerFailed if the block cannot reach the cluster, or the mailbox on it."""
+    import ray
+
+    try:
+        yield
+    except (ray.exceptions.RayError, OSError, RuntimeError) as error:
+        raise WorkerFailed(
+            f"the Ray cluster is lost, or its process with the questions of runs: {explain(error)}; "
+            "runs that ended are kept, and mlxhog mad resume continues the study, also with "
+            "--executor local"
+        ) from None
 
 
 class _Mailbox:

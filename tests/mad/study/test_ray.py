@@ -8,7 +8,7 @@ from multiprocessing import resource_tracker
 
 import pytest
 
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.study import ray as ours
 from mlxhog.mad.study import scheduler
@@ -79,3 +79,20 @@ def test_a_cluster_that_does_not_answer_is_named():
         ours.cluster(small.quick, parallel=1, threads=1, cores=1, address="localhost:1"),
     ):
         pass
+
+
+@pytest.mark.slow
+@needs_ray
+def test_a_lost_mailbox_ends_a_session_in_words(tmp_path):
+    import ray
+
+    resource_tracker.ensure_running()  # it stays, for the other tests
+    before = set(below(os.getpid()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray
+        with ours.cluster(small.quick, parallel=1, threads=1, cores=1) as executor:
+            ray.kill(executor._mailbox)
+            executor.start(small.config(), ())
+            with pytest.raises(WorkerFailed, match="mad resume continues the study"):
+                [*executor.ended(LIMIT_S, lambda config, point: False)]
+    assert not left_of(set(below(os.getpid())) - before, LIMIT_S)
