@@ -142,8 +142,8 @@ def _reached() -> Iterator[None]:
         yield
     except (ray.exceptions.RayError, OSError, RuntimeError) as error:
         raise WorkerFailed(
-            f"the Ray cluster is lost, or its process with the questions of runs: {explain(error)}; "
-            "runs that ended are kept, and mlxhog mad resume continues the study, also with "
+            "the Ray cluster is lost, or its process with the questions of runs: "
+            f"{explain(error)}; runs that ended are kept, and mlxhog mad resume continues the study, also with "
             "--executor local"
         ) from None
 
