@@ -15,7 +15,6 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,9 +35,6 @@ from mlxhog.report.views import StatusLine
 INTERRUPTED = 130
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
 """By the status of a training."""
-
-REDRAW_S, LINE_S = 0.2, 5.0
-"""Seconds between pictures of `ticking` on a terminal, and between its lines in a pipe."""
 
 Tick = Callable[[Callable[[], str]], None]
 """Shows a text if it is time to; called often. It raises KeyboardInterrupt after a signal."""
@@ -180,18 +176,14 @@ def spelt_value(name: str, value: Any) -> str:
 @contextmanager
 def ticking(line: StatusLine) -> Iterator[Tick]:
     """Count signals in the block, and redraw a line, or in a pipe write one now and then."""
-    every_s, show = (REDRAW_S, line.show) if line.live else (LINE_S, line.tell)
-    next_s, answered = time.monotonic() + (0.0 if line.live else LINE_S), 0
+    answered = 0
 
     def tick(text: Callable[[], str]) -> None:
-        nonlocal next_s, answered
+        nonlocal answered
         if signals.count > answered:
             answered = signals.count
             raise KeyboardInterrupt
-        now = time.monotonic()
-        if not line.quiet and now >= next_s:
-            next_s = now + every_s
-            show(text())
+        line.tick(text)
 
     with Interrupts() as signals, line:
         yield tick

@@ -294,8 +294,9 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
-        every = corpora.find(config.data, text.text_key)
-        corpus, _ = corpora.readable(every, strict=text.strict_data)
+        with StatusLine(sys.stderr, quiet=False) as line:
+            every = corpora.find(config.data, text.text_key, line.tick)
+            corpus, _ = corpora.readable(every, strict=text.strict_data, show=line.tick)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
     elif options is None:

@@ -22,12 +22,14 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from mlxhog.base import darwin
 from mlxhog.base.paths import expanded, printable
+from mlxhog.base.quantities import format_bytes
 from mlxhog.data import heldout, records, sotu, textfiles
 from mlxhog.data.heldout import Scan
 from mlxhog.data.sotu import SOTU
@@ -35,6 +37,15 @@ from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
+
+Show = Callable[[Callable[[], str]], object]
+"""Shows how far the work is, if it is time to; called often, such as `StatusLine.tick`."""
+
+PSEUDO = frozenset(
+    "proc sysfs devfs devtmpfs devpts cgroup cgroup2 debugfs tracefs securityfs pstore bpf "
+    "configfs mqueue hugetlbfs fusectl binfmt_misc efivarfs rpc_pipefs selinuxfs nsfs".split()
+)
+"""File systems without files of a disk: reading one of theirs may never end, or act on a device."""
 
 NO_TEXT = "no text in it"  # the reason why an empty file is skipped
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
@@ -136,10 +147,14 @@ class Corpus:
 # -- from a name to a corpus -----------------------------------------------------------------------
 
 
-def find(spec: str, text_key: str | None = None) -> Corpus:
+def show_nothing(text: Callable[[], str]) -> None:
+    """Show nothing."""
+
+
+def find(spec: str, text_key: str | None = None, show: Show = show_nothing) -> Corpus:
     """Return the corpus that `spec` names, without reading its text yet.
 
-    `text_key` is that of `textfiles.documents`.
+    `text_key` is that of `textfiles.documents`; `show` is told of the files of a folder.
 
     Raises:
         DataError: no corpus or path of that name, a folder without text, not a regular file.
@@ -149,7 +164,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if not spec.removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
-        members = [find(one, text_key) for one in specs]
+        members = [find(one, text_key, show) for one in specs]
         return Corpus(
             ", ".join(one.source for one in members),
             tuple(part for one in members for part in one.parts),
@@ -162,12 +177,12 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     path = expanded(spec)
     source = os.path.abspath(path)
     if path.is_dir():
-        return _folder(source, path, text_key)
+        return _folder(source, _on_disk(path), text_key, show)
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        return Corpus(source, (_part(path, source, text_key),))
+        return Corpus(source, (_part(_on_disk(path), source, text_key),))
     if glob.has_magic(str(path)):
         matches = (Path(one) for one in glob.glob(str(path), recursive=True))
-        if files := sorted(one for one in matches if not one.is_dir()):
+        if files := sorted(_on_disk(one) for one in matches if not one.is_dir()):
             return _selected(source, files, text_key)
         raise DataError(
             f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
@@ -189,8 +204,37 @@ def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
     return Part(str(path), read, source, path, **how)
 
 
-def _folder(source: str, folder: Path, text_key: str | None) -> Corpus:
+@cache
+def _pseudo_devices() -> frozenset[int]:
+    """Return the device numbers of mounted file systems that are `PSEUDO`."""
+    import psutil
+
+    devices = set[int]()
+    with suppress(OSError):
+        for one in psutil.disk_partitions(all=True):
+            if one.fstype in PSEUDO:
+                with suppress(OSError):
+                    devices.add(os.stat(one.mountpoint).st_dev)
+    return frozenset(devices)
+
+
+def _on_disk(path: Path) -> Path:
+    """Return a path; a DataError if it is in a pseudo file system."""
+    if (path.is_file() or path.is_dir()) and path.stat().st_dev in _pseudo_devices():
+        raise DataError(
+            f"{path} is in a pseudo file system of the kernel, whose files may never end; name "
+            "text on a disk"
+        )
+    return path
+
+
+def _folder(source: str, folder: Path, text_key: str | None, show: Show) -> Corpus:
     files, skipped = list[Path](), list[Skipped]()
+    pseudo = _pseudo_devices()
+
+    def progress() -> str:
+        n = len(files) + len(skipped)
+        return f"looking for text in {folder}: {n:,} files seen, {len(skipped):,} skipped; {here}"
 
     def closed(error: OSError) -> None:
         reason = f"a folder that cannot be opened: {darwin.reason(error)}"
@@ -198,12 +242,18 @@ def _folder(source: str, folder: Path, text_key: str | None) -> Corpus:
 
     for name, folders, names in os.walk(folder, onerror=closed):
         here = Path(name)
+        for one in folders[:]:
+            with suppress(OSError):  # it was removed, or cannot be opened, as `closed` says
+                if os.lstat(here / one).st_dev in pseudo:
+                    folders.remove(one)
+                    skipped.append(Skipped(here / one, "a pseudo file system of the kernel"))
         hidden = {one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"}
         skipped += [Skipped(here / one, "hidden") for one in hidden]
         folders[:] = {*folders} - hidden
         links = (here / one for one in folders if (here / one).is_symlink())
         skipped += [Skipped(one, "a link to a folder; --data may name it, too") for one in links]
         for path in (here / one for one in names if one not in hidden):
+            show(progress)
             try:
                 if reason := textfiles.why_skipped(path, text_key):
                     skipped.append(Skipped(path, reason))
@@ -283,7 +333,9 @@ def is_missing(spec: str) -> bool:
 # -- reading a corpus ------------------------------------------------------------------------------
 
 
-def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
+def readable(
+    corpus: Corpus, *, strict: bool = False, show: Show = show_nothing
+) -> tuple[Corpus, Scan]:
     """Read a corpus once; return it without bad files and those equal to earlier ones.
 
     Raises:
@@ -292,10 +344,18 @@ def readable(corpus: Corpus, *, strict: bool = False) -> tuple[Corpus, Scan]:
     """
     scan, texts, skipped = Scan(), list[Part](), list(corpus.skipped)
     known, sources = dict[bytes, Part](), set[str]()
+
+    def progress() -> str:
+        read = (
+            f"{format_bytes(after.n_bytes)} of text, {len(texts):,} of {len(corpus.parts):,} files"
+        )
+        return f"reading {read}; {one.name}"
+
     for one in sorted(corpus.parts, key=lambda one: one.held_out):
         after, own = scan.copy(), hashlib.sha256()
         try:
             for document in one.read():
+                show(progress)
                 after.add(document, held_out=one.held_out)
                 own.update(document)
             if after.n_documents == scan.n_documents and one.selected:

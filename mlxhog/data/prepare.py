@@ -28,8 +28,9 @@ from mlxhog.base.durable import (
     write_synced,
 )
 from mlxhog.base.locks import lock_file
+from mlxhog.base.quantities import format_bytes
 from mlxhog.data import corpora, heldout, textfiles, tokenizers
-from mlxhog.data.corpora import Corpus
+from mlxhog.data.corpora import Corpus, Show, show_nothing
 from mlxhog.data.heldout import Scan
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
@@ -102,14 +103,14 @@ def prepare(
     strict: bool = False,
     skip_machine_data: bool = False,
     width: int = 128,
-    progress: bool = False,
+    show: Show = show_nothing,
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
 
     `source` and `text_key` are those of `corpora.find`; `tokenizer` is that of `tokenizers.build`,
     or "auto" (`tokenizers.choose`, for a model of this width); `val` is the held-out rule.
     `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
-    folder, and `skip_machine_data` leaves out base64 and the like.
+    folder, and `skip_machine_data` leaves out base64 and the like. `show` is told how far it is.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
@@ -120,10 +121,10 @@ def prepare(
     """
     cache = user_cache_directory()
     machine = MachineData(skip=skip_machine_data)
-    corpus = corpora.find(source, text_key).mapped(machine.read)
+    corpus = corpora.find(source, text_key, show).mapped(machine.read)
     if loss_on == "all":
         corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
-    corpus, scan = corpora.readable(corpus, strict=strict)
+    corpus, scan = corpora.readable(corpus, strict=strict, show=show)
     rule, spec, notes = _rule(val, corpus, scan), tokenizer, list[str]()
     if spec == tokenizers.AUTO:
         n_bytes = scan.n_bytes - scan.given_bytes
@@ -140,7 +141,7 @@ def prepare(
             if target.exists():
                 notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
             try:
-                _write(target, key, corpus, scan, rule, spec, progress)
+                _write(target, key, corpus, scan, rule, spec, show)
             except OSError as error:
                 raise _bad_cache(cache, f"tokens cannot be written: {explained(error)}") from error
             if (stored := _stored(target, key)) is None:
@@ -259,39 +260,48 @@ def _stored(target: Path, key: str) -> tuple[Tokenizer, Mapping[str, float], int
 
 
 def _write(
-    target: Path, key: str, corpus: Corpus, scan: Scan, rule: str, spec: str, progress: bool
+    target: Path, key: str, corpus: Corpus, scan: Scan, rule: str, spec: str, show: Show
 ) -> None:
     """Write a prepared directory; it appears when it is whole."""
     doing, n_bytes = f"preparing {corpus.source}", scan.n_bytes
 
     def training_text() -> Iterator[bytes]:
-        pieces = _pieces(corpus, rule, n_bytes, Scan())
-        return (text for _, held_out, text in pieces if not held_out)
+        for _, held_out, text in _pieces(corpus, rule, n_bytes, Scan()):
+            show(lambda: f"learning the vocabulary {spec} of {format_bytes(n_bytes)} of text")
+            if not held_out:
+                yield text
 
     target.parent.mkdir(parents=True, exist_ok=True)
     for end in ("part", "old"):  # of a killed process
         remove(target.with_name(f"{target.name}.{end}"))
     with disk_errors(doing, only_full=True), new_directory(target) as part:
-        tokenizer = tokenizers.build(spec, training_text, progress=progress)
+        tokenizer = tokenizers.build(spec, training_text)
         tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
         require_space(part, int(n_bytes * tokens_per_byte) * item_size(tokenizer), doing)
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
-        held_out = _write_tokens(part, corpus, scan, rule, tokenizer)
+        held_out = _write_tokens(part, corpus, scan, rule, tokenizer, show)
         marks = {} if corpus.source == SOTU else heldout.marks(held_out)
         record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
 
 
-def _write_tokens(part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: Tokenizer) -> bytes:
+def _write_tokens(
+    part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: Tokenizer, show: Show
+) -> bytes:
     """Write both token files; returns the begin of the held-out text."""
     files = [part / f"{split}.bin" for split in ("train", "val")]
     train, val = (
         TokenWriter(file, tokenizer, split=file.stem, source=corpus.source) for file in files
     )
     again, begin = Scan(), b""
+
+    def progress() -> str:
+        return f"tokenizing {again.n_bytes / scan.n_bytes:.0%} of {format_bytes(scan.n_bytes)}"
+
     with train, val:
         for _, held_out, text in _pieces(corpus, rule, scan.n_bytes, again):
+            show(progress)
             (val if held_out else train).add(text)
             if held_out and len(begin) < heldout.MARKED_BYTES:
                 begin += text

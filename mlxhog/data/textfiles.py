@@ -18,6 +18,7 @@ import gzip
 import io
 import itertools
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -405,9 +406,13 @@ def _records_in(start: bytes) -> str:
 def _open(path: Path) -> Iterator[BinaryIO]:
     """Open a file to read its unpacked content forward, without a byte-order mark.
 
-    A pipe or a device may have no end, so it is refused without waiting.
+    A pipe or a device may have no end, so it is refused without waiting; a device is not even
+    opened, which may act on it.
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "not a regular file")
         packed = reading.open_regular(path)
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder, not a file; name the files in it") from error

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -222,10 +221,10 @@ def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
     return pieces
 
 
-def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False) -> BpeTokenizer:
+def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
     """Return a BPE vocabulary learnt from texts by several threads.
 
-    A short text may give fewer ids. With `progress` bars show it if stderr is a terminal.
+    A short text may give fewer ids.
 
     Raises:
         DataError: `vocab_size` is below `BPE_SMALLEST` or above 2^31 - 1.
@@ -244,7 +243,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False
         vocab_size=vocab_size,
         special_tokens=[BOS_TOKEN],
         initial_alphabet=sorted(_CHAR_TO_BYTE),
-        show_progress=progress and sys.stderr.isatty(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator((text.decode(errors="replace") for text in texts), trainer)
     description = json.loads(tokenizer.to_str())
@@ -280,7 +279,7 @@ def identity(spec: str) -> str:
     return f"file|{tokenizer.sha256}|{tokenizer.bos}"
 
 
-def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = False) -> Tokenizer:
+def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
     """Return the tokenizer that `spec` names.
 
     `spec` is `bytes`, `bpe:N`, `sotu`, or the path of a `tokenizer.json` or of a directory with
@@ -295,7 +294,7 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = F
     if spec == SHIPPED:
         return shipped()
     if spec.startswith("bpe:"):
-        return train_bpe(texts(), _size_of(spec), progress=progress)
+        return train_bpe(texts(), _size_of(spec))
     return load(expanded(spec))
 
 

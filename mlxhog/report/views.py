@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import Self, TypeVar
 
@@ -43,6 +44,10 @@ def observer(
     return Cell() if in_notebook else LiveTable(console(stream))
 
 
+REDRAW_S, LINE_S = 0.2, 5.0
+"""Seconds between two texts of `StatusLine.tick` on a terminal, and between its lines elsewhere."""
+
+
 class StatusLine:
     """One line of a terminal that changes while a command works, and disappears at the end.
 
@@ -54,7 +59,7 @@ class StatusLine:
     def __init__(self, stream: object, *, quiet: bool) -> None:
         self.quiet, self.live = quiet, not quiet and may_redraw(stream)
         self._stream = lasting(stream)
-        self._part = ""
+        self._part, self._next_s = "", 0.0
         if self.live:
             from mlxhog.report.terminal import Spinner
 
@@ -73,6 +78,13 @@ class StatusLine:
         if self.live:
             self._spinner.show(text)
 
+    def tick(self, text: Callable[[], str]) -> None:
+        """Show a text if it is time to, and elsewhere than on a terminal write it; called often."""
+        now = time.monotonic()
+        if not self.quiet and now >= self._next_s:
+            self._next_s = now + (REDRAW_S if self.live else LINE_S)
+            (self.show if self.live else self.tell)(text())
+
     def tell(self, message: str) -> None:
         """Write a line that stays, above the changing one; nothing if `quiet`."""
         for part in wrapped(message):
@@ -86,6 +98,8 @@ class StatusLine:
         """Take over a line of the terminal."""
         if self.live:
             self._spinner.start()
+        else:
+            self._next_s = time.monotonic() + LINE_S
         return self
 
     def __exit__(self, *_: object) -> None:

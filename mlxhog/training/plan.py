@@ -8,6 +8,7 @@ in the same arena, which has room for both.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,6 +36,7 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.report.metrics import is_emulated
+from mlxhog.report.views import StatusLine
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import choose_strategy, kernel_choice, origin
@@ -171,17 +173,18 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         notes += resumption.notes(len(workers))
 
     # Text and vocabulary.
-    data = prepare.prepare(
-        config.data,
-        tokenizer=config.tokenizer,
-        width=model.hidden_size,
-        text_key=config.text_key,
-        loss_on=config.loss_on,
-        val=config.val,
-        strict=config.strict_data,
-        skip_machine_data=config.skip_machine_data,
-        progress=progress,
-    )
+    with StatusLine(sys.stderr, quiet=not progress) as line:
+        data = prepare.prepare(
+            config.data,
+            tokenizer=config.tokenizer,
+            width=model.hidden_size,
+            text_key=config.text_key,
+            loss_on=config.loss_on,
+            val=config.val,
+            strict=config.strict_data,
+            skip_machine_data=config.skip_machine_data,
+            show=line.tick,
+        )
     train, val = data.open(config.seq_len)
     config = config.having(tokenizer=data.spec)
     begin = weights or resumption

@@ -4,6 +4,7 @@ import errno
 import gzip
 import importlib
 import os
+import sys
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -209,6 +210,54 @@ def test_a_folder_and_a_glob_give_their_files_in_the_order_of_paths_and_follow_n
     assert "No such file" in reasons["nowhere"]
     with pytest.raises(DataError, match="no file matches"):
         corpora.find(str(folder / "*.nothing"))
+
+
+def test_a_scan_of_a_folder_shows_how_far_it_is_and_an_interrupt_ends_it(tmp_path):
+    folder = written(
+        tmp_path / "notes", {f"{k}.txt": f"text {k} " * 50 for k in range(3)} | {"a.zip": "x"}
+    )
+    shown = []
+    found = corpora.find(str(folder), None, lambda text: shown.append(text()))
+    assert len(shown) == 4
+    assert shown[-1].startswith(f"looking for text in {folder}: 3 files seen, ")
+    corpora.readable(found, show=lambda text: shown.append(text()))
+    assert shown[-1] == f"reading 700 B of text, 2 of 3 files; {folder}/2.txt"
+    prepare(str(folder), "bpe:300", val="tail", show=lambda text: shown.append(text()))
+    assert any(text.startswith("learning the vocabulary bpe:300") for text in shown)
+    assert any(text.startswith("tokenizing ") for text in shown)
+    with pytest.raises(KeyboardInterrupt):
+        corpora.find(str(folder), None, Mock(side_effect=KeyboardInterrupt))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS has no /proc")
+@each_of("spec", ["/proc", "/proc/self", "/sys/kernel", "/proc/cpuinfo", "/proc/*info"])
+def test_a_pseudo_file_system_is_refused(spec):
+    with pytest.raises(DataError, match="is in a pseudo file system of the kernel"):
+        corpora.find(spec)
+
+
+def test_a_pseudo_file_system_below_a_folder_is_skipped_and_a_device_is_not_opened(
+    tmp_path, monkeypatch
+):
+    folder = written(tmp_path / "root", {"a.txt": "text", "kernel/b.txt": "text"})
+    lstat, open_file, opened = os.lstat, os.open, []
+
+    def of_kernel(path, **how):
+        is_its = Path(path) == folder / "kernel"
+        return SimpleNamespace(st_dev=-7) if is_its else lstat(path, **how)
+
+    monkeypatch.setattr(corpora, "_pseudo_devices", lambda: frozenset([-7]))
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora.os, "lstat", of_kernel)
+        found = corpora.find(str(folder))
+    assert [one.name for one in found.files()] == ["a.txt"]
+    assert [(one.path.name, one.reason) for one in found.skipped] == [
+        ("kernel", "a pseudo file system of the kernel")
+    ]
+    monkeypatch.setattr(os, "open", lambda path, *how: opened.append(path) or open_file(path, *how))
+    with pytest.raises(DataError, match="is a pipe or a device"):
+        texts("/dev/null")
+    assert "/dev/null" not in map(str, opened)
 
 
 # -- names of corpora ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from mlxhog import cli
 from mlxhog.base.typed import fill
+from mlxhog.report import views
 from mlxhog.report.metrics import Activity, Doing, MachineReport, Progress
 from mlxhog.report.plain import PlainLines
 from mlxhog.report.record import RunRecord
@@ -241,3 +242,13 @@ def test_a_line_that_stays_is_printed_beside_the_one_that_changes():
         line("pair [1]", "scoring both")
         line.tell("pair [1]: A 2.1  B 2.2")
     assert stream.getvalue().count("pair [1]: A 2.1  B 2.2\n") == 1
+
+
+def test_work_shows_how_far_it_is_often_on_a_terminal_and_now_and_then_in_a_pipe(monkeypatch):
+    seconds = iter(range(1000))
+    monkeypatch.setattr(views.time, "monotonic", lambda: float(next(seconds)))
+    out = io.StringIO()
+    with StatusLine(out, quiet=False) as line:
+        for step in range(12):
+            line.tick(lambda step=step: f"step {step}")
+    assert out.getvalue() == "step 4\nstep 9\n"

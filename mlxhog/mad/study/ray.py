@@ -143,8 +143,8 @@ def _reached() -> Iterator[None]:
     except (ray.exceptions.RayError, OSError, RuntimeError) as error:
         raise WorkerFailed(
             "the Ray cluster is lost, or its process with the questions of runs: "
-            f"{explain(error)}; runs that ended are kept, and mlxhog mad resume continues the study, also with "
-            "--executor local"
+            f"{explain(error)}; runs that ended are kept, and mlxhog mad resume continues the "
+            "study, also with --executor local"
         ) from None
 
 
