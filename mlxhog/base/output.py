@@ -77,6 +77,7 @@ class LastingStream(StreamOver):
     ) -> None:
         super().__init__(stream)
         self.ends, self._max_bytes = ends, max_bytes
+        self._patience_s: float | None = None  # of a stream that `ends`
         self.failure: Exception | None = None
         self._n_left_out = 0
         descriptor = _descriptor(stream)
@@ -113,8 +114,7 @@ class LastingStream(StreamOver):
     def flush(self) -> None:
         """Flush; wait for the reader only if the stream `ends`."""
         if self._queue is not None:
-            if self.ends:
-                self._queue.drain(None)
+            self._wait(0)
         elif self.failure is None and hasattr(self._stream, "flush"):
             self._try("flush")
         self._raise_if_lost()
@@ -151,8 +151,16 @@ class LastingStream(StreamOver):
         errors = cast(TextIO, self._stream).errors or "strict"
         errors = "backslashreplace" if errors == "strict" else errors
         queue.put(self, text.encode(self.encoding, errors))
-        if self.ends and queue.n_bytes > _HELD_BYTES:
-            queue.drain(None)
+        self._wait(_HELD_BYTES)
+
+    def _wait(self, n_bytes: int) -> None:
+        """Wait for the reader if more bytes are pending, and the stream `ends`."""
+        if self.ends and self._queue is not None and self._queue.n_bytes > n_bytes:
+            try:
+                self._queue.drain(self._patience_s)
+            except KeyboardInterrupt:  # what follows, up to the end, waits no more
+                self._patience_s = 0.0
+                raise
 
 
 class _Queue:

@@ -126,7 +126,10 @@ def test_output_that_is_all_waits_for_its_reader_until_a_signal_and_ends_without
     with pytest.raises(KeyboardInterrupt):
         stream.write(LONG)
     thread.join()
+    stream.write("what a command prints after it")
+    stream.flush()
     os.close(read)
+    assert stream.drain(60.0)
     with pytest.raises(OutputLost):
         stream.flush()
 
