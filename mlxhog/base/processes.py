@@ -35,7 +35,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from mlxhog.base import darwin
-from mlxhog.base.interrupts import SIGNALS
+from mlxhog.base.interrupts import SIGNALS, WARNINGS
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
 FAULTS = (
@@ -75,7 +75,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
         {"PYTHONSAFEPATH": "1"} | ({} if threads is None else limits_of_threads(threads))
     )
     with _process_wide, safe, _without_main(), _without_broken_output():
-        with _blocked_signals((signal.SIGHUP,)):  # the tracker ignores the others, not this one
+        with _blocked_signals((signal.SIGHUP, *WARNINGS)):  # the tracker ignores only the others
             resource_tracker.ensure_running()  # it unblocks the other signals itself
         try:
             with _blocked_signals(SIGNALS):

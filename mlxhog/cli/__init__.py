@@ -170,8 +170,10 @@ def _only_tells(words: list[str]) -> bool:
         return True
     try:
         return words[0] in COMMANDS and not find(words)[0].writes
-    except Exception:  # `_answer` says which
-        return False
+    except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python 3.11 wraps it in an import
+            raise
+        return False  # `_answer` meets the same error, and explains it
 
 
 def _answer(words: list[str]) -> int:

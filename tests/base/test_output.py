@@ -22,7 +22,7 @@ from mlxhog.report.terminal import LiveTable
 from mlxhog.report.views import StatusLine, observer
 from tests.pairs import each_of
 from tests.report.sample_run import PROGRESS
-from tests.threads import begin, join
+from tests.threads import begin, join, wait_until
 from tests.training.small import flags, small_config
 
 LONG = "0123456789abcde\n" * 20_000  # more than a pipe holds
@@ -129,7 +129,7 @@ def test_output_that_is_all_waits_for_its_reader_until_a_signal_and_ends_without
     stream.write("what a command prints after it")
     stream.flush()
     os.close(read)
-    assert stream.drain(60.0)
+    wait_until(lambda: stream.failure, what="the error of the closed pipe")
     with pytest.raises(OutputLost):
         stream.flush()
 
