@@ -172,7 +172,7 @@ class _Queue:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._n_writes = 0
-        self._gave_up_at = -1  # number of writes after which a wait ended without another one
+        self._in_vain = (-1, 0.0)  # writes before a wait without another one, and its seconds
 
     def put(self, stream: LastingStream, text: bytes) -> None:
         """Add a text of a stream."""
@@ -192,14 +192,14 @@ class _Queue:
         self._write()
 
     def drain(self, patience_s: float | None) -> bool:
-        """Wait as `LastingStream.drain`; at once after a wait in vain, unless a write followed."""
+        """Wait as `LastingStream.drain`; not again after as long a wait in vain."""
         with self._changed:
             while self._texts:
                 seen = self._n_writes
-                if patience_s is not None and seen == self._gave_up_at:
+                if patience_s is not None and (seen, patience_s) <= self._in_vain:
                     return False
                 if not self._changed.wait_for(partial(self._has_written, seen), patience_s):
-                    self._gave_up_at = seen
+                    self._in_vain = seen, patience_s or 0.0
                     return False
         return True
 
