@@ -45,8 +45,8 @@ _RECORD = "prepared.json"
 class Prepared:
     """A prepared corpus."""
 
-    train: Path  # the training token file, a `.bin`
-    val: Path  # the held-out one
+    train: TokenFile  # the training text
+    val: TokenFile  # the held-out text
     tokenizer: Tokenizer  # of both files
     spec: str  # its name, see `tokenizers.build`
     corpus_sha256: str  # over the documents, joined by one zero byte
@@ -56,21 +56,15 @@ class Prepared:
     n_bytes: int  # of its text, with the held-out text
     marks: Mapping[str, float]  # see `heldout.marks`
 
-    def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
-        """Return the open training and held-out files.
-
-        Raises:
-            DataError: a file is damaged or shorter than one sequence.
-        """
-        files = TokenFile.open(self.train), TokenFile.open(self.val)
-        for file, part in zip(files, ("training", "held-out"), strict=True):
+    def check_length(self, seq_len: int) -> None:
+        """Raise DataError if a file is shorter than one sequence."""
+        for file, part in ((self.train, "training"), (self.val, "held-out")):
             if file.n_sequences(seq_len) < 1:
                 raise DataError(
                     f"{self.corpus.source} is too short: {file.n_tokens:,} {part} tokens, and one "
                     f"sequence needs {seq_len + 1:,}{self.corpus.in_brackets()}; "
                     "use more text or a smaller seq_len"
                 )
-        return files
 
     def inventory(self) -> dict[str, Any]:
         """Describe the files of the corpus in JSON types; this reads them again.
@@ -146,10 +140,11 @@ def prepare(
             if (stored := _stored(target, key)) is None:
                 raise _bad_cache(cache, "what was written cannot be read")
     notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
-    made_by, marks, changed = stored
+    files, made_by, marks = stored
+    changed = sum(file.header.get("changed", 0) for file in files)
     return Prepared(
-        train=target / "train.bin",
-        val=target / "val.bin",
+        train=files[0],
+        val=files[1],
         tokenizer=made_by,
         spec=spec,
         corpus_sha256=scan.sha256,
@@ -243,19 +238,20 @@ def _bad_cache(cache: Path, why: str) -> EnvironmentLacks:
     return EnvironmentLacks(f"{cache}: {why}; set XDG_CACHE_HOME to a folder on another disk")
 
 
-def _stored(target: Path, key: str) -> tuple[Tokenizer, Mapping[str, float], int] | None:
-    """Return tokenizer, marks and number of changed documents; None if absent or damaged."""
+def _stored(
+    target: Path, key: str
+) -> tuple[tuple[TokenFile, TokenFile], Tokenizer, Mapping[str, float]] | None:
+    """Return both token files, tokenizer and marks; None if absent or damaged."""
     try:
         record = plain_json.read(target / _RECORD)
         marks = {name: float(bits) for name, bits in record["marks"].items()}
         tokenizer = tokenizers.load(target)
-        headers = [TokenFile.open(target / f"{split}.bin").header for split in ("train", "val")]
-        own = {header["tokenizer_sha256"] for header in headers} == {tokenizer.sha256}
+        train, val = (TokenFile.open(target / f"{split}.bin") for split in ("train", "val"))
+        own = {file.header["tokenizer_sha256"] for file in (train, val)} == {tokenizer.sha256}
         is_whole = record["key"] == key and own
     except (DataError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    changed = sum(header.get("changed", 0) for header in headers)
-    return (tokenizer, marks, changed) if is_whole else None
+    return ((train, val), tokenizer, marks) if is_whole else None
 
 
 def _write(

@@ -20,7 +20,6 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.data import corpora
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.report.metrics import (
     EVALUATED,
@@ -198,7 +197,7 @@ class Reporter:
             run=str(self.run.directory),
             start_s=self.monitor.start_s,
             val_text=plan.held_out.text,
-            val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
+            val_of_completions=plan.data.val.prompts is not None,
             restarts=session.restarts,
             torn=session.torn,
             emulated_before=plan.emulated_before,
@@ -224,7 +223,7 @@ def summary(plan: TextPlan, run: Run) -> str:
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers
     )
-    train, val = (TokenFile.open(path).n_tokens for path in (plan.data.train, plan.data.val))
+    train, val = (file.n_tokens for file in (plan.data.train, plan.data.val))
     model, metal = Path(config.model).name, label(plan.writers.gpu_write, plan.kernels_used)
     metal += ": Metal source on the CPU, a test" if EMULATED in metal else ""
     slots = f" ({plan.free_slots} slots free)" if plan.free_slots else ""

@@ -25,7 +25,6 @@ from mlxhog.arena.workers import State
 from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -290,8 +289,8 @@ def dump(
         "emulated": plan.emulated,
         "joined": (counters.load("workers") or plan.strategy.workers) - plan.strategy.workers,
         "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
-        "tokens_sha256": TokenFile.open(plan.data.train).digest,
-        "held_out_sha256": TokenFile.open(plan.data.val).digest,
+        "tokens_sha256": plan.data.train.digest,
+        "held_out_sha256": plan.data.val.digest,
     }
     return {**moments.arrays, **link}, state
 

@@ -14,7 +14,6 @@ from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.data import heldout, tokenizers, tokens
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import text_of, written
 from tests.odd_disk import EVERY, odd_disk
@@ -28,7 +27,7 @@ def corpus(tmp_path):
 
 def made(prepared):
     """When its files were made."""
-    return prepared.train.stat().st_mtime_ns
+    return prepared.train.path.stat().st_mtime_ns
 
 
 def leftovers():
@@ -36,7 +35,8 @@ def leftovers():
 
 
 def test_sotu_has_its_golden_counts():
-    train, val = prepare("sotu").open(256)
+    sotu = prepare("sotu")
+    train, val = sotu.train, sotu.val
     assert (train.n_tokens, train.header["documents"]) == (9_897_458, 214)
     assert (val.n_tokens, val.header["documents"]) == (863_933, 19)
     assert train.n_sequences(256) == 38_661
@@ -46,17 +46,17 @@ def test_sotu_has_its_golden_counts():
 
 def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once(corpus):
     first = prepare(str(corpus))
-    os.utime(first.train, (0, 0))  # clocks of files are coarse
+    os.utime(first.train.path, (0, 0))  # clocks of files are coarse
     again = prepare(str(corpus))
-    assert (again.train, again.corpus_sha256) == (first.train, first.corpus_sha256)
+    assert (again.train.path, again.corpus_sha256) == (first.train.path, first.corpus_sha256)
     assert made(again) == 0
     names = [
-        prepare(str(corpus), spec, val=rule).train
+        prepare(str(corpus), spec, val=rule).train.path
         for spec, rule in (("bytes", "every-12th"), ("bpe:300", "every-12th"), ("bytes", "tail"))
     ]
     (corpus / "00.txt").write_text("changed")
-    names.append(prepare(str(corpus)).train)
-    assert names[0] == first.train
+    names.append(prepare(str(corpus)).train.path)
+    assert names[0] == first.train.path
     assert len(set(names)) == 4
     assert all(name.exists() for name in names)
 
@@ -67,7 +67,7 @@ def test_held_out_documents_are_in_no_training_file(corpus):
     assert text_of(prepared.val) == b"document 5 " * 20 + b"document 17 " * 20
     assert b"document 5 " not in text_of(prepared.train)
     files = [f"{split}.{s}" for split in ("train", "val") for s in ("bin", "idx", "len", "json")]
-    assert {path.name for path in prepared.train.parent.iterdir()} == {
+    assert {path.name for path in prepared.train.path.parent.iterdir()} == {
         "prepared.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *files,
     }  # fmt: skip
 
@@ -78,14 +78,14 @@ def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus):
     assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
     again = prepare(str(corpus), "bpe:300")
     assert again.tokenizer.sha256 == prepared.tokenizer.sha256
-    assert TokenFile.open(prepared.train).header["tokenizer_sha256"] == prepared.tokenizer.sha256
+    assert prepared.train.header["tokenizer_sha256"] == prepared.tokenizer.sha256
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_damaged_cache_is_written_anew(corpus, name, damage):
     first = prepare(str(corpus))
-    victim = first.train.parent / name
+    victim = first.train.path.parent / name
     if damage == "missing":
         victim.unlink()
     else:
@@ -94,7 +94,7 @@ def test_a_damaged_cache_is_written_anew(corpus, name, damage):
         os.utime(path, (0, 0))
     second = prepare(str(corpus))
     assert made(second) > 0
-    second.open(16)
+    second.check_length(16)
     assert f"the stored tokens of {corpus} were damaged and are made anew" in second.notes
 
 
@@ -109,7 +109,7 @@ def test_a_damaged_cache_is_written_anew(corpus, name, damage):
 def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, n_bytes, message):
     (tmp_path / "short.txt").write_text("x" * n_bytes)
     with pytest.raises(DataError, match=f"too short: {message}"):
-        prepare(str(tmp_path / "short.txt")).open(64)
+        prepare(str(tmp_path / "short.txt")).check_length(64)
     assert not leftovers()
 
 
@@ -129,10 +129,10 @@ def test_a_text_that_changes_or_a_disk_that_fills_up_leaves_nothing_behind(corpu
             prepare(str(corpus))
     assert not leftovers()
     first = prepare(str(corpus))
-    part = first.train.parent.with_name(first.train.parent.name + ".part")
-    first.train.parent.rename(part)  # as a killed process leaves it
+    part = first.train.path.parent.with_name(first.train.path.parent.name + ".part")
+    first.train.path.parent.rename(part)  # as a killed process leaves it
     (part / "train.bin").write_bytes(b"half")
-    prepare(str(corpus)).open(16)
+    prepare(str(corpus)).check_length(16)
     assert not leftovers()
 
 
@@ -141,7 +141,8 @@ def test_who_prepares_at_once_ends_with_one_good_copy(corpus):
         both = [pool.submit(prepare, str(corpus)) for _ in range(2)]
         written = {made(one.result()) for one in as_completed(both)}
     assert len(written) == 1
-    for file in both[1].result().open(16):
+    prepared = both[1].result()
+    for file in (prepared.train, prepared.val):
         file.check_known(file.tokens)
 
 
