@@ -31,6 +31,9 @@ _EXPLAINED = {
     errno.EDQUOT: "the quota of this disk is used up; free some space",
     errno.EIO: "the disk reports an error; look at the system's log",
     errno.ENOENT: "its directory no longer exists; was it moved or deleted?",
+    errno.EISDIR: "a folder has this name; rename or remove it",
+    errno.ENOTDIR: "a file has the name of its folder; rename or remove it",
+    errno.EEXIST: "something else has this name; rename or remove it",
     errno.EMFILE: "no more files can be opened; raise the limit (ulimit -n 1024), or close some",
     errno.EFBIG: "files of this process may not be that large; raise the limit (ulimit -f)",
 }

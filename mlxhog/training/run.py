@@ -44,6 +44,7 @@ from mlxhog.training.evaluation import Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
+from mlxhog.training.run_folder import RunFolder
 from mlxhog.training.session import Session
 from mlxhog.training.state import Checkpoints
 
@@ -135,12 +136,8 @@ class Training(Session):
         tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
         limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
         self.begin(limit, rounds_before(plan))
-        with disk_errors(f"writing {run.architecture}"):
-            checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
-            if plan.division is not None:
-                from mlxhog.data import clients
-
-                clients.write(plan.division, folder)
+        self._write_model(run)
+        self._folder = RunFolder(run, self._write_new_folder, stack)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
@@ -438,6 +435,8 @@ class Training(Session):
         super().poll(doing)
         if self.signals.received:
             self.reporter.report_once(INTERRUPTED)
+        with suppress(EnvironmentLacks):  # the next save says why
+            self.find_folder()
         if self._follower is not None:
             for message in self._follower.give(self.arena, self.ledger, training=doing is None):
                 self.report(message)
@@ -451,6 +450,27 @@ class Training(Session):
         if self.monitor.samples > samples:
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
+
+    def find_folder(self) -> None:
+        """Continue in the run's folder where it is now; an EnvironmentLacks if there is none."""
+        if (found := self._folder.find()) is not None:
+            self.run, message = found
+            self.reporter.run, self.run_dir = self.run, self.run.directory
+            self.report(message)
+            self._write_status()
+
+    def _write_new_folder(self, run: Run) -> None:
+        self.run = run
+        self.write_config()
+        self._write_model(run)
+
+    def _write_model(self, run: Run) -> None:
+        with disk_errors(f"writing {run.architecture}"):
+            checkpoint.write_model(run.architecture, self.plan.model, self.plan.data.tokenizer)
+            if self.plan.division is not None:
+                from mlxhog.data import clients
+
+                clients.write(self.plan.division, run.directory)
 
     def write_config(self) -> None:
         """Replace the options in the run's folder."""

@@ -322,6 +322,7 @@ class Checkpoints:
             EnvironmentLacks: the disk is full; the previous checkpoint is whole.
         """
         run, plan, arena = self._run, self._run.plan, self._run.arena
+        run.find_folder()
         optimizer, values = dump(plan, arena, run.ledger, run.budget, run.monitor)
         self.newest = checkpoint.save(
             run.run,
@@ -337,6 +338,7 @@ class Checkpoints:
             },
             tokenizer=plan.data.tokenizer,
             keep_last=plan.config.keep_last,
+            note=run.reporter.report_once,
         )
         run.reporter.record("checkpoint", path=self.newest)
         return self.newest
