@@ -78,6 +78,16 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def disk_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files of a directory; no link is followed."""
+    every = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
+    n_bytes = 0
+    for one in every:
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            n_bytes += 0 if one.is_dir() else one.lstat().st_size
+    return n_bytes
+
+
 @contextlib.contextmanager
 def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
     """A directory to fill in the block; at the end it is flushed and renamed to `target`.

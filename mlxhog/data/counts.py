@@ -130,6 +130,7 @@ def score(
     bits = float(nats / (math.log(2) * part.text_bytes(ids[places])))
     with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
         replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
+        path.chmod(0o600)
     return bits
 
 

@@ -24,11 +24,13 @@ and a process that is spawned with it inherits them. So a run needs the cache on
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import context, reduction
 from pathlib import Path
@@ -128,6 +130,10 @@ class _Descriptor:
             raise ValueError(f"{size} bytes, expected {count} items of {dtype.itemsize}")
         return mapped.map_open(self._fd).view(dtype)
 
+    def lock(self, flags: int) -> None:
+        """Lock the file, until no process has this descriptor."""
+        fcntl.flock(self._fd, flags)
+
 
 def _inherited(descriptor: Any) -> _Descriptor:
     return _Descriptor(descriptor.detach())
@@ -211,6 +217,11 @@ class TokenFile:
         if context.get_spawning_popen() is None:
             return _known, (self.path,)
         return _received, (self.path, self.header, self._descriptors)
+
+    def hold(self) -> None:
+        """Mark the file as in use, as long as a process has it open; see `is_in_use`."""
+        with suppress(OSError):  # a disk may have no locks
+            self._descriptors[".bin"].lock(fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     @property
     def n_tokens(self) -> int:
@@ -358,6 +369,17 @@ def _received(
 
 def _known(path: Path) -> TokenFile:
     return _with_this_process.get(path) or TokenFile.open(path)
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a process holds the token file of a path."""
+    try:
+        _Descriptor(regular(path, os.O_RDONLY)).lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is missing, or its disk has no locks
+        return False
+    return False
 
 
 def item_size(tokenizer: Tokenizer) -> int:

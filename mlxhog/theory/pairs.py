@@ -293,7 +293,7 @@ class Comparison:
             for letter, later in zip(order, (1, 0), strict=True)
         }
         tell(part, "scoring both")
-        with Child() as child:
+        with Child(store={"held_out": self.held_out}) as child:  # who may outlive the cache
             a, b = (self._scored(child, letter, results[letter]) for letter in "ab")
         for result in results.values():
             durable.remove(Path(result.run) / "checkpoints")

@@ -327,7 +327,8 @@ def _start(process: Process, plan: TextPlan, arena: Arena, directory: Path) -> C
         plan = plan.with_worker(len(plan.workers) + 1, spec, kernels)
     plan = plan.with_worker(slot, spec, kernels)
     job = Job(plan=plan, handle=None, slot=slot, run_dir=directory, budget=plan.budget)
-    child = Child(arena, slot, threads=spec.threads)
+    texts = {"texts": (plan.data.train, plan.data.val)}  # the job's, which may be removed meanwhile
+    child = Child(arena, slot, threads=spec.threads, store=texts)
     child.start(repeat, job, process)
     return child
 

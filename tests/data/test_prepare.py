@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.data import heldout, tokenizers, tokens
+from mlxhog.data import prepare as module
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import text_of, written
@@ -158,6 +160,56 @@ def test_the_cache_is_where_the_system_keeps_caches(environment, platform, expec
     monkeypatch.setattr(os, "environ", environment | {"HOME": "/home/me"})
     monkeypatch.setattr("sys.platform", platform)
     assert user_cache_directory() == Path(expected)
+
+
+def modes(folder):
+    return {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+
+
+def test_the_cache_is_its_owners_alone_and_tokens_that_others_could_write_are_made_anew(corpus):
+    cache, entry = user_cache_directory(), prepare(str(corpus)).train.path.parent
+    assert modes(entry) == {0o700, 0o600}
+    for path in (cache, entry, *entry.iterdir()):  # as an earlier version made them
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    os.utime(entry / "train.bin", (0, 0))
+    assert made(prepare(str(corpus))) == 0
+    assert (modes(entry), stat.S_IMODE(cache.stat().st_mode)) == ({0o700, 0o600}, 0o700)
+    for victim, mode in ((entry / "val.bin", 0o664), (entry, 0o777)):
+        os.utime(entry / "train.bin", (0, 0))
+        victim.chmod(mode)
+        again = prepare(str(corpus))
+        assert made(again) > 0
+        assert any("could be written by other users and are made anew" in n for n in again.notes)
+        assert modes(entry) == {0o700, 0o600}
+
+
+def test_a_cache_of_another_user_is_refused(corpus, monkeypatch):
+    prepare(str(corpus))
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(EnvironmentLacks, match=r"mlxhog is not trusted: it belongs to .*uid"):
+        prepare(str(corpus))
+
+
+def test_a_new_text_takes_the_place_of_those_unused_the_longest_but_not_of_one_in_use(
+    tmp_path, monkeypatch
+):
+    def text(name):
+        files = {f"{k}.txt": f"{name} adds " * 99 for k in range(12)}
+        return prepare(str(written(tmp_path / name, files)))
+
+    in_use, entries = text("a"), [text(name).train.path.parent for name in "bcd"]
+    for k, path in enumerate((in_use.train.path.parent, *entries)):
+        os.utime(path / "prepared.json", (k, k))
+    text("b")  # used again
+    n_bytes = sum(path.stat().st_size for path in entries[0].iterdir())
+    monkeypatch.setattr(module, "MAX_BYTES", 3.5 * n_bytes)
+    monkeypatch.setattr(module, "MAX_SHARE", 0)
+    new = text("e")
+    assert [path.exists() for path in entries] == [True, False, False]
+    assert in_use.train.path.exists()
+    assert any("removed the stored tokens of 2 texts, unused since" in one for one in new.notes)
+    assert not any("removed" in one for one in text("b").notes)
 
 
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path, monkeypatch):
