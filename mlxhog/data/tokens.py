@@ -221,7 +221,7 @@ class TokenFile:
     def hold(self) -> None:
         """Mark the file as in use, as long as a process has it open; see `is_in_use`."""
         with suppress(OSError):  # a disk may have no locks
-            self._descriptors[".bin"].lock(fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._descriptors[".bin"].lock(fcntl.LOCK_SH)
 
     @property
     def n_tokens(self) -> int:

@@ -66,6 +66,9 @@ class Reporter:
             earlier = run.read_status().get("resumed", [])
             self._resumed = sorted({*earlier, plan.budget.steps_before})
         self._next_s = dict[str, float]()  # by report
+        # What a user may remove while it trains: run.json, the installed package.
+        earlier, self._version = run.read_status(), version("mlxhog")
+        self._birth = {name: earlier[name] for name in ("created_ns", "order") if name in earlier}
 
     def report(
         self,
@@ -164,7 +167,8 @@ class Reporter:
                 "status": status,
                 "supervisor_pid": os.getpid(),
                 "socket": socket_path(self.run.directory),
-                "mlxhog": version("mlxhog"),
+                "mlxhog": self._version,
+                **self._birth,
                 "machine": here.name,
                 "chip": machine.chip_name(),
                 "cores": here.cores,

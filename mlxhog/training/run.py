@@ -36,6 +36,7 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
+from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, state
@@ -277,8 +278,6 @@ class Training(Session):
         reporter.record("ended", text=": ".join(filter(None, [result.status, result.error])))
         try:  # a full disk does not keep the result from the caller
             self._write_status(result=result.to_json(), error=result.error)
-            from mlxhog.report import card
-
             card.write(self.run, plan.model)
         except MlxhogError as lacking:
             self.report(f"run.json or the model card is not up to date: {lacking}")

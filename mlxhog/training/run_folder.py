@@ -64,8 +64,16 @@ class RunFolder:
         )
 
     def _is_at(self, path: Path) -> bool:
+        """Whether a path leads to the open folder; some network disks number a folder anew."""
         try:
-            return os.path.samestat(path.stat(), os.fstat(self._fd))
+            if os.path.samestat(path.stat(), os.fstat(self._fd)):
+                return True
+            name = f".{os.getpid()}.part"
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
+            try:
+                return (path / name).exists()
+            finally:
+                os.unlink(name, dir_fd=self._fd)
         except OSError:
             return False
 

@@ -102,7 +102,8 @@ def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
     tmp_path, monkeypatch, change
 ):
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    root, renamed, messages, folders = tmp_path / "runs", tmp_path / "renamed", [], []
+    root, renamed = tmp_path / "runs", tmp_path / "renamed"
+    messages, folders, created_ns = [], [], []
     lasts_until(monkeypatch, lambda: bool(folders))
 
     def act(progress):
@@ -110,6 +111,7 @@ def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
         if folders or not progress.step:  # it trains, and has saved nothing
             return
         folders.extend(one.directory for one in runs.list_runs(root))
+        created_ns.append(runs.Run(*folders).created_ns())
         if change == "renamed":
             os.rename(*folders, renamed)
             return
@@ -127,6 +129,7 @@ def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
     assert (result.status, result.run) == ("done", str(folder))
     assert runs.Run(folder).read_status()["checkpoint"] == result.checkpoint
     assert runs.Run(folder).read_metrics()
+    assert [runs.Run(folder).created_ns()] == created_ns
     assert train(small_config(tmp_path, resume=str(folder), steps=1)).steps == 41
 
 
