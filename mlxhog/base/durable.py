@@ -80,11 +80,12 @@ def remove(path: Path) -> None:
 
 def disk_bytes(path: Path) -> int:
     """Return the size of a file, or of all files of a directory; no link is followed."""
-    every = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    n_bytes = 0
-    for one in every:
+    files, n_bytes = [os.fspath(path)], 0
+    if path.is_dir() and not path.is_symlink():
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    for file in files:
         with contextlib.suppress(OSError):  # it was removed meanwhile
-            n_bytes += 0 if one.is_dir() else one.lstat().st_size
+            n_bytes += os.lstat(file).st_size
     return n_bytes
 
 

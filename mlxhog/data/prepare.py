@@ -237,7 +237,8 @@ def _pieces(
 # -- the cache -------------------------------------------------------------------------------------
 
 
-MAX_BYTES, MAX_SHARE = 10e9, 0.05
+MAX_BYTES, MAX_SHARE = 10e9, 0.05  # of all stored tokens: bytes, or a share of a large disk
+MAX_TEXTS = 500
 _NAME = re.compile("[0-9a-f]{32}(.part|.old)?")
 
 
@@ -250,7 +251,6 @@ class Stored:
     tokenizer: str
     n_bytes: int
     used_s: float  # last use, in seconds since 1970
-    is_in_use: bool  # by a process that lives
 
     @classmethod
     def of(cls, path: Path) -> Stored:
@@ -261,20 +261,24 @@ class Stored:
             fields = plain_json.read(record)
             source, tokenizer = str(fields["source"]), str(fields["tokenizer"])
             used_s = record.stat().st_mtime
-        n_bytes = disk_bytes(path)
-        return cls(path, source, tokenizer, n_bytes, used_s, is_in_use(path / "train.bin"))
+        return cls(path, source, tokenizer, disk_bytes(path), used_s)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process that lives has it open."""
+        return is_in_use(self.path / "train.bin")
 
     def remove(self) -> bool:
         """Remove it, unless a process writes it or has it open; whether it is gone."""
         name = self.path.name.partition(".")[0]
         with contextlib.suppress(BlockingIOError), _locked(self.path.parent, name, wait=False):
-            if not is_in_use(self.path / "train.bin"):
+            if not self.is_in_use:
                 remove(self.path)
         return not os.path.lexists(self.path)
 
 
 def max_bytes(cache: Path) -> int:
-    """Return the bound of the stored tokens: `MAX_BYTES`, or `MAX_SHARE` of a large disk."""
+    """Return the bound of all stored tokens: `MAX_BYTES`, or `MAX_SHARE` of a large disk."""
     size = shutil.disk_usage(cache).total if cache.is_dir() else 0
     return int(max(MAX_BYTES, MAX_SHARE * size))
 
@@ -294,7 +298,8 @@ def _shrink(cache: Path, kept: Path) -> list[Stored]:
     every, limit = stored_texts(cache), max_bytes(cache)
     total, removed = sum(one.n_bytes for one in every), list[Stored]()
     for one in reversed(every):
-        if total > limit and one.path != kept and not one.is_in_use and one.remove():
+        is_full = total > limit or len(every) - len(removed) > MAX_TEXTS
+        if is_full and one.path != kept and one.remove():
             removed.append(one)
             total -= one.n_bytes
     return removed

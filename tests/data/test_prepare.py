@@ -210,6 +210,12 @@ def test_a_new_text_takes_the_place_of_those_unused_the_longest_but_not_of_one_i
     assert in_use.train.path.exists()
     assert any("removed the stored tokens of 2 texts, unused since" in one for one in new.notes)
     assert not any("removed" in one for one in text("b").notes)
+    monkeypatch.setattr(module, "MAX_BYTES", 10e9)
+    monkeypatch.setattr(module, "MAX_TEXTS", 2)
+    del new
+    text("f")
+    left = module.stored_texts(user_cache_directory())
+    assert sorted(one.source[-1] for one in left) == ["a", "f"]
 
 
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path, monkeypatch):
