@@ -19,7 +19,6 @@ from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin, disk
-from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import in_one_line, require_descriptors
@@ -39,13 +38,12 @@ from mlxhog.errors import (
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import origin, state
+from mlxhog.training import origin, run_folder, state
 from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
-from mlxhog.training.run_folder import RunFolder
 from mlxhog.training.session import Session
 from mlxhog.training.state import Checkpoints
 
@@ -137,8 +135,8 @@ class Training(Session):
         tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
         limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
         self.begin(limit, rounds_before(plan))
-        self._write_model(run)
-        self._folder = RunFolder(run, self._write_new_folder, stack)
+        run_folder.write_model(run, plan)
+        self._folder = run_folder.RunFolder(run, lambda: self.plan, stack)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
@@ -458,23 +456,9 @@ class Training(Session):
             self.report(message)
             self._write_status()
 
-    def _write_new_folder(self, run: Run) -> None:
-        self.run = run
-        self.write_config()
-        self._write_model(run)
-
-    def _write_model(self, run: Run) -> None:
-        with disk_errors(f"writing {run.architecture}"):
-            checkpoint.write_model(run.architecture, self.plan.model, self.plan.data.tokenizer)
-            if self.plan.division is not None:
-                from mlxhog.data import clients
-
-                clients.write(self.plan.division, run.directory)
-
     def write_config(self) -> None:
         """Replace the options in the run's folder."""
-        with disk_errors(f"writing {self.run.config_path}"):
-            replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
+        run_folder.write_options(self.run, self.plan)
 
     def _write_status(self, **more: Any) -> None:
         link = self.link

@@ -15,19 +15,37 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from mlxhog.base.durable import disk_errors
+from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
+from mlxhog.training.plan import TextPlan
+
+
+def write_options(run: Run, plan: TextPlan) -> None:
+    """Replace the options in a run's folder."""
+    with disk_errors(f"writing {run.config_path}"):
+        replace_file(run.config_path, plan.stored.to_yaml().encode())
+
+
+def write_model(run: Run, plan: TextPlan) -> None:
+    """Replace the architecture, the tokenizer, and the division of the text among clients."""
+    with disk_errors(f"writing {run.architecture}"):
+        checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
+        if plan.division is not None:
+            from mlxhog.data import clients
+
+            clients.write(plan.division, run.directory)
 
 
 class RunFolder:
     """Follows the folder of a run, which the caller has locked.
 
-    `write` writes what a resume needs into a new folder; `stack` unlocks that in the end.
+    `plan` returns the present plan, for a new folder; `stack` unlocks that in the end.
     """
 
-    def __init__(self, run: Run, write: Callable[[Run], None], stack: ExitStack) -> None:
-        self._run, self._first, self._write, self._stack = run, run.directory, write, stack
+    def __init__(self, run: Run, plan: Callable[[], TextPlan], stack: ExitStack) -> None:
+        self._run, self._first, self._plan, self._stack = run, run.directory, plan, stack
         self._fd = os.open(run.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(lambda: os.close(self._fd))
 
@@ -49,7 +67,8 @@ class RunFolder:
             fd = os.open(run.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._stack.enter_context(run.lock())
-            self._write(run)
+            write_options(run, self._plan())
+            write_model(run, self._plan())
         except RunError as error:
             os.close(fd)
             raise EnvironmentLacks(str(error)) from error

@@ -8,7 +8,9 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.training.plan import make_plan
 from mlxhog.training.run_folder import RunFolder
+from tests.training.small import small_config
 
 
 @pytest.fixture
@@ -24,8 +26,9 @@ def run(tmp_path, stack):
 
 
 @pytest.fixture
-def folder(run, stack):
-    return RunFolder(run, lambda new: new.config_path.write_text("new"), stack)
+def folder(run, stack, tmp_path):
+    plan = make_plan(small_config(tmp_path))
+    return RunFolder(run, lambda: plan, stack)
 
 
 def test_a_folder_in_its_place_is_no_news_also_on_a_disk_that_numbers_folders_anew(
@@ -55,7 +58,8 @@ def test_a_removed_folder_is_made_again_where_it_was_first_and_is_locked(run, fo
     found, message = folder.find()
     assert found == run
     assert f"{trash} was removed; {run.directory} is made again" in message
-    assert (run.config_path.read_text(), run.is_locked()) == ("new", True)
+    assert "seq_len: 32" in run.config_path.read_text()
+    assert ((run.architecture / "config.json").is_file(), run.is_locked()) == (True, True)
     assert folder.find() is None
 
 
