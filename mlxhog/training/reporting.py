@@ -68,7 +68,9 @@ class Reporter:
         self._next_s = dict[str, float]()  # by report
         # What a user may remove while it trains: run.json, the installed package.
         earlier, self._version = run.read_status(), version("mlxhog")
-        self._birth = {name: earlier[name] for name in ("created_ns", "order") if name in earlier}
+        self._birth: dict[str, Any] = {
+            name: earlier[name] for name in ("created_ns", "order") if name in earlier
+        }
 
     def report(
         self,

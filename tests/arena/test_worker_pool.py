@@ -111,7 +111,7 @@ def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_i
 
 BEGIN = """
 import threading
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines_of
+from mlxhog.arena.worker_pool import WorkerProcess
 from tests.arena import children
 
 def hold():
@@ -161,7 +161,7 @@ def test_an_exit_code_that_another_thread_collects_is_waited_for():
 
 
 SPAWNING = """
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines_of
+from mlxhog.arena.worker_pool import WorkerProcess
 from tests.arena import children
 
 while True:

@@ -233,8 +233,7 @@ def test_a_cache_on_any_disk_holds_tokens_and_the_user_is_told_what_it_lacks(
     text = written(tmp_path / "corpus", {f"{i}.txt": f"document {i} " * 20 for i in range(24)})
     with odd_disk(tmp_path / "cache", kind, number) if number else nullcontext():
         first, again = prepare(str(text)), prepare(str(text))
-        train, val = again.open(16)
-    assert train.batch(np.array([0]), 16).x.shape == (1, 16)
+    assert again.train.batch(np.array([0]), 16).x.shape == (1, 16)
     lacks = kind in ("locks", "folder_fsync", "shared_maps")
     for prepared in (first, again):
         assert sum("the disk of" in note for note in prepared.notes) == lacks
@@ -249,7 +248,7 @@ def test_a_cache_that_cannot_be_used_is_named_with_the_way_out(corpus, monkeypat
                 prepare(str(corpus))
     with monkeypatch.context() as patch:
         patch.setattr(
-            mapped, "map_file", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+            mapped, "map_open", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
         )
         with pytest.raises(EnvironmentLacks, match=f"what was written cannot be read; {way_out}"):
             prepare(str(corpus))
