@@ -50,7 +50,7 @@ from mlxhog.training.state import Checkpoints
 if TYPE_CHECKING:
     from mlxhog.training.follow import Follower
 
-DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
+DESCRIPTORS = 48  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 LEAVING_S = 5.0  # limit for workers to leave
 INTERRUPTED = "finishing the step; again stops at once"
