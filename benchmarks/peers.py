@@ -70,7 +70,7 @@ def axes(arm):
 def text(options):
     """The token files of `mlxhog train`, prepared."""
     data = make_plan(TrainConfig(**of_this_size({**smallest(BYTES, {}), **options}))).data
-    return [str(data.train), str(data.val)]
+    return [str(data.train.path), str(data.val.path)]
 
 
 def theirs(arm, **job):

@@ -161,7 +161,7 @@ SECTIONS = {
 }  # fmt: skip
 FOUND = [
     *(f"mad: {name}" for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)),
-    *(f"help: {name}" for name in (*COMMANDS, "runs rm", "cluster start")),
+    *(f"help: {name}" for name in (*COMMANDS, "runs rm", "cache clear", "cluster start")),
     *(f"help: mad {name}" for name in MAD),
 ]
 SLOW = ("dry run", "export", "bits")

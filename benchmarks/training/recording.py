@@ -220,7 +220,7 @@ class HeldOut:
 
         plan = make_plan(TrainConfig(**of_this_size(options)))
         self._seq_len, self._tokens = plan.config.seq_len, smallest(2048, tokens)
-        self._file = plan.data.open(self._seq_len)[1]
+        self._file = plan.data.val
         self._backend = backends.create("torch:cpu", threads=len(cores()), kernels="auto")
         self._backend.bind(plan.model, plan.layout)
 

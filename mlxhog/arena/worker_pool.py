@@ -16,9 +16,11 @@ import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BytesIO
 from multiprocessing import Pipe, connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import IO, Any
 
 from mlxhog.arena.arena import Arena
@@ -247,6 +249,15 @@ def last_lines(output: IO[bytes], since: int = 0) -> list[str]:
     output.seek(max(since, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = output.read().decode(errors="replace").split("\n")
     return [line for line in lines if line.strip()] or ["it left no message"]
+
+
+def last_lines_of(log: Path) -> list[str]:
+    """Return the `last_lines` of a log, which may be missing or a folder."""
+    try:
+        with log.open("rb") as output:
+            return last_lines(output)
+    except OSError:
+        return last_lines(BytesIO())
 
 
 def _end_with_interpreter() -> None:

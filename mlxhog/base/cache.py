@@ -1,12 +1,15 @@
-"""The cache folder: files that mlxhog can compute again, and the check before one is executed.
+"""The cache folder: files that mlxhog can compute again, and the check before one is used.
 
 A library that this process loads runs with its user's rights, so it must belong to that user. The
-same holds for the list of the Python files that may be loaded again (`config/plugins.py`):
+same holds for the list of the Python files that may be loaded again (`config/plugins.py`), the
+record of doctor, and stored tokens, by which others could choose what a model learns:
 
     folder  owned by this user, mode 0700 when we make it, never writable by others
     file    owned by this user, a regular file, not a link, not writable by others
 
-A path that breaks a rule is refused, not repaired: another user may already have changed it.
+A path that breaks a rule is refused or made anew, not repaired: another user may already have
+changed it. The cache folder itself is taken from others (`own_directory`), as earlier versions made
+it by the umask.
 """
 
 import os
@@ -20,6 +23,7 @@ from mlxhog.base.output import say_once
 from mlxhog.errors import EnvironmentLacks
 
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def user_cache_directory() -> Path:
@@ -52,6 +56,43 @@ def _temporary_cache(why: str) -> Path:
     return cache
 
 
+def own_directory(directory: Path) -> Path:
+    """Create the cache folder, unless it exists, and take the rights of others to it.
+
+    Returns:
+        Its path without links; use this one.
+
+    Raises:
+        EnvironmentLacks: it belongs to another user.
+        OSError: the folder cannot be created.
+    """
+    folder = _created(directory)
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and status.st_mode & _OF_OTHERS:
+        with suppress(OSError):  # a disk may keep no modes: then what is stored is not used
+            folder.chmod(stat.S_IMODE(status.st_mode) & ~_OF_OTHERS)
+        return folder
+    _check(folder, status)
+    return folder
+
+
+def is_own(folder: Path) -> bool:
+    """Whether no other user can have written a folder of files; a missing one nobody has."""
+    with suppress(FileNotFoundError):
+        every = [(folder, stat.S_ISDIR), *((path, stat.S_ISREG) for path in folder.iterdir())]
+        for path, is_kind in every:
+            if _fault(status := path.lstat()) or not is_kind(status.st_mode):
+                return False
+    return True
+
+
+def restrict(folder: Path) -> None:
+    """Take the rights of others to a folder of files of this user."""
+    for path in (folder, *folder.iterdir()):
+        if (mode := stat.S_IMODE(path.lstat().st_mode)) & _OF_OTHERS:
+            path.chmod(mode & ~_OF_OTHERS)
+
+
 def private_directory(directory: Path) -> Path:
     """Create a folder for files that will be executed, unless it exists, and check it.
 
@@ -62,16 +103,21 @@ def private_directory(directory: Path) -> Path:
         EnvironmentLacks: another user could write to the folder.
         OSError: the folder cannot be created.
     """
-    folder = directory.resolve()
-    for path in (*reversed(folder.parents), folder):
-        if not path.exists():
-            path.mkdir(mode=0o700, exist_ok=True)
+    folder = _created(directory)
     _check(folder, folder.stat())
     return folder
 
 
+def _created(directory: Path) -> Path:
+    folder = directory.resolve()
+    for path in (*reversed(folder.parents), folder):
+        if not path.exists():
+            path.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 def is_kept(file: Path) -> bool:
-    """Whether a file of a `private_directory` exists, and so may be executed.
+    """Whether a file of the cache exists, and so may be used.
 
     Raises:
         EnvironmentLacks: the file exists, and another user could have created or changed it.
@@ -85,12 +131,16 @@ def is_kept(file: Path) -> bool:
 
 
 def _check(path: Path, status: os.stat_result, fault: str = "") -> None:
-    if status.st_uid != os.geteuid():
-        fault = f"belongs to another user (uid {status.st_uid})"
-    elif status.st_mode & _BY_OTHERS and not fault:
-        fault = f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
-    if fault:
+    if fault := _fault(status, fault):
         raise EnvironmentLacks(
-            f"{path} is not trusted: it {fault}, and its content decides which code runs as you; "
-            "remove it, or set XDG_CACHE_HOME to a folder of your own"
+            f"{path} is not trusted: it {fault}, and its content decides which code runs as you "
+            "and what models learn; remove it, or set XDG_CACHE_HOME to a folder of your own"
         )
+
+
+def _fault(status: os.stat_result, fault: str = "") -> str:
+    if status.st_uid != os.geteuid():
+        return f"belongs to another user (uid {status.st_uid})"
+    if status.st_mode & _BY_OTHERS and not fault:
+        return f"can be written by others (mode {stat.S_IMODE(status.st_mode):04o})"
+    return fault

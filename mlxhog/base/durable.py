@@ -31,6 +31,9 @@ _EXPLAINED = {
     errno.EDQUOT: "the quota of this disk is used up; free some space",
     errno.EIO: "the disk reports an error; look at the system's log",
     errno.ENOENT: "its directory no longer exists; was it moved or deleted?",
+    errno.EISDIR: "a folder has this name; rename or remove it",
+    errno.ENOTDIR: "a file has the name of its folder; rename or remove it",
+    errno.EEXIST: "something else has this name; rename or remove it",
     errno.EMFILE: "no more files can be opened; raise the limit (ulimit -n 1024), or close some",
     errno.EFBIG: "files of this process may not be that large; raise the limit (ulimit -f)",
 }
@@ -73,6 +76,17 @@ def remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
+
+
+def disk_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files of a directory; no link is followed."""
+    files, n_bytes = [os.fspath(path)], 0
+    if path.is_dir() and not path.is_symlink():
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
+    for file in files:
+        with contextlib.suppress(OSError):  # it was removed meanwhile
+            n_bytes += os.lstat(file).st_size
+    return n_bytes
 
 
 @contextlib.contextmanager

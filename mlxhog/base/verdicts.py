@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import darwin, machine, plain_json
-from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.cache import is_kept, own_directory, user_cache_directory
 from mlxhog.base.durable import replace_file
 from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, one_line
 
@@ -236,12 +236,14 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name
     try:
+        if not is_kept(path):
+            return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
         record = plain_json.read(path)
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, expected {FORMAT}")
         there = asdict(Identity(**record["identity"]))
-    except FileNotFoundError:
-        return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
+    except EnvironmentLacks as error:
+        return Verdicts(path, f"{error}; then run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
     for name, value in asdict(here).items():
@@ -260,8 +262,9 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
     """
     path = (directory or user_cache_directory()) / identity.file_name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        own_directory(path.parent)
         replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
+        path.chmod(0o600)
     except OSError as error:
         raise EnvironmentLacks(
             f"the result cannot be kept in {path} ({darwin.reason(error)}), so no run will use it; "

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,15 @@ def save(
     state: Mapping[str, Any],
     tokenizer: Tokenizer,
     keep_last: int = 3,
+    note: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Save a checkpoint, then drop all but the last few; returns its directory.
 
     The caller holds the run's lock. `step` counts the updates applied so far. `params` are float32
     arrays that no process writes meanwhile, `model_config` is what `families.read` takes, and
-    `state`, of the trainer, has JSON values. `keep_last` is at least 1.
+    `state`, of the trainer, has JSON values. `keep_last` is at least 1. If the folder of
+    checkpoints was removed, it is made again. `note` gets a sentence if `latest` or `model` cannot
+    name the checkpoint, which is found without them.
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
@@ -109,6 +113,7 @@ def save(
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
     locks.require_held(run.directory)
     with disk_errors(f"saving checkpoint {final.name}"):
+        run.checkpoints.mkdir(exist_ok=True)
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
@@ -124,10 +129,17 @@ def save(
                 write_synced(part / name, content)
             manifest.write(part, step, state)
             _read_back(part)
-    with disk_errors(f"writing {run.checkpoints / _LATEST}"):
-        replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
-    with disk_errors(f"linking {run.model}"):
-        replace_link(run.model, final.relative_to(run.directory))
+    try:
+        with disk_errors(f"writing {run.checkpoints / _LATEST}"):
+            replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+    except EnvironmentLacks as error:
+        with suppress(OSError):  # without it the newest checkpoint is the latest
+            (run.checkpoints / _LATEST).unlink()
+        note(f"{final.name} is saved; {error}")
+    try:
+        _link(run.model, final.relative_to(run.directory))
+    except EnvironmentLacks as error:
+        note(f"{final.name} is saved; {error}")
     permanent = {final, best(run)}
     for old in manifest.by_age(run.checkpoints)[:-keep_last]:
         if old not in permanent:
@@ -281,10 +293,27 @@ def _names_best(spec: str) -> bool:
 
 def mark_best(run: Run, path: Path) -> None:
     """Let `best` name a checkpoint of the run; the caller holds its lock."""
-    with disk_errors(f"writing {run.checkpoints / BEST}"):
-        place = run.checkpoints / BEST
-        if not (replace_link(place, Path(path.name)) or place.is_dir()):
+    place = run.checkpoints / BEST
+    is_text = not place.is_symlink() and best(run) is not None  # as on a disk without links
+    if is_text or not _link(place, Path(path.name)):
+        with disk_errors(f"writing {place}"):
             replace_file(place, f"{path.name}\n".encode())
+
+
+def _link(path: Path, target: Path) -> bool:
+    """Let a link lead to a checkpoint; returns whether it does, on a disk that has links.
+
+    Raises:
+        EnvironmentLacks: something else has its name, or the system refuses.
+    """
+    if os.path.lexists(path) and not path.is_symlink():
+        what = "folder" if path.is_dir() else "file"
+        raise EnvironmentLacks(
+            f"{path} is a {what} of its own, as in a copied run, and stays as it is: it does not "
+            f"lead to {target.name}; rename or remove it"
+        )
+    with disk_errors(f"linking {path}"):
+        return replace_link(path, target)
 
 
 def best(run: Run) -> Path | None:

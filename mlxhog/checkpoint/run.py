@@ -107,14 +107,14 @@ class Run:
         return self.holder() is not None
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace `run.json`, keeping time and order of creation.
+        """Replace `run.json`, keeping time and order of creation, or those of `status`.
 
         Raises:
             EnvironmentLacks: the system refuses, or another machine has taken this process's run;
                 the old file is unchanged.
         """
         locks.require_held(self.directory)
-        earlier = self._read_status()
+        earlier = {**status, **self._read_status()}
         since = {"created_ns": earlier.get("created_ns") or time.time_ns()}
         since |= {"order": earlier["order"]} if "order" in earlier else {}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"

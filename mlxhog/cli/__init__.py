@@ -57,6 +57,7 @@ GROUPS = {
     },
     "set-up": {
         "doctor": "check this machine: backends, two writers at once, every Metal kernel",
+        "cache": "prepared texts and compiled kernels that are kept; `cache clear` removes them",
         "options": "every option of every command: default, unit, meaning, and whose it is",
         "completion": "a script for completion of commands, options and runs in bash or zsh",
     },
@@ -123,7 +124,7 @@ _MODULES = {
     "mad.listing": "tasks suites layers show", "mad.train": "data train",
     "mad.results": "board plot vote scale", "mad.study": "search bench resume",
 }  # fmt: skip
-PLACES = {"eval": "generate.evaluate", "runs rm": "runs.remove"} | {
+PLACES = {"eval": "generate.evaluate", "runs rm": "runs.remove", "cache clear": "cache.clear"} | {
     f"{'mad ' * module.startswith('mad')}{name}": f"{module}.{name}"
     for module, names in _MODULES.items()
     for name in names.split()
@@ -222,7 +223,7 @@ def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> None:
 def names() -> list[str]:
     """Return the words of every command."""
     of_mad = [f"mad {name}" for name in MAD]
-    return [*(name for name in COMMANDS if name != "mad"), "runs rm", *of_mad]
+    return [*(name for name in COMMANDS if name != "mad"), "runs rm", "cache clear", *of_mad]
 
 
 def _name(words: Sequence[str]) -> str:

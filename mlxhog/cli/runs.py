@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import locks
+from mlxhog.base.durable import disk_bytes
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
 from mlxhog.cli.flags import Json, OneRun, RunFolder
@@ -141,10 +142,7 @@ def remove(config: _Remove) -> Report:
                 f"the run {each.name} trains now{where}; end it first{where and ', there'}: mlxhog "
                 f"stop {word}{locks.if_dead(holder)}"
             )
-    sizes = {
-        each.name: sum(p.lstat().st_size for p in each.directory.rglob("*") if not p.is_dir())
-        for each in chosen.values()
-    }
+    sizes = {each.name: disk_bytes(each.directory) for each in chosen.values()}
     names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
         raise ConfigError(f"would remove {', '.join(names)} for good; add --yes")

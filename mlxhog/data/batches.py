@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +96,6 @@ class Batches:
         self._file, self._frozen = file, frozen and file.prompts is not None
         self._seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
         self._order = Order(file.n_sequences(seq_len), file.digest, seed)
-
-    @classmethod
-    def open(cls, path: Path, **arguments: Any) -> Self:
-        """Return the batches of the token file at a path; the other arguments as of the class."""
-        return cls(TokenFile.open(path), **arguments)
 
     @property
     def n_tickets(self) -> int:

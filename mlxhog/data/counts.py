@@ -26,7 +26,6 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,7 +105,7 @@ def probabilities(
 
 
 def score(
-    train: Path, val: Path, asked_bytes: int, check: Callable[[], None] = lambda: None
+    train: TokenFile, val: TokenFile, asked_bytes: int, check: Callable[[], None] = lambda: None
 ) -> float | None:
     """Return the bits per byte of a training text's counts on a part of its held-out text.
 
@@ -116,11 +115,11 @@ def score(
     Raises:
         DataError: a token file is damaged, or the training text is shorter than a context.
     """
-    text, part = TokenFile.open(train), heldout.part(TokenFile.open(val), asked_bytes)
+    text, part = train, heldout.part(val, asked_bytes)
     if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
         return None
     of = {"train": text.digest, "held_out": part.digest, "format": _FORMAT}
-    path = val.with_name(_SCORE_FILE)
+    path = val.path.with_name(_SCORE_FILE)
     with suppress(OSError, ValueError, KeyError, TypeError):  # not computed yet, or damaged
         record = plain_json.read(path)
         if record["of"] == of:
@@ -131,6 +130,7 @@ def score(
     bits = float(nats / (math.log(2) * part.text_bytes(ids[places])))
     with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
         replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
+        path.chmod(0o600)
     return bits
 
 

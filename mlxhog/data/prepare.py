@@ -3,6 +3,9 @@
 The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the held-out
 rule. It appears when it is whole, under a file lock, so processes that prepare the same corpus at
 once end with one good copy, and no process trusts the incomplete directory of a killed one.
+
+The stored tokens are bounded (`max_bytes`): a new text takes the place of those whose last use is
+the longest ago, but for those that a process has open. Only this user can read or write them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,10 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
+import re
+import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import darwin, disk, plain_json
-from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.cache import is_own, own_directory, restrict, user_cache_directory
 from mlxhog.base.durable import (
+    disk_bytes,
     disk_errors,
     explained,
     new_directory,
@@ -35,7 +43,7 @@ from mlxhog.data.heldout import Scan
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
+from mlxhog.data.tokens import TokenFile, TokenWriter, is_in_use, item_size
 from mlxhog.errors import DataError, EnvironmentLacks
 
 _VERSION = "mlxhog-prepared-3"
@@ -46,8 +54,8 @@ _RECORD = "prepared.json"
 class Prepared:
     """A prepared corpus."""
 
-    train: Path  # the training token file, a `.bin`
-    val: Path  # the held-out one
+    train: TokenFile  # the training text
+    val: TokenFile  # the held-out text
     tokenizer: Tokenizer  # of both files
     spec: str  # its name, see `tokenizers.build`
     corpus_sha256: str  # over the documents, joined by one zero byte
@@ -57,21 +65,15 @@ class Prepared:
     n_bytes: int  # of its text, with the held-out text
     marks: Mapping[str, float]  # see `heldout.marks`
 
-    def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
-        """Return the open training and held-out files.
-
-        Raises:
-            DataError: a file is damaged or shorter than one sequence.
-        """
-        files = TokenFile.open(self.train), TokenFile.open(self.val)
-        for file, part in zip(files, ("training", "held-out"), strict=True):
+    def check_length(self, seq_len: int) -> None:
+        """Raise DataError if a file is shorter than one sequence."""
+        for file, part in ((self.train, "training"), (self.val, "held-out")):
             if file.n_sequences(seq_len) < 1:
                 raise DataError(
                     f"{self.corpus.source} is too short: {file.n_tokens:,} {part} tokens, and one "
                     f"sequence needs {seq_len + 1:,}{self.corpus.in_brackets()}; "
                     "use more text or a smaller seq_len"
                 )
-        return files
 
     def inventory(self) -> dict[str, Any]:
         """Describe the files of the corpus in JSON types; this reads them again.
@@ -119,7 +121,7 @@ def prepare(
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
-    cache = user_cache_directory()
+    cache = _cache()
     machine = MachineData(skip=skip_machine_data)
     corpus = corpora.find(source, text_key, show).mapped(machine.read)
     if loss_on == "all":
@@ -136,21 +138,31 @@ def prepare(
     key = hashlib.sha256("|".join(parts).encode()).hexdigest()
     target = (cache / key[:32]).absolute()
     with _locked(cache, target.name):
-        stored = _stored(target, key)
-        if stored is None:
+        is_ours = is_own(target)
+        stored = _stored(target, key) if is_ours else None
+        if is_made := stored is None:
             if target.exists():
-                notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
+                why = "were damaged" if is_ours else "could be written by other users"
+                notes.append(f"the stored tokens of {corpus.source} {why} and are made anew")
             try:
                 _write(target, key, corpus, scan, rule, spec, show)
             except OSError as error:
                 raise _bad_cache(cache, f"tokens cannot be written: {explained(error)}") from error
             if (stored := _stored(target, key)) is None:
                 raise _bad_cache(cache, "what was written cannot be read")
+    if is_made and (removed := _shrink(cache, target)):
+        notes.append(
+            f"removed the stored tokens of {len(removed)} texts, unused since "
+            f"{time.strftime('%d %B %Y', time.localtime(removed[-1].used_s))}, "
+            f"{format_bytes(sum(one.n_bytes for one in removed))}: the cache has "
+            f"{format_bytes(max_bytes(cache))} (mlxhog cache)"
+        )
     notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
-    made_by, marks, changed = stored
+    files, made_by, marks = stored
+    changed = sum(file.header.get("changed", 0) for file in files)
     return Prepared(
-        train=target / "train.bin",
-        val=target / "val.bin",
+        train=files[0],
+        val=files[1],
         tokenizer=made_by,
         spec=spec,
         corpus_sha256=scan.sha256,
@@ -225,18 +237,101 @@ def _pieces(
 # -- the cache -------------------------------------------------------------------------------------
 
 
+MAX_BYTES, MAX_SHARE = 10e9, 0.05  # of all stored tokens: bytes, or a share of a large disk
+MAX_TEXTS = 500
+_NAME = re.compile("[0-9a-f]{32}(.part|.old)?")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The stored tokens of a text, or what a killed process has left of them."""
+
+    path: Path
+    source: str  # the corpus; empty if it cannot be read
+    tokenizer: str
+    n_bytes: int
+    used_s: float  # last use, in seconds since 1970
+
+    @classmethod
+    def of(cls, path: Path) -> Stored:
+        """Describe a folder of the cache."""
+        record, used_s = path / _RECORD, path.lstat().st_mtime
+        source = tokenizer = ""
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            fields = plain_json.read(record)
+            source, tokenizer = str(fields["source"]), str(fields["tokenizer"])
+            used_s = record.stat().st_mtime
+        return cls(path, source, tokenizer, disk_bytes(path), used_s)
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process that lives has it open."""
+        return is_in_use(self.path / "train.bin")
+
+    def remove(self) -> bool:
+        """Remove it, unless a process writes it or has it open; whether it is gone."""
+        name = self.path.name.partition(".")[0]
+        with contextlib.suppress(BlockingIOError), _locked(self.path.parent, name, wait=False):
+            if not self.is_in_use:
+                remove(self.path)
+        return not os.path.lexists(self.path)
+
+
+def max_bytes(cache: Path) -> int:
+    """Return the bound of all stored tokens: `MAX_BYTES`, or `MAX_SHARE` of a large disk."""
+    size = shutil.disk_usage(cache).total if cache.is_dir() else 0
+    return int(max(MAX_BYTES, MAX_SHARE * size))
+
+
+def stored_texts(cache: Path) -> list[Stored]:
+    """Return the stored tokens in the cache folder, those of the last use first."""
+    paths = [path for path in cache.iterdir() if _NAME.fullmatch(path.name)]
+    every = list[Stored]()
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            every.append(Stored.of(path))
+    return sorted(every, key=lambda one: one.used_s, reverse=True)
+
+
+def _shrink(cache: Path, kept: Path) -> list[Stored]:
+    """Remove stored tokens until the rest is within the bound; returns them, the newest last."""
+    every, limit = stored_texts(cache), max_bytes(cache)
+    total, removed = sum(one.n_bytes for one in every), list[Stored]()
+    for one in reversed(every):
+        is_full = total > limit or len(every) - len(removed) > MAX_TEXTS
+        if is_full and one.path != kept and one.remove():
+            removed.append(one)
+            total -= one.n_bytes
+    return removed
+
+
+def _cache() -> Path:
+    cache = user_cache_directory()
+    try:
+        return own_directory(cache)
+    except OSError as error:
+        raise _not_writable(cache, error) from error
+
+
+def _not_writable(cache: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the cache directory {cache} cannot be written ({darwin.reason(error)}); "
+        "set XDG_CACHE_HOME to a writable folder"
+    )
+
+
 @contextlib.contextmanager
-def _locked(cache: Path, name: str) -> Iterator[None]:
+def _locked(cache: Path, name: str, *, wait: bool = True) -> Iterator[None]:
     locks = cache / "locks"
     try:
-        locks.mkdir(parents=True, exist_ok=True)
+        locks.mkdir(0o700, parents=True, exist_ok=True)
         lock = (locks / name).open("w")
     except OSError as error:
-        raise DataError(
-            f"the cache directory {cache} cannot be written ({darwin.reason(error)}); "
-            "set XDG_CACHE_HOME to a writable folder"
-        ) from error
-    with lock, lock_file(lock, locks / name, fcntl.LOCK_EX):
+        raise _not_writable(cache, error) from error
+    kind = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    with lock, lock_file(lock, locks / name, kind):
+        with contextlib.suppress(OSError):  # a disk may keep no modes
+            os.fchmod(lock.fileno(), 0o600)
         yield
 
 
@@ -244,19 +339,26 @@ def _bad_cache(cache: Path, why: str) -> EnvironmentLacks:
     return EnvironmentLacks(f"{cache}: {why}; set XDG_CACHE_HOME to a folder on another disk")
 
 
-def _stored(target: Path, key: str) -> tuple[Tokenizer, Mapping[str, float], int] | None:
-    """Return tokenizer, marks and number of changed documents; None if absent or damaged."""
+def _stored(
+    target: Path, key: str
+) -> tuple[tuple[TokenFile, TokenFile], Tokenizer, Mapping[str, float]] | None:
+    """Return both token files, tokenizer and marks; None if absent or damaged."""
     try:
         record = plain_json.read(target / _RECORD)
         marks = {name: float(bits) for name, bits in record["marks"].items()}
         tokenizer = tokenizers.load(target)
-        headers = [TokenFile.open(target / f"{split}.bin").header for split in ("train", "val")]
-        own = {header["tokenizer_sha256"] for header in headers} == {tokenizer.sha256}
+        train, val = (TokenFile.open(target / f"{split}.bin") for split in ("train", "val"))
+        own = {file.header["tokenizer_sha256"] for file in (train, val)} == {tokenizer.sha256}
         is_whole = record["key"] == key and own
     except (DataError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    changed = sum(header.get("changed", 0) for header in headers)
-    return (tokenizer, marks, changed) if is_whole else None
+    if not is_whole:
+        return None
+    train.hold()
+    with contextlib.suppress(OSError):  # a disk may keep no modes
+        os.utime(target / _RECORD)  # its last use
+        restrict(target)
+    return (train, val), tokenizer, marks
 
 
 def _write(
@@ -284,6 +386,8 @@ def _write(
         marks = {} if corpus.source == SOTU else heldout.marks(held_out)
         record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
+        with contextlib.suppress(OSError):
+            restrict(part)
 
 
 def _write_tokens(

@@ -49,6 +49,7 @@ class Tokenizer:
     bos_token = BOS_TOKEN  # its name
     description: bytes  # the file `tokenizer.json`
     pieces: Sequence[bytes]  # the bytes of each id; special tokens and unused ids have none
+    _template = package_file("chat_template.jinja")
 
     @property
     def sha256(self) -> str:
@@ -85,7 +86,7 @@ class Tokenizer:
         return {
             "tokenizer.json": self.description,
             "tokenizer_config.json": json.dumps(config, indent=1).encode(),
-            "chat_template.jinja": package_file("chat_template.jinja"),
+            "chat_template.jinja": self._template,
         }
 
 

@@ -17,14 +17,22 @@ begins with BOS.
 A model reads rows. Row i of length T is tokens [i T, i T + T + 1): inputs are all but the last,
 labels all but the first. Neighbouring rows overlap by one token, and a tail shorter than T + 1 is
 not used. In a file with examples the rows are its `ExampleRows`, of unequal lengths.
+
+An open token file is read to the end, also if it is removed meanwhile: it keeps its descriptors,
+and a process that is spawned with it inherits them. So a run needs the cache only at its start.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 from array import array
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import context, reduction
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +42,7 @@ from numpy.typing import NDArray
 from mlxhog.base import mapped, plain_json
 from mlxhog.base.disk import flush
 from mlxhog.base.durable import write_synced
+from mlxhog.base.reading import regular
 from mlxhog.data.batch import IGNORED, Batch, padded
 from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import Tokenizer
@@ -102,9 +111,40 @@ class ExampleRows:
         return len(self.begin)
 
 
+class _Descriptor:
+    """A file that stays open, and that a process inherits if this is sent to it by its spawn."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd  # owned
+
+    def __reduce__(self) -> tuple[Callable[[Any], _Descriptor], tuple[Any]]:
+        return _inherited, (reduction.DupFd(self._fd),)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def map(self, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        """Map the file, of `count` items, read-only; a ValueError if it has another size."""
+        size = os.fstat(self._fd).st_size
+        if count < 1 or size != count * dtype.itemsize:
+            raise ValueError(f"{size} bytes, expected {count} items of {dtype.itemsize}")
+        return mapped.map_open(self._fd).view(dtype)
+
+    def lock(self, flags: int) -> None:
+        """Lock the file, until no process has this descriptor."""
+        fcntl.flock(self._fd, flags)
+
+
+def _inherited(descriptor: Any) -> _Descriptor:
+    return _Descriptor(descriptor.detach())
+
+
 @dataclass(frozen=True)
 class TokenFile:
     """An open token file; `TokenFile.open` makes one, which maps its arrays read-only.
+
+    A process that is spawned with it has the same files. Elsewhere a pickle of it has its path: the
+    process that reads the pickle takes the file with which it was spawned, or opens the path.
 
     Concurrency: any number of threads and processes may read at once.
     """
@@ -115,6 +155,9 @@ class TokenFile:
     byte_lengths: Int64  # bytes of text of each id, (vocab,)
     header: dict[str, Any]  # the fields of `NAME.json`
     prompts: NDArray[np.uint32] | None = None  # tokens of each document's prompt, (documents,)
+    _descriptors: dict[str, _Descriptor] = field(  # by suffix; none of a part of a file
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _rows: dict[int, ExampleRows] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -132,24 +175,53 @@ class TokenFile:
             header = plain_json.read(path.with_suffix(".json"))
             if header["format"] != FORMAT:
                 raise ValueError(f"format {shown(header['format'])}")
-            n, documents, vocab = (header[name] for name in ("tokens", "documents", "vocab"))
-            dtype = np.dtype(header["dtype"]).newbyteorder("<")
+            _shape(header)
         except (OSError, ValueError, TypeError, LookupError) as error:
             raise DataError(
                 f"{path.with_suffix('.json')} is not the header of a token file of format {FORMAT}:"
                 f" {message_of(error)}; {_WAY_OUT}"
             ) from error
-        tokens = _map(path, dtype, n)
-        starts = _map(path.with_suffix(".idx"), np.dtype("<u8"), documents + 1)
-        lengths = _map(path.with_suffix(".len"), np.dtype("<u2"), vocab)
-        prompts = None
-        if header.get("examples"):
-            prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), documents)
-        file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
-        edge = _CHECKED_BYTES // tokens.itemsize
+        descriptors = dict[str, _Descriptor]()
+        for suffix in _shape(header):
+            at = path.with_suffix(suffix)
+            try:
+                descriptors[suffix] = _Descriptor(regular(at, os.O_RDONLY))
+            except OSError as error:
+                raise _unreadable(at, error) from error
+        file = cls._of(path, header, descriptors)
+        edge = _CHECKED_BYTES // file.tokens.itemsize
         file.ids(0, edge)
-        file.ids(max(0, n - edge), n)
+        file.ids(max(0, file.n_tokens - edge), file.n_tokens)
         return file
+
+    @classmethod
+    def _of(
+        cls, path: Path, header: dict[str, Any], descriptors: Mapping[str, _Descriptor]
+    ) -> TokenFile:
+        arrays = dict[str, NDArray[Any]]()
+        for suffix, (dtype, count) in _shape(header).items():
+            try:
+                arrays[suffix] = descriptors[suffix].map(dtype, count)
+            except (OSError, ValueError) as error:
+                raise _unreadable(path.with_suffix(suffix), error) from error
+        lengths, prompts = arrays[".len"].astype(np.int64), arrays.get(".prompts")
+        file = cls(path, arrays[".bin"], arrays[".idx"], lengths, header, prompts)
+        file._descriptors.update(descriptors)
+        return file
+
+    def __reduce__(self) -> tuple[Callable[..., TokenFile], tuple[Any, ...]]:
+        """Let a process that is being spawned inherit the descriptors."""
+        if not self._descriptors:
+            arrays = self.tokens, self.starts, self.byte_lengths
+            return TokenFile, (self.path, *arrays, self.header, self.prompts)
+        if context.get_spawning_popen() is None:
+            return _known, (self.path,)
+        return _received, (self.path, self.header, self._descriptors)
+
+    def hold(self) -> None:
+        """Mark the file as in use, as long as a process has it open; see `is_in_use`."""
+        with suppress(OSError):  # a disk may have no locks
+            self._descriptors[".bin"].lock(fcntl.LOCK_SH)
 
     @property
     def n_tokens(self) -> int:
@@ -269,14 +341,45 @@ class TokenFile:
         return np.bincount(self.sampled(_COUNTED, _RUN), minlength=vocab)
 
 
-def _map(path: Path, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+def _shape(header: Mapping[str, Any]) -> dict[str, tuple[np.dtype[Any], int]]:
+    """The files of arrays, by their suffixes: the type and the number of their items."""
+    n, documents, vocab = (header[name] for name in ("tokens", "documents", "vocab"))
+    shape: dict[str, tuple[np.dtype[Any], int]] = {
+        ".bin": (np.dtype(header["dtype"]).newbyteorder("<"), n),
+        ".idx": (np.dtype("<u8"), documents + 1),
+        ".len": (np.dtype("<u2"), vocab),
+    }
+    return shape | ({".prompts": (np.dtype("<u4"), documents)} if header.get("examples") else {})
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read: {message_of(error)}; {_WAY_OUT}")
+
+
+_with_this_process: dict[Path, TokenFile] = {}
+"""Files with which this process was spawned."""
+
+
+def _received(
+    path: Path, header: dict[str, Any], descriptors: Mapping[str, _Descriptor]
+) -> TokenFile:
+    file = TokenFile._of(path, header, descriptors)
+    return _with_this_process.setdefault(path, file)
+
+
+def _known(path: Path) -> TokenFile:
+    return _with_this_process.get(path) or TokenFile.open(path)
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a process holds the token file of a path."""
     try:
-        size = path.stat().st_size
-        if count < 1 or size != count * dtype.itemsize:
-            raise ValueError(f"{size} bytes, expected {count} items of {dtype.itemsize}")
-        return mapped.map_file(path).view(dtype)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {message_of(error)}; {_WAY_OUT}") from error
+        _Descriptor(regular(path, os.O_RDONLY)).lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it is missing, or its disk has no locks
+        return False
+    return False
 
 
 def item_size(tokenizer: Tokenizer) -> int:

@@ -83,7 +83,7 @@ def held_out_tokens(of_model: Tokenizer, data: str, **options: Any) -> TokenFile
             f"{data} has changed since the run was trained: its tokenizer has another digest; "
             "give the text with --data"
         )
-    return TokenFile.open(prepared.val)
+    return prepared.val
 
 
 def score(

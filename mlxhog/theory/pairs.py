@@ -32,7 +32,6 @@ from mlxhog.checkpoint.run import default_name
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import heldout
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.models import families
 from mlxhog.report.metrics import Progress, Result
@@ -109,7 +108,7 @@ class Comparison:
                 self.plans[letter] = make_plan(self.settings(letter, 1))
             except (ConfigError, DataError) as error:
                 raise type(error)(f"{letter.upper()} ({side.title}): {error}") from error
-        self.held_out = [TokenFile.open(plan.data.val) for plan in self.plans.values()]
+        self.held_out = [plan.data.val for plan in self.plans.values()]
         texts = {(plan.data.corpus_sha256, plan.data.rule) for plan in self.plans.values()}
         if not self._same_tokens and len(texts) > 1:
             each = [
@@ -165,7 +164,7 @@ class Comparison:
         if not self.differing() and a.model == b.model:
             yield "A and B are the same settings"
         of_a, of_b = (
-            (plan.data.open(plan.config.seq_len)[0].digest, plan.config.seq_len,
+            (plan.data.train.digest, plan.config.seq_len,
              plan.config.sequences_per_ticket)
             for plan in (a, b)
         )  # fmt: skip
@@ -296,7 +295,7 @@ class Comparison:
             for letter, later in zip(order, (1, 0), strict=True)
         }
         tell(part, "scoring both")
-        with Child() as child:
+        with Child(store={"held_out": self.held_out}) as child:  # who may outlive the cache
             a, b = (self._scored(child, letter, results[letter]) for letter in "ab")
         for result in results.values():
             durable.remove(Path(result.run) / "checkpoints")

@@ -108,7 +108,7 @@ def score(
     lane: Lane,
     backend: str,
     checkpoint: Path,
-    held_out: Path,
+    held_out: TokenFile,
     seq_len: int,
     eval_tokens: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -119,8 +119,6 @@ def score(
     opened = formats.open(checkpoint)
     scorer = backends.create_alone(backend)
     scorer.load(opened.config, opened.tensors)
-    batches = heldout.batches(
-        TokenFile.open(held_out), seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens
-    )
+    batches = heldout.batches(held_out, seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens)
     scored = [(scorer.evaluate(batch).nats, batch.n_bytes) for batch in batches if batch.n_bytes]
     return np.array([nats for nats, _ in scored]), np.array([n_bytes for _, n_bytes in scored])

@@ -188,11 +188,6 @@ class Resumption:
                 f"{'joined' if joined > 0 else 'left'} when this was saved; the run resumes with "
                 f"the {workers} of its configuration (mlxhog join adds others)"
             )
-        if (own := self.run.model).exists() and not own.is_symlink():
-            yield (
-                f"{own} is a folder of its own, as in a copied run, and stays as it is; the newest "
-                f"model is in {self.run.checkpoints}"
-            )
 
     def position(self) -> Position | None:
         """The position at which training continues in the text, of `--data` or of `--follow`.

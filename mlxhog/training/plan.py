@@ -185,7 +185,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             skip_machine_data=config.skip_machine_data,
             show=line.tick,
         )
-    train, val = data.open(config.seq_len)
+    data.check_length(config.seq_len)
+    train, val = data.train, data.val
     config = config.having(tokenizer=data.spec)
     begin = weights or resumption
     model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
@@ -365,7 +366,7 @@ def _of_strategy(
     strategy.check(model)
     folder = None if resumption is None else resumption.run.directory
     division = strategy.division(data, train, folder) if isinstance(strategy, Local) else None
-    strategy, batches, n_tickets = _batches(strategy, division, data, train)
+    strategy, batches, n_tickets = _batches(strategy, division, train)
     notes += [] if division is None else [str(division)]
     per_step = strategy.batches_per_step()
 
@@ -424,7 +425,7 @@ def _stored(
 
 
 def _batches(
-    strategy: Strategy, division: Division | None, data: prepare.Prepared, train: TokenFile
+    strategy: Strategy, division: Division | None, train: TokenFile
 ) -> tuple[Strategy, Callable[[], Batches], int]:
     """The batches of the text, or of each client's part of it."""
     config, size = strategy.config, strategy.config.sequences_per_ticket
@@ -437,7 +438,7 @@ def _batches(
     if division is not None and isinstance(strategy, Local):
         from mlxhog.data.clients import ClientBatches
 
-        divided = partial(ClientBatches.open, data.train, documents=division.documents, **rows)
+        divided = partial(ClientBatches, train, documents=division.documents, **rows)
         tickets = divided().tickets
         return replace(strategy, client_tickets=tickets), divided, sum(tickets)
     n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
@@ -445,7 +446,7 @@ def _batches(
         from mlxhog.data import stream
 
         n_tickets = stream.TICKETS
-    return strategy, partial(Batches.open, data.train, **rows), n_tickets
+    return strategy, partial(Batches, train, **rows), n_tickets
 
 
 def _schedule(

@@ -11,7 +11,6 @@ from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
@@ -32,7 +31,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     changed = {n: v for n, v in asked_values.items() if v not in (defaults.get(n), declared[n])}
     speed = tokens_per_s(plan)
     rate = None if speed is None else speed[0]
-    train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
+    train, val = plan.data.train, plan.data.val
     budget, epoch_tokens, per_step = plan.budget, plan.epoch_tokens, plan.mean_tokens_per_step
     read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=per_step, tokens_per_s=rate)
     seconds = budget.seconds
@@ -85,9 +84,9 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         "checkpoint_bytes": state.n_bytes(plan),
         "checkpoints_kept": plan.config.keep_last,
         "token_file_bytes": sum(
-            path.stat().st_size for path in plan.data.train.parent.iterdir() if path.is_file()
+            path.stat().st_size for path in train.path.parent.iterdir() if path.is_file()
         ),
-        "token_files": str(plan.data.train.parent),
+        "token_files": str(train.path.parent),
         "notes": [*plan.notes, *plan.data.notes],
     }
 

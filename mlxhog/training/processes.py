@@ -17,7 +17,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from io import BytesIO
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -29,7 +28,7 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
@@ -351,8 +350,7 @@ class Processes(ABC):
         if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
             return
         log = self._job(seat.slot).log
-        with log.open("rb") if log.exists() else BytesIO() as output:
-            last = last_lines(output)[-1]
+        last = last_lines_of(log)[-1]
         is_first = not self.clock.has_started or (seat.joined and not seat.up)
         if state == State.STARTING and death.code in EXIT_ERRORS and is_first:
             raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")

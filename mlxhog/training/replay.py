@@ -40,7 +40,6 @@ from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import settled
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
@@ -156,7 +155,7 @@ def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
         workers=tuple(event_log.Begin(one.backend, one.threads, form) for one, form in pairs),
         slots=plan.strategy.slots,
         layout_sha256=layout_digest(arena.layout),
-        tokens_sha256=TokenFile.open(plan.data.train).digest,
+        tokens_sha256=plan.data.train.digest,
         versions=versions({worker.backend for worker in plan.workers}),
         initial_sha256=digests(arena),
     )
@@ -282,7 +281,7 @@ def _plan(header: Header, run: Run) -> TextPlan:
             f"the log of {run.directory} is from another layout of the parameters than model "
             f"{config.model} has here; replay it with the model file and version that recorded it"
         )
-    digest = TokenFile.open(plan.data.train).digest
+    digest = plan.data.train.digest
     if digest != header.tokens_sha256:
         raise DataError(
             f"the run was trained on tokens with digest {header.tokens_sha256[:12]}, "
@@ -328,7 +327,8 @@ def _start(process: Process, plan: TextPlan, arena: Arena, directory: Path) -> C
         plan = plan.with_worker(len(plan.workers) + 1, spec, kernels)
     plan = plan.with_worker(slot, spec, kernels)
     job = Job(plan=plan, handle=None, slot=slot, run_dir=directory, budget=plan.budget)
-    child = Child(arena, slot, threads=spec.threads)
+    texts = {"texts": (plan.data.train, plan.data.val)}  # the job's, which may be removed meanwhile
+    child = Child(arena, slot, threads=spec.threads, store=texts)
     child.start(repeat, job, process)
     return child
 

@@ -20,7 +20,6 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.data import corpora
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.report.metrics import (
     EVALUATED,
@@ -67,6 +66,11 @@ class Reporter:
             earlier = run.read_status().get("resumed", [])
             self._resumed = sorted({*earlier, plan.budget.steps_before})
         self._next_s = dict[str, float]()  # by report
+        # What a user may remove while it trains: run.json, the installed package.
+        earlier, self._version = run.read_status(), version("mlxhog")
+        self._birth: dict[str, Any] = {
+            name: earlier[name] for name in ("created_ns", "order") if name in earlier
+        }
 
     def report(
         self,
@@ -167,7 +171,8 @@ class Reporter:
                 "status": status,
                 "supervisor_pid": os.getpid(),
                 "socket": socket_path(self.run.directory),
-                "mlxhog": version("mlxhog"),
+                "mlxhog": self._version,
+                **self._birth,
                 "machine": here.name,
                 "chip": machine.chip_name(),
                 "cores": here.cores,
@@ -200,7 +205,7 @@ class Reporter:
             run=str(self.run.directory),
             start_s=self.monitor.start_s,
             val_text=plan.held_out.text,
-            val_of_completions=TokenFile.open(plan.data.val).prompts is not None,
+            val_of_completions=plan.data.val.prompts is not None,
             restarts=session.restarts,
             torn=session.torn,
             emulated_before=plan.emulated_before,
@@ -226,7 +231,7 @@ def summary(plan: TextPlan, run: Run) -> str:
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers
     )
-    train, val = (TokenFile.open(path).n_tokens for path in (plan.data.train, plan.data.val))
+    train, val = (file.n_tokens for file in (plan.data.train, plan.data.val))
     model, metal = Path(config.model).name, label(plan.writers.gpu_write, plan.kernels_used)
     metal += ": Metal source on the CPU, a test" if EMULATED in metal else ""
     slots = f" ({plan.free_slots} slots free)" if plan.free_slots else ""

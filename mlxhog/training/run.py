@@ -19,7 +19,6 @@ from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin, disk
-from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import in_one_line, require_descriptors
@@ -36,9 +35,10 @@ from mlxhog.errors import (
     MlxhogError,
     WorkerFailed,
 )
+from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import origin, state
+from mlxhog.training import origin, run_folder, state
 from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
@@ -50,7 +50,7 @@ from mlxhog.training.state import Checkpoints
 if TYPE_CHECKING:
     from mlxhog.training.follow import Follower
 
-DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
+DESCRIPTORS = 48  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 LEAVING_S = 5.0  # limit for workers to leave
 INTERRUPTED = "finishing the step; again stops at once"
@@ -135,12 +135,8 @@ class Training(Session):
         tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
         limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
         self.begin(limit, rounds_before(plan))
-        with disk_errors(f"writing {run.architecture}"):
-            checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
-            if plan.division is not None:
-                from mlxhog.data import clients
-
-                clients.write(plan.division, folder)
+        run_folder.write_model(run, plan)
+        self._folder = run_folder.RunFolder(run, lambda: self.plan, stack)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
@@ -280,8 +276,6 @@ class Training(Session):
         reporter.record("ended", text=": ".join(filter(None, [result.status, result.error])))
         try:  # a full disk does not keep the result from the caller
             self._write_status(result=result.to_json(), error=result.error)
-            from mlxhog.report import card
-
             card.write(self.run, plan.model)
         except MlxhogError as lacking:
             self.report(f"run.json or the model card is not up to date: {lacking}")
@@ -438,6 +432,8 @@ class Training(Session):
         super().poll(doing)
         if self.signals.received:
             self.reporter.report_once(INTERRUPTED)
+        with suppress(EnvironmentLacks):  # the next save says why
+            self.find_folder()
         if self._follower is not None:
             for message in self._follower.give(self.arena, self.ledger, training=doing is None):
                 self.report(message)
@@ -452,10 +448,17 @@ class Training(Session):
             self.reporter.sample = self.run.last_sample()
             self.reporter.record("sample", text=self.reporter.sample)
 
+    def find_folder(self) -> None:
+        """Continue in the run's folder where it is now; an EnvironmentLacks if there is none."""
+        if (found := self._folder.find()) is not None:
+            self.run, message = found
+            self.reporter.run, self.run_dir = self.run, self.run.directory
+            self.report(message)
+            self._write_status()
+
     def write_config(self) -> None:
         """Replace the options in the run's folder."""
-        with disk_errors(f"writing {self.run.config_path}"):
-            replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
+        run_folder.write_options(self.run, self.plan)
 
     def _write_status(self, **more: Any) -> None:
         link = self.link

@@ -15,7 +15,6 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
@@ -74,7 +73,7 @@ class HeldOutPart:
         cls, data: Prepared, config: TrainConfig, parameters: int, asked_bytes: int | None = None
     ) -> HeldOutPart:
         """Choose the part, or take the size that a resumed run had before."""
-        file = TokenFile.open(data.val)
+        file = data.val
         if asked_bytes is None or config.eval_tokens is not None:
             asked_bytes = choose_bytes(config, parameters, file)
         texts = texts_of(file, config, parameters, asked_bytes)
@@ -152,7 +151,7 @@ class TextJobs:
     """
 
     def __init__(
-        self, val: Path, tokenizer: Tokenizer, part: HeldOutPart,
+        self, val: TokenFile, tokenizer: Tokenizer, part: HeldOutPart,
         job: Job, context: Context, ring: Ring,
     ) -> None:  # fmt: skip
         """Prepare to score held-out text, and first a part of it."""
@@ -163,8 +162,7 @@ class TextJobs:
     @cached_property
     def _texts(self) -> list[TokenFile]:
         parameters = param_count(self.job.plan.model)
-        file = TokenFile.open(self._val)
-        return texts_of(file, self.job.config, parameters, self.part.asked_bytes)
+        return texts_of(self._val, self.job.config, parameters, self.part.asked_bytes)
 
     def score(self, place: int) -> Score:
         """Score the batch at a place, at the parameters in the backend's inbox."""

@@ -25,7 +25,6 @@ from mlxhog.arena.workers import State
 from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -290,8 +289,8 @@ def dump(
         "emulated": plan.emulated,
         "joined": (counters.load("workers") or plan.strategy.workers) - plan.strategy.workers,
         "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
-        "tokens_sha256": TokenFile.open(plan.data.train).digest,
-        "held_out_sha256": TokenFile.open(plan.data.val).digest,
+        "tokens_sha256": plan.data.train.digest,
+        "held_out_sha256": plan.data.val.digest,
     }
     return {**moments.arrays, **link}, state
 
@@ -323,6 +322,7 @@ class Checkpoints:
             EnvironmentLacks: the disk is full; the previous checkpoint is whole.
         """
         run, plan, arena = self._run, self._run.plan, self._run.arena
+        run.find_folder()
         optimizer, values = dump(plan, arena, run.ledger, run.budget, run.monitor)
         self.newest = checkpoint.save(
             run.run,
@@ -338,6 +338,7 @@ class Checkpoints:
             },
             tokenizer=plan.data.tokenizer,
             keep_last=plan.config.keep_last,
+            note=run.reporter.report_once,
         )
         run.reporter.record("checkpoint", path=self.newest)
         return self.newest

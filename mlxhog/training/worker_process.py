@@ -22,7 +22,8 @@ def main(pipe: Connection, job: Job) -> None:
     If the run changes its strategy, `pipe` brings another job.
     """
     sys.stdout.flush()
-    try:  # `TorchBackend` reads it; if its folder is gone, output to it is dropped
+    try:  # `TorchBackend` reads it; if it cannot be written, output to it is dropped
+        job.log.parent.mkdir(exist_ok=True)
         log = job.log.open("a+", buffering=1)
     except OSError:
         log = open(os.devnull, "w")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import worker_pool
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
+from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.arena.workers import State
 from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
@@ -196,3 +196,10 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
     assert arena.workers.entry(1).state == State.DEAD
     spawn(children.leave, 0, arena=arena, slot=1).close()  # the slot is free
     require_descriptors(8, "a run")
+
+
+def test_the_last_lines_of_a_log_are_those_with_text_and_a_missing_log_has_none(tmp_path):
+    (tmp_path / "log").write_text("one\n\ntwo\n \n")
+    assert last_lines_of(tmp_path / "log") == ["one", "two"]
+    for path in (tmp_path, tmp_path / "missing"):
+        assert last_lines_of(path) == ["it left no message"]

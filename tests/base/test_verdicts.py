@@ -85,6 +85,13 @@ FASTER = {**SPEEDS, "tokens_per_s_metal": {"mlx:gpu": 300.0}}
 READS = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
 
 
+def test_a_record_that_others_could_write_permits_nothing_and_a_new_one_is_ones_own(tmp_path):
+    path = save(record_of(MAC), MAC, tmp_path)
+    assert (path.stat().st_mode & 0o777, load(tmp_path, MAC).usable) == (0o600, True)
+    path.chmod(0o666)
+    assert "is not trusted: it can be written by others" in str(load(tmp_path, MAC).problem)
+
+
 @each_of(
     ("judge", "parts", "ok", "words"),
     [

@@ -133,6 +133,36 @@ def test_latest_and_the_link_to_the_model_move_and_only_the_last_few_remain(run)
     assert (moved / "model" / "config.json").is_file()  # the link is relative
 
 
+def test_removed_checkpoints_are_made_again_and_what_has_the_name_of_a_link_stays(run):
+    save(run, step=10)
+    shutil.rmtree(run.checkpoints)
+    run.model.unlink()
+    places = [run.checkpoints / "latest", run.model, run.checkpoints / "best"]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "mine.txt").touch()
+    notes = []
+    path = save(run, step=20, note=notes.append)
+    assert checkpoint.latest(run) == path
+    assert ["a folder has this name" in notes[0], f"{run.model} is a folder" in notes[1]] == [
+        True
+    ] * 2
+    with pytest.raises(
+        EnvironmentLacks, match=r"best is a folder .* lead to step-00000020; rename"
+    ):
+        checkpoint.mark_best(run, path)
+    assert all((place / "mine.txt").exists() for place in places)
+
+
+def test_a_checkpoint_that_latest_cannot_name_is_the_latest(run, monkeypatch):
+    first, notes = save(run, step=10), []
+    monkeypatch.setattr(checkpoint, "replace_file", Mock(side_effect=OSError(errno.EIO, "no")))
+    assert checkpoint.latest(run) == first
+    assert checkpoint.latest(run) != (second := save(run, step=20, note=notes.append))
+    assert checkpoint.latest(run) == second
+    assert "step-00000020 is saved; writing" in notes[0]
+
+
 def test_a_checkpoint_is_found_by_its_path_its_run_or_its_name_in_it_and_with_its_run(run):
     first, path, root = save(run, step=1), save(run, step=2), run.directory.parent
     checkpoint.mark_best(run, first)

@@ -231,7 +231,7 @@ def test_output_that_cannot_be_written_is_one_message(to, words, code, message):
 def test_only_these_commands_write_so_any_other_ends_with_its_reader():
     writes = {name for name in names() if find(name.split())[0].writes}
     of_mad = {f"mad {name}" for name in "bench data plot resume scale search".split()}
-    of_runs = {"runs rm", "join", "leave", "stop", "report", "plot", "board"}
+    of_runs = {"cache clear", "runs rm", "join", "leave", "stop", "report", "plot", "board"}
     assert writes == {"train", "compare", "convert", "serve", "cluster", *of_runs, *of_mad}
 
 

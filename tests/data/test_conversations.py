@@ -10,7 +10,6 @@ from mlxhog.data.batch import IGNORED
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
-from mlxhog.data.tokens import TokenFile
 from tests.data.token_files import token_file, written
 from tests.pairs import each_of
 
@@ -129,8 +128,8 @@ def test_loss_on_all_learns_users_and_prompts_too(tmp_path):
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in TALKS * 3))
     answers, whole = (prepare(str(path), loss_on=loss_on) for loss_on in ("assistant", "all"))
     assert answers.rule == whole.rule
-    assert TokenFile.open(answers.train).prompts is not None
-    plain = TokenFile.open(whole.train)
+    assert answers.train.prompts is not None
+    plain = whole.train
     assert plain.prompts is None
     assert bytes(plain.tokens[1:16].astype(np.uint8)) == b"User: say one\nA"
     noted = [any("15 of 15 documents are examples" in n for n in d.notes) for d in (answers, whole)]

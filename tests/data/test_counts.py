@@ -83,16 +83,16 @@ def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch):
 def test_the_score_is_of_the_held_out_part_and_is_kept_until_a_text_changes(tmp_path, monkeypatch):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 3000)
     text = prepare(str(written(tmp_path / "a", {"a.txt": " ".join(words)})))
-    part = heldout.part(TokenFile.open(text.val), 512)
+    part = heldout.part(text.val, 512)
     ids = part.tokens.astype(np.int32)
-    p = counts.probabilities(TokenFile.open(text.train), ids)[1:]
+    p = counts.probabilities(text.train, ids)[1:]
     bits = counts.score(text.train, text.val, 512)
     assert bits == pytest.approx(-np.log2(p).sum() / part.header["bytes"])
     assert bits < 1.1  # five words
 
     monkeypatch.setattr(counts, "probabilities", Mock(side_effect=DataError("counted again")))
     assert counts.score(text.train, text.val, 512) == bits
-    stored = text.val.with_name("counts.json")
+    stored = text.val.path.with_name("counts.json")
     for damaged in ({"of": {}, "bits": 1}, []):
         stored.write_text(json.dumps(damaged))
         with pytest.raises(DataError, match="counted again"):

@@ -80,7 +80,7 @@ def test_nothing_of_a_bad_file_is_trained_and_a_note_names_few_of_many(tmp_path)
     written(folder, {"c.jsonl": '{"text": "good"}\n' * 1000 + "{"})
     written(folder, {f"{number:02}.md": "" for number in range(60)})
     beside = prepare(str(folder))
-    assert (beside.train, beside.corpus_sha256) == (alone.train, alone.corpus_sha256)
+    assert (beside.train.path, beside.corpus_sha256) == (alone.train.path, alone.corpus_sha256)
     note = beside.notes[0]
     assert note.startswith("61 of 69 files skipped: ")
     assert "c.jsonl: line 1001: not JSON" in note

@@ -89,7 +89,7 @@ def test_it_is_left_out_of_training_and_held_out_text(tmp_path):
         notes[name] += f"\n{BASE64}\n"
     folder = written(tmp_path / "notes", notes | {"picture.txt": wrapped(BASE64, 76)})
     with_it, result = (prepare(str(folder), skip_machine_data=skip) for skip in (False, True))
-    assert result.train != with_it.train
+    assert result.train.path != with_it.train.path
     train, val = text_of(result.train), text_of(result.val)
     assert BASE64[:50].encode() not in train + val
     assert b"note 5 about a day" in val

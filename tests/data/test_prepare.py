@@ -16,8 +16,8 @@ from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.output import say_once
 from mlxhog.data import heldout, tokenizers, tokens
+from mlxhog.data import prepare as module
 from mlxhog.data.prepare import prepare
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import text_of, written
 from tests.odd_disk import EVERY, odd_disk
@@ -31,7 +31,7 @@ def corpus(tmp_path):
 
 def made(prepared):
     """When its files were made."""
-    return prepared.train.stat().st_mtime_ns
+    return prepared.train.path.stat().st_mtime_ns
 
 
 def leftovers():
@@ -39,7 +39,8 @@ def leftovers():
 
 
 def test_sotu_has_its_golden_counts():
-    train, val = prepare("sotu").open(256)
+    sotu = prepare("sotu")
+    train, val = sotu.train, sotu.val
     assert (train.n_tokens, train.header["documents"]) == (9_897_458, 214)
     assert (val.n_tokens, val.header["documents"]) == (863_933, 19)
     assert train.n_sequences(256) == 38_661
@@ -49,17 +50,17 @@ def test_sotu_has_its_golden_counts():
 
 def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once(corpus):
     first = prepare(str(corpus))
-    os.utime(first.train, (0, 0))  # clocks of files are coarse
+    os.utime(first.train.path, (0, 0))  # clocks of files are coarse
     again = prepare(str(corpus))
-    assert (again.train, again.corpus_sha256) == (first.train, first.corpus_sha256)
+    assert (again.train.path, again.corpus_sha256) == (first.train.path, first.corpus_sha256)
     assert made(again) == 0
     names = [
-        prepare(str(corpus), spec, val=rule).train
+        prepare(str(corpus), spec, val=rule).train.path
         for spec, rule in (("bytes", "every-12th"), ("bpe:300", "every-12th"), ("bytes", "tail"))
     ]
     (corpus / "00.txt").write_text("changed")
-    names.append(prepare(str(corpus)).train)
-    assert names[0] == first.train
+    names.append(prepare(str(corpus)).train.path)
+    assert names[0] == first.train.path
     assert len(set(names)) == 4
     assert all(name.exists() for name in names)
 
@@ -70,7 +71,7 @@ def test_held_out_documents_are_in_no_training_file(corpus):
     assert text_of(prepared.val) == b"document 5 " * 20 + b"document 17 " * 20
     assert b"document 5 " not in text_of(prepared.train)
     files = [f"{split}.{s}" for split in ("train", "val") for s in ("bin", "idx", "len", "json")]
-    assert {path.name for path in prepared.train.parent.iterdir()} == {
+    assert {path.name for path in prepared.train.path.parent.iterdir()} == {
         "prepared.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *files,
     }  # fmt: skip
 
@@ -81,14 +82,14 @@ def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus):
     assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
     again = prepare(str(corpus), "bpe:300")
     assert again.tokenizer.sha256 == prepared.tokenizer.sha256
-    assert TokenFile.open(prepared.train).header["tokenizer_sha256"] == prepared.tokenizer.sha256
+    assert prepared.train.header["tokenizer_sha256"] == prepared.tokenizer.sha256
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.json", "tokenizer.json", "prepared.json"])
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
 def test_a_damaged_cache_is_written_anew(corpus, name, damage):
     first = prepare(str(corpus))
-    victim = first.train.parent / name
+    victim = first.train.path.parent / name
     if damage == "missing":
         victim.unlink()
     else:
@@ -97,7 +98,7 @@ def test_a_damaged_cache_is_written_anew(corpus, name, damage):
         os.utime(path, (0, 0))
     second = prepare(str(corpus))
     assert made(second) > 0
-    second.open(16)
+    second.check_length(16)
     assert f"the stored tokens of {corpus} were damaged and are made anew" in second.notes
 
 
@@ -112,7 +113,7 @@ def test_a_damaged_cache_is_written_anew(corpus, name, damage):
 def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, n_bytes, message):
     (tmp_path / "short.txt").write_text("x" * n_bytes)
     with pytest.raises(DataError, match=f"too short: {message}"):
-        prepare(str(tmp_path / "short.txt")).open(64)
+        prepare(str(tmp_path / "short.txt")).check_length(64)
     assert not leftovers()
 
 
@@ -132,10 +133,10 @@ def test_a_text_that_changes_or_a_disk_that_fills_up_leaves_nothing_behind(corpu
             prepare(str(corpus))
     assert not leftovers()
     first = prepare(str(corpus))
-    part = first.train.parent.with_name(first.train.parent.name + ".part")
-    first.train.parent.rename(part)  # as a killed process leaves it
+    part = first.train.path.parent.with_name(first.train.path.parent.name + ".part")
+    first.train.path.parent.rename(part)  # as a killed process leaves it
     (part / "train.bin").write_bytes(b"half")
-    prepare(str(corpus)).open(16)
+    prepare(str(corpus)).check_length(16)
     assert not leftovers()
 
 
@@ -144,7 +145,8 @@ def test_who_prepares_at_once_ends_with_one_good_copy(corpus):
         both = [pool.submit(prepare, str(corpus)) for _ in range(2)]
         written = {made(one.result()) for one in as_completed(both)}
     assert len(written) == 1
-    for file in both[1].result().open(16):
+    prepared = both[1].result()
+    for file in (prepared.train, prepared.val):
         file.check_known(file.tokens)
 
 
@@ -195,6 +197,62 @@ def test_a_temporary_cache_that_others_could_have_made_is_refused(how, monkeypat
         user_cache_directory()
 
 
+def modes(folder):
+    return {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+
+
+def test_the_cache_is_its_owners_alone_and_tokens_that_others_could_write_are_made_anew(corpus):
+    cache, entry = user_cache_directory(), prepare(str(corpus)).train.path.parent
+    assert modes(entry) == {0o700, 0o600}
+    for path in (cache, entry, *entry.iterdir()):  # as an earlier version made them
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    os.utime(entry / "train.bin", (0, 0))
+    assert made(prepare(str(corpus))) == 0
+    assert (modes(entry), stat.S_IMODE(cache.stat().st_mode)) == ({0o700, 0o600}, 0o700)
+    for victim, mode in ((entry / "val.bin", 0o664), (entry, 0o777)):
+        os.utime(entry / "train.bin", (0, 0))
+        victim.chmod(mode)
+        again = prepare(str(corpus))
+        assert made(again) > 0
+        assert any("could be written by other users and are made anew" in n for n in again.notes)
+        assert modes(entry) == {0o700, 0o600}
+
+
+def test_a_cache_of_another_user_is_refused(corpus, monkeypatch):
+    prepare(str(corpus))
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(EnvironmentLacks, match=r"mlxhog is not trusted: it belongs to .*uid"):
+        prepare(str(corpus))
+
+
+def test_a_new_text_takes_the_place_of_those_unused_the_longest_but_not_of_one_in_use(
+    tmp_path, monkeypatch
+):
+    def text(name):
+        files = {f"{k}.txt": f"{name} adds " * 99 for k in range(12)}
+        return prepare(str(written(tmp_path / name, files)))
+
+    in_use, entries = text("a"), [text(name).train.path.parent for name in "bcd"]
+    for k, path in enumerate((in_use.train.path.parent, *entries)):
+        os.utime(path / "prepared.json", (k, k))
+    text("b")  # used again
+    n_bytes = sum(path.stat().st_size for path in entries[0].iterdir())
+    monkeypatch.setattr(module, "MAX_BYTES", 3.5 * n_bytes)
+    monkeypatch.setattr(module, "MAX_SHARE", 0)
+    new = text("e")
+    assert [path.exists() for path in entries] == [True, False, False]
+    assert in_use.train.path.exists()
+    assert any("removed the stored tokens of 2 texts, unused since" in one for one in new.notes)
+    assert not any("removed" in one for one in text("b").notes)
+    monkeypatch.setattr(module, "MAX_BYTES", 10e9)
+    monkeypatch.setattr(module, "MAX_TEXTS", 2)
+    del new
+    text("f")
+    left = module.stored_texts(user_cache_directory())
+    assert sorted(one.source[-1] for one in left) == ["a", "f"]
+
+
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -210,8 +268,7 @@ def test_a_cache_on_any_disk_holds_tokens_and_the_user_is_told_what_it_lacks(
     text = written(tmp_path / "corpus", {f"{i}.txt": f"document {i} " * 20 for i in range(24)})
     with odd_disk(tmp_path / "cache", kind, number) if number else nullcontext():
         first, again = prepare(str(text)), prepare(str(text))
-        train, val = again.open(16)
-    assert train.batch(np.array([0]), 16).x.shape == (1, 16)
+    assert again.train.batch(np.array([0]), 16).x.shape == (1, 16)
     lacks = kind in ("locks", "folder_fsync", "shared_maps")
     for prepared in (first, again):
         assert sum("the disk of" in note for note in prepared.notes) == lacks
@@ -226,7 +283,7 @@ def test_a_cache_that_cannot_be_used_is_named_with_the_way_out(corpus, monkeypat
                 prepare(str(corpus))
     with monkeypatch.context() as patch:
         patch.setattr(
-            mapped, "map_file", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+            mapped, "map_open", Mock(side_effect=OSError(errno.EIO, "Input/output error"))
         )
         with pytest.raises(EnvironmentLacks, match=f"what was written cannot be read; {way_out}"):
             prepare(str(corpus))

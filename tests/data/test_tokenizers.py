@@ -14,7 +14,6 @@ from mlxhog.data import heldout, tokenizers
 from mlxhog.data.prepare import prepare
 from mlxhog.data.sotu import SOTU_SHA256, documents
 from mlxhog.data.tokenizers import BOS_TOKEN, BpeTokenizer, ByteTokenizer, choose, train_bpe
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file, written
 from tests.pairs import each_of, max_examples
@@ -161,7 +160,7 @@ def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
     spec = str(tmp_path / "tokenizer.json")
     prepared = prepare(str(written(tmp_path / "text", texts)), spec)
     assert "the tokenizer changes the text of 6 of 12 documents" in prepared.notes[0]
-    assert TokenFile.open(prepared.train).header["changed"] == 5  # and document 5 is held out
+    assert prepared.train.header["changed"] == 5  # and document 5 is held out
 
 
 # -- the tokenizer that fits a text and a model ----------------------------------------------------

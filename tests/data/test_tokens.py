@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 import os
+import pickle
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.arena.child import Child
 from mlxhog.data import batches as module
 from mlxhog.data import clients, heldout
 from mlxhog.data.batch import IGNORED, joined
@@ -38,6 +41,23 @@ def test_documents_come_back_from_the_file(tmp_path_factory, documents):
     assert [ids.tobytes() for ids in spans] == documents
     assert all(file.tokens[a] == file.bos for a in starts[:-1])
     assert file.header["bytes"] == sum(map(len, documents))
+
+
+def read_in(lane, file):
+    """The tokens of a file that a child was sent, and of the one with which it was spawned."""
+    return file.tokens.tolist(), lane.store["file"].read(np.arange(1), 4, 4)[1].tolist()
+
+
+@pytest.mark.slow
+def test_who_is_spawned_with_a_file_reads_it_after_its_removal_and_others_open_its_path(tmp_path):
+    file = token_file(tmp_path / "cache", [b"abcdefgh", Example(b"p", b"c")])
+    part = heldout.part(file, 16)
+    shutil.rmtree(tmp_path / "cache")
+    with Child(store={"file": file}) as child:  # its spawn, and then its pipe
+        assert child.call(60.0, read_in, file) == (file.tokens.tolist(), [[*b"abcd"]])
+        assert child.call(60.0, read_in, part)[0] == part.tokens.tolist()
+    with pytest.raises(DataError, match=r"text\.json is not the header of a token file"):
+        pickle.loads(pickle.dumps(file))
 
 
 def test_sequences_overlap_by_one_token_and_the_tail_is_left_out(tmp_path):
@@ -208,7 +228,7 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     path = str(lines(tmp_path, QUESTIONS))
     data = prepare(path)
     assert any("40 of 40 documents are examples" in note for note in data.notes)
-    train, val = data.open(32)
+    train, val = data.train, data.val
     assert train.n_sequences(32) + val.n_sequences(32) == len(QUESTIONS)
     batches = list(heldout.batches(val, seq_len=32, batch_size=2))
     held_out = [completion for k, (_, completion) in enumerate(QUESTIONS) if k % 12 == 5]
@@ -222,7 +242,7 @@ def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_sa
     path = lines(tmp_path, [("p", c) for c in "abc"])
     data = prepare(str(path))
     expected = [256, *b"p\na", 256, *b"p\nb", 256, *b"p\nc"]
-    assert [file.tokens.tolist() for file in data.open(8)] == [expected] * 2
+    assert [file.tokens.tolist() for file in (data.train, data.val)] == [expected] * 2
     assert data.rule == "training examples"
     assert any("no example is held out of fewer than 6" in note for note in data.notes)
 

@@ -25,9 +25,9 @@ def token_file(folder, documents, tokenizer=None):
     return TokenFile.open(path)
 
 
-def text_of(path):
+def text_of(file):
     """All text of a token file of bytes."""
-    return bytes(ByteTokenizer().decode(np.asarray(TokenFile.open(path).tokens)))
+    return bytes(ByteTokenizer().decode(np.asarray(file.tokens)))
 
 
 def documents_of(corpus, *, held_out=False):

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,26 +97,40 @@ def test_a_log_keeps_nothing_of_what_the_disk_refused_in_part(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_a_run_whose_folder_is_moved_trains_on_and_says_so_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting, "METRICS_S", 0.0)
+@each_of("change", ["renamed", "removed", "removed for good"])
+def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
+    tmp_path, monkeypatch, change
+):
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    messages, moved = [], tmp_path / "moved"
-    lasts_until(monkeypatch, moved.exists)
+    root, renamed = tmp_path / "runs", tmp_path / "renamed"
+    messages, folders, created_ns = [], [], []
+    lasts_until(monkeypatch, lambda: bool(folders))
 
-    def move(progress):
+    def act(progress):
         messages.append(progress.message or "")
-        for outcome in runs.list_runs(tmp_path / "runs"):
-            if progress.elapsed_s > 0:  # it trains, and has saved nothing
-                os.rename(outcome.directory, moved)
+        if folders or not progress.step:  # it trains, and has saved nothing
+            return
+        folders.extend(one.directory for one in runs.list_runs(root))
+        created_ns.append(runs.Run(*folders).created_ns())
+        if change == "renamed":
+            os.rename(*folders, renamed)
+            return
+        shutil.rmtree(root)
+        if change == "removed for good":
+            root.touch()
 
-    result = training.train(
-        small_config(tmp_path, steps=200, save_every=50, eval_every="1h"), observer=move
-    )
-    assert (result.status, result.steps, result.checkpoint) == ("unsaved", 200, None)
-    assert result.val_bits_per_byte is not None
-    assert "was it moved or deleted?" in str(result.error)
-    assert sum("no metrics: " in message for message in messages) == 1
-    assert any("no checkpoint: " in message for message in messages)
+    result = training.train(small_config(tmp_path, steps=40), observer=act)
+    assert sum("the run's folder" in message for message in messages) == 1
+    if change == "removed for good":
+        assert (result.status, result.checkpoint) == ("unsaved", None)
+        assert "a file has the name of its folder" in str(result.error)
+        return
+    (folder,) = [renamed] if change == "renamed" else folders
+    assert (result.status, result.run) == ("done", str(folder))
+    assert runs.Run(folder).read_status()["checkpoint"] == result.checkpoint
+    assert runs.Run(folder).read_metrics()
+    assert [runs.Run(folder).created_ns()] == created_ns
+    assert train(small_config(tmp_path, resume=str(folder), steps=1)).steps == 41
 
 
 # -- output ----------------------------------------------------------------------------------------

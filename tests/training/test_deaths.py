@@ -6,6 +6,7 @@ Many deaths at random moments, of supervisors too, are the soak of `tests/soak/k
 import contextlib
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from mlxhog import train
 from mlxhog.arena import clock
 from mlxhog.arena.control import Command
+from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import MAX_NONFINITE
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError, EnvironmentLacks
@@ -82,6 +84,26 @@ def test_a_frozen_worker_is_replaced(tmp_path):
     result = trained(config, freeze)
     assert result.restarts >= 1
     assert not alive(frozen[0])
+
+
+@pytest.mark.slow
+def test_a_run_needs_no_token_cache_for_new_workers_evaluations_and_checkpoints(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def act(directory):
+        pid = until(directory, lambda workers: workers[1]["steps"] > 0)[1]["pid"]
+        shutil.rmtree(tmp_path / "cache")
+        os.kill(pid, signal.SIGKILL)
+        before = until(directory, lambda workers: workers[1]["pid"] not in (0, pid))[1]["steps"]
+        until(directory, lambda workers: workers[1]["steps"] > before)
+        assert Path(ask(directory, "checkpoint")["path"]).is_dir()
+
+    result = trained(endless(tmp_path, eval_every="1h", save_every="off"), act)
+    assert (result.status, result.restarts) == ("interrupted", 1)
+    assert result.val_bits_per_byte is not None
+    assert checkpoint_of(result).step == result.steps
 
 
 def is_of(message, what):

@@ -176,7 +176,7 @@ def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path):
 @pytest.mark.slow
 def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path):
     plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
-    rows = plan.data.open(32)[0].rows(32)
+    rows = plan.data.train.rows(32)
     assert plan.budget.tokens is None
     assert plan.budget.steps == pytest.approx(5000 / (2 * rows.length.mean()), abs=1)
     counted = train(config_of(tmp_path, steps=None, tokens=5000))

@@ -1,0 +1,108 @@
+"""The folder of a run while it trains: found again where it was renamed, made again if removed.
+
+A run loses no steps to either. It notices them within a moment, and before every save:
+
+    renamed   (also to a trash folder) the run continues in it, under its new name
+    removed   (also by a move to another disk) a folder is made where the first was, with what a
+              resume needs; it has the metrics and checkpoints from then on
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
+from mlxhog.errors import EnvironmentLacks, RunError
+from mlxhog.training.plan import TextPlan
+
+
+def write_options(run: Run, plan: TextPlan) -> None:
+    """Replace the options in a run's folder."""
+    with disk_errors(f"writing {run.config_path}"):
+        replace_file(run.config_path, plan.stored.to_yaml().encode())
+
+
+def write_model(run: Run, plan: TextPlan) -> None:
+    """Replace the architecture, the tokenizer, and the division of the text among clients."""
+    with disk_errors(f"writing {run.architecture}"):
+        checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
+        if plan.division is not None:
+            from mlxhog.data import clients
+
+            clients.write(plan.division, run.directory)
+
+
+class RunFolder:
+    """Follows the folder of a run, which the caller has locked.
+
+    `plan` returns the present plan, for a new folder; `stack` unlocks that in the end.
+    """
+
+    def __init__(self, run: Run, plan: Callable[[], TextPlan], stack: ExitStack) -> None:
+        self._run, self._first, self._plan, self._stack = run, run.directory, plan, stack
+        self._fd = os.open(run.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(lambda: os.close(self._fd))
+
+    def find(self) -> tuple[Run, str] | None:
+        """Return the run in its present folder, and a message; None if it is where it was.
+
+        Raises:
+            EnvironmentLacks: the folder was removed, and cannot be made again.
+        """
+        if self._is_at(self._run.directory):
+            return None
+        was, now = self._run.directory, _path(self._fd)
+        if now is not None and self._is_at(now):
+            self._run = Run(now)
+            return self._run, f"the run's folder {was} was renamed; the run continues in {now}"
+        run = Run(self._first)
+        with disk_errors(f"the run's folder was removed, and making {run.directory} again"):
+            run.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(run.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._stack.enter_context(run.lock())
+            write_options(run, self._plan())
+            write_model(run, self._plan())
+        except RunError as error:
+            os.close(fd)
+            raise EnvironmentLacks(str(error)) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._run, self._fd = run, fd
+        return run, (
+            f"the run's folder {was} was removed; {run.directory} is made again, and has the "
+            "metrics and checkpoints from now on"
+        )
+
+    def _is_at(self, path: Path) -> bool:
+        """Whether a path leads to the open folder; some network disks number a folder anew."""
+        try:
+            if os.path.samestat(path.stat(), os.fstat(self._fd)):
+                return True
+            name = f".{os.getpid()}.part"
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd))
+            try:
+                return (path / name).exists()
+            finally:
+                os.unlink(name, dir_fd=self._fd)
+        except OSError:
+            return False
+
+
+def _path(fd: int) -> Path | None:
+    """The present path of an open folder; None if the system does not tell."""
+    try:
+        if get_path := getattr(fcntl, "F_GETPATH", None):  # macOS
+            content = bytes(fcntl.fcntl(fd, get_path, bytes(1024)))
+            return Path(os.fsdecode(content.partition(b"\0")[0]))
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+    except OSError:
+        return None
