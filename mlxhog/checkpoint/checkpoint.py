@@ -38,6 +38,7 @@ from mlxhog.base.durable import (
     require_space,
     write_synced,
 )
+from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
@@ -109,6 +110,7 @@ def save(
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
     locks.require_held(run.directory)
     with disk_errors(f"saving checkpoint {final.name}"):
+        subfolder(run.directory, run.checkpoints.name)
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
@@ -150,7 +152,7 @@ def _read_back(part: Path) -> None:
 
 def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write the config and the tokenizer of a checkpoint, each file by rename."""
-    folder.mkdir(exist_ok=True)
+    subfolder(folder.parent, folder.name)
     for name, content in _described(model, tokenizer).items():
         replace_file(folder / name, content)
 
@@ -282,7 +284,7 @@ def _names_best(spec: str) -> bool:
 def mark_best(run: Run, path: Path) -> None:
     """Let `best` name a checkpoint of the run; the caller holds its lock."""
     with disk_errors(f"writing {run.checkpoints / BEST}"):
-        place = run.checkpoints / BEST
+        place = subfolder(run.directory, run.checkpoints.name) / BEST
         if not (replace_link(place, Path(path.name)) or place.is_dir()):
             replace_file(place, f"{path.name}\n".encode())
 
@@ -307,7 +309,7 @@ def latest(run: Run) -> Path:
         CheckpointError: the run has no checkpoint yet, or the newest is damaged.
     """
     try:
-        name = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()
+        name = Path(reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()).name
     except (OSError, ValueError):
         name = ""
     # After a kill between two renames a checkpoint that was being replaced has its `.old` name.
@@ -316,7 +318,7 @@ def latest(run: Run) -> Path:
             return run.checkpoints / candidate
     if name:
         raise manifest.damaged(
-            run.checkpoints / Path(name).name, f"{_LATEST} names it, and it has no {manifest.NAME}"
+            run.checkpoints / name, f"{_LATEST} names it, and it has no {manifest.NAME}"
         )
     if checkpoints := manifest.by_age(run.checkpoints):
         return checkpoints[-1]

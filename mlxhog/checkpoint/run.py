@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import darwin, durable, locks, plain_json, reading
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.locks import Holder
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import manifest
@@ -89,14 +90,18 @@ class Run:
         """Hold the lock of this run in the block; it is free when the holder has died.
 
         Raises:
-            RunError: another process holds the run; the message names its pid, and its host.
+            RunError: another process holds the run (the message names its pid, and its host), or
+                as of `refuse_links`.
         """
-
-        def refusal(why: str) -> RunError:
-            return RunError(f"the run {self.directory} {why}, or start another run")
-
-        with locks.lock(self.directory, refusal):
+        with locks.lock(self.directory, self._refusal):
             yield
+
+    def refuse_links(self) -> None:
+        """Raise RunError, with the link, if writing in the run could change files elsewhere."""
+        refuse_links(self.directory, self._refusal)
+
+    def _refusal(self, why: str) -> RunError:
+        return RunError(f"the run {self.directory} {why}, or start another run")
 
     def holder(self) -> Holder | None:
         """Return the supervisor that holds this run now, on this host or another one."""
@@ -325,7 +330,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             if hold is not None:
                 hold.enter_context(run.lock())
             with disk_errors(f"making {run.checkpoints}"):
-                run.checkpoints.mkdir()
+                subfolder(directory, run.checkpoints.name)
                 replace_file(run.config_path, config.encode())
             newest = max((one.order() for one in list_runs(root)), default=0)
             order = max(time.time_ns(), newest + 1)
@@ -391,10 +396,15 @@ def remove(run: Run) -> None:
     next removal in the same folder deletes the rest.
 
     Raises:
-        RunError: a process trains it.
+        RunError: a process trains it, or its folder is a link, or has links out of it.
         EnvironmentLacks: the system refuses. Either the run is whole, or only the files that the
             message names remain.
     """
+    if run.directory.is_symlink():
+        raise RunError(
+            f"{run.directory} is a link to the run {run.directory.resolve()}; remove the link "
+            "itself, or name the run at its own place to remove it"
+        )
     for removed in run.directory.parent.glob(f"{_REMOVED}*"):
         durable.remove(removed)
     with run.lock(), disk_errors(f"removing {run.directory}"):

@@ -27,6 +27,7 @@ from mlxhog.base.durable import (
     require_space,
     write_synced,
 )
+from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
 from mlxhog.base.quantities import format_bytes
 from mlxhog.data import corpora, heldout, textfiles, tokenizers
@@ -230,7 +231,7 @@ def _locked(cache: Path, name: str) -> Iterator[None]:
     locks = cache / "locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
-        lock = (locks / name).open("w")
+        lock = open(locks / name, "w", opener=inside(locks))
     except OSError as error:
         raise DataError(
             f"the cache directory {cache} cannot be written ({darwin.reason(error)}); "

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
 from mlxhog.base.durable import append_lines, disk_errors, read_lines, replace_file
+from mlxhog.base.inside import subfolder
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.records import Example, record_text, text_keys
 from mlxhog.data.tokenizers import Tokenizer
@@ -153,7 +154,7 @@ class StreamWriter(Stream):
                 f"--seq-len {longest} or more"
             )
         with disk_errors(f"making {self.folder}"):
-            self.folder.mkdir(exist_ok=True)
+            subfolder(run, FOLDER)
         self.update()
 
     def accept_examples(self) -> None:
@@ -178,7 +179,7 @@ class StreamWriter(Stream):
         with self._publishing:
             if self._closed:
                 raise Closed
-            append_lines(self._path, content, synced=True)
+            append_lines(self._path, content, synced=True, below=self.folder.parent)
             self.update()
 
     def close(self) -> None:
@@ -301,7 +302,7 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
             raise DataError(f"{where} is refused: {error}") from error
         list(example_rows(read_example(record, where), tokenizer, seq_len, where))
         lines.append(line + b"\n")
-    append_lines(run / FOLDER / EXAMPLES, b"".join(lines), synced=True)
+    append_lines(run / FOLDER / EXAMPLES, b"".join(lines), synced=True, below=run)
 
 
 def seq_len_of(run: Path) -> int | None:

@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from mlxhog.base.inside import inside
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
@@ -23,7 +24,7 @@ def main(pipe: Connection, job: Job) -> None:
     """
     sys.stdout.flush()
     try:  # `TorchBackend` reads it; if its folder is gone, output to it is dropped
-        log = job.log.open("a+", buffering=1)
+        log = open(job.log, "a+", buffering=1, opener=inside(job.run_dir))
     except OSError:
         log = open(os.devnull, "w")
     with log as stream:
