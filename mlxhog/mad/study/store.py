@@ -102,6 +102,7 @@ class Store:
                     "compare; continue with the version that made it, or give another --study"
                 )
             study = typed.read(Study, definition)
+            study.check_stored()
             Protocol(**study.protocol)
         except (ConfigError, OSError, TypeError, ValueError) as error:
             raise StudyError(
@@ -171,7 +172,10 @@ def _read(cls: type[Line], path: Path) -> list[Line]:
     lines: list[Line] = []
     try:
         for entry in plain_json.objects(path):
-            lines.append(typed.read(cls, entry))
+            line = typed.read(cls, entry)
+            if isinstance(line, RunRecord):
+                line.check()
+            lines.append(line)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
