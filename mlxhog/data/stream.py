@@ -68,6 +68,13 @@ class Part:
     sources: tuple[SourceFile, ...]  # files whose text it has
 
 
+@dataclass(frozen=True)
+class _About:
+    """What `stream.json` says."""
+
+    seq_len: int
+
+
 class Stream:
     """The published tickets of a folder; `update` finds those that are new.
 
@@ -115,7 +122,11 @@ class Stream:
                 raise ValueError(f"ticket {ticket} is not published")
             file.seek(self._begins[ticket])
             rows = plain_json.loads(file.readline(), strict=False)
-            return [TrainingRow(np.array(ids, np.int32), masked) for masked, *ids in rows]
+            read = [TrainingRow(np.array(ids, np.int32), masked) for masked, *ids in rows]
+            for ids, masked in read:
+                if type(masked) is not int or not 0 <= masked < len(ids) or min(ids) < 0:
+                    raise ValueError(f"a row of ticket {ticket} is impossible")
+            return read
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -306,6 +317,17 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
 
 
 def seq_len_of(run: Path) -> int | None:
-    """Return the longest examples that a run accepts; None if it does not follow a folder."""
+    """Return the longest examples that a run accepts; None if it does not follow a folder.
+
+    Raises:
+        DataError: the file that says it is damaged.
+    """
     path = run / FOLDER / ABOUT
-    return int(plain_json.read(path)["seq_len"]) if path.exists() else None
+    try:
+        return typed.read(_About, dict(plain_json.read(path))).seq_len
+    except FileNotFoundError:
+        return None
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}; follow the files again in a new run"
+        ) from error

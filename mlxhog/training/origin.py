@@ -142,7 +142,11 @@ class Resumption:
     def automatic(self) -> dict[str, float]:
         """Return the run's earlier values of options that are "auto"."""
         names = [name for name in self.run.automatic() if self.stored.get(name, "auto") != "auto"]
-        return {name: parse_number(self.stored[name]) for name in names}
+        values = {}
+        for name in names:
+            with suppress(ValueError):  # a stranger's run.json may name any option
+                values[name] = parse_number(self.stored[name])
+        return values
 
     def began_with(self) -> dict[str, Any]:
         """Return the options of the run's initial weights."""
