@@ -73,23 +73,27 @@ def subfolder(folder: Path, name: str) -> Path:
 def refuse_links(folder: Path, refusal: Callable[[str], MlxhogError]) -> None:
     """Raise the error of `refusal` if writing in a folder could change files elsewhere.
 
-    A link is fine that leads to a folder inside, as those to checkpoints do, or to nothing there. A
-    hard link is refused of files that are written in place. The argument of `refusal` is the end of
-    a sentence about the folder, with the link and a way out.
+    A link is fine that leads inside, as those to checkpoints do, unless it has the name of a file
+    that is written in place, which is refused a second name by a hard link, too. The argument of
+    `refusal` is the end of a sentence about the folder, with the link and a way out.
     """
     root = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for name in sorted(folders + files):
             path = Path(parent, name)
-            status, shown = path.lstat(), printable(str(path.relative_to(folder)))
+            try:
+                status = path.lstat()
+            except OSError:  # it is gone: another process removes its own files
+                continue
+            shown, is_appended = printable(path.relative_to(folder)), name.endswith(_APPENDED)
             if stat.S_ISLNK(status.st_mode):
                 target = Path(os.path.realpath(path))
-                if target.is_file() or not target.is_relative_to(root):
+                if not target.is_relative_to(root) or (is_appended and target.is_file()):
                     raise refusal(
-                        f"is not written to: its {shown} is a link to {printable(str(target))}, "
+                        f"is not written to: its {shown} is a link to {printable(target)}, "
                         "which would be changed; remove the link or replace it by a copy"
                     )
-            elif status.st_nlink > 1 and stat.S_ISREG(status.st_mode) and name.endswith(_APPENDED):
+            elif status.st_nlink > 1 and stat.S_ISREG(status.st_mode) and is_appended:
                 raise refusal(
                     f"is not written to: its {shown} has a second name (a hard link), whose "
                     "content would be changed; use a copy of the folder (cp -r)"

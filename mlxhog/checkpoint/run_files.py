@@ -47,7 +47,7 @@ class _HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class _Status:
-    status: str
+    status: str = "unknown"
     created_ns: int = 0  # since 1970
     order: int = 0  # among the runs of its folder
     host: str | None = None
@@ -80,15 +80,17 @@ def read_status(path: Path) -> dict[str, Any]:
             raise ValueError("it is not a JSON object")
         status = typed.read(_Status, record)
         reached, part = status.result or _Reached(), status.held_out or _HeldOut()
-        for number in (status.created_ns, status.order, status.parameters, status.steps, status.seconds,
-                       reached.steps, reached.seconds, part.asked_bytes, part.share):  # fmt: skip
+        for number in (
+            status.created_ns, status.order, status.parameters, status.steps, status.seconds,
+            reached.steps, reached.seconds, part.asked_bytes, part.share,
+        ):  # fmt: skip
             if number is not None and number < 0:
                 raise ValueError(f"{number} is below 0")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         return {"status": DAMAGED, "error": f"{path.name}: {error}; --resume writes it again"}
-    return record
+    return {"status": _Status.status, **record}
 
 
 @dataclass(frozen=True, kw_only=True)

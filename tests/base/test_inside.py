@@ -90,3 +90,20 @@ def test_a_hard_link_is_refused_of_a_file_that_is_written_in_place(places):
     os.link(outside / "mine.txt", folder / "logs" / "worker-1.log")
     with pytest.raises(RunError, match=r"its logs/worker-1.log has a second name \(a hard link\)"):
         refuse_links(folder, RunError)
+
+
+def test_a_file_that_is_written_in_place_is_no_link_and_others_may_go_meanwhile(
+    places, monkeypatch
+):
+    folder = places[1]
+    (folder / "notes").write_text("x")
+    (folder / "other").symlink_to("notes")
+    walk = os.walk(folder)
+    monkeypatch.setattr(
+        os, "walk", lambda _: [(one, [*two, "gone"], three) for one, two, three in walk]
+    )
+    refuse_links(folder, RunError)
+    monkeypatch.undo()
+    (folder / "samples.txt").symlink_to("notes")
+    with pytest.raises(RunError, match=r"its samples\.txt is a link to .*notes"):
+        refuse_links(folder, RunError)

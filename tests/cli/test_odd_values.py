@@ -25,9 +25,10 @@ from tests.odd_values import variants
 from tests.report.sample_run import EVENTS, HELD_OUT, PROGRESS, lines, write_run
 
 STATUS = {
-    "status": "done", "created_ns": 5, "error": None, "mlxhog": "0", "machine": "linux",
-    "chip": "x", "cores": 2, "memory_bytes": 1, "gpu_write": "cpu", "kernels": "native",
-    "model": "tiny", "data": "sotu", "data_path": None, "parameters": 1000, "automatic": ["lr"],
+    "status": "done", "created_ns": 5, "order": 5, "host": None, "error": None,
+    "mlxhog": "0", "machine": "linux", "chip": "x", "cores": 2,
+    "memory_bytes": 1, "gpu_write": "cpu", "kernels": "native", "model": "tiny",
+    "data": "sotu", "data_path": None, "parameters": 1000, "automatic": ["lr"],
     "steps": 10, "seconds": 1.0, "resumed": [5], "checkpoint": None, "held_out": HELD_OUT,
     "socket": "/x",
     "result": {
@@ -79,7 +80,7 @@ def bad(tmp_path, monkeypatch):
 def test_runs_with_odd_statuses_are_listed_and_latest_is_a_good_run(bad, capsys):
     root, n = bad.directory.parent, 0
     for n, (place, odd, status) in enumerate(variants(STATUS)):
-        is_new = place == ("created_ns",) and odd == 2**62  # a possible time
+        is_new = place in (("created_ns",), ("order",)) and odd == 2**62  # a possible time
         run = root / f"20250101-{n:06}-odd"
         run.mkdir()
         (run / "run.json").write_text(json.dumps(status if not is_new else STATUS))
