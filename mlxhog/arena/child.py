@@ -19,6 +19,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import Death, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
 from mlxhog.base import float32
+from mlxhog.base.inside import inside
 from mlxhog.base.resources import says_out_of_memory, shortage
 from mlxhog.errors import whole_text
 
@@ -88,7 +89,11 @@ class Child:
         self, arena: Arena | None = None, slot: int = 0, *, threads: int = 1, promises: bool = True,
         log: Path | None = None, store: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self._output = log.open("a+b") if log else tempfile.NamedTemporaryFile()
+        self._output = (
+            open(log, "a+b", opener=inside(log.parents[1]))
+            if log
+            else tempfile.NamedTemporaryFile()
+        )
         self._begin = self._output.tell()
         self._process = WorkerProcess(
             _main,
@@ -175,7 +180,7 @@ def _main(
 ) -> None:
     if promises:
         float32.promise()
-    with open(output, "ab") as file:
+    with open(output, "ab", opener=inside(Path(output).parent)) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     arena = None if handle is None else Arena.from_handle(handle)

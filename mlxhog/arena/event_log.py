@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import append_all, disk_errors, replace_file
+from mlxhog.base.inside import inside, subfolder
 from mlxhog.errors import RunError, message_of
 
 FOLDER: Final = "replay"
@@ -186,7 +187,8 @@ def worker_path(directory: Path, slot: int) -> Path:
 
 def append(path: Path, record: Record) -> None:
     """Append a record to a log that no other process writes; unchanged if the disk is full."""
-    with disk_errors(f"writing {path}"), path.open("ab", buffering=0) as file:
+    opener = inside(path.parents[1])
+    with disk_errors(f"writing {path}"), open(path, "ab", buffering=0, opener=opener) as file:
         append_all(file.fileno(), encode(record))
 
 
@@ -228,6 +230,7 @@ def store(directory: Path, part: Header | End) -> None:
     """Write one of the two files into a run's folder."""
     path = directory / FOLDER / part.FILE
     with disk_errors(f"writing {path}"):
+        subfolder(directory, FOLDER)
         replace_file(path, plain_json.dumps({"format": FORMAT, **asdict(part)}, indent=1) + b"\n")
 
 

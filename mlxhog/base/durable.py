@@ -19,7 +19,9 @@ from pathlib import Path
 
 from mlxhog.base import darwin
 from mlxhog.base.disk import disk_of, flush
+from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
+from mlxhog.base.reading import open_regular
 from mlxhog.errors import EnvironmentLacks
 
 SPACE_MARGIN = 1.1  # free bytes that are required per byte to be written
@@ -35,6 +37,8 @@ _EXPLAINED = {
     errno.ENOTDIR: "a file has the name of its folder; rename or remove it",
     errno.EEXIST: "something else has this name; rename or remove it",
     errno.EMFILE: "no more files can be opened; raise the limit (ulimit -n 1024), or close some",
+    errno.ELOOP: "it, or a folder on the way to it, is a link; replace the link by a copy",
+    errno.EMLINK: "it has a second name (a hard link), whose content would change; use a copy",
     errno.EFBIG: "files of this process may not be that large; raise the limit (ulimit -f)",
 }
 
@@ -102,7 +106,7 @@ def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
         part.mkdir()
         yield part
         sync(part)
-        if target.exists():
+        if os.path.lexists(target):
             os.replace(target, old)
         os.replace(part, target)
         sync(target.parent)
@@ -202,17 +206,21 @@ def explained(error: OSError) -> str:
     return _EXPLAINED.get(error.errno or 0, reason)
 
 
-def append_lines(path: Path, lines: bytes, *, synced: bool = False) -> None:
+def append_lines(
+    path: Path, lines: bytes, *, synced: bool = False, below: Path | None = None
+) -> None:
     """Append whole lines to a file; an unfinished last line of a killed process is removed first.
 
-    The file is created if it does not exist; `synced` lines are flushed to the disk.
+    The file is created if it does not exist; `synced` lines are flushed to the disk. No link is
+    followed below the folder `below`, or else for the file itself.
 
     Raises:
         EnvironmentLacks: the system refuses; none of the lines is written.
 
     Concurrency: any number of processes may append at once.
     """
-    with disk_errors(f"writing {path}"), path.open("a+b", buffering=0) as file:
+    opener = inside(below or path.parent)
+    with disk_errors(f"writing {path}"), open(path, "a+b", buffering=0, opener=opener) as file:
         with lock_file(file, path, fcntl.LOCK_EX):
             end = _end_of_lines(file.fileno())
             file.truncate(end)
@@ -259,7 +267,7 @@ def read_lines(path: Path, begin: int, most: int) -> bytes:
     Raises:
         OSError: the file cannot be read; FileNotFoundError if it does not exist.
     """
-    with path.open("rb") as file, lock_file(file, path, fcntl.LOCK_SH):
+    with open_regular(path) as file, lock_file(file, path, fcntl.LOCK_SH):
         file.seek(begin)
         lines = file.read(most) + file.readline()
     return lines[: lines.rfind(b"\n") + 1]

@@ -33,6 +33,7 @@ from typing import IO, Any
 
 from mlxhog.base import darwin, plain_json, reading, typed
 from mlxhog.base.disk import disk_of, stand_in
+from mlxhog.base.inside import inside, refuse_links
 from mlxhog.errors import EnvironmentLacks, MlxhogError
 
 BEAT_S = 5.0
@@ -117,15 +118,12 @@ def boot_id() -> str:
 def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
     """Hold the lock of a folder in the block.
 
-    `refusal` makes the error for a folder that another process holds, or that cannot be opened, of
-    the end of a sentence, "is in use by process 7; wait for it, ...".
+    `refusal` makes the error for a folder that another process holds, that cannot be opened, or
+    has links out of it, of the end of a sentence, "is in use by process 7; wait for it, ...".
     """
-
-    def opener(path: str, flags: int) -> int:
-        return reading.regular(path, flags | os.O_NOFOLLOW)  # a link might make a file elsewhere
-
+    refuse_links(folder, refusal)
     try:
-        file = open(folder / LOCK, "a+", opener=opener)
+        file = open(folder / LOCK, "a+", opener=inside(folder))
     except OSError as error:
         raise refusal(f"cannot be opened: {darwin.reason(error)}") from error
     with file, contextlib.ExitStack() as hold:
@@ -148,7 +146,7 @@ def holder(folder: Path) -> Holder | None:
     """Return the process that holds the lock of a folder now, or None."""
     path, is_certain = folder / LOCK, False
     try:
-        with open(path, opener=reading.regular) as file:
+        with open(path, opener=inside(folder)) as file:
             kernels = _try(file, path, fcntl.LOCK_SH, 0.0)
             if kernels is None:
                 return _read(folder) or Holder()

@@ -68,7 +68,7 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
         OSError: the file cannot be read.
         ValueError: a line is not an object, or has more than `reading.MOST_LINE_BYTES`.
     """
-    with path.open("rb") as file:
+    with reading.open_regular(path) as file:
         while (line := file.readline(reading.MOST_LINE_BYTES + 1)).endswith(b"\n"):
             entry = loads(line)
             if not isinstance(entry, dict):

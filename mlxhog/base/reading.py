@@ -41,13 +41,15 @@ MOST_DEPTH = 64  # of nested lists and mappings
 MOST_DIGITS = 100  # of a number; a number of that length still fits a float
 
 
-def regular(path: str | Path, flags: int) -> int:
+def regular(path: str | Path, flags: int, folder: int | None = None) -> int:
     """Open a regular file, for `open(..., opener=regular)`; a pipe is refused without waiting.
+
+    A relative path begins at the open `folder`, if there is one.
 
     Raises:
         OSError: the path cannot be opened, or is a folder, a pipe or a device.
     """
-    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666, dir_fd=folder)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor

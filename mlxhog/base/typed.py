@@ -4,8 +4,8 @@
     fill(cls, record)   lenient, for files that may be damaged: such a field gets its default
 
 A tuple is a list, of its length unless its type ends with `...`; a mapping is an object whose keys
-are converted to their type, and a dataclass is an object. Numbers are finite, and a whole number
-may stand for a float.
+are converted to their type, and a dataclass is an object. Numbers are finite; whole ones fit 64
+bits, and may stand for a float.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _dataclass(cls: type[T], record: Mapping[str, Any], *, lenient: bool) -> T:
 
 
 def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time only
-    if type(value) is hint and hint in _WORDS and (hint is not float or math.isfinite(value)):
+    if type(value) is hint and hint in _WORDS and _is_usual(value):
         return value
     origin, arguments = _parts(hint)
     forgiving = suppress(ValueError) if lenient else nullcontext()
@@ -99,7 +99,8 @@ def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time on
         filled = {}
         for key, one in value.items():
             with forgiving:
-                filled[arguments[0](key)] = _value(arguments[1], one, lenient)
+                key = _value(arguments[0], arguments[0](key), lenient)
+                filled[key] = _value(arguments[1], one, lenient)
         return filled
     elif dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _dataclass(hint, value, lenient=lenient)  # type: ignore[arg-type]
@@ -107,9 +108,14 @@ def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time on
         with suppress(OverflowError):
             if math.isfinite(number := float(value)):
                 return number
-    elif hint in (bool, int, str) and type(value) is hint:
-        return value
     raise ValueError(f"is {shown(value)}; wanted {_words(hint)}")
+
+
+def _is_usual(value: bool | int | float | str) -> bool:
+    """Whether a value is no number, or one that fits 64 bits."""
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    return type(value) is not float or math.isfinite(value)
 
 
 def _words(hint: Any) -> str:

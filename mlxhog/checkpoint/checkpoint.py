@@ -39,6 +39,7 @@ from mlxhog.base.durable import (
     require_space,
     write_synced,
 )
+from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
@@ -113,7 +114,7 @@ def save(
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
     locks.require_held(run.directory)
     with disk_errors(f"saving checkpoint {final.name}"):
-        run.checkpoints.mkdir(exist_ok=True)
+        subfolder(run.directory, run.checkpoints.name)
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
@@ -162,7 +163,7 @@ def _read_back(part: Path) -> None:
 
 def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
     """Write the config and the tokenizer of a checkpoint, each file by rename."""
-    folder.mkdir(exist_ok=True)
+    subfolder(folder.parent, folder.name)
     for name, content in _described(model, tokenizer).items():
         replace_file(folder / name, content)
 
@@ -294,6 +295,8 @@ def _names_best(spec: str) -> bool:
 def mark_best(run: Run, path: Path) -> None:
     """Let `best` name a checkpoint of the run; the caller holds its lock."""
     place = run.checkpoints / BEST
+    with disk_errors(f"writing {place}"):
+        subfolder(run.directory, run.checkpoints.name)
     is_text = not place.is_symlink() and best(run) is not None  # as on a disk without links
     if is_text or not _link(place, Path(path.name)):
         with disk_errors(f"writing {place}"):
@@ -336,7 +339,7 @@ def latest(run: Run) -> Path:
         CheckpointError: the run has no checkpoint yet, or the newest is damaged.
     """
     try:
-        name = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()
+        name = Path(reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()).name
     except (OSError, ValueError):
         name = ""
     # After a kill between two renames a checkpoint that was being replaced has its `.old` name.
@@ -345,7 +348,7 @@ def latest(run: Run) -> Path:
             return run.checkpoints / candidate
     if name:
         raise manifest.damaged(
-            run.checkpoints / Path(name).name, f"{_LATEST} names it, and it has no {manifest.NAME}"
+            run.checkpoints / name, f"{_LATEST} names it, and it has no {manifest.NAME}"
         )
     if checkpoints := manifest.by_age(run.checkpoints):
         return checkpoints[-1]

@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import plain_json, reading
+from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import write_synced
-from mlxhog.errors import CheckpointError
+from mlxhog.errors import CheckpointError, shown
 
 FORMAT = 1
 NAME = "state.json"
@@ -23,6 +24,19 @@ CARD = "README.md"  # the model card; not in the manifest, so that its reader ma
 CARD_MARK = b"<!-- mlxhog convert --force replaces this file; remove this line to keep it -->\n"
 """In cards that may be replaced, since another README.md is the user's."""
 _TENSORS = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    step: int
+    files: Mapping[str, _File]
+    state: Mapping[str, Any]
 
 
 def write(directory: Path, step: int, state: Mapping[str, Any]) -> None:
@@ -59,6 +73,12 @@ def read(directory: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not of format {FORMAT}; load it with its own mlxhog")
     if record.get("sha256") != _own_digest(record):
         raise damaged(directory, f"{NAME} does not match its digest")
+    try:
+        listed = typed.read(_Manifest, record).files
+    except ValueError as error:
+        raise damaged(directory, f"{NAME}: {error}") from error
+    if outside := [name for name in listed if name != Path(name).name]:
+        raise damaged(directory, f"{NAME} lists {shown(outside[0])}, which is not a file's name")
     return record
 
 

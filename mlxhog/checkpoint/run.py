@@ -30,16 +30,17 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.base import darwin, durable, locks, plain_json, reading
+from mlxhog.base import darwin, durable, locks, plain_json, reading, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.locks import Holder
 from mlxhog.base.paths import expanded
-from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint import manifest, run_files
 from mlxhog.config.sources import Layer, read_stored, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
 
@@ -50,7 +51,6 @@ _STATUS = "run.json"
 _REMOVED = ".removed-"
 STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
-DAMAGED = "damaged"  # status of a run whose `run.json` cannot be read
 MOST_NAMED = 8  # most runs that a message lists
 
 
@@ -89,14 +89,18 @@ class Run:
         """Hold the lock of this run in the block; it is free when the holder has died.
 
         Raises:
-            RunError: another process holds the run; the message names its pid, and its host.
+            RunError: another process holds the run (the message names its pid, and its host), or
+                as of `refuse_links`.
         """
-
-        def refusal(why: str) -> RunError:
-            return RunError(f"the run {self.directory} {why}, or start another run")
-
-        with locks.lock(self.directory, refusal):
+        with locks.lock(self.directory, self._refusal):
             yield
+
+    def refuse_links(self) -> None:
+        """Raise RunError, with the link, if writing in the run could change files elsewhere."""
+        refuse_links(self.directory, self._refusal)
+
+    def _refusal(self, why: str) -> RunError:
+        return RunError(f"the run {self.directory} {why}, or start another run")
 
     def holder(self) -> Holder | None:
         """Return the supervisor that holds this run now, on this host or another one."""
@@ -124,8 +128,8 @@ class Run:
     def read_status(self) -> dict[str, Any]:
         """Return `run.json`; if the lock is free, starting and running become interrupted.
 
-        A run that another host trains has its name as `host`. If the file cannot be read, the
-        status is "damaged", without other fields.
+        A run that another host trains has its name as `host`. If the file is damaged, the status is
+        "damaged", with the reason as its `error` alone.
         """
         status = self._read_status()
         if status.get("status") in (STARTING, RUNNING):
@@ -152,15 +156,14 @@ class Run:
     def order(self) -> int:
         """Return the place of the run among those of its folder; see `create`."""
         status = self._read_status()
-        order = status.get("order") or status.get("created_ns") or 0
-        return order if isinstance(order, int) else 0
+        return int(status.get("order") or status.get("created_ns") or 0)
 
     def automatic(self) -> tuple[str, ...]:
         """Return the options that the user left at "auto"; the stored values are the resolved ones.
 
-        Empty if `run.json` cannot be read.
+        Empty if `run.json` is damaged.
         """
-        return tuple(self._read_status().get("automatic", ()))
+        return tuple(self.read_status().get("automatic", ()))
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
         """Return the options, of `path` or the run's own, with the place where the text is now.
@@ -202,7 +205,9 @@ class Run:
             return []
         entries: list[dict[str, Any]] = []
         try:
-            entries.extend(plain_json.objects(self.metrics_path))
+            for entry in plain_json.objects(self.metrics_path):
+                typed.read(run_files.MetricsLine, entry)
+                entries.append(entry)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{self.metrics_path} is damaged after {len(entries)} lines: {error}; remove the "
@@ -218,7 +223,8 @@ class Run:
     def read_times(self) -> list[dict[str, Any]]:
         """Return the workers of `times.json`; empty if there is no file."""
         try:
-            return list(map(dict, plain_json.read(self.times_path)["workers"]))
+            workers = plain_json.read(self.times_path)["workers"]
+            return [asdict(run_files.worker_times(dict(one))) for one in workers]
         except FileNotFoundError:
             return []
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -249,14 +255,7 @@ class Run:
         return text.rstrip("\n").rpartition("\n")[2]
 
     def _read_status(self) -> dict[str, Any]:
-        path = self.directory / _STATUS
-        try:
-            status = plain_json.read(path, most=reading.MOST_STATUS_BYTES)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError):
-            return {"status": DAMAGED}
-        return status if isinstance(status, dict) else {"status": DAMAGED}
+        return run_files.read_status(self.directory / _STATUS)
 
 
 # -- a new run -----------------------------------------------------------------------------------
@@ -325,7 +324,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             if hold is not None:
                 hold.enter_context(run.lock())
             with disk_errors(f"making {run.checkpoints}"):
-                run.checkpoints.mkdir()
+                subfolder(directory, run.checkpoints.name)
                 replace_file(run.config_path, config.encode())
             newest = max((one.order() for one in list_runs(root)), default=0)
             order = max(time.time_ns(), newest + 1)
@@ -391,10 +390,15 @@ def remove(run: Run) -> None:
     next removal in the same folder deletes the rest.
 
     Raises:
-        RunError: a process trains it.
+        RunError: a process trains it, or its folder is a link, or has links out of it.
         EnvironmentLacks: the system refuses. Either the run is whole, or only the files that the
             message names remain.
     """
+    if run.directory.is_symlink():
+        raise RunError(
+            f"{run.directory} is a link to the run {run.directory.resolve()}; remove the link "
+            "itself, or name the run at its own place to remove it"
+        )
     for removed in run.directory.parent.glob(f"{_REMOVED}*"):
         durable.remove(removed)
     with run.lock(), disk_errors(f"removing {run.directory}"):

@@ -139,7 +139,8 @@ def spelt(facts: Any) -> Iterator[str]:
         return
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
-        if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+        is_list = isinstance(value, list | tuple) and value
+        if is_list and all(isinstance(one, Mapping) and one for one in value):
             yield from spelt(value)
         elif value not in (None, "", [], (), {}):
             texts = value if isinstance(value, list | tuple) else [value]

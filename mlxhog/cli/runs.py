@@ -91,7 +91,7 @@ def _row(facts: Mapping[str, Any]) -> dict[str, str]:
 
     status = facts["status"] + _where(facts)
     is_early = facts["status"] == "interrupted" and not facts["resumable"]
-    metal = label(*(facts.get(name, "") for name in ("gpu_write", "kernels")))
+    metal = label(*(facts.get(name) or "" for name in ("gpu_write", "kernels")))
     data = facts["data"] or "-"
     early = scored_at(facts["val_step"], facts["steps"])
     return {

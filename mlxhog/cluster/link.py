@@ -35,6 +35,7 @@ from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase, State
+from mlxhog.base.inside import inside
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
@@ -89,7 +90,7 @@ class LinkJob:
 
     cluster: TrainConfig  # the choice of the run
     identity: Identity  # of the run
-    log: Path  # file for its output
+    log: Path  # file for its output, in a folder of the run
     open_group: OpenGroup = open_torchft  # opens its group
 
 
@@ -99,7 +100,7 @@ class LinkJob:
 def main(pipe: Connection, job: LinkJob, handle: ArenaHandle, slot: int) -> None:
     """Entry point of the spawned process, which sends its error before it ends."""
     with suppress(OSError):  # else output is dropped
-        with job.log.open("w", buffering=1) as stream:
+        with open(job.log, "w", buffering=1, opener=inside(job.log.parents[1])) as stream:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
     code = 1
@@ -211,7 +212,7 @@ def _record(path: Path, own: Anchor) -> None:
         "cluster_tokens": words["tokens"],
         "theta_s": own.digest.hex(),
     }
-    with suppress(OSError), path.open("a") as stream:
+    with suppress(OSError), open(path, "a", opener=inside(path.parents[1])) as stream:
         stream.write(json.dumps(record) + "\n")
 
 

@@ -132,7 +132,13 @@ def divided(
     path = None if stored is None else stored / FILE
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
-    division = typed.read(Division, plain_json.read(path, strict=False, most=reading.MOST_BYTES))
+    try:
+        record = dict(plain_json.read(path, strict=False, most=reading.MOST_BYTES))
+        division = typed.read(Division, record)
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}; put back a copy of it, or begin a new run"
+        ) from error
     n, same_text = len(division.tokens), sum(division.tokens) == sum(tokens)
     if not same_text or n != clients:
         raise DataError(

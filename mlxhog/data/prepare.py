@@ -35,6 +35,7 @@ from mlxhog.base.durable import (
     require_space,
     write_synced,
 )
+from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
 from mlxhog.base.quantities import format_bytes
 from mlxhog.data import corpora, heldout, textfiles, tokenizers
@@ -325,7 +326,7 @@ def _locked(cache: Path, name: str, *, wait: bool = True) -> Iterator[None]:
     locks = cache / "locks"
     try:
         locks.mkdir(0o700, parents=True, exist_ok=True)
-        lock = (locks / name).open("w")
+        lock = open(locks / name, "w", opener=inside(locks))
     except OSError as error:
         raise _not_writable(cache, error) from error
     kind = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB

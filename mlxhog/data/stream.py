@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, typed
 from mlxhog.base.durable import append_lines, disk_errors, read_lines, replace_file
+from mlxhog.base.inside import subfolder
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.records import Example, record_text, text_keys
 from mlxhog.data.tokenizers import Tokenizer
@@ -65,6 +66,13 @@ class Part:
     end_ticket: int  # the ticket after its last
     examples_end: int  # bytes of `examples.jsonl` that are in this part and those before
     sources: tuple[SourceFile, ...]  # files whose text it has
+
+
+@dataclass(frozen=True)
+class _About:
+    """What `stream.json` says."""
+
+    seq_len: int
 
 
 class Stream:
@@ -114,7 +122,11 @@ class Stream:
                 raise ValueError(f"ticket {ticket} is not published")
             file.seek(self._begins[ticket])
             rows = plain_json.loads(file.readline(), strict=False)
-            return [TrainingRow(np.array(ids, np.int32), masked) for masked, *ids in rows]
+            read = [TrainingRow(np.array(ids, np.int32), masked) for masked, *ids in rows]
+            for ids, masked in read:
+                if type(masked) is not int or not 0 <= masked < len(ids) or min(ids) < 0:
+                    raise ValueError(f"a row of ticket {ticket} is impossible")
+            return read
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -153,7 +165,7 @@ class StreamWriter(Stream):
                 f"--seq-len {longest} or more"
             )
         with disk_errors(f"making {self.folder}"):
-            self.folder.mkdir(exist_ok=True)
+            subfolder(run, FOLDER)
         self.update()
 
     def accept_examples(self) -> None:
@@ -178,7 +190,7 @@ class StreamWriter(Stream):
         with self._publishing:
             if self._closed:
                 raise Closed
-            append_lines(self._path, content, synced=True)
+            append_lines(self._path, content, synced=True, below=self.folder.parent)
             self.update()
 
     def close(self) -> None:
@@ -301,10 +313,21 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
             raise DataError(f"{where} is refused: {error}") from error
         list(example_rows(read_example(record, where), tokenizer, seq_len, where))
         lines.append(line + b"\n")
-    append_lines(run / FOLDER / EXAMPLES, b"".join(lines), synced=True)
+    append_lines(run / FOLDER / EXAMPLES, b"".join(lines), synced=True, below=run)
 
 
 def seq_len_of(run: Path) -> int | None:
-    """Return the longest examples that a run accepts; None if it does not follow a folder."""
+    """Return the longest examples that a run accepts; None if it does not follow a folder.
+
+    Raises:
+        DataError: the file that says it is damaged.
+    """
     path = run / FOLDER / ABOUT
-    return int(plain_json.read(path)["seq_len"]) if path.exists() else None
+    try:
+        return typed.read(_About, dict(plain_json.read(path))).seq_len
+    except FileNotFoundError:
+        return None
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged: {error}; follow the files again in a new run"
+        ) from error

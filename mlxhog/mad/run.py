@@ -10,8 +10,9 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from mlxhog.base import typed
 from mlxhog.config.plugins import KEY, Plugin
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, shown
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol, point_name
 from mlxhog.mad.tasks.dataset import ByLength
@@ -150,6 +151,22 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What is read of a stored plan."""
+
+    task: str
+    seed: int
+    dim: int
+    protocol: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rates:
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """A run that ended: its result, and its plan as plain values; a line of `runs.jsonl`."""
 
@@ -179,6 +196,14 @@ class RunRecord:
     state: int  # numbers kept per sequence at the task's length, in all layers
     host: str  # name of its machine
     at: str  # its end, ISO 8601 in UTC
+
+    def check(self) -> None:
+        """Raise ValueError, with its name, if a value of a stored record is impossible."""
+        typed.read(_Rates, typed.read(_Plan, self.config).protocol)
+        try:
+            datetime.fromisoformat(self.at).timestamp()
+        except (ValueError, OverflowError):
+            raise ValueError(f"at is {shown(self.at)}; wanted a time in ISO 8601") from None
 
     @property
     def task(self) -> str:

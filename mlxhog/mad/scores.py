@@ -125,7 +125,7 @@ def scores(
     for run in records:
         for number, point in enumerate(suite.points):
             place, protocol = (run.task, run.label, run.seed, number), run.config["protocol"]
-            fits = all(protocol[name] == value for name, value in point.items())
+            fits = all(protocol.get(name) == value for name, value in point.items())
             if fits and place in expected and run.status != "interrupted":
                 runs[run.candidate][place] = run
     rows = [_row(candidate, own, expected, suite, select) for candidate, own in runs.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.inside import subfolder
 from mlxhog.base.quantities import format_bytes, format_count, format_duration
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.run import Run, run_of
@@ -41,6 +42,7 @@ def write(run: Run, model: ModelConfig) -> None:
     if saved := manifest.by_age(run.checkpoints):
         folder = saved[-1]
         with disk_errors(f"writing {folder / manifest.CARD}"):
+            subfolder(subfolder(run.directory, folder.parent.name), folder.name)
             replace_file(folder / manifest.CARD, text(model, folder).encode())
 
 

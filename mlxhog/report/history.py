@@ -77,11 +77,15 @@ def _object(line: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Line(Progress):
-    """A line of metrics.jsonl; without its step and time it is damaged."""
+    """A line of metrics.jsonl; without a possible step and time it is damaged."""
 
     step: int = field()
     elapsed_s: float = field()
     supervisor_pid: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.step < 0 or not 0 <= self.elapsed_s < 1e12:
+            raise ValueError("step or elapsed_s is impossible")
 
 
 class History:
@@ -150,7 +154,8 @@ class History:
         self._length += 1
         for name in OF_RUN:
             self._put(0, name, values[name])
-        for one in line.workers:
+        by_slot = {one.slot: one for one in line.workers if one.slot > 0}  # each once
+        for one in by_slot.values():
             self._take_worker(one, since_s)
         self.newest = line
 
@@ -229,9 +234,9 @@ def newest_line(path: Path) -> dict[str, Any] | None:
     for line in reversed(lines):
         if newest is not None and b'"val_bits_per_byte": null' in line:
             continue  # most lines have no evaluation
-        record = _object(line)
-        if "step" in record:
+        with suppress(ValueError):
+            record = vars(fill(_Line, _object(line)))
             newest = newest or record
-            if record.get("val_bits_per_byte") is not None:
-                return newest | {name: record.get(name) for name in EVALUATED}
+            if record["val_bits_per_byte"] is not None:
+                return newest | {name: record[name] for name in EVALUATED}
     return newest

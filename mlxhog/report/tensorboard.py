@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base.durable import append_all, disk_errors
+from mlxhog.base.inside import inside
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.metrics import Progress
 
@@ -91,5 +92,6 @@ class TensorBoard:
         for event in events:
             whole = Event(wall_time=time.time(), **event)
             RecordWriter(records).write(whole.SerializeToString())
-        with disk_errors(f"writing {self.path}"), self.path.open("ab", buffering=0) as file:
+        opener = inside(self.path.parent)
+        with disk_errors(f"writing {self.path}"), open(self.path, "ab", 0, opener=opener) as file:
             append_all(file.fileno(), records.getvalue())

@@ -316,7 +316,7 @@ class InOrder(Numbered):
         super().begin(arena, position)
         words, version = self.words(arena), arena.counters.load("version")
         versions = [version] * self.in_flight if position is None else position["versions"]
-        for k, own in enumerate(versions):
+        for k, own in zip(range(self.in_flight), versions, strict=True):
             words["version", k] = own
         words["open_below"] = words["first"]
         if position is None:  # the age of a gradient begins at 0

@@ -14,7 +14,6 @@ Rows of tables are read amid the gradient, which looks them up.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Accesses, Numbers
 from mlxhog.arena.layout import LOCK_WORDS, PARAMETER_COPY, Parameter, Slot
 from mlxhog.arena.words import Table
 from mlxhog.base.durable import disk_errors
+from mlxhog.base.inside import inside
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.optim.rule import parameter
@@ -343,8 +343,8 @@ def settle(arena: Arena, run_dir: Path, slot: int) -> None:
     phase = book.words["phase"]
     if phase == IDLE:
         return
-    with disk_errors(f"writing {path}"):
-        os.truncate(path, book.words["begun_at"])  # it may have written a part of its record
+    with disk_errors(f"writing {path}"), open(path, "r+b", opener=inside(run_dir)) as file:
+        file.truncate(book.words["begun_at"])  # it may have written a part of its record
     word, count = book.last
     accesses, shared = book.accesses(), arena.segment(NEXT)
     writing = phase == WRITING

@@ -111,7 +111,7 @@ class Numbered(Strategy):
         words = self.words(arena)
         if position is not None:
             for name in self.kept_words:
-                for rank, value in enumerate(position[name]):
+                for rank, value in zip(range(self.workers), position[name], strict=True):
                     words[name, rank] = value
         steps = self.each(words, "steps")
         words["steps_before"] = sum(steps)

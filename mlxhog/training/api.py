@@ -186,6 +186,7 @@ def _of_run(spec: str, layers: list[Layer]) -> Layer:
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
     run = run_of(spec, Path(root))
+    run.refuse_links()
     stored = run.options(data=_last(layers, "data"))
     left_out, changed = {*BUDGETS, *ORIGINS}, set()
     for chosen in CHOSEN.values():

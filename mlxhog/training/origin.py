@@ -44,18 +44,13 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.strategies import Serial, Strategy
+from mlxhog.training import saved_state
 
 WORDS = 1024
 """Smallest vocabulary whose embedding and head begin with counted pairs."""
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
 MOST_DIFFERENCES = 6
-_NEEDED = (
-    "version", "optimizer", "strategy", "regime", "used", "budget", "left", "over", "ended",
-    "network_bytes", "held_out", "best", "followed", "ledgers", "emulated", "joined", "opt_steps",
-    "tokens_sha256", "held_out_sha256",
-)  # fmt: skip
-"""State that every checkpoint of a run has."""
 
 
 def located(config: TrainConfig) -> TrainConfig:
@@ -109,12 +104,7 @@ class Resumption:
             return None
         run, path = checkpoint.resumable(config.resume, Path(config.out))
         saved = checkpoint.load(path)
-        if lacking := [name for name in _NEEDED if name not in saved.state]:
-            raise CheckpointError(
-                f"{saved.path} has no {', '.join(lacking)}: another version of mlxhog wrote it; "
-                "train with the version that wrote it, or begin a new run with its weights: mlxhog "
-                f"train --init-from {quoted(str(saved.path))}"
-            )
+        saved_state.check(saved.path, saved.state)
         # Unless the vocabulary is the model's own, the tokenizers are compared instead.
         ignored = set() if keeps_vocabulary(config) else {"vocab_size"}
         checkpoint.check_architecture(saved, model, ignored)
@@ -122,7 +112,8 @@ class Resumption:
         begins_to_follow = config.follow is not None and not saved.state["followed"]
         if config.has_budget or begins_to_follow:  # the followed text has no end
             return cls(config, run, saved, None)
-        own, left = saved.state["budget"], saved.state["left"]
+        left, asked = saved.state["left"], saved.state["budget"]
+        own = {unit: asked[unit] for unit in ("steps", "tokens", "time", "epochs")}
         rest = {unit: left[unit] for unit in ("steps", "tokens", "seconds")}
         # It is zero if the run was stopped after training, during its last evaluation.
         if saved.state["over"] or any(n is not None and n <= 0 for n in rest.values()):
@@ -151,7 +142,11 @@ class Resumption:
     def automatic(self) -> dict[str, float]:
         """Return the run's earlier values of options that are "auto"."""
         names = [name for name in self.run.automatic() if self.stored.get(name, "auto") != "auto"]
-        return {name: parse_number(self.stored[name]) for name in names}
+        values = {}
+        for name in names:
+            with suppress(ValueError):  # a stranger's run.json may name any option
+                values[name] = parse_number(self.stored[name])
+        return values
 
     def began_with(self) -> dict[str, Any]:
         """Return the options of the run's initial weights."""
@@ -175,7 +170,10 @@ class Resumption:
                 steps=math.ceil(round(budget.steps * ratio, 6)),
                 equal_steps_before=rest["steps_before"] * ratio,
             )
-        return replace(budget, **{f"{unit}_before": n for unit, n in self.state["used"].items()})
+        used = {
+            f"{unit}_before": self.state["used"][unit] for unit in ("steps", "tokens", "seconds")
+        }
+        return replace(budget, **used)
 
     def notes(self, workers: int) -> Iterable[str]:
         """Where the run continues, with this number of workers."""

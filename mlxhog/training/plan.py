@@ -28,7 +28,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, shown
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.registry import load_architecture
@@ -133,7 +133,12 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
     if config.resume is not None:
         run, _ = checkpoint.resumable(config.resume, Path(config.out))
         sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)
-        batch = batch_size.BatchChoice(parse_count(sequences), "the run began with it")
+        try:
+            batch = batch_size.BatchChoice(parse_count(sequences), "the run began with it")
+        except ValueError as error:
+            raise ConfigError(
+                f"{run.config_path}: batch_size is {shown(sequences)}; {error}; give --batch-size"
+            ) from error
     else:
         alone = _plan(config.having(batch_size=1), progress=progress)
         batch = batch_size.measured(alone, progress=progress)

@@ -31,6 +31,7 @@ from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.base.durable import disk_errors
+from mlxhog.base.inside import subfolder
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, MlxhogError, WorkerFailed
@@ -157,7 +158,7 @@ class Processes(ABC):
     def spawn(self) -> None:
         """Start every worker, and the link of a cluster."""
         with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
-            (self.run_dir / "logs").mkdir(exist_ok=True)
+            subfolder(self.run_dir, "logs")
         if self.link is not None:
             if not (slots := self.free_slots()):
                 raise ConfigError("the arena has no slot for the cluster's link; set --max-workers")

@@ -34,6 +34,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import words
 from mlxhog.base.reading import MOST_BYTES
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
@@ -148,7 +149,7 @@ def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
     """Write the header of a run whose arena is filled and whose workers have not started."""
     path = directory / event_log.FOLDER / CONFIG
     with disk_errors(f"writing {path}"):
-        path.parent.mkdir(exist_ok=True)
+        subfolder(directory, event_log.FOLDER)
         replace_file(path, plan.config.to_yaml().encode())
     pairs = zip(plan.workers, plan.kernels, strict=True)
     header = event_log.Header(

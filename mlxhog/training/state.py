@@ -36,6 +36,7 @@ from mlxhog.strategies import look_ahead
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.origin import text_kind
 from mlxhog.training.plan import TextPlan
+from mlxhog.training.saved_state import taking_over
 
 if TYPE_CHECKING:
     from mlxhog.arena.published import Publisher
@@ -70,23 +71,26 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
     if plan.link is not None and "cluster" in saved.state:
         from mlxhog.cluster.anchor import Anchor
 
-        Anchor(arena).resume(
-            saved.optimizer,
-            saved.state["cluster"],
-            seconds=saved.state["used"]["seconds"],
-            is_last=plan.resumption.run.ended_with(saved.path),  # nothing was trained after it
-        )
+        with taking_over(saved.path):
+            Anchor(arena).resume(
+                saved.optimizer,
+                saved.state["cluster"],
+                seconds=saved.state["used"]["seconds"],
+                is_last=plan.resumption.run.ended_with(saved.path),  # nothing was trained after it
+            )
     arena.counters.store("version", int(saved.state["version"]))
 
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
     state = {**saved.state, "ledger": plan.resumption.position() or fresh}
-    position = strategy.resume(arena, ledger, state)
+    with taking_over(saved.path):
+        position = strategy.resume(arena, ledger, state)
     if position is not None:
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
                 continue  # steps of an optimizer that is reset
             _fill(arena, [segment], [segment], saved.optimizer)
-    strategy.begin(arena, position)
+    with taking_over(saved.path):
+        strategy.begin(arena, position)
     if plan.config.reset_optimizer:
         arena.counters.store("moments_since", arena.counters.load("version"))
         note("the optimizer restarts without moments")
@@ -94,7 +98,8 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
         steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
         moments = _Moments(steps, saved.state.get("moments_since"), saved.optimizer)
         _load_moments(plan, arena, moments, note)
-    strategy.restore_state(arena, state)
+    with taking_over(saved.path):
+        strategy.restore_state(arena, state)
 
 
 def _initialise(plan: TextPlan, arena: Arena) -> None:

@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from mlxhog.base.inside import inside, subfolder
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
@@ -23,8 +24,8 @@ def main(pipe: Connection, job: Job) -> None:
     """
     sys.stdout.flush()
     try:  # `TorchBackend` reads it; if it cannot be written, output to it is dropped
-        job.log.parent.mkdir(exist_ok=True)
-        log = job.log.open("a+", buffering=1)
+        subfolder(job.run_dir, job.log.parent.name)
+        log = open(job.log, "a+", buffering=1, opener=inside(job.run_dir))
     except OSError:
         log = open(os.devnull, "w")
     with log as stream:

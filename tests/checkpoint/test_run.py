@@ -111,7 +111,9 @@ def test_a_run_that_another_host_trains_is_running_there_and_neither_resumed_nor
 @each_of("content", ["", "{", "[1]"])
 def test_a_damaged_status_says_so(run, content):
     (run.directory / "run.json").write_text(content)
-    assert run.read_status() == {"status": "damaged"}
+    status = run.read_status()
+    assert status["status"] == "damaged"
+    assert status["error"].startswith("run.json: ")
 
 
 # -- its lines -------------------------------------------------------------------------------------

@@ -188,3 +188,11 @@ def test_processes_that_append_at_once_lose_nothing_also_behind_a_torn_line(tmp_
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     written = sorted((one["prompt"], int(one["answer"])) for one in lines)
     assert written == [(str(n), k) for n in range(3) for k in range(50)]
+
+
+@each_of("content", ["", "[]", "{}", '{"seq_len": "x"}', '{"seq_len": null}', "[[1]]"])
+def test_a_damaged_description_of_a_stream_is_refused_in_a_sentence(tmp_path, content):
+    (tmp_path / "stream").mkdir()
+    (tmp_path / "stream" / "stream.json").write_text(content)
+    with pytest.raises(DataError, match=r"stream\.json is damaged"):
+        append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)

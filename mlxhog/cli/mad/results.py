@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from mlxhog.base import darwin
-from mlxhog.base.durable import replace_file
+from mlxhog.base.durable import explained, replace_file
+from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import expanded
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command, writable, written
@@ -60,11 +60,12 @@ def plot(config: _Plot) -> Report:
     ranking = read_ranking(store)
     folder = expanded(config.out) if config.out else store.directory / "plots"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if config.out:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            subfolder(store.directory, "plots")
     except OSError as error:
-        raise ConfigError(
-            f"--out {folder}: {darwin.reason(error)}; choose another folder"
-        ) from error
+        raise ConfigError(f"--out {folder}: {explained(error)}") from error
     drawn, target = list(plots(ranking)), folder / "index.html"
     paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:

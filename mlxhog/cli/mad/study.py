@@ -217,6 +217,7 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
     from mlxhog.mad.study.store import find
 
     store = find(config.study, Path(how.out))
+    store.refuse_links()
     study = store.study()
     store.refuse_other_files(study.remembering())
     return _session(store, study, how, config)

@@ -23,6 +23,7 @@ import yaml
 
 from mlxhog.base import locks, plain_json, plain_yaml, reading, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
+from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.paths import expanded
 from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean
@@ -67,10 +68,16 @@ class Store:
         """Hold the lock of the study in a block; the kernel frees it if the holder dies.
 
         Raises:
-            StudyError: another process holds it; the message names its id.
+            StudyError: another process holds it (the message names its id), or `refuse_links`.
         """
-        begin, end = f"the study {self.directory}", "or give another --study"
-        return locks.lock(self.directory, lambda why: StudyError(f"{begin} {why}, {end}"))
+        return locks.lock(self.directory, self._refusal)
+
+    def refuse_links(self) -> None:
+        """Raise StudyError, with the link, if writing in the study could change files elsewhere."""
+        refuse_links(self.directory, self._refusal)
+
+    def _refusal(self, why: str) -> StudyError:
+        return StudyError(f"the study {self.directory} {why}, or give another --study")
 
     def is_locked(self) -> bool:
         """Whether a scheduler works on the study."""
@@ -95,6 +102,7 @@ class Store:
                     "compare; continue with the version that made it, or give another --study"
                 )
             study = typed.read(Study, definition)
+            study.check_stored()
             Protocol(**study.protocol)
         except (ConfigError, OSError, TypeError, ValueError) as error:
             raise StudyError(
@@ -132,7 +140,7 @@ class Store:
         if record.curve:
             path = self._curve_path(record.key)
             with disk_errors(f"writing {path}"):
-                path.parent.mkdir(exist_ok=True)
+                subfolder(self.directory, path.parent.name)
                 replace_file(path, b"".join(_line(asdict(point)) for point in record.curve))
         values = {"key": record.key, **asdict(record)}
         del values["curve"]
@@ -164,7 +172,10 @@ def _read(cls: type[Line], path: Path) -> list[Line]:
     lines: list[Line] = []
     try:
         for entry in plain_json.objects(path):
-            lines.append(typed.read(cls, entry))
+            line = typed.read(cls, entry)
+            if isinstance(line, RunRecord):
+                line.check()
+            lines.append(line)
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
@@ -207,6 +218,7 @@ def store_of(study: Study, root: str | Path, name: str) -> Store:
     store = Store(Path(root).absolute() / name)
     if not store.exists:
         return store
+    store.refuse_links()
     store.refuse_other_files(study)
     stored = asdict(replace(store.study(), plugin=study.plugin))  # wherever the files lie
     differences = [

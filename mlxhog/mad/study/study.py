@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Any, Final, Self
 
 from mlxhog.config.plugins import KEY, files_of, remembered
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, shown
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunRecord
 from mlxhog.mad.scores import CandidateScore, Select, scores
@@ -163,6 +163,18 @@ class Study:
             run.model()  # refuses one that cannot be built
             runs.append(run)
         return runs
+
+    def check_stored(self) -> None:
+        """Raise a ConfigError if a field has a value that no command stores."""
+        for is_wrong, name, wanted in (
+            (not (self.space or self.candidates), "candidates", "some, or a space"),
+            (not self.seeds, "seeds", "at least one"),
+            (self.dim is not None and self.dim < 1, "dim", "a width from 1 on"),
+            (self.threads < 1, "threads", "a number from 1 on"),
+            (self.sampler not in SAMPLERS, "sampler", f"one of {', '.join(SAMPLERS)}"),
+        ):
+            if is_wrong:
+                raise ConfigError(f"{name} is {shown(getattr(self, name))}; wanted {wanted}")
 
     def check(self) -> None:
         """Raise a ConfigError if a listed candidate, or the space, is impossible."""

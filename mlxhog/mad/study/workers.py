@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
+from mlxhog.base.inside import subfolder
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
@@ -72,8 +73,8 @@ class Pool:
         number = self._idle.pop()
         if number not in self._workers:
             with disk_errors(f"making {self._logs}"):
-                self._logs.mkdir(exist_ok=True)
-                log = self._logs / f"worker-{number}.log"
+                logs = subfolder(self._logs.parent, self._logs.name)
+                log = logs / f"worker-{number}.log"
                 self._workers[number] = Child(
                     threads=self._threads, promises=False, log=log, store={"run": self._run}
                 )

@@ -13,9 +13,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from mlxhog.arena.layout import PROBE_FLOATS
+from mlxhog.base import typed
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
+from mlxhog.report.metrics import Progress
 from mlxhog.report.views import Tell
 from mlxhog.strategies import Hogwild
 from mlxhog.theory.analysis.conflicts import BlockConflicts
@@ -27,6 +29,7 @@ from mlxhog.theory.simulator import Staleness
 
 # -- staleness -----------------------------------------------------------------------------------
 
+_MAX_STEPS = 1 << 48  # of a run; a stranger's run may say more
 ObservedStaleness = dict[str, Any]
 """Of a run: its `source` ("run" or "probe"), `workers` (their number) and `write` option; the
 distribution over `all` steps and `by_worker`, as of `Staleness`; the `histogram`, staleness ->
@@ -64,16 +67,17 @@ def probe_run(
 def of_run(run: Run, write: str) -> ObservedStaleness | None:
     """Read the staleness of the newest command that trained a run; None if it took no step."""
     lines = [line for line in run.read_metrics() if line.get("step")]
-    return _summary("run", lines[-1], write) if lines else None
+    return _summary("run", asdict(typed.fill(Progress, lines[-1])), write) if lines else None
 
 
 def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
     def histogram(of: Mapping[str, Any]) -> dict[int, int]:
-        return {int(lag): int(steps) for lag, steps in sorted(of["staleness"].items())}
+        counts = sorted(of["staleness"].items())
+        return {lag: steps for lag, steps in counts if lag >= 0 and 0 <= steps < _MAX_STEPS}
 
     workers, overall = line["workers"], Staleness.of("all", histogram(line))
     named = {f"{one['slot']} {one['backend']}": histogram(one) for one in workers}
-    most = max(overall.max, *(one["max_staleness"] for one in workers))
+    most = max([overall.max, *(one["max_staleness"] for one in workers)])
     return {
         "source": source,
         "workers": len(workers),

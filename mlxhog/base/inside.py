@@ -1,0 +1,100 @@
+"""Writing inside a folder that a stranger may have made: below it, no link is followed.
+
+An archive keeps links. If `samples.txt` of a run were one to a file of the user, a resumed run
+would append to that file; if `checkpoints` were one, it would delete folders there. So whatever
+appends, truncates, locks, replaces or deletes below a run, study, comparison or cache
+
+    refuses the folder at the start, if a link leads out of it: `refuse_links`, by `locks.lock`
+    opens no file that is a link, or in a folder that is one: `inside`, an opener
+    enters no subfolder that is a link: `subfolder`
+
+The folder itself may be a link: the user has named it, and runs may lie on another disk. A new file
+that is renamed to its place (`durable.replace_file`) replaces a link, and not the link's target.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from mlxhog.base.paths import printable
+from mlxhog.base.reading import regular
+from mlxhog.errors import MlxhogError
+
+_WRITES = os.O_WRONLY | os.O_RDWR
+_APPENDED = ("lock", ".jsonl", ".log", ".txt")
+"""Ends of the names of files that are written in place, where a second name sees the change."""
+
+
+def inside(folder: Path) -> Callable[[str, int], int]:
+    """Return an opener, for `open(..., opener=inside(folder))`, of regular files below a folder.
+
+    It raises OSError: ELOOP if the file or a folder on the way to it is a link, EMLINK if it would
+    write to a file with a second name, and those of `reading.regular`.
+    """
+
+    def opened(path: str, flags: int) -> int:
+        *parents, name = Path(path).relative_to(folder).parts
+        at = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for parent in parents:
+                way = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+                at, above = os.open(parent, way, dir_fd=at), at
+                os.close(above)
+            # It is truncated after it was checked.
+            file = regular(name, (flags & ~os.O_TRUNC) | os.O_NOFOLLOW, folder=at)
+        except OSError as error:
+            error.filename = path
+            raise
+        finally:
+            os.close(at)
+        if flags & _WRITES and os.fstat(file).st_nlink > 1:
+            os.close(file)
+            raise OSError(errno.EMLINK, "it has a second name, by a hard link", path)
+        if flags & os.O_TRUNC:
+            os.ftruncate(file, 0)
+        return file
+
+    return opened
+
+
+def subfolder(folder: Path, name: str) -> Path:
+    """Return a folder in another one, made if it is missing; OSError if it is a link."""
+    path = folder / name
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def refuse_links(folder: Path, refusal: Callable[[str], MlxhogError]) -> None:
+    """Raise the error of `refusal` if writing in a folder could change files elsewhere.
+
+    A link is fine that leads inside, as those to checkpoints do, unless it has the name of a file
+    that is written in place, which is refused a second name by a hard link, too. The argument of
+    `refusal` is the end of a sentence about the folder, with the link and a way out.
+    """
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in sorted(folders + files):
+            path = Path(parent, name)
+            try:
+                status = path.lstat()
+            except OSError:  # it is gone: another process removes its own files
+                continue
+            shown, is_appended = printable(path.relative_to(folder)), name.endswith(_APPENDED)
+            if stat.S_ISLNK(status.st_mode):
+                target = Path(os.path.realpath(path))
+                if not target.is_relative_to(root) or (is_appended and target.is_file()):
+                    raise refusal(
+                        f"is not written to: its {shown} is a link to {printable(target)}, "
+                        "which would be changed; remove the link or replace it by a copy"
+                    )
+            elif status.st_nlink > 1 and stat.S_ISREG(status.st_mode) and is_appended:
+                raise refusal(
+                    f"is not written to: its {shown} has a second name (a hard link), whose "
+                    "content would be changed; use a copy of the folder (cp -r)"
+                )

@@ -1,0 +1,123 @@
+"""The types of a run's JSON files: what commands read of `run.json`, metrics and times.
+
+A stranger's file, or one that was edited, may have any value anywhere. A file is damaged unless
+every field here has its type, so that what reads its record needs no checks. Other fields have
+other readers (`mlxhog/report`), or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxhog.base import plain_json, reading, typed
+
+_MAX_TIME = 1e12  # seconds or microseconds, for more than any step takes
+DAMAGED = "damaged"  # status of a run whose `run.json` cannot be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UsedWorker:
+    backend: str = "?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reached:
+    """The result of the newest command."""
+
+    steps: int | None = None
+    seconds: float | None = None
+    tokens_per_s: float | None = None
+    val_bits_per_byte: float | None = None
+    val_step: int | None = None
+    workers: tuple[_UsedWorker, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldOut:
+    """The part of the held-out text for evaluations."""
+
+    asked_bytes: int | None = None
+    n_bytes: float | None = None
+    share: float | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Status:
+    status: str = "unknown"
+    created_ns: int = 0  # since 1970
+    order: int = 0  # among the runs of its folder
+    host: str | None = None
+    error: str | None = None
+    model: str | None = None
+    data: str | None = None
+    data_path: str | None = None
+    checkpoint: str | None = None
+    mlxhog: str | None = None
+    machine: str | None = None
+    chip: str | None = None
+    cores: int | None = None
+    memory_bytes: float | None = None
+    gpu_write: str | None = None
+    kernels: str | None = None
+    parameters: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    automatic: tuple[str, ...] = ()
+    resumed: tuple[int, ...] = ()
+    held_out: _HeldOut | None = None
+    result: _Reached | None = None
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return a `run.json`; {} if there is none, and `DAMAGED` with the reason if it is damaged."""
+    try:
+        record = plain_json.read(path, most=reading.MOST_STATUS_BYTES)
+        if not isinstance(record, dict):
+            raise ValueError("it is not a JSON object")
+        status = typed.read(_Status, record)
+        reached, part = status.result or _Reached(), status.held_out or _HeldOut()
+        for number in (
+            status.created_ns, status.order, status.parameters, status.steps, status.seconds,
+            reached.steps, reached.seconds, part.asked_bytes, part.share,
+        ):  # fmt: skip
+            if number is not None and number < 0:
+                raise ValueError(f"{number} is below 0")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        return {"status": DAMAGED, "error": f"{path.name}: {error}; --resume writes it again"}
+    return {"status": _Status.status, **record}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsLine:
+    """What the run itself reads of a line of `metrics.jsonl`; reports read more."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTimes:
+    """A worker of `times.json`."""
+
+    slot: int
+    backend: str
+    steps: int
+    compute_us: tuple[float, ...]  # of each gradient, in order
+    read_s: float  # medians of the other activities of a step
+    apply_s: float
+    other_s: float
+
+
+def worker_times(record: Mapping[str, Any]) -> WorkerTimes:
+    """Return a worker of `times.json`; ValueError if it is damaged."""
+    times = typed.read(WorkerTimes, record)
+    for seconds in (times.read_s, times.apply_s, times.other_s, *times.compute_us):
+        if not 0 <= seconds <= _MAX_TIME:
+            raise ValueError(f"a time is {seconds:g}; wanted none below 0 or above {_MAX_TIME:g}")
+    return times
