@@ -5,7 +5,6 @@ import fcntl
 import mmap
 import os
 import socket
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +27,7 @@ _GETPATH = 50  # fcntl.F_GETPATH of macOS
 
 def _path(file):
     descriptor = file if isinstance(file, int) else file.fileno()
-    if sys.platform == "darwin":
+    if not os.path.isdir("/proc/self/fd"):  # it is there in a simulated macOS
         return fcntl.fcntl(descriptor, _GETPATH, bytes(1024)).rstrip(b"\0").decode()
     return os.readlink(f"/proc/self/fd/{descriptor}")
 

@@ -186,11 +186,11 @@ def mlstm_results(x, chunk, stride=1):
     for part, first in zip(state, (C0, n0, m0), strict=True):
         part[:, :, 0] = first
     h, den, how = np.full_like(v, np.nan), np.full_like(i, np.nan), {"stride": stride, "eps": 1e-6}
-    ops.mlstm(q, k, v, i, f, h, den, *state, chunk=chunk, threads=1, **how)
+    ops.mlstm(q, k, v, i, f, None, h, den, *state, chunk=chunk, threads=1, **how)
     grads = [unwritten(*part.shape) for part in (q, k, v, i, f)]
     d_last = [draw(*part.shape, seed=2) for part in (C0, n0, m0)]
     ops.mlstm_grad(
-        q, k, v, i, f, h, den, *state, draw(*v.shape, seed=3), *grads, *d_last,
+        q, k, v, i, f, None, h, den, *state, draw(*v.shape, seed=3), *grads, *d_last,
         chunk=chunk, threads=1, **how,
     )  # fmt: skip
     return [h, *(part[:, :, -1] for part in state), *grads, *d_last]
@@ -225,7 +225,7 @@ def linears(weight, width=5):
 
 def mlstm_call(q=Q, **how):
     how = {"chunk": 4, "stride": 1, "eps": 1e-6, "threads": 1} | how
-    ops.mlstm(q, Q, Q, GATE, GATE, np.empty_like(Q), GATE.copy(), *STATES, **how)
+    ops.mlstm(q, Q, Q, GATE, GATE, None, np.empty_like(Q), GATE.copy(), *STATES, **how)
 
 
 def slstm_call(R=None, tape=None):

@@ -94,7 +94,7 @@ def test_a_killed_worker_is_replaced_and_no_step_is_missing():
 
 def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # its message names a log there
-    with pytest.raises(WorkerFailed, match="died 1 times"):
+    with pytest.raises(WorkerFailed, match="died 1 time in"):
         train_two(small_run(**LONG), kills=1, worker_options={"restarts": 0})
 
 
