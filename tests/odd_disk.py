@@ -27,9 +27,10 @@ _GETPATH = 50  # fcntl.F_GETPATH of macOS
 
 def _path(file):
     descriptor = file if isinstance(file, int) else file.fileno()
-    if not os.path.isdir("/proc/self/fd"):  # it is there in a simulated macOS
+    try:
+        return os.readlink(f"/dev/fd/{descriptor}")  # a link on Linux, also in a simulated macOS
+    except OSError:
         return fcntl.fcntl(descriptor, _GETPATH, bytes(1024)).rstrip(b"\0").decode()
-    return os.readlink(f"/proc/self/fd/{descriptor}")
 
 
 @contextmanager
