@@ -100,7 +100,9 @@ def test_what_cannot_be_read_or_has_an_odd_name_is_skipped_and_named(tmp_path, m
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
-    monkeypatch.setattr(os, "open", lambda path, *how: refuse(path) or open_file(path, *how))
+    monkeypatch.setattr(
+        os, "open", lambda path, *how, **at: refuse(path) or open_file(path, *how, **at)
+    )
     monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ModuleNotFoundError))
     (note,) = readable(tmp_path).notes()
     note.encode()
@@ -125,7 +127,9 @@ def test_a_folder_that_macos_protects_is_named_with_the_setting_that_opens_it(
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
 
     monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
-    monkeypatch.setattr(os, "open", lambda path, *how: refuse(path) or open_file(path, *how))
+    monkeypatch.setattr(
+        os, "open", lambda path, *how, **at: refuse(path) or open_file(path, *how, **at)
+    )
     monkeypatch.setattr(darwin, "sys", SimpleNamespace(platform=system))
     setting = "System Settings, Privacy & Security, Files and Folders"
     (note,) = readable(tmp_path).notes()
@@ -254,7 +258,12 @@ def test_a_pseudo_file_system_below_a_folder_is_skipped_and_a_device_is_not_open
     assert [(one.path.name, one.reason) for one in found.skipped] == [
         ("kernel", "a pseudo file system of the kernel")
     ]
-    monkeypatch.setattr(os, "open", lambda path, *how: opened.append(path) or open_file(path, *how))
+
+    def recorded(path, *how, **at):
+        opened.append(path)
+        return open_file(path, *how, **at)
+
+    monkeypatch.setattr(os, "open", recorded)
     with pytest.raises(DataError, match="is a pipe or a device"):
         texts("/dev/null")
     assert "/dev/null" not in map(str, opened)

@@ -42,8 +42,8 @@ def test_memory_that_runs_out_in_a_thread_is_an_error_of_the_call_and_of_no_othe
     q, gate = np.zeros((B, S, 1, 1), np.float32), np.zeros((B, S, 1), np.float32)
     h, den = np.empty_like(q), np.empty_like(gate)
     C, n, m = (np.zeros((B, 1, 2, *unit), np.float32) for unit in ((1, 1), (1,), ()))
+    how = {"chunk": S, "stride": 1, "eps": 1e-6, "threads": 2}
     with pytest.raises(MemoryError):
-        how = {"chunk": S, "stride": 1, "eps": 1e-6, "threads": 2}
         ops.mlstm(q, q, q, gate, gate, None, h, den, C, n, m, **how)
     scale_in_pool()
 

@@ -156,7 +156,7 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
         try:
             return differs(launch, engine, sample, host_engine(), 1e-4)
         except MetalError as error:
-            if "divergent barrier" not in str(error):
+            if not any(what in str(error) for what in ("divergent barrier", "unordered access")):
                 raise
             return True
 

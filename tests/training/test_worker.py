@@ -199,7 +199,9 @@ def run(pipe, job):
     raise MetalError(f"kernel slstm failed: {error}") if sys.argv[2] == "ours" else error
 
 sys.modules["mlxhog.training.worker"] = types.SimpleNamespace(run=run)
-worker_process.main(None, types.SimpleNamespace(log=Path(sys.argv[1])))
+run_dir = Path(sys.argv[1])
+job = types.SimpleNamespace(run_dir=run_dir, log=run_dir / "logs" / "worker-1.log")
+worker_process.main(None, job)
 """
 
 
@@ -209,8 +211,8 @@ def test_a_compilers_text_that_ends_a_worker_is_whole_in_its_log_and_the_last_li
     whose, code, tmp_path
 ):
     root = Path(__file__).parents[2]
-    assert python("-c", ENDS, str(tmp_path / "log"), whose, cwd=root).returncode == code
-    lines = (tmp_path / "log").read_text().splitlines()
+    assert python("-c", ENDS, str(tmp_path), whose, cwd=root).returncode == code
+    lines = (tmp_path / "logs" / "worker-1.log").read_text().splitlines()
     assert ERROR in lines
     assert sum("warning: unused" in line for line in lines) > 10
     assert ERROR in lines[-1]
