@@ -46,14 +46,13 @@ class RunFolder:
 
     def __init__(self, run: Run, plan: Callable[[], TextPlan], stack: ExitStack) -> None:
         self._run, self._first, self._plan, self._stack = run, run.directory, plan, stack
-        self._fd = os.open(run.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(lambda: os.close(self._fd))
+        self._fd = _opened(run.directory, stack)
 
     def find(self) -> tuple[Run, str] | None:
         """Return the run in its present folder, and a message; None if it is where it was.
 
         Raises:
-            EnvironmentLacks: the folder was removed, and cannot be made again.
+            EnvironmentLacks: the folder was removed, and cannot be made again now.
         """
         if self._is_at(self._run.directory):
             return None
@@ -62,20 +61,17 @@ class RunFolder:
             self._run = Run(now)
             return self._run, f"the run's folder {was} was renamed; the run continues in {now}"
         run = Run(self._first)
-        with disk_errors(f"the run's folder was removed, and making {run.directory} again"):
-            run.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(run.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            self._stack.enter_context(run.lock())
+        with ExitStack() as undo:
+            with disk_errors(f"the run's folder was removed, and making {run.directory} again"):
+                run.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fd = _opened(run.directory, undo)
+            try:
+                undo.enter_context(run.lock())
+            except RunError as error:
+                raise EnvironmentLacks(str(error)) from error
             write_options(run, self._plan())
             write_model(run, self._plan())
-        except RunError as error:
-            os.close(fd)
-            raise EnvironmentLacks(str(error)) from error
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(self._fd)
+            self._stack.enter_context(undo.pop_all())
         self._run, self._fd = run, fd
         return run, (
             f"the run's folder {was} was removed; {run.directory} is made again, and has the "
@@ -83,7 +79,7 @@ class RunFolder:
         )
 
     def _is_at(self, path: Path) -> bool:
-        """Whether a path leads to the open folder; some network disks number a folder anew."""
+        """Return whether a path leads to the open folder; network disks may renumber folders."""
         try:
             if os.path.samestat(path.stat(), os.fstat(self._fd)):
                 return True
@@ -97,8 +93,14 @@ class RunFolder:
             return False
 
 
+def _opened(directory: Path, stack: ExitStack) -> int:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
+
+
 def _path(fd: int) -> Path | None:
-    """The present path of an open folder; None if the system does not tell."""
+    """Return the present path of an open folder; None if the system does not tell."""
     try:
         if get_path := getattr(fcntl, "F_GETPATH", None):  # macOS
             content = bytes(fcntl.fcntl(fd, get_path, bytes(1024)))

@@ -8,6 +8,7 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.training import run_folder
 from mlxhog.training.plan import make_plan
 from mlxhog.training.run_folder import RunFolder
 from tests.training.small import small_config
@@ -75,3 +76,17 @@ def test_a_copy_in_the_place_of_the_folder_is_taken_and_that_of_another_process_
             continue
         with run.lock(), pytest.raises(EnvironmentLacks, match="is in use by process"):
             folder.find()
+
+
+def test_a_folder_that_could_not_be_made_again_is_made_when_it_can_be(run, folder, monkeypatch):
+    def full(run, plan):
+        raise EnvironmentLacks("the disk became full")
+
+    shutil.rmtree(run.directory)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_model", full)
+        with pytest.raises(EnvironmentLacks, match="full"):
+            folder.find()
+    assert not run.is_locked()
+    assert folder.find()[0] == run
+    assert (run.is_locked(), folder.find()) == (True, None)
