@@ -145,19 +145,30 @@ class Evaluations:
             return Doing(Activity.EVALUATING, round(100 * self._share()))
 
         def is_over() -> bool:
-            return self._share() == 1.0 or run.ends() > self._ends
+            return self._share() == 1.0 or run.ends() > self._ends or self._has_lost_records()
 
         try:
             while run.has_workers() and self._share() < 1.0 and not self._is_interrupted():
                 if not run.until(is_over, doing, limit_s):
                     break
-                if self._share() < 1.0:  # a worker has died
+                if self._share() < 1.0:  # a worker has died, or records are lost
                     self._begin_round()
         except GAVE_UP_WORKER as error:  # the run is saved
             what = "the larger held-out score is left out"
             if self._total(0, self._part.batches) is None:
                 what = "the end was not evaluated"
             run.report(f"{what}: {error}")
+
+    def _has_lost_records(self) -> bool:
+        """Whether the workers have ended a round at the end of a run, and a score is missing.
+
+        A supervisor that stalls, as in a save to a slow disk, loses records.
+        """
+        run, n_taken = self._run, self._counters.load("eval_next") % EVAL_ROUND
+        if n_taken < self._end or not run.resting():
+            return False
+        run.drain()  # all that was written before they came to rest
+        return self._share() < 1.0
 
     def _is_interrupted(self) -> bool:
         return self._run.interrupts() > self._interrupts

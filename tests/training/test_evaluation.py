@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,6 +114,26 @@ def test_an_evaluation_whose_records_a_stalled_supervisor_lost_is_followed_by_an
     assert asked.asks()
     asked.words["eval_asked"] = 1  # no worker has taken it on yet
     assert not any(asked.asks() for _ in range(3))
+
+
+def test_batches_whose_records_were_lost_at_the_end_of_a_run_are_scored_again():
+    asked, rounds = Asked(eval_every=5), [(0, 2), (1, 2)]
+    asked.run.plan.held_out.all_batches = 3
+
+    def until(is_over, doing, limit_s):
+        places = rounds.pop(0)
+        assert asked.words["eval_next"] % EVAL_ROUND == places[0]
+        asked.score(*places)
+        asked.words["eval_next"] += 3 - places[0]
+        return is_over()
+
+    asked.run.until, asked.run.strategy.own_copies.return_value = until, True
+    asked.run.strategy.each_copy = lambda arena: nullcontext(())
+    asked.monitor.totals.return_value = (20, 60)
+    asked.evaluations.begin_last()
+    asked.evaluations.finish()
+    asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 20)
+    assert not rounds
 
 
 def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any():
