@@ -116,6 +116,25 @@ class Processes(ABC):
         """
         return self._twice(lambda: [self._rests(seat) for seat in self.seats])
 
+    def no_living_in_step(self) -> bool:
+        """Whether all workers that are inside a step or an evaluation are dead."""
+
+        def look() -> list[bool]:
+            dead = self.pool.wait(0.0)
+            return [seat.slot in dead for seat in self.in_step()]
+
+        return self._twice(look)
+
+    def in_step(self) -> list[Seat]:
+        """Workers, dead ones included, that are inside a step or an evaluation."""
+        return [
+            seat
+            for seat in self.seats
+            if seat.slot in self.pool
+            and self.entry(seat).state != State.STARTING
+            and not self._rests(seat)
+        ]
+
     def holding_still(self) -> bool:
         """Whether no worker changes the state of a checkpoint while `pause` is set.
 

@@ -6,6 +6,7 @@ how to continue (`Training.__exit__`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -390,9 +391,8 @@ class Training(Session):
         try:
             self.command(Command.REST)
             watched, limit_s = WatchedTime(), self._grace_s()
-            while not self.resting() and watched.look() < limit_s:
-                if len(self.pool.wait(self.poll_s)) == len(self.pool):
-                    break  # nobody is left to wait for
+            while not self.no_living_in_step() and watched.look() < limit_s:
+                time.sleep(self.poll_s)
             self.cancel_steps()
             self.stop(0.0)
             self.clock.stop()

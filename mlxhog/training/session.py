@@ -187,12 +187,10 @@ class Session(Processes):
             for seat in self.seats:
                 if seat.respawn_s is not None:  # evaluations do without it
                     seat.respawn_s, seat.cancelled = None, True
-                entry = self.entry(seat)
-                if seat.slot not in self.pool or entry.state == State.STARTING or self._rests(seat):
-                    continue
+            for seat in self.in_step():
                 self._reap(seat)
-                seat.cancelled = True
-                self.report(f"{seat} was still in phase {Phase(entry.phase).name.lower()}; ended")
+                seat.cancelled, phase = True, Phase(self.entry(seat).phase)
+                self.report(f"{seat} was still in phase {phase.name.lower()}; ended")
             time.sleep(0.02)
         if self.link is not None and not self.link.still():
             self.link.stop(0.0)
