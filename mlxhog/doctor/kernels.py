@@ -65,11 +65,8 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
         problem = tried(start)
         for each in (STEPS, *probes.CHECKS) if not problem else ():
             tell(f"{each} on {name}")
-            error, limit, cases = (
-                None,
-                FUSED_RTOL if each == STEPS else 0.0,
-                list[probes.Compared](),
-            )
+            error, limit = None, FUSED_RTOL if each == STEPS else 0.0
+            cases = list[probes.Compared]()
             began_s = time.monotonic()
             fault = tried(step_error) if each == STEPS else tried(operator_cases, each)
             if isinstance(fault, float):

@@ -1,4 +1,4 @@
-"""PyTorch as a reader of the litmus arena, and on MPS; imported in a child."""
+"""Let PyTorch read the litmus arena, and share memory with MPS; imported in a child."""
 
 from __future__ import annotations
 

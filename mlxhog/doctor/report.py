@@ -29,7 +29,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.paths import expanded
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.doctor import backends, system
-from mlxhog.doctor.checks import Check, CheckResult
+from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.errors import ConfigError, EnvironmentLacks, whole_text
 from mlxhog.optim import muon
 from mlxhog.report.views import TellStep
@@ -43,7 +43,7 @@ TRAIN_S: Final = {False: 20, True: 3}
 LIMIT_S: Final = START_S + 300.0  # beyond its seconds, for a training whose kernels are compiled
 IMPORTED_BYTES: Final = (1 << 14, 1 << 20, 1 << 26, 1 << 30)
 LOG_LINES: Final = 200
-MOST_LOG: Final = 1 << 16  # characters
+MAX_LOG: Final = 1 << 16  # characters
 TRAINING: Final = "default training"
 
 
@@ -73,13 +73,13 @@ def write(path: Path, record: dict[str, Any], machine: Machine, tell: TellStep) 
     measured, why = system.collect(_measures(machine, quick, lambda step: tell("speeds", step)))
     tell(TRAINING, f"{TRAIN_S[quick]} s")
     with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as name:
-        check = _train(Path(name), TRAIN_S[quick])
+        result = _train(Path(name), TRAIN_S[quick])
         files = _files_of(Path(name))
-    record["checks"].append({**vars(check)})
-    if check.result == CheckResult.FAIL:
-        record["failed"].append(check.name)
-    record |= {"report": str(path), "details": {"system": values, **measured}}
-    record["details"]["unknown"] = unknown | why
+    record["checks"].append(dict(vars(result)))
+    if result.result == CheckResult.FAIL:
+        record["failed"].append(result.name)
+    details = {"system": values, **measured, "unknown": unknown | why}
+    record |= {"report": str(path), "details": details}
     files["doctor.json"] = plain_json.dumps(record, indent=1).decode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -101,41 +101,36 @@ def of_fault(quick: bool) -> dict[str, Any]:
 def _measures(
     machine: Machine, quick: bool, tell: Callable[[str], None]
 ) -> Mapping[str, Callable[[], Any]]:
-    def of(name: str, function: Callable[..., Any], *words: Any) -> Callable[[], Any]:
+    def of(name: str, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
         def measure() -> Any:
             if (lack := missing(name, machine)) is not None:
                 raise EnvironmentLacks(lack)
             tell(f"{function.__name__} {name}")
             with Child(promises=False) as child:
-                return child.call(LIMIT_S, function, *words)
+                return child.call(LIMIT_S, function, *arguments)
 
         return measure
 
-    speeds = {
-        f"tokens_per_s {name} {form}": of(name, speed, name, form, GRADIENTS[quick])
-        for name in BACKENDS
-        for form in ("reference", "metal" if name in GPU_BACKENDS else "native")
-    }
-    return {
+    measures = {
         "import_s mlx": of("mlx:cpu", system.import_seconds, "mlx.core"),
         "import_s torch": of("torch:cpu", system.import_seconds, "torch"),
         "mlx_device": of("mlx:gpu", framework, "mlx", "device"),
         "mlx_imports": of("mlx:gpu", framework, "mlx", "imports", IMPORTED_BYTES),
         "mps_shares_memory": of("torch:mps", framework, "torch", "shares_memory"),
-        **{f"polar_distance {name}": of(name, polar_distance, name) for name in BACKENDS},
-        **speeds,
-        **{
-            f"decode_tokens_per_s {name}": of(
-                name, backends.measure_decoder, name, 0.1 if quick else backends.DECODE_S
-            )
-            for name in BACKENDS
-        },
     }
+    decode_s = 0.1 if quick else backends.DECODE_S
+    for name in BACKENDS:
+        measures[f"polar_distance {name}"] = of(name, polar_distance, name)
+        for form in ("reference", "metal" if name in GPU_BACKENDS else "native"):
+            measures[f"tokens_per_s {name} {form}"] = of(name, speed, name, form, GRADIENTS[quick])
+        key = f"decode_tokens_per_s {name}"
+        measures[key] = of(name, backends.measure_decoder, name, decode_s)
+    return measures
 
 
-def framework(lane: Lane, name: str, function: str, *words: Any) -> Any:
+def framework(lane: Lane, name: str, function: str, *arguments: Any) -> Any:
     """In a child: call a function of `probes_mlx` or `probes_torch`."""
-    return getattr(importlib.import_module(f"mlxhog.doctor.probes_{name}"), function)(*words)
+    return getattr(importlib.import_module(f"mlxhog.doctor.probes_{name}"), function)(*arguments)
 
 
 def polar_distance(lane: Lane, name: str) -> float:
@@ -160,9 +155,8 @@ def _train(folder: Path, seconds: int) -> Check:
         try:
             status = child.call(LIMIT_S + seconds, train, str(folder / "runs"), seconds)
         except Failed as failure:
-            return Check(TRAINING, CheckResult.FAIL, str(failure), expected, consequence)
-    result = CheckResult.PASS if status == "done" else CheckResult.FAIL
-    return Check(TRAINING, result, status, expected, "" if status == "done" else consequence)
+            status = str(failure)
+    return check(TRAINING, status == "done", status, expected, consequence)
 
 
 def train(lane: Lane, folder: str, seconds: int) -> str:
@@ -177,14 +171,14 @@ def train(lane: Lane, folder: str, seconds: int) -> str:
 
 def _files_of(folder: Path) -> dict[str, str]:
     """Return the files of the training by their names in the archive."""
-    found = {"output.txt": folder / "output.txt"}
-    for run in sorted((folder / "runs").glob("*/run.json")):
-        found["run.json"] = run
-        found |= {f"logs/{log.name}": log for log in sorted((run.parent / "logs").glob("*.log"))}
+    paths = {"output.txt": folder / "output.txt"}
+    for run in (folder / "runs").glob("*/run.json"):
+        paths["run.json"] = run
+        paths |= {f"logs/{log.name}": log for log in sorted((run.parent / "logs").glob("*.log"))}
     texts = dict[str, str]()
-    for name, path in found.items():
+    for name, path in paths.items():
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
         if name != "run.json":
-            text = "\n".join(text.splitlines()[-LOG_LINES:])[-MOST_LOG:]
+            text = "\n".join(text.splitlines()[-LOG_LINES:])[-MAX_LOG:]
         texts[f"train/{name}"] = text
     return texts

@@ -1,7 +1,7 @@
-"""What a report says of this machine beside doctor's record: macOS, Python, memory, power.
+"""Facts of this machine for a report: macOS, Python, memory, power.
 
-Each fact is a function; one that this machine does not have raises, and the reason stands in the
-fact's place. No framework is started.
+Each is a function; one that this machine does not have raises, and the reason is reported. No
+framework is started.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlxhog.base import darwin
 from mlxhog.errors import EnvironmentLacks, message_of
 
 LIMIT_S: Final = 20.0  # for a program of macOS
-MOST_CHARACTERS: Final = 4000  # of what a program says
+MAX_CHARACTERS: Final = 4000  # of what a program prints
 LANGUAGES: Final = {14: "3.1", 15: "3.2"}
 """Metal language that MLX and PyTorch ask for, by macOS; 4.0 from 26 on."""
 
@@ -48,7 +48,7 @@ def _setting(name: str) -> str:
     )
 
 
-def said(*words: str) -> str:
+def output_of(*command: str) -> str:
     """Return what a program of macOS prints.
 
     Raises:
@@ -56,14 +56,14 @@ def said(*words: str) -> str:
     """
     try:
         process = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
             timeout=LIMIT_S, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentLacks(f"{words[0]} does not run: {message_of(error)}") from error
+        raise EnvironmentLacks(f"{command[0]} does not run: {message_of(error)}") from error
     if process.returncode:
-        raise EnvironmentLacks(f"{' '.join(words)} ended with code {process.returncode}")
-    return process.stdout.strip()[:MOST_CHARACTERS]
+        raise EnvironmentLacks(f"{' '.join(command)} ended with code {process.returncode}")
+    return process.stdout.strip()[:MAX_CHARACTERS]
 
 
 def import_seconds(lane: object, module: str) -> float:
@@ -74,7 +74,7 @@ def import_seconds(lane: object, module: str) -> float:
 
 
 def _low_power() -> bool:
-    for line in said("pmset", "-g").splitlines():
+    for line in output_of("pmset", "-g").splitlines():
         if line.split()[:1] == ["lowpowermode"]:
             return line.split()[1] == "1"
     raise EnvironmentLacks("pmset -g has no line lowpowermode")
@@ -85,30 +85,27 @@ def _language() -> str:
 
 
 def _core_levels() -> list[dict[str, Any]]:
-    _setting("kern.osproductversion")
+    levels = (f"hw.perflevel{level}" for level in range(darwin.sysctl_int("hw.nperflevels") or 0))
     return [
         {
-            "name": darwin.sysctl_text(f"hw.perflevel{level}.name"),
-            "cores": darwin.sysctl_int(f"hw.perflevel{level}.physicalcpu"),
+            "name": darwin.sysctl_text(f"{level}.name"),
+            "cores": darwin.sysctl_int(f"{level}.physicalcpu"),
         }
-        for level in range(darwin.sysctl_int("hw.nperflevels") or 0)
+        for level in levels
     ]
 
 
-def _performance_cores() -> bool:
-    _setting("kern.osproductversion")
-    return darwin.ask_for_performance_cores()
-
-
-def _displays() -> int:
-    _setting("kern.osproductversion")
-    return darwin.displays()
-
-
 def _stays_awake() -> str:
-    _setting("kern.osproductversion")
     with darwin.awake() as note:
         return note or "caffeinate runs"
+
+
+def _on_macos(fact: Callable[[], Any]) -> Callable[[], Any]:
+    def checked() -> Any:
+        _setting("kern.osproductversion")
+        return fact()
+
+    return checked
 
 
 FACTS: Final[dict[str, Callable[[], Any]]] = {
@@ -116,13 +113,13 @@ FACTS: Final[dict[str, Callable[[], Any]]] = {
     "macos_build": lambda: _setting("kern.osversion"),
     "mac": lambda: _setting("hw.model"),
     "metal_language": _language,
-    "core_levels": _core_levels,
-    "performance_cores_granted": _performance_cores,
-    "caffeinate": _stays_awake,
-    "displays": _displays,
-    "power": lambda: said("pmset", "-g", "batt"),
+    "core_levels": _on_macos(_core_levels),
+    "performance_cores_granted": _on_macos(lambda: darwin.ask_for_performance_cores()),
+    "caffeinate": _on_macos(_stays_awake),
+    "displays": _on_macos(lambda: darwin.displays()),
+    "power": lambda: output_of("pmset", "-g", "batt"),
     "low_power_mode": _low_power,
-    "thermal": lambda: said("pmset", "-g", "therm"),
+    "thermal": lambda: output_of("pmset", "-g", "therm"),
     "kernel": platform.release,
     "python": lambda: sys.version,
     "python_platform": sysconfig.get_platform,

@@ -178,7 +178,7 @@ def test_a_training_that_fails_is_in_the_report_and_the_exit_code_is_1(
     files = contents("mac.zip")
     log = files["train/logs/worker-1.log"]
     assert ERROR in log
-    assert len(log) <= report.MOST_LOG
+    assert len(log) <= report.MAX_LOG
     assert ERROR in files["train/output.txt"]
 
 
