@@ -34,7 +34,7 @@ from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, MlxhogError, WorkerFailed
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.training import worker_process
 from mlxhog.training.job import HINTS, LOST_GPU_EXIT_CODE, MOST_HALVINGS, Job, Plan
 from mlxhog.training.seat import Seat
@@ -244,9 +244,9 @@ class Processes(ABC):
             with suppress(OSError):  # the worker is dead, and its successor has the job
                 pipe.send_bytes(job)
 
-        for seat in self.seats:
+        for seat in list(self.seats):
             if not seat.recalled:
-                self._respawn(seat)
+                self._or_remove(seat, self._respawn)
                 continue
             seat.recalled = False
             job = replace(self._job(seat.slot, seat.halvings), handle=None)
@@ -277,10 +277,13 @@ class Processes(ABC):
                 self.report(self.link.messages.pop(0))
         for seat in list(self.seats):
             if seat.slot in dead:
-                self._replace_or_remove(seat)
+                if seat.leaving_s is not None:
+                    self._remove(seat)
+                else:
+                    self._or_remove(seat, self._replace)
                 continue
             if seat.respawn_s is not None and self._watched.look() >= seat.respawn_s:
-                self._respawn(seat)
+                self._or_remove(seat, self._respawn)
             entry = self.entry(seat)
             if not seat.notices_read and entry.state == State.RUNNING:
                 self._welcome(seat)
@@ -349,20 +352,15 @@ class Processes(ABC):
             Marks(self.arena, seat.slot).end_update()
         return death
 
-    def _replace_or_remove(self, seat: Seat) -> None:
-        if seat.leaving_s is not None:
-            self._remove(seat)
-            return
+    def _or_remove(self, seat: Seat, act: Callable[[Seat], None]) -> None:
+        """Act on a worker; if that fails, continue without it if it has joined others."""
         try:
-            self._replace(seat)
+            act(seat)
         except (ConfigError, EnvironmentLacks, WorkerFailed) as error:
-            self._remove_or_raise(seat, error)
-
-    def _remove_or_raise(self, seat: Seat, error: MlxhogError) -> None:
-        is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
-        if is_last or not seat.joined:
-            raise error
-        self._remove(seat, f"{error}; the run continues without it")
+            is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
+            if is_last or not seat.joined:
+                raise
+            self._remove(seat, f"{error}; the run continues without it")
 
     def _replace(self, seat: Seat) -> None:
         state = self.entry(seat).state
@@ -387,8 +385,8 @@ class Processes(ABC):
             way_out = "allow a longer silence with --heartbeat-timeout-s"
         # One that was up may be building another strategy, and is in state STARTING again.
         why, was_up = f"{death}; {last}", state != State.STARTING or seat.notices_read
-        way_out = f"see {log}, or {way_out}"
-        seat.count_death(self.plan.config.restarts, why, way_out, was_up=was_up)
+        restarts = self.plan.config.restarts
+        seat.count_death(restarts, why, f"see {log}, or {way_out}", was_up=was_up)
         self.restarts += 1
         if not was_up and self.clock.has_started:
             self._pause(seat, why)
@@ -407,12 +405,9 @@ class Processes(ABC):
         try:
             self._spawn(seat)
         except EnvironmentLacks as error:
-            try:
-                way_out, restarts = "allow more with --restarts", self.plan.config.restarts
-                seat.count_death(restarts, str(error), way_out, was_up=False)
-                self._pause(seat, str(error))
-            except WorkerFailed as failure:
-                self._remove_or_raise(seat, failure)
+            way_out, restarts = "allow more with --restarts", self.plan.config.restarts
+            seat.count_death(restarts, str(error), way_out, was_up=False)
+            self._pause(seat, str(error))
 
     def _halve(self, seat: Seat, cause: str, last: str) -> None:
         """Halve the micro-batch of a worker that the GPU watchdog ended."""
