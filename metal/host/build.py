@@ -166,16 +166,16 @@ def version(compiler: str) -> str:
         EnvironmentLacks: there is no such compiler, or it does not run. On a Mac without the
             Command Line Tools, /usr/bin/g++ is a program that only says that they are missing.
     """
-    reason, words = "", [compiler, "--version"]
+    reason = ""
     try:
         process = subprocess.run(
-            words, capture_output=True, check=False, stdin=subprocess.DEVNULL, text=True,
-            errors="replace",
+            [compiler, "--version"], capture_output=True, check=False, text=True,
+            stdin=subprocess.DEVNULL, errors="replace",
         )  # fmt: skip
         if process.returncode == 0:
             return process.stdout
-        said = one_line(process.stderr or process.stdout) or "it left no message"
-        reason = f", which ends with code {process.returncode} ({said})"
+        message = one_line(process.stderr or process.stdout) or "it left no message"
+        reason = f", which ends with code {process.returncode} ({message})"
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -201,5 +201,5 @@ def _main(
                 value = function(lane, *args, **keywords)
             except Exception as raised:  # every error of a framework is a result
                 error = raised
-        words = error and (shortage(error) or f"{type(error).__name__}: {whole_text(error)}")
-        pipe.send((words, value))
+        text = error and (shortage(error) or f"{type(error).__name__}: {whole_text(error)}")
+        pipe.send((text, value))

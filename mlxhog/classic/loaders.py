@@ -31,7 +31,7 @@ from mlxhog.errors import ConfigError, DataError
 
 HELD_OUT_SHARE = 0.2
 MOST_BYTES = 1 << 33
-_MOST_UNPACKED = 100  # bytes of text for each byte of a compressed file, beyond the first 16 MiB
+_MAX_UNPACKED = 100  # bytes of text for each byte of a compressed file, beyond the first 16 MiB
 _OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 _COMMENT = re.compile(r"[#%].*|(?<=\s)qid:\d+(?=\s)")
 _SPACES = str.maketrans(",;\t\r", "    ")
@@ -69,10 +69,10 @@ def _read(
     """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as file:
-            most = MOST_BYTES
+            max_bytes = MOST_BYTES
             if path.suffix in _OPENERS:
-                most = min(most, _MOST_UNPACKED * path.stat().st_size + (1 << 24))
-            text = reading.read_all(file, most).decode("utf-8-sig", "backslashreplace")
+                max_bytes = min(max_bytes, _MAX_UNPACKED * path.stat().st_size + (1 << 24))
+            text = reading.read_all(file, max_bytes).decode("utf-8-sig", "backslashreplace")
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is truncated or damaged ({error}); download it again") from error
     except OSError as error:

@@ -89,7 +89,7 @@ class _StopNow(Exception):
     """The user interrupted twice."""
 
 
-def _told(error: BaseException) -> str:
+def _text_of(error: BaseException) -> str:
     return str(error) if isinstance(error, MlxhogError) else in_one_line(error)
 
 
@@ -270,7 +270,7 @@ class Training(Session):
             status=self._status,
             checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
             newest_checkpoint=self._newest_checkpoint(),
-            error=None if failure is None else _told(failure),
+            error=None if failure is None else _text_of(failure),
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self.network_bytes(),
         )
@@ -401,7 +401,7 @@ class Training(Session):
                 return
             path = self.checkpoints.save()
         except Exception as lost:  # the first error is the one to raise
-            text = f"its last steps could not be saved: {_told(lost)}"
+            text = f"its last steps could not be saved: {_text_of(lost)}"
         else:
             text = f"saved {path}, resume with mlxhog train --resume {self.run.directory}"
         if isinstance(error, MlxhogError):
@@ -450,8 +450,8 @@ class Training(Session):
 
     def find_folder(self) -> None:
         """Continue in the run's folder where it is now; an EnvironmentLacks if there is none."""
-        if (found := self._folder.find()) is not None:
-            self.run, message = found
+        if (moved := self._folder.find()) is not None:
+            self.run, message = moved
             self.reporter.run, self.run_dir = self.run, self.run.directory
             self.report(message)
             self._write_status()

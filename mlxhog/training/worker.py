@@ -146,17 +146,17 @@ def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambd
     faults = {} if requested and job.config.force else backend.check_kernels(beat)
     if not faults:
         return
-    found = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())
+    summary = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())
     texts = [f"{operator}: {fault}" for operator, fault in faults.items()]
     if requested:
         job.log_lines(*texts)
         raise EnvironmentLacks(
-            f"kernels=metal: on {name} Metal kernels differ from the plain operators ({found}); "
+            f"kernels=metal: on {name} Metal kernels differ from the plain operators ({summary}); "
             "use --kernels auto, which replaces them, or insist with --force"
         )
     job.leave_notice(
         f"worker {job.slot} ({name}) uses the plain {name.partition(':')[0]} operators "
-        f"{', '.join(faults)}, whose Metal kernels failed their check ({found})",
+        f"{', '.join(faults)}, whose Metal kernels failed their check ({summary})",
         *texts,
     )
 

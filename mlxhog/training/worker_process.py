@@ -43,8 +43,8 @@ def main(pipe: Connection, job: Job) -> None:
                 code = LOST_GPU_EXIT_CODE
             elif isinstance(error, MlxhogError):
                 code = error.exit_code
-            elif words := shortage(error):
-                text, code = words, 1
+            elif reason := shortage(error):
+                text, code = reason, 1
             elif "error:" in text:  # a compiler's text, whose last line says nothing
                 code = 1
             else:

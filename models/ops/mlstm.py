@@ -158,9 +158,8 @@ class MLSTMCell:
         is 0.
         """
         xp, shape = self.xp, r.shape
-        total = None if documents is None else documents.sums(lf).flatten(2)
-        i, lf, u, r = (x.flatten(2) for x in (i, lf, u, r))
-        total = xp.cumsum(lf, -1) if total is None else total
+        total = xp.cumsum(lf.flatten(2), -1) if documents is None else documents.sums(lf).flatten(2)
+        i, u, r = (x.flatten(2) for x in (i, u, r))
         number = xp.from_numpy(np.arange(1, 1 + i.shape[-1], dtype=np.int32), like=i)
         opened, origin = u >= r, i - total
         if documents is not None:
