@@ -80,10 +80,6 @@ def _low_power() -> bool:
     raise EnvironmentLacks("pmset -g has no line lowpowermode")
 
 
-def _language() -> str:
-    return LANGUAGES.get(int(_setting("kern.osproductversion").partition(".")[0]), "4.0")
-
-
 def _core_levels() -> list[dict[str, Any]]:
     levels = (f"hw.perflevel{level}" for level in range(darwin.sysctl_int("hw.nperflevels") or 0))
     return [
@@ -112,7 +108,9 @@ FACTS: Final[dict[str, Callable[[], Any]]] = {
     "macos": lambda: _setting("kern.osproductversion"),
     "macos_build": lambda: _setting("kern.osversion"),
     "mac": lambda: _setting("hw.model"),
-    "metal_language": _language,
+    "metal_language": lambda: LANGUAGES.get(
+        int(_setting("kern.osproductversion").partition(".")[0]), "4.0"
+    ),
     "core_levels": _on_macos(_core_levels),
     "performance_cores_granted": _on_macos(lambda: darwin.ask_for_performance_cores()),
     "caffeinate": _on_macos(_stays_awake),

@@ -108,24 +108,19 @@ class Evaluations:
         One is over, too, if a worker has ended, since that may have been its worker; or if none has
         been evaluating at two looks, since a supervisor that stalls loses records.
         """
-        run, monitor = self._run, self._run.monitor
+        run, monitor, counters = self._run, self._run.monitor, self._counters
         now = (monitor.evaluations, run.ends())
         most_s = EVALUATING_PART * run.strategy.workers * monitor.clock.seconds()
         if run.plan.config.eval_every.seconds is None:
             most_s = math.inf
         unread, self._unread = self._unread, -1
-        if now == self._asked_at and not self._is_under_way():
+        is_open = counters.load("eval_asked") > counters.load("eval_taken")
+        if now == self._asked_at and not is_open and not run.has_side_job():
             self._unread = len(self._scores)
         is_lost = self._unread == unread >= 0
         if (now != self._asked_at or is_lost) and monitor.evaluating_s <= most_s:
             self._asked_at, self._unread = now, -1
             self._begin(self._part.batches, during=True)
-
-    def _is_under_way(self) -> bool:
-        """Whether a worker evaluates, or has not taken on the last request yet."""
-        counters, run = self._counters, self._run
-        is_open = counters.load("eval_asked") > counters.load("eval_taken")
-        return is_open or run.has_side_job()
 
     def begin_last(self) -> None:
         """Let all workers score the held-out text with the final model.

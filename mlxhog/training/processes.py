@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # only runs of a cluster load it
     from mlxhog.cluster.link import Link
 
 LINK_LEAVES_S = 1.0
+MAX_PAUSE_S = 30.0  # before a replacement that could not start is tried again
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
@@ -396,7 +397,8 @@ class Processes(ABC):
             self.report(f"{seat} died ({death}) and is being replaced")
 
     def _pause(self, seat: Seat, why: str) -> None:
-        pause_s = seat.pause(self._watched.look())
+        pause_s = min(MAX_PAUSE_S, 2.0 ** (seat.failed_starts - 1))
+        seat.respawn_s = self._watched.look() + pause_s
         self.entry(seat).phase = Phase.STARTING  # it holds no ticket
         self.report(f"{seat} could not start ({why}); tried again in {pause_s:.0f} s")
 

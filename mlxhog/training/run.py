@@ -265,11 +265,14 @@ class Training(Session):
             if not isinstance(error, WorkerFailed):  # its message names a log
                 self.run.write_status({"status": STARTING})  # `new_run` removes it
                 return False
+        newest = None
+        with suppress(CheckpointError):
+            newest = str(checkpoint.latest(self.run))
         self.result = result = reporter.result(
             self,
             status=self._status,
             checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
-            newest_checkpoint=self._newest_checkpoint(),
+            newest_checkpoint=newest,
             error=None if failure is None else _text_of(failure),
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self.network_bytes(),
@@ -309,12 +312,6 @@ class Training(Session):
             case _ if not isinstance(error, MlxhogError):
                 self._status = "interrupted"  # a resume still evaluates the end
         return error
-
-    def _newest_checkpoint(self) -> str | None:
-        try:
-            return str(checkpoint.latest(self.run))
-        except CheckpointError:
-            return None
 
     def _budget_is_used(self) -> bool:
         count = self.arena.counters.load

@@ -12,7 +12,6 @@ from mlxhog.errors import WorkerFailed
 
 RESTART_WINDOW_S = 600.0
 FIRST_STEP_S = 300.0  # a first gradient gives no sign of life, and its time is not known yet
-MAX_PAUSE_S = 30.0  # before a replacement that could not start is tried again
 
 
 @dataclass
@@ -70,9 +69,3 @@ class Seat:
         if (deaths := len(self.deaths_s)) > restarts:
             times = f"{deaths} time{'s' * (deaths > 1)} in {RESTART_WINDOW_S / 60:.0f} minutes"
             raise WorkerFailed(f"{self} died {times} (last: {why}); {way_out}")
-
-    def pause(self, now_s: float) -> float:
-        """Start its replacement after a pause, twice the last one; returns its seconds."""
-        pause_s = min(MAX_PAUSE_S, 2.0 ** (self.failed_starts - 1))
-        self.respawn_s = now_s + pause_s
-        return pause_s
