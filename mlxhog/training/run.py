@@ -389,6 +389,8 @@ class Training(Session):
             self.command(Command.REST)
             watched, limit_s = WatchedTime(), self._grace_s()
             while not self.no_living_in_step() and watched.look() < limit_s:
+                if self.signals.count > 1:
+                    break
                 time.sleep(self.poll_s)
             self.cancel_steps()
             self.stop(0.0)

@@ -41,7 +41,7 @@ class Seat:
     def begin(self) -> None:
         """Forget the process before the one that is being spawned."""
         self.recalled = self.notices_read = self.cancelled = self.was_silent = False
-        self.respawn_s = None
+        self.respawn_s = self.leaving_s = None
 
     def silent_s(self, entry: Entry, now_s: float) -> float:
         """Return the watched seconds since its last sign of life."""

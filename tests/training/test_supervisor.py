@@ -315,3 +315,45 @@ def test_an_evaluator_is_started_where_all_workers_were_cancelled(session):
     assert not session.has_workers()
     assert session.revive()
     assert len(session.pool) == 1
+
+
+def test_an_evaluator_may_have_the_slot_of_a_worker_that_was_to_leave(session):
+    run(session)
+    session.leave(1)
+    session.cancel_steps()
+    assert session.revive()
+    wait(session, LEAVE_S + 2)
+    assert 1 in session.pool
+
+
+def test_nobody_waits_for_a_dead_worker_to_end_its_step(session):
+    run(session)
+    session.pool[1].process.exitcode = -9
+    assert not session.no_living_in_step()
+    session.entry(session.seats[1]).beat(Phase.IDLE)
+    assert session.no_living_in_step()
+    assert not session.resting()
+
+
+def test_a_joined_worker_that_dies_often_and_cannot_start_is_removed_and_that_is_all(session):
+    slot = joined(session)
+    for _ in range(4):
+        run(session)
+        die(session, slot)
+    run(session)
+    session.starts.append(OSError(errno.EAGAIN, "no"))
+    die(session, slot)
+    assert "the run continues without it" in session.messages[-1]
+    assert [seat.slot for seat in session.seats] == [1, 2]
+
+
+def test_a_worker_that_is_removed_amid_a_change_of_strategy_costs_no_other_its_job(session):
+    session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
+    first, second, dead, last = session.seats
+    first.recalled = second.recalled = last.recalled = True
+    session._reap(dead)
+    dead.deaths_s.extend([0.0] * 5)
+    session.starts.append(OSError(errno.EAGAIN, "no"))
+    session.reassign()
+    assert session.seats == [first, second, last]
+    assert not any(seat.recalled for seat in session.seats)
