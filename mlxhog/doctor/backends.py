@@ -113,7 +113,7 @@ def _measure(measured: Measured, name: str, form: str, gradients: int, expected:
                 child.start(compute_gradient, name, form)
             results.extend([child.take(LIMIT_S) for child in children])
         with Child(promises=False) as child:  # as fast as in training
-            speed = child.call(LIMIT_S, measure_speed, name, form, gradients)
+            speed = child.call(LIMIT_S, measure_speed, name, form, gradients)["tokens_per_s"]
         error, where = max((_error(results[0][key], expected[key]), key) for key in expected)
         if ok := error <= ALLOWED:
             speeds[name] = speed
@@ -151,17 +151,12 @@ def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
     return _gradient(FrameworkEngine(name, form, 1))
 
 
-def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
-    """In a child: return tokens/s of the faster half of some gradients."""
-    return first_and_speed(name, form, MODEL, gradients, math.inf)[1]
+def measure_speed(
+    lane: Lane, name: str, form: str, gradients: int, model: str = MODEL, limit_s: float = math.inf
+) -> dict[str, float]:
+    """In a child: return the seconds of a first gradient, start included, and tokens/s then.
 
-
-def first_and_speed(
-    name: str, form: str, model: str, gradients: int, limit_s: float
-) -> tuple[float, float]:
-    """Return the seconds of a first gradient, start included, and tokens/s of the next ones.
-
-    They are `gradients`, or those of `limit_s` if that comes first.
+    The speed is of the faster half of `gradients`, or of those of `limit_s` if that comes first.
     """
     began_s = time.perf_counter()
     engine = FrameworkEngine(name, form, 1)
@@ -171,7 +166,7 @@ def first_and_speed(
     times = times_of(
         engine.backend, batch, lambda times: len(times) >= gradients or sum(times) >= limit_s
     )
-    return first_s, BATCH * LENGTH / faster_half(times)
+    return {"first_gradient_s": first_s, "tokens_per_s": BATCH * LENGTH / faster_half(times)}
 
 
 def measure_decoder(lane: Lane, name: str, seconds: float) -> float:

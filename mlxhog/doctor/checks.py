@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
@@ -146,11 +147,9 @@ def wheel_tags(package: str) -> list[str]:
 def compiler() -> str | None:
     """Return the path of a C++ compiler and its first line; None if there is none that runs."""
     for name in COMPILERS:
-        try:
-            first, *_ = build.version(name).splitlines() or [""]
-        except EnvironmentLacks:
-            continue
-        return f"{shutil.which(name)}: {first}"
+        with suppress(EnvironmentLacks):
+            first, _, _ = build.version(name).partition("\n")
+            return f"{shutil.which(name)}: {first}"
     return None
 
 

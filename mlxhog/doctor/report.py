@@ -28,7 +28,8 @@ from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.machine import Machine
 from mlxhog.base.paths import expanded
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
-from mlxhog.doctor import backends, system
+from mlxhog.doctor import system
+from mlxhog.doctor.backends import DECODE_S, measure_decoder, measure_speed
 from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.errors import ConfigError, EnvironmentLacks, whole_text
 from mlxhog.optim import muon
@@ -118,13 +119,13 @@ def _measures(
         "mlx_imports": of("mlx:gpu", framework, "mlx", "imports", IMPORTED_BYTES),
         "mps_shares_memory": of("torch:mps", framework, "torch", "shares_memory"),
     }
-    decode_s = 0.1 if quick else backends.DECODE_S
+    decode_s = 0.1 if quick else DECODE_S
     for name in BACKENDS:
         measures[f"polar_distance {name}"] = of(name, polar_distance, name)
         for form in ("reference", "metal" if name in GPU_BACKENDS else "native"):
-            measures[f"tokens_per_s {name} {form}"] = of(name, speed, name, form, GRADIENTS[quick])
-        key = f"decode_tokens_per_s {name}"
-        measures[key] = of(name, backends.measure_decoder, name, decode_s)
+            how = name, form, GRADIENTS[quick], MODEL, SPEED_S
+            measures[f"tokens_per_s {name} {form}"] = of(name, measure_speed, *how)
+        measures[f"decode_tokens_per_s {name}"] = of(name, measure_decoder, name, decode_s)
     return measures
 
 
@@ -136,12 +137,6 @@ def framework(lane: Lane, name: str, function: str, *arguments: Any) -> Any:
 def polar_distance(lane: Lane, name: str) -> float:
     """In a child: return how far a backend's orthogonal matrices are from the CPU's."""
     return muon.distance(create(name, threads=1, kernels="auto").polar)
-
-
-def speed(lane: Lane, name: str, form: str, gradients: int) -> dict[str, float]:
-    """In a child: return the seconds of a first gradient, start included, and tokens/s then."""
-    first_s, tokens_per_s = backends.first_and_speed(name, form, MODEL, gradients, SPEED_S)
-    return {"first_gradient_s": first_s, "tokens_per_s": tokens_per_s}
 
 
 # -- a default training ----------------------------------------------------------------------------

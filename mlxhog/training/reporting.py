@@ -61,16 +61,14 @@ class Reporter:
         self._board: TensorBoard | None = None  # with the first events
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
-        self._resumed: list[int] = []
-        if plan.resumption is not None:
-            earlier = run.read_status().get("resumed", [])
-            self._resumed = sorted({*earlier, plan.budget.steps_before})
         self._next_s = dict[str, float]()  # by report
         # What a user may remove while it trains: run.json, the installed package.
         earlier, self._version = run.read_status(), version("mlxhog")
-        self._birth: dict[str, Any] = {
-            name: earlier[name] for name in ("created_ns", "order") if name in earlier
-        }
+        birth = ("created_ns", "order")
+        self._birth = {name: value for name, value in earlier.items() if name in birth}
+        self._resumed: list[int] = []
+        if plan.resumption is not None:
+            self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
 
     def report(
         self,

@@ -223,7 +223,9 @@ def test_every_backend_of_this_machine_is_measured_and_others_have_a_reason(monk
     values, unknown = system.collect(report._measures(mac, True, lambda step: None))
     assert unknown == {}
     assert len(values) == len(asked)
-    speeds = {words[:2] for name, *words in asked for words in [tuple(words)] if name == "speed"}
+    speeds = {
+        words[:2] for name, *words in asked for words in [tuple(words)] if name == "measure_speed"
+    }
     assert speeds == {
         (name, form)
         for name in BACKENDS
@@ -237,11 +239,10 @@ def test_every_backend_of_this_machine_is_measured_and_others_have_a_reason(monk
 
 
 @pytest.mark.slow
-def test_what_children_measure_is_a_number(monkeypatch):
+def test_what_children_measure_is_a_number():
     lane = Lane(None, 0)
-    monkeypatch.setattr(report, "MODEL", "tiny")
     assert report.polar_distance(lane, "torch:cpu") < 1e-4
-    numbers = report.speed(lane, "torch:cpu", "native", 1)
+    numbers = report.measure_speed(lane, "torch:cpu", "native", 1, "tiny")
     assert min(numbers.values()) > 0
     assert system.import_seconds(lane, "json") >= 0
 
