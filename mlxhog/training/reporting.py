@@ -103,16 +103,17 @@ class Reporter:
 
     def report_now_and_then(self, doing: Doing | None) -> None:
         """Show the progress twice a second, and record it every two seconds."""
-        if self._is_due("progress", REPORT_S):
+        if self.is_due("progress", REPORT_S):
             self.report(None, doing)
         if not self.monitor.arena.counters.load("start_ns"):
             return
-        if self._is_due("metrics", METRICS_S):
+        if self.is_due("metrics", METRICS_S):
             self.append_metrics()
-        if self._is_due("times", TIMES_S):
+        if self.is_due("times", TIMES_S):
             self.write_times()
 
-    def _is_due(self, what: str, every_s: float) -> bool:
+    def is_due(self, what: str, every_s: float) -> bool:
+        """Return whether it is time for a report, or another thing by its name, again."""
         now_s = monotonic_ns() / 1e9
         if is_due := now_s >= self._next_s.get(what, 0.0):
             self._next_s[what] = now_s + every_s

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 DESCRIPTORS = 48  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 LEAVING_S = 5.0  # limit for workers to leave
+FOLDER_S = 0.5  # between two looks whether the run's folder was renamed or removed
 INTERRUPTED = "finishing the step; again stops at once"
 ADVICE = "lower --lr or --clip, then --resume from the last checkpoint"
 
@@ -301,7 +302,9 @@ class Training(Session):
             case None:
                 return None
             case _StopNow():
-                self._status, self.checkpoints.newest = "interrupted", None
+                self._status = "interrupted"
+                if not self._is_saved:
+                    self.checkpoints.newest = None
                 return None
             case Diverged():
                 self._status = "diverged"
@@ -431,8 +434,9 @@ class Training(Session):
         super().poll(doing)
         if self.signals.received:
             self.reporter.report_once(INTERRUPTED)
-        with suppress(EnvironmentLacks):  # the next save says why
-            self.find_folder()
+        if self.reporter.is_due("folder", FOLDER_S):
+            with suppress(EnvironmentLacks):  # the next save says why
+                self.find_folder()
         if self._follower is not None:
             for message in self._follower.give(self.arena, self.ledger, training=doing is None):
                 self.report(message)
