@@ -21,6 +21,7 @@ from mlxhog.base import darwin
 from mlxhog.base.disk import disk_of, flush
 from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
+from mlxhog.base.paths import printable
 from mlxhog.base.reading import open_regular
 from mlxhog.errors import EnvironmentLacks
 
@@ -202,6 +203,8 @@ def disk_errors(doing: str, *, only_full: bool = False) -> Iterator[None]:
 
 def explained(error: OSError) -> str:
     """Say in words why a file cannot be written."""
+    if error.errno == errno.EEXIST and error.filename:
+        return f"{printable(error.filename)} is something else; rename or remove it"
     reason = f"{darwin.reason(error)}; choose another directory, or make it writable"
     return _EXPLAINED.get(error.errno or 0, reason)
 

@@ -125,7 +125,10 @@ def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
     try:
         file = open(folder / LOCK, "a+", opener=inside(folder))
     except OSError as error:
-        raise refusal(f"cannot be opened: {darwin.reason(error)}") from error
+        raise refusal(
+            f"cannot be locked: its file {LOCK} cannot be opened ({darwin.reason(error)}); make "
+            "both writable, remove the file if mlxhog did not make it"
+        ) from error
     with file, contextlib.ExitStack() as hold:
         try:
             kernels = _try(file, folder / LOCK, fcntl.LOCK_EX, PATIENCE_S)

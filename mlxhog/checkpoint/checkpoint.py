@@ -339,7 +339,8 @@ def latest(run: Run) -> Path:
         CheckpointError: the run has no checkpoint yet, or the newest is damaged.
     """
     try:
-        name = Path(reading.read_bytes(run.checkpoints / _LATEST, 4096).decode().strip()).name
+        text = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode()
+        name = Path(text.strip().partition("\n")[0]).name
     except (OSError, ValueError):
         name = ""
     # After a kill between two renames a checkpoint that was being replaced has its `.old` name.

@@ -53,7 +53,8 @@ def doctor(config: _Doctor) -> Report:
     from mlxhog.doctor.record import STAGES, examine, sections
     from mlxhog.report.views import numbered
 
-    target, here = config.report and report.target(config.report), machine.here()
+    target = None if config.report is None else report.target(config.report)
+    here = machine.here()
     with config.status() as status:
         tell = numbered(status, STAGES - config.quick + report.STAGES * bool(target))
         try:

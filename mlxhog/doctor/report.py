@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import tempfile
 import traceback
 import zipfile
@@ -52,10 +53,14 @@ def target(text: str) -> Path:
     """Return the path of a report before anything is measured; a ConfigError if it cannot be."""
     path = expanded(text)
     if path.suffix != ".zip":
-        raise ConfigError(f"--report {text}: it is a zip archive; write --report {text}.zip")
+        raise ConfigError(
+            f"--report {text}: it is a zip archive; write --report {text or 'mac'}.zip"
+        )
     if path.is_dir() or not path.absolute().parent.is_dir():
         what = "a folder" if path.is_dir() else "in a folder that does not exist"
         raise ConfigError(f"--report {text}: this is {what}; name a new file, such as mac.zip")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--report {text}: its folder cannot be written; name another file")
     return path
 
 

@@ -163,17 +163,17 @@ class Training(Session):
     # -- the run from its start to its end -------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Show how the run begins; from now on signals are counted."""
+        """From now on signals are counted, and every error ends the run as `__exit__` does."""
+        self._stack.enter_context(self.signals)
+        return self
+
+    def start(self) -> None:
+        """Show how the run begins, start the workers, and wait until all are ready."""
         self.write_config()
         self._write_status()
         for message in (summary(self.plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
         self.reporter.drop_lost_metrics()
-        self._stack.enter_context(self.signals)
-        return self
-
-    def start(self) -> None:
-        """Start the workers, and wait until all are ready."""
         if self._follower is not None:
             if self.plan.resumption is None:
                 self.checkpoints.save()  # so that text taken in from now on survives a kill

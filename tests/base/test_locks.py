@@ -149,3 +149,11 @@ def test_a_link_in_place_of_a_lock_makes_no_file_elsewhere(tmp_path):
         with pytest.raises((RunError, EnvironmentLacks)), locks.lock(folder, RunError):
             pass
         assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_in_place_of_a_lock_is_named_with_the_way_out(tmp_path, make):
+    make(tmp_path / "lock")
+    with pytest.raises(RunError, match=r"its file lock cannot be opened \(.*remove the file"):
+        with locks.lock(tmp_path, RunError):
+            pass

@@ -154,6 +154,18 @@ def test_removed_checkpoints_are_made_again_and_what_has_the_name_of_a_link_stay
     assert all((place / "mine.txt").exists() for place in places)
 
 
+def test_of_a_strange_latest_one_line_is_a_name_and_a_file_for_the_folder_is_named(run):
+    save(run, step=10)
+    (run.checkpoints / "latest").write_text("dear diary\nmy secret\n")
+    with pytest.raises(CheckpointError, match="dear diary is damaged: latest names it") as raised:
+        checkpoint.latest(run)
+    assert "secret" not in str(raised.value)
+    shutil.rmtree(run.checkpoints)
+    run.checkpoints.touch()
+    with pytest.raises(EnvironmentLacks, match=rf"{run.checkpoints} is something else; rename or"):
+        save(run, step=20)
+
+
 def test_a_checkpoint_that_latest_cannot_name_is_the_latest(run, monkeypatch):
     first, notes = save(run, step=10), []
     monkeypatch.setattr(checkpoint, "replace_file", Mock(side_effect=OSError(errno.EIO, "no")))

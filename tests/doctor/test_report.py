@@ -1,6 +1,7 @@
 """`mlxhog doctor --report`: one file with all that an issue about a Mac needs, and no more."""
 
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -93,6 +94,8 @@ def test_linux_says_that_it_is_not_macos():
         ("mac", "it is a zip archive; write --report mac.zip"),
         ("no/folder/mac.zip", "in a folder that does not exist"),
         ("here.zip", "a folder"),
+        ("", "it is a zip archive; write --report mac.zip"),
+        ("locked/mac.zip", "its folder cannot be written; name another file"),
     ],
 )
 def test_a_bad_name_is_refused_before_anything_is_measured(
@@ -101,6 +104,11 @@ def test_a_bad_name_is_refused_before_anything_is_measured(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mlxhog.doctor.record.examine", lambda *_: pytest.fail("measured"))
     (tmp_path / "here.zip").mkdir()
+    (tmp_path / "locked").mkdir()
+    access = os.access  # root may write anywhere
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: "locked" not in str(path) and access(path, mode)
+    )
     assert main(["doctor", "--report", name]) == 2
     assert words in capsys.readouterr().err
 

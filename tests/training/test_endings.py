@@ -85,9 +85,10 @@ def test_a_run_that_an_error_ends_says_that_it_could_not_be_saved(tmp_path, monk
     assert latest(tmp_path).read_status()["status"] == "failed"
 
 
-def test_an_error_before_the_first_step_leaves_no_run(tmp_path):
+@pytest.mark.parametrize("activity", [None, Activity.STARTING], ids=["first message", "starting"])
+def test_an_error_before_the_first_step_leaves_no_run(tmp_path, activity):
     with pytest.raises(KeyError):
-        train(small_config(tmp_path), observer=At(raises(KeyError("x")), 0, Activity.STARTING))
+        train(small_config(tmp_path), observer=At(raises(KeyError("x")), 0, activity))
     assert not (tmp_path / "runs").exists()
 
 
