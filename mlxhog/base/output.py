@@ -217,8 +217,8 @@ class _Queue:
                 descriptor = stream._descriptor
             n = len(text)
             try:
-                if stream.failure is None:
-                    n = os.write(descriptor, text)
+                if stream.failure is None:  # a copy: no buffer is held while texts change
+                    n = os.write(descriptor, bytes(text))
             except BlockingIOError:  # another program made this file non-blocking
                 n = 0
                 with suppress(OSError, ValueError):

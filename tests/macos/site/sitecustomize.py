@@ -67,6 +67,7 @@ stand_in(
     ),
     cpu_times=lambda: all_times(sum(os.times()[:4]), 0.0, 0.0, 0.0),
     virtual_memory=lambda: SimpleNamespace(total=1 << 33, wired=3 << 31),
+    disk_partitions=lambda all=False: [],
 )
 stand_in("_scproxy", _get_proxy_settings=dict, _get_proxies=dict)  # urllib, and so torch, has it
 
