@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxhog import cli
+from mlxhog.base.output import NO_SCREEN
 from mlxhog.mad.report.leaderboard import read_ranking, section
 from mlxhog.mad.report.page import page
 from mlxhog.report import table
@@ -42,7 +43,9 @@ def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(tmp_path,
     assert str(tmp_path / "a") in capfd.readouterr().err
 
 
-def test_pictures_and_progress_keep_their_colors_and_lose_what_names_bring_along():
+def test_pictures_and_progress_keep_their_colors_and_lose_what_names_bring_along(monkeypatch):
+    for name in NO_SCREEN:  # the environment of the tests does not matter
+        monkeypatch.delenv(name, raising=False)
     streams = io.StringIO(), io.StringIO()
     for stream in streams:
         stream.isatty = lambda: True  # so it takes control sequences

@@ -126,10 +126,10 @@ class Saved(state.Checkpoints):
 
 
 def endings(n, say):
-    """Ends of runs: each cause at each moment, under one strategy after the other."""
+    """Ends of runs: each cause at a moment; at each one after seven runs, in all strategies."""
     counts, strategies = Counts(), cycle(STRATEGIES)
-    for _, moment, cause in product(range(n), MOMENTS, CAUSES):
-        strategy = next(strategies)
+    for k, (at, cause) in product(range(n), enumerate(CAUSES)):
+        moment, strategy = MOMENTS[(k + at) % len(MOMENTS)], next(strategies)
         with tempfile.TemporaryDirectory(prefix="mlxhog-soak-") as folder:
             wrong = ""
             try:
