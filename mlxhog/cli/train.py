@@ -14,7 +14,7 @@ from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer
-from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
+from mlxhog.report.metrics import BASE, beside_counts, is_emulated, label, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
 from mlxhog.report.views import observer
 from mlxhog.training.api import configured, execute
@@ -88,6 +88,8 @@ def summary(result: "Result") -> str:
         lines.append(f"held-out text: {_held_out(result)}")
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_counts(bits, counts))
+    if bits is not None and result.base_bits_per_byte is not None:
+        lines.append(f"the {BASE} had {result.base_bits_per_byte:.3f} before the first step")
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
             f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "

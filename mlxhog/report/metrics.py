@@ -20,6 +20,7 @@ REFERENCE_BITS_PER_BYTE = {
 }
 
 COUNTS = "counts"
+BASE = "base model"  # that a fine-tuning starts from
 """The mark of counted n-grams of the training text on the held-out text of evaluations."""
 
 ANY_TEXT = {"uniform": 8.0}
@@ -215,6 +216,7 @@ class Result(Totals):
     val_of_completions: bool = False  # whether only completions of examples count in it
     start_s: float | None = None  # from the start of the command until training began
     counts_bits_per_byte: float | None = None  # of `COUNTS`, on the text of `val_bits_per_byte`
+    base_bits_per_byte: float | None = None  # of `BASE`, on the same text
 
     @classmethod
     def of(cls, progress: Progress, **more: Any) -> Self:
@@ -228,6 +230,7 @@ class Result(Totals):
             tokens_per_s=progress.tokens / seconds if seconds else 0.0,
             dropped_steps=sum(worker.dropped for worker in progress.workers),
             counts_bits_per_byte=progress.marks.get(COUNTS),
+            base_bits_per_byte=progress.marks.get(BASE),
             **more,
         )
 

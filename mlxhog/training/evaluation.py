@@ -20,7 +20,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.report.metrics import Activity, Doing, Progress
+from mlxhog.report.metrics import BASE, Activity, Doing, Progress
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Tell
 from mlxhog.training.side_jobs import Score
@@ -121,6 +121,16 @@ class Evaluations:
         if (now != self._asked_at or is_lost) and monitor.evaluating_s <= most_s:
             self._asked_at, self._unread = now, -1
             self._begin(self._part.batches, during=True)
+
+    def score_base(self) -> None:
+        """Let all workers score the model that a fine-tuning starts from, before its first step."""
+        monitor = self._run.monitor
+        self._begin(self._part.batches)
+        self._wait()
+        if self._tell_monitor(0) is not None:
+            bits = monitor.state.val_bits_per_byte
+            monitor.note(marks={**monitor.state.marks, BASE: bits})
+            self._run.report(f"before the first step the {BASE} has {bits:.3f} bits per byte")
 
     def begin_last(self) -> None:
         """Let all workers score the held-out text with the final model.

@@ -199,6 +199,8 @@ class Training(Session):
         schedule = config.schedule
         if self.plan.other and not (isinstance(schedule, Falling) and schedule.epochs):
             self.changes = Changes(self)  # that schedule counts equal steps
+        if config.init_from is not None and self.plan.resumption is None and config.eval_every.on:
+            self._evaluations.score_base()
         monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)

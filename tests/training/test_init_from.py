@@ -71,6 +71,14 @@ def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_askin
     assert make_plan(again).model.hidden_size == 32
 
 
+@pytest.mark.slow
+def test_the_base_model_is_scored_before_the_first_step(before):
+    lines = []
+    result = train(tuned(before, lr=1e-9, eval_every=2), observer=lines.append)
+    assert result.base_bits_per_byte == pytest.approx(result.val_bits_per_byte, abs=1e-4)
+    assert any("before the first step the base model has" in str(one.message) for one in lines)
+
+
 def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(before):
     _, first = before
     config = tuned(before, tokenizer="bpe:300", resize_vocab=True)
