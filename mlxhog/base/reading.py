@@ -22,11 +22,14 @@ import errno
 import io
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import CheckpointError, MlxhogError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # Limits.
 MOST_BYTES = 1 << 28  # of a file that is read as a whole
@@ -79,6 +82,26 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
         return read_all(file, most)
 
 
+def refuse_lfs_pointer(
+    path: Path, begins: bytes | None = None, refusal: type[MlxhogError] = CheckpointError
+) -> None:
+    """Refuse a pointer, which git leaves in place of a large file if Git LFS is missing.
+
+    `begins` are the first bytes of the file, if they have been read.
+
+    Raises:
+        MlxhogError: of the type `refusal`.
+    """
+    if begins is None:
+        with suppress(OSError), open_regular(path) as file:  # reading the file reports this error
+            begins = file.read(len(LFS_POINTER))
+    if begins is not None and begins.startswith(LFS_POINTER):
+        raise refusal(
+            f"{path} is a Git LFS pointer in place of the file; fetch the file with `git lfs pull` "
+            f"in {path.parent}"
+        )
+
+
 def read_all(file: BinaryIO, most: int) -> bytes:
     """Return the rest of an open file, as `read_bytes` does; the file may be a decompressor."""
     content = io.BytesIO()  # its `getvalue` makes no copy
@@ -129,7 +152,9 @@ def read_small(
     if not real.is_file():
         raise refusal(f"{path} is not a regular file; replace it by one, or remove it")
     try:
-        return read_bytes(real, most)
+        content = read_bytes(real, most)
+        refuse_lfs_pointer(path, content, refusal)
+        return content
     except ValueError:
         raise refusal(
             f"{path} has {format_bytes(real.stat().st_size)}; a file of this name has at most "

@@ -30,7 +30,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
     **{f"I{8 * n}": np.dtype(f"<i{n}") for n in (8, 4, 2, 1)},
     **{f"U{8 * n}": np.dtype(f"<u{n}") for n in (8, 4, 2, 1)},
 }
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ALIGNMENT = 64
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
@@ -98,7 +97,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         CheckpointError: the file is missing, truncated, not a safetensors file, or has a tensor of
             a type or shape that NumPy and ml_dtypes do not support.
     """
-    refuse_lfs_pointer(path)
+    reading.refuse_lfs_pointer(path)
     try:
         data = mapped.map_file(path)
         first = 8 + int.from_bytes(mapped.in_memory(data[:8]).tobytes(), "little")
@@ -130,20 +129,6 @@ def _check(path: Path, data: NDArray[np.uint8], first: int) -> None:
         hollow.flush()
         with safe_open(hollow.name, "numpy"):
             pass
-
-
-def refuse_lfs_pointer(path: Path) -> None:
-    """Refuse a pointer, which git leaves in place of a large file if Git LFS is missing."""
-    try:
-        with reading.open_regular(path) as file:
-            begins = file.read(len(_LFS_POINTER))
-    except OSError:
-        return  # reading the whole file reports this error
-    if begins == _LFS_POINTER:
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer in place of the file; fetch the file with `git lfs pull` "
-            f"in {path.parent}"
-        )
 
 
 def _view(data: NDArray[np.uint8], entry: dict[str, Any], name: str, path: Path) -> NDArray[Any]:

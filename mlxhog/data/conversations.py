@@ -57,6 +57,7 @@ def pieces(messages: object) -> list[str]:
     """Return a conversation cut before and behind each answer: context, answer, context, ...
 
     The pieces, joined, are the conversation. Messages behind the last answer are the last context.
+    A message of the assistant with `"weight": 0`, as in OpenAI's format, is context.
 
     Raises:
         DataError: as `prompt`; or the assistant has no message, or an empty one.
@@ -64,7 +65,7 @@ def pieces(messages: object) -> list[str]:
     cut, context = list[str](), list[str]()
     for number, (label, text) in enumerate(_turns(messages), 1):
         context.append(f"{JOINT * (number > 1)}{label}:")
-        if label != LABELS["assistant"]:
+        if label != LABELS["assistant"] or not _weight(number, messages):
             context.append(f" {text}")
         elif text:
             cut += ["".join(context), f" {text}"]
@@ -73,10 +74,19 @@ def pieces(messages: object) -> list[str]:
             raise DataError(f"message {number}, an answer, is empty; remove this conversation")
     if not cut:
         raise DataError(
-            "the conversation has no message of the assistant, so there is nothing to learn; "
+            "the conversation has no message of the assistant to learn (weight 0 masks one); "
             "remove it, or write it as one text"
         )
     return [*cut, "".join(context)] if context else cut
+
+
+def _weight(number: int, messages: Any) -> int:
+    """Return 0 for a message that is not learned, else 1."""
+    weight = messages[number - 1].get("weight")
+    weight = 1 if weight is None else weight  # a table has None where a row has no weight
+    if weight not in (0, 1):
+        raise DataError(f"the weight of message {number} is {shown(weight)}; expected 0 or 1")
+    return int(weight)
 
 
 def _turns(messages: object) -> list[tuple[str, str]]:

@@ -49,6 +49,8 @@ PSEUDO = frozenset(
 
 NO_TEXT = "no text in it"  # the reason why an empty file is skipped
 HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
+_COPIES = re.compile(r".*~|~\$.*|#.*#|.*\.(bak|orig)|desktop\.ini|thumbs\.db", re.I).fullmatch
+"""Files that editors and file managers write beside those of the user."""
 _MOST = 5  # most files of a reason that a note names
 _MOST_BAD = 50  # most files of a reason that an error names
 
@@ -249,6 +251,9 @@ def _folder(source: str, folder: Path, text_key: str | None, show: Show) -> Corp
                     skipped.append(Skipped(here / one, "a pseudo file system of the kernel"))
         hidden = {one for one in (*folders, *names) if one[0] == "." or one == "__pycache__"}
         skipped += [Skipped(here / one, "hidden") for one in hidden]
+        copies = {one for one in names if one not in hidden and _COPIES(one)}
+        skipped += [Skipped(here / one, "a copy or a setting of a program") for one in copies]
+        hidden |= copies
         folders[:] = {*folders} - hidden
         links = (here / one for one in folders if (here / one).is_symlink())
         skipped += [Skipped(one, "a link to a folder; --data may name it, too") for one in links]

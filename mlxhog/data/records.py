@@ -3,8 +3,8 @@
 A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
 
     text, or content      the text itself
-    prompt, completion    an example, of which the completion is learned; `PROMPTS` and
-                          `COMPLETIONS` have other names of the two
+    prompt, completion    an example, of which the completion is learned: two texts, or two lists
+                          of messages; `PROMPTS` and `COMPLETIONS` have other names of the two
     messages              a conversation, of which the assistant's messages are learned
 
 A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are the parts of an
@@ -102,9 +102,14 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
             "or those of a prompt and its completion with a comma between them"
         )
     *context, key = keys
-    if not context and (key in _CONVERSATIONS or (isinstance(record[key], list) and key != "text")):
+    messages = record[key]
+    if context and all(isinstance(record[one], list) for one in keys):  # of messages, as in TRL
+        given = [m for one in context for m in record[one]]
+        messages = [*({**m, "weight": 0} if isinstance(m, dict) else m for m in given), *messages]
+        context = []
+    if not context and (key in _CONVERSATIONS or (isinstance(messages, list) and key != "text")):
         try:
-            turns = conversations.pieces(record[key])
+            turns = conversations.pieces(messages)
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
         return Example(*map(_to_bytes, turns))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import errno
 import gzip
 import io
@@ -27,7 +26,9 @@ from typing import Any, BinaryIO
 from mlxhog.base import darwin, plain_json, reading
 from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
-from mlxhog.data.records import Example, columns, package, record_text, text_keys
+from mlxhog.data import tables
+from mlxhog.data.records import Example, package, record_text, text_keys
+from mlxhog.data.tables import Records
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 try:
@@ -77,7 +78,6 @@ DOCUMENT_BYTES = 1 << 20
 """A longer document is cut at a line end: a tokenizer needs 200 bytes of memory per byte."""
 HEAD_BYTES = 1 << 16  # number of first bytes that decide whether a file of no known suffix is text
 _READ_BYTES = 1 << 18
-_ROWS = 64  # most rows of a Parquet file that are in memory at once
 MOST_VALUES = 1 << 24
 """Values of a JSON text; an empty list takes three bytes there, and 64 of memory."""
 XZ_BYTES = 1 << 28
@@ -202,9 +202,6 @@ def _at_blank_lines(text: bytes) -> list[bytes]:
 
 # -- records ---------------------------------------------------------------------------------------
 
-Records = Iterator[tuple[str, object]]
-"""Place for errors, and record: a JSON value, or a row of a table as names of columns -> values."""
-
 
 def records(path: Path, text_key: str | None = None) -> Records:
     """Yield (place for errors, record) of a file that has a `record_kind`.
@@ -220,11 +217,18 @@ def records(path: Path, text_key: str | None = None) -> Records:
         if suffix in LINES_SUFFIXES:
             yield from _json_lines(path, file)
         elif suffix in CSV_SUFFIXES:
-            yield from _csv(path, file, text_key)
+            unquoted = False
+            if tables.is_tsv(path):
+                with _open(path) as first:
+                    unquoted = tables.is_unquoted(first)
+            try:
+                yield from tables.csv_rows(path, file, text_key, unquoted=unquoted)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, str(path), error.object) from None
         elif suffix == ".json":
             yield from _json_list(path, file)
         else:
-            yield from _parquet(path, text_key)
+            yield from tables.parquet_rows(path, text_key)
 
 
 def _json_lines(path: Path, file: BinaryIO) -> Records:
@@ -267,73 +271,6 @@ def _json(path: Path, where: str, text: bytes, way_out: str) -> Any:
         raise _not_utf8(path, where, text) from None
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error}); {way_out}") from error
-
-
-def _csv(path: Path, file: BinaryIO, text_key: str | None) -> Records:
-    """Yield the rows of CSV or TSV with a line of names; no column is guessed.
-
-    The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
-    """
-    csv.field_size_limit(MOST_LINE_BYTES)
-    n_bytes = 0  # of this row, which has many lines if its columns have
-
-    def read() -> Iterator[str]:
-        nonlocal n_bytes
-        for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
-            if (n_bytes := n_bytes + len(line)) > 4 * MOST_LINE_BYTES:
-                raise csv.Error(f"a row has more than {4 * MOST_LINE_BYTES:,} bytes")
-            yield line.decode()
-
-    try:
-        lines = read()
-        first = next(lines, "")
-        is_tsv = ".tsv" in map(str.lower, path.suffixes)
-        delimiter = "\t" if is_tsv else max(",;\t", key=first.count)
-        rows = csv.DictReader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-        if text_key is None:
-            names = ", ".join(map(shown, (rows.fieldnames or ())[:20]))
-            raise DataError(
-                f"{path} is a table; --text-key names the column of its text: {names or 'none'}"
-            )
-        for row in rows:
-            n_bytes = 0
-            yield f"{path}:{rows.line_num}", row
-    except csv.Error as error:
-        raise DataError(
-            f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, str(path), error.object) from None
-
-
-def _parquet(path: Path, text_key: str | None) -> Records:
-    parquet = package("pyarrow.parquet", "reading .parquet")
-    try:
-        with parquet.ParquetFile(path) as table:
-            names = columns(table.schema_arrow.names, text_key)
-            batches = table.iter_batches(batch_size=_rows_at_once(table.metadata), columns=names)
-            rows = (row for batch in batches for row in batch.to_pylist())
-            for number, record in enumerate(rows, 1):
-                yield f"{path}, row {number}", record
-    except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
-        raise DataError(
-            f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
-        ) from error
-
-
-def _rows_at_once(metadata: Any) -> int:
-    """How many rows fit into memory, though a value of many rows may be in the file only once.
-
-    Raises:
-        ValueError: not even one.
-    """
-    most = 1
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            most = max(most, column.total_uncompressed_size)
-            if column.total_uncompressed_size > MOST_LINE_BYTES * max(1, group.num_rows):
-                raise ValueError(f"a row has more than {MOST_LINE_BYTES:,} bytes")
-    return max(1, min(_ROWS, reading.MOST_BYTES // most))
 
 
 # -- what is not text ------------------------------------------------------------------------------
@@ -432,6 +369,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             with next(unpack, lambda plain: plain)(packed) as file:
                 if file.peek(3).startswith(codecs.BOM_UTF8):
                     file.read(len(codecs.BOM_UTF8))
+                reading.refuse_lfs_pointer(path, file.peek(HEAD_BYTES), DataError)
                 yield file
         except (OSError, EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
             raise DataError(

@@ -10,6 +10,7 @@ from mlxhog.data.batch import IGNORED
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import ByteTokenizer, train_bpe
+from mlxhog.errors import DataError
 from tests.data.token_files import token_file, written
 from tests.pairs import each_of
 
@@ -121,6 +122,19 @@ def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(tmp_
             context = [tokenizer.bos, *tokenizer.encode(prompt.encode()).tolist()]
             assert batch.x[0, : counted[0] + 1].tolist() == context
         assert file.n_sequences(512) == len(expected)
+
+
+def test_an_answer_of_weight_0_is_context_as_are_those_of_a_prompt():
+    talk = [said("user", "a"), {**said("assistant", "WRONG"), "weight": 0}, said("user", "b"),
+            {**said("assistant", "right"), "weight": 1.0}]  # fmt: skip
+    learned = (b"User: a\nAssistant: WRONG\nUser: b\nAssistant:", b" right")
+    assert example(talk).turns() == [learned]
+    both = {"prompt": [said("user", "a"), said("assistant", "WRONG"), said("user", "b")],
+            "completion": [said("assistant", "right")]}  # fmt: skip
+    assert records.record_text(both, None, "here").turns() == [learned]
+    for weight, fragment in ((0, "no message of the assistant to learn"), (0.5, "expected 0 or 1")):
+        with pytest.raises(DataError, match=fragment):
+            example([said("user", "a"), {**said("assistant", "b"), "weight": weight}])
 
 
 def test_loss_on_all_learns_users_and_prompts_too(tmp_path):

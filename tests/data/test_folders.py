@@ -161,6 +161,7 @@ OTHERS = {
     "package.json": (b'{"name": "x"}', "its first record has no text; --text-key names another"),
     "table.csv": (b"id,text\n1,x\n", "--text-key names the column of its text"),
     ".hidden": (b"text", "hidden"),
+    **{name: (b"text", "of a program") for name in ("a.md~", "#a.md#", "a.txt.bak", "Desktop.ini")},
 }
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from mlxhog.data import corpora, textfiles
+from mlxhog.data import corpora, tables, textfiles
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import documents_of, written
@@ -62,6 +62,14 @@ READ = [  # name, content, documents
     ("a.csv", ROWS, ONE_TWO),
     ("a.csv", '\ufefftext;id\r\n"a,\nb ""c""";1\r\ncaf\xe9;2\r\n', [b'a,\nb "c"', b"caf\xc3\xa9"]),
     ("A.TSV", "id\ttext\n1\tone\n2\ttwo\n", ONE_TWO),
+    ("a.tsv", '1\ttext\n2\t"one\n3\ttwo"\n', [b'"one', b'two"']),  # Tatoeba has no quoting
+    ("a.tsv.gz", gzip.compress(b'text\n"We walk," she said.\n'), [b'"We walk," she said.']),
+    ("a.tsv", '1\ttext\n2\t"one\ttwo\nthree ""4"""\n', [b'one\ttwo\nthree "4"']),  # pandas has
+    ("a.tsv", 'text\n"one"\n"two"\n', ONE_TWO),
+    ("a.jsonl", json.dumps({"prompt": TURNS, "completion": TURNS}),
+     [b"User: hi\nAssistant: yo\nUser: hi\nAssistant: yo"]),
+    ("a.parquet", table(messages=[[*TURNS, {**TURNS[1], "weight": 0}]]),
+     [b"User: hi\nAssistant: yo\nAssistant: yo"]),
     ("a.txt.gz", gzip.compress(LINES), [LINES]),
     ("a.jsonl.GZ", gzip.compress(LINES), ONE_TWO),
     ("a.jsonl", lzma.compress(LINES), ONE_TWO),
@@ -98,6 +106,8 @@ ZSTD = packed_by_zstd(LINES)
 GOOD = '{"text": "good"}\n'
 
 REFUSED = [  # name, content, text_key, fragment of the error
+    *((name, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "text",
+       "is a Git LFS pointer") for name in ("a.txt", "a.jsonl", "a.parquet", "a.csv", "a.json", "a")),
     *((name, content, None, "is cut short or damaged") for name, content in [
         ("a.txt.gz", HALF), ("a.jsonl.gz", HALF), ("a.txt.xz", lzma.compress(LINES)[:-5]),
         ("a.txt.zst", ZSTD[:-2]), ("a.jsonl.zst", ZSTD + ZSTD[:3]),
@@ -179,7 +189,8 @@ def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, cont
     ],
 )
 def test_what_is_too_long_is_refused_unread(tmp_path, monkeypatch, name, content, message):
-    monkeypatch.setattr(textfiles, "MOST_LINE_BYTES", 1000)
+    for module in (textfiles, tables):
+        monkeypatch.setattr(module, "MOST_LINE_BYTES", 1000)
     monkeypatch.setattr(textfiles, "MOST_VALUES", 99)
     monkeypatch.setattr(textfiles, "XZ_BYTES", 1_000_000)
     monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
@@ -192,11 +203,11 @@ def test_a_value_that_a_parquet_file_has_once_for_many_rows_is_not_many_times_in
     path = written(tmp_path, {"a.parquet": table(text=["x" * (1 << 20)] * 64)}) / "a.parquet"
     assert path.stat().st_size < 100_000
     with parquet.ParquetFile(path) as file:
-        assert textfiles._rows_at_once(file.metadata) == 64
+        assert tables._rows_at_once(file.metadata) == 64
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlxhog.base.reading.MOST_BYTES", 3 << 20)
         with parquet.ParquetFile(path) as file:
-            assert textfiles._rows_at_once(file.metadata) == 2
+            assert tables._rows_at_once(file.metadata) == 2
         assert sum(map(len, read(path))) == 64 << 20
 
 

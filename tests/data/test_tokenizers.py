@@ -99,6 +99,7 @@ BILLIONS["model"]["vocab"]["aa"] = 10**9
     ("content", "message"),
     [
         ("{", "is not a tokenizer.json"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("[]", "is not a tokenizer.json"),
         ("{}", "not a tokenizer.json"),
         (WORDS.to_str(), "token 'a b' is not byte-level"),

@@ -95,7 +95,7 @@ def parts(file: Path) -> list[Path]:
 def _one(file: Path) -> dict[str, NDArray[Any]]:
     if file.suffix == ".safetensors":
         return tensors.read(file)
-    tensors.refuse_lfs_pointer(file)
+    reading.refuse_lfs_pointer(file)
     from mlxhog.checkpoint.formats.state_dict_torch import read as read_torch
 
     return read_torch(file)

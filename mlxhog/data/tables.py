@@ -1,0 +1,122 @@
+"""Rows of tables: CSV, TSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlxhog.base import reading
+from mlxhog.base.reading import MOST_LINE_BYTES
+from mlxhog.data.records import columns, package
+from mlxhog.errors import DataError, message_of, shown
+
+Records = Iterator[tuple[str, object]]
+"""Place for errors, and record: a JSON value, or a row of a table as names of columns -> values."""
+
+_MAX_ROWS = 64  # of a Parquet file that are in memory at once
+_QUOTED = re.compile(rb'[^"]*|"(?:[^"]|"")*"').fullmatch  # a field of CSV
+
+
+class _Unquoted(csv.excel_tab):
+    """TSV in which a quote is a character."""
+
+    quoting = csv.QUOTE_NONE
+
+
+def csv_rows(
+    path: Path, file: BinaryIO, text_key: str | None, *, unquoted: bool = False
+) -> Records:
+    """Yield the rows of CSV or TSV with a line of names; no column is guessed.
+
+    The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
+    In an `unquoted` file a quote is a character.
+
+    Raises:
+        DataError: there is no `text_key`, or a row is malformed.
+        UnicodeDecodeError: the text is not UTF-8.
+    """
+    csv.field_size_limit(MOST_LINE_BYTES)
+    n_bytes = 0  # of this row, which has many lines if its columns have
+
+    def read() -> Iterator[str]:
+        nonlocal n_bytes
+        for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
+            if (n_bytes := n_bytes + len(line)) > 4 * MOST_LINE_BYTES:
+                raise csv.Error(f"a row has more than {4 * MOST_LINE_BYTES:,} bytes")
+            yield line.decode()
+
+    try:
+        lines = read()
+        first = next(lines, "")
+        delimiter = "\t" if is_tsv(path) else max(",;\t", key=first.count)
+        text = itertools.chain([first], lines)
+        dialect = _Unquoted if unquoted else csv.excel
+        rows = csv.DictReader(text, dialect=dialect, delimiter=delimiter, strict=True)
+        if text_key is None:
+            names = ", ".join(map(shown, (rows.fieldnames or ())[:20]))
+            raise DataError(
+                f"{path} is a table; --text-key names the column of its text: {names or 'none'}"
+            )
+        for row in rows:
+            n_bytes = 0
+            yield f"{path}:{rows.line_num}", row
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{rows.reader.line_num}: not CSV ({error}); repair or delete this line"
+        ) from error
+
+
+def is_tsv(path: Path) -> bool:
+    """Whether a file's name says that tabs separate its columns."""
+    return ".tsv" in map(str.lower, path.suffixes)
+
+
+def is_unquoted(file: BinaryIO) -> bool:
+    """Whether TSV has no quoting (as Tatoeba's): each line is a row, and some field is no CSV."""
+    n_columns, is_csv = 0, True
+    for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
+        fields = line.rstrip(b"\r\n").split(b"\t")
+        if len(fields) != (n_columns := n_columns or len(fields)):
+            return False  # a field with a tab or a line end in it needs quotes
+        is_csv = is_csv and all(map(_QUOTED, fields))
+    return not is_csv
+
+
+def parquet_rows(path: Path, text_key: str | None) -> Records:
+    """Yield the rows of Parquet, of which only the columns with text are read.
+
+    Raises:
+        DataError: the file is damaged.
+        EnvironmentLacks: pyarrow is not installed.
+    """
+    parquet = package("pyarrow.parquet", "reading .parquet")
+    try:
+        with parquet.ParquetFile(path) as table:
+            names = columns(table.schema_arrow.names, text_key)
+            batches = table.iter_batches(batch_size=_rows_at_once(table.metadata), columns=names)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, record in enumerate(rows, 1):
+                yield f"{path}, row {number}", record
+    except (OSError, ValueError, NotImplementedError, KeyError) as error:  # pyarrow's are these
+        raise DataError(
+            f"{path} is damaged or not Parquet ({message_of(error)}); fetch or write it again"
+        ) from error
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """How many rows fit into memory, though a value of many rows may be in the file only once.
+
+    Raises:
+        ValueError: not even one.
+    """
+    most = 1
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            most = max(most, column.total_uncompressed_size)
+            if column.total_uncompressed_size > MOST_LINE_BYTES * max(1, group.num_rows):
+                raise ValueError(f"a row has more than {MOST_LINE_BYTES:,} bytes")
+    return max(1, min(_MAX_ROWS, reading.MOST_BYTES // most))
