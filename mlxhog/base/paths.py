@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from mlxhog.errors import ConfigError, shown
@@ -63,3 +64,15 @@ def quoted(path: str | Path) -> str:
 def words(data: object) -> str:
     """Return the texts that an option `data`, or its list in YAML, names, as in a shell."""
     return " ".join(map(quoted, data if isinstance(data, list) else str(data).split("\n")))
+
+
+def names_in_common_folder(paths: Iterable[str]) -> dict[str, str]:
+    """Return each path with its part below the folder of all; what is no full path stays.
+
+    >>> names_in_common_folder(["/a/b/README.md", "/a/c/README.md", "sotu"])
+    {'/a/b/README.md': 'b/README.md', '/a/c/README.md': 'c/README.md', 'sotu': 'sotu'}
+    """
+    paths = list(paths)
+    full = [one for one in paths if os.path.isabs(one)]
+    folder = os.path.commonpath(map(os.path.dirname, full)) if full else ""
+    return {one: os.path.relpath(one, folder) if one in full else one for one in paths}

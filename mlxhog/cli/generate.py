@@ -281,11 +281,12 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     """
     # These import a framework: a wrong name is reported before.
     from mlxhog.base import machine
-    from mlxhog.base.paths import words
+    from mlxhog.base.paths import names_in_common_folder, words
     from mlxhog.base.workers import one_backend
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, heldout
+    from mlxhog.data import corpora, heldout, prepare
+    from mlxhog.data.machine_data import MachineData
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.model import load
     from mlxhog.models.families import check_length
@@ -295,7 +296,11 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
         with StatusLine(sys.stderr, quiet=False) as line:
-            every = corpora.find(config.data, text.text_key, line.tick)
+            as_trained = options or text
+            key = text.text_key or as_trained.text_key
+            machine_data = MachineData(skip=as_trained.skip_machine_data)
+            every = corpora.find(config.data, key, line.tick).mapped(machine_data.read)
+            every = prepare.learned(every, as_trained.loss_on)
             corpus, _ = corpora.readable(every, strict=text.strict_data, show=line.tick)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
@@ -325,10 +330,11 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     ):
         if corpus is not None:
             files = token_files(model.tokenizer, corpus, Path(folder))
-            scores = {(name := Path(path).name): scored(name, file) for path, file in files}
+            names = names_in_common_folder([one.name for one in corpus.parts])
+            scores = {names[path]: scored(names[path], file) for path, file in files}
         elif options is not None and trained is not None:
-            names = ("text_key", "skip_machine_data", "loss_on", "val")
-            how = {name: getattr(options, name) for name in names}
+            fields = ("text_key", "skip_machine_data", "loss_on", "val")
+            how = {name: getattr(options, name) for name in fields}
             how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
             held_out = held_out_tokens(model.tokenizer, options.data, **how)
             name = f"{words(options.data)} (held-out text)"

@@ -124,9 +124,7 @@ def prepare(
     """
     cache = _cache()
     machine = MachineData(skip=skip_machine_data)
-    corpus = corpora.find(source, text_key, show).mapped(machine.read)
-    if loss_on == "all":
-        corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
+    corpus = learned(corpora.find(source, text_key, show).mapped(machine.read), loss_on)
     corpus, scan = corpora.readable(corpus, strict=strict, show=show)
     rule, spec, notes = _rule(val, corpus, scan), tokenizer, list[str]()
     if spec == tokenizers.AUTO:
@@ -174,6 +172,13 @@ def prepare(
         n_bytes=scan.n_bytes,
         marks=marks,
     )
+
+
+def learned(corpus: Corpus, loss_on: str) -> Corpus:
+    """Return a corpus whose examples are plain text if `loss_on` is "all"."""
+    if loss_on != "all":
+        return corpus
+    return corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
 
 
 def _rule(val: str, corpus: Corpus, scan: Scan) -> str:

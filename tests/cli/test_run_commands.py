@@ -1,5 +1,6 @@
 """`mlxhog show`, `plot` and `eval` on a resumed run."""
 
+import json
 import math
 import shutil
 from functools import partial
@@ -107,13 +108,13 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys):
 @pytest.mark.slow
 def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
     words = "lock free adds never wait " * 9
-    texts = {"a.txt": words, "b.md": "\u00e4" * 40, "empty.txt": " \n", "picture.png": PNG}
+    texts = {"a.txt": words, "b/a.txt": "\u00e4" * 40, "empty.txt": " \n", "picture.png": PNG}
     files = written(tmp_path / "notes", texts)
     (files / "pipe.txt").symlink_to("/dev/zero")
     options = ["--data", str(files), *BACKEND, "--seq-len", "64"]
     record = told(capsys, "eval", "latest", *options)
     a, b = record["files"]
-    assert [Path(one["file"]).name for one in record["files"]] == ["a.txt", "b.md"]
+    assert [one["file"] for one in record["files"]] == ["a.txt", "b/a.txt"]
     assert (a["bytes"], b["bytes"]) == (26 * 9, 80)
     skipped = [Path(one["path"]).name for one in record["skipped"]]
     assert skipped == ["empty.txt", "picture.png", "pipe.txt"]
@@ -124,8 +125,22 @@ def test_eval_scores_every_file_and_their_sum(here, capsys, tmp_path):
     out, err = said(capsys, "eval", "latest", *options)
     assert "note: 3 of 5 files skipped: empty.txt: no text in it; pipe.txt: a pipe or a" in err
     rows = out.splitlines()[1:]
-    assert [row.split()[0].rpartition("/")[2] for row in rows[:3]] == ["a.txt", "b.md", "whole"]
+    assert [row.split()[0].rpartition("/")[2] for row in rows[:3]] == ["a.txt", "a.txt", "whole"]
     assert rows[3].endswith("step-00000030")
+
+
+@pytest.mark.slow
+def test_eval_of_a_text_scores_as_the_run_was_trained(here, capsys, tmp_path):
+    questions, path = [f"adds {k}" for k in range(60)], tmp_path / "pairs.jsonl"
+    lines = (json.dumps({"q": one, "a": "never wait", "id": "x" * 99}) for one in questions)
+    path.write_text("\n".join(lines))
+    n_whole = sum(len(f"{one}\nnever wait") for one in questions)
+    for loss_on, n_bytes in (("all", n_whole), ("assistant", 60 * len("never wait"))):
+        config = small_config(tmp_path, data=str(path), text_key="q,a", loss_on=loss_on, steps=1)
+        run = train(config).run
+        assert told(capsys, "eval", run, "--data", str(path), *BACKEND)["bytes"] == n_bytes
+    ids = told(capsys, "eval", run, "--data", str(path), "--text-key", "id", *BACKEND)
+    assert ids["bytes"] == 60 * 99
 
 
 @pytest.mark.slow

@@ -66,10 +66,16 @@ READ = [  # name, content, documents
     ("a.tsv.gz", gzip.compress(b'text\n"We walk," she said.\n'), [b'"We walk," she said.']),
     ("a.tsv", '1\ttext\n2\t"one\ttwo\nthree ""4"""\n', [b'one\ttwo\nthree "4"']),  # pandas has
     ("a.tsv", 'text\n"one"\n"two"\n', ONE_TWO),
-    ("a.jsonl", json.dumps({"prompt": TURNS, "completion": TURNS}),
-     [b"User: hi\nAssistant: yo\nUser: hi\nAssistant: yo"]),
-    ("a.parquet", table(messages=[[*TURNS, {**TURNS[1], "weight": 0}]]),
-     [b"User: hi\nAssistant: yo\nAssistant: yo"]),
+    (
+        "a.jsonl",
+        json.dumps({"prompt": TURNS, "completion": TURNS}),
+        [b"User: hi\nAssistant: yo\nUser: hi\nAssistant: yo"],
+    ),
+    (
+        "a.parquet",
+        table(messages=[[*TURNS, {**TURNS[1], "weight": 0}]]),
+        [b"User: hi\nAssistant: yo\nAssistant: yo"],
+    ),
     ("a.txt.gz", gzip.compress(LINES), [LINES]),
     ("a.jsonl.GZ", gzip.compress(LINES), ONE_TWO),
     ("a.jsonl", lzma.compress(LINES), ONE_TWO),
@@ -107,7 +113,7 @@ GOOD = '{"text": "good"}\n'
 
 REFUSED = [  # name, content, text_key, fragment of the error
     *((name, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "text",
-       "is a Git LFS pointer") for name in ("a.txt", "a.jsonl", "a.parquet", "a.csv", "a.json", "a")),
+       "is a Git LFS pointer") for name in ("a.txt", "a.jsonl", "a.parquet", "a.csv", "a")),
     *((name, content, None, "is cut short or damaged") for name, content in [
         ("a.txt.gz", HALF), ("a.jsonl.gz", HALF), ("a.txt.xz", lzma.compress(LINES)[:-5]),
         ("a.txt.zst", ZSTD[:-2]), ("a.jsonl.zst", ZSTD + ZSTD[:3]),

@@ -6,11 +6,13 @@ A directory is searched in this order, as transformers and the xlstm package do:
     model.safetensors.index.json     names the shard of every tensor
     model_0.safetensors, ...         the xlstm package's shards
     pytorch_model.bin                or its .index.json
+    NAME-00001-of-00002.safetensors  numbered shards of which the index is missing
     a single *.safetensors, *.pt, *.pth, *.ckpt or *.bin file
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ _NAMED = (
 LONGEST_NAME = 255  # longest file name that every disk allows
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)").fullmatch
 _SHOWN = 8
 
 
@@ -58,7 +61,7 @@ def find(path: Path) -> Path:
         if path.is_file():
             why = f"is not a checkpoint: its name ends in none of {', '.join(ENDINGS)}"
         raise CheckpointError(f"{path} {why}; name a checkpoint's directory or its file")
-    if len(files) > 1 and files[0].name not in _NAMED:
+    if len(files) > 1 and files[0].name not in _NAMED and not {*files} <= {*parts(files[0])}:
         names = ", ".join(file.name for file in files[:4])
         raise CheckpointError(f"{path} has several checkpoints: {names}; name one of these files")
     return files[0]
@@ -83,6 +86,9 @@ def parts(file: Path) -> list[Path]:
     elif file.name == "model_0.safetensors":  # the xlstm package's are numbered without a gap
         count = sum(one.stem[6:].isdecimal() for one in file.parent.glob("model_*.safetensors"))
         names = [f"model_{number}.safetensors" for number in range(count)]
+    elif shard := _SHARD(file.name):
+        stem, _, count, ending = shard.groups()
+        names = [f"{stem}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
     for name in names:
         if not (file.parent / name).is_file():
             raise CheckpointError(

@@ -128,6 +128,17 @@ def test_config_fields_that_contradict_each_other_are_refused(hf, changed, messa
     (hf / "config.json").write_text(whole)
 
 
+def test_shards_whose_index_is_missing_are_all_read(hf):
+    names = set(formats.open(hf).tensors)
+    (hf / "model.safetensors.index.json").unlink()
+    first, second = sorted(hf.glob("model-*.safetensors"))[:2]
+    for path in (hf, first, second):
+        assert set(formats.open(path).tensors) == names
+    second.unlink()
+    for path in (hf, first):
+        refused(path, f"has no shard {second.name}")
+
+
 def test_a_damaged_shard_or_index_is_named(hf):
     index = hf / "model.safetensors.index.json"
     content = json.loads(index.read_text())
