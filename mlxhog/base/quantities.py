@@ -1,4 +1,6 @@
-"""Numbers and addresses as people write them: "10k", "10m", an interval "500", HOST:PORT.
+"""Numbers and addresses as people write them: "10k", "10M", an interval "500", HOST:PORT.
+
+`M` is a million and `m` a minute, everywhere; other units may be in capitals or small letters.
 
 `format_value` spells the value of an option for people. Tables and pages call the function of their
 kind of number: `format_bytes`, `format_duration`, ... Files and command lines keep every digit.
@@ -26,6 +28,8 @@ MOST_COUNT = 2**63 - 1  # largest whole number: what the arena's counters hold
 MOST_SECONDS = 1e9  # longest duration, 32 years: deadlines and timeouts still hold it
 _LONGEST_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
 # Digits are read from their first one only: else a long number takes quadratic time.
+_MILLION, _MINUTE = re.compile(r"[\d.]\s*M$"), re.compile(r"[\d.]\s*m$")
+_MEANINGS = "1M is a million and 1m a minute"
 _DURATION_PART = re.compile(rf"(?<![\d.])(\d++(?:\.\d*)?)({_LONGEST_FIRST})(?![a-z])")
 
 
@@ -36,7 +40,9 @@ def parse_count(value: object) -> int:
         ValueError: not a whole number; the message names the accepted forms.
     """
     expected = "a whole number such as 2000, 10k or 1e6"
-    text = _text(value, expected).replace("_", "")
+    if _MINUTE.search(text := _text(value, expected, lower=False)):
+        raise ValueError(f"wanted {expected}; {_MEANINGS}")
+    text = text.lower().replace("_", "")
     factor = _COUNTS.get(text[-1:], 1)
     digits = text[:-1] if factor > 1 else text
     try:
@@ -70,6 +76,8 @@ def parse_duration_s(value: object) -> float:
         ValueError: not a duration.
     """
     expected = 'seconds, or a duration such as "90s", "5 minutes" or "1h30m"'
+    if _MILLION.search(_text(value, expected, lower=False)):
+        raise ValueError(f"wanted {expected}; {_MEANINGS}")
     text = "".join(_text(value, expected).split())
     if text and not _DURATION_PART.sub("", text):
         seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
@@ -80,12 +88,13 @@ def parse_duration_s(value: object) -> float:
     return seconds
 
 
-def _text(value: object, expected: str) -> str:
-    """A number or a text, in lower case; the digits of a whole number may be too many to spell."""
+def _text(value: object, expected: str, *, lower: bool = True) -> str:
+    """A number or a text, perhaps in lower case; the digits of a whole number may be too many to spell."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"wanted {expected}")
     try:
-        return str(value).strip().lower()
+        text = str(value).strip()
+        return text.lower() if lower else text
     except ValueError:
         raise ValueError(f"wanted {expected}") from None
 
@@ -109,7 +118,7 @@ class Interval:
 
     @classmethod
     def parse(cls, value: object) -> "Interval":
-        """Read 500 or "10k" (steps), "10s" (time), "off", "none", None, 0 or -1 (never).
+        """Read 500, "10k" or "1M" (steps), "10s" or "1m" (time), "off", "none", None, 0 or -1 (never).
 
         Raises:
             ValueError: another value.
@@ -121,9 +130,9 @@ class Interval:
         text = "".join(str(value).lower().split())
         if text in ("off", "none", "0", "-1"):
             return cls()
-        # A unit of time comes first: "10m" is ten minutes here as in every duration.
-        if isinstance(value, str) and _DURATION_PART.search(text):
-            interval = cls(seconds=parse_duration_s(text))
+        is_time = isinstance(value, str) and _DURATION_PART.search(text)
+        if is_time and not _MILLION.search(str(value).strip()):
+            interval = cls(seconds=parse_duration_s(value))
         else:
             interval = cls(steps=parse_count(value))
         if (interval.steps or interval.seconds or 0) <= 0:

@@ -32,9 +32,9 @@ def test_every_spelling_of_a_quantity_is_read(read, values):
 @each_of(
     ("read", "texts", "wanted"),
     [
-        (parse_count, ["", "k", "1.5", "ten", "nan", "inf", True, None, [1]], "whole number"),
+        (parse_count, ["", "k", "1.5", "1m", "ten", "nan", "inf", True, None, [1]], "whole number"),
         (parse_duration_s,
-         ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None], "seconds"),
+         ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "1M", "inf", False, None], "seconds"),
     ],
 )  # fmt: skip
 def test_what_is_no_quantity_is_refused(read, texts, wanted):
@@ -45,6 +45,8 @@ def test_what_is_no_quantity_is_refused(read, texts, wanted):
 
 def test_an_interval_is_due_after_its_steps_or_its_seconds_or_never():
     assert Interval.parse("10m") == Interval(seconds=600)
+    assert Interval.parse("1M") == Interval(steps=parse_count("1M")) == Interval(steps=10**6)
+    assert Interval.parse("5 Min") == Interval(seconds=300)
     assert Interval.parse("10k") == Interval(steps=10_000)
     for interval, steps, seconds, is_due in (
         (Interval(steps=5), 5, 0, True),
