@@ -422,9 +422,9 @@ def clear(run: Run) -> Path:
 def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     """Return the run that `spec` names; every command with the name of a run calls this.
 
-    It is `latest`, the name of a run below `root`, a part of only one name, or a path. For commands
-    that cannot be undone, `whole` refuses `latest` and parts of names, but for a whole name without
-    date and time, if it is unique.
+    It is `latest`, the name of a run below `root`, with or without date and time, a part of only
+    one name, or a path. For commands that cannot be undone, `whole` refuses `latest` and parts of
+    names. A name is that run, though it is a part of others.
 
     Raises:
         RunError: there is no such run (the message suggests the nearest name), or several names
@@ -437,7 +437,8 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
             return Run(place.absolute())
     having = [run for run in runs if spec in run.name] if spec and path.name == spec else []
     named = [run for run in having if run.name.split("-", 2)[-1] == spec]
-    meant = named if whole and named else runs[-1:] if spec == "latest" else having
+    is_newest = spec == "latest" and not (whole and named)
+    meant = runs[-1:] if is_newest else named or having
     if len(meant) == 1 and whole and not named:
         raise RunError(f"{spec!r} is not the whole name of a run; did you mean {meant[0].name!r}?")
     if len(meant) == 1:
@@ -446,7 +447,7 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
         raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
     if meant:
         what, way = "part of the names", "give more of the name"
-        if whole and named:
+        if named:
             what, way = "the name", "add date and time"
         names = _listed([run.name for run in meant])
         raise RunError(f"{spec!r} is {what} of {len(meant)} runs: {names}; {way}")

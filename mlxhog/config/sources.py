@@ -301,7 +301,7 @@ _ELSEWHERE = {
     "out": "out_dir output_dir",
     "patience": "early_stopping_patience",
     "prompt": "start",
-    "report_to": "logging_dir wandb_log wandb_project",
+    "report_to": "logging_dir tensorboard",
     "resume": "resume_from_checkpoint",
     "save_every": "checkpoint_every save_interval save_steps save_strategy steps_per_save",
     "schedule": "decay_lr lr_schedule lr_scheduler lr_scheduler_type scheduler",
@@ -325,7 +325,18 @@ _ELSEWHERE = {
     "progress comes every few seconds, and metrics.jsonl has a line every two":
         "log_interval logging_steps steps_per_report",
     "there is no LoRA: all weights are trained":
-        "adapter_path fine_tune_type lora lora_layers lora_rank use_peft",
+        "adapter adapter_path fine_tune_type lora lora_alpha lora_dropout lora_layers lora_r "
+        "lora_rank num_layers_to_train peft qlora use_dora use_lora use_peft use_qlora",
+    "weights are not quantized: training is in float32, with bfloat16 products at most "
+    "(--compute-dtype)": "bits bnb load_in_4bit load_in_8bit q_bits quantization quantize",
+    "it trains on one machine's workers, see --workers; several machines: mlxhog cluster":
+        "accelerate ddp deepspeed distributed_strategy fsdp nnodes nodes num_gpus tensor_parallel",
+    "nothing is uploaded; mlxhog convert RUN DIRECTORY --to hf writes what a hub takes":
+        "hub_model_id hub_token hub_private_repo push push_to_hub upload",
+    "curves: mlxhog plot, or --report-to tensorboard": "comet mlflow trackio wandb wandb_entity "
+        "wandb_log wandb_mode wandb_project",
+    "data is read as it is, by whole documents": "group_by_length packing sample_packing "
+        "streaming",
     'a trained model writes text by `mlxhog generate latest --prompt "The"`':
         "max_new_tokens num_samples prompt temperature top_k top_p",
     "a model or run is named without a flag, as in `mlxhog generate latest`": "ckpt model",

@@ -195,6 +195,7 @@ def test_a_part_of_a_name_that_no_other_run_has_is_enough(tmp_path, monkeypatch)
     assert runs.find("notes", root) == notes
     assert runs.find("ter", root) == letters
     runs.create(root, "notes-2")
+    assert runs.find("notes", root) == notes  # a name, though others have it as a part
     with pytest.raises(RunError, match="is part of the names of 2 runs") as caught:
         runs.find("otes", root)
     assert letters.name not in str(caught.value)

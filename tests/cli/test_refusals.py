@@ -53,6 +53,11 @@ good.txt                          text is named by a flag: --data good.txt
 --per_device_train_batch_size=3   did you mean '--batch-size'?
 --hidden-size=3                   it is a field of the model
 --steps-per-report=3              metrics.jsonl
+--wandb                           curves: mlxhog plot, or --report-to tensorboard
+--deepspeed=zero.json             it trains on one machine's workers
+--quantize                        weights are not quantized
+--use-lora                        there is no LoRA
+--push-to-hub                     nothing is uploaded; mlxhog convert
 """,
     "generate": """
                                   RUN_OR_CHECKPOINT is missing
