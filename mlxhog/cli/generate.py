@@ -286,6 +286,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
     from mlxhog.data import corpora, heldout
+    from mlxhog.data.split import KnownText
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.model import load
     from mlxhog.models.families import check_length
@@ -330,6 +331,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             names = ("text_key", "skip_machine_data", "loss_on", "val")
             how = {name: getattr(options, name) for name in names}
             how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
+            how |= {"known": KnownText.read(trained.directory), "resumes": path}
             held_out = held_out_tokens(model.tokenizer, options.data, **how)
             name = f"{words(options.data)} (held-out text)"
             scores = {name: scored(name, held_out)}
