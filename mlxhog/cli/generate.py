@@ -331,7 +331,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             names = ("text_key", "skip_machine_data", "loss_on", "val")
             how = {name: getattr(options, name) for name in names}
             how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
-            how |= {"known": KnownText.read(trained.directory), "resumes": path}
+            how |= {"known": KnownText.read(trained.directory), "resumes": True, "learned": path}
             held_out = held_out_tokens(model.tokenizer, options.data, **how)
             name = f"{words(options.data)} (held-out text)"
             scores = {name: scored(name, held_out)}

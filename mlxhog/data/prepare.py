@@ -115,7 +115,8 @@ def prepare(
     skip_machine_data: bool = False,
     width: int = 128,
     known: KnownText | None = None,
-    resumes: Path | None = None,
+    resumes: bool = False,
+    learned: Path | None = None,
     show: Show = show_nothing,
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
@@ -124,9 +125,9 @@ def prepare(
     or "auto" (`tokenizers.choose`, for a model of this width); `val` is the held-out rule.
     `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
     folder, and `skip_machine_data` leaves out base64 and the like. `known` is the text of the run
-    that is resumed, or whose weights a new run begins with; `resumes` is a folder with the
-    tokenizer of the former, in place of one that would be learned anew. `show` is told how far it
-    is.
+    that is resumed (`resumes`), or whose weights a new run begins with; `learned` is a folder with
+    the tokenizer of the former, in place of one that would be learned anew. `show` is told how far
+    it is.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
@@ -148,9 +149,10 @@ def prepare(
         readable, scan = corpora.readable(corpus, strict=strict, show=show, cut=fresh_cut)
     corpus, notes = readable, list[str]()
     _check_tail(val, corpus, scan)
+    kept = 1.0 if known is None else known.kept(scan)
     chosen = split.choose(
         val, scan, given=corpus.has_held_out, predefined=predefined, known=known,
-        resumes=resumes is not None,
+        resumes=resumes,
     )  # fmt: skip
     rule, spec = chosen.rule, tokenizer
     if spec == tokenizers.AUTO:
@@ -164,13 +166,16 @@ def prepare(
         )
     unread = {str(one.path) for one in corpus.skipped if one.reason != corpora.NO_TEXT}
     notes += machine.notes(scan.n_bytes, unread)
-    specs = [spec] if resumes is None else [spec, str(resumes)]
+    specs = [spec] if learned is None else [spec, str(learned)]
     for one in specs:  # a tokenizer that was learned of this text is stored
         parts = [_VERSION, scan.sha256, tokenizers.identity(one), chosen.key, str(scan.n_given)]
         key = hashlib.sha256("|".join(parts).encode()).hexdigest()
         target = (cache / key[:32]).absolute()
-        if target.exists():
-            break
+        if learned is None:
+            continue
+        with contextlib.suppress(DataError, OSError):
+            if tokenizers.load(target).sha256 == tokenizers.load(learned).sha256:
+                break
     with _locked(cache, target.name):
         is_ours = is_own(target)
         stored = _stored(target, key) if is_ours else None
@@ -202,7 +207,7 @@ def prepare(
         corpus_sha256=scan.sha256,
         text=KnownText.of(scan, chosen, known),
         added=None if known is None else known.added(scan, chosen),
-        kept=1.0 if known is None else known.kept(scan),
+        kept=kept,
         # Not stored: the same text may come from another folder, with other files, next time.
         notes=(*corpus.notes(), *_notes(scan, rule, changed), *notes),
         corpus=corpus,

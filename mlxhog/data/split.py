@@ -210,6 +210,8 @@ def choose(
     is_known, sides = known.look_up(digests)
     edited = known.edited(scan, digests)
     is_other = not (is_known.any() or edited)
+    was_trained = is_known & ~sides
+    was_trained[[k for k, side in edited.items() if not side]] = True
     if given or predefined or is_other:
         split = _fresh(val, scan, given=given, predefined=predefined)
     elif scan.cut == TAIL:
@@ -221,12 +223,12 @@ def choose(
         held_out[list(edited)] = list(edited.values())
         held_out = np.where(is_known, sides, held_out)
         if not held_out.any() or held_out.all():  # of known training text alone nothing is unseen
-            of_all = float(sizes @ (is_known & ~sides) / sizes.sum())
+            of_all = float(sizes @ was_trained / sizes.sum())
             return replace(_fresh(val, scan, given=False, predefined=False), seen=of_all)
         split = replace(split, held_out=held_out)
     if scan.cut != known.split.cut or not split.held_out.any():
         return split
-    seen = sizes @ (split.held_out & is_known & ~sides) / (sizes @ split.held_out)
+    seen = sizes @ (split.held_out & was_trained) / (sizes @ split.held_out)
     split = replace(split, seen=float(seen))
     return replace(split, turn=known.turns(digests)) if resumes else split
 

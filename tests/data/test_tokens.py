@@ -18,7 +18,7 @@ from mlxhog.arena.child import Child
 from mlxhog.data import batches as module
 from mlxhog.data import clients, heldout
 from mlxhog.data.batch import IGNORED, joined
-from mlxhog.data.batches import Batches, Order
+from mlxhog.data.batches import Batches, Growth, Order
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
@@ -346,3 +346,23 @@ def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others():
         three.restore_state(arena, state)
         leases = [worker(arena, slot, three).claim() for slot in (1, 2, 3)]
         assert [lease.parts[0].ticket for lease in leases] == [0 + 2, 8 + 2, 16 + 1]
+
+
+def test_a_file_that_grows_keeps_the_order_of_its_epoch_and_the_new_rows_follow(tmp_path):
+    texts = [b"%d " % k * 20 for k in range(40)]
+    old, new = token_file(tmp_path / "old", texts[:25]), token_file(tmp_path / "new", texts)
+    assert new.digest_of(25) == old.digest != new.digest_of(24)
+    assert new.digest_of(41) == ""
+    rows = {"seq_len": 8, "batch_size": 4, "seed": 3}
+    n = old.n_sequences(8)
+    before = Batches(old, **rows)
+    after = Batches(new, **rows, grown=(Growth(2, n, old.digest),))
+    for ticket in range(n // 4):
+        assert np.array_equal(before.at(2, ticket).x, after.at(2, ticket).x)
+    for epoch in (2, 3):  # and each row is in an epoch once
+        every = np.concatenate([after.at(epoch, t).x for t in range(after.n_tickets)])
+        assert len(every) == new.n_sequences(8)
+        rest = Batches(new, **rows)
+        whole = np.concatenate([rest.at(3, t).x for t in range(rest.n_tickets)])
+        assert sorted(every.tolist()) == sorted(whole.tolist())
+    assert not np.array_equal(before.at(3, 0).x, after.at(3, 0).x)
