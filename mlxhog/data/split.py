@@ -48,6 +48,7 @@ _KEPT_BYTES = 1 << 21  # a text up to this size may be cut again
 _SAMPLE_BYTES = 65_536
 _TAIL = 0.08
 _MAX_TURNS = 255
+_MAX_COMPARED = 5000  # parts of a file; of longer ones the place counts
 MAX_FILE_BYTES = 1 << 31
 
 
@@ -385,10 +386,13 @@ class KnownText:
         for name, end in scan.files:
             new, was = digests[first : ends[end]].tolist(), old.get(name, slice(0))
             before, at, first = self.digests[was].tolist(), first, ends[end]
-            if not before or new[: len(before)] == before:
-                continue
             sides = self.split.held_out[was]
-            for kind, a, b, i, j in SequenceMatcher(None, before, new, False).get_opcodes():
+            if before == new[: len(before)]:
+                continue
+            codes = [("replace", 0, len(before), 0, len(new))]
+            if max(len(before), len(new)) <= _MAX_COMPARED:
+                codes = SequenceMatcher(None, before, new, False).get_opcodes()
+            for kind, a, b, i, j in codes:
                 if kind == "replace":
                     own = np.minimum(np.arange(j - i) + a, b - 1)  # further ones are as the last
                     edited |= dict(zip(range(at + i, at + j), sides[own].tolist(), strict=True))
