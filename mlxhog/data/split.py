@@ -218,7 +218,11 @@ def choose(
     elif scan.cut == TAIL:
         split = _tails(scan)
     else:
-        split = _below(known.split.cell or _CELL, scan)
+        own = known.split
+        is_usual = len(known.digests) < _MANY or not own.cell  # that of few parts fits these alone
+        split = _below(_CELL if is_usual else own.cell, scan)
+        if own.cell:
+            split = replace(split, rule=own.rule, cell=own.cell)
     if split.rule not in (SAME, GIVEN) and not is_other:  # files that are named stay
         held_out = split.held_out.copy()
         held_out[list(edited)] = list(edited.values())

@@ -111,6 +111,15 @@ def test_a_note_says_how_much_of_a_score_is_of_text_that_the_weights_have_seen(t
     assert not any("were trained on" in note for note in prepare(str(own)).notes)
 
 
+@each_of("n", [1, 8, 30])
+def test_of_much_new_text_a_twelfth_is_held_out_whatever_a_small_text_needed(n, tmp_path):
+    first = prepare(str(written(tmp_path, {f"n{k}.md": one for k, one in enumerate(notes(n))})))
+    written(tmp_path, {f"m{k}.md": one for k, one in enumerate(notes(600, seed=9))})
+    second = prepare(str(tmp_path), known=first.text, resumes=True)
+    assert second.rule == first.rule
+    assert 1 / 18 < second.val.header["bytes"] / second.n_bytes < 1 / 8
+
+
 def test_a_damaged_list_of_known_text_is_refused_and_none_is_none(tmp_path):
     assert KnownText.read(tmp_path) is None
     (tmp_path / split.FILE).write_bytes(b"PK damaged")
