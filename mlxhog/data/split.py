@@ -393,9 +393,10 @@ class KnownText:
             sides = self.split.held_out[was]
             if before == new[: len(before)]:
                 continue
-            codes = [("replace", 0, len(before), 0, len(new))]
-            if max(len(before), len(new)) <= _MAX_COMPARED:
-                codes = SequenceMatcher(None, before, new, False).get_opcodes()
+            matcher = SequenceMatcher(None, before, new, False)
+            is_short = max(len(before), len(new)) <= _MAX_COMPARED
+            whole = ("replace", 0, len(before), 0, len(new))
+            codes = list[Any](matcher.get_opcodes() if is_short else [whole])
             for kind, a, b, i, j in codes:
                 if kind == "replace":
                     own = np.minimum(np.arange(j - i) + a, b - 1)  # further ones are as the last
