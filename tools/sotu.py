@@ -17,8 +17,8 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 from mlxhog.base.durable import replace_file
-from mlxhog.data.heldout import RULES, split
 from mlxhog.data.sotu import SOTU_SHA256, Address, read_sotu
+from mlxhog.data.split import is_predefined
 from mlxhog.data.tokenizers import train_bpe
 
 TEXTS = Path(__file__).parents[1] / "mlxhog/data/texts"
@@ -48,7 +48,7 @@ def packed(tarball: Path) -> bytes:
 def training_texts() -> Iterator[bytes]:
     """Yield the documents that are not held out, by the default rule."""
     documents = (address.text.encode() for address in read_sotu())
-    return (text for held_out, text in split(documents, RULES[0]) if not held_out)
+    return (text for k, text in enumerate(documents) if not is_predefined(k))
 
 
 def learn() -> bytes:

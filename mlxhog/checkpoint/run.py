@@ -10,6 +10,7 @@ runs/<utc>-<name>/
   metrics.jsonl      one line per interval; a torn last line is ignored
   times.json         times of each worker's newest steps; replaced by rename
   events.jsonl       one line for each message, sample and checkpoint, with its time
+  documents.npz      digests and sides of its documents, see `data.split`
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
 

@@ -287,6 +287,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     from mlxhog.checkpoint.run import run_of
     from mlxhog.data import corpora, heldout, prepare
     from mlxhog.data.machine_data import MachineData
+    from mlxhog.data.split import KnownText
     from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
     from mlxhog.live.model import load
     from mlxhog.models.families import check_length
@@ -300,7 +301,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             key = text.text_key or as_trained.text_key
             machine_data = MachineData(skip=as_trained.skip_machine_data)
             every = corpora.find(config.data, key, line.tick).mapped(machine_data.read)
-            every = prepare.learned(every, as_trained.loss_on)
+            every = prepare.with_loss_on(every, as_trained.loss_on)
             corpus, _ = corpora.readable(every, strict=text.strict_data, show=line.tick)
         for note in corpus.notes(listed_by="--json"):
             print(f"note: {note}", file=sys.stderr)
@@ -336,6 +337,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             fields = ("text_key", "skip_machine_data", "loss_on", "val")
             how = {name: getattr(options, name) for name in fields}
             how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
+            how |= {"known": KnownText.read(trained.directory), "resumes": True, "learned": path}
             held_out = held_out_tokens(model.tokenizer, options.data, **how)
             name = f"{words(options.data)} (held-out text)"
             scores = {name: scored(name, held_out)}

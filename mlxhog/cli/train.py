@@ -116,7 +116,7 @@ def summary(result: "Result") -> str:
 
 
 def _held_out(result: "Result") -> str:
-    from mlxhog.data.heldout import SAME
+    from mlxhog.data.split import SAME
 
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:

@@ -77,7 +77,7 @@ class TrainConfig(Merged):
         False, "leave base64, hexadecimal digits, data: URIs and PEM blocks out of the text"
     )
     val: str = _data(
-        "every-12th", "held-out text, if data has none: every-12th (document), or tail (of each)"
+        "hash", "validation split, if data has none: hash (of each document), or tail (of each)"
     )
     follow: str | None = _data(
         None,

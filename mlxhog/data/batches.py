@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,22 +81,39 @@ def _feistel(x: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray
     return result.astype(np.int64)
 
 
+class Growth(NamedTuple):
+    """The end of a file when it grew: the epoch, its rows, and its digest."""
+
+    epoch: int
+    rows: int
+    digest: str
+
+
 class Batches:
     """The training batches of every epoch, by ticket.
 
     An epoch's tickets hold every sequence exactly once; the last is shorter where the batch size
     does not divide their number. `frozen` stops gradients at the prompts of examples, see `Batch`.
+    `grown` says when, in an epoch, the file has grown at its end: the order of the sequences that
+    it had stays, and the new ones follow in that epoch.
 
     Concurrency: any process that builds the same object gets the same batches. One object is not
     for several threads.
     """
 
     def __init__(
-        self, file: TokenFile, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False
-    ) -> None:
+        self, file: TokenFile, *, seq_len: int, batch_size: int, seed: int, frozen: bool = False,
+        grown: tuple[Growth, ...] = (),
+    ) -> None:  # fmt: skip
         self._file, self._frozen = file, frozen and file.prompts is not None
         self._seq_len, self._batch_size, self._seed = seq_len, batch_size, seed
         self._order = Order(file.n_sequences(seq_len), file.digest, seed)
+        self._grown_epoch, bounds = grown[0].epoch if grown else -1, [0, *(g.rows for g in grown)]
+        digests, ends = [*(g.digest for g in grown), file.digest], [*bounds[1:], self._order.n]
+        self._blocks = [
+            (first, Order(end - first, digest, seed))
+            for first, end, digest in zip(bounds, ends, digests, strict=True)
+        ]
 
     @property
     def n_tickets(self) -> int:
@@ -110,7 +128,17 @@ class Batches:
         """Return the batch of one ticket, from 0 to `n_tickets` - 1."""
         start = ticket * self._batch_size
         count = min(self._batch_size, self._order.n - start)
-        batch = self._file.batch(self._order.at(epoch, start, count), self._seq_len)
+        batch = self._file.batch(self._sequences(epoch, start, count), self._seq_len)
         # A seed per sequence and epoch, so that parts of a batch have different seeds, too.
         seed = (self._seed * _EPOCHS + epoch) * self._order.n + start
         return replace(batch, seed=seed, frozen=self._frozen)
+
+    def _sequences(self, epoch: int, start: int, count: int) -> NDArray[np.int64]:
+        if epoch != self._grown_epoch:
+            return self._order.at(epoch, start, count)
+        own = [
+            first + order.at(epoch, a, b - a)
+            for first, order in self._blocks
+            if (a := max(start - first, 0)) < (b := min(start + count - first, order.n))
+        ]
+        return np.concatenate(own)

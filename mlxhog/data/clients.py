@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, reading, typed
 from mlxhog.base.durable import replace_file
-from mlxhog.data import heldout
+from mlxhog.data import split
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.data.sotu import SOTU, read_sotu
@@ -55,10 +55,9 @@ def classes(source: str, rule: str, n_documents: int) -> list[str]:
     if source != SOTU:
         return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
     labels = [one.party for one in read_sotu()]
-    if rule != "every-12th":
+    if rule != split.PREDEFINED:
         return labels
-    pieces = heldout.split((label.encode() for label in labels), rule)
-    return [label.decode() for held_out, label in pieces if not held_out]
+    return [label for k, label in enumerate(labels) if not split.is_predefined(k)]
 
 
 def divide(

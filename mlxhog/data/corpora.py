@@ -31,8 +31,8 @@ from mlxhog.base import darwin
 from mlxhog.base.paths import expanded, printable
 from mlxhog.base.quantities import format_bytes
 from mlxhog.data import heldout, records, sotu, textfiles
-from mlxhog.data.heldout import Scan
 from mlxhog.data.sotu import SOTU
+from mlxhog.data.split import CUTS, Scan
 from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 
 Documents = Callable[[], Iterator[bytes]]
@@ -339,15 +339,17 @@ def is_missing(spec: str) -> bool:
 
 
 def readable(
-    corpus: Corpus, *, strict: bool = False, show: Show = show_nothing
+    corpus: Corpus, *, strict: bool = False, show: Show = show_nothing, cut: int = CUTS[0]
 ) -> tuple[Corpus, Scan]:
     """Read a corpus once; return it without bad files and those equal to earlier ones.
+
+    `cut` is the size of the scan's parts.
 
     Raises:
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
-    scan, texts, skipped = Scan(), list[Part](), list(corpus.skipped)
+    scan, texts, skipped = Scan(cut), list[Part](), list(corpus.skipped)
     known, sources = dict[bytes, Part](), set[str]()
 
     def progress() -> str:
@@ -369,15 +371,18 @@ def readable(
             if one.path is None or (one.held_out and str(error) != NO_TEXT) or not one.selected:
                 raise
             skipped.append(Skipped.bad(one.path, error))
+            scan.undo()
             continue
         if not one.held_out:
             sources.add(one.source)
         first = known.setdefault(own.digest(), one)
         if first is not one and one.path and after.n_documents > scan.n_documents:
             skipped.append(Skipped(one.path, f"equal to {printable(first.name)}"))
+            scan.undo()
         else:
             texts.append(one)
             scan = after
+            scan.files.append((one.name, scan.n_documents))
     ordered = tuple(sorted(skipped, key=lambda one: one.path))
     result = replace(corpus, parts=tuple(texts), skipped=ordered)
     for source in dict.fromkeys(one.source for one in corpus.parts if one.source not in sources):

@@ -1,12 +1,6 @@
-"""Held-out text: its choice, the same for every run on a corpus, and its evaluation.
+"""Held-out text: the files that are it by their names, and its evaluation.
 
-every-12th    documents 5, 17, 29, ...
-tail          the last 8 % of every document; also for fewer than six documents
-volume        in place of every-12th if a document has more than a sixth of the text, or the twelfth
-              documents less than a 24th or more than a sixth of it: the last 8 % of each document
-              with more than a twelfth of the text (an example is trained), and of the others
-              whole ones, a twelfth of their volume
-given         files that are held out by their names (`by_name`), or a split of a data set
+`split` chooses it in other text.
 
 Every evaluation uses the same sequences, in the same order, in batches of the same shape. Marks
 make bits per byte comparable: the scores of simple models (uniform, the entropy of single bytes,
@@ -20,10 +14,8 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,116 +23,15 @@ from numpy.typing import NDArray
 from mlxhog.data import textfiles
 from mlxhog.data.batch import IGNORED, Batch, padded
 from mlxhog.data.batches import Order
-from mlxhog.data.records import Example
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError, did_you_mean
 
-RULES = ("every-12th", "tail")
-SAME = "training examples"
-"""The rule for few examples: none is held out, and evaluations are of the training text."""
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 PART_BYTES = 65_536
 """Size of a run's part, for every budget; `--eval-tokens` sets another, and large models get less
 (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it)."""
 MARKED_BYTES = 1 << 20
-_EVERY, _OFFSET = 12, 5
 _DOCUMENTS = 16  # fewest documents of a part, if the text has as many
-_SAMPLE_BYTES = 65_536
-_TAIL = 0.08
-
-
-@dataclass
-class Scan:
-    """Counts of the documents of a text, in their order."""
-
-    n_documents: int = 0
-    n_bytes: int = 0
-    longest: int = 0  # bytes of the longest document
-    twelfths: int = 0  # bytes of documents 5, 17, 29, ...
-    n_examples: int = 0
-    n_given: int = 0  # documents of the corpus's own held-out text
-    given_bytes: int = 0
-    sample: bytes = b""  # the begin of the text
-    _digest: Any = field(default_factory=hashlib.sha256)
-
-    def add(self, document: bytes, *, held_out: bool = False) -> None:
-        """Count one more document; `held_out` says whether it is the corpus's own held-out text."""
-        size = len(document)
-        if isinstance(document, Example):
-            self.n_examples += 1
-            lengths = " ".join(map(str, document.lengths[:-1]))
-            self._digest.update(f"\0prompt {lengths}\0".encode())
-        self._digest.update(b"\0" * (self.n_documents > 0))
-        self._digest.update(document)
-        self.twelfths += (self.n_documents % _EVERY == _OFFSET) * size
-        self.n_documents += 1
-        self.n_bytes += size
-        self.longest = max(self.longest, size)
-        self.n_given += held_out
-        self.given_bytes += held_out * size
-        if len(self.sample) < _SAMPLE_BYTES:
-            self.sample += document[:_SAMPLE_BYTES]
-
-    def copy(self) -> Scan:
-        """Return a scan to count more documents with."""
-        return replace(self, _digest=self._digest.copy())
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the documents, joined by a zero byte; those of examples have their lengths."""
-        return str(self._digest.hexdigest())
-
-
-def rule_for(val: str, scan: Scan) -> str:
-    """Return the rule for a text: the requested one, or another where it would hold out badly.
-
-    Raises:
-        DataError: `val` is not one of `RULES`.
-    """
-    if val not in RULES:
-        raise DataError(
-            f"no held-out rule {val!r}; expected one of {', '.join(RULES)}"
-            + did_you_mean(val, RULES)
-        )
-    if val == "tail" or scan.n_documents <= _OFFSET:
-        return "tail"
-    n_bytes, twelfths = scan.n_bytes, scan.twelfths
-    is_even = 6 * scan.longest <= n_bytes and 6 * twelfths <= n_bytes <= 24 * twelfths
-    return val if is_even else "volume"
-
-
-def split(documents: Iterable[bytes], rule: str, n_bytes: int = 0) -> Iterator[tuple[bool, bytes]]:
-    """Yield (held out, text) pieces of the documents, in their order, each byte in one piece.
-
-    `n_bytes`, of all documents, is for the rule `volume`.
-    """
-    seen = held_out = 0  # bytes of documents that are held out whole or not at all
-    for i, document in enumerate(documents):
-        size = len(document)
-        is_long = rule == "volume" and _EVERY * size > n_bytes
-        if is_long and isinstance(document, Example):
-            yield False, document
-        elif is_long or rule == "tail":
-            end = _cut(document)
-            halves = ((False, document[:end]), (True, document[end:]))
-            yield from ((held, part) for held, part in halves if part)
-        else:
-            seen += size
-            is_due = _EVERY * held_out + (_OFFSET + 1) * size <= seen  # every 12th of equal ones
-            is_held_out = is_due if rule == "volume" else i % _EVERY == _OFFSET
-            held_out += is_held_out * size
-            yield is_held_out, document
-
-
-def _cut(document: bytes) -> int:
-    """Return where the tail begins: after a space or line end near 92 %, never in a character."""
-    end = len(document) - int(_TAIL * len(document))
-    spaces = (document.find(space, end, end + 256) for space in (b" ", b"\n"))
-    after_space = min((at + 1 for at in spaces if at >= 0), default=end)
-    while after_space < len(document) and document[after_space] & 0xC0 == 0x80:
-        after_space += 1
-    return after_space
 
 
 _KINDS = {

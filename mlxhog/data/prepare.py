@@ -1,8 +1,9 @@
 """Preparing a corpus once: token files of training and held-out text, stored for later runs.
 
-The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the held-out
-rule. It appears when it is whole, under a file lock, so processes that prepare the same corpus at
-once end with one good copy, and no process trusts the incomplete directory of a killed one.
+The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the
+validation split. It appears when it is whole, under a file lock, so processes that prepare the same
+corpus at once end with one good copy, and no process trusts the incomplete directory of a killed
+one.
 
 The stored tokens are bounded (`max_bytes`): a new text takes the place of those whose last use is
 the longest ago, but for those that a process has open. Only this user can read or write them.
@@ -38,16 +39,16 @@ from mlxhog.base.durable import (
 from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data import corpora, heldout, textfiles, tokenizers
+from mlxhog.data import corpora, heldout, split, textfiles, tokenizers
 from mlxhog.data.corpora import Corpus, Show, show_nothing
-from mlxhog.data.heldout import Scan
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
+from mlxhog.data.split import KnownText, Scan, Split
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, is_in_use, item_size
 from mlxhog.errors import DataError, EnvironmentLacks
 
-_VERSION = "mlxhog-prepared-3"
+_VERSION = "mlxhog-prepared-4"
 _RECORD = "prepared.json"
 
 
@@ -60,7 +61,9 @@ class Prepared:
     tokenizer: Tokenizer  # of both files
     spec: str  # its name, see `tokenizers.build`
     corpus_sha256: str  # over the documents, joined by one zero byte
-    rule: str  # of `heldout`
+    text: KnownText  # its parts and their sides
+    added: Mapping[str, int] | None  # what a resumed run has not had before, see `split`
+    kept: float  # share of the known parts of a resumed run that are there, or edited
     notes: tuple[str, ...]  # for the user about the text, one sentence each
     corpus: Corpus  # without the files that cannot be read
     n_bytes: int  # of its text, with the held-out text
@@ -76,6 +79,11 @@ class Prepared:
                     "use more text or a smaller seq_len"
                 )
 
+    @property
+    def rule(self) -> str:
+        """The rule of its validation split, see `split`."""
+        return self.text.split.rule
+
     def inventory(self) -> dict[str, Any]:
         """Describe the files of the corpus in JSON types; this reads them again.
 
@@ -83,7 +91,7 @@ class Prepared:
         `skipped`, files with `path` and `reason`.
         """
         corpus, held_out = self.corpus, Counter[str]()
-        for file, is_held_out, text in _pieces(corpus, self.rule, self.n_bytes, Scan()):
+        for file, is_held_out, text in _pieces(corpus, self.text.split, Scan(split.WHOLE)):
             held_out[file] += is_held_out * len(text)
         return {
             "source": corpus.source,
@@ -100,12 +108,15 @@ def prepare(
     source: str,
     tokenizer: str = "bytes",
     *,
-    val: str = "every-12th",
+    val: str = "hash",
     text_key: str | None = None,
     loss_on: str = "assistant",
     strict: bool = False,
     skip_machine_data: bool = False,
     width: int = 128,
+    known: KnownText | None = None,
+    resumes: bool = False,
+    learned: Path | None = None,
     show: Show = show_nothing,
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
@@ -113,7 +124,10 @@ def prepare(
     `source` and `text_key` are those of `corpora.find`; `tokenizer` is that of `tokenizers.build`,
     or "auto" (`tokenizers.choose`, for a model of this width); `val` is the held-out rule.
     `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
-    folder, and `skip_machine_data` leaves out base64 and the like. `show` is told how far it is.
+    folder, and `skip_machine_data` leaves out base64 and the like. `known` is the text of the run
+    that is resumed (`resumes`), or whose weights a new run begins with; `learned` is a folder with
+    the tokenizer of the former, in place of one that would be learned anew. `show` is told how far
+    it is.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
@@ -124,18 +138,42 @@ def prepare(
     """
     cache = _cache()
     machine = MachineData(skip=skip_machine_data)
-    corpus = learned(corpora.find(source, text_key, show).mapped(machine.read), loss_on)
-    corpus, scan = corpora.readable(corpus, strict=strict, show=show)
-    rule, spec, notes = _rule(val, corpus, scan), tokenizer, list[str]()
+    corpus = with_loss_on(corpora.find(source, text_key, show).mapped(machine.read), loss_on)
+    predefined = corpus.source == SOTU
+    fresh_cut = split.cut_of(val, predefined=predefined)
+    cut = fresh_cut if known is None else known.split.cut
+    readable, scan = corpora.readable(corpus, strict=strict, show=show, cut=cut)
+    if known is not None and cut != fresh_cut and not known.has_any(scan):
+        readable, scan = corpora.readable(corpus, strict=strict, show=show, cut=fresh_cut)
+    corpus, notes = readable, list[str]()
+    _check_tail(val, corpus, scan)
+    kept = 1.0 if known is None else known.kept(scan)
+    chosen = split.choose(
+        val, scan, given=corpus.has_held_out, predefined=predefined, known=known,
+        resumes=resumes,
+    )  # fmt: skip
+    rule, spec = chosen.rule, tokenizer
     if spec == tokenizers.AUTO:
         n_bytes = scan.n_bytes - scan.given_bytes
         spec, note = tokenizers.choose(n_bytes=n_bytes, width=width, sha256=scan.sha256, rule=rule)
         notes += [note] if note else []
+    if chosen.seen:
+        notes.append(
+            f"{chosen.seen:.1%} of the validation text is text that these weights were trained on, "
+            "so its score says little about other text; name unseen text with --data"
+        )
     unread = {str(one.path) for one in corpus.skipped if one.reason != corpora.NO_TEXT}
     notes += machine.notes(scan.n_bytes, unread)
-    parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
-    key = hashlib.sha256("|".join(parts).encode()).hexdigest()
-    target = (cache / key[:32]).absolute()
+    specs = [spec] if learned is None else [spec, str(learned)]
+    for one in specs:  # a tokenizer that was learned of this text is stored
+        parts = [_VERSION, scan.sha256, tokenizers.identity(one), chosen.key, str(scan.n_given)]
+        key = hashlib.sha256("|".join(parts).encode()).hexdigest()
+        target = (cache / key[:32]).absolute()
+        if learned is None:
+            continue
+        with contextlib.suppress(DataError, OSError):
+            if tokenizers.load(target).sha256 == tokenizers.load(learned).sha256:
+                break
     with _locked(cache, target.name):
         is_ours = is_own(target)
         stored = _stored(target, key) if is_ours else None
@@ -144,7 +182,7 @@ def prepare(
                 why = "were damaged" if is_ours else "could be written by other users"
                 notes.append(f"the stored tokens of {corpus.source} {why} and are made anew")
             try:
-                _write(target, key, corpus, scan, rule, spec, show)
+                _write(target, key, corpus, scan, chosen, one, show)
             except OSError as error:
                 raise _bad_cache(cache, f"tokens cannot be written: {explained(error)}") from error
             if (stored := _stored(target, key)) is None:
@@ -165,7 +203,9 @@ def prepare(
         tokenizer=made_by,
         spec=spec,
         corpus_sha256=scan.sha256,
-        rule=rule,
+        text=KnownText.of(scan, chosen, known),
+        added=None if known is None else known.added(scan, chosen),
+        kept=kept,
         # Not stored: the same text may come from another folder, with other files, next time.
         notes=(*corpus.notes(), *_notes(scan, rule, changed), *notes),
         corpus=corpus,
@@ -174,28 +214,22 @@ def prepare(
     )
 
 
-def learned(corpus: Corpus, loss_on: str) -> Corpus:
+def with_loss_on(corpus: Corpus, loss_on: str) -> Corpus:
     """Return a corpus whose examples are plain text if `loss_on` is "all"."""
     if loss_on != "all":
         return corpus
     return corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
 
 
-def _rule(val: str, corpus: Corpus, scan: Scan) -> str:
-    """The held-out rule of a text; examples are never cut."""
-    rule = heldout.rule_for(val, scan)
-    if corpus.has_held_out:
-        return "given"
-    if rule != "tail" or not scan.n_examples:
-        return rule
-    if val == "tail":
+def _check_tail(val: str, corpus: Corpus, scan: Scan) -> None:
+    """Refuse to cut examples in two."""
+    if val == "tail" and scan.n_examples and not corpus.has_held_out:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
             f"{scan.n_documents} documents, and val is tail, which cuts each in two; use "
-            "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
+            "val=hash with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
-    return heldout.SAME
 
 
 def _notes(scan: Scan, rule: str, changed: int) -> list[str]:
@@ -208,36 +242,28 @@ def _notes(scan: Scan, rule: str, changed: int) -> list[str]:
          f"{scan.n_examples} of {n} documents are examples of prompt and completion, or "
          "conversations: every loss, also on held-out text, counts only completions and answers "
          "(--loss-on all counts everything)"),
-        (rule == heldout.SAME,
-         "no example is held out of fewer than 6, so evaluations are of the training text and say "
-         "nothing about other text; use more examples, or a folder with train.jsonl and "
-         "valid.jsonl"),
+        (rule == split.SAME,
+         "no example is held out of fewer than 6, or of equal ones, so evaluations are of the "
+         "training text and say nothing about other text; use more examples, or a folder with "
+         "train.jsonl and valid.jsonl"),
     )  # fmt: skip
     return [note for applies, note in notes if applies]
 
 
-def _pieces(
-    corpus: Corpus, rule: str, n_bytes: int, scan: Scan
-) -> Iterator[tuple[str, bool, bytes]]:
-    """Yield (file, held out, text) pieces of a corpus with `n_bytes`; `scan` counts documents."""
-    part = corpus.parts[0]
-
-    def documents() -> Iterator[bytes]:
-        nonlocal part
+def _pieces(corpus: Corpus, chosen: Split, scan: Scan) -> Iterator[tuple[str, bool, bytes]]:
+    """Yield (file, held out, text) pieces of a corpus; `scan` counts its documents."""
+    for turn in range(chosen.n_turns):
+        first = 0
         for part in corpus.parts:
             for document in part.read():
-                scan.add(document, held_out=part.held_out)
-                yield document
-
-    pieces: Iterator[tuple[bool, bytes]]
-    if rule == heldout.SAME:
-        pieces = ((held_out, one) for one in documents() for held_out in (False, True))
-    elif corpus.has_held_out:
-        pieces = ((part.held_out, one) for one in documents())
-    else:
-        pieces = heldout.split(documents(), rule, n_bytes)
-    for held_out, text in pieces:
-        yield part.name, held_out, text
+                if not turn:
+                    scan.add(document, held_out=part.held_out)
+                own = split.parts(document, chosen.cut)
+                for held_out, text in chosen.of(own, first, turn):
+                    yield part.name, held_out, text
+                    if chosen.rule == split.SAME:
+                        yield part.name, True, text
+                first += len(own)
 
 
 # -- the cache -------------------------------------------------------------------------------------
@@ -368,13 +394,13 @@ def _stored(
 
 
 def _write(
-    target: Path, key: str, corpus: Corpus, scan: Scan, rule: str, spec: str, show: Show
+    target: Path, key: str, corpus: Corpus, scan: Scan, chosen: Split, spec: str, show: Show
 ) -> None:
     """Write a prepared directory; it appears when it is whole."""
     doing, n_bytes = f"preparing {corpus.source}", scan.n_bytes
 
     def training_text() -> Iterator[bytes]:
-        for _, held_out, text in _pieces(corpus, rule, n_bytes, Scan()):
+        for _, held_out, text in _pieces(corpus, chosen, Scan(split.WHOLE)):
             show(lambda: f"learning the vocabulary {spec} of {format_bytes(n_bytes)} of text")
             if not held_out:
                 yield text
@@ -388,7 +414,7 @@ def _write(
         require_space(part, int(n_bytes * tokens_per_byte) * item_size(tokenizer), doing)
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
-        held_out = _write_tokens(part, corpus, scan, rule, tokenizer, show)
+        held_out = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
         marks = {} if corpus.source == SOTU else heldout.marks(held_out)
         record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
@@ -397,20 +423,20 @@ def _write(
 
 
 def _write_tokens(
-    part: Path, corpus: Corpus, scan: Scan, rule: str, tokenizer: Tokenizer, show: Show
+    part: Path, corpus: Corpus, scan: Scan, chosen: Split, tokenizer: Tokenizer, show: Show
 ) -> bytes:
     """Write both token files; returns the begin of the held-out text."""
     files = [part / f"{split}.bin" for split in ("train", "val")]
     train, val = (
         TokenWriter(file, tokenizer, split=file.stem, source=corpus.source) for file in files
     )
-    again, begin = Scan(), b""
+    again, begin = Scan(split.WHOLE), b""
 
     def progress() -> str:
         return f"tokenizing {again.n_bytes / scan.n_bytes:.0%} of {format_bytes(scan.n_bytes)}"
 
     with train, val:
-        for _, held_out, text in _pieces(corpus, rule, scan.n_bytes, again):
+        for _, held_out, text in _pieces(corpus, chosen, again):
             show(progress)
             (val if held_out else train).add(text)
             if held_out and len(begin) < heldout.MARKED_BYTES:

@@ -375,7 +375,7 @@ MOST: Final = 32_768
 
 def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, str | None]:
     """Return the tokenizer for a text and a model, and a line for the user that says why."""
-    if (sha256, rule) == (SOTU_SHA256, "every-12th"):
+    if (sha256, rule) == (SOTU_SHA256, "predefined"):
         return SHIPPED, None
     of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)
     ids = min(of_text, of_model, MOST)

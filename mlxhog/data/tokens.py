@@ -238,6 +238,18 @@ class TokenFile:
         """SHA-256 of the tokens and of the prompts' lengths, as the header states it."""
         return str(self.header["sha256"])
 
+    def digest_of(self, documents: int) -> str:
+        """Return the digest of a file of the first documents alone; "" if there are fewer."""
+        if documents >= len(self.starts):
+            return ""
+        end, step = int(self.starts[documents]), _COUNTED
+        digest = hashlib.sha256()
+        for first in range(0, end, step):
+            digest.update(self.ids(first, min(end, first + step)).tobytes())
+        if self.prompts is not None:
+            digest.update(self.prompts[:documents].tobytes())
+        return digest.hexdigest()
+
     def n_sequences(self, seq_len: int) -> int:
         """Return the number of rows; of plain text only whole ones count."""
         rows = self.rows(seq_len)

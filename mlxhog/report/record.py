@@ -54,6 +54,16 @@ class _Part:
     share: float | None = None
 
 
+@dataclass(frozen=True)
+class _Added:
+    """Text that a resumed run took."""
+
+    step: int
+    documents: int
+    held_out_documents: int
+    bytes: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class _About:
     """What run.json says of the run and its machine."""
@@ -69,6 +79,7 @@ class _About:
     gpu_write: str | None = None
     parameters: float | None = None
     held_out: _Part = _Part()
+    text_added: tuple[_Added, ...] = ()
     result: Result | None = None
 
 
@@ -214,6 +225,11 @@ class RunRecord:
             "workers": ", ".join(backends) or "-",
             **{f"machine {one.name}": str(one) for one in (result or now).machines},
             "workers restarted": spelled(result and result.restarts),
+            **{
+                f"text added at step {one.step:,}": f"{one.documents:,} documents, "
+                f"{one.held_out_documents:,} of them held out, {format_bytes(one.bytes)}"
+                for one in about.text_added
+            },
             "steps dropped": spelled(dropped if result is None else result.dropped_steps),
             "batches torn": spelled(result and result.torn),
             "largest memory of all workers": spelled(memory or None, format_bytes),

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,15 @@ from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
-from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
+from mlxhog.data.batches import Growth
 from mlxhog.data.prepare import Prepared
+from mlxhog.data.split import KnownText
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
@@ -51,6 +53,7 @@ WORDS = 1024
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
 MOST_DIFFERENCES = 6
+MIN_KEPT = 0.5  # share of a run's documents that its text must have when it is resumed
 
 
 def located(config: TrainConfig) -> TrainConfig:
@@ -85,6 +88,17 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def known_text(config: TrainConfig) -> dict[str, Any]:
+    """Return what `prepare` is told of the text of the run that is resumed or begun from."""
+    if config.resume is not None:
+        run, path = checkpoint.resumable(config.resume, Path(config.out))
+        own = stored_options(run).get("tokenizer") in (config.tokenizer, "auto")
+        known = KnownText.read(run.directory)
+        return {"known": known, "resumes": known is not None, "learned": path if own else None}
+    source = None if config.init_from is None else run_of(Path(config.init_from).resolve())
+    return {} if source is None else {"known": KnownText.read(source.directory)}
+
+
 # -- a run that is resumed -----------------------------------------------------------------------
 
 
@@ -96,6 +110,7 @@ class Resumption:
     run: Run
     checkpoint: Checkpoint
     own_budget: Budget | None  # rest of the run's own budget, if this call has none
+    text: Literal["same", "grown", "changed"] = "same"  # training text, beside the checkpoint's
 
     @classmethod
     def of(cls, config: TrainConfig, model: ModelConfig) -> Self | None:
@@ -187,29 +202,62 @@ class Resumption:
                 f"the {workers} of its configuration (mlxhog join adds others)"
             )
 
-    def position(self) -> Position | None:
+    def position(self, n: int, size: int) -> Position | None:
         """The position at which training continues in the text, of `--data` or of `--follow`.
 
-        A run may alternate between the two; each has its own position. None is the beginning.
+        A run may alternate between the two; each has its own position. None is the beginning. `n`
+        are the batches of an epoch now, of this size. Changed text continues in a new epoch.
         """
-        positions: Mapping[str, Position] = self.state["ledgers"]
-        return positions.get(text_kind(self.config))
+        at: Position | None = self.state["ledgers"].get(kind := text_kind(self.config))
+        is_same = self.text == "same" or kind == "stream"
+        if at is None or is_same or at["n"] != -(-self.state["text"]["rows"] // size):
+            return at
+        if self.text == "grown":  # tickets of the next epoch have other text now
+            return {**at, "done": [one for one in at["done"] if one < at["n"]], "n": n}
+        epoch = at["epoch"] + (at["watermark"] > 0 or bool(at["done"]))
+        return Position(epoch=epoch, watermark=0, done=[], torn=at["torn"], n=n)
 
-    def check_data(self, data: Prepared, train: str, held_out: str) -> None:
-        """Refuse another tokenizer, or tokens with another digest than the run was trained on."""
+    def grown(self) -> tuple[Growth, ...]:
+        """Return when the training text grew in the present epoch, also now."""
+        at: Position | None = self.state["ledgers"].get("data")
+        if at is None or self.text == "changed" or not (at["watermark"] or at["done"]):
+            return ()
+        own, epoch = self.state["text"], at["epoch"]
+        earlier = [one for value in own["grown"] if (one := Growth(**value)).epoch == epoch]
+        now = [Growth(epoch, own["rows"], self.state["tokens_sha256"])] * (self.text == "grown")
+        return (*earlier, *now)
+
+    def with_text(self, data: Prepared) -> Self:
+        """Return this with the text now; a CheckpointError if tokenizer or text are others."""
         checkpoint.check_tokenizer(self.checkpoint, data.tokenizer)
-        for part, name, digest in (
-            ("training", "tokens_sha256", train), ("held-out", "held_out_sha256", held_out),
-        ):  # fmt: skip
-            if (own_digest := self.state[name]) != digest:
-                raise CheckpointError(
-                    f"{self.config.resume} was trained with another {part} text than --data "
-                    f"{words(self.config.data)} holds now: its tokens have digest "
-                    f"{own_digest[:12]}, not {digest[:12]}{data.corpus.in_brackets()}; restore the "
-                    "text and the tokenizer that the run was started with, or begin a new run with "
-                    f"its weights: mlxhog train --init-from {quoted(str(self.config.resume))} "
-                    f"--data {words(self.config.data)}"
-                )
+        if data.train.digest == self.state["tokens_sha256"]:
+            return self
+        if data.kept < MIN_KEPT:
+            raise self._other_text(data.corpus.in_brackets())
+        own = data.train.digest_of(self.state["text"]["documents"])
+        return replace(self, text="grown" if own == self.state["tokens_sha256"] else "changed")
+
+    def check_same_text(self) -> None:
+        """Refuse other text than that of the checkpoint, also if it has only grown."""
+        if self.text != "same":
+            raise self._other_text(", and its text is divided among clients")
+
+    def _other_text(self, why: str) -> CheckpointError:
+        run, data = quoted(str(self.config.resume)), words(self.config.data)
+        return CheckpointError(
+            f"{self.config.resume} was trained with other text than --data {data} holds now{why}; "
+            f"begin a new run with its weights: mlxhog train --init-from {run} --data {data}"
+        )
+
+    def of_text(self, data: Prepared) -> Iterable[str]:
+        """Say what is new in the text."""
+        if new := data.added:
+            yield (
+                f"{new['documents']:,} new documents, {new['held_out_documents']:,} of them held "
+                "out, join the text; to train files as they arrive: mlxhog train --follow FOLDER"
+            )
+        if self.text == "changed":
+            yield "text of the run was edited or removed, so a new epoch begins"
 
 
 def stored_options(run: Run) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mlxhog.config import plugins, schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
-from mlxhog.data.batches import Batches
+from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import families, ngrams, registry
@@ -67,6 +67,7 @@ class TextPlan(Plan):
     initial_weights: InitialWeights | CountedPairs | None  # None draws initial values
     data: prepare.Prepared
     held_out: HeldOutPart  # that evaluations score
+    grown: tuple[Growth, ...]  # of the training text, in this epoch
     division: Division | None  # of the text among clients; None if all workers share one text
     epoch_tokens: int  # in one pass over the training text
     mean_tokens_per_step: float  # in one update, on average over a budget in steps
@@ -189,14 +190,16 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             strict=config.strict_data,
             skip_machine_data=config.skip_machine_data,
             show=line.tick,
+            **origin.known_text(config),
         )
     data.check_length(config.seq_len)
     train, val = data.train, data.val
     config = config.having(tokenizer=data.spec)
-    begin = weights or resumption
+    begin: Resumption | InitialWeights | None = weights or resumption
     model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
     if resumption is not None:
-        resumption.check_data(data, train.digest, val.digest)
+        begin = resumption = resumption.with_text(data)
+        notes += resumption.of_text(data)
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
     first = weights if begin is not None else CountedPairs.of(config, model, train, note)
@@ -371,7 +374,10 @@ def _of_strategy(
     strategy.check(model)
     folder = None if resumption is None else resumption.run.directory
     division = strategy.division(data, train, folder) if isinstance(strategy, Local) else None
-    strategy, batches, n_tickets = _batches(strategy, division, train)
+    grown = () if resumption is None else resumption.grown()
+    if division is not None and resumption is not None:
+        resumption.check_same_text()
+    strategy, batches, n_tickets = _batches(strategy, division, train, grown)
     notes += [] if division is None else [str(division)]
     per_step = strategy.batches_per_step()
 
@@ -406,6 +412,7 @@ def _of_strategy(
         ),
         "batches": batches,
         "n_tickets": n_tickets,  # of the layout
+        "grown": grown,
         "division": division,
         "epoch_tokens": epoch_tokens,
         "mean_tokens_per_step": mean_tokens,
@@ -430,7 +437,7 @@ def _stored(
 
 
 def _batches(
-    strategy: Strategy, division: Division | None, train: TokenFile
+    strategy: Strategy, division: Division | None, train: TokenFile, grown: tuple[Growth, ...]
 ) -> tuple[Strategy, Callable[[], Batches], int]:
     """The batches of the text, or of each client's part of it."""
     config, size = strategy.config, strategy.config.sequences_per_ticket
@@ -451,7 +458,7 @@ def _batches(
         from mlxhog.data import stream
 
         n_tickets = stream.TICKETS
-    return strategy, partial(Batches, train, **rows), n_tickets
+    return strategy, partial(Batches, train, grown=grown, **rows), n_tickets
 
 
 def _schedule(
@@ -460,7 +467,7 @@ def _schedule(
     """A factory of the schedule; an epoch counts the batches that steps drop, too."""
     epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
     if resumption is not None:
-        at, done = resumption.position(), 0
+        at, done = resumption.position(n_tickets, strategy.config.sequences_per_ticket), 0
         if at is not None:
             done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
         version = int(resumption.state["version"])

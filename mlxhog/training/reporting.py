@@ -69,6 +69,10 @@ class Reporter:
         self._resumed: list[int] = []
         if plan.resumption is not None:
             self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
+        self._added = list(earlier.get("text_added", []))
+        if plan.data.added is not None and plan.resumption is not None:
+            now_s = {"step": plan.budget.steps_before, "t_s": round(time.time(), 3)}
+            self._added.append({**now_s, **plan.data.added})
 
     def report(
         self,
@@ -190,6 +194,7 @@ class Reporter:
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
                 "resumed": self._resumed,
+                "text_added": self._added,
                 "budget": asdict(self.monitor.budget),
                 "checkpoint": checkpoint,
                 **more,

@@ -29,9 +29,10 @@ def write_options(run: Run, plan: TextPlan) -> None:
 
 
 def write_model(run: Run, plan: TextPlan) -> None:
-    """Replace the architecture, the tokenizer, and the division of the text among clients."""
+    """Replace the architecture, the tokenizer, and what is known of the text."""
     with disk_errors(f"writing {run.architecture}"):
         checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
+        plan.data.text.write(run.directory)
         if plan.division is not None:
             from mlxhog.data import clients
 

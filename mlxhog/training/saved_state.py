@@ -59,6 +59,22 @@ class _Place:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Growth:
+    epoch: int
+    rows: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Text:
+    """Size of the training text, and when it grew in the present epoch."""
+
+    documents: int
+    rows: int
+    grown: tuple[_Growth, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Best:
     bits_per_byte: float
     step: int
@@ -91,6 +107,7 @@ class SavedState:
     emulated: bool
     joined: int
     opt_steps: Mapping[int, int]
+    text: _Text
     tokens_sha256: str
     held_out_sha256: str
     moments_since: int | None = None
@@ -114,6 +131,7 @@ def check(path: Path, state: Mapping[str, Any]) -> None:
         saved = typed.read(SavedState, state)
         counts: list[Any] = [
             saved.version, saved.network_bytes, saved.held_out.asked_bytes, saved.moments_since,
+            saved.text.documents, saved.text.rows,
             saved.best and saved.best.step, *saved.opt_steps.values(), *vars(saved.used).values(),
         ]  # fmt: skip
         for place in saved.ledgers.values():

@@ -81,7 +81,10 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
     arena.counters.store("version", int(saved.state["version"]))
 
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
-    state = {**saved.state, "ledger": plan.resumption.position() or fresh}
+    at = plan.resumption.position(ledger.n, plan.config.sequences_per_ticket)
+    state = {**saved.state, "ledger": at or fresh}
+    if plan.resumption.text != "same":  # it counts tickets of the text before
+        state["course"] = None
     with taking_over(saved.path):
         position = strategy.resume(arena, ledger, state)
     if position is not None:
@@ -294,6 +297,11 @@ def dump(
         "emulated": plan.emulated,
         "joined": (counters.load("workers") or plan.strategy.workers) - plan.strategy.workers,
         "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
+        "text": {
+            "documents": plan.data.train.header["documents"],
+            "rows": plan.data.train.n_sequences(config.seq_len),
+            "grown": [one._asdict() for one in plan.grown],
+        },
         "tokens_sha256": plan.data.train.digest,
         "held_out_sha256": plan.data.val.digest,
     }

@@ -137,7 +137,7 @@ def here(tmp_path, monkeypatch):
         "small.yaml": SMALL_MODEL,
         "huge.yaml": SMALL_MODEL.replace("hidden_size: 32", "hidden_size: 262144"),
         "good.txt": " ".join(map(str, range(12_000))),
-        "more.txt": " ".join(map(str, range(9_000))),
+        "more.txt": " ".join(map(str, range(9_000, 18_000))),
         "empty.txt": "\n  \n",
         "talk.jsonl": '{"messages": [{"role": "user"}]}',
         "key.yaml": "wrokers: 2\n",

@@ -17,57 +17,7 @@ from mlxhog.data.records import Example
 from mlxhog.data.tokenizers import ByteTokenizer, build
 from mlxhog.errors import DataError
 from tests.data.token_files import token_file
-from tests.pairs import each_of, max_examples
-
-
-def sizes_of(documents):
-    sizes = heldout.Scan()
-    for document in documents:
-        sizes.add(document)
-    return sizes
-
-
-def test_a_corpus_of_few_documents_holds_out_tails():
-    rules = {n: heldout.rule_for("every-12th", sizes_of([b"text"] * n)) for n in (1, 5, 6)}
-    assert rules == {1: "tail", 5: "tail", 6: "every-12th"}
-    assert heldout.rule_for("tail", sizes_of([b"text"] * 100)) == "tail"
-
-
-UNEQUAL = {
-    "a novel is most of the text": [b"note %d " % i * 100 for i in range(20)] + [b"novel " * 10**4],
-    "a novel is a third": [b"word " * (1200 if i == 24 else 100) for i in range(25)],
-    "a novel would be held out whole": [b"word " * (10**4 if i == 5 else 100) for i in range(20)],
-    "the twelfth documents are tiny": [b"word " * (1 if i % 12 == 5 else 100) for i in range(30)],
-    "the twelfth ones are large": [b"word " * (900 if i % 12 == 5 else 100) for i in range(60)],
-}
-
-
-@each_of("why", UNEQUAL)
-def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why):
-    documents = UNEQUAL[why]
-    sizes = sizes_of(documents)
-    assert heldout.rule_for("every-12th", sizes) == "volume"
-    pieces = list(heldout.split(documents, "volume", sizes.n_bytes))
-    assert b"".join(text for _, text in pieces) == b"".join(documents)
-    held_out = sum(len(text) for held, text in pieces if held)
-    assert 0.06 < held_out / sizes.n_bytes < 0.11
-
-
-def test_by_volume_examples_stay_whole():
-    documents = [Example(b"ask ", b"answer " * (500 if i == 3 else 10)) for i in range(24)]
-    pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
-    assert [text for _, text in pieces] == documents
-    assert 1 <= sum(held for held, _ in pieces) <= 3
-
-
-@max_examples(60)
-@given(st.lists(st.text(alphabet="ab é\n", min_size=1, max_size=2000), min_size=1, max_size=4))
-def test_tails_lose_no_byte_and_cut_no_character(texts):
-    documents = [text.encode() for text in texts]
-    pieces = list(heldout.split(documents, "tail"))
-    assert b"".join(text for _, text in pieces) == b"".join(documents)
-    for _, text in pieces:
-        text.decode()
+from tests.pairs import max_examples
 
 
 def test_evaluation_counts_every_byte_once_and_no_separator(tmp_path):

@@ -56,7 +56,7 @@ def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once
     assert made(again) == 0
     names = [
         prepare(str(corpus), spec, val=rule).train.path
-        for spec, rule in (("bytes", "every-12th"), ("bpe:300", "every-12th"), ("bytes", "tail"))
+        for spec, rule in (("bytes", "hash"), ("bpe:300", "hash"), ("bytes", "tail"))
     ]
     (corpus / "00.txt").write_text("changed")
     names.append(prepare(str(corpus)).train.path)
@@ -67,9 +67,13 @@ def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once
 
 def test_held_out_documents_are_in_no_training_file(corpus):
     prepared = prepare(str(corpus))
-    assert prepared.rule == "every-12th"
-    assert text_of(prepared.val) == b"document 5 " * 20 + b"document 17 " * 20
-    assert b"document 5 " not in text_of(prepared.train)
+    assert prepared.rule == "hash 8/96 of 65536"
+    documents = {one.read_bytes() for one in corpus.iterdir()}
+    val = {one for one in documents if one in text_of(prepared.val)}
+    train = {one for one in documents if one in text_of(prepared.train)}
+    assert val | train == documents
+    assert val
+    assert not val & train
     files = [f"{split}.{s}" for split in ("train", "val") for s in ("bin", "idx", "len", "json")]
     assert {path.name for path in prepared.train.path.parent.iterdir()} == {
         "prepared.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *files,
@@ -77,10 +81,12 @@ def test_held_out_documents_are_in_no_training_file(corpus):
 
 
 def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus):
-    (corpus / "05.txt").write_text("zyxzyx" * 40)
-    prepared = prepare(str(corpus), "bpe:300")
+    first, known = text_of((of_bytes := prepare(str(corpus))).val), of_bytes.text
+    held_out = next(one for one in corpus.iterdir() if one.read_bytes() in first)
+    held_out.write_text(held_out.read_text() + "zyxzyx" * 40)
+    prepared = prepare(str(corpus), "bpe:300", known=known)
     assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
-    again = prepare(str(corpus), "bpe:300")
+    again = prepare(str(corpus), "bpe:300", known=known)
     assert again.tokenizer.sha256 == prepared.tokenizer.sha256
     assert prepared.train.header["tokenizer_sha256"] == prepared.tokenizer.sha256
 

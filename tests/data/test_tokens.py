@@ -18,7 +18,7 @@ from mlxhog.arena.child import Child
 from mlxhog.data import batches as module
 from mlxhog.data import clients, heldout
 from mlxhog.data.batch import IGNORED, joined
-from mlxhog.data.batches import Batches, Order
+from mlxhog.data.batches import Batches, Growth, Order
 from mlxhog.data.clients import ClientBatches
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
@@ -231,9 +231,9 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     train, val = data.train, data.val
     assert train.n_sequences(32) + val.n_sequences(32) == len(QUESTIONS)
     batches = list(heldout.batches(val, seq_len=32, batch_size=2))
-    held_out = [completion for k, (_, completion) in enumerate(QUESTIONS) if k % 12 == 5]
-    assert sum(batch.n_bytes for batch in batches) == len("".join(held_out))
-    assert sum(batch.n_labels for batch in batches) == len("".join(held_out))  # no separators
+    n_bytes = val.header["bytes"] - sum(val.prompts.tolist())
+    assert sum(batch.n_bytes for batch in batches) == n_bytes
+    assert sum(batch.n_labels for batch in batches) == n_bytes  # no separators
     with pytest.raises(DataError, match=r"40 examples of prompt and completion.*valid\.jsonl"):
         prepare(path, val="tail")  # which cuts each in two
 
@@ -303,7 +303,7 @@ def test_shares_are_drawn_again_until_every_client_has_enough():
 
 @pytest.mark.slow
 def test_addresses_are_divided_by_party_and_other_texts_in_ten_parts():
-    assert len(clients.classes("sotu", "every-12th", 214)) == 214
+    assert len(clients.classes("sotu", "predefined", 214)) == 214
     assert len(set(clients.classes("sotu", "tail", 233))) == 8
     assert len(set(clients.classes("/texts", "tail", 20))) == 10
 
@@ -346,3 +346,23 @@ def test_workers_train_their_clients_in_turn_and_go_on_when_there_are_others():
         three.restore_state(arena, state)
         leases = [worker(arena, slot, three).claim() for slot in (1, 2, 3)]
         assert [lease.parts[0].ticket for lease in leases] == [0 + 2, 8 + 2, 16 + 1]
+
+
+def test_a_file_that_grows_keeps_the_order_of_its_epoch_and_the_new_rows_follow(tmp_path):
+    texts = [b"%d " % k * 20 for k in range(40)]
+    old, new = token_file(tmp_path / "old", texts[:25]), token_file(tmp_path / "new", texts)
+    assert new.digest_of(25) == old.digest != new.digest_of(24)
+    assert new.digest_of(41) == ""
+    rows = {"seq_len": 8, "batch_size": 4, "seed": 3}
+    n = old.n_sequences(8)
+    before = Batches(old, **rows)
+    after = Batches(new, **rows, grown=(Growth(2, n, old.digest),))
+    for ticket in range(n // 4):
+        assert np.array_equal(before.at(2, ticket).x, after.at(2, ticket).x)
+    for epoch in (2, 3):  # and each row is in an epoch once
+        every = np.concatenate([after.at(epoch, t).x for t in range(after.n_tickets)])
+        assert len(every) == new.n_sequences(8)
+        rest = Batches(new, **rows)
+        whole = np.concatenate([rest.at(3, t).x for t in range(rest.n_tickets)])
+        assert sorted(every.tolist()) == sorted(whole.tolist())
+    assert not np.array_equal(before.at(3, 0).x, after.at(3, 0).x)

@@ -23,7 +23,7 @@ PROGRESS = Progress(
 
 
 HELD_OUT = {
-    "asked_bytes": 65_536, "text": "0123456789abcdef every-12th 65536", "n_bytes": 65_536,
+    "asked_bytes": 65_536, "text": "0123456789abcdef predefined 65536", "n_bytes": 65_536,
     "share": 0.076, "batches": 16, "all_batches": 227, "larger_share": 1.0,
 }  # fmt: skip
 """What a run.json says of the part of the held-out text that evaluations are of."""

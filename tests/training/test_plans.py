@@ -224,12 +224,12 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
                  "tokens per s from unknown"):  # fmt: skip
         assert text in lines  # only ten files are named
     assert not (here / "runs").exists()
-    (here / "text" / "novel.md").write_text("call me ishmael " * 3000)
+    (here / "text" / "novel.md").write_text("".join(f"ishmael {k}\n" for k in range(3600)))
     data = json.loads(said(capsys, "--json"))["data"]
     by_file = {Path(one["path"]).name: one["held_out_bytes"] for one in data["files"]}
-    assert 0.07 * 48_000 < by_file["novel.md"] < 0.09 * 48_000
+    assert 0.02 * 45_000 < by_file["novel.md"] < 0.2 * 45_000
     assert sum(by_file.values()) == data["held_out_bytes"]
-    assert data["held_out_rule"] == "volume"
+    assert data["held_out_rule"].startswith("hash ")
 
 
 def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, monkeypatch):

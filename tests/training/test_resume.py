@@ -56,7 +56,10 @@ def finished(tmp_path_factory):
     [
         ({"steps": None}, r"done: it has used up its budget, steps 2;.*--resume .* --steps 2"),
         ({"tokenizer": "bpe:300"}, "was trained with tokenizer bytes .*use the same"),
-        ({"data": "other.txt"}, "restore the text and the tokenizer"),
+        (
+            {"data": "other.txt"},
+            r"trained with other text than .*other\.txt holds now; begin a new",
+        ),
         ({"set": "hidden_size=64"}, "hidden_size.*32.*64"),
         ({"set": "vocab_size=640"}, "vocab_size.*320.*640"),
         ({"optimizer": "apollo(projection_rank=2)"}, "state m.1/.* has shape .* this run keeps"),
@@ -199,21 +202,75 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
     assert resume(str(directory)) == 2  # now it is done
 
 
+def resumed_plan(tmp_path, run):
+    """The plan of a resume, the file names of its held-out text, and what it says of the text."""
+    plan = make_plan(small_config(tmp_path, steps=2, resume=run))
+    files = plan.data.inventory()["files"]
+    held_out = {Path(one["path"]).name for one in files if one["held_out_bytes"]}
+    said = " ".join(note for note in plan.notes if "text" in note)
+    return plan, held_out, said
+
+
 @pytest.mark.slow
-def test_a_run_resumes_with_its_own_text_beside_which_skipped_files_may_change(tmp_path):
+def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(tmp_path):
     first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
-    held_out = (text / "05.txt").read_text()
-    (text / "05.txt").write_text(f"{held_out} and more")
-    with pytest.raises(CheckpointError, match="trained with another held-out text"):
-        train(small_config(tmp_path, steps=2, resume=first.run))
-    (text / "05.txt").write_text(held_out)
-    (text / "pic.png").write_bytes(b"\0")  # which is skipped, so that the text is the same
-    assert train(small_config(tmp_path, steps=2, resume=first.run)).steps == 4
-    (text / "03.txt").write_bytes(b"\0")
-    with pytest.raises(
-        CheckpointError, match=r"another training text.*03\.txt: not UTF-8 text.*--init-from"
-    ):
-        train(small_config(tmp_path, steps=2, resume=first.run))
+    before, held_out, said = resumed_plan(tmp_path, first.run)
+    assert (before.resumption.text, said) == ("same", "")
+    for k in range(40):
+        (text / f"00-{k}.txt").write_text(f"a new note {k} " * 20)
+    plan, now, said = resumed_plan(tmp_path, first.run)
+    new = {name for name in now if name.startswith("00-")}
+    assert new
+    assert now - new == held_out
+    assert f"40 new documents, {len(new)} of them held out" in said
+    assert "--follow" in said
+    position = plan.resumption.position(plan.layout.n_tickets, 2)
+    assert (position["watermark"], position["n"]) == (2, plan.layout.n_tickets)
+    for ticket in range(before.layout.n_tickets - 1):  # the last may be short
+        old, grown = (one.batches().at(0, ticket).x for one in (before, plan))
+        assert np.array_equal(old, grown)
+    result = train(small_config(tmp_path, steps=2, resume=first.run))
+    assert result.steps == 4
+    added = json.loads((Path(first.run) / "run.json").read_text())["text_added"]
+    assert [(one["step"], one["documents"]) for one in added] == [(2, 40)]
+    assert resumed_plan(tmp_path, first.run)[0].grown == plan.grown
+
+
+@pytest.mark.slow
+def test_edited_text_keeps_its_side_and_begins_an_epoch_and_mostly_other_text_is_refused(tmp_path):
+    first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
+    _, held_out, _ = resumed_plan(tmp_path, first.run)
+    (text / "pic.png").write_bytes(b"\0")  # which is skipped
+    assert resumed_plan(tmp_path, first.run)[0].resumption.text == "same"
+    for k in range(12):
+        (text / f"{k:02}.txt").write_text(f"edited {k} " + (text / f"{k:02}.txt").read_text())
+    plan, now, said = resumed_plan(tmp_path, first.run)
+    assert now == held_out
+    assert "a new epoch begins" in said
+    position = plan.resumption.position(plan.layout.n_tickets, 2)
+    assert (position["epoch"], position["watermark"]) == (1, 0)
+    for k in range(8):
+        (text / f"{k:02}.txt").write_bytes(b"\0")
+    with pytest.raises(CheckpointError, match=r"other text than.*not UTF-8 text.*--init-from"):
+        resumed_plan(tmp_path, first.run)
+
+
+@pytest.mark.slow
+def test_a_resume_and_initial_weights_keep_the_tokenizer_and_the_validation_text(tmp_path):
+    words = np.random.default_rng(1).choice(["lock", "free", "adds", "never", "wait"], 3000)
+    first = train(small_config(tmp_path, steps=2, tokenizer="bpe:280"))
+    own, held_out, _ = resumed_plan(tmp_path, first.run)
+    for k in range(12):
+        (tmp_path / "text" / f"00-{k}.txt").write_text(" ".join(words[k * 200 :][:200]) + "!" * k)
+    plans = [
+        make_plan(small_config(tmp_path, steps=2, tokenizer="bpe:280", resume=first.run)),
+        make_plan(small_config(tmp_path, steps=2, model="auto", init_from=first.run)),
+    ]
+    for plan in plans:
+        assert plan.data.tokenizer.sha256 == own.data.tokenizer.sha256
+        files = plan.data.inventory()["files"]
+        now = {Path(one["path"]).name for one in files if one["held_out_bytes"]}
+        assert {name for name in now if "-" not in name} == held_out
 
 
 def test_a_run_resumes_elsewhere_with_its_own_options_and_the_text_at_its_full_path(

@@ -1,0 +1,441 @@
+"""The validation split: which documents, and which parts of long ones, no step trains on.
+
+hash K/96 of CUT   documents whose digest, as a fraction, is below K/96; those above CUT bytes are
+                   cut into parts that are chosen like documents. K is 8, or else the next number
+                   with an even share; CUT is 64 KiB, and less for a short text
+tail               the last 8 % of every document; also for a text too short for the other rule
+predefined         documents 5, 17, 29, ... of the bundled corpus
+given              files that are held out by their names (`heldout.by_name`), or a split of a data
+                   set
+
+A digest depends on the content alone, so a new file moves no document. `KnownText` is the text of
+an earlier run: its documents keep their side, and so do the edited ones of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Self
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.base import reading
+from mlxhog.base.durable import disk_errors, replace_file
+from mlxhog.data.records import Example
+from mlxhog.errors import DataError, did_you_mean, message_of
+
+RULES = ("hash", "tail")
+PREDEFINED, GIVEN, SAME = "predefined", "given", "training examples"
+"""`SAME` is the rule for few examples: none is held out, evaluations are of the training text."""
+FILE = "documents.npz"
+TAIL, WHOLE = 0, 1 << 62  # as a size of parts: two of each document, and documents as they are
+CUTS = (65_536, 4096, 1024, 256)
+_GRID, _CELL = 96, 8  # thresholds, and the usual one: a twelfth
+_MANY, _POINT = 300, 0.01  # from so many documents on the share is as exact
+_FEW = 5  # of so many documents none is held out whole
+_LEAST, _MOST = 1 / 24, 1 / 6  # share of fewer documents; and of the longest one
+_KEPT_BYTES = 1 << 21  # a text up to this size may be cut again
+_SAMPLE_BYTES = 65_536
+_TAIL = 0.08
+_MAX_TURNS = 255
+_MAX_COMPARED = 5000  # parts of a file; of longer ones the place counts
+MAX_FILE_BYTES = 1 << 31
+
+
+@dataclass
+class Scan:
+    """Counts of the documents of a text, and a digest of each part, in their order.
+
+    Copies share their parts: `undo` of the older one drops what was added to a newer one.
+    """
+
+    cut: int = CUTS[0]  # size of parts
+    n_documents: int = 0
+    n_bytes: int = 0
+    n_examples: int = 0
+    n_given: int = 0  # documents of the corpus's own held-out text, its last ones
+    given_bytes: int = 0
+    sample: bytes = b""  # the begin of the text
+    digests: array[int] = field(default_factory=lambda: array("Q"))  # of parts
+    sizes: array[int] = field(default_factory=lambda: array("Q"))
+    ends: array[int] = field(default_factory=lambda: array("Q"))  # of documents, in parts
+    texts: list[bytes] = field(default_factory=list)  # the first documents, see `_KEPT_BYTES`
+    files: list[tuple[str, int]] = field(default_factory=list)  # name, end in documents
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def add(self, document: bytes, *, held_out: bool = False) -> None:
+        """Count one more document; `held_out` says whether it is the corpus's own held-out text."""
+        size = len(document)
+        if isinstance(document, Example):
+            self.n_examples += 1
+            lengths = " ".join(map(str, document.lengths[:-1]))
+            self._digest.update(f"\0prompt {lengths}\0".encode())
+        self._digest.update(b"\0" * (self.n_documents > 0))
+        self._digest.update(document)
+        self._add_parts(document)
+        self.n_documents += 1
+        self.n_bytes += size
+        if self.n_bytes <= _KEPT_BYTES:
+            self.texts.append(document)
+        self.n_given += held_out
+        self.given_bytes += held_out * size
+        if len(self.sample) < _SAMPLE_BYTES:
+            self.sample += document[:_SAMPLE_BYTES]
+
+    def _add_parts(self, document: bytes) -> None:
+        for part in parts(document, self.cut):
+            digest = hashlib.blake2b(part, digest_size=8).digest()
+            self.digests.append(int.from_bytes(digest, "little"))
+            self.sizes.append(len(part))
+        self.ends.append(len(self.digests))
+
+    def copy(self) -> Scan:
+        """Return a scan to count more documents with."""
+        return replace(self, _digest=self._digest.copy())
+
+    def undo(self) -> None:
+        """Drop the parts that a copy has counted since."""
+        del self.ends[self.n_documents :], self.texts[self.n_documents :]
+        del self.digests[(n := self.ends[-1] if self.ends else 0) :], self.sizes[n:]
+
+    def cut_again(self, size: int) -> None:
+        """Cut the documents, all of which are kept, into parts of another size."""
+        self.cut, self.digests, self.sizes, self.ends = size, array("Q"), array("Q"), array("Q")
+        for one in self.texts:
+            self._add_parts(one)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the documents, joined by a zero byte; those of examples have their lengths."""
+        return str(self._digest.hexdigest())
+
+
+def parts(document: bytes, size: int) -> list[bytes]:
+    """Cut a document into parts of about `size` bytes, in characters nowhere; examples are whole.
+
+    Each part but the last has at least `size` bytes, and more text at the end moves no cut.
+    """
+    if isinstance(document, Example) or (size and len(document) <= size):
+        return [document]
+    if size == TAIL:
+        end = _after_space(document, len(document) - int(_TAIL * len(document)))
+        return [part for part in (document[:end], document[end:]) if part]
+    cuts = [0]
+    while len(document) - cuts[-1] > size:
+        cuts.append(_after_space(document, cuts[-1] + size))
+    return [part for a, b in zip(cuts, [*cuts[1:], None], strict=True) if (part := document[a:b])]
+
+
+def _after_space(document: bytes, at: int) -> int:
+    """Return a place behind a space or line end near another one, never in a character."""
+    spaces = (document.find(space, at, at + 256) for space in (b"\n", b" "))
+    after = min((one + 1 for one in spaces if one >= 0), default=at)
+    while after < len(document) and document[after] & 0xC0 == 0x80:
+        after += 1
+    return after
+
+
+@dataclass(frozen=True)
+class Split:
+    """The side of every part of a text, in the order in which it is read.
+
+    `turn` is 0, or of text that a run took later the number of that time: a run reads its text in
+    the order of turns, so text of a later one moves nothing.
+    """
+
+    rule: str
+    cell: int  # threshold of digests, in `_GRID`
+    cut: int  # size of parts
+    held_out: NDArray[np.bool_]  # (parts,)
+    turn: NDArray[np.uint8]  # (parts,)
+    seen: float = 0.0  # share of the validation text that is known training text
+
+    @property
+    def key(self) -> str:
+        """Text of two splits is the same if it is the same text, and this is the same."""
+        arrays = np.packbits(self.held_out).tobytes() + self.turn.tobytes() * bool(self.n_turns > 1)
+        return f"{self.rule}|{hashlib.sha256(arrays).hexdigest()}"
+
+    @property
+    def n_turns(self) -> int:
+        """How many times the text is read."""
+        return int(self.turn.max(initial=0)) + 1
+
+    def of(self, parts: Sequence[bytes], first: int, turn: int) -> Iterator[tuple[bool, bytes]]:
+        """Yield (held out, text) of a document's parts in a turn; `first` is the first's number.
+
+        Neighboring parts of a side are one text.
+        """
+        own = (bool(self.held_out[k]) for k in range(first, first + len(parts)))
+        due = (self.turn[k] == turn for k in range(first, first + len(parts)))
+        sides = zip(own, due, parts, strict=True)
+        for (held_out, is_due), together in groupby(sides, key=lambda one: one[:2]):
+            texts = [part for _, _, part in together]
+            if is_due:
+                yield held_out, texts[0] if len(texts) == 1 else b"".join(texts)
+
+
+def cut_of(val: str, *, predefined: bool) -> int:
+    """Return the size of parts to scan a text with; a DataError if `val` is not one of `RULES`."""
+    if val not in RULES:
+        raise DataError(
+            f"no held-out rule {val!r}; expected one of {', '.join(RULES)}"
+            + did_you_mean(val, RULES)
+        )
+    return TAIL if val == "tail" else WHOLE if predefined else CUTS[0]
+
+
+def choose(
+    val: str, scan: Scan, *, given: bool, predefined: bool, known: KnownText | None,
+    resumes: bool = False,
+) -> Split:  # fmt: skip
+    """Return the split of a scanned text; `given` is whether it brings its own held-out text.
+
+    The parts of the scan are those of the split when this returns. Those that are `known` keep
+    their side, and so do the parts in place of known ones in a file of the same name; in a run that
+    `resumes` other parts have a later turn.
+    """
+    if known is None:
+        return _fresh(val, scan, given=given, predefined=predefined)
+    digests, sizes = np.array(scan.digests, np.uint64), np.array(scan.sizes, np.float64)
+    is_known, sides = known.look_up(digests)
+    edited = known.edited(scan, digests)
+    is_other = not (is_known.any() or edited)
+    was_trained = is_known & ~sides
+    was_trained[[k for k, side in edited.items() if not side]] = True
+    if given or predefined or is_other:
+        split = _fresh(val, scan, given=given, predefined=predefined)
+    elif scan.cut == TAIL:
+        split = _tails(scan)
+    else:
+        own = known.split
+        is_usual = len(known.digests) < _MANY or not own.cell  # that of few parts fits these alone
+        split = _below(_CELL if is_usual else own.cell, scan)
+        if own.cell:
+            split = replace(split, rule=own.rule, cell=own.cell)
+    if split.rule not in (SAME, GIVEN) and not is_other:  # files that are named stay
+        held_out = split.held_out.copy()
+        held_out[list(edited)] = list(edited.values())
+        held_out = np.where(is_known, sides, held_out)
+        if not held_out.any() or held_out.all():  # of known training text alone nothing is unseen
+            of_all = float(sizes @ was_trained / sizes.sum())
+            return replace(_fresh(val, scan, given=False, predefined=False), seen=of_all)
+        split = replace(split, held_out=held_out)
+    if scan.cut != known.split.cut or not split.held_out.any():
+        return split
+    seen = sizes @ (split.held_out & was_trained) / (sizes @ split.held_out)
+    split = replace(split, seen=float(seen))
+    return replace(split, turn=known.turns(digests)) if resumes else split
+
+
+def _fresh(val: str, scan: Scan, *, given: bool, predefined: bool) -> Split:
+    """The split of a text of which no side is known."""
+    n = scan.ends[-1]
+    if given:
+        first = ([0, *scan.ends])[scan.n_documents - scan.n_given]
+        return _split(GIVEN, 0, scan, np.arange(n) >= first)
+    if scan.n_examples and scan.n_documents <= _FEW:
+        return _split(SAME, 0, scan, np.zeros(n, bool))
+    if val == "hash":
+        if predefined:
+            return _split(PREDEFINED, _CELL, scan, is_predefined(np.arange(n)))
+        is_short = scan.n_bytes <= _KEPT_BYTES
+        for size in CUTS if is_short and not scan.n_examples else (scan.cut,):
+            if scan.cut != size:
+                scan.cut_again(size)
+            if cell := _cell_of(scan):
+                return _below(cell, scan)
+        if scan.n_examples or len(scan.sizes) > _FEW:
+            if cell := _cell_of(scan, at_any_share=True):
+                return _below(cell, scan)
+        if scan.n_examples:
+            return _split(SAME, 0, scan, np.zeros(n, bool))
+        if not is_short:  # all documents are equal
+            return _below(_CELL, scan)
+        scan.cut_again(TAIL)
+    return _tails(scan)
+
+
+def _tails(scan: Scan) -> Split:
+    ends = np.array(scan.ends, np.int64)
+    held_out = np.zeros(scan.ends[-1], bool)
+    held_out[ends - 1] = np.diff(ends, prepend=0) == 2
+    return _split("tail", 0, scan, held_out)
+
+
+def is_predefined(document: Any) -> Any:
+    """Whether a document of the bundled corpus is validation text, by its number, or an array."""
+    return document % 12 == 5
+
+
+def _split(rule: str, cell: int, scan: Scan, held_out: NDArray[np.bool_]) -> Split:
+    return Split(rule, cell, scan.cut, held_out, np.zeros(len(held_out), np.uint8))
+
+
+def _cells(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return ((digests >> np.uint64(32)) * np.uint64(_GRID) >> np.uint64(32)).astype(np.int64)
+
+
+def _below(cell: int, scan: Scan) -> Split:
+    held_out = _cells(np.array(scan.digests, np.uint64)) < cell
+    return _split(f"hash {cell}/{_GRID} of {scan.cut}", cell, scan, held_out)
+
+
+def _cell_of(scan: Scan, *, at_any_share: bool = False) -> int | None:
+    """The threshold nearest to the usual one that holds out a good share; None without one.
+
+    Thresholds are few, so that a new file hardly ever moves a document by another threshold.
+    """
+    sizes = np.ones(len(scan.sizes)) if at_any_share else np.array(scan.sizes, np.float64)
+    volumes = np.bincount(_cells(np.array(scan.digests, np.uint64)), sizes, minlength=_GRID)
+    shares = np.cumsum(volumes)[:-1] / sizes.sum()
+    thresholds = np.argsort(np.abs(np.arange(_GRID - 1) - (_CELL - 1)), kind="stable")
+    off = np.abs(shares - _CELL / _GRID)
+    if len(sizes) >= _MANY and (exact := [k for k in thresholds if off[k] <= _POINT]):
+        return int(exact[0]) + 1
+    if at_any_share:
+        thresholds = thresholds[np.argsort(off[thresholds], kind="stable")]
+        good = [k for k in thresholds if 0 < volumes[: k + 1].sum() < volumes.sum()]
+    else:
+        is_even = sizes.max() <= (_MOST + 1e-9) * sizes.sum()
+        good = [k for k in thresholds if is_even and _LEAST <= shares[k] <= _MOST + 1e-9]
+        if len(sizes) >= _MANY:
+            good.sort(key=lambda k: off[k])
+    return int(good[0]) + 1 if good else None
+
+
+# -- the text of an earlier run --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KnownText:
+    """The text of a run, by the digests of its parts, in the run's folder.
+
+    `others` are of texts that the run, or the one whose weights it began with, had before: 1 is
+    validation text, 0 training text.
+    """
+
+    split: Split
+    digests: NDArray[np.uint64]  # (parts,)
+    files: list[tuple[str, int]]  # name, end in parts
+    others: Mapping[int, int]
+
+    @classmethod
+    def of(cls, scan: Scan, split: Split, known: KnownText | None) -> Self:
+        """The text of a scan, and all text that was known before."""
+        digests, ends = np.array(scan.digests, np.uint64), [0, *scan.ends]
+        others = {} if known is None else known.sides()
+        for digest in digests.tolist():
+            others.pop(digest, None)
+        return cls(split, digests, [(name, ends[end]) for name, end in scan.files], others)
+
+    def sides(self) -> dict[int, int]:
+        """The side of every known part: 1 is validation text."""
+        own = zip(self.digests.tolist(), map(int, self.split.held_out.tolist()), strict=True)
+        return {**self.others, **dict(own)}
+
+    def look_up(self, digests: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which parts are known, and which of these are validation text."""
+        sides = self.sides()
+        found = np.array([sides.get(one, -1) for one in digests.tolist()], np.int8)
+        return found >= 0, found == 1
+
+    def turns(self, digests: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        """The turns of parts of the same run's text now: new ones have the next."""
+        own, new = self.split.turn, self.split.n_turns
+        known = dict(zip(self.digests.tolist(), own.tolist(), strict=True))
+        turn = np.array([known.get(one, new) for one in digests.tolist()])
+        before, kept = np.argsort(own, kind="stable"), np.argsort(turn, kind="stable")
+        kept = kept[: int((turn < new).sum())]
+        is_grown = np.array_equal(self.digests[before], digests[kept]) and new < _MAX_TURNS
+        return (turn if is_grown else np.zeros(len(turn))).astype(np.uint8)
+
+    def has_any(self, scan: Scan) -> bool:
+        """Whether a part of a scan is known, or is in place of one."""
+        known = not self.sides().keys().isdisjoint(scan.digests)
+        return known or bool(self.edited(scan, np.array(scan.digests, np.uint64)))
+
+    def added(self, scan: Scan, chosen: Split) -> dict[str, int] | None:
+        """Return how many parts and bytes the text of the run has not had before, if any."""
+        sides = self.sides()
+        new = [k for k, one in enumerate(scan.digests) if one not in sides]
+        if not new or scan.cut != self.split.cut:
+            return None
+        held_out = int(chosen.held_out[new].sum())
+        n_bytes = sum(scan.sizes[k] for k in new)
+        return {"documents": len(new), "held_out_documents": held_out, "bytes": n_bytes}
+
+    def kept(self, scan: Scan) -> float:
+        """Return the share of this text that a scan still has, as it was or edited."""
+        digests = np.array(scan.digests, np.uint64)
+        here = int(np.isin(self.digests, digests).sum()) + len(self.edited(scan, digests))
+        return here / max(1, len(self.digests))
+
+    def edited(self, scan: Scan, digests: NDArray[np.uint64]) -> dict[int, bool]:
+        """The sides of unknown parts that are in place of known ones in a file of the same name."""
+        old, first = dict[str, slice](), 0
+        for name, end in self.files:
+            old[name], first = slice(first, end), end
+        edited, first, ends = dict[int, bool](), 0, [0, *scan.ends]
+        for name, end in scan.files:
+            new, was = digests[first : ends[end]].tolist(), old.get(name, slice(0))
+            before, at, first = self.digests[was].tolist(), first, ends[end]
+            sides = self.split.held_out[was]
+            if before == new[: len(before)]:
+                continue
+            matcher = SequenceMatcher(None, before, new, False)
+            is_short = max(len(before), len(new)) <= _MAX_COMPARED
+            whole = ("replace", 0, len(before), 0, len(new))
+            codes = list[Any](matcher.get_opcodes() if is_short else [whole])
+            for kind, a, b, i, j in codes:
+                if kind == "replace":
+                    own = np.minimum(np.arange(j - i) + a, b - 1)  # further ones are as the last
+                    edited |= dict(zip(range(at + i, at + j), sides[own].tolist(), strict=True))
+        return edited
+
+    def write(self, folder: Path) -> None:
+        """Store it in a run's folder."""
+        content, split = io.BytesIO(), self.split
+        about = json.dumps([split.rule, split.cell, split.cut, self.files]).encode()
+        others = np.array([*self.others], np.uint64), np.array([*self.others.values()], np.int8)
+        np.savez_compressed(
+            content, about=np.frombuffer(about, np.uint8), digests=self.digests,
+            held_out=split.held_out, turn=split.turn, others=others[0], sides=others[1],
+        )  # fmt: skip
+        with disk_errors(f"writing {folder / FILE}"):
+            replace_file(folder / FILE, content.getvalue())
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Return the text of the run in a folder; None if it has none, as one by another version.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = folder / FILE
+        try:
+            content = reading.read_small(path, most=MAX_FILE_BYTES, refusal=DataError)
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                rule, cell, cut, files = json.loads(bytes(file["about"]))
+                split = Split(str(rule), int(cell), int(cut), file["held_out"], file["turn"])
+                others = dict(zip(file["others"].tolist(), file["sides"].tolist(), strict=True))
+                known = cls(split, file["digests"], [(str(a), int(b)) for a, b in files], others)
+            if not len(known.digests) == len(split.held_out) == len(split.turn):
+                raise ValueError("its arrays have different lengths")
+            return known
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile) as error:
+            raise DataError(
+                f"{path} is damaged: {message_of(error)}; restore it, or begin a new run"
+            ) from error

@@ -1,0 +1,127 @@
+"""The validation split: by content, so that more text moves none of it."""
+
+import numpy as np
+import pytest
+
+from mlxhog.data import split
+from mlxhog.data.prepare import prepare
+from mlxhog.data.records import Example
+from mlxhog.data.split import KnownText, Scan, choose
+from tests.data.token_files import text_of, written
+from tests.pairs import each_of
+
+
+def scanned(documents, **options):
+    scan = Scan(**options)
+    for document in documents:
+        scan.add(document)
+    return scan
+
+
+def sides(documents, val="hash", known=None, **options):
+    """Which of the documents, all of them short, are held out."""
+    scan = scanned(documents, **options)
+    chosen = choose(val, scan, given=False, predefined=False, known=known)
+    assert len(chosen.held_out) == len(documents)
+    return dict(zip(documents, chosen.held_out.tolist(), strict=True))
+
+
+def notes(n, seed=0):
+    rng = np.random.default_rng(seed)
+    return [b"%d " % k * int(rng.integers(20, 200)) for k in rng.permutation(10**6)[:n].tolist()]
+
+
+@each_of("n", [24, 100, 300, 1000])
+def test_a_new_document_moves_no_other_and_the_share_is_a_twelfth(n):
+    documents, moved = notes(n), 0
+    before = sides(documents)
+    for new in notes(20, seed=1):
+        after = sides([new, *documents])
+        moved += any(after[one] != before[one] for one in documents)
+    assert moved <= 1  # if another threshold is better
+    share = sum(map(len, (one for one in documents if before[one]))) / sum(map(len, documents))
+    assert abs(share - 1 / 12) <= (0.01 if n >= 300 else 1 / 10)
+    assert any(before.values())
+    assert sides(documents[::-1]) == before
+
+
+UNEQUAL = {
+    "a novel is most of the text": [b"note %d " % i * 100 for i in range(20)]
+    + [b"novel %d " % i * 9 for i in range(10**4)],
+    "a single document": [b" ".join(b"%d" % i for i in range(9000))],
+    "a novel is longer than a part": [b"".join(b"%d\n" % i for i in range(400_000))],
+    "a line": [b"0123456789" * 20],
+}
+
+
+@each_of("why", UNEQUAL)
+def test_of_unequal_documents_parts_are_held_out_and_no_byte_is_lost(why, tmp_path):
+    documents = UNEQUAL[why] if len(UNEQUAL[why]) < 30 else [b"".join(UNEQUAL[why])]
+    folder = written(tmp_path, {f"{k}.md": text for k, text in enumerate(documents)})
+    result = prepare(str(folder))
+    val, train = (text_of(file) for file in (result.val, result.train))
+    assert len(val) + len(train) == sum(map(len, documents))
+    assert 0 < len(val) <= len(train) / 4
+
+
+def test_more_text_at_the_end_of_a_long_document_moves_no_part_before():
+    text = "".join(f"line {k} é\n" for k in range(40_000)).encode()
+    before, after = split.parts(text, 4096), split.parts(text + b"more\n" * 9000, 4096)
+    assert b"".join(before) == text
+    assert after[: len(before) - 1] == before[:-1]
+    for part in before:
+        part.decode()
+
+
+def test_examples_stay_whole_and_equal_documents_have_one_side():
+    documents = [Example(b"ask %d " % i, b"answer " * (90000 if i == 3 else 10)) for i in range(24)]
+    assert 1 <= sum(sides(documents).values()) <= 6
+    scan = scanned([b"equal " * 9] * 9 + notes(30) * 2)
+    held_out = choose("hash", scan, given=False, predefined=False, known=None).held_out
+    assert len(set(held_out[:9].tolist())) == 1
+    assert held_out[9:39].tolist() == held_out[39:].tolist()
+
+
+def test_known_text_keeps_its_side_when_edited_and_what_was_trained_on_is_not_held_out(tmp_path):
+    documents = {f"n{k:02}.md": text for k, text in enumerate(notes(60))}
+    folder = written(tmp_path / "notes", documents)
+    first = prepare(str(folder))
+    first.text.write(tmp_path)
+    known = KnownText.read(tmp_path)
+    val = {name for name, text in documents.items() if text in text_of(first.val)}
+    new = {f"a{k}.md": text for k, text in enumerate(notes(90, seed=5))}
+    edited = {name: b"edited " + text for name, text in documents.items()}
+    written(folder, new | edited)
+    second = prepare(str(folder), known=known)
+    assert {name for name, text in edited.items() if text in text_of(second.val)} == val
+    assert any(text in text_of(second.val) for text in new.values())
+    assert second.added["documents"] == 150
+    third = prepare(str(folder), known=second.text)
+    assert (third.added, third.text.others) == (None, second.text.others)
+    assert known.sides().items() <= third.text.sides().items()  # also of text that is gone
+
+
+def test_a_note_says_how_much_of_a_score_is_of_text_that_the_weights_have_seen(tmp_path):
+    documents = {f"n{k:02}.md": text for k, text in enumerate(notes(30))}
+    first = prepare(str(written(tmp_path / "notes", documents)))
+    train = [text for text in documents.values() if text in text_of(first.train)]
+    own = written(tmp_path / "own", {"train.txt": b"other", "valid.txt": train[0]})
+    second = prepare(str(own), known=first.text)
+    assert any(note.startswith("100.0% of the validation text") for note in second.notes)
+    assert not any("were trained on" in note for note in prepare(str(own)).notes)
+
+
+@each_of("n", [1, 8, 30])
+def test_of_much_new_text_a_twelfth_is_held_out_whatever_a_small_text_needed(n, tmp_path):
+    first = prepare(str(written(tmp_path, {f"n{k}.md": one for k, one in enumerate(notes(n))})))
+    written(tmp_path, {f"m{k}.md": one for k, one in enumerate(notes(600, seed=9))})
+    second = prepare(str(tmp_path), known=first.text, resumes=True)
+    assert second.rule == first.rule
+    assert 1 / 18 < second.val.header["bytes"] / second.n_bytes < 1 / 8
+
+
+def test_a_damaged_list_of_known_text_is_refused_and_none_is_none(tmp_path):
+    assert KnownText.read(tmp_path) is None
+    (tmp_path / split.FILE).write_bytes(b"PK damaged")
+    with pytest.raises(split.DataError, match=r"documents\.npz is damaged"):
+        KnownText.read(tmp_path)
