@@ -49,7 +49,8 @@ _SAMPLE_BYTES = 65_536
 _TAIL = 0.08
 _MAX_TURNS = 255
 _MAX_COMPARED = 5000  # parts of a file; of longer ones the place counts
-MAX_FILE_BYTES = 1 << 31
+MAX_FILE_BYTES = 1 << 28  # of `FILE`, also unpacked
+_TYPES = "uint64 bool uint8".split()
 
 
 @dataclass
@@ -426,12 +427,17 @@ class KnownText:
         try:
             content = reading.read_small(path, most=MAX_FILE_BYTES, refusal=DataError)
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                if sum(one.file_size for one in file.zip.infolist()) > MAX_FILE_BYTES:
+                    raise ValueError("it unpacks to too many bytes")
                 rule, cell, cut, files = json.loads(bytes(file["about"]))
                 split = Split(str(rule), int(cell), int(cut), file["held_out"], file["turn"])
                 others = dict(zip(file["others"].tolist(), file["sides"].tolist(), strict=True))
                 known = cls(split, file["digests"], [(str(a), int(b)) for a, b in files], others)
-            if not len(known.digests) == len(split.held_out) == len(split.turn):
-                raise ValueError("its arrays have different lengths")
+            arrays = (known.digests, split.held_out, split.turn)
+            if [str(one.dtype) for one in arrays] != _TYPES or len(
+                {one.shape for one in arrays}
+            ) > 1:
+                raise ValueError("its arrays are of different documents")
             return known
         except FileNotFoundError:
             return None

@@ -122,6 +122,16 @@ def test_of_much_new_text_a_twelfth_is_held_out_whatever_a_small_text_needed(n, 
 
 def test_a_damaged_list_of_known_text_is_refused_and_none_is_none(tmp_path):
     assert KnownText.read(tmp_path) is None
-    (tmp_path / split.FILE).write_bytes(b"PK damaged")
-    with pytest.raises(split.DataError, match=r"documents\.npz is damaged"):
-        KnownText.read(tmp_path)
+    about = np.frombuffer(b'["hash", 8, 256, []]', np.uint8)
+    arrays = {
+        "about": about, "digests": np.ones(2, np.uint64), "held_out": np.ones(2, bool),
+        "turn": np.zeros(2, np.uint8), "others": np.ones(0, np.uint64), "sides": about[:0],
+    }  # fmt: skip
+    bomb = {"others": np.zeros(split.MAX_FILE_BYTES // 8 + 1, np.uint64)}
+    for change in ({}, {"turn": np.ones(2)}, {"turn": np.zeros(3, np.uint8)}, bomb):
+        np.savez_compressed(tmp_path / split.FILE, **{**arrays, **change})
+        if not change:
+            assert len(KnownText.read(tmp_path).digests) == 2
+            (tmp_path / split.FILE).write_bytes(b"PK damaged")
+        with pytest.raises(split.DataError, match=r"documents\.npz is damaged"):
+            KnownText.read(tmp_path)
