@@ -71,6 +71,10 @@ NOT_TEXT = {
 """Suffixes of markup, data of programs, documents and archives, which a folder skips, with the
 command that makes text of them."""
 
+_MARK = re.compile(rb"\n?(<\|(?:end|start|begin)_?of_?text\|>)\n*")
+_MARK_BYTES = 32  # a mark, and the line breaks beside it, may begin in one piece and end in another
+"""Marks between documents, as of GPT-2's and TinyStories' files; our BOS takes their place."""
+
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536  # a single file of prose above this size is cut at blank lines ...
 PIECE_BYTES = 2_048  # ... into documents of at least this size
@@ -112,7 +116,7 @@ def record_kind(path: Path) -> str:
 
 
 def documents(
-    path: Path, text_key: str | None, *, split: bool = False
+    path: Path, text_key: str | None, *, split: bool = False, marks: set[str] | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
 
@@ -120,6 +124,8 @@ def documents(
     conversation, becomes an `Example`; other files are one document, or several above
     `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
     looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
+    Text, but not source code, is cut at marks such as <|endoftext|>, which are left out; `marks`
+    gets those that were found.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -127,17 +133,23 @@ def documents(
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if record_kind(path):
-        yield from of_records(records(path, text_key), text_key)
+        yield from of_records(records(path, text_key), text_key, marks)
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
-        pieces = _cut(_plain(path), prose=prose)
+        is_code = kind(path) in SOURCE_CODE
+        texts = [_plain(path)] if is_code else _between_marks(_plain(path), marks)
+        pieces = (piece for text in texts for piece in _cut(text, prose=prose))
         yield from ((str(path), piece) for piece in pieces if piece.strip())
 
 
-def of_records(records: Records, text_key: str | None) -> Iterator[tuple[str, bytes]]:
+def of_records(
+    records: Records, text_key: str | None, marks: set[str] | None = None
+) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of records, as `documents`."""
     for where, record in records:
-        pieces = short_documents([record_text(record, text_key, where)])
+        text = record_text(record, text_key, where)
+        whole = isinstance(text, Example)
+        pieces = short_documents([text] if whole else map(b"".join, _between_marks([text], marks)))
         yield from ((where, piece) for piece in pieces if piece.strip())
 
 
@@ -146,6 +158,28 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
     for document in documents:
         is_short = isinstance(document, Example) or len(document) <= DOCUMENT_BYTES
         yield from [document] if is_short else _cut([document], prose=False)
+
+
+def _between_marks(pieces: Iterable[bytes], marks: set[str] | None) -> Iterator[Iterator[bytes]]:
+    """Yield the pieces of each text between `_MARK`s; each is read before the next."""
+
+    def numbered() -> Iterator[tuple[int, bytes]]:
+        number, text = 0, b""
+        for piece in pieces:
+            text += piece
+            *parts, text = _MARK.split(text)
+            for before, mark in zip(parts[::2], parts[1::2], strict=True):
+                yield number, before
+                number += 1
+                if marks is not None:
+                    marks.add(mark.decode())
+            end = max(0, len(text) - _MARK_BYTES)
+            yield number, text[:end]
+            text = text[end:]
+        yield number, text
+
+    for _, group in itertools.groupby(numbered(), key=lambda one: one[0]):
+        yield (piece for _, piece in group)
 
 
 def _plain(path: Path) -> Iterator[bytes]:

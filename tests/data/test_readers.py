@@ -243,6 +243,28 @@ def test_a_python_without_xz_is_one_sentence():
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.parametrize("read_bytes", [1, 7, 1 << 18])
+def test_marks_between_documents_cut_them_and_are_said(tmp_path, monkeypatch, read_bytes):
+    monkeypatch.setattr(textfiles, "_READ_BYTES", read_bytes)
+    story = "Once.\n\nThen."
+    texts = {
+        "a.txt": "\n<|endoftext|>\n".join([story] * 9),
+        "b.txt": f"<|startoftext|>{story}<|endoftext|>\n<|startoftext|>{story}<|endoftext|>",
+        "c.jsonl": json.dumps({"text": f"{story}<|endoftext|>{story}!"}),
+        "d.py": 'END = "<|endoftext|>"',
+        "e.txt": "a <|endo",
+    }
+    folder = written(tmp_path, texts)
+    corpus = corpora.find(str(folder))
+    found = {one.path.name: [text.decode() for text in one.read()] for one in corpus.parts}
+    assert [one.strip() for one in found["a.txt"]] == [story] * 9
+    assert [one.strip() for one in found["b.txt"]] == [story] * 2
+    assert found["c.jsonl"] == [story, f"{story}!"]
+    assert found["d.py"] + found["e.txt"] == [texts["d.py"], texts["e.txt"]]
+    (note,) = corpus.notes()
+    assert note.startswith("<|endoftext|> and <|startoftext|> in 3 of 5 files")
+
+
 def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):
     paragraphs = [f"{i} " + "word " * (i % 300) + "\n" * (2 + i % 3) for i in range(600)]
     path = written(tmp_path, {"book.txt": "".join(paragraphs)}) / "book.txt"
