@@ -1,4 +1,4 @@
-"""The documents of one file: plain text, JSON, JSON lines, CSV or Parquet, compressed or not.
+"""The documents of one file: plain text, JSON, JSON lines, CSV, Parquet, .docx or .odt.
 
 Text is UTF-8. Everything else is refused with the command that converts it. A byte-order mark is
 left out, and CRLF becomes LF. Nothing else is altered.
@@ -27,6 +27,7 @@ from mlxhog.base import darwin, plain_json, reading
 from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data import tables
+from mlxhog.data.office import OFFICE_SUFFIXES, office_text
 from mlxhog.data.records import Example, package, record_text, text_keys
 from mlxhog.data.tables import Records
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
@@ -59,7 +60,7 @@ TEXT_SUFFIXES = LINES_SUFFIXES | SOURCE_CODE | PROSE | {".parquet"}
 NOT_TEXT = {
     **dict.fromkeys(".geojson .map .lock .svg".split(), ""),
     **dict.fromkeys(
-        ".docx .odt .epub .rtf .html .htm".split(), "; convert it: pandoc -t plain -o text.txt {}"
+        ".epub .rtf .html .htm".split(), "; convert it: pandoc -t plain -o text.txt {}"
     ),
     ".ipynb": "; convert it: jupyter nbconvert --to markdown {}",
     ".mbox": "; to convert it see docs/own-text.md",
@@ -106,7 +107,7 @@ def record_kind(path: Path) -> str:
     suffix = kind(path)
     if suffix in RECORD_SUFFIXES and suffix != ".json":
         return suffix
-    if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT:
+    if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT or suffix in OFFICE_SUFFIXES:
         return ""
     with _open(path) as file:
         return _records_in(file.read(HEAD_BYTES)) or ".json" * (suffix == ".json")
@@ -137,7 +138,9 @@ def documents(
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
         is_code = kind(path) in SOURCE_CODE
-        texts = [_plain(path)] if is_code else _between_marks(_plain(path), marks)
+        is_office = path.suffix.lower() in OFFICE_SUFFIXES
+        content = iter([office_text(path)]) if is_office else _plain(path)
+        texts = [content] if is_code else _between_marks(content, marks)
         pieces = (piece for text in texts for piece in _cut(text, prose=prose))
         yield from ((str(path), piece) for piece in pieces if piece.strip())
 
@@ -321,7 +324,7 @@ def why_skipped(path: Path, text_key: str | None) -> str:
         return "" if text_key else "a table; --text-key names the column of its text"
     if suffix in NOT_TEXT:
         return f"not plain text{NOT_TEXT[suffix].format('FILE')}"
-    if suffix in TEXT_SUFFIXES:
+    if suffix in TEXT_SUFFIXES or path.suffix.lower() in OFFICE_SUFFIXES:
         return ""  # reading it reports its errors
     if record_kind(path):
         _, record = next(records(path, text_key), ("", None))
