@@ -89,7 +89,7 @@ def parse_duration_s(value: object) -> float:
 
 
 def _text(value: object, expected: str, *, lower: bool = True) -> str:
-    """A number or a text, perhaps in lower case; the digits of a whole number may be too many to spell."""
+    """A number or a text, perhaps in lower case; a whole number may have too many digits."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"wanted {expected}")
     try:
@@ -118,7 +118,7 @@ class Interval:
 
     @classmethod
     def parse(cls, value: object) -> "Interval":
-        """Read 500, "10k" or "1M" (steps), "10s" or "1m" (time), "off", "none", None, 0 or -1 (never).
+        """Read 500, "10k" or "1M" (steps), "10s" or "1m" (time), "off", None, 0 or -1 (never).
 
         Raises:
             ValueError: another value.

@@ -23,7 +23,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -86,6 +86,7 @@ class Part:
     path: Path | None = None  # of its file
     held_out: bool = False
     selected: bool = False  # by a folder or a glob, so that a bad file can be left out
+    marks: set[str] = field(default_factory=set, compare=False)  # between documents, once read
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,17 @@ class Corpus:
         return replace(self, parts=tuple(map(changed, self.parts)))
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say which files are held out by their names, and which are skipped and why."""
+        """Say which files are held out by name, which are skipped and why, and which marks are.
+
+        Marks between documents are known once the text has been read.
+        """
         notes = list[str]()
+        if n_files := sum(bool(one.marks) for one in self.parts):
+            marks = " and ".join(sorted({mark for one in self.parts for mark in one.marks}))
+            notes.append(
+                f"{marks} in {n_files} of {len(self.parts)} files: documents are cut there, and "
+                "the marks are left out"
+            )
         if held_out := self.files(held_out=True):
             notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
         if self.skipped:
@@ -200,10 +210,12 @@ def find(spec: str, text_key: str | None = None, show: Show = show_nothing) -> C
 
 
 def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
-    def read() -> Iterator[bytes]:
-        return (text for _, text in textfiles.documents(path, text_key, split=True))
+    marks = set[str]()
 
-    return Part(str(path), read, source, path, **how)
+    def read() -> Iterator[bytes]:
+        return (text for _, text in textfiles.documents(path, text_key, split=True, marks=marks))
+
+    return Part(str(path), read, source, path, **how, marks=marks)
 
 
 @cache
@@ -310,9 +322,10 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
         rows = splits[split]
         rows = rows.select_columns(records.columns(rows.column_names, text_key))
         placed = ((f"{source}, {split} row {row}", record) for row, record in enumerate(rows, 1))
-        return (text for _, text in textfiles.of_records(placed, text_key))
+        return (text for _, text in textfiles.of_records(placed, text_key, marks))
 
-    texts = [Part(source, partial(read, train), source)]
+    marks = set[str]()
+    texts = [Part(source, partial(read, train), source, marks=marks)]
     for split in [one for one in HELD_OUT_SPLITS if one in splits][:1]:
         texts.append(Part(f"{source}, held-out", partial(read, split), source, held_out=True))
     return Corpus(source, tuple(texts))

@@ -147,8 +147,8 @@ def columns(names: Iterable[str], text_key: str | None) -> list[str]:
     return [*text_keys(dict.fromkeys(names), text_key)] or names
 
 
-def package(module: str, what: str) -> Any:
-    """Import an optional package.
+def package(module: str, what: str, install: str = "") -> Any:
+    """Import an optional package; pip installs it by the name `install`, else that of the module.
 
     Raises:
         EnvironmentLacks: it is not installed.
@@ -158,7 +158,7 @@ def package(module: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         name = module.partition(".")[0]
         raise EnvironmentLacks(
-            f"{what} needs {name}, which is not installed: python -m pip install {name}"
+            f"{what} needs {name}, which is not installed: python -m pip install {install or name}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The documents of one file: plain text, JSON, JSON lines, CSV or Parquet, compressed or not.
+"""The documents of one file: plain text, JSON, JSON lines, CSV, Parquet, .docx or .odt.
 
 Text is UTF-8. Everything else is refused with the command that converts it. A byte-order mark is
 left out, and CRLF becomes LF. Nothing else is altered.
@@ -27,6 +27,7 @@ from mlxhog.base import darwin, plain_json, reading
 from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data import tables
+from mlxhog.data.office import OFFICE_SUFFIXES, office_text
 from mlxhog.data.records import Example, package, record_text, text_keys
 from mlxhog.data.tables import Records
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
@@ -59,7 +60,7 @@ TEXT_SUFFIXES = LINES_SUFFIXES | SOURCE_CODE | PROSE | {".parquet"}
 NOT_TEXT = {
     **dict.fromkeys(".geojson .map .lock .svg".split(), ""),
     **dict.fromkeys(
-        ".docx .odt .epub .rtf .html .htm".split(), "; convert it: pandoc -t plain -o text.txt {}"
+        ".epub .rtf .html .htm".split(), "; convert it: pandoc -t plain -o text.txt {}"
     ),
     ".ipynb": "; convert it: jupyter nbconvert --to markdown {}",
     ".mbox": "; to convert it see docs/own-text.md",
@@ -70,6 +71,10 @@ NOT_TEXT = {
 }
 """Suffixes of markup, data of programs, documents and archives, which a folder skips, with the
 command that makes text of them."""
+
+_MARK = re.compile(rb"\n?(<\|(?:end|start|begin)_?of_?text\|>)\n*")
+_MARK_BYTES = 32  # a mark, and the line breaks beside it, may begin in one piece and end in another
+"""Marks between documents, as of GPT-2's and TinyStories' files; our BOS takes their place."""
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536  # a single file of prose above this size is cut at blank lines ...
@@ -102,7 +107,7 @@ def record_kind(path: Path) -> str:
     suffix = kind(path)
     if suffix in RECORD_SUFFIXES and suffix != ".json":
         return suffix
-    if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT:
+    if suffix in TEXT_SUFFIXES or suffix in NOT_TEXT or suffix in OFFICE_SUFFIXES:
         return ""
     with _open(path) as file:
         return _records_in(file.read(HEAD_BYTES)) or ".json" * (suffix == ".json")
@@ -112,7 +117,7 @@ def record_kind(path: Path) -> str:
 
 
 def documents(
-    path: Path, text_key: str | None, *, split: bool = False
+    path: Path, text_key: str | None, *, split: bool = False, marks: set[str] | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
 
@@ -120,6 +125,8 @@ def documents(
     conversation, becomes an `Example`; other files are one document, or several above
     `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
     looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
+    Text, but not source code, is cut at marks such as <|endoftext|>, which are left out; `marks`
+    gets those that were found.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -127,17 +134,25 @@ def documents(
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if record_kind(path):
-        yield from of_records(records(path, text_key), text_key)
+        yield from of_records(records(path, text_key), text_key, marks)
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
-        pieces = _cut(_plain(path), prose=prose)
+        is_code = kind(path) in SOURCE_CODE
+        is_office = path.suffix.lower() in OFFICE_SUFFIXES
+        content = iter([office_text(path)]) if is_office else _plain(path)
+        texts = [content] if is_code else _between_marks(content, marks)
+        pieces = (piece for text in texts for piece in _cut(text, prose=prose))
         yield from ((str(path), piece) for piece in pieces if piece.strip())
 
 
-def of_records(records: Records, text_key: str | None) -> Iterator[tuple[str, bytes]]:
+def of_records(
+    records: Records, text_key: str | None, marks: set[str] | None = None
+) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of records, as `documents`."""
     for where, record in records:
-        pieces = short_documents([record_text(record, text_key, where)])
+        text = record_text(record, text_key, where)
+        whole = isinstance(text, Example)
+        pieces = short_documents([text] if whole else map(b"".join, _between_marks([text], marks)))
         yield from ((where, piece) for piece in pieces if piece.strip())
 
 
@@ -146,6 +161,28 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
     for document in documents:
         is_short = isinstance(document, Example) or len(document) <= DOCUMENT_BYTES
         yield from [document] if is_short else _cut([document], prose=False)
+
+
+def _between_marks(pieces: Iterable[bytes], marks: set[str] | None) -> Iterator[Iterator[bytes]]:
+    """Yield the pieces of each text between `_MARK`s; each is read before the next."""
+
+    def numbered() -> Iterator[tuple[int, bytes]]:
+        number, text = 0, b""
+        for piece in pieces:
+            text += piece
+            *parts, text = _MARK.split(text)
+            for before, mark in zip(parts[::2], parts[1::2], strict=True):
+                yield number, before
+                number += 1
+                if marks is not None:
+                    marks.add(mark.decode())
+            end = max(0, len(text) - _MARK_BYTES)
+            yield number, text[:end]
+            text = text[end:]
+        yield number, text
+
+    for _, group in itertools.groupby(numbered(), key=lambda one: one[0]):
+        yield (piece for _, piece in group)
 
 
 def _plain(path: Path) -> Iterator[bytes]:
@@ -287,7 +324,7 @@ def why_skipped(path: Path, text_key: str | None) -> str:
         return "" if text_key else "a table; --text-key names the column of its text"
     if suffix in NOT_TEXT:
         return f"not plain text{NOT_TEXT[suffix].format('FILE')}"
-    if suffix in TEXT_SUFFIXES:
+    if suffix in TEXT_SUFFIXES or path.suffix.lower() in OFFICE_SUFFIXES:
         return ""  # reading it reports its errors
     if record_kind(path):
         _, record = next(records(path, text_key), ("", None))

@@ -34,7 +34,8 @@ def test_every_spelling_of_a_quantity_is_read(read, values):
     [
         (parse_count, ["", "k", "1.5", "1m", "ten", "nan", "inf", True, None, [1]], "whole number"),
         (parse_duration_s,
-         ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "1M", "inf", False, None], "seconds"),
+         ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "1M", "inf", False, None],
+         "seconds"),
     ],
 )  # fmt: skip
 def test_what_is_no_quantity_is_refused(read, texts, wanted):

@@ -159,7 +159,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
     ("a.parquet", table(text=["x"])[:-9], None, "is damaged or not Parquet"),
     ("a.tar", b"a.txt" + bytes(99), None, "at offset 5; keep it out of --data; unpack it: tar -xf"),
     *((name, b"\x89\xd0PK", None, f"it: {command} ") for name, command in [
-        ("a.tgz", "tar -xf"), ("a.zip", "unzip"), ("a.docx", "pandoc -t plain -o text.txt"),
+        ("a.tgz", "tar -xf"), ("a.zip", "unzip"), ("a.epub", "pandoc -t plain -o text.txt"),
         ("a.pdf", "pdftotext"), ("a.ipynb", "jupyter nbconvert --to markdown"),
     ]),
 ]  # fmt: skip
@@ -241,6 +241,59 @@ def test_a_python_without_xz_is_one_sentence():
     assert process.returncode == 3
     assert "this Python was built without xz" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_documents_of_word_processors_are_text(tmp_path, monkeypatch):
+    import docx
+    from odf import table as odf_table
+    from odf import text as odf_text
+    from odf.opendocument import OpenDocumentText
+
+    word, odt, row = docx.Document(), OpenDocumentText(), odf_table.TableRow()
+    word.add_heading("Rivers")
+    grid, odf_grid = word.add_table(1, 2), odf_table.Table()
+    odt.text.addElement(odf_text.H(outlinelevel=1, text="Rivers"))
+    for k, name in enumerate("ab"):
+        grid.cell(0, k).text = name
+        row.addElement(cell := odf_table.TableCell())
+        cell.addElement(odf_text.P(text=name))
+    odf_grid.addElement(row)
+    odt.text.addElement(odf_grid)
+    word.add_paragraph("caf\xe9")
+    odt.text.addElement(odf_text.P(text="caf\xe9"))
+    word.save(tmp_path / "a.DOCX")
+    odt.save(tmp_path / "b.odt")
+    written(tmp_path, {"bad.docx": b"PK", "bad.odt": "text"})
+    corpus, scan = corpora.readable(corpora.find(str(tmp_path)))
+    assert [b"".join(one.read()).decode() for one in corpus.parts] == ["Rivers\na\tb\ncaf\xe9\n"]
+    assert scan.n_documents == 1
+    assert "b.odt: equal to" in (note := corpus.skipped_files())
+    assert note.count("damaged, encrypted or no") == 2
+    monkeypatch.setitem(sys.modules, "docx", None)
+    with pytest.raises(EnvironmentLacks, match=r"pip install 'mlxhog\[office\]'"):
+        list(textfiles.documents(tmp_path / "a.DOCX", None))
+
+
+@pytest.mark.parametrize("read_bytes", [1, 7, 1 << 18])
+def test_marks_between_documents_cut_them_and_are_said(tmp_path, monkeypatch, read_bytes):
+    monkeypatch.setattr(textfiles, "_READ_BYTES", read_bytes)
+    story = "Once.\n\nThen."
+    texts = {
+        "a.txt": "\n<|endoftext|>\n".join([story] * 9),
+        "b.txt": f"<|startoftext|>{story}<|endoftext|>\n<|startoftext|>{story}<|endoftext|>",
+        "c.jsonl": json.dumps({"text": f"{story}<|endoftext|>{story}!"}),
+        "d.py": 'END = "<|endoftext|>"',
+        "e.txt": "a <|endo",
+    }
+    folder = written(tmp_path, texts)
+    corpus = corpora.find(str(folder))
+    found = {one.path.name: [text.decode() for text in one.read()] for one in corpus.parts}
+    assert [one.strip() for one in found["a.txt"]] == [story] * 9
+    assert [one.strip() for one in found["b.txt"]] == [story] * 2
+    assert found["c.jsonl"] == [story, f"{story}!"]
+    assert found["d.py"] + found["e.txt"] == [texts["d.py"], texts["e.txt"]]
+    (note,) = corpus.notes()
+    assert note.startswith("<|endoftext|> and <|startoftext|> in 3 of 5 files")
 
 
 def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):
