@@ -254,6 +254,10 @@ class EvalConfig(RunFolder, Plugins, Json):
         "a corpus in the package, or a text file, folder or glob; a flag each for several",
         none="held-out", lines=True,
     )  # fmt: skip
+    like: str | None = option(
+        None, "run whose validation set is scored, as to compare a base model with its fine-tuning",
+        none="the model's own",
+    )  # fmt: skip
     checkpoint: str | None = option(
         None, "of the run: latest, best, or the name of a folder in its checkpoints", none="latest"
     )
@@ -277,6 +281,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
         eval latest
         eval latest --data letter.txt
         eval sotu --data notes/ --checkpoint best --json
+        eval xLSTM-7b --like latest
         eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
     """
     # These import a framework: a wrong name is reported before.
@@ -293,7 +298,10 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     from mlxhog.models.families import check_length
 
     path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
-    trained = run_of(path.resolve())  # a run's `model` is a link to one
+    if config.like is not None and config.data is not None:
+        raise ConfigError("--like and --data both name the text to score; leave one out")
+    like = path if config.like is None else locate(config.like, Path(config.out))
+    trained = run_of(like.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
         with StatusLine(sys.stderr, quiet=False) as line:
@@ -307,7 +315,8 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             print(f"note: {note}", file=sys.stderr)
     elif options is None:
         raise ConfigError(
-            f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
+            f"{like} is not a checkpoint of a run, so it has no held-out text; name a text with "
+            "--data, or a run with --like"
         )
     began = time.monotonic()
     computes = one_backend(config.backend, machine.here())  # batches, which a GPU is good at
@@ -336,10 +345,14 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
         elif options is not None and trained is not None:
             fields = ("text_key", "skip_machine_data", "loss_on", "val")
             how = {name: getattr(options, name) for name in fields}
-            how["tokenizer"] = str(path) if options.tokenizer == "auto" else options.tokenizer
-            how |= {"known": KnownText.read(trained.directory), "resumes": True, "learned": path}
+            own_tokenizer = options.tokenizer == "auto" or like is not path
+            folder_of = path if path.is_dir() else path.parent
+            how["tokenizer"] = str(folder_of) if own_tokenizer else options.tokenizer
+            how |= {"known": KnownText.read(trained.directory), "resumes": True}
+            how["learned"] = path if like is path else None
             held_out = held_out_tokens(model.tokenizer, options.data, **how)
-            name = f"{words(options.data)} (held-out text)"
+            of_run = f" of {trained.name}" * (like is not path)
+            name = f"{words(options.data)} (held-out text{of_run})"
             scores = {name: scored(name, held_out)}
             n_bytes = (trained.read_status().get("held_out") or {}).get("asked_bytes")
             part = heldout.part(held_out, n_bytes) if n_bytes else held_out

@@ -11,6 +11,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.report.sample_run import HELD_OUT, lines, write_run
@@ -92,7 +93,7 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
 
 
 @pytest.mark.slow
-def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys):
+def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys, tmp_path):
     about, first, second = partial(pytest.approx, rel=1e-5), here.first, here.second
     assert (first.final_share, second.final_share) == (1.0, 1.0)
     record = told(capsys, "eval", "words", *BACKEND)
@@ -101,6 +102,15 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys):
     assert record["seq_len"] == 32
     earlier = told(capsys, "eval", "words", *BACKEND, "--checkpoint", "step-00000020")
     assert earlier["bits_per_byte"] == about(first.final_bits_per_byte)
+    base = here.run.directory / "checkpoints" / "step-00000020"
+    exported = tmp_path / "base"
+    assert main(["convert", str(base), str(exported), "--to", "hf"]) == 0
+    capsys.readouterr()
+    refused(capsys, "no held-out text", "eval", str(exported))
+    refused(capsys, "leave one out", "eval", str(exported), "--like", "words", "--data", "x")
+    alike = told(capsys, "eval", str(exported), "--like", "words", *BACKEND)
+    assert alike["bits_per_byte"] == about(first.final_bits_per_byte)
+    assert alike["part"]["tokens"] == record["part"]["tokens"]
     link = told(capsys, "eval", str(here.run.model), *BACKEND)
     assert link["bits_per_byte"] == about(second.final_bits_per_byte)
 
