@@ -161,6 +161,6 @@ def test_eval_refuses_bad_input(here, capsys, tmp_path):
         ("latest --checkpoint first", "has no checkpoint 'first'; it has step-00000020"),
         ("latest --data bad --strict-data", "and --strict-data refuses them"),
         ("wrods", "did you mean"),
-        (str(copy), "name one with --data"),
+        (str(copy), "name a text with --data, or a run with --like"),
     ):
         refused(capsys, message, "eval", *words.split())
