@@ -40,8 +40,10 @@ _ANSWER = f"{LABELS['assistant']}:"
 _PARTS = ("text", "refusal")  # types of the parts of a content that are text
 
 
-def prompt(messages: object) -> str:
+def prompt(messages: object, *, continues: bool = False) -> str:
     """Return a conversation as the text that its next answer continues.
+
+    If it `continues`, that is the text of the last message, the assistant's, and no new turn.
 
     Each message has a role of `LABELS` and a content: a text, or a list of parts of type text. One
     of the assistant may have a refusal or tool calls instead.
@@ -50,7 +52,17 @@ def prompt(messages: object) -> str:
         DataError: the messages are malformed, or a part is not text; the text names the message.
     """
     turns = [f"{label}: {text}" for label, text in _turns(messages)]
-    return JOINT.join([*turns, _ANSWER])
+    if not continues:
+        return JOINT.join([*turns, _ANSWER])
+    if not turns[-1].startswith(_ANSWER) or turns[-1] == f"{_ANSWER} ":
+        raise DataError(
+            f"message {len(turns)}, the last, is not a text of the assistant; only such a message "
+            "can be continued: leave continue_final_message out, or add the beginning of an answer"
+        )
+    assert isinstance(messages, list)
+    content = messages[-1].get("content")
+    end = content[len(content.rstrip()) :] if isinstance(content, str) else ""
+    return JOINT.join(turns) + end  # the answer goes on behind its own blank, if it has one
 
 
 def pieces(messages: object) -> list[str]:

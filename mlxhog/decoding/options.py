@@ -8,7 +8,7 @@ from mlxhog.base.quantities import MOST_COUNT
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, shown
 
-MOST_STOPS, MOST_STOP_CHARACTERS = 8, 100
+MOST_STOPS, MOST_STOP_CHARACTERS = 64, 100
 """Limits of stop strings, because the text is compared with each of them after every token."""
 
 _sampling = partial(option, group="sampling")

@@ -95,6 +95,11 @@ def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path):
                 assert ids == [tokenizer.bos, *tokenizer.encode(text.encode()).tolist()]
                 plain = theirs.apply_chat_template(talk[:end], tokenize=False)
                 assert plain + "\nAssistant:" == rendered
+                how = {"return_assistant_tokens_mask": True, "return_dict": True}
+                marked = theirs.apply_chat_template(talk[:end], **how)["assistant_masks"]
+                answers = any(one["role"] == "assistant" for one in talk[:end])
+                assert answers == (sum(marked) > 0)
+                assert not all(marked)
         with pytest.raises(Exception, match="message 1 has a part that is not text"):
             theirs.apply_chat_template([said("user", [{"type": "image_url"}])])
         with pytest.raises(Exception, match="message 1 needs a role: system, developer, user"):

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from time import time
 from typing import Any
@@ -35,7 +36,7 @@ from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Request, checked_ids
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import requests
-from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
+from mlxhog.live.serving.config import KEY_VARIABLE, ServeConfig, key_of, origins_of
 from mlxhog.live.serving.replies import Reply, event
 from mlxhog.live.serving.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.live.serving.served_model import AnswerPart, ServedModel
@@ -124,7 +125,13 @@ class Api:
             try:
                 check_names(headers, self._names, self._origins)
             except ForeignRequest as foreign:
-                raise RefusedRequest(str(foreign), status=foreign.status) from None
+                way = (
+                    f"; a server with a key (mlxhog serve --api-key, or {KEY_VARIABLE}) answers to "
+                    "every name, such as host.docker.internal, where the client sends the key"
+                )
+                raise RefusedRequest(
+                    f"{foreign}{way if foreign.status == 421 else ''}", status=foreign.status
+                ) from None
         elif scope["path"] not in _OPEN:
             scheme, _, sent = headers.get(b"authorization", b"").partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(sent.strip(), self._key):
@@ -175,12 +182,16 @@ class Api:
         """Return the prompts as texts, and the requests to the engine.
 
         Raises:
-            RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
+            RefusedRequest: a prompt is too long, an id is outside the vocabulary, or there are too
+                many answers.
         """
         model, config = self._model, self._config
-        n_new, count = request.sampling.max_new_tokens, len(request.prompts) * request.n
-        _limit(n_new, config.max_new_tokens, request.length, "--max-new-tokens")
-        _limit(count, config.batch_size, "n", "--batch-size")
+        if (count := len(request.prompts) * request.n) > config.batch_size:
+            raise RefusedRequest(
+                f"{count} answers for n; the limit of this server is {config.batch_size} "
+                "(mlxhog serve --batch-size)",
+                param="n",
+            )
         texts, asked = list[str](), list[Request]()
         for prompt in request.prompts:
             try:
@@ -190,14 +201,18 @@ class Api:
                     ids, text = checked_ids(prompt, model.tokenizer), ""
                     if request.echo:
                         text = model.tokenizer.decode(ids).decode(errors="replace")
-                families.check_length(model.config, len(ids) + n_new)
+                families.check_length(model.config, len(ids) + 1)
             except (MlxhogError, OverflowError) as error:
                 raise RefusedRequest(str(error), param="prompt") from error
+            n_new = min(request.sampling.max_new_tokens, config.max_new_tokens)
+            if model.config.position != "none":
+                n_new = min(n_new, model.config.max_length - len(ids))
+            sampling = replace(request.sampling, max_new_tokens=n_new)
             texts.append(text)
             asked += [
                 Request(
                     prompt=ids,
-                    sampling=request.sampling,
+                    sampling=sampling,
                     row=row,
                     ends=model.ends,
                     top=request.logprobs,
@@ -260,14 +275,6 @@ class Api:
             message = f"{request}: {error.detail}; this server has {ways}"
             error = RefusedRequest(message, status=error.status_code)
         return _answer(error)
-
-
-def _limit(n: int, most: int, param: str, flag: str) -> None:
-    """Refuse a request with more tokens or answers than an option of the server allows."""
-    if n > most:
-        what = f"{n} {'answers' if param == 'n' else 'tokens'} for {param}"
-        message = f"{what}; the limit of this server is {most} (mlxhog serve {flag})"
-        raise RefusedRequest(message, param=param)
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:

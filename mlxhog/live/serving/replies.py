@@ -62,7 +62,7 @@ class Reply(AnswerJob):
         self._n_tokens += piece.token is not None
         choice.finish = "stop" if piece.finish_reason == "document_end" else piece.finish_reason
         choice.scores += piece.scores
-        if self._request.is_chat and not choice.has_text:
+        if self._request.is_chat and not choice.has_text and not self._request.continues:
             text = text.lstrip()  # the blank after "Assistant:"
         choice.has_text |= bool(text)
         choice.texts.append(text)
@@ -115,11 +115,18 @@ class Reply(AnswerJob):
         logprobs = self._logprobs(choice)
         return {"index": index, **body, "logprobs": logprobs, "finish_reason": choice.finish}
 
-    def _logprobs(self, choice: _Choice) -> dict[str, list[Any]] | None:
-        """Return the scores of a choice since the last call, in the form of completions."""
+    def _logprobs(self, choice: _Choice) -> dict[str, Any] | None:
+        """Return the scores of a choice since the last call, in the form of the request's path."""
         scores, choice.scores = choice.scores, []
         if not scores:
             return None
+        if self._request.is_chat:
+            content = [
+                self._entry(one.token, one.logprob)
+                | {"top_logprobs": [self._entry(*pair) for pair in one.top.items()]}
+                for one in scores
+            ]
+            return {"content": content, "refusal": None}
         tokens = [self._spelled(one.token) for one in scores]
         *offsets, choice.offset = accumulate(map(len, tokens), initial=choice.offset)
         top: list[dict[str, float] | None] = [
@@ -134,6 +141,11 @@ class Reply(AnswerJob):
             "top_logprobs": top,
             "text_offset": offsets,
         }
+
+    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
+        """A token of a chat with its log probability and its bytes, which may be half a letter."""
+        raw = [*self._tokenizer.decode([token])]
+        return {"token": self._spelled(token), "logprob": logprob, "bytes": raw}
 
     def _spelled(self, token: int) -> str:
         """A token as a text of its own, as other servers spell it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,9 +34,9 @@ MOST_LOGPROBS = 20
 """Largest number of alternatives to each token, as in vLLM."""
 
 IGNORED = frozenset(
-    "cache_prompt id_slot metadata n_keep parallel_tool_calls prediction priority prompt_cache_key "
-    "prompt_cache_retention provider repeat_last_n request_id route safety_identifier "
-    "service_tier store timings_per_token transforms user".split()
+    "cache_prompt chat_id id_slot metadata n_keep parallel_tool_calls prediction priority "
+    "prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
+    "safety_identifier service_tier session_id store timings_per_token transforms user".split()
 )
 """Fields of other servers that never change a text: bills, logs and caches."""
 
@@ -43,18 +44,41 @@ _NOTHING: tuple[object, ...] = (False, 0, "", [], {})
 HARMLESS: Mapping[str, Sequence[object]] = {
     "add_generation_prompt": (True,),
     "add_special_tokens": (True,),
+    "add_bos_token": (True,),
     "best_of": (1,),
+    "cfg_scale": (1,),
+    "do_sample": (True,),
+    "encoder_repetition_penalty": (1,),
     "function_call": ("none", "auto"),
+    "guidance_scale": (1,),
+    "length_penalty": (1,),
     "modalities": (["text"],),
+    "num_beams": (1,),
     "reasoning_effort": ("none",),
+    "rep_pen": (1,),
+    "rep_pen_slope": (1,),
     "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "tfs": (1,),
+    "tfs_z": (1,),
     "tool_choice": ("none", "auto"),
+    "top_n_sigma": (-1,),
+    "typical": (1,),
     "typical_p": (1,),
     "verbosity": ("medium",),
 }
 """Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
+
+_SWITCHES: Mapping[str, Sequence[str]] = {
+    "dry_": ("dry_multiplier",),
+    "dynatemp_": ("dynatemp_range", "dynamic_temperature"),
+    "mirostat_": ("mirostat", "mirostat_mode"),
+    "smoothing_": ("smoothing_factor",),
+    "xtc_": ("xtc_probability",),
+}
+"""Beginning of the fields of a sampler -> fields without which, or at zero, it does nothing."""
 
 FAILED = "the server failed; its terminal shows the error"
 
@@ -89,8 +113,8 @@ class RefusedRequest(HTTPException):
 class _Words:
     """The fields of both paths that are not numbers, as OpenAI names them."""
 
-    model: str
     prompt: Prompt | tuple[Prompt, ...]
+    model: str = ""  # the only one, if left out
     stream: bool = False
     stream_options: Mapping[str, bool] = field(default_factory=dict)
     stop: str | tuple[str, ...] = ()
@@ -110,9 +134,9 @@ class ClientRequest:
     stream: bool = False  # whether the answer is sent while it is written
     counts: bool = False  # whether a stream ends with the number of tokens
     echo: bool = False  # whether the prompt comes before the answer
-    length: str = "max_tokens"  # name of the field with the largest length of an answer
     writes: bool = True  # whether there is an answer; `max_tokens` 0 asks for the prompt only
     is_chat: bool = False  # whether the answer is a message
+    continues: bool = False  # whether that message begins in the request
 
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
@@ -140,9 +164,17 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
     fields = _object(body)
     if fields.get("echo") is False:
         del fields["echo"]
-    _refuse(fields, ("prompt", "echo", "logprobs"), "/v1/completions")
+    _refuse(fields, ("prompt", "echo"), "/v1/completions")
+    _alternatives(fields)
+    continues = _flag(fields, "continue_final_message", default=False)
+    if _flag(fields, "add_generation_prompt", default=not continues) is continues:
+        raise RefusedRequest(
+            "one of add_generation_prompt (a new answer) and continue_final_message (the last "
+            "message goes on) must be true, and the other false",
+            param="continue_final_message",
+        )
     try:
-        fields["prompt"] = conversations.prompt(fields.pop("messages", None))
+        fields["prompt"] = conversations.prompt(fields.pop("messages", None), continues=continues)
     except DataError as error:
         raise RefusedRequest(str(error), param="messages") from error
     length = "max_tokens"
@@ -150,7 +182,7 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
         fields.pop(length, None)
         length = "max_completion_tokens"
     fields.setdefault(length, CHAT_TOKENS)
-    request = _request(fields, model, length=length, is_chat=True)
+    request = _request(fields, model, length=length, is_chat=True, continues=continues)
     stop = (*conversations.STOPS, *request.sampling.stop)
     return replace(request, sampling=replace(request.sampling, stop=stop))
 
@@ -191,13 +223,35 @@ def _object(body: bytes) -> dict[str, Any]:
     }
 
 
+def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
+    """Take a field out that is true or false."""
+    value = fields.pop(name, default)
+    if not isinstance(value, bool):
+        raise RefusedRequest(f"{name} is {shown(value)}; wanted true or false", param=name)
+    return value
+
+
+def _alternatives(fields: dict[str, Any]) -> None:
+    """Write the log probabilities of a chat, a flag and a number, as those of completions."""
+    wanted, top = _flag(fields, "logprobs", default=False), fields.pop("top_logprobs", 0)
+    if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= MOST_LOGPROBS:
+        problem = f"top_logprobs is {shown(top)}; wanted an integer, 0 to {MOST_LOGPROBS}"
+        raise RefusedRequest(problem, param="top_logprobs")
+    if top and not wanted:
+        raise RefusedRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    if wanted:
+        fields["logprobs"] = top
+
+
 def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
     for name in names:
         if name in fields:
             raise RefusedRequest(f"{name} is a field of {path}; send it there", param=name)
 
 
-def _request(fields: Mapping[str, Any], model: str, **known: Any) -> ClientRequest:
+def _request(
+    fields: Mapping[str, Any], model: str, *, length: str = "max_tokens", **known: Any
+) -> ClientRequest:
     """The request of the fields, beside what is `known`."""
     try:
         words = typed.read(_Words, fields)
@@ -206,13 +260,13 @@ def _request(fields: Mapping[str, Any], model: str, **known: Any) -> ClientReque
         name = str(error).split()[0].strip("'")
         hint = f"; this server has {model!r}" if name == "model" else ""
         raise RefusedRequest(f"{error}{hint}", param=name) from error
-    if words.model != model:
+    if words.model not in ("", model):
         problem = f"no model {shown(words.model)}; this server has {model!r}"
         raise RefusedRequest(problem, param="model", status=404, code="model_not_found")
     if words.prompt == ():
         raise RefusedRequest("prompt is empty; wanted a text, or ids of tokens", param="prompt")
     is_one = isinstance(words.prompt, str) or isinstance(words.prompt[0], int)
-    numbers = _numbers(fields, known.get("length", "max_tokens"))
+    numbers = _numbers(fields, length)
     own = {name: numbers.pop(name) for name in ("n", "logprobs") if name in numbers}
     return ClientRequest(
         prompts=(words.prompt,) if is_one else words.prompt,  # type: ignore[arg-type]
@@ -233,9 +287,14 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
             continue
         if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
             continue
+        if name == length and value == -1:  # the server cuts it to its limit
+            numbers[_LENGTH.name] = sys.maxsize
+            continue
         if name not in known:
             harmless = (*_NOTHING, *HARMLESS.get(name, ()))
-            if any(value == one and type(value) is type(one) for one in harmless):
+            if name == "best_of":
+                harmless = (*harmless, fields.get("n", 1))
+            if any(_is_equal(value, one) for one in harmless) or _is_off(name, fields):
                 continue
             hint = did_you_mean(name, [*known, *_NAMES])
             problem = f"{shown(name)} is not supported here; leave it out{hint}"
@@ -247,3 +306,16 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
         except ValueError as error:
             raise RefusedRequest(f"{name} {error}", param=name) from error
     return numbers
+
+
+def _is_equal(value: object, other: object) -> bool:
+    """Whether two values of JSON are the same; 1.0 is 1, and true is not."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _is_off(name: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a field belongs to a sampler that the request does not use."""
+    return any(
+        name.startswith(start) and name not in switches and not any(map(fields.get, switches))
+        for start, switches in _SWITCHES.items()
+    )

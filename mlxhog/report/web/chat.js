@@ -63,6 +63,7 @@ async function ask(text) {
   $("send").hidden = true;
   $("stop").hidden = false;
   let line = null, out = null, about = "";
+  const continues = $("mode").value === "continue";  // as a model of notes does, without turns
   const asked = [...chat, { role: "user", content: text }];
   try {
     if (!model) await connect();
@@ -70,31 +71,30 @@ async function ask(text) {
     $("text").value = "";
     line = add("answer", "");
     out = writer(line);
-    const answer = await call("v1/chat/completions", {
+    const answer = await call(continues ? "v1/completions" : "v1/chat/completions", {
       method: "POST",
       signal: running.signal,
       body: JSON.stringify({
-        model, messages: asked, stream: true,
+        model, stream: true, ...(continues ? { prompt: text } : { messages: asked }),
         temperature: Number($("temperature").value), max_tokens: Number($("tokens").value),
       }),
     });
     for await (const event of events(answer)) {
       if (event.error) throw new Error(event.error.message);
-      out.write(event.choices[0]?.delta?.content ?? "");
-      if (event.mlxhog) about = "weights: version " + event.mlxhog.version_last;
-      if (event.choices[0]?.finish_reason === "length") about += ", cut at the number of tokens";
+      out.write(event.choices[0]?.delta?.content ?? event.choices[0]?.text ?? "");
+      if (event.choices[0]?.finish_reason === "length") about = "cut at the number of tokens";
     }
     out.flush();
-    if (!line.textContent) about = "the model ended the answer at once; " + about;
-    add("about", about);
+    if (!line.textContent) about = "the model ended the answer at once";
+    if (about) add("about", about);
   } catch (error) {
     out?.flush();
     if (chat !== messages) line = null;
     else if (error.name === "AbortError") add("about", "stopped");
     else add("error", error.message === "Failed to fetch" ? "the server does not answer" : error.message);
   }
-  if (line?.textContent) messages = [...asked, { role: "assistant", content: line.textContent }];
-  else if (line && !$("text").value) $("text").value = text;  // so that it can be sent again
+  if (line?.textContent && !continues) messages = [...asked, { role: "assistant", content: line.textContent }];
+  else if (line && !line.textContent && !$("text").value) $("text").value = text;  // so that it can be sent again
   running = null;
   $("send").hidden = false;
   $("stop").hidden = true;

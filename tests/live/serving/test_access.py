@@ -115,3 +115,13 @@ def test_other_machines_and_all_sites_need_a_key_that_a_header_carries(
         outcome = str(error)
     assert message in outcome
     assert bool(message) == bool(outcome)
+
+
+def test_a_name_that_is_not_the_server_s_is_told_the_key_that_opens_it():
+    host = {"Host": "host.docker.internal:8321"}
+    refused = answer("GET", "/v1/models", host)
+    assert refused.status_code == 421
+    for way in ("--api-key", "MLXHOG_API_KEY", "host.docker.internal"):
+        assert way in refused.json()["error"]["message"].split(";", 1)[1]
+    key = {"Authorization": f"Bearer {KEY}"}
+    assert answer("GET", "/v1/models", host | key, key=KEY).status_code == 200

@@ -76,6 +76,21 @@ def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(client, server):
     assert chunks[-1].choices[0].finish_reason == answer.choices[0].finish_reason
 
 
+def test_a_chat_s_scores_are_those_of_its_text_whole_and_as_a_stream(client, server):
+    how = {"max_tokens": 4, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    whole = say(client, server, **how).choices[0].logprobs.content
+    chunks = list(say(client, server, **how, stream=True))
+    parts = [c.choices[0].logprobs.content for c in chunks if c.choices[0].logprobs]
+    assert sum(parts, []) == whole
+    assert [bytes(one.bytes).decode() for one in whole] == [one.token for one in whole]
+    assert all(one.logprob == one.top_logprobs[0].logprob for one in whole)
+
+
+@pytest.mark.parametrize("length", [-1, 10**9])
+def test_a_length_without_or_above_the_limit_is_cut_to_it(client, server, length):
+    assert ask(client, server, "a", max_tokens=length, stop="b").choices[0].finish_reason == "stop"
+
+
 def test_a_harness_scores_a_text_with_echo_and_logprobs(client, server, folder):
     how = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
     answer = ask(client, server, [[97, 98, 99], [104, 105]], **how)

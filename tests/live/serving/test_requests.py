@@ -56,12 +56,16 @@ def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
         for name, values in {**HARMLESS, "tools": ([], None), "logit_bias": ({}, 0)}.items():
             for value in values:
                 ask(**{name: value})
-            with pytest.raises(RefusedRequest, match=f"'{name}' is not supported here; leave it"):
+            is_flag = name == "add_generation_prompt" and ask is talked
+            problem = (
+                "wanted true or false" if is_flag else f"'{name}' is not supported here; leave"
+            )
+            with pytest.raises(RefusedRequest, match=problem):
                 ask(**{name: "x" * 9})
         with pytest.raises(RefusedRequest, match="did you mean 'temperature'"):
             ask(temprature=0.5)
     talked(echo=False, logprobs=False)
-    for name in ("prompt", "echo", "logprobs"):
+    for name in ("prompt", "echo"):
         with pytest.raises(RefusedRequest, match=f"{name} is a field of /v1/completions"):
             talked(**{name: True})
 
@@ -73,12 +77,48 @@ def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
         ("logprobs", True), ("logprobs", 21), ("seed", -2), ("seed", 2**70), ("temperature", [1]),
         ("repetition_penalty", 1e-39), ("top_p", -0.1), ("n", 0), ("stream", "yes"),
         ("stream_options", []), ("stream_options", {"include_usage": 1}), ("session", "a"),
-        ("stop", 5), ("stop", ["a", ""]), ("stop", ["a"] * 9), ("stop", ["a" * 101]),
+        ("stop", 5), ("stop", ["a", ""]), ("stop", ["a"] * 65), ("stop", ["a" * 101]),
         ("prompt", None), ("prompt", 5), ("prompt", [True]), ("prompt", ["a", 1]),
-        ("model", None), ("modle", "m"),
+        ("modle", "m"), ("best_of", 2), ("do_sample", "no"), ("tfs", True), ("max_tokens", -2),
     ],
 )  # fmt: skip
 def test_every_wrong_field_is_named(name, value):
     with pytest.raises(RefusedRequest) as raised:
         asked(**{name: value})
     assert (raised.value.status_code, raised.value.param) == (400, name)
+
+
+def test_samplers_of_other_servers_are_taken_where_they_change_nothing():
+    neutral = {
+        "presence_penalty": 0.0,
+        "tfs": 1.0,
+        "min_p": 0,
+        "logit_bias": {},
+        "n": 2,
+        "best_of": 2,
+    }
+    off = {"mirostat": 0, "mirostat_tau": 5, "dry_base": 1.75, "xtc_threshold": 0.1}
+    asked(**neutral, **off)
+    for switch in ("mirostat", "dry_multiplier"):
+        with pytest.raises(RefusedRequest, match="is not supported here"):
+            asked(**off | {switch: 2})
+    assert len(asked(stop=[str(k) for k in range(16)]).sampling.stop) == 16
+    body = json.dumps({"prompt": "a"}).encode()
+    assert completion(body, model="m").prompts == ("a",)
+
+
+def test_a_chat_has_scores_as_openai_s_and_goes_on_with_its_last_message():
+    assert talked(logprobs=True).logprobs == 0
+    assert talked(logprobs=True, top_logprobs=2).logprobs == 2
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "He "}]
+    request = talked(messages=talk, continue_final_message=True, add_generation_prompt=False)
+    assert (request.prompts, request.continues) == (("User: a\nAssistant: He ",), True)
+    for fields, problem in (
+        ({"top_logprobs": 2}, "needs logprobs: true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs is 21; wanted an integer, 0 to 20"),
+        ({"logprobs": 2}, "logprobs is 2; wanted true or false"),
+        ({"continue_final_message": True}, "the last, is not a text of the assistant"),
+        ({"add_generation_prompt": False}, "one of add_generation_prompt"),
+    ):
+        with pytest.raises(RefusedRequest, match=problem):
+            talked(**fields)
