@@ -190,6 +190,9 @@ def show(config: OneRun) -> Report:
         "options": record.changed(),
         "workers": [one for _, one in sorted(record.history.backends.items())],
         "resumed": status.get("resumed") or [],
+        "commands": [
+            {"steps": steps, "command": line} for steps, line in record.history_of_commands()
+        ],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST}
@@ -207,6 +210,7 @@ def show(config: OneRun) -> Report:
         "a step": in_words(whole[1]),
         **{name: in_words(shares) for name, shares in each},
         "resumed at": facts["resumed"],
+        **{one["steps"]: one["command"] for one in facts["commands"]},
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",
         "checkpoints": facts["checkpoints"] or "none yet",
         "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",

@@ -13,7 +13,7 @@ from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.report.metrics import Result, number, share_text
-from mlxhog.report.record import RunRecord
+from mlxhog.report.record import RunRecord, path_words
 from mlxhog.report.streams import printable
 
 LOAD = """\
@@ -84,10 +84,10 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     if "tokens" in used:
         parts += [f"{format_count(used['tokens'])} tokens", format_duration(used["seconds"])]
     return [
-        f"- data: {_code(str(record.config.get('data', '-')))}",
+        f"- data: {_code(' '.join(path_words(record.config.get('data', '-'), public=True)))}",
         f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
         f"- score: {_score(record.result, checkpoint)}",
-        f"- trained by {_code(record.commands()['the same, spelled out'])}",
+        *(f"- {steps}: {_code(line)}" for steps, line in record.history_of_commands(public=True)),
     ]
 
 

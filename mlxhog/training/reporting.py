@@ -19,6 +19,7 @@ from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
+from mlxhog.config.sources import spelt_values_of
 from mlxhog.data import corpora
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.report.metrics import (
@@ -30,6 +31,7 @@ from mlxhog.report.metrics import (
     label,
 )
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.record import changed
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
@@ -67,6 +69,10 @@ class Reporter:
         birth = ("created_ns", "order")
         self._birth = {name: value for name, value in earlier.items() if name in birth}
         self._resumed: list[int] = []
+        first = plan.budget.steps_before
+        kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
+        kept[-1:] = [{**one, "to_step": first} for one in kept[-1:]]
+        self._commands = [*kept, {"from_step": first, "options": _options(plan)}]
         if plan.resumption is not None:
             self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
 
@@ -190,6 +196,7 @@ class Reporter:
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
                 "resumed": self._resumed,
+                "commands": [{"to_step": steps, **one} for one in self._commands],
                 "budget": asdict(self.monitor.budget),
                 "checkpoint": checkpoint,
                 **more,
@@ -210,6 +217,12 @@ class Reporter:
             emulated_before=plan.emulated_before,
             **more,
         )
+
+
+def _options(plan: TextPlan) -> dict[str, Any]:
+    """The options of this command that differ from the defaults, without automatic ones."""
+    different = changed(spelt_values_of(plan.stored)).items()
+    return {name: value for name, value in different if name not in plan.automatic}
 
 
 def _model_name(plan: TextPlan) -> str:

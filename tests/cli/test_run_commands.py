@@ -54,6 +54,10 @@ def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
     record = told(capsys, "show", "latest")
     assert (record["resumed"], record["last"]["step"], record["options"]["lr"]) == ([20], 30, 1e-3)
     assert record["checkpoints"][-1] == "step-00000030 (latest)"
+    first, second = record["commands"]
+    assert [first["steps"], second["steps"]] == ["steps 1 to 20", "steps 21 to 30"]
+    assert "--steps 20" in first["command"]
+    assert second["command"] == f"mlxhog train --resume {here.run.name} --steps 10"
 
 
 def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, capsys):

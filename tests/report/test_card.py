@@ -35,6 +35,21 @@ def test_a_card_names_data_steps_score_and_command(tmp_path):
     assert str(tmp_path) not in written
 
 
+def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path):
+    run = trained(tmp_path)
+    data = str(tmp_path / "notes.txt")
+    run.config_path.write_text(f"data: {data}\nsteps: 4\nlr: 0.1\n")
+    run.write_status({**run.read_status(), "commands": [
+        {"from_step": 0, "to_step": 12, "options": {"data": data, "steps": 12}},
+        {"from_step": 12, "to_step": 16, "options": {"data": data, "steps": 4, "lr": 0.1}},
+    ]})  # fmt: skip
+    written = card.text(SMALL, run.model.resolve())
+    first = "- steps 1 to 12: `mlxhog train --data notes.txt --steps 12`"
+    second = f"- steps 13 to 16: `mlxhog train --resume {run.name} --steps 4 --lr 0.1`"
+    assert f"{first}\n{second}\n" in written
+    assert str(tmp_path) not in written
+
+
 @each_of("result", [{"val_step": 3}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}])
 def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):
     run = trained(tmp_path, **result)
