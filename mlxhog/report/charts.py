@@ -97,12 +97,20 @@ _LINE = 0.19
 """Height of a line of the legend, in inches."""
 
 
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file, the same bytes for the same numbers."""
+FORMATS = ("png", "svg", "pdf")
+_NO_DATE: dict[str, dict[str, Any]] = {
+    "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}
+}  # fmt: skip
+
+
+def png(figure: Figure, kind: str = "png") -> bytes:
+    """Return the figure as a file of one of `FORMATS`, the same bytes for the same numbers."""
+    from matplotlib import rc_context
+
     out = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "mlxhog"}):
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # names of other scripts
-        figure.savefig(out, format="png", metadata={"Software": None})
+        figure.savefig(out, format=kind, metadata=_NO_DATE[kind])
     return out.getvalue()
 
 
@@ -114,10 +122,10 @@ LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
 """Styles of training, held-out text and the larger final score, in the color of the run."""
 
 
-def losses(records: Sequence[RunRecord]) -> bytes:
-    """Return a PNG file with the bits per byte of all runs over time; dots are held-out text.
+def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
+    """Return a picture with the bits per byte of all runs over time; dots are held-out text.
 
-    A star is the final score, on more held-out text than the dots.
+    A star is the final score, on more held-out text than the dots; `kind` is one of `FORMATS`.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
@@ -141,4 +149,4 @@ def losses(records: Sequence[RunRecord]) -> bytes:
     subject = records[0].run.name if alone else f"{len(records)} runs"
     axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
     legend_below(axes, LIGHT)
-    return png(figure)
+    return png(figure, kind)
