@@ -135,6 +135,7 @@ class Reporter:
     def append_metrics(self) -> None:
         """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
+        now = replace(now, lr=self._lr())
         evaluation: dict[str, Any] = {name: getattr(now, name) for name in EVALUATED}
         if evaluation == self._evaluation:  # it stands on an earlier line
             none: dict[str, Any] = dict.fromkeys(EVALUATED)
@@ -150,6 +151,17 @@ class Reporter:
                 self._board.write(now)
         except EnvironmentLacks as error:
             self.report_once(f"no metrics: {error}; training continues")
+
+    def _lr(self) -> float:
+        """The learning rate of the next update, with the workers with which training began."""
+        count, budget = self.monitor.arena.counters.load, self.monitor.budget
+        rate = self.plan.schedule(budget.step_share(self.plan.strategy.tokens_per_step))
+        done = budget.progress(
+            steps=count("steps"),
+            tokens=count("tokens") + count("tokens_elsewhere"),
+            seconds=self.monitor.clock.seconds(),
+        )
+        return rate(done, count("version"))
 
     def write_times(self) -> None:
         """Replace times.json; a full disk is reported for the metrics."""

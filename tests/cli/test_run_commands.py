@@ -54,6 +54,8 @@ def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
     record = told(capsys, "show", "latest")
     assert (record["resumed"], record["last"]["step"], record["options"]["lr"]) == ([20], 30, 1e-3)
     assert record["checkpoints"][-1] == "step-00000030 (latest)"
+    rates = [line["lr"] for line in here.run.read_metrics()]
+    assert all(0 < lr <= 1e-3 for lr in rates)
     first, second = record["commands"]
     assert [first["steps"], second["steps"]] == ["steps 1 to 20", "steps 21 to 30"]
     assert "--steps 20" in first["command"]
