@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, Part, Plugins, Quiet
-from mlxhog.cli.frame import INTERRUPTED, Report, command
+from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Tabular
+from mlxhog.cli.frame import INTERRUPTED, Report, command, table, tabular
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
@@ -34,7 +34,7 @@ OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or i
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(Plugins, Quiet):
+class _Words(Plugins, Quiet, Tabular):
     first: str | None = argument("[A]", "see above")
     second: str | None = argument("[B]", "see above")
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
@@ -92,7 +92,7 @@ def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
                 f"{folder}: the same command continues"
             )
             return INTERRUPTED
-    return _report(comparison)
+    return _report(comparison, words.format)
 
 
 def _flags_of(letter: str, text: str) -> Layer:
@@ -169,7 +169,7 @@ def _answer(outcome: "PairedResult") -> str:
     return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
 
 
-def _report(comparison: "Comparison") -> Report:
+def _report(comparison: "Comparison", kind: str) -> Report:
     from mlxhog.theory import paired_test
 
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
@@ -207,6 +207,8 @@ def _report(comparison: "Comparison") -> Report:
         }
         for pair in comparison.pairs[: outcome.pairs]
     ]
+    if kind != "text":
+        return tabular(facts, table("", pairs, [facts["answer"]]), kind)
     sure = "few pairs, no interval" if high > MOST_UNSURE * low else f"{low:.3f} to {high:.3f}"
     words = {
         "pairs": pairs,
