@@ -115,6 +115,7 @@ def _flags_of(letter: str, text: str) -> Layer:
 
 def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "Side":
     """Return a side: the options of a subject, with the overrides; of a run without its weights."""
+    from mlxhog.checkpoint import checkpoint
     from mlxhog.checkpoint import run as runs
     from mlxhog.models.registry import architectures
     from mlxhog.theory.pairs import Side
@@ -136,6 +137,8 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "S
         raise ConfigError(
             f"{subject}: {name}: both sides begin anew, on the same text; take it out of the file"
         )
+    if config.init_from is not None:  # the runs of a comparison stand in another folder
+        config = config.having(init_from=str(checkpoint.locate(config.init_from, root).absolute()))
     return Side(title, config)
 
 
@@ -172,6 +175,7 @@ def _answer(outcome: "PairedResult") -> str:
 def _report(comparison: "Comparison", kind: str) -> Report:
     from mlxhog.theory import paired_test
 
+    asked = comparison.eval_tokens
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
     logs = (by_speed.mean, by_speed.low, by_speed.high)  # the bound of few pairs may be large
     speed, low, high = (math.exp(one) if one < 700 else math.inf for one in logs)
@@ -189,7 +193,7 @@ def _report(comparison: "Comparison", kind: str) -> Report:
         "differing": comparison.differing(),
         "held_out": {
             "sha256": comparison.held_out[0].digest,
-            "tokens": comparison.eval_tokens,
+            "tokens": asked and min(asked, comparison.held_out[0].n_tokens),
             "seq_len": comparison.seq_len,
         },
         "notes": [*comparison.notes()],
