@@ -62,6 +62,7 @@ class _About:
     """What run.json says of the run and its machine."""
 
     status: str = "unknown"
+    commands: tuple[Part, ...] = ()
     error: str | None = None
     machine: str | None = None
     chip: str | None = None
@@ -72,7 +73,6 @@ class _About:
     gpu_write: str | None = None
     parameters: float | None = None
     held_out: _Part = _Part()
-    commands: tuple[Part, ...] = ()
     result: Result | None = None
 
 
