@@ -131,14 +131,16 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
     unit, size = ("s", 1) if end_s < 300 else ("min", 60) if end_s < 10800 else ("h", 3600)
     alone = len(records) == 1
-    rates = axes.twinx()
-    rates.set_ylabel("learning rate (dotted)", color=LIGHT.ink, fontsize=9)
-    rates.tick_params(colors=LIGHT.ink, labelsize=8)
-    rates.spines[:].set_visible(False)
+    if has_rates := any(record.last("lr") is not None for record in records):
+        rates = axes.twinx()
+        rates.set_ylabel("learning rate (dotted)", color=LIGHT.ink, fontsize=9)
+        rates.tick_params(colors=LIGHT.ink, labelsize=8)
+        rates.spines[:].set_visible(False)
     for k, record in reversed(list(enumerate(records))):  # the legend begins with the last line
         xs = record.history.column("elapsed_s") / size
         ink = LIGHT.inks[k % len(LIGHT.inks)]
-        rates.plot(xs, record.history.column("lr"), color=ink, lw=0.8, ls=":")
+        if has_rates:
+            rates.plot(xs, record.history.column("lr"), color=ink, lw=0.8, ls=":")
         larger = f"held-out, {record.larger_score[1]}" if record.larger_score else ""
         for name, label, style in (
             ("final_bits_per_byte", larger, LARGER),
@@ -150,7 +152,6 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
             if known.any():
                 label = label if alone else f"{record.run.name}: {label}"
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
-    rates.set_visible(any(record.last("lr") is not None for record in records))
     axes.set(xlabel=f"training time, {unit}", ylabel="bits per byte")
     subject = records[0].run.name if alone else f"{len(records)} runs"
     axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
