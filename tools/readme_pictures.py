@@ -42,7 +42,7 @@ def main() -> None:
         here, progress, output = runs[RUNS // 2]
         PICTURES.mkdir(exist_ok=True)
         (PICTURES / "live.svg").write_text(picture(progress), encoding="utf-8")
-        plot = _mlxhog("plot", "latest", "--to", str(PICTURES / "losses.png"))
+        plot = _mlxhog("plot", "latest", "--output", str(PICTURES / "losses.png"))
         subprocess.run(plot, cwd=here, check=True)
     README.write_text(with_output(README.read_text(encoding="utf-8"), output), encoding="utf-8")
 

@@ -8,7 +8,7 @@ other readers (`mlxhog/report`), or none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,15 @@ class _HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one command trained: its steps, and its options that differ from the defaults."""
+
+    from_step: int = 0
+    to_step: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)  # but those that were left at "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Status:
     status: str = "unknown"
     created_ns: int = 0  # since 1970
@@ -68,6 +77,7 @@ class _Status:
     seconds: float | None = None
     automatic: tuple[str, ...] = ()
     resumed: tuple[int, ...] = ()
+    commands: tuple[Part, ...] = ()
     held_out: _HeldOut | None = None
     result: _Reached | None = None
 

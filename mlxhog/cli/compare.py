@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, Part, Plugins, Quiet
-from mlxhog.cli.frame import INTERRUPTED, Report, command
+from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Tabular
+from mlxhog.cli.frame import INTERRUPTED, Report, command, table, tabular
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_stored
@@ -34,7 +34,7 @@ OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or i
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(Plugins, Quiet):
+class _Words(Plugins, Quiet, Tabular):
     first: str | None = argument("[A]", "see above")
     second: str | None = argument("[B]", "see above")
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
@@ -92,7 +92,7 @@ def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
                 f"{folder}: the same command continues"
             )
             return INTERRUPTED
-    return _report(comparison)
+    return _report(comparison, words.format)
 
 
 def _flags_of(letter: str, text: str) -> Layer:
@@ -115,6 +115,7 @@ def _flags_of(letter: str, text: str) -> Layer:
 
 def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "Side":
     """Return a side: the options of a subject, with the overrides; of a run without its weights."""
+    from mlxhog.checkpoint import checkpoint
     from mlxhog.checkpoint import run as runs
     from mlxhog.models.registry import architectures
     from mlxhog.theory.pairs import Side
@@ -136,6 +137,8 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "S
         raise ConfigError(
             f"{subject}: {name}: both sides begin anew, on the same text; take it out of the file"
         )
+    if config.init_from is not None:  # the runs of a comparison stand in another folder
+        config = config.having(init_from=str(checkpoint.locate(config.init_from, root).absolute()))
     return Side(title, config)
 
 
@@ -169,9 +172,10 @@ def _answer(outcome: "PairedResult") -> str:
     return f"{UNTOLD}: B - A {outcome.mean:+.4f} bits per byte ({low:+.4f} to {high:+.4f}), {after}"
 
 
-def _report(comparison: "Comparison") -> Report:
+def _report(comparison: "Comparison", kind: str) -> Report:
     from mlxhog.theory import paired_test
 
+    asked = comparison.eval_tokens
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
     logs = (by_speed.mean, by_speed.low, by_speed.high)  # the bound of few pairs may be large
     speed, low, high = (math.exp(one) if one < 700 else math.inf for one in logs)
@@ -189,7 +193,7 @@ def _report(comparison: "Comparison") -> Report:
         "differing": comparison.differing(),
         "held_out": {
             "sha256": comparison.held_out[0].digest,
-            "tokens": comparison.eval_tokens,
+            "tokens": asked and min(asked, comparison.held_out[0].n_tokens),
             "seq_len": comparison.seq_len,
         },
         "notes": [*comparison.notes()],
@@ -207,6 +211,8 @@ def _report(comparison: "Comparison") -> Report:
         }
         for pair in comparison.pairs[: outcome.pairs]
     ]
+    if kind != "text":
+        return tabular(facts, table("", pairs, [facts["answer"]]), kind)
     sure = "few pairs, no interval" if high > MOST_UNSURE * low else f"{low:.3f} to {high:.3f}"
     words = {
         "pairs": pairs,

@@ -19,6 +19,7 @@ from mlxhog.config.options import Option, argument, option, options, switch, to_
 from mlxhog.config.sources import Layer, added, resolve, suggestion
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH
+from mlxhog.report.table import FORMATS
 from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ class Json:
     """The option of every command."""
 
     json: bool = switch("JSON in place of text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tabular(Json):
+    """Options of a command that prints a table."""
+
+    format: str = option("text", "of the table; its notes go to stderr", choices=FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)

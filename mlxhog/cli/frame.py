@@ -29,7 +29,7 @@ from mlxhog.cli.flags import Flags, Part, RunFolder
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import WIDTH, in_columns
-from mlxhog.report.table import Section, lines, show
+from mlxhog.report.table import Section, exported, lines, show
 from mlxhog.report.views import StatusLine
 
 INTERRUPTED = 130
@@ -157,6 +157,14 @@ def table(title: str, rows: Iterable[Mapping[str, Any]], notes: Sequence[str] = 
     return Section(
         title, header, [[spelt_value(*one) for one in row.items()] for row in rows], notes
     )
+
+
+def tabular(facts: Any, part: Section, kind: str, *, one_per_line: bool = False) -> Report:
+    """Return the report of a table in one of `FORMATS`."""
+    if kind == "text":
+        return Report(facts, [part], one_per_line=one_per_line)
+    text = exported(part, kind)
+    return Report(facts, [text] if text else (), remarks=part.notes, one_per_line=one_per_line)
 
 
 def spelt_value(name: str, value: Any) -> str:

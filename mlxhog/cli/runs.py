@@ -14,8 +14,8 @@ from mlxhog.base import locks
 from mlxhog.base.durable import disk_bytes
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
-from mlxhog.cli.flags import Json, OneRun, RunFolder
-from mlxhog.cli.frame import Report, command, run_word, table
+from mlxhog.cli.flags import Json, OneRun, RunFolder, Tabular
+from mlxhog.cli.frame import Report, command, run_word, table, tabular
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import label, number, scored_at, share_text
@@ -36,13 +36,14 @@ ADVICE = {
     otherwise="; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` "
     "describes one",
 )
-def run(config: RunFolder, _: Json) -> Report:
+def run(config: RunFolder, how: Tabular) -> Report:
     """List runs, the newest last.
 
     bits/byte are those of held-out text. `mlxhog runs rm RUN...` removes runs.
 
     Examples:
         runs
+        runs --format latex
         runs rm 20260102-101500-sotu notes --yes
     """
     from mlxhog.checkpoint.run import list_runs
@@ -50,11 +51,13 @@ def run(config: RunFolder, _: Json) -> Report:
     records = [_facts(each) for each in list_runs(Path(config.out))]
     if not records:
         text = f"no runs in {config.out}; `mlxhog train` makes one"
+        if how.format != "text":
+            return Report(records, (), remarks=[text], one_per_line=True)
         return Report(records, text, one_per_line=True)
     rows = list(map(_row, records))
     statuses = dict.fromkeys(row["status"].partition(",")[0] for row in rows)
     notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
-    return Report(records, [table("", rows, notes)], one_per_line=True)
+    return tabular(records, table("", rows, notes), how.format, one_per_line=True)
 
 
 def _facts(run: "Run") -> dict[str, Any]:
@@ -190,6 +193,9 @@ def show(config: OneRun) -> Report:
         "options": record.changed(),
         "workers": [one for _, one in sorted(record.history.backends.items())],
         "resumed": status.get("resumed") or [],
+        "commands": [
+            {"steps": steps, "command": line} for steps, line in record.history_of_commands()
+        ],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
         "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST}
@@ -207,6 +213,7 @@ def show(config: OneRun) -> Report:
         "a step": in_words(whole[1]),
         **{name: in_words(shares) for name, shares in each},
         "resumed at": facts["resumed"],
+        **{one["steps"]: one["command"] for one in facts["commands"]},
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",
         "checkpoints": facts["checkpoints"] or "none yet",
         "load": facts["load"] and f"mlxhog.load({run_word(run.directory)!r}), {facts['load']}",

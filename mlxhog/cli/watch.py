@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Json, OneRun, Quiet, RunFolder, run_argument
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
-from mlxhog.errors import RunError
+from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.metrics import Progress, Result, number
 from mlxhog.report.plain import RunView
 from mlxhog.report.streams import wrapped
@@ -121,7 +121,7 @@ class JsonLines(RunView):
 @dataclass(frozen=True, kw_only=True)
 class _Report(RunFolder, Json):
     runs: tuple[str, ...] = run_argument("RUN...")
-    to: str | None = option(
+    output: str | None = option(
         None, "file to write; in the run's folder, or here for several", none="auto"
     )
 
@@ -135,10 +135,21 @@ class _Report(RunFolder, Json):
         from mlxhog.base.durable import disk_errors, replace_file
 
         default = Path(name) if len(records) > 1 else records[0].run.directory / name
-        path = Path(self.to) if self.to else default
+        path = Path(self.output) if self.output else default
         with disk_errors(f"writing {path}"):
             replace_file(path, content)
         return str(path)
+
+
+def suffix_of(path: str, known: Sequence[str]) -> str:
+    """Return the format of a file by its suffix; ConfigError if it is none of the known ones."""
+    suffix = Path(path).suffix
+    if suffix[1:].lower() not in known:
+        raise ConfigError(
+            f"--output {path}: the suffix is {suffix or 'missing'}, expected one of "
+            f"{', '.join(f'.{one}' for one in known)}"
+        )
+    return suffix[1:].lower()
 
 
 @command("report", writes=True)
@@ -149,10 +160,11 @@ def report(config: _Report) -> Report:
 
     Examples:
         report latest
-        report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html
+        report runs/20260102-101500-sotu runs/20260102-111500-sotu --output compared.html
     """
     from mlxhog.report.run_page import report
 
+    suffix_of(config.output or "report.html", ("html", "htm"))
     records = config.records()
     page = report(records).encode()
     path = config.write(records, "report.html", page)
@@ -162,18 +174,20 @@ def report(config: _Report) -> Report:
 
 @command("plot", writes=True)
 def plot(config: _Report) -> Report:
-    """Draw the losses of runs in bits per byte, in the terminal and as one PNG file.
+    """Draw the losses of runs in bits per byte, in the terminal and as one picture.
 
-    The terminal has a line for each, on one scale. A run in progress is drawn up to its last
-    number.
+    The picture is a PNG, SVG or PDF file, by the suffix of --output; a dotted line is the learning
+    rate. The terminal has a line for each run, on one scale. A run in progress is drawn up to its
+    last number.
 
     Examples:
         plot latest
-        plot sotu notes --to compared.png
+        plot sotu notes --output compared.pdf
     """
-    from mlxhog.report.charts import losses
+    from mlxhog.report import charts
     from mlxhog.report.record import different_texts
 
+    kind = suffix_of(config.output or "losses.png", charts.FORMATS)
     records = config.records()
     for each in records:
         if each.last("train_bits_per_byte") is None:
@@ -182,7 +196,7 @@ def plot(config: _Report) -> Report:
                 "training begins"
             )
     differ = different_texts(records)
-    path = config.write(records, "losses.png", losses(records))
+    path = config.write(records, "losses.png", charts.losses(records, kind))
     columns = ("train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte")
     runs = [
         {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from mlxhog.base.durable import disk_errors, replace_file
@@ -12,8 +14,8 @@ from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.report.metrics import Result, number, share_text
-from mlxhog.report.record import RunRecord
+from mlxhog.report.metrics import number, share_text
+from mlxhog.report.record import RunRecord, path_words
 from mlxhog.report.streams import printable
 
 LOAD = """\
@@ -29,6 +31,13 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
 model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust}){needs}
 answer = model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=50)
 print(tokenizer.decode(answer[0]))
+```
+"""
+UPLOAD = """
+## Publish
+
+```sh
+hf upload YOUR_NAME/YOUR_MODEL FOLDER
 ```
 """
 
@@ -65,10 +74,21 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     loads = LOAD + in_transformers * (to == "hf" or (to == "mlxhog" and is_large))
     return (
         f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
-        f"tags: [xlstm, mlxhog]\n---\n# {printable(run.name if run else checkpoint.name)}\n\n"
+        f"tags: [xlstm, mlxhog]\nlicense: unknown  # name one before you publish\n"
+        f"{_base(run)}---\n# {printable(run.name if run else checkpoint.name)}\n\n"
         + "\n".join(about)
-        + f"\n\n## Load\n\n{loads}\n{manifest.CARD_MARK.decode()}"
+        + f"\n\n## Load\n\n{loads}{UPLOAD}\n{manifest.CARD_MARK.decode()}"
     )
+
+
+def _base(run: Run | None) -> str:
+    """The line of the model with whose weights a run began, if it began with any."""
+    if run is None:
+        return ""
+    with suppress(RunError):
+        if base := RunRecord(run).config.get("init_from"):
+            return f"base_model: {json.dumps(path_words(base, public=True)[0])}\n"
+    return ""
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:
@@ -84,19 +104,25 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     if "tokens" in used:
         parts += [f"{format_count(used['tokens'])} tokens", format_duration(used["seconds"])]
     return [
-        f"- data: {_code(str(record.config.get('data', '-')))}",
+        f"- data: {_code(' '.join(path_words(record.config.get('data', '-'), public=True)))}",
         f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
-        f"- score: {_score(record.result, checkpoint)}",
-        f"- trained by {_code(record.commands()['the same, spelled out'])}",
+        f"- score: {_score(record, checkpoint, saved['step'])}",
+        *(f"- {steps}: {_code(line)}" for steps, line in record.history_of_commands(public=True)),
     ]
 
 
-def _score(result: Result | None, checkpoint: Path) -> str:
-    """The final score in words, with the size of the text; only if it is this checkpoint's."""
-    bits = None
+def _score(record: RunRecord, checkpoint: Path, step: int) -> str:
+    """The score of this checkpoint in words: the final one, or that of training at its step."""
+    bits, result = None, record.result
     if result is not None and result.val_at_end:
         bits = result.val_bits_per_byte
     if result is None or bits is None or Path(str(result.checkpoint)).name != checkpoint.name:
+        with suppress(RunError):
+            for line in reversed(record.run.read_metrics()):
+                bits, size = line.get("val_bits_per_byte"), line.get("val_bytes")
+                if line.get("val_step") == step and isinstance(bits, float):
+                    of = f"of {format_bytes(size)} " if isinstance(size, int) else ""
+                    return f"{number(bits)} bits per byte {of}of held-out text, during training"
         return "not evaluated at this step; `mlxhog eval` scores the held-out text"
     size, share = format_bytes(result.val_bytes or 0), result.val_share
     if result.final_bits_per_byte is not None:

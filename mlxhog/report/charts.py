@@ -97,12 +97,20 @@ _LINE = 0.19
 """Height of a line of the legend, in inches."""
 
 
-def png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file, the same bytes for the same numbers."""
+FORMATS = ("png", "svg", "pdf")
+_NO_DATE: dict[str, dict[str, Any]] = {
+    "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}
+}  # fmt: skip
+
+
+def png(figure: Figure, kind: str = "png") -> bytes:
+    """Return the figure as a file of one of `FORMATS`, the same bytes for the same numbers."""
+    from matplotlib import rc_context
+
     out = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), rc_context({"svg.hashsalt": "mlxhog"}):
         warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # names of other scripts
-        figure.savefig(out, format="png", metadata={"Software": None})
+        figure.savefig(out, format=kind, metadata=_NO_DATE[kind])
     return out.getvalue()
 
 
@@ -114,17 +122,25 @@ LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
 """Styles of training, held-out text and the larger final score, in the color of the run."""
 
 
-def losses(records: Sequence[RunRecord]) -> bytes:
-    """Return a PNG file with the bits per byte of all runs over time; dots are held-out text.
+def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
+    """Return a picture with the bits per byte of all runs over time; dots are held-out text.
 
-    A star is the final score, on more held-out text than the dots.
+    A star is the final score, on more held-out text than the dots; `kind` is one of `FORMATS`.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
     unit, size = ("s", 1) if end_s < 300 else ("min", 60) if end_s < 10800 else ("h", 3600)
     alone = len(records) == 1
+    if has_rates := any(record.last("lr") is not None for record in records):
+        rates = axes.twinx()
+        rates.set_ylabel("learning rate (dotted)", color=LIGHT.ink, fontsize=9)
+        rates.tick_params(colors=LIGHT.ink, labelsize=8)
+        rates.spines[:].set_visible(False)
     for k, record in reversed(list(enumerate(records))):  # the legend begins with the last line
         xs = record.history.column("elapsed_s") / size
+        ink = LIGHT.inks[k % len(LIGHT.inks)]
+        if has_rates:
+            rates.plot(xs, record.history.column("lr"), color=ink, lw=0.8, ls=":")
         larger = f"held-out, {record.larger_score[1]}" if record.larger_score else ""
         for name, label, style in (
             ("final_bits_per_byte", larger, LARGER),
@@ -134,11 +150,10 @@ def losses(records: Sequence[RunRecord]) -> bytes:
             ys = record.history.column(name)
             known = ~np.isnan(ys)
             if known.any():
-                ink = LIGHT.inks[k % len(LIGHT.inks)]
                 label = label if alone else f"{record.run.name}: {label}"
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
     axes.set(xlabel=f"training time, {unit}", ylabel="bits per byte")
     subject = records[0].run.name if alone else f"{len(records)} runs"
     axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
     legend_below(axes, LIGHT)
-    return png(figure)
+    return png(figure, kind)

@@ -25,7 +25,7 @@ from mlxhog.report.metrics import EVALUATED, Progress, WorkerReport
 AXES = ("elapsed_s", "tokens", "step")
 DRAWN = (
     "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
-    "lost_update_rate", "memory_bytes",
+    "lost_update_rate", "memory_bytes", "lr",
 )  # fmt: skip
 OF_RUN = (*AXES, *DRAWN, "val_bytes")
 """Columns of the run."""

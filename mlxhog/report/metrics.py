@@ -180,6 +180,7 @@ class Progress(Totals):
     eta_s: float | None = None  # to the end of the budget
     loss: float | None = None  # recent mean training loss in nats per token
     train_bits_per_byte: float | None = None
+    lr: float | None = None  # learning rate of the next update
     tokens_per_s: float = 0.0  # of all workers together
     memory_bytes: int = 0  # sum over workers, in each of which shared pages count
     strategy: str | None = None  # in use now

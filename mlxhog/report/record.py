@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
+from mlxhog.checkpoint.run_files import Part
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
 from mlxhog.errors import ConfigError, RunError
@@ -32,6 +34,7 @@ from mlxhog.report.metrics import (
 from mlxhog.report.shares import shares
 
 ALL = "all workers"
+_BUDGET = ("time", "tokens", "steps", "epochs")
 _ASIDE = ("out", "name")
 """Options that choose the folder of a run and do not change its training."""
 
@@ -69,6 +72,7 @@ class _About:
     """What run.json says of the run and its machine."""
 
     status: str = "unknown"
+    commands: tuple[Part, ...] = ()
     error: str | None = None
     machine: str | None = None
     chip: str | None = None
@@ -246,14 +250,30 @@ class RunRecord:
 
     def changed(self) -> dict[str, object]:
         """The options of this version that differ from their defaults, in YAML's spelling."""
-        known = specs_of(TrainConfig, self.config)
-        return {
-            name: value
-            for name, value in self.config.items()
-            if name in known
-            and name not in _ASIDE
-            and str(value) != str(known[name].spell(known[name].default))
-        }
+        return changed(self.config)
+
+    def history_of_commands(self, *, public: bool = False) -> list[tuple[str, str]]:
+        """Every command of the run, in order: its steps, and the command line.
+
+        A resume has the options that it changed, and its budget. `public` names no folder of this
+        machine: of an absolute path, only the last part.
+        """
+        own = {k: v for k, v in self.changed().items() if k not in self.run.automatic()}
+        last = Part(to_step=int(self.last("step") or 0), options=own)
+        parts, before, told = self._about.commands or (last,), dict[str, object](), []
+        for n, part in enumerate(parts):
+            known, flags = specs_of(TrainConfig, {**self.config, **part.options}), list[str]()
+            for name in [name for name in {**before, **part.options} if name in known]:
+                usual = known[name].spell(known[name].default)
+                value = part.options.get(name, usual)
+                if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
+                    words = path_words(value, public=public)
+                    flags.append(shlex.join([known[name].flag, *words]))
+            begin = f"mlxhog train --resume {shlex.quote(self.run.name)}" if n else "mlxhog train"
+            steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
+            told.append((steps, " ".join([begin, *flags])))
+            before = dict(part.options)
+        return told
 
     def options_in_words(self) -> dict[str, str]:
         """Every option of the run in readable form: rounded, with its unit."""
@@ -268,21 +288,37 @@ class RunRecord:
 
     def commands(self) -> dict[str, str]:
         """Command lines, by their purpose."""
-        run, automatic = shlex.quote(str(self.run.directory)), self.run.automatic()
-        known = specs_of(TrainConfig, self.config)
+        run = shlex.quote(str(self.run.directory))
         more = " --time 10m" * (self.state == "done")  # its budget is used up
-        flags = [
-            shlex.join([known[name].flag, str(value)])
-            for name, value in self.changed().items()
-            if name not in automatic  # the new command chooses these itself
-        ]
         return {
             "repeat it with the file of its options": f"mlxhog train -c {run}/config.yaml",
-            "the same, spelled out": " ".join(["mlxhog train", *flags]),
+            **{f"trained {steps}": line for steps, line in self.history_of_commands()},
             "train it further": f"mlxhog train --resume {run}{more}",
             "write text with it": f'mlxhog generate {run} --prompt "The"',
             "this page again": f"mlxhog report {run}",
         }
+
+
+def path_words(value: object, *, public: bool) -> list[str]:
+    """Return the words of an option; `public`: of an absolute path, only its last part."""
+    words = value if isinstance(value, list) else str(value).split("\n")
+    paths = [Path(str(one)) for one in words]
+    return [
+        path.name if public and (path.is_absolute() or str(word)[:1] == "~") else str(word)
+        for word, path in zip(words, paths, strict=True)
+    ]
+
+
+def changed(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of this version that differ from their defaults, in YAML's spelling."""
+    known = specs_of(TrainConfig, values)
+    return {
+        name: value
+        for name, value in values.items()
+        if name in known
+        and name not in _ASIDE
+        and str(value) != str(known[name].spell(known[name].default))
+    }
 
 
 def different_texts(records: Sequence[RunRecord]) -> list[str]:

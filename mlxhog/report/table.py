@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import re
 import shutil
@@ -39,6 +41,46 @@ class Section:
     header: Sequence[str] = ()  # names of the columns
     rows: Sequence[Sequence[str]] = ()  # cells of each row; one in `STYLES` has that color
     notes: Sequence[str] = ()  # lines below the table
+
+
+FORMATS = ("text", "csv", "latex", "markdown")
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "*": "{*}",  # else the end of the row before would take them
+}  # fmt: skip
+
+
+def exported(part: Section, kind: str) -> str:
+    """Return the table of a section as CSV, LaTeX (a tabular) or Markdown, without its notes.
+
+    Text from users stays text: special characters are escaped, and a cell of CSV that a spreadsheet
+    would run as a formula begins with an apostrophe.
+    """
+    table = [
+        [" ".join(printable(cell).split()) for cell in row] for row in (part.header, *part.rows)
+    ]
+    if not part.header:
+        return ""
+    if kind == "csv":
+        for row in table:
+            row[:] = [
+                "'" + cell if cell[:1] in "=+-@" and cell and not _NUMBER(cell) else cell
+                for cell in row
+            ]
+        csv.writer(out := io.StringIO(), lineterminator="\n").writerows(table)
+        return out.getvalue().rstrip("\n")
+    if kind == "markdown":
+        escaped = [[re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", cell) for cell in row] for row in table]
+        escaped.insert(1, ["---"] * len(part.header))
+        return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+    begin, *rows = (
+        " & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in row) + r" \\"
+        for row in table
+    )
+    frame = rf"\begin{{tabular}}{{{'l' * len(part.header)}}}"
+    return "\n".join([frame, r"\hline", begin, r"\hline", *rows, r"\hline", r"\end{tabular}"])
 
 
 def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:

@@ -19,6 +19,7 @@ from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
+from mlxhog.config.sources import spelt_values_of
 from mlxhog.data import corpora
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.report.metrics import (
@@ -30,6 +31,7 @@ from mlxhog.report.metrics import (
     label,
 )
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.record import changed
 from mlxhog.report.views import Observer
 from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
@@ -67,6 +69,10 @@ class Reporter:
         birth = ("created_ns", "order")
         self._birth = {name: value for name, value in earlier.items() if name in birth}
         self._resumed: list[int] = []
+        first = plan.budget.steps_before
+        kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
+        kept[-1:] = [{**one, "to_step": first} for one in kept[-1:]]
+        self._commands = [*kept, {"from_step": first, "options": _options(plan)}]
         if plan.resumption is not None:
             self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
         self._added = list(earlier.get("text_added", []))
@@ -133,6 +139,7 @@ class Reporter:
     def append_metrics(self) -> None:
         """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
+        now = replace(now, lr=self._lr())
         evaluation: dict[str, Any] = {name: getattr(now, name) for name in EVALUATED}
         if evaluation == self._evaluation:  # it stands on an earlier line
             none: dict[str, Any] = dict.fromkeys(EVALUATED)
@@ -148,6 +155,17 @@ class Reporter:
                 self._board.write(now)
         except EnvironmentLacks as error:
             self.report_once(f"no metrics: {error}; training continues")
+
+    def _lr(self) -> float:
+        """The learning rate of the next update, with the workers with which training began."""
+        count, budget = self.monitor.arena.counters.load, self.monitor.budget
+        rate = self.plan.schedule(budget.step_share(self.plan.strategy.tokens_per_step))
+        done = budget.progress(
+            steps=count("steps"),
+            tokens=count("tokens") + count("tokens_elsewhere"),
+            seconds=self.monitor.clock.seconds(),
+        )
+        return rate(done, count("version"))
 
     def write_times(self) -> None:
         """Replace times.json; a full disk is reported for the metrics."""
@@ -189,6 +207,7 @@ class Reporter:
                 "data_path": corpora.full_path(config.data),
                 "held_out": asdict(plan.held_out),
                 "parameters": plan.parameters,
+                "commands": [{"to_step": steps, **one} for one in self._commands],
                 "automatic": plan.automatic,
                 "steps": steps,
                 "tokens": tokens,
@@ -215,6 +234,12 @@ class Reporter:
             emulated_before=plan.emulated_before,
             **more,
         )
+
+
+def _options(plan: TextPlan) -> dict[str, Any]:
+    """The options of this command that differ from the defaults, without automatic ones."""
+    different = changed(spelt_values_of(plan.stored)).items()
+    return {name: value for name, value in different if name not in plan.automatic}
 
 
 def _model_name(plan: TextPlan) -> str:

@@ -103,6 +103,8 @@ def test_files_runs_and_names_are_sides_and_a_folder_of_runs_is_refused(tmp_path
     assert find_side("tiny.yaml", [], root).config.model == "tiny"  # no such file here
     assert find_side("mine.yaml", [], root).config.lr == 0.5
     assert find_side(words[0], [], root).config.model == words[0]
+    begun = find_side(None, [{"init_from": (Path(result.run).name, "--b")}], root).config
+    assert begun.init_from == result.checkpoint
     of_run = find_side(Path(result.run).name, [], root)
     assert of_run.title == Path(result.run).name
     assert of_run.config.model == str(Path(result.run) / "model")

@@ -56,6 +56,12 @@ def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
     record = told(capsys, "show", "latest")
     assert (record["resumed"], record["last"]["step"], record["options"]["lr"]) == ([20], 30, 1e-3)
     assert record["checkpoints"][-1] == "step-00000030 (latest)"
+    rates = [line["lr"] for line in here.run.read_metrics()]
+    assert all(0 < lr <= 1e-3 for lr in rates)
+    first, second = record["commands"]
+    assert [first["steps"], second["steps"]] == ["steps 1 to 20", "steps 21 to 30"]
+    assert "--steps 20" in first["command"]
+    assert second["command"] == f"mlxhog train --resume {here.run.name} --steps 10"
 
 
 def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, capsys):
@@ -79,9 +85,16 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
     assert "from 7.00 at the top to 0.13" in scale
     assert path == "losses.png"
     assert Path(path).read_bytes().startswith(PNG)
-    record = told(capsys, "plot", "one", "two", "--to", "both.png")
+    record = told(capsys, "plot", "one", "two", "--output", "both.png")
     assert (record["plot"], record["notes"]) == ("both.png", [])
     assert [run["lines"] for run in record["runs"]] == [3000, 4]
+    for name, begin in {"x.svg": b"<?xml", "x.pdf": b"%PDF-", "x.PNG": PNG}.items():
+        told(capsys, "plot", "one", "--output", name)
+        assert Path(name).read_bytes().startswith(begin)
+    for name in ("x.gif", "x", "x.html"):
+        refused(capsys, "expected one of .png, .svg, .pdf", "plot", "one", "--output", name)
+        assert not Path(name).exists()
+    refused(capsys, "expected one of .html", "report", "one", "--output", "x.pdf")
     write_run(tmp_path / "runs", "old", metrics=lines(9), status={"held_out": None})
     shown = " ".join(said(capsys, "plot", "one", "old").out.splitlines())
     assert "held-out numbers of different text cannot be compared: 20260101-000000-one" in shown

@@ -1,5 +1,6 @@
 """`mlxhog runs`: a list that fits the terminal; `mlxhog runs rm`: whole runs or none."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
+from mlxhog.report.table import Section, exported
 from tests.cli.command import refused, told
 from tests.cli.command import said as printed
 from tests.odd_disk import held_elsewhere
@@ -19,6 +21,19 @@ DONE = {
     "result": {"steps": 1084, "seconds": 57.0, "val_bits_per_byte": 1.7304},
     "held_out": {**HELD_OUT, "share": 0.076},
 }  # fmt: skip
+
+
+def test_tables_for_other_programs_keep_the_text_of_users_as_text():
+    rows = [["=SUM(A1)", "-1.5"], ["a_b & 50% | x\\y", "+0.2"], ["[@x\ny", "1,2"], ["-1+cmd", "-"]]
+    part = Section("", ["run", "bits/byte"], rows, ["a note"])
+    assert [*csv.reader(exported(part, "csv").splitlines())] == [
+        ["run", "bits/byte"], ["'=SUM(A1)", "-1.5"], ["a_b & 50% | x\\y", "+0.2"],
+        ["[@x y", "1,2"], ["'-1+cmd", "-"],
+    ]  # fmt: skip
+    latex = exported(part, "latex")
+    assert r"a\_b \& 50\% \textbar{} x\textbackslash{}y & +0.2 \\" in latex
+    assert "\n{[}@x y & 1,2" in latex
+    assert r"| a\_b & 50% \| x\\y | +0.2 |" in exported(part, "markdown")
 
 
 @pytest.fixture
@@ -164,3 +179,17 @@ def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys):
             assert main(["runs", "rm", *words.split()]) == 2
             assert len(left(root)) == 6
             assert re.search(message, capsys.readouterr().err)
+
+
+def test_runs_are_listed_as_csv_with_the_advice_on_stderr(root, capsys):
+    assert "no runs" in printed(capsys, "runs", "--format", "csv").err
+    write_run(root, "20260101-000000-one", status={**DONE, "status": "failed"})
+    shown = printed(capsys, "runs", "--format", "csv")
+    head, row = csv.reader(shown.out.splitlines())
+    assert (head[0], row[0], row[head.index("bits/byte")]) == (
+        "run",
+        "20260101-000000-one",
+        "1.730",
+    )
+    assert "failed: mlxhog show" in shown.err
+    assert printed(capsys, "runs", "--format", "latex").out.startswith(r"\begin{tabular}")

@@ -35,12 +35,38 @@ def test_a_card_names_data_steps_score_and_command(tmp_path):
     assert str(tmp_path) not in written
 
 
+def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path):
+    run = trained(tmp_path)
+    data = str(tmp_path / "notes.txt")
+    base = str(tmp_path / "base")
+    run.config_path.write_text(f"data: {data}\nsteps: 4\nlr: 0.1\ninit_from: {base}\n")
+    run.write_status({**run.read_status(), "commands": [
+        {"from_step": 0, "to_step": 12, "options": {"data": data, "steps": 12}},
+        {"from_step": 12, "to_step": 16, "options": {"data": data, "steps": 4, "lr": 0.1}},
+    ]})  # fmt: skip
+    written = card.text(SMALL, run.model.resolve())
+    first = "- steps 1 to 12: `mlxhog train --data notes.txt --steps 12`"
+    second = f"- steps 13 to 16: `mlxhog train --resume {run.name} --steps 4 --lr 0.1`"
+    for words in (f"{first}\n{second}\n", '\nbase_model: "base"\n', "\nlicense: ", "hf upload "):
+        assert words in written
+    assert str(tmp_path) not in written
+
+
 @each_of("result", [{"val_step": 3}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}])
 def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):
     run = trained(tmp_path, **result)
     written = card.text(SMALL, run.model.resolve())
     assert "not evaluated at this step" in written
     assert "bits per byte" not in written
+
+
+def test_a_checkpoint_of_an_earlier_evaluation_has_that_score(tmp_path):
+    run = trained(tmp_path, val_step=20, checkpoint="step-00000020")
+    for step, bits in ((8, 3.0), (16, 1.5), (20, 1.25)):
+        score = {"val_step": step, "val_bits_per_byte": bits, "val_bytes": 2048}
+        run.append_metrics({"step": step, "elapsed_s": step / 8, **score})
+    written = card.text(SMALL, run.model.resolve())
+    assert "- score: 1.500 bits per byte of 2.0 kB of held-out text" in written
 
 
 def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeypatch, capsys):

@@ -30,7 +30,7 @@ def report(capsys, *words):
 def test_the_picture_names_its_runs_of_any_script_and_explains_its_lines(tmp_path, monkeypatch):
     other = RunRecord(write_run(tmp_path, "\u6587 \u0e01", metrics=lines(3)))
     assert charts.losses([other]).startswith(b"\x89PNG")  # a warning would be an error here
-    monkeypatch.setattr(charts, "png", lambda figure: figure)
+    monkeypatch.setattr(charts, "png", lambda figure, kind: figure)
     scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
     runs = [
         RunRecord(write_run(tmp_path, "a", metrics=lines(30, every_s=20.0))),
@@ -155,7 +155,7 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
     first = list(lines(30))
     first.append(first[-1] | {"step": 601})  # the last evaluation has a line of its own
     runs = [write_run(tmp_path, "a", metrics=first), write_run(tmp_path, "b", metrics=lines(20))]
-    report(capsys, *(run.directory for run in runs), "--to", tmp_path / "page.html")
+    report(capsys, *(run.directory for run in runs), "--output", tmp_path / "page.html")
     window = visit()
     page = window.open(f"file://{tmp_path}/page.html")
     names = page.locator("#bits .legend .name").all_inner_texts()

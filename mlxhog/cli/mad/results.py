@@ -8,8 +8,8 @@ from pathlib import Path
 from mlxhog.base.durable import explained, replace_file
 from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import expanded
-from mlxhog.cli.flags import Json, Plugins
-from mlxhog.cli.frame import Report, command, writable, written
+from mlxhog.cli.flags import Json, Plugins, Tabular
+from mlxhog.cli.frame import Report, command, tabular, writable, written
 from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
 
@@ -20,7 +20,7 @@ class _Study(Plugins, Json):
 
 
 @command("mad board")
-def board(config: _Study) -> Report:
+def board(config: _Study, how: Tabular) -> Report:
     """Print the leaderboard of a study, from its directory only, during the study and after it.
 
     Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Incomplete
@@ -33,7 +33,7 @@ def board(config: _Study) -> Report:
     from mlxhog.mad.study.store import find
 
     ranking = read_ranking(find(config.study))
-    return Report(to_json(ranking), [section(ranking)])
+    return tabular(to_json(ranking), section(ranking), how.format)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ const drawn = (() => {
     ["late", "Staleness: updates by others between read and write", () => [], "staleness"],
     ["waiting", "Waiting: share of its time that a worker waits", () => [], "waiting"],
     ["memory", "Memory, bytes", (r) => [["all", r.of_run.memory_bytes, ALL]], "memory_bytes"],
+    ["lr", "Learning rate", (r) => [["lr", r.of_run.lr, ALL]]],
     ["lost", "Lost updates: share of increments", (r) => [["lost", r.of_run.lost_update_rate, ALL]]],
   ];
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
