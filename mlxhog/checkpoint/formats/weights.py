@@ -87,8 +87,8 @@ def parts(file: Path) -> list[Path]:
         count = sum(one.stem[6:].isdecimal() for one in file.parent.glob("model_*.safetensors"))
         names = [f"model_{number}.safetensors" for number in range(count)]
     elif shard := _SHARD(file.name):
-        stem, _, count, ending = shard.groups()
-        names = [f"{stem}-{number:05}-of-{count}{ending}" for number in range(1, int(count) + 1)]
+        stem, _, of_all, ending = shard.groups()
+        names = [f"{stem}-{number:05}-of-{of_all}{ending}" for number in range(1, int(of_all) + 1)]
     for name in names:
         if not (file.parent / name).is_file():
             raise CheckpointError(
