@@ -86,7 +86,7 @@ def _base(run: Run | None) -> str:
     if run is None:
         return ""
     with suppress(RunError):
-        if base := RunRecord(run).config.get("init_from"):
+        if (base := RunRecord(run).config.get("init_from")) not in (None, "none"):
             return f"base_model: {json.dumps(path_words(base, public=True)[0])}\n"
     return ""
 

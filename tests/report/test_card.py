@@ -50,6 +50,8 @@ def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path
     for words in (f"{first}\n{second}\n", '\nbase_model: "base"\n', "\nlicense: ", "hf upload "):
         assert words in written
     assert str(tmp_path) not in written
+    run.config_path.write_text("init_from: none\n")
+    assert "base_model" not in card.text(SMALL, run.model.resolve())
 
 
 @each_of("result", [{"val_step": 3}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}])
