@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
-
-import numpy as np
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import TYPES, Argument, Kernel, Launch, Size
 
 Numbers = Mapping[str, Any]
-Draw = Callable[[np.random.Generator, tuple[int, ...]], Any]
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """Draw normal numbers, float32."""
-    return rng.standard_normal(shape, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +27,14 @@ class Family:
         header: file of their functions.
         shapes: shape of every array by name, such as "B S 4 NH DH"; behind it the type, if it is
             not float32. A letter has one value over all arrays of a launch.
-        sizes: letters, and other numbers, of a sample of about n elements.
         derived: from the numbers of a launch to those that follow from others, or that it refuses.
-        drawn: how arrays of a sample are drawn; others are normal numbers.
         struct: of sizes, such as "MlstmShape{B, NH}", which the functions take behind the arrays.
         instance: of a kernel, by the numbers of a launch.
     """
 
     header: str
     shapes: Mapping[str, str]
-    sizes: Callable[[int], Numbers]
     derived: Callable[[Numbers], Numbers] = lambda n: {}
-    drawn: Mapping[str, Draw] = field(default_factory=dict)
     struct: str = ""
     instance: Callable[[Numbers], str] = lambda n: ""
 
@@ -102,10 +90,6 @@ class Family:
         def launch(x: Mapping[str, Any], **given: Any) -> Launch:
             return self._launch(kernel, x, given, grid, group)
 
-        def sample(rng: np.random.Generator, n: int) -> Launch:
-            letters = self.sizes(n)
-            return launch(self.sample(rng, letters, inputs.replace("!", "")), **letters)
-
         kernel = Kernel(
             name=name,
             header=header or self.header,
@@ -117,25 +101,17 @@ class Family:
             ),
             outputs=results,
             launch=launch,
-            sample=sample,
             **more,
         )  # fmt: skip
         return kernel
-
-    def sample(self, rng: np.random.Generator, letters: Numbers, names: str) -> dict[str, Any]:
-        """Random arrays by name, of the shapes that letters give."""
-        numbers = {**letters, **self.derived(letters)}
-        return {
-            name: self.drawn.get(name, normal)(rng, self._shape(name, numbers))
-            for name in names.split()
-        }
 
     def _parts(self, name: str) -> tuple[list[str], str]:
         """The axes of an array, and its type."""
         *axes, last = self.shapes[name.rstrip("!")].split()
         return (axes, last) if last in TYPES else ([*axes, last], "float32")
 
-    def _shape(self, name: str, numbers: Numbers) -> tuple[int, ...]:
+    def shape(self, name: str, numbers: Numbers) -> tuple[int, ...]:
+        """Return the shape of an array, by the numbers of a launch."""
         shape = tuple(
             int(word) if word.isdigit() else int(numbers[word]) for word in self._parts(name)[0]
         )
@@ -163,7 +139,7 @@ class Family:
         numbers |= given
         numbers |= self.derived(numbers)
         for name in arrays:
-            shape, expected = tuple(x[name].shape), self._shape(name, numbers)
+            shape, expected = tuple(x[name].shape), self.shape(name, numbers)
             if shape != expected:
                 raise ShapeError(
                     f"{kernel.name}: {name} has shape {shape}, the other arguments require "
@@ -172,7 +148,7 @@ class Family:
         return Launch(
             kernel=kernel,
             inputs={one.name: (numbers if one.scalar else x)[one.name] for one in kernel.inputs},
-            outputs={one.name: self._shape(one.name, numbers) for one in kernel.outputs},
+            outputs={one.name: self.shape(one.name, numbers) for one in kernel.outputs},
             grid=grid(numbers),
             group=group(numbers),
             instance=self.instance(numbers),
