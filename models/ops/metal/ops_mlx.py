@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.core import array
 
 from mlxhog.models.ops.arrays_mlx import differentiable
@@ -18,19 +17,6 @@ from mlxhog.models.ops.reference.ops_mlx import MLXOps
 
 class MetalOps(MetalCells, MLXOps):
     """The operators on one engine: `mlx` takes MLX's arrays as they are, others NumPy arrays."""
-
-    def enter(self, arrays: Sequence[array]) -> list[Any]:
-        """Return the engine's own arrays; only `mlx` leaves them unevaluated."""
-        if self.engine.name == "mlx":
-            return list(arrays)
-        mx.eval(arrays)
-        return [self.engine.array(np.array(x)) for x in arrays]
-
-    def leave(self, arrays: Sequence[Any]) -> tuple[array, ...]:
-        """Return the engine's results as arrays of MLX."""
-        if self.engine.name == "mlx":
-            return tuple(arrays)
-        return tuple(mx.array(self.engine.host(x)) for x in arrays)
 
     def apply(
         self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array, **how: Any
