@@ -50,12 +50,15 @@ class MetalCells(Ops):
         An emulated engine takes and returns arrays of NumPy.
         """
         engine, xp = self.engine, self.xp
-        enter = (lambda y: engine.array(xp.numpy(y))) if engine.emulated else self.row_major
-        x = {name: enter(y) for name, y in inputs.items()}
+        is_host = engine.emulated
+        x = {
+            name: engine.array(xp.numpy(y)) if is_host else self.row_major(y)
+            for name, y in inputs.items()
+        }
         for kernel in kernels:
             x |= engine.run(kernel.launch(x, **how))
         results = tuple(x[name] for name in names.split())
-        return tuple(xp.from_numpy(engine.host(y)) for y in results) if engine.emulated else results
+        return tuple(xp.from_numpy(engine.host(y)) for y in results) if is_host else results
 
     # -- the convolution --------------------------------------------------------------------------
 

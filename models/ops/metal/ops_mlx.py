@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.core import array
 
-from mlxhog.models.ops.arrays_mlx import differentiable
+from mlxhog.models.ops.arrays_mlx import with_vjp
 from mlxhog.models.ops.metal.cells import MetalCells
 from mlxhog.models.ops.reference.ops_mlx import MLXOps
 
@@ -21,13 +21,7 @@ class MetalOps(MetalCells, MLXOps):
     def apply(
         self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array, **how: Any
     ) -> Sequence[array]:
-        """Return the results; what the gradient needs are results of the function, too.
-
-        Where none may follow, nothing is kept for it.
-        """
-        if not differentiable.get():
-            plain: Sequence[array] = forward(*inputs, **how)[0]
-            return plain
+        """Return the results; what the gradient needs are results of the function, too."""
         count = 0
 
         def both(*inputs: array) -> tuple[array, ...]:
@@ -40,7 +34,5 @@ class MetalOps(MetalCells, MLXOps):
             grads = backward(results[count:], d_results[:count], **how)
             return *grads, *map(mx.zeros_like, inputs[len(grads) :])
 
-        function = mx.custom_function(both)
-        function.vjp(gradients)
-        every: Sequence[array] = function(*inputs)  # type: ignore[assignment]
+        every = with_vjp(gradients)(both)(*inputs)
         return every[:count]

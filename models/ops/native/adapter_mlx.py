@@ -8,7 +8,7 @@ in the cache.
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -60,16 +60,12 @@ class NativeMLXOps(NativeOps, MLXOps):
         settings["threads"] = _threads
         needs = [x is not None for x in inputs]
         arrays: Sequence[Any] = [x for x in inputs if x is not None]
-        if not arrays_mlx.differentiable.get():
-            results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
-            return [_copied(x) for x in results]
-        saved: Views = ()
+        keep, saved = arrays_mlx.differentiable.get(), cast(Views, ())
         saved_outputs: list[array] = []
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, saved_outputs
-            inputs = _at(needs, views(*present))
-            results, saved = pair.forward(*inputs, keep=True, **settings)
+            results, saved = pair.forward(*_at(needs, views(*present)), keep=keep, **settings)
             outputs = [_copied(x) for x in results]
             if pair.saved_results:  # the copies, so that the results themselves are freed
                 saved_outputs = [outputs[position] for position in pair.saved_results]
@@ -80,9 +76,7 @@ class NativeMLXOps(NativeOps, MLXOps):
             grads = pair.backward(needed, views(*d_results), needs, **settings)
             return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
 
-        function = mx.custom_function(forward)
-        function.vjp(backward)
-        return function(*arrays)  # type: ignore[return-value]
+        return arrays_mlx.with_vjp(backward)(forward)(*arrays)
 
     def constant(self, x: array | None, dtype: str) -> View | None:
         """View an array without its gradient."""
