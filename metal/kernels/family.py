@@ -88,7 +88,28 @@ class Family:
             )
 
         def launch(x: Mapping[str, Any], **given: Any) -> Launch:
-            return self._launch(kernel, x, given, grid, group)
+            numbers: dict[str, Any] = {}
+            for each in (*(one.name for one in arrays), *x):  # others tell sizes that these lack
+                if each in x:
+                    for word, length in zip(self._parts(each)[0], x[each].shape, strict=False):
+                        numbers.setdefault(word, int(length))
+            numbers |= given
+            numbers |= self.derived(numbers)
+            for one in arrays:
+                shape, expected = tuple(x[one.name].shape), self.shape(one.name, numbers)
+                if shape != expected:
+                    raise ShapeError(
+                        f"{name}: {one.name} has shape {shape}, the other arguments require "
+                        f"{expected}; pass arrays of one model, batch and chunk size"
+                    )
+            return Launch(
+                kernel=kernel,
+                inputs={i.name: (numbers if i.scalar else x)[i.name] for i in kernel.inputs},
+                outputs={one.name: self.shape(one.name, numbers) for one in results},
+                grid=grid(numbers),
+                group=group(numbers),
+                instance=self.instance(numbers),
+            )
 
         kernel = Kernel(
             name=name,
@@ -121,35 +142,3 @@ class Family:
                 "32 bits; run fewer sequences at once"
             )
         return shape
-
-    def _launch(
-        self,
-        kernel: Kernel,
-        x: Mapping[str, Any],
-        given: Numbers,
-        grid: Callable[[Numbers], Size],
-        group: Callable[[Numbers], Size],
-    ) -> Launch:
-        numbers: dict[str, Any] = {}
-        arrays = [one.name for one in kernel.inputs if not one.scalar]
-        for name in (*arrays, *x):  # others tell sizes that these lack
-            if name in x:
-                for word, length in zip(self._parts(name)[0], x[name].shape, strict=False):
-                    numbers.setdefault(word, int(length))
-        numbers |= given
-        numbers |= self.derived(numbers)
-        for name in arrays:
-            shape, expected = tuple(x[name].shape), self.shape(name, numbers)
-            if shape != expected:
-                raise ShapeError(
-                    f"{kernel.name}: {name} has shape {shape}, the other arguments require "
-                    f"{expected}; pass arrays of one model, batch and chunk size"
-                )
-        return Launch(
-            kernel=kernel,
-            inputs={one.name: (numbers if one.scalar else x)[one.name] for one in kernel.inputs},
-            outputs={one.name: self.shape(one.name, numbers) for one in kernel.outputs},
-            grid=grid(numbers),
-            group=group(numbers),
-            instance=self.instance(numbers),
-        )
