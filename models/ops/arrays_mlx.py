@@ -5,7 +5,6 @@ Those that are not defined here are MLX's own.
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import wraps
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
@@ -35,7 +34,6 @@ def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
         own = mx.custom_function(function)
         own.vjp(gradients)
 
-        @wraps(function)
         def call(*inputs: array) -> Any:
             return own(*inputs) if differentiable.get() else function(*inputs)
 

@@ -8,7 +8,7 @@ in the cache.
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -60,12 +60,15 @@ class NativeMLXOps(NativeOps, MLXOps):
         settings["threads"] = _threads
         needs = [x is not None for x in inputs]
         arrays: Sequence[Any] = [x for x in inputs if x is not None]
-        keep, saved = arrays_mlx.differentiable.get(), cast(Views, ())
+        if not arrays_mlx.differentiable.get():
+            results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
+            return [_copied(x) for x in results]
+        saved: Views = ()
         saved_outputs: list[array] = []
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, saved_outputs
-            results, saved = pair.forward(*_at(needs, views(*present)), keep=keep, **settings)
+            results, saved = pair.forward(*_at(needs, views(*present)), keep=True, **settings)
             outputs = [_copied(x) for x in results]
             if pair.saved_results:  # the copies, so that the results themselves are freed
                 saved_outputs = [outputs[position] for position in pair.saved_results]
