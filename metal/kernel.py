@@ -16,8 +16,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlxhog.errors import ShapeError
 
 Size = tuple[int, int, int]
@@ -60,7 +58,7 @@ class Argument:
 
 
 def _undeclared(*_: Any, **__: Any) -> Launch:
-    raise AssertionError("this kernel was declared without a launch or a sample")
+    raise AssertionError("this kernel was declared without a launch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,6 @@ class Kernel:
         lockstep: uses barriers or simd-group functions.
         launch: from arrays by name, those that it does not take among them, and numbers; refuses
             shapes that do not fit each other (ShapeError).
-        sample: a typical launch of about n elements with random contents, (rng, n).
         rtol: largest relative error between engines, of arrays with values of order 1.
             0 promises equal bits, from a compiler that knows the pragma in `unfused.h`.
     """
@@ -91,7 +88,6 @@ class Kernel:
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
     launch: Callable[..., Launch] = _undeclared
-    sample: Callable[[np.random.Generator, int], Launch] = _undeclared
     instances: tuple[str, ...] = ()
     lockstep: bool = False
     rtol: float = 0.0

@@ -196,8 +196,12 @@ class XLSTMConfig(ModelConfig):
     def __post_init__(self) -> None:
         """Refuse a field out of range, and resets without their token."""
         super().__post_init__()
-        ngrams.check_rows(self.ngram_rows)
-        bos, V = self.bos_token_id, self.vocab_size
+        rows, bos, V = self.ngram_rows, self.bos_token_id, self.vocab_size
+        if rows < 2 or rows & (rows - 1):
+            most = ngrams.MOST_ROWS.bit_length() - 1
+            raise ConfigError(
+                f"ngram_rows is {rows}; set it to a power of two up to 2^{most}, such as 131072"
+            )
         if self.reset_at_document_boundaries and (bos is None or not 0 <= bos < V):
             token = "not set" if bos is None else f"{bos} of {V} ids"
             raise ConfigError(

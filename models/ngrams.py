@@ -180,15 +180,6 @@ def of(cfg: Any) -> NgramTables | None:
     return NgramTables(orders=orders, reset_token=reset, **sizes)
 
 
-def check_rows(rows: int) -> None:
-    """Refuse a number of rows that is no power of two."""
-    if rows < 2 or rows & (rows - 1):
-        raise ConfigError(
-            f"ngram_rows is {rows}; set it to a power of two up to 2^{MOST_ROWS.bit_length() - 1}, "
-            "such as 131072"
-        )
-
-
 def read_orders(value: object) -> tuple[int, ...]:
     """Read orders: a number, a range such as "2-8", or a list.
 

@@ -15,6 +15,7 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import whole_text
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS, calls_between, functions
+from tools.samples import sample
 
 SAMPLE = 1000
 """Elements of the samples, about."""
@@ -33,7 +34,7 @@ def missing(cache: Path | None = None) -> tuple[list[str], str]:
     rng, engine = np.random.default_rng(0), HostEngine(cache=cache)
     kernels, called = set[str](), set[str]()
     for kernel, instance in instances():
-        engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
+        engine.run(replace(sample(kernel, rng, SAMPLE), instance=instance))
         kernels.add(kernel.entry(instance))
         called |= _called(whole_text(kernel, instance))
     defined = {

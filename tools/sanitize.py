@@ -37,6 +37,7 @@ from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import CHAOS_PERIOD, buffers
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.registry import KERNELS, instances
+from tools.samples import sample
 
 _MAIN = Path(__file__).parent / "sanitizer" / "main.cpp"
 _FOUND = 66
@@ -183,7 +184,7 @@ def _finished(command: list[str], checks: Sanitizer) -> subprocess.CompletedProc
 def samples(names: Container[str] = KERNELS, n: int = 1000) -> list[Launch]:
     """Return the sample launch of each kernel named, in each of its instances."""
     return [
-        replace(kernel.sample(np.random.default_rng(0), n), instance=instance)
+        replace(sample(kernel, np.random.default_rng(0), n), instance=instance)
         for kernel, instance in instances()
         if kernel.name in names
     ]

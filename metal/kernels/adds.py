@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels.family import Family, Numbers
@@ -78,8 +76,7 @@ def _inside(n: Numbers) -> Numbers:
     return {}
 
 
-_RATES = np.array([0.1, 0.75, 0.2, 0.01, 0.1, 0.75, 0.0, 0.0], np.float32)
-_FLAT = Family(
+FLAT = Family(
     header="adds.h",
     shapes={
         "arena": "A",  # shared, and written in place, as the next two
@@ -90,29 +87,17 @@ _FLAT = Family(
         "hp": "8",
         "done": "1 uint32",
     },
-    sizes=lambda n: {"A": n + 8, "n": n, "F": n // FLAG_FLOATS + 1, "offset": 3, "scale": -0.5},
     derived=_inside,
-    drawn={
-        "decays": lambda rng, shape: rng.integers(0, 2, shape, np.uint8),  # half of them decay
-        "hp": lambda rng, shape: _RATES,
-        "rows": lambda rng, shape: np.sort(
-            rng.choice(2 * shape[0], shape[0], replace=False)
-        ).astype(np.int32),
-    },
 )
-_ROWS = replace(
-    _FLAT,
+ROWS = replace(
+    FLAT,
     shapes={
-        **_FLAT.shapes,
+        **FLAT.shapes,
         "rows": "n_rows int32",  # of the parameter; those outside of it are left out
         "g": "n_rows n_columns",
         "done": "n_rows uint32",
     },
-    sizes=lambda n: {  # about half of the rows
-        "n_rows": max(1, n // 16), "n_columns": 16, "height": 2 * max(1, n // 16), "offset": 5,
-        "A": 2 * max(16, n) + 8, "F": max(16, n) // 16 + 1,
-    },
-)  # fmt: skip
+)
 
 
 def _group(n: Numbers) -> tuple[int, int, int]:
@@ -125,14 +110,12 @@ _FLAT_LAUNCH: dict[str, Any] = {
     "grid": lambda n: (n["n"], 1, 1),
     "at": "thread_position_in_grid.x",
 }
-DENSE_AXPY = _FLAT.kernel(
-    "dense_axpy", "arena! g", "done", "scale:float32 n offset", **_FLAT_LAUNCH
-)
-STEP = _FLAT.kernel("step", "arena! g decays hp", "done", "n offset", **_FLAT_LAUNCH)
-STEP_RECORDED = _FLAT.kernel(
+DENSE_AXPY = FLAT.kernel("dense_axpy", "arena! g", "done", "scale:float32 n offset", **_FLAT_LAUNCH)
+STEP = FLAT.kernel("step", "arena! g decays hp", "done", "n offset", **_FLAT_LAUNCH)
+STEP_RECORDED = FLAT.kernel(
     "step_recorded", "arena! last! prev! g decays hp", "done", "n offset", **_FLAT_LAUNCH
 )
-STEP_ROWS = _ROWS.kernel(
+STEP_ROWS = ROWS.kernel(
     "step_rows", "arena! rows g decays hp", "done", "n_columns n_rows height offset",
     grid=lambda n: (n["n_columns"], n["n_rows"], 1), group=_group,
 )  # fmt: skip

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mlxhog.metal.kernel import Kernel, Size
 from mlxhog.metal.kernels.family import Family, Numbers
 
@@ -43,8 +41,6 @@ CONV = Family(
         "dbias": "CH",
     },
     derived=_derived,
-    sizes=lambda n: {"B": 2, "S": max(1, n // 24), "CH": 12, "K": 4, "P": 0, "silu": 1},
-    drawn={"back": lambda rng, shape: rng.integers(0, 4, shape, np.int32)},
 )
 
 

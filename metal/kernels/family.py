@@ -9,22 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
-
-import numpy as np
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import TYPES, Argument, Kernel, Launch, Size
 
 Numbers = Mapping[str, Any]
-Draw = Callable[[np.random.Generator, tuple[int, ...]], Any]
-
-
-def normal(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """Draw normal numbers, float32."""
-    return rng.standard_normal(shape, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +27,14 @@ class Family:
         header: file of their functions.
         shapes: shape of every array by name, such as "B S 4 NH DH"; behind it the type, if it is
             not float32. A letter has one value over all arrays of a launch.
-        sizes: letters, and other numbers, of a sample of about n elements.
         derived: from the numbers of a launch to those that follow from others, or that it refuses.
-        drawn: how arrays of a sample are drawn; others are normal numbers.
         struct: of sizes, such as "MlstmShape{B, NH}", which the functions take behind the arrays.
         instance: of a kernel, by the numbers of a launch.
     """
 
     header: str
     shapes: Mapping[str, str]
-    sizes: Callable[[int], Numbers]
     derived: Callable[[Numbers], Numbers] = lambda n: {}
-    drawn: Mapping[str, Draw] = field(default_factory=dict)
     struct: str = ""
     instance: Callable[[Numbers], str] = lambda n: ""
 
@@ -100,11 +88,28 @@ class Family:
             )
 
         def launch(x: Mapping[str, Any], **given: Any) -> Launch:
-            return self._launch(kernel, x, given, grid, group)
-
-        def sample(rng: np.random.Generator, n: int) -> Launch:
-            letters = self.sizes(n)
-            return launch(self.sample(rng, letters, inputs.replace("!", "")), **letters)
+            numbers: dict[str, Any] = {}
+            for each in (*(one.name for one in arrays), *x):  # others tell sizes that these lack
+                if each in x:
+                    for word, length in zip(self._parts(each)[0], x[each].shape, strict=False):
+                        numbers.setdefault(word, int(length))
+            numbers |= given
+            numbers |= self.derived(numbers)
+            for one in arrays:
+                shape, expected = tuple(x[one.name].shape), self.shape(one.name, numbers)
+                if shape != expected:
+                    raise ShapeError(
+                        f"{name}: {one.name} has shape {shape}, the other arguments require "
+                        f"{expected}; pass arrays of one model, batch and chunk size"
+                    )
+            return Launch(
+                kernel=kernel,
+                inputs={i.name: (numbers if i.scalar else x)[i.name] for i in kernel.inputs},
+                outputs={one.name: self.shape(one.name, numbers) for one in results},
+                grid=grid(numbers),
+                group=group(numbers),
+                instance=self.instance(numbers),
+            )
 
         kernel = Kernel(
             name=name,
@@ -117,25 +122,17 @@ class Family:
             ),
             outputs=results,
             launch=launch,
-            sample=sample,
             **more,
         )  # fmt: skip
         return kernel
-
-    def sample(self, rng: np.random.Generator, letters: Numbers, names: str) -> dict[str, Any]:
-        """Random arrays by name, of the shapes that letters give."""
-        numbers = {**letters, **self.derived(letters)}
-        return {
-            name: self.drawn.get(name, normal)(rng, self._shape(name, numbers))
-            for name in names.split()
-        }
 
     def _parts(self, name: str) -> tuple[list[str], str]:
         """The axes of an array, and its type."""
         *axes, last = self.shapes[name.rstrip("!")].split()
         return (axes, last) if last in TYPES else ([*axes, last], "float32")
 
-    def _shape(self, name: str, numbers: Numbers) -> tuple[int, ...]:
+    def shape(self, name: str, numbers: Numbers) -> tuple[int, ...]:
+        """Return the shape of an array, by the numbers of a launch."""
         shape = tuple(
             int(word) if word.isdigit() else int(numbers[word]) for word in self._parts(name)[0]
         )
@@ -145,35 +142,3 @@ class Family:
                 "32 bits; run fewer sequences at once"
             )
         return shape
-
-    def _launch(
-        self,
-        kernel: Kernel,
-        x: Mapping[str, Any],
-        given: Numbers,
-        grid: Callable[[Numbers], Size],
-        group: Callable[[Numbers], Size],
-    ) -> Launch:
-        numbers: dict[str, Any] = {}
-        arrays = [one.name for one in kernel.inputs if not one.scalar]
-        for name in (*arrays, *x):  # others tell sizes that these lack
-            if name in x:
-                for word, length in zip(self._parts(name)[0], x[name].shape, strict=False):
-                    numbers.setdefault(word, int(length))
-        numbers |= given
-        numbers |= self.derived(numbers)
-        for name in arrays:
-            shape, expected = tuple(x[name].shape), self._shape(name, numbers)
-            if shape != expected:
-                raise ShapeError(
-                    f"{kernel.name}: {name} has shape {shape}, the other arguments require "
-                    f"{expected}; pass arrays of one model, batch and chunk size"
-                )
-        return Launch(
-            kernel=kernel,
-            inputs={one.name: (numbers if one.scalar else x)[one.name] for one in kernel.inputs},
-            outputs={one.name: self._shape(one.name, numbers) for one in kernel.outputs},
-            grid=grid(numbers),
-            group=group(numbers),
-            instance=self.instance(numbers),
-        )

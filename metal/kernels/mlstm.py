@@ -17,8 +17,6 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-import numpy as np
-
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import Kernel, Size
 from mlxhog.metal.kernels.family import Family, Numbers
@@ -72,33 +70,12 @@ def _derived(n: Numbers) -> dict[str, int]:
     return {"NC": NC, "NB": NC + 1}
 
 
-def _starts(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    return (rng.random(shape) < 0.02).astype(np.int32)
-
-
-def _since(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """As `mlstm_gates` returns it for chunks of `LONGEST_CHUNK`."""
-    position = 1 + np.arange(shape[-1], dtype=np.int32) % LONGEST_CHUNK
-    since = np.where(_starts(rng, shape), position, 0)
-    for first in range(0, shape[-1], LONGEST_CHUNK):
-        part = since[..., first : first + LONGEST_CHUNK]
-        np.maximum.accumulate(part, axis=-1, out=part)
-    return since
-
-
 MLSTM = Family(
     header="mlstm_backward.h",
     struct="MlstmShape{B, NH, S, L, DK, DV}",
     shapes=_SHAPES,
     derived=_derived,
-    # A chunk is whole and another is not, two simdgroups share a chunk, so that barriers between
-    # them matter, and keys take two strips.
-    sizes=lambda n: {
-        "B": 2, "S": max(100, n // 48), "NH": 2, "L": LONGEST_CHUNK, "DK": 40, "DV": 12,
-        "eps": 1e-6,
-    },
-    drawn={"starts": _starts, "since": _since},
-)  # fmt: skip
+)
 
 
 def _groups(x: int, size: int) -> int:

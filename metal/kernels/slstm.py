@@ -19,10 +19,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernels.family import Family, Numbers, normal
+from mlxhog.metal.kernels.family import Family, Numbers
 
 UNITS = (64, 256, 1024)
 """Units that a head may have, by instance of a kernel: the `T` of its threadgroup memory."""
@@ -36,14 +34,6 @@ def _derived(n: Numbers) -> Numbers:
             f"{UNITS[-1]}; use more heads, or the framework's own operations"
         )
     return {}
-
-
-def _positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    return 0.5 + np.abs(normal(rng, shape))
-
-
-def _matrix(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    return np.float32(shape[-1] ** -0.5) * normal(rng, shape)
 
 
 SLSTM = Family(
@@ -65,12 +55,6 @@ SLSTM = Family(
         **{f"d{name}": "B NH DH" for name in _STATE},
     },
     derived=_derived,
-    sizes=lambda n: {"B": 2, "S": max(1, n // 48), "NH": 2, "DH": 12},
-    drawn={
-        **dict.fromkeys(("n0", "n"), _positive),
-        **dict.fromkeys(("R", "R_T"), _matrix),
-        "starts": lambda rng, shape: (rng.random(shape) < 0.3).astype(np.int32),
-    },
     instance=lambda n: str(next(units for units in UNITS if units >= n["DH"])),
 )
 _DECLARED: dict[str, Any] = {

@@ -154,14 +154,15 @@ class MLXBackend(Backend):
                     forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
                     mx.eval(found)
                     self.forward_share = forward_ns / (monotonic_ns() - began_ns)
-            grads = {name: _host(grad) for name, grad in found.items()}
-            return _host(loss).item(), self._by_rows(inputs, grads)
+            grads = {name: self._on_host(grad) for name, grad in found.items()}
+            return self._on_host(loss).item(), self._by_rows(inputs, grads)
 
     def _tokens(self, tokens: Int32) -> Any:
         return self._mx.array(tokens)
 
     def _on_host(self, array: Any) -> NDArray[Any]:
-        return _host(array)
+        """Return a view of an array; a copy if it is not row-contiguous."""
+        return np.ascontiguousarray(np.array(array, copy=False))
 
     def _from_host(self, array: Float32) -> Any:
         return self._mx.array(array)
@@ -184,8 +185,3 @@ def _stream(mx: ModuleType, device: str) -> AbstractContextManager[Any]:
         mx.Device(mx.gpu if device == "gpu" else mx.cpu, 0)
     )
     return context
-
-
-def _host(array: Any) -> Float32:
-    """A NumPy view of an evaluated MLX array; a copy if it is not row-contiguous."""
-    return np.ascontiguousarray(np.array(array, copy=False))

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends import probes
-from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import GPU_ENGINES
-from mlxhog.base.workers import missing
 from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.metal import engines
 from mlxhog.metal.kernel import FUSED_RTOL
@@ -34,11 +31,6 @@ STEPS: Final = "steps"
 SIZE: Final = 10_007  # elements: not a multiple of any group
 _LIMIT_S: Final = START_S + 120.0  # with the time to compile kernels
 _PAGE: Final = 16_384
-
-
-def engines_of(machine: Machine) -> list[str]:
-    """Return the names of this machine's Metal engines; none without an Apple GPU."""
-    return [engine for name, engine in GPU_ENGINES.items() if missing(name, machine) is None]
 
 
 def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ from mlxhog.base import verdicts as stored
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_count
-from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 from mlxhog.doctor import backends
 from mlxhog.doctor import kernels as metal
@@ -59,7 +59,8 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     checks.append(check_shared_memory())
     tell("Metal kernels", "")
     compared, usable = list[dict[str, Any]](), list[str]()
-    for engine in metal.engines_of(machine):
+    here = (engine for name, engine in GPU_ENGINES.items() if missing(name, machine) is None)
+    for engine in here:
         started, rows = metal.check_engine(engine, lambda step: tell("Metal kernels", step))
         checks.append(started)
         compared += rows

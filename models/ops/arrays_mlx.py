@@ -3,9 +3,8 @@
 Those that are not defined here are MLX's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
-from functools import wraps
 from typing import Any, TypeVar, cast
 
 import mlx.core as mx
@@ -25,7 +24,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Give a function a gradient of its own; for speed, so it is the one that MLX would have.
+    """Give a function a gradient of its own, which it has where `differentiable`.
 
     Args:
         gradients: (inputs, gradients of the results, results) -> gradients of the inputs.
@@ -35,7 +34,6 @@ def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
         own = mx.custom_function(function)
         own.vjp(gradients)
 
-        @wraps(function)
         def call(*inputs: array) -> Any:
             return own(*inputs) if differentiable.get() else function(*inputs)
 
@@ -51,21 +49,13 @@ def _log_sigmoid(x: array) -> array:
 
 
 def _with_gradient(x: array, gradient: Callable[..., array], *constants: array) -> array:
-    if not differentiable.get():
-        return x
-
-    @mx.custom_function
+    @with_vjp(lambda inputs, dy, _: (gradient(dy, *inputs[1:]), *map(mx.zeros_like, inputs[1:])))
     def identity(x: array, *constants: array) -> array:
         return x
 
-    @identity.vjp
-    def _(inputs: Sequence[array], dy: array, __: array) -> tuple[array, ...]:
-        _, *constants = inputs
-        return gradient(dy, *constants), *(mx.zeros_like(part) for part in constants)
-
     # In `mx.compile` MLX 0.32 fails on a broadcast product that a gradient uses, too, unless
     # another node, which copies nothing, is between them.
-    return cast(array, identity(x, *map(mx.contiguous, constants)))
+    return identity(x, *map(mx.contiguous, constants))
 
 
 def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:

@@ -104,16 +104,11 @@ class NoisyInContextRecall(InContextRecall, NoisyTask):
 def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Return for every key (n, pairs) the position of the first equal key in its row."""
     n, pairs = keys.shape
-    row = np.arange(n)[:, None]
-    order = np.argsort(keys, axis=1, kind="stable")  # equal keys stay in the order of positions
-    sorted_keys = keys[row, order]
-    begins = np.ones((n, pairs), bool)
-    begins[:, 1:] = sorted_keys[:, 1:] != sorted_keys[:, :-1]
-    # Positions rise within a run of equal keys, not from run to run: carry the run's index.
-    run_start = np.maximum.accumulate(np.where(begins, np.arange(pairs), 0), axis=1)
-    first = np.empty((n, pairs), np.int64)
-    first[row, order] = order[row, run_start]
-    return first
+    _, number = np.unique(keys, return_inverse=True)  # small, so that rows can be told apart
+    of_row = number.reshape(n, pairs) + keys.size * np.arange(n)[:, None]
+    _, first, which = np.unique(of_row, return_index=True, return_inverse=True)
+    position: NDArray[np.int64] = first[which].reshape(n, pairs) % pairs
+    return position
 
 
 Pairs = tuple[Ints, Bools]

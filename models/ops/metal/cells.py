@@ -1,9 +1,9 @@
 """The cells and the convolution by their Metal kernels, and their gradients; float32.
 
-`ops_mlx.py` and `ops_torch.py` convert arrays of a framework to those of the engine, row-major and
-float32 with the stated exceptions, and make a pair of functions differentiable: the one of the
-inputs returns the results and what the other one needs, which returns the gradients of the first
-inputs from that and the gradients of the results.
+Arrays of the engine are row-major and float32 with the stated exceptions. `ops_mlx.py` and
+`ops_torch.py` make a pair of functions differentiable: the one of the inputs returns the results
+and what the other one needs, which returns the gradients of the first inputs from that and the
+gradients of the results.
 """
 
 from abc import abstractmethod
@@ -28,13 +28,9 @@ class MetalCells(Ops):
         for name in plain:
             setattr(self, name, getattr(super(), name))
 
-    @abstractmethod
-    def enter(self, arrays: Arrays) -> list[Any]:
-        """Convert arrays of the framework to arrays of the engine."""
-
-    @abstractmethod
-    def leave(self, arrays: Sequence[Any]) -> tuple[Array, ...]:
-        """Convert arrays of the engine to arrays of the framework."""
+    def row_major(self, x: Array) -> Array:
+        """Return an array of the framework as an engine of that framework takes it."""
+        return x
 
     @abstractmethod
     def apply(
@@ -49,11 +45,20 @@ class MetalCells(Ops):
     def _run(
         self, kernels: Iterable[Kernel], inputs: Mapping[str, Array], names: str, **how: Any
     ) -> tuple[Array, ...]:
-        """Launch kernels on inputs by name, each with the outputs of those before it."""
-        x = dict(zip(inputs, self.enter(list(inputs.values())), strict=True))
+        """Launch kernels on inputs by name, each with the outputs of those before it.
+
+        An emulated engine takes and returns arrays of NumPy.
+        """
+        engine, xp = self.engine, self.xp
+        is_host = engine.emulated
+        x = {
+            name: engine.array(xp.numpy(y)) if is_host else self.row_major(y)
+            for name, y in inputs.items()
+        }
         for kernel in kernels:
-            x |= self.engine.run(kernel.launch(x, **how))
-        return self.leave([x[name] for name in names.split()])
+            x |= engine.run(kernel.launch(x, **how))
+        results = tuple(x[name] for name in names.split())
+        return tuple(xp.from_numpy(engine.host(y)) for y in results) if is_host else results
 
     # -- the convolution --------------------------------------------------------------------------
 

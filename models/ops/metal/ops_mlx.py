@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 from mlx.core import array
 
-from mlxhog.models.ops.arrays_mlx import differentiable
+from mlxhog.models.ops.arrays_mlx import with_vjp
 from mlxhog.models.ops.metal.cells import MetalCells
 from mlxhog.models.ops.reference.ops_mlx import MLXOps
 
@@ -19,29 +18,10 @@ from mlxhog.models.ops.reference.ops_mlx import MLXOps
 class MetalOps(MetalCells, MLXOps):
     """The operators on one engine: `mlx` takes MLX's arrays as they are, others NumPy arrays."""
 
-    def enter(self, arrays: Sequence[array]) -> list[Any]:
-        """Return the engine's own arrays; only `mlx` leaves them unevaluated."""
-        if self.engine.name == "mlx":
-            return list(arrays)
-        mx.eval(arrays)
-        return [self.engine.array(np.array(x)) for x in arrays]
-
-    def leave(self, arrays: Sequence[Any]) -> tuple[array, ...]:
-        """Return the engine's results as arrays of MLX."""
-        if self.engine.name == "mlx":
-            return tuple(arrays)
-        return tuple(mx.array(self.engine.host(x)) for x in arrays)
-
     def apply(
         self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array, **how: Any
     ) -> Sequence[array]:
-        """Return the results; what the gradient needs are results of the function, too.
-
-        Where none may follow, nothing is kept for it.
-        """
-        if not differentiable.get():
-            plain: Sequence[array] = forward(*inputs, **how)[0]
-            return plain
+        """Return the results; what the gradient needs are results of the function, too."""
         count = 0
 
         def both(*inputs: array) -> tuple[array, ...]:
@@ -54,7 +34,5 @@ class MetalOps(MetalCells, MLXOps):
             grads = backward(results[count:], d_results[:count], **how)
             return *grads, *map(mx.zeros_like, inputs[len(grads) :])
 
-        function = mx.custom_function(both)
-        function.vjp(gradients)
-        every: Sequence[array] = function(*inputs)  # type: ignore[assignment]
+        every = with_vjp(gradients)(both)(*inputs)
         return every[:count]

@@ -14,16 +14,9 @@ from mlxhog.models.ops.reference.ops_torch import TorchOps
 class MetalOps(MetalCells, TorchOps):
     """The operators on one engine: `mps` takes tensors as they are, the others NumPy arrays."""
 
-    def enter(self, arrays: Sequence[Tensor]) -> list[Any]:
-        """Return the engine's own arrays of detached tensors, row-major."""
-        ready = [x.detach().contiguous() for x in arrays]
-        return ready if self.engine.name == "mps" else [self.engine.array(x.numpy()) for x in ready]
-
-    def leave(self, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
-        """Return the engine's results as tensors."""
-        if self.engine.name == "mps":
-            return tuple(arrays)
-        return tuple(torch.from_numpy(self.engine.host(x)) for x in arrays)
+    def row_major(self, x: Tensor) -> Tensor:
+        """Return a detached tensor, row-major."""
+        return x.detach().contiguous()
 
     def apply(
         self, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor, **how: Any

@@ -68,8 +68,7 @@ class NativeMLXOps(NativeOps, MLXOps):
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, saved_outputs
-            inputs = _at(needs, views(*present))
-            results, saved = pair.forward(*inputs, keep=True, **settings)
+            results, saved = pair.forward(*_at(needs, views(*present)), keep=True, **settings)
             outputs = [_copied(x) for x in results]
             if pair.saved_results:  # the copies, so that the results themselves are freed
                 saved_outputs = [outputs[position] for position in pair.saved_results]
@@ -80,9 +79,7 @@ class NativeMLXOps(NativeOps, MLXOps):
             grads = pair.backward(needed, views(*d_results), needs, **settings)
             return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
 
-        function = mx.custom_function(forward)
-        function.vjp(backward)
-        return function(*arrays)  # type: ignore[return-value]
+        return arrays_mlx.with_vjp(backward)(forward)(*arrays)
 
     def constant(self, x: array | None, dtype: str) -> View | None:
         """View an array without its gradient."""

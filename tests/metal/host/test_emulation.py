@@ -20,6 +20,7 @@ from tests.metal.host import probes
 from tests.metal.host.probes import count, on
 from tests.pairs import each_of
 from tools import coverage
+from tools.samples import sample
 
 ONES, READ_ONLY = np.ones(64, np.float32), np.zeros(16, np.float32)
 READ_ONLY.flags.writeable = False
@@ -93,7 +94,7 @@ def run_all(engine, names, folder):
     """Run kernels whose texts are in a folder."""
     for kernel in map(KERNELS.get, names):
         changed = replace(kernel, header=str(folder / Path(kernel.header).name))
-        engine.run(replace(kernel.sample(np.random.default_rng(0), 1500), kernel=changed))
+        engine.run(replace(sample(kernel, np.random.default_rng(0), 1500), kernel=changed))
 
 
 @pytest.mark.slow

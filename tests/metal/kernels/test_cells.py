@@ -12,6 +12,7 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.metal.registry import KERNELS
 from tests.pairs import each_of
+from tools.samples import arrays, sample
 
 RNG = np.random.default_rng
 
@@ -25,7 +26,7 @@ LOCKSTEP = [
 
 @each_of(("kernel", "instance"), LOCKSTEP, ids=[kernel.name for kernel, _ in LOCKSTEP])
 def test_any_order_of_threads_gives_the_same_bits(host_engine, kernel, instance):
-    launch = replace(kernel.sample(RNG(0), 1500), instance=instance)
+    launch = replace(sample(kernel, RNG(0), 1500), instance=instance)
     calm = host_engine().run(launch)
     for seed in (1, 2, 3):
         actual = host_engine(chaos=seed).run(launch)
@@ -40,8 +41,7 @@ def of_shape(*shape):
 
 def launched(family, kernel, letters, given=None, **changed):
     """A launch of random arrays of which some are of other shapes."""
-    names = " ".join(one.name for one in kernel.inputs if not one.scalar)
-    kernel.launch(family.sample(RNG(0), letters, names) | changed, **(given or letters))
+    kernel.launch(arrays(family, kernel, RNG(0), letters) | changed, **(given or letters))
 
 
 REFUSED = {
