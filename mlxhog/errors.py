@@ -187,10 +187,10 @@ UNLOADABLE = (ImportError, OSError, MemoryError, RuntimeError, SystemError)
 """Errors of an import: the package is missing, or its libraries cannot be loaded."""
 
 
-def nearest(word: object, known: Iterable[str]) -> str | None:
+def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known word nearest to `word`, ignoring case; None if no word is near."""
     spelled = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=cutoff)
     return spelled[near[0]] if near else None
 
 

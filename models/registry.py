@@ -6,6 +6,8 @@ of `to_yaml`.
 """
 
 import dataclasses
+import os
+import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,6 +17,7 @@ import yaml
 
 from mlxhog.base import plain_json, plain_yaml, reading
 from mlxhog.config import plugins
+from mlxhog.config.choices import LAYERS
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
 from mlxhog.models.fields import described
@@ -44,14 +47,20 @@ def source(name: str) -> str:
 
 def is_stored(name_or_path: str | Path) -> bool:
     """Whether `load_architecture` reads the config.json of a checkpoint, whose sizes are fixed."""
-    path = Path(name_or_path)
-    return str(name_or_path) not in architectures() and (path.is_dir() or path.suffix == ".json")
+    text = str(name_or_path)
+    return text not in architectures() and (os.path.isdir(text) or text.endswith(".json"))
+
+
+def is_line(text: str) -> bool:
+    """Whether a text is a line of layers, as `load_candidate` reads it, and names no file."""
+    is_path = text.endswith((".yaml", ".yml", ".json")) or "/" in text or os.path.exists(text)
+    return not is_path and (text in LAYERS.known() or re.search(r"[\s(*,]", text) is not None)
 
 
 def load_architecture(
     name_or_path: str | Path, changes: str | None = None, plugin: str | None = None
 ) -> ModelConfig:
-    """Read the architecture of a name of `architectures()`, or of a path.
+    """Read the architecture of a name of `architectures()`, of a line of layers, or of a path.
 
     The path is that of a YAML file, of a config.json, or of a directory that holds one (a
     checkpoint). An unknown field is an error in YAML and kept in a config.json. `changes` are other
@@ -69,13 +78,15 @@ def _load(name_or_path: str | Path) -> ModelConfig:
     text, path = str(name_or_path), Path(name_or_path)
     if text in architectures():
         return families.read(plain_yaml.loads(source(text)) or {}, strict=True)
+    if is_line(text):
+        return MADConfig(layers=parse(text))
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         near = nearest(text, architectures())
         hint = f"did you mean {near!r}?" if near else f"known are {', '.join(architectures())}"
         raise ConfigError(
-            f"no architecture {text!r} (a name, a .yaml file, a config.json or a checkpoint "
-            f"directory); {hint}"
+            f"no architecture {text!r} (a name, a line of layers, a .yaml file, a config.json or a "
+            f"checkpoint directory); {hint}"
         )
     try:
         content = reading.read_text(path)
@@ -107,7 +118,7 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
     """
     text = str(name_path_or_text)
     is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
-    if is_path or text in architectures() or Path(text).exists():
+    if is_path or text in architectures() or os.path.exists(text):
         cfg = load_architecture(name_path_or_text)
         if not isinstance(cfg, MADConfig):
             raise ConfigError(

@@ -155,10 +155,12 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
                         code = _answer(words)
                 finally:  # --help ends with SystemExit
                     out.end(PATIENCE_S if code == INTERRUPTED or not ends else None)
-            if out.failure is None or (ends and isinstance(out.failure, BrokenPipeError)):
+            is_unread = isinstance(out.failure, BrokenPipeError)
+            if out.failure is None or (ends and is_unread):
                 return code
             why = getattr(out.failure, "strerror", None) or message_of(out.failure)
-            print(f"the output cannot be written: {why}", file=sys.stderr)
+            if not is_unread:
+                print(f"the output cannot be written: {why}", file=sys.stderr)
             return code or LACKS
         finally:
             err.drain()

@@ -87,8 +87,8 @@ class TrainConfig(Merged):
 
     model: str = _model(
         "auto",
-        "a name (mlxhog models lists them), or a YAML or JSON file; auto is that of init_from or "
-        "resume, else minute",
+        "a name (mlxhog models lists them), a YAML or JSON file, or a line of layers such as "
+        "'mlstm swiglu'; auto is that of init_from or resume, else minute",
         aliases=("size",),
     )
     set: str | None = _model(

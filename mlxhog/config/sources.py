@@ -25,7 +25,7 @@ from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, numbers_of, options
-from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, shown
+from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, nearest, shown
 
 Config = TypeVar("Config")
 Layer = dict[str, tuple[object, str]]
@@ -280,7 +280,7 @@ def added(earlier: object, later: object) -> object:
 
 
 _ELSEWHERE = {
-    "batch_size": "micro_batch_size per_device_train_batch_size train_batch_size",
+    "batch_size": "b batch micro_batch_size per_device_train_batch_size train_batch_size",
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
     "clip": "clip_grad_norm grad_clip gradient_clip_val max_grad_norm",
@@ -292,54 +292,66 @@ _ELSEWHERE = {
     "eval_tokens": "eval_iters max_eval_samples per_device_eval_batch_size val_batches",
     "grad_accumulation": "accumulate_grad_batches gradient_accumulation_steps",
     "init_from": "from_pretrained pretrained",
+    "keep_best": "load_best_model_at_end metric_for_best_model",
     "keep_last": "save_total_limit",
+    "loss_on": "completion_only_loss mask_prompt train_on_inputs",
     "lr_floor": "min_lr",
-    "max_new_tokens": "max_length n_tokens num_tokens",
-    "model": "model_name model_name_or_path",
+    "max_new_tokens": "max_length max_tokens n n_predict n_tokens num_tokens",
+    "model": "base_model m model_name model_name_or_path",
     "name": "experiment run_name wandb_run_name",
     "optimizer": "optim",
-    "out": "out_dir output_dir",
+    "out": "o out_dir outfile output_dir",
     "patience": "early_stopping_patience",
-    "prompt": "start",
+    "prompt": "p start",
     "report_to": "logging_dir tensorboard",
     "resume": "resume_from_checkpoint",
     "save_every": "checkpoint_every save_interval save_steps save_strategy steps_per_save",
     "schedule": "decay_lr lr_schedule lr_scheduler lr_scheduler_type scheduler",
     "seed": "random_seed",
-    "seq_len": "block_size context_length ctx_len max_length sequence_length",
+    "seq_len": "block_size context_length ctx_len ctx_size max_length n_ctx sequence_len "
+        "sequence_length",
     "steps": "iterations max_iters max_steps num_iters num_steps train_steps",
-    "threads": "cpu_threads n_threads num_threads",
+    "threads": "cpu_threads n_threads num_threads t",
     "tokenizer": "tokenizer_name",
     "warmup": "warmup_iters warmup_ratio warmup_steps",
     "weight_decay": "wd",
     "workers":
-        "backend device devices n_workers nproc nproc_per_node num_processes num_workers "
-        "world_size",
+        "backend cpu cuda device devices gpu gpu_layers gpus n_gpu_layers n_workers ngl no_cuda "
+        " nproc nproc_per_node num_processes num_workers use_cpu use_mps_device world_size",
     "set hidden_size=N": "d_model dim embedding_dim hidden_size n_embd",
     "set num_heads=N": "n_head n_heads num_attention_heads num_heads",
     "set num_hidden_layers=N": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
-    "nothing is compiled; --kernels chooses the operators": "compile torch_compile",
+    "nothing is compiled; --kernels chooses the operators":
+        "attn_implementation compile flash_attention flash_attn torch_compile",
     "leave it out, the command trains": "do_train train",
-    "held-out text is evaluated while it trains, see --eval-every": "do_eval test",
+    "held-out text is evaluated while it trains, see --eval-every; alone: mlxhog eval":
+        "do_eval eval_only test",
     "for less memory lower --batch-size or --seq-len": "grad_checkpoint gradient_checkpointing",
     "progress comes every few seconds, and metrics.jsonl has a line every two":
-        "log_interval logging_steps steps_per_report",
+        "log_every log_interval logging_steps steps_per_report",
     "there is no LoRA: all weights are trained":
         "adapter adapter_path fine_tune_type lora lora_alpha lora_dropout lora_layers lora_r "
         "lora_rank num_layers_to_train peft qlora use_dora use_lora use_peft use_qlora",
     "weights are not quantized: training is in float32, with bfloat16 products at most "
-    "(--compute-dtype)": "bits bnb load_in_4bit load_in_8bit q_bits quantization quantize",
+    "(--compute-dtype)": "bits bnb load_in_4bit load_in_8bit outtype q_bits "
+        "q_group_size quantization quantize quantized",
     "it trains on one machine's workers, see --workers; several machines: mlxhog cluster":
-        "accelerate ddp deepspeed distributed_strategy fsdp nnodes nodes num_gpus tensor_parallel",
+        "accelerate ddp deepspeed distributed_strategy fsdp local_rank nnodes nodes num_gpus "
+        "tensor_parallel zero zero1 zero2 zero3",
     "nothing is uploaded; mlxhog convert RUN DIRECTORY --to hf writes what a hub takes":
-        "hub_model_id hub_token hub_private_repo push push_to_hub upload",
-    "curves: mlxhog plot, or --report-to tensorboard": "comet mlflow trackio wandb wandb_entity "
-        "wandb_log wandb_mode wandb_project",
+        "hub_model_id hub_token hub_private_repo push push_to_hub upload upload_repo",
+    "curves: mlxhog plot, or --report-to tensorboard": "comet mlflow no_wandb trackio "
+        "use_wandb wandb wandb_entity wandb_log wandb_mode wandb_project",
     "data is read as it is, by whole documents": "group_by_length packing sample_packing "
         "streaming",
     'a trained model writes text by `mlxhog generate latest --prompt "The"`':
-        "max_new_tokens num_samples prompt temperature top_k top_p",
-    "a model or run is named without a flag, as in `mlxhog generate latest`": "ckpt model",
+        "max_new_tokens num_samples prompt temp temperature top_k top_p",
+    "no code of a checkpoint is run": "trust_remote_code",
+    "every run gets a folder of its own": "overwrite_output_dir",
+    "a model or run is named without a flag, as in `mlxhog generate latest`":
+        "checkpoint_dir ckpt ckpt_path hf_path m model model_path",
+    "there is no dropout; --weight-decay and --patience are against overfitting":
+        "attention_dropout dropout",
     "held-out text is a part of the data, see --val": "test_file val_data valid validation_file",
     "the vocabulary is the tokenizer's: --tokenizer bpe:N": "vocab_size",
 }  # fmt: skip
@@ -368,7 +380,8 @@ def suggestion(name: str, known: Collection[str]) -> str:
             return f"; it is a field of the model: {spelled['set']} {rest}"
         if word != "set" and rest:
             return f"; {ours}"
-    return did_you_mean(name, known)
+    near = nearest(plain, spelled, cutoff=0.7)  # without dashes, which all flags have in common
+    return f"; did you mean {spelled[near]!r}?" if near else ""
 
 
 def _plain(name: str) -> str:

@@ -40,7 +40,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
-from mlxhog.models.registry import load_architecture, load_candidate, with_changes
+from mlxhog.models.registry import load_architecture
 from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
 
 Array = NDArray[Any]
@@ -129,9 +129,7 @@ def open_subject(
             return params
 
         return ParitySubject(title=str(path), cfg=opened.config, draw=stored, notes=(OWN,), **sizes)
-    is_line = " " in where and not Path(where).exists()
-    cfg = load_candidate(where) if is_line else load_architecture(where)
-    cfg = with_changes(cfg, where, changes)
+    cfg = load_architecture(where, changes)
     title = where if changes is None else f"{where} with --set {changes}"
     return perturbed_subject(title, cfg, **sizes)
 

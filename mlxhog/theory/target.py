@@ -18,7 +18,7 @@ from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError, RunError, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.registry import architectures, load_architecture
+from mlxhog.models.registry import architectures, is_line, load_architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def options_of(spec: str) -> tuple[str, Layer] | None:
     """
     path = expanded(spec)
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
-    if shipped in architectures():
+    if shipped in architectures() or is_line(spec):
         return shipped, {"model": (shipped, shipped)}
     if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return None

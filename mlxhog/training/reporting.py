@@ -22,6 +22,7 @@ from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import spelt_values_of
 from mlxhog.data import corpora
 from mlxhog.errors import EnvironmentLacks, RunError
+from mlxhog.models import registry
 from mlxhog.report.metrics import (
     EVALUATED,
     REFERENCE_BITS_PER_BYTE,
@@ -246,7 +247,7 @@ def _model_name(plan: TextPlan) -> str:
     """The name of the model; a checkpoint's model has the name from the checkpoint's run."""
     path = Path(plan.config.model)
     if plan.stored.model != "auto" or not path.is_dir():
-        return path.stem
+        return str(path) if registry.is_line(str(path)) else path.stem
     origin = run_of(path.resolve())
     name = None if origin is None else origin.read_status().get("model")
     return name if isinstance(name, str) else path.name

@@ -228,6 +228,18 @@ def test_output_that_cannot_be_written_is_one_message(to, words, code, message):
         assert (ended.returncode, ended.stderr) == (code, message)
 
 
+@each_of(
+    ("command", "code"), [("models", 0), ("mad data --task selective-copying --out t.npz", 3)]
+)
+def test_a_closed_pipe_is_silent_whether_a_command_only_tells_or_writes(command, code, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "mlxhog", *command.split()]
+    with os.fdopen(write) as out:
+        ended = subprocess.run(words, stdout=out, stderr=-1, text=True, cwd=tmp_path, check=False)
+    assert (ended.returncode, ended.stderr) == (code, "")
+
+
 def test_only_these_commands_write_so_any_other_ends_with_its_reader():
     writes = {name for name in names() if find(name.split())[0].writes}
     of_mad = {f"mad {name}" for name in "bench data plot resume scale search".split()}

@@ -58,11 +58,17 @@ good.txt                          text is named by a flag: --data good.txt
 --quantize                        weights are not quantized
 --use-lora                        there is no LoRA
 --push-to-hub                     nothing is uploaded; mlxhog convert
+--train-on-inputs                 did you mean '--loss-on'?
+--flash-attn                      nothing is compiled
+--n-gpu-layers 9                  did you mean '--workers'?
+--sede 3                          did you mean '--seed'?
 """,
     "generate": """
                                   RUN_OR_CHECKPOINT is missing
 --model latest                    named without a flag
 latest --max-length 3             did you mean '--max-new-tokens'?
+latest -n 3                       did you mean '--max-new-tokens'?
+-m latest                         named without a flag
 latest                            there is no run in runs yet; start one with: mlxhog train
 nowhere                           no run 'nowhere'
 folder                            folder is neither a checkpoint nor a run

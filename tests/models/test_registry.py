@@ -8,7 +8,15 @@ import pytest
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
-from mlxhog.models.registry import architectures, fields, load_architecture, to_yaml
+from mlxhog.models.registry import (
+    architectures,
+    fields,
+    is_line,
+    load_architecture,
+    load_candidate,
+    to_yaml,
+)
+from mlxhog.theory.target import options_of
 from tests.pairs import each_of
 
 
@@ -19,6 +27,19 @@ def test_a_yaml_a_config_and_a_checkpoint_directory_are_read(tmp_path):
     (tmp_path / "mine.yaml").write_text(text + "bos_token_id: 256}")
     for path in (tmp_path / "config.json", tmp_path, str(tmp_path / "mine.yaml")):
         assert load_architecture(path) == cfg
+
+
+def test_a_line_of_layers_is_an_architecture_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "(mh-attention swiglu)*2 " + "mlstm(h2,conv=4) swiglu " * 40  # longer than a file's name
+    cfg = load_architecture(line, "hidden_size=64")
+    assert (cfg.hidden_size, cfg.layers) == (64, load_candidate(line).layers)
+    assert options_of(line) == (line, {"model": (line, line)})
+    assert load_architecture("swiglu").layers == load_candidate("swiglu").layers
+    with pytest.raises(ConfigError, match="no layer 'mlsm'; did you mean 'mlstm'"):
+        load_architecture("mlsm swiglu")
+    (tmp_path / "mlstm swiglu").mkdir()
+    assert not is_line("mlstm swiglu")  # it names a folder
 
 
 @each_of(
