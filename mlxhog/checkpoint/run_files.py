@@ -8,7 +8,7 @@ other readers (`mlxhog/report`), or none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,12 @@ class _HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class CommandRecord:
     """What one command trained: its steps, and its options that differ from the defaults."""
 
-    from_step: int = 0
-    to_step: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)  # but those that were left at "auto"
+    from_step: int
+    to_step: int
+    options: Mapping[str, Any]  # but those that were left at "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ class _Status:
     seconds: float | None = None
     automatic: tuple[str, ...] = ()
     resumed: tuple[int, ...] = ()
-    commands: tuple[Part, ...] = ()
+    commands: tuple[CommandRecord, ...] = ()
+    text_added: tuple[Mapping[str, int], ...] = ()
     held_out: _HeldOut | None = None
     result: _Reached | None = None
 

@@ -103,7 +103,7 @@ _NO_DATE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def png(figure: Figure, kind: str = "png") -> bytes:
+def picture(figure: Figure, kind: str = "png") -> bytes:
     """Return the figure as a file of one of `FORMATS`, the same bytes for the same numbers."""
     from matplotlib import rc_context
 
@@ -156,4 +156,4 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     subject = records[0].run.name if alone else f"{len(records)} runs"
     axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)
     legend_below(axes, LIGHT)
-    return png(figure, kind)
+    return picture(figure, kind)

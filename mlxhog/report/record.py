@@ -16,7 +16,7 @@ from mlxhog.base.paths import words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
-from mlxhog.checkpoint.run_files import Part
+from mlxhog.checkpoint.run_files import CommandRecord
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
 from mlxhog.errors import ConfigError, RunError
@@ -72,7 +72,7 @@ class _About:
     """What run.json says of the run and its machine."""
 
     status: str = "unknown"
-    commands: tuple[Part, ...] = ()
+    commands: tuple[CommandRecord, ...] = ()
     error: str | None = None
     machine: str | None = None
     chip: str | None = None
@@ -259,7 +259,7 @@ class RunRecord:
         machine: of an absolute path, only the last part.
         """
         own = {k: v for k, v in self.changed().items() if k not in self.run.automatic()}
-        last = Part(to_step=int(self.last("step") or 0), options=own)
+        last = CommandRecord(from_step=0, to_step=int(self.last("step") or 0), options=own)
         parts, before, told = self._about.commands or (last,), dict[str, object](), []
         for n, part in enumerate(parts):
             known, flags = specs_of(TrainConfig, {**self.config, **part.options}), list[str]()

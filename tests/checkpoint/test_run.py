@@ -108,7 +108,7 @@ def test_a_run_that_another_host_trains_is_running_there_and_neither_resumed_nor
     assert not run.directory.exists()
 
 
-@each_of("content", ["", "{", "[1]"])
+@each_of("content", ["", "{", "[1]", '{"commands": [{}]}', '{"text_added": [{"step": "x"}]}'])
 def test_a_damaged_status_says_so(run, content):
     (run.directory / "run.json").write_text(content)
     status = run.read_status()

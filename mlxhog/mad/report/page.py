@@ -12,7 +12,7 @@ from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import Ranking, table
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
-from mlxhog.report.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, png
+from mlxhog.report.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, picture
 from mlxhog.report.page import document, facts, text_cards
 from mlxhog.report.page import table as html_table
 from mlxhog.report.table import cut
@@ -69,7 +69,7 @@ def _leaderboard(ranking: Ranking) -> str:
 
 def _figure(plot: "Plot") -> str:
     light, dark = (
-        f"data:image/png;base64,{base64.b64encode(png(plot.draw(theme))).decode()}"
+        f"data:image/png;base64,{base64.b64encode(picture(plot.draw(theme))).decode()}"
         for theme in (LIGHT, DARK)
     )
     return f"""<figure id="{escape(plot.name)}">
@@ -112,7 +112,7 @@ class Plot(NamedTuple):
         """Return a PNG file of its own, with a title."""
         figure = self.draw(LIGHT)
         figure.suptitle(f"{study}: {self.title}", color=LIGHT.ink, fontsize=10)
-        return png(figure)
+        return picture(figure)
 
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
