@@ -7,8 +7,8 @@
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest checkpoint
-    checkpoints/best          a link to that with the best held-out evaluation, with `--keep-best`;
-                              a file with its name where the disk has no links
+    checkpoints/best          a link to that with the best validation score, a file with its name
+                              where the disk has no links; none with `--keep-best false`
     model                     a link to the newest checkpoint, for programs that need a path
 
 A checkpoint is written under a `.part` name, flushed and renamed. Then `latest` and `model` are
@@ -40,6 +40,7 @@ from mlxhog.base.durable import (
     write_synced,
 )
 from mlxhog.base.inside import subfolder
+from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
@@ -59,6 +60,8 @@ OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 BEST = "best"
 _LATEST = "latest"
+BEST_MARGIN = 0.01
+"""A last validation score that is worse by more than this share of the best is not noise."""
 
 NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {
     "chunk_size", "bos_token_id", "zero_init_residual", plugins.KEY,
@@ -208,12 +211,15 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     )
 
 
-def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, Path]:
+def find(
+    spec: str, root: Path, which: str | None = None, *, resumes: bool = False
+) -> tuple[Run | None, Path]:
     """Return the checkpoint that `spec` names, and the run to which it belongs.
 
     `spec` is the path of a directory or file with tensors, of any format, perhaps in no run; or a
-    run in the folder `root`, or a run and `/best`. `which` of a run's checkpoints is "latest",
-    "best", or the name of a folder; None is the newest.
+    run in the folder `root`, or a run and `/best` or `/latest`. `which` of a run's checkpoints
+    is "latest", "best", or the name of a folder; None is that of `choose`, or the newest for a
+    command that `resumes`.
 
     Raises:
         RunError: there is no such run.
@@ -229,7 +235,7 @@ def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, P
             f"cannot read {path}: {darwin.reason(error)}; name another path, or make this one "
             "readable"
         ) from error
-    if which is not None and (is_one or _names_best(spec)):
+    if which is not None and (is_one or _which(spec)):
         raise CheckpointError(
             f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
             "among its checkpoints, or leave --checkpoint out"
@@ -246,13 +252,17 @@ def find(spec: str, root: Path, which: str | None = None) -> tuple[Run | None, P
                 "or config.yaml, a run has a run.json; name one of these"
             ) from error
         raise
-    if _names_best(spec):
+    which = _which(spec) or which
+    if which == BEST:
         if (path_of_best := best(run)) is None:
             raise CheckpointError(
-                f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "
-                f"--patience to have one, or leave /{BEST} out for the newest"
+                f"the run {run.directory} keeps no best checkpoint: none of its evaluations "
+                f"was saved; train with --keep-best and --eval-every to have one, or take "
+                f"{shlex.quote(run.name)}/{_LATEST}, the newest"
             )
         return run, path_of_best
+    if which is None and not resumes:
+        return run, choose(run)
     if which in (None, _LATEST):
         return run, latest(run)
     if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
@@ -270,7 +280,7 @@ def locate(spec: str, root: Path, which: str | None = None) -> Path:
 
 def resumable(spec: str, root: Path) -> tuple[Run, Path]:
     """Return the run that `--resume` names, and its checkpoint, as `find`."""
-    run, path = find(spec, root)
+    run, path = find(spec, root, resumes=True)
     if run is None:
         raise CheckpointError(
             f"{path} belongs to no run that could continue; begin a new one with --init-from {path}"
@@ -282,14 +292,41 @@ def run_of(spec: str, root: Path) -> Run:
     """Return the run that `spec` names, or to which its checkpoint belongs."""
     if (run := runs.run_of(Path(spec))) is not None:
         return run
-    if _names_best(spec) and not expanded(spec).is_dir():
+    if _which(spec) and not expanded(spec).is_dir():
         spec = spec.rpartition("/")[0].removesuffix("/checkpoints")
     return runs.find(spec, root)
 
 
-def _names_best(spec: str) -> bool:
-    """Whether this is `RUN/best`, or its path."""
-    return spec.rpartition("/")[1:] == ("/", BEST)
+def _which(spec: str) -> str | None:
+    """Return which checkpoint `RUN/best` or `RUN/latest`, or its path, names; else None."""
+    _, slash, name = spec.rpartition("/")
+    return name if slash and name in (BEST, _LATEST) else None
+
+
+def is_worse(last: float, best: float) -> bool:
+    """Whether a last validation score is worse than the best by more than `BEST_MARGIN`."""
+    return last > best * (1 + BEST_MARGIN)
+
+
+def better(run: Run) -> tuple[Path, str] | None:
+    """Return the best checkpoint of a run that ended worse, and both scores; else None."""
+    status, path = run.read_status(), best(run)
+    score, end = status.get("best") or {}, status.get("result") or {}
+    peak, last = score.get("bits_per_byte"), end.get("val_bits_per_byte")
+    if path is None or peak is None or last is None or not is_worse(last, peak):
+        return None
+    if run.is_locked() or not run.ended_with(latest(run)):  # trained on since these scores
+        return None
+    return path, f"{peak:.3f} bits per byte at step {score['step']:,}, the last {last:.3f}"
+
+
+def choose(run: Run) -> Path:
+    """Return the newest checkpoint, or the best with a line on stderr if `is_worse` says so."""
+    if (found := better(run)) is None:
+        return latest(run)
+    name = shlex.quote(run.name)
+    say_once(f"{run.name}: takes the best checkpoint, {found[1]}; {name}/{_LATEST} names the last")
+    return found[0]
 
 
 def mark_best(run: Run, path: Path) -> None:
@@ -320,7 +357,7 @@ def _link(path: Path, target: Path) -> bool:
 
 
 def best(run: Run) -> Path | None:
-    """Return the checkpoint with the best held-out evaluation; None if the run keeps none."""
+    """Return the checkpoint with the best validation score; None if the run keeps none."""
     place = run.checkpoints / BEST
     try:
         name = (

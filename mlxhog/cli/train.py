@@ -78,6 +78,9 @@ def configuration(words: _Words, written: Layer) -> TrainConfig:
 
 def summary(result: "Result") -> str:
     """Return the end of a run, its folder, and the next commands."""
+    from mlxhog.checkpoint.checkpoint import better
+    from mlxhog.checkpoint.run import Run
+
     bits, counts = result.val_bits_per_byte, result.counts_bits_per_byte
     run = shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
@@ -111,7 +114,8 @@ def summary(result: "Result") -> str:
         name = Path(result.newest_checkpoint).name
         lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
     more = " --time 10m" * (result.status == "done")  # its budget is used up
-    lines.append(f'next: mlxhog generate {run} --prompt "The"')
+    at = "/best" * (better(Run(Path(result.run))) is not None)
+    lines.append(f'next: mlxhog generate {run}{at} --prompt "The"')
     return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])
 
 

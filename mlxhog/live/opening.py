@@ -97,7 +97,7 @@ def _run(spec: str, root: Path) -> Run | None:
 
 
 def _open_run(run: Run, weights: str, mode: str) -> Opened:
-    """Open the weights that a run trains with, else those of its newest checkpoint."""
+    """Open the weights that a run trains with, else those of its checkpoint (`choose`)."""
     note = ""
     if mode != CHECKPOINT and run.is_locked():
         try:
@@ -105,7 +105,7 @@ def _open_run(run: Run, weights: str, mode: str) -> Opened:
         except NoWeights as reason:
             note = str(reason)
     try:
-        opened = formats.open(checkpoint.latest(run))
+        opened = formats.open(checkpoint.choose(run))
     except CheckpointError as error:
         raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
     note = note and f"{note}, so its newest checkpoint is read"
@@ -125,7 +125,7 @@ def _after(run: Run, weights: str, mode: str, version: int) -> WeightSource | No
                 return live
             live.close()
     with suppress(MlxhogError, OSError):  # its files are being written, or have another version
-        path = checkpoint.latest(run)
+        path = checkpoint.choose(run)
         if manifest.read(path)["step"] > version:
             return CheckpointWeights(formats.open(path), mode, weights)
     return None

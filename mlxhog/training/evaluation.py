@@ -268,7 +268,7 @@ class HeldOutWatch:
         return self.ended is not None
 
     def close(self, run: Run, saved: Path | None, result: Progress, report: Tell) -> None:
-        """Compare the evaluation of the end, and report the best weights.
+        """Compare the evaluation of the end, and report a validation loss that rose.
 
         These are the last where no evaluation has a score.
         """
@@ -283,10 +283,13 @@ class HeldOutWatch:
                 self.best = end if is_best else self.best
         except EnvironmentLacks as error:
             report(f"no best checkpoint: {error}")
-        if (best := checkpoint.best(run)) is not None:
-            known = "" if self.best is None else f", {self.best[0]:.3f} bits per byte"
-            where = run.checkpoints / checkpoint.BEST
-            report(f"best held-out evaluation{known}: {where} ({best.name})")
+        last, kept = result.val_bits_per_byte, checkpoint.best(run)
+        if kept and self.best and last and checkpoint.is_worse(last, self.best[0]):
+            report(
+                f"validation loss rose: best held-out evaluation {self.best[0]:.3f} bits per byte "
+                f"at step {self.best[1]:,}, the last {last:.3f}; generate, eval, serve and convert "
+                f"take the best ({kept.name}), --resume the last"
+            )
 
     def to_json(self) -> dict[str, Any] | None:
         """The values for a checkpoint."""

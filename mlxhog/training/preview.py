@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import verdicts
+from mlxhog.base.quantities import format_count
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
@@ -17,6 +18,8 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
 from mlxhog.training.plan import TextPlan, passes
 
+MAX_PARAMETERS_PER_TOKEN = 4.6
+"""Above this number, repeated text made the larger model the worse one, without more decay."""
 MOST_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
@@ -87,8 +90,20 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             path.stat().st_size for path in train.path.parent.iterdir() if path.is_file()
         ),
         "token_files": str(train.path.parent),
-        "notes": [*plan.notes, *plan.data.notes],
+        "notes": [*plan.notes, *plan.data.notes, *_overfits(plan.parameters, train.n_tokens, read)],
     }
+
+
+def _overfits(parameters: int, tokens: int, epochs: float | None) -> list[str]:
+    """Say that a model is too large for its text, in a sentence; [] if it is not."""
+    if (ratio := parameters / max(tokens, 1)) <= MAX_PARAMETERS_PER_TOKEN:
+        return []
+    expected = "" if epochs is None else f", about {epochs:.3g} epochs expected"
+    return [
+        f"{format_count(parameters)} parameters for {format_count(tokens)} tokens of training text "
+        f"({ratio:.1f} per token{expected}): the model will overfit from the second epoch or so; "
+        "take a smaller preset (mlxhog models lists them) or more text"
+    ]
 
 
 def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:

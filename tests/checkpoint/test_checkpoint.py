@@ -197,6 +197,27 @@ def test_a_checkpoint_is_found_by_its_path_its_run_or_its_name_in_it_and_with_it
     assert checkpoint.locate(str(first), root) == first  # damaged, and no other is taken
 
 
+@each_of(
+    ("last", "takes_best"), [(2.0, False), (2.019, False), (2.021, True), (None, False)]
+)  # fmt: skip
+def test_a_run_that_ended_worse_than_its_noise_gives_its_best_but_continues_from_the_last(
+    run, capsys, last, takes_best
+):
+    best, newest, root = save(run, step=1), save(run, step=2), run.directory.parent
+    checkpoint.mark_best(run, best)
+    score = {"bits_per_byte": 2.0, "step": 1, "text": "x"}
+    result = {"val_bits_per_byte": last, "val_step": 2}
+    run.write_status({"checkpoint": str(newest), "best": score, "result": result})
+    for spec in (run.name, "latest", str(run.directory)):
+        assert checkpoint.locate(spec, root) == (best if takes_best else newest)
+        assert checkpoint.resumable(spec, root)[1] == newest
+    assert ("takes the best checkpoint, 2.000" in capsys.readouterr().err) == takes_best
+    assert checkpoint.locate(f"{run.name}/latest", root) == newest
+    assert checkpoint.locate(f"{run.name}/best", root) == best
+    save(run, step=3)  # trained on since that score
+    assert checkpoint.locate(run.name, root).name == "step-00000003"
+
+
 # -- deaths and damage -----------------------------------------------------------------------------
 
 

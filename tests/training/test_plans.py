@@ -271,3 +271,18 @@ def test_a_budget_is_counted_in_passes():
     ):
         result = plans.passes(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
         assert result == read
+
+
+def test_a_plan_says_that_a_model_is_too_large_for_its_text(here):
+    config = small_config(here)
+    plan = make_plan(config)
+
+    def warnings(parameters):
+        facts = preview.facts(replace(plan, parameters=parameters), config)
+        return [note for note in facts["notes"] if "will overfit" in note]
+
+    tokens = plan.data.train.n_tokens
+    assert warnings(4 * tokens) == []
+    (line,) = warnings(10 * tokens)
+    assert "(10.0 per token, about" in line
+    assert "smaller preset" in line
