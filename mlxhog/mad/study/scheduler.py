@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import fmean
@@ -50,6 +50,7 @@ class Scheduler:
         limit: the candidates of the whole study after which no other begins, or its seconds after
             which no run begins; so it ends at the same point with and without interruptions.
         observer: gets the progress.
+        keep: called before each record, to store what the run shares with others.
     """
 
     def __init__(
@@ -60,9 +61,11 @@ class Scheduler:
         parallel: int,
         limit: Interval = Interval(),  # noqa: B008  frozen
         observer: Observer[StudyProgress] = lambda progress: None,
+        keep: Callable[[], None] | None = None,
     ) -> None:
         self._store, self._study, self._executor = store, study, executor
         self._parallel, self._limit, self._observer = parallel, limit, observer
+        self._keep = keep
         self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
         self._queue: deque[RunConfig] = deque()
         self._running = 0  # number of runs in progress
@@ -181,6 +184,8 @@ class Scheduler:
         if record.status == "interrupted":
             self._queue.appendleft(run)
             return
+        if self._keep is not None:
+            self._keep()
         self._store.append(record)
         self._ended[key] = replace(record, curve=())
         self._pruner.ended(run, record)
