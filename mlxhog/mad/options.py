@@ -148,8 +148,8 @@ class ExecutionConfig:
         group=_GROUP,
     )  # fmt: skip
     budget: Interval = option(
-        Interval(), "begin no run after this number of runs (40) or time (2h) of the whole study",
-        unit="runs", group=_GROUP,
+        Interval(), "begin no candidate after this number (40), or no run after this time (2h), of "
+        "the whole study", unit="candidates", group=_GROUP,
     )  # fmt: skip
     out: str = option("studies", "folder that holds the studies", group=_GROUP)
 

@@ -133,6 +133,17 @@ def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     assert (output["candidates"], output["score"]) == (3, pytest.approx(0.9))
 
 
+def test_vote_says_when_its_architecture_is_behind_the_best_candidate(here, capsys):
+    study(here)
+    assert main("mad vote first --top 3".split()) == 0  # two of three have swiglu in each slot
+    says = "is behind the best, with 0.300; the best candidate has 0.900: gated-conv swiglu"
+    assert says in (output := capsys.readouterr().out)
+    assert main(output.partition("(mlxhog ")[2].partition(")")[0].split()) == 0
+    assert layers_of("best.yaml") == CONV
+    assert main("mad vote first --top 2".split()) == 0
+    assert "this architecture" not in capsys.readouterr().out
+
+
 def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to_go_on(
     here, capsys
 ):

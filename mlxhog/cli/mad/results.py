@@ -110,7 +110,7 @@ def vote(config: _Vote) -> Report:
     layers = " ".join(winners)
     if path is not None:
         winner.write(path, winner.model(store, parse(layers)))
-    measured = next((row.score for row in rows if row.layers == winners), None)
+    best, own = rows[0], next((row for row in rows if row.layers == winners), None)
     facts = {
         "layers": layers,
         "slots": [
@@ -119,11 +119,20 @@ def vote(config: _Vote) -> Report:
         ],
         "voters": [{"layers": " ".join(own), "score": worth} for own, worth in voters],
         "candidates": len(rows),
-        "score": measured,  # None if no candidate of the study has these layers
+        "score": own and own.score,  # None if no candidate of the study has these layers
+        "best": {"layers": best.candidate, "score": best.score},
         "file": config.out,
     }
     head = f"{len(voters)} of {len(rows)} candidates vote, those with {len(slots)} layers of the "
     head += "upper part" if config.top is None else f"best {config.top}"
+    behind = []
+    if own is None or own.worth < best.worth:
+        is_what = "was not measured" if own is None else f"is behind the best, with {own.score:.3f}"
+        name, depth = shlex.quote(config.study), len(best.layers)
+        behind = [
+            f"this architecture {is_what}; the best candidate has {best.score:.3f}: "
+            f"{best.candidate} (mlxhog mad scale {name} --depth {depth} --out best.yaml)"
+        ]
     if config.out is None:
         after = [f"next: mlxhog mad vote {written(config)} --out winner.yaml"]
     else:
@@ -132,7 +141,7 @@ def vote(config: _Vote) -> Report:
             f"next: mlxhog train --model {out}",
             f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",
         ]
-    return Report(facts, [head, facts, *after])
+    return Report(facts, [head, facts, *behind, *after])
 
 
 @dataclass(frozen=True, kw_only=True)

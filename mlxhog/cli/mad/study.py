@@ -316,8 +316,8 @@ def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -
     from mlxhog.mad.training.evaluation import most_steps
 
     ended, steps = len(store.records()), None
-    known = [number for number in (study.total, how.budget.steps) if number is not None]
-    runs = min(known, default=None)
+    known = [n for n in (study.choices.count, how.budget.steps) if n is not None]
+    runs = min(known) * study.runs_each if known else None
     if runs is not None:
         of_candidate = sum(map(most_steps, study.runs(study.first)))
         steps = of_candidate * max(0, runs - ended) // study.runs_each

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import fmean
@@ -47,9 +47,10 @@ class Scheduler:
         study: its definition.
         executor: of the runs.
         parallel: runs at once.
-        limit: the runs or seconds of the whole study, earlier sessions included, after which no
-            run begins; so it ends at the same point with and without interruptions.
+        limit: the candidates of the whole study after which no other begins, or its seconds after
+            which no run begins; so it ends at the same point with and without interruptions.
         observer: gets the progress.
+        keep: called before each record, to store what the run shares with others.
     """
 
     def __init__(
@@ -60,13 +61,15 @@ class Scheduler:
         parallel: int,
         limit: Interval = Interval(),  # noqa: B008  frozen
         observer: Observer[StudyProgress] = lambda progress: None,
+        keep: Callable[[], None] | None = None,
     ) -> None:
         self._store, self._study, self._executor = store, study, executor
         self._parallel, self._limit, self._observer = parallel, limit, observer
+        self._keep = keep
         self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
         self._queue: deque[RunConfig] = deque()
         self._running = 0  # number of runs in progress
-        self._open: dict[str, int] = {}  # candidate -> number of its runs that have not ended
+        self._open: dict[str, int] = {}  # every candidate -> number of its runs to come
         self._ended: dict[str, RunRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
@@ -109,18 +112,18 @@ class Scheduler:
 
     def _fill(self) -> None:
         """Begin a run for every idle worker."""
-        while self._running < self._parallel and not self._limit_reached():
-            run = self._next()
-            if run is None:
-                return
+        while self._running < self._parallel and (run := self._next()) is not None:
             self._executor.start(run, self._pruner.rungs(run))
             self._running += 1
 
     def _limit_reached(self) -> bool:
         """Whether the limit keeps runs from beginning that are left."""
-        runs, needed = len(self._ended) + self._running, self._needed()
-        used = self._limit.due(steps=runs, seconds=self._used_s())
-        return used and bool(self._queue or needed is None or len(self._ended) < needed)
+        is_used = self._limit.due(steps=len(self._open), seconds=self._used_s())
+        if self._limit.steps is not None:  # candidates, which are always finished
+            count = self._study.choices.count
+            return is_used and not self._queue and (count is None or len(self._open) < count)
+        needed = self._needed()
+        return is_used and bool(self._queue or needed is None or len(self._ended) < needed)
 
     def _needed(self) -> int | None:
         """Runs of all candidates but the skipped ones; None if that is unknown."""
@@ -130,20 +133,21 @@ class Scheduler:
         return self._seconds_before + time.monotonic() - self._began_s  # of all sessions
 
     def _next(self) -> RunConfig | None:
-        while True:
-            while self._queue:
+        while not self._limit_reached():
+            if self._queue:
                 run = self._queue.popleft()
                 if not self._pruner.is_pruned(run.candidate):
                     return run
                 self._skipped += 1
                 self._open[run.candidate] -= 1
                 self._complete(run.candidate)
-            layers = self._sampler.ask()
-            if layers is None:
-                return None
-            candidate = canonical(layers)
-            self._store.add_proposal(candidate)
-            self._enqueue(candidate, self._study.runs(candidate))
+            elif (layers := self._sampler.ask()) is None:
+                break
+            else:
+                candidate = canonical(layers)
+                self._store.add_proposal(candidate)
+                self._enqueue(candidate, self._study.runs(candidate))
+        return None
 
     def _enqueue(self, candidate: str, runs: Iterable[RunConfig]) -> None:
         """Queue the missing runs of a candidate; without any, score it at once."""
@@ -180,6 +184,8 @@ class Scheduler:
         if record.status == "interrupted":
             self._queue.appendleft(run)
             return
+        if self._keep is not None:
+            self._keep()
         self._store.append(record)
         self._ended[key] = replace(record, curve=())
         self._pruner.ended(run, record)
@@ -210,6 +216,7 @@ class Scheduler:
             if not has_score or (missing and not self._pruner.is_pruned(candidate)):
                 self._enqueue(candidate, runs.values())
             else:
+                self._open[candidate] = 0
                 self._skipped += len(missing)
                 self._update_best(candidate)
 
@@ -219,7 +226,9 @@ class Scheduler:
         """Pass the present state on, and return it."""
         self._shown_s = time.monotonic()
         records = list(self._ended.values())
-        known = [n for n in (self._limit.steps, self._needed()) if n is not None]
+        candidates = self._limit.steps
+        most = None if candidates is None else candidates * self._study.runs_each - self._skipped
+        known = [n for n in (most, self._needed()) if n is not None]
         total = min(known, default=None)
         progress = StudyProgress(
             study=self._store.name,

@@ -1,5 +1,6 @@
 """A session of a study: its execution on this machine, or on a Ray cluster."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
@@ -76,9 +77,12 @@ def execute(
     """
     parallel, threads = check_execution(how, study), study.threads
     run = run or partial(train, parallel=parallel)
+    keep: Callable[[], None] | None = None
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
-            run = stack.enter_context(shared_tables(study.runs(study.first)))
+            shared = shared_tables(study.runs(study.first), store.tables())
+            run = tables = stack.enter_context(shared)
+            keep = partial(tables.write, store.keep_tables)
         if how.executor == "ray":
             cluster = ray.cluster(
                 run, parallel=parallel, threads=threads, cores=study.cores, address=how.ray_address
@@ -88,4 +92,4 @@ def execute(
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
             executor = stack.enter_context(pool)
         tell = stack.enter_context(observer)
-        return Scheduler(store, study, executor, parallel, how.budget, tell).run()
+        return Scheduler(store, study, executor, parallel, how.budget, tell, keep).run()

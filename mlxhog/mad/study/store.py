@@ -6,12 +6,14 @@ studies/<name>/
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `RunRecord`
   curves/<key>.jsonl  evaluations of such a run
+  tables.safetensors  shared embeddings after the last run, with --share-embedding
 
 A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
 of a torn one is ignored. Any process may read at any time.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -21,12 +23,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from mlxhog.base import locks, plain_json, plain_yaml, reading, typed
+from mlxhog.arena.published import Float32
+from mlxhog.base import locks, mapped, plain_json, plain_yaml, reading, tensors, typed
 from mlxhog.base.durable import append_lines, disk_errors, replace_file
 from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.paths import expanded
 from mlxhog.config.plugins import recalled, same_files
-from mlxhog.errors import ConfigError, StudyError, did_you_mean
+from mlxhog.errors import CheckpointError, ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunRecord
 from mlxhog.mad.study.study import STAMP, Study
@@ -57,6 +60,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.directory, self.name = directory, directory.name
         self.definition = directory / "study.yaml"
+        self._tables = directory / "tables.safetensors"
         self._runs, self._proposals = directory / "runs.jsonl", directory / "candidates.jsonl"
 
     @property
@@ -124,6 +128,30 @@ class Store:
                 f"the runs of study {self.name} were made with another version of {files}; restore "
                 "the file, or begin another study with --study"
             )
+
+    def tables(self) -> dict[str, Float32] | None:
+        """Return the shared embeddings as the runs so far left them; None before the first run.
+
+        Raises:
+            StudyError: they are missing or damaged, so later scores would not compare.
+        """
+        if not self._runs.exists():
+            return None
+        try:
+            views = tensors.read(self._tables)
+            return {name: mapped.in_memory(view) for name, view in views.items()}
+        except CheckpointError as error:
+            raise StudyError(
+                f"the runs of study {self.name} had a shared embedding that is lost, so those to "
+                f"come would not compare: {error}; or begin another study with --study"
+            ) from error
+
+    def keep_tables(self, tables: Mapping[str, Float32]) -> None:
+        """Replace the shared embeddings, before a run is recorded that has changed them."""
+        with disk_errors(f"writing {self._tables}"):
+            part = self._tables.with_suffix(".part")
+            tensors.write(part, tables)
+            os.replace(part, self._tables)
 
     # -- lines -----------------------------------------------------------------------------------
 

@@ -2,18 +2,22 @@
 
 All candidates on one setting, with one seed and at one optimiser point, read and write one table
 (V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
-candidate begins with the table as the others left it.
+candidate begins with the table as the others left it, also after `mad resume`: the study keeps its
+tables after every run.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
+from mlxhog.arena.published import Float32
 from mlxhog.config.plugins import KEY
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
@@ -46,18 +50,22 @@ def check_sharing(protocol: Protocol, workers: str) -> None:
 
 
 @contextmanager
-def shared_tables(configs: Iterable[RunConfig]) -> "Iterator[SharedRun]":
+def shared_tables(
+    configs: Iterable[RunConfig], kept: Mapping[str, Float32] | None = None
+) -> "Iterator[SharedRun]":
     """Create a table for each run of a candidate; the end of the block removes them.
 
     Args:
         configs: every run of any candidate, after `check_sharing`; the runs of the others use the
             same tables.
+        kept: the tables of `SharedRun.write` in an earlier session; None: initial values.
 
     Yields:
         The function that executes a run, in this process or in one spawned from the block.
 
     Raises:
         EnvironmentLacks: there is not enough memory.
+        StudyError: the kept tables are of other runs.
     """
     tables = {f"table.{number:05}": config for number, config in enumerate(configs)}
     specs: dict[str, ParamSpec] = {}
@@ -68,8 +76,14 @@ def shared_tables(configs: Iterable[RunConfig]) -> "Iterator[SharedRun]":
     with Arena.create(layout, write="racy") as shared:  # lock-free: Hogwild as published
         for name, spec in specs.items():
             # Under the name that it has in a model: what unshared candidates begin with.
-            spec = replace(spec, name=EMBEDDING)
-            shared.param(name)[...] = initial_value(spec, tables[name].seed)
+            own = initial_value(replace(spec, name=EMBEDDING), tables[name].seed)
+            table = own if kept is None else kept.get(name, np.empty(0))
+            if (table.shape, table.dtype) != (own.shape, own.dtype):
+                raise StudyError(
+                    f"the kept {name} is {table.dtype} {table.shape}, expected {own.dtype} "
+                    f"{own.shape}; begin another study with --study"
+                )
+            shared.param(name)[...] = table
         names = {common(config): name for name, config in tables.items()}
         yield SharedRun(shared.handle(), names)
 
@@ -81,6 +95,11 @@ class SharedRun:
     handle: ArenaHandle  # of the arena with the tables
     names: Mapping[str, str]  # `common` of a run -> name of its table
     _arena: Arena | None = field(default=None, init=False, repr=False)
+
+    def write(self, to: Callable[[Mapping[str, Float32]], None]) -> None:
+        """Hand copies of the present tables to a function, in the process that made them."""
+        with Arena.from_handle(self.handle) as shared:
+            to({name: shared.param(name).copy() for name in self.names.values()})
 
     def __call__(
         self, config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]

@@ -119,7 +119,17 @@ def study(root, name="s", candidates=2, runs=4):
     return open_store(definition(candidates, runs), root, name)
 
 
-def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
+class CutScheduler(Scheduler):
+    """A session that begins no run after so many of the study, as one that was stopped."""
+
+    n_runs = None
+
+    def _limit_reached(self):
+        begun = len(self._ended) + self._running
+        return (self.n_runs is not None and begun >= self.n_runs) or super()._limit_reached()
+
+
+def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, n_runs=None, **how):
     """Execute a session of a study and return its result."""
     plan = store.study()
     if sampler is not None:
@@ -128,7 +138,9 @@ def go(store, run=quick, *, parallel=1, sampler=None, pruner=None, **how):
         vars(plan).update(new_pruner=lambda curve: pruner)
     pool = Pool(run, parallel=parallel, threads=1, logs=store.directory / "logs")
     with store.lock(), pool:
-        return Scheduler(store, plan, pool, parallel, **how).run()
+        session = CutScheduler(store, plan, pool, parallel, **how)
+        session.n_runs = n_runs
+        return session.run()
 
 
 def table(store):

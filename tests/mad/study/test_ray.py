@@ -44,6 +44,7 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(scheduler, "MOST_LOSSES", 1)
+    monkeypatch.setattr("mlxhog.mad.study.session.Scheduler", small.CutScheduler)
     monkeypatch.setattr(Study, "new_pruner", lambda study, curve: Second())
     study = Study(
         candidates=("gated-conv",), tasks=("in-context-recall",), dim=16, seeds=(0, 1, 2),
@@ -51,12 +52,13 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     )  # fmt: skip
     local, ray = (open_store(study, tmp_path, name) for name in ("local", "ray"))
 
-    def session(store, **how):
+    def session(store, n_runs=None, **how):
+        monkeypatch.setattr(small.CutScheduler, "n_runs", n_runs)
         how = ExecutionConfig(parallel=2, **how)
         return execute(store, study, how, nullcontext(print), run=trains_or_crashes)
 
-    session(local, budget="2")
-    session(ray, budget="1")
+    session(local, 2)
+    session(ray, 1)
     resource_tracker.ensure_running()  # it stays, for the other tests
     before = set(below(os.getpid()))
     with warnings.catch_warnings():

@@ -70,7 +70,7 @@ class Second(Pruner):
 def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume(tmp_path):
     store = study(tmp_path, candidates=1)
     first, again = Second(), Second()
-    go(store, small.with_curve, pruner=first, limit=Interval(steps=2))
+    go(store, small.with_curve, pruner=first, n_runs=2)
     assert first.seen == [(0, "done"), (1, "pruned")]
     go(store, small.with_curve, pruner=again)
     assert again.seen == [*first.seen, (2, "done"), (3, "done")]
@@ -80,8 +80,7 @@ def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume
 def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_once(tmp_path, cut):
     store = study(tmp_path, candidates=1)
     for runs in (*cut, None, None):
-        how = {"pruner": Second(gives_up=True), "limit": Interval(steps=runs)}
-        last = go(store, small.with_curve, **how)
+        last = go(store, small.with_curve, pruner=Second(gives_up=True), n_runs=runs)
     assert [record.status for record in store.records()] == ["done", "pruned"]
     assert [one.score is not None for one in store.proposals()] == [False, True]
     assert (last.status, last.done, last.total) == ("done", 2, 2)
@@ -113,7 +112,7 @@ def test_a_sampler_is_asked_as_results_arrive_and_a_resumed_one_has_the_history(
     assert [candidate for candidate, _ in uninterrupted.told] == texts(5)
     assert all(0 < score < 1 for _, score in uninterrupted.told)
     for runs in (3, 9, 10, None):
-        go(cut, sampler=(resumed := Climber()), limit=Interval(steps=runs))
+        go(cut, sampler=(resumed := Climber()), n_runs=runs)
     assert resumed.told == uninterrupted.told
     assert table(cut) == table(whole)
     assert cut.proposals() == whole.proposals()
@@ -122,12 +121,15 @@ def test_a_sampler_is_asked_as_results_arrive_and_a_resumed_one_has_the_history(
 # -- limits ----------------------------------------------------------------------------------------
 
 
-def test_budgets_count_runs_and_time_of_earlier_sessions(tmp_path):
-    store = study(tmp_path)
-    assert go(store, limit=Interval(3)).status == "budget"
+def test_budgets_count_whole_candidates_and_time_of_earlier_sessions(tmp_path):
+    store, totals = study(tmp_path, candidates=3), []
+    assert go(store, limit=Interval(1), n_runs=3).status == "budget"
     assert go(store, limit=Interval(seconds=1e-6)).statuses == {"done": 3}
-    assert go(store, limit=Interval(5), parallel=2).statuses == {"done": 5}
-    assert go(store, limit=Interval(8)).status == "done"
+    rest = go(store, limit=Interval(1), observer=lambda progress: totals.append(progress.total))
+    assert (rest.statuses, totals[-1]) == ({"done": 4}, 4)
+    assert go(store, limit=Interval(2), parallel=2).statuses == {"done": 8}
+    assert go(store, limit=Interval(2)).status == "budget"
+    assert go(store, limit=Interval(3)).status == "done"
 
 
 def test_time_used_counts_runs_beside_each_other_once():

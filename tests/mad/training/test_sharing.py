@@ -1,16 +1,23 @@
 """Candidates with a shared embedding: one table, and no other shared state."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.errors import StudyError
+from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks
+from mlxhog.mad.study.session import execute
+from mlxhog.mad.study.store import open_store
+from mlxhog.mad.study.study import Study
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, common, shared_tables
 from mlxhog.models.mad.layers import make
+from tests.mad.study.small import texts
 from tests.mad.training.small_runs import numbers, small_run
 
 
@@ -46,6 +53,26 @@ def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moment
         context.arena.param(EMBEDDING)[...] = before
 
     assert numbers(train(second, prepare=start_there)) == numbers(result)
+
+
+def test_a_resumed_study_begins_with_the_tables_as_its_runs_left_them(tmp_path):
+    study = Study(
+        candidates=tuple(texts(2)), tasks=("in-context-recall",), dim=16, workers="mlx:cpu",
+        protocol={"steps": 2, "batch_size": 8}, share_embedding=True,
+    )  # fmt: skip
+    store, left = open_store(study, tmp_path, "s"), []
+    for n in (1, 2):
+        how = ExecutionConfig(parallel=1, budget=str(n))
+        ended = execute(store, study, how, nullcontext(print))
+        assert ended.statuses == {"done": n * study.runs_each}
+        left.append(store.tables())
+    with shared_tables(study.runs(study.first), left[0]) as run:
+        for config in study.runs(texts(2)[1]):  # those of the second session
+            go(run, config)
+        run.write(lambda tables: np.testing.assert_equal(tables, left[1]))
+    (store.directory / "tables.safetensors").unlink()
+    with pytest.raises(StudyError, match="shared embedding that is lost"):
+        store.tables()
 
 
 @pytest.mark.slow
