@@ -228,9 +228,7 @@ def test_output_that_cannot_be_written_is_one_message(to, words, code, message):
         assert (ended.returncode, ended.stderr) == (code, message)
 
 
-@each_of(
-    ("command", "code"), [("models", 0), ("mad data --task selective-copying --out t.npz", 3)]
-)
+@each_of(("command", "code"), [("models", 0), ("mad data --task selective-copying --out t.npz", 3)])
 def test_a_closed_pipe_is_silent_whether_a_command_only_tells_or_writes(command, code, tmp_path):
     read, write = os.pipe()
     os.close(read)
