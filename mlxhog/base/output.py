@@ -150,17 +150,19 @@ class LastingStream(StreamOver):
             self._n_left_out = 0
         errors = cast(TextIO, self._stream).errors or "strict"
         errors = "backslashreplace" if errors == "strict" else errors
-        queue.put(self, text.encode(self.encoding, errors))
-        self._wait(_HELD_BYTES)
+        self._wait(_HELD_BYTES, text.encode(self.encoding, errors))
 
-    def _wait(self, n_bytes: int) -> None:
-        """Wait for the reader if more bytes are pending, and the stream `ends`."""
-        if self.ends and self._queue is not None and self._queue.n_bytes > n_bytes:
-            try:
+    def _wait(self, n_bytes: int, text: bytes = b"") -> None:
+        """Put a text; wait for the reader if more bytes are pending, and the stream `ends`."""
+        assert self._queue is not None
+        try:
+            if text:
+                self._queue.put(self, text)
+            if self.ends and self._queue.n_bytes > n_bytes:
                 self._queue.drain(self._patience_s)
-            except KeyboardInterrupt:  # what follows, up to the end, waits no more
-                self._patience_s = 0.0
-                raise
+        except KeyboardInterrupt:  # what follows, up to the end, waits no more
+            self._patience_s = 0.0
+            raise
 
 
 class _Queue:

@@ -78,7 +78,7 @@ x --prompt-file empty.txt         --prompt-file empty.txt: holds no prompts
 x --prompt-file talk.jsonl        talk.jsonl:1: message 1 has no content
 x --prompt-file good.txt --prompt a           --prompt-file and --prompt are both given; keep one
 x --stop a\udcff                  --stop 'a\\udcff': not UTF-8 text
-x --stop ''                       --stop is ['']; wanted a text, or a list of texts: at most 8
+x --stop ''                       --stop is ['']; wanted a text, or a list of texts: at most 64
 """,
     "show": """
                                   RUN is missing: a path, a run's name or a part of it, or latest
