@@ -172,7 +172,7 @@ class _Queue:
         self.n_bytes = 0  # pending
         self._texts = deque[tuple[LastingStream, bytearray]]()  # the first is being written
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._writer: threading.Thread | None = None
         self._n_writes = 0
         self._in_vain = (-1, 0.0)  # writes before a wait without another one, and its seconds
 
@@ -184,14 +184,12 @@ class _Queue:
             else:
                 self._texts.append((stream, bytearray(text)))
             self.n_bytes += len(text)
-            if self._thread is not None and self._thread.is_alive():
+            if self._has_writer():
                 return
-            self._thread = threading.Thread(target=self._write, daemon=True, name="output")
-            with suppress(RuntimeError):  # no more threads, or the interpreter ends
-                self._thread.start()
-                return
-            self._thread = None
-        self._write()
+        try:
+            threading.Thread(target=self._write, daemon=True, name="output").start()
+        except RuntimeError:  # no more threads, or the interpreter ends
+            self._write()
 
     def drain(self, patience_s: float | None) -> bool:
         """Wait as `LastingStream.drain`; not again after as long a wait in vain."""
@@ -208,32 +206,52 @@ class _Queue:
     def _has_written(self, seen: int) -> bool:
         return self._n_writes > seen
 
+    def _has_writer(self) -> bool:
+        return self._writer is not None and self._writer.is_alive()
+
     def _write(self) -> None:
-        """Write texts until none is left."""
-        while True:
+        """Write texts until none is left, unless another thread does.
+
+        An interrupt in `put` may leave a thread that has not begun yet, so that there are two.
+        """
+        with self._changed:
+            if self._has_writer():
+                return
+            self._writer = threading.current_thread()
+        try:
+            while self._write_some():
+                pass
+        finally:  # also if an interrupt ends it
             with self._changed:
-                if not self._texts:
-                    self._thread = None
-                    return
-                stream, text = self._texts[0]
-                descriptor = stream._descriptor
-            n = len(text)
-            try:
-                if stream.failure is None:  # a copy: no buffer is held while texts change
-                    n = os.write(descriptor, bytes(text))
-            except BlockingIOError:  # another program made this file non-blocking
-                n = 0
-                with suppress(OSError, ValueError):
-                    select.select([], [descriptor], [], 1.0)
-            except OSError as error:
-                stream.failure = error
-            with self._changed:
-                self.n_bytes -= n
-                self._n_writes += n > 0
-                del text[:n]
-                if not text:
-                    self._texts.popleft()
-                self._changed.notify_all()
+                if self._writer is threading.current_thread():
+                    self._writer = None
+
+    def _write_some(self) -> bool:
+        """Write as much of the first text as the file takes; returns False if there is none."""
+        with self._changed:
+            if not self._texts:
+                self._writer = None
+                return False
+            stream, text = self._texts[0]
+            descriptor = stream._descriptor
+        n = len(text)
+        try:
+            if stream.failure is None:  # a copy: no buffer is held while texts change
+                n = os.write(descriptor, bytes(text))
+        except BlockingIOError:  # another program made this file non-blocking
+            n = 0
+            with suppress(OSError, ValueError):
+                select.select([], [descriptor], [], 1.0)
+        except OSError as error:
+            stream.failure = error
+        with self._changed:
+            self.n_bytes -= n
+            self._n_writes += n > 0
+            del text[:n]
+            if not text:
+                self._texts.popleft()
+            self._changed.notify_all()
+        return True
 
 
 _queues = weakref.WeakValueDictionary[tuple[int, int], _Queue]()

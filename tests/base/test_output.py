@@ -115,17 +115,25 @@ def test_a_result_for_a_reader_that_sleeps_is_given_up_but_not_on_a_terminal(pip
 def test_output_that_is_all_waits_for_its_reader_until_a_signal_and_ends_without_one(pipe):
     read, (one, two) = pipe
     stream, main = LastingStream(one, ends=True), threading.get_ident()
+    is_raised = threading.Event()
 
-    def interrupt():
-        while not stream.is_behind:
-            threading.Event().wait(0.001)
-        signal.pthread_kill(main, signal.SIGINT)
+    def once(*_):
+        if not is_raised.is_set():
+            is_raised.set()
+            raise KeyboardInterrupt
+
+    def interrupt():  # Python notes a signal right before a wait only at the next one
+        while not is_raised.wait(0.01):
+            if stream.is_behind:
+                signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
+    usual = signal.signal(signal.SIGINT, once)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         stream.write(LONG)
     thread.join()
+    signal.signal(signal.SIGINT, usual)
     stream.write("what a command prints after it")
     stream.flush()
     os.close(read)
