@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -26,8 +26,9 @@ from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import most_sequences
 from mlxhog.base.quantities import format_count, format_share
+from mlxhog.checkpoint import run as runs
 from mlxhog.data.batch import Batch, joined
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
 from mlxhog.training.job import Job, Plan
@@ -43,6 +44,8 @@ MEASURE_S = 20.0  # of gradients, at most, without a budget of time
 SHARE = 0.1  # largest part of a budget of time that the measurement may take
 ENOUGH_S = 1.0  # of gradients of one batch; four times as long if fewer than `ENOUGH` are done
 ENOUGH, LEAST = 8, 2  # gradients that suffice, and that every worker has to measure
+LEAST_UPDATES = 8  # in an epoch, with a batch that is proposed
+NEAR = 4.0  # tokens in a step of two runs whose times compare
 PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that hangs
 
 
@@ -163,6 +166,59 @@ def choose(
             return BatchChoice(sequences // 2, limit, tuple(speeds))
         sequences *= 2
     return BatchChoice(speeds[-1].sequences, limit, tuple(speeds))
+
+
+# -- short examples --------------------------------------------------------------------------------
+
+
+def alike(plan: TextPlan) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield name and result of the runs with as many parameters and such workers, newest first."""
+    backends = sorted(worker.backend for worker in plan.workers)
+    for one in reversed(runs.list_runs(Path(plan.config.out))):
+        with suppress(RunError):
+            status = one.read_status()
+            result = status.get("result") or {}
+            used = sorted(worker["backend"] for worker in result.get("workers", ()))
+            if status.get("parameters") == plan.parameters and used == backends:
+                yield one.name, result
+
+
+def proposed(plan: TextPlan) -> str | None:
+    """Propose a larger batch by an earlier run of about as many tokens in a step; None for none."""
+    rows = plan.data.train.rows(plan.config.seq_len)
+    if rows is None or plan.resumption is not None:
+        return None
+    now = plan.config.sequences_per_ticket * float(rows.length.mean())
+    for name, result in alike(plan):
+        if now / NEAR <= result.get("tokens", 0) / max(result.get("steps", 0), 1) <= NEAR * now:
+            text = advice(plan, result)
+            return text and f"{text}, by run {name}"
+    return None
+
+
+def advice(plan: TextPlan, result: Mapping[str, Any]) -> str | None:
+    """Propose a larger batch where at least half of a step on short examples is the optimizer's.
+
+    The result is of a run `alike`. An update takes as long with any batch, a gradient grows with
+    its tokens.
+    """
+    rows = plan.data.train.rows(plan.config.seq_len)
+    spent, steps = result.get("shares", {}).get("optimizer", 0.0), result.get("steps", 0)
+    if rows is None or plan.resumption is not None or not steps or not 0.0 < spent < 1.0:
+        return None
+    length, times = float(rows.length.mean()), plan.config.grad_accumulation
+    # The sequences whose gradient takes as long as an update.
+    equal = spent / (1.0 - spent) * result["tokens"] / steps / length / times
+    most = len(rows.length) // (LEAST_UPDATES * len(plan.workers) * times)
+    now, better = plan.config.micro_batch, min(limit_of(plan)[0], most)
+    better = min(better, 2 ** math.ceil(math.log2(2.0 * equal)))
+    if now > equal or better <= now:
+        return None
+    shares = [format_share(equal / (equal + n)) for n in (now, better)]
+    return (
+        f"examples have {length:.0f} tokens on average: with --batch-size {now} the optimizer "
+        f"takes about {shares[0]} of a step, with --batch-size {better} {shares[1]}"
+    )
 
 
 # -- gradients, in a child -------------------------------------------------------------------------

@@ -127,10 +127,12 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend, a package or memory is missing.
     """
-    if config.batch_size is not None:
-        return _plan(config, progress=progress)
     from mlxhog.training import batch_size
 
+    if config.batch_size is not None:
+        plan = _plan(config, progress=progress)
+        note = batch_size.proposed(plan)
+        return plan if note is None else replace(plan, notes=(*plan.notes, note))
     if config.resume is not None:
         run, _ = checkpoint.resumable(config.resume, Path(config.out))
         sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)

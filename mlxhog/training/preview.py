@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mlxhog.base import verdicts
 from mlxhog.base.quantities import format_count
 from mlxhog.base.workers import GPU_BACKENDS
-from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
-from mlxhog.errors import RunError
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
+from mlxhog.training.batch_size import alike
 from mlxhog.training.plan import TextPlan, passes
 
 MAX_PARAMETERS_PER_TOKEN = 4.6
@@ -112,17 +110,10 @@ def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:
     The source is the newest run with as many parameters and the same workers, or else the speed of
     one model in `mlxhog doctor`, scaled by the number of parameters.
     """
-    backends = sorted(worker.backend for worker in plan.workers)
-    for one in reversed(run.list_runs(Path(plan.config.out))):
-        try:
-            status = one.read_status()
-        except RunError:
-            continue
-        result = status.get("result") or {}
-        used = sorted(worker["backend"] for worker in result.get("workers", ()))
-        if status.get("parameters") == plan.parameters and used == backends:
-            if rate := result["tokens_per_s"]:
-                return float(rate), f"run {one.name}, as large and with such workers"
+    for name, result in alike(plan):
+        if rate := result["tokens_per_s"]:
+            return float(rate), f"run {name}, as large and with such workers"
+    backends = [worker.backend for worker in plan.workers]
     measured = verdicts.load().tokens_per_s
     if not all(backend in measured for backend in backends):
         return None

@@ -40,6 +40,7 @@ from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import origin, run_folder, state
+from mlxhog.training.batch_size import advice
 from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import Evaluations, HeldOutWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
@@ -280,6 +281,8 @@ class Training(Session):
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self.network_bytes(),
         )
+        if self._status == "done" and (text := advice(plan, result.to_json())):
+            self.report(text)
         reporter.record("ended", text=": ".join(filter(None, [result.status, result.error])))
         try:  # a full disk does not keep the result from the caller
             self._write_status(result=result.to_json(), error=result.error)

@@ -1,5 +1,6 @@
 """`--batch-size auto`: speeds of growing batches choose one, and memory bounds it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,43 @@ from mlxhog import train
 from mlxhog.arena.child import Failed
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
+from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import batch_size, memory
-from mlxhog.training.batch_size import BatchChoice, BatchSpeed, choose, limit_of
+from mlxhog.training.batch_size import (
+    BatchChoice,
+    BatchSpeed,
+    advice,
+    choose,
+    limit_of,
+    proposed,
+)
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, small_config
+
+# -- short examples --------------------------------------------------------------------------------
+
+
+def test_a_run_of_short_examples_in_which_updates_took_half_of_a_step_proposes_a_batch(tmp_path):
+    lines = (json.dumps({"prompt": f"{n} + 1 =", "completion": f"{n + 1}"}) for n in range(900))
+    (tmp_path / "sums.jsonl").write_text("\n".join(lines))
+    config = small_config(tmp_path, data=str(tmp_path / "sums.jsonl"), batch_size=4)
+    plan = make_plan(config)
+    length = plan.data.train.rows(config.seq_len).length.mean()
+    like = {"workers": [{"backend": "mlx:cpu"}], "tokens": 4 * length * 9, "steps": 9}
+    result = {**like, "shares": {"optimizer": 0.75}, "tokens_per_s": 1.0}
+    status = {"status": "done", "parameters": plan.parameters, "result": result}
+    runs.create(Path(config.out), "earlier").write_status(status)
+    text = f"examples have {length:.0f} tokens on average: with --batch-size 4 the optimizer takes "
+    text += "about 75 % of a step, with --batch-size 32 27 %"
+    (note,) = [one for one in make_plan(config).notes if "--batch-size" in one]
+    assert note.startswith(f"{text}, by run 2")
+    assert advice(plan, {**result, "shares": {"optimizer": 0.4}}) is None
+    assert advice(plan, result) == text
+    assert proposed(make_plan(replace(config, batch_size=32))) is None
+
 
 # -- the rule --------------------------------------------------------------------------------------
 
