@@ -13,6 +13,7 @@ import platform
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import wraps
 from importlib import metadata
@@ -258,13 +259,16 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
     """Replace the record of an identity in a folder, by default the user's cache directory.
 
     Raises:
-        EnvironmentLacks: the directory cannot be written; the old record is unchanged.
+        EnvironmentLacks: the directory cannot be written, and the old record is unchanged; or
+            others could write the record, on a disk without modes, and no run will use it.
     """
     path = (directory or user_cache_directory()) / identity.file_name
     try:
         own_directory(path.parent)
         replace_file(path, plain_json.dumps(record, indent=1) + b"\n")
-        path.chmod(0o600)
+        with suppress(OSError):  # a disk may keep no modes
+            path.chmod(0o600)
+        is_kept(path)
     except OSError as error:
         raise EnvironmentLacks(
             f"the result cannot be kept in {path} ({darwin.reason(error)}), so no run will use it; "

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from dataclasses import asdict, replace
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -129,6 +130,16 @@ def test_a_record_permits_what_it_shows_and_says_why(tmp_path, judge, parts, ok,
     assert re.search(words, verdict.reason)
 
 
+def test_a_record_on_a_disk_without_modes_counts_unless_others_could_write_it(monkeypatch):
+    here = identity()
+    monkeypatch.setattr(Path, "chmod", Mock(side_effect=PermissionError(errno.EPERM, "no modes")))
+    path = save(record_of(here), here)
+    assert (load().usable, load().path) == (True, path)
+    monkeypatch.setattr("mlxhog.base.verdicts.replace_file", lambda path, _: os.chmod(path, 0o666))
+    with pytest.raises(EnvironmentLacks, match="can be written by others"):
+        save(record_of(here), here)
+
+
 def test_what_is_saved_is_what_a_run_loads_and_a_writer_that_dies_leaves_it(tmp_path, monkeypatch):
     here = identity()
     path = save(record_of(here, tokens_per_s={"a": 1.5}), here)
@@ -136,9 +147,10 @@ def test_what_is_saved_is_what_a_run_loads_and_a_writer_that_dies_leaves_it(tmp_
     assert (record.usable, record.path, record.tokens_per_s) == (True, path, {"a": 1.5})
     assert [file.name for file in path.parent.glob("doctor*")] == [path.name]
     full = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(os, "replace", Mock(side_effect=full))
-    with pytest.raises(EnvironmentLacks):
-        save({}, here)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", Mock(side_effect=full))
+        with pytest.raises(EnvironmentLacks):
+            save({}, here)
     assert load().usable
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EnvironmentLacks, match="set XDG_CACHE_HOME"):
