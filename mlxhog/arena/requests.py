@@ -114,13 +114,19 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     f"cannot serve the run at {path} or {self.path}: {error}; set TMPDIR to a "
                     "folder of your own on a local disk"
                 ) from error
-        self._fds = [os.dup(fd) for fd in fds]
-        self.is_closed = False
+        self.is_closed, self._fds = False, list[int]()
         self.came = self.present = 0  # readers that ever asked for copies, and those connected
         self._lock = threading.Lock()  # of all of these
-        threading.Thread(
+        thread = threading.Thread(
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
-        ).start()
+        )
+        try:
+            self._fds += map(os.dup, fds)
+            thread.start()
+        except BaseException:  # no more descriptors or threads
+            self._close_fds()
+            self._leave()
+            raise
 
     def _listen(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -174,12 +180,18 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             if self.is_closed:
                 return
             self.is_closed = True
-            for fd in self._fds:  # the threads of clients go on, and may come to send them later
-                os.close(fd)
+            self._close_fds()  # the threads of clients go on, and may come to send them later
         self.shutdown()
-        self.server_close()
+        self._leave()
         for request in self.take():
             request.hang_up()
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def _leave(self) -> None:
+        self.server_close()
         with contextlib.suppress(OSError):  # its folder may have been moved
             self.path.unlink()
 

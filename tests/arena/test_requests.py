@@ -9,6 +9,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -124,6 +125,16 @@ def test_a_reader_that_asks_a_closed_server_gets_no_descriptor_not_even_a_reused
         with early, late:
             late.sendall(b'"attach"}\n')
             assert socket.recv_fds(late, 1, 1)[:2] == (b"", [])
+
+
+def test_a_server_without_descriptors_for_its_readers_leaves_nothing(tmp_path, monkeypatch):
+    own, before = os.dup, set(os.listdir("/dev/fd"))
+    refuses = Mock(side_effect=[own(0), OSError(errno.EMFILE, "Too many open files")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", refuses)
+        with pytest.raises(OSError, match="Too many"):
+            RunServer(socket_path(tmp_path), None, (0, 0))
+    assert (set(os.listdir("/dev/fd")), list(tmp_path.iterdir())) == (before, [])
 
 
 def test_a_long_answer_arrives_whole_and_a_client_that_does_not_read_holds_up_no_other(
