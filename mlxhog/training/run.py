@@ -317,7 +317,7 @@ class Training(Session):
                 self._status = "failed"
                 if self.clock.has_started:
                     self._rescue(error)
-            case _ if not isinstance(error, MlxhogError):
+            case _:
                 self._status = "interrupted"  # a resume still evaluates the end
         return error
 

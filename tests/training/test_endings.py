@@ -15,7 +15,7 @@ from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run, find
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
-from mlxhog.errors import DataError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.report.metrics import Activity
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
@@ -103,10 +103,10 @@ def test_a_checkpoint_is_whole_where_no_thread_can_be_started(tmp_path, monkeypa
     assert checkpoint.load(Path(result.checkpoint)).state["used"]["steps"] == 3
 
 
-def test_an_error_of_the_caller_after_the_save_leaves_the_evaluation_to_a_resume(tmp_path):
-    error = KeyError("x")
+@pytest.mark.parametrize("error", [KeyError("x"), RunError("x")], ids=repr)
+def test_an_error_after_the_save_leaves_the_evaluation_to_a_resume(tmp_path, error):
     config = small_config(tmp_path, eval_every="1h", eval_tokens=100_000)
-    with pytest.raises(KeyError):
+    with pytest.raises(type(error)):
         train(config, observer=At(raises(error), 20, Activity.EVALUATING))
     assert latest(tmp_path).read_status()["status"] == "interrupted"
     resumed = train(small_config(tmp_path, steps=None, eval_every="1h", resume="latest"))
