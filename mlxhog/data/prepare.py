@@ -306,6 +306,7 @@ class Stored:
         with contextlib.suppress(BlockingIOError), _locked(self.path.parent, name, wait=False):
             if not self.is_in_use:
                 remove(self.path)
+                (self.path.parent / "locks" / name).unlink(missing_ok=True)
         return not os.path.lexists(self.path)
 
 
@@ -354,17 +355,20 @@ def _not_writable(cache: Path, error: OSError) -> DataError:
 
 @contextlib.contextmanager
 def _locked(cache: Path, name: str, *, wait: bool = True) -> Iterator[None]:
-    locks = cache / "locks"
-    try:
-        locks.mkdir(0o700, parents=True, exist_ok=True)
-        lock = open(locks / name, "w", opener=inside(locks))
-    except OSError as error:
-        raise _not_writable(cache, error) from error
-    kind = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
-    with lock, lock_file(lock, locks / name, kind):
-        with contextlib.suppress(OSError):  # a disk may keep no modes
-            os.fchmod(lock.fileno(), 0o600)
-        yield
+    path, kind = cache / "locks" / name, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    while True:
+        try:
+            path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            lock = open(path, "w", opener=inside(path.parent))
+        except OSError as error:
+            raise _not_writable(cache, error) from error
+        with lock, lock_file(lock, path, kind):
+            with contextlib.suppress(OSError):  # a disk may keep no modes
+                os.fchmod(lock.fileno(), 0o600)
+            # `Stored.remove` may have removed the file since it was opened.
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                yield
+                return
 
 
 def _bad_cache(cache: Path, why: str) -> EnvironmentLacks:

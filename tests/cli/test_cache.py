@@ -59,6 +59,7 @@ def test_clear_removes_what_is_made_again_or_named_but_not_what_is_in_use(texts,
     assert {one["name"] for one in told(capsys, "cache")["entries"]} == {
         "doctor-m4.json", "mine.txt", "named-files",
     }  # fmt: skip
+    assert list((user_cache_directory() / "locks").iterdir()) == []  # those of both texts
     said(capsys, "cache", "clear", "doctor", "--yes")
     refused(capsys, "nothing in the cache is called 'other'", "cache", "clear", "other", "--yes")
     assert [one["name"] for one in told(capsys, "cache")["entries"]] == ["mine.txt", "named-files"]
