@@ -203,6 +203,11 @@ class Follower:
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         """The files of text with their names; others are reported."""
+        if not self.folder.is_dir():
+            self._say(
+                f"the folder {printable(self.folder)} is gone; the run waits until it is back: put "
+                "it back, or end the run with mlxhog stop"
+            )
         for folder, folders, names in os.walk(self.folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for path in (Path(folder, name) for name in names):

@@ -172,6 +172,19 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
     assert len(follower.messages) == len(reasons) + 1
 
 
+def test_a_folder_that_is_removed_is_told_once_and_read_when_it_is_back(follower, tmp_path):
+    follower.folder.rename(tmp_path / "away")
+    assert not follower.look()
+    assert not follower.look()
+    (message,) = follower.messages
+    assert message.endswith("is gone; the run waits until it is back: put it back, or end the run "
+                            "with mlxhog stop")  # fmt: skip
+    (tmp_path / "away" / "a.txt").write_bytes(b"good")
+    (tmp_path / "away").rename(follower.folder)
+    assert follower.look()
+    assert rows(tmp_path) == [b"good"]
+
+
 @each_of(
     ("loss_on", "expected"),
     [
