@@ -371,7 +371,7 @@ def read_options(file: Path) -> Layer:
 def is_run(path: Path) -> bool:
     """Return whether a path is a run directory."""
     try:
-        return (path / _STATUS).is_file()
+        return (path / _STATUS).exists()  # a pipe or a folder in its place is damage
     except OSError:  # a directory that this user may not enter
         return False
 

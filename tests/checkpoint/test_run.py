@@ -116,6 +116,14 @@ def test_a_damaged_status_says_so(run, content):
     assert status["error"].startswith("run.json: ")
 
 
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_run_with_something_else_in_place_of_its_status_is_listed_as_damaged(run, make):
+    (run.directory / "run.json").unlink()
+    make(run.directory / "run.json")
+    (listed,) = runs.list_runs(run.directory.parent)
+    assert listed.read_status()["status"] == "damaged"
+
+
 # -- its lines -------------------------------------------------------------------------------------
 
 
