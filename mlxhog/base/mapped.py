@@ -71,13 +71,20 @@ def map_open(descriptor: int) -> NDArray[np.uint8]:
                 raise
         else:
             return np.frombuffer(mapping, np.uint8)
-    content, at = np.empty(n_bytes, np.uint8), 0  # an empty range cannot be mapped, either
-    while at < n_bytes:
-        if not (piece := os.pread(descriptor, min(CHUNK_BYTES, n_bytes - at), at)):
-            raise OSError(errno.EIO, f"only {at:,} of {n_bytes:,} bytes can be read")
-        content[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
-        at += len(piece)
+    content = _read(descriptor, 0, n_bytes)  # an empty range cannot be mapped, either
     content.flags.writeable = False
+    return content
+
+
+def _read(descriptor: int, first: int, n_bytes: int) -> NDArray[np.uint8]:
+    """Return a range of a file, (n_bytes,) uint8; OSError if the file ends before it."""
+    content, done = np.empty(n_bytes, np.uint8), 0
+    while done < n_bytes:
+        wanted = min(n_bytes - done, CHUNK_BYTES)
+        if not (piece := os.pread(descriptor, wanted, first + done)):
+            raise OSError(errno.EIO, f"only {first + done:,} bytes can be read")
+        content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+        done += len(piece)
     return content
 
 
@@ -129,18 +136,15 @@ def in_memory(view: NDArray[Any]) -> NDArray[Any]:
     if (mapping := _mapping(view)) is None or not view.size:
         return view
     low, high = byte_bounds(view)
-    content, done = np.empty(high - low, np.uint8), 0
     first = low - np.frombuffer(mapping, np.uint8).ctypes.data
-    while done < len(content):
-        wanted = min(len(content) - done, CHUNK_BYTES)
-        if not (part := os.pread(mapping.descriptor, wanted, first + done)):
-            size = os.fstat(mapping.descriptor).st_size
-            raise CheckpointError(
-                f"a mapped file has been shortened to {size:,} bytes while it was in use; copy it "
-                "again, and replace such files by a rename"
-            )
-        content[done : done + len(part)] = np.frombuffer(part, np.uint8)
-        done += len(part)
+    try:
+        content = _read(mapping.descriptor, first, high - low)
+    except OSError as error:
+        size = os.fstat(mapping.descriptor).st_size
+        raise CheckpointError(
+            f"a mapped file has been shortened to {size:,} bytes while it was in use; copy it "
+            "again, and replace such files by a rename"
+        ) from error
     return np.ndarray(view.shape, view.dtype, content.data, view.ctypes.data - low, view.strides)
 
 

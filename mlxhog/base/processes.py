@@ -36,7 +36,7 @@ from typing import Any, NoReturn
 
 from mlxhog.base import darwin
 from mlxhog.base.interrupts import SIGNALS, WARNINGS
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, message_of
 
 FAULTS = (
     TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError, ArithmeticError,
@@ -264,16 +264,9 @@ def descriptors_text() -> str:
 
 
 def end_by(fault: BaseException) -> NoReturn:
-    """Print a fault, with `in_one_line` as the last line, and end this process at once."""
+    """Print a fault, with type and message as the last line, and end this process at once."""
     try:
         traceback.print_exception(fault)
-        print(in_one_line(fault), file=sys.stderr, flush=True)
+        print(f"{type(fault).__name__}: {message_of(fault)}", file=sys.stderr, flush=True)
     finally:
         os._exit(FAULT_EXIT_CODE)
-
-
-def in_one_line(error: BaseException) -> str:
-    """Return an error's type and message; of a message of several lines the first and the last."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = " ... ".join(dict.fromkeys((lines[0], lines[-1]))) if lines else "no message"
-    return f"{type(error).__name__}: {words}"

@@ -343,14 +343,7 @@ def _cache() -> Path:
     try:
         return own_directory(cache)
     except OSError as error:
-        raise _not_writable(cache, error) from error
-
-
-def _not_writable(cache: Path, error: OSError) -> DataError:
-    return DataError(
-        f"the cache directory {cache} cannot be written ({darwin.reason(error)}); "
-        "set XDG_CACHE_HOME to a writable folder"
-    )
+        raise _bad_cache(cache, f"cannot be written: {darwin.reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -361,7 +354,7 @@ def _locked(cache: Path, name: str, *, wait: bool = True) -> Iterator[None]:
             path.parent.mkdir(0o700, parents=True, exist_ok=True)
             lock = open(path, "w", opener=inside(path.parent))
         except OSError as error:
-            raise _not_writable(cache, error) from error
+            raise _bad_cache(cache, f"cannot be written: {darwin.reason(error)}") from error
         with lock, lock_file(lock, path, kind):
             with contextlib.suppress(OSError):  # a disk may keep no modes
                 os.fchmod(lock.fileno(), 0o600)

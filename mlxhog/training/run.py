@@ -22,7 +22,7 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin, disk
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.paths import expanded
-from mlxhog.base.processes import in_one_line, require_descriptors
+from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
@@ -35,6 +35,7 @@ from mlxhog.errors import (
     EnvironmentLacks,
     MlxhogError,
     WorkerFailed,
+    message_of,
 )
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
@@ -92,7 +93,8 @@ class _StopNow(Exception):
 
 
 def _text_of(error: BaseException) -> str:
-    return str(error) if isinstance(error, MlxhogError) else in_one_line(error)
+    is_ours = isinstance(error, MlxhogError)
+    return str(error) if is_ours else f"{type(error).__name__}: {message_of(error)}"
 
 
 class Training(Session):

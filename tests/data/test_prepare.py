@@ -262,7 +262,7 @@ def test_a_new_text_takes_the_place_of_those_unused_the_longest_but_not_of_one_i
 def test_a_cache_that_cannot_be_written_says_how_to_move_it(corpus, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="set XDG_CACHE_HOME"):
+    with pytest.raises(EnvironmentLacks, match="set XDG_CACHE_HOME"):
         prepare(str(corpus))
 
 
