@@ -199,7 +199,9 @@ def test_an_observer_whose_pipe_is_closed_does_not_end_the_training(tmp_path):
     assert result.checkpoint is not None
 
 
-def test_training_whose_result_nobody_reads_is_saved_without_a_word_of_it(tmp_path, monkeypatch, capsys):
+def test_training_whose_result_nobody_reads_is_saved_without_a_word_of_it(
+    tmp_path, monkeypatch, capsys
+):
     config = small_config(tmp_path, steps=3)
     with broken_pipe() as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)

@@ -27,7 +27,7 @@ CASES = [
     # -- search, bench and resume
     ("search --space a.yaml", "the file has no 'dim'; known are space"),
     ("search --seeds 1,1", "--seeds is '1,1'; give a number"),
-    ("search --budget soon", "--budget is 'soon'; wanted runs, a duration"),
+    ("search --budget soon", "--budget is 'soon'; wanted candidates, a duration"),
     ("search --ray-address auto", "without --executor ray"),
     ("search --executor ray --ray-address auto", "needs --parallel"),
     ("search --share-embedding --executor ray", "one table in this machine's memory"),
