@@ -204,7 +204,8 @@ def advice(plan: TextPlan, result: Mapping[str, Any]) -> str | None:
     """
     rows = plan.data.train.rows(plan.config.seq_len)
     spent, steps = result.get("shares", {}).get("optimizer", 0.0), result.get("steps", 0)
-    if rows is None or plan.resumption is not None or not steps or not 0.0 < spent < 1.0:
+    is_open = plan.resumption is None and plan.batch is None
+    if rows is None or not is_open or not steps or not 0.0 < spent < 1.0:
         return None
     length, times = float(rows.length.mean()), plan.config.grad_accumulation
     # The sequences whose gradient takes as long as an update.

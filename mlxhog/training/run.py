@@ -283,8 +283,6 @@ class Training(Session):
             copies_bits_per_byte=tuple(self._evaluations.copies_bits_per_byte),
             network_bytes=self.network_bytes(),
         )
-        if self._status == "done" and (text := advice(plan, result.to_json())):
-            self.report(text)
         reporter.record("ended", text=": ".join(filter(None, [result.status, result.error])))
         try:  # a full disk does not keep the result from the caller
             self._write_status(result=result.to_json(), error=result.error)
@@ -293,6 +291,8 @@ class Training(Session):
             self.report(f"run.json or the model card is not up to date: {lacking}")
         if isinstance(failure, Diverged):
             self.report(str(failure))
+        if self._status == "done" and (text := advice(plan, result.to_json())):
+            self.report(text)
         return error is None or isinstance(error, _StopNow | Diverged)
 
     def _judge(self, error: BaseException | None) -> BaseException | None:
