@@ -31,7 +31,6 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
-from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
@@ -164,7 +163,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     if weights is not None and asked.model == "auto":
         model = registry.with_changes(weights.opened.config, config.model, config.set)
     else:
-        model = load_architecture(config.model, config.set, config.plugin)
+        model = registry.load_architecture(config.model, config.set, config.plugin)
     if files := plugins.remembered([*vars(config).values(), *model.own_layers]):
         config = config.having(plugin=", ".join(files))
     families.check_language_model(model)
@@ -486,8 +485,7 @@ def _in_steps(
         return replace(budget, steps=math.ceil(steps))
     rows = train.rows(config.seq_len)
     if rows is None or budget.tokens is None:
-        return budget
-    # So that the number of steps does not depend on the order of the rows.
+        return budget  # else the number of steps would depend on the order of the rows
     per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
     steps = math.ceil(budget.tokens / per_step)
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
