@@ -485,9 +485,9 @@ def _in_steps(
         return replace(budget, steps=math.ceil(steps))
     rows = train.rows(config.seq_len)
     if rows is None or budget.tokens is None:
-        return budget  # else the number of steps would depend on the order of the rows
+        return budget
     per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
-    steps = math.ceil(budget.tokens / per_step)
+    steps = math.ceil(budget.tokens / per_step)  # by the mean, whatever the order of the rows
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
 
 
