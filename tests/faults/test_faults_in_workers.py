@@ -51,7 +51,7 @@ def classic_kernel(memory):
 
 
 TEXT = (
-    r"TypeError: rms_norm\(\): incompatible function arguments\. \.\.\. "
+    r"TypeError: rms_norm\(\): incompatible function arguments\. "
     r"Invoked with: mlx\.core\.array"
 )
 

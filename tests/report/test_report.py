@@ -30,7 +30,7 @@ def report(capsys, *words):
 def test_the_picture_names_its_runs_of_any_script_and_explains_its_lines(tmp_path, monkeypatch):
     other = RunRecord(write_run(tmp_path, "\u6587 \u0e01", metrics=lines(3)))
     assert charts.losses([other]).startswith(b"\x89PNG")  # a warning would be an error here
-    monkeypatch.setattr(charts, "png", lambda figure, kind: figure)
+    monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
     scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
     runs = [
         RunRecord(write_run(tmp_path, "a", metrics=lines(30, every_s=20.0))),
