@@ -41,7 +41,7 @@ from mlxhog.classic.problem import Int32, Int64, Problem, ProblemMemory
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
 from mlxhog.classic.worker import ORDER, WORDS, do_share, plan_layout, prepare, problem_memory
 from mlxhog.config import schedules
-from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.errors import ConfigError, WorkerFailed, one_line
 from mlxhog.report.views import Observer
 
 DIVERGED = 10.0
@@ -330,7 +330,7 @@ class _Run:
                 try:
                     answers.append(self.children[rank].take(0.0))
                 except Failed as failure:
-                    why = " ... ".join(filter(None, str(failure).splitlines()))
+                    why = one_line(str(failure))
                     way_out = "run the command again"
                     if failure.death is not None:
                         less = "use fewer --workers, or end other programs"

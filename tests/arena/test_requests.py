@@ -134,7 +134,8 @@ def test_a_server_without_descriptors_for_its_readers_leaves_nothing(tmp_path, m
         patch.setattr(os, "dup", refuses)
         with pytest.raises(OSError, match="Too many"):
             RunServer(socket_path(tmp_path), None, (0, 0))
-    assert (set(os.listdir("/dev/fd")), list(tmp_path.iterdir())) == (before, [])
+    assert set(os.listdir("/dev/fd")) <= before  # others of before may be collected meanwhile
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_answer_arrives_whole_and_a_client_that_does_not_read_holds_up_no_other(
