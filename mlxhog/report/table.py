@@ -7,22 +7,21 @@ import io
 import os
 import re
 import shutil
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TextIO
 
 from mlxhog.report.streams import WIDTH, printable, verbatim, wrapped
 
-BOLD, DIM, YELLOW, RED = "1", "2", "33", "1;31"
-STYLES = {"PASS": "32", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "absent": DIM}
-"""Text of a cell -> its style, as a code of terminals."""
+BOLD, DIM, YELLOW, RED = "bold", "dim", "yellow", "bold red"
+STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "absent": DIM}
+"""Text of a cell -> its style, as rich names it."""
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""
 _NUMBER = re.compile(r"-|[-+]?[\d.,]+").fullmatch
 _LEAST = 16  # least width of such a column in a table that is too wide
-GAP = "  "
+_GAP = 2  # columns of a terminal between two columns of a table
+_SCREEN = 1 << 20  # columns that no cell fills
 
 
 class FailureNote(str):
@@ -95,75 +94,61 @@ def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     """Yield the lines of a section, no wider than `width` unless one word is.
 
     Columns of numbers are aligned to the right, others to the left. In a table that is too wide,
-    cells of the columns in `_WRAPPED` take several lines. If it is still too wide, the last columns
-    come below the others, with the names of the rows repeated.
+    headings and cells of the columns in `_WRAPPED` take several lines. If it is still too wide, the
+    last columns come below the others, with the names of the rows repeated.
     """
+    from rich.console import Console  # takes 50 ms, so only a table imports it
+    from rich.table import Table
+    from rich.text import Text
 
-    def painted(text: str, style: str) -> str:
-        return f"\x1b[{style}m{text}\x1b[0m" if colored and style and text else text
-
-    def row(cells: Sequence[str], block: Sequence[int], style: str = "") -> Iterator[str]:
-        pieces = [
-            textwrap.wrap(cells[k], widths[k], break_on_hyphens=False)
-            if len(cells[k]) > widths[k]
-            else [cells[k]]
-            for k in block
-        ]
-        for texts in zip_longest(*pieces, fillvalue=""):
-            line = ""
-            for k, text in zip(block, texts, strict=True):
-                room = " " * (widths[k] - len(text))
-                shown = painted(text, style or STYLES.get(cells[k], ""))
-                line += (room + shown if k in of_numbers else shown + room) + GAP
-            yield line.rstrip()
-
-    text_width = min(width, WIDTH)
-    if part.title:
-        yield from (painted(line, BOLD) for line in wrapped(part.title, text_width))
-    if part.rows:
-        rows = [[printable(cell) for cell in one] for one in part.rows]  # line ends become spaces
-        columns = list(zip(part.header, *rows, strict=True))
-        widths = _widths(columns, width)
-        of_numbers = {k for k, (_, *cells) in enumerate(columns) if all(map(_NUMBER, cells))}
-        for block in _blocks(part.header, widths, width):
-            yield from row(part.header, block, DIM)
-            for one in rows:
-                yield from row(one, block)
+    screen = Console(
+        file=(text := io.StringIO()), width=_SCREEN, force_terminal=colored, _environ={},
+        color_system="standard" if colored else None, markup=False, emoji=False,
+    )  # fmt: skip
+    for line in wrapped(part.title, min(width, WIDTH)) if part.title else ():
+        screen.print(Text(line, BOLD))
+    rows = [[printable(cell) for cell in one] for one in part.rows]  # line ends become spaces
+    columns = list(zip(part.header, *rows, strict=True)) if rows else []
+    for block in _blocks(columns, width):
+        table = Table(box=None, padding=(0, _GAP, 0, 0), header_style=DIM)
+        for k, least in block.items():
+            table.add_column(
+                part.header[k],
+                justify="right" if all(map(_NUMBER, columns[k][1:])) else "left",
+                overflow="fold",
+                min_width=least - _GAP,
+                width=None if part.header[k] in _WRAPPED else least - _GAP,
+            )
+        for row in rows:
+            table.add_row(*(Text(row[k], STYLES.get(row[k], "")) for k in block))
+        screen.print(table, width=max(width + _GAP, sum(block.values())))
     for note in part.notes:
         style = RED if isinstance(note, FailureNote) else BOLD * isinstance(note, AnswerNote)
-        yield from (painted(line, style) for line in wrapped(note, text_width))
+        for line in wrapped(note, min(width, WIDTH)):
+            screen.print(Text(line, style))
+    yield from map(str.rstrip, text.getvalue().splitlines())
 
 
-def _widths(columns: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Widths of the columns; if their sum is too large, headings and some cells are broken."""
-    natural = [max(map(len, column)) for column in columns]
-    room = width - len(GAP) * (len(columns) - 1)
-    if sum(natural) <= room:
-        return natural
-    widths = [
-        max(max(map(len, cells)), max(map(len, name.split()), default=0))
-        for name, *cells in columns
-    ]
-    may_break = sorted(
-        (k for k, column in enumerate(columns) if column[0] in _WRAPPED), key=lambda k: widths[k]
-    )
-    room -= sum(widths) - sum(widths[k] for k in may_break)
-    for number, k in enumerate(may_break):
-        widths[k] = min(widths[k], max(_LEAST, room // (len(may_break) - number)))
-        room -= widths[k]
-    return widths
+def _blocks(columns: Sequence[Sequence[str]], width: int) -> Iterator[dict[int, int]]:
+    """Yield the columns of each part of a table with their least widths, gaps included."""
+    from rich.cells import cell_len
 
-
-def _blocks(header: Sequence[str], widths: Sequence[int], width: int) -> Iterator[list[int]]:
-    """Yield the columns of each part of a table; each part begins with the names of the rows."""
-    names = list(range(1 + next((k for k, name in enumerate(header) if name), 0)))
-    block = list(names)
-    for k in range(len(names), len(widths)):
-        if sum(widths[j] + len(GAP) for j in block) + widths[k] > width and block != names:
+    widths = [max(map(cell_len, column)) + _GAP for column in columns]
+    if sum(widths) > width + _GAP:  # break headings, and cells that may be broken
+        widths = [
+            _GAP + max([*map(cell_len, name.split()), min(max(map(cell_len, cells)), most)])
+            for name, *cells in columns
+            for most in [_LEAST if name in _WRAPPED else _SCREEN]
+        ]
+    names = 1 + next((k for k, (name, *_) in enumerate(columns) if name), 0)
+    block = first = dict(enumerate(widths[:names]))
+    for k, least in [*enumerate(widths)][names:]:
+        if sum(block.values()) + least > width + _GAP and block != first:
             yield block
-            block = list(names)
-        block.append(k)
-    yield block
+            block = first
+        block = block | {k: least}
+    if block:
+        yield block
 
 
 def cut(text: str, width: int) -> str:
