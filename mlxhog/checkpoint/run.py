@@ -42,7 +42,7 @@ from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.locks import Holder
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import manifest, run_files
-from mlxhog.config.sources import Layer, read_stored, read_yaml
+from mlxhog.config.sources import Layer, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Run:
         from mlxhog.base.paths import words
         from mlxhog.data import corpora
 
-        options = read_stored(path or self.config_path)
+        options = read_yaml(path or self.config_path)
         spec, origin = options.get("data", ("", ""))
         spec = "\n".join(map(str, spec)) if isinstance(spec, list) else str(spec)
         if data is not None or not spec or not corpora.is_missing(spec):
@@ -359,13 +359,6 @@ def list_runs(root: Path) -> list[Run]:
     named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
     runs = [Run(path.absolute()) for path in named if is_run(path)]
     return sorted(runs, key=lambda run: (run.order(), run.name))
-
-
-def read_options(file: Path) -> Layer:
-    """Return the options of a YAML file that the user names, which may be the file of a run."""
-    if is_run(file.parent) and file == Run(file.parent).config_path:
-        return read_stored(file)
-    return read_yaml(file, named=True)
 
 
 def is_run(path: Path) -> bool:

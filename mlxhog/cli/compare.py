@@ -11,7 +11,7 @@ from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Tabular
 from mlxhog.cli.frame import INTERRUPTED, Report, command, table, tabular
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
-from mlxhog.config.sources import Layer, read_stored
+from mlxhog.config.sources import Layer, read_yaml
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.theory import ENDS, CompareConfig
 
@@ -129,7 +129,7 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "S
             run = runs.find(subject, root)
         except RunError as error:
             raise not_found(subject, root, error) from error
-        title, values = run.name, read_stored(run.config_path)
+        title, values = run.name, read_yaml(run.config_path)
         if run.model.is_dir() and values.get("model", ("",))[0] not in architectures():
             values = {**values, "model": (str(run.model), str(run.config_path))}
     config = train_config([values, *overrides])

@@ -13,7 +13,7 @@ from mlxhog.cli.flags import Part, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.config.sources import Layer
+from mlxhog.config.sources import Layer, read_yaml
 from mlxhog.report.metrics import BASE, beside_counts, is_emulated, label, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
 from mlxhog.report.views import observer
@@ -69,11 +69,8 @@ def run(words: _Words, written: Layer) -> Report:
 
 def configuration(words: _Words, written: Layer) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags."""
-    if words.config is None:
-        return configured([written])
-    from mlxhog.checkpoint.run import read_options
-
-    return configured([read_options(Path(words.config)), written])
+    files = [] if words.config is None else [read_yaml(Path(words.config), named=True)]
+    return configured([*files, written])
 
 
 def summary(result: "Result") -> str:

@@ -47,7 +47,9 @@ def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
 
 
 def read_yaml(path: Path, *, named: bool = False) -> Layer:
-    """Return the top-level keys of a YAML file, or of a pipe that the user named, with their lines.
+    """Return the keys of a YAML file, or of a pipe that the user named, with their lines.
+
+    A choice is its name, and its numbers stand beside it by their flat names.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values,
@@ -67,16 +69,11 @@ def read_yaml(path: Path, *, named: bool = False) -> Layer:
         raise ConfigError(f"{path}: {error}; a configuration is a YAML file") from error
     if entries is None:
         raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
-    return {name: (value, f"{path}:{line}") for name, value, line in entries}
-
-
-def read_stored(path: Path) -> Layer:
-    """Return the configuration file of a run, numbers of choices by their flat names."""
-    return by_flat_names(read_yaml(path))
+    return by_flat_names({name: (value, f"{path}:{line}") for name, value, line in entries})
 
 
 def by_flat_names(layer: Layer) -> Layer:
-    """Return a layer with each choice as its name, followed by its numbers."""
+    """Return a layer with each choice as its name, and its numbers beside it."""
     flat = dict(layer)
     for kind in KINDS:
         with suppress(ConfigError, KeyError):  # merging reports it; or the layer has none
@@ -84,7 +81,7 @@ def by_flat_names(layer: Layer) -> Layer:
             name, numbers = kind.parts(value)
             if name in kind.known():
                 flat[kind.title] = name, origin
-                flat |= {number: (one, origin) for number, one in numbers.items()}
+                flat = {number: (one, origin) for number, one in numbers.items()} | flat
     return flat
 
 

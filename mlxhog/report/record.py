@@ -18,7 +18,7 @@ from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
 from mlxhog.checkpoint.run_files import CommandRecord
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
+from mlxhog.config.sources import read_yaml, specs_of
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.history import GrowingFile, History
 from mlxhog.report.metrics import (
@@ -132,7 +132,7 @@ class RunRecord:
             raise RunError(f"{error.filename} cannot be read: {darwin.reason(error)}") from error
         if not self.config:
             with suppress(ConfigError):  # it is not written yet
-                options = by_flat_names(read_yaml(self.run.config_path))
+                options = read_yaml(self.run.config_path)
                 self.config = {name: value for name, (value, _) in options.items()}
         self.notes = list(self._notes())
         self.samples = [event for event in self.events if event.kind == "sample"]

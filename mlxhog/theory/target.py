@@ -14,7 +14,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Layer
+from mlxhog.config.sources import Layer, read_yaml
 from mlxhog.errors import ConfigError, RunError, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -46,7 +46,7 @@ def options_of(spec: str) -> tuple[str, Layer] | None:
     if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return None
     if _is_settings(path):
-        return path.stem, runs.read_options(path)
+        return path.stem, read_yaml(path, named=True)
     return path.stem, {"model": (spec, spec)}
 
 

@@ -14,7 +14,7 @@ from mlxhog.config import contradictions, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import ORIGINS, TrainConfig, train_config
 from mlxhog.config.options import Option, options
-from mlxhog.config.sources import Layer, of_keywords, specs_of
+from mlxhog.config.sources import Layer, of_keywords, read_yaml, specs_of
 from mlxhog.errors import ConfigError
 from mlxhog.report.views import observer as shown_on
 
@@ -117,9 +117,7 @@ def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainCo
             f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
             f"train(data={os.fspath(config)!r})"
         )
-    from mlxhog.checkpoint.run import read_options
-
-    return configured([read_options(Path(config)), values])
+    return configured([read_yaml(Path(config), named=True), values])
 
 
 def configured(layers: Sequence[Layer]) -> TrainConfig:

@@ -36,7 +36,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.sources import read_stored
+from mlxhog.config.sources import read_yaml
 from mlxhog.data.batches import Growth
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.split import KnownText
@@ -262,7 +262,7 @@ class Resumption:
 
 def stored_options(run: Run) -> dict[str, Any]:
     """The options in a run's folder, by name."""
-    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+    stored = read_yaml(run.config_path) if run.config_path.is_file() else {}
     return {name: value for name, (value, _) in stored.items()}
 
 
