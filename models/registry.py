@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from mlxhog.base import plain_json, plain_yaml, reading
+from mlxhog.base import plain_yaml
 from mlxhog.config import plugins
 from mlxhog.config.choices import LAYERS
 from mlxhog.errors import ConfigError, nearest
@@ -88,24 +88,9 @@ def _load(name_or_path: str | Path) -> ModelConfig:
             f"no architecture {text!r} (a name, a line of layers, a .yaml file, a config.json or a "
             f"checkpoint directory); {hint}"
         )
+    data = plain_yaml.read_fields(path, "the architecture")
     try:
-        content = reading.read_text(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read the architecture {path}: {error}; choose another"
-        ) from error
-    is_json = path.suffix == ".json"
-    try:
-        data = plain_json.loads(content) if is_json else plain_yaml.loads(content)
-    except ValueError as error:
-        raise ConfigError(f"the architecture {path} cannot be parsed: {error}; mend it") from error
-    if not isinstance(data, dict):
-        holds = "is empty" if data is None else f"holds a {type(data).__name__}, not fields"
-        raise ConfigError(
-            f"the architecture {path} {holds}; write lines such as 'hidden_size: 128'"
-        )
-    try:
-        return families.read(data, strict=not is_json)
+        return families.read(data, strict=path.suffix != ".json")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlxhog.base.reading import MOST_DEPTH, MOST_YAML_BYTES
-from mlxhog.errors import message_of, shown
+from mlxhog.base.darwin import reason
+from mlxhog.base.reading import MOST_DEPTH, MOST_YAML_BYTES, read_text
+from mlxhog.errors import ConfigError, message_of, shown
 
 _FORMS = {
     "null": "~|null|Null|NULL|",
@@ -50,6 +52,32 @@ def loads(text: str) -> Any:  # any plain value
     """
     with _reading(text) as loader:
         return loader.get_single_data()
+
+
+def read_fields(
+    path: Path, what: str, read: Callable[[Path], str | bytes] = read_text
+) -> dict[str, Any]:
+    """Return the fields of a YAML or JSON file; `what` names it in errors.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML or JSON, or has no fields.
+    """
+    try:
+        content = read(path)
+        text = content if isinstance(content, str) else content.decode()
+        if path.suffix == ".json":
+            from mlxhog.base import plain_json  # it imports NumPy
+
+            data = plain_json.loads(text)
+        else:
+            data = loads(text)
+    except (OSError, ValueError) as error:
+        why = reason(error) if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot read {what} {path}: {why}; correct the file") from error
+    if isinstance(data, dict):
+        return data
+    got = "empty" if data is None else shown(data)
+    raise ConfigError(f"{what} {path} is {got}; write lines such as 'name: value'")
 
 
 def entries(text: str) -> list[tuple[str, Any, int]] | None:

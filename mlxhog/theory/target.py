@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxhog.base import plain_yaml, reading
+from mlxhog.base import plain_yaml
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint import formats
@@ -96,10 +96,10 @@ def find_target(spec: str, overrides: Layer, root: Path) -> Target:
 def _is_settings(path: Path) -> bool:
     """Whether a file has the options of `train` rather than the fields of an architecture."""
     try:
-        keys = plain_yaml.loads(reading.read_text(path))
-    except (OSError, ValueError):
+        keys = plain_yaml.read_fields(path, "the file")
+    except ConfigError:
         return False  # the reader of architectures reports the error
-    if not isinstance(keys, dict) or not isinstance(keys.get("model", ""), str):
+    if not isinstance(keys.get("model", ""), str):
         return False
     known = {s for one in options(TrainConfig).values() for s in (one.name, *one.aliases)}
     words = [str(key).replace("-", "_") for key in keys]

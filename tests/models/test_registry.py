@@ -47,7 +47,7 @@ def test_a_line_of_layers_is_an_architecture_everywhere(tmp_path, monkeypatch):
     [
         ("a.yaml", "hidden_sizes: 3\n", "a.yaml: .*'hidden_sizes'; did you mean 'hidden_size'"),
         ("config.json", '{"vocab_size": -1}', "config.json: "),
-        ("a.yaml", "a: [1\n", "cannot be parsed"),
+        ("a.yaml", "a: [1\n", "cannot read the architecture .*: line 2: "),
         ("config.json", "\udcff", "cannot read the architecture"),
     ],
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import mapped, plain_json, plain_yaml, reading
+from mlxhog.base import mapped, plain_yaml, reading
 from mlxhog.base.mapped import FLOATS
 from mlxhog.base.paths import expanded
 from mlxhog.base.reading import MOST_CONFIG_BYTES
@@ -114,19 +115,10 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
         ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
             has no fields.
     """
-    try:
-        content = reading.read_small(path, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
-        text = content.decode("utf-8")
-        data = plain_json.loads(text) if path.suffix == ".json" else plain_yaml.loads(text)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the config {path}: {error}; correct it") from error
-    if isinstance(data, dict) and isinstance(data.get("model"), dict) and "vocab_size" not in data:
-        data = data["model"]
-    if not isinstance(data, dict):
-        raise ConfigError(
-            f"the config {path} has a {type(data).__name__}, not fields such as num_blocks"
-        )
-    return data
+    read = partial(reading.read_small, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
+    data = plain_yaml.read_fields(path, "the config", read)
+    is_of_training = isinstance(data.get("model"), dict) and "vocab_size" not in data
+    return data["model"] if is_of_training else data
 
 
 def _model_of(

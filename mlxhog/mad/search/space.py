@@ -30,7 +30,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import plain_yaml, reading, typed
+from mlxhog.base import plain_yaml, typed
 from mlxhog.base.quantities import parse_count
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, did_you_mean
@@ -137,18 +137,14 @@ def read_space(path: str | Path) -> dict[str, Any]:
     shipped = {
         file.name.removesuffix(".yaml"): file for file in files if file.name.startswith("space-")
     }
-    try:
-        file = shipped.get(str(path))
-        text = reading.read_text(Path(path)) if file is None else file.read_text("utf-8")
-        data = plain_yaml.loads(text)
-    except FileNotFoundError:
+    file = Path(str(shipped.get(str(path), path)))
+    if not file.exists():
         names = ", ".join(sorted(shipped))
         raise ConfigError(
             f"no space {str(path)!r} (a YAML file, or {names} of the package)"
             f"{did_you_mean(path, shipped)}"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
+        )
+    data = plain_yaml.read_fields(file, "the space")
     try:
         keys: Any = _keys("the file", data, ("space",)).get("space")
         to_space(keys).block()

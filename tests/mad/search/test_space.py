@@ -148,7 +148,7 @@ def test_a_mistake_is_answered_with_what_was_meant(keys, message):
     [
         ("space: 4", "space is 4; write keys below it"),
         ("space:", "space is missing"),
-        ("- 1", r"the file is \[1\]"),
+        ("- 1", r"mine.yaml is \[1\]; write lines"),
         ("space: {depth: [", "cannot read the space"),
     ],
 )
