@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
-from mlxhog.config.options import convert_fields, is_set, option, options
+from mlxhog.config.options import is_set, option, options
 from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
@@ -127,8 +127,8 @@ def worker_options() -> tuple[str, ...]:
 _GROUP = "execution; it may change from session to session"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExecutionConfig:
+@dataclass(frozen=True, kw_only=True, init=False)
+class ExecutionConfig(Merged):
     """Execution of a session of a study; no option changes the results.
 
     Raises:
@@ -154,9 +154,6 @@ class ExecutionConfig:
     out: str = option("studies", "folder that holds the studies", group=_GROUP)
 
     def __post_init__(self) -> None:
-        """Convert and check every value."""
-        problems = convert_fields(self)
+        """Check the values together."""
         if self.ray_address is not None and self.executor != "ray":
-            problems.append("--ray-address is given without --executor ray; add it")
-        if problems:
-            raise ConfigError("\n".join(problems))
+            raise ConfigError("--ray-address is given without --executor ray; add it")

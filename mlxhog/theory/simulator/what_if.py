@@ -9,7 +9,8 @@ from typing import Any
 
 from mlxhog.base.quantities import parse_duration_s
 from mlxhog.config import rules
-from mlxhog.config.options import convert_fields, option
+from mlxhog.config.options import option
+from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.theory.simulator import Prediction, simulate, times
 from mlxhog.theory.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes
@@ -33,8 +34,8 @@ RATES = tuple(2.0**-k for k in range(9))
 # -- options ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimulateConfig:
+@dataclass(frozen=True, kw_only=True, init=False)
+class SimulateConfig(Merged):
     """Options of `mlxhog simulate`."""
 
     workers: int = option(4, "number of workers", low=1, high=1000)
@@ -67,14 +68,7 @@ class SimulateConfig:
     seed: int = option(0, "of the times", low=0)
 
     def __post_init__(self) -> None:
-        """Convert and check.
-
-        Raises:
-            ConfigError: wrong options, each on a line of its own.
-        """
-        problems = convert_fields(self)
-        if problems:
-            raise ConfigError("\n".join(problems))
+        """Check the values together."""
         if (self.machines > 1) != (self.link is not None) or self.workers % self.machines:
             raise ConfigError(
                 f"machines is {self.machines}, link {self.link}, workers {self.workers}; several "
