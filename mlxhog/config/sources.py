@@ -124,12 +124,7 @@ def resolve(cls: type[Config], layers: Iterable[Layer]) -> Config:
     Raises:
         ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
     """
-    values = _merged(cls, layers)
-    if not issubclass(cls, Merged):
-        return cls(**values)
-    config = cls.__new__(cls)
-    config.take(values)
-    return config
+    return cls(**_merged(cls, layers))
 
 
 class Merged:
@@ -140,13 +135,10 @@ class Merged:
     """
 
     def __init__(self, **values: Any) -> None:
-        """Convert the values; an option without one has its default."""
-        self.take(_merged(type(self), [of_keywords("", values)]))
-
-    def take(self, values: Mapping[str, object]) -> None:
-        """Set every field, and check them together; the values are typed."""
+        """Convert the values, and check them together; an option without one has its default."""
+        typed = _merged(type(self), [of_keywords("", values)])
         for name, spec in options(type(self)).items():
-            value = values[name] if name in values else spec.convert(spec.default)
+            value = typed[name] if name in typed else spec.convert(spec.default)
             object.__setattr__(self, name, value)
         self.__post_init__()
 
