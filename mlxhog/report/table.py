@@ -102,8 +102,8 @@ def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     from rich.text import Text
 
     screen = Console(
-        file=(text := io.StringIO()), width=_SCREEN, force_terminal=colored, _environ={},
-        color_system="standard" if colored else None, markup=False, emoji=False,
+        file=(text := io.StringIO()), width=_SCREEN, force_terminal=colored, force_jupyter=False,
+        color_system="standard" if colored else None, markup=False, emoji=False, _environ={},
     )  # fmt: skip
     for line in wrapped(part.title, min(width, WIDTH)) if part.title else ():
         screen.print(Text(line, BOLD))
