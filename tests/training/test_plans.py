@@ -262,6 +262,18 @@ def test_epochs_count_the_batches_of_synchronous_rounds(here):
     assert "is read 6" in warning
 
 
+def test_the_tokens_of_an_epoch_are_those_that_a_run_reads_of_cut_and_of_short_examples(here):
+    sizes = [(4, 3), (60, 5), (6, 70), (9, 2)] * 5  # characters of prompt and completion
+    pairs = ({"prompt": f"{k:0{a}}", "completion": f"{k:0{b}}"} for k, (a, b) in enumerate(sizes))
+    (here / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    data = {"data": str(here / "pairs.jsonl"), "tokenizer": "bytes", "steps": None}
+    for plan in map(make_plan, (small_config(here, epochs=2, **data), small_config(here))):
+        batches = plan.batches()
+        read = [batches.at(0, ticket).n_tokens for ticket in range(batches.n_tickets)]
+        assert sum(read) == plan.epoch_tokens
+        assert sum(read) / len(read) == pytest.approx(plan.mean_tokens_per_step, rel=0.05)
+
+
 def test_a_budget_is_counted_in_passes():
     for budget, rate, read in (
         (Budget(steps=10), None, 6.4),
