@@ -8,7 +8,7 @@
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest checkpoint
     checkpoints/best          a link to that with the best validation score, a file with its name
-                              where the disk has no links; none with `--keep-best false`
+                              where the disk has no links; none with `--no-keep-best`
     model                     a link to the newest checkpoint, for programs that need a path
 
 A checkpoint is written under a `.part` name, flushed and renamed. Then `latest` and `model` are

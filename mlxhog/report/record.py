@@ -268,7 +268,7 @@ class RunRecord:
                 value = part.options.get(name, usual)
                 if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
                     words = path_words(value, public=public)
-                    flags.append(shlex.join([known[name].flag, *words]))
+                    flags += [shlex.join(argv)] if (argv := known[name].argv(words)) else []
             begin = f"mlxhog train --resume {shlex.quote(self.run.name)}" if n else "mlxhog train"
             steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
             told.append((steps, " ".join([begin, *flags])))

@@ -174,7 +174,7 @@ def test_a_run_says_that_its_validation_loss_rose_by_more_than_its_noise(tmp_pat
 def test_the_best_is_kept_by_default_where_a_run_evaluates():
     assert TrainConfig().keeps_best
     assert not TrainConfig(eval_every=0).keeps_best
-    assert not TrainConfig(keep_best=False).keeps_best
+    assert not TrainConfig(keep_best=False, patience=3).keeps_best
 
 
 def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
