@@ -206,6 +206,7 @@ class RunRecord:
         if bits is not None and counts is not None and not self.scored_at:
             beside = beside_counts(bits, counts)
         dropped = sum(one.dropped for one in now.workers) if len(history) else None
+        best = f"{number(now.best_bits_per_byte)} at step {now.best_step or 0:,}"
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
 
         def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
@@ -220,7 +221,9 @@ class RunRecord:
             "tokens": spelled(tokens, format_count),
             "tokens/s": spelled(tokens and seconds and tokens / seconds, format_count),
             "train bits per byte": number(last("train_bits_per_byte")),
+            "epochs": None if now.epoch is None else f"{now.epoch:.2f}",
             "held-out bits per byte": number(bits) + self.scored_at,
+            "best held-out score": None if now.best_step is None else best,
             "of held-out text": self.evaluated_text or None,
             "larger held-out score": larger and f"{number(larger[0])} of {larger[1]}",
             "beside counts": beside,
