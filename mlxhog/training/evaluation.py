@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from mlxhog.training.origin import Resumption
     from mlxhog.training.run import Training
 
-EVALUATING_PART = 0.05  # largest part of the workers' time for evaluations at an interval of time
+EVALUATING_PART = 0.05
+"""Largest part of the workers' time for evaluations at an interval of time; as much for saves of
+the best."""
 INTERRUPTED_S = 5.0  # limit of the evaluation after an interrupt
 SAMPLE_S = 10.0  # limit of the last sample
 GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)

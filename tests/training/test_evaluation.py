@@ -28,7 +28,7 @@ from mlxhog.report import card
 from mlxhog.report.metrics import COUNTS, Activity, Progress
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import evaluation, side_jobs, worker_process
+from mlxhog.training import evaluation, side_jobs, state, worker_process
 from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.plan import make_plan
 from mlxhog.training.side_jobs import TextJobs, texts_of
@@ -180,9 +180,9 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
     watch = HeldOutWatch(TrainConfig(eval_every=1), None, "")
     own = (40.0, 50.0, 60.0, 70.0)[: len(more)]
     watch.best = BestScore(bits_per_byte=2.0, step=1, nats=own)
-    state = Progress(step=2, val_bits_per_byte=end, val_step=2, val_bytes=160)
+    now = Progress(step=2, val_bits_per_byte=end, val_step=2, val_bytes=160)
     nats = [a + b for a, b in zip(own, more, strict=True)]
-    watch.close(run, last, mock.Mock(val_nats=nats, progress=lambda: state), messages.append)
+    watch.close(run, last, mock.Mock(val_nats=nats, progress=lambda: now), messages.append)
     assert checkpoint.best(run).name == "step-00000001"
     assert [line.startswith("validation loss rose") for line in messages] == [True] * rose
     result = {"steps": 2, "val_bits_per_byte": end}
@@ -200,6 +200,19 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
     of_best = (checkpoint.best(run) / "README.md").read_text()
     assert "2.000 bits per byte of held-out text at step 1, the best of training" in of_best
     assert ("the best of training" in (tmp_path / "hf" / "README.md").read_text()) == rose
+
+
+@pytest.mark.parametrize(("every", "saved"), [("10s", [True, False, True]), (5, [True] * 3)])
+def test_saves_of_the_best_at_an_interval_of_time_take_a_twentieth_of_it(
+    tmp_path, monkeypatch, every, saved
+):
+    run, times = mock.Mock(run=saved_run(tmp_path, step=1)), iter([0, 2e9] * 3)
+    run.plan.config.eval_every = TrainConfig(eval_every=every).eval_every
+    run.clock.seconds.side_effect = [10.0, 39.0, 41.0]
+    monkeypatch.setattr(state, "monotonic_ns", lambda: next(times))
+    checkpoints = state.Checkpoints(run, None, None)
+    checkpoints.save_now_and_then = lambda what: run.run.checkpoints / "step-00000001"
+    assert [checkpoints.save_best() for _ in range(3)] == saved
 
 
 def test_the_best_is_kept_by_default_where_a_run_evaluates():
