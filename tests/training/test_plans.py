@@ -216,8 +216,14 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert [Path(one["path"]).name for one in data["skipped"]] == ["pic.jpg"]
     assert (data["documents"], data["held_out_documents"]) == (12, 1)
     assert known["epochs"] == pytest.approx(10_000 / known["epoch_tokens"])
-    assert known["memory_bytes"] == known["arena_bytes"] + known["worker_bytes"]
+    assert known["ngram_baseline_bytes"] > 12 * data["tokens"]
+    assert known["ngram_baseline_seconds"] > 0
+    parts = ("arena_bytes", "worker_bytes", "ngram_baseline_bytes")
+    assert known["memory_bytes"] == sum(known[name] for name in parts)
     assert known["checkpoint_bytes"] > 4 * known["parameters"]
+    assert known["checkpoints_kept_bytes"] == 4 * known["checkpoint_bytes"]  # with the best
+    alone = json.loads(said(capsys, "--json", "--no-keep-best"))
+    assert alone["checkpoints_kept_bytes"] == 3 * known["checkpoint_bytes"]
     assert (known["tokens_per_s"], known["seconds"]) == (None, None)
     lines = " ".join(said(capsys).split())
     for text in ("set hidden_size=64", "files: 13", "and 3 more", "pic.jpg not text",
