@@ -89,7 +89,7 @@ class _Status:
     automatic: tuple[str, ...] = ()
     resumed: tuple[int, ...] = ()
     commands: tuple[CommandRecord, ...] = ()
-    text_added: tuple[Mapping[str, int], ...] = ()
+    text_added: tuple[Mapping[str, float], ...] = ()
     held_out: _HeldOut | None = None
     best: BestScore | None = None
     result: _Reached | None = None

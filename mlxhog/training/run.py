@@ -177,6 +177,7 @@ class Training(Session):
         """Show how the run begins, start the workers, and wait until all are ready."""
         self.write_config()
         self._write_status()
+        self.plan.data.text.write(self.run.directory)  # after the record of what is new in it
         for message in (summary(self.plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
         self.reporter.drop_lost_metrics()
