@@ -212,9 +212,8 @@ class Flags:
                 unknown.append(flag)
             elif self.by_flag[flag].type is bool:
                 add(spec := self.by_flag[flag], [str(flag != spec.off_flag).lower()], flag)
-                if equals:
-                    off = f"; {spec.off_flag} switches it off" * bool(spec.off_flag)
-                    problems.append(f"{flag} takes no value, it has {text!r}{off}")
+                off = f"; {spec.off_flag} switches it off" * bool(spec.off_flag)
+                problems += [f"{flag} takes no value, it has {text!r}{off}"] * bool(equals)
             elif texts := [text] if equals else self._value(self.by_flag[flag], words):
                 add(self.by_flag[flag], texts, flag)
             else:

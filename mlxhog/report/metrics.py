@@ -282,9 +282,11 @@ def best_of(progress: Progress) -> str:
     >>> best_of(Progress(val_step=9, best_step=9, best_bits_per_byte=1.5))
     'the best so far'
     """
-    if progress.best_step in (None, progress.val_step):
-        return "the best so far" if progress.best_step is not None else ""
-    return f"best {number(progress.best_bits_per_byte)} at step {progress.best_step:,}"
+    best, step = progress.best_bits_per_byte, progress.best_step
+    if best is None or step is None:
+        return ""
+    is_best = step == progress.val_step
+    return "the best so far" if is_best else f"best {number(best)} at step {step:,}"
 
 
 def beside_counts(bits: float, counts: float) -> str:

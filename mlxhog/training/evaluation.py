@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from mlxhog.training.origin import Resumption
     from mlxhog.training.run import Training
 
-EVALUATING_PART = 0.05
-"""Largest part of the workers' time for evaluations at an interval of time; as much for saves of
-the best."""
+EVALUATING_PART = 0.05  # of the time, at most, for evaluations by time, and for saves of the best
 INTERRUPTED_S = 5.0  # limit of the evaluation after an interrupt
 SAMPLE_S = 10.0  # limit of the last sample
 GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
@@ -242,9 +240,8 @@ class HeldOutWatch:
             is_last = resumption.run.ended_with(resumption.checkpoint.path)
             status = resumption.run.read_status() if is_last else {}
             best = status.get("best") or resumption.state["best"]
-            self.best = best and typed.read(BestScore, best)
-        if self.best is not None and self.best.text != text:
-            self.best = None
+            if best and best.get("text") == text:
+                self.best = typed.read(BestScore, best)
 
     def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
         """Take in a new evaluation, if any; returns whether training is to end.

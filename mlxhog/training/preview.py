@@ -36,9 +36,8 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     train, val = plan.data.train, plan.data.val
     budget, epoch_tokens, per_step = plan.budget, plan.epoch_tokens, plan.mean_tokens_per_step
     read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=per_step, tokens_per_s=rate)
-    counts_bytes, counts_s = (0, 0.0)
-    if config.eval_every.on and config.follow is None:
-        counts_bytes, counts_s = counts.cost(train)
+    is_scored = config.eval_every.on and config.follow is None
+    counts_bytes, counts_s = counts.cost(train) if is_scored else (0, 0.0)
     checkpoint_bytes, kept = state.n_bytes(plan), config.keep_last + config.keeps_best
     seconds = budget.seconds
     if rate is not None and read is not None:  # its steps or tokens may end sooner

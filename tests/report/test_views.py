@@ -120,16 +120,8 @@ def page(record):
     return unescape(html)
 
 
-STATE = (
-    "2.35",
-    "1.250 at step 380",
-    "400",
-    "25.6k",
-    "1.565",
-    "1.677",
-    "torch:cpu",
-    "Congress [bold]of[/bold] <b>the</b>",
-)
+STATE = ("2.35", "1.250 at step 380", "400", "25.6k", "1.565", "1.677", "torch:cpu")
+STATE += ("Congress [bold]of[/bold] <b>the</b>",)
 CLUSTER = ("studio (2)", "air", "away, 300k tokens in 12 rounds, seen 1 min 30 s ago")
 TABLE = ("studio (this one)", "staleness mean / max", "1.0 / 3", "arena", "uniform", "8.00")
 EVENTS = ("died (SIGKILL) and is being replaced",)
