@@ -137,7 +137,7 @@ def awake() -> Iterator[str]:
     except OSError as error:
         yield (
             "this Mac may fall asleep while the run trains: caffeinate cannot start "
-            f"({error.strerror}); --keep-awake false leaves it out"
+            f"({error.strerror}); --no-keep-awake leaves it out"
         )
         return
     try:

@@ -8,8 +8,9 @@
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest checkpoint
     checkpoints/best          a link to that with the best validation score, a file with its name
-                              where the disk has no links; none with `--keep-best false`
-    model                     a link to the newest checkpoint, for programs that need a path
+                              where the disk has no links; none with `--no-keep-best`
+    model                     a link to the newest checkpoint, or to the best of a run that ended
+                              worse (`choose`), for programs that need a path
 
 A checkpoint is written under a `.part` name, flushed and renamed. Then `latest` and `model` are
 updated, and after that older checkpoints are removed. So a kill at any moment leaves the previous
@@ -18,9 +19,10 @@ checkpoint whole.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +62,9 @@ OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 BEST = "best"
 _LATEST = "latest"
-BEST_MARGIN = 0.01
-"""A last validation score that is worse by more than this share of the best is not noise."""
+MIN_BATCHES, FEW_MARGIN = 4, 0.01
+"""Batches that tell the noise of two evaluations' difference, and the share of the best score that
+stands for it where there are fewer."""
 
 NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {
     "chunk_size", "bos_token_id", "zero_init_residual", plugins.KEY,
@@ -141,7 +144,7 @@ def save(
             (run.checkpoints / _LATEST).unlink()
         note(f"{final.name} is saved; {error}")
     try:
-        _link(run.model, final.relative_to(run.directory))
+        link_model(run, final)
     except EnvironmentLacks as error:
         note(f"{final.name} is saved; {error}")
     permanent = {final, best(run)}
@@ -303,9 +306,21 @@ def _which(spec: str) -> str | None:
     return name if slash and name in (BEST, _LATEST) else None
 
 
-def is_worse(last: float, best: float) -> bool:
-    """Whether a last validation score is worse than the best by more than `BEST_MARGIN`."""
-    return last > best * (1 + BEST_MARGIN)
+def noise(a: Sequence[float], b: Sequence[float], n_bytes: int) -> float | None:
+    """Return the noise of the difference of two evaluations of a text, in bits per byte.
+
+    It is two standard errors of the paired difference, from the nats of their batches: how much
+    the difference would vary with other text of the same kind. None with too few batches.
+    """
+    if len(a) != len(b) or len(a) < MIN_BATCHES:
+        return None
+    apart = float(np.subtract(a, b).std(ddof=1))
+    return 2.0 * apart * math.sqrt(len(a)) / (math.log(2) * n_bytes)
+
+
+def is_worse(last: float, best: float, noise: float | None) -> bool:
+    """Whether a last validation score is worse than the best one by more than its noise."""
+    return last - best > (FEW_MARGIN * best if noise is None else noise)
 
 
 def better(run: Run) -> tuple[Path, str] | None:
@@ -313,7 +328,9 @@ def better(run: Run) -> tuple[Path, str] | None:
     status, path = run.read_status(), best(run)
     score, end = status.get("best") or {}, status.get("result") or {}
     peak, last = score.get("bits_per_byte"), end.get("val_bits_per_byte")
-    if path is None or peak is None or last is None or not is_worse(last, peak):
+    if path is None or peak is None or last is None:
+        return None
+    if not is_worse(last, peak, score.get("noise")):
         return None
     if run.is_locked() or not run.ended_with(latest(run)):  # trained on since these scores
         return None
@@ -327,6 +344,11 @@ def choose(run: Run) -> Path:
     name = shlex.quote(run.name)
     say_once(f"{run.name}: takes the best checkpoint, {found[1]}; {name}/{_LATEST} names the last")
     return found[0]
+
+
+def link_model(run: Run, path: Path) -> None:
+    """Let `model` lead to a checkpoint of the run; the caller holds its lock."""
+    _link(run.model, path.relative_to(run.directory))
 
 
 def mark_best(run: Run, path: Path) -> None:

@@ -55,6 +55,17 @@ class CommandRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BestScore:
+    """The best evaluation during training, and what tells whether the last one is worse."""
+
+    bits_per_byte: float
+    step: int  # that was scored
+    text: str = ""  # name of the scored part of the held-out text
+    nats: tuple[float, ...] = ()  # of its batches
+    noise: float | None = None  # of the difference to the last evaluation, in bits per byte
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Status:
     status: str = "unknown"
     created_ns: int = 0  # since 1970
@@ -78,8 +89,9 @@ class _Status:
     automatic: tuple[str, ...] = ()
     resumed: tuple[int, ...] = ()
     commands: tuple[CommandRecord, ...] = ()
-    text_added: tuple[Mapping[str, int], ...] = ()
+    text_added: tuple[Mapping[str, float], ...] = ()
     held_out: _HeldOut | None = None
+    best: BestScore | None = None
     result: _Reached | None = None
 
 

@@ -124,7 +124,7 @@ class Flags:
                     group = spec.group if part.group is None else part.group
                     spec = replace(spec, group=group, shown=part.default)
                     self._declared[place] = spec, part
-                    self.by_flag |= dict.fromkeys(spec.flags, spec)
+                    self.by_flag |= dict.fromkeys(filter(None, [*spec.flags, spec.off_flag]), spec)
         self._words = [spec for spec in self.specs() if spec.argument]
 
     def specs(self) -> list[Option]:
@@ -210,6 +210,10 @@ class Flags:
                 is_ended = True
             elif flag not in self.by_flag:
                 unknown.append(flag)
+            elif self.by_flag[flag].type is bool:
+                add(spec := self.by_flag[flag], [str(flag != spec.off_flag).lower()], flag)
+                off = f"; {spec.off_flag} switches it off" * bool(spec.off_flag)
+                problems += [f"{flag} takes no value, it has {text!r}{off}"] * bool(equals)
             elif texts := [text] if equals else self._value(self.by_flag[flag], words):
                 add(self.by_flag[flag], texts, flag)
             else:
@@ -224,9 +228,6 @@ class Flags:
 
     def _value(self, spec: Option, words: deque[str]) -> list[str]:
         """Take the words of a flag's value; several of an option with lines."""
-        if spec.type is bool:
-            may = not spec.switch and words and words[0].lower() in ("true", "false")
-            return [words.popleft() if may else "true"]
         texts = list[str]()
         most = 1 if self._words or not spec.lines else len(words)
         while words and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(words[0])):
@@ -237,6 +238,8 @@ class Flags:
         """Return advice for a word that has no place."""
         if f"--{word}" in self.by_flag:
             return f"; did you mean '--{word}'?"
+        if word.lower() in ("true", "false"):
+            return "; a flag such as --x takes no value, and --no-x switches it off"
         if "--data" in self.by_flag and Path(word).exists():
             return f"; text is named by a flag: --data {word}"
         return "" if self._words else self._otherwise
@@ -272,9 +275,9 @@ class Flags:
         return "\n\n".join(blocks)
 
     def _left(self, spec: Option) -> str:
-        value = "" if spec.switch else "[true|false]" if spec.type is bool else _metavar(spec)
+        value = "" if spec.type is bool else _metavar(spec)
         value += f" [{value} ...]" * (spec.lines and not self._words)
-        return f"{', '.join(spec.flags)} {value}".strip()
+        return f"{', '.join(filter(None, [*spec.flags, spec.off_flag]))} {value}".strip()
 
 
 def _about(spec: Option) -> str:
@@ -320,8 +323,6 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
 
 def words_of(spec: Option) -> Sequence[str]:
     """Return the legal words of an option, if they are few."""
-    if spec.type is bool:
-        return () if spec.switch else ("true", "false")
     return list(spec.kind.known()) if isinstance(spec.kind, Kind) else spec.choices
 
 

@@ -213,9 +213,9 @@ def written(config: object, leave_out: Collection[str] = ()) -> str:
         value = getattr(config, name)
         if name in leave_out or (value == spec.default and not spec.argument):
             continue
-        flag = [] if spec.argument else [spec.flag]
         for text in value if spec.many else [str(spec.spell(value))]:
-            words += flag if spec.switch else [*flag, shlex.quote(text)]
+            quoted = shlex.quote(text)
+            words += [quoted] if spec.argument else spec.argv([quoted])
     return " ".join(words)
 
 

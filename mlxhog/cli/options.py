@@ -200,7 +200,7 @@ def _completions(before: Sequence[str], current: str) -> Iterable[str]:
     flags = command.flags()
     flag, equals, _ = current.partition("=")
     spec = flags.by_flag.get(flag if equals else ["", *rest][-1])
-    if spec is not None and not spec.switch:
+    if spec is not None and spec.type is not bool:
         return [f"{flag}={one}" if equals else one for one in _values(spec)]
     if current.startswith("-"):
         return ["--help", *flags.by_flag]

@@ -282,16 +282,18 @@ class TrainConfig(Merged):
         None, "end after this number of passes over the training text", unit="passes", low=1
     )
     patience: int | None = _ends(
-        None, "also end after this number of evaluations without a new best; implies keep_best",
+        None, "also end after this number of evaluations without a new best",
         unit="evaluations", low=1, none="off", needs="eval_every",
     )  # fmt: skip
     stop_at_loss: float | None = _ends(
         None, "also end when a held-out evaluation has this number of bits per byte, or fewer",
         unit="bits per byte", above=0, none="off", needs="eval_every",
     )  # fmt: skip
-    keep_best: bool = _ends(
-        True, "keep the checkpoint of the best validation score, one copy: checkpoints/best"
-    )
+    keep_best: bool | None = _ends(
+        None, "keep the checkpoint of the best validation score, one copy: checkpoints/best; auto "
+        "does where evaluations score it",
+        none="auto", needs="eval_every",
+    )  # fmt: skip
 
     # Rounds between machines. DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too
     # many for runs of minutes: runs of three end .07 bits per byte higher
@@ -397,7 +399,7 @@ class TrainConfig(Merged):
     @property
     def keeps_best(self) -> bool:
         """Whether the best evaluation's checkpoint is saved and kept."""
-        return self.eval_every.on and (self.keep_best or self.patience is not None)
+        return self.eval_every.on and self.keep_best is not False
 
     @property
     def cluster_limit_s(self) -> float:

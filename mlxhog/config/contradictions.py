@@ -85,7 +85,7 @@ def of(config: Any) -> list[tuple[str, str]]:
     specs, without_effect = specs_of(type(config), values), list[tuple[str, str]]()
     for name in idle(specs, values):
         spec, value = specs[name], values.get(name)
-        if value not in (spec.spell(spec.default), "none", "off", None):
+        if value is not False and value not in (spec.spell(spec.default), "none", "off", None):
             other, equals, _ = spec.needs.partition("=")
             is_for = f"is for {spec.needs}, and {other} is {values[other]}"
             lack = is_for if equals else f"needs {other}"

@@ -86,6 +86,18 @@ class Option:
         return to_flag(self.flat)
 
     @property
+    def off_flag(self) -> str:
+        """The flag that sets a boolean option to false; "" of others, and of a switch."""
+        return to_flag(f"no_{self.flat}") if self.type is bool and not self.switch else ""
+
+    def argv(self, values: Iterable[str]) -> list[str]:
+        """Return the words of a command line that set it to a value as people write it."""
+        if self.type is bool:
+            own = {"true": self.flag, "false": self.off_flag}
+            return [own[one.lower()] for one in values if one.lower() in own]
+        return [self.flag, *values]
+
+    @property
     def flags(self) -> list[str]:
         """All its flags; [] for a word without one."""
         if self.argument:

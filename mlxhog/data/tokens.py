@@ -255,6 +255,11 @@ class TokenFile:
         rows = self.rows(seq_len)
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
+    def epoch_tokens(self, seq_len: int) -> int:
+        """Return the tokens of all rows, as long as each is."""
+        rows = self.rows(seq_len)
+        return self.n_sequences(seq_len) * seq_len if rows is None else int(rows.length.sum())
+
     def rows(self, seq_len: int) -> ExampleRows | None:
         """Return the rows of a file with examples; None for a file without."""
         if self.prompts is None:

@@ -233,7 +233,7 @@ def load(
     Args:
         model: a run (its name or a part of it, `latest`, or its folder), one of its checkpoints, or
             a checkpoint of transformers or of the xlstm package. A run that trains is read with its
-            newest weights, another run with its newest checkpoint.
+            newest weights, another run with its newest checkpoint, or its best if it ended worse.
         backend: "torch", "mlx" (its GPU if there is one), a device such as "mlx:cpu", or "auto":
             MLX on a Mac, torch elsewhere, or the one that is installed. On a Mac it is the GPU, but
             the CPU for models that its native decoder writes faster (`mlxhog doctor` measures it).

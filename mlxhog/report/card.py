@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from mlxhog.base import typed
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.inside import subfolder
 from mlxhog.base.quantities import format_bytes, format_count, format_duration
 from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.checkpoint import best
 from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -43,13 +48,12 @@ hf upload YOUR_NAME/YOUR_MODEL FOLDER
 
 
 def write(run: Run, model: ModelConfig) -> None:
-    """Write the card of a run's newest checkpoint into its folder; no checkpoint, no card.
+    """Write the cards of a run's newest and best checkpoint into their folders, if it has any.
 
     Raises:
         EnvironmentLacks: the disk is full, or the system refuses.
     """
-    if saved := manifest.by_age(run.checkpoints):
-        folder = saved[-1]
+    for folder in {*manifest.by_age(run.checkpoints)[-1:], *filter(None, [best(run)])}:
         with disk_errors(f"writing {folder / manifest.CARD}"):
             subfolder(subfolder(run.directory, folder.parent.name), folder.name)
             replace_file(folder / manifest.CARD, text(model, folder).encode())
@@ -106,14 +110,17 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     return [
         f"- data: {_code(' '.join(path_words(record.config.get('data', '-'), public=True)))}",
         f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
-        f"- score: {_score(record, checkpoint, saved['step'])}",
+        f"- score: {_score(record, checkpoint, saved)}",
         *(f"- {steps}: {_code(line)}" for steps, line in record.history_of_commands(public=True)),
     ]
 
 
-def _score(record: RunRecord, checkpoint: Path, step: int) -> str:
-    """The score of this checkpoint in words: the final one, or that of training at its step."""
-    bits, result = None, record.result
+def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str:
+    """The score of this checkpoint in words: the final one, or that of training at its step.
+
+    The best one was saved a moment after its evaluation.
+    """
+    bits, result, step = None, record.result, saved["step"]
     if result is not None and result.val_at_end:
         bits = result.val_bits_per_byte
     if result is None or bits is None or Path(str(result.checkpoint)).name != checkpoint.name:
@@ -123,6 +130,12 @@ def _score(record: RunRecord, checkpoint: Path, step: int) -> str:
                 if line.get("val_step") == step and isinstance(bits, float):
                     of = f"of {format_bytes(size)} " if isinstance(size, int) else ""
                     return f"{number(bits)} bits per byte {of}of held-out text, during training"
+        score, at = saved["state"].get("best"), best(record.run)
+        with suppress(ValueError):
+            if isinstance(score, dict) and at and at.resolve() == checkpoint.resolve():
+                own = typed.read(BestScore, score)
+                what = f"bits per byte of held-out text at step {own.step:,}, the best of training"
+                return f"{number(own.bits_per_byte)} {what}"
         return "not evaluated at this step; `mlxhog eval` scores the held-out text"
     size, share = format_bytes(result.val_bytes or 0), result.val_share
     if result.final_bits_per_byte is not None:

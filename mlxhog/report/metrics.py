@@ -175,6 +175,9 @@ class Progress(Totals):
     """The state of a run, with its newest evaluation; a field is None until it is measured."""
 
     step: int = 0  # of the whole run, including dropped ones and those before a resume
+    epoch: float | None = None  # how often the training text was read, such as 2.4
+    best_bits_per_byte: float | None = None  # of the best evaluation so far
+    best_step: int | None = None  # that it scored
     elapsed_s: float = 0.0  # of training of the whole run
     budget_fraction: float = 0.0  # used share of this command's budget, 0 to 1
     eta_s: float | None = None  # to the end of the budget
@@ -271,6 +274,19 @@ def scored_at(val_step: object, steps: float | None) -> str:
     if type(val_step) is not int or steps is None or val_step == steps:
         return ""
     return f" at step {val_step:,} of {steps:,.0f}"
+
+
+def best_of(progress: Progress) -> str:
+    """Say that the newest evaluation is the best, or which is; "" if none was.
+
+    >>> best_of(Progress(val_step=9, best_step=9, best_bits_per_byte=1.5))
+    'the best so far'
+    """
+    best, step = progress.best_bits_per_byte, progress.best_step
+    if best is None or step is None:
+        return ""
+    is_best = step == progress.val_step
+    return "the best so far" if is_best else f"best {number(best)} at step {step:,}"
 
 
 def beside_counts(bits: float, counts: float) -> str:

@@ -112,6 +112,8 @@ class Monitor:
         self.clock = Clock(arena.counters, budget.seconds)
         self.state = state
         self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
+        self.epoch: Callable[[], float | None] = lambda: None  # how often the text was read
+        self.val_nats: list[float] = []  # of the batches of the newest evaluation
         self._counting: threading.Thread | None = None
         self._needs_no_counts = False
         self._counts: float | None = None  # its score
@@ -280,5 +282,6 @@ class Monitor:
             marks=marks if self._counts is None else {**marks, COUNTS: self._counts},
             first_step_s=self.first_step_s(),
             machines=self.machines(),
+            epoch=self.epoch(),
             **now,
         )

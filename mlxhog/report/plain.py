@@ -10,7 +10,7 @@ from typing import Self
 
 from mlxhog.base.output import lasting
 from mlxhog.base.quantities import format_bytes, format_clock, format_count
-from mlxhog.report.metrics import Doing, Progress, label, number, rate
+from mlxhog.report.metrics import Doing, Progress, best_of, label, number, rate
 from mlxhog.report.streams import printable, printable_lines, wrapped
 
 MOST_WORKERS = 4  # a line lists up to this many workers one by one
@@ -99,6 +99,7 @@ def heading(progress: Progress) -> list[str]:
     eta_s = progress.eta_s
     return [
         f"step {progress.step}",
+        *([] if progress.epoch is None else [f"epoch {progress.epoch:.2f}"]),
         f"{format_clock(progress.call_s)} ({progress.budget_fraction:.0%})",
         f"ETA {'-' if eta_s is None else format_clock(math.ceil(eta_s - 1e-6))}",
         f"{format_count(progress.tokens)} tokens",
@@ -110,6 +111,7 @@ def heading(progress: Progress) -> list[str]:
 def losses(progress: Progress) -> list[str]:
     """Return the losses of a run, its share of lost updates, and a label of Metal kernels."""
     train, held_out = map(number, (progress.train_bits_per_byte, progress.val_bits_per_byte))
+    held_out += f" ({best})" if (best := best_of(progress)) else ""
     return [
         f"loss {number(progress.loss)}",
         f"bits/byte: train {train}, held-out {held_out}",

@@ -206,6 +206,7 @@ class RunRecord:
         if bits is not None and counts is not None and not self.scored_at:
             beside = beside_counts(bits, counts)
         dropped = sum(one.dropped for one in now.workers) if len(history) else None
+        best = f"{number(now.best_bits_per_byte)} at step {now.best_step or 0:,}"
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
 
         def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
@@ -220,7 +221,9 @@ class RunRecord:
             "tokens": spelled(tokens, format_count),
             "tokens/s": spelled(tokens and seconds and tokens / seconds, format_count),
             "train bits per byte": number(last("train_bits_per_byte")),
+            "epochs": None if now.epoch is None else f"{now.epoch:.2f}",
             "held-out bits per byte": number(bits) + self.scored_at,
+            "best held-out score": None if now.best_step is None else best,
             "of held-out text": self.evaluated_text or None,
             "larger held-out score": larger and f"{number(larger[0])} of {larger[1]}",
             "beside counts": beside,
@@ -268,7 +271,7 @@ class RunRecord:
                 value = part.options.get(name, usual)
                 if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
                     words = path_words(value, public=public)
-                    flags.append(shlex.join([known[name].flag, *words]))
+                    flags += [shlex.join(argv)] if (argv := known[name].argv(words)) else []
             begin = f"mlxhog train --resume {shlex.quote(self.run.name)}" if n else "mlxhog train"
             steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
             told.append((steps, " ".join([begin, *flags])))

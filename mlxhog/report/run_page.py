@@ -14,7 +14,7 @@ from importlib.metadata import version
 from mlxhog.base.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.report import page
 from mlxhog.report.charts import LIGHT
-from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, number
+from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, best_of, number
 from mlxhog.report.record import RunEvent, RunRecord, different_texts
 from mlxhog.report.shares import rows
 
@@ -133,7 +133,8 @@ def tiles(record: RunRecord) -> str:
     if len(record.history):
         n, width = len(record.history.backends), 100 * min(now.budget_fraction, 1)
         bar = f'<div class="share"><div style="width: {width:.1f}%"></div></div>'
-        tile("step", facts["steps"], f"{facts['tokens']} tokens")
+        epoch = "" if now.epoch is None else f"epoch {now.epoch:.2f}"
+        tile("step", facts["steps"], f"{facts['tokens']} tokens", epoch)
         tile("of the budget", format_share(now.budget_fraction), bar=bar)
         if not record.is_running:
             tile("training time", facts["training time"])
@@ -142,7 +143,7 @@ def tiles(record: RunRecord) -> str:
         if (bits := record.last("val_bits_per_byte")) is not None:
             marks = [f"{name} {number(one)}" for name, one in _without_network(record).items()]
             larger = facts.get("larger held-out score", "")
-            details = record.scored_at.strip(), ", ".join(marks), larger
+            details = record.scored_at.strip(), best_of(now), ", ".join(marks), larger
             tile("held-out bits per byte", number(bits), *details)
         speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
         tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")

@@ -92,7 +92,7 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
         (of_backends, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"),
     ]
     if config.follow is None:
-        text = plan.epoch_tokens // config.seq_len
+        text = plan.data.train.n_sequences(config.seq_len)
         each = text // (workers * config.grad_accumulation)
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
         limits.append((each, why))

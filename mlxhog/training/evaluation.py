@@ -8,7 +8,8 @@ If a worker dies at the end, a new round begins at the first batch without a sco
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ import numpy as np
 
 from mlxhog.arena.control import EVAL_ROUND, Command
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.base import typed
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.report.metrics import BASE, Activity, Doing, Progress
+from mlxhog.report.metrics import BASE, Activity, Doing
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Tell
 from mlxhog.training.side_jobs import Score
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from mlxhog.training.origin import Resumption
     from mlxhog.training.run import Training
 
-EVALUATING_PART = 0.05  # largest part of the workers' time for evaluations at an interval of time
+EVALUATING_PART = 0.05  # of the time, at most, for evaluations by time, and for saves of the best
 INTERRUPTED_S = 5.0  # limit of the evaluation after an interrupt
 SAMPLE_S = 10.0  # limit of the last sample
 GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
@@ -99,6 +102,7 @@ class Evaluations:
         score = self._total(0, self._part.batches)
         if score is None or not score.n_bytes:
             return None  # a score of less text is not comparable with earlier ones
+        self._run.monitor.val_nats = [self._scores[k].nats for k in range(self._part.batches)]
         self._run.monitor.take_evaluation(*score, step)
         return score
 
@@ -228,12 +232,16 @@ class HeldOutWatch:
 
     def __init__(self, config: TrainConfig, resumption: Resumption | None, text: str) -> None:
         self._config, self._text = config, text  # the name of the part that is scored
-        self.best: tuple[float, int] | None = None  # bits per byte, and step
+        self.best: BestScore | None = None
         self.since = self._evaluations = 0  # evaluations after the best
         self.ended: str | None = None  # reason for an end of training before its budget
-        best = None if resumption is None else _best_of(resumption)
-        if isinstance(best, Mapping) and best.get("text") == text:
-            self.best = best["bits_per_byte"], int(best["step"])
+        if resumption is not None:
+            # A checkpoint was saved before its own evaluation.
+            is_last = resumption.run.ended_with(resumption.checkpoint.path)
+            status = resumption.run.read_status() if is_last else {}
+            best = status.get("best") or resumption.state["best"]
+            if best and best.get("text") == text:
+                self.best = typed.read(BestScore, best)
 
     def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
         """Take in a new evaluation, if any; returns whether training is to end.
@@ -246,65 +254,71 @@ class HeldOutWatch:
             return False
         self._evaluations, config = monitor.evaluations, self._config
         before = best = self.best
-        if best is None or bits < best[0]:
-            self.best = best = bits, step
+        if best is None or bits < best.bits_per_byte:
+            self.best = best = self._score(bits, step, monitor)
             self.since = 0
             if config.keeps_best and not save():  # the checkpoint names it
                 self.best = before
         else:
             self.since += 1
-        if config.stop_at_loss is not None and best[0] <= config.stop_at_loss:
+        self.mark(monitor)
+        if config.stop_at_loss is not None and best.bits_per_byte <= config.stop_at_loss:
             self.ended = (
-                f"held-out text reached {best[0]:.3f} bits per byte at step {best[1]:,}, and "
-                f"stop_at_loss is {config.stop_at_loss:g}"
+                f"held-out text reached {best.bits_per_byte:.3f} bits per byte at step "
+                f"{best.step:,}, and stop_at_loss is {config.stop_at_loss:g}"
             )
         elif config.patience is not None and self.since >= config.patience:
             self.ended = (
                 f"{self.since} held-out evaluation{'s' * (self.since > 1)} without a new best "
-                f"(patience), which was {best[0]:.3f} bits per byte at step {best[1]:,}"
+                f"(patience), which was {best.bits_per_byte:.3f} bits per byte at step "
+                f"{best.step:,}"
             )
         if self.ended is not None:
             report(f"{self.ended}: training ends")
         return self.ended is not None
 
-    def close(self, run: Run, saved: Path | None, result: Progress, report: Tell) -> None:
+    def _score(self, bits: float, step: int, monitor: Monitor) -> BestScore:
+        nats = tuple(monitor.val_nats)
+        return BestScore(bits_per_byte=bits, step=step, text=self._text, nats=nats)
+
+    def mark(self, monitor: Monitor) -> None:
+        """Let views of the run show the best."""
+        if (best := self.best) is not None:
+            monitor.note(best_bits_per_byte=best.bits_per_byte, best_step=best.step)
+
+    def close(self, run: Run, saved: Path | None, monitor: Monitor, report: Tell) -> None:
         """Compare the evaluation of the end, and report a validation loss that rose.
 
         These are the last where no evaluation has a score.
         """
         if not self._config.keeps_best:
             return
-        end = (result.val_bits_per_byte or math.inf, result.step)
-        is_scored = result.val_step == result.step
-        is_best = is_scored and (self.best is None or end[0] < self.best[0])
+        result, kept, rose = monitor.progress(), None, False
+        last = result.val_bits_per_byte or math.inf
+        before = math.inf if self.best is None else self.best.bits_per_byte
+        is_best = result.val_step == result.step and last < before
         try:
             if saved is not None and (is_best or checkpoint.best(run) is None):
                 checkpoint.mark_best(run, saved)
-                self.best = end if is_best else self.best
+                self.best = self._score(last, result.step, monitor) if is_best else self.best
+            if (kept := checkpoint.best(run)) and self.best and last < math.inf:
+                noise = checkpoint.noise(monitor.val_nats, self.best.nats, result.val_bytes or 1)
+                self.best = replace(self.best, noise=noise)
+                if rose := checkpoint.is_worse(last, self.best.bits_per_byte, noise):
+                    checkpoint.link_model(run, kept)
         except EnvironmentLacks as error:
-            report(f"no best checkpoint: {error}")
-        last, kept = result.val_bits_per_byte, checkpoint.best(run)
-        if kept and self.best and last and checkpoint.is_worse(last, self.best[0]):
+            report(f"no link leads to the best checkpoint: {error}")
+        self.mark(monitor)
+        if kept and self.best and rose:
             report(
-                f"validation loss rose: best held-out evaluation {self.best[0]:.3f} bits per byte "
-                f"at step {self.best[1]:,}, the last {last:.3f}; generate, eval, serve and convert "
-                f"take the best ({kept.name}), --resume the last"
+                f"validation loss rose: best held-out evaluation {self.best.bits_per_byte:.3f} "
+                f"bits per byte at step {self.best.step:,}, the last {last:.3f}; generate, eval, "
+                f"serve and convert take the best ({kept.name}), --resume the last"
             )
 
     def to_json(self) -> dict[str, Any] | None:
         """The values for a checkpoint."""
-        if self.best is None:
-            return None
-        return {"bits_per_byte": self.best[0], "step": self.best[1], "text": self._text}
-
-
-def _best_of(resumption: Resumption) -> Any:
-    """The best evaluation before a resume: its checkpoint was saved before its own evaluation."""
-    if resumption.run.ended_with(resumption.checkpoint.path):
-        status = resumption.run.read_status()
-        if isinstance(status.get("best"), Mapping):
-            return status["best"]
-    return resumption.state["best"]
+        return None if self.best is None else asdict(self.best)
 
 
 def write_sample(run: Training) -> None:

@@ -226,8 +226,8 @@ class Follower:
                     yield path, name
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        n_bytes = 0
-        for where, document in textfiles.documents(path, None):
+        n_bytes, marks = 0, set[str]()
+        for where, document in textfiles.documents(path, None, marks=marks):
             n_bytes += max(len(document), ROW_BYTES)
             if n_bytes > MOST_BYTES:
                 raise DataError(
@@ -235,6 +235,8 @@ class Follower:
                     f"{ROW_BYTES} or more; split it"
                 )
             yield from self._rows_of(document, where)
+        for mark in sorted(marks):
+            self._say(f"{mark} in new files: documents are cut there, and the marks are left out")
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len

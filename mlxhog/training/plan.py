@@ -386,8 +386,8 @@ def _of_strategy(
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
         budget = resumption.budget(budget, per_step)
-    epoch_tokens = train.n_sequences(resolved.seq_len) * resolved.seq_len
-    of_ticket = resolved.sequences_per_ticket * resolved.seq_len
+    epoch_tokens = train.epoch_tokens(resolved.seq_len)
+    of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
     mean_tokens = of_ticket * choose_strategy.mean_batches_per_step(config, strategy)
     if resolved.follow is None:
         read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)

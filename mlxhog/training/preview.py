@@ -10,6 +10,7 @@ from mlxhog.base.quantities import format_count
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
+from mlxhog.data import counts
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import state
@@ -35,6 +36,9 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     train, val = plan.data.train, plan.data.val
     budget, epoch_tokens, per_step = plan.budget, plan.epoch_tokens, plan.mean_tokens_per_step
     read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=per_step, tokens_per_s=rate)
+    is_scored = config.eval_every.on and config.follow is None
+    counts_bytes, counts_s = counts.cost(train) if is_scored else (0, 0.0)
+    checkpoint_bytes, kept = state.n_bytes(plan), config.keep_last + config.keeps_best
     seconds = budget.seconds
     if rate is not None and read is not None:  # its steps or tokens may end sooner
         needed = read * epoch_tokens / rate
@@ -80,10 +84,13 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         "tokens_per_s": rate,
         "tokens_per_s_from": None if speed is None else speed[1],
         "seconds": seconds,
-        "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes,
+        "ngram_baseline_bytes": counts_bytes,
+        "ngram_baseline_seconds": counts_s,
+        "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes + counts_bytes,
         "memory_limit_bytes": int(plan.memory.limit_bytes),
-        "checkpoint_bytes": state.n_bytes(plan),
-        "checkpoints_kept": plan.config.keep_last,
+        "checkpoint_bytes": checkpoint_bytes,
+        "checkpoints_kept": kept,
+        "checkpoints_kept_bytes": kept * checkpoint_bytes,
         "token_file_bytes": sum(
             path.stat().st_size for path in train.path.parent.iterdir() if path.is_file()
         ),

@@ -78,8 +78,9 @@ class Reporter:
             self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
         self._added = list(earlier.get("text_added", []))
         if plan.data.added is not None and plan.resumption is not None:
-            now_s = {"step": plan.budget.steps_before, "t_s": round(time.time(), 3)}
-            self._added.append({**now_s, **plan.data.added})
+            new = {"step": plan.budget.steps_before, **plan.data.added}
+            if not any(new.items() <= one.items() for one in self._added):  # of a killed resume
+                self._added.append({**new, "t_s": round(time.time(), 3)})
 
     def report(
         self,

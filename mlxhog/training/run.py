@@ -153,6 +153,9 @@ class Training(Session):
             )
             stack.callback(self._publisher.end)
         self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
+        self._watch.mark(self.monitor)
+        if plan.config.follow is None:
+            self.monitor.epoch = lambda: self.ledger.count_done() / self.ledger.n
         self.checkpoints = Checkpoints(self, self._watch, self._publisher)
         self._stack, self._began_ns = stack, began_ns
         self._status = RUNNING
@@ -174,6 +177,7 @@ class Training(Session):
         """Show how the run begins, start the workers, and wait until all are ready."""
         self.write_config()
         self._write_status()
+        self.plan.data.text.write(self.run.directory)  # after the record of what is new in it
         for message in (summary(self.plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
         self.reporter.drop_lost_metrics()
@@ -388,7 +392,7 @@ class Training(Session):
             with suppress(_StopNow):  # the final state is saved
                 self._evaluations.finish()
         saved = self.checkpoints.newest if self._is_saved else None
-        self._watch.close(self.run, saved, self.monitor.progress(), self.report)
+        self._watch.close(self.run, saved, self.monitor, self.report)
 
     def _grace_s(self) -> float:
         return self.clock.grace_s(self.strategy.step_s(self.arena))

@@ -29,10 +29,9 @@ def write_options(run: Run, plan: TextPlan) -> None:
 
 
 def write_model(run: Run, plan: TextPlan) -> None:
-    """Replace the architecture, the tokenizer, and what is known of the text."""
+    """Replace the architecture and the tokenizer."""
     with disk_errors(f"writing {run.architecture}"):
         checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
-        plan.data.text.write(run.directory)
         if plan.division is not None:
             from mlxhog.data import clients
 
@@ -72,6 +71,7 @@ class RunFolder:
                 raise EnvironmentLacks(str(error)) from error
             write_options(run, self._plan())
             write_model(run, self._plan())
+            self._plan().data.text.write(run.directory)
             self._stack.enter_context(undo.pop_all())
         self._run, self._fd = run, fd
         return run, (

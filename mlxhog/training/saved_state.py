@@ -16,6 +16,7 @@ from typing import Any
 from mlxhog.base import typed
 from mlxhog.base.paths import quoted
 from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.errors import CheckpointError
 
 
@@ -75,13 +76,6 @@ class _Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Best:
-    bits_per_byte: float
-    step: int
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Part:
     asked_bytes: int
 
@@ -101,7 +95,7 @@ class SavedState:
     ended: str | None
     network_bytes: int
     held_out: _Part
-    best: _Best | None
+    best: BestScore | None
     followed: bool
     ledgers: Mapping[str, _Place]
     emulated: bool

@@ -20,6 +20,7 @@ from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import Segment
 from mlxhog.arena.ledger import Ledger, Position
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.base import mapped
@@ -33,6 +34,7 @@ from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
+from mlxhog.training.evaluation import EVALUATING_PART, HeldOutWatch
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.origin import text_kind
 from mlxhog.training.plan import TextPlan
@@ -40,7 +42,6 @@ from mlxhog.training.saved_state import taking_over
 
 if TYPE_CHECKING:
     from mlxhog.arena.published import Publisher
-    from mlxhog.training.evaluation import HeldOutWatch
     from mlxhog.training.run import Training
 
 MEAN_FLOATS = 1 << 20  # of each worker's moments that are averaged at a time, in private memory
@@ -325,6 +326,7 @@ class Checkpoints:
     def __init__(self, run: Training, watch: HeldOutWatch, publisher: Publisher | None) -> None:
         self._run, self._watch, self._publisher = run, watch, publisher
         self.newest: Path | None = None
+        self._best_s = 0.0  # that saves of the best took
 
     def save(self) -> Path:
         """Save a checkpoint, after the strategy has settled the arena.
@@ -392,8 +394,17 @@ class Checkpoints:
             return None
 
     def save_best(self) -> bool:
-        """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
-        if (path := self.save_now_and_then("best checkpoint")) is None:
+        """Save while training, and let checkpoints/best name the checkpoint; whether it does.
+
+        Beside evaluations at an interval of time, saves take at most as much time as those.
+        """
+        limit_s = EVALUATING_PART * self._run.clock.seconds()
+        if self._run.plan.config.eval_every.seconds is not None and self._best_s > limit_s:
+            return False
+        began_ns = monotonic_ns()
+        path = self.save_now_and_then("best checkpoint")
+        self._best_s += (monotonic_ns() - began_ns) / 1e9
+        if path is None:
             return False
         try:
             checkpoint.mark_best(self._run.run, path)

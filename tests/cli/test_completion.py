@@ -31,7 +31,7 @@ def test_commands_options_and_values_are_those_of_the_parsers(capsys):
     for line, words in (
         ("trai", ["train"]),
         ("train --strategy hog", ["hogwild"]),
-        ("train --force ", ["true", "false"]),
+        ("train --no-keep-b", ["--no-keep-best"]),
         ("mad sea", ["search"]),
         ("completion z", ["zsh"]),
         ("trian ", []),

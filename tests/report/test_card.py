@@ -42,11 +42,13 @@ def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path
     run.config_path.write_text(f"data: {data}\nsteps: 4\nlr: 0.1\ninit_from: {base}\n")
     run.write_status({**run.read_status(), "commands": [
         {"from_step": 0, "to_step": 12, "options": {"data": data, "steps": 12}},
-        {"from_step": 12, "to_step": 16, "options": {"data": data, "steps": 4, "lr": 0.1}},
+        {"from_step": 12, "to_step": 16,
+         "options": {"data": data, "steps": 4, "lr": 0.1, "keep_best": False}},
     ]})  # fmt: skip
     written = card.text(SMALL, run.model.resolve())
     first = "- steps 1 to 12: `mlxhog train --data notes.txt --steps 12`"
-    second = f"- steps 13 to 16: `mlxhog train --resume {run.name} --steps 4 --lr 0.1`"
+    more = "--steps 4 --lr 0.1 --no-keep-best"
+    second = f"- steps 13 to 16: `mlxhog train --resume {run.name} {more}`"
     for words in (f"{first}\n{second}\n", '\nbase_model: "base"\n', "\nlicense: ", "hf upload "):
         assert words in written
     assert str(tmp_path) not in written

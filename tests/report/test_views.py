@@ -47,7 +47,8 @@ class Terminal(io.StringIO):
 def record(tmp_path_factory):
     """A run that was resumed, of two workers with times, on three machines."""
     machines = [vars(one) for one in MACHINES]
-    metrics = [{**each, "first_step_s": 3.25, "machines": machines} for each in lines(20)]
+    own = {"epoch": 2.3456, "best_step": 380, "best_bits_per_byte": 1.25}
+    metrics = [{**each, "first_step_s": 3.25, "machines": machines, **own} for each in lines(20)]
     for each in metrics:
         pairs = zip(each["workers"], (CPU, GPU), strict=True)
         each["workers"] = [worker | of for worker, of in pairs]
@@ -119,7 +120,8 @@ def page(record):
     return unescape(html)
 
 
-STATE = ("400", "25.6k", "1.565", "1.677", "torch:cpu", "Congress [bold]of[/bold] <b>the</b>")
+STATE = ("2.35", "1.250 at step 380", "400", "25.6k", "1.565", "1.677", "torch:cpu")
+STATE += ("Congress [bold]of[/bold] <b>the</b>",)
 CLUSTER = ("studio (2)", "air", "away, 300k tokens in 12 rounds, seen 1 min 30 s ago")
 TABLE = ("studio (this one)", "staleness mean / max", "1.0 / 3", "arena", "uniform", "8.00")
 EVENTS = ("died (SIGKILL) and is being replaced",)

@@ -9,7 +9,7 @@ from mlxhog import TrainConfig
 from mlxhog.arena import Arena, clock
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
-from mlxhog.config.options import options, to_flag
+from mlxhog.config.options import options
 from mlxhog.training import run as runs
 from mlxhog.training.plan import make_plan
 from mlxhog.training.session import Session
@@ -97,7 +97,7 @@ def small_config(tmp_path, **options):
 
 def flags(config):
     return [
-        f"{to_flag(name)}={spec.spell(getattr(config, name))}"
+        "=".join(spec.argv([str(spec.spell(getattr(config, name)))]))
         for name, spec in options(TrainConfig).items()
         if getattr(config, name) != spec.default
     ]

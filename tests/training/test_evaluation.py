@@ -15,6 +15,7 @@ from mlxhog import train
 from mlxhog.arena.control import EVAL_ROUND
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.config.budget import Budget
@@ -22,15 +23,18 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import ConfigError
+from mlxhog.live.opening import open_source
+from mlxhog.report import card
 from mlxhog.report.metrics import COUNTS, Activity, Progress
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import evaluation, side_jobs, worker_process
+from mlxhog.training import evaluation, side_jobs, state, worker_process
 from mlxhog.training.evaluation import HeldOutWatch
 from mlxhog.training.plan import make_plan
 from mlxhog.training.side_jobs import TextJobs, texts_of
+from tests.pairs import each_of
 from tests.report.sample_run import HELD_OUT, lines, write_run
-from tests.saved import save, saved_run
+from tests.saved import SMALL, save, saved_run
 from tests.training.small import Messages, small_config
 
 
@@ -148,7 +152,7 @@ def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_s
 
 def ends(watch, step, bits, save):
     state = Progress(val_bits_per_byte=bits, val_step=step)
-    return watch.look(mock.Mock(evaluations=step + 1, state=state), save, print)
+    return watch.look(mock.Mock(evaluations=step + 1, state=state, val_nats=[]), save, print)
 
 
 def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
@@ -156,25 +160,65 @@ def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
     for step, (bits, fits) in enumerate([(3.0, True), (1.0, False), (2.0, True), (2.5, True)]):
         assert not ends(watch, step, bits, lambda bits=bits, fits=fits: saves.append(bits) or fits)
     assert saves == [3.0, 1.0, 2.0]
-    assert (watch.best, watch.since) == ((2.0, 2), 1)
+    assert (watch.best.bits_per_byte, watch.best.step, watch.since) == (2.0, 2, 1)
 
 
-@pytest.mark.parametrize(("end", "says"), [(2.01, False), (2.03, True)])
-def test_a_run_says_that_its_validation_loss_rose_by_more_than_its_noise(tmp_path, end, says):
-    run, messages = saved_run(tmp_path, step=1), []
+@each_of(
+    ("end", "more", "rose"),
+    [
+        (2.01, [], False), (2.03, [], True), (2.03, [1, 1, 1], True),  # too few: 1 %
+        (2.01, [0.9, 1, 1.1, 1], True), (2.03, [9, -8, 8, -5], False),
+    ],
+)  # fmt: skip
+def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best_is_taken(
+    tmp_path, end, more, rose
+):
+    run, messages = saved_run(tmp_path, step=0), []
+    save(run, step=1, state={"best": {"bits_per_byte": 2.0, "step": 1}})
     checkpoint.mark_best(run, run.checkpoints / "step-00000001")
     last = save(run, step=2)
     watch = HeldOutWatch(TrainConfig(eval_every=1), None, "")
-    watch.best = 2.0, 1
-    watch.close(run, last, Progress(step=2, val_bits_per_byte=end, val_step=2), messages.append)
+    own = (40.0, 50.0, 60.0, 70.0)[: len(more)]
+    watch.best = BestScore(bits_per_byte=2.0, step=1, nats=own)
+    now = Progress(step=2, val_bits_per_byte=end, val_step=2, val_bytes=160)
+    nats = [a + b for a, b in zip(own, more, strict=True)]
+    watch.close(run, last, mock.Mock(val_nats=nats, progress=lambda: now), messages.append)
     assert checkpoint.best(run).name == "step-00000001"
-    assert [line.startswith("validation loss rose") for line in messages] == [True] * says
+    assert [line.startswith("validation loss rose") for line in messages] == [True] * rose
+    result = {"steps": 2, "val_bits_per_byte": end}
+    status = {"status": "done", "checkpoint": str(last), "result": result}
+    run.write_status({**status, "best": watch.to_json()})
+    chosen = checkpoint.choose(run)
+    assert chosen == (checkpoint.best(run) if rose else last)
+    assert run.model.resolve() == chosen.resolve()
+    card.write(run, SMALL)
+    how = {"weights": "float32", "mode": "checkpoint", "wait_s": 0, "say": print, "pause": print}
+    source, *_, path = open_source(str(run.directory), tmp_path, **how)  # of generate, eval, serve
+    source.close()
+    assert path == chosen
+    assert main(["convert", str(run.directory), str(tmp_path / "hf"), "--to", "hf", "--quiet"]) == 0
+    of_best = (checkpoint.best(run) / "README.md").read_text()
+    assert "2.000 bits per byte of held-out text at step 1, the best of training" in of_best
+    assert ("the best of training" in (tmp_path / "hf" / "README.md").read_text()) == rose
+
+
+@pytest.mark.parametrize(("every", "saved"), [("10s", [True, False, True]), (5, [True] * 3)])
+def test_saves_of_the_best_at_an_interval_of_time_take_a_twentieth_of_it(
+    tmp_path, monkeypatch, every, saved
+):
+    run, times = mock.Mock(run=saved_run(tmp_path, step=1)), iter([0, 2e9] * 3)
+    run.plan.config.eval_every = TrainConfig(eval_every=every).eval_every
+    run.clock.seconds.side_effect = [10.0, 39.0, 41.0]
+    monkeypatch.setattr(state, "monotonic_ns", lambda: next(times))
+    checkpoints = state.Checkpoints(run, None, None)
+    checkpoints.save_now_and_then = lambda what: run.run.checkpoints / "step-00000001"
+    assert [checkpoints.save_best() for _ in range(3)] == saved
 
 
 def test_the_best_is_kept_by_default_where_a_run_evaluates():
     assert TrainConfig().keeps_best
     assert not TrainConfig(eval_every=0).keeps_best
-    assert not TrainConfig(keep_best=False).keeps_best
+    assert not TrainConfig(keep_best=False, patience=3).keeps_best
 
 
 def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
@@ -334,7 +378,8 @@ def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patien
     plan = make_plan(config)
     assert plan.resumption.checkpoint.step == saved.step
     watch = HeldOutWatch(config, plan.resumption, plan.held_out.text)
-    assert watch.best[0] == saved.state["best"]["bits_per_byte"]
+    assert watch.best.bits_per_byte == saved.state["best"]["bits_per_byte"]
+    assert watch.best.nats
     assert HeldOutWatch(config, plan.resumption, "another text").best is None
     with pytest.raises(ConfigError, match="without a new best"):
         make_plan(small_config(folder, steps=None, resume=result.run))

@@ -172,6 +172,15 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
     assert len(follower.messages) == len(reasons) + 1
 
 
+def test_documents_of_new_files_are_cut_at_marks_which_is_said_once(follower, tmp_path):
+    for name in "ab":
+        (follower.folder / f"{name}.txt").write_text(f"{name} one<|endoftext|>{name} two")
+    assert follower.look()
+    assert rows(tmp_path) == [b"a one", b"a two", b"b one", b"b two"]
+    (message,) = follower.messages
+    assert message.startswith("<|endoftext|> in new files: documents are cut there")
+
+
 def test_a_folder_that_is_removed_is_told_once_and_read_when_it_is_back(follower, tmp_path):
     follower.folder.rename(tmp_path / "away")
     assert not follower.look()

@@ -216,8 +216,14 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert [Path(one["path"]).name for one in data["skipped"]] == ["pic.jpg"]
     assert (data["documents"], data["held_out_documents"]) == (12, 1)
     assert known["epochs"] == pytest.approx(10_000 / known["epoch_tokens"])
-    assert known["memory_bytes"] == known["arena_bytes"] + known["worker_bytes"]
+    assert known["ngram_baseline_bytes"] > 12 * data["tokens"]
+    assert known["ngram_baseline_seconds"] > 0
+    parts = ("arena_bytes", "worker_bytes", "ngram_baseline_bytes")
+    assert known["memory_bytes"] == sum(known[name] for name in parts)
     assert known["checkpoint_bytes"] > 4 * known["parameters"]
+    assert known["checkpoints_kept_bytes"] == 4 * known["checkpoint_bytes"]  # with the best
+    alone = json.loads(said(capsys, "--json", "--no-keep-best"))
+    assert alone["checkpoints_kept_bytes"] == 3 * known["checkpoint_bytes"]
     assert (known["tokens_per_s"], known["seconds"]) == (None, None)
     lines = " ".join(said(capsys).split())
     for text in ("set hidden_size=64", "files: 13", "and 3 more", "pic.jpg not text",
@@ -260,6 +266,18 @@ def test_epochs_count_the_batches_of_synchronous_rounds(here):
     many = make_plan(replace(config, epochs=None, steps=4 * tickets))  # a quarter takes 3 batches
     (warning,) = [note for note in many.notes if "times in this budget" in note]
     assert "is read 6" in warning
+
+
+def test_the_tokens_of_an_epoch_are_those_that_a_run_reads_of_cut_and_of_short_examples(here):
+    sizes = [(4, 3), (60, 5), (6, 70), (9, 2)] * 5  # characters of prompt and completion
+    pairs = ({"prompt": f"{k:0{a}}", "completion": f"{k:0{b}}"} for k, (a, b) in enumerate(sizes))
+    (here / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    data = {"data": str(here / "pairs.jsonl"), "tokenizer": "bytes", "steps": None}
+    for plan in map(make_plan, (small_config(here, epochs=2, **data), small_config(here))):
+        batches = plan.batches()
+        read = [batches.at(0, ticket).n_tokens for ticket in range(batches.n_tickets)]
+        assert sum(read) == plan.epoch_tokens
+        assert sum(read) / len(read) == pytest.approx(plan.mean_tokens_per_step, rel=0.05)
 
 
 def test_a_budget_is_counted_in_passes():

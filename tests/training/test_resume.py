@@ -15,6 +15,7 @@ import yaml
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
+from mlxhog.data.split import KnownText
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.training.evaluation import Evaluations
 from mlxhog.training.plan import make_plan
@@ -213,7 +214,9 @@ def resumed_plan(tmp_path, run):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(tmp_path):
+def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(
+    tmp_path, monkeypatch
+):
     first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
     before, held_out, said = resumed_plan(tmp_path, first.run)
     assert (before.resumption.text, said) == ("same", "")
@@ -230,9 +233,24 @@ def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(t
     for ticket in range(before.layout.n_tickets - 1):  # the last may be short
         old, grown = (one.batches().at(0, ticket).x for one in (before, plan))
         assert np.array_equal(old, grown)
+    write = KnownText.write
+    for first_act in (lambda *to: None, write):  # ends around the write of what is known
+
+        def killed(text, folder, first_act=first_act):
+            first_act(text, folder)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(KnownText, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config(tmp_path, steps=2, resume=first.run))
+    monkeypatch.setattr(KnownText, "write", write)
+    again, held_out, _ = resumed_plan(tmp_path, first.run)
+    assert (held_out, again.grown) == (now, plan.grown)
+    assert again.data.train.digest == plan.data.train.digest
+    assert again.resumption.position(again.layout.n_tickets, 2) == position
     result = train(small_config(tmp_path, steps=2, resume=first.run))
     assert result.steps == 4
-    added = json.loads((Path(first.run) / "run.json").read_text())["text_added"]
+    added = run.Run(Path(first.run)).read_status()["text_added"]
     assert [(one["step"], one["documents"]) for one in added] == [(2, 40)]
     assert resumed_plan(tmp_path, first.run)[0].grown == plan.grown
 
@@ -244,7 +262,8 @@ def test_edited_text_keeps_its_side_and_begins_an_epoch_and_mostly_other_text_is
     (text / "pic.png").write_bytes(b"\0")  # which is skipped
     assert resumed_plan(tmp_path, first.run)[0].resumption.text == "same"
     for k in range(12):
-        (text / f"{k:02}.txt").write_text(f"edited {k} " + (text / f"{k:02}.txt").read_text())
+        edits = f"edited {k} ", (text / f"{k:02}.txt").read_text(), f" more {k}"
+        (text / f"{k:02}.txt").write_text("".join(edits[: 2 + k % 2][k % 2 :]))
     plan, now, said = resumed_plan(tmp_path, first.run)
     assert now == held_out
     assert "a new epoch begins" in said
