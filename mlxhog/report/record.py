@@ -35,8 +35,8 @@ from mlxhog.report.shares import shares
 
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")
-_ASIDE = ("out", "name")
-"""Options that choose the folder of a run and do not change its training."""
+_ASIDE = ("out", "name", "cluster_token")
+"""Options that do not change a run's training: its folder, and a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
