@@ -74,7 +74,7 @@ class Reporter:
         first = plan.budget.steps_before
         kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
         kept[-1:] = [{**one, "to_step": first} for one in kept[-1:]]
-        self._commands = [*kept, {"from_step": first, "options": _options(plan)}]
+        self.commands = [*kept, {"from_step": first, "options": _options(plan)}]
         if plan.resumption is not None:
             self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
         self._added = list(earlier.get("text_added", []))
@@ -226,7 +226,7 @@ class Reporter:
                 "data_path": corpora.full_path(config.data),
                 "held_out": asdict(plan.held_out),
                 "parameters": plan.parameters,
-                "commands": [{"to_step": steps, **one} for one in self._commands],
+                "commands": [{"to_step": steps, **one} for one in self.commands],
                 "automatic": plan.automatic,
                 "steps": steps,
                 "tokens": tokens,

@@ -471,7 +471,7 @@ class Training(Session):
 
     def write_config(self) -> None:
         """Replace the options in the run's folder."""
-        run_folder.write_options(self.run, self.plan)
+        run_folder.write_options(self.run, self.plan, self.reporter.commands)
 
     def _write_status(self, **more: Any) -> None:
         link = self.link
