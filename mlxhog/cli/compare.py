@@ -220,7 +220,8 @@ def _report(comparison: "Comparison", kind: str) -> Report:
         **{letter: facts[letter] for letter in "ab"},
         "each run": terms.each,
         "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
-        "intervals": "99 % sure, whenever the comparison stops",
+        "intervals": "99 % sure, whenever the comparison stops; there is no p-value, which would "
+        "count only for a number of pairs that was fixed before",
         "kept in": facts["folder"],
         "notes": facts["notes"],
     }

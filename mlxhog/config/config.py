@@ -16,7 +16,7 @@ from mlxhog.config.options import option, spelt
 from mlxhog.config.rules import parse_slowdowns
 from mlxhog.config.schedules import Schedule
 from mlxhog.config.sources import Layer, Merged, resolve
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from mlxhog.optim.choice import OptimizerChoice
@@ -38,6 +38,9 @@ _tuning = partial(option, group="fine-tuning")
 _ends = partial(option, group="epochs and early stopping")
 _cluster = partial(option, group="cluster", needs="cluster")
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""What `report_to` may name, each by the name of its package."""
+
 ORIGINS = ("init_from", "resize_vocab", "embedding_init")
 """Options of the weights that a new run begins with."""
 
@@ -51,6 +54,15 @@ def _check_address(text: str) -> None:
             "wanted HOST:PORT as mlxhog cluster start prints it, a name or an IPv4 address, such "
             "as 192.168.1.5:8600"
         )
+
+
+def _trackers(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if wrong := [name for name in names if name not in (*TRACKERS, "none")]:
+        raise ValueError(f"wanted {', '.join(TRACKERS)}{did_you_mean(wrong[0], TRACKERS)}")
+    if not names or ("none" in names and len(names) > 1):
+        raise ValueError(f"wanted none, or some of {', '.join(TRACKERS)}")
+    return () if names == ("none",) else names
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -243,8 +255,8 @@ class TrainConfig(Merged):
         False, "drop the moments, for example those of another optimizer", needs="resume"
     )
     report_to: str = _run(
-        "none", "tensorboard: also write curves that tensorboard --logdir shows",
-        choices=("none", "tensorboard"),
+        "none", "also write curves for " + ", ".join(TRACKERS) + "; several with commas; no login",
+        lines=True, reads=lambda text: _trackers(text),
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
@@ -395,6 +407,11 @@ class TrainConfig(Merged):
     def has_budget(self) -> bool:
         """Whether a budget is given; `resume` without one uses the rest of the run's own."""
         return (self.steps, self.tokens, self.time, self.epochs) != (None,) * 4
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `report_to`."""
+        return _trackers(self.report_to)
 
     @property
     def keeps_best(self) -> bool:

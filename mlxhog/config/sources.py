@@ -329,8 +329,9 @@ _ELSEWHERE = {
         "tensor_parallel zero zero1 zero2 zero3",
     "nothing is uploaded; mlxhog convert RUN DIRECTORY --to hf writes what a hub takes":
         "hub_model_id hub_token hub_private_repo push push_to_hub upload upload_repo",
-    "curves: mlxhog plot, or --report-to tensorboard": "comet mlflow no_wandb trackio "
+    "curves: --report-to wandb, which reads WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE": "no_wandb "
         "use_wandb wandb wandb_entity wandb_log wandb_mode wandb_project",
+    "curves: mlxhog plot, or --report-to tensorboard,wandb,trackio": "comet mlflow trackio",
     "data is read as it is, by whole documents": "group_by_length packing sample_packing "
         "streaming",
     'a trained model writes text by `mlxhog generate latest --prompt "The"`':

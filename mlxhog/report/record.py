@@ -35,8 +35,8 @@ from mlxhog.report.shares import shares
 
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")
-_ASIDE = ("out", "name")
-"""Options that choose the folder of a run and do not change its training."""
+_ASIDE = ("out", "name", "cluster_token")
+"""Options that do not change a run's training: its folder, and a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,20 +263,8 @@ class RunRecord:
         """
         own = {k: v for k, v in self.changed().items() if k not in self.run.automatic()}
         last = CommandRecord(from_step=0, to_step=int(self.last("step") or 0), options=own)
-        parts, before, told = self._about.commands or (last,), dict[str, object](), []
-        for n, part in enumerate(parts):
-            known, flags = specs_of(TrainConfig, {**self.config, **part.options}), list[str]()
-            for name in [name for name in {**before, **part.options} if name in known]:
-                usual = known[name].spell(known[name].default)
-                value = part.options.get(name, usual)
-                if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
-                    words = path_words(value, public=public)
-                    flags += [shlex.join(argv)] if (argv := known[name].argv(words)) else []
-            begin = f"mlxhog train --resume {shlex.quote(self.run.name)}" if n else "mlxhog train"
-            steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
-            told.append((steps, " ".join([begin, *flags])))
-            before = dict(part.options)
-        return told
+        parts = self._about.commands or (last,)
+        return command_lines(self.run.name, parts, self.config, public=public)
 
     def options_in_words(self) -> dict[str, str]:
         """Every option of the run in readable form: rounded, with its unit."""
@@ -300,6 +288,30 @@ class RunRecord:
             "write text with it": f'mlxhog generate {run} --prompt "The"',
             "this page again": f"mlxhog report {run}",
         }
+
+
+def command_lines(
+    run: str,
+    parts: Sequence[CommandRecord],
+    config: Mapping[str, object],
+    *,
+    public: bool = False,
+) -> list[tuple[str, str]]:
+    """Return the steps and the command line of each part of a run, as `history_of_commands`."""
+    before, told = dict[str, object](), []
+    for n, part in enumerate(parts):
+        known, flags = specs_of(TrainConfig, {**config, **part.options}), list[str]()
+        for name in [name for name in {**before, **part.options} if name in known]:
+            usual = known[name].spell(known[name].default)
+            value = part.options.get(name, usual)
+            if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
+                words = path_words(value, public=public)
+                flags += [shlex.join(argv)] if (argv := known[name].argv(words)) else []
+        begin = f"mlxhog train --resume {shlex.quote(run)}" if n else "mlxhog train"
+        steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
+        told.append((steps, " ".join([begin, *flags])))
+        before = dict(part.options)
+    return told
 
 
 def path_words(value: object, *, public: bool) -> list[str]:

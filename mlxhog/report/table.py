@@ -51,6 +51,10 @@ _LATEX = {
 }  # fmt: skip
 
 
+def _no_commas(number: re.Match[str]) -> str:
+    return number[0].replace(",", "")
+
+
 def exported(part: Section, kind: str) -> str:
     """Return the table of a section as CSV, LaTeX (a tabular) or Markdown, without its notes.
 
@@ -64,9 +68,10 @@ def exported(part: Section, kind: str) -> str:
         return ""
     if kind == "csv":
         for row in table:
+            plain = (re.sub(r"^([+-]?\d{1,3})((,\d{3})+)(?=\.|$)", _no_commas, x) for x in row)
             row[:] = [
                 "'" + cell if cell[:1] in "=+-@" and cell and not _NUMBER(cell) else cell
-                for cell in row
+                for cell in plain
             ]
         csv.writer(out := io.StringIO(), lineterminator="\n").writerows(table)
         return out.getvalue().rstrip("\n")

@@ -151,10 +151,10 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
 def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     notes: list[str] = []
     note: Note = notes.append
-    if config.report_to == "tensorboard":
-        from mlxhog.report import tensorboard
+    if config.trackers:
+        from mlxhog.report import trackers
 
-        tensorboard.require()
+        trackers.require(config.trackers)
 
     # Origin and model.
     asked = origin.located(config)

@@ -38,7 +38,7 @@ from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
 
 if TYPE_CHECKING:
-    from mlxhog.report.tensorboard import TensorBoard
+    from mlxhog.report.trackers import Trackers
 
 REPORT_S = 0.5
 METRICS_S = 2.0
@@ -61,19 +61,20 @@ class Reporter:
         )
         self.monitor = Monitor(arena, plan.workers, plan.budget, state)
         self.sample: str | None = None
-        self._board: TensorBoard | None = None  # with the first events
+        self._trackers: Trackers | None = None
         self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._next_s = dict[str, float]()  # by report
         # What a user may remove while it trains: run.json, the installed package.
         earlier, self._version = run.read_status(), version("mlxhog")
-        birth = ("created_ns", "order")
+        earlier.setdefault("first_name", run.directory.name)  # trackers know the run by it
+        birth = ("created_ns", "order", "first_name")
         self._birth = {name: value for name, value in earlier.items() if name in birth}
         self._resumed: list[int] = []
         first = plan.budget.steps_before
         kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
         kept[-1:] = [{**one, "to_step": first} for one in kept[-1:]]
-        self._commands = [*kept, {"from_step": first, "options": _options(plan)}]
+        self.commands = [*kept, {"from_step": first, "options": _options(plan)}]
         if plan.resumption is not None:
             self._resumed = sorted({*earlier.get("resumed", []), plan.budget.steps_before})
         self._added = list(earlier.get("text_added", []))
@@ -149,14 +150,31 @@ class Reporter:
         self._evaluation = evaluation
         try:  # counts begin with this command, hence its pid
             self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
-            if self.plan.config.report_to == "tensorboard":
-                from mlxhog.report.tensorboard import TensorBoard
-
-                steps_before = self.monitor.budget.steps_before
-                self._board = self._board or TensorBoard(self.run.directory, steps_before)
-                self._board.write(now)
         except EnvironmentLacks as error:
             self.report_once(f"no metrics: {error}; training continues")
+        if self._trackers is not None:
+            self._trackers.write(now, now.tokens / (self.plan.epoch_tokens or 1))
+
+    def open_trackers(self) -> None:
+        """Begin to write to what `report_to` names."""
+        if names := self.plan.config.trackers:
+            from mlxhog.report.trackers import TrackedRun, Trackers
+
+            plan, at = self.plan, self._birth.get("created_ns", 0)
+            run = TrackedRun(
+                folder=self.run.directory,
+                name=self._birth["first_name"],
+                id=f"{self._birth['first_name'][:80]}-{at % 36**8:x}",
+                config={**_options(plan), "parameters": plan.parameters},
+                first_step=self.monitor.budget.steps_before,
+                resumed=plan.resumption is not None,
+            )
+            self._trackers = Trackers(names, run, self.report_once)
+
+    def close_trackers(self, *, failed: bool) -> None:
+        """Finish the run in all trackers."""
+        if self._trackers is not None:
+            self._trackers.close(failed=failed)
 
     def _lr(self) -> float:
         """The learning rate of the next update, with the workers with which training began."""
@@ -209,7 +227,7 @@ class Reporter:
                 "data_path": corpora.full_path(config.data),
                 "held_out": asdict(plan.held_out),
                 "parameters": plan.parameters,
-                "commands": [{"to_step": steps, **one} for one in self._commands],
+                "commands": [{"to_step": steps, **one} for one in self.commands],
                 "automatic": plan.automatic,
                 "steps": steps,
                 "tokens": tokens,

@@ -133,6 +133,8 @@ class Training(Session):
         state.load(plan, self.arena, self.ledger, self._notes.append)
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)
+        # After signals are no longer counted, so that one can end a tracker's wait for a network.
+        stack.callback(lambda: self.reporter.close_trackers(failed=self._status == "failed"))
         self.monitor = self.reporter.monitor
         if self.link is not None:
             self.monitor.machines = self.link.roster.reports
@@ -178,6 +180,7 @@ class Training(Session):
         self.write_config()
         self._write_status()
         self.plan.data.text.write(self.run.directory)  # after the record of what is new in it
+        self.reporter.open_trackers()
         for message in (summary(self.plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
         self.reporter.drop_lost_metrics()
@@ -472,7 +475,7 @@ class Training(Session):
 
     def write_config(self) -> None:
         """Replace the options in the run's folder."""
-        run_folder.write_options(self.run, self.plan)
+        run_folder.write_options(self.run, self.plan, self.reporter.commands)
 
     def _write_status(self, **more: Any) -> None:
         link = self.link

@@ -11,21 +11,33 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.errors import EnvironmentLacks, RunError
+from mlxhog.checkpoint.run_files import CommandRecord
+from mlxhog.config.sources import spelt_values_of
+from mlxhog.errors import EnvironmentLacks, RunError, one_line
+from mlxhog.report.record import command_lines
 from mlxhog.training.plan import TextPlan
 
 
-def write_options(run: Run, plan: TextPlan) -> None:
-    """Replace the options in a run's folder."""
+def write_options(run: Run, plan: TextPlan, commands: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Replace the options in a run's folder; comments list the commands of a resumed run."""
+    text = plan.stored.to_yaml()
+    if len(commands) > 1:
+        parts = [CommandRecord(**{"to_step": 0, **one}) for one in commands]
+        *before, (steps, line) = command_lines(run.name, parts, spelt_values_of(plan.stored))
+        now = f"{steps.rpartition(' to ')[0]} on", line
+        lines = [f"#   {steps}: {one_line(line, 4000)}" for steps, line in (*before, now)]
+        head = "# The options of the last command, which alone are not the whole run:"
+        text = "\n".join([head, *lines, text])
     with disk_errors(f"writing {run.config_path}"):
-        replace_file(run.config_path, plan.stored.to_yaml().encode())
+        replace_file(run.config_path, text.encode("ascii", "backslashreplace"))
 
 
 def write_model(run: Run, plan: TextPlan) -> None:

@@ -60,7 +60,13 @@ def test_a_better_step_size_is_told_early_and_again_at_once(compare, words, tmp_
     assert len(list((folder / "runs").iterdir())) == 6
     assert not list(folder.glob("runs/*/checkpoints"))
     text = said(capsys, "compare", *words, *sides).out
-    for message in ("A is better by ", "lr A 0.01, B 1e-05", "times as fast", "99 % sure"):
+    for message in (
+        "A is better by ",
+        "lr A 0.01, B 1e-05",
+        "times as fast",
+        "99 % sure",
+        "no p-value",
+    ):
         assert message in text
     other = ("compare", *words, *sides[:-1], "4", "--folder", folder)
     refused(capsys, "holds another comparison", *other)

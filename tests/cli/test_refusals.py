@@ -57,7 +57,8 @@ good.txt                          text is named by a flag: --data good.txt
 --per_device_train_batch_size=3   did you mean '--batch-size'?
 --hidden-size=3                   it is a field of the model
 --steps-per-report=3              metrics.jsonl
---wandb                           curves: mlxhog plot, or --report-to tensorboard
+--wandb                           curves: --report-to wandb
+--report-to tensorbord,wandb      did you mean 'tensorboard'?
 --deepspeed=zero.json             it trains on one machine's workers
 --quantize                        weights are not quantized
 --use-lora                        there is no LoRA

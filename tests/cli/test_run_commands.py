@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run import Run, read_options
 from mlxhog.cli import main
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
@@ -29,6 +29,20 @@ def trained(tmp_path_factory):
     first = train(small_config(folder, **options))
     second = train(small_config(folder, **{**options, "steps": 10}, resume=first.run))
     return SimpleNamespace(folder=folder, first=first, second=second, run=Run(Path(second.run)))
+
+
+def test_the_options_of_a_resumed_run_name_every_command_and_are_still_read(trained):
+    text = trained.run.config_path.read_text()
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    assert [line.split(": mlxhog train")[0] for line in head[1:]] == [
+        "#   steps 1 to 20",
+        "#   steps 21 on",
+    ]
+    assert "--steps 20" in head[1]
+    assert "--resume" in head[2]
+    assert "--steps 10" in head[2]
+    values = {name: value for name, (value, _) in read_options(trained.run.config_path).items()}
+    assert values["steps"] == 10
 
 
 @pytest.fixture

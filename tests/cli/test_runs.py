@@ -24,11 +24,16 @@ DONE = {
 
 
 def test_tables_for_other_programs_keep_the_text_of_users_as_text():
-    rows = [["=SUM(A1)", "-1.5"], ["a_b & 50% | x\\y", "+0.2"], ["[@x\ny", "1,2"], ["-1+cmd", "-"]]
+    rows = [
+        ["=SUM(A1)", "-1.5"],
+        ["a_b & 50% | x\\y", "+0.2"],
+        ["[@x\ny", "1,2"],
+        ["-1+cmd", "-5,358.5"],
+    ]
     part = Section("", ["run", "bits/byte"], rows, ["a note"])
     assert [*csv.reader(exported(part, "csv").splitlines())] == [
         ["run", "bits/byte"], ["'=SUM(A1)", "-1.5"], ["a_b & 50% | x\\y", "+0.2"],
-        ["[@x y", "1,2"], ["'-1+cmd", "-"],
+        ["[@x y", "1,2"], ["'-1+cmd", "-5358.5"],
     ]  # fmt: skip
     latex = exported(part, "latex")
     assert r"a\_b \& 50\% \textbar{} x\textbackslash{}y & +0.2 \\" in latex

@@ -12,6 +12,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.report.history import History, buckets, ends, newest_line, thin
 from mlxhog.report.metrics import Progress
 from mlxhog.report.tensorboard import TensorBoard
+from mlxhog.report.trackers import TrackedRun, Trackers
 from tests.pairs import each_of
 from tests.report.sample_run import append, lines, write_run
 
@@ -110,8 +111,15 @@ def progress(step, *, loss=2.0, val_loss=None, val_step=None):
     bits = None if val_loss is None else val_loss / 2
     numbers = {"val_loss": val_loss, "val_step": val_step, "val_bits_per_byte": bits}
     return Progress(
-        step=step, loss=loss, train_bits_per_byte=loss / 2, tokens_per_s=100.0, **numbers
+        step=step, loss=loss, train_bits_per_byte=loss / 2, lr=0.5, tokens_per_s=100.0, **numbers
     )
+
+
+def trackers(folder, first_step=0):
+    """TensorBoard's files alone."""
+    known = {"name": "a", "id": "a-1", "config": {"seed": 3}, "resumed": first_step > 0}
+    run = TrackedRun(folder=folder, first_step=first_step, **known)
+    return Trackers(["tensorboard"], run, pytest.fail)
 
 
 def scalars(folder):
@@ -127,18 +135,23 @@ def scalars(folder):
 
 
 def test_evaluations_stand_at_the_step_they_scored_and_a_resumed_run_forgets_lost_steps(tmp_path):
-    killed = TensorBoard(tmp_path)
-    killed.write(progress(10, loss=3.0))
-    killed.write(progress(20, loss=2.5, val_loss=2.0, val_step=12))
-    killed.write(progress(30))
-    with killed.path.open("ab") as file:
+    killed = trackers(tmp_path)
+    killed.write(progress(10, loss=3.0), 0.5)
+    killed.write(progress(20, loss=2.5, val_loss=2.0, val_step=12), 1.0)
+    killed.write(progress(30), 1.5)
+    (path,) = tmp_path.iterdir()
+    with path.open("ab") as file:
         file.write(b"\x18\x00\x00\x00torn")  # by the kill
-    resumed = TensorBoard(tmp_path, first_step=20)
-    resumed.write(progress(35))
-    resumed.write(progress(35, val_loss=1.5, val_step=35))  # the last evaluation: no step is new
+    resumed = trackers(tmp_path, first_step=20)
+    resumed.write(progress(35), 1.75)
+    resumed.write(
+        progress(35, val_loss=1.5, val_step=35), 1.75
+    )  # the last evaluation: no step is new
     assert scalars(tmp_path) == {
         "train/loss": [(10, 3.0), (20, 2.5), (35, 2.0)],
         "train/bits_per_byte": [(10, 1.5), (20, 1.25), (35, 1.0)],
+        "train/lr": [(10, 0.5), (20, 0.5), (35, 0.5)],
+        "train/epoch": [(10, 0.5), (20, 1.0), (35, 1.75)],
         "train/tokens_per_s": [(10, 100.0), (20, 100.0), (35, 100.0)],
         "eval/loss": [(12, 2.0), (35, 1.5)],
         "eval/bits_per_byte": [(12, 1.0), (35, 0.75)],
