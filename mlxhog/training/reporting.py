@@ -20,7 +20,7 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import spelt_values_of
-from mlxhog.data import corpora
+from mlxhog.data import corpora, heldout
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
 from mlxhog.report.metrics import (
@@ -69,6 +69,7 @@ class Reporter:
         earlier, self._version = run.read_status(), version("mlxhog")
         birth = ("created_ns", "order")
         self._birth = {name: value for name, value in earlier.items() if name in birth}
+        self._text = heldout.beginning(plan.data.val, plan.data.tokenizer)
         self._resumed: list[int] = []
         first = plan.budget.steps_before
         kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
@@ -207,6 +208,7 @@ class Reporter:
                 "data": config.data,
                 "data_path": corpora.full_path(config.data),
                 "held_out": asdict(plan.held_out),
+                **dict(zip(("text_kind", "sample_prompt"), self._text, strict=True)),
                 "parameters": plan.parameters,
                 "commands": [{"to_step": steps, **one} for one in self._commands],
                 "automatic": plan.automatic,
