@@ -47,7 +47,6 @@ HARMLESS: Mapping[str, Sequence[object]] = {
     "add_bos_token": (True,),
     "best_of": (1,),
     "cfg_scale": (1,),
-    "do_sample": (True,),
     "encoder_repetition_penalty": (1,),
     "function_call": ("none", "auto"),
     "guidance_scale": (1,),
@@ -119,6 +118,7 @@ class _Words:
     stream_options: Mapping[str, bool] = field(default_factory=dict)
     stop: str | tuple[str, ...] = ()
     echo: bool = False
+    do_sample: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,7 @@ class ClientRequest:
     writes: bool = True  # whether there is an answer; `max_tokens` 0 asks for the prompt only
     is_chat: bool = False  # whether the answer is a message
     continues: bool = False  # whether that message begins in the request
+    note: str = ""  # what of the request is not done, for the client
 
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
@@ -268,6 +269,10 @@ def _request(
     is_one = isinstance(words.prompt, str) or isinstance(words.prompt[0], int)
     numbers = _numbers(fields, length)
     own = {name: numbers.pop(name) for name in ("n", "logprobs") if name in numbers}
+    if not words.do_sample:  # as transformers does
+        if numbers.get("temperature"):
+            own["note"] = "do_sample is false: the likeliest tokens, without the temperature"
+        numbers["temperature"] = 0.0
     return ClientRequest(
         prompts=(words.prompt,) if is_one else words.prompt,  # type: ignore[arg-type]
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),

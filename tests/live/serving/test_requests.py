@@ -107,6 +107,15 @@ def test_samplers_of_other_servers_are_taken_where_they_change_nothing():
     assert completion(body, model="m").prompts == ("a",)
 
 
+def test_do_sample_false_takes_the_likeliest_tokens_and_says_that_a_temperature_is_left_out():
+    for ask in (asked, talked):
+        greedy, plain = ask(do_sample=False, temperature=0.7), ask(do_sample=False)
+        assert greedy.sampling.temperature == plain.sampling.temperature == 0
+        assert ("without the temperature" in greedy.note, plain.note) == (True, "")
+        sampled = ask(do_sample=True, temperature=0.7)
+        assert (sampled.sampling.temperature, sampled.note) == (0.7, "")
+
+
 def test_a_chat_has_scores_as_openai_s_and_goes_on_with_its_last_message():
     assert talked(logprobs=True).logprobs == 0
     assert talked(logprobs=True, top_logprobs=2).logprobs == 2
