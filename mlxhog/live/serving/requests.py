@@ -16,6 +16,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from mlxhog.base import plain_json, typed
+from mlxhog.base.quantities import MOST_COUNT
 from mlxhog.config.options import option, options
 from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
@@ -34,8 +35,8 @@ MOST_LOGPROBS = 20
 """Largest number of alternatives to each token, as in vLLM."""
 
 IGNORED = frozenset(
-    "cache_prompt chat_id id_slot metadata n_keep parallel_tool_calls prediction priority "
-    "prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
+    "cache_prompt chat_id id id_slot keep_alive metadata n_keep parallel_tool_calls prediction "
+    "priority prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
     "safety_identifier service_tier session_id store timings_per_token transforms user".split()
 )
 """Fields of other servers that never change a text: bills, logs and caches."""
@@ -47,6 +48,8 @@ HARMLESS: Mapping[str, Sequence[object]] = {
     "add_bos_token": (True,),
     "best_of": (1,),
     "cfg_scale": (1,),
+    "chat_template_kwargs": ({"enable_thinking": False},),
+    "detokenize": (True,),
     "encoder_repetition_penalty": (1,),
     "function_call": ("none", "auto"),
     "guidance_scale": (1,),
@@ -61,6 +64,7 @@ HARMLESS: Mapping[str, Sequence[object]] = {
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "tfs": (1,),
+    "thinking": ({"type": "disabled"},),
     "tfs_z": (1,),
     "tool_choice": ("none", "auto"),
     "top_n_sigma": (-1,),
@@ -217,10 +221,12 @@ def _object(body: bytes) -> dict[str, Any]:
         raise RefusedRequest(f"the body is not JSON: {shown(str(error))}") from error
     if not isinstance(value, dict):
         raise RefusedRequest(f"the body is {shown(value)}; wanted a JSON object")
+    if isinstance(more := value.get("stream_options"), dict):
+        value["stream_options"] = {name: one for name, one in more.items() if one is not None}
     return {
-        name: value
-        for name, value in value.items()
-        if value is not None and not (name == "logprobs" and value is False)
+        name: one
+        for name, one in value.items()
+        if not (one is None or (name == "logprobs" and one is False) or (name, one) == ("stop", ""))
     }
 
 
@@ -292,7 +298,8 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
             continue
         if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
             continue
-        if name == length and value == -1:  # the server cuts it to its limit
+        is_number = isinstance(value, int | float)
+        if name == length and is_number and (value == -1 or value > MOST_COUNT):  # cut to the limit
             numbers[_LENGTH.name] = sys.maxsize
             continue
         if name not in known:
@@ -305,7 +312,7 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
             problem = f"{shown(name)} is not supported here; leave it out{hint}"
             raise RefusedRequest(problem, param=name[:100])
         try:
-            if not isinstance(value, int | float):
+            if not is_number:
                 raise ValueError(f"is {shown(value)}; wanted {known[name].expected}")
             numbers[known[name].name] = known[name].convert(value)
         except ValueError as error:
