@@ -166,8 +166,10 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
     for k, (name, bits) in enumerate(without_network(records[0]).items() if alone else ()):
         axes.axhline(bits, color=LIGHT.ink, lw=0.6, ls=":", alpha=0.5)
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        axes.annotate(name, (1 - 0.25 * k, bits), **place, color=LIGHT.ink, fontsize=7)
+        axes.annotate(
+            name, (1 - 0.25 * k, bits), xycoords=("axes fraction", "data"), ha="right",
+            va="bottom", color=LIGHT.ink, fontsize=7,
+        )  # fmt: skip
     axes.set(xlabel=f"training time, {unit}", ylabel="bits per byte")
     subject = records[0].run.name if alone else f"{len(records)} runs"
     axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)

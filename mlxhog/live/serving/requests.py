@@ -274,7 +274,7 @@ def _request(
         raise RefusedRequest("prompt is empty; wanted a text, or ids of tokens", param="prompt")
     is_one = isinstance(words.prompt, str) or isinstance(words.prompt[0], int)
     numbers = _numbers(fields, length)
-    own = {name: numbers.pop(name) for name in ("n", "logprobs") if name in numbers}
+    own: dict[str, Any] = {k: numbers.pop(k) for k in ("n", "logprobs") if k in numbers}
     if not words.do_sample:  # as transformers does
         if numbers.get("temperature"):
             own["note"] = "do_sample is false: the likeliest tokens, without the temperature"
