@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
 
 _STATUS = "run.json"
-_REMOVED = ".removed-"
+_REMOVED, _PAGE = ".removed-", "\f"
 STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
 MOST_NAMED = 8  # most runs that a message lists
@@ -154,6 +154,16 @@ class Run:
         """Return when the run was created, in nanoseconds since 1970; 0 if it is not known."""
         return int(self._read_status().get("created_ns", 0))
 
+    def trained_on(self) -> str:
+        """Return the last parts of the names of its text, and its kind; empty if not recorded."""
+        status = self._read_status()
+        names = [Path(name).name or name for name in str(status.get("data") or "").split("\n")]
+        return f"{', '.join(names)} ({kind})" if (kind := status.get("text_kind")) else ""
+
+    def sample_prompt(self) -> str:
+        """Return the beginning of a validation document, by which its samples begin."""
+        return self._read_status().get("sample_prompt") or "The"
+
     def order(self) -> int:
         """Return the place of the run among those of its folder; see `create`."""
         status = self._read_status()
@@ -244,16 +254,17 @@ class Run:
             replace_file(self.metrics_path, b"".join(plain_json.dumps(one) + b"\n" for one in kept))
 
     def append_sample(self, text: str) -> None:
-        """Append sampled text to `samples.txt`, as one line."""
-        append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
+        """Append sampled text to `samples.txt`, behind a line with a page break."""
+        lines = text.replace(_PAGE, " ").rstrip()
+        append_lines(self.samples_path, f"{_PAGE}\n{lines}\n".encode(errors="replace"))
 
     def last_sample(self) -> str | None:
-        """Return the last line of `samples.txt`, or None if there is no sample."""
+        """Return the last text of `samples.txt`, or None if there is no sample."""
         try:
             text = reading.read_bytes(self.samples_path).decode(errors="replace")
         except (OSError, ValueError):
             return None
-        return text.rstrip("\n").rpartition("\n")[2]
+        return text.rpartition(f"{_PAGE}\n")[2].rstrip("\n")
 
     def _read_status(self) -> dict[str, Any]:
         return run_files.read_status(self.directory / _STATUS)

@@ -75,6 +75,8 @@ class _Status:
     model: str | None = None
     data: str | None = None
     data_path: str | None = None
+    text_kind: str | None = None
+    sample_prompt: str | None = None
     checkpoint: str | None = None
     mlxhog: str | None = None
     machine: str | None = None

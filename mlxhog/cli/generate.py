@@ -39,6 +39,11 @@ class GenerateConfig(Sampling, Reading, Plugins, Json):
         many=True, metavar="TEXT",
     )  # fmt: skip
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
+    chat: bool = option(
+        False,
+        "the prompt is a message of a user, which the assistant answers",
+        excludes=("prompt_file",),
+    )
     prompt_file: str = option(
         "",
         'a prompt per line, answered together; {"prompt": TEXT} or {"messages": [...]} per line of '
@@ -86,12 +91,17 @@ def generate(config: GenerateConfig) -> Report:
         generate latest --prompt "The"
         generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
         generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
+        generate latest --chat --prompt "Who are you?"
         generate latest --prompt-file questions.jsonl --json
     """
+    from mlxhog.data import conversations
     from mlxhog.live.model import load
 
     many = bool(config.prompt_file)
     prompts, ends = read_prompts(config.prompt_file) if many else ([read_prompt(config.prompt)], ())
+    if config.chat:
+        talk = [{"role": "user", "content": prompts[0]}]
+        prompts, ends = [conversations.prompt(talk)], conversations.STOPS
     config = replace(config, stop=(*ends, *_stop_strings(config.stop)))
     reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
     model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
@@ -133,15 +143,19 @@ def generate(config: GenerateConfig) -> Report:
     if len(set(lines)) > 1:
         lines = [f"answer {row}: {line}" for row, line in enumerate(lines, start=1)]
     end = f"{tokens} tokens{speed}; the first after {ttft_s:.3f} s"
+    if model.run is not None and (about := model.run.trained_on()):
+        is_chat = about.endswith("(conversations)")
+        other = "--chat asks it as a user" if is_chat else "without --chat it continues the prompt"
+        lines.insert(0, f"trained on {about}{f'; {other}' * (is_chat != bool(ends))}")
     return Report(facts, [], remarks=[*filter(None, [source.note]), *dict.fromkeys(lines), end])
 
 
 def _weights_line(facts: dict[str, Any], trains: bool) -> str:
-    """Return whose they are, their versions, and the age of the last in training."""
+    """Return whose they are, their steps, and the age of the last in training."""
     text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
     if first is None:
         return text
-    text += f", version {first}{f' to {last}' * (first != last)}{' (no update yet)' * (not last)}"
+    text += f", step {first:,}{f' to {last:,}' * (first != last)}{' (no update yet)' * (not last)}"
     age = f", {facts['age_updates']} updates and {facts['age_s']:.1f} s old at its end"
     return text + age * trains
 

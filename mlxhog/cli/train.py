@@ -15,7 +15,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer, read_yaml
 from mlxhog.report.metrics import BASE, beside_counts, is_emulated, label, scored_at, share_text
-from mlxhog.report.streams import printable, wrapped
+from mlxhog.report.streams import wrapped
 from mlxhog.report.views import observer
 from mlxhog.training.api import configured, execute
 
@@ -77,6 +77,7 @@ def summary(result: "Result") -> str:
     """Return the end of a run, its folder, and the next commands."""
     from mlxhog.checkpoint.checkpoint import better
     from mlxhog.checkpoint.run import Run
+    from mlxhog.report.record import prompt_flags
 
     bits, counts = result.val_bits_per_byte, result.counts_bits_per_byte
     run = shlex.quote(str(path_from_here(Path(result.run))))
@@ -101,7 +102,7 @@ def summary(result: "Result") -> str:
     elif result.emulated_before:
         lines.append("earlier steps of this run came from Metal source on the CPU")
     if result.sample:
-        lines += wrapped(f"sample: {printable(result.sample)}")
+        lines += wrapped(f"sample: {result.sample}")
     lines.append(f"run: {run}")
     if result.status == "unsaved":
         lines.append(f"the last steps are in no checkpoint: {result.error}")
@@ -112,7 +113,7 @@ def summary(result: "Result") -> str:
         lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
     more = " --time 10m" * (result.status == "done")  # its budget is used up
     at = "/best" * (better(Run(Path(result.run))) is not None)
-    lines.append(f'next: mlxhog generate {run}{at} --prompt "The"')
+    lines.append(f"next: mlxhog generate {run}{at} {prompt_flags(Run(Path(result.run)))}")
     return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])
 
 

@@ -65,6 +65,18 @@ def prompt(messages: object, *, continues: bool = False) -> str:
     return JOINT.join(turns) + end  # the answer goes on behind its own blank, if it has one
 
 
+def context(text: str) -> str | None:
+    """Return a conversation up to its first answer, "" without one; None of other text."""
+    begin, answer, _ = text.partition(f"\n{_ANSWER}")
+    return (begin + answer) * bool(answer) if text.startswith(("User: ", "System: ")) else None
+
+
+def question(context: str) -> str | None:
+    """Return the message of a user that is the last before an answer; None of other text."""
+    begin = f"\n{context}".rpartition("\nUser: ")[2]
+    return begin.removesuffix(f"\n{_ANSWER}") if begin.endswith(f"\n{_ANSWER}") else None
+
+
 def pieces(messages: object) -> list[str]:
     """Return a conversation cut before and behind each answer: context, answer, context, ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -20,9 +21,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.data import textfiles
+from mlxhog.data import conversations, textfiles
 from mlxhog.data.batch import IGNORED, Batch, padded
 from mlxhog.data.batches import Order
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 
 ROWS = 16  # most sequences in one batch
@@ -32,6 +34,9 @@ PART_BYTES = 65_536
 (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it)."""
 MARKED_BYTES = 1 << 20
 _DOCUMENTS = 16  # fewest documents of a part, if the text has as many
+_BEGINNINGS, _PROMPT_TOKENS = 64, 256
+"""Documents of which one begins the samples, and most tokens of its prompt."""
+_FIRST_WORDS = re.compile(r"^\W*(\w.{0,27}\w(?!\w)|\w{1,24})", re.MULTILINE)
 
 
 _KINDS = {
@@ -47,6 +52,34 @@ _NAME = re.compile(
 )
 """A name without its suffixes, perhaps with the number of a shard."""
 _WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(_KINDS)})(?![a-z])")
+
+
+def beginning(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, str]:
+    """Return the kind of a validation text, and the beginning of a document of it, for samples.
+
+    That is a conversation up to its first answer, the prompt of an example, or else the first words
+    of a text.
+    """
+    kind, prompt = "plain text", "The"
+    places = itertools.pairwise(file.starts[: _BEGINNINGS + 1].astype(np.int64).tolist())
+    for number, (first, end) in enumerate(places):
+        ids = file.ids(first, min(end, first + _PROMPT_TOKENS)).astype(np.int32)
+        if ids[0] != file.bos:  # a later answer of a conversation
+            continue
+        asked = 0 if file.prompts is None else int(file.prompts[number])
+        text = tokenizer.decode(ids).decode(errors="ignore")
+        if (context := conversations.context(text)) is not None:
+            kind, prompt = "conversations", context or "User: Hello\nAssistant:"
+            is_found = bool(context)
+        elif asked:
+            kind, is_found = "prompts and answers", asked < len(ids)
+            prompt = tokenizer.decode(ids[: asked + 1]).decode(errors="ignore")
+        else:
+            words = _FIRST_WORDS.search(text)
+            prompt, is_found = words[1] if words else prompt, bool(words)
+        if is_found:
+            break
+    return kind, prompt
 
 
 def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:

@@ -18,7 +18,7 @@ from mlxhog import backends
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.reader import check_tokens
 from mlxhog.base.processes import environment
-from mlxhog.checkpoint.run import run_of
+from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.config import plugins
 from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.data.tokenizers import Tokenizer
@@ -68,8 +68,12 @@ class LanguageModel:
     @property
     def name(self) -> str:
         """Name for clients: that of its run, or of its folder."""
-        run = run_of(self.checkpoint)
-        return self.checkpoint.name if run is None else run.name
+        return self.checkpoint.name if self.run is None else self.run.name
+
+    @property
+    def run(self) -> Run | None:
+        """The run of its weights; None of a checkpoint that is not in a run."""
+        return Run(self.checkpoint) if is_run(self.checkpoint) else run_of(self.checkpoint)
 
     @property
     def ends(self) -> frozenset[int]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlxhog.report.metrics import COUNTS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -122,10 +124,20 @@ LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
 """Styles of training, held-out text and the larger final score, in the color of the run."""
 
 
+BASELINES = {"gzip": "gzip", "xz": "xz", COUNTS: "n-gram"}
+
+
+def without_network(record: RunRecord) -> dict[str, float]:
+    """Bits per byte of the run's held-out text without a network, by its compressor or counts."""
+    marks = record.progress.marks
+    return {shown: marks[name] for name, shown in BASELINES.items() if name in marks}
+
+
 def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
     """Return a picture with the bits per byte of all runs over time; dots are held-out text.
 
-    A star is the final score, on more held-out text than the dots; `kind` is one of `FORMATS`.
+    A star is the final score, on more held-out text than the dots; the baselines of one run have
+    their names. `kind` is one of `FORMATS`.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)
@@ -152,6 +164,12 @@ def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
             if known.any():
                 label = label if alone else f"{record.run.name}: {label}"
                 axes.plot(xs[known], ys[known], color=ink, label=label, **style)
+    for k, (name, bits) in enumerate(without_network(records[0]).items() if alone else ()):
+        axes.axhline(bits, color=LIGHT.ink, lw=0.6, ls=":", alpha=0.5)
+        axes.annotate(
+            name, (1 - 0.25 * k, bits), xycoords=("axes fraction", "data"), ha="right",
+            va="bottom", color=LIGHT.ink, fontsize=7,
+        )  # fmt: skip
     axes.set(xlabel=f"training time, {unit}", ylabel="bits per byte")
     subject = records[0].run.name if alone else f"{len(records)} runs"
     axes.set_title(f"bits per byte of {subject}", loc="left", color=LIGHT.ink, fontsize=10)

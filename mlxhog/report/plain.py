@@ -11,7 +11,7 @@ from typing import Self
 from mlxhog.base.output import lasting
 from mlxhog.base.quantities import format_bytes, format_clock, format_count
 from mlxhog.report.metrics import Doing, Progress, best_of, label, number, rate
-from mlxhog.report.streams import printable, printable_lines, wrapped
+from mlxhog.report.streams import printable_lines, wrapped
 
 MOST_WORKERS = 4  # a line lists up to this many workers one by one
 
@@ -81,7 +81,7 @@ class PlainLines(RunView):
                 self.show(str(doing))
         if progress.sample not in (None, self._sample):
             self._sample = progress.sample
-            self.show(f"sample: {printable(str(progress.sample))}")
+            self.show(f"sample: {progress.sample}")
         if progress.step > self._step and self._is_due():
             self._step = progress.step
             self.show(line(progress))

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from mlxhog.base import darwin
-from mlxhog.base.paths import words
+from mlxhog.base.paths import quoted, words
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
 from mlxhog.checkpoint.run_files import CommandRecord
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, specs_of
+from mlxhog.data import conversations
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.report.history import GrowingFile, History
 from mlxhog.report.metrics import (
@@ -285,7 +286,7 @@ class RunRecord:
             "repeat it with the file of its options": f"mlxhog train -c {run}/config.yaml",
             **{f"trained {steps}": line for steps, line in self.history_of_commands()},
             "train it further": f"mlxhog train --resume {run}{more}",
-            "write text with it": f'mlxhog generate {run} --prompt "The"',
+            "write text with it": f"mlxhog generate {run} {prompt_flags(self.run)}",
             "this page again": f"mlxhog report {run}",
         }
 
@@ -312,6 +313,14 @@ def command_lines(
         told.append((steps, " ".join([begin, *flags])))
         before = dict(part.options)
     return told
+
+
+def prompt_flags(run: Run) -> str:
+    """Return options of `mlxhog generate` for the beginning of a validation document."""
+    question = conversations.question(prompt := run.sample_prompt())
+    text = prompt if question is None else question
+    text = " " * text.startswith(("-", "@")) + text  # no option, and no file
+    return f"{'--chat ' * (question is not None)}--prompt {quoted(text)}"
 
 
 def path_words(value: object, *, public: bool) -> list[str]:

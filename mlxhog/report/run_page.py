@@ -13,15 +13,14 @@ from importlib.metadata import version
 
 from mlxhog.base.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.report import page
-from mlxhog.report.charts import LIGHT
-from mlxhog.report.metrics import COUNTS, WORKER_COLUMNS, best_of, number
+from mlxhog.report.charts import LIGHT, without_network
+from mlxhog.report.metrics import WORKER_COLUMNS, best_of, number
 from mlxhog.report.record import RunEvent, RunRecord, different_texts
 from mlxhog.report.shares import rows
 
 MOST_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""
 FEWEST_POINTS, MOST_POINTS = 100, 2000
-COMPARED = ("gzip", "xz", COUNTS)
 MOST_TEXT = 280
 """Characters of the newest sample."""
 NEWEST, MOST_SAMPLES, MOST_EVENTS = 5, 40, 300
@@ -80,18 +79,12 @@ def _data(records: Sequence[RunRecord]) -> dict[str, object]:
             "name": record.run.name,
             "seq_len": record.config.get("seq_len") or 1,
             "workers": dict(sorted(record.history.backends.items())),
-            "marks": _without_network(record),
+            "marks": without_network(record),
             **record.history.drawn(points),
         }
         for record in records
     ]
     return {"runs": runs, "n_inks": len(LIGHT.inks)}
-
-
-def _without_network(record: RunRecord) -> dict[str, float]:
-    """Bits per byte of the run's held-out text without a network, by its compressor or counts."""
-    marks = record.progress.marks
-    return {name: marks[name] for name in COMPARED if name in marks}
 
 
 def _live(name: str, body: str, tag: str = "div", kind: str = "") -> str:
@@ -141,7 +134,7 @@ def tiles(record: RunRecord) -> str:
         elif now.eta_s is not None:
             tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
         if (bits := record.last("val_bits_per_byte")) is not None:
-            marks = [f"{name} {number(one)}" for name, one in _without_network(record).items()]
+            marks = [f"{name} {number(one)}" for name, one in without_network(record).items()]
             larger = facts.get("larger held-out score", "")
             details = record.scored_at.strip(), best_of(now), ", ".join(marks), larger
             tile("held-out bits per byte", number(bits), *details)

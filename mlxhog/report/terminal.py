@@ -17,9 +17,9 @@ from rich.text import Text
 from mlxhog.base.output import lasting
 from mlxhog.report.metrics import IN_QUORUM, REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
 from mlxhog.report.plain import RunView, heading, losses
-from mlxhog.report.streams import printable
+from mlxhog.report.streams import printable_lines
 
-SAMPLE_WIDTH = 400
+SAMPLE_WIDTH, SAMPLE_LINES = 400, 8
 WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer
 BEST = 1.5  # largest value at the right end of the scale; a better model is at the end
 BELOW = 0.82  # the right end is at most this multiple of the best reference
@@ -139,8 +139,8 @@ class Picture(JupyterMixin):
             style = "green" if one.state == IN_QUORUM else "yellow"
             yield Text(f"{one.name}{' (this one)' * one.is_own}  {one}", style=style)
         if progress.sample:
-            text = f"sample> {printable(progress.sample)[:SAMPLE_WIDTH]}"
-            yield Text(text, style="italic")
+            lines = printable_lines(progress.sample[:SAMPLE_WIDTH]).split("\n")[:SAMPLE_LINES]
+            yield Text("\n".join(["sample> " + lines[0], *lines[1:]]), style="italic")
 
 
 _WORDS = ("worker", "backend", "state")

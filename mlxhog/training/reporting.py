@@ -20,7 +20,7 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import spelt_values_of
-from mlxhog.data import corpora
+from mlxhog.data import corpora, heldout
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
 from mlxhog.report.metrics import (
@@ -70,6 +70,7 @@ class Reporter:
         earlier.setdefault("first_name", run.directory.name)  # trackers know the run by it
         birth = ("created_ns", "order", "first_name")
         self._birth = {name: value for name, value in earlier.items() if name in birth}
+        self._text = heldout.beginning(plan.data.val, plan.data.tokenizer)
         self._resumed: list[int] = []
         first = plan.budget.steps_before
         kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
@@ -226,6 +227,7 @@ class Reporter:
                 "data": config.data,
                 "data_path": corpora.full_path(config.data),
                 "held_out": asdict(plan.held_out),
+                **dict(zip(("text_kind", "sample_prompt"), self._text, strict=True)),
                 "parameters": plan.parameters,
                 "commands": [{"to_step": steps, **one} for one in self.commands],
                 "automatic": plan.automatic,

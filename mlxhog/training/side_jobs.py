@@ -38,7 +38,6 @@ PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
 EMULATED_SHARE = 0.01  # of these, for emulated models, which are slow
 LARGER_TOKENS = 2_000_000
 LEAST_BYTES = 1024
-SAMPLE_PROMPT = "The"
 SAMPLE_TOKENS = 160
 
 
@@ -232,12 +231,15 @@ class TextJobs:
 
         self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
-        texts = [SAMPLE_PROMPT]
+        _, prompt = heldout.beginning(self._val, self._tokenizer)
+        most = self.job.plan.model.max_length  # 0: any length
+        ids, texts = self._tokenizer.encode(prompt.encode())[: most // 2 or None], [prompt]
+        length = min(SAMPLE_TOKENS, most - len(ids)) if most else SAMPLE_TOKENS
         for piece in answer(
             self.context.backend,
-            [self._tokenizer.encode(SAMPLE_PROMPT.encode())],
+            [ids],
             tokenizer=self._tokenizer,
-            sampling=Sampling(max_new_tokens=SAMPLE_TOKENS, seed=self.job.config.seed),
+            sampling=Sampling(max_new_tokens=length, seed=self.job.config.seed),
         ):
             texts.append(piece.text)
             if self._is_over():

@@ -51,7 +51,7 @@ def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsy
     for text in (
         "held-out text: 2.050 bits per byte",
         f"run: {RESULT.run}",
-        f'mlxhog generate {RESULT.run} --prompt "The"',
+        f"mlxhog generate {RESULT.run} --prompt The",
         f"mlxhog train --resume {RESULT.run}",
     ):
         assert text in out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.checkpoint.run import Run
 from mlxhog.cli.generate import read_prompt, read_prompts
 from mlxhog.data import textfiles
 from mlxhog.data.conversations import STOPS
@@ -73,6 +74,25 @@ def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(mode
     Path("mixed.jsonl").write_text(lines[0] + '{"prompt": "a"}\n')
     with pytest.raises(ConfigError, match="some lines have a prompt and others have messages"):
         read_prompts("mixed.jsonl")
+
+
+def test_a_model_says_what_it_was_trained_on_and_how_to_ask_it_otherwise(model, capsys):
+    words = ("generate", model, "--prompt=hi", LONG)
+    run = Run(Path("runs", model).absolute())
+    for kind, plain, chat in (
+        ("plain text", "", "; without --chat it continues the prompt"),
+        ("conversations", "; --chat asks it as a user", ""),
+    ):
+        texts = "/home/me/private/notes\nold/b.txt"
+        with run.lock():
+            run.write_status({"status": "done", "data": texts, "text_kind": kind})
+        for more, hint in (((), plain), (("--chat",), chat)):
+            text, beside = said(capsys, *words, *more)
+            assert beside.splitlines()[:2] == [
+                f"trained on notes, b.txt ({kind}){hint}",
+                f"weights of checkpoint step-00000000 of run {model}, step 0 (no update yet)",
+            ]
+            assert text.startswith("User: hi\nAssistant:" if more else "hi")
 
 
 def test_a_prompt_is_read_as_training_reads_its_text(tmp_path, monkeypatch):

@@ -122,9 +122,10 @@ def test_a_run_through_links_of_the_user_is_written_and_only_removed_at_its_own_
     Path("named").symlink_to(home / "runs" / run.name)
     named = Run(Path("named").absolute())
     with named.lock():
-        named.append_sample("text")
+        named.append_sample("a\fb")
+        named.append_sample("text\n\n---\nmore\n")
         save(named, step=8)
-    assert named.last_sample() == "text"
+    assert named.last_sample() == "text\n\n---\nmore"
     assert os.readlink(named.model) == "checkpoints/step-00000008"
     refused(capsys, f"named is a link to the run {home}", "runs", "rm", "./named", "--yes")
     assert named.has_checkpoint()

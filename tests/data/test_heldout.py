@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import heldout
+from mlxhog.data import conversations, heldout
 from mlxhog.data.batch import IGNORED
 from mlxhog.data.prepare import prepare
 from mlxhog.data.records import Example
@@ -51,6 +51,26 @@ def test_a_word_that_is_no_rule_is_refused_also_where_data_bring_their_held_out_
     with pytest.raises(DataError, match="no held-out rule 'tial'.*; did you mean 'tail'"):
         prepare(str(tmp_path), val="tial")
     assert prepare(str(tmp_path), val="tail").rule == "given"
+
+
+def test_samples_begin_as_a_validation_document_does(tmp_path):
+    talk = [b"User: hi\nAssistant:", b" yo", b"\nUser: why\nAssistant:", b" so"]
+    for k, (kind, prompt, *documents) in enumerate(
+        [
+            ("plain text", "Soup", b"# Soup\n\nWater and salt, then "),
+            ("plain text", "one two, three four five", b"...", b"- one two, three four five sixth"),
+            ("plain text", "\u6625\u7720" * 12, "\u6625\u7720".encode() * 99),
+            ("plain text", "The", b"!"),
+            ("conversations", "User: hi\nAssistant:", Example(*talk)),
+            ("conversations", "User: hi\nAssistant:", b"".join(talk)),
+            ("conversations", "User: Hello\nAssistant:", Example(b"User: " + b"x" * 400, b" y")),
+            ("prompts and answers", "2+2=\n", Example(b"x" * 400, b"y"), Example(b"2+2=", b"4")),
+        ]
+    ):
+        file = token_file(tmp_path / str(k), documents)
+        assert heldout.beginning(file, ByteTokenizer()) == (kind, prompt)
+    assert conversations.question("System: s\nUser: a\nb\nAssistant:") == "a\nb"
+    assert conversations.question("User: a") is None
 
 
 def test_marks_are_those_of_the_held_out_bytes_whatever_the_tokenizer(tmp_path):

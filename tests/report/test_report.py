@@ -32,8 +32,10 @@ def test_the_picture_names_its_runs_of_any_script_and_explains_its_lines(tmp_pat
     assert charts.losses([other]).startswith(b"\x89PNG")  # a warning would be an error here
     monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
     scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
+    marks = {"uniform": 8.0, "xz": 2.0, "counts": 1.9}
+    marked = [{**line, "marks": marks} for line in lines(30, every_s=20.0)]
     runs = [
-        RunRecord(write_run(tmp_path, "a", metrics=lines(30, every_s=20.0))),
+        RunRecord(write_run(tmp_path, "a", metrics=marked)),
         RunRecord(write_run(tmp_path, "b", metrics=scored)),
     ]
     larger = ["b: training", "b: held-out", "b: held-out, 20%"]
@@ -45,6 +47,8 @@ def test_the_picture_names_its_runs_of_any_script_and_explains_its_lines(tmp_pat
         assert subject in axes.get_title("left")
         assert axes.get_xlabel() == "training time, min"
         assert [text.get_text() for text in legend.get_texts()] == keys
+        names = {text.get_text() for text in axes.texts}
+        assert names == ({"xz", "n-gram"} if subject == "a" else set())
         assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 

@@ -9,6 +9,7 @@ from mlxhog import TrainConfig
 from mlxhog.arena import Arena, clock
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
 from mlxhog.config.options import options
 from mlxhog.training import run as runs
 from mlxhog.training.plan import make_plan
@@ -39,6 +40,11 @@ dropout: 0.1
 reset_at_document_boundaries: true
 bos_token_id: 256
 """
+
+
+def sample_prompt(result):
+    """The beginning of the samples of a run."""
+    return Run(Path(result.run)).sample_prompt()
 
 
 def mixed_model(tmp_path):

@@ -31,7 +31,6 @@ from mlxhog.base.http_server import (
     listen,
     url_of,
 )
-from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Request, checked_ids
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
@@ -82,7 +81,10 @@ class Api:
         # HTTP/1.0 need not name the host.
         self._names = OWN_NAMES | {config.host.lower(), ""} if is_own(config.host) else None
         about = {"id": self._model.name, "object": "model", "created": int(time())}
-        self._description = about | {"owned_by": "mlxhog"}
+        run = self._model.run
+        texts = ("", "") if run is None else (run.trained_on(), run.sample_prompt())
+        more = dict(zip(("trained_on", "sample_prompt"), texts, strict=True))
+        self._description = about | {"owned_by": "mlxhog", "mlxhog": more}
         self._routes = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -232,11 +234,10 @@ class Api:
         return JSONResponse({"object": "examples", "kept": len(examples)})
 
     def _keep(self, examples: Sequence[object]) -> None:
-        path = self._model.checkpoint
-        run = Run(path) if is_run(path) else run_of(path)
+        run = self._model.run
         try:
             if run is None:
-                raise RunError(f"{path.name} is not a checkpoint of a run; serve a run")
+                raise RunError(f"{self._model.name} is not a checkpoint of a run; serve a run")
             append_examples(run.directory, examples, self._model.tokenizer)
         except RunError as error:
             raise RefusedRequest(str(error), status=409, code="not_following") from error

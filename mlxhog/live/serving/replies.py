@@ -181,6 +181,7 @@ class Reply(AnswerJob):
             "age_s": round(last.age_s, 3),
             "age_updates": last.age_updates,
             "consistent": self._consistent,
+            **({"note": self._request.note} if self._request.note else {}),
         }
 
 

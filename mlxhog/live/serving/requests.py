@@ -16,6 +16,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 from mlxhog.base import plain_json, typed
+from mlxhog.base.quantities import MOST_COUNT
 from mlxhog.config.options import option, options
 from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
@@ -34,8 +35,8 @@ MOST_LOGPROBS = 20
 """Largest number of alternatives to each token, as in vLLM."""
 
 IGNORED = frozenset(
-    "cache_prompt chat_id id_slot metadata n_keep parallel_tool_calls prediction priority "
-    "prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
+    "cache_prompt chat_id id id_slot keep_alive metadata n_keep parallel_tool_calls prediction "
+    "priority prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
     "safety_identifier service_tier session_id store timings_per_token transforms user".split()
 )
 """Fields of other servers that never change a text: bills, logs and caches."""
@@ -47,7 +48,8 @@ HARMLESS: Mapping[str, Sequence[object]] = {
     "add_bos_token": (True,),
     "best_of": (1,),
     "cfg_scale": (1,),
-    "do_sample": (True,),
+    "chat_template_kwargs": ({"enable_thinking": False},),
+    "detokenize": (True,),
     "encoder_repetition_penalty": (1,),
     "function_call": ("none", "auto"),
     "guidance_scale": (1,),
@@ -62,6 +64,7 @@ HARMLESS: Mapping[str, Sequence[object]] = {
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "tfs": (1,),
+    "thinking": ({"type": "disabled"},),
     "tfs_z": (1,),
     "tool_choice": ("none", "auto"),
     "top_n_sigma": (-1,),
@@ -119,6 +122,7 @@ class _Words:
     stream_options: Mapping[str, bool] = field(default_factory=dict)
     stop: str | tuple[str, ...] = ()
     echo: bool = False
+    do_sample: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +141,7 @@ class ClientRequest:
     writes: bool = True  # whether there is an answer; `max_tokens` 0 asks for the prompt only
     is_chat: bool = False  # whether the answer is a message
     continues: bool = False  # whether that message begins in the request
+    note: str = ""  # what of the request is not done, for the client
 
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
@@ -216,10 +221,12 @@ def _object(body: bytes) -> dict[str, Any]:
         raise RefusedRequest(f"the body is not JSON: {shown(str(error))}") from error
     if not isinstance(value, dict):
         raise RefusedRequest(f"the body is {shown(value)}; wanted a JSON object")
+    if isinstance(more := value.get("stream_options"), dict):
+        value["stream_options"] = {name: one for name, one in more.items() if one is not None}
     return {
-        name: value
-        for name, value in value.items()
-        if value is not None and not (name == "logprobs" and value is False)
+        name: one
+        for name, one in value.items()
+        if not (one is None or (name == "logprobs" and one is False) or (name, one) == ("stop", ""))
     }
 
 
@@ -267,7 +274,11 @@ def _request(
         raise RefusedRequest("prompt is empty; wanted a text, or ids of tokens", param="prompt")
     is_one = isinstance(words.prompt, str) or isinstance(words.prompt[0], int)
     numbers = _numbers(fields, length)
-    own = {name: numbers.pop(name) for name in ("n", "logprobs") if name in numbers}
+    own: dict[str, Any] = {k: numbers.pop(k) for k in ("n", "logprobs") if k in numbers}
+    if not words.do_sample:  # as transformers does
+        if numbers.get("temperature"):
+            own["note"] = "do_sample is false: the likeliest tokens, without the temperature"
+        numbers["temperature"] = 0.0
     return ClientRequest(
         prompts=(words.prompt,) if is_one else words.prompt,  # type: ignore[arg-type]
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
@@ -287,7 +298,8 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
             continue
         if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
             continue
-        if name == length and value == -1:  # the server cuts it to its limit
+        is_number = isinstance(value, int | float)
+        if name == length and is_number and (value == -1 or value > MOST_COUNT):  # cut to the limit
             numbers[_LENGTH.name] = sys.maxsize
             continue
         if name not in known:
@@ -300,7 +312,7 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
             problem = f"{shown(name)} is not supported here; leave it out{hint}"
             raise RefusedRequest(problem, param=name[:100])
         try:
-            if not isinstance(value, int | float):
+            if not is_number:
                 raise ValueError(f"is {shown(value)}; wanted {known[name].expected}")
             numbers[known[name].name] = known[name].convert(value)
         except ValueError as error:

@@ -53,6 +53,11 @@ class Ranking:
         return tuple(dict.fromkeys(task for row in self.rows for task in row.tasks))
 
     @property
+    def seeds(self) -> list[int]:
+        """The seeds of the runs that ended, in order."""
+        return sorted({record.seed for record in self.records})
+
+    @property
     def seconds(self) -> float:
         """Training time of all runs together."""
         return sum(record.seconds for record in self.records)
@@ -61,16 +66,17 @@ class Ranking:
     def heading(self) -> str:
         """Study, suite, runs, time and statuses in one line."""
         ends = [f"{n} {name}" for name, n in self.statuses.items() if name != "done"]
-        runs = f"{len(self.records)} of {self.planned} runs"
+        runs = f"{len(self.records):,} of {self.planned:,} runs"
+        seeds = f"seed{'s' * (len(self.seeds) != 1)} {', '.join(map(str, self.seeds)) or '-'}"
         time = f"{format_duration(self.seconds)} of training"
-        return "  ".join([f"study {self.study}", f"suite {self.suite}", runs, time, *ends])
+        return "  ".join([f"study {self.study}", f"suite {self.suite}", runs, seeds, time, *ends])
 
     @property
     def lacking(self) -> str:
         """The missing part of the study, in one sentence; "" for a complete one."""
         parts, ended = [], len(self.records)
         if ended < self.planned:
-            parts.append(f"{ended} of {self.planned} runs have ended")
+            parts.append(f"{ended:,} of {self.planned:,} runs have ended")
         if partial := sum(row.status == "partial" for row in self.rows):
             parts.append(f"{partial} of {len(self.rows)} candidates lack runs")
         if not parts and not self.rows:

@@ -1,6 +1,7 @@
 """One HTML page of a study, and its plots: no network, no script, light and dark, on paper too."""
 
 import base64
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +36,7 @@ def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
     cards = [[*one.values()] for one in lost]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="sum">{escape(ranking.heading)}</p>',
+        f'<p class="sum">{escape(ranking.heading).replace("  ", " &middot; ")}</p>',
         f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
         _leaderboard(ranking) if ranking.rows else "",
         f'<div class="figures">\n{figures}\n</div>' if figures else "",
@@ -91,6 +92,8 @@ LEGEND_WIDTH = 44
 WIDE = 8.0
 """Ratio of the largest to the smallest cost above which the axis is logarithmic."""
 BASELINE = "baseline"
+DASHES = (("-", "solid"), ("--", "dashed"), (":", "dotted"), ("-.", "dash-dotted"))
+"""Looks of the lines of seeds, in turns."""
 
 COSTS = {
     "params": "parameters of the layers",
@@ -125,6 +128,8 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             "front; hollow candidates lack runs and are not on it.",
             partial(draw_costs, ranking, name),
         )
+    named = zip(ranking.seeds, itertools.cycle(DASHES))  # noqa: B905
+    seeds = ", ".join(f"seed {seed} {look}" for seed, (_, look) in named)
     for task in ranking.tasks:
         # The baseline if it was run, else the first setting.
         labels = [record.label for record in ranking.records if record.task == task]
@@ -134,10 +139,14 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             yield Plot(
                 f"curves-{task}",
                 f"Learning curves: {task}, {label}",
-                "A line per seed, of its best optimiser point. x marks where a run diverged, a "
-                "dotted line the best that is possible.",
+                f"A line per seed, of its best learning rate: {seeds}. x marks where a run "
+                "diverged, a grey line the best that is possible.",
                 partial(draw_curves, ranking, task, label),
             )
+
+
+def _with_commas(value: float, _: float) -> str:
+    return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 def front(ranking: Ranking, cost: str) -> list[int]:
@@ -194,7 +203,12 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     if above and max(above) / min(above) > WIDE:
         axes.set_xscale("symlog", linthresh=min(above))  # some keep no state at all
     low, high = axes.get_ylim()
-    axes.set(xlabel=COSTS[cost], ylabel="score", ylim=(max(low, -0.02), min(high, 1.02)))
+    axes.xaxis.set_major_formatter(_with_commas)
+    axes.set(
+        xlabel=COSTS[cost],
+        ylabel="score: mean accuracy over the tasks",
+        ylim=(max(low, -0.02), min(high, 1.02)),
+    )
     legend_below(axes, theme)
     return figure
 
@@ -207,18 +221,20 @@ def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> "Figur
         for run in row.best:
             if (run.task, run.label) != (task, label) or not (points := ranking.curve(run.key)):
                 continue
+            dashes = DASHES[ranking.seeds.index(run.seed) % len(DASHES)]
             axes.plot(
                 [point.step for point in points], [point.acc_token for point in points],
-                color=color, linewidth=1.4 if is_first else 0.7, label=name,
+                color=color, linestyle=dashes[0], linewidth=1.4 if is_first else 0.7, label=name,
                 marker=MARKERS[rank] if is_first else None, markersize=3,
                 markevery=max(1, len(points) // 8),
             )  # fmt: skip
             if run.status == "diverged":
                 axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
     for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):
-        axes.axhline(ceiling, color=theme.ink, linewidth=0.8, linestyle=":")
+        axes.axhline(ceiling, color=theme.faint, linewidth=1.6)
     of = "validation" if {row.select for row in ranking.rows} == {"val"} else "test"
-    axes.set(xlabel="step", ylabel=f"acc_token of the {of} rows", ylim=(0.0, 1.02))
+    axes.xaxis.set_major_formatter(_with_commas)
+    axes.set(xlabel="step", ylabel=f"accuracy per token, {of} rows", ylim=(0.0, 1.02))
     axes.set_xlim(left=0)
     legend_below(axes, theme)
     return figure

@@ -28,6 +28,12 @@ async function connect() {
   model = list.data[0].id;
   $("model").textContent = model;
   document.title = model;
+  const { trained_on: text, sample_prompt: prompt } = list.data[0].mlxhog;
+  const chats = text.endsWith("(conversations)");
+  if (!text) return;
+  $("about").textContent = "Trained on " + text + (chats ? ": it chats." : ": it continues a text.");
+  $("mode").value = chats ? "chat" : "continue";
+  $("text").placeholder = prompt.replace(/^[^]*\nUser: |^User: |\nAssistant:$/g, "");
 }
 
 function writer(line) {  // drawing every token would take longer than writing it

@@ -113,7 +113,7 @@ const drawn = (() => {
       legend: { show: false },
       cursor: { drag: { x: true, y: false, setScale: true }, points: { size: 6 } },
       hooks: { setSelect: [() => { chart.isZoomed = true; }],
-        setCursor: [(plot) => read(plot, legend, all)] },
+        draw: [(plot) => name(plot, all)], setCursor: [(plot) => read(plot, legend, all)] },
       axes: [{ ...look, size: 26, label: AXES[axis].label, labelSize: 18, labelGap: 2,
         labelFont: font, ...(axis === "time" ? { incrs: SECONDS } : {}), space: 60,
         values: (u, ticks) => ticks.map(format) },
@@ -130,6 +130,18 @@ const drawn = (() => {
     box.addEventListener("dblclick", () => { chart.isZoomed = false; });  // uPlot shows the whole
     box.addEventListener("keydown", (event) => move(event, chart.plot));
     return chart;
+  }
+
+  // Write the names of baselines at their lines, beside each other where these are near.
+  function name({ ctx, bbox, valToPos }, all) {
+    Object.assign(ctx, { textAlign: "right", font: `${11 * devicePixelRatio}px system-ui, sans-serif` });
+    let right = bbox.left + bbox.width;
+    for (const line of all.filter(({ isMark }) => isMark)) {
+      const at = valToPos(newest(line.values), "y", true);
+      ctx.fillStyle = line.ink;
+      if (at > bbox.top && at < bbox.top + bbox.height) ctx.fillText(line.name, right, at - 4);
+      right -= ctx.measureText(line.name + "    ").width;
+    }
   }
 
   // The legend: the numbers at the cursor, else the newest numbers.

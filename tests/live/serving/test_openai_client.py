@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import openai
 import pytest
 
 from mlxhog import load
+from tests.cli.command import told
 
 LETTERS = set("abcdefghi\n")
 
@@ -84,6 +86,33 @@ def test_a_chat_s_scores_are_those_of_its_text_whole_and_as_a_stream(client, ser
     assert sum(parts, []) == whole
     assert [bytes(one.bytes).decode() for one in whole] == [one.token for one in whole]
     assert all(one.logprob == one.top_logprobs[0].logprob for one in whole)
+
+
+def test_scores_of_an_answer_are_token_by_token_those_of_the_model(client, server, folder, capsys):
+    """Whatever the sampling; and `eval` has their sum."""
+    how = {"max_tokens": 9, "temperature": 0.5, "extra_body": {"repetition_penalty": 1.5}}
+    chat = say(client, server, **how, logprobs=True, top_logprobs=3).choices[0]
+    plain = ask(client, server, **how, logprobs=3).choices[0]
+    chosen = [(one.token, one.logprob) for one in chat.logprobs.content]
+    with load("latest", out=folder / "runs", backend="torch:cpu") as model:
+        for prompt, pairs in (
+            ("User: ab\nAssistant:", chosen),
+            ("ab", zip(plain.logprobs.tokens, plain.logprobs.token_logprobs, strict=True)),
+        ):
+            tokens, scores = zip(*pairs, strict=True)
+            text = (prompt + "".join(tokens)).encode()
+            logits = model.logits([model.tokenizer.bos, *model.tokenizer.encode(text)])
+            rows = logits[:-1].astype("float64")
+            rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+            own = rows[range(len(text)), [*text]][len(prompt) :]
+            assert scores == pytest.approx(own, abs=1e-4)
+    whole = ask(client, server, "abc\nhi", max_tokens=0, echo=True, logprobs=1).choices[0].logprobs
+    (folder / "text.txt").write_text("abc\nhi")
+    words = ("--data", folder / "text.txt", "--out", folder / "runs")
+    nats = told(capsys, "eval", "latest", *words)["nats"]
+    assert nats == pytest.approx(-sum(whole.token_logprobs), rel=1e-4)
+    note = ask(client, server, **how | {"extra_body": {"do_sample": False}}).model_extra["mlxhog"]
+    assert "without the temperature" in note["note"]
 
 
 @pytest.mark.parametrize("length", [-1, 10**9])

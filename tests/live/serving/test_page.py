@@ -52,6 +52,25 @@ def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(visit, ser
     assert window.troubles == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "says", "mode", "prompt"),
+    [
+        ("plain text", "it continues a text.", "continue", "Dear Ann"),
+        ("conversations", "it chats.", "chat", "User: Dear Ann\nAssistant:"),
+    ],
+)
+def test_the_page_says_what_the_model_was_trained_on(visit, server, kind, says, mode, prompt):
+    about = {"trained_on": f"notes ({kind})", "sample_prompt": prompt}
+    body = {"data": [{"id": server.model, "mlxhog": about}]}
+    window = visit()
+    window.page.route("**/v1/models", lambda route: route.fulfill(json=body))
+    window.page.goto(server.root)
+    window.page.wait_for_function("document.querySelector('#about').textContent")
+    assert window.page.locator("#about").text_content() == f"Trained on notes ({kind}): {says}"
+    assert window.page.get_by_label("mode").input_value() == mode
+    assert window.page.get_by_label("Message").get_attribute("placeholder") == "Dear Ann"
+
+
 def test_a_phone_asks_for_the_key_then_shows_an_answer_while_it_is_written(visit, folder):
     with serving("latest", MLX, cwd=folder, MLXHOG_API_KEY=KEY) as server:
         window, page, expect = opened(visit, server, viewport=PHONE)
@@ -69,7 +88,9 @@ def test_a_phone_asks_for_the_key_then_shows_an_answer_while_it_is_written(visit
         expect(page.locator(".user")).to_have_text("ab")
         expect(page.locator("#send")).to_be_visible()
         expect(page.locator(".answer")).not_to_be_empty()
-        page.get_by_label("mode").select_option("continue")
+        hint, mode = page.locator("#about"), page.get_by_label("mode")
+        assert (hint.text_content(), mode.input_value()) == ("", "chat")  # of a text not recorded
+        mode.select_option("continue")
         with page.expect_request("**/v1/completions") as sent:
             say(page, "abc")
         assert sent.value.post_data_json["prompt"] == "abc"

@@ -1,6 +1,7 @@
 """Fields of requests: what they mean, and what is refused."""
 
 import json
+import sys
 
 import pytest
 
@@ -46,7 +47,7 @@ def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere():
     harness = asked(prompt=[[5, 6]], max_tokens=0, echo=True, logprobs=1, temperature=0, seed=7)
     assert (harness.writes, harness.echo, harness.logprobs) == (False, True, 1)
     assert asked(max_tokens=1, logprobs=0).writes
-    assert asked(logprobs=False).logprobs is None
+    assert (asked(logprobs=False).logprobs, asked(logprobs=0).logprobs) == (None, 0)
 
 
 def test_fields_that_change_no_text_are_ignored_and_others_are_refused():
@@ -98,13 +99,23 @@ def test_samplers_of_other_servers_are_taken_where_they_change_nothing():
         "best_of": 2,
     }
     off = {"mirostat": 0, "mirostat_tau": 5, "dry_base": 1.75, "xtc_threshold": 0.1}
-    asked(**neutral, **off)
+    asked(**neutral, **off, stream_options={"include_usage": None}, stop="")
+    assert asked(max_tokens=10**40).sampling.max_new_tokens == sys.maxsize
     for switch in ("mirostat", "dry_multiplier"):
         with pytest.raises(RefusedRequest, match="is not supported here"):
             asked(**off | {switch: 2})
     assert len(asked(stop=[str(k) for k in range(16)]).sampling.stop) == 16
     body = json.dumps({"prompt": "a"}).encode()
     assert completion(body, model="m").prompts == ("a",)
+
+
+def test_do_sample_false_takes_the_likeliest_tokens_and_says_that_a_temperature_is_left_out():
+    for ask in (asked, talked):
+        greedy, plain = ask(do_sample=False, temperature=0.7), ask(do_sample=False)
+        assert greedy.sampling.temperature == plain.sampling.temperature == 0
+        assert ("without the temperature" in greedy.note, plain.note) == (True, "")
+        sampled = ask(do_sample=True, temperature=0.7)
+        assert (sampled.sampling.temperature, sampled.note) == (0.7, "")
 
 
 def test_a_chat_has_scores_as_openai_s_and_goes_on_with_its_last_message():

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
-from mlxhog.mad.report.page import COSTS, front
+from mlxhog.mad.report.page import COSTS, draw_costs, draw_curves, front
 from mlxhog.report import table
+from mlxhog.report.charts import LIGHT
 from tests.cli.command import told
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 from tests.pairs import each_of
@@ -192,7 +193,7 @@ def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_no
     assert cells_of(html)[: 1 + len(ranking.rows)] == expected
     for what in (
         "this study is partial", "Protocol", "lr 0.002", "Runs that count as 0", "<killed> & gone",
-        "partial, 2 missing",
+        "partial, 2 missing", "seeds 0, 1, 2", "seed 0 solid, seed 1 dashed, seed 2 dotted",
     ):  # fmt: skip
         assert what in unescape(html)
     empty = study(root, "empty", change=lambda record: None)
@@ -201,6 +202,17 @@ def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_no
     html = Path(output["page"]).read_text()
     assert "0 of 54 runs have ended" in html
     assert "<figure" not in html
+
+
+@pytest.mark.slow
+def test_plots_tell_seeds_apart_and_write_large_numbers_with_commas(troubled):
+    ranking, _ = troubled
+    rows = tuple(replace(row, params=1_250_000 * k) for k, row in enumerate(ranking.rows, 1))
+    (costs,) = draw_costs(replace(ranking, rows=rows), "params", LIGHT).axes
+    shown = costs.xaxis.get_major_formatter()
+    assert [shown(1_250_000, 0), shown(0.5, 0)] == ["1,250,000", "0.5"]
+    (curves,) = draw_curves(ranking, TASKS[0], "baseline", LIGHT).axes
+    assert {line.get_linestyle() for line in curves.lines} >= {"-", "--", ":"}
 
 
 def dominates(a, b):
