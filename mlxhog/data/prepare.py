@@ -50,6 +50,8 @@ from mlxhog.errors import DataError, EnvironmentLacks
 
 _VERSION = "mlxhog-prepared-4"
 _RECORD = "prepared.json"
+OPTIONS = ("text_key", "document_separator", "skip_machine_data", "loss_on", "val")
+"""Options of `train` that `prepare` has by the same names."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def prepare(
     *,
     val: str = "hash",
     text_key: str | None = None,
+    document_separator: str | None = textfiles.AUTO,
     loss_on: str = "assistant",
     strict: bool = False,
     skip_machine_data: bool = False,
@@ -121,8 +124,9 @@ def prepare(
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
 
-    `source` and `text_key` are those of `corpora.find`; `tokenizer` is that of `tokenizers.build`,
-    or "auto" (`tokenizers.choose`, for a model of this width); `val` is the held-out rule.
+    `source`, `text_key` and `document_separator` are those of `corpora.find`; `tokenizer` is that
+    of `tokenizers.build`, or "auto" (`tokenizers.choose`, for a model of this width); `val` is the
+    held-out rule.
     `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
     folder, and `skip_machine_data` leaves out base64 and the like. `known` is the text of the run
     that is resumed (`resumes`), or whose weights a new run begins with; `learned` is a folder with
@@ -138,7 +142,8 @@ def prepare(
     """
     cache = _cache()
     machine = MachineData(skip=skip_machine_data)
-    corpus = with_loss_on(corpora.find(source, text_key, show).mapped(machine.read), loss_on)
+    every = corpora.find(source, text_key, show, document_separator)
+    corpus = with_loss_on(every.mapped(machine.read), loss_on)
     predefined = corpus.source == SOTU
     fresh_cut = split.cut_of(val, predefined=predefined)
     cut = fresh_cut if known is None else known.split.cut
@@ -152,6 +157,12 @@ def prepare(
         val, scan, given=corpus.has_held_out, predefined=predefined, known=known,
         resumes=resumes,
     )  # fmt: skip
+    named = document_separator not in (textfiles.AUTO, None, "")
+    if named and not any(one.marks for one in corpus.parts):
+        notes.append(
+            f"the document separator {document_separator!r} is nowhere in the text, which it leaves"
+            " as it is"
+        )
     rule, spec = chosen.rule, tokenizer
     if spec == tokenizers.AUTO:
         n_bytes = scan.n_bytes - scan.given_bytes

@@ -296,6 +296,33 @@ def test_marks_between_documents_cut_them_and_are_said(tmp_path, monkeypatch, re
     assert note.startswith("<|endoftext|> and <|startoftext|> in 3 of 5 files")
 
 
+@pytest.mark.parametrize("read_bytes", [3, 1 << 18])
+@pytest.mark.parametrize(
+    ("separator", "content", "documents"),
+    [
+        (r"\n---\n", "a -- b\r\n---\r\nc\n---\n---d", ["a -- b", "c", "---d"]),
+        ("\n***\n", "a\n***\nb", ["a", "b"]),
+        (r"<doc \\t>", "a\n<doc \\t>\nb<|endoftext|>", ["a", "b<|endoftext|>"]),
+        (r"\f", "a\f\fb", ["a", "b"]),
+        ("§" * 40, f"a{'§' * 40}\n\n\nb{'§' * 39}", ["a", f"b{'§' * 39}"]),
+        (None, "GPT-2 ends it with <|endoftext|>.", ["GPT-2 ends it with <|endoftext|>."]),
+        ("", "a<|endoftext|>b", ["a<|endoftext|>b"]),
+    ],
+)
+def test_a_separator_that_is_named_cuts_text_and_none_cuts_nothing(
+    tmp_path, monkeypatch, read_bytes, separator, content, documents
+):
+    monkeypatch.setattr(textfiles, "_READ_BYTES", read_bytes)
+    texts = {"a.txt": content, "b.py": content, "c.jsonl": json.dumps({"text": content})}
+    corpus = corpora.find(str(written(tmp_path, texts)), separator=separator)
+    for part in corpus.parts:
+        assert [text.decode() for text in part.read()] == documents
+    notes = corpus.notes()
+    assert len(notes) == bool(separator)
+    assert all("in 3 of 3 files: documents are cut there" in note for note in notes)
+    assert "\n" not in "".join(notes)
+
+
 def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):
     paragraphs = [f"{i} " + "word " * (i % 300) + "\n" * (2 + i % 3) for i in range(600)]
     path = written(tmp_path, {"book.txt": "".join(paragraphs)}) / "book.txt"
