@@ -216,6 +216,8 @@ def _plain(path: Path) -> Iterator[bytes]:
             text = waiting + piece
             waiting = text[-1:] if text.endswith(b"\r") else b""  # the next byte may be its LF
             yield text[: len(text) - len(waiting)].replace(b"\r\n", b"\n")
+    if rest := check.getstate()[0]:  # of a character that was cut
+        raise _not_utf8(path, str(path), rest, n_read - len(rest))
     yield waiting
 
 

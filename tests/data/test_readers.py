@@ -66,6 +66,7 @@ READ = [  # name, content, documents
     ("a.tsv.gz", gzip.compress(b'text\n"We walk," she said.\n'), [b'"We walk," she said.']),
     ("a.tsv", '1\ttext\n2\t"one\ttwo\nthree ""4"""\n', [b'one\ttwo\nthree "4"']),  # pandas has
     ("a.tsv", 'text\n"one"\n"two"\n', ONE_TWO),
+    ("a.tsv", '1\ttext\r\n2\t"one\r\n\r\n3\ttwo\r\n\r\n', [b'"one', b"two"]),  # blank lines
     (
         "a.jsonl",
         json.dumps({"prompt": TURNS, "completion": TURNS}),
@@ -75,6 +76,10 @@ READ = [  # name, content, documents
         "a.parquet",
         table(messages=[[*TURNS, {**TURNS[1], "weight": 0}]]),
         [b"User: hi\nAssistant: yo\nAssistant: yo"],
+    ),
+    *(
+        ("a.md", line, [line])
+        for line in [b"version https://git-lfs.github.com/spec/v1 is prose\n"]
     ),
     ("a.txt.gz", gzip.compress(LINES), [LINES]),
     ("a.jsonl.GZ", gzip.compress(LINES), ONE_TWO),
@@ -118,6 +123,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
         ("a.txt.gz", HALF), ("a.jsonl.gz", HALF), ("a.txt.xz", lzma.compress(LINES)[:-5]),
         ("a.txt.zst", ZSTD[:-2]), ("a.jsonl.zst", ZSTD + ZSTD[:3]),
     ]),
+    ("a.txt", b"caf\xc3", None, "is not UTF-8 text: a byte that no text has at offset 3; keep"),
     ("a.txt", b"x" * 1_000_000 + b"\0", None, "a byte that no text has at offset 1,000,000;"),
     ("a.txt", b"x" * 999_999 + b"\xe9 ", None, "at offset 999,999; keep it out of --data, or"),
     ("a.txt", "never wait".encode("utf-16-le"), None, "convert it: iconv -f UTF-16LE -t UTF-8"),
