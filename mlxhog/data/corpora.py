@@ -21,7 +21,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -115,7 +115,9 @@ class Corpus:
 
         return replace(self, parts=tuple(map(changed, self.parts)))
 
-    def notes(self, listed_by: str = "--dry-run") -> list[str]:
+    def notes(
+        self, listed_by: str = "--dry-run", before: Container[str] = frozenset()
+    ) -> list[str]:
         """Say which files are held out by name, which are skipped and why, and which marks are.
 
         Marks between documents are known once the text has been read.
@@ -129,10 +131,16 @@ class Corpus:
             )
         if held_out := self.files(held_out=True):
             notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
-        if self.skipped:
-            refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in self.skipped)
-            notes.append(f"{self.skipped_files(_MOST)}; {listed_by} lists them{refuses}")
-        return notes
+        return notes + self.skipped_note(listed_by, before)
+
+    def skipped_note(self, listed_by: str, before: Container[str]) -> list[str]:
+        """Say which files are skipped and why, but of those of `before` only how many."""
+        new = tuple(one for one in self.skipped if printable(one.path) not in before)
+        n_before = len(self.skipped) - len(new)
+        said = [f"{n_before} files skipped as before"] * bool(n_before)
+        said += [replace(self, skipped=new).skipped_files(_MOST)] * bool(new)
+        refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in new)
+        return [f"{'; '.join(said)}; {listed_by} lists them{refuses}"] if said else []
 
     def skipped_files(self, most: int = _MOST_BAD) -> str:
         """The skipped files by their reasons, at most so many for each; bad ones first."""

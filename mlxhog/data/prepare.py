@@ -38,6 +38,7 @@ from mlxhog.base.durable import (
 )
 from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
+from mlxhog.base.paths import printable
 from mlxhog.base.quantities import format_bytes
 from mlxhog.data import corpora, heldout, split, textfiles, tokenizers
 from mlxhog.data.corpora import Corpus, Show, show_nothing
@@ -206,6 +207,8 @@ def prepare(
             f"{format_bytes(max_bytes(cache))} (mlxhog cache)"
         )
     notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
+    before = known.skipped if known is not None and resumes else frozenset[str]()
+    told = (printable(one.path) for one in corpus.skipped)
     files, made_by, marks = stored
     changed = sum(file.header.get("changed", 0) for file in files)
     return Prepared(
@@ -214,11 +217,11 @@ def prepare(
         tokenizer=made_by,
         spec=spec,
         corpus_sha256=scan.sha256,
-        text=KnownText.of(scan, chosen, known),
+        text=KnownText.of(scan, chosen, known, told),
         added=None if known is None else known.added(scan, chosen),
         kept=kept,
         # Not stored: the same text may come from another folder, with other files, next time.
-        notes=(*corpus.notes(), *_notes(scan, rule, changed), *notes),
+        notes=(*corpus.notes(before=before), *_notes(scan, rule, changed), *notes),
         corpus=corpus,
         n_bytes=scan.n_bytes,
         marks=marks,
