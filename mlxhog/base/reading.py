@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import BinaryIO
 from mlxhog.base.quantities import format_bytes
 from mlxhog.errors import CheckpointError, MlxhogError
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_POINTER = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v\d+\r?\n").match
 
 # Limits.
 MOST_BYTES = 1 << 28  # of a file that is read as a whole
@@ -94,8 +95,8 @@ def refuse_lfs_pointer(
     """
     if begins is None:
         with suppress(OSError), open_regular(path) as file:  # reading the file reports this error
-            begins = file.read(len(LFS_POINTER))
-    if begins is not None and begins.startswith(LFS_POINTER):
+            begins = file.read(64)
+    if begins is not None and LFS_POINTER(begins):
         raise refusal(
             f"{path} is a Git LFS pointer in place of the file; fetch the file with `git lfs pull` "
             f"in {path.parent}"

@@ -19,13 +19,12 @@ from mlxhog.theory import AdviseConfig, AnalyzeConfig
 if TYPE_CHECKING:
     from mlxhog.theory.target import Target
 
-TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on context seq_len
-batch_size grad_accumulation kernels compute_dtype workers threads strategy predict async_after
-write sampled_head blocks optimizer lr clip ngram_lr weight_decay seed
-out"""
-ADVISE_TRAINING = """data tokenizer text_key strict_data skip_machine_data val loss_on seq_len
-batch_size grad_accumulation kernels compute_dtype workers threads write sampled_head optimizer lr
-clip weight_decay slow seed out"""
+TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
+context seq_len batch_size grad_accumulation kernels compute_dtype workers threads strategy predict
+async_after write sampled_head blocks optimizer lr clip ngram_lr weight_decay seed out"""
+ADVISE_TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val
+loss_on seq_len batch_size grad_accumulation kernels compute_dtype workers threads write
+sampled_head optimizer lr clip weight_decay slow seed out"""
 OTHERWISE = "; other options of train are read from a YAML file or a run"
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mlxhog.theory.paired_test import PairedResult
     from mlxhog.theory.pairs import Comparison, Side
 
-BOTH = """data tokenizer text_key strict_data skip_machine_data val loss_on seq_len batch_size
-kernels workers threads strategy optimizer lr schedule"""
+BOTH = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
+seq_len batch_size kernels workers threads strategy optimizer lr schedule"""
 """Options of train that are flags for both sides; the others belong in --a and --b."""
 
 NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "plugin")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import Json, Part, Plugins, RunFolder, run_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.options import option
+from mlxhog.config.options import is_set, option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, shown
 from mlxhog.live import CHECKPOINT, Reading, backend_option
@@ -282,7 +282,7 @@ class EvalConfig(RunFolder, Plugins, Json):
     backend: str = backend_option()
 
 
-@command("eval", text=Part(TrainConfig, "text_key strict_data", "options"))
+@command("eval", text=Part(TrainConfig, "text_key document_separator strict_data", "options"))
 def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     """Score text with a trained model.
 
@@ -321,8 +321,9 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
         with StatusLine(sys.stderr, quiet=False) as line:
             as_trained = options or text
             key = text.text_key or as_trained.text_key
+            cut_by = (text if is_set(text, "document_separator") else as_trained).document_separator
             machine_data = MachineData(skip=as_trained.skip_machine_data)
-            every = corpora.find(config.data, key, line.tick).mapped(machine_data.read)
+            every = corpora.find(config.data, key, line.tick, cut_by).mapped(machine_data.read)
             every = prepare.with_loss_on(every, as_trained.loss_on)
             corpus, _ = corpora.readable(every, strict=text.strict_data, show=line.tick)
         for note in corpus.notes(listed_by="--json"):
@@ -357,8 +358,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             names = names_in_common_folder([one.name for one in corpus.parts])
             scores = {names[path]: scored(names[path], file) for path, file in files}
         elif options is not None and trained is not None:
-            fields = ("text_key", "skip_machine_data", "loss_on", "val")
-            how = {name: getattr(options, name) for name in fields}
+            how = {name: getattr(options, name) for name in prepare.OPTIONS}
             own_tokenizer = options.tokenizer == "auto" or like is not path
             folder_of = path if path.is_dir() else path.parent
             how["tokenizer"] = str(folder_of) if own_tokenizer else options.tokenizer

@@ -82,6 +82,11 @@ class TrainConfig(Merged):
     text_key: str | None = _data(
         None, "field of a JSON line with the text; or those of prompt and completion, with a comma"
     )
+    document_separator: str | None = _data(
+        "auto",
+        "text between documents, which is left out, such as '\\n---\\n'; auto finds <|endoftext|> "
+        "and its kind; none cuts nothing",
+    )
     strict_data: bool = _data(
         False, "refuse damaged, unreadable or empty files of a folder, in place of skipping them"
     )

@@ -21,7 +21,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -115,24 +115,32 @@ class Corpus:
 
         return replace(self, parts=tuple(map(changed, self.parts)))
 
-    def notes(self, listed_by: str = "--dry-run") -> list[str]:
+    def notes(
+        self, listed_by: str = "--dry-run", before: Container[str] = frozenset()
+    ) -> list[str]:
         """Say which files are held out by name, which are skipped and why, and which marks are.
 
         Marks between documents are known once the text has been read.
         """
         notes = list[str]()
         if n_files := sum(bool(one.marks) for one in self.parts):
-            marks = " and ".join(sorted({mark for one in self.parts for mark in one.marks}))
+            marks = sorted({repr(mark)[1:-1] for one in self.parts for mark in one.marks})
             notes.append(
-                f"{marks} in {n_files} of {len(self.parts)} files: documents are cut there, and "
-                "the marks are left out"
+                f"{' and '.join(marks)} in {n_files} of {len(self.parts)} files: documents are cut "
+                "there, and the marks are left out"
             )
         if held_out := self.files(held_out=True):
             notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
-        if self.skipped:
-            refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in self.skipped)
-            notes.append(f"{self.skipped_files(_MOST)}; {listed_by} lists them{refuses}")
-        return notes
+        return notes + self.skipped_note(listed_by, before)
+
+    def skipped_note(self, listed_by: str, before: Container[str]) -> list[str]:
+        """Say which files are skipped and why, but of those of `before` only how many."""
+        new = tuple(one for one in self.skipped if printable(one.path) not in before)
+        n_before = len(self.skipped) - len(new)
+        said = [f"{n_before} files skipped as before"] * bool(n_before)
+        said += [replace(self, skipped=new).skipped_files(_MOST)] * bool(new)
+        refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in new)
+        return [f"{'; '.join(said)}; {listed_by} lists them{refuses}"] if said else []
 
     def skipped_files(self, most: int = _MOST_BAD) -> str:
         """The skipped files by their reasons, at most so many for each; bad ones first."""
@@ -163,10 +171,14 @@ def show_nothing(text: Callable[[], str]) -> None:
     """Show nothing."""
 
 
-def find(spec: str, text_key: str | None = None, show: Show = show_nothing) -> Corpus:
+def find(
+    spec: str, text_key: str | None = None, show: Show = show_nothing,
+    separator: str | None = textfiles.AUTO,
+) -> Corpus:  # fmt: skip
     """Return the corpus that `spec` names, without reading its text yet.
 
-    `text_key` is that of `textfiles.documents`; `show` is told of the files of a folder.
+    `text_key` and `separator` are those of `textfiles.documents`; `show` is told of the files of a
+    folder.
 
     Raises:
         DataError: no corpus or path of that name, a folder without text, not a regular file.
@@ -176,7 +188,7 @@ def find(spec: str, text_key: str | None = None, show: Show = show_nothing) -> C
     if not spec.removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
-        members = [find(one, text_key, show) for one in specs]
+        members = [find(one, text_key, show, separator) for one in specs]
         return Corpus(
             ", ".join(one.source for one in members),
             tuple(part for one in members for part in one.parts),
@@ -185,17 +197,17 @@ def find(spec: str, text_key: str | None = None, show: Show = show_nothing) -> C
     if spec == SOTU:
         return Corpus(SOTU, (Part(SOTU, sotu.documents, SOTU),))
     if spec.startswith("hf:"):
-        return _data_set(spec.removeprefix("hf:"), text_key)
+        return _data_set(spec.removeprefix("hf:"), text_key, separator)
     path = expanded(spec)
     source = os.path.abspath(path)
     if path.is_dir():
-        return _folder(source, _on_disk(path), text_key, show)
+        return _folder(source, _on_disk(path), text_key, separator, show)
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        return Corpus(source, (_part(_on_disk(path), source, text_key),))
+        return Corpus(source, (_part(_on_disk(path), source, text_key, separator),))
     if glob.has_magic(str(path)):
         matches = (Path(one) for one in glob.glob(str(path), recursive=True))
         if files := sorted(_on_disk(one) for one in matches if not one.is_dir()):
-            return _selected(source, files, text_key)
+            return _selected(source, files, text_key, separator)
         raise DataError(
             f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
         )
@@ -209,11 +221,14 @@ def find(spec: str, text_key: str | None = None, show: Show = show_nothing) -> C
     )
 
 
-def _part(path: Path, source: str, text_key: str | None, **how: bool) -> Part:
+def _part(
+    path: Path, source: str, text_key: str | None, separator: str | None, **how: bool
+) -> Part:
     marks = set[str]()
 
     def read() -> Iterator[bytes]:
-        return (text for _, text in textfiles.documents(path, text_key, split=True, marks=marks))
+        every = textfiles.documents(path, text_key, separator, split=True, marks=marks)
+        return (text for _, text in every)
 
     return Part(str(path), read, source, path, **how, marks=marks)
 
@@ -242,7 +257,9 @@ def _on_disk(path: Path) -> Path:
     return path
 
 
-def _folder(source: str, folder: Path, text_key: str | None, show: Show) -> Corpus:
+def _folder(
+    source: str, folder: Path, text_key: str | None, separator: str | None, show: Show
+) -> Corpus:
     files, skipped = list[Path](), list[Skipped]()
     pseudo = _pseudo_devices()
 
@@ -280,7 +297,7 @@ def _folder(source: str, folder: Path, text_key: str | None, show: Show) -> Corp
                 skipped.append(Skipped.bad(path, error))
     skipped.sort(key=lambda one: one.path)
     if files:
-        return _selected(source, sorted(files), text_key, skipped, folder)
+        return _selected(source, sorted(files), text_key, separator, skipped, folder)
     if not skipped:
         raise DataError(f"the folder {folder} holds no files; name a folder with text")
     why = Corpus(source, (), tuple(skipped), folder).skipped_files()
@@ -294,6 +311,7 @@ def _selected(
     source: str,
     files: Sequence[Path],
     text_key: str | None,
+    separator: str | None,
     skipped: Iterable[Skipped] = (),
     folder: Path | None = None,
 ) -> Corpus:
@@ -305,7 +323,7 @@ def _selected(
         test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
     )
     parts = tuple(
-        _part(path, source, text_key, held_out=is_held_out, selected=True)
+        _part(path, source, text_key, separator, held_out=is_held_out, selected=True)
         for own, is_held_out in ((train, False), (held_out, True))
         for path in own
     )
@@ -314,7 +332,7 @@ def _selected(
     return Corpus(source, parts, (*skipped, *others), folder)
 
 
-def _data_set(name: str, text_key: str | None) -> Corpus:
+def _data_set(name: str, text_key: str | None, separator: str | None) -> Corpus:
     source, splits = records.data_set(name)
     train = "train" if "train" in splits else next(iter(splits))
 
@@ -322,7 +340,7 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
         rows = splits[split]
         rows = rows.select_columns(records.columns(rows.column_names, text_key))
         placed = ((f"{source}, {split} row {row}", record) for row, record in enumerate(rows, 1))
-        return (text for _, text in textfiles.of_records(placed, text_key, marks))
+        return (text for _, text in textfiles.of_records(placed, text_key, separator, marks))
 
     marks = set[str]()
     texts = [Part(source, partial(read, train), source, marks=marks)]

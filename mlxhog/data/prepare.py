@@ -38,6 +38,7 @@ from mlxhog.base.durable import (
 )
 from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
+from mlxhog.base.paths import printable
 from mlxhog.base.quantities import format_bytes
 from mlxhog.data import corpora, heldout, split, textfiles, tokenizers
 from mlxhog.data.corpora import Corpus, Show, show_nothing
@@ -50,6 +51,8 @@ from mlxhog.errors import DataError, EnvironmentLacks
 
 _VERSION = "mlxhog-prepared-4"
 _RECORD = "prepared.json"
+OPTIONS = ("text_key", "document_separator", "skip_machine_data", "loss_on", "val")
+"""Options of `train` that `prepare` has by the same names."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def prepare(
     *,
     val: str = "hash",
     text_key: str | None = None,
+    document_separator: str | None = textfiles.AUTO,
     loss_on: str = "assistant",
     strict: bool = False,
     skip_machine_data: bool = False,
@@ -121,8 +125,9 @@ def prepare(
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
 
-    `source` and `text_key` are those of `corpora.find`; `tokenizer` is that of `tokenizers.build`,
-    or "auto" (`tokenizers.choose`, for a model of this width); `val` is the held-out rule.
+    `source`, `text_key` and `document_separator` are those of `corpora.find`; `tokenizer` is that
+    of `tokenizers.build`, or "auto" (`tokenizers.choose`, for a model of this width); `val` is the
+    held-out rule.
     `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
     folder, and `skip_machine_data` leaves out base64 and the like. `known` is the text of the run
     that is resumed (`resumes`), or whose weights a new run begins with; `learned` is a folder with
@@ -138,7 +143,8 @@ def prepare(
     """
     cache = _cache()
     machine = MachineData(skip=skip_machine_data)
-    corpus = with_loss_on(corpora.find(source, text_key, show).mapped(machine.read), loss_on)
+    every = corpora.find(source, text_key, show, document_separator)
+    corpus = with_loss_on(every.mapped(machine.read), loss_on)
     predefined = corpus.source == SOTU
     fresh_cut = split.cut_of(val, predefined=predefined)
     cut = fresh_cut if known is None else known.split.cut
@@ -152,6 +158,12 @@ def prepare(
         val, scan, given=corpus.has_held_out, predefined=predefined, known=known,
         resumes=resumes,
     )  # fmt: skip
+    named = document_separator not in (textfiles.AUTO, None, "")
+    if named and not any(one.marks for one in corpus.parts):
+        notes.append(
+            f"the document separator {document_separator!r} is nowhere in the text, which it leaves"
+            " as it is"
+        )
     rule, spec = chosen.rule, tokenizer
     if spec == tokenizers.AUTO:
         n_bytes = scan.n_bytes - scan.given_bytes
@@ -195,6 +207,8 @@ def prepare(
             f"{format_bytes(max_bytes(cache))} (mlxhog cache)"
         )
     notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
+    before = known.skipped if known is not None and resumes else frozenset[str]()
+    told = (printable(one.path) for one in corpus.skipped)
     files, made_by, marks = stored
     changed = sum(file.header.get("changed", 0) for file in files)
     return Prepared(
@@ -203,11 +217,11 @@ def prepare(
         tokenizer=made_by,
         spec=spec,
         corpus_sha256=scan.sha256,
-        text=KnownText.of(scan, chosen, known),
+        text=KnownText.of(scan, chosen, known, told),
         added=None if known is None else known.added(scan, chosen),
         kept=kept,
         # Not stored: the same text may come from another folder, with other files, next time.
-        notes=(*corpus.notes(), *_notes(scan, rule, changed), *notes),
+        notes=(*corpus.notes(before=before), *_notes(scan, rule, changed), *notes),
         corpus=corpus,
         n_bytes=scan.n_bytes,
         marks=marks,

@@ -18,7 +18,7 @@ import hashlib
 import io
 import json
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -330,15 +330,19 @@ class KnownText:
     digests: NDArray[np.uint64]  # (parts,)
     files: list[tuple[str, int]]  # name, end in parts
     others: Mapping[int, int]
+    skipped: frozenset[str]  # files of which the user has been told
 
     @classmethod
-    def of(cls, scan: Scan, split: Split, known: KnownText | None) -> Self:
+    def of(
+        cls, scan: Scan, split: Split, known: KnownText | None, skipped: Iterable[str] = ()
+    ) -> Self:
         """The text of a scan, and all text that was known before."""
         digests, ends = np.array(scan.digests, np.uint64), [0, *scan.ends]
         others = {} if known is None else known.sides()
         for digest in digests.tolist():
             others.pop(digest, None)
-        return cls(split, digests, [(name, ends[end]) for name, end in scan.files], others)
+        files = [(name, ends[end]) for name, end in scan.files]
+        return cls(split, digests, files, others, frozenset(skipped))
 
     def sides(self) -> dict[int, int]:
         """The side of every known part: 1 is validation text."""
@@ -407,7 +411,9 @@ class KnownText:
     def write(self, folder: Path) -> None:
         """Store it in a run's folder."""
         content, split = io.BytesIO(), self.split
-        about = json.dumps([split.rule, split.cell, split.cut, self.files]).encode()
+        about = json.dumps(
+            [split.rule, split.cell, split.cut, self.files, *sorted(self.skipped)]
+        ).encode()
         others = np.array([*self.others], np.uint64), np.array([*self.others.values()], np.int8)
         np.savez_compressed(
             content, about=np.frombuffer(about, np.uint8), digests=self.digests,
@@ -429,10 +435,12 @@ class KnownText:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 if sum(one.file_size for one in file.zip.infolist()) > MAX_FILE_BYTES:
                     raise ValueError("it unpacks to too many bytes")
-                rule, cell, cut, files = json.loads(bytes(file["about"]))
+                rule, cell, cut, files, *skipped = json.loads(bytes(file["about"]))
                 split = Split(str(rule), int(cell), int(cut), file["held_out"], file["turn"])
                 others = dict(zip(file["others"].tolist(), file["sides"].tolist(), strict=True))
-                known = cls(split, file["digests"], [(str(a), int(b)) for a, b in files], others)
+                files = [(str(a), int(b)) for a, b in files]
+                told = frozenset(map(str, skipped))
+                known = cls(split, file["digests"], files, others, told)
             arrays = (known.digests, split.held_out, split.turn)
             if [str(one.dtype) for one in arrays] != _TYPES or len(
                 {one.shape for one in arrays}

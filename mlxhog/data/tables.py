@@ -79,7 +79,9 @@ def is_unquoted(file: BinaryIO) -> bool:
     """Whether TSV has no quoting (as Tatoeba's): each line is a row, and some field is no CSV."""
     n_columns, is_csv = 0, True
     for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
-        fields = line.rstrip(b"\r\n").split(b"\t")
+        if not (text := line.rstrip(b"\r\n")):
+            continue
+        fields = text.split(b"\t")
         if len(fields) != (n_columns := n_columns or len(fields)):
             return False  # a field with a tab or a line end in it needs quotes
         is_csv = is_csv and all(map(_QUOTED, fields))

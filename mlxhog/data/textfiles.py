@@ -28,7 +28,7 @@ from mlxhog.base.paths import quoted
 from mlxhog.base.reading import MOST_LINE_BYTES
 from mlxhog.data import tables
 from mlxhog.data.office import OFFICE_SUFFIXES, office_text
-from mlxhog.data.records import Example, package, record_text, text_keys
+from mlxhog.data.records import Example, package, plain, record_text, text_keys
 from mlxhog.data.tables import Records
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
@@ -72,9 +72,10 @@ NOT_TEXT = {
 """Suffixes of markup, data of programs, documents and archives, which a folder skips, with the
 command that makes text of them."""
 
-_MARK = re.compile(rb"\n?(<\|(?:end|start|begin)_?of_?text\|>)\n*")
-_MARK_BYTES = 32  # a mark, and the line breaks beside it, may begin in one piece and end in another
+AUTO = "auto"
+_USUAL = rb"<\|(?:end|start|begin)_?of_?text\|>"
 """Marks between documents, as of GPT-2's and TinyStories' files; our BOS takes their place."""
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\f": "\f", "\\\\": "\\"}
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536  # a single file of prose above this size is cut at blank lines ...
@@ -117,7 +118,12 @@ def record_kind(path: Path) -> str:
 
 
 def documents(
-    path: Path, text_key: str | None, *, split: bool = False, marks: set[str] | None = None
+    path: Path,
+    text_key: str | None,
+    separator: str | None = AUTO,
+    *,
+    split: bool = False,
+    marks: set[str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
 
@@ -125,8 +131,8 @@ def documents(
     conversation, becomes an `Example`; other files are one document, or several above
     `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
     looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
-    Text, but not source code, is cut at marks such as <|endoftext|>, which are left out; `marks`
-    gets those that were found.
+    Text is cut at each `separator`, which is left out; None or "" cuts nothing, and "auto" cuts at
+    marks such as <|endoftext|>, but not in source code. `marks` gets those that were found.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -134,25 +140,26 @@ def documents(
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if record_kind(path):
-        yield from of_records(records(path, text_key), text_key, marks)
+        yield from of_records(records(path, text_key), text_key, separator, marks)
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
-        is_code = kind(path) in SOURCE_CODE
         is_office = path.suffix.lower() in OFFICE_SUFFIXES
         content = iter([office_text(path)]) if is_office else _plain(path)
-        texts = [content] if is_code else _between_marks(content, marks)
+        as_it_is = separator == AUTO and kind(path) in SOURCE_CODE
+        texts = _between_marks(content, None if as_it_is else separator, marks)
         pieces = (piece for text in texts for piece in _cut(text, prose=prose))
         yield from ((str(path), piece) for piece in pieces if piece.strip())
 
 
 def of_records(
-    records: Records, text_key: str | None, marks: set[str] | None = None
+    records: Records, text_key: str | None, separator: str | None, marks: set[str] | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of records, as `documents`."""
     for where, record in records:
         text = record_text(record, text_key, where)
         whole = isinstance(text, Example)
-        pieces = short_documents([text] if whole else map(b"".join, _between_marks([text], marks)))
+        texts = [text] if whole else map(b"".join, _between_marks([text], separator, marks))
+        pieces = short_documents(texts)
         yield from ((where, piece) for piece in pieces if piece.strip())
 
 
@@ -163,20 +170,29 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield from [document] if is_short else _cut([document], prose=False)
 
 
-def _between_marks(pieces: Iterable[bytes], marks: set[str] | None) -> Iterator[Iterator[bytes]]:
-    """Yield the pieces of each text between `_MARK`s; each is read before the next."""
+def _between_marks(
+    pieces: Iterable[bytes], separator: str | None, marks: set[str] | None
+) -> Iterator[Iterable[bytes]]:
+    """Yield the pieces of each text between separators; each is read before the next."""
+    named = re.sub(r"\\[ntf\\]", lambda one: _ESCAPES[one[0]], separator or "")
+    if not (mark := plain(named.encode(errors="replace"))):
+        yield pieces
+        return
+    pattern = re.compile(rb"\n?(%b)\n*" % (_USUAL if separator == AUTO else re.escape(mark)))
+    kept = len(mark) + 32  # a mark may begin in one piece and end in another
 
     def numbered() -> Iterator[tuple[int, bytes]]:
-        number, text = 0, b""
+        number, text, begins = 0, b"", False
         for piece in pieces:
-            text += piece
-            *parts, text = _MARK.split(text)
+            text = piece.lstrip(b"\n") if begins else text + piece
+            *parts, text = pattern.split(text)
             for before, mark in zip(parts[::2], parts[1::2], strict=True):
                 yield number, before
                 number += 1
                 if marks is not None:
                     marks.add(mark.decode())
-            end = max(0, len(text) - _MARK_BYTES)
+            begins = (begins or bool(parts)) and not text
+            end = max(0, len(text) - kept)
             yield number, text[:end]
             text = text[end:]
         yield number, text
@@ -200,6 +216,8 @@ def _plain(path: Path) -> Iterator[bytes]:
             text = waiting + piece
             waiting = text[-1:] if text.endswith(b"\r") else b""  # the next byte may be its LF
             yield text[: len(text) - len(waiting)].replace(b"\r\n", b"\n")
+    if rest := check.getstate()[0]:  # of a character that was cut
+        raise _not_utf8(path, str(path), rest, n_read - len(rest))
     yield waiting
 
 

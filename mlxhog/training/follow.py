@@ -30,7 +30,9 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
 from mlxhog.base.paths import printable
+from mlxhog.config.config import TrainConfig
 from mlxhog.data import textfiles
+from mlxhog.data.machine_data import without
 from mlxhog.data.records import Example
 from mlxhog.data.stream import (
     EXAMPLES,
@@ -67,12 +69,12 @@ class Follower:
     Concurrency: `end`, `messages` and `fault` may be read by other threads at any time.
     """
 
-    def __init__(self, folder: Path, writer: StreamWriter, loss_on: str = "assistant") -> None:
-        self._learns_answers = loss_on == "assistant"
+    def __init__(self, folder: Path, writer: StreamWriter, config: TrainConfig) -> None:
         self.folder = folder  # with subfolders, without hidden files
         self.end = writer.last.end_ticket  # number of published tickets
         self.messages: deque[str] = deque()  # for the user; the reader removes those it reads
         self.fault: BaseException | None = None  # that ended the thread
+        self._config = config  # whose options of text are those of its files, too
         self._writer, self._reports = writer, set[str]()
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
         self._postponed = set[str]()  # names left for the next start
@@ -226,21 +228,23 @@ class Follower:
                     yield path, name
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        n_bytes, marks = 0, set[str]()
-        for where, document in textfiles.documents(path, None, marks=marks):
+        n_bytes, config, marks = 0, self._config, set[str]()
+        how = config.text_key, config.document_separator
+        for where, document in textfiles.documents(path, *how, marks=marks):
             n_bytes += max(len(document), ROW_BYTES)
             if n_bytes > MOST_BYTES:
                 raise DataError(
                     f"it has more than {MOST_BYTES:,} bytes of text, where a document counts for "
                     f"{ROW_BYTES} or more; split it"
                 )
-            yield from self._rows_of(document, where)
-        for mark in sorted(marks):
+            for rest in without([document]) if config.skip_machine_data else [document]:
+                yield from self._rows_of(rest, where)
+        for mark in (repr(one)[1:-1] for one in sorted(marks)):
             self._say(f"{mark} in new files: documents are cut there, and the marks are left out")
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
-        if self._learns_answers and isinstance(document, Example):
+        if self._config.loss_on == "assistant" and isinstance(document, Example):
             return example_rows(document, tokenizer, seq_len, where)
         return document_rows(document, tokenizer, seq_len)
 

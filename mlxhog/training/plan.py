@@ -185,12 +185,9 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             config.data,
             tokenizer=config.tokenizer,
             width=model.hidden_size,
-            text_key=config.text_key,
-            loss_on=config.loss_on,
-            val=config.val,
             strict=config.strict_data,
-            skip_machine_data=config.skip_machine_data,
             show=line.tick,
+            **{name: getattr(config, name) for name in prepare.OPTIONS},
             **origin.known_text(config),
         )
     data.check_length(config.seq_len)

@@ -151,4 +151,5 @@ def text(known: Mapping[str, Any]) -> list[Any]:
     ):
         parts += [f"{name}: {len(items)}", items[:MOST_NAMED]] if items else []
         parts += [f"and {len(items) - MOST_NAMED} more"] * (len(items) > MOST_NAMED)
-    return [*parts, *notes]
+    # The table has them.
+    return [*parts, *(note for note in notes if "; --dry-run lists them" not in note)]

@@ -123,7 +123,7 @@ class Training(Session):
 
             sizes = {"seq_len": config.seq_len, "batch_size": config.sequences_per_ticket}
             writer = StreamWriter(folder, plan.data.tokenizer, **sizes)
-            self._follower = Follower(expanded(config.follow), writer, config.loss_on)
+            self._follower = Follower(expanded(config.follow), writer, config)
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder)

@@ -15,6 +15,7 @@ import pytest
 from mlxhog.base import darwin
 from mlxhog.data import corpora, heldout, textfiles
 from mlxhog.data.prepare import prepare
+from mlxhog.data.split import KnownText
 from mlxhog.errors import DataError
 from tests.cli.command import said, told
 from tests.data.token_files import documents_of, text_of, written
@@ -87,6 +88,17 @@ def test_nothing_of_a_bad_file_is_trained_and_a_note_names_few_of_many(tmp_path)
     assert "04.md and 55 more: no text in it" in note
     with pytest.raises(DataError, match=r"--strict-data refuses them: 61 of 69.* and 10 more: no "):
         readable(folder, strict=True)
+
+
+def test_a_resumed_run_names_only_the_files_that_are_skipped_anew(tmp_path):
+    texts = {f"{n}.md": f"{n} lock free " * 99 for n in range(9)}
+    folder = written(tmp_path / "d", {**texts, "a.zip": b"PK\3", "#b#": "draft"})
+    (first := prepare(str(folder)).text).write(tmp_path)
+    written(folder, {"c.pdf": b"%PDF\xff"})
+    (note,) = prepare(str(folder), known=KnownText.read(tmp_path), resumes=True).notes
+    assert note.startswith("2 files skipped as before; 1 of 10 files skipped: c.pdf")
+    (note,) = prepare(str(folder), known=first).notes  # another run
+    assert note.startswith("3 of 12 files skipped: ")
 
 
 def test_what_cannot_be_read_or_has_an_odd_name_is_skipped_and_named(tmp_path, monkeypatch):

@@ -48,6 +48,12 @@ def test_sotu_has_its_golden_counts():
     assert sum(b.n_bytes for b in batches) == 863_914
 
 
+def test_a_separator_that_no_text_has_is_said(corpus):
+    (note,) = prepare(str(corpus), document_separator="---").notes
+    assert "'---' is nowhere in the text" in note
+    assert not prepare(str(corpus), document_separator=None).notes
+
+
 def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once(corpus):
     first = prepare(str(corpus))
     os.utime(first.train.path, (0, 0))  # clocks of files are coarse

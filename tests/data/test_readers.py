@@ -66,6 +66,7 @@ READ = [  # name, content, documents
     ("a.tsv.gz", gzip.compress(b'text\n"We walk," she said.\n'), [b'"We walk," she said.']),
     ("a.tsv", '1\ttext\n2\t"one\ttwo\nthree ""4"""\n', [b'one\ttwo\nthree "4"']),  # pandas has
     ("a.tsv", 'text\n"one"\n"two"\n', ONE_TWO),
+    ("a.tsv", '1\ttext\r\n2\t"one\r\n\r\n3\ttwo\r\n\r\n', [b'"one', b"two"]),  # blank lines
     (
         "a.jsonl",
         json.dumps({"prompt": TURNS, "completion": TURNS}),
@@ -75,6 +76,10 @@ READ = [  # name, content, documents
         "a.parquet",
         table(messages=[[*TURNS, {**TURNS[1], "weight": 0}]]),
         [b"User: hi\nAssistant: yo\nAssistant: yo"],
+    ),
+    *(
+        ("a.md", line, [line])
+        for line in [b"version https://git-lfs.github.com/spec/v1 is prose\n"]
     ),
     ("a.txt.gz", gzip.compress(LINES), [LINES]),
     ("a.jsonl.GZ", gzip.compress(LINES), ONE_TWO),
@@ -118,6 +123,7 @@ REFUSED = [  # name, content, text_key, fragment of the error
         ("a.txt.gz", HALF), ("a.jsonl.gz", HALF), ("a.txt.xz", lzma.compress(LINES)[:-5]),
         ("a.txt.zst", ZSTD[:-2]), ("a.jsonl.zst", ZSTD + ZSTD[:3]),
     ]),
+    ("a.txt", b"caf\xc3", None, "is not UTF-8 text: a byte that no text has at offset 3; keep"),
     ("a.txt", b"x" * 1_000_000 + b"\0", None, "a byte that no text has at offset 1,000,000;"),
     ("a.txt", b"x" * 999_999 + b"\xe9 ", None, "at offset 999,999; keep it out of --data, or"),
     ("a.txt", "never wait".encode("utf-16-le"), None, "convert it: iconv -f UTF-16LE -t UTF-8"),
@@ -294,6 +300,33 @@ def test_marks_between_documents_cut_them_and_are_said(tmp_path, monkeypatch, re
     assert found["d.py"] + found["e.txt"] == [texts["d.py"], texts["e.txt"]]
     (note,) = corpus.notes()
     assert note.startswith("<|endoftext|> and <|startoftext|> in 3 of 5 files")
+
+
+@pytest.mark.parametrize("read_bytes", [3, 1 << 18])
+@pytest.mark.parametrize(
+    ("separator", "content", "documents"),
+    [
+        (r"\n---\n", "a -- b\r\n---\r\nc\n---\n---d", ["a -- b", "c", "---d"]),
+        ("\n***\n", "a\n***\nb", ["a", "b"]),
+        (r"<doc \\t>", "a\n<doc \\t>\nb<|endoftext|>", ["a", "b<|endoftext|>"]),
+        (r"\f", "a\f\fb", ["a", "b"]),
+        ("§" * 40, f"a{'§' * 40}\n\n\nb{'§' * 39}", ["a", f"b{'§' * 39}"]),
+        (None, "GPT-2 ends it with <|endoftext|>.", ["GPT-2 ends it with <|endoftext|>."]),
+        ("", "a<|endoftext|>b", ["a<|endoftext|>b"]),
+    ],
+)
+def test_a_separator_that_is_named_cuts_text_and_none_cuts_nothing(
+    tmp_path, monkeypatch, read_bytes, separator, content, documents
+):
+    monkeypatch.setattr(textfiles, "_READ_BYTES", read_bytes)
+    texts = {"a.txt": content, "b.py": content, "c.jsonl": json.dumps({"text": content})}
+    corpus = corpora.find(str(written(tmp_path, texts)), separator=separator)
+    for part in corpus.parts:
+        assert [text.decode() for text in part.read()] == documents
+    notes = corpus.notes()
+    assert len(notes) == bool(separator)
+    assert all("in 3 of 3 files: documents are cut there" in note for note in notes)
+    assert "\n" not in "".join(notes)
 
 
 def test_a_large_file_of_prose_splits_at_blank_lines_and_loses_nothing(tmp_path):

@@ -3,6 +3,7 @@
 That nothing acknowledged is lost by kills is the soak of `tests/soak/feeds.py`.
 """
 
+import base64
 import gzip
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.requests import ask
 from mlxhog.base.durable import replace_file
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.stream import Stream, StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
@@ -123,8 +125,9 @@ def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
 TALK = b"User: a\nAssistant: b"
 
 
-def new_follower(folder, run):
-    return Follower(folder, StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1))
+def new_follower(folder, run, **options):
+    writer = StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1)
+    return Follower(folder, writer, TrainConfig(**options))
 
 
 @pytest.fixture
@@ -213,10 +216,21 @@ def test_conversations_and_pairs_are_trained_on_their_answers(
     writer = StreamWriter(tmp_path, TOKENIZER, seq_len=60, batch_size=1)
     writer.accept_examples()
     append_examples(tmp_path, [{"messages": talk}], TOKENIZER)
-    follower = Follower(folder, writer, loss_on)
+    follower = Follower(folder, writer, TrainConfig(loss_on=loss_on))
     assert follower.look()
     assert list(follower.messages) == []
     assert rows(tmp_path, trained=True) == expected
+
+
+def test_files_are_read_as_the_text_of_the_run_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+    block = base64.b64encode(bytes(range(90, 190))).decode()
+    text = f"a\\n%%\\nb {block}<|endoftext|>"
+    (folder := tmp_path / "new").mkdir()
+    (folder / "a.jsonl").write_text(f'{{"body": "{text}"}}')
+    how = {"text_key": "body", "document_separator": r"\n%%\n", "skip_machine_data": True}
+    assert new_follower(folder, tmp_path, **how).look()
+    assert rows(tmp_path) == [b"a", b"b <|endoftext|>"]
 
 
 def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
