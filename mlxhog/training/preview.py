@@ -6,19 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlxhog.base import verdicts
-from mlxhog.base.quantities import format_count
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import counts
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training import state
+from mlxhog.training import sizes, state
 from mlxhog.training.batch_size import alike
 from mlxhog.training.plan import TextPlan, passes
 
-MAX_PARAMETERS_PER_TOKEN = 4.6
-"""Above this number, repeated text made the larger model the worse one, without more decay."""
 MOST_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
@@ -43,6 +40,8 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     if rate is not None and read is not None:  # its steps or tokens may end sooner
         needed = read * epoch_tokens / rate
         seconds = needed if seconds is None else min(seconds, needed)
+    overfits = sizes.overfitting(plan.parameters, train.n_tokens, read)
+    warnings = overfits, sizes.decay(plan, read)
     return {
         "config": values,
         "changed": changed,
@@ -50,6 +49,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             name: value for name, value in values.items() if value != asked_values.get(name)
         },
         "parameters": plan.parameters,
+        "parameters_per_token": plan.parameters / max(train.n_tokens, 1),
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
         "free_slots": plan.free_slots,
@@ -95,20 +95,9 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             path.stat().st_size for path in train.path.parent.iterdir() if path.is_file()
         ),
         "token_files": str(train.path.parent),
-        "notes": [*plan.notes, *plan.data.notes, *_overfits(plan.parameters, train.n_tokens, read)],
+        "better_preset": sizes.preset(plan, read),
+        "notes": [*plan.notes, *plan.data.notes, *filter(None, warnings)],
     }
-
-
-def _overfits(parameters: int, tokens: int, epochs: float | None) -> list[str]:
-    """Say that a model is too large for its text, in a sentence; [] if it is not."""
-    if (ratio := parameters / max(tokens, 1)) <= MAX_PARAMETERS_PER_TOKEN:
-        return []
-    expected = "" if epochs is None else f", about {epochs:.3g} epochs expected"
-    return [
-        f"{format_count(parameters)} parameters for {format_count(tokens)} tokens of training text "
-        f"({ratio:.1f} per token{expected}): the model will overfit from the second epoch or so; "
-        "take a smaller preset (mlxhog models lists them) or more text"
-    ]
 
 
 def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:

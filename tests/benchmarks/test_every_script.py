@@ -26,7 +26,7 @@ BENCHMARKS = ROOT / "benchmarks"
 GROUPS = {
     "training": (
         "schemes scaling speedup peers mixed_backends defaults sparsified staleness "
-        "late_gradients local_sgd backoff"
+        "late_gradients local_sgd backoff presets_by_text"
     ),
     "runs": "soak predicted_speed compare_power one_writer live",
     "processes": "chaos across_machines",

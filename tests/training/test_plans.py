@@ -15,8 +15,9 @@ from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.models.registry import load_architecture
+from mlxhog.optim import SGD
 from mlxhog.training import plan as plans
-from mlxhog.training import preview
+from mlxhog.training import preview, sizes
 from mlxhog.training.origin import CountedPairs
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
@@ -24,6 +25,7 @@ from tests.training.small import SMALL_MODEL, small_config
 from tests.words import changed
 
 TWO = {"workers": "mlx:cpu*2"}
+ROOT = Path(__file__).resolve().parents[2]
 TIED = f"{SMALL_MODEL}tie_word_embeddings: true"
 
 
@@ -291,16 +293,73 @@ def test_a_budget_is_counted_in_passes():
         assert result == read
 
 
-def test_a_plan_says_that_a_model_is_too_large_for_its_text(here):
+@pytest.mark.parametrize(
+    ("ratio", "epochs", "words"),
+    [
+        (98, 0.3, "(98.0 per token, about 0.3 epochs expected): the model will overfit"),
+        (10, None, "(10.0 per token): the model will overfit from about epoch 2.5 on"),
+        (4, 6, "from about epoch 4 on"),
+        (4, None, None),
+        (4, 3, None),
+        (2, 6, "from about epoch 5 on"),
+        (1, 60, None),
+    ],
+)
+def test_a_plan_says_that_a_model_is_too_large_for_its_text(ratio, epochs, words):
+    line = sizes.overfitting(ratio * 900_000, 900_000, epochs)
+    assert line is None if words is None else words in line and "smaller preset" in line
+
+
+def test_a_plan_proposes_decay_for_repeated_text_of_large_models_alone(here):
     config = small_config(here)
     plan = make_plan(config)
+    n_tokens = plan.data.train.n_tokens
 
-    def warnings(parameters):
-        facts = preview.facts(replace(plan, parameters=parameters), config)
-        return [note for note in facts["notes"] if "will overfit" in note]
+    def proposed(parameters, epochs, **changes):
+        one = replace(plan, parameters=parameters, config=plan.config.having(**changes))
+        return sizes.decay(one, epochs)
 
-    tokens = plan.data.train.n_tokens
-    assert warnings(4 * tokens) == []
-    (line,) = warnings(10 * tokens)
-    assert "(10.0 per token, about" in line
-    assert "smaller preset" in line
+    assert "--weight-decay 1 may help" in proposed(4 * n_tokens, 6.0)
+    assert proposed(2 * n_tokens, 6.0) is proposed(4 * n_tokens, 2.0) is None
+    assert proposed(4 * n_tokens, 6.0, optimizer=SGD(weight_decay=2.0)) is None
+    facts = preview.facts(replace(plan, parameters=10 * n_tokens), config)
+    assert facts["parameters_per_token"] == pytest.approx(10.0)
+    assert any("will overfit" in note for note in facts["notes"])
+    pair = json.dumps({"prompt": "two and two", "completion": " is four, as it was before"})
+    (here / "pairs.jsonl").write_text(f"{pair}\n" * 40)
+    examples = make_plan(small_config(here, data=str(here / "pairs.jsonl")))
+    many = replace(examples, parameters=10 * examples.data.train.n_tokens)
+    assert sizes.decay(many, 6.0) is None
+    assert sizes.preset(many, 6.0) == "not measured for examples"
+
+
+def test_a_plan_names_the_preset_that_was_measured_best_and_else_says_that_none_was(
+    here, monkeypatch
+):
+    plan = make_plan(small_config(here))
+    assert sizes.preset(plan, 1.0).startswith("not measured for ")
+    monkeypatch.setattr(sizes, "TOKENS_PER_MINUTE", {"minute": plan.epoch_tokens})
+    megabytes = plan.data.train.header["bytes"] / 1e6
+    table = [
+        (megabytes, 2, "minute", "bytes", 2.0),
+        (megabytes, 2, "minute", "bpe:512", 1.8),
+        (megabytes * 10, 2, "5m", "bytes", 1.0),
+    ]
+    monkeypatch.setattr(sizes, "ROWS", [sizes.Row(*row) for row in table])
+    mine = replace(plan, config=plan.config.having(model="minute", tokenizer="bytes"))
+    line = sizes.preset(mine, 2.2)
+    assert line.startswith("--model minute, --tokenizer bpe:512: bits per byte on English text")
+    assert "minute with bpe:512 1.800, minute with bytes 2.000" in line
+    assert "5m" not in line
+    best = replace(plan, config=plan.config.having(model="minute", tokenizer="bpe:512"))
+    assert sizes.preset(best, 2.2).startswith("keep this one")
+    assert sizes.preset(mine, 20.0).startswith("not measured for ")
+    assert sizes.preset(mine, None).startswith("not measured for ")
+    tuned = replace(mine, config=mine.config.having(init_from="other"))
+    assert sizes.preset(tuned, 2.2) == "not measured for a model that has weights already"
+
+
+def test_the_table_of_presets_is_what_was_measured():
+    known = json.loads((ROOT / "benchmarks/results/presets_by_text.json").read_text())
+    measured = {(*row["cell"], round(row["best"], 3)) for row in known["sizes"]}
+    assert {tuple(row) for row in sizes.ROWS} == measured
