@@ -24,10 +24,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from mlxhog.base.late import np
-from mlxhog.config.choices import Choice, Rules
+from mlxhog.config.choices import Choice, Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
@@ -82,19 +83,22 @@ class Sparse(Choice):
     )  # fmt: skip
     error_feedback: bool = option(
         True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
-        train_only=True, needs="sparsify",
+        train_only=True, requires={"sparsify": ()},
     )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:
         return self.sparsify == "none"
 
-    rules: ClassVar[Rules] = (
-        ("sparsify", "sparsify!=none & gpu_write!=cpu",
-         "single elements are added by the CPU, and gpu_write is {gpu_write}; set gpu_write=cpu"),
-        ("sparsify", "sparsify!=none & moments=shared",
-         "shared moments would still be written whole at every step; set moments=private"),
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        sparse = self.sparsify != "none"
+        return (
+            (sparse and config.gpu_write != "cpu", "sparsify",
+             f"single elements are added by the CPU, and gpu_write is {config.gpu_write}; set "
+             "gpu_write=cpu"),
+            (sparse and config.moments == "shared", "sparsify",
+             "shared moments would still be written whole at every step; set moments=private"),
+        )  # fmt: skip
 
     def sparsified(self, rule: Optimizer) -> Optimizer:
         selection = Selection.parse(self.sparsify)

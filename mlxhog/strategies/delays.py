@@ -36,10 +36,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
@@ -79,10 +80,12 @@ class LateSteps(Apart):
         "which divides F by the root of the mean square of g",
         reads=_COMPENSATION_FORMS.read,
     )
-    rules: ClassVar[Rules] = (
-        ("delay_compensation", "delay_compensation!=none & read=live",
-         "live reads keep no copy of the gradient's parameters; leave read out"),
-    )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.delay_compensation != "none" and config.read == "live", "delay_compensation",
+             "live reads keep no copy of the gradient's parameters; leave read out"),
+        )  # fmt: skip
 
     @property
     def is_adapted(self) -> bool:

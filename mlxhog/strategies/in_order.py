@@ -50,7 +50,7 @@ from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError
@@ -277,10 +277,12 @@ class InOrder(Numbered):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
     run_words: ClassVar[str] = "open_below tokens"
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=own",
-         "own, but steps in order have none and last only; set one of them"),
-    )  # fmt: skip
+
+    def constraints(self) -> Constraints:
+        return (
+            (isinstance(self, LookAhead) and self.predict == "own", "predict",
+             "own, but steps in order have none and last only; set one of them"),
+        )  # fmt: skip
 
     @cached_property
     def course(self) -> Course:
@@ -381,11 +383,12 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
         flat="sim_staleness", train_only=True, reads=Course,
     )  # fmt: skip
 
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=last & sim_staleness!=fixed:*",
-         "last looks ahead by a fixed age, and staleness is {sim_staleness}; set "
-         "staleness=fixed:N, or leave predict out"),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        return (
+            (self.predict == "last" and not self.staleness.startswith("fixed:"), "predict",
+             f"last looks ahead by a fixed age, and staleness is {self.staleness}; set "
+             "staleness=fixed:N, or leave predict out"),
+        )  # fmt: skip
 
     @cached_property
     def course(self) -> Course:

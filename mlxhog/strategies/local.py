@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
@@ -184,21 +185,22 @@ class Local(Numbered):
     )  # fmt: skip
     split_alpha: float = option(
         1.0, "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
-        low=0, train_only=True, needs="split=dirichlet",
+        low=0, train_only=True, requires={"split": ("dirichlet",)},
     )  # fmt: skip
     clients: int | None = option(
         None,
         "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
         "one for every worker",
-        low=1, none="auto", train_only=True, needs="split=dirichlet",
+        low=1, none="auto", train_only=True, requires={"split": ("dirichlet",)},
     )  # fmt: skip
 
-    rules: ClassVar[Rules] = (
-        ("gpu_write", "gpu_write=metal*",
-         "{gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
-        ("moments", "moments=shared",
-         "shared, but the runs are independent; leave it out, or use hogwild"),
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (config.gpu_write.startswith("metal"), "gpu_write",
+             f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
+            (config.moments == "shared", "moments",
+             "shared, but the runs are independent; leave it out, or use hogwild"),
+        )  # fmt: skip
 
     # Batches in an epoch of each client's text; empty if all have one text.
     client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)

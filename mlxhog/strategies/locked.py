@@ -40,7 +40,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog import _native
 from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
@@ -145,11 +146,12 @@ class Aig(Paced, LockFree):
     about: ClassVar[str] = "locks on just the blocks that a step touches"
     writes_alone: ClassVar[bool] = True
 
-    rules: ClassVar[Rules] = tuple(
-        (name, wrong,
-         f"{{{name}}}, but aig writes under the locks of what it touches; leave it out")
-        for name, wrong in (("write", "write=cas"), ("gpu_write", "gpu_write!=cpu"))
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        why = "but aig writes under the locks of what it touches; leave it out"
+        return (
+            (config.write == "cas", "write", f"cas, {why}"),
+            (config.gpu_write != "cpu", "gpu_write", f"{config.gpu_write}, {why}"),
+        )
 
 
 # -- the parameter server --------------------------------------------------------------------------
@@ -179,10 +181,11 @@ class AsyncPS(OneLock):
     reads_copies: ClassVar[bool] = True
     one_state: ClassVar[bool] = True
 
-    rules: ClassVar[Rules] = (
-        ("moments", "moments=shared",
-         "shared, but {strategy} has one optimizer state anyway; leave it out"),
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (config.moments == "shared", "moments",
+             f"shared, but {self.name} has one optimizer state anyway; leave it out"),
+        )  # fmt: skip
 
 
 class SSPWorker(AsyncPSWorker):

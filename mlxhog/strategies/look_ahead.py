@@ -28,11 +28,11 @@ The worker that adds a step writes both with it, under its lock (`mlxhog.optim.T
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
 from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
@@ -69,15 +69,21 @@ class LookAhead(Strategy):
             return "none"
         return "last" if self.predict == "auto" and config.shares_moments else "own"
 
-    rules: ClassVar[Rules] = (
-        ("read", "predict=own|last & read=live & not one_process",
-         "live reads have no snapshot to predict from; add predict=none"),
-        ("predict", "predict=last & optimizer!=auto & not shared",
-         "last needs steps from moments that all workers share; add moments=shared"),
-        ("predict", "predict=own|last & delay_feedback",
-         "{predict} already expects the pending steps of other workers; leave it out, or "
-         "delay_feedback"),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        return (
+            (self.predict in ("own", "last") and self.delay_feedback, "predict",
+             f"{self.predict} already expects the pending steps of other workers; leave it out, "
+             "or delay_feedback"),
+        )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        ahead, is_open = self.predict in ("own", "last"), config.optimizer is None
+        return (
+            (ahead and config.read == "live" and not self.one_process, "read",
+             "live reads have no snapshot to predict from; add predict=none"),
+            (self.predict == "last" and not (is_open or config.shares_moments), "predict",
+             "last needs steps from moments that all workers share; add moments=shared"),
+        )  # fmt: skip
 
 
 def segments(config: TrainConfig, workers: int) -> Segments:

@@ -19,7 +19,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
+from mlxhog.config.choices import STRATEGIES, Choice, Constraints, Kind
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
@@ -74,16 +74,6 @@ class Strategy(Choice, ABC):
     staleness_lr = delay_compensation = "none"  # of late gradients, see `delays.py`
     rescale_by_speed = delay_feedback = False
     async_after = 0.0  # share of the budget that is trained in rounds first
-    rules: ClassVar[Rules] = (
-        ("read", "reads_copies & read=live",
-         "live, but {strategy} computes with copies; leave read out"),
-        ("write", "writes_alone & write=racy",
-         "racy, but in {strategy} no other process writes beside a worker; leave it out"),
-        *(("overlap", f"overlap & {why}",
-           "a worker of {spelt} reads after its own step, in rounds or in an order; set "
-           "strategy=hogwild, or leave overlap out")
-          for why in ("not recorded", "recorded & not is_lock_free")),
-    )  # fmt: skip
 
     Worker: ClassVar[type[Any]]  # prepares one worker's part, in its process
 
@@ -112,6 +102,17 @@ class Strategy(Choice, ABC):
     def stored(self) -> dict[str, str]:
         """Its name, and numbers that a resumed run takes over from a checkpoint."""
         return {"strategy": self.name}
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.reads_copies and config.read == "live", "read",
+             f"live, but {self.name} computes with copies; leave read out"),
+            (self.writes_alone and config.write == "racy", "write",
+             f"racy, but in {self.name} no other process writes beside a worker; leave it out"),
+            (config.overlap and not (self.recorded and self.is_lock_free), "overlap",
+             f"a worker of {self} reads after its own step, in rounds or in an order; set "
+             "strategy=hogwild, or leave overlap out"),
+        )  # fmt: skip
 
     # -- before anything is started --------------------------------------------------------------
 

@@ -51,7 +51,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
 from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
@@ -278,15 +279,22 @@ class Sync(InRounds, Numbered):
         low=0,
     )  # fmt: skip
 
-    rules: ClassVar[Rules] = (
-        ("backup_workers", "backup_workers & sync_shares=speed",
-         "shares by speed already let slow workers compute less; use one of the two"),
-        ("determinism", "determinism=rounds & sync_shares!=equal",
-         "rounds, but shares by speed follow from times that are measured; leave sync_shares out"),
-        ("determinism", "determinism=rounds & backup_workers",
-         "rounds, but timing decides which gradients backup_workers drops; leave backup_workers "
-         "out"),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        return (
+            (self.backup_workers and self.shares == "speed", "backup_workers",
+             "shares by speed already let slow workers compute less; use one of the two"),
+        )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        rounds = config.determinism == "rounds"
+        return (
+            (rounds and self.shares != "equal", "determinism",
+             "rounds, but shares by speed follow from times that are measured; leave sync_shares "
+             "out"),
+            (rounds and self.backup_workers, "determinism",
+             "rounds, but timing decides which gradients backup_workers drops; leave "
+             "backup_workers out"),
+        )  # fmt: skip
 
     def check_workers(self) -> None:
         most = self.workers - 1 if self.workers <= MOST_WORKERS else 0
