@@ -28,7 +28,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mlxhog.base.late import np
 from mlxhog.config.choices import Choice, Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -76,6 +75,8 @@ class DelayFeedback(Around):
         Concurrency: both are added as the arena's mode promises; other workers may write between
         the two.
         """
+        import numpy as np
+
         assert target.metal is None
         if self._before is None:
             self._before = np.zeros(target.flat.size, np.float32)
@@ -86,7 +87,7 @@ class DelayFeedback(Around):
             if isinstance(grad, Rows) or slot.kind != "dense":
                 continue
             ahead, before = (parameter(flat, slot) for flat in own)
-            ahead *= np.float32(step.feedback)
+            ahead *= step.feedback
             change = ahead - before
             if change.any():
                 with target.writing():

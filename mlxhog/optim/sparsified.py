@@ -26,7 +26,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from mlxhog.base.late import np
 from mlxhog.config.choices import Choice, Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -37,6 +36,7 @@ from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
 from mlxhog.optim.updates import row_width
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from mlxhog.arena.layout import Slot
@@ -119,6 +119,8 @@ def take(
     if `keep`, else they are dropped. Returns the elements of the row-major parameter, ascending
     (k,) int32, and their values, (k,) float32.
     """
+    import numpy as np
+
     flat, width = parameter(pending, slot).reshape(-1), row_width(slot)
     candidates = flat if rows is None else flat.reshape(-1, width)[rows].reshape(-1)
     size = candidates.view(np.uint32) & np.uint32(0x7FFFFFFF)  # bits of |x| have the order of |x|
@@ -138,6 +140,8 @@ def take(
 
 def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
     """Places of the k largest numbers, of equal ones the first, but of no zero."""
+    import numpy as np
+
     if k == 0:
         return np.empty(0, np.intp)
     bound = np.partition(size, -k)[-k] if k < len(size) else 0
@@ -170,6 +174,8 @@ class Sparsified(Around):
         added as the arena's mode promises. If the worker is killed in between, the residual still
         has the step, or the elements are removed and lost: at most those of one step.
         """
+        import numpy as np
+
         assert target.metal is None
         if not self.error_feedback and self._scratch is None:
             self._scratch = np.zeros(target.flat.size, np.float32)

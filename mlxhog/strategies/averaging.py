@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
@@ -110,7 +109,7 @@ class Averaged(Local):
     def keep(self, arena: Arena, rank: int) -> None:
         if ANCHOR in self.kept_segments():
             span = self.share(arena, rank)
-            np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
+            arena.segment(ANCHOR)[span] = arena.params[span]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +169,7 @@ class FedProx(Averaged):
         if self.prox == "decoupled" or not self.mu:
             return None
         anchor = parameter(one.context.arena.segment(ANCHOR), slot)
-        moved: Float32 = np.float32(self.mu) * (parameter(one.copy, slot) - anchor)
+        moved: Float32 = self.mu * (parameter(one.copy, slot) - anchor)
         return moved
 
     def before_step(self, one: LocalWorker, grads: Grads) -> None:
@@ -178,7 +177,7 @@ class FedProx(Averaged):
             arena = one.context.arena
             span = slice(arena.layout.dense_end)
             moved = one.copy[span] - arena.segment(ANCHOR)[span]
-            one.copy[span] -= np.float32(one.lr() * self.mu) * moved
+            one.copy[span] -= (one.lr() * self.mu) * moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,19 +232,19 @@ class Scaffold(Averaged):
         if steps == 0:
             return arena.segment(f"{CONTROL}.{rank + 1}")[span]
         total: Float32 = arena.segment(f"{SUM}.{rank + 1}")[span]
-        return total * np.float32(1.0 / steps)
+        return total * (1.0 / steps)
 
     def mix(self, arena: Arena, rank: int) -> None:
         super().mix(arena, rank)
         span = self.share(arena, rank)
         every = (self.next_control(arena, other, span) for other in range(self.workers))
-        np.copyto(arena.segment(CONTROL)[span], mean_of(every))
+        arena.segment(CONTROL)[span] = mean_of(every)
 
     def keep(self, arena: Arena, rank: int) -> None:
         """A worker's control variate, and its share of the anchor."""
         super().keep(arena, rank)
         span, own = slice(arena.layout.probe.offset), arena.segment(f"{CONTROL}.{rank + 1}")
-        np.copyto(own[span], self.next_control(arena, rank, span))
+        own[span] = self.next_control(arena, rank, span)
 
     def take(self, arena: Arena, rank: int) -> None:
         arena.segment(f"{SUM}.{rank + 1}").fill(0.0)
@@ -260,10 +259,9 @@ def nesterov(
     From theta_s (`anchor`), v and D, (n,) float32, it makes theta_s and v after the step, new
     arrays; element by element, so parts give the same bits.
     """
-    rate, beta = np.float32(lr), np.float32(momentum)
-    velocity = beta * velocity + mean
-    ahead: Float32 = mean + beta * velocity
-    return anchor - rate * ahead, velocity
+    velocity = momentum * velocity + mean
+    ahead: Float32 = mean + momentum * velocity
+    return anchor - lr * ahead, velocity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,4 +329,4 @@ class DiLoCo(Averaged):
     def keep(self, arena: Arena, rank: int) -> None:
         super().keep(arena, rank)
         span = self.share(arena, rank)
-        np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
+        arena.segment(VELOCITY)[span] = arena.segment(NEXT)[span]

@@ -38,7 +38,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlxhog.base.late import np
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -49,6 +48,8 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies.strategy import Apart
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlxhog.strategies.context import Context
 
 _LATE_FORMS = Forms(
@@ -183,6 +184,8 @@ class Delays:
 
         One that is not finite stays as it is: it will be dropped, and would spoil the mean square.
         """
+        import numpy as np
+
         arena = self._context.arena
         if self._compensation == "none" or not math.isfinite(self._context.norm(grads)):
             return grads
@@ -201,6 +204,8 @@ class Delays:
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:
         """F, or F over the root of the running mean square, which these squares join."""
+        import numpy as np
+
         factor = np.float32(self._strengths[0])
         if self._compensation == "constant":
             return factor

@@ -34,7 +34,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxhog.base.late import np
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -366,7 +365,7 @@ class Local(Numbered):
         span = slice(arena.layout.probe.offset)
         replicas = self.replicas_in(arena, span)
         within = self.within_round(self.words(arena))
-        np.copyto(out[span], mean_of(replicas) if within else replicas[0])
+        out[span] = mean_of(replicas) if within else replicas[0]
 
     # -- for the rest of the run -----------------------------------------------------------------
 
@@ -397,5 +396,5 @@ def mean_of(arrays: Iterable[Float32]) -> Float32:
     for array in others:
         mean += array
     if others:
-        mean *= np.float32(1.0 / (1 + len(others)))
+        mean *= 1.0 / (1 + len(others))
     return mean

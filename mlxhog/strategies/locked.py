@@ -39,7 +39,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -104,6 +103,8 @@ class Locked(OneLock):
 
 def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
     """The locks that a gradient of a parameter touches, ascending, each once."""
+    import numpy as np
+
     if slot.row_word0 is not None:
         touched = grad.index if isinstance(grad, Rows) else np.arange(slot.shape[0])
         return (slot.row_word0 + np.unique(touched)).astype(np.int32)
@@ -125,6 +126,8 @@ class AigWorker(HogwildWorker):
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        import numpy as np
+
         slots, locks = self.context.arena.layout.slots, self._target.locks
         assert locks is not None
         every = [lock_words(slots[name], grad) for name, grad in grads.items()]

@@ -31,7 +31,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -102,6 +101,8 @@ class Reader:
     """The reads of one of `workers` lock-free workers, by the table above."""
 
     def __init__(self, arena: Arena, config: TrainConfig, workers: int) -> None:
+        import numpy as np
+
         self._params, self._counters = arena.dense, arena.counters
         self._record, self._workers = record(arena, config, workers), workers
         # Expected steps by others before a gradient lands: one of each, and with `overlap` its own.

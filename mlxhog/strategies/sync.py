@@ -50,7 +50,6 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
@@ -63,6 +62,8 @@ from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecor
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlxhog.arena import Arena
     from mlxhog.arena.layout import Parameter
     from mlxhog.arena.ledger import Ledger
@@ -199,12 +200,14 @@ class SyncWorker(NumberedWorker):
             if isinstance(grad := grads[name], Rows):
                 division.put_rows(self.context.arena, rank, name, grad)
         for slot in self._slots:
-            np.copyto(parameter(self._grads[rank], slot), dense(grads[slot.name], slot.shape))
+            parameter(self._grads[rank], slot)[...] = dense(grads[slot.name], slot.shape)
 
     def _average(self) -> None:
         """Second stage: this worker's share of the mean, and its sums of squares."""
+        import numpy as np
+
         (first, of_first), *others = self._weights()
-        scale = np.float32(1.0 / (1 + len(others)))
+        scale = 1.0 / (1 + len(others))
         for index in self._share():
             slot = self._slots[index]
             span = slice(slot.offset, slot.offset + slot.size)
@@ -218,7 +221,7 @@ class SyncWorker(NumberedWorker):
 
     def _end(self, lease: Lease) -> None:
         """Last stage: this worker's share of the step, and its counts."""
-        entry, norm = self.context.entry, float(np.sqrt(self._norms.sum()))
+        entry, norm = self.context.entry, math.sqrt(self._norms.sum())
         finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
         counts = entry.opt_step + finite, version, 0, finite
@@ -227,6 +230,8 @@ class SyncWorker(NumberedWorker):
             self.context.arena.counters.store("version", version)
 
     def _apply(self, norm: float, record: StepRecord) -> None:
+        import numpy as np
+
         context = self.context
         grads: dict[str, Float32 | Rows] = {}
         weights, tables = self._weights(), list(context.arena.layout.tables)
@@ -253,6 +258,8 @@ class SyncWorker(NumberedWorker):
 
     def _weights(self) -> list[tuple[int, np.float32]]:
         """Ranks with a gradient, and the weight of each, 1 on average."""
+        import numpy as np
+
         every = {rank: self._words["weight", rank] for rank in self._members}
         weights = {rank: weight for rank, weight in every.items() if weight}
         total, count = sum(weights.values()), len(weights)
