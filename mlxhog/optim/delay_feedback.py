@@ -55,9 +55,6 @@ class FedBack(Choice):
              "leave it out, or delay_feedback"),
         )  # fmt: skip
 
-    def fed_back(self, rule: Optimizer) -> Optimizer:
-        return DelayFeedback(rule) if self.delay_feedback else rule
-
 
 class DelayFeedback(Around):
     """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker."""

@@ -100,10 +100,6 @@ class Sparse(Choice):
              "shared moments would still be written whole at every step; set moments=private"),
         )  # fmt: skip
 
-    def sparsified(self, rule: Optimizer) -> Optimizer:
-        selection = Selection.parse(self.sparsify)
-        return Sparsified(rule, selection, self.error_feedback) if selection else rule
-
 
 def sparsify(config: Any) -> str:
     """Return the part of a step that a run writes: a value of `Sparse.sparsify`; "none" is all."""
