@@ -86,11 +86,11 @@ class Averaged(Local):
         return self.average_every or AVERAGE_EVERY
 
     def check_workers(self) -> None:
-        config, first = self.config, self.local_steps * self.workers
-        most = first if config.steps is None else config.steps
-        if config.tokens is not None:
-            most = min(most, config.tokens // self.tokens_per_step)
-        if config.resume is None and first > most:
+        first, (steps, tokens) = self.local_steps * self.workers, self.run.budget
+        most = first if steps is None else steps
+        if tokens is not None:
+            most = min(most, tokens // self.tokens_per_step)
+        if first > most:
             raise ConfigError(
                 f"average_every is {self.local_steps}, so {self.workers} workers take {first} "
                 f"steps before their first average, and the run has {most}; set average_every to "
@@ -307,7 +307,7 @@ class DiLoCo(Averaged):
                 f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
                 f"one of {', '.join(map(str, divisors))}, or another number of workers"
             )
-        if self.config.determinism == "rounds" and self.n_replicas < self.workers:
+        if self.run.determinism == "rounds" and self.n_replicas < self.workers:
             raise ConfigError(
                 f"determinism is rounds, and the {self.workers // self.n_replicas} workers of each "
                 "replica train it lock-free; leave replicas out, or determinism"

@@ -154,7 +154,7 @@ class Delays:
         """The factor of lr by `staleness_lr`; a gradient with factor 0 is left out."""
         workers = self._simulated
         if workers is None:  # with overlap a worker's own step lands between, as another's
-            workers = self._context.live_workers + self._context.config.overlap
+            workers = self._context.live_workers + self._context.run.overlap
         return late_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:

@@ -66,7 +66,7 @@ class HogwildWorker(StrategyWorker):
             for name in look_ahead.SEGMENTS:
                 if name in context.arena.layout.segments:
                     context.arena.segment(name).fill(0.0)
-        self._reader = Reader(context.arena, context.config, workers)
+        self._reader = Reader(context.arena, context.run, workers)
         self._target = context.target(self._state_slot)
 
     def claim(self) -> Lease | Idle:
@@ -156,10 +156,10 @@ class LockFree(Strategy):
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         """Those for looking ahead, too, even if it takes workers that join to need them."""
-        return {**super().segments(spec), **look_ahead.segments(self.config, self.slots)}
+        return {**super().segments(spec), **look_ahead.segments(self.run, self.slots)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return tuple(look_ahead.segments(self.config, self.workers))
+        return tuple(look_ahead.segments(self.run, self.workers))
 
 
 @dataclass(frozen=True, kw_only=True)

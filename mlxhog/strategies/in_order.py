@@ -204,7 +204,7 @@ class InOrderWorker(NumberedWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         strategy, arena = self.strategy, context.arena
-        record = look_ahead.record(arena, strategy.config, strategy.in_flight)
+        record = look_ahead.record(arena, strategy.run, strategy.in_flight)
         self._targets = {
             slot: replace(context.target(slot), record=record)
             for slot in (strategy.state_slots(arena) if context.workers == 1 else (context.slot,))
@@ -247,7 +247,7 @@ class InOrderWorker(NumberedWorker):
         late = self._delays.factor(staleness) == 0.0
         applies = math.isfinite(norm) and not late
         opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
-        tokens = words["tokens"] + samples * context.config.seq_len
+        tokens = words["tokens"] + samples * context.run.seq_len
 
         def apply(record: StepRecord) -> None:
             lr = context.lr_at(turn - words["first"], words["tokens"], version)
@@ -306,10 +306,10 @@ class InOrder(Numbered):
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        return {**super().segments(spec), **look_ahead.segments(self.config, self.in_flight)}
+        return {**super().segments(spec), **look_ahead.segments(self.run, self.in_flight)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
+        return (*self.past(), *look_ahead.segments(self.run, self.in_flight))
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         return tuple(range(1, self.slots + 1))
@@ -352,7 +352,7 @@ class InOrder(Numbered):
         arena.counters.store("version", record.version)
         words["tokens"] = record.tokens
         k = (step + 1) % self.in_flight
-        reader = Reader(arena, self.config, self.in_flight)
+        reader = Reader(arena, self.run, self.in_flight)
         copy, n = arena.segment(self.past()[k]), arena.layout.n_dense
         reader.read(copy[:n])
         updates.snapshot(copy[n:], arena.params[n:])
@@ -392,7 +392,7 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
 
     @cached_property
     def course(self) -> Course:
-        return Course(self.staleness, self.config.seed)
+        return Course(self.staleness, self.run.seed)
 
     def steppers(self, workers: int) -> int:
         return Course(self.staleness).workers

@@ -109,7 +109,7 @@ class LocalWorker(NumberedWorker):
         passes, place = divmod(words["steps", self.context.rank], len(own))
         client = own[place]
         epoch, ticket = divmod(words["batches", client] + passes, tickets[client])
-        whole = self.context.config.sequences_per_ticket
+        whole = self.context.run.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
@@ -130,7 +130,7 @@ class LocalWorker(NumberedWorker):
         context.marks.begin_update()
         updates_now = sum(self.strategy.each(words, "updates", self._mates))
         staleness = updates_now - self._version_read
-        tokens = words["tokens", rank] + samples * context.config.seq_len
+        tokens = words["tokens", rank] + samples * context.run.seq_len
         counts = context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
 
         def apply(record: StepRecord) -> None:
@@ -209,10 +209,10 @@ class Local(Numbered):
             return None
         from mlxhog.data import clients
 
-        least = self.config.sequences_per_ticket * self.config.seq_len + 1
+        least = self.run.sequences_per_ticket * self.run.seq_len + 1
         return clients.divided(
             train, data.corpus.source, data.rule, clients=self.clients or self.workers,
-            workers=self.workers, alpha=self.split_alpha, seed=self.config.seed,
+            workers=self.workers, alpha=self.split_alpha, seed=self.run.seed,
             least_tokens=least, stored=stored,
         )  # fmt: skip
 

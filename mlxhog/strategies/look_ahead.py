@@ -38,7 +38,7 @@ from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import StepTrace
-from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
+from mlxhog.strategies.strategy import RunFacts, Segments, Strategy, parameter_copies
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -85,30 +85,30 @@ class LookAhead(Strategy):
         )  # fmt: skip
 
 
-def segments(config: TrainConfig, workers: int) -> Segments:
+def segments(run: RunFacts, workers: int) -> Segments:
     """Arena segments of the table above; empty unless one of several workers records its steps."""
-    records = config.prediction == "last" and workers > 1
+    records = run.prediction == "last" and workers > 1
     return parameter_copies(SEGMENTS if records else (), tables=False)
 
 
-def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
+def record(arena: Arena, run: RunFacts, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
-    names = segments(config, workers)
+    names = segments(run, workers)
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
 
 
 class Reader:
     """The reads of one of `workers` lock-free workers, by the table above."""
 
-    def __init__(self, arena: Arena, config: TrainConfig, workers: int) -> None:
+    def __init__(self, arena: Arena, run: RunFacts, workers: int) -> None:
         import numpy as np
 
         self._params, self._counters = arena.dense, arena.counters
-        self._record, self._workers = record(arena, config, workers), workers
+        self._record, self._workers = record(arena, run, workers), workers
         # Expected steps by others before a gradient lands: one of each, and with `overlap` its own.
-        self.others = self._usual = workers + config.overlap - 1.0
+        self.others = self._usual = workers + run.overlap - 1.0
         self.previous: Float32 | None = None  # parameters at the last read, for `own`
-        if self._record is None and config.prediction == "own" and workers > 1:
+        if self._record is None and run.prediction == "own" and workers > 1:
             self._version = self._counters.load("version")
             self.previous = np.empty_like(arena.dense)
             updates.snapshot(self.previous, arena.dense)

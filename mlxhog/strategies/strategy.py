@@ -38,6 +38,22 @@ Segments = dict[str, tuple[str, int]]
 WORDS: Final = "strategy.words"
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """Values of a run that its strategy needs beside its own numbers; see `TrainConfig`."""
+
+    sequences_per_ticket: int
+    seq_len: int
+    seed: int
+    clip: float
+    overlap: bool
+    determinism: str
+    prediction: str
+    budget: tuple[int | None, int | None]  # steps and tokens; None also where the run is resumed
+    reset_optimizer: bool
+    workers_factor: Callable[[str, int], float]  # that of the optimizer
+
+
 _of_run: Final = partial(field, compare=False, repr=False)
 """A field that a run sets: no number, and of no account where strategies are compared."""
 
@@ -49,7 +65,7 @@ class Strategy(Choice, ABC):
     In a run it holds no state: that is in the arena, so every process may have its own.
     """
 
-    config: TrainConfig = _of_run(default=None)  # of the run; see `build` for these three
+    run: RunFacts = _of_run(default=None)  # see `build` for these three
     workers: int = _of_run(default=0)  # number of workers at the start; 0 without a run
     max_workers: int = _of_run(default=0)  # worker slots of the arena, if more than that
 
@@ -147,7 +163,7 @@ class Strategy(Choice, ABC):
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
-        return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
+        return self.batches_per_step() * self.run.sequences_per_ticket * self.run.seq_len
 
     # -- segments of the arena -------------------------------------------------------------------
 

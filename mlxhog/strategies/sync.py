@@ -86,7 +86,7 @@ class SyncWorker(NumberedWorker):
         costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares = cache(partial(division.parameters, costs))
         by_speed = self.strategy.shares == "speed"
-        each = context.config.sequences_per_ticket
+        each = context.run.sequences_per_ticket
         self._speeds = division.SharesBySpeed(self._words, workers, each) if by_speed else None
         self._began_ns = 0
         self._members: list[int] = []  # of the round whose step was written last
@@ -317,7 +317,7 @@ class Sync(InRounds, Numbered):
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
-        tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
+        tokens = self.workers * self.run.sequences_per_ticket * self.run.seq_len
         return {
             **super().segments(spec),
             **parameter_copies(copies, tables=False),
