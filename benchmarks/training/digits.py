@@ -174,7 +174,7 @@ def train(clients, *, rounds, seed, until=None, **options):
     held_out, course = digits()[1], Course()
     per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
     strategy = build(config, len(clients))
-    with _opened(strategy, seed, rounds * per_round) as (arena, workers):
+    with _opened(strategy, config.top_lr, seed, rounds * per_round) as (arena, workers):
         ledger = Ledger(arena)
         batches = [_batches(images, seed, rank) for rank, images in enumerate(clients)]
         for round_number in range(1, rounds + 1):
@@ -209,7 +209,7 @@ def _batches(images, seed, rank):
 
 
 @contextmanager
-def _opened(strategy, seed, steps):
+def _opened(strategy, lr, seed, steps):
     """An arena with the network and workers for it."""
     parameters = {name: ParamSpec(name, shape, "zeros") for name, shape in shapes().items()}
     layout = plan(
@@ -221,11 +221,11 @@ def _opened(strategy, seed, steps):
             _params(arena, arena.params)[name][...] = drawn
         strategy.begin(arena)
         arena.counters.store("command", Command.TRAIN)
-        yield arena, [_worker(arena, slot + 1, strategy) for slot in range(strategy.workers)]
+        yield arena, [_worker(arena, slot + 1, strategy, lr) for slot in range(strategy.workers)]
 
 
-def _worker(arena, slot, strategy):
-    lr, entry = strategy.config.lr, arena.workers.acquire_slot(slot=slot)
+def _worker(arena, slot, strategy, lr):
+    entry = arena.workers.acquire_slot(slot=slot)
     inbox = np.zeros_like(arena.params)
 
     def take(flat, threads=1):

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.config.choices import holds
 from mlxhog.config.options import is_set, option, options
 from mlxhog.config.schedules import FALLING
 from mlxhog.errors import ConfigError
@@ -27,9 +26,8 @@ from mlxhog.errors import ConfigError
 SCHEMES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")
 
-_TEXT = "problem=svm|logistic|least-squares"
-_COMPLETION = "problem=matrix-completion"
-_FILE = "data=file"
+_TEXT = {"problem": ("svm", "logistic", "least-squares")}
+_COMPLETION = {"problem": ("matrix-completion",)}
 _ITS_OWN = "the problem's"  # shown as the default of an option that is None
 
 _problem, _scheme, _steps = (
@@ -47,24 +45,25 @@ class ClassicConfig:
     terminals: str | None = _problem(
         None,
         "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
-        needs=f"problem=graph-cuts & {_FILE}",
+        requires={"problem": ("graph-cuts",), "data": ("file",)},
     )
     size: int | None = _problem(
         None,
         "size of generated data: examples, ratings, or the side of a grid",
-        needs="data=generated",
+        requires={"data": ("generated",)},
         low=2,
         none=_ITS_OWN,
     )
     lam: float | None = _problem(
-        None, "L2 weight lambda of linear models", needs=_TEXT, low=0, none=_ITS_OWN
+        None, "L2 weight lambda of linear models", requires=_TEXT, low=0, none=_ITS_OWN
     )
     mu: float | None = _problem(
-        None, "L2 weight mu of matrix completion", needs=_COMPLETION, low=0, none=_ITS_OWN
+        None, "L2 weight mu of matrix completion", requires=_COMPLETION, low=0, none=_ITS_OWN
     )
     rank: int | None = _problem(
-        None, "columns of the factors in matrix completion", needs=_COMPLETION, low=1, none=_ITS_OWN
-    )
+        None, "columns of the factors in matrix completion",
+        requires=_COMPLETION, low=1, none=_ITS_OWN,
+    )  # fmt: skip
     seed: int = _problem(
         0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1
     )
@@ -76,21 +75,22 @@ class ClassicConfig:
         "auto",
         "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the most "
         "frequent coordinates private between merges; auto is the problem's recommendation",
-        needs="scheme=hogwild",
+        requires={"scheme": ("hogwild",)},
         choices=WRITES,
     )
     component_batch: int | None = _scheme(
         None,
         "cyclades: examples per conflict search; auto tries several sizes",
-        needs="scheme=cyclades",
+        requires={"scheme": ("cyclades",)},
         low=1,
         none="auto",
     )
     hot: int = _scheme(
-        8192, "hot-cold: most frequent coordinates kept private", needs="write=hot-cold", low=1
-    )
+        8192, "hot-cold: most frequent coordinates kept private",
+        requires={"write": ("hot-cold",)}, low=1,
+    )  # fmt: skip
     period: int = _scheme(
-        256, "hot-cold: examples between two merges", needs="write=hot-cold", low=1
+        256, "hot-cold: examples between two merges", requires={"write": ("hot-cold",)}, low=1
     )
     epochs: int | None = _steps(
         None, "passes over the examples", low=1, high=100_000, none=_ITS_OWN
@@ -105,7 +105,7 @@ class ClassicConfig:
     beta: float | None = _steps(
         None,
         "factor on the step size after every epoch, or after every stage of backoff (0.37)",
-        needs="schedule=geometric|backoff",
+        requires={"schedule": ("geometric", "backoff")},
         above=0,
         high=1,
         none=_ITS_OWN,
@@ -113,7 +113,7 @@ class ClassicConfig:
     backoff_epochs: int = _steps(
         1,
         "backoff: epochs with the first step size; inverse: epochs until the step size is halved",
-        needs="schedule=backoff|inverse",
+        requires={"schedule": ("backoff", "inverse")},
         low=1,
     )
     batch_size: int | None = _steps(
@@ -129,20 +129,18 @@ class ClassicConfig:
 def check(config: ClassicConfig, **facts: str) -> None:
     """Refuse options that have no effect in a run.
 
-    Facts are properties of the run, such as `problem="svm"`; terms of an option's `needs` about
-    other properties are not checked.
+    Facts are properties of the run, such as `problem="svm"`; what an option requires of other
+    properties is not checked.
 
     Raises:
-        ConfigError: such an option is set; the message has the term that does not hold.
+        ConfigError: such an option is set; the message has the requirement that is not met.
     """
     for name, spec in options(ClassicConfig).items():
-        for term in spec.needs.split(" & "):
-            fact = term.partition("=")[0]
-            if fact in facts and is_set(config, name) and not holds(term, facts):
-                raise ConfigError(
-                    f"{spec.flag} {getattr(config, name)} is for {term}, and {fact} is "
-                    f"{facts[fact]}; leave it out"
-                )
+        for fact in spec.unmet(facts) if is_set(config, name) else ():
+            raise ConfigError(
+                f"{spec.flag} {getattr(config, name)} is for "
+                f"{fact}={'|'.join(spec.requires[fact])}, and {fact} is {facts[fact]}; leave it out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,6 @@ import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, replace
-from fnmatch import fnmatchcase
 from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
@@ -108,73 +107,21 @@ class Registry(Generic[T]):
         )
 
 
-Rules = tuple[tuple[str, str, str], ...]
-"""Contradictions: an option, a condition, and the sentence with the way out.
-
-Terms of a condition are joined by " & ": `overlap` or `not overlap` for an option that is set or is
-not, `write=cas|racy` or `write!=auto` for its value, where `*` is any text. The sentence may name
-values: {write}. A rule about an option that a run lacks, such as a number of another choice, does
-not hold; a name that no option and no attribute has is an error."""
-_UNSET = ("none", "off", "auto", "false", "0", "0.0")
+Constraints = tuple[tuple[object, str, str], ...]
+"""Of each whether it is broken, its option, and the sentence that says so with the way out."""
 
 
-def broken(
-    rules: Iterable[tuple[str, str, str]],
-    values: Mapping[str, object],
-    choice: object = None,
-    is_elsewhere: Callable[[str], bool] = lambda name: False,
-) -> Iterator[tuple[str, str]]:
-    """Yield (option, sentence) for each rule whose condition holds.
-
-    `values` are by flat names, as people write them; attributes of `choice` count as values, too. A
-    rule about a name that `is_elsewhere`, such as a number of another choice, does not hold.
-
-    Raises:
-        ConfigError: a condition has another name.
-    """
-    for name, condition, sentence in rules:
-        terms = condition.split(" & ")
-        missing = [n for n in map(name_of, terms) if n not in values and not hasattr(choice, n)]
-        for unknown in missing:
-            if not is_elsewhere(unknown):
-                raise ConfigError(
-                    f"the rule {condition!r} of {name} is about {unknown!r}, which is neither an "
-                    f"option nor an attribute of the choice{did_you_mean(unknown, values)}"
-                )
-        if not missing and all(holds(term, values, choice) for term in terms):
-            yield name, sentence.format_map(values)
-
-
-def name_of(term: str) -> str:
-    """Return the name that a term of a condition is about."""
-    return term.partition("=")[0].removeprefix("not ").rstrip("!")
-
-
-def holds(term: str, values: Mapping[str, object], choice: object = None) -> bool:
-    """Whether a term of a condition holds; an AttributeError if it names nothing that is there."""
-    left, equals, words = term.partition("=")
-    negative, name = left.startswith("not ") or left.endswith("!"), name_of(term)
-    text = str(values[name] if name in values else getattr(choice, name)).lower()
-    is_so = (
-        any(fnmatchcase(text, word) for word in words.split("|")) if equals else text not in _UNSET
-    )
-    return is_so != negative
-
-
-def rules_of(cls: type) -> Iterator[tuple[str, str, str]]:
-    """Yield the rules of the bases of a class, and its own."""
-    for base in reversed(cls.__mro__):
-        yield from vars(base).get("rules", ())
+def broken(constraints: Constraints) -> Iterator[tuple[str, str]]:
+    """Yield option and sentence of each broken constraint."""
+    return ((name, sentence) for is_broken, name, sentence in constraints if is_broken)
 
 
 class Choice:
     """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
-    A plain field such as `depth: int = 3` is a number, too, without limits and help. `rules` has
-    contradictions between its numbers, and with options of a run; those of its bases hold, too.
+    A plain field such as `depth: int = 3` is a number, too, without limits and help.
     """
 
-    rules: ClassVar[Rules] = ()
     name: ClassVar[str]  # in flags and files; only a class that defines it itself is a choice
     about: ClassVar[str]  # one line for help and documentation
     kind: ClassVar[Kind]  # the registry that it belongs to
@@ -184,21 +131,31 @@ class Choice:
         """Convert and check every number.
 
         Raises:
-            ConfigError: naming every wrong number and every broken rule.
+            ConfigError: naming every wrong number and every broken constraint.
         """
-        problems = convert_fields(self) or [*self.broken_rules()]
-        if problems:
+        broken = (f"{name}: {problem}" for name, problem in self.broken("constraints"))
+        if problems := convert_fields(self) or [*broken]:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield contradictions between numbers of this choice, with the way out.
+    def constraints(self) -> Constraints:
+        """Constraints between its own numbers; those of its bases hold, too."""
+        return ()
 
-        Rules about options of a run are for `contradictions.of`.
+    def run_constraints(self, config: Any) -> Constraints:
+        """Constraints between it and other options of a run, a `TrainConfig`; likewise."""
+        return ()
+
+    def broken(self, method: str, *config: object) -> Iterator[tuple[str, str]]:
+        """Yield option and sentence of each broken constraint of either method.
+
+        Raises:
+            ConfigError: one names something that is not there.
         """
-        specs = options(type(self))
-        values = {specs[name].flat: value for name, value in spelt(self).items()}
-        rules = broken(rules_of(type(self)), values, self, is_elsewhere=lambda name: True)
-        return (f"{name}: {problem}" for name, problem in rules)
+        for base in reversed(type(self).__mro__):
+            try:
+                yield from broken(vars(base).get(method, lambda *_: ())(self, *config))
+            except AttributeError as error:
+                raise ConfigError(f"{method} of {self.name}: {error}") from error
 
     @classmethod
     def is_own(cls) -> bool:

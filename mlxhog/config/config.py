@@ -10,7 +10,7 @@ import yaml
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, split_host
-from mlxhog.config import contradictions, plugins
+from mlxhog.config import constraints, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.options import option, spelt
 from mlxhog.config.rules import parse_slowdowns
@@ -36,7 +36,7 @@ _data, _model, _workers, _strategy, _sparse, _optimizer, _schedule, _budget, _ru
 )  # fmt: skip
 _tuning = partial(option, group="fine-tuning")
 _ends = partial(option, group="epochs and early stopping")
-_cluster = partial(option, group="cluster", needs="cluster")
+_cluster = partial(option, group="cluster", requires={"cluster": ()})
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """What `report_to` may name, each by the name of its package."""
@@ -238,7 +238,7 @@ class TrainConfig(Merged):
     )
     eval_tokens: int | None = _run(
         None, "held-out text in one evaluation; auto is 64 KiB, less for a slow model",
-        unit="tokens", low=1, none="auto", needs="eval_every",
+        unit="tokens", low=1, none="auto", requires={"eval_every": ()},
     )  # fmt: skip
     sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
     save_every: Interval = _run(
@@ -251,13 +251,13 @@ class TrainConfig(Merged):
     )  # fmt: skip
     live_every: Interval = _run(
         Interval(seconds=1), "steps or time between copies, while there are readers",
-        needs="live=auto|on",
+        requires={"live": ("auto", "on")},
     )  # fmt: skip
     resume: str | None = _run(
         None, "continue a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
-        False, "drop the moments, for example those of another optimizer", needs="resume"
+        False, "drop the moments, for example those of another optimizer", requires={"resume": ()}
     )
     report_to: str = _run(
         "none", "also write curves for " + ", ".join(TRACKERS) + "; several with commas; no login",
@@ -282,7 +282,7 @@ class TrainConfig(Merged):
     )
     resize_vocab: bool = _tuning(
         False, "allow another vocabulary; rows of tokens with the same text are kept",
-        needs="init_from",
+        requires={"init_from": ()},
     )  # fmt: skip
     loss_on: str = _tuning(
         "assistant",
@@ -300,16 +300,16 @@ class TrainConfig(Merged):
     )
     patience: int | None = _ends(
         None, "also end after this number of evaluations without a new best",
-        unit="evaluations", low=1, none="off", needs="eval_every",
+        unit="evaluations", low=1, none="off", requires={"eval_every": ()},
     )  # fmt: skip
     stop_at_loss: float | None = _ends(
         None, "also end when a held-out evaluation has this number of bits per byte, or fewer",
-        unit="bits per byte", above=0, none="off", needs="eval_every",
+        unit="bits per byte", above=0, none="off", requires={"eval_every": ()},
     )  # fmt: skip
     keep_best: bool | None = _ends(
         None, "keep the checkpoint of the best validation score, one copy: checkpoints/best; auto "
         "does where evaluations score it",
-        none="auto", needs="eval_every",
+        none="auto", requires={"eval_every": ()},
     )  # fmt: skip
 
     # Rounds between machines. DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too
@@ -317,7 +317,7 @@ class TrainConfig(Merged):
     # (`benchmarks/across_machines.py --only rounds`).
     cluster: str | None = _cluster(
         None, "train one model with other machines: HOST:PORT that mlxhog cluster start printed",
-        none="off", reads=_check_address, needs="",
+        none="off", reads=_check_address, requires={},
     )  # fmt: skip
     cluster_own_address: str | None = _cluster(
         None, "address of this machine for the others; auto is that of the route to the lighthouse",
@@ -357,9 +357,9 @@ class TrainConfig(Merged):
         if self.resume is None:
             optimizer = self.optimizer or OPTIMIZERS.read(DEFAULT_OPTIMIZER)
             object.__setattr__(self, "optimizer", optimizer)
-        if self.strategy is None and (name := contradictions.implied_strategy(self)):
+        if self.strategy is None and (name := constraints.implied_strategy(self)):
             object.__setattr__(self, "strategy", STRATEGIES.read(name))
-        if problems := contradictions.of(self):
+        if problems := [*constraints.of(self)]:
             raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems))
         if self.resume is not None:
             return
@@ -397,6 +397,11 @@ class TrainConfig(Merged):
         lock_free = strategy is not None and strategy.shares_moments and strategy.writes_whole_steps
         optimizer = optimizer or cast("OptimizerChoice", OPTIMIZERS.read(DEFAULT_OPTIMIZER))
         return optimizer.shares_moments(lock_free=lock_free)
+
+    @property
+    def moments(self) -> str:
+        """Whose moments the optimizer has been told to keep: auto, private or shared."""
+        return "auto" if self.optimizer is None else self.optimizer.moments
 
     @property
     def strategy_name(self) -> str:

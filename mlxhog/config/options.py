@@ -22,6 +22,7 @@ from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, pars
 from mlxhog.errors import ConfigError, did_you_mean, shown
 
 _METADATA = "mlxhog.option"
+_OFF = ("none", "off", "auto", "false", "0", "0.0")  # values with which an option is not set
 _PLAIN = (int, float, bool, str)  # types of a plain field that is an option; it may also be None
 
 
@@ -72,7 +73,8 @@ class Option:
     excludes: tuple[str, ...] = ()  # options that may not stand beside it on a command line
     short: str = ""  # a second flag of one letter
     reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
-    needs: str = ""  # a term of rules, such as "blocks=disjoint": else this has no effect
+    # Options and their values without which this has no effect; () is any that is not off.
+    requires: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     owners: tuple[Any, ...] = ()  # of a number of choices: those that have it
     train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
     shown: str = ""  # text in place of the default
@@ -160,6 +162,13 @@ class Option:
         except (ConfigError, ValueError) as error:
             raise ValueError(f"{got}; {error}") from error
         return converted
+
+    def unmet(self, values: Mapping[str, object]) -> Iterable[str]:
+        """Yield the options that it requires with other values than these, as people write them."""
+        for name, wanted in self.requires.items():
+            value = str(values.get(name, "")).lower()
+            if name in values and (value not in wanted if wanted else value in _OFF):
+                yield name
 
     def _typed(self, value: object) -> Any:  # known at run time only
         if self.type is bool:

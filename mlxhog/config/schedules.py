@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from mlxhog.config.choices import SCHEDULES, Choice, Kind, Rules
+from mlxhog.config.choices import SCHEDULES, Choice, Constraints, Kind
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
@@ -138,10 +138,13 @@ class Falling(Schedule):
         "passes over the text instead of steps; the step size changes between them only",
         low=1, none="off", flat="backoff_epochs",
     )  # fmt: skip
-    rules: ClassVar[Rules] = (
-        ("backoff_epochs", "backoff_epochs & backoff_steps!=1000",
-         "takes the place of backoff_steps, which is {backoff_steps}; keep one"),
-    )  # fmt: skip
+
+    def constraints(self) -> Constraints:
+        """`epochs` takes the place of `steps`."""
+        return (
+            (self.epochs is not None and self.steps != 1000, "backoff_epochs",
+             f"takes the place of backoff_steps, which is {self.steps}; keep one"),
+        )  # fmt: skip
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
         """Return the schedule of a run."""

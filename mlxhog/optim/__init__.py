@@ -21,7 +21,7 @@ from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.optim.apollo import Apollo, ApolloMini
 from mlxhog.optim.choice import GROUPS, Adaptive, Averaging, Decayed, OptimizerChoice, Use
-from mlxhog.optim.delay_feedback import DelayFeedback, FedBack
+from mlxhog.optim.delay_feedback import DelayFeedback
 from mlxhog.optim.elementwise import SGD, AdamW, Adan, Lion, Momentum
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.groups import Grouped, Groups, factors
@@ -121,9 +121,10 @@ def build(
     if groups is not None and (by_name := factors(choice, groups)):
         rule = Grouped(rule, by_name)
     strategy: Any = config.strategy
-    if isinstance(strategy, FedBack):
-        rule = strategy.fed_back(rule)
-    rule = strategy.sparsified(rule) if isinstance(strategy, Sparse) else rule
+    if strategy is not None and strategy.delay_feedback:
+        rule = DelayFeedback(rule)
+    if isinstance(strategy, Sparse) and (selection := Selection.parse(strategy.sparsify)):
+        rule = Sparsified(rule, selection, strategy.error_feedback)
     if groups is not None and (tables := groups.get("table")):
         rule = WithTables(rule, tables, config.ngram_lr / config.top_lr)
     return rule

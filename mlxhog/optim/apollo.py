@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
-from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.optim.choice import Adaptive
 from mlxhog.optim.gradients import Float32
@@ -54,6 +53,8 @@ def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bo
 
     The same for every worker, framework and process.
     """
+    import numpy as np
+
     digest = hashlib.sha256(slot.name.encode()).digest()
     key = np.array([seed, int.from_bytes(digest[:8], "little")], np.uint64)
     counter = np.array([0, 0, 0, refresh], np.uint64)  # the first words count the numbers drawn
@@ -117,6 +118,8 @@ class Projected(Adaptive):
         self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
     ) -> Iterator[tuple[Slot, Float32, Floats]]:
         """Update the state of each hidden matrix; yield it, its gradient, the factors of that."""
+        import numpy as np
+
         keep1, take1, keep2, take2 = self.decays
         for slot, grad in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)

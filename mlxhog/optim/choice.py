@@ -12,7 +12,7 @@ from abc import ABC
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, NamedTuple, TypeVar
 
-from mlxhog.config.choices import OPTIMIZERS, Choice, Kind, Rules
+from mlxhog.config.choices import OPTIMIZERS, Choice, Constraints, Kind
 from mlxhog.config.options import option, options
 from mlxhog.optim.rule import Optimizer
 
@@ -45,6 +45,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
     has_own_bases: ClassVar[bool] = False  # its state has no average over workers
     beside: ClassVar[str] = ""  # the rule of parameters other than hidden matrices
     lr_workers: ClassVar[str] = "none"  # the value of `lr_workers=auto`
+    moments = "private"  # a number of some optimizers; annotated, it would be one of all
 
     use: Use = Use()  # values of the run; set by `mlxhog.optim.build`
 
@@ -110,10 +111,12 @@ class Averaging(Decayed):
         "2^(-tokens in one step / half-life)",
         unit="tokens", low=1, none="off",
     )  # fmt: skip
-    rules: ClassVar[Rules] = (
-        ("beta2_half_life", "beta2_half_life & beta2!=0.95",
-         "takes the place of beta2, which is {beta2}; keep one"),
-    )  # fmt: skip
+
+    def constraints(self) -> Constraints:
+        return (
+            (self.beta2_half_life is not None and self.beta2 != 0.95, "beta2_half_life",
+             f"takes the place of beta2, which is {self.beta2}; keep one"),
+        )  # fmt: skip
 
     def fitted(self, *, hidden: bool, ahead: int = 1) -> OptimizerChoice:
         return self if self.beta1 is not None else replace(self, beta1=BETA1)

@@ -26,10 +26,10 @@ parameters, with Muon of hidden matrices.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
-from mlxhog.base.late import np
-from mlxhog.config.choices import Choice, Rules
+from mlxhog.config.choices import Choice, Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Rows
@@ -48,14 +48,12 @@ class FedBack(Choice):
         "the worker's next one; n updates come between the two (error feedback)",
     )
 
-    rules: ClassVar[Rules] = (
-        ("gpu_write", "delay_feedback & gpu_write!=cpu",
-         "is {gpu_write}, and only steps that the CPU writes whole are corrected; leave it out, "
-         "or delay_feedback"),
-    )  # fmt: skip
-
-    def fed_back(self, rule: Optimizer) -> Optimizer:
-        return DelayFeedback(rule) if self.delay_feedback else rule
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.delay_feedback and config.gpu_write != "cpu", "gpu_write",
+             f"is {config.gpu_write}, and only steps that the CPU writes whole are corrected; "
+             "leave it out, or delay_feedback"),
+        )  # fmt: skip
 
 
 class DelayFeedback(Around):
@@ -74,6 +72,8 @@ class DelayFeedback(Around):
         Concurrency: both are added as the arena's mode promises; other workers may write between
         the two.
         """
+        import numpy as np
+
         assert target.metal is None
         if self._before is None:
             self._before = np.zeros(target.flat.size, np.float32)
@@ -84,7 +84,7 @@ class DelayFeedback(Around):
             if isinstance(grad, Rows) or slot.kind != "dense":
                 continue
             ahead, before = (parameter(flat, slot) for flat in own)
-            ahead *= np.float32(step.feedback)
+            ahead *= step.feedback
             change = ahead - before
             if change.any():
                 with target.writing():

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from mlxhog.arena.layout import Slot
@@ -40,6 +40,8 @@ class Rows:
 
     def coalesced(self) -> Rows:
         """The same gradient with ascending rows, each once; itself if it has them already."""
+        import numpy as np
+
         if bool(np.all(self.index[1:] > self.index[:-1])):
             return self
         rows, target = np.unique(self.index, return_inverse=True)
@@ -53,6 +55,8 @@ Grads = Mapping[str, "Float32 | Rows"]
 
 def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
     """Return a gradient as an array of its parameter's shape; rows that it lacks are zero."""
+    import numpy as np
+
     if not isinstance(grad, Rows):
         return grad
     whole = np.zeros(shape, np.float32)
@@ -69,18 +73,19 @@ class GradientSum:
 
     def add(self, grads: Grads, weight: float) -> None:
         """Add `weight * grads`; names missing in one call count as zero there."""
-        scale = np.float32(weight)
         for name, grad in grads.items():
             if isinstance(grad, Rows):
-                part = Rows(grad.index.copy(), grad.values * scale)
+                part = Rows(grad.index.copy(), grad.values * weight)
                 self._rows.setdefault(name, []).append(part)
             elif name in self._dense:
-                self._dense[name] += grad * scale
+                self._dense[name] += grad * weight
             else:
-                self._dense[name] = grad * scale
+                self._dense[name] = grad * weight
 
     def grads(self) -> dict[str, Float32 | Rows]:
         """The sum, with each touched row once."""
+        import numpy as np
+
         total: dict[str, Float32 | Rows] = dict(self._dense)
         for name, parts in self._rows.items():
             index = np.concatenate([part.index for part in parts])

@@ -40,7 +40,6 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.optim.choice import OptimizerChoice, Sharing, like
 from mlxhog.optim.elementwise import AdamW, BesideAdamW
@@ -181,6 +180,8 @@ def on_cpu(
     threads: int = 1,
 ) -> list[Float32]:
     """Orthogonalise by native code, in place: a `Polar`."""
+    import numpy as np
+
     us = list(xs)
     _native.polar(us, us, list(scales), np.array(coefficients, np.float32), threads=threads)
     return us
@@ -191,6 +192,8 @@ def distance(polar: Polar) -> float:
 
     NaN if an element is. Products that keep 10 bits of their factors, as TF32 does, are far.
     """
+    import numpy as np
+
     rng, coefficients = np.random.default_rng(0), ORTHOGONALIZATIONS["polar3"]
     shapes = ((128, 192), (192, 128), (128, 192))  # small ones may take other kernels
     xs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]

@@ -15,7 +15,6 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.updates import WRITE_MODES, check, row_width
@@ -150,6 +149,8 @@ class Target:
         cls, rule: Optimizer, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
     ) -> Self:
         """That of one process without an arena: state of zeros of the type of `flat`, no locks."""
+        import numpy as np
+
         from mlxhog.arena.layout import place_state
 
         shapes = rule.state_shapes({name: slot.shape for name, slot in slots.items()})
@@ -209,6 +210,8 @@ class Target:
         self, kernel: Kernel, slot: Slot, grad: Any, rates: tuple[float, ...], step: Step
     ) -> Any:
         """Move the moments of a parameter, and return its direction without a step."""
+        import numpy as np
+
         u = np.empty_like(grad.values if isinstance(grad, Rows) else grad)
         target = replace(self, pending=None, record=None)
         if not kernel.shared:
@@ -244,6 +247,8 @@ class Target:
 
         `scattered` says whether the run adds to single elements of parameters.
         """
+        import numpy as np
+
         ones = np.ones(count, np.float32)
         if self.metal is not None:
             self.metal.add(offset, ones)

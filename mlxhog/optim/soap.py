@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.optim.elementwise import BesideAdamW
 from mlxhog.optim.gradients import Float32
@@ -89,6 +88,8 @@ class Soap(BesideAdamW):
         self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
     ) -> Iterator[tuple[Slot, Float32]]:
         """Update the state of each hidden matrix; yield its direction, but for a first gradient."""
+        import numpy as np
+
         for slot, grad in pairs:
             g, v = np.float32(grad_scale) * grad, target.state("v", slot)
             sides = [
@@ -99,8 +100,8 @@ class Soap(BesideAdamW):
             if moves := _have_bases(sides):
                 yield slot, self._direction(target.state("m", slot), v, g, sides)
             for second, basis, axis in sides:
-                second *= np.float32(self.beta2)
-                second += np.float32(1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
+                second *= self.beta2
+                second += (1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
                 if moves and t % self.every == 0:  # one step of orthogonal iteration
                     turned = second @ basis
                     order = np.argsort(-np.einsum("ij,ij->j", basis, turned), kind="stable")
@@ -109,14 +110,16 @@ class Soap(BesideAdamW):
 
     def _direction(self, m: Float32, v: Float32, g: Float32, sides: list[Side]) -> Float32:
         """Update m and v, and return m, scaled in the eigenbases and turned back."""
-        m *= np.float32(self.decay1)
-        m += np.float32(1.0 - self.decay1) * g
+        import numpy as np
+
+        m *= self.decay1
+        m += (1.0 - self.decay1) * g
         turned_g, turned_m = g, m
         for _, basis, axis in sides:
             turned_g, turned_m = (x @ basis if axis else basis.T @ x for x in (turned_g, turned_m))
-        v *= np.float32(self.beta2)
-        v += np.float32(1.0 - self.beta2) * np.square(turned_g)
-        u: Float32 = np.divide(turned_m, np.sqrt(v) + np.float32(self.eps))
+        v *= self.beta2
+        v += (1.0 - self.beta2) * np.square(turned_g)
+        u: Float32 = np.divide(turned_m, np.sqrt(v) + self.eps)
         for _, basis, axis in sides:
             u = u @ basis.T if axis else basis @ u
         return np.ascontiguousarray(u)
@@ -127,6 +130,8 @@ def _have_bases(sides: list[Side]) -> bool:
 
     Columns of an average of several workers' bases are shorter; those of an unfilled one are zero.
     """
+    import numpy as np
+
     for second, basis, _ in sides:
         if abs(float(np.vdot(basis, basis)) / len(basis) - 1.0) >= ROUNDING:
             if not second.any():

@@ -24,10 +24,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from mlxhog.base.late import np
-from mlxhog.config.choices import Choice, Rules
+from mlxhog.config.choices import Choice, Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
@@ -36,6 +36,7 @@ from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
 from mlxhog.optim.updates import row_width
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from mlxhog.arena.layout import Slot
@@ -82,23 +83,22 @@ class Sparse(Choice):
     )  # fmt: skip
     error_feedback: bool = option(
         True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
-        train_only=True, needs="sparsify",
+        train_only=True, requires={"sparsify": ()},
     )  # fmt: skip
 
     @property
     def writes_whole_steps(self) -> bool:
         return self.sparsify == "none"
 
-    rules: ClassVar[Rules] = (
-        ("sparsify", "sparsify!=none & gpu_write!=cpu",
-         "single elements are added by the CPU, and gpu_write is {gpu_write}; set gpu_write=cpu"),
-        ("sparsify", "sparsify!=none & moments=shared",
-         "shared moments would still be written whole at every step; set moments=private"),
-    )  # fmt: skip
-
-    def sparsified(self, rule: Optimizer) -> Optimizer:
-        selection = Selection.parse(self.sparsify)
-        return Sparsified(rule, selection, self.error_feedback) if selection else rule
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        sparse = self.sparsify != "none"
+        return (
+            (sparse and config.gpu_write != "cpu", "sparsify",
+             f"single elements are added by the CPU, and gpu_write is {config.gpu_write}; set "
+             "gpu_write=cpu"),
+            (sparse and config.moments == "shared", "sparsify",
+             "shared moments would still be written whole at every step; set moments=private"),
+        )  # fmt: skip
 
 
 def sparsify(config: Any) -> str:
@@ -115,6 +115,8 @@ def take(
     if `keep`, else they are dropped. Returns the elements of the row-major parameter, ascending
     (k,) int32, and their values, (k,) float32.
     """
+    import numpy as np
+
     flat, width = parameter(pending, slot).reshape(-1), row_width(slot)
     candidates = flat if rows is None else flat.reshape(-1, width)[rows].reshape(-1)
     size = candidates.view(np.uint32) & np.uint32(0x7FFFFFFF)  # bits of |x| have the order of |x|
@@ -134,6 +136,8 @@ def take(
 
 def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
     """Places of the k largest numbers, of equal ones the first, but of no zero."""
+    import numpy as np
+
     if k == 0:
         return np.empty(0, np.intp)
     bound = np.partition(size, -k)[-k] if k < len(size) else 0
@@ -166,6 +170,8 @@ class Sparsified(Around):
         added as the arena's mode promises. If the worker is killed in between, the residual still
         has the step, or the elements are removed and lost: at most those of one step.
         """
+        import numpy as np
+
         assert target.metal is None
         if not self.error_feedback and self._scratch is None:
             self._scratch = np.zeros(target.flat.size, np.float32)

@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
-from mlxhog.base.late import np
 from mlxhog.errors import ShapeError
 from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
 
@@ -37,6 +36,8 @@ STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 
 def check(slot: Slot, delta: Float32 | Rows) -> None:
     """Raise ShapeError for another shape, dtype or memory order than the slot's, or a row."""
+    import numpy as np
+
     parts: list[tuple[str, NDArray[Any], type, tuple[int, ...]]]
     parts = [("values", delta, np.float32, slot.shape)] if not isinstance(delta, Rows) else [
         ("values", delta.values, np.float32, (len(delta.index), *slot.shape[1:])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
+from mlxhog import optim
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
@@ -15,6 +16,7 @@ from mlxhog.strategies.locked import SSP, Aig, AsyncPS, Locked
 from mlxhog.strategies.strategy import (
     Idle,
     Lease,
+    RunFacts,
     Strategy,
     StrategyWorker,
     TicketPart,
@@ -60,7 +62,20 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
             f"strategy {chosen.name}; leave it out, or take strategy=hogwild"
         )
     numbers = {field.name: getattr(chosen, field.name) for field in fields(kind)}
-    return replace(kind(**numbers), config=config, workers=workers, max_workers=max_workers)
+    resumed = config.resume is not None
+    facts = RunFacts(
+        sequences_per_ticket=config.sequences_per_ticket,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        clip=config.clip,
+        overlap=config.overlap,
+        determinism=config.determinism,
+        prediction=config.prediction,
+        budget=(None, None) if resumed else (config.steps, config.tokens),
+        reset_optimizer=config.reset_optimizer,
+        workers_factor=optim.chosen(config).workers_factor,
+    )
+    return replace(kind(**numbers), run=facts, workers=workers, max_workers=max_workers)
 
 
 __all__ = [

@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from mlxhog.base.late import np
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
@@ -87,11 +86,11 @@ class Averaged(Local):
         return self.average_every or AVERAGE_EVERY
 
     def check_workers(self) -> None:
-        config, first = self.config, self.local_steps * self.workers
-        most = first if config.steps is None else config.steps
-        if config.tokens is not None:
-            most = min(most, config.tokens // self.tokens_per_step)
-        if config.resume is None and first > most:
+        first, (steps, tokens) = self.local_steps * self.workers, self.run.budget
+        most = first if steps is None else steps
+        if tokens is not None:
+            most = min(most, tokens // self.tokens_per_step)
+        if first > most:
             raise ConfigError(
                 f"average_every is {self.local_steps}, so {self.workers} workers take {first} "
                 f"steps before their first average, and the run has {most}; set average_every to "
@@ -110,7 +109,7 @@ class Averaged(Local):
     def keep(self, arena: Arena, rank: int) -> None:
         if ANCHOR in self.kept_segments():
             span = self.share(arena, rank)
-            np.copyto(arena.segment(ANCHOR)[span], arena.params[span])
+            arena.segment(ANCHOR)[span] = arena.params[span]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +169,7 @@ class FedProx(Averaged):
         if self.prox == "decoupled" or not self.mu:
             return None
         anchor = parameter(one.context.arena.segment(ANCHOR), slot)
-        moved: Float32 = np.float32(self.mu) * (parameter(one.copy, slot) - anchor)
+        moved: Float32 = self.mu * (parameter(one.copy, slot) - anchor)
         return moved
 
     def before_step(self, one: LocalWorker, grads: Grads) -> None:
@@ -178,7 +177,7 @@ class FedProx(Averaged):
             arena = one.context.arena
             span = slice(arena.layout.dense_end)
             moved = one.copy[span] - arena.segment(ANCHOR)[span]
-            one.copy[span] -= np.float32(one.lr() * self.mu) * moved
+            one.copy[span] -= (one.lr() * self.mu) * moved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,19 +232,19 @@ class Scaffold(Averaged):
         if steps == 0:
             return arena.segment(f"{CONTROL}.{rank + 1}")[span]
         total: Float32 = arena.segment(f"{SUM}.{rank + 1}")[span]
-        return total * np.float32(1.0 / steps)
+        return total * (1.0 / steps)
 
     def mix(self, arena: Arena, rank: int) -> None:
         super().mix(arena, rank)
         span = self.share(arena, rank)
         every = (self.next_control(arena, other, span) for other in range(self.workers))
-        np.copyto(arena.segment(CONTROL)[span], mean_of(every))
+        arena.segment(CONTROL)[span] = mean_of(every)
 
     def keep(self, arena: Arena, rank: int) -> None:
         """A worker's control variate, and its share of the anchor."""
         super().keep(arena, rank)
         span, own = slice(arena.layout.probe.offset), arena.segment(f"{CONTROL}.{rank + 1}")
-        np.copyto(own[span], self.next_control(arena, rank, span))
+        own[span] = self.next_control(arena, rank, span)
 
     def take(self, arena: Arena, rank: int) -> None:
         arena.segment(f"{SUM}.{rank + 1}").fill(0.0)
@@ -260,10 +259,9 @@ def nesterov(
     From theta_s (`anchor`), v and D, (n,) float32, it makes theta_s and v after the step, new
     arrays; element by element, so parts give the same bits.
     """
-    rate, beta = np.float32(lr), np.float32(momentum)
-    velocity = beta * velocity + mean
-    ahead: Float32 = mean + beta * velocity
-    return anchor - rate * ahead, velocity
+    velocity = momentum * velocity + mean
+    ahead: Float32 = mean + momentum * velocity
+    return anchor - lr * ahead, velocity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +307,7 @@ class DiLoCo(Averaged):
                 f"replicas is {self.replicas}, which does not divide {self.workers} workers; take "
                 f"one of {', '.join(map(str, divisors))}, or another number of workers"
             )
-        if self.config.determinism == "rounds" and self.n_replicas < self.workers:
+        if self.run.determinism == "rounds" and self.n_replicas < self.workers:
             raise ConfigError(
                 f"determinism is rounds, and the {self.workers // self.n_replicas} workers of each "
                 "replica train it lock-free; leave replicas out, or determinism"
@@ -331,4 +329,4 @@ class DiLoCo(Averaged):
     def keep(self, arena: Arena, rank: int) -> None:
         super().keep(arena, rank)
         span = self.share(arena, rank)
-        np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
+        arena.segment(VELOCITY)[span] = arena.segment(NEXT)[span]

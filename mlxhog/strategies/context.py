@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlxhog import optim
 from mlxhog.arena import Arena
 from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import Command
@@ -59,7 +58,7 @@ class Context:
 
     def __post_init__(self) -> None:
         """Look up what the strategy knows of the run."""
-        self.config, self.workers = self.strategy.config, self.strategy.workers
+        self.run, self.workers = self.strategy.run, self.strategy.workers
         self.rank = self.slot - 1  # its place among the workers at the start
         self.clock = Clock(self.arena.counters, self.budget.seconds)
 
@@ -86,9 +85,9 @@ class Context:
             shared={name: arena.segment(name) for name in optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
-            record=look_ahead.record(arena, self.config, self.live_workers),
+            record=look_ahead.record(arena, self.run, self.live_workers),
             places=arena.layout.state,
-            watch=None if self.config.overlap else StepWatch(self.entry),
+            watch=None if self.run.overlap else StepWatch(self.entry),
             polar=self.polar,
             threads=self.threads,
         )
@@ -168,7 +167,7 @@ class Context:
         """Step size of the next update."""
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:  # which the schedule contains
-            rule = partial(optim.chosen(self.config).workers_factor, self.strategy.lr_workers)
+            rule = partial(self.run.workers_factor, self.strategy.lr_workers)
             lr *= rule(live) / rule(self.workers)
         return lr
 
@@ -183,7 +182,7 @@ class Context:
         return gradients.global_norm(dense, self.threads)
 
     def grad_scale(self, norm: float) -> float:
-        return gradients.clip_factor(norm, self.config.clip)
+        return gradients.clip_factor(norm, self.run.clip)
 
     def copy_to_inbox(self) -> None:
         """Copy the current model to the backend, without any prediction."""

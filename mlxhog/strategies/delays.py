@@ -36,10 +36,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
@@ -48,6 +48,8 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies.strategy import Apart
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlxhog.strategies.context import Context
 
 _LATE_FORMS = Forms(
@@ -79,10 +81,12 @@ class LateSteps(Apart):
         "which divides F by the root of the mean square of g",
         reads=_COMPENSATION_FORMS.read,
     )
-    rules: ClassVar[Rules] = (
-        ("delay_compensation", "delay_compensation!=none & read=live",
-         "live reads keep no copy of the gradient's parameters; leave read out"),
-    )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.delay_compensation != "none" and config.read == "live", "delay_compensation",
+             "live reads keep no copy of the gradient's parameters; leave read out"),
+        )  # fmt: skip
 
     @property
     def is_adapted(self) -> bool:
@@ -150,7 +154,7 @@ class Delays:
         """The factor of lr by `staleness_lr`; a gradient with factor 0 is left out."""
         workers = self._simulated
         if workers is None:  # with overlap a worker's own step lands between, as another's
-            workers = self._context.live_workers + self._context.config.overlap
+            workers = self._context.live_workers + self._context.run.overlap
         return late_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:
@@ -180,6 +184,8 @@ class Delays:
 
         One that is not finite stays as it is: it will be dropped, and would spoil the mean square.
         """
+        import numpy as np
+
         arena = self._context.arena
         if self._compensation == "none" or not math.isfinite(self._context.norm(grads)):
             return grads
@@ -198,6 +204,8 @@ class Delays:
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:
         """F, or F over the root of the running mean square, which these squares join."""
+        import numpy as np
+
         factor = np.float32(self._strengths[0])
         if self._compensation == "constant":
             return factor

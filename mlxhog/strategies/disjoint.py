@@ -115,7 +115,7 @@ class Disjoint(Hogwild):
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
         """Set the updates of each parameter; by default those of the run."""
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
-        known = not self.config.reset_optimizer and "block_steps" in state
+        known = not self.run.reset_optimizer and "block_steps" in state
         steps, words = state["block_steps"] if known else of_run, self.words(arena)
         for k, name in enumerate(arena.layout.slots):
             words["steps", k] = steps[name]

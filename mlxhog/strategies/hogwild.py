@@ -22,10 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
+from mlxhog.config.schedules import Falling
 from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Grads
+from mlxhog.optim.muon import Muon
 from mlxhog.optim.sparsified import Sparse
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, Paced
@@ -63,7 +66,7 @@ class HogwildWorker(StrategyWorker):
             for name in look_ahead.SEGMENTS:
                 if name in context.arena.layout.segments:
                     context.arena.segment(name).fill(0.0)
-        self._reader = Reader(context.arena, context.config, workers)
+        self._reader = Reader(context.arena, context.run, workers)
         self._target = context.target(self._state_slot)
 
     def claim(self) -> Lease | Idle:
@@ -153,10 +156,10 @@ class LockFree(Strategy):
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         """Those for looking ahead, too, even if it takes workers that join to need them."""
-        return {**super().segments(spec), **look_ahead.segments(self.config, self.slots)}
+        return {**super().segments(spec), **look_ahead.segments(self.run, self.slots)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return tuple(look_ahead.segments(self.config, self.workers))
+        return tuple(look_ahead.segments(self.run, self.workers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,37 +195,56 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
     def regimes(self) -> tuple[Strategy, Strategy] | None:
         return (Sync(shares=self.shares), self.lock_free()) if self.async_after else None
 
-    rules: ClassVar[Rules] = (
-        ("sync_shares", "not async_after & sync_shares!=equal",
-         "hogwild has rounds after async_after only; add that, or take sync"),
-        *((name, f"async_after & {name}!={off}",
-           "is for workers that write their own steps, without async_after; leave one of them out")
-          for name, off in (("sparsify", "none"), ("blocks", "all"), ("delay_feedback", "false"))),
-        ("blocks", "is_adapted & blocks=disjoint",
-         "disjoint, so updates of others are of other blocks and make no gradient late; leave it "
-         "out, or the rule for late gradients"),
-        *((name, f"delay_feedback & {name}!={off}",
-           f"is {{{name}}}, and only steps that the CPU writes whole are corrected; leave it out, "
-           "or delay_feedback") for name, off in (("sparsify", "none"), ("blocks", "all"))),
-        ("async_after", "async_after & backoff_epochs",
-         "the schedule counts epochs in steps of one size, and steps of rounds have more batches; "
-         "give its steps, or leave async_after out"),
-        *(("overlap", f"overlap & {name}!={off}",
-           f"{name} needs the parameters of a gradient, which the next read replaces; leave it out")
-          for name, off in (("delay_compensation", "none"), ("delay_feedback", "false"))),
-        *(("overlap", f"overlap & {name}!={fits}",
-           f"{name} is {{{name}}}, whose device computes a gradient meanwhile; set {name}=cpu")
-          for name, fits in (("gpu_write", "cpu"), ("orthogonalization_device", "auto|cpu"))),
-        ("overlap", "overlap & read=live",
-         "live reads would see the step in the middle of the next gradient; set read=snapshot"),
-        ("moments", "blocks=disjoint & moments=shared",
-         "the moments of disjoint blocks go from worker to worker with the block; leave it out"),
-        *(("determinism", f"determinism=record|replay & {name}!={off}",
-           f"{{determinism}}, but {name}={{{name}}} has no record; leave {name} out")
-          for name, off in (
-            ("async_after", "0.0"), ("blocks", "all"), ("sparsify", "none"),
-            ("delay_compensation", "none"), ("delay_feedback", "false"))),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        parts = [("sparsify", self.sparsify), ("blocks", self.blocks)]
+        partial = [(name, value) for name, value in parts if value not in ("none", "all")]
+        late, alone = self.delay_feedback, [("delay_feedback", True)] * self.delay_feedback
+        return (
+            (not self.async_after and self.shares != "equal", "sync_shares",
+             "hogwild has rounds after async_after only; add that, or take sync"),
+            *((self.async_after, name,
+               "is for workers that write their own steps, without async_after; leave one of them "
+               "out") for name, _ in (*partial, *alone)),
+            (self.is_adapted and self.blocks == "disjoint", "blocks",
+             "disjoint, so updates of others are of other blocks and make no gradient late; leave "
+             "it out, or the rule for late gradients"),
+            *((late, name,
+               f"is {value}, and only steps that the CPU writes whole are corrected; leave it out, "
+               "or delay_feedback") for name, value in partial),
+        )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        schedule, optimizer = config.schedule, config.optimizer
+        overlap, record = config.overlap, config.determinism in ("record", "replay")
+        on_worker = isinstance(optimizer, Muon) and optimizer.device == "worker"
+        device = "worker" if on_worker else "cpu"
+        return (
+            (self.async_after and isinstance(schedule, Falling) and schedule.epochs, "async_after",
+             "the schedule counts epochs in steps of one size, and steps of rounds have more "
+             "batches; give its steps, or leave async_after out"),
+            *((overlap and is_set, "overlap",
+               f"{name} needs the parameters of a gradient, which the next read replaces; leave it "
+               "out") for name, is_set in (
+                ("delay_compensation", self.delay_compensation != "none"),
+                ("delay_feedback", self.delay_feedback))),
+            *((overlap and value != "cpu", "overlap",
+               f"{name} is {value}, whose device computes a gradient meanwhile; set {name}=cpu")
+              for name, value in (
+                ("gpu_write", config.gpu_write), ("orthogonalization_device", device))),
+            (overlap and config.read == "live", "overlap",
+             "live reads would see the step in the middle of the next gradient; set "
+             "read=snapshot"),
+            (self.blocks == "disjoint" and config.moments == "shared", "moments",
+             "the moments of disjoint blocks go from worker to worker with the block; leave it "
+             "out"),
+            *((record and value != off, "determinism",
+               f"{config.determinism}, but {name}={value} has no record; leave {name} out")
+              for name, value, off in (
+                ("async_after", self.async_after, 0), ("blocks", self.blocks, "all"),
+                ("sparsify", self.sparsify, "none"),
+                ("delay_compensation", self.delay_compensation, "none"),
+                ("delay_feedback", self.delay_feedback, False))),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,9 +255,11 @@ class Serial(LookAhead, Sparse, LockFree):
     about: ClassVar[str] = "one worker alone, the reference"
     one_process: ClassVar[bool] = True
     repeats: ClassVar[bool] = True
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=last & strategy=*",
-         "last is for workers that add their own steps, not for serial; leave it out"),
-    )  # fmt: skip
 
     is_lock_free = True
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.predict == "last", "predict",
+             "last is for workers that add their own steps, not for serial; leave it out"),
+        )  # fmt: skip

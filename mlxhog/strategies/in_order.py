@@ -50,7 +50,7 @@ from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError
@@ -204,7 +204,7 @@ class InOrderWorker(NumberedWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         strategy, arena = self.strategy, context.arena
-        record = look_ahead.record(arena, strategy.config, strategy.in_flight)
+        record = look_ahead.record(arena, strategy.run, strategy.in_flight)
         self._targets = {
             slot: replace(context.target(slot), record=record)
             for slot in (strategy.state_slots(arena) if context.workers == 1 else (context.slot,))
@@ -247,7 +247,7 @@ class InOrderWorker(NumberedWorker):
         late = self._delays.factor(staleness) == 0.0
         applies = math.isfinite(norm) and not late
         opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
-        tokens = words["tokens"] + samples * context.config.seq_len
+        tokens = words["tokens"] + samples * context.run.seq_len
 
         def apply(record: StepRecord) -> None:
             lr = context.lr_at(turn - words["first"], words["tokens"], version)
@@ -277,10 +277,12 @@ class InOrder(Numbered):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
     run_words: ClassVar[str] = "open_below tokens"
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=own",
-         "own, but steps in order have none and last only; set one of them"),
-    )  # fmt: skip
+
+    def constraints(self) -> Constraints:
+        return (
+            (isinstance(self, LookAhead) and self.predict == "own", "predict",
+             "own, but steps in order have none and last only; set one of them"),
+        )  # fmt: skip
 
     @cached_property
     def course(self) -> Course:
@@ -304,10 +306,10 @@ class InOrder(Numbered):
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        return {**super().segments(spec), **look_ahead.segments(self.config, self.in_flight)}
+        return {**super().segments(spec), **look_ahead.segments(self.run, self.in_flight)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return (*self.past(), *look_ahead.segments(self.config, self.in_flight))
+        return (*self.past(), *look_ahead.segments(self.run, self.in_flight))
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         return tuple(range(1, self.slots + 1))
@@ -350,7 +352,7 @@ class InOrder(Numbered):
         arena.counters.store("version", record.version)
         words["tokens"] = record.tokens
         k = (step + 1) % self.in_flight
-        reader = Reader(arena, self.config, self.in_flight)
+        reader = Reader(arena, self.run, self.in_flight)
         copy, n = arena.segment(self.past()[k]), arena.layout.n_dense
         reader.read(copy[:n])
         updates.snapshot(copy[n:], arena.params[n:])
@@ -381,15 +383,16 @@ class Sim(FedBack, LookAhead, LateSteps, InOrder):
         flat="sim_staleness", train_only=True, reads=Course,
     )  # fmt: skip
 
-    rules: ClassVar[Rules] = (
-        ("predict", "predict=last & sim_staleness!=fixed:*",
-         "last looks ahead by a fixed age, and staleness is {sim_staleness}; set "
-         "staleness=fixed:N, or leave predict out"),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        return (
+            (self.predict == "last" and not self.staleness.startswith("fixed:"), "predict",
+             f"last looks ahead by a fixed age, and staleness is {self.staleness}; set "
+             "staleness=fixed:N, or leave predict out"),
+        )  # fmt: skip
 
     @cached_property
     def course(self) -> Course:
-        return Course(self.staleness, self.config.seed)
+        return Course(self.staleness, self.run.seed)
 
     def steppers(self, workers: int) -> int:
         return Course(self.staleness).workers

@@ -34,8 +34,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
@@ -109,7 +109,7 @@ class LocalWorker(NumberedWorker):
         passes, place = divmod(words["steps", self.context.rank], len(own))
         client = own[place]
         epoch, ticket = divmod(words["batches", client] + passes, tickets[client])
-        whole = self.context.config.sequences_per_ticket
+        whole = self.context.run.sequences_per_ticket
         return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
@@ -130,7 +130,7 @@ class LocalWorker(NumberedWorker):
         context.marks.begin_update()
         updates_now = sum(self.strategy.each(words, "updates", self._mates))
         staleness = updates_now - self._version_read
-        tokens = words["tokens", rank] + samples * context.config.seq_len
+        tokens = words["tokens", rank] + samples * context.run.seq_len
         counts = context.entry.opt_step + finite, words["updates", rank] + finite, tokens, finite
 
         def apply(record: StepRecord) -> None:
@@ -184,21 +184,22 @@ class Local(Numbered):
     )  # fmt: skip
     split_alpha: float = option(
         1.0, "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
-        low=0, train_only=True, needs="split=dirichlet",
+        low=0, train_only=True, requires={"split": ("dirichlet",)},
     )  # fmt: skip
     clients: int | None = option(
         None,
         "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
         "one for every worker",
-        low=1, none="auto", train_only=True, needs="split=dirichlet",
+        low=1, none="auto", train_only=True, requires={"split": ("dirichlet",)},
     )  # fmt: skip
 
-    rules: ClassVar[Rules] = (
-        ("gpu_write", "gpu_write=metal*",
-         "{gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
-        ("moments", "moments=shared",
-         "shared, but the runs are independent; leave it out, or use hogwild"),
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (config.gpu_write.startswith("metal"), "gpu_write",
+             f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
+            (config.moments == "shared", "moments",
+             "shared, but the runs are independent; leave it out, or use hogwild"),
+        )  # fmt: skip
 
     # Batches in an epoch of each client's text; empty if all have one text.
     client_tickets: tuple[int, ...] = field(default=(), compare=False, repr=False)
@@ -208,10 +209,10 @@ class Local(Numbered):
             return None
         from mlxhog.data import clients
 
-        least = self.config.sequences_per_ticket * self.config.seq_len + 1
+        least = self.run.sequences_per_ticket * self.run.seq_len + 1
         return clients.divided(
             train, data.corpus.source, data.rule, clients=self.clients or self.workers,
-            workers=self.workers, alpha=self.split_alpha, seed=self.config.seed,
+            workers=self.workers, alpha=self.split_alpha, seed=self.run.seed,
             least_tokens=least, stored=stored,
         )  # fmt: skip
 
@@ -364,7 +365,7 @@ class Local(Numbered):
         span = slice(arena.layout.probe.offset)
         replicas = self.replicas_in(arena, span)
         within = self.within_round(self.words(arena))
-        np.copyto(out[span], mean_of(replicas) if within else replicas[0])
+        out[span] = mean_of(replicas) if within else replicas[0]
 
     # -- for the rest of the run -----------------------------------------------------------------
 
@@ -395,5 +396,5 @@ def mean_of(arrays: Iterable[Float32]) -> Float32:
     for array in others:
         mean += array
     if others:
-        mean *= np.float32(1.0 / (1 + len(others)))
+        mean *= 1.0 / (1 + len(others))
     return mean

@@ -39,8 +39,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog import _native
-from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
@@ -103,6 +103,8 @@ class Locked(OneLock):
 
 def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
     """The locks that a gradient of a parameter touches, ascending, each once."""
+    import numpy as np
+
     if slot.row_word0 is not None:
         touched = grad.index if isinstance(grad, Rows) else np.arange(slot.shape[0])
         return (slot.row_word0 + np.unique(touched)).astype(np.int32)
@@ -124,6 +126,8 @@ class AigWorker(HogwildWorker):
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        import numpy as np
+
         slots, locks = self.context.arena.layout.slots, self._target.locks
         assert locks is not None
         every = [lock_words(slots[name], grad) for name, grad in grads.items()]
@@ -145,11 +149,12 @@ class Aig(Paced, LockFree):
     about: ClassVar[str] = "locks on just the blocks that a step touches"
     writes_alone: ClassVar[bool] = True
 
-    rules: ClassVar[Rules] = tuple(
-        (name, wrong,
-         f"{{{name}}}, but aig writes under the locks of what it touches; leave it out")
-        for name, wrong in (("write", "write=cas"), ("gpu_write", "gpu_write!=cpu"))
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        why = "but aig writes under the locks of what it touches; leave it out"
+        return (
+            (config.write == "cas", "write", f"cas, {why}"),
+            (config.gpu_write != "cpu", "gpu_write", f"{config.gpu_write}, {why}"),
+        )
 
 
 # -- the parameter server --------------------------------------------------------------------------
@@ -179,10 +184,11 @@ class AsyncPS(OneLock):
     reads_copies: ClassVar[bool] = True
     one_state: ClassVar[bool] = True
 
-    rules: ClassVar[Rules] = (
-        ("moments", "moments=shared",
-         "shared, but {strategy} has one optimizer state anyway; leave it out"),
-    )  # fmt: skip
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (config.moments == "shared", "moments",
+             f"shared, but {self.name} has one optimizer state anyway; leave it out"),
+        )  # fmt: skip
 
 
 class SSPWorker(AsyncPSWorker):

@@ -28,18 +28,17 @@ The worker that adds a step writes both with it, under its lock (`mlxhog.optim.T
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
-from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import StepTrace
-from mlxhog.strategies.strategy import Segments, Strategy, parameter_copies
+from mlxhog.strategies.strategy import RunFacts, Segments, Strategy, parameter_copies
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -69,39 +68,47 @@ class LookAhead(Strategy):
             return "none"
         return "last" if self.predict == "auto" and config.shares_moments else "own"
 
-    rules: ClassVar[Rules] = (
-        ("read", "predict=own|last & read=live & not one_process",
-         "live reads have no snapshot to predict from; add predict=none"),
-        ("predict", "predict=last & optimizer!=auto & not shared",
-         "last needs steps from moments that all workers share; add moments=shared"),
-        ("predict", "predict=own|last & delay_feedback",
-         "{predict} already expects the pending steps of other workers; leave it out, or "
-         "delay_feedback"),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        return (
+            (self.predict in ("own", "last") and self.delay_feedback, "predict",
+             f"{self.predict} already expects the pending steps of other workers; leave it out, "
+             "or delay_feedback"),
+        )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        ahead, is_open = self.predict in ("own", "last"), config.optimizer is None
+        return (
+            (ahead and config.read == "live" and not self.one_process, "read",
+             "live reads have no snapshot to predict from; add predict=none"),
+            (self.predict == "last" and not (is_open or config.shares_moments), "predict",
+             "last needs steps from moments that all workers share; add moments=shared"),
+        )  # fmt: skip
 
 
-def segments(config: TrainConfig, workers: int) -> Segments:
+def segments(run: RunFacts, workers: int) -> Segments:
     """Arena segments of the table above; empty unless one of several workers records its steps."""
-    records = config.prediction == "last" and workers > 1
+    records = run.prediction == "last" and workers > 1
     return parameter_copies(SEGMENTS if records else (), tables=False)
 
 
-def record(arena: Arena, config: TrainConfig, workers: int) -> StepTrace | None:
+def record(arena: Arena, run: RunFacts, workers: int) -> StepTrace | None:
     """The arrays in which steps are recorded; None if they are not."""
-    names = segments(config, workers)
+    names = segments(run, workers)
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
 
 
 class Reader:
     """The reads of one of `workers` lock-free workers, by the table above."""
 
-    def __init__(self, arena: Arena, config: TrainConfig, workers: int) -> None:
+    def __init__(self, arena: Arena, run: RunFacts, workers: int) -> None:
+        import numpy as np
+
         self._params, self._counters = arena.dense, arena.counters
-        self._record, self._workers = record(arena, config, workers), workers
+        self._record, self._workers = record(arena, run, workers), workers
         # Expected steps by others before a gradient lands: one of each, and with `overlap` its own.
-        self.others = self._usual = workers + config.overlap - 1.0
+        self.others = self._usual = workers + run.overlap - 1.0
         self.previous: Float32 | None = None  # parameters at the last read, for `own`
-        if self._record is None and config.prediction == "own" and workers > 1:
+        if self._record is None and run.prediction == "own" and workers > 1:
             self._version = self._counters.load("version")
             self.previous = np.empty_like(arena.dense)
             updates.snapshot(self.previous, arena.dense)

@@ -62,7 +62,7 @@ class Recorded(Hogwild):
         return {**super().segments(spec), **own, NEXT: ("uint32", LOCK_WORDS)}
 
     def worker(self, context: Context) -> OrderedWorker:
-        replays = self.config.determinism == "replay"
+        replays = self.run.determinism == "replay"
         return (ReplayedWorker if replays else RecordedWorker)(context)
 
 
@@ -192,16 +192,16 @@ class OrderedWorker(HogwildWorker):
         return numbers.version_read * 65_537 + self.context.slot
 
     def _read_in_order(self, numbers: Numbers) -> None:
-        context, arena, config = self.context, self.context.arena, self.context.config
+        context, arena, run = self.context, self.context.arena, self.context.run
         params, workers, seed = arena.dense, numbers.workers, self._seed(numbers)
         turns: dict[str, Any] = {"locks": self._locks, "regions": self._regions, "seed": seed}
         if workers != self._workers:
-            self._workers, self._reader = workers, Reader(arena, config, workers)
+            self._workers, self._reader = workers, Reader(arena, run, workers)
             self._target = replace(
                 context.target(context.slot),
                 locks=self._locks,
                 mode=updates.IN_TURN,
-                record=look_ahead.record(arena, config, workers),
+                record=look_ahead.record(arena, run, workers),
             )
             if workers == 1:
                 names = [n for n in look_ahead.SEGMENTS if n in arena.layout.segments]

@@ -19,7 +19,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules
+from mlxhog.config.choices import STRATEGIES, Choice, Constraints, Kind
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
@@ -38,6 +38,22 @@ Segments = dict[str, tuple[str, int]]
 WORDS: Final = "strategy.words"
 
 
+@dataclass(frozen=True)
+class RunFacts:
+    """Values of a run that its strategy needs beside its own numbers; see `TrainConfig`."""
+
+    sequences_per_ticket: int
+    seq_len: int
+    seed: int
+    clip: float
+    overlap: bool
+    determinism: str
+    prediction: str
+    budget: tuple[int | None, int | None]  # steps and tokens; None also where the run is resumed
+    reset_optimizer: bool
+    workers_factor: Callable[[str, int], float]  # that of the optimizer
+
+
 _of_run: Final = partial(field, compare=False, repr=False)
 """A field that a run sets: no number, and of no account where strategies are compared."""
 
@@ -49,7 +65,7 @@ class Strategy(Choice, ABC):
     In a run it holds no state: that is in the arena, so every process may have its own.
     """
 
-    config: TrainConfig = _of_run(default=None)  # of the run; see `build` for these three
+    run: RunFacts = _of_run(default=None)  # see `build` for these three
     workers: int = _of_run(default=0)  # number of workers at the start; 0 without a run
     max_workers: int = _of_run(default=0)  # worker slots of the arena, if more than that
 
@@ -74,16 +90,6 @@ class Strategy(Choice, ABC):
     staleness_lr = delay_compensation = "none"  # of late gradients, see `delays.py`
     rescale_by_speed = delay_feedback = False
     async_after = 0.0  # share of the budget that is trained in rounds first
-    rules: ClassVar[Rules] = (
-        ("read", "reads_copies & read=live",
-         "live, but {strategy} computes with copies; leave read out"),
-        ("write", "writes_alone & write=racy",
-         "racy, but in {strategy} no other process writes beside a worker; leave it out"),
-        *(("overlap", f"overlap & {why}",
-           "a worker of {spelt} reads after its own step, in rounds or in an order; set "
-           "strategy=hogwild, or leave overlap out")
-          for why in ("not recorded", "recorded & not is_lock_free")),
-    )  # fmt: skip
 
     Worker: ClassVar[type[Any]]  # prepares one worker's part, in its process
 
@@ -112,6 +118,17 @@ class Strategy(Choice, ABC):
     def stored(self) -> dict[str, str]:
         """Its name, and numbers that a resumed run takes over from a checkpoint."""
         return {"strategy": self.name}
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.reads_copies and config.read == "live", "read",
+             f"live, but {self.name} computes with copies; leave read out"),
+            (self.writes_alone and config.write == "racy", "write",
+             f"racy, but in {self.name} no other process writes beside a worker; leave it out"),
+            (config.overlap and not (self.recorded and self.is_lock_free), "overlap",
+             f"a worker of {self} reads after its own step, in rounds or in an order; set "
+             "strategy=hogwild, or leave overlap out"),
+        )  # fmt: skip
 
     # -- before anything is started --------------------------------------------------------------
 
@@ -146,7 +163,7 @@ class Strategy(Choice, ABC):
     @property
     def tokens_per_step(self) -> int:
         """Tokens whose mean gradient one step applies."""
-        return self.batches_per_step() * self.config.sequences_per_ticket * self.config.seq_len
+        return self.batches_per_step() * self.run.sequences_per_ticket * self.run.seq_len
 
     # -- segments of the arena -------------------------------------------------------------------
 

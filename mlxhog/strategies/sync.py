@@ -50,8 +50,8 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.base.late import np
-from mlxhog.config.choices import Rules
+from mlxhog.config.choices import Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
@@ -62,6 +62,8 @@ from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecor
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mlxhog.arena import Arena
     from mlxhog.arena.layout import Parameter
     from mlxhog.arena.ledger import Ledger
@@ -84,7 +86,7 @@ class SyncWorker(NumberedWorker):
         costs = [context.optimizer.cost(slot) for slot in self._slots]
         self._shares = cache(partial(division.parameters, costs))
         by_speed = self.strategy.shares == "speed"
-        each = context.config.sequences_per_ticket
+        each = context.run.sequences_per_ticket
         self._speeds = division.SharesBySpeed(self._words, workers, each) if by_speed else None
         self._began_ns = 0
         self._members: list[int] = []  # of the round whose step was written last
@@ -198,12 +200,14 @@ class SyncWorker(NumberedWorker):
             if isinstance(grad := grads[name], Rows):
                 division.put_rows(self.context.arena, rank, name, grad)
         for slot in self._slots:
-            np.copyto(parameter(self._grads[rank], slot), dense(grads[slot.name], slot.shape))
+            parameter(self._grads[rank], slot)[...] = dense(grads[slot.name], slot.shape)
 
     def _average(self) -> None:
         """Second stage: this worker's share of the mean, and its sums of squares."""
+        import numpy as np
+
         (first, of_first), *others = self._weights()
-        scale = np.float32(1.0 / (1 + len(others)))
+        scale = 1.0 / (1 + len(others))
         for index in self._share():
             slot = self._slots[index]
             span = slice(slot.offset, slot.offset + slot.size)
@@ -217,7 +221,7 @@ class SyncWorker(NumberedWorker):
 
     def _end(self, lease: Lease) -> None:
         """Last stage: this worker's share of the step, and its counts."""
-        entry, norm = self.context.entry, float(np.sqrt(self._norms.sum()))
+        entry, norm = self.context.entry, math.sqrt(self._norms.sum())
         finite = math.isfinite(norm)
         version = entry.version_read + finite  # every worker of a round read the same one
         counts = entry.opt_step + finite, version, 0, finite
@@ -226,6 +230,8 @@ class SyncWorker(NumberedWorker):
             self.context.arena.counters.store("version", version)
 
     def _apply(self, norm: float, record: StepRecord) -> None:
+        import numpy as np
+
         context = self.context
         grads: dict[str, Float32 | Rows] = {}
         weights, tables = self._weights(), list(context.arena.layout.tables)
@@ -252,6 +258,8 @@ class SyncWorker(NumberedWorker):
 
     def _weights(self) -> list[tuple[int, np.float32]]:
         """Ranks with a gradient, and the weight of each, 1 on average."""
+        import numpy as np
+
         every = {rank: self._words["weight", rank] for rank in self._members}
         weights = {rank: weight for rank, weight in every.items() if weight}
         total, count = sum(weights.values()), len(weights)
@@ -278,15 +286,22 @@ class Sync(InRounds, Numbered):
         low=0,
     )  # fmt: skip
 
-    rules: ClassVar[Rules] = (
-        ("backup_workers", "backup_workers & sync_shares=speed",
-         "shares by speed already let slow workers compute less; use one of the two"),
-        ("determinism", "determinism=rounds & sync_shares!=equal",
-         "rounds, but shares by speed follow from times that are measured; leave sync_shares out"),
-        ("determinism", "determinism=rounds & backup_workers",
-         "rounds, but timing decides which gradients backup_workers drops; leave backup_workers "
-         "out"),
-    )  # fmt: skip
+    def constraints(self) -> Constraints:
+        return (
+            (self.backup_workers and self.shares == "speed", "backup_workers",
+             "shares by speed already let slow workers compute less; use one of the two"),
+        )  # fmt: skip
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        rounds = config.determinism == "rounds"
+        return (
+            (rounds and self.shares != "equal", "determinism",
+             "rounds, but shares by speed follow from times that are measured; leave sync_shares "
+             "out"),
+            (rounds and self.backup_workers, "determinism",
+             "rounds, but timing decides which gradients backup_workers drops; leave "
+             "backup_workers out"),
+        )  # fmt: skip
 
     def check_workers(self) -> None:
         most = self.workers - 1 if self.workers <= MOST_WORKERS else 0
@@ -302,7 +317,7 @@ class Sync(InRounds, Numbered):
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
-        tokens = self.workers * self.config.sequences_per_ticket * self.config.seq_len
+        tokens = self.workers * self.run.sequences_per_ticket * self.run.seq_len
         return {
             **super().segments(spec),
             **parameter_copies(copies, tables=False),

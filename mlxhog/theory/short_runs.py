@@ -16,7 +16,7 @@ from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import settled
+from mlxhog.config.constraints import settled
 from mlxhog.config.options import options
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
-from mlxhog.config import contradictions, plugins
+from mlxhog.config import constraints, plugins
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import ORIGINS, TrainConfig, train_config
 from mlxhog.config.options import Option, options
@@ -193,11 +193,11 @@ def _of_run(spec: str, layers: list[Layer]) -> Layer:
     if "optimizer" in changed:
         left_out |= {"lr", "learning_rate"}
     specs, values = specs_of(TrainConfig, {}), {}
-    for name in {contradictions.needed(spec) for spec in specs.values() if spec.needs}:
+    for name in {other for spec in specs.values() for other in spec.requires}:
         value, own = _needed(layers, specs[name]), _needed([stored], specs[name])
         if (value := own if value in (None, "auto") else value) is not None:
             values[name] = value
-    left_out.update(contradictions.idle(specs, values))
+    left_out.update(constraints.idle(specs, values))
     if _last(layers, "workers") not in (None, _last([stored], "workers")):
         changed.add("workers")
     if changed or _name([stored], STRATEGIES) is None:

@@ -375,7 +375,7 @@ def _of_strategy(
     grown = () if resumption is None else resumption.grown()
     if division is not None and resumption is not None:
         resumption.check_same_text()
-    strategy, batches, n_tickets = _batches(strategy, division, train, grown)
+    strategy, batches, n_tickets = _batches(resolved, strategy, division, train, grown)
     notes += [] if division is None else [str(division)]
     per_step = strategy.batches_per_step()
 
@@ -415,7 +415,7 @@ def _of_strategy(
         "epoch_tokens": epoch_tokens,
         "mean_tokens_per_step": mean_tokens,
         "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
-        "schedule": _schedule(strategy, lr, n_tickets, resumption),
+        "schedule": _schedule(resolved, strategy, lr, n_tickets, resumption),
     }
 
 
@@ -435,16 +435,17 @@ def _stored(
 
 
 def _batches(
-    strategy: Strategy, division: Division | None, train: TokenFile, grown: tuple[Growth, ...]
+    config: TrainConfig,
+    strategy: Strategy,
+    division: Division | None,
+    train: TokenFile,
+    grown: tuple[Growth, ...],
 ) -> tuple[Strategy, Callable[[], Batches], int]:
     """The batches of the text, or of each client's part of it."""
-    config, size = strategy.config, strategy.config.sequences_per_ticket
-    rows: dict[str, Any] = {
-        "seq_len": config.seq_len,
-        "batch_size": size,
-        "seed": config.seed,
-        "frozen": config.context == "frozen",
-    }
+    size, frozen = config.sequences_per_ticket, config.context == "frozen"
+    rows: dict[str, Any] = dict(
+        seq_len=config.seq_len, batch_size=size, seed=config.seed, frozen=frozen
+    )
     if division is not None and isinstance(strategy, Local):
         from mlxhog.data.clients import ClientBatches
 
@@ -460,17 +461,15 @@ def _batches(
 
 
 def _schedule(
-    strategy: Strategy, lr: float, n_tickets: int, resumption: Resumption | None
+    config: TrainConfig, strategy: Strategy, lr: float, n_tickets: int, resumed: Resumption | None
 ) -> Callable[[float], schedules.Rate]:
     """A factory of the schedule; an epoch counts the batches that steps drop, too."""
     epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
-    if resumption is not None:
-        at, done = resumption.position(n_tickets, strategy.config.sequences_per_ticket), 0
-        if at is not None:
-            done = at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
-        version = int(resumption.state["version"])
-        epochs = replace(epochs, version=version, batches=done)
-    return partial(strategy.config.schedule.of_run, lr, epochs)
+    if resumed is not None:
+        at = resumed.position(n_tickets, config.sequences_per_ticket)
+        done = 0 if at is None else at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
+        epochs = replace(epochs, version=int(resumed.state["version"]), batches=done)
+    return partial(config.schedule.of_run, lr, epochs)
 
 
 def _in_steps(

@@ -40,7 +40,7 @@ from mlxhog.base.reading import MOST_BYTES
 from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.contradictions import settled
+from mlxhog.config.constraints import settled
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell

@@ -252,7 +252,7 @@ def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
             engine=engine,
             threads=job.spec.threads,
             slot=job.slot,
-            recorded=tuple(look_ahead.segments(job.config, job.plan.strategy.slots)),
+            recorded=tuple(look_ahead.segments(job.plan.strategy.run, job.plan.strategy.slots)),
         )
     except NotShared as why:
         job.leave_notice(

@@ -2,17 +2,14 @@
 
 import pickle
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
-from string import Formatter
 
 import pytest
 
-from mlxhog.config import contradictions
-from mlxhog.config.choices import KINDS, SCHEDULES, STRATEGIES, UnknownChoice, name_of, rules_of
+from mlxhog.config.choices import KINDS, SCHEDULES, STRATEGIES, UnknownChoice
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
+from mlxhog.config.options import option, options
 from mlxhog.config.schedules import WSD, Backoff, Constant
-from mlxhog.config.sources import by_flat_names, read_yaml, resolve, specs_of
+from mlxhog.config.sources import by_flat_names, read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.optim import AdamW
 from mlxhog.strategies import SSP, Hogwild
@@ -129,37 +126,34 @@ def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_a
                     TrainConfig(**{kind.title: choice.name, flat: legal(number)})
 
 
-FACTS = {"spelt", "shared", "has_budget", "waits_too_short"}  # of a run, see `contradictions.of`
-
-
-def test_every_term_of_every_rule_is_about_something_there_and_a_value_that_it_can_have():
-    specs = specs_of(TrainConfig, {})
-    known = {*specs, *FACTS, *(name for one in STRATEGIES.known().values() for name in dir(one))}
-    rules = list(contradictions.RULES)
-    for kind in KINDS:
-        for choice in kind.known().values():
-            rules += rules_of(choice)
-    terms = [spec.needs for spec in specs.values() if spec.needs]
-    for name, condition, sentence in rules:
-        terms += condition.split(" & ")
-        fields = {field for _, field, _, _ in Formatter().parse(sentence) if field}
-        assert {name, *fields} <= {*specs, *FACTS}, (name, condition)
-    for term in terms:
-        assert name_of(term) in known, term
-        spec, words = specs.get(name_of(term)), term.partition("=")[2]
-        for word in words.split("|") if words and spec and spec.choices else ():
-            assert any(fnmatchcase(one, word) for one in (*spec.choices, spec.none)), term
-
-
 @each_of(
-    ("base", "name", "term"),
-    [(Hogwild, "strategy", "overlap & batch_sise=1"), (AdamW, "optimizer", "overlap & hiden"),
-     (WSD, "schedule", "not warmupp")],
+    ("base", "name", "method"),
+    [(Hogwild, "strategy", "run_constraints"), (AdamW, "optimizer", "constraints"),
+     (WSD, "schedule", "run_constraints")],
 )  # fmt: skip
-def test_a_misspelt_term_in_a_rule_of_a_user_s_choice_is_an_error(base, name, term):
-    @dataclass(frozen=True, kw_only=True)
-    class Own(base):
-        rules = (("overlap", term, "leave it out"),)
+def test_a_misspelt_name_in_a_constraint_of_a_user_s_choice_is_an_error(base, name, method):
+    def misspelt(self, *config):
+        return (((*config, self)[0].batch_sise == 1, "batch_size", "leave it out"),)
 
-    with pytest.raises(ConfigError, match=f"the rule '{term}' of overlap is about .*which is nei"):
-        TrainConfig(**{name: Own()})
+    own = dataclass(frozen=True, kw_only=True)(type("Own", (base,), {method: misspelt}))
+    with pytest.raises(ConfigError, match=f"{method} of {own.name}: .*no attribute 'batch_sise'"):
+        TrainConfig(**{name: own()})
+
+
+def test_an_option_that_requires_a_misspelt_one_is_an_error(monkeypatch):
+    monkeypatch.setattr(STRATEGIES, "_by_name", dict(STRATEGIES.known()))
+
+    @STRATEGIES.register
+    @dataclass(frozen=True, kw_only=True)
+    class Own(Hogwild):
+        name = "own"
+        depth: int = option(3, "", requires={"bloks": ("disjoint",)})
+
+    with pytest.raises(ConfigError, match="depth requires 'bloks'.* did you mean 'blocks'"):
+        TrainConfig(strategy="own")
+
+
+def test_a_broken_constraint_is_said_once():
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(strategy="sim", cluster="10.0.0.1:8600")
+    assert str(caught.value).count("cluster: adds to parameters") == 1

@@ -11,7 +11,7 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import run as train
-from mlxhog.config import contradictions
+from mlxhog.config import constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.rules import Slowdown, parse_slowdowns
@@ -155,7 +155,7 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
     assert TrainConfig(resume="latest").optimizer is None
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
     config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, eval_tokens=512)
-    changes = contradictions.settled(TrainConfig, eval_every="off")
+    changes = constraints.settled(TrainConfig, eval_every="off")
     other = dataclasses.replace(config, optimizer="adamw", **changes)
     assert (other.optimizer, other.eval_every.on, other.eval_tokens) == (AdamW(), False, None)
 

@@ -180,7 +180,7 @@ class Run:
                 one.context.entry.phase = Phase.COMPUTE
                 one.read()
                 pending = (lease, *self._grads(one, lease))
-                if not self.of.config.overlap:
+                if not self.of.run.overlap:
                     self._end(one, *pending)
                     pending = None
             elif lease is Idle.DONE and self.done() >= self.steps:

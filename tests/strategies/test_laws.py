@@ -146,6 +146,12 @@ def check(run, case, where=None, *, steps=STEPS, before=0):
     assert values <= case.models(of, steps, torn=torn), where
 
 
+def test_a_strategy_in_a_run_has_facts_of_the_run_and_not_its_options():
+    of = strategy(overlap=True, predict="own", clip=0.25, seed=3)
+    assert (of.run.overlap, of.run.clip, of.run.seed, of.run.prediction) == (True, 0.25, 3, "own")
+    assert not any(isinstance(value, TrainConfig) for value in vars(of).values())
+
+
 @every_case
 def test_it_is_its_sequential_reference_bit_for_bit(case):
     run = case.run()
