@@ -106,10 +106,7 @@ def _group(n: Numbers) -> tuple[int, int, int]:
     return x, 256 // x, 1
 
 
-_FLAT_LAUNCH: dict[str, Any] = {
-    "grid": lambda n: (n["n"], 1, 1),
-    "at": "thread_position_in_grid.x",
-}
+_FLAT_LAUNCH: dict[str, Any] = {"grid": lambda n: (n["n"], 1, 1), "at": "thread_position_in_grid.x"}
 DENSE_AXPY = FLAT.kernel("dense_axpy", "arena! g", "done", "scale:float32 n offset", **_FLAT_LAUNCH)
 STEP = FLAT.kernel("step", "arena! g decays hp", "done", "n offset", **_FLAT_LAUNCH)
 STEP_RECORDED = FLAT.kernel(

@@ -18,19 +18,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import (
-    ExitStack,
-    contextmanager,
-    redirect_stderr,
-    redirect_stdout,
-)
-from multiprocessing import (
-    connection,
-    current_process,
-    parent_process,
-    reduction,
-    resource_tracker,
-)
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing import connection, current_process, parent_process, reduction, resource_tracker
 from types import ModuleType
 from typing import Any, NoReturn
 

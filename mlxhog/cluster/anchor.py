@@ -61,10 +61,7 @@ TABLE = Table(
 def segments() -> dict[str, tuple[str, int]]:
     """The segments of the table above, as `arena.plan` takes them."""
     copies = ("link.anchor", "link.velocity", "link.read")
-    return {
-        **dict.fromkeys(copies, ("float32", PARAMETER_COPY)),
-        NUMBERS: ("uint8", TABLE.n_bytes),
-    }
+    return {**dict.fromkeys(copies, ("float32", PARAMETER_COPY)), NUMBERS: ("uint8", TABLE.n_bytes)}
 
 
 def own_epochs(arena: Arena) -> int:

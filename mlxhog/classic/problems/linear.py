@@ -22,15 +22,7 @@ from numpy.typing import NDArray
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import rcv1_like
 from mlxhog.classic.loaders import held_out, load_svmlight
-from mlxhog.classic.problem import (
-    Defaults,
-    Float32,
-    Int32,
-    Int64,
-    Kernel,
-    SparseRows,
-    build,
-)
+from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, Kernel, SparseRows, build
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]
