@@ -101,7 +101,6 @@ class Child:
             name="mlxhog-child",
             threads=threads,
             daemon=None,  # its functions may start processes
-            pipe=True,
             arena=arena,
             slot=slot,
         )

@@ -236,7 +236,7 @@ class EncoderProcess:
                 f"{self._origin} has patterns of its own, which need a process, and a process of "
                 "multiprocessing.Pool may start none; use concurrent.futures.ProcessPoolExecutor"
             )
-        return WorkerProcess(_encode, (self._description,), name="mlxhog-tokenizer", pipe=True)
+        return WorkerProcess(_encode, (self._description,), name="mlxhog-tokenizer")
 
     def close(self) -> None:
         """End the process for ever; a text that it encodes is a DataError."""
