@@ -8,8 +8,6 @@ still has to read such an array is evaluated before, and no array is passed twic
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

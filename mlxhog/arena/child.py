@@ -4,8 +4,6 @@ It ends when its parent closes it or ends. Its output goes to a file. It runs on
 other, and keeps objects for later ones (an engine, a writer). A function may ask its parent.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Mapping

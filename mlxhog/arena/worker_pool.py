@@ -5,8 +5,6 @@ None outlives the process that spawned it: it watches that process from its star
 still uses it. The locks and slots of a dead process are freed only after `waitpid` has returned it.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import os
@@ -146,7 +144,7 @@ class WorkerProcess:
                 done.callback(far_end.close)
                 entry = SpawnedCall(target, (far_end, *arguments))
                 self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
-                undo.callback(lambda: self.process.pid is None or self.kill())
+                undo.callback(self.kill)
                 self.process.start()
                 _processes.add(self.process)
             undo.pop_all()
@@ -164,7 +162,9 @@ class WorkerProcess:
         return self._death is None and self.process.is_alive()
 
     def kill(self) -> None:
-        """Kill it, and wait until it has ended; call `reap` afterwards."""
+        """Kill it, if it has started, and wait until it has ended; call `reap` afterwards."""
+        if self.process.pid is None:
+            return
         self._was_killed = self.process.exitcode is None
         self.process.kill()
         self.process.join()

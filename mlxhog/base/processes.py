@@ -7,8 +7,6 @@ on standard input and a notebook can all train. One exit code marks errors that 
 repeat.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import pickle

@@ -28,8 +28,6 @@ Another member may have committed a buffer that was sent. A machine that then lo
 gives up the movement that it sent: the state may have it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import secrets

@@ -8,8 +8,6 @@ arXiv:1106.5730, section 3.
 The losses here are for evaluation, in float64; training uses those in metal/native/classic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial

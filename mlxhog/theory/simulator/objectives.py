@@ -3,8 +3,6 @@
 It shows the cost of a schedule in updates; times alone give only their number.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
