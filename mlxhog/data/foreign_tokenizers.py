@@ -11,8 +11,6 @@ The author of such a file chooses what it does to every text, in Rust code that 
 A text of ours is a million bytes, and the package `tokenizers` takes about 200 bytes for each.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing
