@@ -9,6 +9,8 @@ the same folder. Weights may be float32, bfloat16 or float16; the model computes
 token is computed from the whole text before it: there is no cache.
 """
 
+from __future__ import annotations
+
 from typing import Any, cast
 
 from torch import Tensor, cat, nn
