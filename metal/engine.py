@@ -1,7 +1,5 @@
 """What the engines that run Metal kernels share; `engines.create` starts one."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any

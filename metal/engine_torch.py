@@ -10,8 +10,6 @@ Source: PyTorch documentation, torch.mps.compile_shader; torch/csrc/mps/Module.c
 torch/csrc/Exceptions.h.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -12,8 +12,6 @@ elements in 31 bits. So a whole segment of an arena, with its padding, is adopte
 Sources: MLX pull request 3872 (`copy=False`), Apple, `newBufferWithBytesNoCopy`.
 """
 
-from __future__ import annotations
-
 import mmap
 from typing import Any
 

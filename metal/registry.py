@@ -1,7 +1,5 @@
 """Every Metal kernel by name, and in each form that is dispatched."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 

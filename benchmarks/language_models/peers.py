@@ -8,13 +8,7 @@ counted or logged, which ours does.
 import time
 
 from harness.machine import smallest
-from language_models.ours import (
-    PROMPT,
-    SMALL,
-    TOKENS,
-    prompt,
-    tokens_and_labels,
-)
+from language_models.ours import PROMPT, SMALL, TOKENS, prompt, tokens_and_labels
 
 VANILLA = {
     "backend": "vanilla",

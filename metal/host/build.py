@@ -4,8 +4,6 @@ Processes and threads that build one library at once all succeed: a file appears
 Only files that no other user can have written are loaded (`mlxhog.base.cache`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

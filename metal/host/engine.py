@@ -1,7 +1,5 @@
 """The host shim as an `Engine`: the real Metal source on the CPU, labelled emulated."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from functools import cache

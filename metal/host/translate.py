@@ -4,8 +4,6 @@
 declaration.
 """
 
-from __future__ import annotations
-
 import re
 
 from mlxhog.errors import MetalError

@@ -8,8 +8,6 @@ still has to read such an array is evaluated before, and no array is passed twic
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -106,10 +104,7 @@ def _group(n: Numbers) -> tuple[int, int, int]:
     return x, 256 // x, 1
 
 
-_FLAT_LAUNCH: dict[str, Any] = {
-    "grid": lambda n: (n["n"], 1, 1),
-    "at": "thread_position_in_grid.x",
-}
+_FLAT_LAUNCH: dict[str, Any] = {"grid": lambda n: (n["n"], 1, 1), "at": "thread_position_in_grid.x"}
 DENSE_AXPY = FLAT.kernel("dense_axpy", "arena! g", "done", "scale:float32 n offset", **_FLAT_LAUNCH)
 STEP = FLAT.kernel("step", "arena! g decays hp", "done", "n offset", **_FLAT_LAUNCH)
 STEP_RECORDED = FLAT.kernel(

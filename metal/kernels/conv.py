@@ -8,8 +8,6 @@ weights and bias are summed in a fixed order, blocks of positions first.
 Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from mlxhog.metal.kernel import Kernel, Size

@@ -5,8 +5,6 @@ is refused. Arrays may be NumPy's, MLX's or torch's, so only `shape` is used her
 dtype, layout and device.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

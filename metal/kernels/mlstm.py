@@ -12,8 +12,6 @@ each chunk. `models/ops/metal/cells.py` combines them.
 Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 """
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any
 

@@ -15,8 +15,6 @@ pre-activations of the gates, so that the backward pass does not multiply with R
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from mlxhog.errors import ShapeError

@@ -4,8 +4,6 @@ It ends when its parent closes it or ends. Its output goes to a file. It runs on
 other, and keeps objects for later ones (an engine, a writer). A function may ask its parent.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -101,7 +99,6 @@ class Child:
             name="mlxhog-child",
             threads=threads,
             daemon=None,  # its functions may start processes
-            pipe=True,
             arena=arena,
             slot=slot,
         )

@@ -4,8 +4,6 @@ Worker, monitor and supervisor read this one object; its start and its end are c
 arena, so all processes agree on the seconds.
 """
 
-from __future__ import annotations
-
 import math
 
 from mlxhog.arena.process import monotonic_ns

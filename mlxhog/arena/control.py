@@ -10,8 +10,6 @@ whole ring behind reads no torn record, and knows how many it has lost. The work
                128  CAPACITY records of RECORD
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 
 import numpy as np

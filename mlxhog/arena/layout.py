@@ -32,8 +32,6 @@ is not a multiple of 16 KiB. Whether this is rounded up or down, piece k begins 
 or before, and ends at (k + 1) * 0xFFFFC000 or behind.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -41,8 +41,6 @@ repair the state that a death leaves: `reap` settles the tickets of its owner; `
 tickets that were handed out and never leased; every `finish` advances the watermark.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import NamedTuple, TypedDict
 

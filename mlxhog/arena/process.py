@@ -5,8 +5,6 @@ reuses it; a pid with its start time does. `metal/native/updates/process_life.cp
 for both, here and in the stripe locks.
 """
 
-from __future__ import annotations
-
 import time
 
 from mlxhog import _native

@@ -17,8 +17,6 @@ other requests on. The supervisor looks for them between its other duties (`take
 for a client. It holds the lock of its run, so a socket that it finds there is of a dead one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle

@@ -8,8 +8,6 @@ instead of a SIGBUS later. If the system forbids shared memory (an app sandbox o
 names that begin with the app's group), an unnamed file takes its place, and the `Backing` says so.
 """
 
-from __future__ import annotations
-
 import _posixshmem  # type: ignore[import-not-found]
 import errno
 import mmap

@@ -5,8 +5,6 @@ None outlives the process that spawned it: it watches that process from its star
 still uses it. The locks and slots of a dead process are freed only after `waitpid` has returned it.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import os
@@ -18,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from multiprocessing import Pipe, connection, get_context
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any
@@ -90,20 +87,15 @@ class Death:
         )
 
 
-class _OomKills:
-    """The kernel's kills in this control group for lack of memory, each the end of one process."""
-
-    def __init__(self) -> None:
-        self._explained = oom_kills()  # those before, and those of processes reaped here
-
-    def has_one_more(self) -> bool:
-        """Whether there is one for the process that is being reaped."""
-        if is_one := oom_kills() > self._explained:
-            self._explained += 1
-        return is_one
+_explained_kills = oom_kills()  # those before, and those of processes reaped here
 
 
-_oom_kills = _OomKills()
+def _is_oom_kill() -> bool:
+    """Whether a kill for lack of memory is left for the process that is being reaped."""
+    global _explained_kills
+    is_one = oom_kills() > _explained_kills
+    _explained_kills += is_one
+    return is_one
 
 
 class WorkerProcess:
@@ -120,19 +112,17 @@ class WorkerProcess:
         name: str,
         threads: int | None = None,
         daemon: bool | None = True,
-        pipe: bool = False,
         arena: Arena | None = None,
         slot: int = 0,
     ) -> None:
         """Spawn it.
 
         Args:
-            target: an importable function.
+            target: an importable function, which gets one end of a pipe before its arguments.
             arguments: picklable; nothing in them is defined in the caller's `__main__`.
             name: name of the process.
             threads: see `processes.limits_of_threads`; None sets no limits.
             daemon: as in `multiprocessing`; None for a process that has children of its own.
-            pipe: whether `target` gets one end of a pipe, before its other arguments.
             arena: the arena in which it has a slot.
             slot: its worker slot there until it is reaped.
 
@@ -143,29 +133,23 @@ class WorkerProcess:
         self._table, self._slot = None if arena is None else arena.workers, slot
         self._death: Death | None = None
         self._was_killed = False  # by this process
-        self._pipe: Connection | None = None
         with ExitStack() as undo, ExitStack() as done:  # after an error no caller gets this object
             if self._table is not None:
                 self._table.acquire_slot(slot)
                 undo.callback(self._table.mark_dead, slot)
             with spawning(threads):
-                if pipe:
-                    self._pipe, far_end = Pipe()
-                    undo.callback(self._pipe.close)
-                    done.callback(far_end.close)
-                    arguments = (far_end, *arguments)
-                entry = SpawnedCall(target, arguments)
+                # This end stays open after the process's end, for its last messages.
+                self.pipe, far_end = Pipe()
+                undo.callback(self.pipe.close)
+                done.callback(far_end.close)
+                entry = SpawnedCall(target, (far_end, *arguments))
                 self.process = get_context("spawn").Process(target=entry, name=name, daemon=daemon)
-                undo.callback(self._kill_if_started)
+                undo.callback(self.kill)
                 self.process.start()
                 _processes.add(self.process)
             undo.pop_all()
         if self._table is not None:
             self._table.seated(slot, self.pid)
-
-    def _kill_if_started(self) -> None:
-        if self.process.pid is not None:
-            self.kill()
 
     @property
     def pid(self) -> int:
@@ -173,18 +157,14 @@ class WorkerProcess:
         assert self.process.pid is not None
         return self.process.pid
 
-    @property
-    def pipe(self) -> Connection:
-        """This end of the pipe; it stays open after the process's end, for its last messages."""
-        assert self._pipe is not None
-        return self._pipe
-
     def is_alive(self) -> bool:
         """Whether it has not ended yet."""
         return self._death is None and self.process.is_alive()
 
     def kill(self) -> None:
-        """Kill it, and wait until it has ended; call `reap` afterwards."""
+        """Kill it, if it has started, and wait until it has ended; call `reap` afterwards."""
+        if self.process.pid is None:
+            return
         self._was_killed = self.process.exitcode is None
         self.process.kill()
         self.process.join()
@@ -215,7 +195,7 @@ class WorkerProcess:
             self.end(timeout_s)
             code = self._exit_code()
             is_foreign = code == -signal.SIGKILL and not self._was_killed
-            self._death = Death(code, self._was_killed, is_foreign and _oom_kills.has_one_more())
+            self._death = Death(code, self._was_killed, is_foreign and _is_oom_kill())
             self.process.close()
             if self._table is not None:
                 self._table.mark_dead(self._slot)
@@ -224,8 +204,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Kill it if it still runs, reap it, and close the pipe."""
         self.reap()
-        if self._pipe is not None:
-            self._pipe.close()
+        self.pipe.close()
 
 
 class WorkerPool(dict[int, WorkerProcess]):

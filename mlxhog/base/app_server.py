@@ -1,7 +1,5 @@
 """Run an ASGI application, such as `mlxhog serve` and `mlxhog board`, until a signal ends it."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import socket

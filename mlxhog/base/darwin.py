@@ -4,8 +4,6 @@ Only C functions with a fixed list of arguments are called: ctypes passes the ar
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

@@ -9,8 +9,6 @@ refusal, as of a full or failing disk, stays an error.
 A lock or a socket that the disk cannot hold goes to `stand_in`, on the local disk.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

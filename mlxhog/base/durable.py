@@ -6,8 +6,6 @@ disk, and renamed.
 What a disk cannot do at all (see `disk`) is left out: flushing, flushing of folders, links.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

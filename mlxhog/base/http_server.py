@@ -1,7 +1,5 @@
 """HTTP servers on this machine: their address, and which requests they answer."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import ipaddress

@@ -12,8 +12,6 @@ The folder itself may be a link: the user has named it, and runs may lie on anot
 that is renamed to its place (`durable.replace_file`) replaces a link, and not the link's target.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -5,8 +5,6 @@ When a command has its result, the signals are ignored. A loop in a daemon threa
 end of the interpreter.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

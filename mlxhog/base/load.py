@@ -4,8 +4,6 @@ The system counts the busy seconds of all processors, and those of every process
 between the first and those of this process and its descendants is the work of other programs.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from contextlib import suppress

@@ -17,8 +17,6 @@ Who gets the kernel's lock reads the record before anything else:
                              by the clock of the disk, so clocks of machines may differ
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

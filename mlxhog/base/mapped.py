@@ -10,8 +10,6 @@ shortens the file in place, these three raise an error. An element of the view i
 error, which ends a process without a word; so nothing that lasts may hold a view.
 """
 
-from __future__ import annotations
-
 import errno
 import math
 import mmap

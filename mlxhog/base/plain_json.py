@@ -4,8 +4,6 @@ Reading any file ends soon, with a value or a ValueError; the limits stand in
 `mlxhog.base.reading`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -7,8 +7,6 @@ on standard input and a notebook can all train. One exit code marks errors that 
 repeat.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import pickle
@@ -18,19 +16,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import (
-    ExitStack,
-    contextmanager,
-    redirect_stderr,
-    redirect_stdout,
-)
-from multiprocessing import (
-    connection,
-    current_process,
-    parent_process,
-    reduction,
-    resource_tracker,
-)
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing import connection, current_process, parent_process, reduction, resource_tracker
 from types import ModuleType
 from typing import Any, NoReturn
 

@@ -16,8 +16,6 @@ The path that a user names may contain any links. Files of tensors may be links,
 mapped, not copied, and only tensors of the model's shapes are taken from them.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

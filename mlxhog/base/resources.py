@@ -18,8 +18,6 @@ file that is missing, unreadable or malformed sets no limit.
 Sources: Linux, admin-guide/cgroup-v2 and cgroup-v1/memory; cgroups(7), proc_pid_mountinfo(5).
 """
 
-from __future__ import annotations
-
 import os
 import re
 import resource

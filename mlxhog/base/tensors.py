@@ -7,8 +7,6 @@ multiple of its own size. The package `safetensors` checks the header of a file 
 Source: the format's description in huggingface/safetensors.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator, Mapping

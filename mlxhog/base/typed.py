@@ -8,8 +8,6 @@ are converted to their type, and a dataclass is an object. Numbers are finite; w
 bits, and may stand for a float.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import types

@@ -4,8 +4,6 @@ It lists every other file of the directory but the model card with its size and 
 digest of itself.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ every field here has its type, so that what reads its record needs no checks. Ot
 other readers (`mlxhog/report`), or none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -13,8 +13,6 @@ With one worker each of them is serial, bit for bit.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -8,8 +8,6 @@ for each other between two batches. The predicted speed-up is B over the length 
 share; it excludes waiting and the search for components.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

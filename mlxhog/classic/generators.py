@@ -3,8 +3,6 @@
 Ratings like Netflix's, graphs like Abdomen, text like RCV1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

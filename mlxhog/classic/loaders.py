@@ -11,8 +11,6 @@ A function parses all lines at once, by NumPy, or raises a ValueError. Then the 
 by one, and the error names the first wrong one with the file and the form of a line.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import re

@@ -5,8 +5,6 @@ problem over those views, so the data are read once and nothing large is sent to
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, Self

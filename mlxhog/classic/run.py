@@ -18,8 +18,6 @@ through the examples as in an epoch, at step size 0: the parameters do not chang
 traffic is that of training. This round is not timed.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable, Sequence

@@ -7,8 +7,6 @@ classic.order   int32    the examples of the current epoch
 classic.words   uint8    stop, turn and progress (`metal/native/classic/board.h`)
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 from collections.abc import Mapping

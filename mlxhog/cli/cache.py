@@ -91,10 +91,7 @@ def _kind_of(name: str) -> str:
     return {"metal": "kernels", "named-files": "named-files"}.get(name, "other")
 
 
-@command(
-    "cache",
-    otherwise="; cache lists what is kept: `mlxhog cache clear` removes it",
-)
+@command("cache", otherwise="; cache lists what is kept: `mlxhog cache clear` removes it")
 def run(_: Json) -> Report:
     """List what mlxhog keeps to be faster: prepared texts, kernels, the record of doctor.
 

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING
 from mlxhog.base.http_server import listen, url_of
 from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.cluster.lighthouse import (
-    TOKEN_VARIABLE,
-    check_torchft,
-    new_token,
-    parse_address,
-)
+from mlxhog.cluster.lighthouse import TOKEN_VARIABLE, check_torchft, new_token, parse_address
 from mlxhog.config.options import argument, option
 from mlxhog.live.serving.config import ServeConfig
 

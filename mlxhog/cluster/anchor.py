@@ -28,8 +28,6 @@ Another member may have committed a buffer that was sent. A machine that then lo
 gives up the movement that it sent: the state may have it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import secrets
@@ -61,10 +59,7 @@ TABLE = Table(
 def segments() -> dict[str, tuple[str, int]]:
     """The segments of the table above, as `arena.plan` takes them."""
     copies = ("link.anchor", "link.velocity", "link.read")
-    return {
-        **dict.fromkeys(copies, ("float32", PARAMETER_COPY)),
-        NUMBERS: ("uint8", TABLE.n_bytes),
-    }
+    return {**dict.fromkeys(copies, ("float32", PARAMETER_COPY)), NUMBERS: ("uint8", TABLE.n_bytes)}
 
 
 def own_epochs(arena: Arena) -> int:

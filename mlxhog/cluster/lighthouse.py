@@ -17,8 +17,6 @@ The token keeps out machines that join by mistake. It does not encrypt: a progra
 ports of the members can read the parameters and disturb rounds.
 """
 
-from __future__ import annotations
-
 import hmac
 import importlib.util
 import ipaddress

@@ -254,7 +254,6 @@ class Link:
             (self._job, self.arena.handle(), self.slot),
             name="mlxhog-link",
             threads=1,
-            pipe=True,
             arena=self.arena,
             slot=self.slot,
         )

@@ -14,8 +14,6 @@ A group is used once: after an exception from `join` its process ends, since a t
 raises the error of a failed quorum at every later one.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

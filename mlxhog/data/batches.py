@@ -11,8 +11,6 @@ All arithmetic is uint64 and wraps. `mix` is the finaliser of SplitMix64 (Steele
 and Rogaway 2002, "Ciphers with arbitrary finite domains").
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from typing import NamedTuple

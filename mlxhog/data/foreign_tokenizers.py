@@ -11,8 +11,6 @@ The author of such a file chooses what it does to every text, in Rust code that 
 A text of ours is a million bytes, and the package `tokenizers` takes about 200 bytes for each.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import multiprocessing
@@ -236,7 +234,7 @@ class EncoderProcess:
                 f"{self._origin} has patterns of its own, which need a process, and a process of "
                 "multiprocessing.Pool may start none; use concurrent.futures.ProcessPoolExecutor"
             )
-        return WorkerProcess(_encode, (self._description,), name="mlxhog-tokenizer", pipe=True)
+        return WorkerProcess(_encode, (self._description,), name="mlxhog-tokenizer")
 
     def close(self) -> None:
         """End the process for ever; a text that it encodes is a DataError."""

@@ -11,8 +11,6 @@ A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are 
 example, of which the last is learned.
 """
 
-from __future__ import annotations
-
 import codecs
 import importlib
 import itertools

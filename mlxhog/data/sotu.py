@@ -1,7 +1,5 @@
 """The text in the package: 233 State of the Union addresses, from 1790 to now."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -14,8 +14,6 @@ A document is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that ov
 An answer is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the last BOS.
 """
 
-from __future__ import annotations
-
 import threading
 from array import array
 from collections.abc import Iterator, Sequence

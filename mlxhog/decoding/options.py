@@ -53,10 +53,7 @@ class Sampling:
         0.0, "exclude tokens below this share of the largest probability", low=0, high=1
     )
     repetition_penalty: float = _sampling(
-        1.0,
-        "above 1 makes tokens of prompt and answer less likely to repeat",
-        low=0.01,
-        high=1000,
+        1.0, "above 1 makes tokens of prompt and answer less likely to repeat", low=0.01, high=1000
     )
     seed: int = _sampling(0, "the same seed gives the same text", low=0, high=MOST_COUNT)
     stop: tuple[str, ...] = ()

@@ -1,7 +1,5 @@
 """A gradient of every backend, each in processes of its own: right, fast, and the same again?"""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Collection

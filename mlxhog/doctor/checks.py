@@ -1,7 +1,5 @@
 """Checks of the machine, the versions and shared memory; no framework is started."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import platform

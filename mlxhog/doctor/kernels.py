@@ -3,8 +3,6 @@
 Those that write parameters are compared with native steps, those of the models as operators.
 """
 
-from __future__ import annotations
-
 import math
 import mmap
 import time

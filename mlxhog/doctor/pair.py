@@ -5,8 +5,6 @@ runs are compared as by `mlxhog compare`, with the GPU workers that `--workers a
 with one of torch:mps beside them, until the interval of the ratio of their speeds excludes 1.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from pathlib import Path

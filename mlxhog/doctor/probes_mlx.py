@@ -1,7 +1,5 @@
 """MLX as a reader of the litmus arena, and its view of a GPU; imported in a child."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Let PyTorch read the litmus arena, and share memory with MPS; imported in a child."""
 
-from __future__ import annotations
-
 import torch
 
 from mlxhog.arena import Arena

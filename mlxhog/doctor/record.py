@@ -3,8 +3,6 @@
 `mlxhog.base.verdicts` writes and reads the file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict

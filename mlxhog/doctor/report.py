@@ -10,8 +10,6 @@ It has no text of the user's: the training reads the text in the package and wri
 the path of the home directory is `~`.
 """
 
-from __future__ import annotations
-
 import importlib
 import io
 import os

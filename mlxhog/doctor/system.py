@@ -4,8 +4,6 @@ Each is a function; one that this machine does not have raises, and the reason i
 framework is started.
 """
 
-from __future__ import annotations
-
 import importlib
 import platform
 import resource

@@ -4,8 +4,6 @@ A run that trains is read from its arena, a run that has ended from its newest c
 resumed run from its arena again.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import suppress

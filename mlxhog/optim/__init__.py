@@ -60,12 +60,7 @@ def open_numbers(config: TrainConfig) -> dict[str, object]:
 
 
 def for_model(
-    config: TrainConfig,
-    width: int,
-    hidden: frozenset[str],
-    workers: int,
-    *,
-    vocabulary: int = 0,
+    config: TrainConfig, width: int, hidden: frozenset[str], workers: int, *, vocabulary: int = 0
 ) -> TrainConfig:
     """The configuration with values for options that depend on model and workers.
 

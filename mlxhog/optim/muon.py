@@ -174,10 +174,7 @@ class Muon(BesideAdamW, Sharing):
 
 
 def on_cpu(
-    xs: Sequence[Float32],
-    scales: Sequence[float],
-    coefficients: Coefficients,
-    threads: int = 1,
+    xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients, threads: int = 1
 ) -> list[Float32]:
     """Orthogonalise by native code, in place: a `Polar`."""
     import numpy as np

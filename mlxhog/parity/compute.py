@@ -54,10 +54,7 @@ def computed_results(
 
 
 def compute_sides(
-    lane: Lane,
-    sides: Sequence[ParitySide],
-    subject: ParitySubject,
-    changed: Mapping[str, Results],
+    lane: Lane, sides: Sequence[ParitySide], subject: ParitySubject, changed: Mapping[str, Results]
 ) -> dict[str, Computed]:
     """In a child: compute the results of some sides."""
     results: dict[str, Computed] = {}

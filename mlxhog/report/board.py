@@ -5,8 +5,6 @@ may read it; a button needs the token that was printed in the terminal. Pages of
 the port too, so requests with a host name other than this machine's are refused.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import hmac

@@ -97,11 +97,7 @@ class Monitor:
     """The supervisor's reader of all worker reports. It only reads, so it delays no worker."""
 
     def __init__(
-        self,
-        arena: Arena,
-        workers: Sequence[WorkerSpec],
-        budget: Budget,
-        state: Progress,
+        self, arena: Arena, workers: Sequence[WorkerSpec], budget: Budget, state: Progress
     ) -> None:
         """Attach to the rings of all slots.
 

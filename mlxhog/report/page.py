@@ -4,8 +4,6 @@ Texts of the page may come from untrusted files. So the page names the hashes of
 and a browser runs no others.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence

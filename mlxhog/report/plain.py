@@ -46,11 +46,7 @@ class PlainLines(RunView):
     """
 
     def __init__(
-        self,
-        stream: object,
-        *,
-        every_s: float = 5.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, stream: object, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream, self._every_s, self._clock = lasting(stream), every_s, clock
         self._next_s, self._step = clock(), 0

@@ -292,11 +292,7 @@ class RunRecord:
 
 
 def command_lines(
-    run: str,
-    parts: Sequence[CommandRecord],
-    config: Mapping[str, object],
-    *,
-    public: bool = False,
+    run: str, parts: Sequence[CommandRecord], config: Mapping[str, object], *, public: bool = False
 ) -> list[tuple[str, str]]:
     """Return the steps and the command line of each part of a run, as `history_of_commands`."""
     before, told = dict[str, object](), []

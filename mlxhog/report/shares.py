@@ -13,8 +13,6 @@
 Evaluations, samples and the time before the first step and after the last one are no part of steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ A view is called a few times a second and must not block; its text waits for a t
 `LastingStream`. rich, whose import takes 50 ms, is imported only to draw.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -4,8 +4,6 @@ Numbers of steps decide whether they count: a short run is repeated for longer u
 takes enough steps, and a trial on a busy machine counts if an arm's runs have similar numbers.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Sequence

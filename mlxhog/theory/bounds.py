@@ -6,8 +6,6 @@ were measured to be about five times as fast as one. Where the objective is not 
 the loss of a neural network, it sets no bound at all.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

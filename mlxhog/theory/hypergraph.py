@@ -13,8 +13,6 @@ its own.
 Source: Niu et al. 2011, arXiv:1106.5730, section 2 (equation 2.6).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self

@@ -19,8 +19,6 @@ repeated one of Jennison and Turnbull 1989: it holds at all looks at once, with 
 1 - `ERROR`, so it stays valid if the comparison stops by it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

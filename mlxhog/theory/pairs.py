@@ -11,8 +11,6 @@ FOLDER/runs/             the runs, without their checkpoints once they are score
 FOLDER/lock              held while pairs are run
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import math

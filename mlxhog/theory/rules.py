@@ -4,8 +4,6 @@ Of each topic, the first row of a table that holds is the advice. The facts of `
 `workload.Profile`, those of `TRAINING` an `analysis.advice.Analysis`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Trainings of some seconds that measure: for `analyze`, `advise` and the pairs of `compare`."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import replace
 from pathlib import Path

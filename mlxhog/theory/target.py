@@ -1,7 +1,5 @@
 """CONFIG_OR_RUN of `analyze`, `advise` and `compare`: architecture, options, checkpoint or run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The workload that advice is for, the strategies for it, and a prediction of each."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Collection, Iterable, Sequence

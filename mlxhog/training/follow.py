@@ -12,8 +12,6 @@ When the run ends, a file that is being read is left for the resume. An error of
 ends the run after a checkpoint.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -24,8 +24,6 @@ with Metal kernels checks them when it starts; with auto it replaces each operat
 have a fault by the plain one, and says so (`mlxhog.training.worker.check_kernels`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

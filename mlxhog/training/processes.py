@@ -200,7 +200,6 @@ class Processes(ABC):
             (job,),
             name=f"mlxhog-worker-{seat.slot}",
             threads=seat.spec.threads,
-            pipe=True,
             arena=self.arena,
             slot=seat.slot,
         )

@@ -12,8 +12,6 @@ gradient, the SHA-256 of the weights that some steps read, and that of the final
 optimizer state.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import platform

@@ -23,14 +23,7 @@ from mlxhog.config.sources import spelt_values_of
 from mlxhog.data import corpora, heldout
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
-from mlxhog.report.metrics import (
-    EVALUATED,
-    REFERENCE_BITS_PER_BYTE,
-    Doing,
-    Progress,
-    Result,
-    label,
-)
+from mlxhog.report.metrics import EVALUATED, REFERENCE_BITS_PER_BYTE, Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.record import changed
 from mlxhog.report.views import Observer

@@ -62,10 +62,7 @@ ADVICE = "lower --lr or --clip, then --resume from the last checkpoint"
 
 
 def train(
-    config: TrainConfig,
-    *,
-    observer: Observer[Progress] | None = None,
-    run: Run | None = None,
+    config: TrainConfig, *, observer: Observer[Progress] | None = None, run: Run | None = None
 ) -> Result:
     """Train in a new run, or in one that the caller locks; raises as `mlxhog.train`."""
     began_ns = monotonic_ns()

@@ -7,8 +7,6 @@ A run loses no steps to either. It notices them within a moment, and before ever
               resume needs; it has the metrics and checkpoints from then on
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence

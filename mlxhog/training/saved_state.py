@@ -5,8 +5,6 @@ read must have its type before it is used; the values of a strategy's own positi
 the strategy when it takes them over, in `taking_over`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields

@@ -1,7 +1,5 @@
 """One worker of a run as its supervisor keeps it: its signs of life, and its deaths."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass, field
 

@@ -4,8 +4,6 @@ The caller fills the arena, then calls `begin`, `spawn` and `begin_training`; `p
 watch the workers meanwhile. `train` and the candidates of MAD have subclasses of their own.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from abc import abstractmethod

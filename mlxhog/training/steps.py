@@ -12,8 +12,6 @@ read within the gradient, and may have that step already. Without a next batch, 
 but a step (an evaluation, a pause, the end), the worker settles: it adds the step that waits.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """The process of a worker, from its spawn to its exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 from contextlib import suppress

@@ -40,13 +40,13 @@ def echo(pipe):
         pass
 
 
-def leave(code):
+def leave(_, code):
     """In a worker: end at once."""
     follow_parent()
     os._exit(code)
 
 
-def meet_fault():
+def meet_fault(_):
     """In a worker: an error that no restart cures."""
     follow_parent()
     end_by(TypeError("no such argument"))

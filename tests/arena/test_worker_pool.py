@@ -36,7 +36,7 @@ def spawn(target, *arguments, **options):
 def test_a_fault_an_exit_and_a_kill_are_told_from_each_other():
     fault = spawn(children.meet_fault).reap(None)
     left = spawn(children.leave, 3).reap(None)
-    stuck = spawn(children.stay, pipe=True)
+    stuck = spawn(children.stay)
     os.kill(stuck.pipe.recv(), signal.SIGKILL)
     killed = stuck.reap(None)
     assert [death.is_fault for death in (fault, left, killed)] == [True, False, False]
@@ -49,7 +49,7 @@ def test_a_fault_an_exit_and_a_kill_are_told_from_each_other():
 
 def test_each_kill_of_the_kernel_for_lack_of_memory_explains_one_death(monkeypatch):
     kills = worker_pool.oom_kills()
-    processes = [spawn(children.stay, pipe=True) for _ in range(3)]
+    processes = [spawn(children.stay) for _ in range(3)]
     for process in processes[:2]:
         os.kill(process.pipe.recv(), signal.SIGKILL)
     monkeypatch.setattr(worker_pool, "oom_kills", lambda: kills + 1)
@@ -78,7 +78,7 @@ def test_the_way_out_of_a_lack_of_memory_names_the_limit_and_any_other_death_kee
 
 
 def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():
-    process = spawn(children.stay, pipe=True)
+    process = spawn(children.stay)
     pid = process.pipe.recv()
     assert process.reap(0.05) == Death(-signal.SIGKILL)
     assert not process.is_alive()
@@ -92,8 +92,8 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():
 
 def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_it(arena):
     pool, entry = WorkerPool(), arena.workers.entry(2)
-    pool[2] = spawn(children.stay, pipe=True, arena=arena, slot=2)
-    pool[3] = spawn(children.echo, pipe=True)
+    pool[2] = spawn(children.stay, arena=arena, slot=2)
+    pool[3] = spawn(children.echo)
     assert pool[2].pipe.recv() == entry.pid
     assert (entry.state, entry.dead) == (State.STARTING, 0)
     assert pool.wait(0.05) == []
@@ -115,7 +115,7 @@ from mlxhog.arena.worker_pool import WorkerProcess
 from tests.arena import children
 
 def hold():
-    process = WorkerProcess(children.stay, (), name="mlxhog-test", pipe=True)
+    process = WorkerProcess(children.stay, (), name="mlxhog-test")
     print(process.pipe.recv(), flush=True)
     up.set()
     process.reap(None)
@@ -165,7 +165,7 @@ from mlxhog.arena.worker_pool import WorkerProcess
 from tests.arena import children
 
 while True:
-    WorkerProcess(children.echo, (b"x" * 10**6,), name="mlxhog-test", threads=1, pipe=True)
+    WorkerProcess(children.echo, (b"x" * 10**6,), name="mlxhog-test", threads=1)
 """
 
 
@@ -190,7 +190,7 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
             while True:
                 descriptors.callback(os.close, os.dup(2))
         with pytest.raises(EnvironmentLacks, match="256 .ulimit -n.; raise it with: ulimit"):
-            spawn(children.stay, pipe=True, arena=arena, slot=1)
+            spawn(children.stay, arena=arena, slot=1)
         with pytest.raises(EnvironmentLacks, match="a run needs 8 open files, and 0 more"):
             require_descriptors(8, "a run")
     assert arena.workers.entry(1).state == State.DEAD

@@ -71,8 +71,7 @@ def test_a_subfolder_that_became_a_link_after_the_check_is_not_entered(places):
 
 
 @each_of(
-    "name, target",
-    [("model", "checkpoints/step-1"), ("best", "checkpoints/removed"), ("me", "me")],
+    "name, target", [("model", "checkpoints/step-1"), ("best", "checkpoints/removed"), ("me", "me")]
 )
 def test_links_to_folders_inside_and_to_nothing_stay(places, name, target):
     folder = places[1]

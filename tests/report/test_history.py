@@ -68,8 +68,7 @@ def test_workers_of_a_resumed_run_count_from_0(tmp_path):
 
 
 @given(
-    st.lists(st.floats(-1e9, 1e9) | st.just(math.nan), min_size=1, max_size=400),
-    st.integers(2, 60),
+    st.lists(st.floats(-1e9, 1e9) | st.just(math.nan), min_size=1, max_size=400), st.integers(2, 60)
 )
 def test_few_points_keep_the_smallest_and_largest_number_and_the_ends_of_the_axis(values, points):
     column = np.array(values)

@@ -45,10 +45,7 @@ def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_th
     assert speed_factor(0.1, [0.1, 0.0]) == 1.0  # not measured yet
 
 
-PARAMS = {
-    "rows": ParamSpec("rows", (3, 2), "zeros", "rows"),
-    "w": ParamSpec("w", (4,), "zeros"),
-}
+PARAMS = {"rows": ParamSpec("rows", (3, 2), "zeros", "rows"), "w": ParamSpec("w", (4,), "zeros")}
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ def asked(monkeypatch, tmp_path):
     result = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "mlxhog.training.run.train",
-        lambda config, observer, run: result.append((config, observer)),
+        "mlxhog.training.run.train", lambda config, observer, run: result.append((config, observer))
     )
     return result
 

@@ -15,14 +15,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import batch_size, memory
-from mlxhog.training.batch_size import (
-    BatchChoice,
-    BatchSpeed,
-    advice,
-    choose,
-    limit_of,
-    proposed,
-)
+from mlxhog.training.batch_size import BatchChoice, BatchSpeed, advice, choose, limit_of, proposed
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan import make_plan
 from tests.training.small import Messages, small_config

@@ -199,10 +199,7 @@ def test_a_folder_that_is_removed_is_told_once_and_read_when_it_is_back(follower
 
 @each_of(
     ("loss_on", "expected"),
-    [
-        ("assistant", [b"a", b" b", b" b", b" b"]),
-        ("all", [b"q\na", TALK + b"\n" + TALK, TALK]),
-    ],
+    [("assistant", [b"a", b" b", b" b", b" b"]), ("all", [b"q\na", TALK + b"\n" + TALK, TALK])],
 )
 def test_conversations_and_pairs_are_trained_on_their_answers(
     loss_on, expected, tmp_path, monkeypatch

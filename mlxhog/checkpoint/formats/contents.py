@@ -7,8 +7,6 @@ class beside it (`converting`).
 `mlxhog.models.translation` has the names and layouts of arrays in other packages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

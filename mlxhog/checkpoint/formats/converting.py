@@ -15,8 +15,6 @@ it under a `.part` name of this process, which is renamed when they are on the d
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

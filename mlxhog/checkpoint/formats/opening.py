@@ -1,7 +1,5 @@
 """Open a checkpoint of transformers, of the xlstm package or of ours, recognised by its content."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field

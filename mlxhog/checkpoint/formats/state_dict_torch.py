@@ -6,8 +6,6 @@ that reaches beyond its numbers in the file.
 Source: `torch.serialization`, torch 2.13.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 import zipfile

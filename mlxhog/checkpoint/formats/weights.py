@@ -10,8 +10,6 @@ A directory is searched in this order, as transformers and the xlstm package do:
     a single *.safetensors, *.pt, *.pth, *.ckpt or *.bin file
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

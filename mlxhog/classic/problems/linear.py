@@ -8,8 +8,6 @@ arXiv:1106.5730, section 3.
 The losses here are for evaluation, in float64; training uses those in metal/native/classic.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,15 +20,7 @@ from numpy.typing import NDArray
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.generators import rcv1_like
 from mlxhog.classic.loaders import held_out, load_svmlight
-from mlxhog.classic.problem import (
-    Defaults,
-    Float32,
-    Int32,
-    Int64,
-    Kernel,
-    SparseRows,
-    build,
-)
+from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, Kernel, SparseRows, build
 
 Float64 = NDArray[np.float64]
 Loss = Literal["hinge", "logistic", "squares"]

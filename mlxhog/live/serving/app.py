@@ -23,14 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxhog.base.app_server import AppServer
-from mlxhog.base.http_server import (
-    OWN_NAMES,
-    ForeignRequest,
-    check_names,
-    is_own,
-    listen,
-    url_of,
-)
+from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, is_own, listen, url_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Request, checked_ids
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
@@ -70,11 +63,7 @@ class Api:
     """
 
     def __init__(
-        self,
-        served: ServedModel,
-        config: ServeConfig,
-        key: str | None,
-        origins: Sequence[str] = (),
+        self, served: ServedModel, config: ServeConfig, key: str | None, origins: Sequence[str] = ()
     ) -> None:
         self._served, self._model, self._config = served, served.model, config
         self._key, self._origins = None if key is None else key.encode(), origins

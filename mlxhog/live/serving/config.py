@@ -1,7 +1,5 @@
 """The options of `mlxhog serve`, and the key that clients must send."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

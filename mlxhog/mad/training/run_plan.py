@@ -117,10 +117,7 @@ class RunPlan(Plan):
 
 
 def make_run_plan(
-    config: RunConfig,
-    worker_options: Mapping[str, object] | None = None,
-    *,
-    parallel: int = 1,
+    config: RunConfig, worker_options: Mapping[str, object] | None = None, *, parallel: int = 1
 ) -> RunPlan:
     """Check a run against its task and this machine, without a row and without a framework.
 

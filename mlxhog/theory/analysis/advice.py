@@ -5,8 +5,6 @@ any speeds: each update falls between the read and the write of the P - 1 others
 has no such limit. The theory's tau is a lag in updates: a property of a run, not of a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property

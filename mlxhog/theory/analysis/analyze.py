@@ -1,7 +1,5 @@
 """Measure a model's conflicts and staleness, and apply the theorems."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace

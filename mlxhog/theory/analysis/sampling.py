@@ -5,8 +5,6 @@ imports the framework and keeps it. A gradient never leaves that process: it ret
 elements that are not zero, as bits, and norms.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -7,8 +7,6 @@ A ring all-reduce over M machines has 2 (M - 1) stages, each of which carries an
 (Patarasuk and Yuan 2009, Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from contextlib import suppress

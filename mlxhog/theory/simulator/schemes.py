@@ -3,8 +3,6 @@
 No worker waits for one that has died.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """`mlxhog simulate`: its options, and every strategy on one set of workers, side by side."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
