@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from mlxhog import train
-from mlxhog.checkpoint.run import Run, read_options
+from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
+from mlxhog.config.sources import read_yaml
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
 from tests.report.sample_run import HELD_OUT, lines, write_run
@@ -41,7 +42,7 @@ def test_the_options_of_a_resumed_run_name_every_command_and_are_still_read(trai
     assert "--steps 20" in head[1]
     assert "--resume" in head[2]
     assert "--steps 10" in head[2]
-    values = {name: value for name, (value, _) in read_options(trained.run.config_path).items()}
+    values = {name: value for name, (value, _) in read_yaml(trained.run.config_path).items()}
     assert values["steps"] == 10
 
 
