@@ -18,7 +18,8 @@ LEAVE = "access-control-allow-origin"
 
 def answer(method, path, headers=(), *, origins=(), key=None):
     """What a server without an engine answers to one request."""
-    served = SimpleNamespace(health=lambda: {"trouble": None}, model=SimpleNamespace(name="m"))
+    model = SimpleNamespace(name="m", run=None)
+    served = SimpleNamespace(health=lambda: {"trouble": None}, model=model)
     api = Api(served, ServeConfig(), key, origins)
 
     async def asked():
