@@ -145,7 +145,7 @@ def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
         training.communicate(timeout=END_S)
     (run,) = runs.list_runs(tmp_path / "runs")
     saved = (run.checkpoints / "latest").read_text().strip()
-    note, weights, *_ = capsys.readouterr().err.splitlines()
+    note, _, weights, _ = capsys.readouterr().err.splitlines()
     assert note.startswith(f"the process that trains run {run.name} does not answer")
     expected = f"weights of checkpoint {saved} of run {run.name}, step {int(saved[5:])}"
     assert weights == expected
