@@ -49,19 +49,24 @@ class Learner:
     """Parameters, their copies in the hands of workers, and plain SGD with step size `lr`.
 
     Training ends at an excess of `target`, as the mean of ten looks (None for no target), one after
-    each update; or when the excess has grown a thousandfold.
+    each `every` updates; or when the excess has grown a thousandfold.
     """
 
     def __init__(
-        self, objective: Quadratic, lr: float, seed: int = 0, target: float | None = None
+        self,
+        objective: Quadratic,
+        lr: float,
+        seed: int = 0,
+        target: float | None = None,
+        every: int = 1,
     ) -> None:
-        self.objective, self.lr, self.target = objective, lr, target
+        self.objective, self.lr, self.target, self.every = objective, lr, target, every
         self.params = {SHARED: objective.start()}  # by copy
         self.reached: tuple[float, int] | None = None  # seconds and gradients, at the target
         self.ended = False
         self._rng = np.random.default_rng([seed, 3])
         self._read: dict[int, Float64] = {}  # by rank of the worker
-        self._first = 0.0
+        self._updates, self._first = 0, 0.0
         self._looks: deque[float] = deque(maxlen=LOOKS)
 
     @property
@@ -94,7 +99,10 @@ class Learner:
         self.params = {key: mean.copy() for key in self.params}
 
     def look(self, seconds: float, gradients: int) -> None:
-        """Look at the excess after an update."""
+        """Count an update, and look at the excess after each `every`."""
+        self._updates += 1
+        if self._updates % self.every:
+            return
         excess = self.objective.excess(self.model)
         self._first = self._first or excess
         self._looks.append(excess)
