@@ -128,7 +128,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
             "front; hollow candidates lack runs and are not on it.",
             partial(draw_costs, ranking, name),
         )
-    named = zip(ranking.seeds, itertools.cycle(DASHES))  # noqa: B905
+    named = zip(ranking.seeds, itertools.cycle(DASHES), strict=False)
     seeds = ", ".join(f"seed {seed} {look}" for seed, (_, look) in named)
     for task in ranking.tasks:
         # The baseline if it was run, else the first setting.
