@@ -77,7 +77,7 @@ class LocalWorker(NumberedWorker):
         steps, end = words["steps", rank], strategy.end(words, rank)
         # At the end of its round a worker waits for a meeting, if the budget reaches it.
         least = context.workers * end if steps >= end else context.workers * steps + rank + 1
-        if least > words["steps_before"] + self._limit:
+        if least > strategy.last_number(words, words["steps_before"] + self._limit):
             return Idle.DONE
         if steps >= end:
             if rank == 0 and strategy.at_end(words):
@@ -255,6 +255,21 @@ class Local(Numbered):
         start = words["start", rank]
         # Before the round a step counts as an update, as if every gradient had been finite.
         return start + self.round_steps(words["version_base"] + self.workers * start)
+
+    def last_number(self, words: Words, total: int) -> int:
+        """The steps that are numbered below this are `total` of the run, with those taken already.
+
+        A worker's step n has the number P n + rank. Where a run continues from unequal steps, one
+        worker may be past its share of a small budget; the others take so many fewer.
+        """
+        steps, last = self.each(words, "steps"), total
+        while True:
+            shares = (
+                (last - rank + self.workers - 1) // self.workers for rank in range(len(steps))
+            )
+            if (reached := sum(map(max, steps, shares))) <= total:
+                return last
+            last -= reached - total
 
     def at_end(self, words: Words) -> bool:
         return all(words["steps", rank] >= self.end(words, rank) for rank in range(self.workers))

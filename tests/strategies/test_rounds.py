@@ -309,6 +309,20 @@ def test_a_run_resumed_with_another_number_of_copies_begins_from_the_model(
         assert other.resume(resumed, Ledger(resumed), state) is None
 
 
+@each_of(("steps", "taken"), [(2, (6, 3)), (4, (6, 5)), (6, (7, 6))])
+def test_a_run_resumed_from_unequal_steps_takes_its_budget_and_no_more(steps, taken):
+    run = Run(strategy("avg_runs"), W, of_both, 40)
+    for one in (*run.workers, *[run.workers[0]] * 5):  # the other is slow
+        take(one)
+    run.end()
+    after = run.resumed(7 + steps)
+    after.finish()
+    assert after.done() == steps
+    assert tuple(after.of.each(after.of.words(after.arena), "steps")) == taken
+    run.arena.close()
+    after.arena.close()
+
+
 def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once():
     of = strategy("avg_runs")
     run = Run(of, W, of_both, 4)
