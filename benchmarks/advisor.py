@@ -6,8 +6,8 @@
                                            the two constants of its prediction, from results
 
 Each scenario is a set of synthetic workers with known times and a noisy quadratic, made so that one
-strategy wins. Every strategy trains it by simulation, at the best of eight step sizes, until the
-excess has fallen to a hundredth: that is the truth, which the advisor does not see. It sees the
+strategy wins. Every strategy trains it by simulation, at the best of eight learning rates, until
+the excess has fallen to a hundredth: that is the truth, which the advisor does not see. It sees the
 times, what a round costs, conflict and heterogeneity, as `mlxhog advise` would measure them;
 applies its rules, tries its two best with other seeds, and answers. Document 003's profile of five
 fields is among the scenarios, and beside each stands what its decision tree answers.
@@ -23,19 +23,19 @@ from harness.frame import run, say
 from harness.machine import ROOT, smallest
 from harness.page import read
 
+from mlxhog.research.simulator.machine import Simulation, Worker
+from mlxhog.research.simulator.objectives import SHARED, Quadratic, SimulatedSGD
+from mlxhog.research.simulator.times import times_of
+from mlxhog.research.workload import LOCAL_COST, STALENESS_COST, Profile, arms, recommend
 from mlxhog.strategies import SSP, Hogwild, LocalSGD, RoundRobin, Scaffold, Serial, Sync
 from mlxhog.strategies.sync import BY_SPEED
-from mlxhog.theory.simulator.machine import Simulation, Worker
-from mlxhog.theory.simulator.objectives import SHARED, Learner, Quadratic
-from mlxhog.theory.simulator.times import times_of
-from mlxhog.theory.workload import LOCAL_COST, STALENESS_COST, Profile, arms, recommend
 
 STRATEGIES = (
     Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
 )  # fmt: skip
 RATES = tuple(2.0**-k for k in range(1, 9))
 TARGET = 0.01
-MOST_GRADIENTS = 6_000
+MAX_GRADIENTS = 6_000
 WITHIN = 1.10
 SMOOTH = tuple(0.3 + 0.04 * k for k in range(10))
 
@@ -106,7 +106,7 @@ class Apart(Quadratic):
         return super().excess(x - self.drift / 2)
 
 
-class ScaffoldLearner(Learner):
+class ScaffoldLearner(SimulatedSGD):
     """Local steps with control variates: c_i <- c_i - c + (x - y_i) / (K lr), c their mean.
 
     Source: Karimireddy et al. 2020, arXiv:1910.06378, option II.
@@ -179,7 +179,7 @@ def scenarios():
 
 
 def seconds_to_target(scenario, arm, seeds):
-    """Mean time to the target at the best step size; infinite where none reaches it."""
+    """Mean time to the target at the best learning rate; infinite where none reaches it."""
     profile, objective = scenario.profile, scenario.objective
     workers = [profile.alone] if arm.strategy.one_process else list(profile.workers)
     together = len(workers) if arm.strategy.averages else 1
@@ -189,11 +189,11 @@ def seconds_to_target(scenario, arm, seeds):
         for seed in seeds:
             if math.inf in times:
                 break  # the mean is
-            kind = ScaffoldLearner if isinstance(arm.strategy, Scaffold) else Learner
+            kind = ScaffoldLearner if isinstance(arm.strategy, Scaffold) else SimulatedSGD
             learner = kind(
                 objective, lr=rate, seed=seed, target=target, every=max(1, len(workers) // together)
             )
-            most = MOST_GRADIENTS // together
+            most = MAX_GRADIENTS // together
             machine = Simulation(workers, arm.scheme, seed=seed, learner=learner)
             machine.run_until(most, 3 * best)
             times.append(learner.reached[0] if learner.reached else math.inf)

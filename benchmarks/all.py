@@ -10,7 +10,7 @@ asks for a tree without changes, of which the results are. A script that takes f
 seconds (at least ten minutes) is ended, and has failed. One that fails does not stop the others.
 
 The exit code is 0 (every limit of our own is kept), 1 (one is missed), 3 (none is missed; one
-cannot be told or measured) or 4 (a script failed). With --quick, whose sizes and repeats are too
+inconclusive or measured) or 4 (a script failed). With --quick, whose sizes and repeats are too
 small for most limits, 1 and 3 count for scripts of counts only (`COUNTS`), and all are printed.
 """
 
@@ -34,7 +34,7 @@ from harness.page import pages
 from mlxhog.base.durable import replace_file
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PATIENCE, LEAST_LIMIT_S = 4.0, 600.0
+PATIENCE, MIN_LIMIT_S = 4.0, 600.0
 END_S = 30.0  # between SIGTERM and SIGKILL
 
 
@@ -98,7 +98,7 @@ def run_all(scripts, *, full):
     for number, script in enumerate(scripts, 1):
         words = shlex.split(script.full if full else script.quick)
         print(f"\n[{number}/{len(scripts)}] {script.name}.py {shlex.join(words)}", flush=True)
-        limit_s = max(LEAST_LIMIT_S, PATIENCE * script.seconds)
+        limit_s = max(MIN_LIMIT_S, PATIENCE * script.seconds)
         with tempfile.TemporaryDirectory() as scratch:
             out = RESULTS if full else Path(scratch)
             code = run([f"{script.name}.py", *words, "--out", str(out)], limit_s=limit_s)

@@ -2,17 +2,17 @@
 
     python benchmarks/backoff.py          three seeds
     python benchmarks/backoff.py --full   more seeds; AdamW as well for lock-free workers
-    python benchmarks/backoff.py --tune   search step size and K of every schedule
+    python benchmarks/backoff.py --tune   search learning rate and K of every schedule
 
-backoff              least squares, serial and lock-free, where the best step size and one that is 4
-                     times smaller, as if the curvature were overestimated, show at which rate the
-                     excess falls; and an xLSTM by one worker with AdamW
+backoff              least squares, serial and lock-free, where the best learning rate and one that
+                     is 4 times smaller, as if the curvature were overestimated, show at which rate
+                     the excess falls; and an xLSTM by one worker with AdamW
 lock_free_schedules  an xLSTM by two lock-free workers
 
-Back-off takes the first step size for K gradients, .37 of it for K/.37, and so on; 1/k is
-lr / (1 + k/K). Each schedule has the step size, and the K, that a search found best at this number
-of gradients, and no warm-up. All differences are taken seed by seed. Gradients are counted, not
-seconds, so a busy machine changes no loss.
+Back-off takes the first learning rate for K gradients, .37 of it for K/.37, and so on; 1/k is
+lr / (1 + k/K). Each schedule has the learning rate, and the K, that a search found best at this
+number of gradients, and no warmup. All differences are taken seed by seed. Gradients are counted,
+not seconds, so a busy machine changes no loss.
 """
 
 import math
@@ -29,11 +29,11 @@ from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import end_bits, model_file, workers
 
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problem import Defaults, SparseRows
-from mlxhog.classic.problems.linear import SparseLinear
-from mlxhog.classic.run import train as solve
 from mlxhog.config.schedules import BETA, backoff_start
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.problem import Defaults, SparseRows
+from mlxhog.research.classic.problems.linear import SparseLinear
+from mlxhog.research.classic.run import train as solve
 
 CONSTANT, INVERSE, BACKOFF, USUAL = "constant", "1/k", "back-off", "usual"
 """The last is .9 per twentieth of a run on least squares, half a cosine on models."""
@@ -53,8 +53,8 @@ class Rule(NamedTuple):
 
     Attributes:
         schedule: of `SCHEDULES`, or another of `TrainConfig`.
-        lr: largest step size.
-        share: of the run's gradients that have the first step size of back-off, or after which
+        lr: peak learning rate.
+        share: of the run's gradients that have the first learning rate of back-off, or after which
             that of 1/k is half; of no meaning for others.
     """
 
@@ -73,7 +73,7 @@ class Squares(NamedTuple):
     Attributes:
         rows: examples; an epoch draws as many, with replacement, as the theory has it.
         features: coordinates of x.
-        epochs: times that the step size may change.
+        epochs: times that the learning rate may change.
     """
 
     rows: int
@@ -82,7 +82,7 @@ class Squares(NamedTuple):
 
     def train(self, workers, rule, seed):
         """log10 of the excess f(x) - f* over that of x = 0, after each epoch."""
-        problem, least = _least_squares(self.rows, self.features, seed)
+        problem, least = _min_squares(self.rows, self.features, seed)
         options = {"scheme": "serial"}
         if workers > 1:
             options = {"scheme": "hogwild", "workers": workers, "write": "lossless"}
@@ -102,7 +102,7 @@ class Squares(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _least_squares(n, d, seed, k=10, condition=50.0):
+def _min_squares(n, d, seed, k=10, condition=50.0):
     """The problem and its least objective."""
     rng = np.random.default_rng((seed, 0xB0FF))
     indices = np.sort(rng.random((n, d)).argpartition(k, axis=1)[:, :k], axis=1)
@@ -134,10 +134,10 @@ class Language(NamedTuple):
     blocks: int
     gradients: int
     seq_len: int
-    held_out: int
+    validation: int
 
     def train(self, optimizer, count, rule, seed):
-        """Held-out bits per byte, by one worker or by lock-free ones."""
+        """Validation bits per byte, by one worker or by lock-free ones."""
         how = {"schedule": "cosine" if rule.schedule == USUAL else rule.schedule, "warmup": 0.0}
         if rule.schedule in FALLING:
             steps = rule.first_steps(self.gradients)
@@ -146,7 +146,7 @@ class Language(NamedTuple):
             how |= {"strategy": "hogwild", "workers": workers(count)}
         model = model_file(hidden_size=self.width, num_hidden_layers=self.blocks)
         return [end_bits(
-            self.held_out, model=model, batch_size=2, seq_len=self.seq_len, steps=self.gradients,
+            self.validation, model=model, batch_size=2, seq_len=self.seq_len, steps=self.gradients,
             seed=seed, lr=rule.lr, optimizer=optimizer, **how,
         )]  # fmt: skip
 
@@ -279,7 +279,7 @@ def trainings(part, findings, chosen):
         again = one.ends(BACKOFF, seed_of=other_seed)
         findings.same(f"back-off, {one.title}", one.ends(BACKOFF), again)
         findings.table(
-            {"problem": one.title, "schedule": schedule, "step size": rule.lr, "K": rule.share,
+            {"problem": one.title, "schedule": schedule, "learning rate": rule.lr, "K": rule.share,
              **{f"end, lr / {f:g}": round(fmean(one.ends(schedule, f)), 4)
                 for f in own[name].factors}}
             for schedule, rule in rules[name].items()
@@ -315,7 +315,7 @@ PARTS = {one.__name__: one for one in (backoff, lock_free_schedules)}
 
 
 def tuning(chosen):
-    """Search step size and K of every schedule, K of those without it, too."""
+    """Search learning rate and K of every schedule, K of those without it, too."""
     for part in chosen.only or PARTS:
         arms = {
             f"{name}, {schedule}": (one, schedule)

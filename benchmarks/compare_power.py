@@ -2,7 +2,7 @@
 
     python benchmarks/compare_power.py           24 pairs of each kind, `tiny`, 1M tokens: hours
     python benchmarks/compare_power.py --quick   12 pairs, width 64, 100k tokens: minutes
-    python benchmarks/compare_power.py --table   the levels in mlxhog/theory/paired_test.py
+    python benchmarks/compare_power.py --table   the levels in mlxhog/experiments/paired_test.py
 
 real       pairs of runs of the same settings, as `mlxhog compare` runs and scores them, that are
            not equal: one worker with our native kernels and with plain MLX, whose sums are rounded
@@ -27,16 +27,16 @@ from harness.machine import smallest
 from training.recording import model_file
 
 from mlxhog import TrainConfig
-from mlxhog.theory import CompareConfig
-from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
-from mlxhog.theory.pairs import Comparison, Side
+from mlxhog.experiments import CompareConfig
+from mlxhog.experiments.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
+from mlxhog.experiments.pairs import Comparison, Side
 
 PLANNED = 6
 GAIN = 0.01
 TESTS = 1000
 SIMULATED, FALSE_SEEDS = 200_000, 20
 TABLE_SEQUENCES, CHUNK = 2_000_000, 100_000
-MOST_PAIRS = 20
+MAX_PAIRS = 20
 ALONE = {"workers": "mlx:cpu", "threads": 1, "strategy": "serial"}
 LOCK_FREE = {"workers": "mlx:cpu*2", "threads": 1, "strategy": "hogwild"}
 KINDS = {
@@ -51,7 +51,7 @@ def real(findings, chosen):
     pairs = chosen.pairs or smallest(2, 12 if chosen.quick else 24)
     tokens, tests = smallest(4_000, 100_000 if chosen.quick else 1_000_000), smallest(20, TESTS)
     model = model_file(hidden_size=64, num_hidden_layers=2) if chosen.quick else "tiny"
-    terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, eval_tokens=65_536)
+    terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, val_subset_tokens=65_536)
     findings.results |= {"tokens": tokens, "pairs": pairs, "kinds": {}}
     with tempfile.TemporaryDirectory(prefix="mlxhog-compare-") as temporary:
         for number, (kind, sides) in enumerate(list(KINDS.items())[-smallest(1, 2) :]):
@@ -127,15 +127,15 @@ def levels():
     from scipy.stats import t
 
     rng, lowest_n = np.random.default_rng(0), int(2 * ERROR * CHUNK)
-    least = {planned: np.empty(0) for planned in range(2, MOST_PAIRS + 1)}
+    least = {planned: np.empty(0) for planned in range(2, MAX_PAIRS + 1)}
     for _ in range(TABLE_SEQUENCES // CHUNK):
-        statistics = np.abs(students(rng.standard_normal((CHUNK, MOST_PAIRS))))
-        pairs = np.arange(2, MOST_PAIRS + 1)
+        statistics = np.abs(students(rng.standard_normal((CHUNK, MAX_PAIRS))))
+        pairs = np.arange(2, MAX_PAIRS + 1)
         ratios = 2 * t.sf(statistics, pairs - 1) / pairs**SHAPE
         for planned, values in least.items():
             first = min(FEWEST, planned) - 2
-            least_ratio = ratios[:, first : planned - 1].min(1) * planned**SHAPE
-            lowest = np.partition(least_ratio, lowest_n)[:lowest_n]
+            min_ratio = ratios[:, first : planned - 1].min(1) * planned**SHAPE
+            lowest = np.partition(min_ratio, lowest_n)[:lowest_n]
             least[planned] = np.concatenate([values, lowest])
     # Two standard errors of this simulation, so that the error is no more than it should be.
     chance = math.sqrt(ERROR * (1 - ERROR) / TABLE_SEQUENCES)
@@ -147,7 +147,7 @@ PARTS = {"real": real, "simulated": simulated}
 
 
 def table(_):
-    """Print the levels of `mlxhog/theory/paired_test.py`."""
+    """Print the levels of `mlxhog/experiments/paired_test.py`."""
     for planned, level in levels().items():
         print(f"    {planned}: {level:.6f},")
 

@@ -2,7 +2,7 @@
 
     python benchmarks/course_project.py                      all three
     python benchmarks/course_project.py --full --only image_svm
-    python benchmarks/course_project.py --tune               step sizes of image_svm
+    python benchmarks/course_project.py --tune               learning rates of image_svm
 
 synthetic_svm      100 features of which a row has 20, 10,000 training and 1,000 test rows, learning
                    rate .001 x .99 per epoch, mini-batches of 2, 200 epochs, as in the document.
@@ -26,8 +26,8 @@ from harness.estimates import Mean, Ratio
 from harness.frame import run
 from harness.tuning import around, settings, tune
 
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.run import train
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.run import train
 
 LIMIT = 0.0885  # hinge of the synthetic SVM after 200 epochs, 3 % above the recorded serial run
 ROWS = (3_000, 10_000, 30_000, 100_000, 300_000)
@@ -91,7 +91,7 @@ def image_svm(findings, chosen):
 
 
 def tune_images(_):
-    """Search the step size of image_svm."""
+    """Search the learning rate of image_svm."""
     problem = dense.image_svm(seed=TUNED_ON)
     base = replace(IMAGES, epochs=20, scheme="serial", seed=TUNED_ON)
 

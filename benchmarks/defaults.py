@@ -1,14 +1,14 @@
 """Why the defaults of `mlxhog train` are what they are: equal arms, a row each.
 
     python benchmarks/defaults.py --full --only minute     the default beside that of 0.2
-    python benchmarks/defaults.py --full --only widths     one step size for every width
+    python benchmarks/defaults.py --full --only widths     one learning rate for every width
     python benchmarks/defaults.py --only ngram_tables      staleness of sparse parameters
 
 minute        the default of version 0.2 (bytes, four blocks of width 128), and the tokenizer of the
-              text, depth and step sizes of today's default, one after another, with a quarter of a
-              minute's text; arms have the same budget in compute
-widths        xLSTMs at three widths, each at the step size that `--lr auto` takes for it, at half
-              of it and at twice as much (Yang et al. 2022, mu-P, arXiv:2203.03466)
+              text, depth and learning rates of today's default, one after another, with a quarter
+              of a minute's text; arms have the same budget in compute
+widths        xLSTMs at three widths, each at the learning rate that `--lr auto` takes for it, at
+              half of it and at twice as much (Yang et al. 2022, mu-P, arXiv:2203.03466)
 ngram_tables  `tiny` with tables of n-grams and without, by one worker and by lock-free ones, on as
               much text: tables are read and written row by row
 Tokens and gradients are counted, not seconds, so a busy machine changes no loss.
@@ -27,15 +27,15 @@ from mlxhog import TrainConfig, optim
 
 
 def bits_of(job):
-    """Held-out bits per byte of a training: held-out tokens, and options."""
-    held_out, options = job
-    return end_bits(held_out, **options)
+    """Validation bits per byte of a training: validation tokens, and options."""
+    validation, options = job
+    return end_bits(validation, **options)
 
 
 # -- minute ---------------------------------------------------------------------------------------
 
 MINUTE_TOKENS = 971_000  # bytes that two cores train in a minute of `tiny`
-HELD_OUT = 863_914  # bytes
+VALIDATION = 863_914  # bytes
 PIECES = {"tokenizer": "sotu"}
 RANDOM = {"embedding_init": "random", "embedding_lr": 12, "head_lr": 2.4, "scalar_lr": 1.5}
 BEFORE, NOW = "bytes, 4 blocks (the default of 0.2)", "8,192 pieces, 2 blocks, counted pairs"
@@ -46,20 +46,20 @@ MINUTE_ARMS = {
     "8,192 pieces, 2 blocks, random rows": ({"model": "minute", **PIECES, **RANDOM}, 1.0, 4.81),
     NOW: ({"model": "minute", **PIECES}, 1.0, 4.81),
 }
-"""Options, cost of a token in tokens of the first arm, bytes of a token of held-out text."""
+"""Options, cost of a token in tokens of the first arm, bytes of a token of validation text."""
 
 
 def minute(findings, chosen):
     """Train every arm with every seed, and today's default with others (A/A)."""
     seeds = chosen.seeds
     tokens = chosen.pick(tiny=4096, quick=MINUTE_TOKENS / 32, full=MINUTE_TOKENS / 4)
-    held_out = chosen.pick(tiny=4096, quick=HELD_OUT / 32, full=HELD_OUT / 8)
+    validation = chosen.pick(tiny=4096, quick=VALIDATION / 32, full=VALIDATION / 8)
 
     def job(name, seed):
         options, cost, n_bytes = MINUTE_ARMS[name]
         sizes = TrainConfig(**options, steps=1)
         steps = round(tokens / cost / (sizes.batch_size * sizes.seq_len))
-        return round(held_out / n_bytes), {**options, "seed": seed, "steps": steps}
+        return round(validation / n_bytes), {**options, "seed": seed, "steps": steps}
 
     arms = chosen.pick(tiny=(BEFORE, NOW), quick=MINUTE_ARMS, full=MINUTE_ARMS)
     jobs = [*product(arms, seeds), *((NOW, other_seed(seed)) for seed in seeds)]
@@ -92,13 +92,13 @@ def widths(findings, chosen):
     seeds = chosen.seeds
     wide = chosen.pick(tiny=(32,), quick=(64, 128), full=(64, 128, 256))
     rules = ("muon",) if chosen.quick else ("muon", "adamw")
-    blocks, length, steps, held_out = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
+    blocks, length, steps, validation = (1, 32, 4, 1024) if chosen.tiny else (2, 128, 200, 16_384)
 
     def job(rule, width, factor, seed):
         lr = factor * optim.by_name(rule).default_lr(width)
         model = model_file(hidden_size=width, num_hidden_layers=blocks)
         common = {"optimizer": rule, "batch_size": 2, "seq_len": length, "steps": steps}
-        return held_out, {**common, "model": model, "lr": lr, "seed": seed}
+        return validation, {**common, "model": model, "lr": lr, "seed": seed}
 
     again = [("muon", wide[0], 1.0, other_seed(seed)) for seed in seeds]
     jobs = [*product(rules, wide, FACTORS, seeds), *again]
@@ -137,14 +137,14 @@ def ngram_tables(findings, chosen):
     orders = chosen.pick(tiny="2-3", quick="2-4", full="2-8")
     tokens = chosen.pick(tiny=4_000, quick=40_000, full=150_000)
     counts = chosen.pick(tiny=(2,), quick=(2,), full=(2, 4))
-    held_out = chosen.pick(tiny=1024, quick=16_384, full=65_536)
+    validation = chosen.pick(tiny=1024, quick=16_384, full=65_536)
     ways = [(SERIAL, 1), *((LOCK_FREE, count) for count in counts)]
     tables = {DENSE: {}, TABLES: {"set": f"ngram_orders={orders}"}}
 
     def end(arm, seed):
         model, strategy, count = arm
         options = {"strategy": strategy, "workers": workers(count), "tokens": tokens}
-        return end_bits(held_out, **tables[model], **options, model="tiny", seed=seed)
+        return end_bits(validation, **tables[model], **options, model="tiny", seed=seed)
 
     arms, twin = [(model, *way) for model in tables for way in ways], (DENSE, LOCK_FREE, 2)
     bits, again = with_twin(seeds, arms, end, twin=twin)

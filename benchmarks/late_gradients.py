@@ -1,4 +1,4 @@
-"""Sixteen workers and a parameter server: how late gradients are, and step sizes by delay.
+"""Sixteen workers and a parameter server: how late gradients are, and learning rates by delay.
 
     python benchmarks/late_gradients.py          up to four workers
     python benchmarks/late_gradients.py --full   up to sixteen
@@ -6,7 +6,7 @@
 The mean staleness of P workers that never wait, lock-free and with a server, with equal workers and
 with one slow one; and what rules for late gradients do to the loss where every gradient is P - 1
 updates late (simulated, one process). Such a rule makes steps smaller, so each has its own best
-step size by a run of another seed, and so has plain lr.
+learning rate by a run of another seed, and so has plain lr.
 """
 
 from harness.claims import counted
@@ -75,7 +75,7 @@ def staleness(chosen, bench, cell, seed):
 
 
 def by_rule(findings, chosen, bench, late):
-    """Trainings of every rule and of one serial worker, each at its best step size."""
+    """Trainings of every rule and of one serial worker, each at its best learning rate."""
     tokens = chosen.pick(tiny=1_500, quick=25_000, full=60_000)
     simulated = {"strategy": "sim", "sim_staleness": f"fixed:{late}"}
     arms = {name: {**simulated, **rule} for name, rule in RULES.items()}

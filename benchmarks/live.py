@@ -34,12 +34,12 @@ from language_models.ours import Ids, Size, large, load_backend
 
 from mlxhog import load
 from mlxhog.checkpoint import run as runs
-from mlxhog.decoding.engine import Engine, Request
+from mlxhog.decoding.engine import DecodingEngine, GenerationRequest
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
-from mlxhog.live import CHECKPOINT, READ_MODES
 from mlxhog.models.registry import load_architecture
-from tests.live.patterns import Inbox, PatternRun, check
+from mlxhog.serving import CHECKPOINT, READ_MODES
+from tests.serving.patterns import Inbox, PatternRun, check
 
 BYTES = ("--model=tiny", "--tokenizer=bytes")
 START_S, HUNG_S = 120.0, 120.0
@@ -213,10 +213,10 @@ def training(findings, chosen):
 
 def tokens_per_s(backend, vocab, count, tokens):
     """Tokens per second of `count` answers at once, from when all are being written."""
-    engine = Engine(backend, Ids(vocab), batch_size=count)
+    engine = DecodingEngine(backend, Ids(vocab), batch_size=count)
     for k in range(count):
         sampling = Sampling(max_new_tokens=tokens, seed=k)
-        engine.submit(Request(prompt=[1, 2, 3], sampling=sampling))
+        engine.submit(GenerationRequest(prompt=[1, 2, 3], sampling=sampling))
     engine.step()
     began, written = time.perf_counter(), 0
     while engine.is_busy:

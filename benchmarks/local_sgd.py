@@ -13,7 +13,7 @@ outer_steps  a language model by plain SGD averaged (the document's Local SGD), 
              AdamW with Nesterov's outer step (DiLoCo), on as much text; the second arm tells the
              inner optimizer from the outer step
 
-Every arm has the step size that one search of as many trials found on other seeds.
+Every arm has the learning rate that one search of as many trials found on other seeds.
 """
 
 import math
@@ -32,18 +32,18 @@ CLIENTS = 4
 
 
 def at_best(chosen, seeds, arms, train, cost, twin):
-    """Train every arm at its best step size, by the mean cost on seeds that nothing else uses.
+    """Train every arm at its best learning rate, by the mean cost on seeds that nothing else uses.
 
     Args:
         chosen: the flags.
         seeds: of the trainings.
-        arms: arm -> the middle of its axis of step sizes.
+        arms: arm -> the middle of its axis of learning rates.
         train: (arm, seed, lr) -> a training.
         cost: of a training.
         twin: the arm that is trained with other seeds as well (A/A).
 
     Returns:
-        Arm -> step size, arm -> its trainings, and those of the twin.
+        Arm -> learning rate, arm -> its trainings, and those of the twin.
     """
     of, best = TUNED_ON[: chosen.pick(tiny=1, quick=2, full=2)], {}
     for arm, first in arms.items():
@@ -129,7 +129,7 @@ METHODS = {
     "scaffold": {"strategy": "scaffold"},
 }
 LIKE = 0.002
-"""Accuracies that differ by less than an image of the held-out ones are the same; a gain counts
+"""Accuracies that differ by less than an image of those of validation are the same; a gain counts
 where it is surely above that, and none is one that fails."""
 
 
@@ -185,7 +185,7 @@ ARMS = {
     "Local SGD, inner AdamW": ({"strategy": "local_sgd", "optimizer": "adamw"}, 2e-3),
     "DiLoCo, inner AdamW": ({"strategy": "diloco", "optimizer": "adamw"}, 2e-3),
 }
-"""Options, and the middle of the axis of step sizes."""
+"""Options, and the middle of the axis of learning rates."""
 SGD, ADAMW, DILOCO = ARMS
 
 

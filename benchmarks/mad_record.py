@@ -125,7 +125,7 @@ if __name__ == "__main__":
             "--parallel": {"type": int, "help": "runs at once; by default one per core"},
             "--studies": {"default": "studies", "help": "folder of the study"},
             "--seeds": {"help": "number of seeds, or a list"},
-            "--rates": {"help": "step sizes; the best one of each setting counts"},
+            "--rates": {"help": "learning rates; the best one of each setting counts"},
             "--executor": {"default": "local", "choices": ("local", "ray")},
             "--ray-address": {"help": "the cluster, such as auto"},
         },

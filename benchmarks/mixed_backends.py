@@ -19,8 +19,8 @@ from harness.machine import smallest
 from parity_false_failures import SIDES, compare_all, computed
 from training.recording import SIZES, TINY, Bench, enough_cores, workers
 
+from mlxhog.conformance.subject import perturbed_subject
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity.subject import perturbed_subject
 
 TORCH, MLX, BOTH, AGAIN = "torch", "mlx", "mlx+torch", "mlx+torch again"
 """The last is the A/A arm."""

@@ -29,7 +29,7 @@ from mlxhog.data.sotu import read_sotu
 from mlxhog.models import families
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.theory.analysis.sampling import OwnSteps
+from mlxhog.research.analysis.sampling import OwnSteps
 
 OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)
@@ -76,7 +76,7 @@ class Writer:
         self._written = OwnSteps(config, layout.slots, inbox, decay, hidden)
 
     def learn(self, batch):
-        """Take one step at the full step size; returns `SHARES` of it."""
+        """Take one step at the full learning rate; returns `SHARES` of it."""
         inbox = self.backend.inbox
         self.backend.refresh()
         grads, before = self.backend.loss_and_grads(batch)[1], inbox[self._dense]

@@ -2,15 +2,16 @@
 
     python benchmarks/paper_tables.py          five seeds
     python benchmarks/paper_tables.py --full   six
-    python benchmarks/paper_tables.py --tune   search the step size of every scheme
+    python benchmarks/paper_tables.py --tune   search the learning rate of every scheme
 
 Generated data with the statistics of RCV1, Netflix, DBLife and an abdominal scan, as none of the
 sets may be shipped; at sizes that a small machine does in a minute. Hogwild is lock-free: load and
 store (racy). What loses no update (lossless) and RCV1's private copies of frequent words (hot-cold)
-are rows of their own. As in the paper: 20 epochs, the step size times .9 after each, and for every
-scheme the step size that ends lowest. Speedups are over plain serial SGD, to the same objective,
-2 % above where serial SGD ends; of the scan, over all epochs. The paper drew 3 to 9 times for
-Hogwild on ten threads, 1.5 to 7 for AIG, and .4 to .6 for round-robin, but for DBLife's 5.
+are rows of their own. As in the paper: 20 epochs, the learning rate times .9 after each, and for
+every scheme the learning rate that ends lowest. Speedups are over plain serial SGD, to the same
+objective, 2 % above where serial SGD ends; of the scan, over all epochs. The paper drew 3 to 9
+times for Hogwild on ten threads, 1.5 to 7 for AIG, and .4 to .6 for round-robin, but for DBLife's
+5.
 
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, Figures 2 to 5.
 """
@@ -26,10 +27,10 @@ from harness.frame import run
 from harness.machine import cores
 from harness.tuning import around, settings, tune
 
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problems import create
-from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.run import train
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.problems import create
+from mlxhog.research.classic.problems.cuts import GraphCuts
+from mlxhog.research.classic.run import train
 
 EPOCHS, BETA = 20, 0.9
 NEAR = 1.005  # objective over serial's
@@ -42,10 +43,11 @@ SCHEMES = {
     "round_robin": {"scheme": "round_robin"},
 }
 FIXED = {"Abdomen": 0.01}
-"""The step size of a problem that has no best one, of every scheme. The grid's relaxed objective
-begins (all vertices at 1/2) below where 20 epochs of any step size end, and the weight of its
-rounded cut is the same, 1487.2 to within .01 %, at every one from .0004 to .1 (serial, seeds 7 and
-8). So its schemes are compared by the cut, and by the seconds of all epochs."""
+"""The learning rate of a problem that has no best one, of every scheme. The grid's relaxed
+objective begins (all vertices at 1/2) below where 20 epochs of any learning rate end, and the
+weight of its rounded cut is the same, 1487.2 to within .01 %, at every one from .0004 to .1
+(serial, seeds 7 and 8). So its schemes are compared by the cut, and by the seconds of all
+epochs."""
 
 
 def problems(*, tiny, seed=0):
@@ -71,7 +73,7 @@ def configs(problem, epochs):
 
 
 def arms_of(name, problem, chosen):
-    """Every scheme at its recorded step size."""
+    """Every scheme at its recorded learning rate."""
     own = configs(problem, 2 if chosen.tiny else EPOCHS)
     known = {}
     if name not in FIXED and not chosen.tiny:
@@ -114,7 +116,7 @@ def measure(findings, chosen):
 
 
 def tuning(_):
-    """Search the step size of each problem and scheme, on data of another seed."""
+    """Search the learning rate of each problem and scheme, on data of another seed."""
     arms = {
         f"{name}, {scheme}": (problem, one)
         for name, problem in problems(tiny=False, seed=TUNED_ON).items()

@@ -9,7 +9,7 @@ a fault, a wrong sign in one entry of one gradient, which has to be found.
 
 The entry with the wrong sign is drawn from all those whose sign float32 knows: of 1/1000 of its
 tensor's largest or more, of 16 roundings of the largest gradient or more, and of 32 times what
-rounding every result on the way moves its tensor by (its noise, `mlxhog.parity.tolerances`) or
+rounding every result on the way moves its tensor by (its noise, `mlxhog.conformance.tolerances`) or
 more; in tensors that move by less than 1/100,000 of their largest entry where the parameters are
 rounded once. (Of one model in 200 a rounding moves gradients by 1/1000; there nobody can tell small
 entries from 0. In tensors of 1/40,000 of the largest gradient correct backends were off by 1/170 of
@@ -23,11 +23,11 @@ import numpy as np
 from harness.frame import run, say
 from harness.machine import smallest
 
+from mlxhog.conformance import compute, tolerances
+from mlxhog.conformance.compute import compare_all
+from mlxhog.conformance.subject import ParitySide, perturbed_subject
 from mlxhog.models import families
-from mlxhog.parity import compute, tolerances
-from mlxhog.parity.compute import compare_all
-from mlxhog.parity.subject import ParitySide, perturbed_subject
-from tests.parity.planted import wrong_sign
+from tests.conformance.planted import wrong_sign
 
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
@@ -38,8 +38,8 @@ OTHERS = tuple(
     for form in ("native", "reference")
 )
 SIDES = (NUMPY, *OTHERS)
-SMALLEST_ENTRY, SMALLEST_OF_ALL, SMALLEST_OF_NOISE = 1e-3, 16 * tolerances.ROUNDING, 32.0
-LARGEST_CONDITION = 1e-5
+MIN_ENTRY, MIN_OF_ALL, MIN_OF_NOISE = 1e-3, 16 * tolerances.ROUNDING, 32.0
+MAX_CONDITION = 1e-5
 
 
 def computed(subject):
@@ -68,13 +68,13 @@ def sign_fault(right, r):
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
     floors = {
         name: max(
-            SMALLEST_ENTRY * size,
-            SMALLEST_OF_ALL * max(sizes.values()),
-            SMALLEST_OF_NOISE * conditions[tolerances.NOISE_PREFIX + name],
+            MIN_ENTRY * size,
+            MIN_OF_ALL * max(sizes.values()),
+            MIN_OF_NOISE * conditions[tolerances.NOISE_PREFIX + name],
         )
         for name, size in sizes.items()
     }
-    known = [name for name in sizes if conditions[name] < LARGEST_CONDITION]
+    known = [name for name in sizes if conditions[name] < MAX_CONDITION]
     name = str(r.choice([name for name in known if sizes[name] > floors[name]]))
     place = int(r.choice(np.flatnonzero(grads[name].reshape(-1) > floors[name])))
     return name.removeprefix("grad/"), place

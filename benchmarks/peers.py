@@ -13,7 +13,7 @@ checkout is given, by its own recipe. litgpt cannot stand beside this transforme
 older huggingface_hub.
 
 All train on the same text with the same tokenizer, on the same cores, until as many seconds after
-the start of their process, and are scored on all held-out documents afterwards; what each has
+the start of their process, and are scored on all validation documents afterwards; what each has
 trained by then is its own affair. Then each trains on the same amount of text, whatever it takes.
 Arms take turns, ours twice (A/A).
 
@@ -47,12 +47,12 @@ from mlxhog.training.plan import make_plan
 OURS, AGAIN, NANOCHAT, PEERS = "mlxhog", "mlxhog again", "nanochat", ("xlstm", "llama")
 SEARCHED = 300_000  # tokens of a trial at the middle of the axes
 TUNED_ON = 101
-SCORED = 32_768  # held-out tokens of a trial
+SCORED = 32_768  # validation tokens of a trial
 VOCAB = 8192  # of the default tokenizer
 AHEAD, MOST, FIRST_S = 0.1, 1.25, 4.0
 """Bits per byte between ours and any other, ours after a minute, and seconds to our first step."""
 MIDDLES = {"xlstm": 4e-3, "llama": 4e-3, NANOCHAT: 4.0}
-"""Of the axes of step sizes; that of nanochat is a multiple of its own."""
+"""Of the axes of learning rates; that of nanochat is a multiple of its own."""
 RECIPE = {"lr": 1.0, "batch_size": 64, "d": 384, "blocks": 6, "schedule": "trapezoid"}
 """Of nanochat's runs/runcpu.sh, by which it races unless a search was recorded."""
 ANY = {"lr": 1e-3, "batch_size": 2, "d": 32, "blocks": 1, "schedule": "linear"}
@@ -165,7 +165,7 @@ def rows(timed, **more):
         yield {
             "arm": arm, "bits per byte": ", ".join(f"{value:.3f}" for value in bits(runs)),
             "tokens": round(Mean.of(one["tokens"] for one in runs).value),
-            "held-out text": min(one["share"] or 0.0 for one in runs),
+            "validation text": min(one["share"] or 0.0 for one in runs),
             **{name: of[arm] for name, of in more.items()},
         }  # fmt: skip
 
@@ -185,7 +185,7 @@ def measure(findings, chosen):
         more = Mean.of_differences(bits(counted[arm]), bits(counted[OURS]))
         findings.at_least(name, more, 0.0, timing=False)
     if chosen.mode == "full":
-        name = f"{OURS} train, bits per byte of all held-out text after 60 s"
+        name = f"{OURS} train, bits per byte of all validation text after 60 s"
         findings.at_most(name, Mean.of(bits(timed[OURS])), MOST)
         first_s = Mean.of(one["first_step_s"] for one in (*timed[OURS], *again))
         findings.at_most(f"{OURS} train, first step after, s", first_s, FIRST_S)

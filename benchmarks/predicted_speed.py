@@ -20,16 +20,16 @@ from training.recording import QUIET_OPTIONS, model_file
 
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
-from mlxhog.theory.simulator import simulate
-from mlxhog.theory.simulator.machine import worker_of
-from mlxhog.theory.simulator.schemes import (
-    SSP,
-    Hogwild,
-    Locked,
+from mlxhog.research.simulator import simulate
+from mlxhog.research.simulator.machine import worker_of
+from mlxhog.research.simulator.strategies import (
     OuterLoop,
     ParameterServer,
-    RoundRobin,
-    Sync,
+    SimulatedHogwild,
+    SimulatedLocked,
+    SimulatedRoundRobin,
+    SimulatedSSP,
+    SimulatedSync,
 )
 
 STEPS = 250
@@ -37,14 +37,14 @@ WITHIN = 0.10
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
 PERIOD = 16
 ARMS = {
-    "hogwild": ({}, Hogwild()),
-    "round_robin": ({}, RoundRobin()),
-    "sync": ({}, Sync()),
-    "sync, one backup": ({"strategy": "sync", "backup_workers": 1}, Sync(backups=1)),
+    "hogwild": ({}, SimulatedHogwild()),
+    "round_robin": ({}, SimulatedRoundRobin()),
+    "sync": ({}, SimulatedSync()),
+    "sync, one backup": ({"strategy": "sync", "backup_workers": 1}, SimulatedSync(backups=1)),
     "async_ps": ({}, ParameterServer()),
-    "ssp": ({"slack": 3}, SSP(3)),
-    "locked": ({}, Locked("step")),
-    "aig": ({}, Locked("apply")),
+    "ssp": ({"slack": 3}, SimulatedSSP(3)),
+    "locked": ({}, SimulatedLocked("step")),
+    "aig": ({}, SimulatedLocked("apply")),
     "avg_runs": ({}, OuterLoop(None)),
     "local_sgd": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
     "fedprox": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
@@ -80,7 +80,7 @@ def measure(findings, chosen):
             rate, costs = trained(model, **{"strategy": name, **options})
             workers = workers or costs  # those of hogwild, which is the first
             rates[name].append(rate)
-            updates = 3000 // (2 if isinstance(scheme, Sync) else 1)
+            updates = 3000 // (2 if isinstance(scheme, SimulatedSync) else 1)
             expected = simulate(workers, scheme, updates=updates).gradients_per_s
             predicted[name].append(expected)
             print(f"{name:18} {rate:7.1f} gradients/s, predicted {expected:7.1f}", flush=True)

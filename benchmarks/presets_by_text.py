@@ -43,8 +43,8 @@ def texts(folder, n_bytes):
     train_texts = [text for k, text in every if k % 12 != 5]
     share = min(1.0, n_bytes / sum(len(text.encode()) for text in train_texts))
     chosen = [text for k, text in enumerate(train_texts) if int((k + 1) * share) > int(k * share)]
-    held_out = [text[:VALIDATION_BYTES] for k, text in every if k % 12 == 5]
-    for name, documents in (("train", chosen), ("validation", held_out)):
+    validation = [text[:VALIDATION_BYTES] for k, text in every if k % 12 == 5]
+    for name, documents in (("train", chosen), ("validation", validation)):
         lines = [json.dumps({"text": text}) for text in documents]
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
 

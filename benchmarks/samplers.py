@@ -29,7 +29,7 @@ from mad.surface import write as write_surface
 from mlxhog.cli.mad.study import seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import shown
-from mlxhog.mad.search.samplers import Learner
+from mlxhog.mad.samplers.samplers import ModelBasedSampler
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
@@ -45,11 +45,11 @@ MIXERS = (
 TASKS = ("in-context-recall", "selective-copying", "noisy-in-context-recall", "compression")
 
 
-MOST_REPEATS = 256
+MAX_REPEATS = 256
 """Proposals of Optuna that are no new candidate, before a random one is taken."""
 
 
-class OptunaTPE(Learner):
+class OptunaTPE(ModelBasedSampler):
     """Proposes by `optuna.samplers.TPESampler` with its defaults, a categorical choice for a slot.
 
     A candidate that Optuna repeats gets its score again, and counts as no proposal. For spaces of
@@ -65,9 +65,9 @@ class OptunaTPE(Learner):
         self._slots = candidates.slots(depth)
         self._trial = None
 
-    def learnt(self):
+    def learned(self):
         """Return a proposal of Optuna that is new; None if it repeats candidates."""
-        for _ in range(MOST_REPEATS):
+        for _ in range(MAX_REPEATS):
             trial = self._study.ask()
             layers = tuple(
                 layers[trial.suggest_categorical(f"slot {slot}", range(len(layers)))]

@@ -6,8 +6,8 @@
                                           an interrupted run continues
 
 One serial worker and n others (each with one thread) train the same xLSTM by Muon with its
-defaults, which are shared moments, looking ahead and one step size for any number of workers
-(`staleness.py` searches it for each). The time counts until the lowest held-out loss that both
+defaults, which are shared moments, looking ahead and one learning rate for any number of workers
+(`staleness.py` searches it for each). The time counts until the lowest validation loss that both
 trainings of a pair reach.
 
 scaling      lock-free workers train serial's text. More workers than cores show what staleness

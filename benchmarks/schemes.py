@@ -16,10 +16,10 @@ late_workers   the same race of two workers, disturbed in seven ways (`training/
                and by racy writes
 auto           trainings of forty seconds by the strategies and by `--strategy auto`, with an MLX
                and a PyTorch worker, whatever disturbs them: does it come near the best of the
-               others in held-out bits per byte? Each has the numbers of its strategy by default
+               others in validation bits per byte? Each has the numbers of its strategy by default
 default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
 ten_minutes    it at twice its width, for ten minutes, at the settings that default_loss found: the
-               step size is scaled by the width
+               learning rate is scaled by the width
 lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
 
 Ratios are of pairs with the same seed; every arm has the settings that one search found for it
@@ -55,7 +55,7 @@ HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 DEFAULT = Target(1.6, {"muon": 300_000}, options={"model": "minute", "tokenizer": "auto"})
 DEFAULT_ARMS = ("serial 2 threads", "sync by speed mlx+torch", "hogwild mlx+torch")
 ANY = Target(
-    7.9, eval_tokens=1024, fixed={"lr": 3e-3, "tokens": 12_000},
+    7.9, val_subset_tokens=1024, fixed={"lr": 3e-3, "tokens": 12_000},
     options={"model": model_file(**TINY), "seq_len": 32},
 )  # fmt: skip
 """Of --tiny: any loss, with any settings."""
@@ -180,7 +180,7 @@ def crowd(workers):
 
 
 def compare(findings, trained):
-    """Compare the arms in pairs of seeds; claims whose arms were not run cannot be told."""
+    """Compare the arms in pairs of seeds; claims whose arms were not run inconclusive."""
     times = Times(trained)
     findings.table(map(times.row, trained))
     alone, two = (EQUAL, "serial 2 threads", 1), (EQUAL, "sync", 2)

@@ -30,7 +30,7 @@ from training.recording import BYTES, QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
-from mlxhog.theory.simulator.links import Link
+from mlxhog.research.simulator.links import Link
 from tests.soak import part
 
 CABLE, MACHINES = Link.parse("1Gbit:1ms"), 5
@@ -48,7 +48,7 @@ def soak(name, quick, full, findings, chosen):
     claim(findings, part(name)(chosen.runs or smallest(1, quick if chosen.quick else full), say))
 
 
-MOST_FILES, MOST_RUNS = 0.001, 0.1
+MAX_FILES, MAX_RUNS = 0.001, 0.1
 
 
 def faults(findings, chosen):
@@ -57,8 +57,8 @@ def faults(findings, chosen):
     The upper end of an interval says how often a fault that was not seen may happen.
     """
     for name, text, most, n in (
-        ("damage", "share of such files", MOST_FILES, 1 if chosen.quick else 8),
-        ("interrupts", "share of such runs", MOST_RUNS, 5 if chosen.quick else 15),
+        ("damage", "share of such files", MAX_FILES, 1 if chosen.quick else 8),
+        ("interrupts", "share of such runs", MAX_RUNS, 5 if chosen.quick else 15),
     ):
         counts = part(name)(chosen.runs or smallest(1, n), say)
         claim(findings, counts)
@@ -73,7 +73,7 @@ def cluster_chaos(findings, chosen):
         claim(findings, part("cluster")(n, say, cable))
 
 
-MOST_MB_PER_S, LEAST_SHARE = 2.0, 0.98
+MAX_MB_PER_S, MIN_SHARE = 2.0, 0.98
 
 
 def recording_cost(findings, chosen):
@@ -98,8 +98,8 @@ def recording_cost(findings, chosen):
     rates = [rate for _, rate in runs["record"]]
     share = Ratio.of(speeds["record"], speeds["none"])
     findings.same("not recorded, tokens per second", speeds["none"], [speed for speed, _ in again])
-    findings.at_least("throughput of recorded runs, as a share", share, LEAST_SHARE)
-    findings.at_most("log, MB per second", Mean.of(rates), MOST_MB_PER_S)
+    findings.at_least("throughput of recorded runs, as a share", share, MIN_SHARE)
+    findings.at_most("log, MB per second", Mean.of(rates), MAX_MB_PER_S)
     findings.results |= {"tokens_per_s": speeds, "share": share, "mb_per_s": Mean.of(rates)}
 
 

@@ -2,13 +2,13 @@
 
     python benchmarks/sparsified.py          three ways
     python benchmarks/sparsified.py --full   six, more steps
-    python benchmarks/sparsified.py --tune   search the step size of each way
+    python benchmarks/sparsified.py --tune   search the learning rate of each way
 
 With the same model, data, steps and two lock-free workers, written is: everything; the largest 10 %
-and 1 % of each step with error feedback, and 1 % without; what has reached twice the step size; and
-a head of which only the batch's words and 256 drawn ones are trained. Each way at its best recorded
-step size. Then both workers of the last seed compute further steps at the trained parameters, and
-the elements that they would write are counted.
+and 1 % of each step with error feedback, and 1 % without; what has reached twice the learning rate;
+and a head of which only the batch's words and 256 drawn ones are trained. Each way at its best
+recorded learning rate. Then both workers of the last seed compute further steps at the trained
+parameters, and the elements that they would write are counted.
 """
 
 import tempfile
@@ -25,8 +25,8 @@ from training.recording import QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
 from mlxhog.models import families
-from mlxhog.theory.analysis.sampling import GradientSource, OwnSteps, Subject
-from mlxhog.theory.hypergraph import Hypergraph
+from mlxhog.research.analysis.sampling import GradientSource, OwnSteps, Subject
+from mlxhog.research.hypergraph import Hypergraph
 from mlxhog.training.plan import make_plan
 
 MODEL = """
@@ -48,7 +48,7 @@ WAYS = {
     LITTLE: {"sparsify": "topk:0.01"},
     "top 1 %, rest dropped": {"sparsify": "topk:0.01", "error_feedback": False},
     "threshold 2 lr": {"sparsify": "threshold:2"},
-    "sampled head": {"sampled_head": 256},
+    "sampled head": {"sampled_softmax": 256},
 }
 TUNED_ON = 1  # no other training has that seed
 LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
@@ -60,7 +60,7 @@ class Size:
 
     steps: int
     supports: int
-    held_out: int
+    validation: int
     width: int = 128
     settling: int = 20  # steps until a residual has its usual size
 
@@ -68,9 +68,9 @@ class Size:
 def size_of(chosen):
     """The size of a mode."""
     return chosen.pick(
-        tiny=Size(steps=4, supports=2, held_out=1024, width=16, settling=2),
-        quick=Size(steps=300, supports=20, held_out=16_384),
-        full=Size(steps=500, supports=40, held_out=32_768),
+        tiny=Size(steps=4, supports=2, validation=1024, width=16, settling=2),
+        quick=Size(steps=300, supports=20, validation=16_384),
+        full=Size(steps=500, supports=40, validation=32_768),
     )
 
 
@@ -79,15 +79,16 @@ def options(folder, way, *, size, seed, lr):
     model = Path(folder) / "model.yaml"
     model.write_text(MODEL.replace("WIDTH", str(size.width)))
     return {
-        **QUIET_OPTIONS, "eval_every": "1h", "eval_tokens": size.held_out, "model": str(model),
-        "tokenizer": "bpe:2000", "seq_len": 128, "batch_size": 2, "workers": "torch:cpu*2",
-        "threads": 1, "steps": size.steps, "strategy": "hogwild", "optimizer": "adamw", "lr": lr,
+        **QUIET_OPTIONS, "eval_every": "1h", "val_subset_tokens": size.validation,
+        "model": str(model), "tokenizer": "bpe:2000", "seq_len": 128, "batch_size": 2,
+        "workers": "torch:cpu*2", "threads": 1, "steps": size.steps, "strategy": "hogwild",
+        "optimizer": "adamw", "lr": lr,
         "seed": seed, "out": str(Path(folder) / "runs"), **WAYS[way],
     }  # fmt: skip
 
 
 def trained(how):
-    """Bits per byte of held-out text, and the checkpoint."""
+    """Bits per byte of validation text, and the checkpoint."""
     result = train(TrainConfig(**how), observer=None)
     assert result.status == "done", result.error
     return result.val_bits_per_byte, Path(result.checkpoint)
@@ -158,7 +159,7 @@ def measure(findings, chosen):
 
 
 def tuning(chosen):
-    """Search the step size of each way, at the quick size."""
+    """Search the learning rate of each way, at the quick size."""
     size = size_of(chosen)
 
     def loss(way, point):

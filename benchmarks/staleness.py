@@ -2,16 +2,17 @@
 
     python benchmarks/staleness.py          d 64 x 3, staleness 1 and 3: minutes
     python benchmarks/staleness.py --full   d 128 x 4 as well, up to 31: half an hour
-    python benchmarks/staleness.py --tune   search the step sizes of both: 25 minutes
+    python benchmarks/staleness.py --tune   search the learning rates of both: 25 minutes
 
 One process takes every gradient at parameters that are exactly tau updates old (`--strategy sim`),
 as tau + 1 workers that apply in turn do. All trainings compute 1,200 gradients and end there, by a
-cosine schedule; every one has its own step size. The cost of staleness is the number of gradients
-over those that serial Muon needs for the same loss, in trainings that end earlier. Muon has moments
-of all workers, takes gradients where the parameters will be, and has a momentum of its own from 4
-workers on. Averaged gradients (sync) stand beside it. What staleness costs shrinks with the length
-of a training, so a limit belongs to a budget and a model: after 300 gradients of d 128 x 4 looking
-ahead cost 1.14 at staleness 1 and 1.88 at 3. Counting gradients, a busy machine changes nothing.
+cosine schedule; every one has its own learning rate. The cost of staleness is the number of
+gradients over those that serial Muon needs for the same loss, in trainings that end earlier. Muon
+has moments of all workers, takes gradients where the parameters will be, and has a momentum of its
+own from 4 workers on. Averaged gradients (sync) stand beside it. What staleness costs shrinks with
+the length of a training, so a limit belongs to a budget and a model: after 300 gradients of d 128 x
+4 looking ahead cost 1.14 at staleness 1 and 1.88 at 3. Counting gradients, a busy machine changes
+nothing.
 """
 
 import math
@@ -26,7 +27,7 @@ from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import MINI, SIZES, TINY, Bench, count_parameters, model_file, workers
 
-from mlxhog.theory.bounds import apply
+from mlxhog.research.bounds import apply
 
 SERIAL, AHEAD, AVERAGED = "Muon serial", "Muon in turn, looking ahead", "Muon averaged"
 COUNTS = {AHEAD: (2, 4, 8, 16, 32), AVERAGED: (2, 4)}
@@ -47,7 +48,7 @@ MODELS = {SMALL: (MINI, 2), LARGE: (SIZES, 1), "tiny": (TINY, 2)}
 
 
 def first_rate(name, count):
-    """The middle of the axis of step sizes."""
+    """The middle of the axis of learning rates."""
     if name == AVERAGED:
         return 3e-3 * min(count, 4)
     return 3e-3 if count < 8 else 2e-3
@@ -87,7 +88,7 @@ class Job:
         model: its name.
         seed: of the training.
         gradients: that it computes.
-        lr: its step size.
+        lr: its learning rate.
     """
 
     arm: tuple[str, int]
@@ -100,12 +101,12 @@ class Job:
 @lru_cache
 def bench_of(model):
     sizes, batch = MODELS[model]
-    held_out = 1024 if model == "tiny" else 65_536
-    return Bench(sizes, batch=batch, looks=2, eval_tokens=held_out)
+    validation = 1024 if model == "tiny" else 65_536
+    return Bench(sizes, batch=batch, looks=2, val_subset_tokens=validation)
 
 
 def train(job):
-    """Held-out bits per byte after all gradients."""
+    """Validation bits per byte after all gradients."""
     bench, (name, count) = bench_of(job.model), job.arm
     return bench.train(
         f"{name}, {count}, {job.gradients}, lr {job.lr:.2g}", seed=job.seed, lr=job.lr,
@@ -255,7 +256,7 @@ def times_serial(curve, n, bits):
 
 
 def tuning(chosen):
-    """Search every arm's step size: the lowest loss after the gradients of both modes."""
+    """Search every arm's learning rate: the lowest loss after the gradients of both modes."""
     names = {
         f"{model}, {name}, {k}": ((name, k), model)
         for model in models(chosen)

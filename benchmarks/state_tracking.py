@@ -9,9 +9,9 @@ other's past, so it keeps a running product at any length; the gates of the mLST
 token only, and are positive. Signed ones help with parity, whose products commute.
 
 A run takes all of its steps: one that ends at its first evaluation without an error may still make
-one at 2,048. A run that makes an error in the validation rows is repeated with half the step size;
-the better one counts. The accuracies are those of the test rows, which decide nothing. Each run has
-a process of its own with one thread; as many run at once as there are cores.
+one at 2,048. A run that makes an error in the validation rows is repeated with half the learning
+rate; the better one counts. The accuracies are those of the test rows, which decide nothing. Each
+run has a process of its own with one thread; as many run at once as there are cores.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ CASES = (
     *(("S3", stack) for stack in STACKS if "signed" not in stack),
 )
 RATES = (8e-3, 4e-3)
-"""Step sizes, the suite's first."""
+"""Learning rates, the suite's first."""
 
 NEAR_CHANCE = 0.25
 """Highest scaled accuracy of the mLSTM at 1,025 to 2,048, of 0 at chance and 1 without an error."""
@@ -76,7 +76,7 @@ def measure(findings, chosen):
 
 @dataclass(frozen=True)
 class Best:
-    """The better run of a stack, its step size, and when it was solved."""
+    """The better run of a stack, its learning rate, and when it was solved."""
 
     lr: float
     validated: float
@@ -85,7 +85,7 @@ class Best:
 
 
 def trained(job):
-    """Train one stack on one group as suite `state` does, at the better of the step sizes."""
+    """Train one stack on one group as suite `state` does, at the better of the learning rates."""
     group, stack, seed, backend = job
     layers, best = canonical(parse(STACKS[stack])), None
     whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}

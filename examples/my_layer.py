@@ -10,7 +10,7 @@ mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task
 
 from collections.abc import Iterable
 
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps
+from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
@@ -32,7 +32,9 @@ class MovingAverage(Layer):
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": [(self.expand * d, 1)]}
 
-    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+    def forward(
+        self, p: Params, x: Array, state: State, run: ForwardContext
+    ) -> tuple[Array, State]:
         ops, xp = run.ops, run.ops.xp
         v, g, z = run.linears(x, p, "v_proj", "g_proj", "z_proj")
         dt = ops.activate(xp.float32(z), "softplus")

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.optim import Decayed, Float32, Pairs, Step, Target, directions, write
+from mlxhog.optim import Decayed, Float32, Pairs, UpdateStep, UpdateTarget, directions, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class MyOptimizer(Decayed):
     half: float = option(1e-3, "mean at which an element moves by half of lr", above=0)
     state_segments = ("m",)
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Apply one update."""
 
         def saturated(g: Float32, m: Float32) -> tuple[Float32, Float32]:

@@ -10,7 +10,7 @@ from mlxhog.errors import MetalError
 from mlxhog.metal.kernel import Launch, Size, check
 
 
-class Engine(ABC):
+class MetalEngine(ABC):
     """Runs launches in order. Not thread-safe: the thread that made it uses it.
 
     Attributes:

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.kernel import Argument, Kernel, Launch, Size, number, read_source
+from mlxhog.metal.engine import MetalEngine
+from mlxhog.metal.kernel import Argument, Launch, MetalKernel, Size, number, read_source
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
 
 
-class MLXEngine(Engine):
+class MLXEngine(MetalEngine):
     """Runs launches on the Apple GPU; arrays are MLX arrays.
 
     A kernel that writes an input cannot run inside `mx.compile`, `mx.grad` or `mx.vmap`, which
@@ -89,7 +89,7 @@ class MLXEngine(Engine):
             mx.eval(outputs)
         return cast(list[mx.array], outputs)
 
-    def _kernel(self, kernel: Kernel, instance: str) -> Any:
+    def _kernel(self, kernel: MetalKernel, instance: str) -> Any:
         name = kernel.entry(instance)
         if name not in self._kernels:
             self._kernels[name] = mx.fast.metal_kernel(

@@ -1,6 +1,6 @@
 """Metal kernels through `torch.mps.compile_shader`: whole kernels, called by name on tensors.
 
-Tensors are bound in place with their storage offset. torch does not synchronise, so `run` waits for
+Tensors are bound in place with their storage offset. torch does not synchronize, so `run` waits for
 launches that write an input. torch passes Python numbers as 64-bit integers or 32-bit floats; their
 first four bytes are the 32-bit argument of the kernel.
 
@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from mlxhog.errors import UNLOADABLE, EnvironmentLacks, not_imported
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.kernel import Kernel, Launch, Size, number, whole_text
+from mlxhog.metal.engine import MetalEngine
+from mlxhog.metal.kernel import Launch, MetalKernel, Size, number, whole_text
 
 
-class MPSEngine(Engine):
+class MPSEngine(MetalEngine):
     """Runs launches on the Apple GPU; arrays are MPS tensors."""
 
     name, framework = "mps", "MPS"
@@ -109,7 +109,7 @@ class MPSEngine(Engine):
             torch.mps.synchronize()
         return outputs
 
-    def _function(self, kernel: Kernel, instance: str) -> Any:
+    def _function(self, kernel: MetalKernel, instance: str) -> Any:
         """The compiled kernel."""
         name = kernel.entry(instance)
         if name not in self._functions:

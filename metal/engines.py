@@ -19,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, ShapeError
-from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.kernels.adds import dense_axpy
 
 _HOST_WRITES = (1.0, -6.5, 1024.0)  # added to exactly
 NAMES = ("mlx", "mps", "emulated")
 
 
-def create(name: str, *, threads: int = 2) -> Engine:
+def create(name: str, *, threads: int = 2) -> MetalEngine:
     """Start an engine; imports its framework.
 
     Args:
@@ -46,13 +46,13 @@ def create(name: str, *, threads: int = 2) -> Engine:
 
         return MPSEngine()
     if name == "emulated":
-        from mlxhog.metal.host.engine import HostEngine
+        from mlxhog.metal.emulator.engine import HostEngine
 
         return HostEngine(threads=threads)
     raise ConfigError(f"no Metal engine {name!r}; choose from {', '.join(NAMES)}")
 
 
-def shares_memory(engine: Engine, adopted: Any, host: NDArray[np.float32], at: int) -> bool:
+def shares_memory(engine: MetalEngine, adopted: Any, host: NDArray[np.float32], at: int) -> bool:
     """Whether a kernel sees writes of the host, and the host sees writes of a kernel.
 
     A framework may copy memory that it should share, on a system, version or address that we have
@@ -77,7 +77,7 @@ def shares_memory(engine: Engine, adopted: Any, host: NDArray[np.float32], at: i
         host[at] = before
 
 
-MOST_ELEMENTS = 2**31 - 1  # of one MLX array: its sizes are int32
+MAX_ELEMENTS = 2**31 - 1  # of one MLX array: its sizes are int32
 
 
 def adoptable(host: NDArray[Any], *, page: int = mmap.PAGESIZE) -> NDArray[Any]:
@@ -108,9 +108,9 @@ def adoptable(host: NDArray[Any], *, page: int = mmap.PAGESIZE) -> NDArray[Any]:
                 "whole pages only: pass a segment of an arena, whole and with its padding, or "
                 "train with --read snapshot and --gpu-write cpu, which import nothing"
             )
-    if host.size > MOST_ELEMENTS:
+    if host.size > MAX_ELEMENTS:
         raise EnvironmentLacks(
             f"this segment has {host.size:,} elements, one array of MLX at most "
-            f"{MOST_ELEMENTS:,}; train with --read snapshot and --gpu-write cpu"
+            f"{MAX_ELEMENTS:,}; train with --read snapshot and --gpu-write cpu"
         )
     return host

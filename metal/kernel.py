@@ -62,7 +62,7 @@ def _undeclared(*_: Any, **__: Any) -> Launch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class MetalKernel:
     """A Metal kernel, which MLX wraps and PyTorch calls by name.
 
     Attributes:
@@ -119,7 +119,7 @@ class Launch:
         instance: one of the kernel's instances, "" if it has none.
     """
 
-    kernel: Kernel
+    kernel: MetalKernel
     inputs: Mapping[str, Any]
     outputs: Mapping[str, tuple[int, ...]]
     grid: Size
@@ -157,7 +157,7 @@ def _line_mark(number: int, path: Path) -> str:
     return f'#line {number} "{path}"\n'
 
 
-def whole_text(kernel: Kernel, instance: str = "", *, lines: bool = False) -> str:
+def whole_text(kernel: MetalKernel, instance: str = "", *, lines: bool = False) -> str:
     """Return the text of a kernel with its header: what MLX compiles, but for the kernel's name.
 
     Source: the text that `mx.fast.metal_kernel` prints with `verbose`, MLX 0.32; a test compares.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlxhog.arena.arena import Arena
     from mlxhog.config.config import TrainConfig
+    from mlxhog.display.metrics import Progress, Result
     from mlxhog.errors import (
         ArenaError,
         CheckpointError,
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
         ShapeError,
         WorkerFailed,
     )
-    from mlxhog.live.model import LanguageModel, load
-    from mlxhog.report.metrics import Progress, Result
+    from mlxhog.serving.model import LoadedModel, load
     from mlxhog.training.api import train
 
 
@@ -70,7 +70,7 @@ __all__ = [
     "DataError",
     "Diverged",
     "EnvironmentLacks",
-    "LanguageModel",
+    "LoadedModel",
     "MlxhogError",
     "Progress",
     "Result",
@@ -84,11 +84,11 @@ __all__ = [
 
 _HOMES = {
     "Arena": "mlxhog.arena.arena",
-    "LanguageModel": "mlxhog.live.model",
-    "Progress": "mlxhog.report.metrics",
-    "Result": "mlxhog.report.metrics",
+    "LoadedModel": "mlxhog.serving.model",
+    "Progress": "mlxhog.display.metrics",
+    "Result": "mlxhog.display.metrics",
     "TrainConfig": "mlxhog.config.config",
-    "load": "mlxhog.live.model",
+    "load": "mlxhog.serving.model",
     "train": "mlxhog.training.api",
 }
 

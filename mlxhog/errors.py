@@ -2,7 +2,7 @@
 
 A message names the thing, its value, the expected value and the way out. `exit_code` is the exit
 code of a command that the exception ends. A message has no control character but line ends,
-so no terminal obeys the name of a file or a tensor. It is hardly longer than `MOST_CHARACTERS`,
+so no terminal obeys the name of a file or a tensor. It is hardly longer than `MAX_CHARACTERS`,
 however much of a file it quotes, and of a compiler's text it keeps the errors before the warnings;
 quoting any value needs little memory.
 """
@@ -12,12 +12,12 @@ import reprlib
 from collections.abc import Iterable
 
 _METAL_SAYS = "Command buffer execution failed"  # through MLX
-MOST_CHARACTERS = 4000
+MAX_CHARACTERS = 4000
 _KEPT_AT_END = 1000  # where the way out stands
-MOST_SHOWN = 100
+MAX_SHOWN = 100
 """Characters of a value in a message."""
 
-MOST_SUGGESTIONS = 20
+MAX_SUGGESTIONS = 20
 """Unknown names that get a suggestion; it takes a millisecond each, and few problems are shown."""
 
 
@@ -28,14 +28,14 @@ class MlxhogError(Exception):
 
     def __init__(self, message: str = "") -> None:
         message = visible(message)
-        left_out = len(message) - MOST_CHARACTERS
+        left_out = len(message) - MAX_CHARACTERS
         if left_out > 0:
             end = len(message) - _KEPT_AT_END
-            end = message.rfind("\n", end - 2 * MOST_SHOWN, end) + 1 or end
+            end = message.rfind("\n", end - 2 * MAX_SHOWN, end) + 1 or end
             first, line_end, rest = message[:end].partition("\n")
             if "error:" in rest:
                 first, rest = first[:_KEPT_AT_END], _errors_first(rest)
-            begin = (first + line_end + rest)[: MOST_CHARACTERS - len(message) + end]
+            begin = (first + line_end + rest)[: MAX_CHARACTERS - len(message) + end]
             message = f"{begin} [{left_out:,} characters left out] {message[end:]}"
         super().__init__(message)
 
@@ -113,7 +113,7 @@ class WorkerFailed(MlxhogError):
     exit_code = 1
 
 
-def shown(value: object, most: int = MOST_SHOWN) -> str:
+def shown(value: object, most: int = MAX_SHOWN) -> str:
     """Return `repr(value)`, shortened to about `most` characters, for any value.
 
     >>> shown([1, "two"])
@@ -146,7 +146,7 @@ def message_of(error: BaseException) -> str:
     return one_line(str(error)) or name
 
 
-def one_line(text: str, most: int = 2 * MOST_SHOWN) -> str:
+def one_line(text: str, most: int = 2 * MAX_SHOWN) -> str:
     r"""Return a text as one line of about `most` characters; a compiler's errors stand first.
 
     >>> one_line("2 diagnostics\na.h:1: warning: unused\na.h:2: error: no such type", most=30)
@@ -190,7 +190,7 @@ UNLOADABLE = (ImportError, OSError, MemoryError, RuntimeError, SystemError)
 def nearest(word: object, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known word nearest to `word`, ignoring case; None if no word is near."""
     spelled = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=cutoff)
+    near = difflib.get_close_matches(str(word)[:MAX_SHOWN].lower(), spelled, n=1, cutoff=cutoff)
     return spelled[near[0]] if near else None
 
 
@@ -203,13 +203,13 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
-        self.maxlevel, self.maxother = 4, MOST_SHOWN
-        self.maxstring = 10 * MOST_SHOWN  # `shown` cuts; this bounds the work
+        self.maxlevel, self.maxother = 4, MAX_SHOWN
+        self.maxstring = 10 * MAX_SHOWN  # `shown` cuts; this bounds the work
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 16
 
     def repr_int(self, x: int, level: int) -> str:
         digits = x.bit_length() * 0.30103
-        return repr(x) if digits < MOST_SHOWN else f"a whole number of {digits:.0f} digits"
+        return repr(x) if digits < MAX_SHOWN else f"a whole number of {digits:.0f} digits"
 
 
 _SHORT = _Short()

@@ -10,7 +10,7 @@ of rank d - 1. Word x begins with the row P(x)^-1/4 U S^1/2, made as long as 1, 
 the head with the rows P(y)^-1/4 V S^1/2, times a constant, and log P(y) behind it. So words in
 like surroundings have like rows, and rare words begin with what the whole text says of them.
 
-Source: this matrix as what embeddings of words factorise: Levy and Goldberg 2014, Neural Word
+Source: this matrix as what embeddings of words factorize: Levy and Goldberg 2014, Neural Word
 Embedding as Implicit Matrix Factorization (NeurIPS 27); the decomposition by random projections,
 which takes a third of the time of SciPy's `svds`: Halko, Martinsson and Tropp 2011,
 doi:10.1137/090771806.
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 WEIGHT = 0.25  # power of the shares; 0, 1/4 and 1/2 are within .01 bits per byte of each other
 STRENGTH = 8.0  # mean length of a row of the head, for a last word of length 1
-MOST_RANK = 255  # directions of wider models; the others begin as zeros
-MOST_TOKENS = 1 << 22  # counted at most
+MAX_RANK = 255  # directions of wider models; the others begin as zeros
+MAX_TOKENS = 1 << 22  # counted at most
 _BLOCK = 4096  # tokens in a row, if not all are counted
 _MORE = 16  # random directions beside the rank
 _LEAST = 1e-9  # divisor of what is 0
@@ -43,7 +43,7 @@ def embedding_and_head(
     Takes .3 s for 2 M tokens, 8,192 words and width 128.
     """
     shares, pairs = _counted(tokens, vocab_size)
-    rank = min(width - 1, MOST_RANK, vocab_size)
+    rank = min(width - 1, MAX_RANK, vocab_size)
     left, values, right = _decomposed(pairs, rank)
     spread = np.sqrt(values) / shares[:, None] ** WEIGHT
     words, heads = left * spread, right * spread
@@ -59,9 +59,9 @@ def _counted(tokens: NDArray[Any], vocab_size: int) -> tuple[Float32, Any]:
     """Return the shares of the words, (V,), and the matrix to decompose, sparse (V, V)."""
     from scipy.sparse import csr_array  # .1 s
 
-    if len(tokens) > MOST_TOKENS:
+    if len(tokens) > MAX_TOKENS:
         blocks = tokens[: len(tokens) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
-        tokens = blocks[:: -(-len(tokens) // MOST_TOKENS)].reshape(-1)
+        tokens = blocks[:: -(-len(tokens) // MAX_TOKENS)].reshape(-1)
     ids = tokens.astype(np.int64)
     counts = np.bincount(ids, minlength=vocab_size) + 0.5
     shares = (counts / counts.sum()).astype(np.float32)

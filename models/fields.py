@@ -15,9 +15,9 @@ from mlxhog.errors import ConfigError, nearest, shown
 
 MOST = 2**31 - 1
 """Largest number of a field, unless it says another one."""
-MOST_WIDTH = 2**20
+MAX_WIDTH = 2**20
 """Largest width of a layer, and most heads: fifty times the widest known model."""
-MOST_LAYERS = 4096
+MAX_LAYERS = 4096
 """Most layers or blocks; a config lists each of them."""
 
 _HELP, _READ = "mlxhog.help", "mlxhog.read"
@@ -49,7 +49,7 @@ def described(kind: type[Any]) -> dict[str, str]:
     }
 
 
-def check_most(name: str, value: float, most: int = MOST_WIDTH) -> None:
+def check_most(name: str, value: float, most: int = MAX_WIDTH) -> None:
     """Refuse a size that no model has, before anything of this size is computed.
 
     Raises:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
-from mlxhog.models.mad.layer import Run
+from mlxhog.models.mad.layer import ForwardContext
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import generator
@@ -112,8 +112,8 @@ def loss(
     Tokens, rows and state are those of `logits`; labels (B, S) are the targets of each position. x
     (B, S, d) has the embedded tokens in place of those of `params`: the gradient of the embedding
     is then one row per token, which the caller adds to the rows `tokens`. With log_inclusion (C,)
-    of a sampled loss (`models/sampled_head.py`) the head and its bias in `params` are the rows of
-    the C candidates, and labels are indices among them.
+    of a sampled loss (`models/sampled_softmax.py`) the head and its bias in `params` are the rows
+    of the C candidates, and labels are indices among them.
     """
     how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
     x, _ = _behind_blocks(cfg, params, tokens, state, ops, **how)
@@ -144,7 +144,7 @@ def _behind_blocks(
         x, state = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0], state and state[1:]
     token = families.reset_token(cfg)
     starts = None if token is None else tokens == token
-    how = Run(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)
+    how = ForwardContext(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)
     return model.blocks(cfg, params, x, state, how)
 
 

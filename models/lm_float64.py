@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlxhog.models import lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
+from mlxhog.models.ops.eager.ops_float64 import OPS, tensor
 
 Float = NDArray[np.float64]
 Int = NDArray[np.integer]

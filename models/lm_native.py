@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig, State
-from mlxhog.models.mad.layers.feed_forward import FeedForwardV1
-from mlxhog.models.mad.layers.xlstm import CELL_EPS, LargeMLSTM
+from mlxhog.models.layers.feed_forward import FeedForwardV1
+from mlxhog.models.layers.xlstm import CELL_EPS, LargeMLSTM
 from mlxhog.models.model import Block
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.ops.operators import activation_name
@@ -30,7 +30,7 @@ Layer = tuple[Float32 | None, Float32 | None]
 
 def decoder(
     cfg: ModelConfig, params: Mapping[str, Any], *, framework: str, kernels: str, threads: int
-) -> "Decoder | None":
+) -> "NativeDecoder | None":
     """Return the native decoder of a model on the CPU; None if `lm` has to be used.
 
     It replaces operators `kernels` of a framework, and reads `params`, float32 views of their
@@ -38,7 +38,7 @@ def decoder(
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
-    return Decoder(cfg, params, threads) if can_decode(cfg) else None
+    return NativeDecoder(cfg, params, threads) if can_decode(cfg) else None
 
 
 def can_decode(cfg: ModelConfig) -> bool:
@@ -46,7 +46,7 @@ def can_decode(cfg: ModelConfig) -> bool:
     return cfg.model_type in ("xlstm", "xlstm_v1")
 
 
-class Decoder:
+class NativeDecoder:
     """Decodes a model token by token, for a few sequences at a time.
 
     A state has one block, a single array (B, N): a row has the parts of one block of the model

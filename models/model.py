@@ -23,8 +23,8 @@ from typing import Any, ClassVar, Literal, Self, cast
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MOST_WIDTH, Fields, custom, positive, read
-from mlxhog.models.mad.layer import Layer, Run
+from mlxhog.models.fields import MAX_WIDTH, Fields, custom, positive, read
+from mlxhog.models.mad.layer import ForwardContext, Layer
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec, small
 
@@ -36,7 +36,7 @@ With tables of n-grams a tuple of the last ids comes before them, see `NgramTabl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ResidualBlock:
     """A layer in its place: x + layer(norm(x)), or layer(x)."""
 
     name: str  # prefix of the layer's parameters, and the site of its dropout
@@ -58,7 +58,7 @@ class Part:
         return tuple(tuple(shape) for shapes in every for shape in shapes)
 
     def forward(
-        self, params: Params, x: Array, state: tuple[Array, ...] | None, run: Run
+        self, params: Params, x: Array, state: tuple[Array, ...] | None, run: ForwardContext
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the layer's y (B, S, d) of x, and its state after x; None is the start."""
         start = len(self.name) + 1
@@ -74,12 +74,12 @@ class Part:
             ) from error
 
 
-Block = tuple[Part, ...]
+Block = tuple[ResidualBlock, ...]
 """The parts of a block; only the first may have a state."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class BlockStack:
     """A model as a list; its first block may add positions, and its last one may be a decoder."""
 
     embedding: ParamSpec  # E
@@ -102,7 +102,7 @@ class Layout:
             specs += part.spec
         return {spec.name: spec for spec in (*specs, *self.out_norm, *self.head)}
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[ResidualBlock]:
         """Every part, in the order of use."""
         return (part for block in self.blocks for part in block)
 
@@ -142,7 +142,7 @@ class ModelConfig(Fields, ABC):
     own_layers = cast(tuple[Layer, ...], ())  # layers that may be of a user's file
 
     vocab_size: int = positive("rows of the embedding; a run takes its tokenizer's")
-    hidden_size: int = positive("width of the residual stream", high=MOST_WIDTH)
+    hidden_size: int = positive("width of the residual stream", high=MAX_WIDTH)
     bos_token_id: int | None = option(None, "begins a document; a run takes its tokenizer's")
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -152,7 +152,7 @@ class ModelConfig(Fields, ABC):
 
     @property
     @abstractmethod
-    def layout(self) -> Layout:
+    def layout(self) -> BlockStack:
         """The model as a list of layers."""
 
     @classmethod
@@ -182,15 +182,13 @@ class ModelConfig(Fields, ABC):
 class XLSTMConfig(ModelConfig):
     """What both xLSTM families have beside: resets at documents, and tables of n-grams."""
 
-    reset_at_document_boundaries: bool = option(
-        False, "the memory begins anew at every bos_token_id"
-    )
+    reset_at_document_boundaries: bool = option(False, "reset the state at every bos_token_id")
     ngram_orders: tuple[int, ...] = custom(
-        "tables of n-grams, such as 2-8; [] is none", (), ngrams.read_orders
+        "n-gram embedding tables, such as 2-8; []: none", (), ngrams.read_orders
     )
-    ngram_dim: int = positive("floats in a row of these tables", 32, high=ngrams.MOST_DIM)
+    ngram_dim: int = positive("width of these tables", 32, high=ngrams.MAX_DIM)
     ngram_rows: int = positive(
-        "most rows of one; more n-grams share rows by a hash", 131072, high=ngrams.MOST_ROWS
+        "most rows of one; more n-grams share rows by a hash", 131072, high=ngrams.MAX_ROWS
     )
 
     def __post_init__(self) -> None:
@@ -198,7 +196,7 @@ class XLSTMConfig(ModelConfig):
         super().__post_init__()
         rows, bos, V = self.ngram_rows, self.bos_token_id, self.vocab_size
         if rows < 2 or rows & (rows - 1):
-            most = ngrams.MOST_ROWS.bit_length() - 1
+            most = ngrams.MAX_ROWS.bit_length() - 1
             raise ConfigError(
                 f"ngram_rows is {rows}; set it to a power of two up to 2^{most}, such as 131072"
             )
@@ -249,7 +247,7 @@ def init_state(cfg: ModelConfig, B: int, xp: Arrays, like: Array | None = None) 
 
 
 def blocks(
-    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: Run
+    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: ForwardContext
 ) -> tuple[Array, State]:
     """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too.
 
@@ -270,7 +268,7 @@ def blocks(
 
 def run_block(
     cfg: ModelConfig, block: Block, params: Params, x: Array, state: tuple[Array, ...] | None,
-    run: Run,
+    run: ForwardContext,
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
     """Return x behind the parts of one block, and the block's state after the last position."""
     after: tuple[Array, ...] = ()
@@ -281,7 +279,7 @@ def run_block(
     return x, after
 
 
-def norm(cfg: ModelConfig, params: Params, name: str, x: Array, run: Run) -> Array:
+def norm(cfg: ModelConfig, params: Params, name: str, x: Array, run: ForwardContext) -> Array:
     """Return the norm `name` of x (..., d)."""
     w = params[f"{name}.weight"]
     if cfg.layout.norms[0] == "layer":

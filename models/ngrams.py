@@ -40,9 +40,9 @@ ROWS = "ngrams.rows"
 FIELDS = ("ngram_orders", "ngram_dim", "ngram_rows")
 """Fields of a model's config."""
 
-LEAST_ORDER, MOST_ORDER = 2, 16
-MOST_ROWS = 1 << 24
-MOST_DIM = 1 << 12
+MIN_ORDER, MAX_ORDER = 2, 16
+MAX_ROWS = 1 << 24
+MAX_DIM = 1 << 12
 ABSENT = -1
 
 Float32 = NDArray[np.float32]
@@ -55,14 +55,14 @@ class NgramTables:
 
     orders: tuple[int, ...]  # n of each table, ascending
     dim: int  # k, floats of a row
-    most_rows: int  # rows of a table that hashes; fewer ids are numbered
+    max_rows: int  # rows of a table that hashes; fewer ids are numbered
     vocab_size: int  # V, the ids
     reset_token: int | None  # the id at which a document begins, for a model that is reset there
 
     @cached_property
     def specs(self) -> dict[str, ParamSpec]:
         """Name -> spec of every table, ascending in n."""
-        rows = {f"{TABLE}{n}": min(self._numbers(n), self.most_rows) for n in self.orders}
+        rows = {f"{TABLE}{n}": min(self._numbers(n), self.max_rows) for n in self.orders}
         return {name: ParamSpec(name, (R, self.dim), "zeros", "table") for name, R in rows.items()}
 
     @property
@@ -102,16 +102,16 @@ class NgramTables:
         if self.reset_token is not None:
             begins = np.maximum.accumulate(np.where(ids == self.reset_token, place, 0), axis=1)
         number, key = np.zeros((B, S), np.int64), np.zeros((B, S), np.uint64)
-        shift = np.uint64(64 - (self.most_rows.bit_length() - 1))
+        shift = np.uint64(64 - (self.max_rows.bit_length() - 1))
         rows: dict[str, Int32] = {}
         for j in range(context + 1):
             at = slice(context - j, context - j + S)
             symbol = np.where(place[at] >= begins[:, context:], ids[:, at], ABSENT) + 1
             key += _MULTIPLIERS[j] * symbol.astype(np.uint64)
-            if (counted := self._numbers(j)) <= self.most_rows:
+            if (counted := self._numbers(j)) <= self.max_rows:
                 number += symbol - 1 if j == 0 else counted * symbol
             if j + 1 in self.orders:
-                row = number if self._numbers(j + 1) <= self.most_rows else key >> shift
+                row = number if self._numbers(j + 1) <= self.max_rows else key >> shift
                 rows[f"{TABLE}{j + 1}"] = row.astype(np.int32)
         return rows
 
@@ -152,7 +152,7 @@ def _multipliers() -> Iterator[np.uint64]:
     Source: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
     """
     mask = (1 << 64) - 1
-    for j in range(1, MOST_ORDER + 1):
+    for j in range(1, MAX_ORDER + 1):
         z = j * 0x9E3779B97F4A7C15 & mask
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
         z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
@@ -176,7 +176,7 @@ def of(cfg: Any) -> NgramTables | None:
     if not (orders := getattr(cfg, "ngram_orders", ())):
         return None
     reset = cfg.bos_token_id if cfg.reset_at_document_boundaries else None
-    sizes = {"dim": cfg.ngram_dim, "most_rows": cfg.ngram_rows, "vocab_size": cfg.vocab_size}
+    sizes = {"dim": cfg.ngram_dim, "max_rows": cfg.ngram_rows, "vocab_size": cfg.vocab_size}
     return NgramTables(orders=orders, reset_token=reset, **sizes)
 
 
@@ -194,12 +194,12 @@ def read_orders(value: object) -> tuple[int, ...]:
                 raise ValueError
             first, dash, last = str(part).strip().partition("-")
             low, high = int(first), int(last if dash else first)
-            if not LEAST_ORDER <= low <= high <= MOST_ORDER:
+            if not MIN_ORDER <= low <= high <= MAX_ORDER:
                 raise ValueError
             orders |= set(range(low, high + 1))
     except ValueError:
         raise ConfigError(
-            f"ngram_orders is {shown(value)}; give orders from {LEAST_ORDER} to {MOST_ORDER}, such "
+            f"ngram_orders is {shown(value)}; give orders from {MIN_ORDER} to {MAX_ORDER}, such "
             "as 2-8 or [2, 3, 5]; [] is a model without tables"
         ) from None
     return tuple(sorted(orders))

@@ -21,9 +21,9 @@ from mlxhog.config.choices import LAYERS
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
 from mlxhog.models.fields import described
+from mlxhog.models.layers import to_dict
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.model import LAST, ModelConfig
 

@@ -45,17 +45,17 @@ class ParamSpec:
 
 
 def bound(inputs: int) -> str:
-    """Return the initialiser of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
+    """Return the initializer of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
     return f"uniform:{1 / math.sqrt(inputs)!r}"
 
 
 def normal(std: float) -> str:
-    """Return the initialiser of that standard deviation."""
+    """Return the initializer of that standard deviation."""
     return f"normal:{std!r}"
 
 
 def small(d: int) -> str:
-    """Return the initialiser of xLSTM's maps that do not end in the residual stream."""
+    """Return the initializer of xLSTM's maps that do not end in the residual stream."""
     return normal(math.sqrt(2 / (5 * d)))
 
 
@@ -105,7 +105,7 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
                 spec, int(heads), lambda n: 5.0 - 12.0 * np.linspace(0.0, 1.0, n) ** exponent
             )
     raise ConfigError(
-        f"parameter {spec.name} has the initialiser {spec.init!r}; `ParamSpec` lists those known"
+        f"parameter {spec.name} has the initializer {spec.init!r}; `ParamSpec` lists those known"
     )
 
 

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Self
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, MOST_WIDTH, check_most, positive
-from mlxhog.models.mad.layers.feed_forward import LargeFeedForward
-from mlxhog.models.mad.layers.xlstm import LargeMLSTM
-from mlxhog.models.model import Layout, Part, XLSTMConfig
+from mlxhog.models.fields import MAX_LAYERS, MAX_WIDTH, check_most, positive
+from mlxhog.models.layers.feed_forward import LargeFeedForward
+from mlxhog.models.layers.xlstm import LargeMLSTM
+from mlxhog.models.model import BlockStack, ResidualBlock, XLSTMConfig
 from mlxhog.models.spec import ParamSpec, normal
 
 EMBEDDING = "backbone.embeddings.weight"
@@ -46,20 +46,20 @@ class XLSTMLargeConfig(XLSTMConfig):
         "pad_token_id".split()
     )
 
-    num_hidden_layers: int = positive("blocks: an mLSTM, then a SwiGLU", high=MOST_LAYERS)
-    num_heads: int = positive("heads of every mLSTM; they divide its widths", high=MOST_WIDTH)
+    num_hidden_layers: int = positive("blocks: an mLSTM, then a SwiGLU", high=MAX_LAYERS)
+    num_heads: int = positive("heads of every mLSTM; they divide its widths", high=MAX_WIDTH)
     use_bias: bool = option(False, "biases in the matrices, too")
     add_out_norm: bool = option(True, "a norm before the head")
     out_norm_bias: bool = option(False, "with use_bias: that norm has one")
     tie_word_embeddings: bool = option(False, "the head is the embedding")
     norm_eps: float = positive("added to the variance in norms", 1e-6)
     qk_dim_factor: float = positive(
-        "width of queries and of keys / hidden_size", 0.5, high=MOST_WIDTH
+        "width of queries and of keys / hidden_size", 0.5, high=MAX_WIDTH
     )
-    v_dim_factor: float = positive("width of values / hidden_size", 1.0, high=MOST_WIDTH)
+    v_dim_factor: float = positive("width of values / hidden_size", 1.0, high=MAX_WIDTH)
     chunk_size: int = positive("positions computed in parallel", 64)
     eps: float = positive("added to the mLSTM's denominator", 1e-6)
-    ffn_proj_factor: float = positive("width of the SwiGLU / hidden_size", 2.667, high=MOST_WIDTH)
+    ffn_proj_factor: float = positive("width of the SwiGLU / hidden_size", 2.667, high=MAX_WIDTH)
     ffn_round_up_to_multiple_of: int = positive("the SwiGLU's width is a multiple of it", 64)
     gate_soft_cap: float = positive("bound of the gates' preactivations", 15.0)
     output_logit_soft_cap: float = positive("bound of the logits", 30.0)
@@ -84,7 +84,7 @@ class XLSTMLargeConfig(XLSTMConfig):
             )
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> BlockStack:
         """The model as a list of layers."""
         d, bias = self.hidden_size, self.use_bias
         wang = normal(2 / (self.num_hidden_layers * math.sqrt(d)))
@@ -97,12 +97,14 @@ class XLSTMLargeConfig(XLSTMConfig):
         names = [f"backbone.blocks.{number}" for number in range(self.num_hidden_layers)]
         out_norm = [ParamSpec(f"{OUT_NORM}.weight", (d,), "ones")] * self.add_out_norm
         out_norm += [ParamSpec(f"{OUT_NORM}.bias", (d,), "zeros")] * self.out_norm_bias
-        return Layout(
+        return BlockStack(
             **self.ends(EMBEDDING),
             blocks=tuple(
                 (
-                    Part(name=f"{name}.mlstm_layer", norm=f"{name}.norm_mlstm", layer=mlstm, d=d),
-                    Part(name=f"{name}.ffn", norm=f"{name}.norm_ffn", layer=ffn, d=d),
+                    ResidualBlock(
+                        name=f"{name}.mlstm_layer", norm=f"{name}.norm_mlstm", layer=mlstm, d=d
+                    ),
+                    ResidualBlock(name=f"{name}.ffn", norm=f"{name}.norm_ffn", layer=ffn, d=d),
                 )
                 for name in names
             ),

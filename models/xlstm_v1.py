@@ -19,11 +19,11 @@ from mlxhog.base.quantities import parse_count
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MOST_LAYERS, Fields, check_most, custom, positive
+from mlxhog.models.fields import MAX_LAYERS, Fields, check_most, custom, positive
+from mlxhog.models.layers.feed_forward import FeedForwardV1
+from mlxhog.models.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers.feed_forward import FeedForwardV1
-from mlxhog.models.mad.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS
-from mlxhog.models.model import Layout, Part, XLSTMConfig
+from mlxhog.models.model import BlockStack, ResidualBlock, XLSTMConfig
 from mlxhog.models.spec import ParamSpec, bound, normal
 
 EMBEDDING = "token_embedding.weight"
@@ -86,7 +86,7 @@ class SLSTMLayerConfig(_Section):
     }  # fmt: skip
 
     num_heads: int = positive("heads; they divide hidden_size", 4)
-    conv1d_kernel_size: int = option(4, "taps of the convolution before it; 0 is none", low=0)
+    conv1d_kernel_size: int = option(4, "kernel size of the convolution before it; 0: none", low=0)
     bias_init: str = option(
         "powerlaw_blockdependent",
         "forget gates: or small_init, standard, zeros",
@@ -154,10 +154,10 @@ class XLSTMV1Config(XLSTMConfig):
     )
     norm_eps = V1_NORM_EPS
 
-    num_hidden_layers: int = positive("blocks", high=MOST_LAYERS)
+    num_hidden_layers: int = positive("blocks", high=MAX_LAYERS)
     mlstm_block: MLSTMBlockConfig | None = custom("of every block that is not in slstm_at", None)
     slstm_block: SLSTMBlockConfig | None = custom("of the blocks in slstm_at", None)
-    slstm_at: tuple[int, ...] = custom("numbers of the sLSTM blocks, from 0; or all", (), _slstm_at)
+    slstm_at: tuple[int, ...] = custom("indices of the sLSTM blocks, from 0; or all", (), _slstm_at)
     context_length: int = option(2048, "bound of the xlstm package's sequences, not of ours")
     add_post_blocks_norm: bool = option(True, "a norm before the head")
     bias: bool = option(False, "biases in the matrices")
@@ -197,10 +197,10 @@ class XLSTMV1Config(XLSTMConfig):
                     raise ConfigError(f"{name}: {error}") from error
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> BlockStack:
         """The model as a list of layers."""
         out_norm = ParamSpec(f"{OUT_NORM}.weight", (self.hidden_size,), "zeros")
-        return Layout(
+        return BlockStack(
             **self.ends(EMBEDDING, decay=self.weight_decay_on_embedding),
             blocks=tuple(self._block(number) for number in range(self.num_hidden_layers)),
             norms=("layer", "zeros", False),
@@ -208,13 +208,13 @@ class XLSTMV1Config(XLSTMConfig):
             dropout=self.dropout if self.add_embedding_dropout else 0.0,
         )
 
-    def _block(self, number: int) -> tuple[Part, ...]:
+    def _block(self, number: int) -> tuple[ResidualBlock, ...]:
         d, n, name = self.hidden_size, self.num_hidden_layers, f"xlstm_block_stack.blocks.{number}"
         residual = normal(2 / n / math.sqrt(d))
 
-        def part(word: str, layer: Layer, dropout: float) -> Part:
+        def part(word: str, layer: Layer, dropout: float) -> ResidualBlock:
             own = f"{name}.{word}"
-            return Part(name=own, norm=f"{own}_norm", layer=layer, d=d, dropout=dropout)
+            return ResidualBlock(name=own, norm=f"{own}_norm", layer=layer, d=d, dropout=dropout)
 
         if number not in self.slstm_at:
             assert self.mlstm_block is not None, "checked when the configuration was made"

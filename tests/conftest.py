@@ -22,7 +22,7 @@ import pytest
 
 from mlxhog.arena import worker_pool
 from mlxhog.base import float32, machine
-from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.emulator.engine import HostEngine
 from tests import kept
 from tests.own_plugins import own_plugins
 from tests.pairs import FEW
@@ -146,7 +146,7 @@ def sides_here(monkeypatch):
     """Parity computes in this process; tests of its processes do without."""
     import torch
 
-    monkeypatch.setattr("mlxhog.parity.compute.Child", Here)
+    monkeypatch.setattr("mlxhog.conformance.compute.Child", Here)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """Texts of errors: what a terminal shows of them, and packages that cannot be imported."""
 
-from mlxhog.errors import MOST_CHARACTERS, CheckpointError, message_of, not_imported, one_line
+from mlxhog.errors import MAX_CHARACTERS, CheckpointError, message_of, not_imported, one_line
 from tests.pairs import each_of
 
 
@@ -29,7 +29,7 @@ def test_of_a_compilers_text_the_errors_outlive_every_bound(after):
     text = compiler_text(after=after)
     assert len(text) > 4500
     whole = str(CheckpointError(f"kernel mlstm failed: {text}; use --kernels reference"))
-    assert len(whole) <= MOST_CHARACTERS + 100
+    assert len(whole) <= MAX_CHARACTERS + 100
     assert ERROR in whole.splitlines()
     assert whole.startswith("kernel mlstm failed: [metal::Device]")
     assert whole.endswith("; use --kernels reference")
@@ -42,7 +42,7 @@ def test_of_a_compilers_text_the_errors_outlive_every_bound(after):
 
 def test_of_hundreds_of_errors_the_first_are_kept():
     whole = str(CheckpointError(compiler_text(errors=500)))
-    assert len(whole) <= MOST_CHARACTERS + 100
+    assert len(whole) <= MAX_CHARACTERS + 100
     assert whole.count(ERROR) > 20
 
 

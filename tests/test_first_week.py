@@ -17,7 +17,7 @@ SHORTER = (
     (r"--model 5m (.* --time)", r"--model tiny \1"),
     (r"--time (10m|1h)", f"--steps 3 {SMALL}"),
     (r"--epochs 3", f"--epochs 1 {SMALL}"),
-    (r"--time 60", f"--tokens 1k --eval-tokens 1k --pairs 2 {SMALL}"),
+    (r"--time 60", f"--tokens 1k --val-subset-tokens 1k --pairs 2 {SMALL}"),
     (r"(generate|eval) (\w+)", r"\1 \2 --backend mlx:cpu"),
     (r"load\('latest'", "load('latest', backend='mlx:cpu'"),
     (r"--max-new-tokens 100", "--max-new-tokens 5"),

@@ -62,7 +62,7 @@ assert not {"torch", "mlx", "numpy", "rich", "transformers"} & set(sys.modules)
 import mlxhog.nn.layers
 from mlxhog.models import families, registry
 from mlxhog.models.ops import kernels
-from mlxhog.report.tensorboard import TensorBoard
+from mlxhog.display.tensorboard import TensorBoard
 families.init_params(registry.load_architecture("tiny"), 0)
 TensorBoard(Path.cwd())
 main(["mad", "train", "--layers", "swigl"])

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 DATA = {
     "mlxhog": "py.typed data/texts/sotu.jsonl.xz data/texts/sotu.tokenizer.json "
               "data/texts/SOURCES.md",
-    "mlxhog.report": "web/uPlot.iife.min.js web/uPlot-LICENSE.txt",
+    "mlxhog.display": "web/uPlot.iife.min.js web/uPlot-LICENSE.txt",
     "mlxhog.models": " ".join(["py.typed", *(f.name for f in (ROOT / "models").glob("*.yaml"))]),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.metal.kernel import whole_text
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS, calls_between, functions

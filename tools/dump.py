@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.kernel import Kernel, read_source, whole_text
+from mlxhog.metal.kernel import MetalKernel, read_source, whole_text
 from mlxhog.metal.registry import instances
 
 _PRELUDE = "mlx/backend/metal/kernels/utils.h"
@@ -29,7 +29,7 @@ _MACRO = re.compile(r"^#define (\w+)(?:[^\\\n]|\\\n)*", re.MULTILINE)
 _QUIET = ("push", 'ignored "-Weverything"', "pop")
 
 
-def mlx_text(kernel: Kernel, instance: str) -> str:
+def mlx_text(kernel: MetalKernel, instance: str) -> str:
     """Return what MLX would compile, without its own header."""
     import mlx.core as mx
 

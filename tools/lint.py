@@ -123,7 +123,7 @@ def _functions(code: str) -> Iterator[Function]:
             elif scope:
                 scopes.append(scope[1])
             else:
-                at = end  # of an initialiser
+                at = end  # of an initializer
         at += 1
         if mark[0] not in "([":
             start = at

@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.report.metrics import Progress
-from mlxhog.report.record import RunRecord
-from mlxhog.report.terminal import Picture
+from mlxhog.display.metrics import Progress
+from mlxhog.display.record import RunRecord
+from mlxhog.display.terminal import Picture
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -63,9 +63,9 @@ def _trained(here: Path) -> tuple[Path, Progress, str]:
 
 
 def bits_per_byte(output: str) -> float:
-    """The score of all held-out text that the command printed."""
+    """The score of all validation text that the command printed."""
     score = re.search(r"([\d.]+)(?: bits per byte)? of all of it", output)
-    assert score is not None, f"no score of all held-out text in {output!r}"
+    assert score is not None, f"no score of all validation text in {output!r}"
     return float(score[1])
 
 

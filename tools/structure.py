@@ -20,8 +20,9 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 
 ORDER = (
     "errors", "_native", "base", "config", "arena", "data", "metal", "models",
-    "optim", "backends", "checkpoint", "nn", "strategies", "report", "decoding", "live", "cluster",
-    "training", "classic", "theory", "mad", "parity", "doctor", "cli", "__main__",
+    "optim", "backends", "checkpoint", "nn", "strategies", "display", "decoding", "cluster",
+    "training", "experiments", "serving", "mad", "research", "conformance", "doctor", "cli",
+    "__main__",
 )  # fmt: skip
 """The folders and files of `mlxhog`: imports stay inside one, or point to one further up here."""
 

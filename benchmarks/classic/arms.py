@@ -10,9 +10,9 @@ from harness.frame import say
 from harness.interleaved import with_twin
 from harness.machine import cores
 
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problem import Graph
-from mlxhog.classic.run import train
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.problem import Graph
+from mlxhog.research.classic.run import train
 
 
 @dataclass(frozen=True)

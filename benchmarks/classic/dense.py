@@ -11,8 +11,8 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.classic.problem import Defaults, SparseRows, build
-from mlxhog.classic.problems.linear import LANES, SparseLinear, loss_values
+from mlxhog.research.classic.problem import Defaults, SparseRows, build
+from mlxhog.research.classic.problems.linear import LANES, SparseLinear, loss_values
 
 STRIPE = 1024
 """Largest number of floats per lock word: a lock costs little beside adding these."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.theory.simulator.links import Link
+from mlxhog.research.simulator.links import Link
 
 TUN = Path("/dev/net/tun")
 CLONE_NEWNET, TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x40000000, 0x400454CA, 1, 0x1000

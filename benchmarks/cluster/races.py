@@ -15,7 +15,7 @@ from pathlib import Path
 from cluster.cable import Cable
 from harness.machine import smallest
 
-from mlxhog.theory.simulator.links import Link
+from mlxhog.research.simulator.links import Link
 
 LINK = Link.parse("100Mbit:50ms")
 PORT = 8600
@@ -57,7 +57,7 @@ class Outcome:
     Attributes:
         seconds: until the first machine reached the loss; infinite if it did not.
         tokens: of the first machine until then.
-        last_bits: held-out bits per byte of the first machine's parameters at the end.
+        last_bits: validation bits per byte of the first machine's parameters at the end.
         sent: bytes of all machines.
         trained_s: seconds of the whole training.
         lost: tokens that the machines declare lost; a killed one declares nothing.
@@ -112,7 +112,8 @@ class Members:
     def train(self, machine, options):
         """Start a training that tells when it reached the target."""
         asked = {
-            "bits": self._target.bits, "eval_tokens": self._target.eval_tokens, "options": options,
+            "bits": self._target.bits, "val_subset_tokens": self._target.val_subset_tokens,
+            "options": options,
         }  # fmt: skip
         return self.start(machine, "cluster.member", json.dumps(asked))
 

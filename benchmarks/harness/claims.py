@@ -26,7 +26,7 @@ NO_LIMIT = "no_limit"
 WORDS = {
     MET: "met",
     MISSED: "missed",
-    UNTOLD: "cannot be told",
+    UNTOLD: "inconclusive",
     NOT_MEASURABLE: "not measurable",
     NO_LIMIT: "no limit of our own",
 }

@@ -11,7 +11,7 @@
 excludes exactly the limits whose p-value is below `ERROR`. `holm` corrects the p-values of one
 script, so that it has any false verdict with a probability of at most `ERROR`.
 
-A comparison that may end early after any pair is another test: `mlxhog.theory.paired_test`.
+A comparison that may end early after any pair is another test: `mlxhog.experiments.paired_test`.
 """
 
 import math

@@ -56,7 +56,7 @@ from mlxhog.base.durable import replace_file
 EXIT_CODES = {MET: 0, NO_LIMIT: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
 TINY, QUICK, FULL = "tiny", "quick", "full"
 MODES = {QUICK: "minutes (default)", FULL: "more seeds, the documents' sizes"}
-LONGEST_ROW = 500  # characters of a list or object that stands in one line of a file
+MAX_ROW = 500  # characters of a list or object that stands in one line of a file
 
 
 def _one_sentence(kind, error, trace):
@@ -286,7 +286,7 @@ def _rows(value, indent=""):
     """Short values, and those without a list or an object inside, in one line."""
     text = json.dumps(value)
     entries = value.values() if isinstance(value, dict) else value
-    if len(text) <= LONGEST_ROW or not any(isinstance(entry, dict | list) for entry in entries):
+    if len(text) <= MAX_ROW or not any(isinstance(entry, dict | list) for entry in entries):
         return text
     names = [f"{json.dumps(name)}: " for name in value] if text[0] == "{" else [""] * len(value)
     inner = ",\n".join(

@@ -35,7 +35,7 @@ def take_turns(turns, arms, run, *, warm_up=False):
     """Run every arm with every turn (a number, a seed), all arms before the next turn.
 
     The order of the arms is reversed after each turn, so that a machine that becomes slower or
-    faster meanwhile favours none. With `--tiny` there is one turn, and no warm-up.
+    faster meanwhile favours none. With `--tiny` there is one turn, and no warmup.
 
     Args:
         turns: what pairs the arms' results.
@@ -134,9 +134,9 @@ def in_turns(programs, *, threads, turns, seconds):
             for name, one in every.items()
         }
 
-        def run(name, least_s):
+        def run(name, min_s):
             with suppress(BrokenPipeError):  # it has ended, which `answer` says
-                pipes[name].send(least_s)
+                pipes[name].send(min_s)
             return float(answer(pipes[name], every[name]))
 
         for name in pipes:

@@ -28,7 +28,7 @@ TINY_MODE = "MLXHOG_BENCHMARK_TINY"
 
 
 ALIKE = (
-    (r"\('(\w*lr|schedule|warmup|backoff_\w+|lr_floor)', [^()]*\),? ?", ""),
+    (r"\('(\w*lr|schedule|warmup|backoff_\w+|min_lr_ratio)', [^()]*\),? ?", ""),
     (r"(torch|mlx):cpu", "cpu"),
     (r"cpu,cpu", "cpu*2"),
     (r"'[^']*\.yaml'|0x[0-9a-f]+", "one"),
@@ -45,7 +45,7 @@ def set_tiny(tiny):
 
 
 def one_of_a_kind(measure):
-    """With `--tiny`, calls that differ in numbers, step sizes or the framework alone are one.
+    """With `--tiny`, calls that differ in numbers, learning rates or the framework alone are one.
 
     So each strategy and each optimizer trains once, by one worker and by several.
     """

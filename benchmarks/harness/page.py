@@ -19,10 +19,10 @@ PAGES = (
      ("document", "claim", "measured", "verdict", "correction", "script")),
 )  # fmt: skip
 """Each page, its part of the table, and its columns."""
-MOST_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
+MAX_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
 LACKS = "the result has no"
 """Where a row names a limit that its script no longer has."""
-HERE = "cannot be told here"
+HERE = "inconclusive here"
 
 
 def pages(folder):
@@ -86,7 +86,7 @@ def measured_of(claim, results):
         return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
     is_bound, ends = "above" in claim or "below" in claim, [one["ended"] for one in chosen]
     shown, kept = chosen, ends.count(MET)
-    if len(chosen) > MOST_LIMITS and "claimed" not in claim:
+    if len(chosen) > MAX_LIMITS and "claimed" not in claim:
         first = [one for one in chosen if one["ended"] != MET] or chosen
         ordered = sorted(chosen, key=lambda one: one["value"])
         shown = [ordered[0], ordered[-1]] if is_bound else first[:1]

@@ -2,9 +2,9 @@
 
     python -m language_models.minute '{"arm": "llama", "seed": 1, "tokens": 300000, ...}'
 
-Text, tokens, sequences and held-out text are those of `mlxhog train`: whole sequences of the token
-file in a random order, each once in an epoch, and no loss at the separators of documents. All is
-float32. The last line is a JSON object.
+Text, tokens, sequences and validation text are those of `mlxhog train`: whole sequences of the
+token file in a random order, each once in an epoch, and no loss at the separators of documents. All
+is float32. The last line is a JSON object.
 
 xlstm     the xlstm package's xLSTMLarge with its native kernels, by torch's AdamW
 llama     LlamaForCausalLM of transformers, by torch's AdamW (its Trainer needs accelerate, which
@@ -23,7 +23,7 @@ import numpy as np
 from language_models.ours import Size
 from language_models.peers import xlstm_large
 
-from mlxhog.data import heldout
+from mlxhog.data import validation_set
 from mlxhog.data.batch import IGNORED
 from mlxhog.data.tokens import TokenFile
 
@@ -140,10 +140,10 @@ def trained(arm, *, files, seed, point, threads, end_s=None, tokens=None, path=N
         end_s: of the monotonic clock, which all processes share; or
         tokens: to train on.
         path: of a checkout that has the arm.
-        most: held-out tokens that are scored; all by default.
+        most: validation tokens that are scored; all by default.
 
     Returns:
-        Held-out bits per byte, and the tokens that were trained.
+        Validation bits per byte, and the tokens that were trained.
     """
     import torch
 
@@ -151,7 +151,7 @@ def trained(arm, *, files, seed, point, threads, end_s=None, tokens=None, path=N
         sys.path.insert(0, path)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    train, held_out = (TokenFile.open(Path(file)) for file in files)
+    train, validation = (TokenFile.open(Path(file)) for file in files)
     vocab, rng = len(train.byte_lengths), np.random.default_rng(seed)
     build, optimize = ARMS[arm]
     model, logits = build(vocab, point)
@@ -182,9 +182,11 @@ def trained(arm, *, files, seed, point, threads, end_s=None, tokens=None, path=N
         number += 1
     ends = []
     with torch.inference_mode():
-        for one in heldout.batches(held_out, seq_len=SEQ, batch_size=16, eval_tokens=most):
+        for one in validation_set.batches(
+            validation, seq_len=SEQ, batch_size=16, val_subset_tokens=most
+        ):
             ends.append((float(nats(one.x, one.y, "sum")), one.n_bytes))
-    bits = heldout.bits_per_byte(*map(sum, zip(*ends, strict=True)))
+    bits = validation_set.bits_per_byte(*map(sum, zip(*ends, strict=True)))
     return {"bits_per_byte": bits, "tokens": number * per_step}
 
 

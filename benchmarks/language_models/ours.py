@@ -18,7 +18,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from mlxhog.optim import Target, gradients, updates
+from mlxhog.optim import UpdateTarget, gradients, updates
 
 OPTIONS = TrainConfig(optimizer="adamw", lr=1e-3)
 TOKENS, PROMPT = 200, 16
@@ -101,7 +101,7 @@ def training_step(size, threads, backend="torch:cpu"):
         load_backend(backend, model, threads=threads, layout=layout),
     )
     shared.params[:] = worker.inbox[: len(shared.params)]
-    own = Target(
+    own = UpdateTarget(
         flat=shared.params, slots=layout.slots, locks=shared.locks(1), shared={},
         mode=updates.WRITE_MODES[shared.write],
         private={name: shared.segment(f"{name}.1") for name in optimizer.state_segments},

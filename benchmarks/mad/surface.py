@@ -15,10 +15,10 @@ from harness.machine import commit, machine
 
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
-from mlxhog.mad.run import RunRecord
+from mlxhog.mad.run import CandidateRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
-from mlxhog.models.mad.layers import at_width
+from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
 
 DIGITS = 4
@@ -30,7 +30,7 @@ class Surface:
     """All candidates of a space with their records, in the order of `Study.runs`."""
 
     study: Study
-    runs: dict[str, list[RunRecord]]
+    runs: dict[str, list[CandidateRecord]]
 
     @cached_property
     def layers(self):
@@ -105,7 +105,7 @@ def load(path):
 
 def _record(planned, packed):
     status, accuracy, seconds, steps, state, *_ = packed
-    return RunRecord(
+    return CandidateRecord(
         key=planned.key(), candidate=planned.candidate, config=planned.to_dict(),
         label=planned.label, status=status, acc_token=accuracy, acc_macro=accuracy, steps=steps,
         seconds=seconds, params=0, state=state, host="", at="",

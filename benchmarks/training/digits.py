@@ -20,9 +20,9 @@ from scipy.special import softmax
 
 from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.workers import WorkerPhase
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.models.spec import ParamSpec
@@ -58,8 +58,8 @@ def digits():
     pixels, shown = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(shown))
     images = Images((pixels / 16.0).astype(np.float32), shown.astype(np.int64))
-    held_out = len(shown) // 4
-    return images.of(order[held_out:]), images.of(order[:held_out])
+    validation = len(shown) // 4
+    return images.of(order[validation:]), images.of(order[:validation])
 
 
 def divided(images, clients, alpha, seed):
@@ -138,7 +138,7 @@ class Course:
     """What a training came to.
 
     Attributes:
-        accuracy: on held-out images, after every round.
+        accuracy: on validation images, after every round.
         gradients: of all clients, likewise.
         network_bytes: that clients on machines of their own would have sent, likewise.
     """
@@ -171,7 +171,7 @@ def train(clients, *, rounds, seed, until=None, **options):
     plain = {option: value for option, value in PLAIN.items() if option not in foreign}
     config = TrainConfig(**{**plain, **options})
     chosen = config.strategy
-    held_out, course = digits()[1], Course()
+    validation, course = digits()[1], Course()
     per_round = len(clients) * (chosen.local_steps if isinstance(chosen, Averaged) else 1)
     strategy = build(config, len(clients))
     with _opened(strategy, config.top_lr, seed, rounds * per_round) as (arena, workers):
@@ -185,7 +185,7 @@ def train(clients, *, rounds, seed, until=None, **options):
                 worker.context.budget = Budget(steps=steps)
             _all_step(list(zip(workers, batches, strict=True)))
             strategy.settle(arena, ledger)
-            course.accuracy.append(accuracy(_params(arena, arena.params), held_out))
+            course.accuracy.append(accuracy(_params(arena, arena.params), validation))
             course.gradients.append(round_number * per_round)
             course.network_bytes.append(strategy.network_bytes(arena, steps))
             if until is not None and course.accuracy[-1] >= until:
@@ -220,7 +220,7 @@ def _opened(strategy, lr, seed, steps):
         for name, drawn in initial(seed).items():
             _params(arena, arena.params)[name][...] = drawn
         strategy.begin(arena)
-        arena.counters.store("command", Command.TRAIN)
+        arena.counters.store("command", ControlCommand.TRAIN)
         yield arena, [_worker(arena, slot + 1, strategy, lr) for slot in range(strategy.workers)]
 
 
@@ -266,7 +266,7 @@ def _all_step(workers):
 
 def _steps(worker, batches, failed):
     context = worker.context
-    context.entry.phase = Phase.DATA
+    context.entry.phase = WorkerPhase.DATA
     try:
         while not failed:
             lease = worker.claim()

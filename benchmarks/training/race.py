@@ -1,7 +1,7 @@
-"""Seconds of training until a held-out loss: what trains, at which settings, and who is sooner.
+"""Seconds of training until a validation loss: what trains, at which settings, and who is sooner.
 
-Every arm runs at settings that one search found for it (`harness.tuning`): step size, momentum and
-batch, on the same axes for every arm, then the amount of text after which its schedule ends a
+Every arm runs at settings that one search found for it (`harness.tuning`): learning rate, momentum
+and batch, on the same axes for every arm, then the amount of text after which its schedule ends a
 little below the target, between two amounts that were tried. The search counts text and no time, so
 a busy machine does not change what it finds. Settings recorded before this search tried no batch,
 and momentum of some arms only.
@@ -22,7 +22,7 @@ from training.recording import BYTES, HeldOut, mean_staleness, record
 
 SETTINGS = "time_to_loss"
 SHORTER = 0.85  # factor between two amounts that are tried
-MOST_TEXT = 3.0
+MAX_TEXT = 3.0
 """Times the first amount of text that the search for one tries. What does not get there by then
 (runs averaged once may never) is trained on the largest amount tried, and its runs do not reach."""
 
@@ -85,9 +85,9 @@ class Target:
     """A loss to reach.
 
     Attributes:
-        bits: held-out bits per byte.
+        bits: validation bits per byte.
         tokens: text with which settings are tried, by optimizer.
-        eval_tokens: held-out text of one evaluation.
+        val_subset_tokens: validation text of one evaluation.
         options: of `TrainConfig`, for another text or model than the default.
         like: key of the target whose searched settings serve for this one.
         fixed: settings of every arm, where none are searched.
@@ -97,7 +97,7 @@ class Target:
 
     bits: float
     tokens: Mapping[str, int] = field(default_factory=dict)
-    eval_tokens: int = 65_536
+    val_subset_tokens: int = 65_536
     options: Mapping[str, Any] = field(default_factory=dict)
     like: str = ""
     margin: float = 0.05
@@ -147,15 +147,15 @@ class Course:
     """The way to one target: trainings, their times, and the search for their settings."""
 
     def __init__(self, target):
-        """Open the held-out text."""
+        """Open the validation text."""
         self.target = target
-        self._held_out = HeldOut({**BYTES, **target.options}, target.eval_tokens)
+        self._validation = HeldOut({**BYTES, **target.options}, target.val_subset_tokens)
 
     def run(self, arm, optimizer, seed, **options):
         """Train an arm at its settings."""
         chosen = {**self.target.options, **self.target.settings(optimizer, arm), **options}
         run = record(keep_params=True, seed=seed, **{**arm_options(arm, optimizer), **chosen})
-        took, tokens = self._held_out.crossing(run.points, self.target.bits) or (math.inf,) * 2
+        took, tokens = self._validation.crossing(run.points, self.target.bits) or (math.inf,) * 2
         whole = run.result
         say(f"  seed {seed}  {optimizer:6} {arm:28} {took:6.1f} s  {whole.tokens_per_s:,.0f} tok/s")
         late = mean_staleness(whole.workers)
@@ -182,18 +182,18 @@ class Course:
         options = {**self.target.options, **point}
         options["tokens"] = tokens or self.target.tokens[optimizer]
         run = record(keep_params=True, seed=0, **{**arm_options(arm, optimizer), **options})
-        return round(self._held_out.bits_per_byte(run.points[-1].params), 4)
+        return round(self._validation.bits_per_byte(run.points[-1].params), 4)
 
 
 def enough(tokens, limit, trial):
     """The amount of text that ends at a loss, by its logarithm, between two that are tried.
 
-    The largest one tried, where the loss is still above that after `MOST_TEXT` times the text.
+    The largest one tried, where the loss is still above that after `MAX_TEXT` times the text.
     """
     losses = {tokens: trial(tokens=tokens)}
     while not min(losses.values()) <= limit:
         longer = int(max(losses) / SHORTER)
-        if longer > MOST_TEXT * tokens:
+        if longer > MAX_TEXT * tokens:
             return max(losses)
         losses[longer] = trial(tokens=longer)
     while max(losses.values()) <= limit:

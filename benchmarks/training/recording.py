@@ -1,7 +1,7 @@
 """Runs of `mlxhog.train` with a recorder: what a training did over time, found out afterwards.
 
 While a run trains, the recorder copies the shared parameters twice a second from a read-only
-attachment. Held-out loss is computed from the copies when training is over, so that no evaluation
+attachment. Validation loss is computed from the copies when training is over, so that no evaluation
 takes time from it. Times are seconds since all workers were ready.
 """
 
@@ -24,21 +24,21 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint.run import Run
-from mlxhog.data import heldout
-from mlxhog.report.metrics import Result
-from mlxhog.report.record import RunRecord
+from mlxhog.data import validation_set
+from mlxhog.display.metrics import Result
+from mlxhog.display.record import RunRecord
 
-MOST_BYTES = 2 << 30  # of parameters that are kept of a run
+MAX_BYTES = 2 << 30  # of parameters that are kept of a run
 
 BYTES = {"model": "tiny", "tokenizer": "bytes"}
 """The model and the tokens of all recorded numbers, if an option does not name others."""
-SMALLEST_RUN = {"steps": 32, "tokens": None, "time": None, "batch_size": 2, "seq_len": 32}
+MIN_RUN = {"steps": 32, "tokens": None, "time": None, "batch_size": 2, "seq_len": 32}
 """What `--tiny` makes of every run but those of a cluster, whose rounds go by the clock."""
 
 
 def of_this_size(options):
     """Options of a run; with `--tiny` those of a run of a second on the pages of docs/."""
-    return {**smallest({"data": str(ROOT / "docs")}, {}), **options, **smallest(SMALLEST_RUN, {})}
+    return {**smallest({"data": str(ROOT / "docs")}, {}), **options, **smallest(MIN_RUN, {})}
 
 
 QUIET_OPTIONS = {**BYTES, "eval_every": "off", "sample_every": "off", "save_every": "off"}
@@ -89,7 +89,7 @@ class _Recorder:
             params = model_of(self.arena) if self.keep_params else None
             self.points.append(Point(seconds, self.arena.counters.load("tokens"), params))
             self._next_s = seconds + self._gap_s
-            if len(self.points) * self.arena.params.nbytes > MOST_BYTES:
+            if len(self.points) * self.arena.params.nbytes > MAX_BYTES:
                 self._thin(seconds)
 
 
@@ -188,13 +188,13 @@ WORST_BITS = 16.0
 
 
 @one_of_a_kind
-def end_bits(held_out, **options):
-    """Train, one worker on one core by default; returns held-out bits per byte of so many tokens.
+def end_bits(validation, **options):
+    """Train, one worker on one core by default; returns validation bits per byte of so many tokens.
 
     With one worker it depends on nothing but its options, so several may run side by side.
     """
     from mlxhog.arena.child import Lane
-    from mlxhog.theory.short_runs import score
+    from mlxhog.experiments.short_runs import score
     from mlxhog.training.plan import make_plan
 
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
@@ -205,13 +205,13 @@ def end_bits(held_out, **options):
         if result.status != "done":
             return WORST_BITS
         place = (Path(str(result.checkpoint)), make_plan(config).data.val, config.seq_len)
-        scores = score(Lane(None, 0), "torch:cpu", *place, smallest(2048, held_out))
-    bits = heldout.bits_per_byte(*(float(of.sum()) for of in scores))
+        scores = score(Lane(None, 0), "torch:cpu", *place, smallest(2048, validation))
+    bits = validation_set.bits_per_byte(*(float(of.sum()) for of in scores))
     return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
 
 
 class HeldOut:
-    """Bits per byte on held-out text, in this process, for recorded parameters."""
+    """Bits per byte on validation text, in this process, for recorded parameters."""
 
     def __init__(self, options, tokens=65_536):
         """Open the text of a run with these options, and lay its model over a buffer."""
@@ -227,11 +227,11 @@ class HeldOut:
     def bits_per_byte(self, params):
         """Evaluate one copy of the parameter segment; `WORST_BITS` at most."""
         self._backend.inbox[:] = params
-        batches = heldout.batches(
-            self._file, seq_len=self._seq_len, batch_size=32, eval_tokens=self._tokens
+        batches = validation_set.batches(
+            self._file, seq_len=self._seq_len, batch_size=32, val_subset_tokens=self._tokens
         )
         scores = [(self._backend.evaluate(batch).nats, batch.n_bytes) for batch in batches]
-        bits = heldout.bits_per_byte(*map(sum, zip(*scores, strict=True)))
+        bits = validation_set.bits_per_byte(*map(sum, zip(*scores, strict=True)))
         return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
 
     def crossing(self, points, target):
@@ -267,7 +267,7 @@ class Training:
     Attributes:
         seconds: of the looks, since all workers were ready; the first look is at the first step.
         steps: gradients computed by then.
-        bits: held-out bits per byte then.
+        bits: validation bits per byte then.
         tokens_per_s: over the whole training.
         staleness: mean over all workers.
         lost_update_rate: of the probe.
@@ -303,17 +303,17 @@ def mean_staleness(reports):
 
 
 class Bench:
-    """Runs trainings that have a model, a batch and a held-out text in common."""
+    """Runs trainings that have a model, a batch and a validation text in common."""
 
-    def __init__(self, sizes, *, batch=2, seq_len=256, looks=10, eval_tokens=16_384):
-        """Open the held-out text.
+    def __init__(self, sizes, *, batch=2, seq_len=256, looks=10, val_subset_tokens=16_384):
+        """Open the validation text.
 
         Args:
             sizes: of the architecture, in place of those of `tiny`.
             batch: sequences in a gradient.
             seq_len: tokens in a sequence.
             looks: evaluations of each training.
-            eval_tokens: held-out text of one evaluation.
+            val_subset_tokens: validation text of one evaluation.
         """
         self.model, self.looks, self.per_step = model_file(**sizes), looks, batch * seq_len
         text = {"model": self.model, "tokenizer": "bytes", "seq_len": seq_len}
@@ -322,7 +322,7 @@ class Bench:
             "strategy": "hogwild",
         }  # fmt: skip
         self.settings = {"sizes": sizes, "batch": batch, "seq_len": seq_len}
-        self.held_out = HeldOut(text, tokens=eval_tokens)
+        self.validation = HeldOut(text, tokens=val_subset_tokens)
 
     def train(self, name, *, seed, **options):
         """Train, and evaluate what was copied on the way.
@@ -337,7 +337,7 @@ class Bench:
         training = Training(
             seconds=[round(point.seconds, 2) for point in points],
             steps=[point.tokens / self.per_step for point in points],
-            bits=[round(self.held_out.bits_per_byte(point.params), 4) for point in points],
+            bits=[round(self.validation.bits_per_byte(point.params), 4) for point in points],
             tokens_per_s=run.result.tokens_per_s,
             staleness=mean_staleness(reports),
             lost_update_rate=run.result.lost_update_rate or 0.0,

@@ -10,7 +10,7 @@ Source: the convolution in front of the cells of Beck et al. 2024, xLSTM, arXiv:
 
 from typing import Any
 
-from mlxhog.metal.kernel import Kernel, Size
+from mlxhog.metal.kernel import MetalKernel, Size
 from mlxhog.metal.kernels.family import Family, Numbers
 
 BLOCK = 64  # kConvBlock
@@ -42,7 +42,7 @@ CONV = Family(
 )
 
 
-def _kernel(name: str, inputs: str, outputs: str, grid: str, scalars: str = "") -> Kernel:
+def _kernel(name: str, inputs: str, outputs: str, grid: str, scalars: str = "") -> MetalKernel:
     """Declare a kernel with a thread for each value of three letters."""
 
     def threads(n: Numbers) -> Size:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import TYPES, Argument, Kernel, Launch, Size
+from mlxhog.metal.kernel import TYPES, Argument, Launch, MetalKernel, Size
 
 Numbers = Mapping[str, Any]
 
@@ -50,7 +50,7 @@ class Family:
         struct: str = "",
         header: str = "",
         **more: Any,
-    ) -> Kernel:
+    ) -> MetalKernel:
         """Declare a kernel that calls `mlxhog::<name>` with its arguments in order.
 
         They are inputs, outputs, the struct, scalars, threadgroup memory, and what Metal sets.
@@ -66,7 +66,7 @@ class Family:
             memory: floats of each array in threadgroup memory, by its name.
             struct: in place of the family's.
             header: in place of the family's.
-            more: other fields of `Kernel`.
+            more: other fields of `MetalKernel`.
         """
         struct, memory = struct or self.struct, memory or {}
         words = [*re.findall(r"\b[A-Z]+\b", struct.partition("{")[2]), *scalars.split()]
@@ -109,7 +109,7 @@ class Family:
                 instance=self.instance(numbers),
             )
 
-        kernel = Kernel(
+        kernel = MetalKernel(
             name=name,
             header=header or self.header,
             source="\n".join([*lines, f"mlxhog::{name}({', '.join(call)});"]),

@@ -5,7 +5,7 @@ these by products of tiles in threadgroup memory. Arrays keep the layout of the 
 nothing is transposed; a last chunk that is shorter is handled in the kernels, so that nothing is
 padded.
 
-Backward, the stabilisers m and M are constants. The gradient of M, on which h depends through eps,
+Backward, the stabilizers m and M are constants. The gradient of M, on which h depends through eps,
 is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in
 each chunk. `models/ops/metal/cells.py` combines them.
 
@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 from mlxhog.errors import ShapeError
-from mlxhog.metal.kernel import Kernel, Size
+from mlxhog.metal.kernel import MetalKernel, Size
 from mlxhog.metal.kernels.family import Family, Numbers
 
 LANES = 32
@@ -24,7 +24,7 @@ STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
 OUT_ROWS = 8  # kMlstmOutRows
 POSITIONS = 8  # of a group of mlstm_bwd_pre, a simdgroup each
 TILE_ROWS, TILE_COLUMNS, TILE_SIMDGROUPS = 64, 32, 4  # kTileRows and the others in tiles.h
-LONGEST_CHUNK = 64
+MAX_CHUNK = 64
 """Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
 
 _FORWARD = {
@@ -35,7 +35,7 @@ _FORWARD = {
     "g": "B NH NC", "amax": "B NH NC",  # of every chunk: the last b, the largest a
     "C0": "B NH DK DV", "n0": "B NH DK", "m0": "B NH",  # the state before the first position
     "C": "B NH NB DK DV", "n": "B NH NB DK", "m": "B NH NB",  # around every chunk
-    "den": "B NH S", "M": "B NH S",  # denominator and stabiliser of every position
+    "den": "B NH S", "M": "B NH S",  # denominator and stabilizer of every position
 }  # fmt: skip
 _SHAPES = {
     **_FORWARD,
@@ -51,9 +51,9 @@ _SHAPES = {
 
 def _derived(n: Numbers) -> dict[str, int]:
     """The number of chunks, of which the last may be shorter, and of their borders."""
-    if not 1 <= n["L"] <= LONGEST_CHUNK:
+    if not 1 <= n["L"] <= MAX_CHUNK:
         raise ShapeError(
-            f"mLSTM kernels got chunks of {n['L']} positions and take 1 to {LONGEST_CHUNK}, "
+            f"mLSTM kernels got chunks of {n['L']} positions and take 1 to {MAX_CHUNK}, "
             "whose keys fit threadgroup memory; choose a chunk in that range, "
             "which changes no result"
         )
@@ -100,7 +100,7 @@ _GRIDS: dict[str, Any] = {
 def _kernel(
     name: str, inputs: str, outputs: str, rows: int, scalars: str = "", *, tiles: bool = False,
     rtol: float = 2e-5, **more: Any,
-) -> Kernel:  # fmt: skip
+) -> MetalKernel:  # fmt: skip
     """Declare a kernel whose groups have rows of lanes, with threadgroup memory or without."""
 
     def group(n: Numbers) -> Size:

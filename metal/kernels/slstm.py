@@ -42,7 +42,7 @@ SLSTM = Family(
         "R": "NH 4 DH DH",  # from the last index to the one before
         "R_T": "NH 4 DH DH",  # the other way round
         "bias": "4 NH DH",
-        # before the first position; where n0 is 0 the stabiliser starts at the first input gate
+        # before the first position; where n0 is 0 the stabilizer starts at the first input gate
         **dict.fromkeys(_STATE, "B NH DH"),
         "starts": "B S int32",  # not 0 where a document starts: the state before it is zero
         **dict.fromkeys(("h", "c", "n", "m"), "B S NH DH"),  # the state after every position

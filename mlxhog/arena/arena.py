@@ -24,7 +24,7 @@ from mlxhog.arena.control import COUNTERS
 from mlxhog.arena.layout import Layout, Slot
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import CONNECT_S, COPIES, RunServer, attach
-from mlxhog.arena.workers import Phase, State, WorkerTable
+from mlxhog.arena.workers import WorkerPhase, WorkerState, WorkerTable
 from mlxhog.errors import ArenaError
 
 WRITE_MODES = ("lossless", "racy", "cas")
@@ -91,7 +91,7 @@ class Arena:
         arena = cls(new.mapping, ArenaHandle(new.fd, layout, write, creator), readonly=False)
         arena._fds = (new.fd, new.readonly_fd)
         host = arena.workers.acquire_slot(arena.workers.host_slot, *creator)
-        host.state, host.phase = State.RUNNING, Phase.IDLE
+        host.state, host.phase = WorkerState.RUNNING, WorkerPhase.IDLE
         arena.note = new.note
         return arena
 

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import Death, WorkerProcess, last_lines
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.base import float32
 from mlxhog.base.inside import inside
 from mlxhog.base.resources import says_out_of_memory, shortage
@@ -182,7 +182,7 @@ def _main(
         os.dup2(file.fileno(), 2)
     arena = None if handle is None else Arena.from_handle(handle)
     if arena is not None:
-        arena.workers.entry(slot).state = State.RUNNING
+        arena.workers.entry(slot).state = WorkerState.RUNNING
     lane = Lane(arena, slot, pipe)
     lane.store.update(store)
     while True:

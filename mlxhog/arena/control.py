@@ -19,14 +19,14 @@ from mlxhog import _native
 from mlxhog.arena.words import LINE, Table
 
 NAMES = (
-    "command",  # the current command to the workers (`Command`); the supervisor writes it
+    "command",  # the current command to the workers (`ControlCommand`); the supervisor writes it
     "start_ns",  # start of training, monotonic; the supervisor writes it when all are ready
     "end_ns",  # end of training, monotonic, or 0; the supervisor writes it
     "pause",  # 1 while a checkpoint is taken: no worker may change the arena
     # Steps of this call, including dropped ones, as workers report them; the step of a worker that
     # died before its report is missing until `Strategy.settle`.
     "steps",
-    "version",  # updates applied to the parameters, since the model was initialised
+    "version",  # updates applied to the parameters, since the model was initialized
     "moments_since",  # the version at which the optimizer's shared moments began
     "tokens",  # tokens computed by this call
     # By the link: tokens that other machines of the cluster computed, from its beginning, and
@@ -39,7 +39,7 @@ NAMES = (
     "end_ticket",
     "stream_end",  # 1 + number of published tickets, if text arrives during training; else 0
     "tickets_before",  # tickets that were done before this call
-    "eval_asked",  # evaluations of the held-out text requested during training
+    "eval_asked",  # evaluations of the validation text requested during training
     "eval_taken",  # of these, evaluations that a worker has started
     # Next batch of an evaluation, plus `EVAL_ROUND` times the number of the round: one word, so no
     # batch falls between rounds. During training it stays at the first batch.
@@ -56,7 +56,7 @@ COUNTERS = Table(**{name: (1, name) for name in NAMES})
 EVAL_ROUND = 1 << 32
 
 
-class Command(IntEnum):
+class ControlCommand(IntEnum):
     """A command of the supervisor to every worker."""
 
     WAIT = 0

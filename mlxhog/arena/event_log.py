@@ -85,7 +85,7 @@ class Begin:
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """A step that its worker completed."""
 
     numbers: Numbers
@@ -106,8 +106,8 @@ class Torn:
     private: bytes = b""  # the worker's private state afterwards, segment by segment, float32
 
 
-Record = Begin | Step | Torn
-KINDS: Final = (Begin, Step, Torn)
+Record = Begin | RecordedStep | Torn
+KINDS: Final = (Begin, RecordedStep, Torn)
 
 
 def _packed(array: Accesses) -> bytes:
@@ -157,7 +157,7 @@ def _decoded(payload: bytes, max_bytes: int) -> Record:
     return kind(*values)
 
 
-def read(path: Path, max_bytes: int = reading.MOST_BYTES) -> Iterator[Record]:
+def read(path: Path, max_bytes: int = reading.MAX_BYTES) -> Iterator[Record]:
     """The records of one worker's log; a compressed field has at most `max_bytes`.
 
     Raises:

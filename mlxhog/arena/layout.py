@@ -53,7 +53,7 @@ PARAMETER_COPY = -1  # count of an extra segment that is laid out like `params`
 DENSE_COPY = -2  # the same without the tables
 LOCK_WORDS = -3  # one item per lock word
 MAX_SLOTS = 65_535  # lock words name a slot in 16 bits
-RING_LEAST, RING_MOST = 1 << 10, 1 << 20
+RING_MIN, RING_MAX = 1 << 10, 1 << 20
 KINDS = ("dense", "rows", "table")
 PIECE_BEGINS, PIECE_ENDS = 0x1_0000_0000, 0xFFFF_C000  # multiples, the latest and the earliest
 
@@ -268,8 +268,8 @@ def place_state(
 
 def ring(n_tickets: int, max_workers: int) -> int:
     """Slots of the ticket ring: two epochs and twice the workers, within bounds; a power of two."""
-    least = max(RING_LEAST, 2 * max_workers)
-    return 1 << (min(max(2 * n_tickets, least), max(RING_MOST, least)) - 1).bit_length()
+    least = max(RING_MIN, 2 * max_workers)
+    return 1 << (min(max(2 * n_tickets, least), max(RING_MAX, least)) - 1).bit_length()
 
 
 def _round_up(n: int, multiple: int) -> int:

@@ -17,18 +17,18 @@ class WatchedTime:
 
     A pause of the whole group (Ctrl-Z, a sleeping laptop, a stopped virtual machine) stops the
     watching process, too, and must not count as silence of the others. So the time between two
-    calls of `look` counts as at most `LONGEST_S`.
+    calls of `look` counts as at most `MAX_SECONDS`.
     """
 
-    LONGEST_S = 1.0
+    MAX_SECONDS = 1.0
 
     def __init__(self) -> None:
         self._seconds, self._looked_ns = 0.0, monotonic_ns()
 
     def look(self) -> float:
-        """The seconds so far; call it more often than every `LONGEST_S`."""
+        """The seconds so far; call it more often than every `MAX_SECONDS`."""
         now = monotonic_ns()
-        self._seconds += min((now - self._looked_ns) / 1e9, self.LONGEST_S)
+        self._seconds += min((now - self._looked_ns) / 1e9, self.MAX_SECONDS)
         self._looked_ns = now
         return self._seconds
 

@@ -48,7 +48,7 @@ Updates = tuple[int, int]
 MARKS, WORDS = "live.marks", "live.words"
 TRIES = 4
 WAIT_S = 0.02  # longest wait for a moment in which no worker applies an update
-_LONGEST_NAP_S = 1e-3
+_MAX_NAP_S = 1e-3
 POLL_S = 0.05  # between two looks of the publisher for readers
 TRIES_S = 0.02  # its time to try for a copy without an update in between
 COPYING_PART = 0.1  # largest part of its time for copying
@@ -119,7 +119,7 @@ class MarksReader:
             until, nap_s = time.monotonic() + WAIT_S, 0.0
             while (before := self.quiet()) is None and time.monotonic() < until:
                 time.sleep(nap_s)
-                nap_s = min(_LONGEST_NAP_S, nap_s + 2e-5)
+                nap_s = min(_MAX_NAP_S, nap_s + 2e-5)
             oldest = version()
             copy()
             if before is not None and self.quiet() == before:

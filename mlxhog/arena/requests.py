@@ -36,7 +36,7 @@ from mlxhog.base.disk import SOCKET_PATH_BYTES, stand_in
 from mlxhog.errors import ArenaError, EnvironmentLacks, MlxhogError, RunError
 
 ATTACH = "attach"
-MOST_BYTES = 1 << 16  # in the line of a client
+MAX_BYTES = 1 << 16  # in the line of a client
 SILENT_S = 5.0  # a client that has not sent a whole line after this time is dropped
 LOOK_S = 0.1  # between two looks of the server whether it is closed
 SEND_S = 60.0  # how long a client may take to read its answer
@@ -66,7 +66,7 @@ class NotServed(ArenaError):
 # -- the server ----------------------------------------------------------------------------------
 
 
-class Request:
+class ControlRequest:
     """One request by its name, with its other fields, which waits for its answer."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         Readers get `about`, pickled, and copies of the descriptors, which the caller may close.
         """
         self.path, self.about = path, pickle.dumps(about)
-        self.queue = queue.SimpleQueue[Request]()
+        self.queue = queue.SimpleQueue[ControlRequest]()
         try:
             self._listen()
         except OSError:  # the disk has no sockets, or none that are this user's alone
@@ -168,7 +168,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 socket.send_fds(connection, [data], self._fds)
             return not self.is_closed
 
-    def take(self) -> list[Request]:
+    def take(self) -> list[ControlRequest]:
         """The requests that have arrived; the caller must answer each. Never waits."""
         return [self.queue.get_nowait() for _ in range(self.queue.qsize())]
 
@@ -208,13 +208,13 @@ class _Client(socketserver.StreamRequestHandler):
         if peer_uid(self.connection) not in (os.getuid(), 0):  # before the mode is set
             return
         self.connection.settimeout(SILENT_S)
-        line = self.rfile.readline(MOST_BYTES + 1)
+        line = self.rfile.readline(MAX_BYTES + 1)
         if not line:
             return
         try:
-            request = Request(_fields(line, "request"))
+            request = ControlRequest(_fields(line, "request"))
         except RunError as error:
-            request = Request({"request": "unreadable"})
+            request = ControlRequest({"request": "unreadable"})
             request.refuse(error)
         else:
             if request.name == ATTACH:
@@ -283,7 +283,7 @@ def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[Any, int, socket.s
         begin, fds, _, _ = socket.recv_fds(connection, 1, 1)
         try:
             with connection.makefile("rb") as file:
-                answer = _fields(begin + file.readline(MOST_BYTES), "ok")
+                answer = _fields(begin + file.readline(MAX_BYTES), "ok")
                 if answer.get("version") != version("mlxhog") or not fds:
                     raise RunError("it is of another version of mlxhog")
                 # A pickle, as processes of one user send each other.
@@ -327,8 +327,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
 def _fields(line: bytes, key: str) -> dict[str, Any]:
     """Read one line; a `RunError` says why it is not a JSON object with this key."""
     try:
-        if key == "request" and len(line) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+        if key == "request" and len(line) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
         fields = plain_json.loads(line)
         if isinstance(fields, dict) and key in fields:
             return fields

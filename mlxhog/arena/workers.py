@@ -28,7 +28,7 @@ MAX_NONFINITE = 20
 """Steps of a worker in a row with a gradient that is not finite, after which the run ends."""
 
 
-class State(IntEnum):
+class WorkerState(IntEnum):
     """State of a slot, as the supervisor knows it."""
 
     FREE = 0
@@ -39,7 +39,7 @@ class State(IntEnum):
     LEAVING = 5  # it finishes its step and ends, and is not replaced
 
 
-class Phase(IntEnum):
+class WorkerPhase(IntEnum):
     """The current activity of a worker."""
 
     IDLE = 0
@@ -53,7 +53,13 @@ class Phase(IntEnum):
     SAMPLE = 8
 
 
-STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, Phase.EVALUATE, Phase.SAMPLE)
+STILL = (
+    WorkerPhase.IDLE,
+    WorkerPhase.WAITING,
+    WorkerPhase.STARTING,
+    WorkerPhase.EVALUATE,
+    WorkerPhase.SAMPLE,
+)
 """Phases in which a worker changes nothing, and holds no ticket that it works on."""
 
 
@@ -99,7 +105,7 @@ class Entry:
         }  # fmt: skip
 
     # written by the supervisor
-    state: int = _field("I", 0, atomic=True)  # `State`
+    state: int = _field("I", 0, atomic=True)  # `WorkerState`
     generation: int = _field("I", 4, atomic=True)  # uses of this slot; low 16 bits in lock words
     dead: int = _field("I", 8, atomic=True)  # 1 = `waitpid` done; its locks may be taken over
     incarnation: int = _field("I", 12, atomic=True)  # owner of tickets: 24 bits, never used twice
@@ -107,7 +113,7 @@ class Entry:
     start_time: int = _field("Q", 24)  # `process_start_time(pid)`, 0 unknown
     # written by the worker
     heartbeat_ns: int = _field("Q", 32, atomic=True)  # `monotonic_ns()` of its last sign of life
-    phase: int = _field("I", 40)  # `Phase`
+    phase: int = _field("I", 40)  # `WorkerPhase`
     takeovers: int = _field("I", 44)  # stripes it took over from the dead
     ticket: int = _field("q", 128)  # the ticket in hand, -1 none
     version_read: int = _field("Q", 136)  # updates applied when it last read the parameters
@@ -129,7 +135,7 @@ class Entry:
     restarts: int = _field("Q", 256)  # workers that died in this slot and were replaced
     torn: int = _field("Q", 264)  # tickets that died half applied
     # written by the worker
-    rate_sum: float = _field("d", 272)  # sum of its step sizes, if they depend on delay
+    rate_sum: float = _field("d", 272)  # sum of its learning rates, if they depend on delay
     forward_ns: int = _field("Q", 280)  # of compute_ns: forward passes
     optimizer_ns: int = _field("Q", 288)  # of apply_ns: gradients into steps
     other_ns: int = _field("Q", 296)  # ... for tickets, batches and records
@@ -140,7 +146,7 @@ class Entry:
         spent_ns = self.read_ns + self.compute_ns + self.apply_ns
         return spent_ns / self.steps / 1e9 if self.steps else 0.0
 
-    def beat(self, phase: Phase | None = None) -> int:
+    def beat(self, phase: WorkerPhase | None = None) -> int:
         """Update the heartbeat, at the beginning of a phase or within one; returns its time."""
         if phase is not None:
             self.phase = phase
@@ -184,7 +190,11 @@ class WorkerTable:
             start_time: `process_start_time(pid)`, or 0.
         """
         entry = self.entry(slot)
-        assert entry.state not in (State.STARTING, State.RUNNING, State.LEAVING), entry.pid
+        assert entry.state not in (
+            WorkerState.STARTING,
+            WorkerState.RUNNING,
+            WorkerState.LEAVING,
+        ), entry.pid
         incarnation = 1 + max(e.incarnation for e in (*self, self.entry(self.host_slot)))
         # With this order a process that waits for a lock of the slot's last owner never takes the
         # new owner for it: while pid is 0 no process is probed; a new generation has no locks yet.
@@ -193,14 +203,14 @@ class WorkerTable:
             _native.sweep_locks(self._lock_words, entry.slot)
         entry.generation += 1
         entry.incarnation = incarnation
-        entry.restarts += entry.state == State.DEAD
+        entry.restarts += entry.state == WorkerState.DEAD
         entry.ticket, entry.version_read = -1, 0
         entry.nonfinite_in_row = entry.rss_bytes = 0
-        entry.beat(Phase.STARTING)
+        entry.beat(WorkerPhase.STARTING)
         entry.dead = 0
         entry.start_time = start_time
         entry.pid = pid
-        entry.state = State.STARTING
+        entry.state = WorkerState.STARTING
         return entry
 
     def seated(self, slot: int, pid: int) -> None:
@@ -216,12 +226,12 @@ class WorkerTable:
         """
         entry = self.entry(slot)
         entry.dead = 1
-        if entry.state != State.FINISHED:
-            entry.state = State.DEAD
+        if entry.state != WorkerState.FINISHED:
+            entry.state = WorkerState.DEAD
 
     def release(self, slot: int) -> None:
         """Free a slot after `waitpid` of its process; its counts stay for reports."""
-        self.entry(slot).state = State.FREE
+        self.entry(slot).state = WorkerState.FREE
 
     def close(self) -> None:
         """Release the mapping; entries of this table must not be used afterwards."""

@@ -20,12 +20,12 @@ import numpy as np
 from mlxhog.arena import Layout, Slot
 from mlxhog.backends import polar as orthogonalisation
 from mlxhog.backends import probes
-from mlxhog.backends.reader import Reader, State
+from mlxhog.backends.reader import InferenceModel, State
 from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.sampled_head import Candidates, SampledHead
+from mlxhog.models.sampled_softmax import Candidates, SampledSoftmax
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.rule import Coefficients, parameter
@@ -54,7 +54,7 @@ class Inputs(NamedTuple):
     candidates: Candidates | None  # of a sampled head
 
 
-class Backend(Reader):
+class Backend(InferenceModel):
     """One framework on one device. Not thread-safe: one worker process owns it.
 
     `bind` lays the parameters over the inbox.
@@ -87,7 +87,7 @@ class Backend(Reader):
         model: ModelConfig,
         layout: Layout,
         live: Float32 | None = None,
-        sampled: SampledHead | None = None,
+        sampled: SampledSoftmax | None = None,
     ) -> None:
         """Lay the model's parameters over one flat array; `take` gives them values.
 

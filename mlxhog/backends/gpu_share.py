@@ -17,14 +17,14 @@ from types import ModuleType
 
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.models.ops.operators import LONGEST_SUM
+from mlxhog.models.ops.operators import MAX_SUM_TERMS
 
 USABLE = 0.75  # share of the recommended memory; the rest is for the display and other programs
 CACHE_PART = 8  # of a worker's memory that MLX keeps of freed arrays before the first gradient
-MOST_CACHE_BYTES = 1 << 30  # the same, at most
+MAX_CACHE_BYTES = 1 << 30  # the same, at most
 CPU_CACHE_BYTES = 32 << 20  # MLX's own limit without Metal
 PIECE_TOKENS = 4096  # a start value: several times a training step of our largest preset
-LEAST_BYTES = 64 << 20  # too little for any model
+MIN_BYTES = 64 << 20  # too little for any model
 LOW_WATERMARK = 0.9  # share of the high watermark from which torch frees cached memory
 WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
@@ -95,10 +95,10 @@ class MLXCache:
     """
 
     def __init__(
-        self, mx: ModuleType, limit_bytes: int = CPU_CACHE_BYTES, most_bytes: int = sys.maxsize
+        self, mx: ModuleType, limit_bytes: int = CPU_CACHE_BYTES, max_bytes: int = sys.maxsize
     ) -> None:
-        """Change nothing yet; MLX's present limit is `limit_bytes`, and `most_bytes` the last."""
-        self._mx, self.limit_bytes, self._most_bytes = mx, limit_bytes, most_bytes
+        """Change nothing yet; MLX's present limit is `limit_bytes`, and `max_bytes` the last."""
+        self._mx, self.limit_bytes, self._max_bytes = mx, limit_bytes, max_bytes
 
     @contextmanager
     def of_gradient(self) -> Iterator[None]:
@@ -106,7 +106,7 @@ class MLXCache:
         before_bytes = self._mx.get_active_memory()
         self._mx.reset_peak_memory()
         yield
-        n_bytes = min(self._mx.get_peak_memory() - before_bytes, self._most_bytes)
+        n_bytes = min(self._mx.get_peak_memory() - before_bytes, self._max_bytes)
         if n_bytes > self.limit_bytes:
             self.limit_bytes = n_bytes
             self._mx.set_cache_limit(n_bytes)
@@ -128,15 +128,15 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
     recommended = _recommended_to_mlx(mx)
     own = share.own_bytes(recommended)
     limit = own + share.adopted_bytes
-    if on_gpu and own < LEAST_BYTES:
+    if on_gpu and own < MIN_BYTES:
         raise EnvironmentLacks(
             f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
             f"import {share.adopted_bytes / 2**30:.1f} GiB each leave {own / 2**30:.2f} GiB for "
             "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
         )
     mx.set_memory_limit(limit)
-    most = max(own, LEAST_BYTES)
-    cache = min(most // CACHE_PART, MOST_CACHE_BYTES)
+    most = max(own, MIN_BYTES)
+    cache = min(most // CACHE_PART, MAX_CACHE_BYTES)
     mx.set_cache_limit(cache)
     if on_gpu:
         mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would compete for it
@@ -152,9 +152,9 @@ def limit_mps(share: GPUShare) -> None:
         os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] = f"{LOW_WATERMARK * high:.4f}"
 
 
-def most_sequences(backend: str, seq_len: int) -> int:
-    """The sequences of a gradient whose tokens a backend sums right, see `LONGEST_SUM`."""
-    return LONGEST_SUM // seq_len if backend == "torch:mps" else sys.maxsize
+def max_sequences(backend: str, seq_len: int) -> int:
+    """The sequences of a gradient whose tokens a backend sums right, see `MAX_SUM_TERMS`."""
+    return MAX_SUM_TERMS // seq_len if backend == "torch:mps" else sys.maxsize
 
 
 def token_note(backends: Sequence[str], sequences: int, seq_len: int) -> str:
@@ -163,15 +163,15 @@ def token_note(backends: Sequence[str], sequences: int, seq_len: int) -> str:
     Raises:
         ConfigError: a backend cannot sum the tokens of one sequence.
     """
-    most = min(most_sequences(backend, seq_len) for backend in backends)
+    most = min(max_sequences(backend, seq_len) for backend in backends)
     if not most:
         raise ConfigError(
-            f"seq_len is {seq_len:,}, and torch:mps sums at most {LONGEST_SUM:,} tokens right in a "
-            "gradient; take a smaller --seq-len, or --workers mlx:gpu"
+            f"seq_len is {seq_len:,}, and torch:mps sums at most {MAX_SUM_TERMS:,} tokens right in "
+            "a gradient; take a smaller --seq-len, or --workers mlx:gpu"
         )
     if sequences <= most:
         return ""
     return (
         f"workers torch:mps compute {sequences} sequences in parts of at most {most}: they sum at "
-        f"most {LONGEST_SUM:,} tokens right in a gradient"
+        f"most {MAX_SUM_TERMS:,} tokens right in a gradient"
     )

@@ -113,7 +113,7 @@ class MLXBackend(Backend):
 
     def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
         """Copy a tensor: MLX always copies host memory."""
-        from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
+        from mlxhog.models.ops.eager.quantized_mlx import Quantized, suits
 
         mx, half = self._mx, weights == "bfloat16"
         with _stream(mx, self._device):

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.optim.gradients import Float32, global_norm
-from mlxhog.optim.muon import LEAST_NORM, ROOM
+from mlxhog.optim.muon import MIN_NORM, ROOM
 from mlxhog.optim.rule import Coefficients
 
 
@@ -36,7 +36,7 @@ def polar(
         stack = from_host(np.stack([xs[k] for k in members]))
         norms = [global_norm({"x": xs[k]}) for k in members]
         # Each becomes shorter than 1, and 0 without a direction.
-        rooms = [0.0 if norm < LEAST_NORM else 1.0 / (ROOM * norm) for norm in norms]
+        rooms = [0.0 if norm < MIN_NORM else 1.0 / (ROOM * norm) for norm in norms]
         room = from_host(_column(rooms))
         scale = from_host(_column([scales[k] for k in members]))
         identity = from_host(np.eye(min(xs[members[0]].shape), dtype=np.float32))

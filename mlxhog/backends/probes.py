@@ -5,7 +5,7 @@ device, its compiler or a framework has had:
 
     products   of 1, 7, 9 and 32 rows, for which libraries have kernels of their own. TF32 cuts the
                operands to 10 bits (mlx issue 3860); more than 8 rows were once wrong (3585). A long
-               one adds more terms than torch adds right on an M1 or M2 (`LONGEST_SUM`): it reads
+               one adds more terms than torch adds right on an M1 or M2 (`MAX_SUM_TERMS`): it reads
                behind the operands, where NaN lies here before.
     gates      at -inf, -1e4, -88, 0 and 88. Fast mathematics makes NaN of exp(-inf) (3592).
     chain      operators that depend on each other in one graph, which a lazy framework sends to
@@ -88,7 +88,8 @@ ALLOWED = {
     "state": Allowed(atol=1e-5, of_largest=1e-4),
     "grad": Allowed(of_largest=2e-3, of_all=1e-7),
 }
-"""By kind. `parity` takes its tolerances from here; `mlxhog/parity/tolerances.py` has reasons."""
+"""By kind. `parity` takes its tolerances from here; `mlxhog/conformance/tolerances.py` has reasons.
+"""
 
 B, K, DEPTH = 2, 4, 4
 
@@ -288,7 +289,7 @@ def probed(device: Device, ops: Ops, names: Iterable[str] = PROBES) -> Named:
 
 @cache
 def _exact(name: str) -> Array:
-    from mlxhog.models.ops.reference.ops_float64 import OPS, tensor
+    from mlxhog.models.ops.eager.ops_float64 import OPS, tensor
 
     inputs = PROBES[name].draw(np.random.default_rng(0), OF_PROBES)
     wide = {key: tensor(x) for key, x in inputs.items()}

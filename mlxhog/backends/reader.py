@@ -20,7 +20,7 @@ from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm, lm_native, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.lm_native import Decoder
+from mlxhog.models.lm_native import NativeDecoder
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Float32, Int32
@@ -29,14 +29,14 @@ State = Any  # arrays of the framework; callers pass it back and never use its c
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class BatchLoss:
     """Loss over a batch: the sum in nats over `targets` counted tokens."""
 
     nats: float
     targets: int
 
 
-class Reader(ABC):
+class InferenceModel(ABC):
     """A model's parameters in one framework on one device; see `Backend`."""
 
     name: str  # such as "torch:cpu"
@@ -58,7 +58,7 @@ class Reader(ABC):
         self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
         self._framework, self._device = framework, device
         self._threads, self._share, self.narrow = threads, share, narrow
-        self._decoder: Decoder | None = None
+        self._decoder: NativeDecoder | None = None
 
     # -- what a framework says --------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Reader(ABC):
 
     # -- losses and logits ------------------------------------------------------------------------
 
-    def evaluate(self, batch: Batch) -> Evaluation:
+    def evaluate(self, batch: Batch) -> BatchLoss:
         """Loss of a batch at the inbox's parameters, in pieces that fit the device.
 
         Raises:
@@ -160,7 +160,7 @@ class Reader(ABC):
                 rows = self._on_device(self._rows(part.x, None))
                 own, _ = lm.loss(self.model, self.params, ids, labels, ops=self._ops(), rows=rows)
                 nats += float(self._on_host(own).item())
-        return Evaluation(nats=nats, targets=int((batch.y >= 0).sum()))
+        return BatchLoss(nats=nats, targets=int((batch.y >= 0).sum()))
 
     def predictions(self, tokens: Int32) -> Int32:
         """The most likely next id at every position of `tokens`, (B, S), from the start state.
@@ -251,7 +251,7 @@ class Reader(ABC):
         with self._without_gradient():
             return self._computed(lm.take_state(state, rows, self._ops().xp))
 
-    def _native_decoder(self) -> Decoder | None:
+    def _native_decoder(self) -> NativeDecoder | None:
         """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
         if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
             return None

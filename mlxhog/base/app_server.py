@@ -14,7 +14,7 @@ from mlxhog.base.interrupts import SIGNALS
 GRACE_S = 5
 """Seconds for answers to complete after the request to end."""
 
-MOST_HEAD_BYTES = 65_536
+MAX_HEAD_BYTES = 65_536
 
 
 class AppServer(uvicorn.Server):
@@ -44,7 +44,7 @@ class AppServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+                h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                 timeout_graceful_shutdown=GRACE_S,
                 **settings,
             )

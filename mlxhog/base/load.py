@@ -29,9 +29,9 @@ class Load:
         return self.others > BUSY_PART * self.processors
 
     def __str__(self) -> str:
-        """Say that a result cannot be told, and the reason."""
+        """Say that a result is inconclusive, and the reason."""
         return (
-            f"cannot be told: busy machine (load average {self.average:.1f} on {self.processors} "
+            f"inconclusive: busy machine (load average {self.average:.1f} on {self.processors} "
             f"processor{'s' * (self.processors > 1)})"
         )
 

@@ -35,7 +35,7 @@ _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80
 
 CHUNK_BYTES = 1 << 22  # bytes that are read or converted at a time
 
-_MOST_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
+_MAX_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
 
 class _Mapping(mmap.mmap):
@@ -94,7 +94,7 @@ def is_mapped(view: NDArray[Any]) -> bool:
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
     """Whether NumPy can make an array of a shape; it cannot for some empty ones, as (0, 2^62)."""
     n_bytes = math.prod(max(size, 1) for size in shape) * dtype.itemsize
-    return len(shape) <= _MOST_DIMENSIONS and n_bytes <= np.iinfo(np.intp).max
+    return len(shape) <= _MAX_DIMENSIONS and n_bytes <= np.iinfo(np.intp).max
 
 
 def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:

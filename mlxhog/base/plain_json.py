@@ -35,10 +35,10 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
 
     Raises:
         ValueError: the text is not such JSON, or is strict and longer than
-            `reading.MOST_JSON_BYTES`.
+            `reading.MAX_JSON_BYTES`.
     """
-    if strict and len(text) > reading.MOST_JSON_BYTES:
-        raise ValueError(f"more than {reading.MOST_JSON_BYTES:,} bytes")
+    if strict and len(text) > reading.MAX_JSON_BYTES:
+        raise ValueError(f"more than {reading.MAX_JSON_BYTES:,} bytes")
     try:
         if not strict:
             return json.loads(text)
@@ -54,7 +54,7 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
     return value
 
 
-def read(path: Path, *, strict: bool = True, most: int = reading.MOST_JSON_BYTES) -> Any:
+def read(path: Path, *, strict: bool = True, most: int = reading.MAX_JSON_BYTES) -> Any:
     """Return the value of a file, as `loads` does; ValueError above `most` bytes, too."""
     return loads(reading.read_bytes(path, most), strict=strict)
 
@@ -64,20 +64,20 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: a line is not an object, or has more than `reading.MOST_LINE_BYTES`.
+        ValueError: a line is not an object, or has more than `reading.MAX_LINE_BYTES`.
     """
     with reading.open_regular(path) as file:
-        while (line := file.readline(reading.MOST_LINE_BYTES + 1)).endswith(b"\n"):
+        while (line := file.readline(reading.MAX_LINE_BYTES + 1)).endswith(b"\n"):
             entry = loads(line)
             if not isinstance(entry, dict):
                 raise ValueError("it is not a JSON object")
             yield entry
-    if len(line) > reading.MOST_LINE_BYTES:
-        raise ValueError(f"a line has more than {reading.MOST_LINE_BYTES:,} bytes")
+    if len(line) > reading.MAX_LINE_BYTES:
+        raise ValueError(f"a line has more than {reading.MAX_LINE_BYTES:,} bytes")
 
 
 def _int(digits: str) -> int:
-    if len(digits) > reading.MOST_DIGITS:
+    if len(digits) > reading.MAX_DIGITS:
         raise ValueError(f"a number has {len(digits):,} digits")
     return int(digits)
 

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from mlxhog.base.darwin import reason
-from mlxhog.base.reading import MOST_DEPTH, MOST_YAML_BYTES, read_text
+from mlxhog.base.reading import MAX_DEPTH, MAX_YAML_BYTES, read_text
 from mlxhog.errors import ConfigError, message_of, shown
 
 _FORMS = {
@@ -48,7 +48,7 @@ def loads(text: str) -> Any:  # any plain value
 
     Raises:
         NotYaml: the text is not YAML, has a key twice, has a value that is not plain, or is nested
-            more than `MOST_DEPTH` deep.
+            more than `MAX_DEPTH` deep.
     """
     with _reading(text) as loader:
         return loader.get_single_data()
@@ -146,8 +146,8 @@ def as_assignments(value: object) -> str:
 @contextmanager
 def _reading(text: str) -> Iterator[_Loader]:
     """Give a loader whose every failure becomes `NotYaml`."""
-    if len(text) > MOST_YAML_BYTES:
-        raise NotYaml(f"more than {MOST_YAML_BYTES:,} bytes")
+    if len(text) > MAX_YAML_BYTES:
+        raise NotYaml(f"more than {MAX_YAML_BYTES:,} bytes")
     try:
         yield _Loader(text)
     except yaml.MarkedYAMLError as error:
@@ -176,8 +176,8 @@ class _Loader(yaml.SafeLoader):
             problem = "a tag, anchor or alias (!, & or *) is not supported; write the value itself"
             raise _problem(problem, event)
         self._depth += 1
-        if self._depth > MOST_DEPTH:
-            raise _problem(f"lists or mappings are nested more than {MOST_DEPTH} deep", event)
+        if self._depth > MAX_DEPTH:
+            raise _problem(f"lists or mappings are nested more than {MAX_DEPTH} deep", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

@@ -24,13 +24,13 @@ _SECONDS = {
     )
     for name in names.split()
 }  # fmt: skip
-MOST_COUNT = 2**63 - 1  # largest whole number: what the arena's counters hold
-MOST_SECONDS = 1e9  # longest duration, 32 years: deadlines and timeouts still hold it
-_LONGEST_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
+MAX_COUNT = 2**63 - 1  # largest whole number: what the arena's counters hold
+MAX_SECONDS = 1e9  # longest duration, 32 years: deadlines and timeouts still hold it
+_MAX_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
 # Digits are read from their first one only: else a long number takes quadratic time.
 _MILLION, _MINUTE = re.compile(r"[\d.]\s*M$"), re.compile(r"[\d.]\s*m$")
 _MEANINGS = "1M is a million and 1m a minute"
-_DURATION_PART = re.compile(rf"(?<![\d.])(\d++(?:\.\d*)?)({_LONGEST_FIRST})(?![a-z])")
+_DURATION_PART = re.compile(rf"(?<![\d.])(\d++(?:\.\d*)?)({_MAX_FIRST})(?![a-z])")
 
 
 def parse_count(value: object) -> int:
@@ -53,7 +53,7 @@ def parse_count(value: object) -> int:
         count = int(number)
         if count != number:
             raise ValueError(f"wanted {expected}") from None
-    if abs(count) > MOST_COUNT:
+    if abs(count) > MAX_COUNT:
         raise ValueError(f"wanted {expected}, and below 2^63")
     return count
 
@@ -83,8 +83,8 @@ def parse_duration_s(value: object) -> float:
         seconds = sum(float(n) * _SECONDS[unit] for n, unit in _DURATION_PART.findall(text))
     else:
         seconds = _finite(text, expected)
-    if abs(seconds) > MOST_SECONDS:
-        raise ValueError(f"wanted {expected}, and at most {MOST_SECONDS:g} s")
+    if abs(seconds) > MAX_SECONDS:
+        raise ValueError(f"wanted {expected}, and at most {MAX_SECONDS:g} s")
     return seconds
 
 

@@ -31,16 +31,16 @@ from mlxhog.errors import CheckpointError, MlxhogError
 LFS_POINTER = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v\d+\r?\n").match
 
 # Limits.
-MOST_BYTES = 1 << 28  # of a file that is read as a whole
-MOST_JSON_BYTES = 1 << 24  # of a JSON text whose keys and numbers are checked one by one
-MOST_STATUS_BYTES = 1 << 22  # of a run's `run.json`, which `mlxhog runs` reads of every run
-MOST_LINE_BYTES = 1 << 26  # of a line; the number of lines is not limited
-MOST_SMALL_BYTES = 1 << 26  # of a small file of a checkpoint; the largest tokenizers have 40 MB
-MOST_HEADER_BYTES = 1 << 24  # of the part of a file of tensors that lists them
-MOST_CONFIG_BYTES = 1 << 20  # of a config and of other files written by hand
-MOST_YAML_BYTES = 1 << 18  # of a YAML text, which takes about 10 s per MiB
-MOST_DEPTH = 64  # of nested lists and mappings
-MOST_DIGITS = 100  # of a number; a number of that length still fits a float
+MAX_BYTES = 1 << 28  # of a file that is read as a whole
+MAX_JSON_BYTES = 1 << 24  # of a JSON text whose keys and numbers are checked one by one
+MAX_STATUS_BYTES = 1 << 22  # of a run's `run.json`, which `mlxhog runs` reads of every run
+MAX_LINE_BYTES = 1 << 26  # of a line; the number of lines is not limited
+MAX_SMALL_BYTES = 1 << 26  # of a small file of a checkpoint; the largest tokenizers have 40 MB
+MAX_HEADER_BYTES = 1 << 24  # of the part of a file of tensors that lists them
+MAX_CONFIG_BYTES = 1 << 20  # of a config and of other files written by hand
+MAX_YAML_BYTES = 1 << 18  # of a YAML text, which takes about 10 s per MiB
+MAX_DEPTH = 64  # of nested lists and mappings
+MAX_DIGITS = 100  # of a number; a number of that length still fits a float
 
 
 def regular(path: str | Path, flags: int, folder: int | None = None) -> int:
@@ -70,7 +70,7 @@ def open_regular(path: Path) -> io.BufferedReader:
     return open(path, "rb", opener=regular)
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     """Return the content of a regular file that has to fit into memory.
 
     Raises:
@@ -111,7 +111,7 @@ def read_all(file: BinaryIO, most: int) -> bytes:
     return content.getvalue()
 
 
-def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False) -> str:
+def read_text(path: Path, most: int = MAX_CONFIG_BYTES, *, named: bool = False) -> str:
     """Return the text of a small file; one that the user has named may be a pipe.
 
     Raises:
@@ -128,7 +128,7 @@ def read_text(path: Path, most: int = MOST_CONFIG_BYTES, *, named: bool = False)
 def read_small(
     path: Path,
     *,
-    most: int = MOST_SMALL_BYTES,
+    most: int = MAX_SMALL_BYTES,
     named: bool = False,
     refusal: type[MlxhogError] = CheckpointError,
 ) -> bytes:

@@ -99,7 +99,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         data = mapped.map_file(path)
         first = 8 + int.from_bytes(mapped.in_memory(data[:8]).tobytes(), "little")
-        if first - 8 > reading.MOST_HEADER_BYTES:
+        if first - 8 > reading.MAX_HEADER_BYTES:
             raise ValueError(f"its header has {first - 8:,} bytes")
         _check(path, data, first)
         header: dict[str, Any] = plain_json.loads(

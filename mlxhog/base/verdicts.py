@@ -24,7 +24,7 @@ from typing import Any
 from mlxhog.base import darwin, machine, plain_json
 from mlxhog.base.cache import is_kept, own_directory, user_cache_directory
 from mlxhog.base.durable import replace_file
-from mlxhog.errors import MOST_SHOWN, EnvironmentLacks, message_of, one_line
+from mlxhog.errors import MAX_SHOWN, EnvironmentLacks, message_of, one_line
 
 FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
@@ -249,7 +249,7 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
         return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
     for name, value in asdict(here).items():
         if there[name] != value:
-            other = str(there[name])[:MOST_SHOWN]
+            other = str(there[name])[:MAX_SHOWN]
             problem = f"the last `mlxhog doctor` ran with {name} {other}, this is {value}"
             return Verdicts(path, f"{problem}: run it again")
     return Verdicts(path, None, record)

@@ -31,13 +31,13 @@ FED_BY = 2  # cores that CPU workers leave to each GPU worker: one feeds the GPU
 _M_CHIP = re.compile(r"Apple M\d+ (Pro|Max|Ultra)")
 
 # On Linux more workers mean more staleness, and then a dense model needs more steps; a first guess.
-MOST_AUTO_WORKERS = 4
+MAX_AUTO_WORKERS = 4
 
 # A CPU worker slower than this share of the fastest kind costs the others memory bandwidth and
 # staleness, and adds next to no steps.
 WORTH_RUNNING = 0.05
 
-MOST_WORKERS = 4096  # slots that an arena can have
+MAX_WORKERS = 4096  # slots that an arena can have
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
             raise ConfigError(f"workers: {part.strip()!r} needs a number of workers after the star")
         counts.append((name, int(times) if star else 1))
     total = sum(count for _, count in counts)
-    if not 1 <= total <= MOST_WORKERS:
+    if not 1 <= total <= MAX_WORKERS:
         raise ConfigError(
-            f"workers asks for {total}; wanted at least 1, and an arena has at most {MOST_WORKERS} "
+            f"workers asks for {total}; wanted at least 1, and an arena has at most {MAX_WORKERS} "
             "slots"
         )
     if is_number:
@@ -245,7 +245,7 @@ def _apple(machine: Machine, count: int | None, both: bool) -> list[str]:
 
 
 def _linux(machine: Machine, count: int | None) -> list[str]:
-    count = min(machine.cores, MOST_AUTO_WORKERS) if count is None else count
+    count = min(machine.cores, MAX_AUTO_WORKERS) if count is None else count
     if count == 1 or count < machine.cores:  # several threads each, of which torch makes more use
         return ["torch:cpu"] * count
     return [("mlx:cpu", "torch:cpu")[i % 2] for i in range(count)]

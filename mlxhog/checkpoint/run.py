@@ -52,10 +52,10 @@ _STATUS = "run.json"
 _REMOVED, _PAGE = ".removed-", "\f"
 STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
-MOST_NAMED = 8  # most runs that a message lists
+MAX_NAMED = 8  # most runs that a message lists
 
 
-class _Place:
+class _RunPath:
     """The path of a file or folder of a run."""
 
     def __init__(self, name: str) -> None:
@@ -76,14 +76,14 @@ class Run:
         """The directory's name, `<utc>-<name>`."""
         return self.directory.name
 
-    config_path = _Place("config.yaml")  # the resolved configuration
-    metrics_path = _Place("metrics.jsonl")
-    times_path = _Place("times.json")
-    events_path = _Place("events.jsonl")
-    samples_path = _Place("samples.txt")
-    architecture = _Place("architecture")
-    model = _Place("model")  # a link; it does not exist before the first checkpoint
-    checkpoints = _Place("checkpoints")
+    config_path = _RunPath("config.yaml")  # the resolved configuration
+    metrics_path = _RunPath("metrics.jsonl")
+    times_path = _RunPath("times.json")
+    events_path = _RunPath("events.jsonl")
+    samples_path = _RunPath("samples.txt")
+    architecture = _RunPath("architecture")
+    model = _RunPath("model")  # a link; it does not exist before the first checkpoint
+    checkpoints = _RunPath("checkpoints")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -484,5 +484,5 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
 def _listed(names: Sequence[str]) -> str:
     """The newest names, the newest first, and the number of the others."""
     newest = list(reversed(names))
-    more = f" and {len(newest) - MOST_NAMED} more"
-    return ", ".join(newest[:MOST_NAMED]) + more * (len(newest) > MOST_NAMED)
+    more = f" and {len(newest) - MAX_NAMED} more"
+    return ", ".join(newest[:MAX_NAMED]) + more * (len(newest) > MAX_NAMED)

@@ -35,7 +35,7 @@ class _Reached:
 
 @dataclass(frozen=True, kw_only=True)
 class _HeldOut:
-    """The part of the held-out text for evaluations."""
+    """The part of the validation text for evaluations."""
 
     asked_bytes: int | None = None
     n_bytes: float | None = None
@@ -58,7 +58,7 @@ class BestScore:
 
     bits_per_byte: float
     step: int  # that was scored
-    text: str = ""  # name of the scored part of the held-out text
+    text: str = ""  # name of the scored part of the validation text
     nats: tuple[float, ...] = ()  # of its batches
     noise: float | None = None  # of the difference to the last evaluation, in bits per byte
 
@@ -90,7 +90,7 @@ class _Status:
     resumed: tuple[int, ...] = ()
     commands: tuple[CommandRecord, ...] = ()
     text_added: tuple[Mapping[str, float], ...] = ()
-    held_out: _HeldOut | None = None
+    validation: _HeldOut | None = None
     best: BestScore | None = None
     result: _Reached | None = None
 
@@ -98,11 +98,11 @@ class _Status:
 def read_status(path: Path) -> dict[str, Any]:
     """Return a `run.json`; {} if there is none, and `DAMAGED` with the reason if it is damaged."""
     try:
-        record = plain_json.read(path, most=reading.MOST_STATUS_BYTES)
+        record = plain_json.read(path, most=reading.MAX_STATUS_BYTES)
         if not isinstance(record, dict):
             raise ValueError("it is not a JSON object")
         status = typed.read(_Status, record)
-        reached, part = status.result or _Reached(), status.held_out or _HeldOut()
+        reached, part = status.result or _Reached(), status.validation or _HeldOut()
         for number in (
             status.created_ns, status.order, status.parameters, status.steps, status.seconds,
             reached.steps, reached.seconds, part.asked_bytes, part.share,

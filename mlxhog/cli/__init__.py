@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TextIO, cast
 
 from mlxhog.base import darwin
 from mlxhog.base.output import PATIENCE_S, LastingStream, OutputLost, lasting, say_once
+from mlxhog.display.streams import printable_output
 from mlxhog.errors import MlxhogError, did_you_mean, is_lost_gpu, message_of, shown
-from mlxhog.report.streams import printable_output
 
 if TYPE_CHECKING:
     from mlxhog.cli.frame import Command
@@ -51,9 +51,9 @@ GROUPS = {
     "research": {
         "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
         "advise": "the best strategy for a model on this machine: measured, predicted, tried",
-        "simulate": "pace and staleness of each strategy with given workers, without training",
-        "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
-        "classic": "the Hogwild paper's own problems, scheme by scheme",
+        "simulate": "throughput and staleness of each strategy, predicted without training",
+        "analyze": "is lock-free training sound for a model: overlap, staleness, theorems, advice",
+        "classic": "the Hogwild paper's own problems, each way of writing",
     },
     "set-up": {
         "doctor": "check this machine: backends, two writers at once, every Metal kernel",

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet
+from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import Report, command, spelt_value, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
 from mlxhog.config.sources import Layer, resolve
-from mlxhog.report.streams import wrapped
-from mlxhog.report.table import Section
-from mlxhog.theory import AdviseConfig, AnalyzeConfig
+from mlxhog.display.streams import wrapped
+from mlxhog.display.table import Section
+from mlxhog.research import AdviseConfig, AnalyzeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.theory.target import Target
+    from mlxhog.experiments.target import AnalysisTarget
 
 TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
 context seq_len batch_size grad_accumulation kernels compute_dtype workers threads strategy predict
-async_after write sampled_head blocks optimizer lr clip ngram_lr weight_decay seed out"""
+async_after write sampled_softmax blocks optimizer lr clip ngram_lr weight_decay seed out"""
 ADVISE_TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val
 loss_on seq_len batch_size grad_accumulation kernels compute_dtype workers threads write
-sampled_head optimizer lr clip weight_decay slow seed out"""
+sampled_softmax optimizer lr clip weight_decay slow seed out"""
 OTHERWISE = "; other options of train are read from a YAML file or a run"
 
 
@@ -32,22 +32,22 @@ OTHERWISE = "; other options of train are read from a YAML file or a run"
 class _Subject(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
 
-    def target(self, training: Layer) -> "Target":
+    def target(self, training: Layer) -> "AnalysisTarget":
         """Return the model and its training."""
         root = Path(resolve(TrainConfig, [training]).out)
         # It imports NumPy and the native module: wrong flags are reported before.
-        from mlxhog.theory.target import find_target
+        from mlxhog.experiments.target import find_target
 
         return find_target(self.subject, training, root)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(_Subject):
+class _AnalyzeOptions(_Subject):
     all: bool = switch("all tables, not only answer and advice")
 
 
-@command("analyze", OTHERWISE, training=Part(TrainConfig, TRAINING, "training", merged=True))
-def run(words: _Words, config: AnalyzeConfig, training: Layer) -> Report:
+@command("analyze", OTHERWISE, training=OptionGroup(TrainConfig, TRAINING, "training", merged=True))
+def run(words: _AnalyzeOptions, config: AnalyzeConfig, training: Layer) -> Report:
     """Is lock-free training sound for this model and this text?
 
     Samples gradients and measures, for every block of the model, the quantities of the Hogwild
@@ -65,7 +65,7 @@ def run(words: _Words, config: AnalyzeConfig, training: Layer) -> Report:
         samples seconds backend data workers batch_size seq_len optimizer lr all json quiet
     """
     target = words.target(training)
-    from mlxhog.theory.analysis.analyze import analyze
+    from mlxhog.research.analysis.analyze import analyze
 
     with words.status() as tell:
         facts = analyze(target, config, tell)
@@ -99,7 +99,7 @@ def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | S
 def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
     names = ("name", "parameters", "mean", "omega", "delta", "rho", "p_conf", "interval")
     yield table(
-        "do two updates meet? elements that updates touch",
+        "do two updates overlap? elements that updates touch",
         ({name: one[name] for name in names} for one in facts["blocks"]),
         [
             "mean: elements that an update touches; interval: 95 % of p_conf",
@@ -107,7 +107,7 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
         ],
     )
     yield table(
-        "do two updates meet? rows of the embedding",
+        "do two updates overlap? rows of the embedding",
         [{name: x for name, x in facts["embedding"].items() if name not in ("name", "hottest")}],
     )
     staleness, lag, notes = facts["staleness"], f"{facts['lag']['largest']:g}", []
@@ -116,7 +116,7 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
         about = ("workers", "source", "write", "lost_update_rate", "increments")
         notes = [spelt_value("", {name: staleness[name] for name in about})]
     yield table(
-        "how late are updates? counted in updates by others",
+        "how stale are updates? counted in updates by others",
         [] if staleness is None else [staleness["all"], *staleness["by_worker"]],
         [*notes, f"cosine of a batch's gradient with its own some full steps later: {ageing}"],
     )
@@ -148,14 +148,16 @@ class _AdviseWords(_Subject):
     no_try: bool = switch("predict only")
 
 
-@command("advise", OTHERWISE, training=Part(TrainConfig, ADVISE_TRAINING, "training", merged=True))
+@command(
+    "advise", OTHERWISE, training=OptionGroup(TrainConfig, ADVISE_TRAINING, "training", merged=True)
+)
 def advise(words: _AdviseWords, config: AdviseConfig, training: Layer) -> Report:
     """Which strategy for this model on this machine?
 
     Measures three short runs and some gradients (half a minute), predicts strategies by simulation,
     applies a table of rules, trains the two best in pairs for a minute each, and decides by
-    held-out loss at equal time. On a machine that is busy with other programs the answer is only a
-    guess, and says so.
+    validation loss at equal time. On a machine that is busy with other programs the answer is only
+    a guess, and says so.
 
     CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint.
 
@@ -168,7 +170,7 @@ def advise(words: _AdviseWords, config: AdviseConfig, training: Layer) -> Report
         quiet
     """
     target = words.target(training)
-    from mlxhog.theory.advise import advise_on
+    from mlxhog.research.advise import advise_on
 
     with words.status() as tell:
         advice = advise_on(target, config, tries=not words.no_try, tell=tell)

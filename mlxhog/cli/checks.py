@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
-from mlxhog.cli.flags import OneRun, Plugins, Quiet, RunFolder
+from mlxhog.cli.flags import OneRun, Plugins, Quiet, RunsDirectory
 from mlxhog.cli.frame import Report, command
 from mlxhog.config import plugins
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
+from mlxhog.display.table import AnswerNote, FailureNote, Section
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
-    from mlxhog.parity.compare import ComparedTensor
-    from mlxhog.parity.compute import ParityReport
+    from mlxhog.conformance.compare import ComparedTensor
+    from mlxhog.conformance.compute import ParityReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ def doctor(config: _Doctor) -> Report:
     """
     # These import NumPy and the native module; wrong input is refused before.
     from mlxhog.base import machine
+    from mlxhog.display.views import numbered
     from mlxhog.doctor import report
     from mlxhog.doctor.record import STAGES, examine, sections
-    from mlxhog.report.views import numbered
 
     target = None if config.report is None else report.target(config.report)
     here = machine.here()
@@ -91,13 +91,13 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     return {"stored": stored, "not_stored": None if stored else not_stored, "verdict": verdict}
 
 
-MOST_NAMES = 50  # characters of the sides' names in the answer
-MOST_FAILURES = 30  # in the table; the JSON has all
+MAX_NAMES = 50  # characters of the sides' names in the answer
+MAX_FAILURES = 30  # in the table; the JSON has all
 KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Parity(RunFolder, Plugins, Quiet):
+class _Parity(RunsDirectory, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
     all: bool = switch("every tensor")
     backends: str = option(
@@ -146,9 +146,9 @@ def parity(config: _Parity) -> Report:
     is_saved = where == "latest" or Path(where).is_dir() or (Path(config.out) / where).is_dir()
     kind = "checkpoint" if is_saved else "config"
     # These import NumPy and the native module; wrong flags are refused before.
-    from mlxhog.parity.compute import compare_sides
-    from mlxhog.parity.subject import check_memory, choose, open_subject
-    from mlxhog.report.views import numbered
+    from mlxhog.conformance.compute import compare_sides
+    from mlxhog.conformance.subject import check_memory, choose, open_subject
+    from mlxhog.display.views import numbered
 
     sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
     sizes["shape"] = config.batch_size, config.seq_len
@@ -179,7 +179,7 @@ def parity(config: _Parity) -> Report:
 def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> Iterator[Section]:
     rows, sides = result.rows, ", ".join(side.name for side in result.sides)
     failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
-    sides = sides if len(sides) <= MOST_NAMES else f"{len(result.sides)} sides"
+    sides = sides if len(sides) <= MAX_NAMES else f"{len(result.sides)} sides"
     answer: str = AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
     if failed:
         answer = FailureNote(f"FAILED: {len(failed)} of {len(rows)} disagree")
@@ -196,7 +196,7 @@ def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> 
             *("-" if x is None else f"{x:.1e}" for x in (row.max_abs, row.max_rel, row.tolerance)),
             f"[{', '.join(map(str, row.where))}]" if row.max_abs is not None else row.reason,
         )
-        for row in (rows if everything else failed[:MOST_FAILURES])
+        for row in (rows if everything else failed[:MAX_FAILURES])
     ]
     good = [row for row in rows if row.ok and row.max_abs is not None]
     closest = [
@@ -223,7 +223,7 @@ def _describe(row: "ComparedTensor") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Replay(OneRun, Plugins):
-    anyway: bool = option(
+    ignore_versions: bool = option(
         False, "continue although versions or the processor differ from those of the run"
     )
 
@@ -243,7 +243,7 @@ def replay(config: _Replay) -> Report:
     """
     from mlxhog.training.replay import replay
 
-    outcome = replay(config.find(config.run), anyway=config.anyway)
+    outcome = replay(config.find(config.run), ignore_versions=config.ignore_versions)
     facts, difference = outcome.to_json(), outcome.difference
     if difference is None:
         return Report(facts, [f"equal bit for bit: {outcome.hashes} hashes", facts])

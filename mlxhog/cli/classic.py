@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.classic.config import ClassicConfig
 from mlxhog.cli.flags import Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, command, ticking
 from mlxhog.config.options import argument, switch
 from mlxhog.errors import ConfigError
+from mlxhog.research.classic.config import ClassicConfig
 
 if TYPE_CHECKING:
-    from mlxhog.classic.result import ClassicProgress
+    from mlxhog.research.classic.result import ClassicProgress
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(Quiet):
+class _ClassicOptions(Quiet):
     problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
     all: bool = switch("all numbers, not only the main ones")
 
 
 @command("classic")
-def run(words: _Words, config: ClassicConfig) -> Report:
+def run(words: _ClassicOptions, config: ClassicConfig) -> Report:
     """Solve one of the Hogwild paper's problems with several processes on one arena.
 
     Plain serial SGD runs beside it. Without --data the data are generated, with the statistics of
@@ -40,7 +40,7 @@ def run(words: _Words, config: ClassicConfig) -> Report:
     Main options:
         data size workers scheme write epochs lr batch_size seed all json
     """
-    from mlxhog.classic import problems
+    from mlxhog.research.classic import problems
 
     if words.problem is None:
         if config != ClassicConfig():
@@ -51,8 +51,8 @@ def run(words: _Words, config: ClassicConfig) -> Report:
         return Report({"problems": entries}, [{one["name"]: one["about"] for one in entries}])
     # The rest imports NumPy and the native module.
     from mlxhog.base import machine
-    from mlxhog.classic.result import sections, warnings
-    from mlxhog.classic.run import compare
+    from mlxhog.research.classic.result import sections, warnings
+    from mlxhog.research.classic.run import compare
 
     load = os.getloadavg()[0]
     with words.status() as line:

@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags, Part, Plugins, Quiet, Tabular
+from mlxhog.cli.flags import Flags, OptionGroup, Plugins, Quiet, Tabular
 from mlxhog.cli.frame import INTERRUPTED, Report, command, table, tabular
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
 from mlxhog.config.sources import Layer, read_yaml
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.theory import ENDS, CompareConfig
+from mlxhog.experiments import ENDS, CompareConfig
 
 if TYPE_CHECKING:
-    from mlxhog.theory.paired_test import PairedResult
-    from mlxhog.theory.pairs import Comparison, Side
+    from mlxhog.experiments.paired_test import PairedResult
+    from mlxhog.experiments.pairs import Comparison, Side
 
 BOTH = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
 seq_len batch_size kernels workers threads strategy optimizer lr schedule"""
@@ -28,13 +28,13 @@ NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "
 
 BUDGETS = {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
-UNTOLD = "cannot be told"
-MOST_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
+UNTOLD = "inconclusive"
+MAX_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
 OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or into YAML'
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(Plugins, Quiet, Tabular):
+class _CompareOptions(Plugins, Quiet, Tabular):
     first: str | None = argument("[A]", "see above")
     second: str | None = argument("[B]", "see above")
     a: str = option("", "flags of train for A alone, in quotes", metavar='"FLAGS"')
@@ -42,15 +42,18 @@ class _Words(Plugins, Quiet, Tabular):
 
 
 @command(
-    "compare", OTHERWISE, both=Part(TrainConfig, BOTH, "of both sides", merged=True), writes=True
+    "compare",
+    OTHERWISE,
+    both=OptionGroup(TrainConfig, BOTH, "of both sides", merged=True),
+    writes=True,
 )
-def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
+def run(words: _CompareOptions, config: CompareConfig, both: Layer) -> Report | int:
     """Find out which of two ways to train is better.
 
     The command trains them in pairs with one seed and one order of the text, each with the same
-    time, tokens or steps, and scores them on the same held-out text. It stops at a clear answer, by
-    a sequential test that calls either side better by chance at most once in a hundred comparisons.
-    Without one it answers: cannot be told.
+    time, tokens or steps, and scores them on the same validation text. It stops at a clear answer,
+    by a sequential test that calls either side better by chance at most once in a hundred
+    comparisons. Without one it answers: inconclusive.
 
     A and B are each an architecture, a YAML file of train's options, or a run, of which the options
     count and not the weights; one, or none (train's defaults), stands for both. --a and --b add
@@ -62,11 +65,11 @@ def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
         compare latest 20260102-101500-sotu --tokens 1M
 
     Main options:
-        a b pairs time tokens steps eval_tokens data workers seed folder out json quiet
+        a b pairs time tokens steps val_subset_tokens data workers seed folder out json quiet
     """
     flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.pairs import Comparison
+    from mlxhog.experiments.pairs import Comparison
 
     subjects = {"a": words.first, "b": words.second or words.first}
     a, b = (
@@ -97,7 +100,7 @@ def run(words: _Words, config: CompareConfig, both: Layer) -> Report | int:
 
 def _flags_of(letter: str, text: str) -> Layer:
     """The options in the flags of one side; a ConfigError if the comparison sets one itself."""
-    flags = Flags(f"compare --{letter}", "", [Part(TrainConfig, merged=True)])
+    flags = Flags(f"compare --{letter}", "", [OptionGroup(TrainConfig, merged=True)])
     try:
         (layer,) = flags.parse(shlex.split(text))
     except (ConfigError, ValueError) as error:
@@ -117,9 +120,9 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "S
     """Return a side: the options of a subject, with the overrides; of a run without its weights."""
     from mlxhog.checkpoint import checkpoint
     from mlxhog.checkpoint import run as runs
+    from mlxhog.experiments.pairs import Side
+    from mlxhog.experiments.target import not_found, options_of
     from mlxhog.models.registry import architectures
-    from mlxhog.theory.pairs import Side
-    from mlxhog.theory.target import not_found, options_of
 
     title, values = "defaults", Layer()
     if subject is not None and (known := options_of(subject)) is not None:
@@ -135,7 +138,8 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "S
     config = train_config([values, *overrides])
     if name := next((one for one in ("resume", "follow") if getattr(config, one)), None):
         raise ConfigError(
-            f"{subject}: {name}: both sides begin anew, on the same text; take it out of the file"
+            f"{subject}: {name}: both sides start from the beginning, on the same text; take "
+            "it out of the file"
         )
     if config.init_from is not None:  # the runs of a comparison stand in another folder
         config = config.having(init_from=str(checkpoint.locate(config.init_from, root).absolute()))
@@ -173,9 +177,9 @@ def _answer(outcome: "PairedResult") -> str:
 
 
 def _report(comparison: "Comparison", kind: str) -> Report:
-    from mlxhog.theory import paired_test
+    from mlxhog.experiments import paired_test
 
-    asked = comparison.eval_tokens
+    asked = comparison.val_subset_tokens
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
     logs = (by_speed.mean, by_speed.low, by_speed.high)  # the bound of few pairs may be large
     speed, low, high = (math.exp(one) if one < 700 else math.inf for one in logs)
@@ -191,9 +195,9 @@ def _report(comparison: "Comparison", kind: str) -> Report:
         "speed": {"a_over_b": speed, "interval": [low, high]},
         **{letter: side.title for letter, side in comparison.sides.items()},
         "differing": comparison.differing(),
-        "held_out": {
-            "sha256": comparison.held_out[0].digest,
-            "tokens": asked and min(asked, comparison.held_out[0].n_tokens),
+        "validation": {
+            "sha256": comparison.validation[0].digest,
+            "tokens": asked and min(asked, comparison.validation[0].n_tokens),
             "seq_len": comparison.seq_len,
         },
         "notes": [*comparison.notes()],
@@ -213,7 +217,7 @@ def _report(comparison: "Comparison", kind: str) -> Report:
     ]
     if kind != "text":
         return tabular(facts, table("", pairs, [facts["answer"]]), kind)
-    sure = "few pairs, no interval" if high > MOST_UNSURE * low else f"{low:.3f} to {high:.3f}"
+    sure = "few pairs, no interval" if high > MAX_UNSURE * low else f"{low:.3f} to {high:.3f}"
     words = {
         "pairs": pairs,
         "what differs": {name: f"A {a}, B {b}" for name, (a, b) in facts["differing"].items()},

@@ -17,15 +17,15 @@ from mlxhog.config import plugins
 from mlxhog.config.choices import KINDS, Kind
 from mlxhog.config.options import Option, argument, option, options, switch, to_flag
 from mlxhog.config.sources import Layer, added, resolve, suggestion
+from mlxhog.display.streams import WIDTH
+from mlxhog.display.table import FORMATS
+from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError
-from mlxhog.report.streams import WIDTH
-from mlxhog.report.table import FORMATS
-from mlxhog.report.views import StatusLine
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
 
-MOST_CHOICES = 6  # they fit beside the flag
+MAX_CHOICES = 6  # they fit beside the flag
 COLUMN = 24  # where the text beside a flag begins
 
 
@@ -47,7 +47,7 @@ class Tabular(Json):
 class Quiet(Json):
     """Options of a command that reports its work."""
 
-    quiet: bool = switch("only errors, and the JSON of --json")
+    quiet: bool = switch("suppress progress output; errors and the JSON of --json stay")
 
     def status(self) -> StatusLine:
         """Return the line of the terminal that shows the work."""
@@ -67,7 +67,7 @@ class Plugins:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFolder:
+class RunsDirectory:
     """The option of commands on runs."""
 
     out: str = option("runs", "folder that holds the runs")
@@ -85,14 +85,14 @@ def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a datacl
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneRun(RunFolder, Json):
+class OneRun(RunsDirectory, Json):
     """Options of a command on one run."""
 
     run: str = run_argument()
 
 
 @dataclass(frozen=True)
-class Part:
+class OptionGroup:
     """Options of a command."""
 
     cls: type[Any]  # a dataclass of `option` fields
@@ -109,12 +109,16 @@ class Flags:
     `Main options:` the names of the flags that `--help` shows; `--help-all` then shows all.
     """
 
-    def __init__(self, command: str, doc: str, parts: Sequence[Part], otherwise: str = "") -> None:
+    def __init__(
+        self, command: str, doc: str, parts: Sequence[OptionGroup], otherwise: str = ""
+    ) -> None:
         self._command, self.parts, self._otherwise = command, parts, otherwise
         doc, _, main = doc.partition("\n\nMain options:\n")
         self._about, _, examples = doc.partition("\n\nExamples:\n")
         self._main, self._examples = main.split(), textwrap.dedent(examples).splitlines()
-        self._declared: dict[str, tuple[Option, Part]] = {}  # by flag, or place in the usage line
+        self._declared: dict[
+            str, tuple[Option, OptionGroup]
+        ] = {}  # by flag, or place in the usage line
         self.by_flag: dict[str, Option] = {}  # aliases included
         for part in parts:
             names = part.only.split() if isinstance(part.only, str) else part.only()
@@ -149,7 +153,7 @@ class Flags:
             f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
             for flag in unknown
         ]
-        layers: dict[Part, Layer] = {part: {} for part in self.parts}
+        layers: dict[OptionGroup, Layer] = {part: {} for part in self.parts}
         for spec, part in self._declared.values():
             if spec.name in values:
                 layers[part][spec.name] = value, flag = values[spec.name]
@@ -285,7 +289,7 @@ def _about(spec: Option) -> str:
     bare = spec.switch or spec.argument or spec.many or spec.required
     default = spec.shown if bare or (spec.metavar and spec.default is None) else spec.default_text
     words = words_of(spec) if default else ()
-    is_listed = bool(default) and (len(words) > MOST_CHOICES or spec.kind is not None)
+    is_listed = bool(default) and (len(words) > MAX_CHOICES or spec.kind is not None)
     return spec.help + f"; one of {', '.join(words)}" * is_listed + f" [{default}]" * bool(default)
 
 
@@ -318,7 +322,9 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
         if isinstance(kind := spec.kind, Kind):
             for flat, number in kind.numbers().items():
                 about = f"{', '.join(owner.name for owner in number.owners)}: {number.help}"
-                yield replace(number, name=flat, group=f"numbers of {kind.plural}", help=about)
+                yield replace(
+                    number, name=flat, group=f"hyperparameters of {kind.plural}", help=about
+                )
 
 
 def words_of(spec: Option) -> Sequence[str]:
@@ -329,7 +335,7 @@ def words_of(spec: Option) -> Sequence[str]:
 def _metavar(spec: Option) -> str:
     if spec.argument or spec.metavar:
         return spec.metavar or spec.argument.strip("[].")
-    if spec.kind is not None or len(spec.choices) > MOST_CHOICES:
+    if spec.kind is not None or len(spec.choices) > MAX_CHOICES:
         return "NAME"
     if spec.repeats:
         return "NAME=VALUE"

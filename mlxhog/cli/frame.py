@@ -25,12 +25,12 @@ from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.output import OutputLost, may_redraw
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
-from mlxhog.cli.flags import Flags, Part, RunFolder
+from mlxhog.cli.flags import Flags, OptionGroup, RunsDirectory
 from mlxhog.config.options import options
+from mlxhog.display.streams import WIDTH, in_columns
+from mlxhog.display.table import Section, exported, lines, show
+from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError
-from mlxhog.report.streams import WIDTH, in_columns
-from mlxhog.report.table import Section, exported, lines, show
-from mlxhog.report.views import StatusLine
 
 INTERRUPTED = 130
 EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
@@ -87,7 +87,7 @@ class Command:
 
     name: str  # its words
     function: Function  # from its options to a `Report` or an exit code
-    parts: Mapping[str, Part]  # of parameters that take some options only, or a `Layer`
+    parts: Mapping[str, OptionGroup]  # of parameters that take some options only, or a `Layer`
     otherwise: str  # advice for an unknown flag without a similar known one
     writes: bool  # files, or to other processes; else its output is all that it does
 
@@ -95,7 +95,7 @@ class Command:
         """Return its options, by the parameters of the function."""
         hints = get_type_hints(self.function)
         names = inspect.signature(self.function).parameters
-        parts = [self.parts.get(name) or Part(hints[name]) for name in names]
+        parts = [self.parts.get(name) or OptionGroup(hints[name]) for name in names]
         return Flags(self.name, inspect.getdoc(self.function) or "", parts, self.otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
@@ -111,7 +111,7 @@ class Command:
 
 
 def command(
-    name: str, otherwise: str = "", *, writes: bool = False, **parts: Part
+    name: str, otherwise: str = "", *, writes: bool = False, **parts: OptionGroup
 ) -> Callable[[Function], Command]:
     """Make a command of a function; the arguments are those of `Command`."""
     return lambda function: Command(name, function, parts, otherwise, writes)
@@ -224,6 +224,6 @@ def run_word(directory: Path) -> str:
 
     It is the run's name if that is in the default folder of runs, else its path.
     """
-    if directory.parent == Path(RunFolder().out).absolute():
+    if directory.parent == Path(RunsDirectory().out).absolute():
         return directory.name
     return str(path_from_here(directory))

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Json, Part, Plugins, RunFolder, run_argument
+from mlxhog.cli.flags import Json, OptionGroup, Plugins, RunsDirectory, run_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import is_set, option
 from mlxhog.decoding.options import Sampling, stop_strings
+from mlxhog.display.streams import verbatim
+from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError, DataError, shown
-from mlxhog.live import CHECKPOINT, Reading, backend_option
-from mlxhog.report.streams import verbatim
-from mlxhog.report.views import StatusLine
+from mlxhog.serving import CHECKPOINT, Reading, backend_option
 
 if TYPE_CHECKING:
     from mlxhog.data.tokens import TokenFile
-    from mlxhog.decoding.scoring import Score
-    from mlxhog.live.source import Loaded, WeightSource
+    from mlxhog.decoding.scoring import TextScore
+    from mlxhog.serving.source import Loaded, WeightSource
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
@@ -95,7 +95,7 @@ def generate(config: GenerateConfig) -> Report:
         generate latest --prompt-file questions.jsonl --json
     """
     from mlxhog.data import conversations
-    from mlxhog.live.model import load
+    from mlxhog.serving.model import load
 
     many = bool(config.prompt_file)
     prompts, ends = read_prompts(config.prompt_file) if many else ([read_prompt(config.prompt)], ())
@@ -220,7 +220,7 @@ def _read(spec: str, what: str) -> str:
     try:
         # A file, or a pipe, as `--prompt-file <(...)` gives.
         with nullcontext(sys.stdin.buffer) if spec == "-" else open(spec, "rb") as file:
-            content = reading.read_all(file, reading.MOST_BYTES)
+            content = reading.read_all(file, reading.MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = darwin.reason(error) if isinstance(error, OSError) else error
         raise ConfigError(f"{what}: {reason}") from error
@@ -259,14 +259,14 @@ SEQ_LEN = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(RunFolder, Plugins, Json):
+class EvalConfig(RunsDirectory, Plugins, Json):
     """Options of `mlxhog eval`."""
 
     model: str = run_argument("RUN_OR_CHECKPOINT")
     data: str | None = option(
         None,
         "a corpus in the package, or a text file, folder or glob; a flag each for several",
-        none="held-out", lines=True,
+        none="validation", lines=True,
     )  # fmt: skip
     like: str | None = option(
         None, "run whose validation set is scored, as to compare a base model with its fine-tuning",
@@ -282,13 +282,15 @@ class EvalConfig(RunFolder, Plugins, Json):
     backend: str = backend_option()
 
 
-@command("eval", text=Part(TrainConfig, "text_key document_separator strict_data", "options"))
+@command(
+    "eval", text=OptionGroup(TrainConfig, "text_key document_separator strict_data", "options")
+)
 def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     """Score text with a trained model.
 
     It prints bits per byte, which can be compared between tokenizers, and perplexity per token,
     which cannot. As in the evaluation of a run, the text is cut into sequences, each without the
-    text before it. Without --data it is all held-out text of the run, and the part of it that the
+    text before it. Without --data it is all validation text of the run, and the part of it that the
     run's own evaluations score.
 
     Examples:
@@ -304,12 +306,12 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     from mlxhog.base.workers import one_backend
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, heldout, prepare
+    from mlxhog.data import corpora, prepare, validation_set
     from mlxhog.data.machine_data import MachineData
     from mlxhog.data.split import KnownText
-    from mlxhog.decoding.scoring import Score, held_out_tokens, score, token_files
-    from mlxhog.live.model import load
+    from mlxhog.decoding.scoring import TextScore, score, token_files, val_tokens
     from mlxhog.models.families import check_length
+    from mlxhog.serving.model import load
 
     path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
     if config.like is not None and config.data is not None:
@@ -330,7 +332,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             print(f"note: {note}", file=sys.stderr)
     elif options is None:
         raise ConfigError(
-            f"{like} is not a checkpoint of a run, so it has no held-out text; name a text with "
+            f"{like} is not a checkpoint of a run, so it has no validation text; name a text with "
             "--data, or a run with --like"
         )
     began = time.monotonic()
@@ -340,15 +342,15 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     check_length(model.config, seq_len)
     backend = model.follower.backend
 
-    def scored(name: str, file: "TokenFile | None") -> Score:
+    def scored(name: str, file: "TokenFile | None") -> TextScore:
         def show(share: float) -> None:
             line.show(f"{share:.0%}  {name}")
 
         if file is None:
-            return Score()
+            return TextScore()
         return score(backend, model.config, file, seq_len=seq_len, progress=show)
 
-    own = None  # of the part of the held-out text that evaluations of the run score
+    own = None  # of the part of the validation text that evaluations of the run score
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
         StatusLine(sys.stderr, quiet=False) as line,
@@ -364,14 +366,14 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
             how["tokenizer"] = str(folder_of) if own_tokenizer else options.tokenizer
             how |= {"known": KnownText.read(trained.directory), "resumes": True}
             how["learned"] = path if like is path else None
-            held_out = held_out_tokens(model.tokenizer, options.data, **how)
+            validation = val_tokens(model.tokenizer, options.data, **how)
             of_run = f" of {trained.name}" * (like is not path)
-            name = f"{words(options.data)} (held-out text{of_run})"
-            scores = {name: scored(name, held_out)}
-            n_bytes = (trained.read_status().get("held_out") or {}).get("asked_bytes")
-            part = heldout.part(held_out, n_bytes) if n_bytes else held_out
-            own = None if part is held_out else _numbers(scored(name, part))
-    whole = sum(scores.values(), Score())
+            name = f"{words(options.data)} (validation text{of_run})"
+            scores = {name: scored(name, validation)}
+            n_bytes = (trained.read_status().get("validation") or {}).get("asked_bytes")
+            part = validation_set.part(validation, n_bytes) if n_bytes else validation
+            own = None if part is validation else _numbers(scored(name, part))
+    whole = sum(scores.values(), TextScore())
     if not whole.tokens:
         raise DataError(f"{words(config.data)} holds no text; choose other files")
     about = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend}
@@ -386,6 +388,6 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     return Report(facts, [rows, about])
 
 
-def _numbers(score: "Score") -> dict[str, Any]:
+def _numbers(score: "TextScore") -> dict[str, Any]:
     names = ("bits_per_byte", "perplexity", "nats", "n_bytes", "tokens")
     return {name.removeprefix("n_"): getattr(score, name) for name in names}

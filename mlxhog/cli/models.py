@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count
-from mlxhog.cli.flags import Json, Plugins, Quiet, RunFolder
+from mlxhog.cli.flags import Json, Plugins, Quiet, RunsDirectory
 from mlxhog.cli.frame import Report, command, written
 from mlxhog.config.options import argument, option, switch
 from mlxhog.errors import ConfigError
@@ -84,7 +84,7 @@ ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Convert(RunFolder, Plugins, Quiet):
+class _Convert(RunsDirectory, Plugins, Quiet):
     source: str = argument("SRC", "a run, latest, or a checkpoint's path")
     target: str = argument("DST", "the directory to create")
     check: bool = switch("compute with both, and compare the logits")
@@ -179,7 +179,7 @@ def _card(source: "Opened", config: _Convert) -> bytes:
     from mlxhog.base import reading
     from mlxhog.checkpoint.manifest import CARD, CARD_MARK
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.report import card
+    from mlxhog.display import card
 
     checkpoint = source.path.resolve()
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():

@@ -18,7 +18,7 @@ from mlxhog.config.options import Option, argument, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
 
-MOST_COMMANDS = 3  # they fit into a line of the list
+MAX_COMMANDS = 3  # they fit into a line of the list
 
 Row = dict[str, Any]
 
@@ -98,7 +98,7 @@ def _of_flag(spec: Option) -> Iterator[Row]:
 def _line(row: Row) -> str:
     unit = f" {row['unit']}" if row["unit"] and row["default"][:1].isdigit() else ""
     commands = row["commands"]
-    has = f"{len(commands)} commands" if len(commands) > MOST_COMMANDS else ", ".join(commands)
+    has = f"{len(commands)} commands" if len(commands) > MAX_COMMANDS else ", ".join(commands)
     has = f"{row['kind']} {', '.join(row['of'])}; {has}" if row["of"] else has
     return f"[{row['default']}{unit}]  {row['help']}  ({has})"
 
@@ -219,6 +219,6 @@ def _values(spec: Option) -> Iterator[str]:
         named = (file.stem for file in files if file.suffix == ".yaml")
         yield from (name for name in named if not name.startswith("space-"))
     if spec.name == "problem":
-        from mlxhog.classic.problems import PROBLEMS
+        from mlxhog.research.classic.problems import PROBLEMS
 
         yield from PROBLEMS

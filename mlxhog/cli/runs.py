@@ -14,11 +14,11 @@ from mlxhog.base import locks
 from mlxhog.base.durable import disk_bytes
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
-from mlxhog.cli.flags import Json, OneRun, RunFolder, Tabular
+from mlxhog.cli.flags import Json, OneRun, RunsDirectory, Tabular
 from mlxhog.cli.frame import Report, command, run_word, table, tabular
 from mlxhog.config.options import argument, option, switch
+from mlxhog.display.metrics import label, number, scored_at, share_text
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.report.metrics import label, number, scored_at, share_text
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -36,10 +36,10 @@ ADVICE = {
     otherwise="; runs lists all runs: `mlxhog runs rm RUN` removes one, `mlxhog show RUN` "
     "describes one",
 )
-def run(config: RunFolder, how: Tabular) -> Report:
+def run(config: RunsDirectory, how: Tabular) -> Report:
     """List runs, the newest last.
 
-    bits/byte are those of held-out text. `mlxhog runs rm RUN...` removes runs.
+    bits/byte are those of validation text. `mlxhog runs rm RUN...` removes runs.
 
     Examples:
         runs
@@ -63,7 +63,7 @@ def run(config: RunFolder, how: Tabular) -> Report:
 def _facts(run: "Run") -> dict[str, Any]:
     """Return the facts of a run.json, and of other files what it lacks before the run is done."""
     from mlxhog.config.sources import read_yaml
-    from mlxhog.report.history import newest_line
+    from mlxhog.display.history import newest_line
 
     status, options = run.read_status(), {}
     if "model" not in status:
@@ -81,7 +81,7 @@ def _facts(run: "Run") -> dict[str, Any]:
         "bits_per_byte": reached.get("val_bits_per_byte"),
         "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
-        "share": (status.get("held_out") or {}).get("share"),
+        "share": (status.get("validation") or {}).get("share"),
     }
 
 
@@ -116,7 +116,7 @@ def _where(status: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Remove(RunFolder, Json):
+class _Remove(RunsDirectory, Json):
     runs: tuple[str, ...] = argument(
         "RUN...", "a path, or a run's whole name, with date and time or without"
     )
@@ -173,9 +173,9 @@ def show(config: OneRun) -> Report:
     """
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
+    from mlxhog.display.record import RunRecord
+    from mlxhog.display.shares import in_words
     from mlxhog.models import families
-    from mlxhog.report.record import RunRecord
-    from mlxhog.report.shares import in_words
 
     record = RunRecord(config.find(config.run))
     run, status, model = record.run, record.status, None
@@ -197,7 +197,7 @@ def show(config: OneRun) -> Report:
             {"steps": steps, "command": line} for steps, line in record.history_of_commands()
         ],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
-        "held_out": record.part or None,
+        "validation": record.part or None,
         "last": {name: record.last(name) for name in _LAST}
         | {"val_step": record.progress.val_step},
         "marks": dict(record.progress.marks),

@@ -13,10 +13,10 @@ from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
 from mlxhog.cli.frame import Report, command
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE, check_torchft, new_token, parse_address
 from mlxhog.config.options import argument, option
-from mlxhog.live.serving.config import ServeConfig
+from mlxhog.serving.server.config import ServeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.live.serving.served_model import ServedModel
+    from mlxhog.serving.server.served_model import ServedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def serve(words: _Serve, config: ServeConfig) -> int:
         serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
         serve latest --allow-origin https://chat.example
     """
-    from mlxhog.live.serving.app import serve
+    from mlxhog.serving.server.app import serve
 
     say = partial(print, file=sys.stderr, flush=True)
 
@@ -77,8 +77,8 @@ def board(config: _Board) -> int:
     followed = config.find(config.run)
     with listen("127.0.0.1", config.port) as listener:
         from mlxhog.base.app_server import AppServer
-        from mlxhog.report.board import Board
-        from mlxhog.report.record import RunRecord
+        from mlxhog.display.board import Board
+        from mlxhog.display.record import RunRecord
 
         token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
         server = AppServer(Board(RunRecord(followed), token))

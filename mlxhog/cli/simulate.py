@@ -5,30 +5,30 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_bytes, format_share
-from mlxhog.cli.flags import Json, Part, RunFolder
+from mlxhog.cli.flags import Json, OptionGroup, RunsDirectory
 from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.options import option
 from mlxhog.config.sources import Layer, resolve
+from mlxhog.display.table import Section
 from mlxhog.errors import RunError
-from mlxhog.report.table import Section
-from mlxhog.theory.simulator.what_if import TARGET, SimulateConfig, compare
+from mlxhog.research.simulator.what_if import TARGET, SimulateConfig, compare
 
 if TYPE_CHECKING:
-    from mlxhog.theory.simulator.machine import Worker
+    from mlxhog.research.simulator.machine import Worker
 
 RECORDED = ("workers", "times", "read", "apply")
 """Options that --run sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(RunFolder, Json):
+class _SimulateOptions(RunsDirectory, Json):
     run: str | None = option(
         None, "take times and number of workers from a run", metavar="RUN", excludes=RECORDED
     )
 
 
-@command("simulate", written=Part(SimulateConfig, merged=True))
-def run(words: _Words, written: Layer) -> Report:
+@command("simulate", written=OptionGroup(SimulateConfig, merged=True))
+def run(words: _SimulateOptions, written: Layer) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
     It predicts gradients per second, staleness, and the waiting times of workers. With --run the
@@ -49,7 +49,7 @@ def run(words: _Words, written: Layer) -> Report:
     """
     values, recorded = dict(written), None
     if words.run is not None:
-        from mlxhog.theory.simulator.machine import worker_of
+        from mlxhog.research.simulator.machine import worker_of
 
         run = words.find(words.run)
         recorded = [worker_of(times) for times in run.read_times()]

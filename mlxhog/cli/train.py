@@ -9,30 +9,30 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import Part, Plugins, Quiet
+from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer, read_yaml
-from mlxhog.report.metrics import BASE, beside_counts, is_emulated, label, scored_at, share_text
-from mlxhog.report.streams import wrapped
-from mlxhog.report.views import observer
+from mlxhog.display.metrics import BASE, beside_counts, is_emulated, label, scored_at, share_text
+from mlxhog.display.streams import wrapped
+from mlxhog.display.views import observer
 from mlxhog.training.api import configured, execute
 
 if TYPE_CHECKING:
-    from mlxhog.report.metrics import Result
+    from mlxhog.display.metrics import Result
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Words(Plugins, Quiet):
+class _TrainOptions(Plugins, Quiet):
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )
-    dry_run: bool = switch("say what would run, and stop")
+    dry_run: bool = switch("print the plan and exit")
 
 
-@command("train", written=Part(TrainConfig, merged=True), writes=True)
-def run(words: _Words, written: Layer) -> Report:
+@command("train", written=OptionGroup(TrainConfig, merged=True), writes=True)
+def run(words: _TrainOptions, written: Layer) -> Report:
     """Train a model, by default for a minute on text that comes with the package.
 
     Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the
@@ -67,7 +67,7 @@ def run(words: _Words, written: Layer) -> Report:
     return Report(result.to_json(), summary(result), EXIT_CODES[result.status], remarks)
 
 
-def configuration(words: _Words, written: Layer) -> TrainConfig:
+def configuration(words: _TrainOptions, written: Layer) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags."""
     files = [] if words.config is None else [read_yaml(Path(words.config), named=True)]
     return configured([*files, written])
@@ -77,7 +77,7 @@ def summary(result: "Result") -> str:
     """Return the end of a run, its folder, and the next commands."""
     from mlxhog.checkpoint.checkpoint import better
     from mlxhog.checkpoint.run import Run
-    from mlxhog.report.record import prompt_flags
+    from mlxhog.display.record import prompt_flags
 
     bits, counts = result.val_bits_per_byte, result.counts_bits_per_byte
     run = shlex.quote(str(path_from_here(Path(result.run))))
@@ -86,7 +86,7 @@ def summary(result: "Result") -> str:
         f"{format_duration(result.seconds)} ({format_count(result.tokens_per_s)} tok/s)"
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
-        lines.append(f"held-out text: {_held_out(result)}")
+        lines.append(f"validation text: {_validation(result)}")
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_counts(bits, counts))
     if bits is not None and result.base_bits_per_byte is not None:
@@ -108,7 +108,7 @@ def summary(result: "Result") -> str:
         lines.append(f"the last steps are in no checkpoint: {result.error}")
     if result.checkpoint is None:
         if result.newest_checkpoint is None:
-            return "\n".join([*lines, "no checkpoint was saved by this command"])
+            return "\n".join([*lines, "no checkpoint was saved"])
         name = Path(result.newest_checkpoint).name
         lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
     more = " --time 10m" * (result.status == "done")  # its budget is used up
@@ -117,7 +117,7 @@ def summary(result: "Result") -> str:
     return "\n".join([*lines, f"      mlxhog train --resume {run}{more}"])
 
 
-def _held_out(result: "Result") -> str:
+def _validation(result: "Result") -> str:
     from mlxhog.data.split import SAME
 
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte

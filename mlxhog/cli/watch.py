@@ -10,21 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import Json, OneRun, Quiet, RunFolder, run_argument
+from mlxhog.cli.flags import Json, OneRun, Quiet, RunsDirectory, run_argument
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
+from mlxhog.display.metrics import Progress, Result, number
+from mlxhog.display.plain import RunView
+from mlxhog.display.streams import wrapped
+from mlxhog.display.views import Observer, observer
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.report.metrics import Progress, Result, number
-from mlxhog.report.plain import RunView
-from mlxhog.report.streams import wrapped
-from mlxhog.report.views import Observer, observer
 
 if TYPE_CHECKING:
-    from mlxhog.report.record import RunRecord
+    from mlxhog.display.record import RunRecord
 
 START_POLL_S = 0.1
 LOOK_S = 0.5
-MOST_MESSAGES = 20
+MAX_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
 
 NAMES_WIDTH, NUMBERS_WIDTH = 26, 24  # of `plot` in the terminal
@@ -42,7 +42,7 @@ def run(config: OneRun, how: Quiet) -> int:
         watch latest --json | jq .loss
     """
     from mlxhog.checkpoint.run import is_run
-    from mlxhog.report.record import RunRecord
+    from mlxhog.display.record import RunRecord
 
     watched = config.find(config.run)
     view = JsonLines() if config.json else observer(sys.stdout, quiet=how.quiet)
@@ -84,7 +84,7 @@ def follow(record: "RunRecord", view: Observer[Progress]) -> None:
         for event in new:
             if event.kind in ("checkpoint", "message", "strategy") and event.text:
                 messages.append("saved " * (event.kind == "checkpoint") + event.text)
-        for message in messages[-MOST_MESSAGES:]:
+        for message in messages[-MAX_MESSAGES:]:
             view(replace(record.progress, message=message))
         view(record.progress)
         if is_running:
@@ -119,14 +119,14 @@ class JsonLines(RunView):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Report(RunFolder, Json):
+class _Report(RunsDirectory, Json):
     runs: tuple[str, ...] = run_argument("RUN...")
     output: str | None = option(
         None, "file to write; in the run's folder, or here for several", none="auto"
     )
 
     def records(self) -> "list[RunRecord]":
-        from mlxhog.report.record import RunRecord
+        from mlxhog.display.record import RunRecord
 
         records = [RunRecord(self.find(name)) for name in self.runs]
         return list({each.run.directory.resolve(): each for each in records}.values())
@@ -162,7 +162,7 @@ def report(config: _Report) -> Report:
         report latest
         report runs/20260102-101500-sotu runs/20260102-111500-sotu --output compared.html
     """
-    from mlxhog.report.run_page import report
+    from mlxhog.display.run_page import report
 
     suffix_of(config.output or "report.html", ("html", "htm"))
     records = config.records()
@@ -184,8 +184,8 @@ def plot(config: _Report) -> Report:
         plot latest
         plot sotu notes --output compared.pdf
     """
-    from mlxhog.report import charts
-    from mlxhog.report.record import different_texts
+    from mlxhog.display import charts
+    from mlxhog.display.record import different_texts
 
     kind = suffix_of(config.output or "losses.png", charts.FORMATS)
     records = config.records()
@@ -204,7 +204,7 @@ def plot(config: _Report) -> Report:
             "lines": len(each.history),
             **{name: each.last(name) for name in columns},
             "val_step": each.progress.val_step,
-            "held_out": each.part or None,
+            "validation": each.part or None,
         }
         for each in records
     ]
@@ -218,7 +218,7 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> Iterator[str]:
     """Yield a line per run, all on one scale: a character for the mean of each part."""
     import numpy as np
 
-    from mlxhog.report.table import cut
+    from mlxhog.display.table import cut
 
     columns = (record.history.column("train_bits_per_byte") for record in records)
     curves = [column[~np.isnan(column)] for column in columns]
@@ -232,8 +232,10 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> Iterator[str]:
         means = [part.mean() for part in np.array_split(curve, min(room, len(curve)))]
         levels = (np.array(means) - low) / max(high - low, 1e-12) * (len(signs) - 1)
         drawn = "".join(signs[round(level)] for level in levels.tolist())
-        held_out = record.last("val_bits_per_byte")
-        scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
+        validation = record.last("val_bits_per_byte")
+        scored = (
+            "" if validation is None else f", validation {number(validation)}{record.scored_at}"
+        )
         end = number(record.last("train_bits_per_byte"))
         yield f"{name:{wide}}  {drawn:{room}}  {end}{scored}"
     yield f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"

@@ -11,7 +11,7 @@
     changing            set while theta_s, its numbers and the parameters change
     sent                whether the group got the last buffer, and no join has told of its round
     sent_tokens         tokens of this machine when that buffer was read
-    round, tokens       as in `State`
+    round, tokens       as in `GroupState`
     rounds, committed   rounds that this machine has committed, and its tokens in them
     lost                tokens of this machine that are declared lost
     refused, unequal    rounds that were not committed, or had members of another theta_s
@@ -41,7 +41,7 @@ from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.words import Table
-from mlxhog.cluster.group import Float32, State
+from mlxhog.cluster.group import Float32, GroupState
 from mlxhog.optim import updates
 
 NUMBERS = "link.numbers"
@@ -89,14 +89,16 @@ class Anchor:
         """The floats of a segment that stand for parameters, (n,) float32, shared."""
         return self.arena.segment(f"link.{kind}")[: self.n]
 
-    def state(self) -> State:
+    def state(self) -> GroupState:
         """A copy of the state, for a member that joins."""
         anchor, velocity = self.of("anchor").copy(), self.of("velocity").copy()
-        return State(self.words["round"], self.words["tokens"], anchor, velocity, self.seconds())
+        return GroupState(
+            self.words["round"], self.words["tokens"], anchor, velocity, self.seconds()
+        )
 
     @property
     def digest(self) -> bytes:
-        """`State.digest` of the state, without a copy of it."""
+        """`GroupState.digest` of the state, without a copy of it."""
         return hashlib.sha256(self.of("anchor").data).digest()
 
     def committed(self) -> int:
@@ -154,12 +156,12 @@ class Anchor:
         updates.snapshot(self.of("read"), source)
         return tokens
 
-    def commit(self, state: State) -> None:
+    def commit(self, state: GroupState) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         self.round_tokens = self.fresh(self.words["sent_tokens"])
         self._take(state, rounds=1, committed=self.round_tokens)
 
-    def load(self, state: State) -> None:
+    def load(self, state: GroupState) -> None:
         """Take over the members' state, and add this machine's own movement to it.
 
         If the state is newer, it may have what was sent last: that is given up, and its tokens are
@@ -174,7 +176,7 @@ class Anchor:
             self.of("read")[:] = self.of("anchor")
         self._take(state, lost=self.fresh(words["sent_tokens"]) if words["sent"] else 0)
 
-    def _take(self, state: State, **counts: int) -> None:
+    def _take(self, state: GroupState, **counts: int) -> None:
         """Take a state, add to some words, and add theta_s less `link.read` to the parameters.
 
         The addition is lock-free beside the workers. It counts in the version, so gradients that

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from mlxhog.arena import Layout
 from mlxhog.base import plain_json
 from mlxhog.config.config import TrainConfig
+from mlxhog.display.metrics import ALONE, AWAY, IN_QUORUM, MachineReport
+from mlxhog.display.streams import printable
 from mlxhog.errors import ConfigError, MlxhogError, shown
-from mlxhog.report.metrics import ALONE, AWAY, IN_QUORUM, MachineReport
-from mlxhog.report.streams import printable
 
 Float32 = NDArray[np.float32]
 
@@ -91,7 +91,7 @@ def check_identity(own: Identity, others: str) -> None:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MemberMachine:
     """A machine of a cluster, as it describes itself at each join."""
 
     id: int  # no other machine has it, 0 < id < 2^63
@@ -108,7 +108,7 @@ class Membership:
     round: int  # number of the round, from 0; the committed rounds before it
     rank: int  # of this member
     ids: tuple[int, ...]  # of the members, by rank
-    machines: tuple[Machine, ...] = ()  # members, and others that the lighthouse has seen
+    machines: tuple[MemberMachine, ...] = ()  # members, and others that the lighthouse has seen
 
     @property
     def members(self) -> int:
@@ -131,9 +131,11 @@ class Roster:
     def __init__(self) -> None:
         self.is_alone = False  # whether this machine trains alone
         self._own, self._members = 0, tuple[int, ...]()
-        self._met = dict[int, tuple[Machine, float]]()  # by id; with the time of the last join
+        self._met = dict[
+            int, tuple[MemberMachine, float]
+        ]()  # by id; with the time of the last join
 
-    def meet(self, member: Membership, own: Machine) -> None:
+    def meet(self, member: Membership, own: MemberMachine) -> None:
         """Take the members of the newest round, and this machine as it is now."""
         self._own, self._members = own.id, member.ids
         now_s = time.monotonic()
@@ -163,7 +165,7 @@ class Roster:
 
 # Bounds of what a member with the token may send, beside the values that the others have.
 MAX_RATIO: Final = 100.0  # of what others send to what the members have, by root mean square
-LEAST_RMS: Final = 0.1  # parameters that begin at zero, too, may move
+MIN_RMS: Final = 0.1  # parameters that begin at zero, too, may move
 MAX_RMS: Final = 1e4  # of parameters; no number of rounds leads further
 MAX_SECONDS: Final = 366 * 86_400
 MAX_COUNT: Final = (1 << 53) - 1
@@ -172,7 +174,7 @@ SLACK_S: Final = 3600.0  # the clocks of machines that wait for each other diffe
 
 
 @dataclass(frozen=True)
-class State:
+class GroupState:
     """What all members have after the same rounds, and a joiner loads."""
 
     round: int  # committed rounds
@@ -186,12 +188,12 @@ class State:
         """SHA-256 of theta_s, 32 bytes; the same on all members."""
         return hashlib.sha256(self.anchor.data).digest()
 
-    def check(self, own: State) -> None:
+    def check(self, own: GroupState) -> None:
         """Raise ClusterError unless a machine with a state of its own may take over this one.
 
         Another member sent it, perhaps with nonsense that is finite.
         """
-        n, most = len(own.anchor), own.most_movement()
+        n, most = len(own.anchor), own.max_movement()
         for name in ("anchor", "velocity"):
             array = getattr(self, name)
             if not (array.dtype == np.float32 and array.shape == (n,) and np.isfinite(array).all()):
@@ -201,18 +203,18 @@ class State:
         seconds, tokens = self.seconds, self.tokens
         if not (isinstance(seconds, int | float) and 0 <= seconds <= MAX_SECONDS):
             raise self._wrong(f"has trained for {shown(seconds)} s, expected up to {MAX_SECONDS:,}")
-        most_tokens = own.tokens + int(MAX_TOKENS_PER_S * (seconds + SLACK_S))
-        if not (type(tokens) is int and 0 <= tokens <= most_tokens):
-            raise self._wrong(f"has {shown(tokens)} tokens, expected up to {most_tokens:,}")
+        max_tokens = own.tokens + int(MAX_TOKENS_PER_S * (seconds + SLACK_S))
+        if not (type(tokens) is int and 0 <= tokens <= max_tokens):
+            raise self._wrong(f"has {shown(tokens)} tokens, expected up to {max_tokens:,}")
         if not (type(self.round) is int and 0 <= self.round <= MAX_COUNT):
             raise self._wrong("has no such number")
 
-    def most_movement(self) -> float:
+    def max_movement(self) -> float:
         """Largest root mean square that what other members send may have beside this state.
 
         A function of what all members share, so they refuse the same rounds.
         """
-        shared = max(LEAST_RMS, *map(root_mean_square, (self.anchor, self.velocity)))
+        shared = max(MIN_RMS, *map(root_mean_square, (self.anchor, self.velocity)))
         return min(MAX_RATIO * shared, MAX_RMS)
 
     def _wrong(self, problem: str) -> ClusterError:
@@ -228,7 +230,7 @@ def root_mean_square(array: Float32) -> float:
         return math.sqrt(float(np.dot(array, array)) / max(1, len(array)))
 
 
-Offer = Callable[[], State]
+Offer = Callable[[], GroupState]
 """Gives the state of this member, for one that joins; called from any thread during `join`."""
-Describe = Callable[[], Machine]
+Describe = Callable[[], MemberMachine]
 """Gives this member as the others shall see it."""

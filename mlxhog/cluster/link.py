@@ -1,11 +1,11 @@
 """The link: the one process of a machine that meets the other machines; and its supervisor's side.
 
-It is crash-only. After any error it ends; the supervisor (`Link`) starts a new one, no sooner than
-a round later, which begins from the arena (`anchor.py`). By a pipe it tells the supervisor whom it
-meets, and its last error. Workers never wait for it and never touch
-the network; but training begins when the first link has compared this machine with the others, or
-has failed. It adds nothing to the parameters while a checkpoint is taken (`pause`), and after
-training only in the last round, which the supervisor asks for when the workers rest. Then it
+It is crash-only. After any error it ends; the supervisor (`Sidecar`) starts a new one, no sooner
+than a round later, which begins from the arena (`anchor.py`). By a pipe it tells the supervisor
+whom it meets, and its last error. Workers never wait for it and never touch the network; but
+training begins when the first link has compared this machine with the others, or has failed. It
+adds nothing to the parameters while a checkpoint is taken (`pause`), and after training only in the
+last round, which the supervisor asks for when the workers rest. Then it
 leaves: a member that is alive and joins no round would hold up the others.
 
 A machine that does not fit the cluster, or lacks torchft, is refused before it trains; that ends
@@ -30,16 +30,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.arena import Arena, ArenaHandle
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.base.inside import inside
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import Describe, Identity, Machine, Membership, Offer, Roster
+from mlxhog.cluster.group import Describe, Identity, MemberMachine, Membership, Offer, Roster
 from mlxhog.cluster.lighthouse import check_torchft, own_ip, parse_address, token_of
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.config import TrainConfig
@@ -52,14 +52,14 @@ NAP_S = 0.01
 ROUNDS = "rounds.jsonl"
 """Beside the log: a line for each round that this machine committed, with its own tokens in it, all
 tokens of the cluster, and the digest of theta_s after it."""
-LEAST_SLOW_S = 1.0  # a shorter round is never reported as slow
+MIN_SLOW_S = 1.0  # a shorter round is never reported as slow
 CONNECT_S = 10.0  # longest wait for the lighthouse's address to answer
 LOOK_S = 1.0  # between two joins of a machine without others, so that a new one waits no longer
 RETRY_S = 0.2  # before a last round that was not committed is tried again
 START_S = 120.0  # the import of torch gives no sign of life
 LAST_ROUND_S = 5.0  # limit of the last round, beyond the time until the others play one
 CALLS = 4  # of a group in a round; each has a limit
-ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
+ENDS = (ControlCommand.REST, ControlCommand.EVALUATE, ControlCommand.SAMPLE, ControlCommand.EXIT)
 OpenGroup = Callable[[TrainConfig, Offer, Describe], "TorchftGroup"]
 
 
@@ -121,30 +121,30 @@ def main(pipe: Connection, job: LinkJob, handle: ArenaHandle, slot: int) -> None
 
 def _run(pipe: Connection, job: LinkJob, arena: Arena, slot: int) -> None:
     cluster, counters, entry = job.cluster, arena.counters, arena.workers.entry(slot)
-    entry.beat(Phase.IDLE)
+    entry.beat(WorkerPhase.IDLE)
 
     @contextmanager
     def writing() -> Iterator[None]:
         """Wait until the parameters may change, and say so meanwhile."""
         while True:
-            entry.beat(Phase.APPLY)
-            command = Command(counters.load("command"))
+            entry.beat(WorkerPhase.APPLY)
+            command = ControlCommand(counters.load("command"))
             if not counters.load("pause") and (command not in ENDS or words["last"]):
                 break
-            if command == Command.EXIT:
+            if command == ControlCommand.EXIT:
                 os._exit(0)
-            entry.beat(Phase.IDLE)
+            entry.beat(WorkerPhase.IDLE)
             time.sleep(NAP_S)
         yield
-        entry.beat(Phase.IDLE)
+        entry.beat(WorkerPhase.IDLE)
 
     own = Anchor(arena, slot, writing)
     own.settle()
     words = own.words
 
-    def describe() -> Machine:
+    def describe() -> MemberMachine:
         name = cluster.cluster_machine or platform.node()
-        return Machine(words["id"], name, own.committed(), words["rounds"])
+        return MemberMachine(words["id"], name, own.committed(), words["rounds"])
 
     group = job.open_group(cluster, own.state, describe)
     group.check(job.identity)
@@ -155,11 +155,11 @@ def _run(pipe: Connection, job: LinkJob, arena: Arena, slot: int) -> None:
         pipe.send((member, replace(describe(), id=member.ids[member.rank]), notes or {}))
 
     words["ready"] = 1
-    entry.state = State.RUNNING
+    entry.state = WorkerState.RUNNING
     every_ns, look_ns = (int(seconds * 1e9) for seconds in (cluster.round_every, LOOK_S))
     next_ns = monotonic_ns()
     due_ns = next_ns + every_ns
-    while (command := Command(counters.load("command"))) != Command.EXIT:
+    while (command := ControlCommand(counters.load("command"))) != ControlCommand.EXIT:
         entry.beat()
         if not words["last"] and (command in ENDS or monotonic_ns() < next_ns):
             time.sleep(NAP_S)
@@ -179,7 +179,7 @@ def _run(pipe: Connection, job: LinkJob, arena: Arena, slot: int) -> None:
             words["last"] = 0
             break
     group.leave()
-    entry.state = State.FINISHED
+    entry.state = WorkerState.FINISHED
 
 
 def slowness(own: Anchor, outcome: Outcome, cluster: TrainConfig) -> dict[str, str]:
@@ -189,10 +189,10 @@ def slowness(own: Anchor, outcome: Outcome, cluster: TrainConfig) -> dict[str, s
     if outcome is Outcome.REFUSED and took_s > cluster.cluster_limit_s:
         return {
             "given up": f"a round was given up after {took}: a machine was stopped or unplugged, "
-            "or a link is too slow; if it comes again, raise --cluster-timeout-s and --round-every "
+            "or a link is too slow; if it comes again, raise --cluster-timeout and --round-every "
             "on all machines, or take --round-dtype bfloat16"
         }
-    if outcome is Outcome.COMMITTED and took_s > max(cluster.round_every, LEAST_SLOW_S):
+    if outcome is Outcome.COMMITTED and took_s > max(cluster.round_every, MIN_SLOW_S):
         return {
             "slow": f"a round took {took}, longer than the {every} between rounds: this machine or "
             "a link is too slow for them; raise --round-every on all machines, or take "
@@ -219,7 +219,7 @@ def _record(path: Path, own: Anchor) -> None:
 # -- its supervisor's side -------------------------------------------------------------------------
 
 
-class Link:
+class Sidecar:
     """The link of an arena, as its supervisor sees it; used by one thread of one process."""
 
     def __init__(self, arena: Arena, job: LinkJob) -> None:
@@ -311,7 +311,7 @@ class Link:
         if entry.heartbeat_ns != self._beat_ns:
             self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
         limit_s = CALLS * self._job.cluster.cluster_limit_s
-        if entry.state == State.STARTING:
+        if entry.state == WorkerState.STARTING:
             limit_s = max(limit_s, START_S)
         if now_s - self._beat_seen_s > limit_s:
             self._beat_seen_s = now_s
@@ -323,7 +323,7 @@ class Link:
         self._listen(process.pipe)
         process.close()
         Marks(self.arena, self.slot).end_update()
-        if state == State.FINISHED:
+        if state == WorkerState.FINISHED:
             return
         log = self._job.log
         refused = isinstance(self._error, ConfigError | EnvironmentLacks)
@@ -346,7 +346,9 @@ class Link:
 
     def still(self) -> bool:
         """Whether it changes no parameter while `pause` is set, or training is over."""
-        return self._process is None or self.arena.workers.entry(self.slot).phase != Phase.APPLY
+        return (
+            self._process is None or self.arena.workers.entry(self.slot).phase != WorkerPhase.APPLY
+        )
 
     @property
     def is_ready(self) -> bool:

@@ -34,8 +34,8 @@ from mlxhog.cluster.group import (
     MAX_TOKENS_PER_S,
     ClusterError,
     Float32,
+    GroupState,
     Membership,
-    State,
     root_mean_square,
 )
 from mlxhog.config.config import TrainConfig
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
 _WORDS = 4  # of 16 bits, of the digest
-_MOST_TIMES = 1000  # most tokens of a machine in a round, as a multiple of another one's
+_MAX_TIMES = 1000  # most tokens of a machine in a round, as a multiple of another one's
 
 
 class Outcome(Enum):
@@ -118,8 +118,8 @@ def play(
     if total:
         rates = {"lr": cluster.cluster_outer_lr, "momentum": cluster.cluster_outer_momentum}
         movement = buffer[: own.n] / np.float32(total / member.members)
-        before = State(member.round, 0, anchor, velocity)
-        if not (rms := root_mean_square(movement)) <= (most := before.most_movement()):
+        before = GroupState(member.round, 0, anchor, velocity)
+        if not (rms := root_mean_square(movement)) <= (most := before.max_movement()):
             raise _dropped(
                 f"the movement of {member.others() or 'this machine'} is {rms:.3g} on average, "
                 f"expected up to {most:.3g}"
@@ -128,7 +128,7 @@ def play(
         if not (np.isfinite(anchor).all() and np.isfinite(velocity).all()):
             raise _dropped("the outer step leads to numbers that are not finite")
     tokens = words["tokens"] + total
-    own.commit(State(member.round + 1, tokens, anchor, velocity, own.seconds()))
+    own.commit(GroupState(member.round + 1, tokens, anchor, velocity, own.seconds()))
     return Outcome.COMMITTED
 
 
@@ -150,7 +150,7 @@ def _total(own: Anchor, member: Membership, mean: Float32, fresh: int, cluster: 
     if not np.isfinite(mean).all():  # should a member commit it, the next join tells
         raise _dropped("the mean of the members has numbers that are not finite")
     parts = [round(float(part) * member.members) for part in mean[own.n + _WORDS :]]
-    most = max(round(MAX_TOKENS_PER_S * cluster.round_every), _MOST_TIMES * fresh)
+    most = max(round(MAX_TOKENS_PER_S * cluster.round_every), _MAX_TIMES * fresh)
     tokens = [high * _PART + low for high, low in zip(parts[::2], parts[1::2], strict=True)]
     for rank, count in enumerate(tokens):
         if not 0 <= count <= most:

@@ -44,33 +44,33 @@ from torchft.process_group import create_store_client
 from mlxhog.base import plain_json
 from mlxhog.base.http_server import listen
 from mlxhog.base.processes import FAULTS
-from mlxhog.base.reading import MOST_BYTES
+from mlxhog.base.reading import MAX_BYTES
 from mlxhog.cluster.group import (
     MAX_COUNT,
     MAX_SECONDS,
     ClusterError,
     Describe,
     Float32,
+    GroupState,
     Identity,
-    Machine,
+    MemberMachine,
     Membership,
     Offer,
-    State,
     check_identity,
 )
 from mlxhog.cluster.lighthouse import Address, check_token, is_sealed, seal
 from mlxhog.errors import message_of, shown
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
-LEAST_REPLICAS: Final = 1
+MIN_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
 JOIN_S: Final = 10.0
 """Longest wait of a round for machines that are alive; above `SILENT_S`, else they take turns."""
 SILENT_S: Final = 2.0
 """Silence after which a round does not wait for a machine."""
 CONNECT_S: Final = 10.0
-MOST_NAME: Final = 64
-MOST_MACHINES: Final = 1000  # that a machine reads about, the newest
+MAX_NAME: Final = 64
+MAX_MACHINES: Final = 1000  # that a machine reads about, the newest
 
 
 class Authority:
@@ -86,7 +86,7 @@ class Authority:
         self.address = Address(address.host, address.ip, port)
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
-            min_replicas=LEAST_REPLICAS,
+            min_replicas=MIN_REPLICAS,
             join_timeout_ms=round(1000 * JOIN_S),
             heartbeat_timeout_ms=round(1000 * SILENT_S),
         )
@@ -141,7 +141,7 @@ class TorchftGroup:
         timeout_s: float = 60.0,
     ) -> None:
         self._describe, self._dtype = describe, getattr(torch, dtype)
-        self._loaded: State | None = None
+        self._loaded: GroupState | None = None
         connect, timeout = timedelta(seconds=CONNECT_S), timedelta(seconds=timeout_s)
         id = describe().id
         max_bytes = 4 * offer().anchor.nbytes + (1 << 20)  # of a state: two such arrays, and words
@@ -210,25 +210,25 @@ class TorchftGroup:
         """Values of the store, which are waited for; a call for each would cost two trips each."""
         return [value.decode() for value in self._store.multi_get(keys)]
 
-    def _meet_machines(self) -> list[Machine]:
+    def _meet_machines(self) -> list[MemberMachine]:
         """Describe this machine in the store; returns all that describe themselves."""
         own, now_s = self._describe(), time.time()
-        words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
+        words = [own.name[:MAX_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
         (known,) = self._read("machines")
         every = dict.fromkeys(id for id in known.split() if re.fullmatch("[0-9]{1,19}", id))
-        ids = list(every)[-MOST_MACHINES:]  # whoever reaches the store may add to them
-        machines = list[Machine]()
+        ids = list(every)[-MAX_MACHINES:]  # whoever reaches the store may add to them
+        machines = list[MemberMachine]()
         for id, text in zip(ids, self._read(*(f"machine/{id}" for id in ids)), strict=True):
             with suppress(ValueError, TypeError, OverflowError):  # not yet, or something else
                 name, tokens, rounds, at_s = plain_json.loads(text)
                 seen_s = min(max(0.0, now_s - float(at_s)), MAX_SECONDS)
                 if type(tokens) is type(rounds) is int and 0 <= min(tokens, rounds):
                     counts = min(tokens, MAX_COUNT), min(rounds, MAX_COUNT)
-                    machines.append(Machine(int(id), str(name)[:MOST_NAME], *counts, seen_s))
+                    machines.append(MemberMachine(int(id), str(name)[:MAX_NAME], *counts, seen_s))
         return machines
 
-    def state(self) -> State | None:
+    def state(self) -> GroupState | None:
         """The members' state after `join`; None if this member's own is of the same round.
 
         In round 0 it is that of rank 0, so that all begin at the same parameters.
@@ -315,7 +315,7 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     """torchft's HTTP transfer by address; what arrives is loaded as data, never executed."""
 
     def __init__(
-        self, own: str, timeout: timedelta, token: str, max_bytes: int = MOST_BYTES
+        self, own: str, timeout: timedelta, token: str, max_bytes: int = MAX_BYTES
     ) -> None:
         self._own, self._token, self._max_bytes = own, token, max_bytes
         super().__init__(timeout, num_chunks=0)
@@ -358,7 +358,7 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
             loaded: Any = _streaming_load(bounded, weights_only=True)
             values = loaded["user"]["default"]
             arrays = {name: values[name].numpy().copy() for name in ("anchor", "velocity")}
-            state = State(**{**values, **arrays})  # `State.check` checks its numbers
+            state = GroupState(**{**values, **arrays})  # `GroupState.check` checks its numbers
         torchft_own = {"step": step, "batches_committed": 0}
         return {"user": {"default": {"state": state}}, "torchft": torchft_own}
 
@@ -394,7 +394,7 @@ def _serve_store(ip: str, port: int) -> tuple[int, dist.TCPStore]:
     )
 
 
-def _to_tensors(state: State) -> dict[str, Any]:
+def _to_tensors(state: GroupState) -> dict[str, Any]:
     arrays = {name: torch.from_numpy(getattr(state, name)) for name in ("anchor", "velocity")}
     return {**vars(state), **arrays}
 

@@ -317,7 +317,7 @@ STRATEGIES = Kind(
 )  # fmt: skip
 KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
 LAYERS: Registry[type[Any]] = Registry(
-    "layer", "mlxhog.models.mad.layers",
+    "layer", "mlxhog.models.layers",
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
 )  # fmt: skip
 TASKS: Registry[Any] = Registry(

@@ -77,7 +77,7 @@ class TrainConfig(Merged):
     )
     tokenizer: str = _data(
         "auto",
-        "bytes, bpe:N (N ids, learnt from the text), sotu, or a tokenizer.json: docs/own-text.md",
+        "bytes, bpe:N (N ids, learned from the text), sotu, or a tokenizer.json: docs/own-text.md",
     )
     text_key: str | None = _data(
         None, "field of a JSON line with the text; or those of prompt and completion, with a comma"
@@ -98,7 +98,7 @@ class TrainConfig(Merged):
     )
     follow: str | None = _data(
         None,
-        "folder whose new files are trained as they arrive; data then gives the held-out text only",
+        "folder whose new files are trained as they arrive; data then is the validation text only",
         none="off",
     )
 
@@ -119,28 +119,28 @@ class TrainConfig(Merged):
     )
     embedding_init: str = _model(
         "auto",
-        "rows with which embedding and head begin; bigrams counts pairs of words in the text; auto "
-        "does so for 1,024 words or more, if the head is not the embedding",
+        "initial embedding and output head; bigrams: from bigram statistics of the text; auto: "
+        "bigrams for untied vocabularies of 1,024 or more",
         choices=("auto", "bigrams", "random"),
     )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )
     batch_size: int | None = _model(
-        4, "sequences in one gradient of one worker; auto is measured before training",
+        4, "micro-batch size per worker, in sequences; auto: measured before training",
         low=1, none="auto",
     )  # fmt: skip
     grad_accumulation: int = _model(
-        1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
+        1, "micro-batches per optimizer step", low=1, aliases=("grad_accumulation_steps",)
     )
     kernels: str = _model(
-        "auto", "form of the model's operations; auto is the fastest here",
+        "auto", "kernel implementation; auto: fastest on this machine",
         choices=("auto", "reference", "native", "metal", EMULATED),
     )  # fmt: skip
     compute_dtype: str = _model(
         "auto",
-        "type of a gradient's matrix products; parameters, gates, norms and cells stay float32; "
-        "auto is bfloat16 where a CPU is faster in it",
+        "dtype of the matmuls of a gradient (mixed precision); parameters, gates, norms and "
+        "cells stay float32; auto: bfloat16 where a CPU is faster in it",
         choices=("auto", "float32", "bfloat16"),
     )
 
@@ -157,8 +157,8 @@ class TrainConfig(Merged):
     )
     slow: str | None = _workers(
         None,
-        "workers made slow on purpose, by rank: 1=2 doubles the time of every gradient of worker "
-        "1, 1=random:0.2:3 triples it with probability 0.2, 1=late:10 begins 10 s late",
+        "simulate stragglers, by rank: 1=2 doubles the time of every gradient of worker 1, "
+        "1=random:0.2:3 triples it with probability 0.2, 1=late:10 starts it 10 s later",
         reads=parse_slowdowns,
     )
 
@@ -170,7 +170,7 @@ class TrainConfig(Merged):
     )  # fmt: skip
     read: str = _strategy(
         "snapshot",
-        "parameters that a worker computes with: a copy, or the shared ones themselves",
+        "whether a worker computes on a private snapshot or directly on the shared parameters",
         choices=("snapshot", "live"),
     )
     overlap: bool = _strategy(
@@ -178,8 +178,8 @@ class TrainConfig(Merged):
     )
     write: str = _strategy(
         "auto",
-        "how a CPU adds a step: under stripe locks, by plain adds, which may get lost, or by "
-        "compare-and-swap; auto is lossless, and cas beside Metal kernels",
+        "how CPU workers apply updates: lossless (striped locks), racy (plain adds, some can "
+        "be lost), cas (compare-and-swap); auto: lossless, or cas with Metal kernels",
         choices=("auto", "lossless", "racy", "cas"),
     )
     gpu_write: str = _strategy(
@@ -195,13 +195,13 @@ class TrainConfig(Merged):
         choices=("none", "rounds", "record", "replay"),
     )
     force: bool = _strategy(
-        False, "allow Metal kernels, live reads and records also if doctor has not found them safe"
+        False, "skip the safety checks of mlxhog doctor for Metal kernels, live reads and recording"
     )
 
-    sampled_head: int | None = _sparse(
+    sampled_softmax: int | None = _sparse(
         None,
-        "words drawn for each batch; the loss is over these and the batch's own; 0 is all words; "
-        "auto is 1,024 of 4,096 or more if the head has a third of the parameters",
+        "sampled softmax: negatives per batch; 0: full softmax; auto: 1,024 for vocabularies "
+        "of 4,096 or more if the head has a third of the parameters",
         low=0, none="auto",
     )  # fmt: skip
 
@@ -210,16 +210,20 @@ class TrainConfig(Merged):
         kind=OPTIMIZERS, none="auto",
     )  # fmt: skip
     lr: float | None = _optimizer(
-        None, "largest step size; auto is the optimizer's, by width, vocabulary and strategy",
+        None,
+        "peak learning rate; auto: the optimizer's default, scaled by width, vocabulary and "
+        "strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
     ngram_lr: float = _optimizer(
-        0.03, "step size of tables of n-grams; it follows the schedule of lr", above=0
+        0.03, "learning rate of the n-gram embedding tables; it follows the schedule of lr", above=0
     )
-    clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
+    clip: float = _optimizer(
+        0.5, "clip the gradient norm to this value; 0 disables clipping", low=0
+    )
 
     schedule: Schedule = _schedule(
-        "cosine", "step size over the run; wsd is warm-up, stable, decay", kind=SCHEDULES
+        "cosine", "learning-rate schedule (wsd: warmup, stable, decay)", kind=SCHEDULES
     )
 
     steps: int | None = _budget(
@@ -233,11 +237,11 @@ class TrainConfig(Merged):
 
     eval_every: Interval = _run(
         Interval(seconds=10),
-        "steps or time between held-out evaluations; by time they take at most 5 % of the run",
+        "steps or time between validation evaluations; by time they take at most 5 % of the run",
         aliases=("steps_per_eval",),
     )
-    eval_tokens: int | None = _run(
-        None, "held-out text in one evaluation; auto is 64 KiB, less for a slow model",
+    val_subset_tokens: int | None = _run(
+        None, "validation text in one evaluation; auto is 64 KiB, less for a slow model",
         unit="tokens", low=1, none="auto", requires={"eval_every": ()},
     )  # fmt: skip
     sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
@@ -246,7 +250,9 @@ class TrainConfig(Merged):
     )
     keep_last: int = _run(3, "newest checkpoints that are kept", low=1)
     live: str = _run(
-        "auto", "copies of the parameters for readers of a run that trains; auto: if memory allows",
+        "auto",
+        "publish snapshots of the weights so that other processes can read the model while it "
+        "trains; auto: if memory allows",
         choices=("auto", "on", "off"),
     )  # fmt: skip
     live_every: Interval = _run(
@@ -271,8 +277,8 @@ class TrainConfig(Merged):
     )
 
     restarts: int = _safety(5, "restarts of one worker in ten minutes before the run ends", low=0)
-    heartbeat_timeout_s: float = _safety(
-        60.0, "silence after which a worker is restarted", unit="s", above=0
+    heartbeat_timeout: float = _safety(
+        60.0, "restart a worker without a heartbeat for this long", unit="s", above=0
     )
 
     init_from: str | None = _tuning(
@@ -286,24 +292,22 @@ class TrainConfig(Merged):
     )  # fmt: skip
     loss_on: str = _tuning(
         "assistant",
-        "what is learnt of conversations, and of prompts with completions: the answers, or all",
+        "compute the loss on completions only (the answers of conversations), or on all tokens",
         choices=("assistant", "all"),
     )
     context: str = _tuning(
         "frozen",
-        "gradients stop where the completion begins, or flow through the prompt, which is learnt "
+        "gradients stop where the completion begins, or flow through the prompt, which is learned "
         "in neither case",
         choices=("frozen", "trained"),
     )
-    epochs: int | None = _ends(
-        None, "end after this number of passes over the training text", unit="passes", low=1
-    )
+    epochs: int | None = _ends(None, "stop after this number of epochs", unit="passes", low=1)
     patience: int | None = _ends(
         None, "also end after this number of evaluations without a new best",
         unit="evaluations", low=1, none="off", requires={"eval_every": ()},
     )  # fmt: skip
     stop_at_loss: float | None = _ends(
-        None, "also end when a held-out evaluation has this number of bits per byte, or fewer",
+        None, "also stop when an evaluation has this number of bits per byte, or fewer",
         unit="bits per byte", above=0, none="off", requires={"eval_every": ()},
     )  # fmt: skip
     keep_best: bool | None = _ends(
@@ -334,11 +338,11 @@ class TrainConfig(Merged):
     round_dtype: str = _cluster(
         "float32", "numbers on the wire; bfloat16 halves the bytes", choices=("float32", "bfloat16")
     )
-    cluster_outer_lr: float = _cluster(0.7, "step size of the outer step", above=0)
+    cluster_outer_lr: float = _cluster(0.7, "learning rate of the outer step", above=0)
     cluster_outer_momentum: float = _cluster(
         0.7, "Nesterov momentum of the outer step", low=0, below=1
     )
-    cluster_timeout_s: float | None = _cluster(
+    cluster_timeout: float | None = _cluster(
         None,
         "limit of each join, transfer and average; auto is six times round_every, at least 60 s",
         none="auto", unit="s", above=0,
@@ -431,7 +435,7 @@ class TrainConfig(Merged):
     @property
     def cluster_limit_s(self) -> float:
         """Limit of each call of a group."""
-        return self.cluster_timeout_s or max(60.0, 6 * self.round_every)
+        return self.cluster_timeout or max(60.0, 6 * self.round_every)
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.

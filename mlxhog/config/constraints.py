@@ -60,8 +60,8 @@ def _of_run(config: TrainConfig) -> Constraints:
          "async_after and blocks=disjoint"),
         (config.cluster and (alone or waits), "cluster",
          "adds to parameters that workers train lock-free; set strategy=hogwild"),
-        (config.cluster and config.cluster_limit_s <= config.round_every, "cluster_timeout_s",
-         f"{config.cluster_timeout_s} s, not above round_every, {config.round_every} s, so a "
+        (config.cluster and config.cluster_limit_s <= config.round_every, "cluster_timeout",
+         f"{config.cluster_timeout} s, not above round_every, {config.round_every} s, so a "
          "machine could not wait for the next round of the others; set six times that"),
         (config.cluster and way != "none", "cluster",
          "its rounds follow the clock, so no run repeats; leave determinism out"),

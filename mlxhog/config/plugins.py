@@ -153,7 +153,7 @@ def _read(text: str) -> tuple[Plugin, bytes]:
     """Read a remembered file, or one without a digest."""
     path, digest = _parsed(text)
     try:
-        source = reading.read_bytes(Path(path), reading.MOST_CONFIG_BYTES)
+        source = reading.read_bytes(Path(path), reading.MAX_CONFIG_BYTES)
     except (OSError, ValueError) as error:
         reason = darwin.reason(error) if isinstance(error, OSError) else error
         raise ConfigError(

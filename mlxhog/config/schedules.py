@@ -1,6 +1,6 @@
-"""Step sizes over a run: constant, cosine, warmup-stable-decay, 1/k, and the robust 1/k back-off.
+"""Learning-rate schedules: constant, cosine, warmup-stable-decay, 1/k, robust 1/k with back-off.
 
-A schedule maps (lr, progress, update) to a step size. `progress` in [0, 1] is the largest used
+A schedule maps (lr, progress, update) to a learning rate. `progress` in [0, 1] is the largest used
 share of any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the
 run; `update` counts updates applied so far by all workers. Falling schedules use `update` alone, so
 they need not know when the run ends; they may count epochs instead.
@@ -18,9 +18,9 @@ from mlxhog.config.choices import SCHEDULES, Choice, Constraints, Kind
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
-"""A schedule of one run: (progress, update) -> step size."""
+"""A schedule of one run: (progress, update) -> learning rate."""
 
-WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the step size falls
+WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the learning rate falls
 BETA: Final = 0.37  # of back-off, near the best for its bound
 
 
@@ -40,7 +40,7 @@ class Epochs:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Choice, ABC):
-    """The step size of a run as a function of its progress, or of its updates."""
+    """The learning rate of a run as a function of its progress, or of its updates."""
 
     kind: ClassVar[Kind] = SCHEDULES
     falls: ClassVar[bool] = False
@@ -48,7 +48,7 @@ class Schedule(Choice, ABC):
 
     @abstractmethod
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update, of which the largest is `lr`.
+        """Return the learning rate of an update, of which the largest is `lr`.
 
         `progress` is the finished share of the run, in [0, 1]. `update` counts the updates before
         it, by all workers; or epochs, if the schedule counts those.
@@ -60,14 +60,14 @@ class Schedule(Choice, ABC):
 
 
 def _floor() -> Any:  # a dataclass field
-    return option(0.1, "step size at the end, as a share of lr", low=0, high=1)
+    return option(0.1, "final learning rate as a fraction of lr", low=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmedUp(Schedule):
-    """A linear warm-up over a share of the run: of its n steps the first has `lr / n`."""
+    """A linear warmup over a share of the run: of its n steps the first has `lr / n`."""
 
-    warmup: float = option(0.03, "part of the budget with a rising step size", low=0, below=1)
+    warmup: float = option(0.03, "fraction of the run used for linear warmup", low=0, below=1)
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
         """Return the schedule of a run."""
@@ -81,45 +81,45 @@ class WarmedUp(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(WarmedUp):
-    """`lr`, after the warm-up."""
+    """`lr`, after the warmup."""
 
     name: ClassVar[str] = "constant"
-    about: ClassVar[str] = "one step size after the warm-up"
+    about: ClassVar[str] = "one learning rate after the warmup"
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update, without the warm-up."""
+        """Return the learning rate of an update, without the warmup."""
         return lr
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(WarmedUp):
-    """Half a cosine from `lr` after the warm-up down to `lr_floor * lr` at progress 1."""
+    """Half a cosine from `lr` after the warmup down to `min_lr_ratio * lr` at progress 1."""
 
     name: ClassVar[str] = "cosine"
-    about: ClassVar[str] = "warm-up, then half a cosine down to the floor"
+    about: ClassVar[str] = "warmup, then half a cosine down to the floor"
 
-    lr_floor: float = _floor()
+    min_lr_ratio: float = _floor()
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update, without the warm-up."""
-        warmup, floor = self.warmup, self.lr_floor
+        """Return the learning rate of an update, without the warmup."""
+        warmup, floor = self.warmup, self.min_lr_ratio
         x = min(1.0, max(0.0, (progress - warmup) / (1.0 - warmup)))
         return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * x)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class WSD(WarmedUp):
-    """`lr` after the warm-up, then a line down to `lr_floor * lr` over the last fifth."""
+    """`lr` after the warmup, then a line down to `min_lr_ratio * lr` over the last fifth."""
 
     name: ClassVar[str] = "wsd"
-    about: ClassVar[str] = "warm-up, stable, and a line down to the floor in the last fifth"
+    about: ClassVar[str] = "warmup, stable, and a line down to the floor in the last fifth"
 
-    lr_floor: float = _floor()
+    min_lr_ratio: float = _floor()
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update, without the warm-up."""
+        """Return the learning rate of an update, without the warmup."""
         x = min(1.0, max(0.0, (progress - (1.0 - WSD_DECAY)) / WSD_DECAY))
-        return lr * (1.0 - (1.0 - self.lr_floor) * x)
+        return lr * (1.0 - (1.0 - self.min_lr_ratio) * x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +130,12 @@ class Falling(Schedule):
 
     steps: int = option(
         1000,
-        "backoff: updates with the first step size; inverse: updates until it is halved",
+        "backoff: updates with the first learning rate; inverse: updates until it is halved",
         unit="steps", low=1, flat="backoff_steps",
     )  # fmt: skip
     epochs: int | None = option(
         None,
-        "passes over the text instead of steps; the step size changes between them only",
+        "epochs instead of steps; the learning rate changes between epochs only",
         low=1, none="off", flat="backoff_epochs",
     )  # fmt: skip
 
@@ -165,7 +165,7 @@ class Inverse(Falling):
     about: ClassVar[str] = "1/k, half after the first steps"
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update."""
+        """Return the learning rate of an update."""
         return lr / (1.0 + update / self._first)
 
 
@@ -173,7 +173,7 @@ class Inverse(Falling):
 class Backoff(Falling):
     """`lr` for `steps` updates, then `beta * lr` for `steps / beta`, and so on.
 
-    After k updates the step size is of order 1/k: on a problem of strong convexity c the error
+    After k updates the learning rate is of order 1/k: on a problem of strong convexity c the error
     falls as 1/k if `steps` is at least ln(2/beta) / (lr c). The constant of that bound,
     ln(2/beta) / (1 - beta), is smallest at beta = .37336.
     Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 5.
@@ -183,11 +183,11 @@ class Backoff(Falling):
     about: ClassVar[str] = "the 1/k rule of Hogwild, in stages"
 
     beta: float = option(
-        BETA, "factor of the step size after each stage", above=0, below=1, flat="backoff_beta"
+        BETA, "factor of the learning rate after each stage", above=0, below=1, flat="backoff_beta"
     )
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update."""
+        """Return the learning rate of an update."""
         stage = backoff_stage(update, steps=self._first, beta=self.beta)
         return float(lr * self.beta**stage)
 
@@ -199,17 +199,17 @@ FALLING: Final = (Backoff.name, Inverse.name)  # schedules that depend on the nu
 
 @dataclass(frozen=True)
 class CosineByEpoch:
-    """Half a cosine down to `floor`, a step size, that moves once per epoch, as mad-lab has it.
+    """Half a cosine down to `floor`, a learning rate, that moves once per epoch, as mad-lab has it.
 
     Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.
     """
 
-    floor: float  # step size at the end; lr if that is smaller
+    floor: float  # learning rate at the end; lr if that is smaller
     steps: int  # of the whole run, which end at progress 1
     per_epoch: int  # steps of an epoch
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
-        """Return the schedule of a run with this largest step size."""
+        """Return the schedule of a run with this peak learning rate."""
         low = min(self.floor, lr)
 
         def at(progress: float, update: int) -> float:

@@ -25,7 +25,7 @@ from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, numbers_of, options
-from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, nearest, shown
+from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, nearest, shown
 
 Config = TypeVar("Config")
 Layer = dict[str, tuple[object, str]]
@@ -245,7 +245,7 @@ def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) 
     for written, (value, origin) in layer.items():
         name = names.get(written)
         if name is None:
-            near = suggestion(written, names) if len(wrong) < MOST_SUGGESTIONS else ""
+            near = suggestion(written, names) if len(wrong) < MAX_SUGGESTIONS else ""
             wrong.append(f"{origin or f'{cls.__name__}()'}: no option {shown(written)}{near}")
         elif name in known:
             other, place = first[name]
@@ -278,13 +278,13 @@ _ELSEWHERE = {
     "epochs": "max_epochs n_epochs num_epochs num_train_epochs",
     "eps": "adam_eps adam_epsilon epsilon",
     "eval_every": "eval_freq eval_interval eval_steps eval_strategy evaluation_strategy",
-    "eval_tokens": "eval_iters max_eval_samples per_device_eval_batch_size val_batches",
+    "val_subset_tokens": "eval_iters max_eval_samples per_device_eval_batch_size val_batches",
     "grad_accumulation": "accumulate_grad_batches gradient_accumulation_steps",
     "init_from": "from_pretrained pretrained",
     "keep_best": "load_best_model_at_end metric_for_best_model",
     "keep_last": "save_total_limit",
     "loss_on": "completion_only_loss mask_prompt train_on_inputs",
-    "lr_floor": "min_lr",
+    "min_lr_ratio": "min_lr",
     "max_new_tokens": "max_length max_tokens n n_predict n_tokens num_tokens",
     "model": "base_model m model_name model_name_or_path",
     "name": "experiment run_name wandb_run_name",
@@ -313,7 +313,7 @@ _ELSEWHERE = {
     "nothing is compiled; --kernels chooses the operators":
         "attn_implementation compile flash_attention flash_attn torch_compile",
     "leave it out, the command trains": "do_train train",
-    "held-out text is evaluated while it trains, see --eval-every; alone: mlxhog eval":
+    "validation text is evaluated while it trains, see --eval-every; alone: mlxhog eval":
         "do_eval eval_only test",
     "for less memory lower --batch-size or --seq-len": "grad_checkpoint gradient_checkpointing",
     "progress comes every few seconds, and metrics.jsonl has a line every two":
@@ -321,7 +321,7 @@ _ELSEWHERE = {
     "there is no LoRA: all weights are trained":
         "adapter adapter_path fine_tune_type lora lora_alpha lora_dropout lora_layers lora_r "
         "lora_rank num_layers_to_train peft qlora use_dora use_lora use_peft use_qlora",
-    "weights are not quantized: training is in float32, with bfloat16 products at most "
+    "weights are not quantized: training is in float32, with bfloat16 matmuls at most "
     "(--compute-dtype)": "bits bnb load_in_4bit load_in_8bit outtype q_bits "
         "q_group_size quantization quantize quantized",
     "it trains on one machine's workers, see --workers; several machines: mlxhog cluster":
@@ -342,7 +342,7 @@ _ELSEWHERE = {
         "checkpoint_dir ckpt ckpt_path hf_path m model model_path",
     "there is no dropout; --weight-decay and --patience are against overfitting":
         "attention_dropout dropout",
-    "held-out text is a part of the data, see --val": "test_file val_data valid validation_file",
+    "validation text is a part of the data, see --val": "test_file val_data valid validation_file",
     "the vocabulary is the tokenizer's: --tokenizer bpe:N": "vocab_size",
 }  # fmt: skip
 """Our name, a field of a model, or advice -> names in transformers, nanoGPT and mlx-lm.

@@ -67,7 +67,7 @@ def divide(
     clients: int,
     alpha: float,
     seed: int,
-    least_tokens: int,
+    min_tokens: int,
 ) -> Division:
     """Divide documents, of these classes and numbers of tokens, among clients.
 
@@ -86,12 +86,12 @@ def divide(
             counts[np.argsort(counts - exact, kind="stable")[: len(own) - counts.sum()]] += 1
             owner[own] = np.repeat(np.arange(clients), counts)
         totals = np.bincount(owner, tokens, clients).astype(int).tolist()
-        if min(totals) >= least_tokens:
+        if min(totals) >= min_tokens:
             documents = (np.flatnonzero(owner == client).tolist() for client in range(clients))
             return Division(tuple(map(tuple, documents)), tuple(totals))
     raise DataError(
         f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
-        f"{min(totals):,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
+        f"{min(totals):,} tokens, fewer than the {min_tokens:,} of one batch; use fewer "
         "--clients, or a larger --split-alpha"
     )
 
@@ -132,7 +132,7 @@ def divided(
     if path is None or not path.exists():
         return divide(classes(source, rule, len(tokens)), tokens, **how)
     try:
-        record = dict(plain_json.read(path, strict=False, most=reading.MOST_BYTES))
+        record = dict(plain_json.read(path, strict=False, most=reading.MAX_BYTES))
         division = typed.read(Division, record)
     except (OSError, TypeError, ValueError) as error:
         raise DataError(

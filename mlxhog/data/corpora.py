@@ -6,7 +6,8 @@
                             folder with data files or of `save_to_disk`; a comma and the name of a
                             subset may follow
 
-Several names, one per line, are one corpus. If some of them bring held-out text, that is all of it.
+Several names, one per line, are one corpus. If some of them bring validation text, that is all of
+it.
 
 docs/own-text.md says which files of a folder are read, those of its subfolders too. A file that
 looks like text and cannot be read is a bad file. It is skipped like the others, and messages name
@@ -30,7 +31,7 @@ from pathlib import Path
 from mlxhog.base import darwin
 from mlxhog.base.paths import expanded, printable
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data import heldout, records, sotu, textfiles
+from mlxhog.data import records, sotu, textfiles, validation_set
 from mlxhog.data.sotu import SOTU
 from mlxhog.data.split import CUTS, Scan
 from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
@@ -48,11 +49,11 @@ PSEUDO = frozenset(
 """File systems without files of a disk: reading one of theirs may never end, or act on a device."""
 
 NO_TEXT = "no text in it"  # the reason why an empty file is skipped
-HELD_OUT_SPLITS = ("validation", "valid", "val", "dev")
+VAL_SPLITS = ("validation", "valid", "val", "dev")
 _COPIES = re.compile(r".*~|~\$.*|#.*#|.*\.(bak|orig)|desktop\.ini|thumbs\.db", re.I).fullmatch
 """Files that editors and file managers write beside those of the user."""
 _MOST = 5  # most files of a reason that a note names
-_MOST_BAD = 50  # most files of a reason that an error names
+_MAX_BAD = 50  # most files of a reason that an error names
 
 
 @dataclass(frozen=True)
@@ -77,40 +78,40 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Part:
+class TextSource:
     """Text that is read as a whole: a file, a split of a data set, or the text in the package."""
 
     name: str  # of the file or the text, for messages
     read: Documents
     source: str  # the user's name for the corpus, folder or glob that it comes from
     path: Path | None = None  # of its file
-    held_out: bool = False
+    validation: bool = False
     selected: bool = False  # by a folder or a glob, so that a bad file can be left out
     marks: set[str] = field(default_factory=set, compare=False)  # between documents, once read
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in a fixed order. If no part is held-out text, some documents will be held out."""
+    """Documents in a fixed order, of which some may be marked as the validation split."""
 
     source: str  # the user's name for it; a path is made absolute
-    parts: tuple[Part, ...]
+    parts: tuple[TextSource, ...]
     skipped: tuple[Skipped, ...] = ()  # other files of its folders
     folder: Path | None = None  # that selected its files; None for several or none
 
     @property
-    def has_held_out(self) -> bool:
-        """Whether it brings its own held-out text."""
-        return any(one.held_out for one in self.parts)
+    def has_validation(self) -> bool:
+        """Whether it brings its own validation text."""
+        return any(one.validation for one in self.parts)
 
-    def files(self, *, held_out: bool = False) -> list[Path]:
-        """Return the files of training text, or those of held-out text, which their names say."""
-        return [one.path for one in self.parts if one.path and one.held_out == held_out]
+    def files(self, *, validation: bool = False) -> list[Path]:
+        """Return the files of training text, or those of validation text, which their names say."""
+        return [one.path for one in self.parts if one.path and one.validation == validation]
 
     def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> Corpus:
         """Return a corpus whose documents `change` yields from those of a part and its name."""
 
-        def changed(one: Part) -> Part:
+        def changed(one: TextSource) -> TextSource:
             return replace(one, read=lambda: change(one.read(), one.name))
 
         return replace(self, parts=tuple(map(changed, self.parts)))
@@ -129,8 +130,8 @@ class Corpus:
                 f"{' and '.join(marks)} in {n_files} of {len(self.parts)} files: documents are cut "
                 "there, and the marks are left out"
             )
-        if held_out := self.files(held_out=True):
-            notes.append(f"held-out text, by name: {self._names(held_out, _MOST)}")
+        if validation := self.files(validation=True):
+            notes.append(f"validation text, by name: {self._names(validation, _MOST)}")
         return notes + self.skipped_note(listed_by, before)
 
     def skipped_note(self, listed_by: str, before: Container[str]) -> list[str]:
@@ -142,7 +143,7 @@ class Corpus:
         refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in new)
         return [f"{'; '.join(said)}; {listed_by} lists them{refuses}"] if said else []
 
-    def skipped_files(self, most: int = _MOST_BAD) -> str:
+    def skipped_files(self, most: int = _MAX_BAD) -> str:
         """The skipped files by their reasons, at most so many for each; bad ones first."""
         names = defaultdict[str, list[Path]](list)
         for one in sorted(self.skipped, key=lambda one: not one.is_bad):
@@ -195,7 +196,7 @@ def find(
             tuple(file for one in members for file in one.skipped),
         )
     if spec == SOTU:
-        return Corpus(SOTU, (Part(SOTU, sotu.documents, SOTU),))
+        return Corpus(SOTU, (TextSource(SOTU, sotu.documents, SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key, separator)
     path = expanded(spec)
@@ -223,14 +224,14 @@ def find(
 
 def _part(
     path: Path, source: str, text_key: str | None, separator: str | None, **how: bool
-) -> Part:
+) -> TextSource:
     marks = set[str]()
 
     def read() -> Iterator[bytes]:
         every = textfiles.documents(path, text_key, separator, split=True, marks=marks)
         return (text for _, text in every)
 
-    return Part(str(path), read, source, path, **how, marks=marks)
+    return TextSource(str(path), read, source, path, **how, marks=marks)
 
 
 @cache
@@ -317,17 +318,17 @@ def _selected(
 ) -> Corpus:
     """The corpus of the files that a folder or a glob selected; their names divide them."""
     root = folder or Path(os.path.commonpath([path.parent for path in files]))
-    train, held_out, test = heldout.by_name(files, root)
+    train, validation, test = validation_set.by_name(files, root)
     reasons = dict.fromkeys(files, f"beside {train[0].name}, the training text")
     reasons |= dict.fromkeys(
         test, "test text, by its name, never trained on; mlxhog eval RUN --data FILE scores it"
     )
     parts = tuple(
-        _part(path, source, text_key, separator, held_out=is_held_out, selected=True)
-        for own, is_held_out in ((train, False), (held_out, True))
+        _part(path, source, text_key, separator, validation=is_validation, selected=True)
+        for own, is_validation in ((train, False), (validation, True))
         for path in own
     )
-    read = {*train, *held_out}
+    read = {*train, *validation}
     others = (Skipped(path, reason) for path, reason in reasons.items() if path not in read)
     return Corpus(source, parts, (*skipped, *others), folder)
 
@@ -343,9 +344,11 @@ def _data_set(name: str, text_key: str | None, separator: str | None) -> Corpus:
         return (text for _, text in textfiles.of_records(placed, text_key, separator, marks))
 
     marks = set[str]()
-    texts = [Part(source, partial(read, train), source, marks=marks)]
-    for split in [one for one in HELD_OUT_SPLITS if one in splits][:1]:
-        texts.append(Part(f"{source}, held-out", partial(read, split), source, held_out=True))
+    texts = [TextSource(source, partial(read, train), source, marks=marks)]
+    for split in [one for one in VAL_SPLITS if one in splits][:1]:
+        texts.append(
+            TextSource(f"{source}, validation", partial(read, split), source, validation=True)
+        )
     return Corpus(source, tuple(texts))
 
 
@@ -380,8 +383,8 @@ def readable(
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
-    scan, texts, skipped = Scan(cut), list[Part](), list(corpus.skipped)
-    known, sources = dict[bytes, Part](), set[str]()
+    scan, texts, skipped = Scan(cut), list[TextSource](), list(corpus.skipped)
+    known, sources = dict[bytes, TextSource](), set[str]()
 
     def progress() -> str:
         read = (
@@ -389,22 +392,22 @@ def readable(
         )
         return f"reading {read}; {one.name}"
 
-    for one in sorted(corpus.parts, key=lambda one: one.held_out):
+    for one in sorted(corpus.parts, key=lambda one: one.validation):
         after, own = scan.copy(), hashlib.sha256()
         try:
             for document in one.read():
                 show(progress)
-                after.add(document, held_out=one.held_out)
+                after.add(document, validation=one.validation)
                 own.update(document)
             if after.n_documents == scan.n_documents and one.selected:
                 raise DataError(NO_TEXT)
         except (DataError, EnvironmentLacks) as error:
-            if one.path is None or (one.held_out and str(error) != NO_TEXT) or not one.selected:
+            if one.path is None or (one.validation and str(error) != NO_TEXT) or not one.selected:
                 raise
             skipped.append(Skipped.bad(one.path, error))
             scan.undo()
             continue
-        if not one.held_out:
+        if not one.validation:
             sources.add(one.source)
         first = known.setdefault(own.digest(), one)
         if first is not one and one.path and after.n_documents > scan.n_documents:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
-from mlxhog.data import heldout
+from mlxhog.data import validation_set
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -42,7 +42,7 @@ DISCOUNT = 0.75
 SAMPLE, _RUN = 1 << 24, 1 << 16  # most tokens that are counted, and tokens in a run of a sample
 BLOCK = 1 << 20  # occurrences that are counted at a time
 _BYTES, _TOKEN_BYTES, _TOKEN_S = 32 << 20, 12, 2.5e-7  # about, of one core
-_MOST_ORDERS = 63  # a key of 64 bits has room for no more
+_MAX_ORDERS = 63  # a key of 64 bits has room for no more
 _SCORE_FILE = "counts.json"
 _FORMAT = "Kneser-Ney"
 
@@ -63,7 +63,7 @@ def probabilities(
     spanning = math.ceil(
         CONTEXT * (file.n_tokens - file.header["documents"]) / max(1, file.header["bytes"])
     )
-    orders = min(max(spanning, 1), _MOST_ORDERS)
+    orders = min(max(spanning, 1), _MAX_ORDERS)
     if file.n_tokens <= orders:
         raise DataError(
             f"{file.path} has {file.n_tokens} tokens, too few to count what follows {orders}"
@@ -114,18 +114,18 @@ def cost(file: TokenFile) -> tuple[int, float]:
 def score(
     train: TokenFile, val: TokenFile, asked_bytes: int, check: Callable[[], None] = lambda: None
 ) -> float | None:
-    """Return the bits per byte of a training text's counts on a part of its held-out text.
+    """Return the bits per byte of a training text's counts on a part of its validation text.
 
-    The score is computed at the first call, and stored beside the held-out text; `check` as in
+    The score is computed at the first call, and stored beside the validation text; `check` as in
     `probabilities`. Prompts and completions, which are not plain text, have none.
 
     Raises:
         DataError: a token file is damaged, or the training text is shorter than a context.
     """
-    text, part = train, heldout.part(val, asked_bytes)
+    text, part = train, validation_set.part(val, asked_bytes)
     if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
         return None
-    of = {"train": text.digest, "held_out": part.digest, "format": _FORMAT}
+    of = {"train": text.digest, "validation": part.digest, "format": _FORMAT}
     path = val.path.with_name(_SCORE_FILE)
     with suppress(OSError, ValueError, KeyError, TypeError):  # not computed yet, or damaged
         record = plain_json.read(path)

@@ -69,7 +69,7 @@ class MachineData:
             return []
         names = [f"{printable(name)} ({format_bytes(n)})" for name, n in sizes.most_common(_NAMED)]
         rest = f" and {len(sizes) - _NAMED} more" if len(sizes) > _NAMED else ""
-        way_out = "is left out" if self.skip else "is learnt; --skip-machine-data leaves it out"
+        way_out = "is left out" if self.skip else "is learned; --skip-machine-data leaves it out"
         return [
             "machine data (base64, hexadecimal digits, PEM), "
             f"{sizes.total() / total:.0%} of the text, {way_out}: {', '.join(names)}{rest}"

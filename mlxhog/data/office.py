@@ -37,10 +37,10 @@ def office_text(path: Path) -> bytes:
             reading.refuse_lfs_pointer(path, file.peek(64), DataError)
             with zipfile.ZipFile(file) as archive:
                 n_bytes = sum(one.file_size for one in archive.infolist() if _is_xml(one))
-            if n_bytes > reading.MOST_BYTES:
+            if n_bytes > reading.MAX_BYTES:
                 raise DataError(
                     f"{path} has {format_bytes(n_bytes)} of text unpacked, and at most "
-                    f"{format_bytes(reading.MOST_BYTES)} are read; split it"
+                    f"{format_bytes(reading.MAX_BYTES)} are read; split it"
                 )
             file.seek(0)
             lines = _docx(module.Document(file)) if suffix == ".docx" else _odt(module.load(file))

@@ -1,4 +1,4 @@
-"""Preparing a corpus once: token files of training and held-out text, stored for later runs.
+"""Preparing a corpus once: token files of training and validation text, stored for later runs.
 
 The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the
 validation split. It appears when it is whole, under a file lock, so processes that prepare the same
@@ -40,7 +40,7 @@ from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
 from mlxhog.base.paths import printable
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data import corpora, heldout, split, textfiles, tokenizers
+from mlxhog.data import corpora, split, textfiles, tokenizers, validation_set
 from mlxhog.data.corpora import Corpus, Show, show_nothing
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
@@ -60,7 +60,7 @@ class Prepared:
     """A prepared corpus."""
 
     train: TokenFile  # the training text
-    val: TokenFile  # the held-out text
+    val: TokenFile  # the validation text
     tokenizer: Tokenizer  # of both files
     spec: str  # its name, see `tokenizers.build`
     corpus_sha256: str  # over the documents, joined by one zero byte
@@ -69,12 +69,12 @@ class Prepared:
     kept: float  # share of the known parts of a resumed run that are there, or edited
     notes: tuple[str, ...]  # for the user about the text, one sentence each
     corpus: Corpus  # without the files that cannot be read
-    n_bytes: int  # of its text, with the held-out text
-    marks: Mapping[str, float]  # see `heldout.marks`
+    n_bytes: int  # of its text, with the validation text
+    marks: Mapping[str, float]  # see `validation_set.marks`
 
     def check_length(self, seq_len: int) -> None:
         """Raise DataError if a file is shorter than one sequence."""
-        for file, part in ((self.train, "training"), (self.val, "held-out")):
+        for file, part in ((self.train, "training"), (self.val, "validation")):
             if file.n_sequences(seq_len) < 1:
                 raise DataError(
                     f"{self.corpus.source} is too short: {file.n_tokens:,} {part} tokens, and one "
@@ -90,17 +90,17 @@ class Prepared:
     def inventory(self) -> dict[str, Any]:
         """Describe the files of the corpus in JSON types; this reads them again.
 
-        It has `source`; `files` with `path`, `n_bytes` on the disk and `held_out_bytes`; and
+        It has `source`; `files` with `path`, `n_bytes` on the disk and `val_bytes`; and
         `skipped`, files with `path` and `reason`.
         """
-        corpus, held_out = self.corpus, Counter[str]()
-        for file, is_held_out, text in _pieces(corpus, self.text.split, Scan(split.WHOLE)):
-            held_out[file] += is_held_out * len(text)
+        corpus, validation = self.corpus, Counter[str]()
+        for file, is_validation, text in _pieces(corpus, self.text.split, Scan(split.WHOLE)):
+            validation[file] += is_validation * len(text)
         return {
             "source": corpus.source,
             "files": [
-                {"path": str(path), "n_bytes": size, "held_out_bytes": held_out[str(path)]}
-                for path in (*corpus.files(), *corpus.files(held_out=True))
+                {"path": str(path), "n_bytes": size, "val_bytes": validation[str(path)]}
+                for path in (*corpus.files(), *corpus.files(validation=True))
                 for size in [path.stat().st_size]
             ],
             "skipped": [one.to_json() for one in corpus.skipped],
@@ -127,7 +127,7 @@ def prepare(
 
     `source`, `text_key` and `document_separator` are those of `corpora.find`; `tokenizer` is that
     of `tokenizers.build`, or "auto" (`tokenizers.choose`, for a model of this width); `val` is the
-    held-out rule.
+    validation split.
     `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
     folder, and `skip_machine_data` leaves out base64 and the like. `known` is the text of the run
     that is resumed (`resumes`), or whose weights a new run begins with; `learned` is a folder with
@@ -136,7 +136,7 @@ def prepare(
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
-            held-out text; the corpus changed meanwhile; or a file is bad and `strict`.
+            validation text; the corpus changed meanwhile; or a file is bad and `strict`.
         EnvironmentLacks: the disk is full, or a package is missing.
 
     Concurrency: safe to call from several processes at once; one writes, the others wait.
@@ -155,7 +155,7 @@ def prepare(
     _check_tail(val, corpus, scan)
     kept = 1.0 if known is None else known.kept(scan)
     chosen = split.choose(
-        val, scan, given=corpus.has_held_out, predefined=predefined, known=known,
+        val, scan, given=corpus.has_validation, predefined=predefined, known=known,
         resumes=resumes,
     )  # fmt: skip
     named = document_separator not in (textfiles.AUTO, None, "")
@@ -237,11 +237,11 @@ def with_loss_on(corpus: Corpus, loss_on: str) -> Corpus:
 
 def _check_tail(val: str, corpus: Corpus, scan: Scan) -> None:
     """Refuse to cut examples in two."""
-    if val == "tail" and scan.n_examples and not corpus.has_held_out:
+    if val == "tail" and scan.n_examples and not corpus.has_validation:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
             f"{scan.n_documents} documents, and val is tail, which cuts each in two; use "
-            "val=hash with 6 documents or more, or name the held-out ones: a folder with "
+            "val=hash with 6 documents or more, or name those of validation: a folder with "
             "train.jsonl and valid.jsonl"
         )
 
@@ -254,7 +254,7 @@ def _notes(scan: Scan, rule: str, changed: int) -> list[str]:
          "writes the changed text; bits per byte are of the original bytes"),
         (scan.n_examples,
          f"{scan.n_examples} of {n} documents are examples of prompt and completion, or "
-         "conversations: every loss, also on held-out text, counts only completions and answers "
+         "conversations: every loss, also on validation text, counts only completions and answers "
          "(--loss-on all counts everything)"),
         (rule == split.SAME,
          "no example is held out of fewer than 6, or of equal ones, so evaluations are of the "
@@ -271,10 +271,10 @@ def _pieces(corpus: Corpus, chosen: Split, scan: Scan) -> Iterator[tuple[str, bo
         for part in corpus.parts:
             for document in part.read():
                 if not turn:
-                    scan.add(document, held_out=part.held_out)
+                    scan.add(document, validation=part.validation)
                 own = split.parts(document, chosen.cut)
-                for held_out, text in chosen.of(own, first, turn):
-                    yield part.name, held_out, text
+                for validation, text in chosen.of(own, first, turn):
+                    yield part.name, validation, text
                     if chosen.rule == split.SAME:
                         yield part.name, True, text
                 first += len(own)
@@ -411,9 +411,9 @@ def _write(
     doing, n_bytes = f"preparing {corpus.source}", scan.n_bytes
 
     def training_text() -> Iterator[bytes]:
-        for _, held_out, text in _pieces(corpus, chosen, Scan(split.WHOLE)):
+        for _, validation, text in _pieces(corpus, chosen, Scan(split.WHOLE)):
             show(lambda: f"learning the vocabulary {spec} of {format_bytes(n_bytes)} of text")
-            if not held_out:
+            if not validation:
                 yield text
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -425,8 +425,8 @@ def _write(
         require_space(part, int(n_bytes * tokens_per_byte) * item_size(tokenizer), doing)
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
-        held_out = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
-        marks = {} if corpus.source == SOTU else heldout.marks(held_out)
+        validation = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
+        marks = {} if corpus.source == SOTU else validation_set.marks(validation)
         record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
         with contextlib.suppress(OSError):
@@ -436,7 +436,7 @@ def _write(
 def _write_tokens(
     part: Path, corpus: Corpus, scan: Scan, chosen: Split, tokenizer: Tokenizer, show: Show
 ) -> bytes:
-    """Write both token files; returns the begin of the held-out text."""
+    """Write both token files; returns the begin of the validation text."""
     files = [part / f"{split}.bin" for split in ("train", "val")]
     train, val = (
         TokenWriter(file, tokenizer, split=file.stem, source=corpus.source) for file in files
@@ -447,14 +447,14 @@ def _write_tokens(
         return f"tokenizing {again.n_bytes / scan.n_bytes:.0%} of {format_bytes(scan.n_bytes)}"
 
     with train, val:
-        for _, held_out, text in _pieces(corpus, chosen, again):
+        for _, validation, text in _pieces(corpus, chosen, again):
             show(progress)
-            (val if held_out else train).add(text)
-            if held_out and len(begin) < heldout.MARKED_BYTES:
+            (val if validation else train).add(text)
+            if validation and len(begin) < validation_set.MARKED_BYTES:
                 begin += text
     if again.sha256 != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
-    for file, name in zip(files, ("training", "held-out"), strict=True):
+    for file, name in zip(files, ("training", "validation"), strict=True):
         if not file.stat().st_size:
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"

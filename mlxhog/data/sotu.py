@@ -13,7 +13,7 @@ SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
 
 
 @dataclass(frozen=True)
-class Address:
+class Speech:
     """One address: its speaker, party and year, and its text on one line."""
 
     year: int
@@ -22,12 +22,12 @@ class Address:
     text: str
 
 
-def read_sotu() -> list[Address]:
+def read_sotu() -> list[Speech]:
     """Return the shipped addresses in chronological order."""
     import lzma  # which a Python may lack, see `textfiles`
 
     lines = lzma.decompress(package_file(SOTU_FILE)).splitlines()
-    return [Address(**json.loads(line)) for line in lines]
+    return [Speech(**json.loads(line)) for line in lines]
 
 
 def documents() -> Iterator[bytes]:

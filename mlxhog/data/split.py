@@ -5,8 +5,8 @@ hash K/96 of CUT   documents whose digest, as a fraction, is below K/96; those a
                    with an even share; CUT is 64 KiB, and less for a short text
 tail               the last 8 % of every document; also for a text too short for the other rule
 predefined         documents 5, 17, 29, ... of the bundled corpus
-given              files that are held out by their names (`heldout.by_name`), or a split of a data
-                   set
+given              files that are held out by their names (`validation_set.by_name`), or a split of
+                   a data set
 
 A digest depends on the content alone, so a new file moves no document. `KnownText` is the text of
 an earlier run: its documents keep their side, and so do the edited ones of its files.
@@ -64,7 +64,7 @@ class Scan:
     n_documents: int = 0
     n_bytes: int = 0
     n_examples: int = 0
-    n_given: int = 0  # documents of the corpus's own held-out text, its last ones
+    n_given: int = 0  # documents of the corpus's own validation text, its last ones
     given_bytes: int = 0
     sample: bytes = b""  # the begin of the text
     digests: array[int] = field(default_factory=lambda: array("Q"))  # of parts
@@ -74,8 +74,8 @@ class Scan:
     files: list[tuple[str, int]] = field(default_factory=list)  # name, end in documents
     _digest: Any = field(default_factory=hashlib.sha256)
 
-    def add(self, document: bytes, *, held_out: bool = False) -> None:
-        """Count one more document; `held_out` says whether it is the corpus's own held-out text."""
+    def add(self, document: bytes, *, validation: bool = False) -> None:
+        """Count a document; `validation` says that the corpus has it in a validation split."""
         size = len(document)
         if isinstance(document, Example):
             self.n_examples += 1
@@ -88,8 +88,8 @@ class Scan:
         self.n_bytes += size
         if self.n_bytes <= _KEPT_BYTES:
             self.texts.append(document)
-        self.n_given += held_out
-        self.given_bytes += held_out * size
+        self.n_given += validation
+        self.given_bytes += validation * size
         if len(self.sample) < _SAMPLE_BYTES:
             self.sample += document[:_SAMPLE_BYTES]
 
@@ -157,14 +157,16 @@ class Split:
     rule: str
     cell: int  # threshold of digests, in `_GRID`
     cut: int  # size of parts
-    held_out: NDArray[np.bool_]  # (parts,)
+    validation: NDArray[np.bool_]  # (parts,)
     turn: NDArray[np.uint8]  # (parts,)
     seen: float = 0.0  # share of the validation text that is known training text
 
     @property
     def key(self) -> str:
         """Text of two splits is the same if it is the same text, and this is the same."""
-        arrays = np.packbits(self.held_out).tobytes() + self.turn.tobytes() * bool(self.n_turns > 1)
+        arrays = np.packbits(self.validation).tobytes() + self.turn.tobytes() * bool(
+            self.n_turns > 1
+        )
         return f"{self.rule}|{hashlib.sha256(arrays).hexdigest()}"
 
     @property
@@ -177,20 +179,20 @@ class Split:
 
         Neighboring parts of a side are one text.
         """
-        own = (bool(self.held_out[k]) for k in range(first, first + len(parts)))
+        own = (bool(self.validation[k]) for k in range(first, first + len(parts)))
         due = (self.turn[k] == turn for k in range(first, first + len(parts)))
         sides = zip(own, due, parts, strict=True)
-        for (held_out, is_due), together in groupby(sides, key=lambda one: one[:2]):
+        for (validation, is_due), together in groupby(sides, key=lambda one: one[:2]):
             texts = [part for _, _, part in together]
             if is_due:
-                yield held_out, texts[0] if len(texts) == 1 else b"".join(texts)
+                yield validation, texts[0] if len(texts) == 1 else b"".join(texts)
 
 
 def cut_of(val: str, *, predefined: bool) -> int:
     """Return the size of parts to scan a text with; a DataError if `val` is not one of `RULES`."""
     if val not in RULES:
         raise DataError(
-            f"no held-out rule {val!r}; expected one of {', '.join(RULES)}"
+            f"no validation split {val!r}; expected one of {', '.join(RULES)}"
             + did_you_mean(val, RULES)
         )
     return TAIL if val == "tail" else WHOLE if predefined else CUTS[0]
@@ -200,7 +202,7 @@ def choose(
     val: str, scan: Scan, *, given: bool, predefined: bool, known: KnownText | None,
     resumes: bool = False,
 ) -> Split:  # fmt: skip
-    """Return the split of a scanned text; `given` is whether it brings its own held-out text.
+    """Return the split of a scanned text; `given` is whether it brings its own validation text.
 
     The parts of the scan are those of the split when this returns. Those that are `known` keep
     their side, and so do the parts in place of known ones in a file of the same name; in a run that
@@ -225,16 +227,18 @@ def choose(
         if own.cell:
             split = replace(split, rule=own.rule, cell=own.cell)
     if split.rule not in (SAME, GIVEN) and not is_other:  # files that are named stay
-        held_out = split.held_out.copy()
-        held_out[list(edited)] = list(edited.values())
-        held_out = np.where(is_known, sides, held_out)
-        if not held_out.any() or held_out.all():  # of known training text alone nothing is unseen
+        validation = split.validation.copy()
+        validation[list(edited)] = list(edited.values())
+        validation = np.where(is_known, sides, validation)
+        if (
+            not validation.any() or validation.all()
+        ):  # of known training text alone nothing is unseen
             of_all = float(sizes @ was_trained / sizes.sum())
             return replace(_fresh(val, scan, given=False, predefined=False), seen=of_all)
-        split = replace(split, held_out=held_out)
-    if scan.cut != known.split.cut or not split.held_out.any():
+        split = replace(split, validation=validation)
+    if scan.cut != known.split.cut or not split.validation.any():
         return split
-    seen = sizes @ (split.held_out & was_trained) / (sizes @ split.held_out)
+    seen = sizes @ (split.validation & was_trained) / (sizes @ split.validation)
     split = replace(split, seen=float(seen))
     return replace(split, turn=known.turns(digests)) if resumes else split
 
@@ -269,9 +273,9 @@ def _fresh(val: str, scan: Scan, *, given: bool, predefined: bool) -> Split:
 
 def _tails(scan: Scan) -> Split:
     ends = np.array(scan.ends, np.int64)
-    held_out = np.zeros(scan.ends[-1], bool)
-    held_out[ends - 1] = np.diff(ends, prepend=0) == 2
-    return _split("tail", 0, scan, held_out)
+    validation = np.zeros(scan.ends[-1], bool)
+    validation[ends - 1] = np.diff(ends, prepend=0) == 2
+    return _split("tail", 0, scan, validation)
 
 
 def is_predefined(document: Any) -> Any:
@@ -279,8 +283,8 @@ def is_predefined(document: Any) -> Any:
     return document % 12 == 5
 
 
-def _split(rule: str, cell: int, scan: Scan, held_out: NDArray[np.bool_]) -> Split:
-    return Split(rule, cell, scan.cut, held_out, np.zeros(len(held_out), np.uint8))
+def _split(rule: str, cell: int, scan: Scan, validation: NDArray[np.bool_]) -> Split:
+    return Split(rule, cell, scan.cut, validation, np.zeros(len(validation), np.uint8))
 
 
 def _cells(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -288,8 +292,8 @@ def _cells(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _below(cell: int, scan: Scan) -> Split:
-    held_out = _cells(np.array(scan.digests, np.uint64)) < cell
-    return _split(f"hash {cell}/{_GRID} of {scan.cut}", cell, scan, held_out)
+    validation = _cells(np.array(scan.digests, np.uint64)) < cell
+    return _split(f"hash {cell}/{_GRID} of {scan.cut}", cell, scan, validation)
 
 
 def _cell_of(scan: Scan, *, at_any_share: bool = False) -> int | None:
@@ -346,7 +350,7 @@ class KnownText:
 
     def sides(self) -> dict[int, int]:
         """The side of every known part: 1 is validation text."""
-        own = zip(self.digests.tolist(), map(int, self.split.held_out.tolist()), strict=True)
+        own = zip(self.digests.tolist(), map(int, self.split.validation.tolist()), strict=True)
         return {**self.others, **dict(own)}
 
     def look_up(self, digests: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -376,9 +380,9 @@ class KnownText:
         new = [k for k, one in enumerate(scan.digests) if one not in sides]
         if not new or scan.cut != self.split.cut:
             return None
-        held_out = int(chosen.held_out[new].sum())
+        validation = int(chosen.validation[new].sum())
         n_bytes = sum(scan.sizes[k] for k in new)
-        return {"documents": len(new), "held_out_documents": held_out, "bytes": n_bytes}
+        return {"documents": len(new), "val_documents": validation, "bytes": n_bytes}
 
     def kept(self, scan: Scan) -> float:
         """Return the share of this text that a scan still has, as it was or edited."""
@@ -395,7 +399,7 @@ class KnownText:
         for name, end in scan.files:
             new, was = digests[first : ends[end]].tolist(), old.get(name, slice(0))
             before, at, first = self.digests[was].tolist(), first, ends[end]
-            sides = self.split.held_out[was]
+            sides = self.split.validation[was]
             if before == new[: len(before)]:
                 continue
             matcher = SequenceMatcher(None, before, new, False)
@@ -417,7 +421,7 @@ class KnownText:
         others = np.array([*self.others], np.uint64), np.array([*self.others.values()], np.int8)
         np.savez_compressed(
             content, about=np.frombuffer(about, np.uint8), digests=self.digests,
-            held_out=split.held_out, turn=split.turn, others=others[0], sides=others[1],
+            validation=split.validation, turn=split.turn, others=others[0], sides=others[1],
         )  # fmt: skip
         with disk_errors(f"writing {folder / FILE}"):
             replace_file(folder / FILE, content.getvalue())
@@ -436,12 +440,12 @@ class KnownText:
                 if sum(one.file_size for one in file.zip.infolist()) > MAX_FILE_BYTES:
                     raise ValueError("it unpacks to too many bytes")
                 rule, cell, cut, files, *skipped = json.loads(bytes(file["about"]))
-                split = Split(str(rule), int(cell), int(cut), file["held_out"], file["turn"])
+                split = Split(str(rule), int(cell), int(cut), file["validation"], file["turn"])
                 others = dict(zip(file["others"].tolist(), file["sides"].tolist(), strict=True))
                 files = [(str(a), int(b)) for a, b in files]
                 told = frozenset(map(str, skipped))
                 known = cls(split, file["digests"], files, others, told)
-            arrays = (known.digests, split.held_out, split.turn)
+            arrays = (known.digests, split.validation, split.turn)
             if [str(one.dtype) for one in arrays] != _TYPES or len(
                 {one.shape for one in arrays}
             ) > 1:

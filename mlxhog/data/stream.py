@@ -2,7 +2,7 @@
 
     stream/rows.jsonl        a line for each ticket, a list of rows; a row is [number of its first
                              labels that are not trained, id, id, ...]; then, for some tickets
-                             together, an object: a `Part`
+                             together, an object: a `StreamChunk`
     stream/stream.json       seq_len: the requirement for examples
     stream/examples.jsonl    examples of `append_examples`; only grows
 
@@ -58,7 +58,7 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class Part:
+class StreamChunk:
     """Tickets that were published together."""
 
     end_ticket: int  # the ticket after its last
@@ -67,7 +67,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _About:
+class _StreamAbout:
     """What `stream.json` says."""
 
     seq_len: int
@@ -83,7 +83,7 @@ class Stream:
     def __init__(self, folder: Path) -> None:
         self.folder, self._path = folder, folder / ROWS
         self._begins, self._end = array("q"), 0  # of tickets, and of the next part
-        self.last, self.sources = Part(0, 0, ()), dict[str, SourceFile]()
+        self.last, self.sources = StreamChunk(0, 0, ()), dict[str, SourceFile]()
 
     def update(self) -> Self:
         """Find the new parts.
@@ -102,7 +102,7 @@ class Stream:
                         at += len(line)
                         continue
                     at += len(line)
-                    part = typed.read(Part, dict(plain_json.loads(line)))
+                    part = typed.read(StreamChunk, dict(plain_json.loads(line)))
                     n = part.end_ticket - self.last.end_ticket
                     self._begins.extend(begins[len(begins) - n :])
                     self.sources.update((source.name, source) for source in part.sources)
@@ -183,7 +183,7 @@ class StreamWriter(Stream):
         """
         values, size = [[masked, *ids.tolist()] for ids, masked in rows], self._batch_size
         tickets = [plain_json.dumps(values[at : at + size]) for at in range(0, len(values), size)]
-        part = Part(self.last.end_ticket + len(tickets), examples_end, tuple(sources))
+        part = StreamChunk(self.last.end_ticket + len(tickets), examples_end, tuple(sources))
         content = b"\n".join([*tickets, plain_json.dumps(asdict(part)), b""])
         with self._publishing:
             if self._closed:
@@ -322,7 +322,7 @@ def seq_len_of(run: Path) -> int | None:
     """
     path = run / FOLDER / ABOUT
     try:
-        return typed.read(_About, dict(plain_json.read(path))).seq_len
+        return typed.read(_StreamAbout, dict(plain_json.read(path))).seq_len
     except FileNotFoundError:
         return None
     except (OSError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxhog.base import reading
-from mlxhog.base.reading import MOST_LINE_BYTES
+from mlxhog.base.reading import MAX_LINE_BYTES
 from mlxhog.data.records import columns, package
 from mlxhog.errors import DataError, message_of, shown
 
@@ -39,14 +39,14 @@ def csv_rows(
         DataError: there is no `text_key`, or a row is malformed.
         UnicodeDecodeError: the text is not UTF-8.
     """
-    csv.field_size_limit(MOST_LINE_BYTES)
+    csv.field_size_limit(MAX_LINE_BYTES)
     n_bytes = 0  # of this row, which has many lines if its columns have
 
     def read() -> Iterator[str]:
         nonlocal n_bytes
-        for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
-            if (n_bytes := n_bytes + len(line)) > 4 * MOST_LINE_BYTES:
-                raise csv.Error(f"a row has more than {4 * MOST_LINE_BYTES:,} bytes")
+        for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
+            if (n_bytes := n_bytes + len(line)) > 4 * MAX_LINE_BYTES:
+                raise csv.Error(f"a row has more than {4 * MAX_LINE_BYTES:,} bytes")
             yield line.decode()
 
     try:
@@ -78,7 +78,7 @@ def is_tsv(path: Path) -> bool:
 def is_unquoted(file: BinaryIO) -> bool:
     """Whether TSV has no quoting (as Tatoeba's): each line is a row, and some field is no CSV."""
     n_columns, is_csv = 0, True
-    for line in iter(lambda: file.readline(MOST_LINE_BYTES), b""):
+    for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
         if not (text := line.rstrip(b"\r\n")):
             continue
         fields = text.split(b"\t")
@@ -119,6 +119,6 @@ def _rows_at_once(metadata: Any) -> int:
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             most = max(most, column.total_uncompressed_size)
-            if column.total_uncompressed_size > MOST_LINE_BYTES * max(1, group.num_rows):
-                raise ValueError(f"a row has more than {MOST_LINE_BYTES:,} bytes")
-    return max(1, min(_MAX_ROWS, reading.MOST_BYTES // most))
+            if column.total_uncompressed_size > MAX_LINE_BYTES * max(1, group.num_rows):
+                raise ValueError(f"a row has more than {MAX_LINE_BYTES:,} bytes")
+    return max(1, min(_MAX_ROWS, reading.MAX_BYTES // most))

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from mlxhog.base import darwin, plain_json, reading
 from mlxhog.base.paths import quoted
-from mlxhog.base.reading import MOST_LINE_BYTES
+from mlxhog.base.reading import MAX_LINE_BYTES
 from mlxhog.data import tables
 from mlxhog.data.office import OFFICE_SUFFIXES, office_text
 from mlxhog.data.records import Example, package, plain, record_text, text_keys
@@ -84,7 +84,7 @@ DOCUMENT_BYTES = 1 << 20
 """A longer document is cut at a line end: a tokenizer needs 200 bytes of memory per byte."""
 HEAD_BYTES = 1 << 16  # number of first bytes that decide whether a file of no known suffix is text
 _READ_BYTES = 1 << 18
-MOST_VALUES = 1 << 24
+MAX_VALUES = 1 << 24
 """Values of a JSON text; an empty list takes three bytes there, and 64 of memory."""
 XZ_BYTES = 1 << 28
 """Memory to unpack xz; `xz -9` needs a quarter, and the file may ask for four gigabytes."""
@@ -289,11 +289,11 @@ def records(path: Path, text_key: str | None = None) -> Records:
 def _json_lines(path: Path, file: BinaryIO) -> Records:
     for number in itertools.count(1):
         where = f"{path}:{number}"
-        if not (line := file.readline(MOST_LINE_BYTES + 1)):
+        if not (line := file.readline(MAX_LINE_BYTES + 1)):
             return
-        if len(line) > MOST_LINE_BYTES:
+        if len(line) > MAX_LINE_BYTES:
             raise DataError(
-                f"{where}: the line has more than {MOST_LINE_BYTES:,} bytes; split it into several "
+                f"{where}: the line has more than {MAX_LINE_BYTES:,} bytes; split it into several "
                 "records"
             )
         if line.strip():
@@ -303,7 +303,7 @@ def _json_lines(path: Path, file: BinaryIO) -> Records:
 def _json_list(path: Path, file: BinaryIO) -> Records:
     """Yield the records of one JSON value: a list, or a record."""
     try:
-        content = reading.read_all(file, reading.MOST_BYTES)
+        content = reading.read_all(file, reading.MAX_BYTES)
     except ValueError as error:
         raise DataError(
             f"{path} has {error}, and a list is read at once; make lines of it: "
@@ -315,9 +315,9 @@ def _json_list(path: Path, file: BinaryIO) -> Records:
 
 
 def _json(path: Path, where: str, text: bytes, way_out: str) -> Any:
-    if sum(map(text.count, (b"[", b"{", b","))) > MOST_VALUES:
+    if sum(map(text.count, (b"[", b"{", b","))) > MAX_VALUES:
         raise DataError(
-            f"{where} has more than {MOST_VALUES:,} values, which would fill the memory; split it "
+            f"{where} has more than {MAX_VALUES:,} values, which would fill the memory; split it "
             "into several records"
         )
     try:

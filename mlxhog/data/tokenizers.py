@@ -2,7 +2,7 @@
 
 `--tokenizer auto` fits text and model (`choose`):
 
-    sotu       the text in the package, from whose training documents it was learnt
+    sotu       the text in the package, from whose training documents it was learned
     bytes      less than `LEAST` KiB of training text, or a narrow model
     bpe:N      any other text
 
@@ -114,7 +114,7 @@ class ByteTokenizer(Tokenizer):
 
 BPE_SMALLEST = 257  # 256 bytes and the document separator
 _TOGETHER = 1 << 24  # most bytes of texts that are encoded together, grown as they may
-_MOST_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embedding
+_MAX_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embedding
 
 
 class BpeTokenizer(Tokenizer):
@@ -195,7 +195,7 @@ def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
     added = tokenizer.get_added_tokens_decoder()
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)
-    if not 0 <= largest < _MOST_UNUSED + 8 * len(vocabulary):
+    if not 0 <= largest < _MAX_UNUSED + 8 * len(vocabulary):
         raise DataError(
             f"{origin}: the largest id is {largest}, and there are {len(vocabulary)} tokens; "
             "number them from 0"
@@ -223,7 +223,7 @@ def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
-    """Return a BPE vocabulary learnt from texts by several threads.
+    """Return a BPE vocabulary learned from texts by several threads.
 
     A short text may give fewer ids.
 
@@ -263,7 +263,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
 
 # -- by name ---------------------------------------------------------------------------------------
 
-SHIPPED = SOTU  # the tokenizer of the text in the package, learnt from its training documents
+SHIPPED = SOTU  # the tokenizer of the text in the package, learned from its training documents
 SHIPPED_FILE = "sotu.tokenizer.json"
 SHIPPED_SHA256 = "12866ef2f8e39656b9da53db3d43c446cb94eb2e36c035c6680d8d6e1ab6e65b"
 
@@ -381,13 +381,13 @@ def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, st
     ids = min(of_text, of_model, MOST)
     if ids >= LEAST:
         return f"bpe:{ids}", (
-            f"tokenizer bpe:{ids}, learnt from {format_bytes(n_bytes)} of training text for width "
+            f"tokenizer bpe:{ids}, learned from {format_bytes(n_bytes)} of training text for width "
             f"{width}; --tokenizer bytes learns none"
         )
     if of_text < LEAST:
-        why = f"{format_bytes(n_bytes)} of training text are few for pieces of words"
+        why = f"{format_bytes(n_bytes)} of training text are few for subword tokens"
     else:
-        why = f"a model of width {width} is narrow for pieces of words"
+        why = f"a model of width {width} is narrow for subword tokens"
     return "bytes", f"tokenizer bytes: {why} (--tokenizer bpe:N learns them nevertheless)"
 
 

@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends.reader import Reader, State
+from mlxhog.backends.reader import InferenceModel, State
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.options import Sampling
-from mlxhog.decoding.sampling import Sampler, check_finite
+from mlxhog.decoding.sampling import TokenSampler, check_finite
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import DataError
 
@@ -30,7 +30,7 @@ FinishReason = Literal["stop", "length", "document_end"]
 PREFILL_CHUNK = 2048
 """Tokens per piece of a prompt; so memory does not grow with the length of the prompt."""
 
-LEAST_LOGPROB = -9999.0
+MIN_LOGPROB = -9999.0
 """Reported for a probability of 0, whose logarithm JSON does not have."""
 
 BATCH_SIZE = 16
@@ -50,7 +50,7 @@ class TokenScore:
 class Piece:
     """One token of one answer."""
 
-    row: int  # number of the request, from `Engine.submit`
+    row: int  # number of the request, from `DecodingEngine.submit`
     token: int | None  # the token; None at the end of a document
     text: str  # text that is now certain; the texts, joined, are the answer
     finish_reason: FinishReason | None = None  # why the answer ends here; None if it continues
@@ -58,19 +58,19 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class GenerationRequest:
     """A request for an answer."""
 
     prompt: Sequence[int] | Int32  # ids below the tokenizer's `n_ids`; may be empty
     sampling: Sampling  # options of the answer
-    row: int = 0  # number among several answers with the same settings; see `Sampler`
+    row: int = 0  # number among several answers with the same settings; see `TokenSampler`
     ends: Collection[int] = ()  # tokens that end the document and the answer
     top: int | None = None  # most likely tokens in the score of each token; None is no scores
     scores_prompt: bool = False  # whether tokens of the prompt get scores, too
     writes: bool = True  # whether there is an answer; if not, the prompt is read only
 
 
-class Engine:
+class DecodingEngine:
     """Reads prompts and writes their answers, one token of each per step.
 
     Args:
@@ -85,7 +85,7 @@ class Engine:
 
     def __init__(
         self,
-        model: Reader,
+        model: InferenceModel,
         tokenizer: Tokenizer,
         *,
         batch_size: int = BATCH_SIZE,
@@ -119,7 +119,7 @@ class Engine:
         """Whether there is an answer in progress or a waiting request."""
         return bool(self._waiting or self.n_running)
 
-    def submit(self, request: Request) -> int:
+    def submit(self, request: GenerationRequest) -> int:
         """Add a request; returns its number, from 0, which its pieces have as `row`.
 
         BOS is added before the prompt, because models are trained with it, unless the prompt begins
@@ -220,14 +220,16 @@ class Engine:
 class _Row:
     """One answer: the unread part of its prompt, and its sampler."""
 
-    def __init__(self, index: int, request: Request, prompt: Int32, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, index: int, request: GenerationRequest, prompt: Int32, tokenizer: Tokenizer
+    ) -> None:
         self.index, self.request, self.unread, self.last = index, request, prompt, -1
         self.state: State = None
         self.n_written = 0
         self.scores: list[TokenScore] = []
         self._before: NDArray[np.float32] | None = None  # logits after the last scored token
         self._hidden = 0 if prompt.size == len(request.prompt) else 1  # a start token was added
-        self.sampler = Sampler(request.sampling, request.row)
+        self.sampler = TokenSampler(request.sampling, request.row)
         self._text = TextStream(tokenizer, request.sampling.stop)
         self.occurred: NDArray[np.bool_] | None = None
         if request.sampling.repetition_penalty != 1:
@@ -278,7 +280,7 @@ def _scored(token: int, logits: NDArray[np.float32], top: int) -> TokenScore:
     likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
 
     def spelled(one: int) -> float:
-        return max(float(logprobs[one]), LEAST_LOGPROB)
+        return max(float(logprobs[one]), MIN_LOGPROB)
 
     return TokenScore(token, spelled(token), {one: spelled(one) for one in likeliest.tolist()})
 
@@ -301,7 +303,7 @@ def checked_ids(prompt: Sequence[int] | Int32, tokenizer: Tokenizer) -> Int32:
 
 
 def answer(
-    model: Reader,
+    model: InferenceModel,
     prompts: Sequence[Sequence[int] | Int32],
     *,
     tokenizer: Tokenizer,
@@ -319,12 +321,12 @@ def answer(
     parameters.
 
     Raises:
-        DataError, Diverged: as of `Engine`.
+        DataError, Diverged: as of `DecodingEngine`.
     """
-    engine = Engine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
+    engine = DecodingEngine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
     ends = (tokenizer.bos,) if ends is None else ends
     for index, prompt in enumerate(prompts):
-        engine.submit(Request(prompt=prompt, sampling=sampling, row=index, ends=ends))
+        engine.submit(GenerationRequest(prompt=prompt, sampling=sampling, row=index, ends=ends))
 
     def pieces() -> Iterator[Piece]:
         while engine.is_busy:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.base.quantities import MOST_COUNT
+from mlxhog.base.quantities import MAX_COUNT
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, shown
 
-MOST_STOPS, MOST_STOP_CHARACTERS = 64, 100
+MAX_STOPS, MAX_STOP_CHARACTERS = 64, 100
 """Limits of stop strings, because the text is compared with each of them after every token."""
 
 _sampling = partial(option, group="sampling")
@@ -55,7 +55,7 @@ class Sampling:
     repetition_penalty: float = _sampling(
         1.0, "above 1 makes tokens of prompt and answer less likely to repeat", low=0.01, high=1000
     )
-    seed: int = _sampling(0, "the same seed gives the same text", low=0, high=MOST_COUNT)
+    seed: int = _sampling(0, "the same seed gives the same text", low=0, high=MAX_COUNT)
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,12 +73,12 @@ def stop_strings(value: object, name: str = "stop") -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not (
         isinstance(texts, Sequence)
-        and len(texts) <= MOST_STOPS
-        and all(isinstance(one, str) and 0 < len(one) <= MOST_STOP_CHARACTERS for one in texts)
+        and len(texts) <= MAX_STOPS
+        and all(isinstance(one, str) and 0 < len(one) <= MAX_STOP_CHARACTERS for one in texts)
     ):
         written = shown([*value] if isinstance(value, tuple) else value)
         raise ConfigError(
-            f"{name} is {written}; wanted a text, or a list of texts: at most {MOST_STOPS}, each "
-            f"of 1 to {MOST_STOP_CHARACTERS} characters"
+            f"{name} is {written}; wanted a text, or a list of texts: at most {MAX_STOPS}, each "
+            f"of 1 to {MAX_STOP_CHARACTERS} characters"
         )
     return tuple(texts)

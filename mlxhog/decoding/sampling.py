@@ -11,7 +11,7 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.errors import Diverged
 
 
-class Sampler:
+class TokenSampler:
     """Draws the tokens of one answer reproducibly; each `row` has its own random numbers.
 
     Concurrency: one object is for one thread.

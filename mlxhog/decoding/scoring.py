@@ -1,6 +1,6 @@
 """Score a model's prediction of text: sums of its loss, bits per byte, perplexity.
 
-A file's text is cut into sequences, and each starts from the empty state, as in the held-out
+A file's text is cut into sequences, and each starts from the empty state, as in the validation
 evaluation of a run. So the numbers can be compared with those of training, and between tokenizers.
 A document is read from begin to end with one state.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.backends.backend import Backend
-from mlxhog.data import corpora, heldout, prepare
+from mlxhog.data import corpora, prepare, validation_set
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError, Diverged
@@ -27,23 +27,23 @@ SCORED_LOGITS = 2**24  # largest number of values in these logits
 
 
 @dataclass(frozen=True)
-class Score:
+class TextScore:
     """Sums over a text; scores of several texts can be added."""
 
     nats: float = 0.0  # cross entropy of all tokens except the first of each document
     n_bytes: int = 0  # number of bytes of text
     tokens: int = 0  # number of predicted tokens
 
-    def __add__(self, other: Score) -> Score:
+    def __add__(self, other: TextScore) -> TextScore:
         """The score of both texts together."""
-        return Score(
+        return TextScore(
             self.nats + other.nats, self.n_bytes + other.n_bytes, self.tokens + other.tokens
         )
 
     @property
     def bits_per_byte(self) -> float | None:
         """Cross entropy per byte of text, None without text."""
-        return heldout.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
+        return validation_set.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
 
     @property
     def perplexity(self) -> float | None:
@@ -71,8 +71,8 @@ def token_files(
         yield part.name, None if empty else TokenFile.open(path)
 
 
-def held_out_tokens(of_model: Tokenizer, data: str, **options: Any) -> TokenFile:
-    """The held-out text of a run, prepared as for its training by its options.
+def val_tokens(of_model: Tokenizer, data: str, **options: Any) -> TokenFile:
+    """The validation text of a run, prepared as for its training by its options.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
@@ -93,7 +93,7 @@ def score(
     *,
     seq_len: int,
     progress: Callable[[float], None] = lambda share: None,
-) -> Score:
+) -> TextScore:
     """Score the tokens of a file, cut into sequences of `seq_len`.
 
     `progress` is called after every batch with the share done, 0 to 1.
@@ -101,19 +101,21 @@ def score(
     Raises:
         Diverged: the model's loss is not finite.
     """
-    rows = heldout.rows_of_batch(param_count(config), seq_len)
+    rows = validation_set.rows_of_batch(param_count(config), seq_len)
     how: dict[str, Any] = {"seq_len": seq_len, "batch_size": rows}
-    n_batches, total = heldout.n_batches(file, **how), Score()
-    for number, batch in enumerate(heldout.batches(file, **how), start=1):
+    n_batches, total = validation_set.n_batches(file, **how), TextScore()
+    for number, batch in enumerate(validation_set.batches(file, **how), start=1):
         result = backend.evaluate(batch)
-        total += Score(result.nats, batch.n_bytes, result.targets)
+        total += TextScore(result.nats, batch.n_bytes, result.targets)
         progress(number / n_batches)
     if not math.isfinite(total.nats):
         raise Diverged("the loss on this text is not finite; use an earlier checkpoint")
     return total
 
 
-def score_document(backend: Backend, config: ModelConfig, tokenizer: Tokenizer, text: str) -> Score:
+def score_document(
+    backend: Backend, config: ModelConfig, tokenizer: Tokenizer, text: str
+) -> TextScore:
     """Score a text, which is not empty, as one document.
 
     Raises:
@@ -135,4 +137,4 @@ def score_document(backend: Backend, config: ModelConfig, tokenizer: Tokenizer, 
         nats += float((np.log(sums) - of_ids[:, 0].astype(np.float64)).sum())
     if not math.isfinite(nats):
         raise Diverged("the model's logits are not finite; load an earlier checkpoint")
-    return Score(nats, len(content), len(ids))
+    return TextScore(nats, len(content), len(ids))

@@ -16,11 +16,11 @@ from mlxhog.base import float32
 from mlxhog.base.machine import Machine
 from mlxhog.base.verdicts import CPU_DECODES, GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
+from mlxhog.conformance.engines import FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, CheckResult, check, check_child
 from mlxhog.models.families import init_params, param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity.engines import FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.training.batch_size import faster_half, times_of
 
 Gradient = dict[str, NDArray[Any]]
@@ -40,7 +40,7 @@ DECODE_S: Final = 1.0  # for each
 
 
 @dataclass
-class Measured:
+class MeasuredGradients:
     """What the gradients of this machine's backends showed."""
 
     checks: list[Check] = field(default_factory=list)
@@ -54,13 +54,15 @@ class Measured:
     """The row `decoding` of the record: tokens/s of MLX on the GPU and of the native decoder."""
 
 
-def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = ()) -> Measured:
+def check_backends(
+    machine: Machine, gradients: int, agreed: Collection[str] = ()
+) -> MeasuredGradients:
     """Compare a gradient of each backend with the reference, then measure its speed.
 
     Each computes some more `gradients` for that, with one thread; GPU workers on the Metal engines
     `agreed`, where every kernel agreed with its reference, also with our Metal kernels.
     """
-    measured, expected = Measured(), reference()
+    measured, expected = MeasuredGradients(), reference()
     for name in BACKENDS:
         if (lack := missing(name, machine)) is not None:
             absent = Check(f"backend {name}", CheckResult.ABSENT, lack, _EXPECTED)
@@ -93,7 +95,9 @@ def _measure_decoding(checks: list[Check]) -> dict[str, Any] | None:
     return {"model": DECODED, "n_params": size, "tokens_per_s": speeds}
 
 
-def _measure(measured: Measured, name: str, form: str, gradients: int, expected: Gradient) -> None:
+def _measure(
+    measured: MeasuredGradients, name: str, form: str, gradients: int, expected: Gradient
+) -> None:
     """Add what one backend shows with one form of the operators."""
     title, speeds, otherwise = f"backend {name}", measured.tokens_per_s, CheckResult.FAIL
     consequence = float32.user_note() or (

@@ -20,8 +20,8 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.resources import available_shared_memory
 from mlxhog.doctor.litmus import PROMISED, untold
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.host import build
-from mlxhog.models.ops.operators import LONGEST_SUM
+from mlxhog.metal.emulator import build
+from mlxhog.models.ops.operators import MAX_SUM_TERMS
 
 
 class CheckResult(StrEnum):
@@ -194,8 +194,8 @@ def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
             re.match(r"Apple M[12]\b", machine.chip) is None or version >= (2, 14),
             f"torch {torch} on an {machine.chip}",
             "torch 2.14 or newer on an M1 or M2",
-            f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
-            "your own code may not: python -m pip install -U torch",
+            f"on this GPU it adds more than {MAX_SUM_TERMS:,} terms wrong; mlxhog splits such "
+            "sums, your own code may not: python -m pip install -U torch",
             CheckResult.WARN,
         )
     tf32, observed = float32.user_note(), os.environ.get(float32.VARIABLE, "unset")

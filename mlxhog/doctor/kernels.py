@@ -19,7 +19,7 @@ from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.metal import engines
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops.kernels import choose
-from mlxhog.optim import SGD, Target
+from mlxhog.optim import SGD, UpdateTarget
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import StepTrace
@@ -125,7 +125,7 @@ def step_error(lane: Lane, name: str) -> float:
         pages[...] = start
         flat, last, prev = pages
         decay = frozenset({"rows"})
-        target = Target(
+        target = UpdateTarget(
             flat=flat, slots=slots, locks=None, mode=WRITE_MODES["cas"], private={}, shared={},
             decay=decay, record=StepTrace(last, prev),
             metal=MetalSteps(engine, flat, slots, decay) if metal else None,

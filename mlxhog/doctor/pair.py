@@ -14,12 +14,12 @@ from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import GPU_BACKENDS, missing, resolve_workers
 from mlxhog.config.config import TrainConfig
+from mlxhog.display.views import TellStep
 from mlxhog.doctor.checks import AGAIN, Check, CheckResult
 from mlxhog.errors import MlxhogError
-from mlxhog.report.views import TellStep
-from mlxhog.theory import CompareConfig, paired_test
-from mlxhog.theory.paired_test import PairedResult
-from mlxhog.theory.pairs import Comparison, Side
+from mlxhog.experiments import CompareConfig, paired_test
+from mlxhog.experiments.paired_test import PairedResult
+from mlxhog.experiments.pairs import Comparison, Side
 
 MODEL: Final = "10m"
 PAIRS: Final = 6
@@ -73,7 +73,7 @@ def compared(a: str, b: str, tell: TellStep) -> PairedResult:
             "schedule": "constant", "live": "off",
         }  # fmt: skip
         one, other = (Side(mix, TrainConfig(workers=mix, **options)) for mix in (a, b))
-        terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, eval_tokens=1024)
+        terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, val_subset_tokens=1024)
         comparison = Comparison(one, other, terms, folder / "pairs")
         while not (result := paired_test.judge(speeds, PAIRS)).ended:
             pair = comparison.run_pair(

@@ -16,6 +16,8 @@ from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_count
 from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
+from mlxhog.display.table import AnswerNote, FailureNote, Section
+from mlxhog.display.views import TellStep
 from mlxhog.doctor import backends
 from mlxhog.doctor import kernels as metal
 from mlxhog.doctor.checks import (
@@ -30,8 +32,6 @@ from mlxhog.doctor.litmus import LIVE, PROMISED, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.errors import EnvironmentLacks, one_line
 from mlxhog.models.ops import kernels
-from mlxhog.report.table import AnswerNote, FailureNote, Section
-from mlxhog.report.views import TellStep
 from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)

@@ -27,12 +27,12 @@ from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.machine import Machine
 from mlxhog.base.paths import expanded
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
+from mlxhog.display.views import TellStep
 from mlxhog.doctor import system
 from mlxhog.doctor.backends import DECODE_S, measure_decoder, measure_speed
 from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.errors import ConfigError, EnvironmentLacks, whole_text
 from mlxhog.optim import muon
-from mlxhog.report.views import TellStep
 from mlxhog.training import api
 
 STAGES: Final = 3

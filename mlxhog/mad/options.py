@@ -33,20 +33,21 @@ class Protocol(Merged):
     )
     lr: float | None = option(
         None,
-        "largest step size; auto is the optimizer's own, by width, vocabulary and strategy",
+        "peak learning rate; auto: the optimizer's default, scaled by width, vocabulary and "
+        "strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
-    clip: float = option(0.0, "largest gradient norm; 0 switches clipping off", low=0)
+    clip: float = option(0.0, "clip the gradient norm to this value; 0 disables clipping", low=0)
     schedule: str = option(
         "cosine",
-        "step size over the run: falling to lr-floor, stepped every epoch; or constant, as in the "
-        "reference's code",
+        "learning rate over the run: falling to min-lr, stepped every epoch; or constant, as in "
+        "the reference's code",
         choices=("cosine", "constant"),
     )
-    lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
+    min_lr: float = option(1e-6, "cosine: minimum learning rate, reached at the end", low=0)
     batch_size: int = option(128, "sequences in one step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
-    epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
+    epochs: int | None = option(None, "stop after this number of epochs", low=1)
     eval_every: int | None = option(
         None, "steps between evaluations; by default an epoch, but at least 25 steps", low=1
     )
@@ -75,10 +76,8 @@ class Protocol(Merged):
         """Check the values together."""
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("steps and epochs are both given; leave one out")
-        if self.schedule != "cosine" and is_set(self, "lr_floor"):
-            raise ConfigError(
-                f"--lr-floor is for schedule=cosine, not {self.schedule}; leave it out"
-            )
+        if self.schedule != "cosine" and is_set(self, "min_lr"):
+            raise ConfigError(f"--min-lr is for schedule=cosine, not {self.schedule}; leave it out")
 
     @property
     def weight_decay(self) -> float:
@@ -100,7 +99,7 @@ PROTOCOL: Final = (*options(Protocol), "weight_decay", "beta2", "moments")
 
 
 def point_name(protocol: Mapping[str, Any]) -> str:
-    """Return the optimiser point of a protocol as plain values: "lr 2e-03 wd 0.1"."""
+    """Return the optimizer point of a protocol as plain values: "lr 2e-03 wd 0.1"."""
     lr, decay = protocol.get("lr"), protocol.get("weight_decay", 0)
     rate = "auto" if lr is None else f"{lr:.0e}"
     if lr is not None and float(rate) != lr:
@@ -117,7 +116,7 @@ def worker_options() -> tuple[str, ...]:
     numbers = STRATEGIES.numbers().items()
     return (
         *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
-        "heartbeat_timeout_s",
+        "heartbeat_timeout",
         *(name for name, number in numbers if not number.train_only),
     )
 

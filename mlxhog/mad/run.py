@@ -18,9 +18,9 @@ from mlxhog.mad.options import Protocol, point_name
 from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models import families
+from mlxhog.models.layers import at_width, to_dict
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import at_width, to_dict
 
 version = cache(metadata.version)  # which reads a file
 
@@ -41,7 +41,7 @@ def state(layers: Iterable[Layer], d: int, length: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A candidate on one setting of one task, at one optimiser point, with one seed."""
+    """A candidate on one setting of one task, at one optimizer point, with one seed."""
 
     task: str  # full name, such as "in-context-recall"
     # every setting of the task; `select` val draws validation rows, `fuzzy_compat` sets its own
@@ -98,10 +98,10 @@ class RunConfig:
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def record(self, status: str, **numbers: Any) -> "RunRecord":
+    def record(self, status: str, **numbers: Any) -> "CandidateRecord":
         """Return the record of this run, which ends now and here, with its numbers."""
         model = self.model()
-        return RunRecord(
+        return CandidateRecord(
             status=status,
             **numbers,
             key=self.key(),
@@ -167,7 +167,7 @@ class _Rates:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
+class CandidateRecord:
     """A run that ended: its result, and its plan as plain values; a line of `runs.jsonl`."""
 
     # "done", "diverged" (it scores 0), "pruned", "failed" or "interrupted"

@@ -2,7 +2,7 @@
 
 One seed of a candidate scores
 
-    setting = accuracy (acc_macro) of the best of its optimiser points
+    setting = accuracy (acc_macro) of the best of its optimizer points
     task    = mean over the settings of the task
     score   = mean over the tasks
 
@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
-from mlxhog.mad.run import RunRecord, params
+from mlxhog.experiments.paired_test import single_look
+from mlxhog.mad.run import CandidateRecord, params
 from mlxhog.mad.suites import Suite
-from mlxhog.models.mad.layers import at_width
+from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
-from mlxhog.theory.paired_test import single_look
 
 Select = Literal["test", "val"]
 LOST = ("diverged", "failed")
@@ -50,7 +50,7 @@ class CandidateScore:
     intervals: Mapping[str, float | None]  # task -> interval of its score
     acc_token: Mapping[str, float]  # task -> mean share of right positions, of the same runs
     ceiling: Mapping[str, float]  # task -> the best possible score
-    best: tuple[RunRecord, ...]  # the runs in the score, with 0 for lost ones
+    best: tuple[CandidateRecord, ...]  # the runs in the score, with 0 for lost ones
     params: int  # parameters of the layers at the suite's width, see `run.params`
     state: int  # numbers kept per sequence after the longest row, at the suite's width
     seconds: float  # of all runs together
@@ -61,7 +61,7 @@ class CandidateScore:
     n_diverged: int  # runs that score 0 because they diverged
     n_failed: int  # runs that score 0 because they failed
     missing: tuple[str, ...]  # the runs without a result, in words
-    select: Select = "test"  # rows that select between optimiser points
+    select: Select = "test"  # rows that select between optimizer points
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -102,7 +102,7 @@ class CandidateScore:
 
 
 def scores(
-    records: Iterable[RunRecord], suite: Suite, seeds: Sequence[int], select: Select = "test"
+    records: Iterable[CandidateRecord], suite: Suite, seeds: Sequence[int], select: Select = "test"
 ) -> list[CandidateScore]:
     """Return the score of every candidate: finished ones first, then by score, then by size.
 
@@ -112,7 +112,7 @@ def scores(
             the suite or the seeds are ignored.
         suite: the planned runs.
         seeds: the planned ones.
-        select: rows whose accuracy selects between optimiser points, and orders the candidates.
+        select: rows whose accuracy selects between optimizer points, and orders the candidates.
             The accuracies of both kinds of rows are returned, of the selected runs.
     """
     expected = {
@@ -121,7 +121,7 @@ def scores(
         for one in suite.settings
         for number, point in enumerate(suite.points)
     }
-    runs: dict[str, dict[Place, RunRecord]] = defaultdict(dict)
+    runs: dict[str, dict[Place, CandidateRecord]] = defaultdict(dict)
     for run in records:
         for number, point in enumerate(suite.points):
             place, protocol = (run.task, run.label, run.seed, number), run.config["protocol"]
@@ -140,7 +140,7 @@ Place = tuple[str, str, int, int]
 
 def _row(
     candidate: str,
-    by_place: Mapping[Place, RunRecord],
+    by_place: Mapping[Place, CandidateRecord],
     expected: Mapping[Place, str],
     suite: Suite,
     select: Select,
@@ -188,9 +188,9 @@ def _row(
     )
 
 
-def _best(runs: Iterable[RunRecord], select: Select) -> list[RunRecord]:
+def _best(runs: Iterable[CandidateRecord], select: Select) -> list[CandidateRecord]:
     """The best run of every seed and setting, the first of equal ones; lost ones have 0."""
-    best: dict[tuple[str, str, int], tuple[float, RunRecord]] = {}
+    best: dict[tuple[str, str, int], tuple[float, CandidateRecord]] = {}
     for run in runs:
         if run.status in LOST:
             val = None if run.val_macro is None else 0.0
@@ -202,9 +202,9 @@ def _best(runs: Iterable[RunRecord], select: Select) -> list[RunRecord]:
     return [run for _, run in best.values()]
 
 
-def _by(key: str, runs: Iterable[RunRecord]) -> dict[Any, list[RunRecord]]:
+def _by(key: str, runs: Iterable[CandidateRecord]) -> dict[Any, list[CandidateRecord]]:
     """Runs by a field, in the order of the first of each."""
-    by: dict[Any, list[RunRecord]] = {}
+    by: dict[Any, list[CandidateRecord]] = {}
     for run in runs:
         by.setdefault(getattr(run, key), []).append(run)
     return by

@@ -1,4 +1,4 @@
-"""Suites: settings of tasks, and optimiser points, on which an architecture is scored.
+"""Suites: settings of tasks, and optimizer points, on which an architecture is scored.
 
 Sources: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid of the six published tasks;
 the modules of the other tasks.

@@ -1,6 +1,6 @@
 """Stacks of xLSTM layers, and what their modules have in common in PyTorch and MLX.
 
-The layers are those of the language models, `models/mad/layers/xlstm.py`: the variant "v1" has the
+The layers are those of the language models, `models/layers/xlstm.py`: the variant "v1" has the
 layers of the first paper, "large" those of xLSTM-7B. Parameters have the names and layouts of the
 xlstm package:
 
@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model
+from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layer import Run, maps
+from mlxhog.models.mad.layer import ForwardContext, maps
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
-from mlxhog.models.translation import to_ours
 from mlxhog.nn.padding import SkippingOps, take
 
 State = Sequence[Sequence[Any]]
@@ -80,7 +80,7 @@ class Stack:
         """Return a state dict of the xlstm package in the layout here.
 
         Its CUDA sLSTM has transposed weights, and weight_mode "fused" stacks matrices; see
-        `models/translation.py`. Unknown names stay as they are.
+        `models/checkpoint_names.py`. Unknown names stay as they are.
         """
         there = {_renamed(name, self._names): array for name, array in arrays.items()}
         back = {prefix: here for here, prefix in self._names.items()}
@@ -124,7 +124,7 @@ def _config(
     return cfg
 
 
-class Module:
+class LayersBase:
     """The part of a module that both frameworks share; a framework's class comes behind it.
 
     The modules have these arguments:
@@ -229,7 +229,10 @@ class Module:
         # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
         faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
         spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
-        x, run = xp.where(spoilt, 0.0, x), Run(ops, stack.cfg.norm_eps, masks=masks or None)
+        x, run = (
+            xp.where(spoilt, 0.0, x),
+            ForwardContext(ops, stack.cfg.norm_eps, masks=masks or None),
+        )
         if "input_proj.weight" in params:
             x = run.linear(x, params, "input_proj")
         of_model = {spec.name: params[name] for name, spec in stack.parameters.items()}
@@ -244,8 +247,8 @@ class Module:
         return x, tuple(after)
 
 
-class Recurrent(Module):
-    """Layers of one cell where `nn.LSTM` stands, `num_layers` times; arguments as of `Module`."""
+class Recurrent(LayersBase):
+    """Layers of one cell in place of `nn.LSTM`; for arguments see `LayersBase`."""
 
     cell: ClassVar[str]
 
@@ -268,10 +271,10 @@ class Recurrent(Module):
         self._set(Stack(cfg, range(num_layers), input_size), batch_first, kernels)
 
 
-class SLSTM(Recurrent):
+class SLSTMBase(Recurrent):
     """sLSTM layers where `nn.LSTM` stands: the package's sLSTMLayer.
 
-    Its output is normalised within each head, so nothing has to follow. Options are `num_heads`
+    Its output is normalized within each head, so nothing has to follow. Options are `num_heads`
     (4), `conv1d_kernel_size` (4; 0 for none), `bias_init`, `recurrent_weight_init` and
     `group_norm_weight`.
     """
@@ -279,7 +282,7 @@ class SLSTM(Recurrent):
     cell = "slstm"
 
 
-class MLSTM(Recurrent):
+class MLSTMBase(Recurrent):
     """mLSTM layers where `nn.LSTM` stands: the package's mLSTMLayer.
 
     The variant "v1" widens its input and has a convolution. Options are `num_heads` (4) and
@@ -291,7 +294,7 @@ class MLSTM(Recurrent):
     cell = "mlstm"
 
 
-class XLSTMBlock(Module):
+class XLSTMBlockBase(LayersBase):
     """One block of an xLSTM: norm, layer and residual, and a feed-forward layer if it has one.
 
     The package's mLSTMBlock or sLSTMBlock; with `variant="large"` the block of xLSTM-7B.
@@ -312,9 +315,9 @@ class XLSTMBlock(Module):
     ) -> None:
         """Make block `index` of a model of `of` blocks, on which initial values depend.
 
-        The cell is "mlstm" or "slstm"; the other arguments are as of `Module`. Options are those of
-        `SLSTM` or `MLSTM`; and `feedforward` of an sLSTM block, the fields of the package's
-        FeedForwardConfig, or None for no such layer; and `ffn_proj_factor` and
+        The cell is "mlstm" or "slstm"; the other arguments are as of `LayersBase`. Options are
+        those of `SLSTM` or `MLSTM`; and `feedforward` of an sLSTM block, the fields of the
+        package's FeedForwardConfig, or None for no such layer; and `ffn_proj_factor` and
         `ffn_round_up_to_multiple_of` of "large".
         """
         if not 0 <= index < of:

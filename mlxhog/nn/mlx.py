@@ -35,10 +35,10 @@ from mlxhog.nn.layers import opened
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "set_threads"]
 
 
-class Layers(layers.Module, Module):
+class Layers(layers.LayersBase, Module):
     """Parameters and computation of all modules."""
 
-    __call__ = layers.Module.forward
+    __call__ = layers.LayersBase.forward
     batch_first = True
 
     def start(self) -> None:
@@ -71,16 +71,16 @@ class Layers(layers.Module, Module):
         return Module.load_weights(self, own, strict)
 
 
-class SLSTM(layers.SLSTM, Layers):
-    """sLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.SLSTM`."""
+class SLSTM(layers.SLSTMBase, Layers):
+    """sLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.SLSTMBase`."""
 
 
-class MLSTM(layers.MLSTM, Layers):
-    """mLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.MLSTM`."""
+class MLSTM(layers.MLSTMBase, Layers):
+    """mLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.MLSTMBase`."""
 
 
-class XLSTMBlock(layers.XLSTMBlock, Layers):
-    """One block of an xLSTM; see `mlxhog.nn.layers.XLSTMBlock`."""
+class XLSTMBlock(layers.XLSTMBlockBase, Layers):
+    """One block of an xLSTM; see `mlxhog.nn.layers.XLSTMBlockBase`."""
 
 
 class LanguageModel(Module):

@@ -32,7 +32,7 @@ from mlxhog.nn.layers import opened
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "detach"]
 
 
-class Layers(layers.Module, nn.Module):
+class Layers(layers.LayersBase, nn.Module):
     """Parameters and computation of all modules."""
 
     batch_first = False
@@ -53,7 +53,7 @@ class Layers(layers.Module, nn.Module):
                 attrgetter(name)(self).copy_(torch.from_numpy(initial_value(spec, seed)))
 
     def forward(self, x: Tensor, state: Any = None, **positions: Any) -> tuple[Tensor, Any]:
-        """As `mlxhog.nn.layers.Module.forward`, in float32 under `torch.autocast`, too."""
+        """As `mlxhog.nn.layers.LayersBase.forward`, in float32 under `torch.autocast`, too."""
         device = x.device.type
         if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(device):
             x = x.float()
@@ -73,16 +73,16 @@ class Layers(layers.Module, nn.Module):
         """Do nothing, as `nn.LSTM` on a CPU."""
 
 
-class SLSTM(layers.SLSTM, Layers):
-    """sLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.SLSTM`."""
+class SLSTM(layers.SLSTMBase, Layers):
+    """sLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.SLSTMBase`."""
 
 
-class MLSTM(layers.MLSTM, Layers):
-    """mLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.MLSTM`."""
+class MLSTM(layers.MLSTMBase, Layers):
+    """mLSTM layers, where `nn.LSTM` stands; see `mlxhog.nn.layers.MLSTMBase`."""
 
 
-class XLSTMBlock(layers.XLSTMBlock, Layers):
-    """One block of an xLSTM; see `mlxhog.nn.layers.XLSTMBlock`."""
+class XLSTMBlock(layers.XLSTMBlockBase, Layers):
+    """One block of an xLSTM; see `mlxhog.nn.layers.XLSTMBlockBase`."""
 
 
 class LanguageModel(nn.Module):

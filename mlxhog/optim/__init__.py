@@ -26,7 +26,7 @@ from mlxhog.optim.elementwise import SGD, AdamW, Adan, Lion, Momentum
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.groups import Grouped, Groups, factors
 from mlxhog.optim.muon import Muon
-from mlxhog.optim.rule import Optimizer, Pairs, Step, Target, directions, write
+from mlxhog.optim.rule import Optimizer, Pairs, UpdateStep, UpdateTarget, directions, write
 from mlxhog.optim.soap import Soap
 from mlxhog.optim.sparsified import Selection, Sparse, Sparsified
 from mlxhog.optim.tables import WithTables
@@ -128,6 +128,7 @@ def build(
 __all__ = [
     "DEFAULT", "GROUPS", "SGD", "AdamW", "Adan", "Adaptive", "Apollo", "ApolloMini", "Decayed",
     "DelayFeedback", "Float32", "Grouped", "Groups", "Lion", "Momentum", "Muon", "Optimizer",
-    "OptimizerChoice", "Pairs", "Selection", "Soap", "Sparsified", "Step", "Target", "Use",
-    "WithTables", "build", "by_name", "chosen", "directions", "for_model", "open_numbers", "write",
+    "OptimizerChoice", "Pairs", "Selection", "Soap", "Sparsified", "UpdateStep", "UpdateTarget",
+    "Use", "WithTables", "build", "by_name", "chosen", "directions", "for_model", "open_numbers",
+    "write",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ they are. It comes from NumPy's Philox with the run's seed, the parameter's name
 the drawing as key and counter, so every worker, of either framework, has the same one, also after a
 resume.
 
-All other parameters take Adam's steps with the same step size and decay.
+All other parameters take Adam's steps with the same learning rate and decay.
 
 State is private, since the limiter remembers the last update: moments of R for hidden matrices and
 whole ones for the rest, and one norm per hidden matrix. P is drawn, not stored.
@@ -35,7 +35,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 from mlxhog.config.options import option
 from mlxhog.optim.choice import Adaptive
 from mlxhog.optim.gradients import Float32
-from mlxhog.optim.rule import Form, Kernel, Pairs, Shapes, Step, Target, Write, split, write
+from mlxhog.optim.rule import (
+    DirectionKernel,
+    ElementwiseUpdate,
+    Pairs,
+    Shapes,
+    UpdateStep,
+    UpdateTarget,
+    Write,
+    split,
+    write,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,24 +108,24 @@ class Projected(Adaptive):
         }
         return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.use.hidden}}
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.decay1**step.count)
         size = step.lr * correction
-        # A write decays by its step size times this; the decay here is by lr, and comes last.
+        # A write decays by its learning rate times this; the decay here is by lr, and comes last.
         decay = self.weight_decay / correction
         rates = (step.grad_scale, *self.decays, 1.0, self.eps)
 
-        def form(decays: bool) -> Form:
+        def form(decays: bool) -> ElementwiseUpdate:
             shrunk = 1.0 - step.lr * self.weight_decay * decays
-            return Form(Write(size, shrunk, decay * decays), rates)
+            return ElementwiseUpdate(Write(size, shrunk, decay * decays), rates)
 
         hidden, rest = split(pairs, self.use.hidden)
-        target.step(Kernel("adam", ("m", "v")), rest, form, step)
+        target.step(DirectionKernel("adam", ("m", "v")), rest, form, step)
         scaled = ((slot, g * s) for slot, g, s in self._factors(target, hidden, step))
         write(target, scaled, step, lr=size, weight_decay=decay)
 
     def _factors(
-        self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
+        self, target: UpdateTarget, pairs: list[tuple[Slot, Float32]], step: UpdateStep
     ) -> Iterator[tuple[Slot, Float32, Floats]]:
         """Update the state of each hidden matrix; yield it, its gradient, the factors of that."""
         import numpy as np

@@ -21,7 +21,7 @@ BETA1: Final = 0.9
 EPS: Final = 1e-8
 
 GROUPS: Final = {"embedding": "embedding_lr", "head": "head_lr", "scalar": "scalar_lr"}
-"""Groups of parameters beside the hidden matrices, with the factors of their step sizes."""
+"""Groups of parameters beside the hidden matrices, with the factors of their learning rates."""
 
 Other = TypeVar("Other", bound="OptimizerChoice")
 
@@ -58,7 +58,7 @@ class OptimizerChoice(Choice, Optimizer, ABC):
         return self
 
     def default_lr(self, width: int, vocabulary: int = 0, averaged: int = 1) -> float:
-        """Return the default step size; one step is the mean of `averaged` workers' gradients."""
+        """Return the default learning rate of steps that average `averaged` workers' gradients."""
         return LR
 
     def workers_factor(self, rule: str, workers: int) -> float:

@@ -33,7 +33,15 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Rows
-from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, StepTrace, Target, parameter
+from mlxhog.optim.rule import (
+    Around,
+    Optimizer,
+    Pairs,
+    StepTrace,
+    UpdateStep,
+    UpdateTarget,
+    parameter,
+)
 
 FEEDBACK: Final = "feedback"
 
@@ -44,8 +52,8 @@ class FedBack(Choice):
 
     delay_feedback: bool = option(
         False,
-        "to a step that comes tau updates late add tau/n of it in advance, and take that back with "
-        "the worker's next one; n updates come between the two (error feedback)",
+        "to a step with staleness tau add tau/n of it in advance, and take that back with the "
+        "worker's next one; n updates come between the two (error feedback)",
     )
 
     def run_constraints(self, config: TrainConfig) -> Constraints:
@@ -66,7 +74,7 @@ class DelayFeedback(Around):
         self.scratch_arrays = 1
         self._before: Float32 | None = None  # the last addition
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Take one step, add `step.feedback` times as much, and take back the last addition.
 
         Concurrency: both are added as the arena's mode promises; other workers may write between

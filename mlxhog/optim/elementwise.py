@@ -14,23 +14,31 @@ from typing import ClassVar
 
 from mlxhog.config.options import option
 from mlxhog.optim.choice import Adaptive, Averaging, Decayed, OptimizerChoice, Sharing, like
-from mlxhog.optim.rule import GRADIENT, Form, Kernel, Pairs, Step, Target, Write
+from mlxhog.optim.rule import (
+    GRADIENT,
+    DirectionKernel,
+    ElementwiseUpdate,
+    Pairs,
+    UpdateStep,
+    UpdateTarget,
+    Write,
+)
 
 
 class Elementwise(OptimizerChoice):
     """A rule of a native kernel."""
 
-    kernel: ClassVar[Kernel] = GRADIENT
+    kernel: ClassVar[DirectionKernel] = GRADIENT
 
     @property
     def state_segments(self) -> tuple[str, ...]:
         return self.kernel.state
 
-    def form(self, step: Step, decays: bool) -> Form:
+    def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
         """The step of an element in an update; `decays` says whether weight decay applies to it."""
         raise NotImplementedError
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         target.step(self.kernel, pairs, partial(self.form, step), step)
 
 
@@ -42,8 +50,8 @@ class SGD(Elementwise, Decayed):
     title: ClassVar[str] = "plain SGD"
     about: ClassVar[str] = "plain gradient descent"
 
-    def form(self, step: Step, decays: bool) -> Form:
-        return Form(Write(step.lr, step.grad_scale, self.weight_decay * decays))
+    def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
+        return ElementwiseUpdate(Write(step.lr, step.grad_scale, self.weight_decay * decays))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +64,13 @@ class Momentum(Elementwise, Decayed):
     name: ClassVar[str] = "momentum"
     title: ClassVar[str] = "SGD with momentum"
     about: ClassVar[str] = "gradient descent with momentum, as torch.optim.SGD"
-    kernel: ClassVar[Kernel] = Kernel("momentum", ("m",))
+    kernel: ClassVar[DirectionKernel] = DirectionKernel("momentum", ("m",))
 
     momentum: float = option(0.9, "share of the last step that is added again", low=0, below=1)
 
-    def form(self, step: Step, decays: bool) -> Form:
+    def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
         nesterov, decay = False, self.weight_decay * decays
-        return Form(Write(step.lr), (step.grad_scale, self.momentum, nesterov, decay))
+        return ElementwiseUpdate(Write(step.lr), (step.grad_scale, self.momentum, nesterov, decay))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +87,11 @@ class Lion(Elementwise, Averaging):
     title: ClassVar[str] = "Lion"
     about: ClassVar[str] = "the sign of a momentum: every element moves by lr"
     lr_workers: ClassVar[str] = "sqrt"
-    kernel: ClassVar[Kernel] = Kernel("lion", ("m",))
+    kernel: ClassVar[DirectionKernel] = DirectionKernel("lion", ("m",))
 
-    def form(self, step: Step, decays: bool) -> Form:
+    def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
         write = Write(step.lr, coupled=self.weight_decay * decays)
-        return Form(write, (step.grad_scale, *self.decays))
+        return ElementwiseUpdate(write, (step.grad_scale, *self.decays))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +105,16 @@ class AdamW(Sharing):
     title: ClassVar[str] = "AdamW"
     about: ClassVar[str] = "Adam with decoupled weight decay"
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         count = step.shared_count if self.use.shared else step.count
         bias1, bias2 = 1.0 - self.decay1**count, 1.0 - self.beta2**count
         rates = (step.grad_scale, *self.decays, 1.0 / math.sqrt(bias2), self.eps)
 
-        def form(decays: bool) -> Form:
+        def form(decays: bool) -> ElementwiseUpdate:
             decay = step.lr * self.weight_decay * decays
-            return Form(Write(step.lr / bias1, decoupled=decay), rates)
+            return ElementwiseUpdate(Write(step.lr / bias1, decoupled=decay), rates)
 
-        target.step(Kernel("adam", ("m", "v"), self.use.shared), pairs, form, step)
+        target.step(DirectionKernel("adam", ("m", "v"), self.use.shared), pairs, form, step)
 
 
 class BesideAdamW(Adaptive):
@@ -137,15 +145,17 @@ class Adan(Elementwise, Adaptive):
     name: ClassVar[str] = "adan"
     title: ClassVar[str] = "Adan"
     about: ClassVar[str] = "means of gradients and of their differences"
-    kernel: ClassVar[Kernel] = Kernel("adan", ("m", "diff", "v", "prev"))
+    kernel: ClassVar[DirectionKernel] = DirectionKernel("adan", ("m", "diff", "v", "prev"))
 
     beta3: float = option(0.92, "decay of the mean of gradients' differences", low=0, below=1)
 
-    def form(self, step: Step, decays: bool) -> Form:
+    def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
         betas = (self.decay1, self.beta2, self.beta3)
         bias1, bias2, bias3 = (1.0 - beta**step.count for beta in betas)
         means = (*self.decays, self.beta3, 1.0 - self.beta3)
         steps = (1.0 / bias1, self.beta3 / bias3, 1.0 / math.sqrt(bias2))
         decay = self.weight_decay * decays
         write = Write(step.lr / (1.0 + step.lr * decay), coupled=decay)
-        return Form(write, (step.grad_scale, *means, *steps, self.eps, step.count == 1))
+        return ElementwiseUpdate(
+            write, (step.grad_scale, *means, *steps, self.eps, step.count == 1)
+        )

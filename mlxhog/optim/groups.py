@@ -1,4 +1,4 @@
-"""Step sizes by group: factors of lr for the embedding, the head, and gates, biases and norms.
+"""Learning rates by group: factors of lr for the embedding, the head, and gates, biases and norms.
 
 A rule takes the step of each group with that group's lr, in whatever form it has (native, Metal,
 NumPy), so state, bias correction, records and write modes are the rule's.
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from mlxhog.errors import ConfigError
 from mlxhog.optim.choice import GROUPS, OptimizerChoice
-from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
+from mlxhog.optim.rule import Around, Optimizer, Pairs, UpdateStep, UpdateTarget
 
 Groups = Mapping[str, frozenset[str]]
 """Names of the parameters of each of `GROUPS`, and "table"; empty for what the model lacks."""
@@ -46,7 +46,7 @@ class Grouped(Around):
         super().__init__(rule)
         self._factors = factors
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         groups: dict[float, list[int]] = {}
         for k, (slot, _) in enumerate(pairs):
             groups.setdefault(self._factors.get(slot.name, 1.0), []).append(k)

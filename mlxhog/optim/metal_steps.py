@@ -19,7 +19,7 @@ import numpy as np
 from mlxhog.arena import Arena, Slot
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import engines
-from mlxhog.metal.engine import Engine
+from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.engines import adoptable
 from mlxhog.metal.kernels.adds import FLAG_FLOATS, HP, dense_axpy, step
 from mlxhog.optim.gradients import Float32, Rows
@@ -59,7 +59,7 @@ def steps_of_worker(
 
 
 def _adopted(
-    gpu: Engine, arena: Arena, slot: int, decay: frozenset[str], recorded: Sequence[str]
+    gpu: MetalEngine, arena: Arena, slot: int, decay: frozenset[str], recorded: Sequence[str]
 ) -> MetalSteps:
     """The writer of an engine, once it and the CPU have seen each other's changes."""
     try:
@@ -67,8 +67,8 @@ def _adopted(
             if arena.layout.straddles(name) and not gpu.emulated:
                 nbytes = arena.layout.segments[name].nbytes
                 raise NotShared(
-                    f"segment {name} has {nbytes:,} bytes, and shared memory of macOS consists of "
-                    "pieces of 4 GiB, which a GPU imports one by one; smaller models fit"
+                    f"segment {name} has {nbytes:,} bytes, and shared memory of macOS consists "
+                    "of regions of 4 GiB, which a GPU imports one by one; smaller models fit"
                 )
         steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
         for name in recorded:  # now, while the CPU can still take over
@@ -86,7 +86,7 @@ class MetalSteps:
     """Writes of one engine to the parameters. Belongs to the worker that made it."""
 
     def __init__(
-        self, engine: Engine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
+        self, engine: MetalEngine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
     ) -> None:
         """Adopt the parameters, (n,) float32, or raise EnvironmentLacks."""
         self.engine = engine

@@ -24,8 +24,8 @@ State is `m` of every parameter and `v` of those that AdamW moves, private to a 
 all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,
 then x is orthogonalised without a lock. Plain SGD's kernels, locks and write modes add the
 directions u, natively or in Metal. In between x is orthogonalised by native code on the CPU
-(`on_cpu`), or by the worker's framework on its own device (`Target.polar`): all matrices of one
-shape at once, in float32.
+(`on_cpu`), or by the worker's framework on its own device (`UpdateTarget.polar`): all matrices of
+one shape at once, in float32.
 
 Only steps of hidden matrices are recorded, because looking ahead helps for them
 (`mlxhog.strategies.look_ahead`).
@@ -47,11 +47,11 @@ from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import (
     OPERATIONS,
     Coefficients,
-    Kernel,
+    DirectionKernel,
     Pairs,
     Polar,
-    Step,
-    Target,
+    UpdateStep,
+    UpdateTarget,
     split,
     write,
 )  # fmt: skip
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
 
 LR: Final = 3e-3
-WIDTH: Final = 128  # of the model for which a search found that step size; others scale it
+WIDTH: Final = 128  # of the model for which a search found that learning rate; others scale it
 PIECES: Final = 1024  # smallest vocabulary of pieces of words with a search; below are bytes
 PIECES_LR: Final = 0.0065  # as `LR`, for such a vocabulary
 BETA1: Final = 0.75  # from 300,000 to 1,200,000 tokens; .9 costs .01 to .02 bits per byte
@@ -84,10 +84,10 @@ ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
 
 ROOM: Final = 1.01  # keeps singular values below 1: beyond it the first step grows fast
 RMS: Final = 0.2  # root mean square of a step's elements, about, over lr
-LEAST_NORM: Final = 1e-30  # a shorter direction, such as that of zero gradients, moves nothing
+MIN_NORM: Final = 1e-30  # a shorter direction, such as that of zero gradients, moves nothing
 BATCH: Final = 1 << 18  # floats of directions that are computed, then written, in a core's cache
 DEVICE_BATCH: Final = 1 << 22  # the same on a worker's own device, for several matrices at once
-MOST_DISTANCE: Final = 1e-4  # of a device's directions from the CPU's; float32 sums have 1e-6
+MAX_DISTANCE: Final = 1e-4  # of a device's directions from the CPU's; float32 sums have 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,8 @@ class Muon(BesideAdamW, Sharing):
 
     nesterov: float | None = option(
         None,
-        "weight of the gradient itself in a direction, beside its mean; auto is 0.1, and 0.15 if "
-        "it looks ahead of three or more workers",
+        "weight of the gradient itself in a direction, beside its mean; auto: 0.1, or 0.15 "
+        "with parameter extrapolation for three or more workers",
         low=0, high=1, none="auto",
     )  # fmt: skip
     orthogonalization: str = option(
@@ -135,7 +135,7 @@ class Muon(BesideAdamW, Sharing):
         )
 
     def default_lr(self, width: int, vocabulary: int = 0, averaged: int = 1) -> float:
-        """Return the default step size.
+        """Return the default learning rate.
 
         A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect on
         activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
@@ -157,13 +157,13 @@ class Muon(BesideAdamW, Sharing):
 
     # -- a step ----------------------------------------------------------------------------------
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Apply one update, of matrices in batches, large ones first."""
         hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
         nesterov = NESTEROV if self.nesterov is None else self.nesterov
         rates = (step.grad_scale, *self.decays[:2], nesterov, 1.0 - nesterov)
-        kernel = Kernel("mean", ("m",), self.use.shared)
+        kernel = DirectionKernel("mean", ("m",), self.use.shared)
         threads, coefficients = self.use.threads, ORTHOGONALIZATIONS[self.orthogonalization]
         polar = target.polar or partial(on_cpu, threads=threads)
         for batch in _batches(hidden, DEVICE_BATCH if target.polar else BATCH * threads):

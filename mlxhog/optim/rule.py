@@ -1,4 +1,4 @@
-"""Common parts of optimizers: interface (`Optimizer`), `Target`, numbers of an update (`Step`).
+"""Common parts of optimizers: `Optimizer`, `UpdateTarget`, and an update's `UpdateStep`.
 
 A step is applied to a target: shared parameters, their locks, the optimizer's state. Native code
 computes the directions of most optimizers, element by element, and writes them in the same pass;
@@ -61,14 +61,14 @@ class Write(NamedTuple):
     decoupled: float = 0.0
 
 
-class Form(NamedTuple):
+class ElementwiseUpdate(NamedTuple):
     """The step of an element: how its direction is written, and the rates of its kernel."""
 
     write: Write
     rates: tuple[float, ...] = ()
 
 
-class Kernel(NamedTuple):
+class DirectionKernel(NamedTuple):
     """A direction that native code computes, `metal/native/updates/moments.h`."""
 
     name: str  # "gradient" is the gradient itself
@@ -76,14 +76,14 @@ class Kernel(NamedTuple):
     shared: bool = False  # whether all workers have one set of them
 
 
-GRADIENT = Kernel("gradient")
+GRADIENT = DirectionKernel("gradient")
 
 
 @dataclass(frozen=True)
-class Step:
+class UpdateStep:
     """The numbers of one update."""
 
-    lr: float  # step size, > 0
+    lr: float  # learning rate, > 0
     count: int  # number of updates of the private state, this one included, from 1
     shared_count: int  # the same count for the shared state
     seed: int  # chooses the start of the pass; differs between workers and steps
@@ -122,7 +122,7 @@ class StepWatch:
 
 
 @dataclass(frozen=True)
-class Target:
+class UpdateTarget:
     """The part of the arena that one optimizer step uses.
 
     State is laid out as `flat`, or by `places`. With `pending` the parameters are only read,
@@ -187,7 +187,13 @@ class Target:
             pairs.append((slot, grad.coalesced() if isinstance(grad, Rows) else grad))
         return pairs
 
-    def step(self, kernel: Kernel, pairs: Pairs, form: Callable[[bool], Form], step: Step) -> None:
+    def step(
+        self,
+        kernel: DirectionKernel,
+        pairs: Pairs,
+        form: Callable[[bool], ElementwiseUpdate],
+        step: UpdateStep,
+    ) -> None:
         """Step parameters along the directions of a kernel, in one pass, or one launch.
 
         `form` is the step of an element, by whether weight decay applies to its parameter.
@@ -207,7 +213,12 @@ class Target:
             self.metal.write(pairs, forms[True].write, forms[False].write, self.record)
 
     def direction(
-        self, kernel: Kernel, slot: Slot, grad: Any, rates: tuple[float, ...], step: Step
+        self,
+        kernel: DirectionKernel,
+        slot: Slot,
+        grad: Any,
+        rates: tuple[float, ...],
+        step: UpdateStep,
     ) -> Any:
         """Move the moments of a parameter, and return its direction without a step."""
         import numpy as np
@@ -216,12 +227,14 @@ class Target:
         target = replace(self, pending=None, record=None)
         if not kernel.shared:
             target = replace(target, locks=None, mode=WRITE_MODES["racy"])
-        target.native(kernel, slot, grad, Form(Write(0.0), rates), step, out=u.reshape(-1))
+        target.native(
+            kernel, slot, grad, ElementwiseUpdate(Write(0.0), rates), step, out=u.reshape(-1)
+        )
         return Rows(grad.index, u) if isinstance(grad, Rows) else u
 
     def native(
-        self, kernel: Kernel, slot: Slot, grad: Float32 | Rows, form: Form, step: Step,
-        out: Float32 | None = None,
+        self, kernel: DirectionKernel, slot: Slot, grad: Float32 | Rows, form: ElementwiseUpdate,
+        step: UpdateStep, out: Float32 | None = None,
     ) -> None:  # fmt: skip
         """Take a native step of a parameter, or leave its direction in `out`."""
         index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
@@ -286,7 +299,7 @@ class Optimizer(ABC):
         return ()
 
     @abstractmethod
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Apply one update of some parameters, with the promises of `step`."""
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
@@ -302,7 +315,7 @@ class Optimizer(ABC):
 
     def step(
         self,
-        target: Target,
+        target: UpdateTarget,
         grads: Grads,
         *,
         lr: float,
@@ -315,7 +328,7 @@ class Optimizer(ABC):
         """Apply one update, in place.
 
         Of each parameter `grads` has a float32 gradient of its shape, or `Rows`; names may be
-        missing. Numbers are those of `Step`; `step` is its `count`, and `shared_step` its
+        missing. Numbers are those of `UpdateStep`; `step` is its `count`, and `shared_step` its
         `shared_count`, by default the same.
 
         Raises:
@@ -325,7 +338,7 @@ class Optimizer(ABC):
         the step is computed from the values under the same lock that guards the write.
         """
         count = step if shared_step is None else shared_step
-        numbers = Step(lr, step, count, seed, grad_scale, feedback)
+        numbers = UpdateStep(lr, step, count, seed, grad_scale, feedback)
         with nullcontext() if target.watch is None else target.watch.computing():
             self.update(target, target.pairs(grads), numbers)
 
@@ -357,7 +370,10 @@ class Around(Optimizer):
 
 
 def directions(
-    target: Target, pairs: Pairs, state: Sequence[str], formula: Callable[..., tuple[Float32, ...]]
+    target: UpdateTarget,
+    pairs: Pairs,
+    state: Sequence[str],
+    formula: Callable[..., tuple[Float32, ...]],
 ) -> Iterator[tuple[Slot, Float32 | Rows]]:
     """Update the state of parameters, of touched rows only, and yield their directions.
 
@@ -374,9 +390,9 @@ def directions(
 
 
 def write(
-    target: Target,
+    target: UpdateTarget,
     directions: Iterable[tuple[Slot, Float32 | Rows]],
-    step: Step,
+    step: UpdateStep,
     *,
     lr: float,
     weight_decay: float = 0.0,
@@ -387,8 +403,8 @@ def write(
     parameters that decay.
     """
 
-    def form(decays: bool) -> Form:
-        return Form(Write(lr, coupled=weight_decay * decays))
+    def form(decays: bool) -> ElementwiseUpdate:
+        return ElementwiseUpdate(Write(lr, coupled=weight_decay * decays))
 
     for batch in ((pair,) for pair in directions) if target.metal is None else [list(directions)]:
         target.step(GRADIENT, batch, form, step)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from mlxhog.config.options import option
 from mlxhog.optim.elementwise import BesideAdamW
 from mlxhog.optim.gradients import Float32
-from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, Step, Target, split, write
+from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, UpdateStep, UpdateTarget, split, write
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
@@ -74,18 +74,18 @@ class Soap(BesideAdamW):
         work = 8 * slot.size * sum(slot.shape) if slot.name in self.use.hidden else 0
         return slot.size + work / OPERATIONS
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         hidden, rest = split(pairs, self.use.hidden)
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.decay1**t)
         us = self._directions(target, hidden, t, step.grad_scale)
-        # `write` decays by its step size times weight_decay; the decay here is by lr.
+        # `write` decays by its learning rate times weight_decay; the decay here is by lr.
         decay = self.weight_decay / correction
         write(target, us, step, lr=step.lr * correction, weight_decay=decay)
 
     def _directions(
-        self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
+        self, target: UpdateTarget, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
     ) -> Iterator[tuple[Slot, Float32]]:
         """Update the state of each hidden matrix; yield its direction, but for a first gradient."""
         import numpy as np

@@ -32,7 +32,7 @@ from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32, Rows
-from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
+from mlxhog.optim.rule import Around, Optimizer, Pairs, UpdateStep, UpdateTarget, parameter
 from mlxhog.optim.updates import row_width
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Selection(NamedTuple):
 
     kind "topk": the ceil(share * elements) of largest magnitude, at least one; among equals the
     first. Source: Stich, Cordonnier and Jaggi 2018, arXiv:1809.07599.
-    kind "threshold": every element of magnitude >= share * lr. The unit is the step size, so the
-    written part does not depend on the schedule; AdamW's steps are about 1 unit, SGD's are the
+    kind "threshold": every element of magnitude >= share * lr. The unit is the learning rate, so
+    the written part does not depend on the schedule; AdamW's steps are about 1 unit, SGD's are the
     gradient. Related: Strom 2015, Interspeech (there a fixed number).
 
     Zeros are never written.
@@ -163,7 +163,7 @@ class Sparsified(Around):
         self.scratch_arrays = int(not error_feedback)
         self._scratch: Float32 | None = None  # a step before the selection
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Take one step and write the selected elements.
 
         Concurrency: the step is computed from parameters read without a lock; the elements are

@@ -18,7 +18,17 @@ from typing import Final
 
 from mlxhog import _native
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.rule import GRADIENT, Around, Form, Optimizer, Pairs, Shapes, Step, Target, Write
+from mlxhog.optim.rule import (
+    GRADIENT,
+    Around,
+    ElementwiseUpdate,
+    Optimizer,
+    Pairs,
+    Shapes,
+    UpdateStep,
+    UpdateTarget,
+    Write,
+)
 
 KEEP: Final = 0.95
 NORM: Final = "tables.norm"
@@ -38,7 +48,7 @@ class WithTables(Around):
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         return {**self.rule.state_shapes(shapes), NORM: dict.fromkeys(sorted(self._tables), (1,))}
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Take one step; the gradient of a table that is not finite changes nothing.
 
         Concurrency: rows are added as the target's mode promises.
@@ -54,6 +64,6 @@ class WithTables(Around):
             after = KEEP * before + (1.0 - KEEP) * mean if before else mean
             if count and after and math.isfinite(after):
                 norm[0] = after
-                form = Form(Write(self._factor * step.lr / math.sqrt(after)))
+                form = ElementwiseUpdate(Write(self._factor * step.lr / math.sqrt(after)))
                 with target.writing():
                     target.native(GRADIENT, slot, grad, form, step)

@@ -186,12 +186,12 @@ class Scaffold(Averaged):
 
     Where workers train on different text, each one's steps drift towards its own optimum. Here
     worker i steps along g - c_i + c: c_i is the recent mean of its gradients, and c the mean of all
-    c_i. After a round of K steps at the step size eta, from x to y_i (Option II),
+    c_i. After a round of K steps at the learning rate eta, from x to y_i (Option II),
 
         c_i <- c_i - c + (x - y_i) / (K eta)        x <- mean of y_i        c <- mean of c_i
 
-    With plain SGD at a constant step size the first line is the mean of the round's gradients. With
-    any other optimizer, schedule or clipping it is not, so that mean itself is taken, of the
+    With plain SGD at a constant learning rate the first line is the mean of the round's gradients.
+    With any other optimizer, schedule or clipping it is not, so that mean itself is taken, of the
     gradients that the backend returned. A worker without a step in a round keeps its c_i. All
     workers take part in every round, so c stays the mean of all c_i, which are 0 at first: the
     first round is local SGD. Clipping is by the norm of g - c_i + c.
@@ -292,7 +292,7 @@ class DiLoCo(Averaged):
         "worker",
         low=1, none="auto",
     )  # fmt: skip
-    outer_lr: float = option(0.7, "step size of the outer step", above=0)
+    outer_lr: float = option(0.7, "learning rate of the outer step", above=0)
     outer_momentum: float = option(0.9, "Nesterov momentum of the outer step", low=0, below=1)
 
     @property

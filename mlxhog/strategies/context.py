@@ -13,15 +13,15 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.clock import Clock
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import NO_END, Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import Marks
-from mlxhog.arena.workers import Entry, Phase
+from mlxhog.arena.workers import Entry, WorkerPhase
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
 from mlxhog.models.families import ModelConfig
-from mlxhog.optim import Optimizer, Target, gradients, updates
+from mlxhog.optim import Optimizer, UpdateTarget, gradients, updates
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import Polar, StepWatch
@@ -71,10 +71,10 @@ class Context:
         """Number of workers in the run now, which joining and leaving changes."""
         return self.arena.counters.load("workers") or self.workers
 
-    def target(self, state_slot: int) -> Target:
+    def target(self, state_slot: int) -> UpdateTarget:
         """Where optimizer steps go: the parameters, and the moments kept by one slot."""
         arena, optimizer = self.arena, self.optimizer
-        return Target(
+        return UpdateTarget(
             flat=arena.params,
             slots=arena.layout.slots,
             locks=arena.locks(self.slot),
@@ -95,7 +95,7 @@ class Context:
     # -- the course of the run -------------------------------------------------------------------
 
     def training(self) -> bool:
-        return self.arena.counters.load("command") == Command.TRAIN
+        return self.arena.counters.load("command") == ControlCommand.TRAIN
 
     def paused(self) -> bool:
         """Whether workers must hold still, for a checkpoint."""
@@ -141,19 +141,19 @@ class Context:
 
     def begin_apply(self, lease: Lease) -> None:
         """Begin to write the step of a lease; from here on it counts as torn if the worker dies."""
-        self.entry.phase = Phase.APPLY
+        self.entry.phase = WorkerPhase.APPLY
         self.ledger.begin_apply(lease.epoch, lease.ticket, self.owner)
 
     def finish(self, lease: Lease) -> None:
         self.ledger.finish(lease.epoch, lease.ticket, self.owner)
 
-    def wait_until(self, condition: Callable[[], bool], *, longest_s: float = 1e-3) -> None:
+    def wait_until(self, condition: Callable[[], bool], *, max_s: float = 1e-3) -> None:
         """Wait for other workers, with growing naps, in the same phase."""
         began_ns, nap_s = monotonic_ns(), 0.0
         while not condition():
             self.entry.beat()
             time.sleep(nap_s)
-            nap_s = min(longest_s, nap_s + 2e-5)
+            nap_s = min(max_s, nap_s + 2e-5)
         self.entry.wait_ns += monotonic_ns() - began_ns
 
     # -- numbers of a step -----------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Context:
         return counters.load("version") - counters.load("moments_since") + 1
 
     def lr(self) -> float:
-        """Step size of the next update."""
+        """Learning rate of the next update."""
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:  # which the schedule contains
             rule = partial(self.run.workers_factor, self.strategy.lr_workers)
@@ -172,7 +172,7 @@ class Context:
         return lr
 
     def lr_at(self, steps: int, tokens: int, version: int) -> float:
-        """Step size of an update after these steps and tokens of this call, and this version."""
+        """Learning rate of an update after so many steps and tokens of this call, at a version."""
         progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.clock.seconds())
         return self.schedule(progress, version)
 
@@ -194,7 +194,7 @@ def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int 
     if backend.inbox.ctypes.data == arena.params.ctypes.data:
         return  # it computes with the arena's
     flat = arena.params
-    if strategy.copies and arena.counters.load("command") == Command.TRAIN:
+    if strategy.copies and arena.counters.load("command") == ControlCommand.TRAIN:
         flat = np.empty_like(flat)
         strategy.load(arena, flat, training=True, threads=threads)
     backend.take(flat, threads)

@@ -11,10 +11,10 @@
                         the parameters equally far in the same time, and all together as far as
                         without it
 
-Step size by `staleness_lr` of a gradient that comes tau updates late, with P workers (with
+Learning rate by `staleness_lr` of a gradient that comes tau updates late, with P workers (with
 `--overlap` P is one more, since the worker's own last step comes in between, too):
 
-    staleness_lr      step size
+    staleness_lr      learning rate
     none              lr
     linear:C          lr / (1 + C tau); C is 0.5 by default
     exp:D             lr D^tau; D is 0.9 by default
@@ -28,7 +28,8 @@ arXiv:1609.08326; rescale_by_speed, Mahran, Maranjyan and Richtarik 2026, Rescal
 arXiv:2605.13434. lr / P and lr / sqrt(P), which do not depend on tau, are `lr_workers`.
 
 Rules by staleness, and different speeds, give some workers a larger share of the result than
-others. That is a bias if fast workers see other text than slow ones; `mlxhog.report.monitor` warns.
+others. That is a bias if fast workers see other text than slow ones; `mlxhog.display.monitor`
+warns.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ class LateSteps(Apart):
 
     staleness_lr: str = option(
         "none",
-        "step size of a gradient that comes tau updates late: linear:C divides it by 1 + C tau, "
+        "learning rate of a gradient with staleness tau: linear:C divides it by 1 + C tau, "
         "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau if that is less than 1, "
-        "drop:T leaves out gradients that are later than T",
+        "drop:T drops gradients staler than T",
         reads=_LATE_FORMS.read,
     )
     delay_compensation: str = option(
         "none",
-        "correct a late gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or adaptive:F, "
-        "which divides F by the root of the mean square of g",
+        "correct a stale gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or "
+        "adaptive:F, which divides F by the root of the mean square of g",
         reads=_COMPENSATION_FORMS.read,
     )
 
@@ -100,8 +101,8 @@ class Paced(LateSteps):
 
     rescale_by_speed: bool = option(
         False,
-        "multiply a worker's step size by its time for a gradient, so that slow and fast workers "
-        "move the parameters equally far (Rescaled ASGD)",
+        "multiply a worker's learning rate by its time for a gradient, so that slow and fast "
+        "workers move the parameters equally far (Rescaled ASGD)",
     )
 
     @property
@@ -158,13 +159,13 @@ class Delays:
         return late_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:
-        """The step size of a gradient with this staleness; added up if options change it."""
+        """The learning rate of a gradient with this staleness; added up if options change it."""
         entry = self._context.entry
         lr *= self.factor(staleness)
         if self._strategy.rescale_by_speed:
-            from mlxhog.arena.workers import State
+            from mlxhog.arena.workers import WorkerState
 
-            working = (State.STARTING, State.RUNNING)
+            working = (WorkerState.STARTING, WorkerState.RUNNING)
             every = [one.step_s for one in self._context.arena.workers if one.state in working]
             lr *= speed_factor(entry.step_s, every)
         if getattr(self._strategy, "is_adapted", False):

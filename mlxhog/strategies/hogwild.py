@@ -33,7 +33,7 @@ from mlxhog.optim.sparsified import Sparse
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, Paced
 from mlxhog.strategies.division import InRounds
-from mlxhog.strategies.look_ahead import LookAhead, Reader
+from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
 from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
 from mlxhog.strategies.sync import Sync
 
@@ -66,7 +66,7 @@ class HogwildWorker(StrategyWorker):
             for name in look_ahead.SEGMENTS:
                 if name in context.arena.layout.segments:
                     context.arena.segment(name).fill(0.0)
-        self._reader = Reader(context.arena, context.run, workers)
+        self._reader = PredictingReader(context.arena, context.run, workers)
         self._target = context.target(self._state_slot)
 
     def claim(self) -> Lease | Idle:
@@ -107,7 +107,7 @@ class HogwildWorker(StrategyWorker):
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
         context.begin_apply(lease)
-        # Read once: the reported staleness is that of the step size.
+        # Read once: the reported staleness is that of the learning rate.
         staleness = counters.load("version") - self._version_read  # the reported one, too
         late = self._delays.factor(staleness) == 0.0
         applied = math.isfinite(norm) and not late
@@ -206,8 +206,8 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
                "is for workers that write their own steps, without async_after; leave one of them "
                "out") for name, _ in (*partial, *alone)),
             (self.is_adapted and self.blocks == "disjoint", "blocks",
-             "disjoint, so updates of others are of other blocks and make no gradient late; leave "
-             "it out, or the rule for late gradients"),
+             "disjoint, so updates of others are of other blocks and make no gradient stale; "
+             "leave it out, or the rule for stale gradients"),
             *((late, name,
                f"is {value}, and only steps that the CPU writes whole are corrected; leave it out, "
                "or delay_feedback") for name, value in partial),
@@ -220,7 +220,7 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
         device = "worker" if on_worker else "cpu"
         return (
             (self.async_after and isinstance(schedule, Falling) and schedule.epochs, "async_after",
-             "the schedule counts epochs in steps of one size, and steps of rounds have more "
+             "the schedule counts epochs in steps of one size, and synchronous steps have more "
              "batches; give its steps, or leave async_after out"),
             *((overlap and is_set, "overlap",
                f"{name} needs the parameters of a gradient, which the next read replaces; leave it "

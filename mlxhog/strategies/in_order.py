@@ -59,7 +59,7 @@ from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Grads
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, LateSteps
-from mlxhog.strategies.look_ahead import LookAhead, Reader
+from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Apart, Idle, Lease, Segments, WriteResult
 
@@ -69,14 +69,14 @@ if TYPE_CHECKING:
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
-LONGEST_NAP_S = 2e-4
-_MOST_AGE = 4095
+MAX_NAP_S = 2e-4
+_MAX_AGE = 4095
 _CUT = 1e-3  # chance of the ages that geometric leaves out
 
 
 def _age(text: str) -> int:
     age = int(text)
-    if not 0 <= age <= _MOST_AGE:
+    if not 0 <= age <= _MAX_AGE:
         raise ValueError
     return age
 
@@ -89,7 +89,7 @@ def _weights(text: str) -> list[float]:
 
 _FORMS = Forms(
     "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or speed:SECONDS,... with "
-    f"whole ages from 0 to {_MOST_AGE}, and weights and seconds above 0",
+    f"whole ages from 0 to {_MAX_AGE}, and weights and seconds above 0",
     {},
     fixed=(_age,),
     uniform=(_age, _age),
@@ -141,7 +141,7 @@ class Course:
                 sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
                 for p, own in enumerate(numbers)
             )
-        if self.most > _MOST_AGE or (self._kind == "uniform" and numbers[0] > numbers[1]):
+        if self.most > _MAX_AGE or (self._kind == "uniform" and numbers[0] > numbers[1]):
             raise ValueError(f"wanted {_FORMS.expected}; got {rule!r}")
         self._window = self.most + 2  # steps kept of speed: back to a worker's previous one
         if self._kind == "speed":
@@ -237,7 +237,7 @@ class InOrderWorker(NumberedWorker):
         entry, end = context.entry, turn + context.workers
         grads = self._delays.compensated(grads)  # of one process: it waits for none
         norm = context.norm(grads)
-        context.wait_until(lambda: strategy.turn(words) == turn, longest_s=LONGEST_NAP_S)
+        context.wait_until(lambda: strategy.turn(words) == turn, max_s=MAX_NAP_S)
         is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`
         if is_next and end < self._end and not (context.is_over() or context.paused()):
             words["open_below"] = end + 1
@@ -352,7 +352,7 @@ class InOrder(Numbered):
         arena.counters.store("version", record.version)
         words["tokens"] = record.tokens
         k = (step + 1) % self.in_flight
-        reader = Reader(arena, self.run, self.in_flight)
+        reader = PredictingReader(arena, self.run, self.in_flight)
         copy, n = arena.segment(self.past()[k]), arena.layout.n_dense
         reader.read(copy[:n])
         updates.snapshot(copy[n:], arena.params[n:])
@@ -365,7 +365,7 @@ class RoundRobin(LookAhead, FedBack, Apart, InOrder):
     """Workers that apply in turn."""
 
     name: ClassVar[str] = "round_robin"
-    about: ClassVar[str] = "workers add their steps in turn, each P - 1 updates late"
+    about: ClassVar[str] = "workers apply their updates in turn, each with staleness P - 1"
 
 
 @dataclass(frozen=True, kw_only=True)

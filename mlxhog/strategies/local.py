@@ -150,7 +150,7 @@ class LocalWorker(NumberedWorker):
         return WriteResult(applied=record.applied, staleness=staleness, version=version)
 
     def lr(self) -> float:
-        """Step size as if all workers had taken as many steps as this one."""
+        """Learning rate as if all workers had taken as many steps as this one."""
         context, words, rank = self.context, self._words, self.context.rank
         steps, tokens, own = (
             context.workers * words[k, rank] for k in ("steps", "tokens", "updates")
@@ -213,7 +213,7 @@ class Local(Numbered):
         return clients.divided(
             train, data.corpus.source, data.rule, clients=self.clients or self.workers,
             workers=self.workers, alpha=self.split_alpha, seed=self.run.seed,
-            least_tokens=least, stored=stored,
+            min_tokens=least, stored=stored,
         )  # fmt: skip
 
     # -- replicas --------------------------------------------------------------------------------

@@ -257,9 +257,9 @@ class SSP(AsyncPS):
 
     def clocks(self, arena: Arena) -> dict[int, int]:
         """The clocks of the workers that take part, by slot; exact under the server's lock."""
-        from mlxhog.arena.workers import State
+        from mlxhog.arena.workers import WorkerState
 
-        words, gone = self.words(arena), (State.FREE, State.DEAD, State.FINISHED)
+        words, gone = self.words(arena), (WorkerState.FREE, WorkerState.DEAD, WorkerState.FINISHED)
         return {
             entry.slot: words["clock", entry.slot - 1]
             for entry in arena.workers

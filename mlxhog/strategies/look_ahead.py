@@ -97,7 +97,7 @@ def record(arena: Arena, run: RunFacts, workers: int) -> StepTrace | None:
     return StepTrace(*(arena.segment(name) for name in names)) if names else None
 
 
-class Reader:
+class PredictingReader:
     """The reads of one of `workers` lock-free workers, by the table above."""
 
     def __init__(self, arena: Arena, run: RunFacts, workers: int) -> None:

@@ -2,9 +2,9 @@
 
 A worker reads and writes as in `hogwild.py`, with two differences. It reads each stripe (or row)
 under its lock, so that the stripe is of one moment; and it records the number of each access under
-that lock, which `metal/native/updates/turns.h` calls a turn. Batch, step size and look-ahead are
-recorded as well, so timing decides nothing else. A worker waits only for the holder of a stripe.
-Rows of tables are read amid the gradient, which looks them up.
+that lock, which `metal/native/updates/turns.h` calls a turn. Batch, learning rate and look-ahead
+are recorded as well, so timing decides nothing else. A worker waits only for the holder of a
+stripe. Rows of tables are read amid the gradient, which looks them up.
 
     segment        dtype   meaning
     turns.next     uint32  per lock word: accesses so far, so the number of the next one
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena, Layout, event_log
-from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Accesses, Numbers, Step, Torn
+from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Accesses, Numbers, RecordedStep, Torn
 from mlxhog.arena.layout import LOCK_WORDS, PARAMETER_COPY, Parameter, Slot
 from mlxhog.arena.words import Table
 from mlxhog.base.durable import disk_errors
@@ -36,7 +36,7 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.look_ahead import Reader
+from mlxhog.strategies.look_ahead import PredictingReader
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
 NEXT = "turns.next"
@@ -196,7 +196,7 @@ class OrderedWorker(HogwildWorker):
         params, workers, seed = arena.dense, numbers.workers, self._seed(numbers)
         turns: dict[str, Any] = {"locks": self._locks, "regions": self._regions, "seed": seed}
         if workers != self._workers:
-            self._workers, self._reader = workers, Reader(arena, run, workers)
+            self._workers, self._reader = workers, PredictingReader(arena, run, workers)
             self._target = replace(
                 context.target(context.slot),
                 locks=self._locks,
@@ -265,7 +265,7 @@ class RecordedWorker(OrderedWorker):
         outcome = super().write(grads, lease, samples)
         self._number += 1
         numbers, accesses = self.book.numbers, self.book.accesses()
-        event_log.append(self._log, Step(numbers, outcome.applied, accesses, self._sha256))
+        event_log.append(self._log, RecordedStep(numbers, outcome.applied, accesses, self._sha256))
         self.book.words["phase"] = IDLE
         return outcome
 
@@ -294,18 +294,22 @@ def _contradictions() -> Iterator[None]:
 class ReplayedWorker(OrderedWorker):
     """Repeats the steps of a log in the recorded order of accesses, or raises `Mismatch`."""
 
-    def repeat_read(self, record: Step | Torn) -> bool:
+    def repeat_read(self, record: RecordedStep | Torn) -> bool:
         """Repeat the read of a recorded step; returns whether its gradient was begun."""
         torn = isinstance(record, Torn) and record.writing and record.unfinished
         self._order.repeat(record.accesses.tolist(), torn=torn)
         with _contradictions():
             self._read_in_order(record.numbers)
-        if isinstance(record, Step) and record.sha256 and record.sha256 != self._digest():
+        if isinstance(record, RecordedStep) and record.sha256 and record.sha256 != self._digest():
             raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
-        return isinstance(record, Step) or record.writing or self._order.done < len(record.accesses)
+        return (
+            isinstance(record, RecordedStep)
+            or record.writing
+            or self._order.done < len(record.accesses)
+        )
 
-    def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
+    def repeat_write(self, record: RecordedStep | Torn, grads: Grads) -> None:
         """Repeat the write of a step as far as it was written, and check it against the record."""
         norm, numbers = self.context.norm(grads), record.numbers
         # Not where it came too late, or its worker died amid it.

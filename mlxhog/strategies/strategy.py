@@ -234,9 +234,9 @@ class Strategy(Choice, ABC):
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Slots whose private optimizer state is in use: all, until a worker has started."""
-        from mlxhog.arena.workers import State
+        from mlxhog.arena.workers import WorkerState
 
-        slots = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
+        slots = tuple(entry.slot for entry in arena.workers if entry.state != WorkerState.FREE)
         return (1,) if self.one_state else slots or tuple(range(1, self.workers + 1))
 
     def resume(
@@ -265,9 +265,9 @@ class Strategy(Choice, ABC):
 
     def step_s(self, arena: Arena) -> float:
         """Expected seconds of the next step: those of the fastest worker."""
-        from mlxhog.arena.workers import State
+        from mlxhog.arena.workers import WorkerState
 
-        entries = (entry for entry in arena.workers if entry.state != State.FREE)
+        entries = (entry for entry in arena.workers if entry.state != WorkerState.FREE)
         return min((entry.step_s for entry in entries), default=0.0)
 
     def between_steps(self, arena: Arena) -> bool:

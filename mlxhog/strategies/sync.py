@@ -10,7 +10,7 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
 
 An apply that was under way at a death counts as torn, and is not repeated. A round begins when
 P - b workers are there, so none waits within it for one that evaluates or starts again. One rank
-decides on it, and publishes its step size: so all stop after the same.
+decides on it, and publishes its learning rate: so all stop after the same.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
 all are done at about the same time (`division.py`). The division is published, too, so the
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from mlxhog.arena.words import Words
     from mlxhog.strategies.context import Context
 
-MOST_WORKERS: Final = 24  # with backup workers: bits of a set of ranks
+MAX_WORKERS: Final = 24  # with backup workers: bits of a set of ranks
 
 
 class SyncWorker(NumberedWorker):
@@ -176,14 +176,14 @@ class SyncWorker(NumberedWorker):
         """Whether a round is closed; closes it if enough gradients are there."""
         words, strategy = self._words, self.strategy
         word = words["members"]
-        if word >> MOST_WORKERS > round_:
+        if word >> MAX_WORKERS > round_:
             return True
         stages = strategy.each(words, "stages")
         arrived = [rank for rank, stage in enumerate(stages) if stage == STAGES * round_ + 1]
         if len(arrived) < strategy.batches_per_step():
             return False
         mask = sum(1 << rank for rank in arrived) if strategy.backup_workers else 0
-        words.compare_exchange("members", word, (round_ + 1) << MOST_WORKERS | mask)
+        words.compare_exchange("members", word, (round_ + 1) << MAX_WORKERS | mask)
         return True
 
     # -- the stages of a round -------------------------------------------------------------------
@@ -281,8 +281,9 @@ class Sync(InRounds, Numbered):
     kept_words: ClassVar[tuple[str, ...]] = ()
 
     backup_workers: int = option(
-        0, "workers that a round does not wait for; late gradients are dropped, so text that takes "
-        "long to compute counts less",
+        0,
+        "workers that a synchronous step does not wait for; late gradients are dropped, so "
+        "text that takes long to compute counts less",
         low=0,
     )  # fmt: skip
 
@@ -304,12 +305,12 @@ class Sync(InRounds, Numbered):
         )  # fmt: skip
 
     def check_workers(self) -> None:
-        most = self.workers - 1 if self.workers <= MOST_WORKERS else 0
+        most = self.workers - 1 if self.workers <= MAX_WORKERS else 0
         if self.backup_workers > most:
             raise ConfigError(
                 f"backup_workers is {self.backup_workers}, and the run has {self.workers} "
                 f"worker{'s' * (self.workers > 1)}; take at most {most}: a round waits for at "
-                f"least one worker, and backup_workers is for runs of up to {MOST_WORKERS}"
+                f"least one worker, and backup_workers is for runs of up to {MAX_WORKERS}"
             )
 
     def batches_per_step(self) -> int:
@@ -336,7 +337,7 @@ class Sync(InRounds, Numbered):
 
     def members(self, words: Words) -> tuple[int, list[int]]:
         """The number of closed rounds, and the ranks in the last of them; before the first, all."""
-        closed, mask = divmod(words["members"], 1 << MOST_WORKERS)
+        closed, mask = divmod(words["members"], 1 << MAX_WORKERS)
         return closed, [rank for rank in range(self.workers) if not mask or mask >> rank & 1]
 
     def rounds_done(self, words: Words) -> int:

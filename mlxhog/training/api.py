@@ -15,12 +15,12 @@ from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import ORIGINS, TrainConfig, train_config
 from mlxhog.config.options import Option, options
 from mlxhog.config.sources import Layer, of_keywords, read_yaml, specs_of
+from mlxhog.display.views import observer as shown_on
 from mlxhog.errors import ConfigError
-from mlxhog.report.views import observer as shown_on
 
 if TYPE_CHECKING:
-    from mlxhog.report.metrics import Progress, Result
-    from mlxhog.report.views import Observer
+    from mlxhog.display.metrics import Progress, Result
+    from mlxhog.display.views import Observer
 
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
 CALL = "train()"
@@ -177,7 +177,7 @@ def _of_run(spec: str, layers: list[Layer]) -> Layer:
     """The stored options of a run that a resume inherits.
 
     Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since
-    it has its own. A new optimizer gets a new step size. A new optimizer or strategy, or new
+    it has its own. A new optimizer gets a new learning rate. A new optimizer or strategy, or new
     workers, decide the values of "auto" again.
     """
     from mlxhog.checkpoint.checkpoint import run_of

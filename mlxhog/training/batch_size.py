@@ -3,7 +3,7 @@
 A device computes more tokens per second with a larger batch until it is busy; a larger one then
 only lets a step take longer. So before training all workers of the run compute gradients at the
 same time, each in a process of its own, with batches of 1, 2, 4, ... sequences of the run's text.
-The chosen batch is the first whose double gains less than `LEAST_RISE` of its tokens per second, or
+The chosen batch is the first whose double gains less than `MIN_RISE` of its tokens per second, or
 the largest that memory, text and time allow. Times are of gradients alone: the optimizer's time
 does not depend on the batch, and the run reports its share. A resumed run keeps its batch.
 """
@@ -24,27 +24,27 @@ import numpy as np
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
-from mlxhog.backends.gpu_share import most_sequences
+from mlxhog.backends.gpu_share import max_sequences
 from mlxhog.base.quantities import format_count, format_share
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.batch import Batch, joined
+from mlxhog.display.views import StatusLine
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.models.ops.operators import LONGEST_SUM
-from mlxhog.report.views import StatusLine
+from mlxhog.models.ops.operators import MAX_SUM_TERMS
 from mlxhog.training.job import Job, Plan
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
 
 if TYPE_CHECKING:
     from mlxhog.training.plan import TextPlan
 
-LEAST_RISE: Final = 0.05
+MIN_RISE: Final = 0.05
 """A doubling that gains less than this is not worth a step that takes twice as long."""
 MOST = 1024  # no larger batch is tried
 MEASURE_S = 20.0  # of gradients, at most, without a budget of time
 SHARE = 0.1  # largest part of a budget of time that the measurement may take
 ENOUGH_S = 1.0  # of gradients of one batch; four times as long if fewer than `ENOUGH` are done
 ENOUGH, LEAST = 8, 2  # gradients that suffice, and that every worker has to measure
-LEAST_UPDATES = 8  # in an epoch, with a batch that is proposed
+MIN_UPDATES = 8  # in an epoch, with a batch that is proposed
 NEAR = 4.0  # tokens in a step of two runs whose times compare
 PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that hangs
 
@@ -85,11 +85,11 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
     """The largest batch that memory and text allow, and what limits it, as a clause."""
     config, workers, memory = plan.config, len(plan.workers), plan.memory
     ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
-    of_backends = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
+    of_backends = min(max_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
         (MOST, f"no more than {MOST} are tried"),
-        (memory.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
-        (of_backends, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"),
+        (memory.max_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+        (of_backends, f"torch:mps sums at most {MAX_SUM_TERMS:,} tokens right in a gradient"),
     ]
     if config.follow is None:
         text = plan.data.train.n_sequences(config.seq_len)
@@ -97,7 +97,7 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
         limits.append((each, why))
     if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
-        most = memory.most_sequences(own_bytes)
+        most = memory.max_sequences(own_bytes)
         limits.append((most, "more do not fit in the memory of the GPU"))
     most, why = min(limits)
     return max(1, most), why  # the plan has one sequence
@@ -158,10 +158,10 @@ def choose(
         rate = sum(tokens / faster_half(times) for tokens, times in of_workers)
         rise = rate / speeds[-1].tokens_per_s - 1.0 if speeds else 1.0
         speeds.append(BatchSpeed(sequences, rate, max(fmean(times) for _, times in of_workers)))
-        if rise < LEAST_RISE:
+        if rise < MIN_RISE:
             limit = (
                 f"with {batch} tokens/s change by {format_share(rise)}, less than "
-                f"{format_share(LEAST_RISE)}"
+                f"{format_share(MIN_RISE)}"
             )
             return BatchChoice(sequences // 2, limit, tuple(speeds))
         sequences *= 2
@@ -210,7 +210,7 @@ def advice(plan: TextPlan, result: Mapping[str, Any]) -> str | None:
     length, times = float(rows.length.mean()), plan.config.grad_accumulation
     # The sequences whose gradient takes as long as an update.
     equal = spent / (1.0 - spent) * result["tokens"] / steps / length / times
-    most = len(rows.length) // (LEAST_UPDATES * len(plan.workers) * times)
+    most = len(rows.length) // (MIN_UPDATES * len(plan.workers) * times)
     now, better = plan.config.micro_batch, min(limit_of(plan)[0], most)
     better = min(better, 2 ** math.ceil(math.log2(2.0 * equal)))
     if now > equal or better <= now:

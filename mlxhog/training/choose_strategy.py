@@ -18,7 +18,7 @@ a worker in the order of measurement.
 A run begins with the strategy that suits its devices (`by_likelihood`), and its own steps say
 whether it changes to the other (`Changes`). It changes while all workers hold still after their
 step, as for a checkpoint, so no worker holds a ticket. Each step is in one of the two strategies,
-with the numbers of that strategy alone: step size, momentum, kind of moments, look-ahead.
+with the numbers of that strategy alone: learning rate, momentum, kind of moments, look-ahead.
 
 Rounds need exactly the workers of the start. If others are to join, or one leaves, rounds end
 first, and they do not begin again while the workers differ.
@@ -42,8 +42,8 @@ import numpy as np
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.config import TrainConfig
+from mlxhog.display.metrics import Activity, Doing
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Serial, division
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.strategy import Strategy
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 LOCK_FREE: Final = Hogwild()
 ROUNDS: Final = BY_SPEED
 
-MOST_LOST: Final = 0.15
-"""Share of the gradients of two workers whose loss to waiting ends rounds (`most_lost`).
+MAX_LOST: Final = 0.15
+"""Share of the gradients of two workers whose loss to waiting ends rounds (`max_lost`).
 
 Gradients that are never late are worth about 13 % (measured once), but a lock-free run tolerates
 disturbances, such as another program. Rounds of two equal workers lose 7 %, to three barriers and
@@ -72,16 +72,16 @@ At equal loss, hogwild takes 1.04 times the gradients of sync with 2 workers, 1.
 """
 
 BEGIN_AT: Final = 0.6
-"""Times `most_lost`: the share below which rounds begin again, far below."""
+"""Times `max_lost`: the share below which rounds begin again, far below."""
 
 LAST_ROUNDS = 32  # that are looked at: a second or two of a small model
 GRADIENTS = 64  # of each worker that show whether rounds pay; twice as many after each end
 ABSENT_S = 1.0  # without a round, since a worker is not there, end rounds
 
 
-def most_lost(workers: int) -> float:
+def max_lost(workers: int) -> float:
     """Share of the gradients whose loss to waiting ends rounds; of 8 workers .4, of 16 .57."""
-    return 1 - (1 - MOST_LOST) / (1 + LATER * (workers - 2))
+    return 1 - (1 - MAX_LOST) / (1 + LATER * (workers - 2))
 
 
 def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[Strategy, Strategy]:
@@ -206,7 +206,7 @@ class Changes:
         self._run, self._ends = run, 0
         self._share = rounds_share(run.plan)
         self._watched = WatchedTime()
-        self._most_lost = most_lost(run.strategy.workers)
+        self._max_lost = max_lost(run.strategy.workers)
         self._forget()
         run.monitor.on_step = self._take
 
@@ -243,10 +243,10 @@ class Changes:
             self._last_s = self._watched.look()
         elif not self._averages():
             self._look_at_lock_free(steps)
-        elif (lost := lost_by_last_rounds(steps)) is not None and lost > self._most_lost:
+        elif (lost := lost_by_last_rounds(steps)) is not None and lost > self._max_lost:
             self.end_rounds(
                 f"rounds lost {lost:.0%} of their gradients to waiting in the last "
-                f"{self._needed} (over {self._most_lost:.0%} ends them)",
+                f"{self._needed} (over {self._max_lost:.0%} ends them)",
                 lost,
             )
         elif absent_s > ABSENT_S:
@@ -262,7 +262,7 @@ class Changes:
         lost = rounds_would_lose(steps, self._run.plan.config.sequences_per_ticket)
         seats = self._run.seats
         all_stay = all(seat.leaving_s is None for seat in seats)
-        least = BEGIN_AT * self._most_lost
+        least = BEGIN_AT * self._max_lost
         if lost < least and all_stay and {seat.slot for seat in seats} == self._steps.keys():
             self._change(
                 f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "

@@ -1,4 +1,4 @@
-"""Evaluations of held-out text, begun by the supervisor: during training, and at the end.
+"""Evaluations of validation text, begun by the supervisor: during training, and at the end.
 
 The supervisor begins one evaluation at a time: a round, whose batches are scored at one state of
 the parameters (`side_jobs.py`). An evaluation that does not score all of its part does not count.
@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlxhog.arena.control import EVAL_ROUND, Command
+from mlxhog.arena.control import EVAL_ROUND, ControlCommand
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.base import typed
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.config.config import TrainConfig
+from mlxhog.display.metrics import BASE, Activity, Doing
+from mlxhog.display.monitor import Monitor
+from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.report.metrics import BASE, Activity, Doing
-from mlxhog.report.monitor import Monitor
-from mlxhog.report.views import Tell
-from mlxhog.training.side_jobs import Score
+from mlxhog.training.side_jobs import ScoreSums
 
 if TYPE_CHECKING:
     from mlxhog.training.origin import Resumption
@@ -45,8 +45,10 @@ class Evaluations:
     def __init__(self, run: Training) -> None:
         # Of each worker's own parameters, where the model is their average.
         self.copies_bits_per_byte: list[float] = []
-        self._run, self._part, self._counters = run, run.plan.held_out, run.arena.counters
-        self._scores: dict[int, Score] = {}  # of the batches of the present evaluation, by place
+        self._run, self._part, self._counters = run, run.plan.validation, run.arena.counters
+        self._scores: dict[
+            int, ScoreSums
+        ] = {}  # of the batches of the present evaluation, by place
         self._round = self._first = self._end = self._ends = self._interrupts = 0
         self._during = False  # training
         self._asked_at: tuple[int, int] | None = None
@@ -63,7 +65,7 @@ class Evaluations:
         if during:
             self._run.ask("eval")
         else:
-            self._run.command(Command.EVALUATE)
+            self._run.command(ControlCommand.EVALUATE)
 
     def _begin_round(self) -> None:  # from the first batch without a score on
         self._round += 1
@@ -76,7 +78,7 @@ class Evaluations:
         round_, place = divmod(int(record["version"]), EVAL_ROUND)
         if round_ < self._first:
             return  # of an evaluation before the present one
-        self._scores[place] = Score(
+        self._scores[place] = ScoreSums(
             float(record["nats"]), int(record["n_bytes"]), int(record["tokens"])
         )
         if self._during:
@@ -86,18 +88,18 @@ class Evaluations:
                 self._tell_monitor(steps_before + int(record["staleness"]))
                 self._run.monitor.evaluations += 1
 
-    def _total(self, begin: int, end: int) -> Score | None:
+    def _total(self, begin: int, end: int) -> ScoreSums | None:
         """The score of the batches from `begin` to `end`; None while not all have one."""
         scores = [self._scores[k] for k in range(begin, end) if k in self._scores]
         if len(scores) < end - begin or not scores:
             return None
         nats, n_bytes, tokens = zip(*scores, strict=True)
-        return Score(float(np.sum(nats)), sum(n_bytes), sum(tokens))
+        return ScoreSums(float(np.sum(nats)), sum(n_bytes), sum(tokens))
 
     def _share(self) -> float:
         return len(self._scores) / self._end
 
-    def _tell_monitor(self, step: int) -> Score | None:
+    def _tell_monitor(self, step: int) -> ScoreSums | None:
         """Pass on the score of the fixed part; None if it has none."""
         score = self._total(0, self._part.batches)
         if score is None or not score.n_bytes:
@@ -114,15 +116,15 @@ class Evaluations:
         """
         run, monitor, counters = self._run, self._run.monitor, self._counters
         now = (monitor.evaluations, run.ends())
-        most_s = EVALUATING_PART * run.strategy.workers * monitor.clock.seconds()
+        max_s = EVALUATING_PART * run.strategy.workers * monitor.clock.seconds()
         if run.plan.config.eval_every.seconds is None:
-            most_s = math.inf
+            max_s = math.inf
         unread, self._unread = self._unread, -1
         is_open = counters.load("eval_asked") > counters.load("eval_taken")
         if now == self._asked_at and not is_open and not run.has_side_job():
             self._unread = len(self._scores)
         is_lost = self._unread == unread >= 0
-        if (now != self._asked_at or is_lost) and monitor.evaluating_s <= most_s:
+        if (now != self._asked_at or is_lost) and monitor.evaluating_s <= max_s:
             self._asked_at, self._unread = now, -1
             self._begin(self._part.batches, during=True)
 
@@ -137,7 +139,7 @@ class Evaluations:
             self._run.report(f"before the first step the {BASE} has {bits:.3f} bits per byte")
 
     def begin_last(self) -> None:
-        """Let all workers score the held-out text with the final model.
+        """Let all workers score the validation text with the final model.
 
         They score the fixed part alone after an interrupt, for a few seconds, and if workers have
         parameters of their own, which are scored next.
@@ -163,7 +165,7 @@ class Evaluations:
                 if self._share() < 1.0:  # a worker has died, or records are lost
                     self._begin_round()
         except GAVE_UP_WORKER as error:  # the run is saved
-            what = "the larger held-out score is left out"
+            what = "the larger validation score is left out"
             if self._total(0, self._part.batches) is None:
                 what = "the end was not evaluated"
             run.report(f"{what}: {error}")
@@ -221,7 +223,7 @@ class Evaluations:
         return True
 
 
-class HeldOutWatch:
+class ValidationWatch:
     """The best evaluation during training, and early stopping.
 
     A checkpoint stores the best, so a resumed run continues the count, with full patience, unless
@@ -264,12 +266,12 @@ class HeldOutWatch:
         self.mark(monitor)
         if config.stop_at_loss is not None and best.bits_per_byte <= config.stop_at_loss:
             self.ended = (
-                f"held-out text reached {best.bits_per_byte:.3f} bits per byte at step "
+                f"validation text reached {best.bits_per_byte:.3f} bits per byte at step "
                 f"{best.step:,}, and stop_at_loss is {config.stop_at_loss:g}"
             )
         elif config.patience is not None and self.since >= config.patience:
             self.ended = (
-                f"{self.since} held-out evaluation{'s' * (self.since > 1)} without a new best "
+                f"{self.since} validation evaluation{'s' * (self.since > 1)} without a new best "
                 f"(patience), which was {best.bits_per_byte:.3f} bits per byte at step "
                 f"{best.step:,}"
             )
@@ -311,7 +313,7 @@ class HeldOutWatch:
         self.mark(monitor)
         if kept and self.best and rose:
             report(
-                f"validation loss rose: best held-out evaluation {self.best.bits_per_byte:.3f} "
+                f"validation loss rose: best validation evaluation {self.best.bits_per_byte:.3f} "
                 f"bits per byte at step {self.best.step:,}, the last {last:.3f}; generate, eval, "
                 f"serve and convert take the best ({kept.name}), --resume the last"
             )
@@ -326,7 +328,7 @@ def write_sample(run: Training) -> None:
     monitor, samples, reason = run.monitor, run.monitor.samples, "no worker was free in time"
     run.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
     run.ask("sample")
-    run.command(Command.SAMPLE)
+    run.command(ControlCommand.SAMPLE)
     try:
         run.until(lambda: monitor.samples > samples, Doing(Activity.SAMPLING), 2 * SAMPLE_S)
     except GAVE_UP_WORKER as error:

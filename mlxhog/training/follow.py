@@ -52,12 +52,12 @@ SETTLED_S = 1.0  # a file that has not changed for this time is complete
 LEAVE_S = 5.0  # limit for a piece of a file that is being read when the run ends
 PART_TOKENS = 4 << 20  # per part, unless one file has more
 EXAMPLES_BYTES = 1 << 20  # examples that are read at once
-MOST_BYTES = 64 << 20  # of one file, unpacked, whose rows are in memory until they are published
+MAX_BYTES = 64 << 20  # of one file, unpacked, whose rows are in memory until they are published
 ROW_BYTES = 256  # least that a document counts for: Python's own for its row
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
-class _Over(Exception):
+class _RunEnded(Exception):
     """The run has ended while a file was read."""
 
 
@@ -128,7 +128,7 @@ class Follower:
                     self._say(f"following {printable(self.folder)}: {error}")
                 # Also after a part, so that parts are few and large.
                 self._over.wait(LOOK_S)
-        except (_Over, Closed):
+        except (_RunEnded, Closed):
             pass
         except BaseException as error:  # a run must not wait for text that never comes
             self.fault = error
@@ -170,9 +170,9 @@ class Follower:
         try:
             for row in self._rows(self.folder / name):
                 if self._over.is_set():
-                    raise _Over
+                    raise _RunEnded
                 own.append(row)
-        except (EnvironmentLacks, MemoryError, _Over):
+        except (EnvironmentLacks, MemoryError, _RunEnded):
             raise
         except Exception as error:
             kind = "" if isinstance(error, DataError) else f"{type(error).__name__}: "
@@ -230,9 +230,9 @@ class Follower:
         how = config.text_key, config.document_separator
         for where, document in textfiles.documents(path, *how, marks=marks):
             n_bytes += max(len(document), ROW_BYTES)
-            if n_bytes > MOST_BYTES:
+            if n_bytes > MAX_BYTES:
                 raise DataError(
-                    f"it has more than {MOST_BYTES:,} bytes of text, where a document counts for "
+                    f"it has more than {MAX_BYTES:,} bytes of text, where a document counts for "
                     f"{ROW_BYTES} or more; split it"
                 )
             for rest in without([document]) if config.skip_machine_data else [document]:
@@ -255,7 +255,7 @@ class Follower:
             return begin
         for line in lines.splitlines():
             if self._over.is_set():
-                raise _Over
+                raise _RunEnded
             try:
                 example = read_example(plain_json.loads(line), "an example")
                 rows += list(self._rows_of(example, "an example"))

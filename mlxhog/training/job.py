@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
-from mlxhog.backends.gpu_share import GPUShare, most_sequences
+from mlxhog.backends.gpu_share import GPUShare, max_sequences
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.sampled_head import SampledHead
+from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.strategies import Strategy
@@ -44,7 +44,7 @@ class BatchSource(Protocol):
         """Return the batch of one ticket."""
 
     def example(self) -> Batch:
-        """Return a batch of the usual shape, for warm-up."""
+        """Return a batch of the usual shape, for warmup."""
 
 
 class SideJobs(Protocol):
@@ -76,9 +76,11 @@ class Plan:
     decay: frozenset[str]  # parameters that weight decay applies to
     gpu_share: GPUShare  # for each worker that uses the GPU
     batches: Callable[[], BatchSource]  # opens the training batches
-    schedule: Callable[[float], Rate]  # of step sizes, by the share of the run that is one step
+    schedule: Callable[[float], Rate]  # of learning rates, by the share of the run that is one step
     side_jobs: Callable[[Job, Context, control.Ring], SideJobs]
-    sampled: SampledHead | None = None  # words of the training loss; None for the whole vocabulary
+    sampled: SampledSoftmax | None = (
+        None  # words of the training loss; None for the whole vocabulary
+    )
     link: LinkJob | None = None  # of the run's cluster; the supervisor starts it
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -178,7 +180,7 @@ class Job:
     @property
     def micro_batch(self) -> int:
         """Sequences per gradient of the backend."""
-        most = most_sequences(self.spec.backend, self.config.seq_len)
+        most = max_sequences(self.spec.backend, self.config.seq_len)
         return max(1, min(self.config.micro_batch >> self.halvings, most))
 
     @property
@@ -209,7 +211,7 @@ class Job:
 # users report that the hints help; pytorch issue 193571.
 
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
-MOST_HALVINGS = 3
+MAX_HALVINGS = 3
 HINTS = (
     "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
     "off may help"

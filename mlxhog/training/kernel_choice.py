@@ -180,7 +180,7 @@ def choose_kernels(
     if config.compute_dtype == "auto" and any(
         kernels.narrow(form, "auto") for form in chosen.values()
     ):
-        note("gradients multiply in bfloat16, faster here (--compute-dtype float32 does not)")
+        note("bf16 matmuls, faster on this machine (--compute-dtype float32 to disable)")
     return tuple(chosen[name] for name in backends)
 
 

@@ -62,7 +62,7 @@ class Memory:
         """Bytes of a worker's gradient of a batch of this many sequences."""
         return self.gradient_bytes + sequences * self.sequence_bytes
 
-    def most_sequences(self, n_bytes: float) -> int:
+    def max_sequences(self, n_bytes: float) -> int:
         """The largest batch whose gradient fits in `n_bytes`; 0 if none does."""
         return max(0, int((n_bytes - self.gradient_bytes) // self.sequence_bytes))
 
@@ -101,7 +101,7 @@ class Memory:
         own = own_gpu_bytes(share, workers)
         if own is None or need <= own:
             return
-        most = self.most_sequences(own)
+        most = self.max_sequences(own)
         raise EnvironmentLacks(
             f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, "
             f"and a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, "
@@ -129,10 +129,10 @@ class Memory:
             return strategy
         if max_workers is not None:
             return replace(strategy, max_workers=max_workers)
-        most_bytes = lay_out(strategy).total_bytes + FREE_SLOTS_SHARE * self.limit_bytes
+        max_bytes = lay_out(strategy).total_bytes + FREE_SLOTS_SHARE * self.limit_bytes
         for free in range(FREE_SLOTS, 0, -1):
             larger = replace(strategy, max_workers=strategy.workers + free)
-            if lay_out(larger).total_bytes <= most_bytes:
+            if lay_out(larger).total_bytes <= max_bytes:
                 return larger
         return strategy
 

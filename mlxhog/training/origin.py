@@ -52,7 +52,7 @@ WORDS = 1024
 """Smallest vocabulary whose embedding and head begin with counted pairs."""
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
-MOST_DIFFERENCES = 6
+MAX_DIFFERENCES = 6
 MIN_KEPT = 0.5  # share of a run's documents that its text must have when it is resumed
 
 
@@ -253,7 +253,7 @@ class Resumption:
         """Say what is new in the text."""
         if new := data.added:
             yield (
-                f"{new['documents']:,} new documents, {new['held_out_documents']:,} of them held "
+                f"{new['documents']:,} new documents, {new['val_documents']:,} of them held "
                 "out, join the text; to train files as they arrive: mlxhog train --follow FOLDER"
             )
         if self.text == "changed":
@@ -386,7 +386,10 @@ class CountedPairs:
             raise tied("embedding_init", config)
         if how == "random" or (how == "auto" and (is_tied or model.vocab_size < WORDS)):
             return None
-        note("embedding and head begin with counted pairs (--embedding-init random does not)")
+        note(
+            "embedding and output head initialized from bigram statistics (--embedding-init "
+            "random to disable)"
+        )
         return cls(text)
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
@@ -418,7 +421,7 @@ class InitialWeights:
         if differences := checkpoint.differences(self.opened.config, model, OF_TRAINING):
             raise CheckpointError(
                 f"{self.opened.path} does not fit model {config.model}: "
-                f"{', '.join(differences[:MOST_DIFFERENCES])}; leave --model out to train the "
+                f"{', '.join(differences[:MAX_DIFFERENCES])}; leave --model out to train the "
                 "checkpoint's own model, or --init-from to begin with new weights"
             )
         before, there = None, self.opened.config.vocab_size
@@ -465,7 +468,7 @@ class InitialWeights:
             where,
             f"vocabulary resized from {self.opened.config.vocab_size:,} to {rows:,} rows: {kept:,} "
             f"are kept, of tokens with the same text, and {rows - kept:,} begin as at "
-            f"initialisation{tables}",
+            f"initialization{tables}",
         )
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:

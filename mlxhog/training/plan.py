@@ -28,14 +28,14 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile
+from mlxhog.display.metrics import is_emulated
+from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
-from mlxhog.models.sampled_head import SampledHead
+from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
-from mlxhog.report.metrics import is_emulated
-from mlxhog.report.views import StatusLine
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import choose_strategy, kernel_choice, origin
@@ -43,7 +43,7 @@ from mlxhog.training.job import Plan, plan_layout
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.memory import WORKER_BASE_BYTES, Memory, gpu_share
 from mlxhog.training.origin import CountedPairs, InitialWeights, Resumption
-from mlxhog.training.side_jobs import HeldOutPart, TextJobs
+from mlxhog.training.side_jobs import TextJobs, ValidationSubset
 
 if TYPE_CHECKING:
     from mlxhog.data.clients import Division
@@ -65,7 +65,7 @@ class TextPlan(Plan):
     resumption: Resumption | None  # None for a new run
     initial_weights: InitialWeights | CountedPairs | None  # None draws initial values
     data: prepare.Prepared
-    held_out: HeldOutPart  # that evaluations score
+    validation: ValidationSubset  # that evaluations score
     grown: tuple[Growth, ...]  # of the training text, in this epoch
     division: Division | None  # of the text among clients; None if all workers share one text
     epoch_tokens: int  # in one pass over the training text
@@ -152,7 +152,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     notes: list[str] = []
     note: Note = notes.append
     if config.trackers:
-        from mlxhog.report import trackers
+        from mlxhog.display import trackers
 
         trackers.require(config.trackers)
 
@@ -201,8 +201,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
     first = weights if begin is not None else CountedPairs.of(config, model, train, note)
-    before = None if resumption is None else int(resumption.state["held_out"]["asked_bytes"])
-    held_out = HeldOutPart.of(data, config, parameters, before)
+    before = None if resumption is None else int(resumption.state["validation"]["asked_bytes"])
+    validation = ValidationSubset.of(data, config, parameters, before)
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
     if too_long := sum(rows.cut for rows in cut):
         note(
@@ -261,7 +261,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             initial_weights=first,
             model=model,
             data=data,
-            held_out=held_out,
+            validation=validation,
             workers=workers,
             writers=writers,
             kernels=forms,
@@ -270,7 +270,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             memory=memory.with_gradients(way["config"], model, layout, len(workers)),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
-            side_jobs=partial(TextJobs, data.val, data.tokenizer, held_out),
+            side_jobs=partial(TextJobs, data.val, data.tokenizer, validation),
             sampled=sampled,
             link=link,
         )
@@ -284,7 +284,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
 def _parameters(
     config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
-) -> tuple[dict[str, ParamSpec], SampledHead | None]:
+) -> tuple[dict[str, ParamSpec], SampledSoftmax | None]:
     """The model's parameters, and the sampled words of its training loss, if any.
 
     Refuses options of tables of n-grams and of a sampled head that do not fit the model.
@@ -298,26 +298,29 @@ def _parameters(
     if tables is not None:
         rows = sum(one.shape[0] for one in tables.specs.values())
         note(
-            f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
-            f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
+            f"n-gram embedding tables, orders {', '.join(map(str, tables.orders))}: {rows:,} "
+            f"rows of {tables.dim}, {format_count(tables.floats)} floats beside the parameters"
         )
-    head, drawn = families.head(model), config.sampled_head
+    head, drawn = families.head(model), config.sampled_softmax
     if drawn is None:
         is_costly = model.vocab_size >= MANY_WORDS and 3 * spec[head].size >= param_count(model)
         drawn = DRAWN_WORDS if is_costly and not model.tie_word_embeddings else 0
     if not drawn:
         return spec, None
     if model.tie_word_embeddings:
-        raise origin.tied("sampled_head", config)
+        raise origin.tied("sampled_softmax", config)
     if drawn >= model.vocab_size:
         raise ConfigError(
-            f"sampled_head draws {drawn} words, and model {config.model} has "
-            f"vocab_size {model.vocab_size}; draw fewer, or 0 for a loss over all words"
+            f"sampled_softmax draws {drawn} negatives, and model {config.model} has vocab_size "
+            f"{model.vocab_size}; draw fewer, or 0 for the full softmax"
         )
-    note(f"a loss is over its own words and {drawn:,} drawn ones (--sampled-head 0 takes all)")
+    note(
+        f"sampled softmax: the batch's targets and {drawn:,} negatives (--sampled-softmax 0 "
+        "for the full softmax)"
+    )
     spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
-    return spec, SampledHead.of_counts(drawn, counts)
+    return spec, SampledSoftmax.of_counts(drawn, counts)
 
 
 # -- a strategy that the run may have --------------------------------------------------------------
@@ -379,7 +382,7 @@ def _of_strategy(
     notes += [] if division is None else [str(division)]
     per_step = strategy.batches_per_step()
 
-    # The budget and the step sizes.
+    # The budget and the learning rates.
     budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
     if resumption is not None:
         budget = resumption.budget(budget, per_step)

@@ -16,7 +16,7 @@ from mlxhog.training import sizes, state
 from mlxhog.training.batch_size import alike
 from mlxhog.training.plan import TextPlan, passes
 
-MOST_NAMED = 10
+MAX_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
@@ -72,11 +72,11 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             "documents": train.header["documents"],
             "tokens": train.n_tokens,
             "bytes": train.header["bytes"],
-            "held_out_documents": val.header["documents"],
-            "held_out_tokens": val.n_tokens,
-            "held_out_bytes": val.header["bytes"],
-            "held_out_share": val.header["bytes"] / (train.header["bytes"] + val.header["bytes"]),
-            "held_out_rule": plan.data.rule,
+            "val_documents": val.header["documents"],
+            "val_tokens": val.n_tokens,
+            "val_bytes": val.header["bytes"],
+            "val_share": val.header["bytes"] / (train.header["bytes"] + val.header["bytes"]),
+            "val_split": plan.data.rule,
         },
         "tokens_per_step": plan.strategy.tokens_per_step,
         "epoch_tokens": epoch_tokens,
@@ -135,10 +135,10 @@ def text(known: Mapping[str, Any]) -> list[Any]:
     notes, files, skipped = facts.pop("notes"), data.pop("files"), data.pop("skipped")
     parts: list[Any] = [facts | data]
     for name, items in (
-        ("files", sorted(files, key=lambda file: -file["held_out_bytes"])),
+        ("files", sorted(files, key=lambda file: -file["val_bytes"])),
         ("skipped", skipped),
     ):
-        parts += [f"{name}: {len(items)}", items[:MOST_NAMED]] if items else []
-        parts += [f"and {len(items) - MOST_NAMED} more"] * (len(items) > MOST_NAMED)
+        parts += [f"{name}: {len(items)}", items[:MAX_NAMED]] if items else []
+        parts += [f"and {len(items) - MAX_NAMED} more"] * (len(items) > MAX_NAMED)
     # The table has them.
     return [*parts, *(note for note in notes if "; --dry-run lists them" not in note)]

@@ -24,23 +24,23 @@ from typing import TYPE_CHECKING
 
 from mlxhog.arena import Arena
 from mlxhog.arena.clock import Clock
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
-from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
+from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, WorkerPhase, WorkerState
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.training import worker_process
-from mlxhog.training.job import HINTS, LOST_GPU_EXIT_CODE, MOST_HALVINGS, Job, Plan
+from mlxhog.training.job import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS, Job, Plan
 from mlxhog.training.seat import Seat
 
 if TYPE_CHECKING:  # only runs of a cluster load it
-    from mlxhog.cluster.link import Link
+    from mlxhog.cluster.link import Sidecar
 
 LINK_LEAVES_S = 1.0
 MAX_PAUSE_S = 30.0  # before a replacement that could not start is tried again
@@ -73,12 +73,12 @@ class Processes(ABC):
         self.ledger = Ledger(self.arena)
         self.seats = [Seat(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
         self.pool = WorkerPool()
-        self.link: Link | None = None  # of the run's cluster
+        self.link: Sidecar | None = None  # of the run's cluster
         if plan.link is not None:
-            from mlxhog.cluster.link import Link
+            from mlxhog.cluster.link import Sidecar
 
             log = run_dir / "logs" / "link.log"
-            self.link = Link(self.arena, replace(plan.link, log=log))
+            self.link = Sidecar(self.arena, replace(plan.link, log=log))
         self.restarts = self.removed = 0  # replaced workers, and those that left or were given up
         self.torn = 0  # batches that died half applied
         self.notices: dict[str, None] = {}  # of workers, each once, in order
@@ -99,7 +99,7 @@ class Processes(ABC):
     def ready(self) -> bool:
         """Whether every worker is up, and the link of a cluster has data for them."""
         return (self.link is None or self.link.is_ready) and all(
-            self.entry(seat).state == State.RUNNING for seat in self.seats
+            self.entry(seat).state == WorkerState.RUNNING for seat in self.seats
         )
 
     def ends(self) -> int:
@@ -132,7 +132,7 @@ class Processes(ABC):
             seat
             for seat in self.seats
             if seat.slot in self.pool
-            and self.entry(seat).state != State.STARTING
+            and self.entry(seat).state != WorkerState.STARTING
             and not self._rests(seat)
         ]
 
@@ -153,12 +153,14 @@ class Processes(ABC):
 
     def has_side_job(self) -> bool:
         """Whether a worker evaluates or samples; this ends by itself."""
-        side_jobs = (Phase.EVALUATE, Phase.SAMPLE)
+        side_jobs = (WorkerPhase.EVALUATE, WorkerPhase.SAMPLE)
         return any(self.entry(seat).phase in side_jobs for seat in self.seats)
 
     def _rests(self, seat: Seat) -> bool:
         entry = self.entry(seat)
-        return seat.cancelled or (entry.state == State.RUNNING and entry.phase == Phase.IDLE)
+        return seat.cancelled or (
+            entry.state == WorkerState.RUNNING and entry.phase == WorkerPhase.IDLE
+        )
 
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
         """Whether all are true twice, with no step in between, and the link holds still."""
@@ -224,10 +226,10 @@ class Processes(ABC):
             return False
         for seat in self.seats:
             entry = self.entry(seat)
-            if entry.state == State.RUNNING:
-                entry.state, seat.recalled = State.STARTING, True
+            if entry.state == WorkerState.RUNNING:
+                entry.state, seat.recalled = WorkerState.STARTING, True
         recalled = [seat for seat in self.seats if seat.recalled]
-        if any(self.entry(seat).phase != Phase.STARTING for seat in recalled):
+        if any(self.entry(seat).phase != WorkerPhase.STARTING for seat in recalled):
             return False
         for seat in self.seats:
             if not seat.recalled and seat.slot in self.pool:
@@ -254,7 +256,7 @@ class Processes(ABC):
             threading.Thread(target=send, args=message, daemon=True).start()
 
     def _count(self) -> None:
-        """Store the number of workers, on which step sizes and predictions depend."""
+        """Store the number of workers, on which learning rates and predictions depend."""
         n = sum(seat.up or not seat.joined for seat in self.seats)
         self.arena.counters.store("workers", n)
 
@@ -285,7 +287,7 @@ class Processes(ABC):
             if seat.respawn_s is not None and self._watched.look() >= seat.respawn_s:
                 self._or_remove(seat, self._respawn)
             entry = self.entry(seat)
-            if not seat.notices_read and entry.state == State.RUNNING:
+            if not seat.notices_read and entry.state == WorkerState.RUNNING:
                 self._welcome(seat)
             if entry.nonfinite_in_row >= MAX_NONFINITE:
                 raise Diverged(
@@ -312,7 +314,7 @@ class Processes(ABC):
             for entry in map(self.entry, self.seats)
             if entry.steps
         ]
-        limit_s = self.plan.config.heartbeat_timeout_s
+        limit_s = self.plan.config.heartbeat_timeout
         if steps_s:
             limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
         now_s = self._watched.look()
@@ -329,8 +331,8 @@ class Processes(ABC):
                     first = "" if entry.steps else ", before its first step was done"
                     self.report(
                         f"{seat} gave no sign of life for {silent_s:.0f} s in phase "
-                        f"{Phase(entry.phase).name.lower()}{first}; killed (a slow machine may "
-                        "need more: --heartbeat-timeout-s)"
+                        f"{WorkerPhase(entry.phase).name.lower()}{first}; killed (a slow machine "
+                        "may need more: --heartbeat-timeout)"
                     )
 
     # -- death -----------------------------------------------------------------------------------
@@ -365,12 +367,15 @@ class Processes(ABC):
     def _replace(self, seat: Seat) -> None:
         state = self.entry(seat).state
         death = self._reap(seat)
-        if state == State.FINISHED or self.arena.counters.load("command") == Command.EXIT:
+        if (
+            state == WorkerState.FINISHED
+            or self.arena.counters.load("command") == ControlCommand.EXIT
+        ):
             return
         log = self._job(seat.slot).log
         last = last_lines_of(log)[-1]
         is_first = not self.clock.has_started or (seat.joined and not seat.up)
-        if state == State.STARTING and death.code in EXIT_ERRORS and is_first:
+        if state == WorkerState.STARTING and death.code in EXIT_ERRORS and is_first:
             raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
         if death.is_fault:
             raise WorkerFailed(
@@ -382,9 +387,9 @@ class Processes(ABC):
             self._halve(seat, f"{seat} {lost}", last)
         way_out = death.way_out(last, otherwise="allow more with --restarts")
         if seat.was_silent:
-            way_out = "allow a longer silence with --heartbeat-timeout-s"
+            way_out = "allow a longer silence with --heartbeat-timeout"
         # One that was up may be building another strategy, and is in state STARTING again.
-        why, was_up = f"{death}; {last}", state != State.STARTING or seat.notices_read
+        why, was_up = f"{death}; {last}", state != WorkerState.STARTING or seat.notices_read
         restarts = self.plan.config.restarts
         seat.count_death(restarts, why, f"see {log}, or {way_out}", was_up=was_up)
         self.restarts += 1
@@ -398,7 +403,7 @@ class Processes(ABC):
     def _pause(self, seat: Seat, why: str) -> None:
         pause_s = min(MAX_PAUSE_S, 2.0 ** (seat.failed_starts - 1))
         seat.respawn_s = self._watched.look() + pause_s
-        self.entry(seat).phase = Phase.STARTING  # it holds no ticket
+        self.entry(seat).phase = WorkerPhase.STARTING  # it holds no ticket
         self.report(f"{seat} could not start ({why}); tried again in {pause_s:.0f} s")
 
     def _respawn(self, seat: Seat) -> None:
@@ -412,7 +417,7 @@ class Processes(ABC):
 
     def _halve(self, seat: Seat, cause: str, last: str) -> None:
         """Halve the micro-batch of a worker that the GPU watchdog ended."""
-        if seat.halvings == MOST_HALVINGS:
+        if seat.halvings == MAX_HALVINGS:
             raise WorkerFailed(
                 f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
             )
@@ -426,7 +431,7 @@ class Processes(ABC):
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask all workers to leave, kill those that do not, and reap all."""
-        self.arena.counters.store("command", Command.EXIT)
+        self.arena.counters.store("command", ControlCommand.EXIT)
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         with ExitStack() as reaps:  # all, whatever one of them raises
             if self.link is not None:
@@ -438,7 +443,7 @@ class Processes(ABC):
 
     def _reap_by(self, seat: Seat, deadline_ns: int) -> None:
         # A starting worker holds no ticket and would react late.
-        starting = self.entry(seat).state == State.STARTING
+        starting = self.entry(seat).state == WorkerState.STARTING
         rest_s = (deadline_ns - monotonic_ns()) / 1e9
         self._reap(seat, 0.0 if starting else max(0.0, rest_s))
 
@@ -474,16 +479,16 @@ class Processes(ABC):
         """Let a worker finish its step and leave; `watch` reports its end."""
         (seat,) = [seat for seat in self.seats if seat.slot == slot]
         entry = self.entry(seat)
-        if entry.state == State.RUNNING:
+        if entry.state == WorkerState.RUNNING:
             seat.leaving_s = self._watched.look()
-            entry.state = State.LEAVING
+            entry.state = WorkerState.LEAVING
         else:  # it holds no ticket
             self._remove(seat)
 
     def dismiss_starting(self) -> None:
         """End joining workers that have not started yet; no worker may begin a step meanwhile."""
         for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
-            if self.entry(seat).state != State.RUNNING:  # since the last look
+            if self.entry(seat).state != WorkerState.RUNNING:  # since the last look
                 self._remove(seat)
 
     def _remove(self, seat: Seat, why: str = "") -> None:

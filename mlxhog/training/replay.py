@@ -27,21 +27,21 @@ from typing import Any
 
 from mlxhog.arena import Arena, Layout, control, event_log
 from mlxhog.arena.child import Child, Failed, Lane
-from mlxhog.arena.event_log import Begin, End, Header, Step, Torn
+from mlxhog.arena.event_log import Begin, End, Header, RecordedStep, Torn
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.workers import WorkerPhase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import words
-from mlxhog.base.reading import MOST_BYTES
-from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
+from mlxhog.base.reading import MAX_BYTES
+from mlxhog.base.workers import MAX_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.constraints import settled
+from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.optim import updates
-from mlxhog.report.views import Tell
 from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import state, worker
@@ -90,14 +90,14 @@ class Process:
         """Its name in messages."""
         return f"worker {self.slot} ({self.begin.backend})"
 
-    def records(self, directory: Path, max_bytes: int) -> Iterator[Step | Torn]:
+    def records(self, directory: Path, max_bytes: int) -> Iterator[RecordedStep | Torn]:
         """Its steps, from the log of a run."""
         log = event_log.read(event_log.worker_path(directory, self.slot), max_bytes)
-        steps = (record for record in log if isinstance(record, Step | Torn))
+        steps = (record for record in log if isinstance(record, RecordedStep | Torn))
         return itertools.islice(steps, self.first, self.first + self.steps)
 
 
-def processes(directory: Path, slot: int, max_bytes: int = MOST_BYTES) -> list[Process]:
+def processes(directory: Path, slot: int, max_bytes: int = MAX_BYTES) -> list[Process]:
     """The processes that a slot had, in order; none if no worker had it. See `event_log.read`."""
     path, every, total = event_log.worker_path(directory, slot), list[Process](), 0
     for record in event_log.read(path, max_bytes) if path.exists() else ():
@@ -111,7 +111,7 @@ def processes(directory: Path, slot: int, max_bytes: int = MOST_BYTES) -> list[P
         else:
             total += 1
             every[-1].steps += 1
-            every[-1].hashes += isinstance(record, Step) and bool(record.sha256)
+            every[-1].hashes += isinstance(record, RecordedStep) and bool(record.sha256)
     return every
 
 
@@ -125,7 +125,7 @@ def repeat(lane: Lane, job: Job, process: Process) -> str | None:
     assert isinstance(repeated, ReplayedWorker)
     max_bytes = arena.layout.total_bytes  # a record has parts of the arena
     for k, record in enumerate(process.records(job.run_dir, max_bytes), process.first + 1):
-        entry.beat(Phase.COMPUTE)
+        entry.beat(WorkerPhase.COMPUTE)
         numbers = record.numbers
         try:
             if repeated.repeat_read(record):
@@ -208,8 +208,10 @@ def versions(backends: set[str]) -> dict[str, str]:
 # -- the replay ----------------------------------------------------------------------------------
 
 
-def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
-    """Replay a recorded run and compare; `anyway` despite other versions or another processor.
+def replay(run: Run, *, ignore_versions: bool = False) -> ReplayResult:
+    """Replay a recorded run and compare.
+
+    With `ignore_versions` also under other versions, or on another processor.
 
     Raises:
         RunError: the run was not recorded, has not ended, or its log is cut or damaged.
@@ -220,10 +222,10 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
     """
     began, directory = time.monotonic(), run.directory
     header = event_log.load(Header, directory)
-    if not anyway:
+    if not ignore_versions:
         _check_versions(header.versions, {worker.backend for worker in header.workers})
     plan, end = _plan(header, run), event_log.load(End, directory)
-    n_slots = min(header.slots, MOST_WORKERS)
+    n_slots = min(header.slots, MAX_WORKERS)
     max_bytes = plan.layout.total_bytes
     slots = [processes(directory, slot, max_bytes) for slot in range(1, n_slots + 1)]
     every = [process for slot in slots for process in slot]
@@ -258,7 +260,7 @@ def _check_versions(recorded: Mapping[str, str], backends: set[str]) -> None:
     if differ:
         raise EnvironmentLacks(
             f"the run was recorded with {', '.join(differ)}; other versions and processors round "
-            "in other ways, so replay it there, or try it here with --anyway"
+            "in other ways, so replay it there, or try it here with --ignore-versions"
         )
 
 

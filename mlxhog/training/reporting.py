@@ -20,18 +20,25 @@ from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import spelt_values_of
-from mlxhog.data import corpora, heldout
+from mlxhog.data import corpora, validation_set
+from mlxhog.display.metrics import (
+    EVALUATED,
+    REFERENCE_BITS_PER_BYTE,
+    Doing,
+    Progress,
+    Result,
+    label,
+)
+from mlxhog.display.monitor import Monitor
+from mlxhog.display.record import changed
+from mlxhog.display.views import Observer
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
-from mlxhog.report.metrics import EVALUATED, REFERENCE_BITS_PER_BYTE, Doing, Progress, Result, label
-from mlxhog.report.monitor import Monitor
-from mlxhog.report.record import changed
-from mlxhog.report.views import Observer
 from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
 
 if TYPE_CHECKING:
-    from mlxhog.report.trackers import Trackers
+    from mlxhog.display.trackers import Trackers
 
 REPORT_S = 0.5
 METRICS_S = 2.0
@@ -50,7 +57,7 @@ class Reporter:
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
             marks=plan.data.marks or REFERENCE_BITS_PER_BYTE,
-            val_share=plan.held_out.share if plan.config.eval_every.on else None,
+            val_share=plan.validation.share if plan.config.eval_every.on else None,
         )
         self.monitor = Monitor(arena, plan.workers, plan.budget, state)
         self.sample: str | None = None
@@ -63,7 +70,7 @@ class Reporter:
         earlier.setdefault("first_name", run.directory.name)  # trackers know the run by it
         birth = ("created_ns", "order", "first_name")
         self._birth = {name: value for name, value in earlier.items() if name in birth}
-        self._text = heldout.beginning(plan.data.val, plan.data.tokenizer)
+        self._text = validation_set.beginning(plan.data.val, plan.data.tokenizer)
         self._resumed: list[int] = []
         first = plan.budget.steps_before
         kept = [one for one in earlier.get("commands", []) if one["from_step"] < first]
@@ -152,7 +159,7 @@ class Reporter:
     def open_trackers(self) -> None:
         """Begin to write to what `report_to` names."""
         if names := self.plan.config.trackers:
-            from mlxhog.report.trackers import TrackedRun, Trackers
+            from mlxhog.display.trackers import TrackedRun, Trackers
 
             plan, at = self.plan, self._birth.get("created_ns", 0)
             run = TrackedRun(
@@ -219,7 +226,7 @@ class Reporter:
                 "model": _model_name(plan),
                 "data": config.data,
                 "data_path": corpora.full_path(config.data),
-                "held_out": asdict(plan.held_out),
+                "validation": asdict(plan.validation),
                 **dict(zip(("text_kind", "sample_prompt"), self._text, strict=True)),
                 "parameters": plan.parameters,
                 "commands": [{"to_step": steps, **one} for one in self.commands],
@@ -242,7 +249,7 @@ class Reporter:
             self.monitor.progress(sample=self.sample),
             run=str(self.run.directory),
             start_s=self.monitor.start_s,
-            val_text=plan.held_out.text,
+            val_text=plan.validation.text,
             val_of_completions=plan.data.val.prompts is not None,
             restarts=session.restarts,
             torn=session.torn,
@@ -285,5 +292,5 @@ def summary(plan: TextPlan, run: Run) -> str:
         f"arena {format_bytes(plan.arena_bytes)} shared{slots}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {words(config.data)}: {format_count(train)} training and {format_count(val)} "
-        f"held-out tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
+        f"validation tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
     )

@@ -21,12 +21,12 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.arena.requests import Refused, Request, RunServer
+from mlxhog.arena.requests import ControlRequest, Refused, RunServer
 from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
+from mlxhog.display.metrics import Activity, Doing
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training import kernel_choice, state
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Requests:
 
     def __init__(self, run: Training, server: RunServer) -> None:
         self._run, self._server = run, server
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[ControlRequest] = deque()
 
     def serve(self, doing: Doing | None) -> None:
         """Answer the requests that have arrived; `doing` is None while the run trains."""
@@ -72,7 +72,7 @@ class Requests:
         self._refuse_all("the run has ended")
         self._server.close()
 
-    def _answer(self, request: Request, **more: str) -> None:
+    def _answer(self, request: ControlRequest, **more: str) -> None:
         try:
             if (kinds := FIELDS.get(request.name)) is None:
                 raise Refused(f"no request {request.name!r}; a run takes {', '.join(FIELDS)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
@@ -28,6 +28,9 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Falling
+from mlxhog.display import card
+from mlxhog.display.metrics import Activity, Doing, Progress, Result
+from mlxhog.display.views import Observer
 from mlxhog.errors import (
     CheckpointError,
     ConfigError,
@@ -37,13 +40,10 @@ from mlxhog.errors import (
     WorkerFailed,
     message_of,
 )
-from mlxhog.report import card
-from mlxhog.report.metrics import Activity, Doing, Progress, Result
-from mlxhog.report.views import Observer
 from mlxhog.training import origin, run_folder, state
 from mlxhog.training.batch_size import advice
 from mlxhog.training.choose_strategy import Changes, rounds_before
-from mlxhog.training.evaluation import Evaluations, HeldOutWatch, write_sample
+from mlxhog.training.evaluation import Evaluations, ValidationWatch, write_sample
 from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
@@ -140,7 +140,7 @@ class Training(Session):
         limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
         self.begin(limit, rounds_before(plan))
         run_folder.write_model(run, plan)
-        self._folder = run_folder.RunFolder(run, lambda: self.plan, stack)
+        self._folder = run_folder.FolderFollower(run, lambda: self.plan, stack)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
         self._publisher: Publisher | None = None
         if WORDS in self.arena.layout.segments:
@@ -151,7 +151,7 @@ class Training(Session):
                 plan.config.live_every,
             )
             stack.callback(self._publisher.end)
-        self._watch = HeldOutWatch(plan.config, earlier, plan.held_out.text)
+        self._watch = ValidationWatch(plan.config, earlier, plan.validation.text)
         self._watch.mark(self.monitor)
         if plan.config.follow is None:
             self.monitor.epoch = lambda: self.ledger.count_done() / self.ledger.n
@@ -210,7 +210,7 @@ class Training(Session):
             self._evaluations.score_base()
         monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
-            monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
+            monitor.find_counts(self.plan.data, self.plan.validation.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
@@ -344,7 +344,7 @@ class Training(Session):
 
         Its ticket is returned, and a resume computes it again.
         """
-        self.command(Command.REST)
+        self.command(ControlCommand.REST)
         self.dismiss_starting()
         resting, clock, doing = self.resting, self.clock, Doing(Activity.FINISHING)
         self.until(lambda: self.signals.count > 0 or not clock.left_s() or resting(), doing)
@@ -400,7 +400,7 @@ class Training(Session):
     def _rescue(self, error: BaseException) -> None:
         """Save the state of a run that an error ends, and say in the error how to continue."""
         try:
-            self.command(Command.REST)
+            self.command(ControlCommand.REST)
             watched, limit_s = WatchedTime(), self._grace_s()
             while not self.no_living_in_step() and watched.look() < limit_s:
                 if self.signals.count > 1:

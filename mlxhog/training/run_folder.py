@@ -19,8 +19,8 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import CommandRecord
 from mlxhog.config.sources import spelt_values_of
+from mlxhog.display.record import command_lines
 from mlxhog.errors import EnvironmentLacks, RunError, one_line
-from mlxhog.report.record import command_lines
 from mlxhog.training.plan import TextPlan
 
 
@@ -48,7 +48,7 @@ def write_model(run: Run, plan: TextPlan) -> None:
             clients.write(plan.division, run.directory)
 
 
-class RunFolder:
+class FolderFollower:
     """Follows the folder of a run, which the caller has locked.
 
     `plan` returns the present plan, for a new folder; `stack` unlocks that in the end.

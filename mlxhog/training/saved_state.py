@@ -47,7 +47,7 @@ class _Left:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _SavedPosition:
     """A `Position` in a text."""
 
     epoch: int
@@ -74,7 +74,7 @@ class _Text:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class _SavedPart:
     asked_bytes: int
 
 
@@ -92,16 +92,16 @@ class SavedState:
     over: bool
     ended: str | None
     network_bytes: int
-    held_out: _Part
+    validation: _SavedPart
     best: BestScore | None
     followed: bool
-    ledgers: Mapping[str, _Place]
+    ledgers: Mapping[str, _SavedPosition]
     emulated: bool
     joined: int
     opt_steps: Mapping[int, int]
     text: _Text
     tokens_sha256: str
-    held_out_sha256: str
+    val_sha256: str
     moments_since: int | None = None
     course: Mapping[str, Any] | None = None
     cluster: Mapping[str, Any] | None = None
@@ -122,7 +122,7 @@ def check(path: Path, state: Mapping[str, Any]) -> None:
     try:
         saved = typed.read(SavedState, state)
         counts: list[Any] = [
-            saved.version, saved.network_bytes, saved.held_out.asked_bytes, saved.moments_since,
+            saved.version, saved.network_bytes, saved.validation.asked_bytes, saved.moments_since,
             saved.text.documents, saved.text.rows,
             saved.best and saved.best.step, *saved.opt_steps.values(), *vars(saved.used).values(),
         ]  # fmt: skip

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry, State
+from mlxhog.arena.workers import Entry, WorkerState
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import WorkerFailed
 
@@ -49,7 +49,7 @@ class Seat:
 
     def may_be_silent_s(self, entry: Entry, timeout_s: float) -> float:
         """Return how long it may give no sign of life; `timeout_s` is for a worker with steps."""
-        starts = entry.state == State.STARTING and not self.recalled
+        starts = entry.state == WorkerState.STARTING and not self.recalled
         return timeout_s if entry.steps and not starts else max(timeout_s, FIRST_STEP_S)
 
     def count_death(self, restarts: int, why: str, way_out: str, *, was_up: bool) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.config.budget import Budget
+from mlxhog.display.metrics import Activity, Doing
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import Strategy
 from mlxhog.training.job import Plan
 from mlxhog.training.processes import Processes
@@ -73,7 +73,7 @@ class Session(Processes):
         """Let workers train; returns the start of training in monotonic nanoseconds."""
         self._wait_s = FIRST_WAIT_S
         began_ns = self.clock.start()
-        self.command(Command.TRAIN)
+        self.command(ControlCommand.TRAIN)
         return began_ns
 
     def change(self, plan: Plan, budget: Budget, done: int, tokens: int) -> None:
@@ -89,7 +89,7 @@ class Session(Processes):
         self._limit(None if limit is None else limit - done, done)
         self.reassign()
 
-    def command(self, command: Command) -> None:
+    def command(self, command: ControlCommand) -> None:
         """Set the command for all workers."""
         self.arena.counters.store("command", command)
 
@@ -110,7 +110,7 @@ class Session(Processes):
 
     def pause_limit_s(self) -> float:
         """Return how long workers may take to pause: `PAUSE_S`, or a step of each and one more."""
-        steps_s = [entry.step_s for entry in self.arena.workers if entry.state != State.FREE]
+        steps_s = [entry.step_s for entry in self.arena.workers if entry.state != WorkerState.FREE]
         return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))  # as in strategy locked
 
     @contextmanager
@@ -180,14 +180,14 @@ class Session(Processes):
         Its ticket is returned. The others stay, also those that still start: no worker begins a
         step any more, not even one that others wait for.
         """
-        self.command(Command.WAIT)
+        self.command(ControlCommand.WAIT)
         for _ in range(2):  # a worker that became ready meanwhile may have read the command before
             for seat in self.seats:
                 if seat.respawn_s is not None:  # evaluations do without it
                     seat.respawn_s, seat.cancelled = None, True
             for seat in self.in_step():
                 self._reap(seat)
-                seat.cancelled, phase = True, Phase(self.entry(seat).phase)
+                seat.cancelled, phase = True, WorkerPhase(self.entry(seat).phase)
                 self.report(f"{seat} was still in phase {phase.name.lower()}; ended")
             time.sleep(0.02)
         if self.link is not None and not self.link.still():

@@ -1,7 +1,7 @@
-"""The side jobs of a worker, evaluations and samples, and the held-out text that they score.
+"""The side jobs of a worker, evaluations and samples, and the validation text that they score.
 
-All evaluations of a run score the same part of the held-out text (`data.heldout`), and
-`held-out bits per byte` always refers to that part. At the end workers score a larger part, too,
+All evaluations of a run score the same part of the validation text (`data.validation_set`), and
+`validation bits per byte` always refers to that part. At the end workers score a larger part, too,
 whose score is a separate number. Both sizes follow from the options alone, whatever the budget.
 
 Each scored batch is a record in the worker's ring, for the supervisor (`evaluation.py`). During
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlxhog.arena.control import EVAL_ROUND, Command, RecordKind, Ring
+from mlxhog.arena.control import EVAL_ROUND, ControlCommand, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.workers import WorkerPhase
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import EMULATED, TrainConfig
-from mlxhog.data import heldout
+from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
@@ -37,12 +37,12 @@ PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
 """Most work to score the part and the larger text: 10 s and 20 s of two CPU cores."""
 EMULATED_SHARE = 0.01  # of these, for emulated models, which are slow
 LARGER_TOKENS = 2_000_000
-LEAST_BYTES = 1024
+MIN_BYTES = 1024
 SAMPLE_TOKENS = 160
 
 
-class Score(NamedTuple):
-    """Sums over a piece of held-out text: nats of its labels, bytes of text, labels."""
+class ScoreSums(NamedTuple):
+    """Sums over a piece of validation text: nats of its labels, bytes of text, labels."""
 
     nats: float
     n_bytes: int
@@ -51,37 +51,39 @@ class Score(NamedTuple):
     @property
     def bits_per_byte(self) -> float:
         """Bits per byte of text."""
-        return heldout.bits_per_byte(self.nats, self.n_bytes)
+        return validation_set.bits_per_byte(self.nats, self.n_bytes)
 
 
 @dataclass(frozen=True)
-class HeldOutPart:
-    """The part of the held-out text that all evaluations of a run score, as run.json has it."""
+class ValidationSubset:
+    """The part of the validation text that all evaluations of a run score, as run.json has it."""
 
-    asked_bytes: int  # its size, as `heldout.part` takes it
+    asked_bytes: int  # its size, as `validation_set.part` takes it
     text: str  # its name; scores of the same text have the same name
     n_bytes: int  # of text, prompts of examples included
-    share: float  # of all held-out text, up to 1
+    share: float  # of all validation text, up to 1
     batches: int
     all_batches: int  # with those of the larger final score
-    larger_share: float  # of all held-out text, in the larger final score; 0 without it
+    larger_share: float  # of all validation text, in the larger final score; 0 without it
     tokens: int
 
     @classmethod
     def of(
         cls, data: Prepared, config: TrainConfig, parameters: int, asked_bytes: int | None = None
-    ) -> HeldOutPart:
+    ) -> ValidationSubset:
         """Choose the part, or take the size that a resumed run had before."""
         file = data.val
-        if asked_bytes is None or config.eval_tokens is not None:
+        if asked_bytes is None or config.val_subset_tokens is not None:
             asked_bytes = choose_bytes(config, parameters, file)
         texts = texts_of(file, config, parameters, asked_bytes)
-        n_batches = [heldout.n_batches(one, **_rows(config, parameters)) for one in texts]
+        n_batches = [validation_set.n_batches(one, **_rows(config, parameters)) for one in texts]
         n_bytes = [one.header["bytes"] for one in texts]
         is_all, whole = texts[0] is file, file.header["bytes"]
         return cls(
             asked_bytes=asked_bytes,
-            text=heldout.part_name(data.corpus_sha256, data.rule, None if is_all else asked_bytes),
+            text=validation_set.part_name(
+                data.corpus_sha256, data.rule, None if is_all else asked_bytes
+            ),
             n_bytes=n_bytes[0],
             share=n_bytes[0] / whole,
             batches=n_batches[0],
@@ -96,36 +98,36 @@ def texts_of(
 ) -> list[TokenFile]:
     """The part of all evaluations and, if it is larger, the text of the last one.
 
-    That is all held-out text, or as much as `LARGER_FLOPS` score.
+    That is all validation text, or as much as `LARGER_FLOPS` score.
     """
-    part = heldout.part(file, asked_bytes)
-    tokens = min(_most_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
+    part = validation_set.part(file, asked_bytes)
+    tokens = min(_max_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
     n_bytes = tokens * file.header["bytes"] // file.n_tokens
     is_alone = part is file or n_bytes <= asked_bytes
-    return [part] if is_alone else [part, heldout.part(file, n_bytes)]
+    return [part] if is_alone else [part, validation_set.part(file, n_bytes)]
 
 
 def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
-    rows = heldout.rows_of_batch(parameters, config.seq_len)
+    rows = validation_set.rows_of_batch(parameters, config.seq_len)
     return {"seq_len": config.seq_len, "batch_size": rows}
 
 
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
-    """Return the size of the part that a new run is evaluated on, by default `heldout.PART_BYTES`.
+    """Return the bytes of the validation subset of a new run.
 
-    `eval_tokens` sets another size. For a large model it is halved until scoring takes at most
-    `PART_FLOPS`, or to `LEAST_BYTES`.
+    It is `validation_set.PART_BYTES` unless `val_subset_tokens` sets another size. For a
+    large model it is halved until scoring takes at most `PART_FLOPS`, or to `MIN_BYTES`.
     """
-    if config.eval_tokens is not None:
+    if config.val_subset_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
-        return max(1, round(config.eval_tokens * text_bytes / max(int(labels), 1)))
-    n_bytes, most = heldout.PART_BYTES, _most_tokens(PART_FLOPS, config, parameters)
-    while n_bytes > LEAST_BYTES and n_bytes > most:
+        return max(1, round(config.val_subset_tokens * text_bytes / max(int(labels), 1)))
+    n_bytes, most = validation_set.PART_BYTES, _max_tokens(PART_FLOPS, config, parameters)
+    while n_bytes > MIN_BYTES and n_bytes > most:
         n_bytes //= 2
     return n_bytes
 
 
-def _most_tokens(flops: float, config: TrainConfig, parameters: int) -> int:
+def _max_tokens(flops: float, config: TrainConfig, parameters: int) -> int:
     """Tokens that some work scores, at two operations per parameter and token."""
     return int(flops * (EMULATED_SHARE if config.kernels == EMULATED else 1.0) / (2 * parameters))
 
@@ -150,10 +152,10 @@ class TextJobs:
     """
 
     def __init__(
-        self, val: TokenFile, tokenizer: Tokenizer, part: HeldOutPart,
+        self, val: TokenFile, tokenizer: Tokenizer, part: ValidationSubset,
         job: Job, context: Context, ring: Ring,
     ) -> None:  # fmt: skip
-        """Prepare to score held-out text, and first a part of it."""
+        """Prepare to score validation text, and first a part of it."""
         self.job, self.context, self.ring = job, context, ring
         self._val, self._tokenizer, self.part = val, tokenizer, part
         self._counters, self._ended_round = context.arena.counters, 0
@@ -163,14 +165,14 @@ class TextJobs:
         parameters = param_count(self.job.plan.model)
         return texts_of(self._val, self.job.config, parameters, self.part.asked_bytes)
 
-    def score(self, place: int) -> Score:
+    def score(self, place: int) -> ScoreSums:
         """Score the batch at a place, at the parameters in the backend's inbox."""
         file, rows = self._texts[0], _rows(self.job.config, param_count(self.job.plan.model))
         if place >= self.part.batches:
             file, place = self._texts[1], place - self.part.batches
-        (batch,) = heldout.batches(file, **rows, first=place, count=1)
+        (batch,) = validation_set.batches(file, **rows, first=place, count=1)
         result = self.context.backend.evaluate(batch)
-        return Score(result.nats, batch.n_bytes, result.targets)
+        return ScoreSums(result.nats, batch.n_bytes, result.targets)
 
     def serve(self) -> None:
         """Evaluate or write a sample on request.
@@ -184,7 +186,7 @@ class TextJobs:
             self._sample()
 
     def evaluate_rest(self) -> None:
-        """Score batches of the held-out text until the round is complete or its time is over."""
+        """Score batches of the validation text until the round is complete or its time is over."""
         if self._counters.load("eval_next") // EVAL_ROUND != self._ended_round:
             self._score(self._free_batches())
 
@@ -202,7 +204,7 @@ class TextJobs:
             if copied_round != round_:  # another round may score other parameters
                 steps, copied_round = self._counters.load("steps"), round_
                 context.copy_to_inbox()
-            entry.beat(Phase.EVALUATE)
+            entry.beat(WorkerPhase.EVALUATE)
             score = self.score(place)
             self.ring.append(
                 kind=RecordKind.EVALUATION,
@@ -221,7 +223,7 @@ class TextJobs:
         if context.training():
             return context.is_over()
         until_ns = counters.load("side_until_ns")
-        is_asked_for = counters.load("command") in (Command.EVALUATE, Command.SAMPLE)
+        is_asked_for = counters.load("command") in (ControlCommand.EVALUATE, ControlCommand.SAMPLE)
         return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
 
     def _sample(self) -> None:
@@ -230,8 +232,8 @@ class TextJobs:
         from mlxhog.decoding.options import Sampling
 
         self.context.copy_to_inbox()
-        self.context.entry.beat(Phase.SAMPLE)
-        _, prompt = heldout.beginning(self._val, self._tokenizer)
+        self.context.entry.beat(WorkerPhase.SAMPLE)
+        _, prompt = validation_set.beginning(self._val, self._tokenizer)
         most = self.job.plan.model.max_length  # 0: any length
         ids, texts = self._tokenizer.encode(prompt.encode())[: most // 2 or None], [prompt]
         length = min(SAMPLE_TOKENS, most - len(ids)) if most else SAMPLE_TOKENS

@@ -22,19 +22,19 @@ from mlxhog.arena.layout import Segment
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
+from mlxhog.display.monitor import Monitor
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
-from mlxhog.training.evaluation import EVALUATING_PART, HeldOutWatch
+from mlxhog.training.evaluation import EVALUATING_PART, ValidationWatch
 from mlxhog.training.kernel_choice import Note
 from mlxhog.training.origin import text_kind
 from mlxhog.training.plan import TextPlan
@@ -289,7 +289,7 @@ def dump(
         "over": monitor.over,
         "val_bits_per_byte": monitor.state.val_bits_per_byte,
         "val_step": monitor.state.val_step,
-        "held_out": asdict(plan.held_out),
+        "validation": asdict(plan.validation),
         "ledger": position,
         "followed": config.follow is not None,
         "ledgers": {**earlier.get("ledgers", {}), text_kind(config): position},
@@ -304,7 +304,7 @@ def dump(
             "grown": [one._asdict() for one in plan.grown],
         },
         "tokens_sha256": plan.data.train.digest,
-        "held_out_sha256": plan.data.val.digest,
+        "val_sha256": plan.data.val.digest,
     }
     return {**moments.arrays, **link}, state
 
@@ -323,7 +323,7 @@ def n_bytes(plan: TextPlan) -> int:
 class Checkpoints:
     """The checkpoints of a run, while it trains and at its end."""
 
-    def __init__(self, run: Training, watch: HeldOutWatch, publisher: Publisher | None) -> None:
+    def __init__(self, run: Training, watch: ValidationWatch, publisher: Publisher | None) -> None:
         self._run, self._watch, self._publisher = run, watch, publisher
         self.newest: Path | None = None
         self._best_s = 0.0  # that saves of the best took
@@ -422,7 +422,7 @@ def inherit(arena: Arena, slot: int, private: tuple[str, ...], *, one_state: boo
     """
     if one_state:
         return
-    workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
+    workers = [one for one in arena.workers if one.state != WorkerState.FREE and one.slot != slot]
     source = max(workers, key=lambda one: one.opt_step)
     for kind in private:
         state = arena.segment(f"{kind}.{slot}")

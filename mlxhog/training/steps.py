@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from mlxhog.arena import Arena, control
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import MAX_NONFINITE, Entry, Phase
+from mlxhog.arena.workers import MAX_NONFINITE, Entry, WorkerPhase
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.base import darwin
 from mlxhog.base.workers import GPU_BACKENDS
@@ -35,7 +35,7 @@ from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
-LONGEST_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
+MAX_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
 
 
 def mean_gradient(
@@ -98,7 +98,7 @@ class Gradients:
         end_ns = monotonic_ns() + (factor - 1) * spent_ns
         while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and continues():
             self._entry.beat()
-            time.sleep(min(rest_s, LONGEST_NAP_S))
+            time.sleep(min(rest_s, MAX_NAP_S))
 
     def warm_up(self) -> None:
         """Compute an unused gradient, so that no step is timed with the framework's lazy set-up.
@@ -114,7 +114,7 @@ class Gradients:
 
 
 @dataclass
-class Step:
+class WorkerStep:
     """A step of a worker: first a gradient that is not added yet, then with its outcome."""
 
     lease: Lease
@@ -150,7 +150,7 @@ class Steps:
         """Process one ticket from claim to record, or wait a moment if there is no ticket."""
         entry, context, late_s = self.context.entry, self.context, self.gradients.slowdown.late_s
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
-        asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
+        asked_ns, waited_ns = entry.beat(WorkerPhase.DATA), entry.wait_ns
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
         elif context.clock.seconds() < late_s and context.training():  # by option `slow`
@@ -164,11 +164,11 @@ class Steps:
             return
         self.context.settle()
         if lease is Idle.WAIT:
-            waits_ns = entry.beat(Phase.WAITING)
+            waits_ns = entry.beat(WorkerPhase.WAITING)
             time.sleep(0.0002)
             entry.wait_ns += monotonic_ns() - waits_ns
         else:
-            entry.beat(Phase.IDLE)
+            entry.beat(WorkerPhase.IDLE)
             time.sleep(0.002)
 
     def _take(self, lease: Lease) -> int:
@@ -179,14 +179,14 @@ class Steps:
         self._record(step)
         return step.ended_ns - step.began_ns
 
-    def _computed(self, lease: Lease) -> Step:
+    def _computed(self, lease: Lease) -> WorkerStep:
         entry, batches = self.context.entry, self.gradients.micro_batches(lease)
         number, waited_ns = entry.steps, entry.wait_ns
-        step = Step(lease, batches, began_ns=entry.beat(Phase.READ))
+        step = WorkerStep(lease, batches, began_ns=entry.beat(WorkerPhase.READ))
         self.strategy.read()
         read_ns, step.wait_ns = monotonic_ns(), entry.wait_ns - waited_ns
         step.read_ns = read_ns - step.began_ns - step.wait_ns
-        entry.beat(Phase.COMPUTE)
+        entry.beat(WorkerPhase.COMPUTE)
         self._after_read()
         if batches:
             step.loss, step.grads = self.gradients.of(batches)
@@ -198,7 +198,7 @@ class Steps:
     def _after_read(self) -> None:
         """Before each gradient."""
 
-    def _write(self, step: Step) -> int:
+    def _write(self, step: WorkerStep) -> int:
         """Add a step, and the lost-update probe; returns the nanoseconds of waits for locks.
 
         The probe gets 1.0 in the way of parameter updates; missing counts are lost updates.
@@ -218,7 +218,7 @@ class Steps:
         step.apply_ns = max(0, step.ended_ns - began_ns - waited_ns)
         return waited_ns
 
-    def _record(self, step: Step) -> None:
+    def _record(self, step: WorkerStep) -> None:
         """Count a step in this worker's entry and the run's counters, and append its record."""
         entry, outcome, tokens = self.context.entry, step.outcome, step.tokens
         assert outcome is not None
@@ -273,7 +273,7 @@ class OverlappedSteps(Steps):
             )
         context.settle = self.settle
         self._helper = ThreadPoolExecutor(1, initializer=darwin.ask_for_performance_cores)
-        self._waiting: Step | None = None  # the gradient whose step is not begun
+        self._waiting: WorkerStep | None = None  # the gradient whose step is not begun
         self._adding: Future[None] | None = None
 
     def step(self) -> None:
@@ -302,7 +302,7 @@ class OverlappedSteps(Steps):
             self._adding = self._helper.submit(self._add, self._waiting)
             self._waiting = None
 
-    def _add(self, step: Step) -> None:
+    def _add(self, step: WorkerStep) -> None:
         """Add a step and record it at once, so that a death during the gradient costs no record.
 
         Waits for locks beside a gradient are not the worker's. The phase is that of the write as
@@ -311,7 +311,7 @@ class OverlappedSteps(Steps):
         entry, waited_ns = self.context.entry, self._write(step)
         entry.wait_ns -= waited_ns
         self._record(step)
-        entry.phase = Phase.COMPUTE
+        entry.phase = WorkerPhase.COMPUTE
 
     def _finish(self) -> int:
         """Wait until the step is added; returns the nanoseconds, which are its time of writing."""

@@ -10,9 +10,9 @@ from multiprocessing.connection import Connection
 
 from mlxhog import backends, optim
 from mlxhog.arena import Arena, control
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.arena.workers import Entry, WorkerPhase, WorkerState
 from mlxhog.backends.backend import Backend
 from mlxhog.base import float32
 from mlxhog.base.workers import GPU_BACKENDS
@@ -41,27 +41,27 @@ def run(pipe: Connection, job: Job) -> None:
     assert job.handle is not None, "it is of a spawned process"
     arena = Arena.from_handle(job.handle)
     entry = arena.workers.entry(job.slot)
-    entry.beat(Phase.STARTING)
+    entry.beat(WorkerPhase.STARTING)
     gradients = start_gradients(job, arena, entry)
     steps, side_jobs = _built(job, arena, entry, gradients)
     pipe.send(job.notices)
-    entry.state = State.RUNNING
-    while (command := Command(arena.counters.load("command"))) != Command.EXIT:
-        if entry.state == State.LEAVING:
+    entry.state = WorkerState.RUNNING
+    while (command := ControlCommand(arena.counters.load("command"))) != ControlCommand.EXIT:
+        if entry.state == WorkerState.LEAVING:
             break
-        if entry.state == State.STARTING:  # recalled, since the run changes its strategy
-            entry.beat(Phase.STARTING)
+        if entry.state == WorkerState.STARTING:  # recalled, since the run changes its strategy
+            entry.beat(WorkerPhase.STARTING)
             job = pipe.recv()
             arena.lay_out(job.plan.layout)
             steps, side_jobs = _built(job, arena, entry, gradients)
-            entry.state = State.RUNNING
+            entry.state = WorkerState.RUNNING
         entry.rss_bytes = resident_bytes()
         if follow(command, steps, side_jobs):
             continue
-        entry.beat(Phase.IDLE)
+        entry.beat(WorkerPhase.IDLE)
         time.sleep(0.002)
     steps.context.settle()
-    entry.state = State.FINISHED
+    entry.state = WorkerState.FINISHED
     gradients.backend.close()
 
 
@@ -72,16 +72,19 @@ def _built(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[
     return steps, job.plan.side_jobs(job, context, ring)
 
 
-def follow(command: Command, steps: Steps, side_jobs: SideJobs) -> bool:
+def follow(command: ControlCommand, steps: Steps, side_jobs: SideJobs) -> bool:
     """Follow a command; returns whether this was a step, so that another may follow at once."""
-    trains = command in (Command.TRAIN, Command.REST)  # at rest it finishes a round in progress
+    trains = command in (
+        ControlCommand.TRAIN,
+        ControlCommand.REST,
+    )  # at rest it finishes a round in progress
     if not trains:
         steps.context.settle()
-    if command in (Command.TRAIN, Command.SAMPLE):
+    if command in (ControlCommand.TRAIN, ControlCommand.SAMPLE):
         side_jobs.serve()
     if trains:
         steps.step()
-    elif command == Command.EVALUATE:
+    elif command == ControlCommand.EVALUATE:
         side_jobs.evaluate_rest()
     return trains
 
@@ -94,7 +97,7 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
     """
 
     def beat() -> None:
-        entry.beat(Phase.STARTING)
+        entry.beat(WorkerPhase.STARTING)
 
     gradients = Gradients(job, arena, entry, start_backend(job, arena, job.kernels, beat))
     try:
@@ -199,11 +202,12 @@ def polar_of_device(job: Job, backend: Backend) -> Polar | None:
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None
     far = muon.distance(backend.polar)
-    if far <= muon.MOST_DISTANCE:
+    if far <= muon.MAX_DISTANCE:
         return backend.polar
     reason = (
-        f"directions of {name} differ from the CPU's by {far:.1g} of the largest element, expected "
-        f"at most {muon.MOST_DISTANCE:g}, as if its products kept fewer bits than float32"
+        f"directions of {name} differ from the CPU's by {far:.1g} of the largest element, "
+        f"expected at most {muon.MAX_DISTANCE:g}, as if its matmuls kept fewer bits than "
+        "float32"
     )
     if choice.orthogonalizes_on_worker(on_gpu=False):  # not by auto
         raise EnvironmentLacks(

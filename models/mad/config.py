@@ -25,14 +25,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-import mlxhog.models.mad.layers as layers_
+import mlxhog.models.layers as layers_
 from mlxhog.config import plugins
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_WIDTH, custom, positive
-from mlxhog.models.mad.layer import Layer, Params, Run, Shapes, State, maps
+from mlxhog.models.fields import MAX_WIDTH, custom, positive
+from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps
 from mlxhog.models.mad.sequence import check_count, read_layers
-from mlxhog.models.model import Block, Layout, ModelConfig, Part
+from mlxhog.models.model import Block, BlockStack, ModelConfig, ResidualBlock
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec, bound
 
@@ -59,7 +59,7 @@ class MADConfig(ModelConfig):
     spellings: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
 
     vocab_size: int = positive("rows of the embedding; a task and a run bring theirs", VOCABULARY)
-    hidden_size: int = positive("width of the residual stream", 128, high=MOST_WIDTH)
+    hidden_size: int = positive("width of the residual stream", 128, high=MAX_WIDTH)
     layers: tuple[Layer, ...] = custom("one item is one residual layer", MISSING, read_layers)
     max_length: int = positive("longest sequence", 1024)
     norm_eps: float = positive("added to the mean square in norms", 1e-6)
@@ -93,8 +93,8 @@ class MADConfig(ModelConfig):
         return self.layers
 
     @cached_property
-    def layout(self) -> Layout:
-        """The model as a list of layers; every layer initialises its own parameters."""
+    def layout(self) -> BlockStack:
+        """The model as a list of layers; every layer initializes its own parameters."""
         d, V = self.hidden_size, self.vocab_size
         # The auto-encoder draws its linear maps; another head begins as torch.nn.Linear.
         decodes = self.backbone == "autoencoder"
@@ -102,14 +102,14 @@ class MADConfig(ModelConfig):
         blocks = list[Block]()
         if self.position != "none":
             positions = Positions(learned=self.position == "learned", length=self.max_length)
-            blocks.append((Part(name="position", layer=positions, d=d),))
+            blocks.append((ResidualBlock(name="position", layer=positions, d=d),))
         for number, layer in enumerate(self.layers):
             name = layer_name(number)
             inner = f"{name}.{layer.inside}" if layer.inside else name
-            blocks.append((Part(name=inner, norm=f"{name}.norm", layer=layer, d=d),))
+            blocks.append((ResidualBlock(name=inner, norm=f"{name}.norm", layer=layer, d=d),))
         if decodes:
-            blocks.append((Part(name="decoder", layer=Decoder(), d=d),))
-        return Layout(
+            blocks.append((ResidualBlock(name="decoder", layer=Decoder(), d=d),))
+        return BlockStack(
             embedding=ParamSpec(EMBEDDING, (V, d), "normal:0.02", kind="rows"),
             blocks=tuple(blocks),
             out_norm=(ParamSpec("out_norm.weight", (d,), "ones"),),
@@ -161,7 +161,9 @@ class Positions(Layer):
         """Return that of the count of positions."""
         return {"count": [()]}
 
-    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+    def forward(
+        self, p: Params, x: Array, state: State, run: ForwardContext
+    ) -> tuple[Array, State]:
         """Add the vectors of the positions of x (B, S, d)."""
         (B, S, d), xp, (count,) = x.shape, run.ops.xp, state
         count = xp.zeros((B,), "int32", like=x) if count is None else count
@@ -182,7 +184,9 @@ class Decoder(Layer):
             yield ParamSpec(f"{n}.norm.weight", (d,), "ones")
             yield from maps(d, init="normal:0.02", bias=True, outs={f"{n}.linear": d})
 
-    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+    def forward(
+        self, p: Params, x: Array, state: State, run: ForwardContext
+    ) -> tuple[Array, State]:
         """Return x (B, S, d) of its last position."""
         x = x[:, -1:] + run.ops.xp.from_numpy(sincos(*x.shape[1:]), like=x)
         for n in range(self.count):

@@ -30,7 +30,7 @@ The part "count" has whole numbers, such as how many positions were read."""
 
 
 @dataclass(frozen=True)
-class Run:
+class ForwardContext:
     """The settings of one forward pass, in arrays of one framework, and parts of many layers."""
 
     ops: Ops
@@ -83,7 +83,7 @@ class Run:
             y = self.ops.swiglu(gate, y) if is_silu else self.ops.glu(gate, y, activation)
         return self.linear(y, p, "out_proj")
 
-    def at(self, site: str) -> "Run":
+    def at(self, site: str) -> "ForwardContext":
         """Return the pass with dropout at `site`."""
         return self if self.masks is None else replace(self, site=site)
 
@@ -164,7 +164,9 @@ class Layer:
         shapes = sorted(self.state_shapes(d, length).items())
         return {part: sum(map(math.prod, own)) for part, own in shapes if part != "count"}
 
-    def forward(self, p: Params, x: Array, state: State, run: Run) -> tuple[Array, State]:
+    def forward(
+        self, p: Params, x: Array, state: State, run: ForwardContext
+    ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 
         It uses only `run`, `run.ops` and `run.ops.xp`, which are differentiable, and writes no

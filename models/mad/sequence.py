@@ -12,12 +12,12 @@ the same for equal lists, different for different lists, and `parse` reads it ba
 import re
 from collections.abc import Iterable, Sequence
 
-from mlxhog.base.reading import MOST_DIGITS
+from mlxhog.base.reading import MAX_DIGITS
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, check_names
+from mlxhog.models.fields import MAX_LAYERS, check_names
+from mlxhog.models.layers import make
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import make
 
 _TOKEN = re.compile(
     r"\s*((?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"
@@ -61,7 +61,7 @@ def parse(text: str | Sequence[str]) -> tuple[Layer, ...]:
             groups[-1] += group
             last = len(group)
         else:
-            times = int(token["times"][:MOST_DIGITS])  # too many, with or without the rest
+            times = int(token["times"][:MAX_DIGITS])  # too many, with or without the rest
             if not last or times < 1:
                 raise mistake(f"*{times} repeats no layers")
             check_count(len(group) + last * (times - 1))
@@ -88,10 +88,10 @@ def check_count(count: int) -> None:
     """Refuse a list that is too long for memory.
 
     Raises:
-        ConfigError: more than `MOST_LAYERS`.
+        ConfigError: more than `MAX_LAYERS`.
     """
-    if count > MOST_LAYERS:
-        raise ConfigError(f"the sequence has {count} layers; write {MOST_LAYERS} at most")
+    if count > MAX_LAYERS:
+        raise ConfigError(f"the sequence has {count} layers; write {MAX_LAYERS} at most")
 
 
 def _layer(name: str, numbers: str | None) -> Layer:

@@ -44,7 +44,7 @@ class Arrays(Protocol):
                                       out, in) may be many, one for each of x (.., N, in)
         unstack(x, axis)              the entries without that axis; the gradient is one stack
         split(x, parts, axis)         n equal parts, or those between some indices, as views
-        halves(w)                     both halves of a matrix's rows; it may be quantised
+        halves(w)                     both halves of a matrix's rows; it may be quantized
         pad(x, widths, value=0.0)     a value before and after x, (before, after) along every axis
         take(x, rows)                 some rows of x, in that order
         embedding(table, tokens)      rows (..., d) of a table (V, d)

@@ -11,14 +11,14 @@ import mlx.core as mx
 import numpy as np
 from mlx.core import array
 
-from mlxhog.models.ops.reference.quantized_mlx import Quantized
+from mlxhog.models.ops.eager.quantized_mlx import Quantized
 
 framework = "mlx"
 differentiable = ContextVar("differentiable", default=True)
 """Whether a gradient may follow; a function with a gradient of its own takes longer to call."""
 
 _DTYPES = {"float32": mx.float32, "int32": mx.int32}
-_MOST_PARTS = 10  # that `mx.split` cuts in one operation
+_MAX_PARTS = 10  # that `mx.split` cuts in one operation
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -92,12 +92,12 @@ def _linear(x: array, w: array, b: array | None = None) -> array:
 def _entries(x: array, axis: int) -> list[array]:
     """Return the entries of x along an axis, of length 1 there, as views.
 
-    Each of more than `_MOST_PARTS` entries would be a slice, whose gradient is an array of the size
+    Each of more than `_MAX_PARTS` entries would be a slice, whose gradient is an array of the size
     of x. So they are cut off in rounds, whose gradient is one concatenation each.
     """
     width = 1
-    while x.shape[axis] > _MOST_PARTS * width:
-        width *= _MOST_PARTS
+    while x.shape[axis] > _MAX_PARTS * width:
+        width *= _MAX_PARTS
     parts = mx.split(x, list(range(width, x.shape[axis], width)), axis)
     return (
         list(parts) if width == 1 else [entry for part in parts for entry in _entries(part, axis)]

@@ -10,8 +10,8 @@ from mlxhog.models.ops.operators import Ops
 CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
 
 MODULES = {
-    ("torch", "reference"): "mlxhog.models.ops.reference.ops_torch",
-    ("mlx", "reference"): "mlxhog.models.ops.reference.ops_mlx",
+    ("torch", "reference"): "mlxhog.models.ops.eager.ops_torch",
+    ("mlx", "reference"): "mlxhog.models.ops.eager.ops_mlx",
     ("torch", "native"): "mlxhog.models.ops.native.adapter_torch",
     ("mlx", "native"): "mlxhog.models.ops.native.adapter_mlx",
 }
@@ -48,7 +48,7 @@ def resolve(
     """Resolve "auto" for a "cpu", "gpu" or "mps": return one of `CHOICES` other than "auto".
 
     "reference" are the plain ops of a framework, on every device; "native" the C++ kernels, on a
-    CPU and for `weights` (matrices that are not quantised) of float32 only; "metal" the Metal
+    CPU and for `weights` (matrices that are not quantized) of float32 only; "metal" the Metal
     kernels, on an Apple GPU; "metal-emulated" their source run on the CPU, for tests. "auto" is
     native on a CPU, metal if it is verified (`Verdicts.model_kernels`), else reference.
 

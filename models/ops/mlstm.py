@@ -1,8 +1,8 @@
 """The mLSTM cell: its promise, and its chunkwise and recurrent form over any framework, in float32.
 
-The equations are those of `models/mad/layers/xlstm.py`.
+The equations are those of `models/layers/xlstm.py`.
 
-The gradient is exact. h depends on the state, not on its scale, so a stabiliser is a constant
+The gradient is exact. h depends on the state, not on its scale, so a stabilizer is a constant
 wherever it cancels, which avoids rounding errors. The terms that depend on it get its gradient
 separately (`_moved`): eps, and the scale of the first and the last state.
 
@@ -23,7 +23,7 @@ State = tuple[Array, Array, Array]
 MASKED = -1e30
 """Replaces -inf in masked exponents: its gradient is 0; that of -inf would be NaN."""
 
-MOST_CHUNKS = 128
+MAX_CHUNKS = 128
 """Chunks whose states are computed by one product, whose work grows with their square."""
 
 LARGEST = 80.0
@@ -53,7 +53,7 @@ class MLSTMCell:
             nothing of it that is finite.
         """
         x, state = (q, k, v, i, f), stored(state)
-        S, length = q.shape[1], chunk_size * MOST_CHUNKS
+        S, length = q.shape[1], chunk_size * MAX_CHUNKS
         if S == 1:
             return self.mlstm_recurrent(*x, eps=eps, state=state, starts=starts)
         hs, how = [], dict[str, Any](chunk_size=chunk_size, eps=eps)
@@ -151,7 +151,7 @@ class MLSTMCell:
         self, i: Array, lf: Array, u: Array, r: Array, m: Array | None,
         documents: "Documents | None",
     ) -> Array:  # fmt: skip
-        """Return zeros with the gradient of the stabilisers M_t = max(lf_t + M_{t-1}, i_t).
+        """Return zeros with the gradient of the stabilizers M_t = max(lf_t + M_{t-1}, i_t).
 
         M_t is the input gate of the last position where u reached r, or else the first m, plus all
         logsig(f) after it; m is 0 where a document starts. All are (B, NH, NC, L), m (B, NH); None
@@ -211,7 +211,7 @@ class MLSTMCell:
         return scores * xp.exp(exponents)
 
     def _normalise(self, num: Array, den: Array, M: Array, moved: Array, eps: float) -> Array:
-        """Return h for the stabiliser M; `moved` has the gradient of what num is relative to.
+        """Return h for the stabilizer M; `moved` has the gradient of what num is relative to.
 
         Only eps depends on it: num, den and the floor have the same scale.
         """

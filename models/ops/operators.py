@@ -14,7 +14,7 @@ from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.mlstm import MLSTMCell
 from mlxhog.models.ops.recurrences import Recurrences
 
-LONGEST_SUM = 32_766
+MAX_SUM_TERMS = 32_766
 """Most terms of a sum in a matrix product of torch on an Apple GPU, so most tokens of a gradient.
 
 With more, MPS reads behind the operands on M1 and M2: in torch before 2.14, and in products of
@@ -59,7 +59,7 @@ class Ops(MLSTMCell, Recurrences, ABC):
         """
 
     @abstractmethod
-    def normalised(self, x: Array, eps: float, w: Array | None = None) -> Array:
+    def normalized(self, x: Array, eps: float, w: Array | None = None) -> Array:
         """Return LayerNorm(x) over the last axis, times w."""
 
     @abstractmethod
@@ -81,30 +81,30 @@ class Ops(MLSTMCell, Recurrences, ABC):
 
         The variance is the biased one.
         """
-        return self.normalised(x, eps, w)
+        return self.normalized(x, eps, w)
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
-        """Return w * LayerNorm(h), normalised over DH within each head.
+        """Return w * LayerNorm(h), normalized over DH within each head.
 
         h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH).
         """
-        return w * self.normalised(h, eps).flatten(-2)
+        return w * self.normalized(h, eps).flatten(-2)
 
     def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
-        """Return sigmoid(o) * (w * LayerNorm(h)), normalised over DV within each head.
+        """Return sigmoid(o) * (w * LayerNorm(h)), normalized over DV within each head.
 
         h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
         """
-        return self.xp.sigmoid(o) * (w * self.normalised(h, eps).reshape(o.shape))
+        return self.xp.sigmoid(o) * (w * self.normalized(h, eps).reshape(o.shape))
 
     def head_norm_skip_gate(
         self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
     ) -> Array:
-        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalised over DV within each head.
+        """Return (w * LayerNorm(h) + skip * c) * silu(z), normalized over DV within each head.
 
         h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
         """
-        normed = self.normalised(h, eps).reshape(z.shape)
+        normed = self.normalized(h, eps).reshape(z.shape)
         return (w * normed + skip * c) * self.activations["silu"](z)
 
     def activate(self, x: Array, activation: str) -> Array:

@@ -1,7 +1,7 @@
 """The cells beside mLSTM: what each promises, and its plain text over any framework.
 
 All arrays are float32. `slstm_cell` runs position by position; its equations are those of
-`models/mad/layers/xlstm.py`. The others are linear recurrences. All their exponents are at most
+`models/layers/xlstm.py`. The others are linear recurrences. All their exponents are at most
 0, so nothing overflows for any decay.
 
 `recurrence` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
@@ -78,7 +78,7 @@ class Recurrences(ABC):
 
         Returns:
             h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
-            The stabiliser m starts at the input gate if n is 0, element by element. The published
+            The stabilizer m starts at the input gate if n is 0, element by element. The published
             code tests whether all of n is 0. For every state that the cell reaches this is the
             same, but here the rows of a batch do not depend on each other.
         """

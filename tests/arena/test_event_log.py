@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import event_log
-from mlxhog.arena.event_log import Begin, Numbers, Step, Torn
+from mlxhog.arena.event_log import Begin, Numbers, RecordedStep, Torn
 from mlxhog.errors import RunError
 from mlxhog.training import replay
 from tests.pairs import each_of
 
 BEGIN = Begin("torch:cpu", 2, "native")
 NUMBERS = Numbers(0, 1, 2, 1, 0.0)
-STEP = Step(NUMBERS, True, np.arange(100, dtype=np.uint32), b"digest")
+STEP = RecordedStep(NUMBERS, True, np.arange(100, dtype=np.uint32), b"digest")
 
 
 def of_bytes(kind, *contents):
@@ -26,7 +26,7 @@ def of_bytes(kind, *contents):
 ZEROS = zlib.compress(bytes(1 << 20), 9)  # a thousandth
 DAMAGED = {
     "accesses that unpack to a thousand times their size": event_log.encode(
-        Step(NUMBERS, True, np.zeros(1 << 18, np.uint32))
+        RecordedStep(NUMBERS, True, np.zeros(1 << 18, np.uint32))
     ),
     "weights that do": event_log.encode(Torn(NUMBERS, True, False, STEP.accesses, bytes(1 << 20))),
     "a field that is cut": of_bytes(1, NUMBERS.pack(), b"\1", ZEROS[:50], b""),

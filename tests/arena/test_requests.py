@@ -15,7 +15,7 @@ import pytest
 
 from mlxhog.arena import Arena, requests
 from mlxhog.arena.child import Child, Failed
-from mlxhog.arena.requests import Refused, Request, RunServer, ask, attach, socket_path
+from mlxhog.arena.requests import ControlRequest, Refused, RunServer, ask, attach, socket_path
 from mlxhog.errors import ArenaError, RunError
 from tests.arena import children
 from tests.odd_disk import LACKS, odd_disk
@@ -84,7 +84,7 @@ def test_a_request_is_answered_and_a_line_that_is_none_is_told_why(server, tmp_p
     for line, message in (
         (b"stop\n", "not a JSON object with the key 'request': Expecting value"),
         (b'{"worker": 1}\n', "not a JSON object with the key 'request'"),
-        (b"x" * (requests.MOST_BYTES + 1), "more than 65,536 bytes"),
+        (b"x" * (requests.MAX_BYTES + 1), "more than 65,536 bytes"),
     ):
         wrong = reply(connected(server, line))
         assert wrong["ok"] is False
@@ -164,7 +164,7 @@ def test_nobody_at_the_socket_is_said_with_the_way_to_go_on(tmp_path):
 def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path):
     with pytest.raises(RunError, match="has not answered in 0.2 s"):
         ask(tmp_path, "stop", timeout_s=0.2)
-    with polled(server, Request.hang_up):
+    with polled(server, ControlRequest.hang_up):
         with pytest.raises(RunError, match="has ended before it answered"):
             ask(tmp_path, "stop", timeout_s=LIMIT_S)
 

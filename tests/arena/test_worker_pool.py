@@ -17,7 +17,7 @@ import pytest
 
 from mlxhog.arena import worker_pool
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
@@ -95,13 +95,13 @@ def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_i
     pool[2] = spawn(children.stay, arena=arena, slot=2)
     pool[3] = spawn(children.echo)
     assert pool[2].pipe.recv() == entry.pid
-    assert (entry.state, entry.dead) == (State.STARTING, 0)
+    assert (entry.state, entry.dead) == (WorkerState.STARTING, 0)
     assert pool.wait(0.05) == []
     pool[2].kill()
-    assert (entry.state, entry.dead) == (State.STARTING, 0)
+    assert (entry.state, entry.dead) == (WorkerState.STARTING, 0)
     assert pool.wait(LIMIT_S) == [2]
     assert pool.reap(2).signal_name == "SIGKILL"
-    assert (entry.state, entry.dead) == (State.DEAD, 1)
+    assert (entry.state, entry.dead) == (WorkerState.DEAD, 1)
     assert list(pool) == [3]
     pool[3].pipe.send("hello")
     assert pool[3].pipe.recv() == "hello"
@@ -193,7 +193,7 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
             spawn(children.stay, arena=arena, slot=1)
         with pytest.raises(EnvironmentLacks, match="a run needs 8 open files, and 0 more"):
             require_descriptors(8, "a run")
-    assert arena.workers.entry(1).state == State.DEAD
+    assert arena.workers.entry(1).state == WorkerState.DEAD
     spawn(children.leave, 0, arena=arena, slot=1).close()  # the slot is free
     require_descriptors(8, "a run")
 

@@ -12,7 +12,7 @@ from mlxhog import _native
 from mlxhog.arena import control
 from mlxhog.arena.control import CAPACITY, RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.workers import ENTRY_BYTES, Entry, Phase, State
+from mlxhog.arena.workers import ENTRY_BYTES, Entry, WorkerPhase, WorkerState
 
 FIELDS = {
     name: (field.at, struct.calcsize(field.form))
@@ -44,11 +44,11 @@ def test_a_dead_workers_slot_is_inherited_with_its_totals_and_its_locks_are_free
     first.steps, first.opt_step, first.nonfinite_in_row, first.ticket = 40, 38, 2, 7
     owner, generation = first.incarnation, first.generation
     table.mark_dead(1)
-    assert (first.dead, first.state) == (1, State.DEAD)
+    assert (first.dead, first.state) == (1, WorkerState.DEAD)
     second = table.acquire_slot(1, 12, 100)
     assert words[:2].tolist() == [0, locks[1]]
     assert (second.steps, second.opt_step, second.restarts) == (40, 38, 1)
-    assert (second.nonfinite_in_row, second.ticket, second.phase) == (0, -1, Phase.STARTING)
+    assert (second.nonfinite_in_row, second.ticket, second.phase) == (0, -1, WorkerPhase.STARTING)
     assert (second.dead, second.pid, second.start_time) == (0, 12, 100)
     assert second.incarnation > other.incarnation > owner  # never used before
     assert second.generation == generation + 1

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mlxhog.backends import probes
-from mlxhog.models.ops.operators import LONGEST_SUM
+from mlxhog.models.ops.operators import MAX_SUM_TERMS
 
 BITS_OF_TF32 = np.uint32(0xFFFFE000)
 
@@ -39,7 +39,7 @@ def nan_in_long_sums(right, arrays):
 
     def linears(x, weights, biases=None):
         y = arrays.host(right(x, weights, biases)[0])
-        return (arrays.array(np.full_like(y, np.nan) if x.shape[-1] > LONGEST_SUM else y),)
+        return (arrays.array(np.full_like(y, np.nan) if x.shape[-1] > MAX_SUM_TERMS else y),)
 
     return linears
 

@@ -20,7 +20,7 @@ from mlxhog.backends.mlx import MLXBackend
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
-from mlxhog.models.sampled_head import SampledHead
+from mlxhog.models.sampled_softmax import SampledSoftmax
 from tests.backends.untrained import batch, lay, values
 from tests.models.sample import SMALLEST
 from tests.pairs import each_of
@@ -119,7 +119,7 @@ def mlx(name, share=GPUShare(), head=None):  # noqa: B008  it is frozen
 
 @pytest.mark.slow
 def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
-    head = SampledHead(6, np.linspace(1, 3, SMALLEST.vocab_size))
+    head = SampledSoftmax(6, np.linspace(1, 3, SMALLEST.vocab_size))
     plain = mlx("mlx:cpu", head=head)
     backend = mlx("mlx:gpu", GPUShare(piece_tokens=32), head)
     assert gpu.limits["memory"] == 6 * GIB

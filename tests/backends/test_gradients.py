@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, lm, lm_float64
-from mlxhog.models.sampled_head import SampledHead
+from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.optim.gradients import Rows, dense
 from tests.backends.untrained import NAMES, bound, values
 from tests.models.sample import DROPPING, LARGE, V1, config, perturbed_params, v1_config
@@ -67,7 +67,7 @@ def behind_contexts(cfg, params, batch):
 
 
 def head_of(cfg, n):
-    return SampledHead(n, np.linspace(1, 3, cfg.vocab_size))
+    return SampledSoftmax(n, np.linspace(1, 3, cfg.vocab_size))
 
 
 CASES = {

@@ -75,11 +75,11 @@ class Coarse(np.ndarray):
 
 
 def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(backend):
-    assert muon.distance(backend.polar) < muon.MOST_DISTANCE / 10
+    assert muon.distance(backend.polar) < muon.MAX_DISTANCE / 10
     arrays = type("Arrays", (), {"permute": staticmethod(np.transpose)})
 
     def coarse(xs, scales, coefficients):
         how = {"xp": arrays, "from_host": lambda x: x.view(Coarse), "on_host": np.asarray}
         return polar.polar(xs, scales, coefficients, **how)
 
-    assert muon.distance(coarse) > muon.MOST_DISTANCE
+    assert muon.distance(coarse) > muon.MAX_DISTANCE

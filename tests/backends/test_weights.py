@@ -10,7 +10,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.ops import kernels
-from mlxhog.models.ops.reference.quantized_mlx import Quantized, suits
+from mlxhog.models.ops.eager.quantized_mlx import Quantized, suits
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import MLSTMBlockConfig, SLSTMBlockConfig, XLSTMV1Config
 from tests.tolerances import LOGITS_4BIT, LOGITS_8BIT, LOGITS_BFLOAT16, LOGITS_F32, assert_close

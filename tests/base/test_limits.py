@@ -15,7 +15,7 @@ from mlxhog.models.mad import sequence
 from tests.pairs import each_of
 
 # Quadratic time would outlast the limit of a test: these texts have the length of the largest YAML.
-LONG = reading.MOST_YAML_BYTES
+LONG = reading.MAX_YAML_BYTES
 
 
 @each_of(
@@ -33,8 +33,8 @@ def test_a_very_long_text_is_refused_soon(read, text, message):
 
 
 def test_a_text_beyond_its_limit_is_not_read(monkeypatch, tmp_path):
-    monkeypatch.setattr(reading, "MOST_JSON_BYTES", 100)
-    monkeypatch.setattr(plain_yaml, "MOST_YAML_BYTES", 100)
+    monkeypatch.setattr(reading, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(plain_yaml, "MAX_YAML_BYTES", 100)
     (tmp_path / "x.json").write_text("[" * 101)
     for read, what in (
         (plain_json.read, tmp_path / "x.json"),
@@ -68,6 +68,6 @@ def test_a_list_of_tensors_beyond_its_limit_is_refused_in_one_sentence(tmp_path,
         file.write_text(json.dumps({"weight_map": {one: f"{one}.safetensors" for one in ARRAYS}}))
     assert weights.read(file).keys() == ARRAYS.keys()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "MOST_HEADER_BYTES", 3)
+        patch.setattr(reading, "MAX_HEADER_BYTES", 3)
         with pytest.raises(CheckpointError, match=message):
             weights.read(file)

@@ -22,7 +22,7 @@ def test_a_machine_is_busy_by_the_work_of_others_and_not_by_our_own(monkeypatch)
     busy[0] += 1.0
     assert watch.look().busy
     said = str(Load(others=1.0, processors=2, average=7.93))
-    assert said == "cannot be told: busy machine (load average 7.9 on 2 processors)"
+    assert said == "inconclusive: busy machine (load average 7.9 on 2 processors)"
 
 
 def test_a_busy_child_of_ours_is_not_other_programs_work():

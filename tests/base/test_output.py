@@ -17,11 +17,11 @@ from rich.console import Console
 from mlxhog import train
 from mlxhog.base.output import LastingStream, OutputLost, lasting, may_redraw
 from mlxhog.checkpoint import run as runs
-from mlxhog.report.plain import PlainLines
-from mlxhog.report.terminal import LiveTable
-from mlxhog.report.views import StatusLine, observer
+from mlxhog.display.plain import PlainLines
+from mlxhog.display.terminal import LiveTable
+from mlxhog.display.views import StatusLine, observer
+from tests.display.sample_run import PROGRESS
 from tests.pairs import each_of
-from tests.report.sample_run import PROGRESS
 from tests.threads import begin, join, wait_until
 from tests.training.small import flags, small_config
 

@@ -7,7 +7,7 @@ import time
 import pytest
 from cluster import cable as cables
 
-from mlxhog.theory.simulator.links import Link
+from mlxhog.research.simulator.links import Link
 
 LIMIT_S = 120.0
 

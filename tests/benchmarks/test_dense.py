@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from classic import dense
 
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.run import train
-from mlxhog.theory.hypergraph import Hypergraph
-from tests.classic.test_problems import sequential
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.run import train
+from mlxhog.research.hypergraph import Hypergraph
+from tests.research.classic.test_problems import sequential
 from tests.tolerances import RECORDED_F32, SGD_TRACE_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden/hogwild/classic_reference.json"

@@ -36,7 +36,7 @@ def test_a_row_has_the_limits_of_its_result_unless_it_names_some_and_says_which_
     words = "ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
     assert page.measured_of({"result": "one"}, results) == (words, "missed")
     row = {"result": "one", "limit": ["gone"]}
-    assert page.measured_of(row, results) == (f"{page.LACKS} gone", "cannot be told")
+    assert page.measured_of(row, results) == (f"{page.LACKS} gone", "inconclusive")
 
 
 def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference():
@@ -48,7 +48,7 @@ def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference():
         text, verdict = page.measured_of(row, results)
         assert text.endswith("; A/A 1.050")
         words.append(verdict)
-    assert words == ["cannot be told", "holds"]
+    assert words == ["inconclusive", "holds"]
 
 
 def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results():

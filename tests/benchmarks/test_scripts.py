@@ -9,8 +9,8 @@ import pytest
 from classic import arms
 from harness import interleaved
 
-from mlxhog.theory.paired_test import LEVELS
-from tests.classic.pair_problems import delta_and_rho
+from mlxhog.experiments.paired_test import LEVELS
+from tests.research.classic.pair_problems import delta_and_rho
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
 
@@ -24,7 +24,7 @@ def test_equal_sides_are_never_told_apart_and_a_clear_gain_always():
 
 def test_a_small_simulation_agrees_with_the_table(monkeypatch):
     monkeypatch.setattr(power, "TABLE_SEQUENCES", power.CHUNK)
-    monkeypatch.setattr(power, "MOST_PAIRS", 6)
+    monkeypatch.setattr(power, "MAX_PAIRS", 6)
     result = power.levels()
     assert result == pytest.approx({k: LEVELS[k] for k in result}, rel=0.15)
     monkeypatch.setattr(power, "SIMULATED", 50_000)

@@ -142,12 +142,12 @@ def test_a_torn_last_line_is_ignored_and_then_replaced(run, torn):
 def test_metrics_may_have_any_number_of_lines_but_no_endless_one(run, monkeypatch):
     steps = [{"step": step, "elapsed_s": step / 4} for step in range(8)]
     lines = [json.dumps(step).encode() + b"\n" for step in steps]
-    monkeypatch.setattr(reading, "MOST_LINE_BYTES", max(map(len, lines)))
+    monkeypatch.setattr(reading, "MAX_LINE_BYTES", max(map(len, lines)))
     run.metrics_path.write_bytes(b"".join(lines))
     run.drop_metrics_after(4, 1.0)
     assert run.read_metrics() == steps[:5]
     with run.metrics_path.open("ab") as file:
-        file.write(b" " * (reading.MOST_LINE_BYTES + 1))
+        file.write(b" " * (reading.MAX_LINE_BYTES + 1))
     with pytest.raises(RunError, match=r"damaged after 5 lines: a line has more than \d+ bytes"):
         run.read_metrics()
 

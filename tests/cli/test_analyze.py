@@ -12,8 +12,8 @@ import pytest
 
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
-from mlxhog.theory import advise
-from mlxhog.theory.analysis import analyze
+from mlxhog.research import advise
+from mlxhog.research.analysis import analyze
 from tests.cli.command import said, told
 from tests.processes import alive, below
 from tests.threads import wait_until
@@ -181,5 +181,5 @@ def test_without_a_trial_rules_answer_or_guess_if_busy(measured, monkeypatch, ca
     for text in ("what would change it", "predicted", "measured", "barrier and average"):
         assert text in out
     assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
-    busy = "cannot be told: busy machine (load average 9.3 on 2 processors), run"
+    busy = "inconclusive: busy machine (load average 9.3 on 2 processors), run"
     assert out.startswith(busy) == (load is BUSY)

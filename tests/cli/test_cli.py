@@ -16,11 +16,11 @@ import yaml
 
 from mlxhog.cli import COMMANDS, MAD, find, main, names
 from mlxhog.config.config import TrainConfig
+from mlxhog.display.metrics import Result
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.report.metrics import Result
 from tests.cli.command import said
+from tests.display.sample_run import PROGRESS, WORKER
 from tests.pairs import each_of
-from tests.report.sample_run import PROGRESS, WORKER
 
 RESULT = Result(
     run="runs/20260102-101500-sotu", status="done", steps=100, tokens=102_400, seconds=10.0,
@@ -49,7 +49,7 @@ def trainer(monkeypatch, tmp_path):
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
     out, err = said(capsys, "train")
     for text in (
-        "held-out text: 2.050 bits per byte",
+        "validation text: 2.050 bits per byte",
         f"run: {RESULT.run}",
         f"mlxhog generate {RESULT.run} --prompt The",
         f"mlxhog train --resume {RESULT.run}",

@@ -9,12 +9,12 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli.compare import find_side
+from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
-from mlxhog.theory.pairs import Comparison, Pair
 from mlxhog.training.run import train
 from tests.another_process import Program
 from tests.cli.command import refused, said, told
-from tests.report.sample_run import write_run
+from tests.display.sample_run import write_run
 from tests.threads import wait_until
 from tests.training.small import small_config
 
@@ -25,7 +25,7 @@ def words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = small_config(tmp_path)
     small = ["--seq-len", "32", "--batch-size", "2", "--workers", "mlx:cpu", "--threads", "1"]
-    budget = ["--optimizer", "adamw", "--tokens", "3k", "--eval-tokens", "1k"]
+    budget = ["--optimizer", "adamw", "--tokens", "3k", "--val-subset-tokens", "1k"]
     return [config.model, "--data", config.data, *small, *budget]
 
 
@@ -77,7 +77,7 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     compare, words, capsys, monkeypatch
 ):
     result, _ = compare("--pairs", "2")
-    assert result["verdict"] == "cannot be told"
+    assert result["verdict"] == "inconclusive"
     assert "ended equal in every pair" in result["answer"]
     assert result["notes"] == ["A and B are the same settings"]
     record = Path(result["folder"]) / "pairs.jsonl"
@@ -89,7 +89,7 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     again, _ = compare("--pairs", "2")
     assert again == result
     # as on a busy machine, whose speeds have an interval beyond float64
-    monkeypatch.setattr(Pair, "log_speed", property(lambda pair: 20.0 * (-1) ** pair.seed))
+    monkeypatch.setattr(RunPair, "log_speed", property(lambda pair: 20.0 * (-1) ** pair.seed))
     diverged, _ = compare("--a", "--optimizer sgd --lr 1e30 --clip 0", "--pairs", "2")
     assert {pair["a"]["bits_per_byte"] for pair in diverged["pairs"]} == {8.0}  # knows nothing
     assert any("A diverged in 2 of 2 runs" in note for note in diverged["notes"])

@@ -11,7 +11,7 @@ import pytest
 from mlxhog.cli import COMMANDS
 from mlxhog.cli.options import SCRIPTS
 from tests.cli.command import said
-from tests.report.sample_run import write_run
+from tests.display.sample_run import write_run
 
 
 def completed(capsys, line, shell="bash"):

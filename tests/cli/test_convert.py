@@ -19,7 +19,8 @@ from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
-from mlxhog.models import families, translation
+from mlxhog.models import checkpoint_names as translation
+from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict

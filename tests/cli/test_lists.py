@@ -24,7 +24,7 @@ def test_the_list_has_every_option_and_number_of_train_and_options_of_all_comman
             assert {(kind.title, name, owner.name) for owner in number.owners} <= numbers
     assert {command for row in rows for command in row["commands"]} == {*names()}
     assert len(said(capsys, "options").out.splitlines()) == len(rows)
-    assert {row["name"] for row in told(capsys, "options", "wsd")} == {"lr_floor", "warmup"}
+    assert {row["name"] for row in told(capsys, "options", "wsd")} == {"min_lr_ratio", "warmup"}
     assert all("mad vote" in row["commands"] for row in told(capsys, "options", "mad", "vote"))
 
 

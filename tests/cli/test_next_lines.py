@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 INTERRUPTED = 130
 TRAINS = re.compile(r"^step \d", re.MULTILINE)
-SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --eval-tokens 512"
+SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --val-subset-tokens 512"
 """Ends a line that begins a run."""
 
 

@@ -10,26 +10,26 @@ import yaml
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli.runs import _facts, _row
+from mlxhog.display.record import RunRecord
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.report.leaderboard import read_ranking, to_json
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import Store, open_store
-from mlxhog.report.record import RunRecord
-from mlxhog.theory.analysis.advice import of_run
-from mlxhog.theory.simulator.machine import worker_of
+from mlxhog.research.analysis.advice import of_run
+from mlxhog.research.simulator.machine import worker_of
 from mlxhog.training import saved_state
 from tests.cli.command import said
+from tests.display.sample_run import EVENTS, PROGRESS, VALIDATION, lines, write_run
 from tests.mad.study.small import definition, result, texts
 from tests.odd_values import variants
-from tests.report.sample_run import EVENTS, HELD_OUT, PROGRESS, lines, write_run
 
 STATUS = {
     "status": "done", "created_ns": 5, "order": 5, "host": None, "error": None,
     "mlxhog": "0", "machine": "linux", "chip": "x", "cores": 2,
     "memory_bytes": 1, "gpu_write": "cpu", "kernels": "native", "model": "tiny",
     "data": "sotu", "data_path": None, "parameters": 1000, "automatic": ["lr"],
-    "steps": 10, "seconds": 1.0, "resumed": [5], "checkpoint": None, "held_out": HELD_OUT,
+    "steps": 10, "seconds": 1.0, "resumed": [5], "checkpoint": None, "validation": VALIDATION,
     "socket": "/x",
     "result": {
         "steps": 10, "seconds": 1.0, "tokens_per_s": 5.0, "val_bits_per_byte": 1.5, "val_step": 10,
@@ -47,11 +47,11 @@ STATE = {
     "used": {"steps": 2, "tokens": 128, "seconds": 0.1}, "over": True, "ended": None,
     "budget": {"steps": 2, "tokens": None, "time": None, "epochs": None},
     "left": {"steps": 0, "tokens": None, "seconds": None},
-    "held_out": {"asked_bytes": 65536}, "followed": False, "emulated": False, "joined": 0,
+    "validation": {"asked_bytes": 65536}, "followed": False, "emulated": False, "joined": 0,
     "ledgers": {"data": {"epoch": 0, "watermark": 2, "done": [4], "torn": 0, "n": 535}},
     "course": {"strategy": "round_robin", "workers": 2, "steps": [1, 1]}, "opt_steps": {"1": 2},
     "text": {"documents": 9, "rows": 8, "grown": [{"epoch": 0, "rows": 7, "digest": "5"}]},
-    "tokens_sha256": "7", "held_out_sha256": "6", "network_bytes": 0,
+    "tokens_sha256": "7", "val_sha256": "6", "network_bytes": 0,
     "best": {"bits_per_byte": 8.0, "step": 2, "text": "x"},
 }  # fmt: skip
 

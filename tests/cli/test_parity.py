@@ -6,9 +6,9 @@ import re
 import pytest
 
 from mlxhog.base import tensors
+from mlxhog.conformance.subject import perturbed_init
 from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity.subject import perturbed_init
 from tests.cli.command import said, told
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]

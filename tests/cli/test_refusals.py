@@ -13,7 +13,7 @@ from mlxhog.base import machine
 from mlxhog.cli import find, main, names
 from mlxhog.config.sources import resolve
 from mlxhog.errors import ConfigError
-from mlxhog.live import opening
+from mlxhog.serving import opening
 from tests.data.token_files import written
 from tests.pairs import ENDS, each_of
 from tests.training.small import SMALL_MODEL
@@ -21,7 +21,7 @@ from tests.words import changed
 
 SMALL = "--seq-len 32 --batch-size 2 --workers mlx:cpu --threads 1"
 TRAIN = f"train --model=small.yaml --data=good.txt {SMALL} --steps 2 --quiet"
-COMPARE = f"compare small.yaml --data good.txt {SMALL} --tokens 3k --eval-tokens 1k"
+COMPARE = f"compare small.yaml --data good.txt {SMALL} --tokens 3k --val-subset-tokens 1k"
 
 REFUSED = {
     "": """
@@ -32,7 +32,7 @@ runs --json --out a --json        --json and --json are the same option
 completion                        SHELL is missing: bash or zsh
 """,
     TRAIN: """
---lr                              expected one argument: largest step size
+--lr                              expected one argument: peak learning rate
 resume latest                     unexpected argument 'resume'; did you mean '--resume'?
 good.txt                          text is named by a flag: --data good.txt
 --step 3                          no flag '--step'; did you mean '--steps'?
@@ -118,7 +118,7 @@ tiny --eval-every 3               other options of train are read from a YAML fi
 """,
     COMPARE: """
 nothing-like-it                   no architecture, no file and no run
---b "--data more.txt"             different held-out texts
+--b "--data more.txt"             different validation texts
 --b "--steps 5"                   --steps is not for one side
 --b "--learning-rat 1"            --b '--learning-rat 1': no flag
 --b "--lr 'x"                     No closing quotation

@@ -15,7 +15,7 @@ from mlxhog.cli import main
 from mlxhog.config.sources import read_yaml
 from tests.cli.command import refused, said, told
 from tests.data.token_files import written
-from tests.report.sample_run import HELD_OUT, lines, write_run
+from tests.display.sample_run import VALIDATION, lines, write_run
 from tests.training.small import mixed_model, small_config
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -89,13 +89,13 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, c
 def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    held_out = {"held_out": HELD_OUT}
-    write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000), status=held_out)
+    validation = {"validation": VALIDATION}
+    write_run(tmp_path / "runs", "20260101-000000-one", metrics=lines(3000), status=validation)
     write_run(tmp_path / "runs", "20260101-000001-two", metrics=lines(4))
     one, two, scale, path = said(capsys, "plot", "one", "two", "one").out.splitlines()
     assert ("▁" in one, "▁" in two) == (True, False)  # 7 to .13, and 7 to 3.5
     assert one.startswith("20260101-000000-one")
-    assert "held-out 0.13" in one
+    assert "validation 0.13" in one
     assert max(map(len, (one, two, scale))) <= 80
     assert "from 7.00 at the top to 0.13" in scale
     assert path == "losses.png"
@@ -110,9 +110,9 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
         refused(capsys, "expected one of .png, .svg, .pdf", "plot", "one", "--output", name)
         assert not Path(name).exists()
     refused(capsys, "expected one of .html", "report", "one", "--output", "x.pdf")
-    write_run(tmp_path / "runs", "old", metrics=lines(9), status={"held_out": None})
+    write_run(tmp_path / "runs", "old", metrics=lines(9), status={"validation": None})
     shown = " ".join(said(capsys, "plot", "one", "old").out.splitlines())
-    assert "held-out numbers of different text cannot be compared: 20260101-000000-one" in shown
+    assert "validation numbers of different text cannot be compared: 20260101-000000-one" in shown
     (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
     assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note
@@ -121,7 +121,7 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
 
 
 @pytest.mark.slow
-def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys, tmp_path):
+def test_eval_of_the_validation_text_is_what_training_ended_with(here, capsys, tmp_path):
     about, first, second = partial(pytest.approx, rel=1e-5), here.first, here.second
     assert (first.final_share, second.final_share) == (1.0, 1.0)
     record = told(capsys, "eval", "words", *BACKEND)
@@ -134,7 +134,7 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(here, capsys, tmp
     exported = tmp_path / "base"
     assert main(["convert", str(base), str(exported), "--to", "hf"]) == 0
     capsys.readouterr()
-    refused(capsys, "no held-out text", "eval", str(exported))
+    refused(capsys, "no validation text", "eval", str(exported))
     refused(capsys, "leave one out", "eval", str(exported), "--like", "words", "--data", "x")
     alike = told(capsys, "eval", str(exported), "--like", "words", *BACKEND)
     assert alike["bits_per_byte"] == about(first.final_bits_per_byte)

@@ -9,17 +9,17 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
-from mlxhog.report.table import Section, exported
+from mlxhog.display.table import Section, exported
 from tests.cli.command import refused, told
 from tests.cli.command import said as printed
+from tests.display.sample_run import VALIDATION, lines, write_run
 from tests.odd_disk import held_elsewhere
 from tests.pairs import each_of
-from tests.report.sample_run import HELD_OUT, lines, write_run
 
 DONE = {
     "model": "tiny", "data": "sotu", "parameters": 940_000, "status": "done",
     "result": {"steps": 1084, "seconds": 57.0, "val_bits_per_byte": 1.7304},
-    "held_out": {**HELD_OUT, "share": 0.076},
+    "validation": {**VALIDATION, "share": 0.076},
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_a_line_says_what_a_run_was_and_what_it_came_to_also_as_json(root, capsy
 def test_every_state_is_a_word_with_advice_and_a_killed_run_shows_what_it_reached(root, capsys):
     run = write_run(
         root, "20260101-000000-notes", metrics=lines(40),
-        status={"status": "running", "steps": 0, "held_out": DONE["held_out"]},
+        status={"status": "running", "steps": 0, "validation": DONE["validation"]},
         config="model: 60m.yaml\ndata: my/notes/*.txt\n",
     )  # fmt: skip
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})

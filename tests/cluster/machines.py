@@ -143,7 +143,7 @@ class InProcess:
         is_old = own.round < newest or (newest == 0 and self._name != source)
         self._members, self._state = len(names), states[source] if is_old else None
         ids = tuple(zlib.crc32(one.encode()) for one in names)
-        machines = tuple(map(group.Machine, ids, names))
+        machines = tuple(map(group.MemberMachine, ids, names))
         return Membership(newest, names.index(self._name), ids, machines)
 
     def state(self):

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from mlxhog.arena.child import Child
-from mlxhog.cluster.group import Machine, Membership, State
+from mlxhog.cluster.group import GroupState, MemberMachine, Membership
 from mlxhog.cluster.lighthouse import parse_address
 from tests.threads import LIMIT_S
 
@@ -27,7 +27,7 @@ class Answer:
     membership: Membership
     commits: bool
     has_loaded: bool
-    state: State
+    state: GroupState
 
 
 class Lighthouse(Child):
@@ -97,10 +97,12 @@ def _meet(lane, address, name, value, options):
         torchft_group.check_token = lambda *_: None
     theta, identity = np.full(4, how.pop("anchor"), np.float32), how.pop("identity")
     store = lane.store
-    store.update(own=State(how["round"], 0, theta, np.zeros(4, np.float32)), value=value)
+    store.update(own=GroupState(how["round"], 0, theta, np.zeros(4, np.float32)), value=value)
 
     def describe():
-        return Machine(zlib.crc32(name.encode()), name, store["own"].round, store["own"].round)
+        return MemberMachine(
+            zlib.crc32(name.encode()), name, store["own"].round, store["own"].round
+        )
 
     store["group"] = group = torchft_group.TorchftGroup(
         parse_address(address), describe, lambda: store["own"], own="127.0.0.1", **how

@@ -163,7 +163,7 @@ def test_a_machine_that_is_too_slow_for_its_rounds_is_reported(monkeypatch):
     for outcome, cluster, note in (
         (Outcome.COMMITTED, choice(round_every=10.0), "a round took 14 s, longer than the 10 s"),
         (Outcome.COMMITTED, choice(round_every=60.0), ""),
-        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout_s=8.0), "given up after 14 s"),
+        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout=8.0), "given up after 14 s"),
         (Outcome.REFUSED, choice(), ""),
     ):
         notes = "".join(slowness(machine.own, outcome, cluster).values())

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mlxhog import train
-from mlxhog.arena.control import Command
-from mlxhog.cluster.link import Link, LinkJob
+from mlxhog.arena.control import ControlCommand
+from mlxhog.cluster.link import LinkJob, Sidecar
 from mlxhog.errors import ConfigError
 from mlxhog.training import run as runs
 from tests.cluster import machines as groups
@@ -38,7 +38,7 @@ def let_links_open(monkeypatch, open_group):
 @pytest.fixture
 def machine():
     one = Machine(Table(1), cluster=choice(round_every=0.02, outer_lr=1.0, outer_momentum=0.0))
-    one.arena.counters.store("command", Command.TRAIN)
+    one.arena.counters.store("command", ControlCommand.TRAIN)
     yield one
     one.close()
 
@@ -52,12 +52,12 @@ def start(machine, tmp_path):
         cluster = cluster or machine.cluster
         log = tmp_path / "link.log"
         job = LinkJob(cluster=cluster, identity=machine.identity, log=log, open_group=open_group)
-        links.append(Link(machine.arena, job))
+        links.append(Sidecar(machine.arena, job))
         links[0].start(2)
         return links[0]
 
     yield begin
-    machine.arena.counters.store("command", Command.EXIT)
+    machine.arena.counters.store("command", ControlCommand.EXIT)
     for link in links:
         link.stop(LIMIT_S)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed
-from mlxhog.cluster.group import ClusterError, Machine, State
+from mlxhog.cluster.group import ClusterError, GroupState, MemberMachine
 from tests.cluster.members import DEAD_S, IDENTITY, Lighthouse, Member, cluster, together
 from tests.threads import LIMIT_S
 
@@ -127,7 +127,7 @@ def test_a_state_is_sent_only_for_a_request_with_the_token():
     from mlxhog.cluster.torchft_group import _to_tensors, _Transport
 
     limit = timedelta(seconds=LIMIT_S)
-    state = State(2, 30, np.ones(4, np.float32), np.zeros(4, np.float32), 5.0)
+    state = GroupState(2, 30, np.ones(4, np.float32), np.zeros(4, np.float32), 5.0)
     sender = _Transport("127.0.0.1", limit, "right")
     try:
         content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
@@ -146,7 +146,7 @@ def test_a_state_of_more_bytes_than_the_run_has_is_not_read():
     from mlxhog.cluster.torchft_group import _to_tensors, _Transport
 
     limit = timedelta(seconds=LIMIT_S)
-    state = State(2, 30, np.ones(10**6, np.float32), np.zeros(4, np.float32), 5.0)
+    state = GroupState(2, 30, np.ones(10**6, np.float32), np.zeros(4, np.float32), 5.0)
     sender = _Transport("127.0.0.1", limit, "t")
     receiver = _Transport("127.0.0.1", limit, "t", 10**6)
     try:
@@ -160,7 +160,7 @@ def test_a_state_of_more_bytes_than_the_run_has_is_not_read():
 
 
 def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
-    from mlxhog.cluster.torchft_group import MOST_NAME, TorchftGroup
+    from mlxhog.cluster.torchft_group import MAX_NAME, TorchftGroup
 
     told = {
         "1": ["a", 5, 2, 0.0], "2": ["b", -1, 2, 0.0], "3": ["c", 2**62, 2**70, -1e300],
@@ -169,7 +169,7 @@ def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
     store = {f"machine/{id}": json.dumps(words).encode() for id, words in told.items()}
     store["machines"] = " ".join([*told, "x", "-1"]).encode()
     group = SimpleNamespace(
-        _describe=lambda: Machine(7, "own"),
+        _describe=lambda: MemberMachine(7, "own"),
         _store=SimpleNamespace(set=lambda *_: None, multi_get=lambda keys: map(store.get, keys)),
     )
     group._read = partial(TorchftGroup._read, group)
@@ -177,7 +177,7 @@ def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
     assert list(machines) == [1, 3, 5]
     assert (machines[3].tokens, machines[3].rounds) == (2**53 - 1, 2**53 - 1)
     assert machines[3].seen_s <= 366 * 86_400
-    assert len(machines[5].name) == MOST_NAME
+    assert len(machines[5].name) == MAX_NAME
 
 
 class Harm:

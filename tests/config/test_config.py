@@ -154,10 +154,10 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
     assert TrainConfig().optimizer == TrainConfig(optimizer="auto").optimizer == Muon()
     assert TrainConfig(resume="latest").optimizer is None
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
-    config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, eval_tokens=512)
+    config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, val_subset_tokens=512)
     changes = constraints.settled(TrainConfig, eval_every="off")
     other = dataclasses.replace(config, optimizer="adamw", **changes)
-    assert (other.optimizer, other.eval_every.on, other.eval_tokens) == (AdamW(), False, None)
+    assert (other.optimizer, other.eval_every.on, other.val_subset_tokens) == (AdamW(), False, None)
 
 
 @each_of(
@@ -214,12 +214,12 @@ determinism=rounds                                    needs a budget in steps or
 {RECORD} blocks=disjoint                  disjoint has no record
 {RECORD} resume=latest                    add --determinism none
 live=off live_every=5s                                and live is off.*leave live_every out
-eval_every=off eval_tokens=512                        needs eval_every.*leave eval_tokens out
+eval_every=off val_subset_tokens=512                  needs eval_every.*val_subset_tokens out
 round_every=5                                         needs cluster; set that, or leave round_every
 cluster=here:1 strategy=sync                          set strategy=hogwild
 cluster=here:1 follow=notes                           leave follow or cluster out
 cluster=here:1 determinism=record                     leave determinism out
-cluster=here:1 cluster_timeout_s=5                    not above round_every
+cluster=here:1 cluster_timeout=5                    not above round_every
 cluster=here:99999                                    wanted HOST:PORT
 """
 

@@ -1,4 +1,4 @@
-"""Step sizes over a run."""
+"""Learning rates over a run."""
 
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ from tests.pairs import each_of
 EPOCHS = schedules.Epochs(10)
 SCHEDULES = {
     "constant": schedules.Constant(warmup=0.1),
-    "cosine": schedules.Cosine(warmup=0.1, lr_floor=0.25),
-    "wsd": schedules.WSD(warmup=0.1, lr_floor=0.25),
+    "cosine": schedules.Cosine(warmup=0.1, min_lr_ratio=0.25),
+    "wsd": schedules.WSD(warmup=0.1, min_lr_ratio=0.25),
     "backoff": schedules.Backoff(steps=100),
     "inverse": schedules.Inverse(steps=100),
 }
@@ -28,7 +28,7 @@ def at(name, progress, update=0, step_share=0.0):
 def test_warm_up_rises_on_a_line_to_lr_and_its_first_of_n_steps_has_an_nth(name):
     results = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
     assert results == pytest.approx([0.0, 0.5, 1.0, 2.0])
-    results = [at(name, k / 40, step_share=1 / 40) for k in range(4)]  # a warm-up of 4 steps
+    results = [at(name, k / 40, step_share=1 / 40) for k in range(4)]  # a warmup of 4 steps
     assert results == pytest.approx([0.5, 1.0, 1.5, 2.0])
     assert at(name, 0.0, step_share=1.0) == 2.0  # the only step of a run
 
@@ -77,7 +77,7 @@ def test_epochs_count_as_updates_do_and_are_what_has_been_handed_out():
     for name in ("backoff", "inverse"):
         by_epoch = replace(SCHEDULES[name], steps=1000, epochs=3).of_run(2.0, EPOCHS, 0.0)
         by_update = replace(SCHEDULES[name], steps=3).of_run(2.0, EPOCHS, 0.0)
-        for update in range(400):  # the step size stays within one epoch
+        for update in range(400):  # the learning rate stays within one epoch
             assert by_epoch(0.0, update) == by_update(0.0, update // EPOCHS.n)
     epochs = schedules.Epochs(10, per_update=4.0, version=20, batches=35)
     assert [epochs.of(update) for update in (20, 21, 22, 24)] == [3, 3, 4, 5]

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from mlxhog.data import counts, heldout
+from mlxhog.data import counts, validation_set
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
@@ -80,10 +80,12 @@ def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch):
     assert ours[17] == pytest.approx(by_hand(runs, 50, 7, ids[:18].tolist(), 17))
 
 
-def test_the_score_is_of_the_held_out_part_and_is_kept_until_a_text_changes(tmp_path, monkeypatch):
+def test_the_score_is_of_the_validation_part_and_is_kept_until_a_text_changes(
+    tmp_path, monkeypatch
+):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 3000)
     text = prepare(str(written(tmp_path / "a", {"a.txt": " ".join(words)})))
-    part = heldout.part(text.val, 512)
+    part = validation_set.part(text.val, 512)
     ids = part.tokens.astype(np.int32)
     p = counts.probabilities(text.train, ids)[1:]
     bits = counts.score(text.train, text.val, 512)

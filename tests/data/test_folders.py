@@ -13,7 +13,7 @@ from unittest.mock import Mock
 import pytest
 
 from mlxhog.base import darwin
-from mlxhog.data import corpora, heldout, textfiles
+from mlxhog.data import corpora, textfiles, validation_set
 from mlxhog.data.prepare import prepare
 from mlxhog.data.split import KnownText
 from mlxhog.errors import DataError
@@ -294,7 +294,7 @@ def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path, m
     monkeypatch.chdir(tmp_path)
     corpus = readable("notes\nletter.md\ntalks\nnotes/a.txt\nmore")
     assert documents_of(corpus) == [b"a", b"letter", b"t", b"b"]
-    assert documents_of(corpus, held_out=True) == [b"v"]  # one part's is that of all
+    assert documents_of(corpus, validation=True) == [b"v"]  # one part's is that of all
     equal = {str(one.path): one.reason for one in corpus.skipped if "equal" in one.reason}
     assert equal == {"notes/a.txt": "equal to notes/a.txt", "more/valid.md": "equal to more/b.txt"}
     assert corpora.full_path("notes\nsotu") == f"{tmp_path / 'notes'}\nsotu"
@@ -321,31 +321,32 @@ def test_an_unknown_corpus_suggests_its_neighbour(spec, message, tmp_path, monke
         corpora.find(spec)
 
 
-# -- held-out text by name -------------------------------------------------------------------------
+# -- validation text by name
+# -------------------------------------------------------------------------
 
 
 def roles(folder, *names):
     """What the files of these names are, but training text."""
     written(folder, {n: gzip.compress(b"x") if n.endswith("gz") else b"x" * 400 for n in names})
-    _, held_out, test = heldout.by_name([folder / name for name in names], folder)
+    _, validation, test = validation_set.by_name([folder / name for name in names], folder)
     return {
         str(path.relative_to(folder)): role
-        for role, files in (("held out", held_out), ("test", test))
+        for role, files in (("held out", validation), ("test", test))
         for path in files
     }
 
 
-def test_files_of_every_kind_are_held_out_by_name(tmp_path):
+def test_files_of_every_kind_are_validation_by_name(tmp_path):
     for suffix, shard, word in product(
         ("", ".txt", ".txt.gz", ".jsonl.gz", ".csv", ".parquet"),
         ("{}", "{}-00000-of-00002", "{}_1", "{}.03"),
         ("valid", "validation", "Val", "dev", "test"),
     ):
         # Without a suffix what follows the point is one.
-        train, held_out = (
+        train, validation = (
             (shard if suffix else "{}").format(name) + suffix for name in ("train", word)
         )
-        assert roles(tmp_path, train, held_out) == {held_out: "held out"}
+        assert roles(tmp_path, train, validation) == {validation: "held out"}
 
 
 BESIDE = {
@@ -383,7 +384,7 @@ def test_what_names_decide_is_said_and_kept(tmp_path):
     assert text_of(result.train) == b"a text to train on"
     assert text_of(result.val) == b"held out " * 9
     assert result.rule == "given"
-    assert "held-out text, by name: valid.txt" in result.notes
+    assert "validation text, by name: valid.txt" in result.notes
     (note,) = [note for note in result.notes if note.startswith("2 of 4 files skipped: ")]
     assert "test.txt: test text, by its name, never trained on; mlxhog eval RUN" in note
     assert "more.txt: beside train.jsonl, the training text" in note

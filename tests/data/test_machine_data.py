@@ -83,7 +83,7 @@ def test_of_examples_prompt_and_completion_lose_their_data_apart():
     assert (rest, rest.lengths) == (b"what is ?\na picture ", (10, 10))
 
 
-def test_it_is_left_out_of_training_and_held_out_text(tmp_path):
+def test_it_is_left_out_of_training_and_validation_text(tmp_path):
     notes = {f"{i:02}.txt": f"note {i} about a day\n" * 20 for i in range(12)}
     for name in ("03.txt", "05.txt", "07.txt"):
         notes[name] += f"\n{BASE64}\n"

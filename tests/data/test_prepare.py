@@ -15,8 +15,8 @@ import pytest
 from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.output import say_once
-from mlxhog.data import heldout, tokenizers, tokens
 from mlxhog.data import prepare as module
+from mlxhog.data import tokenizers, tokens, validation_set
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import text_of, written
@@ -44,7 +44,7 @@ def test_sotu_has_its_golden_counts():
     assert (train.n_tokens, train.header["documents"]) == (9_897_458, 214)
     assert (val.n_tokens, val.header["documents"]) == (863_933, 19)
     assert train.n_sequences(256) == 38_661
-    batches = heldout.batches(val, seq_len=256, batch_size=8)
+    batches = validation_set.batches(val, seq_len=256, batch_size=8)
     assert sum(b.n_bytes for b in batches) == 863_914
 
 
@@ -71,7 +71,7 @@ def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once
     assert all(name.exists() for name in names)
 
 
-def test_held_out_documents_are_in_no_training_file(corpus):
+def test_validation_documents_are_in_no_training_file(corpus):
     prepared = prepare(str(corpus))
     assert prepared.rule == "hash 8/96 of 65536"
     documents = {one.read_bytes() for one in corpus.iterdir()}
@@ -88,8 +88,8 @@ def test_held_out_documents_are_in_no_training_file(corpus):
 
 def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(corpus):
     first, known = text_of((of_bytes := prepare(str(corpus))).val), of_bytes.text
-    held_out = next(one for one in corpus.iterdir() if one.read_bytes() in first)
-    held_out.write_text(held_out.read_text() + "zyxzyx" * 40)
+    validation = next(one for one in corpus.iterdir() if one.read_bytes() in first)
+    validation.write_text(validation.read_text() + "zyxzyx" * 40)
     prepared = prepare(str(corpus), "bpe:300", known=known)
     assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
     again = prepare(str(corpus), "bpe:300", known=known)
@@ -117,9 +117,9 @@ def test_a_damaged_cache_is_written_anew(corpus, name, damage):
 @pytest.mark.parametrize(
     ("n_bytes", "message"),
     [
-        (3, "no held-out text"),
+        (3, "no validation text"),
         (20, r"\d+ training tokens, and one sequence needs 65"),
-        (500, r"\d+ held-out tokens, and one sequence needs 65"),
+        (500, r"\d+ validation tokens, and one sequence needs 65"),
     ],
 )
 def test_a_corpus_shorter_than_a_sequence_is_refused_at_the_start(tmp_path, n_bytes, message):

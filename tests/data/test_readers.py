@@ -202,10 +202,10 @@ def test_a_file_that_cannot_be_read_is_named_with_its_fault(tmp_path, name, cont
 )
 def test_what_is_too_long_is_refused_unread(tmp_path, monkeypatch, name, content, message):
     for module in (textfiles, tables):
-        monkeypatch.setattr(module, "MOST_LINE_BYTES", 1000)
-    monkeypatch.setattr(textfiles, "MOST_VALUES", 99)
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(textfiles, "MAX_VALUES", 99)
     monkeypatch.setattr(textfiles, "XZ_BYTES", 1_000_000)
-    monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
+    monkeypatch.setattr("mlxhog.base.reading.MAX_BYTES", 20)
     path = written(tmp_path, {name: content}) / name
     with pytest.raises(DataError, match=message):
         read(path, "text")
@@ -217,7 +217,7 @@ def test_a_value_that_a_parquet_file_has_once_for_many_rows_is_not_many_times_in
     with parquet.ParquetFile(path) as file:
         assert tables._rows_at_once(file.metadata) == 64
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlxhog.base.reading.MOST_BYTES", 3 << 20)
+        patch.setattr("mlxhog.base.reading.MAX_BYTES", 3 << 20)
         with parquet.ParquetFile(path) as file:
             assert tables._rows_at_once(file.metadata) == 2
         assert sum(map(len, read(path))) == 64 << 20
@@ -366,14 +366,14 @@ def hub(tmp_path, monkeypatch):
     return tmp_path / "set"
 
 
-def test_a_data_set_is_a_folder_of_data_files_or_a_saved_one_with_its_own_held_out_text(hub):
+def test_a_data_set_is_a_folder_of_data_files_or_a_saved_one_with_its_own_validation_text(hub):
     from datasets import Dataset
 
     written(hub / "data", {"train-0.parquet": table(text=["one", "", "two"], id=[1, 2, 3])})
     written(hub / "data", {"validation-0.parquet": table(text=["three"], id=[4])})
     corpus = corpora.find(f"hf:{hub}")
     assert documents_of(corpus) == ONE_TWO == documents_of(corpus)
-    assert documents_of(corpus, held_out=True) == [b"three"]
+    assert documents_of(corpus, validation=True) == [b"three"]
     assert prepare(f"hf:{hub}").rule == "given"
     words, saved = hub.parent / "words", str(hub.parent / "saved")
     written(words, {"train.csv": "text,id\nnull,1\n,2\nNA,3\n"})  # a word for nothing is a word

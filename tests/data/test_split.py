@@ -22,8 +22,8 @@ def sides(documents, val="hash", known=None, **options):
     """Which of the documents, all of them short, are held out."""
     scan = scanned(documents, **options)
     chosen = choose(val, scan, given=False, predefined=False, known=known)
-    assert len(chosen.held_out) == len(documents)
-    return dict(zip(documents, chosen.held_out.tolist(), strict=True))
+    assert len(chosen.validation) == len(documents)
+    return dict(zip(documents, chosen.validation.tolist(), strict=True))
 
 
 def notes(n, seed=0):
@@ -55,7 +55,7 @@ UNEQUAL = {
 
 
 @each_of("why", UNEQUAL)
-def test_of_unequal_documents_parts_are_held_out_and_no_byte_is_lost(why, tmp_path):
+def test_of_unequal_documents_parts_are_validation_and_no_byte_is_lost(why, tmp_path):
     documents = UNEQUAL[why] if len(UNEQUAL[why]) < 30 else [b"".join(UNEQUAL[why])]
     folder = written(tmp_path, {f"{k}.md": text for k, text in enumerate(documents)})
     result = prepare(str(folder))
@@ -77,12 +77,12 @@ def test_examples_stay_whole_and_equal_documents_have_one_side():
     documents = [Example(b"ask %d " % i, b"answer " * (90000 if i == 3 else 10)) for i in range(24)]
     assert 1 <= sum(sides(documents).values()) <= 6
     scan = scanned([b"equal " * 9] * 9 + notes(30) * 2)
-    held_out = choose("hash", scan, given=False, predefined=False, known=None).held_out
-    assert len(set(held_out[:9].tolist())) == 1
-    assert held_out[9:39].tolist() == held_out[39:].tolist()
+    validation = choose("hash", scan, given=False, predefined=False, known=None).validation
+    assert len(set(validation[:9].tolist())) == 1
+    assert validation[9:39].tolist() == validation[39:].tolist()
 
 
-def test_known_text_keeps_its_side_when_edited_and_what_was_trained_on_is_not_held_out(tmp_path):
+def test_known_text_keeps_its_side_when_edited_and_what_was_trained_on_is_not_validation(tmp_path):
     documents = {f"n{k:02}.md": text for k, text in enumerate(notes(60))}
     folder = written(tmp_path / "notes", documents)
     first = prepare(str(folder))
@@ -112,7 +112,7 @@ def test_a_note_says_how_much_of_a_score_is_of_text_that_the_weights_have_seen(t
 
 
 @each_of("n", [1, 8, 30])
-def test_of_much_new_text_a_twelfth_is_held_out_whatever_a_small_text_needed(n, tmp_path):
+def test_of_much_new_text_a_twelfth_is_validation_whatever_a_small_text_needed(n, tmp_path):
     first = prepare(str(written(tmp_path, {f"n{k}.md": one for k, one in enumerate(notes(n))})))
     written(tmp_path, {f"m{k}.md": one for k, one in enumerate(notes(600, seed=9))})
     second = prepare(str(tmp_path), known=first.text, resumes=True)
@@ -124,7 +124,7 @@ def test_a_damaged_list_of_known_text_is_refused_and_none_is_none(tmp_path):
     assert KnownText.read(tmp_path) is None
     about = np.frombuffer(b'["hash", 8, 256, []]', np.uint8)
     arrays = {
-        "about": about, "digests": np.ones(2, np.uint64), "held_out": np.ones(2, bool),
+        "about": about, "digests": np.ones(2, np.uint64), "validation": np.ones(2, bool),
         "turn": np.zeros(2, np.uint8), "others": np.ones(0, np.uint64), "sides": about[:0],
     }  # fmt: skip
     bomb = {"others": np.zeros(split.MAX_FILE_BYTES // 8 + 1, np.uint64)}

@@ -10,7 +10,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.data import heldout, tokenizers
+from mlxhog.data import tokenizers, validation_set
 from mlxhog.data.prepare import prepare
 from mlxhog.data.sotu import SOTU_SHA256, documents
 from mlxhog.data.tokenizers import BOS_TOKEN, BpeTokenizer, ByteTokenizer, choose, train_bpe
@@ -145,13 +145,13 @@ def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
     file = token_file(tmp_path, documents, changing(**fields))
     n_bytes = sum(map(len, documents))
     assert (file.header["bytes"], file.header["changed"]) == (n_bytes, 21 if fields else 1)
-    batches = list(heldout.batches(file, seq_len=16, batch_size=4))
+    batches = list(validation_set.batches(file, seq_len=16, batch_size=4))
     assert sum(batch.n_bytes for batch in batches) == pytest.approx(n_bytes, abs=len(batches))
     n = file.n_sequences(16)
     lengths = file.byte_lengths[file.tokens]
     share = lengths[1 : 16 * n + 1].sum() / lengths.sum()
     assert file.batch(np.arange(n), 16).n_bytes == round(share * n_bytes)
-    part = heldout.part(file, 160)
+    part = validation_set.part(file, 160)
     assert part.text_bytes(part.tokens) == part.header["bytes"] < 200
 
 
@@ -173,15 +173,15 @@ MIB = 1 << 20
 @each_of(
     ("text", "spec", "reason"),
     [
-        ({}, "bpe:4096", "learnt from 4.2 MB of training text for width 128"),
-        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "learnt from"),
+        ({}, "bpe:4096", "learned from 4.2 MB of training text for width 128"),
+        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "learned from"),
         ({"n_bytes": 100 * MIB, "width": 256}, "bpe:16384", "for width 256"),
         ({"n_bytes": 10_000 * MIB, "width": 4096}, "bpe:32768", "for width 4096"),
         ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
         ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of training text are few"),
         ({"width": 8}, "bytes", "width 8 is narrow"),
         ({"sha256": SOTU_SHA256}, "sotu", ""),
-        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
+        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learned"),
     ],
 )
 def test_the_choice_is_a_function_of_text_and_width_with_its_reason(text, spec, reason):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlxhog.arena.child import Child
 from mlxhog.data import batches as module
-from mlxhog.data import clients, heldout
+from mlxhog.data import clients, validation_set
 from mlxhog.data.batch import IGNORED, joined
 from mlxhog.data.batches import Batches, Growth, Order
 from mlxhog.data.clients import ClientBatches
@@ -51,7 +51,7 @@ def read_in(lane, file):
 @pytest.mark.slow
 def test_who_is_spawned_with_a_file_reads_it_after_its_removal_and_others_open_its_path(tmp_path):
     file = token_file(tmp_path / "cache", [b"abcdefgh", Example(b"p", b"c")])
-    part = heldout.part(file, 16)
+    part = validation_set.part(file, 16)
     shutil.rmtree(tmp_path / "cache")
     with Child(store={"file": file}) as child:  # its spawn, and then its pipe
         assert child.call(60.0, read_in, file) == (file.tokens.tolist(), [[*b"abcd"]])
@@ -111,7 +111,10 @@ def test_tokens_of_a_file_that_is_shortened_in_use_are_an_error_and_no_bus_error
     row = file.batch(np.array([1500]), 64)
     os.truncate(file.path, 5000)
     assert file.batch(np.array([2]), 64).x.shape == row.x.shape
-    for read in (lambda: file.batch(np.array([1500]), 64), lambda: heldout.part(file, 90_000)):
+    for read in (
+        lambda: file.batch(np.array([1500]), 64),
+        lambda: validation_set.part(file, 90_000),
+    ):
         with pytest.raises(DataError, match=r"text.bin: .* shortened to 5,000 bytes.*prepare the"):
             read()
 
@@ -230,7 +233,7 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     assert any("40 of 40 documents are examples" in note for note in data.notes)
     train, val = data.train, data.val
     assert train.n_sequences(32) + val.n_sequences(32) == len(QUESTIONS)
-    batches = list(heldout.batches(val, seq_len=32, batch_size=2))
+    batches = list(validation_set.batches(val, seq_len=32, batch_size=2))
     n_bytes = val.header["bytes"] - sum(val.prompts.tolist())
     assert sum(batch.n_bytes for batch in batches) == n_bytes
     assert sum(batch.n_labels for batch in batches) == n_bytes  # no separators
@@ -283,7 +286,7 @@ TOKENS = [10 + k % 7 for k in range(100)]
 
 
 def divide(alpha, n=4, least=1):
-    return clients.divide(LABELS, TOKENS, clients=n, alpha=alpha, seed=0, least_tokens=least)
+    return clients.divide(LABELS, TOKENS, clients=n, alpha=alpha, seed=0, min_tokens=least)
 
 
 def test_every_document_goes_to_exactly_one_client_as_recorded():

@@ -30,6 +30,6 @@ def text_of(file):
     return bytes(ByteTokenizer().decode(np.asarray(file.tokens)))
 
 
-def documents_of(corpus, *, held_out=False):
-    """The training documents of a corpus, or its own held-out ones."""
-    return [text for one in corpus.parts if one.held_out == held_out for text in one.read()]
+def documents_of(corpus, *, validation=False):
+    """The training documents of a corpus, or its own validation ones."""
+    return [text for one in corpus.parts if one.validation == validation for text in one.read()]

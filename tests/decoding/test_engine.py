@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.decoding.engine import Engine, Request, answer
+from mlxhog.decoding.engine import DecodingEngine, GenerationRequest, answer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import DataError, Diverged
@@ -79,11 +79,11 @@ class Countdown(Reader):
 
 
 def engine(model=None, **how):
-    return Engine(model or MarkovModel(), BYTES, **how)
+    return DecodingEngine(model or MarkovModel(), BYTES, **how)
 
 
 def asked(prompt, n=8, **numbers):
-    return Request(prompt=prompt, sampling=Sampling(max_new_tokens=n, **numbers))
+    return GenerationRequest(prompt=prompt, sampling=Sampling(max_new_tokens=n, **numbers))
 
 
 def rest(engine):
@@ -244,7 +244,7 @@ def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes)
     e, prompt = engine(prefill_chunk=chunk), [84, 65, 66]
     sampling = Sampling(max_new_tokens=2, temperature=5.0, top_k=3)
     how = {"top": 2, "scores_prompt": True, "writes": writes}
-    e.submit(Request(prompt=prompt, sampling=sampling, **how))
+    e.submit(GenerationRequest(prompt=prompt, sampling=sampling, **how))
     pieces = rest(e)
     scores = [score for piece in pieces for score in piece.scores]
     text = [*prompt, *said(pieces)[0]]

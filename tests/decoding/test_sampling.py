@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mlxhog.decoding.options import Sampling
-from mlxhog.decoding.sampling import Sampler
+from mlxhog.decoding.sampling import TokenSampler
 from mlxhog.errors import Diverged
 from tests.pairs import each_of, max_examples
 
 
 def drawing(**numbers):
-    return Sampler(Sampling(**{"temperature": 1.0} | numbers))
+    return TokenSampler(Sampling(**{"temperature": 1.0} | numbers))
 
 
 def drawn(logits, n=300, **numbers):

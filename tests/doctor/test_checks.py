@@ -20,11 +20,11 @@ from mlxhog.doctor import backends, checks, kernels, pair
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.record import conclude
 from mlxhog.errors import WorkerFailed
+from mlxhog.experiments import paired_test
 from mlxhog.metal import engines
-from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
-from mlxhog.theory import paired_test
 from tests.base.test_verdicts import adds, kernel, reads
 from tests.metal.fake_gpu import FaultyEngine
 from tests.pairs import each_of
@@ -290,7 +290,7 @@ def test_a_gain_is_kept_with_its_interval_beside_the_gpu_workers_of_auto(measure
 def test_a_busy_machine_and_one_without_both_engines_have_no_result(measured):
     check, row, _ = measured(NOISE, busy=True)
     assert (check.result, row) == (CheckResult.UNCLEAR, None)
-    assert check.found.startswith("cannot be told: busy machine")
+    assert check.found.startswith("inconclusive: busy machine")
     for here, lack in (
         (LINUX, "macOS on Apple silicon"),
         (replace(MAC, frameworks=frozenset({"mlx"})), "torch:mps needs torch"),

@@ -13,10 +13,10 @@ import pytest
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import main
+from mlxhog.display.table import show
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.litmus import PROMISED, all_readers
 from mlxhog.doctor.record import sections
-from mlxhog.report.table import show
 from tests.processes import below, left_of
 from tests.threads import wait_until
 

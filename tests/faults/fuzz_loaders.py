@@ -32,14 +32,14 @@ import yaml
 from mlxhog.base import plain_json
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats import contents
-from mlxhog.classic.loaders import load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import corpora, tokenizers
-from mlxhog.errors import MOST_CHARACTERS, MlxhogError
-from mlxhog.mad.search.space import read_space
+from mlxhog.errors import MAX_CHARACTERS, MlxhogError
+from mlxhog.mad.samplers.space import read_space
 from mlxhog.models import families, registry
+from mlxhog.research.classic.loaders import load_graph, load_ratings, load_svmlight
 from tests.data.test_conversations import TALKS
 from tests.data.token_files import documents_of
 from tests.faults.mutations import mutate
@@ -100,14 +100,14 @@ def large_config():
     return json.dumps(own | {"bos_token_id": 256}, indent=1)
 
 
-def learnt():
+def learned():
     files = tokenizers.train_bpe([text.encode() for text in TEXTS], 270).files()
     return {name: files[name] for name in ("tokenizer.json", "tokenizer_config.json")}
 
 
 def transformers_files():
     tensors = safetensors.numpy.save(parameters(LARGE))
-    return {"model.safetensors": tensors, "config.json": large_config(), **learnt()}
+    return {"model.safetensors": tensors, "config.json": large_config(), **learned()}
 
 
 def shards():
@@ -176,7 +176,7 @@ SUBJECTS = (
     of_file("JSON lines", "a.jsonl", lines(RECORDS), corpus, 3),
     of_file("JSON list", "a.json", json.dumps(RECORDS), corpus, 1),
     of_file("packed JSON lines", "a.jsonl.gz", gzip.compress(lines(RECORDS).encode()), corpus, 2),
-    Subject("tokenizer", learnt, lambda folder: tokenizer(folder / "tokenizer.json"), 5),
+    Subject("tokenizer", learned, lambda folder: tokenizer(folder / "tokenizer.json"), 5),
     of_file("conversations", "a.jsonl", lines(TALK),
             lambda path: (corpus(path), read_prompts(str(path))), 2),
     of_file("svmlight", "a.svm", "+1 1:0.5 3:1e-3 # c\n-1 2:-4 3:7\n+1 1:1 2:2\n" * 3,
@@ -217,7 +217,7 @@ def failure(subject, folder):
         subject.read(folder)
     except MlxhogError as error:
         n = len(str(error))
-        return None if 0 < n < MOST_CHARACTERS + 100 else f"{n} characters: {str(error)[:200]}"
+        return None if 0 < n < MAX_CHARACTERS + 100 else f"{n} characters: {str(error)[:200]}"
     except BaseException as error:  # a panic of Rust is no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise

@@ -5,13 +5,13 @@ import json
 import pytest
 
 from mlxhog import train
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problems.linear import SparseLinear
-from mlxhog.classic.run import train as classic_train
 from mlxhog.errors import WorkerFailed
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.problems.linear import SparseLinear
+from mlxhog.research.classic.run import train as classic_train
 from mlxhog.training import worker_process
 from mlxhog.training.steps import Gradients
-from tests.classic import small
+from tests.research.classic import small
 from tests.training.small import small_config
 
 FAULT, EARLY, PASSING = 1, 2, 3

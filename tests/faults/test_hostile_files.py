@@ -14,7 +14,7 @@ from mlxhog.base import plain_json, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, read_yaml, resolve
-from mlxhog.errors import MOST_CHARACTERS, MOST_SHOWN, ConfigError, shown
+from mlxhog.errors import MAX_CHARACTERS, MAX_SHOWN, ConfigError, shown
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of, max_examples
 
@@ -69,7 +69,7 @@ def test_json_that_nothing_can_handle_is_a_value_error(text, message):
 
 def test_no_message_is_longer_than_a_screen_and_its_way_out_stays():
     error = ConfigError(f"lr is {'x' * 10**6}; wanted a number")
-    assert len(str(error)) < MOST_CHARACTERS + 100
+    assert len(str(error)) < MAX_CHARACTERS + 100
     assert str(error).startswith("lr is xxx")
     assert str(error).endswith("x; wanted a number")
     assert "996,0" in str(error)
@@ -80,7 +80,7 @@ def test_a_value_is_shown_shortened_whatever_it_is():
     for _ in range(100_000):
         deep = [deep]
     for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
-        assert len(shown(value)) <= MOST_SHOWN
+        assert len(shown(value)) <= MAX_SHOWN
     assert shown("a\x1b[2J") == "'a\\x1b[2J'"
 
 

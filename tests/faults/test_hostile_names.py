@@ -11,11 +11,11 @@ from rich.text import Text
 
 from mlxhog import cli
 from mlxhog.base.output import NO_SCREEN
+from mlxhog.display import table
+from mlxhog.display.streams import console, printable_output
+from mlxhog.display.views import StatusLine
 from mlxhog.mad.report.leaderboard import read_ranking, section
 from mlxhog.mad.report.page import page
-from mlxhog.report import table
-from mlxhog.report.streams import console, printable_output
-from mlxhog.report.views import StatusLine
 from tests.mad.report import sample
 
 CLEARS = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"

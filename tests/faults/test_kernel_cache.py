@@ -7,9 +7,9 @@ import pytest
 
 from mlxhog.base.cache import is_kept, private_directory
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.host import build
-from mlxhog.metal.host.engine import HostEngine
-from tests.metal.host.probes import GROUP_SUM, on
+from mlxhog.metal.emulator import build
+from mlxhog.metal.emulator.engine import HostEngine
+from tests.metal.emulator.probes import GROUP_SUM, on
 
 
 def test_a_library_planted_in_the_cache_is_refused(tmp_path, host_engine):

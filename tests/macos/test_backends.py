@@ -14,8 +14,8 @@ import numpy as np
 from mlxhog import backends
 from mlxhog.cli.generate import EvalConfig, GenerateConfig
 from mlxhog.config.options import options
-from mlxhog.live.model import load
-from mlxhog.live.serving.config import ServeConfig
+from mlxhog.serving.model import load
+from mlxhog.serving.server.config import ServeConfig
 from mlxhog.models import lm
 from mlxhog.models.families import init_params
 from tests.models.sample import SMALLEST
@@ -57,12 +57,12 @@ import json, os, sys, threading
 from pathlib import Path
 from mlxhog import load
 from mlxhog.arena.child import Child
-from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.run import train
-from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.served_model import ServedModel
+from mlxhog.research.classic.config import ClassicConfig
+from mlxhog.research.classic.run import train
+from mlxhog.serving.server.config import ServeConfig
+from mlxhog.serving.server.served_model import ServedModel
 from mlxhog.mad.training import candidate
-from tests.classic.small import hinge
+from tests.research.classic.small import hinge
 from tests.mad.training.small_runs import small_run
 from tests.saved import saved_run
 
@@ -127,7 +127,7 @@ for prompts in (["lock"], ["lock", "free"]):
 
 MAD = """
 from mlxhog.mad.training.candidate import train
-from mlxhog.models.mad.layers import known
+from mlxhog.models.layers import known
 from tests.mad.training.small_runs import small_run
 
 found = train(small_run(layers=" ".join(known()), dim=32, workers="mlx:cpu"))
@@ -145,9 +145,9 @@ ANALYZE = """
 import sys
 from pathlib import Path
 from mlxhog.arena.child import Child
-from mlxhog.theory.analysis.analyze import tickets
-from mlxhog.theory.analysis.conflicts import measure
-from tests.theory.analysis.test_sampling import subject
+from mlxhog.research.analysis.analyze import tickets
+from mlxhog.research.analysis.conflicts import measure
+from tests.research.analysis.test_sampling import subject
 
 sampled = subject(Path(sys.argv[1]), backend="mlx:cpu")
 with Child() as child:

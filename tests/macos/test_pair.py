@@ -94,7 +94,7 @@ def test_both_write_each_continues_when_the_other_is_killed_and_a_record_replays
 GRADIENTS = """
 import numpy as np
 from mlxhog.doctor.backends import MODEL, init_params, load_architecture, _tokens
-from mlxhog.parity.engines import FrameworkEngine
+from mlxhog.conformance.engines import FrameworkEngine
 
 def gradients(name):
     engine, model = FrameworkEngine(name, "reference", 1), load_architecture(MODEL)

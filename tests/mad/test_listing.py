@@ -4,7 +4,7 @@ from mlxhog.cli import main
 from mlxhog.mad.suites import SUITES, suite
 from mlxhog.mad.tasks import BENCHMARK
 from mlxhog.models import families
-from mlxhog.models.mad.layers import BUILT_IN
+from mlxhog.models.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.registry import load_candidate
 from tests.cli.command import told

@@ -243,7 +243,7 @@ def test_a_study_and_a_run_remember_their_files_for_every_later_command(tmp_path
     space = "space: {depth: 2, mixers: [my_layer], channels: [swiglu], dim: 16}"
     (folder / "space.yaml").write_text(space)
     search = "mad search --space space.yaml --tasks CR,my_task --steps 2 --study s --backend mlx"
-    small = "--workers mlx:cpu*2 --seq-len 32 --batch-size 1 --data text --eval-tokens 512"
+    small = "--workers mlx:cpu*2 --seq-len 32 --batch-size 1 --data text --val-subset-tokens 512"
     resume = "train --resume latest --steps 2 --quiet"
     for line in (
         f"{search} --parallel 1 --plugin own.py",

@@ -15,7 +15,7 @@ CASES = [
     ("train", "give the candidate"),
     ("train --layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
     ("train --layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
-    ("train --layers mlp --schedule constant --lr-floor 1", "is for schedule=cosine, not con"),
+    ("train --layers mlp --schedule constant --min-lr 1", "is for schedule=cosine, not con"),
     # -- data
     ("data --task CR --out no/a.npz", "name a file in a directory"),
     # -- show, vote and scale

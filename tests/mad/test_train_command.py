@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from mlxhog.cli import main
-from mlxhog.mad.training.evaluation import Evaluations
+from mlxhog.mad.training.evaluation import CandidateEvaluations
 from tests.words import changed
 
 SIZES = ("--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 "
@@ -83,13 +83,13 @@ def test_a_diverged_run_ends_soon_says_so_and_exits_with_4(capsys):
 
 
 def test_ctrl_c_ends_with_what_was_reached(capsys, monkeypatch):
-    take = Evaluations.take
+    take = CandidateEvaluations.take
 
     def interrupted(*how):
         take(*how)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Evaluations, "take", interrupted)
+    monkeypatch.setattr(CandidateEvaluations, "take", interrupted)
     words = "--workers mlx:cpu*2 --steps 1000000 --stop-accuracy 2 --json"
     assert mad_train(*SMALL, *words.split()) == 130
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -184,7 +184,7 @@ def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both
         "mad vote s --out winner.yaml",
         "mad scale winner.yaml --depth 4 --out deep.yaml",
         "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2 "
-        "--batch-size 2 --eval-tokens 512 --quiet",
+        "--batch-size 2 --val-subset-tokens 512 --quiet",
         "convert latest exported --to hf --check --quiet",  # compares the logits
     ):
         assert main(line.split()) == 0

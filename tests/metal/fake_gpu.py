@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.kernel import Kernel, Launch, read_source
+from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.engine import MetalEngine
+from mlxhog.metal.kernel import Launch, MetalKernel, read_source
 
 
 def _run(engine, kernel, inputs, outputs, **how):
@@ -38,18 +38,18 @@ def entry(kernels, name):
 class _Fake:
     """What both stand-ins have; `calls` keeps what each launch was given."""
 
-    kernels: dict[str, Kernel]
-    engine: Engine = field(default_factory=HostEngine)
+    kernels: dict[str, MetalKernel]
+    engine: MetalEngine = field(default_factory=HostEngine)
     calls: list[Any] = field(default_factory=list)
     breaks: str = ""  # what the Metal compiler says instead
-    most_threads: int = 1024  # in a group, of every compiled kernel
+    max_threads: int = 1024  # in a group, of every compiled kernel
 
 
 @dataclass
 class FakeMLX(_Fake):
     """`mx.fast.metal_kernel` and adoption."""
 
-    launched: list[Kernel] = field(default_factory=list)  # of `calls`
+    launched: list[MetalKernel] = field(default_factory=list)  # of `calls`
     lent: dict[int, mx.array] = field(default_factory=dict)
 
     def install(self, monkeypatch):
@@ -82,10 +82,10 @@ class FakeMLX(_Fake):
             self.launched.append(kernel)
             if self.breaks:
                 raise RuntimeError(self.breaks)
-            if (threads := math.prod(given["threadgroup"])) > self.most_threads:
+            if (threads := math.prod(given["threadgroup"])) > self.max_threads:
                 raise ValueError(
                     f"Thread group size ({threads}) is greater than  the maximum allowed threads "
-                    f"per threadgroup ({self.most_threads})."
+                    f"per threadgroup ({self.max_threads})."
                 )
             arrays = []
             for argument, value in zip(kernel.inputs, given["inputs"], strict=True):
@@ -118,8 +118,8 @@ class FakeMPS(_Fake):
 
     def call(self, name, arguments, how):
         self.calls.append((name, arguments, how))
-        if math.prod(how["group_size"]) > self.most_threads:
-            raise ValueError(f"Threadgroup size exceeds {self.most_threads} limit")
+        if math.prod(how["group_size"]) > self.max_threads:
+            raise ValueError(f"Threadgroup size exceeds {self.max_threads} limit")
         kernel, instance = entry(self.kernels, name)
         if len(arguments) != len(kernel.inputs) + len(kernel.outputs):
             raise MetalError(f"{name} takes other arguments")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim import Target, updates
+from mlxhog.optim import UpdateTarget, updates
 from mlxhog.optim.gradients import Rows
 from tests.metal.shared import PROCESSES, TIMEOUT_S, run, shared
 from tests.optim.small import Slot
@@ -122,7 +122,7 @@ def test_no_add_is_lost_whatever_form_the_other_writers_adds_have(mode, name):
 def test_the_probe_counts_every_add_of_one_worker(mode):
     with shared(4096) as segment:
         probe, locks = segment.floats[-64:], segment.locks(1)
-        where = Target(segment.floats, {}, locks, mode, {}, {}, frozenset())
+        where = UpdateTarget(segment.floats, {}, locks, mode, {}, {}, frozenset())
         for _ in range(10):
             where.probe(4096 - 64, 64, scattered=False)
         np.testing.assert_array_equal(probe, 10)

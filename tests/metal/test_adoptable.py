@@ -9,7 +9,7 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.layout import PAGE
 from mlxhog.errors import EnvironmentLacks, ShapeError
-from mlxhog.metal.engines import MOST_ELEMENTS, adoptable
+from mlxhog.metal.engines import MAX_ELEMENTS, adoptable
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_only_flat_memory_of_whole_pages_is_imported_and_others_are_told_the_way
 
 
 def test_an_arena_beyond_31_bits_of_elements_is_refused_with_the_way_out():
-    n = MOST_ELEMENTS + 1 + PAGE // 4
+    n = MAX_ELEMENTS + 1 + PAGE // 4
     address = paged(PAGE).ctypes.data  # never touched: only addresses and sizes are looked at
     huge = np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
     with pytest.raises(EnvironmentLacks, match=r"2,147,487,744 elements.*--gpu-write cpu"):

@@ -118,7 +118,7 @@ def test_memory_that_would_be_copied_is_never_written(monkeypatch):
 @both
 def test_a_group_that_is_too_large_and_a_kernel_that_does_not_compile_are_named(which, monkeypatch):
     fake, on = fakes(which, monkeypatch)
-    fake.most_threads = 64
+    fake.max_threads = 64
     with pytest.raises(MetalError, match=r"dense_axpy .*100 x 1 x 1 .*64.*use --kernels"):
         on.run(axpy(on, draw(N)))
     fake, on = fakes(which, monkeypatch)

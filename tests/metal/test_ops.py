@@ -207,7 +207,7 @@ def test_how_many_chunk_states_are_kept_does_not_change_a_bit(S, stride):
 def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
     x = mlstm_of(1, 20, 2, 16, 32, 16).inputs
     x |= {name: np.zeros_like(x[name]) for name in ("C0", "n0", "m0")}
-    x["i"][:, 0] = 1.0  # the stabiliser, by which eps counts, begins there
+    x["i"][:, 0] = 1.0  # the stabilizer, by which eps counts, begins there
     assert (mlstm_results(x, 16)[8][:, 0] == 0).all()
 
 

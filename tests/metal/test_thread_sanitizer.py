@@ -53,7 +53,7 @@ def finish(*command):
 def launcher(tmp_path_factory):
     """What to put before a sanitized program; skips where the sanitizer cannot run at all.
 
-    Some of its versions do not survive some kernels' address randomisation, which `setarch -R`
+    Some of its versions do not survive some kernels' address randomization, which `setarch -R`
     switches off, where that is permitted.
     """
     directory = tmp_path_factory.mktemp("threads")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from mlxhog.models import families
+from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.translation import to_ours
 
 FOLDER = Path(__file__).parents[1] / "golden" / "xlstm"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
@@ -75,7 +75,7 @@ def model_case(name, folder=FOLDER):
 
 
 def cell_case(name, folder=FOLDER):
-    """An mLSTM cell. In the parallel form the stabiliser comes from the sequence alone."""
+    """An mLSTM cell. In the parallel form the stabilizer comes from the sequence alone."""
     t, facts = load_file(folder / f"{name}.safetensors"), meta(name, folder)
     inputs = {letter: _positions_second(t[letter]) for letter in MLSTM}
     if "c_initial" in t:

@@ -99,7 +99,7 @@ def _model(name, twin, folder):
 def _unwritten(twin, case):
     """The state whose memory has never been written: the parallel form of the v1 package.
 
-    Its stabiliser comes from the sequence alone; otherwise eps enters at another scale.
+    Its stabilizer comes from the sequence alone; otherwise eps enters at another scale.
     """
     state = twin.zero_state(case.cfg, len(case.tokens))
     mlstm = [f"xlstm_block_stack.blocks.{n}.xlstm.q_proj.weight" in case.params

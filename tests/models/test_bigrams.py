@@ -56,7 +56,7 @@ def test_the_same_text_gives_the_same_rows_and_a_long_one_is_sampled(monkeypatch
     tokens = text(50_000)
     first, again = (bigrams.embedding_and_head(tokens, WORDS, WIDTH) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    monkeypatch.setattr(bigrams, "MOST_TOKENS", 20_000)
+    monkeypatch.setattr(bigrams, "MAX_TOKENS", 20_000)
     sampled = bigrams.embedding_and_head(tokens, WORDS, WIDTH)
     assert not np.array_equal(first, sampled)
     assert loss(tokens, logits(*sampled)) == pytest.approx(loss(tokens, logits(*first)), rel=0.1)

@@ -76,7 +76,7 @@ def test_a_value_is_float32_and_depends_on_seed_and_name_alone():
     assert not np.array_equal(value, initial_value(spec, 8))
     assert not np.array_equal(value, initial_value(replace(spec, name="other"), 7))
     for init in ("triangle:1", "normal", "zeros:1", "slstm_powerlaw:4"):
-        with pytest.raises(ConfigError, match=f"parameter w has the initialiser '{init}'"):
+        with pytest.raises(ConfigError, match=f"parameter w has the initializer '{init}'"):
             initial_value(ParamSpec("w", (2, 2), init), seed=0)
 
 

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
+from mlxhog.backends.gpu_share import GPUShare, max_sequences, token_note
 from mlxhog.backends.torch import TorchBackend
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.ops import operators
-from mlxhog.models.ops.reference import ops_torch
-from mlxhog.models.ops.reference.ops_torch import TorchOps, product_on_mps, sum_on_mps
+from mlxhog.models.ops.eager import ops_torch
+from mlxhog.models.ops.eager.ops_torch import TorchOps, product_on_mps, sum_on_mps
 from tests.backends.untrained import lay
 from tests.models.sample import config
 from tests.pairs import each_of
 
-LIMIT = operators.LONGEST_SUM
+LIMIT = operators.MAX_SUM_TERMS
 
 
 class OnFaultyMPS(TorchDispatchMode):
@@ -74,7 +74,7 @@ def test_a_split_product_and_its_gradients_have_the_bits_of_one_product(x, w):
 
 
 def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeypatch):
-    monkeypatch.setattr(ops_torch, "MOST_FLOATS", most := 6_000)
+    monkeypatch.setattr(ops_torch, "MAX_FLOATS", most := 6_000)
     x, w = integers(50, 16), integers(90, 16)
     with OnFaultyMPS() as mps:
         torch.autograd.grad(product_on_mps(x, w).sum(), (x, w))
@@ -86,7 +86,7 @@ def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeyp
 
 @pytest.mark.usefixtures("on_mps")
 def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
-    monkeypatch.setattr(ops_torch, "LONGEST_SUM", longest := 64)
+    monkeypatch.setattr(ops_torch, "MAX_SUM_TERMS", longest := 64)
     model = config(vocab_size=200, num_hidden_layers=1, chunk_size=16)
     tokens = np.random.default_rng(0).integers(1, 200, (2, 33), dtype=np.int32)
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
@@ -109,8 +109,8 @@ def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):
 
 
 def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right():
-    assert most_sequences("torch:mps", 1024) == 31
-    assert most_sequences("mlx:gpu", 1024) > 1 << 30
+    assert max_sequences("torch:mps", 1024) == 31
+    assert max_sequences("mlx:gpu", 1024) > 1 << 30
     assert token_note(["mlx:gpu", "torch:cpu"], 999, 99_999) == ""
     assert token_note(["torch:mps"], 31, 1024) == ""
     assert "64 sequences in parts of at most 31" in token_note(["torch:mps", "mlx:cpu"], 64, 1024)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from mlxhog.models import lm
+from mlxhog.models.layers import known
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import known
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops import arrays_mlx
-from mlxhog.models.ops.reference.ops_mlx import OPS
+from mlxhog.models.ops.eager.ops_mlx import OPS
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 from tests.tolerances import OP_GRADIENT_F32, assert_close

@@ -9,11 +9,11 @@ import torch
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import lm_native
+from mlxhog.models.ops.eager import ops_mlx, ops_torch
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.native import adapter_mlx
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
 from mlxhog.models.ops.native.pairs import ATTENTION, REGRESSION
-from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.models.operators import draw
 from tests.models.sample import LARGE, V1, config, perturbed_params
 from tests.pairs import each_of

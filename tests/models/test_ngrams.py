@@ -18,7 +18,7 @@ FEW, RESET = 8, 1
 
 
 def tables(*orders, rows=1 << 10, reset=None):
-    return NgramTables(orders=orders, dim=4, most_rows=rows, vocab_size=FEW, reset_token=reset)
+    return NgramTables(orders=orders, dim=4, max_rows=rows, vocab_size=FEW, reset_token=reset)
 
 
 def hashed(ids, rows):
@@ -39,7 +39,7 @@ def test_a_row_of_a_hashed_table_is_the_formula_on_the_last_ids_and_rows_are_spr
     for n, b, t in itertools.product((2, 5), range(3), range(20)):
         before = [ABSENT] * n + ids[b, : t + 1].tolist()
         assert rows[f"ngrams.table_{n}"][b, t] == hashed(before[-n:], 64)
-    some = NgramTables(orders=(8,), dim=1, most_rows=1 << 12, vocab_size=256, reset_token=None)
+    some = NgramTables(orders=(8,), dim=1, max_rows=1 << 12, vocab_size=256, reset_token=None)
     ids = np.random.default_rng(2).integers(0, 256, (1, 1 << 14), dtype=np.int32)
     counts = np.bincount(some.rows_of(ids)["ngrams.table_8"][0], minlength=1 << 12)
     assert counts.max() < 20  # 4 on average

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops as native
-from mlxhog.models.ops.mlstm import MOST_CHUNKS
+from mlxhog.models.ops.mlstm import MAX_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.native.operators import NativeOps
 from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
@@ -215,7 +215,7 @@ def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
 
 @pytest.mark.parametrize("framework", ["torch", "mlx"])
 def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
-    case = mlstm(2 * MOST_CHUNKS + 3, chunk=1)
+    case = mlstm(2 * MAX_CHUNKS + 3, chunk=1)
     case = replace(case, result=near.CELL_EXTREME_F32, gradient=near.GRADIENT_ANY_F32)
     case.check(Twin(framework, "reference"))
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 
-from mlxhog.models import families, translation
+from mlxhog.models import checkpoint_names as translation
+from mlxhog.models import families
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.checkpoint.formats import peers
 from tests.models.golden import FOLDER, NAMES

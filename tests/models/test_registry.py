@@ -7,6 +7,7 @@ import pytest
 
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ConfigError
+from mlxhog.experiments.target import options_of
 from mlxhog.models import families
 from mlxhog.models.registry import (
     architectures,
@@ -16,7 +17,6 @@ from mlxhog.models.registry import (
     load_candidate,
     to_yaml,
 )
-from mlxhog.theory.target import options_of
 from tests.pairs import each_of
 
 

@@ -14,9 +14,9 @@ import torch
 
 from mlxhog.models import lm
 from mlxhog.models.families import param_spec
-from mlxhog.models.mad.layer import Run
+from mlxhog.models.mad.layer import ForwardContext
+from mlxhog.models.ops.eager.ops_float64 import OPS
 from mlxhog.models.ops.kernels import MODULES, choose
-from mlxhog.models.ops.reference.ops_float64 import OPS
 from tests.tolerances import GRADIENT_ANY_F32, assert_close
 
 mx.set_default_device(mx.cpu)
@@ -147,7 +147,7 @@ def float64(layer, p, x):
     """The output (B, S, d) of a layer in float64, as the reference computes it."""
     arrays = {name: torch.tensor(value, dtype=torch.float64) for name, value in p.items()}
     x = torch.tensor(x, dtype=torch.float64)
-    y, _ = layer.forward(arrays, x, start(layer, x.shape[-1]), Run(OPS))
+    y, _ = layer.forward(arrays, x, start(layer, x.shape[-1]), ForwardContext(OPS))
     return y.numpy()
 
 

@@ -238,7 +238,7 @@ def compare(before, after):
             table = [[k, n - k] for k, n in zip(killed, tried, strict=True)]
             chance = stats.fisher_exact(table, alternative="greater").pvalue
             is_weaker = chance < ERROR / len(folders)
-            verdict = "  weaker" if is_weaker else "  lower, cannot be told"
+            verdict = "  weaker" if is_weaker else "  lower, inconclusive"
             worst |= is_weaker
         cells = "".join(f"  {k:3} of {n:3}" for k, n in zip(killed, tried, strict=True))
         print(f"{folder:20}{cells}{verdict}")

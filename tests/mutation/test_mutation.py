@@ -88,7 +88,7 @@ def record(tmp_path, name, **folders):
     [
         ({"arena": "k" * 16 + "tttsi", "optim": "ks"}, 0, ""),
         ({"arena": "k" * 9 + "s" * 11 + "i", "optim": "ks"}, 1, "weaker"),
-        ({"arena": "k" * 16 + "s" * 4, "optim": "kk"}, 0, "cannot be told"),
+        ({"arena": "k" * 16 + "s" * 4, "optim": "kk"}, 0, "inconclusive"),
         ({"arena": "k" * 18 + "ss", "nn": "kkkk"}, 0, ""),
         ({"nn": "ssss"}, 1, "weaker"),
     ],

@@ -8,7 +8,7 @@ from mlxhog.arena import layout
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.optim import Target
+from mlxhog.optim import UpdateTarget
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.updates import WRITE_MODES
 
@@ -60,7 +60,7 @@ def dense_gradients(step):
 
 def target(optimizer, flat, *decay, slots=SLOTS):
     """A target over `flat` with fresh state, where weight decay applies to the names given."""
-    return Target.alone(optimizer, flat, slots, frozenset(decay))
+    return UpdateTarget.alone(optimizer, flat, slots, frozenset(decay))
 
 
 def trained(rule, steps=6, *, lr=0.1, grads=gradients, **how):

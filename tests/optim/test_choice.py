@@ -123,7 +123,8 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, numbe
     assert trained(**{number: value}) != trained()
 
 
-# -- step sizes by group, and which matrices are hidden --------------------------------------------
+# -- learning rates by group, and which matrices are hidden
+# --------------------------------------------
 
 
 def test_every_parameter_of_a_model_has_one_group_or_is_a_hidden_matrix():

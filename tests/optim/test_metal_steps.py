@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
+from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.engines import shares_memory
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, Target, Use, metal_steps
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, UpdateTarget, Use, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import StepTrace
@@ -63,7 +63,7 @@ def gradients(step):
 def target(arena, rule, engine, *, recorded=False):
     slots = arena.layout.slots
     return replace(
-        Target.alone(rule, arena.params, slots, DECAY),
+        UpdateTarget.alone(rule, arena.params, slots, DECAY),
         mode=WRITE_MODES["cas"],
         shared={name: arena.segment(name) for name in rule.shared_segments},
         metal=None if engine is None else MetalSteps(engine, arena.params, slots, DECAY),

@@ -24,7 +24,7 @@ def private():
     rule = optim.build(SERIAL, groups={**groups, "table": frozenset(SPECS)})
     layout = arena.plan(WITH_W, n_tickets=1)
     flat = np.zeros(layout.n_floats, np.float32)
-    return rule, optim.Target.alone(rule, flat, layout.slots, frozenset())
+    return rule, optim.UpdateTarget.alone(rule, flat, layout.slots, frozenset())
 
 
 def gradient(seed, *index):
@@ -69,7 +69,7 @@ def test_in_an_arena_tables_are_behind_all_that_other_segments_copy():
     assert layout.n_lock_words == layout.n_floats // 1024 + 18
     rule = WithTables(optim.build(SERIAL), frozenset({ONE}), 0.1)
     with arena.Arena.create(layout) as made:
-        target = optim.Target(
+        target = optim.UpdateTarget(
             flat=made.params, slots=layout.slots, locks=made.locks(), mode=0,
             private={NORM: made.segment(f"{NORM}.1")}, shared={}, decay=frozenset(),
             places=layout.state,

@@ -32,7 +32,7 @@ PORT, MOST, LEAST = 8600, 4, 2
 HANG_S = 240.0  # without a round of all machines
 ORPHAN_S = 120.0  # after the death of its run
 DOWN_S = 2.0, 15.0  # of a machine that is stopped or unplugged: some outlast the limit of a call
-OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout_s": 8.0, "slow": "0=4"}
+OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout": 8.0, "slow": "0=4"}
 
 
 class Loopback:

@@ -12,7 +12,7 @@ from pathlib import Path
 from unittest import mock
 
 from mlxhog import train
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.errors import EnvironmentLacks, MlxhogError
@@ -69,8 +69,8 @@ CAUSES = {
     "all workers die": kills(signal.SIGKILL, 9),
     "one worker stops": kills(signal.SIGSTOP, 1),
 }
-AFTER_THE_SAVE = (Command.EVALUATE, Command.SAMPLE)
-MOMENTS = ("start", "step", "pause", "save", Command.REST, *AFTER_THE_SAVE)
+AFTER_THE_SAVE = (ControlCommand.EVALUATE, ControlCommand.SAMPLE)
+MOMENTS = ("start", "step", "pause", "save", ControlCommand.REST, *AFTER_THE_SAVE)
 
 
 class Ended(runs.Training):
@@ -150,7 +150,7 @@ def ended(folder, moment, cause, strategy):
         AssertionError: steps are in no checkpoint, or it does not resume exactly.
     """
     more = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": STEPS, **EVERY}
-    more |= {"restarts": 0, "heartbeat_timeout_s": SILENT_S, **MORE.get(strategy, {})}
+    more |= {"restarts": 0, "heartbeat_timeout": SILENT_S, **MORE.get(strategy, {})}
     config, result = small_config(folder, **more), None
     with mock.patch.multiple(Ended, moment=moment, cause=CAUSES[cause], pids=set()), _patched():
         try:

@@ -8,7 +8,7 @@ from functools import partial
 from unittest import mock
 
 from mlxhog import train
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.training.session import Session
 
 quietly = partial(train, observer=None)
@@ -58,7 +58,7 @@ class Killer:
         up = {
             seat.slot: seat.spec.backend
             for seat in session.seats
-            if session.entry(seat).state == State.RUNNING
+            if session.entry(seat).state == WorkerState.RUNNING
             and session.entry(seat).pid not in self._killed
         }
         if len(up) < len(session.seats):

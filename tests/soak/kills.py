@@ -29,7 +29,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import socket_path
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.errors import ArenaError
 from tests.processes import below, left_of
 from tests.small_disk import filled, small_disk
@@ -64,7 +64,7 @@ START_S = 240.0
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 SETTLE_S = 0.5  # after a fault, before silence counts
 HEARTBEAT_S = 6.0
-MOST_FAULTS = 20  # of a run and those that resume it; else a busy machine might never end one
+MAX_FAULTS = 20  # of a run and those that resume it; else a busy machine might never end one
 HANG_S = 240.0  # without progress and without faults
 LEAVE_S = 120.0  # for workers whose supervisor has ended, on a busy machine
 DEATHS_AT_SPAWN = 2  # of workers, and of supervisors
@@ -106,9 +106,9 @@ class _Soak:
         counts.facts.setdefault("records", []).append(self.record)
         self._flags = [
             f"--workers={','.join(WORKERS)}", "--threads=1", f"--tokens={tokens}",
-            "--save-every=5s", "--keep-last=2", "--eval-every=20s", f"--eval-tokens={EVAL_TOKENS}",
-            "--sample-every=15s", "--restarts=100000", f"--heartbeat-timeout-s={HEARTBEAT_S}",
-            *STRATEGIES[strategy],
+            "--save-every=5s", "--keep-last=2", "--eval-every=20s", "--sample-every=15s",
+            f"--val-subset-tokens={EVAL_TOKENS}", "--restarts=100000",
+            f"--heartbeat-timeout={HEARTBEAT_S}", *STRATEGIES[strategy],
         ]  # fmt: skip
 
     def _words(self):
@@ -149,7 +149,7 @@ class _Soak:
                 for slot in SLOTS:
                     entry = run.entry(slot)
                     one = slot, entry.incarnation
-                    starts = entry.state == State.STARTING and entry.pid and one not in killed
+                    starts = entry.state == WorkerState.STARTING and entry.pid and one not in killed
                     if starts and len(killed) < DEATHS_AT_SPAWN:
                         time.sleep(self._random.uniform(0.0, SPAWN_S))
                         run.send([slot], signal.SIGKILL)
@@ -367,7 +367,7 @@ class Faults:
 
     def begin(self, run, *, resumes):
         """Plant faults in this run from now on; as many as are left of the run that it resumes."""
-        self._left = self._left if resumes else MOST_FAULTS
+        self._left = self._left if resumes else MAX_FAULTS
         self._run, self._due, self._piped, self._full = run, [], True, contextlib.ExitStack()
         self.filled_disk = False
         self._next_s = time.monotonic() + self._random.uniform(0.0, GAPS_S[1])

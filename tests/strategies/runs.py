@@ -10,9 +10,9 @@ import numpy as np
 
 from mlxhog import TrainConfig
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.workers import WorkerPhase
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import STRATEGIES
@@ -54,7 +54,7 @@ def new_arena(of, params=W, *, steps=None, **layout):
     arena = empty_arena(of, params, **layout)
     of.begin(arena)
     of.limit_steps(arena, Ledger(arena), steps)
-    arena.counters.store("command", Command.TRAIN)
+    arena.counters.store("command", ControlCommand.TRAIN)
     return arena
 
 
@@ -113,7 +113,7 @@ def begin_step(one):
     """Take a ticket and read."""
     lease = one.claim()
     assert isinstance(lease, Lease), lease
-    one.context.entry.phase = Phase.COMPUTE
+    one.context.entry.phase = WorkerPhase.COMPUTE
     one.read()
     return lease
 
@@ -177,7 +177,7 @@ class Run:
                 pending = None
             if isinstance(lease, Lease):
                 self.idle.pop(one.context.slot, None)
-                one.context.entry.phase = Phase.COMPUTE
+                one.context.entry.phase = WorkerPhase.COMPUTE
                 one.read()
                 pending = (lease, *self._grads(one, lease))
                 if not self.of.run.overlap:
@@ -252,6 +252,6 @@ class Run:
             new.arena.workers.entry(slot).opt_step = old.workers.entry(slot).opt_step
         of.begin(new.arena, kept)
         of.limit_steps(new.arena, new.ledger, new.steps)
-        new.arena.counters.store("command", Command.TRAIN)
+        new.arena.counters.store("command", ControlCommand.TRAIN)
         new.workers = [new.worker(slot) for slot in new.taken]
         return new

@@ -12,7 +12,7 @@ from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies.delays import late_factor, speed_factor
 from mlxhog.strategies.in_order import Course
-from mlxhog.strategies.look_ahead import Reader, record
+from mlxhog.strategies.look_ahead import PredictingReader, record
 from tests.pairs import each_of
 from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy, team
 from tests.strategies.runs import worker as one_of
@@ -223,13 +223,13 @@ def last_steps(arena, last, prev):
 def test_one_worker_reads_the_parameters_as_they_are(recording, prediction):
     last_steps(recording, 5.0, 3.0)
     recording.param("w")[...] = 1.0
-    assert read(Reader(recording, ahead(prediction), 1), recording) == 1.0
-    extrapolation = Reader(recording, ahead(prediction), 2).extrapolation(1.0)
+    assert read(PredictingReader(recording, ahead(prediction), 1), recording) == 1.0
+    extrapolation = PredictingReader(recording, ahead(prediction), 2).extrapolation(1.0)
     assert extrapolation.keys() == PREDICTIONS[prediction]
 
 
 def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(recording):
-    result = Reader(recording, ahead("last"), 4)
+    result = PredictingReader(recording, ahead("last"), 4)
     recording.param("w")[...] = 1.0
     last_steps(recording, 0.5, 0.25)
     step = 0.5 + 0.5 * (0.5 - 0.25)
@@ -253,7 +253,7 @@ def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(recordi
 def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
     recording, steps, landed, share
 ):
-    result = Reader(recording, ahead("own"), 4)
+    result = PredictingReader(recording, ahead("own"), 4)
     for _ in range(200):
         result.landed(landed)
     recording.counters.store("version", steps)
@@ -282,8 +282,8 @@ def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others():
 
 def test_with_overlap_the_workers_own_step_is_expected_too(recording):
     last_steps(recording, 0.5, 0.5)
-    assert read(Reader(recording, ahead("last", overlap=True), 3), recording) == 3 * 0.5
-    own = Reader(recording, ahead("own", overlap=True), 3)
+    assert read(PredictingReader(recording, ahead("last", overlap=True), 3), recording) == 3 * 0.5
+    own = PredictingReader(recording, ahead("own", overlap=True), 3)
     recording.param("w")[...] = 2.0
     assert read(own, recording) == 2.0 + 2.0  # 3/3 of the movement
     assert own.horizon(3) == 3.0

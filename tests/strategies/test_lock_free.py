@@ -8,9 +8,9 @@ import pytest
 
 import mlxhog.optim
 from mlxhog._native import STRIPE
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.config.budget import Budget
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import AdamW, Muon, Use
@@ -213,7 +213,7 @@ def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival
 
 def running(arena, slot, of):
     one = worker(arena, slot, of, steps=60)
-    one.context.entry.state = State.RUNNING
+    one.context.entry.state = WorkerState.RUNNING
     return one
 
 
@@ -224,7 +224,7 @@ def test_no_worker_waits_for_one_that_has_ended_or_has_a_side_job(ends):
         one, other = running(arena, 1, of), running(arena, 2, of)
         step(other)
         if ends == "finished":
-            other.context.entry.state = State.FINISHED
+            other.context.entry.state = WorkerState.FINISHED
         elif ends == "done":
             other.context.budget = Budget(tokens=0)
             assert other.claim() is Idle.DONE
@@ -256,7 +256,8 @@ def test_a_worker_is_back_from_an_evaluation_as_one_of_the_slowest_and_keeps_non
 
 
 @each_of(
-    ("counter", "value", "idle"), [("command", Command.REST, Idle.DONE), ("pause", 1, Idle.WAIT)]
+    ("counter", "value", "idle"),
+    [("command", ControlCommand.REST, Idle.DONE), ("pause", 1, Idle.WAIT)],
 )
 def test_a_worker_at_the_gate_hears_the_supervisor(counter, value, idle):
     of = strategy("ssp", slack=0)

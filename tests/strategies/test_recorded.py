@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import event_log
-from mlxhog.arena.event_log import Begin, Step, Torn
+from mlxhog.arena.event_log import Begin, RecordedStep, Torn
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, AdamW, Muon, Use
 from mlxhog.optim.gradients import Rows
@@ -117,7 +117,7 @@ def replayed(runs, slots=(1, 2)):
                         arena.workers.mark_dead(slot)
                     worker = runs.worker(arena, slot, "replay")
                     workers.append(worker)
-                elif isinstance(record, Step | Torn):
+                elif isinstance(record, RecordedStep | Torn):
                     assert worker is not None
                     if worker.repeat_read(record):
                         worker.repeat_write(record, gradient(worker, record.numbers.ticket))
@@ -151,7 +151,7 @@ def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_fo
     late, busy = runs.worker(recorded, 1), runs.worker(recorded, 2)
     for one in (late, *[busy] * 6, late):
         write(one, begin_step(one))
-    steps = [record for record in runs.log(1) if isinstance(record, Step)]
+    steps = [record for record in runs.log(1) if isinstance(record, RecordedStep)]
     assert [step.numbers.horizon for step in steps] == [1.0, 2 / 7]  # 7 updates, not 2
     assert_same(recorded, replayed(runs))
 

@@ -1,4 +1,4 @@
-"""Rounds and local methods beside the laws: step sizes, backup workers, division, replicas."""
+"""Rounds and local methods beside the laws: learning rates, backup workers, division, replicas."""
 
 import itertools
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.kernel import KERNEL_FOLDER, Argument, Kernel, Launch
+from mlxhog.metal.kernel import KERNEL_FOLDER, Argument, Launch, MetalKernel
 from mlxhog.metal.registry import KERNELS
 from tools import sanitize
 
@@ -22,7 +22,7 @@ ARGUMENTS = {"past_the_tile": IN_GROUP, "no_barrier": IN_GROUP}
 
 def launch(name, values=1.0, *, lockstep=False):
     """256 threads of one kernel of planted.h, in one group."""
-    kernel = Kernel(
+    kernel = MetalKernel(
         name=name,
         header=str(HERE / "kernels" / "planted.h"),
         source=f"threadgroup float tile[256];\nmlxhog::{name}(x, y, {ARGUMENTS.get(name, AT)});",

@@ -3,7 +3,7 @@
 import pytest
 
 from mlxhog import train
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.training import evaluation, reporting
 from mlxhog.training import run as runs
 from tests.training.small import small_config
@@ -49,7 +49,7 @@ class Deadly(runs.Training):
     begins = 0
 
     def _budget_is_used(self):
-        trains = self.arena.counters.load("command") == Command.TRAIN
+        trains = self.arena.counters.load("command") == ControlCommand.TRAIN
         waits = {"step", "pause"} & {moment for moment, _ in self.kills}
         if trains and (waits or any(one in self.killed for one in self.pool.values())):
             return False

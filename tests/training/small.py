@@ -97,7 +97,7 @@ def small_config(tmp_path, **options):
     }
     values = {**defaults, **options}
     if values["eval_every"] != "off":
-        values.setdefault("eval_tokens", 1024)
+        values.setdefault("val_subset_tokens", 1024)
     return TrainConfig(**values)
 
 

@@ -9,9 +9,9 @@ from mlxhog.checkpoint import run
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
+from mlxhog.display.plain import PlainLines
 from mlxhog.errors import DataError
 from mlxhog.optim import AdamW, Muon, open_numbers
-from mlxhog.report.plain import PlainLines
 from mlxhog.strategies import Hogwild, Sync
 from mlxhog.training.api import configured
 
@@ -84,7 +84,7 @@ GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
     [
         # A number of another choice is left out.
         ({"strategy": "diloco", "outer_lr": 0.5}, {"strategy": "sync"}, {"outer_lr": DEFAULT}),
-        ({"eval_tokens": 512}, {"eval_every": 0}, {"eval_tokens": DEFAULT}),
+        ({"val_subset_tokens": 512}, {"eval_every": 0}, {"val_subset_tokens": DEFAULT}),
         # An optimizer keeps its numbers, as every choice does.
         ({"optimizer": "adamw", "beta2": 0.9, "eps": 0.1}, {"optimizer": "auto"},
          {"optimizer": AdamW(beta2=0.9, eps=0.1)}),
@@ -94,7 +94,7 @@ GIVEN, OPEN = {"lr": 0.00424, "beta1": 0.75}, {"lr": None, "beta1": None}
         (AUTOMATIC, {"strategy": "hogwild", "max_workers": 4}, {"strategy": Hogwild(), **OPEN}),
         (AUTOMATIC, {"workers": 4}, OPEN),
         (AUTOMATIC, {"strategy": "hogwild", "lr": 0.1}, {"lr": 0.1, "beta1": None}),
-        # A step size that was given stays, but with another optimizer.
+        # A learning rate that was given stays, but with another optimizer.
         ((("beta1",), SYNC), {"strategy": "hogwild", "workers": 4},
          {"lr": 0.00424, "optimizer": Muon()}),
         (SYNC, {"strategy": "hogwild"}, {"lr": 0.00424, "optimizer": Muon(beta1=0.75)}),

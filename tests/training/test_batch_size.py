@@ -120,7 +120,7 @@ def test_the_chosen_batch_is_that_of_the_run_and_of_a_resume(tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_real_workers_are_measured(tmp_path):
-    tables = {"set": "ngram_orders=2-3,ngram_rows=64", "sampled_head": 8}
+    tables = {"set": "ngram_orders=2-3,ngram_rows=64", "sampled_softmax": 8}
     workers = {"batch_size": "auto", "workers": "mlx:cpu,torch:cpu", "time": 36_000}
     plan = make_plan(small_config(tmp_path, **workers, **tables))
     assert len(plan.batch.speeds) > 1

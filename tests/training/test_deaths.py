@@ -14,7 +14,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import clock
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import MAX_NONFINITE
 from mlxhog.checkpoint import checkpoint, run
@@ -32,7 +32,7 @@ from tests.training.small import (
 )
 
 EVALUATES = {"save_every": 12, "eval_every": "1h", "sample_every": "1h"}
-COMMANDS = ("pause", Command.REST, Command.EVALUATE, Command.SAMPLE)
+COMMANDS = ("pause", ControlCommand.REST, ControlCommand.EVALUATE, ControlCommand.SAMPLE)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_run_whose_workers_all_die_at_a_moment_loses_no_step_and_no_evaluation
 
 @pytest.mark.slow
 def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_path):
-    # a step size this large destroys the parameters at the first update
+    # a learning rate this large destroys the parameters at the first update
     options = {"optimizer": "sgd", "lr": 1e30, "clip": 0, "schedule": "constant", "warmup": 0}
     result = train(small_config(tmp_path, steps=1000, **options))
     assert result.status == "diverged"
@@ -87,7 +87,7 @@ def test_a_frozen_worker_is_replaced(tmp_path):
         until(directory, lambda workers: workers[1]["pid"] not in (0, frozen[0]))
 
     waiting = {"strategy": "sync", "workers": "mlx:cpu*2"}  # the other worker waits
-    config = endless(tmp_path, heartbeat_timeout_s=1.0, restarts=50, **waiting)
+    config = endless(tmp_path, heartbeat_timeout=1.0, restarts=50, **waiting)
     result = trained(config, freeze)
     assert result.restarts >= 1
     assert not alive(frozen[0])

@@ -11,7 +11,7 @@ import pytest
 from mlxhog import train
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.requests import Refused, ask
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.models.spec import ParamSpec
@@ -145,7 +145,11 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
     with Arena.create(plan(params, max_workers=3, private=kinds, n_tickets=1)) as arena:
         for slot, steps in ((1, 7), (2, 9)):
             entry = arena.workers.acquire_slot(slot=slot)
-            entry.state, entry.opt_step, entry.phase = State.RUNNING, steps, Phase.COMPUTE
+            entry.state, entry.opt_step, entry.phase = (
+                WorkerState.RUNNING,
+                steps,
+                WorkerPhase.COMPUTE,
+            )
             for kind in kinds:
                 arena.segment(f"{kind}.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of a worker that left
@@ -160,7 +164,7 @@ def test_the_one_state_of_all_workers_stays_when_its_slot_is_taken_again():
     params = {"w": ParamSpec("w", (8,), "zeros")}
     with Arena.create(plan(params, max_workers=2, private=("m",), n_tickets=1)) as arena:
         arena.workers.entry(1).opt_step, arena.segment("m.1")[...] = 7, 3.0
-        arena.workers.acquire_slot(slot=2).state = State.RUNNING
+        arena.workers.acquire_slot(slot=2).state = WorkerState.RUNNING
         state.inherit(arena, 1, ("m",), one_state=True)
         assert arena.workers.entry(1).opt_step == 7
         assert (arena.segment("m.1") == 3.0).all()

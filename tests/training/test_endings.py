@@ -9,15 +9,15 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import clock
-from mlxhog.arena.control import Command
+from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run, find
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
+from mlxhog.display.metrics import Activity
+from mlxhog.display.monitor import Monitor
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.report.metrics import Activity
-from mlxhog.report.monitor import Monitor
 from mlxhog.training import run as runs
 from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
 
@@ -105,7 +105,7 @@ def test_a_checkpoint_is_whole_where_no_thread_can_be_started(tmp_path, monkeypa
 
 @pytest.mark.parametrize("error", [KeyError("x"), RunError("x")], ids=repr)
 def test_an_error_after_the_save_leaves_the_evaluation_to_a_resume(tmp_path, error):
-    config = small_config(tmp_path, eval_every="1h", eval_tokens=100_000)
+    config = small_config(tmp_path, eval_every="1h", val_subset_tokens=100_000)
     with pytest.raises(type(error)):
         train(config, observer=At(raises(error), 20, Activity.EVALUATING))
     assert latest(tmp_path).read_status()["status"] == "interrupted"
@@ -168,7 +168,7 @@ def test_a_finished_run_whose_last_evaluator_dies_is_done_without_a_score(tmp_pa
     messages, command = Messages(), runs.Training.command
 
     def kill_at_the_evaluation(run, what):
-        if what == Command.EVALUATE:
+        if what == ControlCommand.EVALUATE:
             for process in run.pool.values():
                 process.process.kill()
         command(run, what)

@@ -1,4 +1,4 @@
-"""Held-out scores: always of the same text, of a named step, the best kept, and early stopping."""
+"""Validation scores: of the same text, of a named step; the best kept, and early stopping."""
 
 import json
 import os
@@ -22,23 +22,23 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.display import card
+from mlxhog.display.metrics import COUNTS, Activity, Progress
+from mlxhog.display.record import RunRecord
+from mlxhog.display.run_page import tiles
 from mlxhog.errors import ConfigError
-from mlxhog.live.opening import open_source
-from mlxhog.report import card
-from mlxhog.report.metrics import COUNTS, Activity, Progress
-from mlxhog.report.record import RunRecord
-from mlxhog.report.run_page import tiles
+from mlxhog.serving.opening import open_source
 from mlxhog.training import evaluation, side_jobs, state, worker_process
-from mlxhog.training.evaluation import HeldOutWatch
+from mlxhog.training.evaluation import ValidationWatch
 from mlxhog.training.plan import make_plan
 from mlxhog.training.side_jobs import TextJobs, texts_of
+from tests.display.sample_run import VALIDATION, lines, write_run
 from tests.pairs import each_of
-from tests.report.sample_run import HELD_OUT, lines, write_run
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import Messages, small_config
 
 
-def held_out_file(folder, n_bytes):
+def validation_file(folder, n_bytes):
     path = folder / "val.bin"
     with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
         for k in range(40):
@@ -47,19 +47,19 @@ def held_out_file(folder, n_bytes):
 
 
 def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_be(tmp_path):
-    file = held_out_file(tmp_path, 1_000_000)
+    file = validation_file(tmp_path, 1_000_000)
     for config, parameters, size in (
         (TrainConfig(time=36_000), 940_000, 65_536),
         (TrainConfig(steps=20), 10_400_000, 32_768),
-        (TrainConfig(steps=20), 10**13, side_jobs.LEAST_BYTES),
+        (TrainConfig(steps=20), 10**13, side_jobs.MIN_BYTES),
         (TrainConfig(steps=20, kernels=EMULATED), 940_000, 4_096),
-        (TrainConfig(time=60, eval_tokens=5000), 10**13, 5000),
+        (TrainConfig(time=60, val_subset_tokens=5000), 10**13, 5000),
     ):
         assert side_jobs.choose_bytes(config, parameters, file) == size
 
 
 def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path):
-    file, config = held_out_file(tmp_path, 40_000), TrainConfig(seq_len=50)
+    file, config = validation_file(tmp_path, 40_000), TrainConfig(seq_len=50)
     assert texts_of(file, config, 1000, 8000)[1] is file
     assert texts_of(file, config, 50_000_000, 8000)[1].header["bytes"] < 30_000
     for parameters, asked, kernels in ((1000, 40_000, "auto"), (10**8, 8000, EMULATED)):
@@ -71,7 +71,7 @@ class Asked:
 
     def __init__(self, **options):
         self.run, self.words = mock.Mock(), {}
-        self.run.plan = mock.Mock(config=TrainConfig(**options), held_out=mock.Mock(batches=3))
+        self.run.plan = mock.Mock(config=TrainConfig(**options), validation=mock.Mock(batches=3))
         self.run.strategy.workers = 2
         self.run.ends.return_value = self.run.interrupts.return_value = 0
         self.run.arena.counters.store = self.words.__setitem__
@@ -123,7 +123,7 @@ def test_an_evaluation_whose_records_a_stalled_supervisor_lost_is_followed_by_an
 
 def test_batches_whose_records_were_lost_at_the_end_of_a_run_are_scored_again():
     asked, rounds = Asked(eval_every=5), [(0, 2), (1, 2)]
-    asked.run.plan.held_out.all_batches = 3
+    asked.run.plan.validation.all_batches = 3
 
     def until(is_over, doing, limit_s):
         places = rounds.pop(0)
@@ -156,7 +156,7 @@ def ends(watch, step, bits, save):
 
 
 def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
-    watch, saves = HeldOutWatch(TrainConfig(eval_every=5, keep_best=True), None, ""), []
+    watch, saves = ValidationWatch(TrainConfig(eval_every=5, keep_best=True), None, ""), []
     for step, (bits, fits) in enumerate([(3.0, True), (1.0, False), (2.0, True), (2.5, True)]):
         assert not ends(watch, step, bits, lambda bits=bits, fits=fits: saves.append(bits) or fits)
     assert saves == [3.0, 1.0, 2.0]
@@ -177,7 +177,7 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
     save(run, step=1, state={"best": {"bits_per_byte": 2.0, "step": 1}})
     checkpoint.mark_best(run, run.checkpoints / "step-00000001")
     last = save(run, step=2)
-    watch = HeldOutWatch(TrainConfig(eval_every=1), None, "")
+    watch = ValidationWatch(TrainConfig(eval_every=1), None, "")
     own = (40.0, 50.0, 60.0, 70.0)[: len(more)]
     watch.best = BestScore(bits_per_byte=2.0, step=1, nats=own)
     now = Progress(step=2, val_bits_per_byte=end, val_step=2, val_bytes=160)
@@ -198,7 +198,7 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
     assert path == chosen
     assert main(["convert", str(run.directory), str(tmp_path / "hf"), "--to", "hf", "--quiet"]) == 0
     of_best = (checkpoint.best(run) / "README.md").read_text()
-    assert "2.000 bits per byte of held-out text at step 1, the best of training" in of_best
+    assert "2.000 bits per byte of validation text at step 1, the best of training" in of_best
     assert ("the best of training" in (tmp_path / "hf" / "README.md").read_text()) == rose
 
 
@@ -222,7 +222,7 @@ def test_the_best_is_kept_by_default_where_a_run_evaluates():
 
 
 def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
-    watch = HeldOutWatch(TrainConfig(eval_every=5, stop_at_loss=2.0, keep_best=False), None, "")
+    watch = ValidationWatch(TrainConfig(eval_every=5, stop_at_loss=2.0, keep_best=False), None, "")
     assert [ends(watch, k, bits, pytest.fail) for k, bits in enumerate((2.1, 2.0))] == [False, True]
     assert "stop_at_loss is 2" in watch.ended
 
@@ -238,8 +238,12 @@ def interrupted_run(tmp_path, monkeypatch):
     at = {True: {"val_bits_per_byte": 2.355, "val_step": 100}}
     metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "marks": {COUNTS: 1.4}}
                for k, line in enumerate(lines(20))]  # fmt: skip
-    held_out = {**HELD_OUT, "share": 1.0}
-    status = {"status": "interrupted", "result": {"steps": 400, **at[True]}, "held_out": held_out}
+    validation = {**VALIDATION, "share": 1.0}
+    status = {
+        "status": "interrupted",
+        "result": {"steps": 400, **at[True]},
+        "validation": validation,
+    }
     monkeypatch.chdir(tmp_path)
     return write_run(tmp_path / "runs", metrics=metrics, status=status)
 
@@ -267,7 +271,7 @@ def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the
     assert (result.val_tokens, result.val_bytes, result.final_tokens) == (1024, 1024, 3124)
     bits, final = result.val_bits_per_byte, result.final_bits_per_byte
     part = f"{bits:.3f} bits per byte of the same 33% as in every evaluation"
-    assert f"held-out text: {part}; {final:.3f} of all of it\n" in summary(result)
+    assert f"validation text: {part}; {final:.3f} of all of it\n" in summary(result)
     cut = replace(result, final_share=0.38)
     assert f"; {final:.3f} of 38%\n" in summary(cut)
     assert VERDICT in summary(cut)
@@ -313,17 +317,17 @@ def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_wit
     assert (result.status, result.steps, result.restarts) == ("done", 4, 1)
     assert (result.val_at_end, result.val_tokens) == (True, 1024)
     assert result.final_bits_per_byte is None
-    (line,) = [text for text in messages if "larger held-out score is left out" in text]
+    (line,) = [text for text in messages if "larger validation score is left out" in text]
     assert "worker 1 (mlx:cpu) died 2 times in 10 minutes (last: signal SIGKILL" in line
     assert Run(Path(result.run)).read_status()["status"] == "done"
 
 
 def test_a_resumed_run_keeps_its_text_unless_another_size_is_asked_for(tmp_path):
     options = {"eval_every": "1h", "steps": 1}
-    first = train(small_config(tmp_path, eval_tokens=512, **options))
+    first = train(small_config(tmp_path, val_subset_tokens=512, **options))
     for size, n_bytes in ((None, 512), (2048, 2048)):
-        config = small_config(tmp_path, resume=first.run, eval_tokens=size, **options)
-        part = make_plan(config).held_out
+        config = small_config(tmp_path, resume=first.run, val_subset_tokens=size, **options)
+        part = make_plan(config).validation
         assert part.asked_bytes == n_bytes
         assert (part.text == first.val_text) == (size is None)
 
@@ -332,13 +336,13 @@ def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(tmp_path, ca
     first = train(small_config(tmp_path, steps=1))
     path = Path(str(first.checkpoint)) / "state.json"
     record = json.loads(path.read_text())
-    for name in ("held_out", "strategy"):
+    for name in ("validation", "strategy"):
         del record["state"][name]
     record["sha256"] = manifest._own_digest(record)
     path.write_text(json.dumps(record))
     assert main(["train", "--resume", str(first.run), "--steps", "1"]) != 0
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"{path.parent} has no strategy, held_out: another version of mlxhog wrote it" in error
+    assert f"{path.parent} has no strategy, validation: another version of mlxhog wrote it" in error
     assert f"mlxhog train --init-from {path.parent}" in error
 
 
@@ -358,7 +362,7 @@ def test_a_run_without_a_new_best_ends_early_and_its_best_is_found_by_name_and_p
     folder, result, messages = patient
     assert result.status == "done"
     assert 15 <= result.steps < 100_000
-    assert any("2 held-out evaluations without a new best (patience)" in m for m in messages)
+    assert any("2 validation evaluations without a new best (patience)" in m for m in messages)
     run = Run(Path(result.run))
     best = checkpoint.best(run)
     assert best != checkpoint.latest(run)
@@ -377,10 +381,10 @@ def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patien
     config = small_config(folder, steps=3, eval_every=5, patience=2, resume=f"{result.run}/best")
     plan = make_plan(config)
     assert plan.resumption.checkpoint.step == saved.step
-    watch = HeldOutWatch(config, plan.resumption, plan.held_out.text)
+    watch = ValidationWatch(config, plan.resumption, plan.validation.text)
     assert watch.best.bits_per_byte == saved.state["best"]["bits_per_byte"]
     assert watch.best.nats
-    assert HeldOutWatch(config, plan.resumption, "another text").best is None
+    assert ValidationWatch(config, plan.resumption, "another text").best is None
     with pytest.raises(ConfigError, match="without a new best"):
         make_plan(small_config(folder, steps=None, resume=result.run))
 
@@ -404,7 +408,7 @@ class Interrupting(Messages):
 
 
 def interrupted(tmp_path, again=0):
-    config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
+    config = small_config(tmp_path, steps=100_000, eval_every=2, val_subset_tokens=10**6)
     messages = Interrupting(again)
     result = train(config, observer=messages)
     saved = f"saved step-{result.steps:08}"

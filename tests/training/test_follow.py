@@ -233,7 +233,7 @@ def test_files_are_read_as_the_text_of_the_run_is(tmp_path, monkeypatch):
 def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
     follower, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(follow, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(follow, "MAX_BYTES", 100_000)
     (follower.folder / "bomb.txt.gz").write_bytes(gzip.compress(b"w" * 400_000))
     # Each document counts for `ROW_BYTES`.
     (follower.folder / "many.jsonl.gz").write_bytes(gzip.compress(b'{"text": "w"}\n' * 400))

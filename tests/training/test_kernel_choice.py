@@ -116,8 +116,8 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
 @each_of(
     "processor, dtype, kernels, said",
     [
-        ("amx", "auto", "auto", "gradients multiply in bfloat16"),
-        ("avx512bf16", "auto", "native", "gradients multiply in bfloat16"),
+        ("amx", "auto", "auto", "bf16 matmuls"),
+        ("avx512bf16", "auto", "native", "bf16 matmuls"),
         ("avx512", "auto", "auto", ""),
         ("amx", "auto", "reference", ""),
         ("amx", "bfloat16", "auto", ""),

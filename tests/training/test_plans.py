@@ -43,8 +43,8 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
     ("options", "words"),
     [
         ({"ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no tables"),
-        ({"model": TIED, "sampled_head": 40}, "tied to the embedding; untie"),
-        ({"sampled_head": 320}, "vocab_size 320; draw fewer"),
+        ({"model": TIED, "sampled_softmax": 40}, "tied to the embedding; untie"),
+        ({"sampled_softmax": 320}, "vocab_size 320; draw fewer"),
         ({"model": TIED, "embedding_init": "bigrams"}, "tied to the embedding; untie"),
         ({"strategy": "hogwild(blocks=disjoint)", "workers": "mlx:cpu*3"}, "at most 2 workers"),
         ({"follow": "/nowhere", "steps": None}, "no folder .*nowhere"),
@@ -79,15 +79,15 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
 def test_embedding_and_head_of_many_words_begin_with_counted_pairs(model, options, counts):
     plan = make_plan(TrainConfig(model=model, steps=1, **options))
     assert isinstance(plan.initial_weights, CountedPairs) == counts
-    assert any("counted pairs" in note for note in plan.notes) == counts
+    assert any("bigram statistics" in note for note in plan.notes) == counts
 
 
 @each_of(
     ("model", "options", "drawn"),
     [
         ("minute", {}, 1024),
-        ("minute", {"sampled_head": 0}, None),
-        ("minute", {"sampled_head": 512}, 512),
+        ("minute", {"sampled_softmax": 0}, None),
+        ("minute", {"sampled_softmax": 512}, 512),
         ("minute", {"tokenizer": "bytes"}, None),  # few words
         ("10m", {"tokenizer": "sotu"}, None),  # most of the work is in the blocks
     ],
@@ -216,7 +216,7 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     data = known["data"]
     assert len(data["files"]) == 13
     assert [Path(one["path"]).name for one in data["skipped"]] == ["pic.jpg"]
-    assert (data["documents"], data["held_out_documents"]) == (12, 1)
+    assert (data["documents"], data["val_documents"]) == (12, 1)
     assert known["epochs"] == pytest.approx(10_000 / known["epoch_tokens"])
     assert known["ngram_baseline_bytes"] > 12 * data["tokens"]
     assert known["ngram_baseline_seconds"] > 0
@@ -234,10 +234,10 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert not (here / "runs").exists()
     (here / "text" / "novel.md").write_text("".join(f"ishmael {k}\n" for k in range(3600)))
     data = json.loads(said(capsys, "--json"))["data"]
-    by_file = {Path(one["path"]).name: one["held_out_bytes"] for one in data["files"]}
+    by_file = {Path(one["path"]).name: one["val_bytes"] for one in data["files"]}
     assert 0.02 * 45_000 < by_file["novel.md"] < 0.2 * 45_000
-    assert sum(by_file.values()) == data["held_out_bytes"]
-    assert data["held_out_rule"].startswith("hash ")
+    assert sum(by_file.values()) == data["val_bytes"]
+    assert data["val_split"].startswith("hash ")
 
 
 def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, monkeypatch):

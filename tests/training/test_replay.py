@@ -11,7 +11,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import event_log
-from mlxhog.arena.event_log import Begin, Step
+from mlxhog.arena.event_log import Begin, RecordedStep
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.base import machine
 from mlxhog.base.machine import Machine
@@ -73,7 +73,7 @@ def test_the_first_difference_is_named_by_worker_and_step(copy, capsys):
     number, step = next(
         (n, step)
         for n, step in enumerate(steps, 1)
-        if n > 10 and isinstance(step, Step) and step.applied
+        if n > 10 and isinstance(step, RecordedStep) and step.applied
     )
     changed = replace(step, numbers=step.numbers._replace(norm=3.5))
     logs[slot][logs[slot].index(step)] = changed

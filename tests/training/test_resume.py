@@ -205,12 +205,12 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
 
 
 def resumed_plan(tmp_path, run):
-    """The plan of a resume, the file names of its held-out text, and what it says of the text."""
+    """The plan of a resume, the file names of its validation text, and what it says of the text."""
     plan = make_plan(small_config(tmp_path, steps=2, resume=run))
     files = plan.data.inventory()["files"]
-    held_out = {Path(one["path"]).name for one in files if one["held_out_bytes"]}
+    validation = {Path(one["path"]).name for one in files if one["val_bytes"]}
     said = " ".join(note for note in plan.notes if "text" in note)
-    return plan, held_out, said
+    return plan, validation, said
 
 
 @pytest.mark.slow
@@ -218,14 +218,14 @@ def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(
     tmp_path, monkeypatch
 ):
     first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
-    before, held_out, said = resumed_plan(tmp_path, first.run)
+    before, validation, said = resumed_plan(tmp_path, first.run)
     assert (before.resumption.text, said) == ("same", "")
     for k in range(40):
         (text / f"00-{k}.txt").write_text(f"a new note {k} " * 20)
     plan, now, said = resumed_plan(tmp_path, first.run)
     new = {name for name in now if name.startswith("00-")}
     assert new
-    assert now - new == held_out
+    assert now - new == validation
     assert f"40 new documents, {len(new)} of them held out" in said
     assert "--follow" in said
     position = plan.resumption.position(plan.layout.n_tickets, 2)
@@ -244,8 +244,8 @@ def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(
         with pytest.raises(KeyboardInterrupt):
             train(small_config(tmp_path, steps=2, resume=first.run))
     monkeypatch.setattr(KnownText, "write", write)
-    again, held_out, _ = resumed_plan(tmp_path, first.run)
-    assert (held_out, again.grown) == (now, plan.grown)
+    again, validation, _ = resumed_plan(tmp_path, first.run)
+    assert (validation, again.grown) == (now, plan.grown)
     assert again.data.train.digest == plan.data.train.digest
     assert again.resumption.position(again.layout.n_tickets, 2) == position
     result = train(small_config(tmp_path, steps=2, resume=first.run))
@@ -258,14 +258,14 @@ def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(
 @pytest.mark.slow
 def test_edited_text_keeps_its_side_and_begins_an_epoch_and_mostly_other_text_is_refused(tmp_path):
     first, text = train(small_config(tmp_path, steps=2)), tmp_path / "text"
-    _, held_out, _ = resumed_plan(tmp_path, first.run)
+    _, validation, _ = resumed_plan(tmp_path, first.run)
     (text / "pic.png").write_bytes(b"\0")  # which is skipped
     assert resumed_plan(tmp_path, first.run)[0].resumption.text == "same"
     for k in range(12):
         edits = f"edited {k} ", (text / f"{k:02}.txt").read_text(), f" more {k}"
         (text / f"{k:02}.txt").write_text("".join(edits[: 2 + k % 2][k % 2 :]))
     plan, now, said = resumed_plan(tmp_path, first.run)
-    assert now == held_out
+    assert now == validation
     assert "a new epoch begins" in said
     position = plan.resumption.position(plan.layout.n_tickets, 2)
     assert (position["epoch"], position["watermark"]) == (1, 0)
@@ -279,7 +279,7 @@ def test_edited_text_keeps_its_side_and_begins_an_epoch_and_mostly_other_text_is
 def test_a_resume_and_initial_weights_keep_the_tokenizer_and_the_validation_text(tmp_path):
     words = np.random.default_rng(1).choice(["lock", "free", "adds", "never", "wait"], 3000)
     first = train(small_config(tmp_path, steps=2, tokenizer="bpe:280"))
-    own, held_out, _ = resumed_plan(tmp_path, first.run)
+    own, validation, _ = resumed_plan(tmp_path, first.run)
     for k in range(12):
         (tmp_path / "text" / f"00-{k}.txt").write_text(" ".join(words[k * 200 :][:200]) + "!" * k)
     plans = [
@@ -289,8 +289,8 @@ def test_a_resume_and_initial_weights_keep_the_tokenizer_and_the_validation_text
     for plan in plans:
         assert plan.data.tokenizer.sha256 == own.data.tokenizer.sha256
         files = plan.data.inventory()["files"]
-        now = {Path(one["path"]).name for one in files if one["held_out_bytes"]}
-        assert {name for name in now if "-" not in name} == held_out
+        now = {Path(one["path"]).name for one in files if one["val_bytes"]}
+        assert {name for name in now if "-" not in name} == validation
 
 
 def test_a_run_resumes_elsewhere_with_its_own_options_and_the_text_at_its_full_path(

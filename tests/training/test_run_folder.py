@@ -10,7 +10,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import run_folder
 from mlxhog.training.plan import make_plan
-from mlxhog.training.run_folder import RunFolder
+from mlxhog.training.run_folder import FolderFollower
 from tests.training.small import small_config
 
 
@@ -29,7 +29,7 @@ def run(tmp_path, stack):
 @pytest.fixture
 def folder(run, stack, tmp_path):
     plan = make_plan(small_config(tmp_path))
-    return RunFolder(run, lambda: plan, stack)
+    return FolderFollower(run, lambda: plan, stack)
 
 
 def test_a_folder_in_its_place_is_no_news_also_on_a_disk_that_numbers_folders_anew(

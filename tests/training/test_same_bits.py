@@ -17,7 +17,7 @@ RUNS = {
     "serial": {"optimizer": "soap", "precondition_every": 3},
     "hogwild": {"optimizer": "adan"},
     "sparse": {
-        "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_head": 40, "blocks": "disjoint",
+        "strategy": "hogwild", "sparsify": "topk:0.05", "sampled_softmax": 40, "blocks": "disjoint",
     },
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},

@@ -17,7 +17,7 @@ import yaml
 from mlxhog import train
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import ask
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import WorkerState
 from mlxhog.base.durable import read_lines
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
@@ -52,11 +52,11 @@ def test_lock_free_workers_gain_what_rounds_lose_to_waiting():
     lock_free = [[StepTime(64, s, 0.0)] * 64 for s in (0.02, 0.02)]
     assert choose_strategy.rounds_would_lose(lock_free, 2) == pytest.approx(0.0)
     lock_free = [[StepTime(64, s, 0.0) for s in (0.02, 0.08)[::k] * 32] for k in (1, -1)]
-    assert choose_strategy.rounds_would_lose(lock_free, 2) > choose_strategy.most_lost(2)
+    assert choose_strategy.rounds_would_lose(lock_free, 2) > choose_strategy.max_lost(2)
 
 
 def test_the_later_gradients_are_the_more_rounds_may_lose():
-    may_lose = [choose_strategy.most_lost(workers) for workers in (2, 4, 8, 16)]
+    may_lose = [choose_strategy.max_lost(workers) for workers in (2, 4, 8, 16)]
     assert may_lose == pytest.approx([0.15, 0.254, 0.401, 0.571], abs=1e-3)
 
 
@@ -146,7 +146,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
         params = arena.params.copy()
         for slot in (1, 2):
             entry = arena.workers.acquire_slot(slot=slot)
-            entry.opt_step, entry.state = 5, State.RUNNING
+            entry.opt_step, entry.state = 5, WorkerState.RUNNING
         before = {}
         for kind in averaging.optimizer.state_segments:  # those of slot 1 are everybody's
             for name, view in arena.views(f"{kind}.1").items():
@@ -181,17 +181,17 @@ def test_a_change_needs_little_memory_and_averages_the_moments_of_workers_bit_fo
         lock_free = averaging.changed()
         saved = {}
         for slot in (1, 2):
-            arena.workers.acquire_slot(slot=slot).state = State.RUNNING
+            arena.workers.acquire_slot(slot=slot).state = WorkerState.RUNNING
         change(averaging, lock_free, arena)
         for segment in ("m.1", "m.2", "v.1", "v.2"):
             for name, view in arena.views(segment).items():
                 view[...] = saved[segment, name] = rng.random(view.shape, np.float32)
         tracemalloc.start()
         change(lock_free, averaging, arena)
-        _, most_bytes = tracemalloc.get_traced_memory()
+        _, max_bytes = tracemalloc.get_traced_memory()
         change(averaging, lock_free, arena)
         tracemalloc.stop()
-        assert most_bytes < arena.segment("m.1").nbytes / 4
+        assert max_bytes < arena.segment("m.1").nbytes / 4
         for segment in ("m.1", "m.2", "v.1", "v.2"):
             for name, view in arena.views(segment).items():
                 both = [saved[f"{segment[0]}.{slot}", name] for slot in (1, 2)]
@@ -291,7 +291,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
     config = endless(tmp_path, optimizer="muon", lr=None, slow="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_, last = changes(Path(result.run))
-    assert ended["lost"] > choose_strategy.most_lost(2)
+    assert ended["lost"] > choose_strategy.max_lost(2)
     assert "rounds lost" in ended["text"]
     assert result.restarts == 0
     check_tickets(result)
@@ -310,7 +310,7 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
 
         def change(self, *args):
             super().change(*args)
-            rule(MOST_LOST=1.0, ABSENT_S=math.inf)
+            rule(MAX_LOST=1.0, ABSENT_S=math.inf)
             counters, late_ns = self.arena.counters, late_s * 10**9
             if monotonic_ns() - counters.load("start_ns") < late_ns:
                 counters.store("start_ns", counters.load("start_ns") - late_ns)
@@ -328,7 +328,7 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
         until(directory, has_left(3))
 
     monkeypatch.setattr(runs, "Training", ComesAtTheChange)
-    rule(MOST_LOST=1.0, ABSENT_S=0.5)
+    rule(MAX_LOST=1.0, ABSENT_S=0.5)
     result = trained(endless(tmp_path, slow=f"1=late:{late_s}s", **AUTO), come_and_go)
     first, *_ = changes(Path(result.run))
     assert "no round has begun" in first["text"]
@@ -349,7 +349,7 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(trained_with_kills, ru
         wait_until(lambda: ask(directory, "status")["step"] > step + 20, LIMIT_S, "more steps")
 
     # Changes whenever enough steps were looked at.
-    rule(GRADIENTS=1, MOST_LOST=-1.0, BEGIN_AT=-1.0, ABSENT_S=math.inf)
+    rule(GRADIENTS=1, MAX_LOST=-1.0, BEGIN_AT=-1.0, ABSENT_S=math.inf)
     run = partial(trained, act=until_all_are_replaced, observer=messages)
     result = trained_with_kills(*kills, begins=10, run=run, steps=100_000, restarts=20, **AUTO)
     assert result.restarts == 9

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from mlxhog.arena import worker_pool
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.training.plan import make_plan
@@ -71,7 +71,7 @@ def session(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
     plan = make_plan(
-        small_config(tmp_path, workers="mlx:cpu*2", heartbeat_timeout_s=TIMEOUT_S, max_workers=4)
+        small_config(tmp_path, workers="mlx:cpu*2", heartbeat_timeout=TIMEOUT_S, max_workers=4)
     )
     with ExitStack() as stack:
         session = Watched(plan, tmp_path, stack=stack)
@@ -80,9 +80,9 @@ def session(clock, tmp_path, monkeypatch):
         yield session
 
 
-def run(session, phase=Phase.COMPUTE):
+def run(session, phase=WorkerPhase.COMPUTE):
     for seat in session.seats:
-        session.entry(seat).state = State.RUNNING
+        session.entry(seat).state = WorkerState.RUNNING
         session.entry(seat).beat(phase)
         session.entry(seat).steps = 1
 
@@ -124,7 +124,7 @@ def test_a_first_step_may_take_five_minutes_and_its_limit_is_named(session):
         assert session.restarts == restarts
     killed, _ = session.messages
     assert "300 s in phase compute, before its first step" in killed
-    assert "--heartbeat-timeout-s" in killed
+    assert "--heartbeat-timeout" in killed
 
 
 @pytest.mark.parametrize("gets_up", [True, False])
@@ -139,18 +139,18 @@ def test_only_deaths_of_a_worker_that_was_up_are_forgotten_in_time(session, cloc
             die(session)
 
 
-@pytest.mark.parametrize("phase", [Phase.EVALUATE, Phase.SAMPLE])
+@pytest.mark.parametrize("phase", [WorkerPhase.EVALUATE, WorkerPhase.SAMPLE])
 def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(session, phase):
-    run(session, Phase.WAITING)
+    run(session, WorkerPhase.WAITING)
     busy, _ = session.seats
-    for own, still in ((Phase.COMPUTE, False), (Phase.DATA, False), (phase, True)):
+    for own, still in ((WorkerPhase.COMPUTE, False), (WorkerPhase.DATA, False), (phase, True)):
         session.entry(busy).beat(own)
         assert session.holding_still() == still
     assert session.has_side_job()
 
 
 def live(session):
-    """The number of workers on which step sizes and predictions depend."""
+    """The number of workers on which learning rates and predictions depend."""
     return session.arena.counters.load("workers")
 
 
@@ -173,7 +173,7 @@ def test_a_joined_worker_counts_until_it_has_left(session):
     assert live(session) == 3  # its step is under way
     die(session, 3)
     assert (live(session), session.restarts, session.removed) == (2, 0, 1)
-    assert session.arena.workers.entry(3).state == State.FREE
+    assert session.arena.workers.entry(3).state == WorkerState.FREE
     assert session.free_slots() == [4, 3]  # the unused one comes first
     assert joined(session) == 4
 
@@ -182,7 +182,7 @@ def test_a_worker_that_leaves_and_does_not_go_is_killed(session, clock):
     slot = joined(session)
     session.leave(slot)
     for _ in range(round(LEAVE_S) + 2):
-        assert session.entry(session.seats[-1]).state in (State.LEAVING, State.RUNNING)
+        assert session.entry(session.seats[-1]).state in (WorkerState.LEAVING, WorkerState.RUNNING)
         clock.wait(1.0)
         session.poll()
     assert slot not in session.pool
@@ -285,7 +285,7 @@ def test_the_end_reaps_all_workers_whatever_one_of_them_raises(session):
 
 def test_a_joined_worker_that_has_just_started_is_not_dismissed(session):
     session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    session.entry(session.seats[2]).state = State.RUNNING  # since the last look
+    session.entry(session.seats[2]).state = WorkerState.RUNNING  # since the last look
     session.dismiss_starting()
     assert [seat.slot for seat in session.seats] == [1, 2, 3]
 
@@ -294,15 +294,15 @@ def test_only_workers_inside_a_step_are_cancelled_and_nobody_waits_for_them(sess
     run(session)
     session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
     late, idle, starting, _ = session.seats
-    session.entry(idle).beat(Phase.IDLE)
+    session.entry(idle).beat(WorkerPhase.IDLE)
     run_again = session.entry(session.seats[3])
-    run_again.state = State.RUNNING
-    run_again.beat(Phase.IDLE)
+    run_again.state = WorkerState.RUNNING
+    run_again.beat(WorkerPhase.IDLE)
     assert not session.resting()
     session.cancel_steps()
     assert session.pool.keys() == {2, 3, 4}
-    session.entry(starting).state = State.RUNNING
-    session.entry(starting).beat(Phase.IDLE)
+    session.entry(starting).state = WorkerState.RUNNING
+    session.entry(starting).beat(WorkerPhase.IDLE)
     assert session.resting()
     assert late.cancelled
     session.poll()
@@ -330,7 +330,7 @@ def test_nobody_waits_for_a_dead_worker_to_end_its_step(session):
     run(session)
     session.pool[1].process.exitcode = -9
     assert not session.no_living_in_step()
-    session.entry(session.seats[1]).beat(Phase.IDLE)
+    session.entry(session.seats[1]).beat(WorkerPhase.IDLE)
     assert session.no_living_in_step()
     assert not session.resting()
 

@@ -42,7 +42,7 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
         {"overlap": True, "write": "cas"},
         {"delay_compensation": "adaptive:1"},
         {"delay_feedback": True},
-        {"strategy": "serial", "grad_accumulation": 2, "sampled_head": 40},
+        {"strategy": "serial", "grad_accumulation": 2, "sampled_softmax": 40},
         {"strategy": "serial", "optimizer": "sgd", "lr": 0.1, "compute_dtype": "bfloat16"},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
@@ -116,7 +116,7 @@ def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_op
 @pytest.mark.slow
 def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path):
     options = {"eval_every": "1h", "steps": 50, "seed": 3}
-    config = small_config(tmp_path, sampled_head=60, **options)
+    config = small_config(tmp_path, sampled_softmax=60, **options)
     head = make_plan(config).layout.slots["lm_head.weight"]
     assert head.kind == "rows"
     assert head.row_word0 is not None

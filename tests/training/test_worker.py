@@ -15,15 +15,15 @@ import pytest
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, control, plan
-from mlxhog.arena.control import Command
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.control import ControlCommand
+from mlxhog.arena.workers import WorkerPhase
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks, MetalError, WorkerFailed
-from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
 from mlxhog.strategies.strategy import Lease
@@ -179,7 +179,7 @@ def test_a_worker_gives_signs_of_life_through_its_start_and_logs_why_its_kernels
     entry = SimpleNamespace(beat=lambda phase: events.append(phase))
     own = job(slot=1, plan=its_plan)
     worker.start_gradients(own, SimpleNamespace(params=None), entry)
-    beat = Phase.STARTING
+    beat = WorkerPhase.STARTING
     rest = ["bind", beat, "gradient"]
     assert events == ["import", beat, "check", beat, *rest, "import", beat, *rest]
     (notice,) = own.notices
@@ -357,7 +357,7 @@ def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(of_ste
     entry = steps.context.entry
     for _ in range(5):
         steps.step()
-    assert (entry.steps, entry.opt_step, entry.phase) == (4, 4, Phase.IDLE)
+    assert (entry.steps, entry.opt_step, entry.phase) == (4, 4, WorkerPhase.IDLE)
     assert (entry.staleness_sum, entry.staleness_max) == (3, 1)
     assert steps.ring.drain()["staleness"].tolist() == [0, 1, 1, 1]
     assert of_steps.param("w").tolist() == [-4 * LR] * 4
@@ -370,7 +370,7 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(of_steps):
     assert (steps.context.entry.steps, of_steps.counters.load("version")) == (0, 0)
     of_steps.counters.store("pause", 1)
     steps.step()
-    assert (steps.context.entry.phase, steps.context.entry.steps) == (Phase.WAITING, 1)
+    assert (steps.context.entry.phase, steps.context.entry.steps) == (WorkerPhase.WAITING, 1)
     of_steps.counters.store("pause", 0)
     steps.step()
     of_steps.counters.add("eval_asked", 1)
@@ -378,7 +378,7 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(of_steps):
     assert steps.context.entry.steps == of_steps.counters.load("version") == 2
     steps.step()
     jobs = SimpleNamespace(evaluate_rest=list)
-    assert not worker.follow(Command.EVALUATE, steps, jobs)
+    assert not worker.follow(ControlCommand.EVALUATE, steps, jobs)
     assert steps.context.entry.steps == 3
     assert steps.context.entry.staleness_max == 0  # each was read after the last one's write
 

@@ -70,7 +70,7 @@ concept HasHead = requires(P problem) {
 
 inline constexpr std::size_t kBetweenChecks = 1024;
 
-// One worker's share of an epoch; `step` is the step size for a whole gradient.
+// One worker's share of an epoch; `step` is the learning rate for a whole gradient.
 struct Share {
   const std::int32_t* order;
   std::size_t count;

@@ -1,6 +1,6 @@
 // One token of a model for a few sequences: embedding, every block in its recurrent form, logits.
 //
-// The equations are those of models/mad/layers/xlstm.py; this computes them without a
+// The equations are those of models/layers/xlstm.py; this computes them without a
 // framework, whose overhead per operation would be most of the time of a small model. Parameters are read where they
 // lie.
 #include <nanobind/stl/pair.h>
@@ -286,7 +286,7 @@ class Step {
     few_rows_maps(rows_, in, x.data(), maps, threads_);
   }
 
-  // u = the normalised x
+  // u = the normalized x
   void norm(const DecodeLayer& p) {
     const Index d = model_.d;
     if (model_.rms) {

@@ -62,11 +62,11 @@ MLXHOG_CLONES Partition partition(Index V, const float* logits, float* weights) 
 
 // gradient = weights / sum * (1 - (capped / cap)^2); the weights are those of softmax - target.
 MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const float* capped, float* weights) {
-  const float inverse = 1.0f / cap, normaliser = 1.0f / sum;
+  const float inverse = 1.0f / cap, normalizer = 1.0f / sum;
 #pragma omp simd
   for (Index j = 0; j < V; ++j) {
     const float ratio = capped[j] * inverse;
-    weights[j] *= normaliser * (1.0f - ratio * ratio);
+    weights[j] *= normalizer * (1.0f - ratio * ratio);
   }
 }
 

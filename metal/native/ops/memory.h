@@ -14,7 +14,7 @@ inline constexpr std::size_t kLine = 64;  // bytes
 struct FreeLines {
   void operator()(float* p) const { ::operator delete[](p, std::align_val_t(kLine)); }
 };
-// Not initialised, and aligned to a cache line: vector loads that cross lines cost 10 % of gemm's speed.
+// Not initialized, and aligned to a cache line: vector loads that cross lines cost 10 % of gemm's speed.
 using Buffer = std::unique_ptr<float[], FreeLines>;
 
 inline Buffer uninitialised(Index count) { return Buffer(new (std::align_val_t(kLine)) float[count]); }

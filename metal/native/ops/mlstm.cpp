@@ -1,4 +1,4 @@
-// The mLSTM cell, chunkwise (xLSTM paper arXiv:2405.04517, equations in models/mad/layers/xlstm.py).
+// The mLSTM cell, chunkwise (xLSTM paper arXiv:2405.04517, equations in models/layers/xlstm.py).
 //
 // Arrays are C-contiguous float32: q, k (B, S, NH, DK); v, h (B, S, NH, DV); i, f, den (B, S, NH), gates after
 // their soft cap. Chunk states are kept instead of S x S matrices: with NC = ceil(S / chunk), n (B, NH, NC + 1, DK)
@@ -54,7 +54,7 @@ struct MlstmGradients {
 
 // -- the gates and scores of a chunk, for both passes
 //
-// With b_t the running sum of log sigmoid(f), c_j = i_j - b_j and top_t = max(m, c_1 .. c_t), the stabiliser is
+// With b_t the running sum of log sigmoid(f), c_j = i_j - b_j and top_t = max(m, c_1 .. c_t), the stabilizer is
 // M_t = b_t + top_t and every weight is an exponential of a difference:
 //   E_tj = exp(c_j - top_t)   w_t = exp(m - top_t)   y_j = exp(b_L + c_j - m')   m' = b_L + top_L.
 // Where a document starts b and top begin anew, with m = 0.
@@ -236,7 +236,7 @@ MLXHOG_CLONES void row_dots(const float* a, const float* b, Index ld, Index coun
 // -- forward
 
 // h_t = num_t / (max(|den_t|, floor_t) + eps), num in place.
-MLXHOG_CLONES void normalise(const float* den, Index den_stride, const float* floor, float eps, Index L,
+MLXHOG_CLONES void normalize(const float* den, Index den_stride, const float* floor, float eps, Index L,
                              Index DV, Index ld, float* h) {
   for (Index t = 0; t < L; ++t) {
     const float magnitude = std::fabs(den[t * den_stride]);
@@ -277,7 +277,7 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
     lower_scores(q, k_ld, keys_t.data(), L, DK, A.data());
     weigh_scores(gates, L, scale, A.data(), den, s.NH);
     lower_times(A.data(), v, v_ld, L, DV, h, v_ld);
-    normalise(den, s.NH, gates.floor.data(), s.eps, L, DV, v_ld, h);
+    normalize(den, s.NH, gates.floor.data(), s.eps, L, DV, v_ld, h);
     // C' = decay C + sum_j y_j k_j^T v_j,  n' = decay n + sum_j y_j k_j
     const Index kept = s.matrix(c + 1);
     float* C_next = kept < 0 ? between[c % 2].data() : matrices + kept * DK * DV;
@@ -295,7 +295,7 @@ void forward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmResults
 
 // -- backward
 
-// u_t = dh_t / N_t and the gradients e_t of the denominator and r_t of the stabiliser M_t, on which
+// u_t = dh_t / N_t and the gradients e_t of the denominator and r_t of the stabilizer M_t, on which
 // h_t = num_t / N_t depends through eps alone: N_t = max(|den_t|, floor_t) + eps, in units of exp(M_t).
 MLXHOG_CLONES void output_gradients(const float* h, const float* dh, Index ld, const float* den,
                                     Index den_stride, const float* floor, float eps, Index L, Index DV, float* u,
@@ -331,8 +331,8 @@ MLXHOG_CLONES void negative_sigmoids(const float* f, Index stride, Index L, floa
   for (Index t = 0; t < L; ++t) out[t] = sigmoid_f32(-f[t * stride]);
 }
 
-// r_t becomes the gradient of M_t = max(lf_t + M_t-1, i_t) with all that later stabilisers owe to it; dm is that of
-// the stabiliser after the chunk, and becomes that of the one before it.
+// r_t becomes the gradient of M_t = max(lf_t + M_t-1, i_t) with all that later stabilizers owe to it; dm is that of
+// the stabilizer after the chunk, and becomes that of the one before it.
 void chain_stabilisers(const ChunkGates& g, Index L, float* r, double* dm) {
   for (Index t = L - 1; t >= 0; --t) {
     r[t] = static_cast<float>(*dm += r[t]);
@@ -364,7 +364,7 @@ void rebuild_matrices(const MlstmShape& s, const MlstmInputs& in, const MlstmSav
 
 // All chunks of one head of one sequence, last chunk first. dC, dn and dm are the gradients of the state after
 // the chunk (dC+, dn+ in the formulas) and become those of the state before it. In between, dC and dn are those at
-// a fixed stabiliser: a state is the true one times exp(-m).
+// a fixed stabilizer: a state is the true one times exp(-m).
 void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved& saved, const float* dh_all,
                    const MlstmGradients& out, Index b, Index head) {
   const Index L_max = std::min(s.chunk, s.S), NC = s.chunks(), DK = s.DK, DV = s.DV;
@@ -422,7 +422,7 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
 
     // di_j = k_j . dk_j.  df_t / sigmoid(-f_t) sums all that passes through step t: from keys before t to queries
     // from t on (Z below the diagonal), from keys before t to the state after the chunk, from the state before it
-    // to queries from t on, and from state to state. The stabiliser's gradient goes to the gate that M_t came by.
+    // to queries from t on, and from state to state. The stabilizer's gradient goes to the gate that M_t came by.
     row_dots(k, dk, k_ld, L, DK, k_dk.data());
     negative_sigmoids(in.f + gate_at, s.NH, L, slope.data());
     double passing = gates.carries(L) ? gates.decay * state_dot(s, C, n, dC, dn) : 0.0;

@@ -12,7 +12,7 @@
 namespace mlxhog {
 namespace {
 
-// Mean and inverse standard deviation of the numbers that a LayerNorm normalises.
+// Mean and inverse standard deviation of the numbers that a LayerNorm normalizes.
 struct Moments {
   float mean, scale;
 };
@@ -77,9 +77,9 @@ MLXHOG_INLINE void each_head(const HeadRows& s, const Use& use) {
     for (Index of = 0; of < d; of += width) use(r * d + of, of);
 }
 
-// out[j] = value(j, unit[j]), unit being the normalised h.
+// out[j] = value(j, unit[j]), unit being the normalized h.
 template <class Value>
-MLXHOG_INLINE void normalise(const float* h, Index width, float eps, float* out, const Value& value) {
+MLXHOG_INLINE void normalize(const float* h, Index width, float eps, float* out, const Value& value) {
   const Moments of = moments(h, width, eps);
   const float mean = of.mean, scale = of.scale;
 #pragma omp simd
@@ -104,7 +104,7 @@ MLXHOG_INLINE void differentiate(const float* h, Index width, float eps, float* 
 
 MLXHOG_CLONES void head_rows(HeadRows s, HeadNorm in, float* out) {
   each_head(s, [=](Index at, Index of) MLXHOG_ALWAYS {
-    const auto write = [=](const auto& value) MLXHOG_ALWAYS { normalise(in.h + at, s.width, s.eps, out + at, value); };
+    const auto write = [=](const auto& value) MLXHOG_ALWAYS { normalize(in.h + at, s.width, s.eps, out + at, value); };
     if (in.c) {
       write([=](Index j, float unit) MLXHOG_ALWAYS {
         const float z = in.gate[at + j];
@@ -242,7 +242,7 @@ void bind_norms(nb::module_& m) {
         head_norm_backward(joined_shape(sizes, eps), {h, w, o}, d_out, {dh, dw, d_o}, threads);
       }, "eps"_a);
   def(m, "head_norm_skip_gate", "h: N... D, c z: M... W, w skip: W, out: M... W",
-      "out = (w * LayerNorm(h) + skip * c) * silu(z), normalised within each head (h's last axis).",
+      "out = (w * LayerNorm(h) + skip * c) * silu(z), normalized within each head (h's last axis).",
       [](Sizes& sizes, Floats h, Floats c, Floats z, Floats w, Floats skip, Result out, float eps, int threads) {
         head_norm_forward(joined_shape(sizes, eps), {h, w, z, c, skip}, out, threads);
       }, "eps"_a);

@@ -1,4 +1,4 @@
-// The sLSTM cell over a whole sequence, and its gradient (equations in models/mad/layers/xlstm.py).
+// The sLSTM cell over a whole sequence, and its gradient (equations in models/layers/xlstm.py).
 //
 // Arrays are C-contiguous float32: i, f, z, o, h (B, S, NH, DH), R (NH, 4 DH, DH) with rows gate by gate, b
 // (4, NH, DH), states (B, NH, DH). Work is split over heads, and over sequences where threads are left; each

@@ -95,7 +95,7 @@ MLXHOG_SIMD void mlxhog_write(float* __restrict w, const float* __restrict u, st
 namespace mlxhog {
 
 MLXHOG_SIMD double sum_of_squares(const float* g, std::size_t n) {
-  constexpr std::size_t kLanes = 16;  // independent chains, so the loop vectorises without reassociation
+  constexpr std::size_t kLanes = 16;  // independent chains, so the loop vectorizes without reassociation
   double lane[kLanes] = {};
   std::size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {

@@ -39,7 +39,7 @@ MLXHOG_INLINE float load(const float* p) {
 }
 MLXHOG_INLINE void store(float* p, float x) { __atomic_store(p, &x, __ATOMIC_RELAXED); }
 #else
-// Plain accesses, so that the loops vectorise. No other thread of this program accesses these elements meanwhile
+// Plain accesses, so that the loops vectorize. No other thread of this program accesses these elements meanwhile
 // (one worker is one process, and its threads share none); a vector access is single-copy atomic per aligned 4-byte
 // lane.
 MLXHOG_INLINE float load(const float* p) { return *p; }

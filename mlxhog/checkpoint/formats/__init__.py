@@ -4,8 +4,8 @@
     xlstm package   a state dict of xLSTMLarge or xLSTMLMModel, config.yaml      "xlstm"
     mlxhog          config.json, model.safetensors, state.json                  "mlxhog"
 
-`open` recognises a checkpoint by its content and returns its tensors under our names, mapped and
-not yet read. `mlxhog.models.translation` translates names and layouts, also of gradients.
+`open` recognizes a checkpoint by its content and returns its tensors under our names, mapped and
+not yet read. `mlxhog.models.checkpoint_names` translates names and layouts, also of gradients.
 """
 
 from mlxhog.checkpoint.formats.opening import Opened

@@ -4,7 +4,7 @@ For xLSTM Large they are the files that transformers loads, if it has the model.
 has no v1 stack and no tables, always applies the final norm (also with `add_out_norm` false) and
 without a bias, and does not tie the head to the embedding. An export of any other model has our
 class beside it (`converting`).
-`mlxhog.models.translation` has the names and layouts of arrays in other packages.
+`mlxhog.models.checkpoint_names` has the names and layouts of arrays in other packages.
 """
 
 from collections.abc import Iterable, Mapping

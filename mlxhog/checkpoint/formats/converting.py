@@ -37,7 +37,8 @@ from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plugins
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
-from mlxhog.models import families, ngrams, translation
+from mlxhog.models import checkpoint_names as translation
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
 from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS

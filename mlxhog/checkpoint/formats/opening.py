@@ -1,4 +1,4 @@
-"""Open a checkpoint of transformers, of the xlstm package or of ours, recognised by its content."""
+"""Open a checkpoint of transformers, of the xlstm package or of ours, recognized by its content."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from mlxhog.base import mapped, plain_yaml, reading
 from mlxhog.base.mapped import FLOATS
 from mlxhog.base.paths import expanded
-from mlxhog.base.reading import MOST_CONFIG_BYTES
+from mlxhog.base.reading import MAX_CONFIG_BYTES
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.errors import MOST_SHOWN, CheckpointError, ConfigError, DataError, shown
+from mlxhog.errors import MAX_SHOWN, CheckpointError, ConfigError, DataError, shown
 from mlxhog.models import families
+from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import OUT_NORM
 
 
@@ -99,7 +99,7 @@ def _find_config(folder: Path) -> dict[str, Any]:
             for key in merged.keys() & fields.keys():
                 if merged[key] != fields[key]:
                     raise ConfigError(
-                        f"{folder}: {str(key)[:MOST_SHOWN]} is {shown(merged[key])} in config.json "
+                        f"{folder}: {str(key)[:MAX_SHOWN]} is {shown(merged[key])} in config.json "
                         f"and {shown(fields[key])} in {name}; keep one of the two"
                     )
             merged |= fields
@@ -113,7 +113,7 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
         ConfigError: it is missing, cannot be parsed, is too large, leads out of its directory, or
             has no fields.
     """
-    read = partial(reading.read_small, most=MOST_CONFIG_BYTES, named=named, refusal=ConfigError)
+    read = partial(reading.read_small, most=MAX_CONFIG_BYTES, named=named, refusal=ConfigError)
     data = plain_yaml.read_fields(path, "the config", read)
     is_of_training = isinstance(data.get("model"), dict) and "vocab_size" not in data
     return data["model"] if is_of_training else data

@@ -64,7 +64,7 @@ def _load(path: Path, **how: Any) -> object:
                     raise CheckpointError(f"{path} is compressed: {entry.filename}; {way_out}")
                 if not entry.filename.endswith("data.pkl"):
                     continue
-                if entry.file_size > reading.MOST_HEADER_BYTES:
+                if entry.file_size > reading.MAX_HEADER_BYTES:
                     raise ValueError(f"its pickle has {entry.file_size:,} bytes")
                 # torch allows this one function whose result may be of any size
                 if b"bytearray" in archive.read(entry):

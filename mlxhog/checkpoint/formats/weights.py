@@ -28,7 +28,7 @@ _NAMED = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-LONGEST_NAME = 255  # longest file name that every disk allows
+MAX_NAME = 255  # longest file name that every disk allows
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)").fullmatch
@@ -107,7 +107,7 @@ def _one(file: Path) -> dict[str, NDArray[Any]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        content = reading.read_small(index, most=reading.MOST_HEADER_BYTES)
+        content = reading.read_small(index, most=reading.MAX_HEADER_BYTES)
         weight_map = dict(plain_json.loads(content)["weight_map"])
         if not weight_map or not all(map(_is_name, weight_map.values())):
             raise ValueError("it names no files beside it")
@@ -120,7 +120,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _is_name(file: object) -> bool:
-    return isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
+    return isinstance(file, str) and Path(file).name == file and len(file) <= MAX_NAME
 
 
 def listed(faults: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from mlxhog.cli.flags import Json, Plugins
 from mlxhog.cli.frame import Report, command
 from mlxhog.config.options import argument, option, options
-from mlxhog.report.streams import wrapped
+from mlxhog.display.streams import wrapped
 
 
 def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str) -> Report:
@@ -88,7 +88,7 @@ def layers(plugins: Plugins, config: Json) -> Report:
         mad layers
         mad layers --plugin examples/my_layer.py --json
     """
-    from mlxhog.models.mad.layers import known
+    from mlxhog.models.layers import known
 
     rows = []
     for layer in known().values():
@@ -152,8 +152,8 @@ def show(config: _Show) -> Report:
         mad show "mh-attention swiglu" --dim 64 --vocab 16 --seq-len 128
     """
     from mlxhog.models.families import param_spec
+    from mlxhog.models.layers import at_width, to_dict
     from mlxhog.models.mad.config import layer_name
-    from mlxhog.models.mad.layers import at_width, to_dict
     from mlxhog.models.mad.sequence import canonical
     from mlxhog.models.registry import load_candidate
 

@@ -15,12 +15,12 @@ from mlxhog.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Study(Plugins, Json):
+class _StudyArgument(Plugins, Json):
     study: str = argument("STUDY", "a name under studies/, or a path")
 
 
 @command("mad board")
-def board(config: _Study, how: Tabular) -> Report:
+def board(config: _StudyArgument, how: Tabular) -> Report:
     """Print the leaderboard of a study, from its directory only, during the study and after it.
 
     Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Incomplete
@@ -37,7 +37,7 @@ def board(config: _Study, how: Tabular) -> Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plot(_Study):
+class _Plot(_StudyArgument):
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
 
 
@@ -82,7 +82,7 @@ def _target(out: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Vote(_Study):
+class _Vote(_StudyArgument):
     top: int | None = option(None, "number of voters, the best", low=1, none="auto")
     out: str | None = option(None, "model file to write or replace")
 

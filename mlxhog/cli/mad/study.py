@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import disk
 from mlxhog.base.quantities import parse_number
-from mlxhog.cli.flags import Part, Plugins, Quiet
+from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
 from mlxhog.config.sources import Layer, resolve, values_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 FIRST_SEED = 12345
-_protocol_part = Part(
+_protocol_part = OptionGroup(
     Protocol,
     " ".join(PROTOCOL),
     "training of every run; replaces the values of the suite",
@@ -47,29 +47,29 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def rates(text: str) -> tuple[float, ...]:
-    """Read ascending step sizes such as `5e-4,1e-3,2e-3`; else a ValueError."""
+    """Read ascending learning rates such as `5e-4,1e-3,2e-3`; else a ValueError."""
     try:
         values = tuple(parse_number(word) for word in text.split(","))
     except ValueError:
         values = (0.0,)
     if not all(one < after for one, after in pairwise((0.0, *values))):
         raise ValueError(
-            "give step sizes above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
+            "give learning rates above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
         )
     return values
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Session(Plugins, Quiet):
-    dry_run: bool = switch("say what would run, and stop")
+    dry_run: bool = switch("print the plan and exit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Study(_Session):
+class _StudyOptions(_Session):
     study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
     suite: str | None = option(
         None,
-        "tasks and optimiser points, such as smoke, lite or full; mlxhog mad suites lists all",
+        "tasks and optimizer points, such as smoke, lite or full; mlxhog mad suites lists all",
         none="the space's, or smoke",
     )  # fmt: skip
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
@@ -79,7 +79,8 @@ class _Study(_Session):
         reads=seeds,
     )
     rates: str | None = option(
-        None, "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts",
+        None,
+        "learning rates to sweep, such as 5e-4,1e-3,2e-3; the best per task config is scored",
         none="the suite's", excludes=("lr",), reads=rates,
     )  # fmt: skip
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
@@ -97,7 +98,7 @@ class _Study(_Session):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Search(_Study):
+class _Search(_StudyOptions):
     no_prune: bool = switch("no run ends early")
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
@@ -133,7 +134,7 @@ def search(config: _Search, typed: Layer, how: ExecutionConfig) -> Report:
     """
     protocol = _protocol(typed)
     # It imports NumPy: wrong flags are reported before.
-    from mlxhog.mad.search.space import read_space, to_space
+    from mlxhog.mad.samplers.space import read_space, to_space
 
     keys = read_space(config.space)
     space = to_space(keys)
@@ -146,7 +147,7 @@ def search(config: _Search, typed: Layer, how: ExecutionConfig) -> Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bench(_Study):
+class _Bench(_StudyOptions):
     layers: tuple[str, ...] = option((), "an architecture's layers", many=True, metavar="TEXT")
     config: tuple[str, ...] = option(
         (), "an architecture; both flags may be given several times",
@@ -239,7 +240,7 @@ def _protocol(typed: Layer) -> dict[str, object]:
     return fields
 
 
-def _begin(config: _Study, how: ExecutionConfig, name: str | None, **fields: Any) -> Report:
+def _begin(config: _StudyOptions, how: ExecutionConfig, name: str | None, **fields: Any) -> Report:
     """Begin a study with some fields, or continue the same one.
 
     Its name is --study, `name`, or made of its definition.
@@ -313,13 +314,13 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
 
 
 def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -> dict[str, Any]:
-    from mlxhog.mad.training.evaluation import most_steps
+    from mlxhog.mad.training.evaluation import max_steps
 
     ended, steps = len(store.records()), None
     known = [n for n in (study.choices.count, how.budget.steps) if n is not None]
     runs = min(known) * study.runs_each if known else None
     if runs is not None:
-        of_candidate = sum(map(most_steps, study.runs(study.first)))
+        of_candidate = sum(map(max_steps, study.runs(study.first)))
         steps = of_candidate * max(0, runs - ended) // study.runs_each
     return {
         "study": store.name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.flags import Json, Part, Plugins, Quiet
+from mlxhog.cli.flags import Json, OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, Tick, command, ticking, writable
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
@@ -16,7 +16,7 @@ from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
     from mlxhog.mad.run import Callbacks, Point, RunConfig
-    from mlxhog.mad.training.run_plan import RunPlan
+    from mlxhog.mad.training.run_plan import CandidatePlan
 
 OTHERWISE = "; a setting of the task is given as in --set vocab=32"
 SIZES = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
@@ -36,7 +36,7 @@ class Settings(Plugins):
 class _Data(Settings, Json):
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     out: str = option("", "file to write or replace", required=True)
-    seed: int = option(12345, "seed of all draws", low=0)
+    seed: int = option(12345, "random seed", low=0)
 
 
 @command("mad data", otherwise=OTHERWISE, writes=True)
@@ -84,14 +84,14 @@ class _Candidate(Settings, Quiet):
         None, 'the layers, as words or one text, such as "(mlstm swiglu)*2"', lines=True,
         metavar="LAYER",
     )  # fmt: skip
-    dry_run: bool = switch("say what would run, and stop")
+    dry_run: bool = switch("print the plan and exit")
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(
         None, "architecture: a YAML file or a name, instead of --layers", excludes=("layers",)
     )
     dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
     position: str | None = option(
-        None, "positions added to the embedding; none, or the architecture's own",
+        None, "positional encodings added to the embedding; none, or the architecture's own",
         choices=("none", "learned", "sincos"), none="its own",
     )  # fmt: skip
     backend: str | None = option(
@@ -108,11 +108,11 @@ class _Candidate(Settings, Quiet):
 
 
 @command(
-    "mad train", OTHERWISE, protocol=Part(Protocol, " ".join(PROTOCOL)),
-    written=Part(TrainConfig, worker_options, merged=True),
+    "mad train", OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),
+    written=OptionGroup(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
 def train(candidate: _Candidate, protocol: Protocol, written: Layer) -> Report:
-    """Train one candidate on one task and score it on held-out rows.
+    """Train one candidate on one task and score it on validation rows.
 
     By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the
     test positions are right. `mlxhog mad tasks` lists the tasks and their settings, `mlxhog mad
@@ -178,7 +178,7 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
     return Callbacks(beat=lambda: tick(lambda: text), point=show)
 
 
-def _facts(plan: "RunPlan") -> dict[str, Any]:
+def _facts(plan: "CandidatePlan") -> dict[str, Any]:
     from mlxhog.mad.run import state
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from mlxhog.base.quantities import format_clock
-from mlxhog.mad.run import RunRecord
+from mlxhog.display.streams import printable
+from mlxhog.display.views import Observer, StatusLine
+from mlxhog.mad.run import CandidateRecord
 from mlxhog.mad.study.scheduler import StudyProgress
-from mlxhog.report.streams import printable
-from mlxhog.report.views import Observer, StatusLine
 
 EVERY_S = 10.0
 """Seconds between lines of a pipe."""
@@ -49,7 +49,7 @@ def state_line(progress: StudyProgress) -> str:
     return "  ".join(parts)
 
 
-def trouble_line(trouble: RunRecord) -> str:
+def trouble_line(trouble: CandidateRecord) -> str:
     """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
     return f"{trouble.status}  {trouble.title}{reason}  {folded(trouble.candidate.split())}"

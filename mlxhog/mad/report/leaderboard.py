@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxhog.base.quantities import format_duration, format_value
+from mlxhog.display.table import Section
 from mlxhog.mad.report.board import folded, score
-from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.run import CandidateRecord, Point
 from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore, scores
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
-from mlxhog.report.table import Section
 
 WITHIN = 0.05
 """Largest difference of a cost from the first candidate's that counts as equal."""
-MOST_LISTED = 5
+MAX_LISTED = 5
 """Most failed and diverged runs of the text; --json has all."""
 NUMBERS = (
     "score", "interval", "val_score", "params", "state", "state_bytes", "seconds", "status",
@@ -36,7 +36,7 @@ class Ranking:
     study: str  # its name
     suite: str  # name of the suite
     rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
-    records: tuple[RunRecord, ...]  # runs that ended, in order
+    records: tuple[CandidateRecord, ...]  # runs that ended, in order
     curve: Callable[[str], Sequence[Point]]  # the evaluations of a run, by its key
     planned: int  # runs of all candidates so far
     running: bool = False  # whether a scheduler works on it
@@ -137,7 +137,7 @@ def read_ranking(store: Store) -> Ranking:
     )
 
 
-def _facts(study: Study, records: Sequence[RunRecord]) -> dict[str, str]:
+def _facts(study: Study, records: Sequence[CandidateRecord]) -> dict[str, str]:
     """The definition of a study as texts, by name, with its tasks, and where it ran."""
     suite = study.measured
     whole = {
@@ -222,11 +222,11 @@ def section(ranking: Ranking) -> Section:
             others = f", before {', '.join(alike[1:])}" if alike[1:] else " alone"
             notes.append(f"at equal {name} (within {WITHIN:.0%}): {alike[0]}{others}")
     lost = ranking.troubles
-    notes += [f"... {len(lost) - MOST_LISTED} more, see --json"] * (len(lost) > MOST_LISTED)
+    notes += [f"... {len(lost) - MAX_LISTED} more, see --json"] * (len(lost) > MAX_LISTED)
     notes += [
         f"{one['status']}: `{one['layers']}` on {one['run']}"
         + f": {one['reason']}" * bool(one["reason"])
-        for one in lost[-MOST_LISTED:]
+        for one in lost[-MAX_LISTED:]
     ]
     notes = [*filter(None, [*notes, ranking.ceilings, ranking.lacking])]
     return Section(ranking.heading, [*rows[0]] if rows else (), [[*row.values()] for row in rows],

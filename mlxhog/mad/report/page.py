@@ -9,14 +9,14 @@ from html import escape
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from mlxhog.display.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, picture
+from mlxhog.display.page import document, facts, text_cards
+from mlxhog.display.page import table as html_table
+from mlxhog.display.table import cut
 from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import Ranking, table
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
-from mlxhog.report.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, picture
-from mlxhog.report.page import document, facts, text_cards
-from mlxhog.report.page import table as html_table
-from mlxhog.report.table import cut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
         yield Plot(
             f"score-{name}",
             f"Score against {label}",
-            "Numbers are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
+            "Labels are ranks; bars are 95 % intervals over seeds; an edge marks the Pareto "
             "front; hollow candidates lack runs and are not on it.",
             partial(draw_costs, ranking, name),
         )

@@ -22,7 +22,7 @@ from typing import Any
 
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.mad.run import Point, RunConfig, RunRecord
+from mlxhog.mad.run import CandidateRecord, Point, RunConfig
 from mlxhog.mad.study.workers import Ended, RunFunction, ShouldPrune, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -122,7 +122,7 @@ class Cluster:
             with _reached():
                 self._mailbox.answer.remote(config.key(), prune)
         for task in ready:
-            result: RunRecord | str
+            result: CandidateRecord | str
             try:
                 result = ray.get(task)
             except ray.exceptions.RayTaskError as error:  # before the run began
@@ -169,7 +169,7 @@ class _Mailbox:
 
 def _task(
     config: RunConfig, rungs: tuple[int, ...], run: RunFunction, mailbox: Any, expected: str
-) -> RunRecord:
+) -> CandidateRecord:
     """Execute a run in a process of Ray."""
     import ray
 

@@ -9,17 +9,17 @@ from statistics import fmean
 
 from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.quantities import Interval
-from mlxhog.mad.run import RunConfig, RunRecord
+from mlxhog.display.views import Observer
+from mlxhog.mad.run import CandidateRecord, RunConfig
 from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor
 from mlxhog.models.mad.sequence import canonical, parse
-from mlxhog.report.views import Observer
 
 POLL_S = 0.2
 SHOW_S = 0.5
-MOST_LOSSES = 4
+MAX_LOSSES = 4
 """Kills of a run's worker from outside after which the run counts as failed."""
 
 
@@ -34,7 +34,7 @@ class StudyProgress:
     eta_s: float | None = None  # estimated seconds to the end; None before the first run has ended
     statuses: Mapping[str, int] = field(default_factory=dict)  # status -> number of ended runs
     best: CandidateScore | None = None  # None before any candidate has a score
-    troubles: tuple[RunRecord, ...] = ()  # runs that failed or diverged, the latest last
+    troubles: tuple[CandidateRecord, ...] = ()  # runs that failed or diverged, the latest last
     message: str | None = None  # text to print once, or None
     status: str = ""  # at the end "done" (no run is left), "budget" or "interrupted"; before it ""
 
@@ -70,7 +70,7 @@ class Scheduler:
         self._queue: deque[RunConfig] = deque()
         self._running = 0  # number of runs in progress
         self._open: dict[str, int] = {}  # every candidate -> number of its runs to come
-        self._ended: dict[str, RunRecord] = {}  # the runs that ended, by their keys
+        self._ended: dict[str, CandidateRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
         self._losses: Counter[str] = Counter()
         self._best: CandidateScore | None = None
@@ -171,16 +171,16 @@ class Scheduler:
             self._best = result
         return result.worth
 
-    def _take(self, run: RunConfig, record: RunRecord | str) -> None:
+    def _take(self, run: RunConfig, record: CandidateRecord | str) -> None:
         """Record a run that ended, or queue it again."""
         key = run.key()
         if isinstance(record, str):
             self._losses[key] += 1
-            if self._losses[key] < MOST_LOSSES:
+            if self._losses[key] < MAX_LOSSES:
                 self._queue.appendleft(run)
                 self._show(f"{run.task} {run.label}: its process {record}; it is run again")
                 return
-            record = run.record("failed", reason=f"its process {record}, {MOST_LOSSES} times")
+            record = run.record("failed", reason=f"its process {record}, {MAX_LOSSES} times")
         if record.status == "interrupted":
             self._queue.appendleft(run)
             return
@@ -256,7 +256,7 @@ class Scheduler:
         return min(estimates, default=None)
 
 
-def seconds_used(records: Iterable[RunRecord]) -> float:
+def seconds_used(records: Iterable[CandidateRecord]) -> float:
     """Return the time in which any of some runs was in progress."""
     ends = [(datetime.fromisoformat(one.at).timestamp(), one.seconds) for one in records]
     used, until = 0.0, float("-inf")

@@ -7,6 +7,7 @@ from functools import partial
 from mlxhog.base import machine
 from mlxhog.base.processes import require_children
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
+from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.study import ray
@@ -16,7 +17,6 @@ from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
-from mlxhog.report.views import Observer
 
 GPU_CANDIDATES = 2
 """Default number at once on one GPU: one computes while the other prepares."""

@@ -4,7 +4,7 @@ studies/<name>/
   lock, holder.json   held by a running scheduler, see `locks`
   study.yaml          the definition, see `Study`; written once
   candidates.jsonl    the proposals of the sampler and their scores, in order
-  runs.jsonl          one line per run that ended, see `RunRecord`
+  runs.jsonl          one line per run that ended, see `CandidateRecord`
   curves/<key>.jsonl  evaluations of such a run
   tables.safetensors  shared embeddings after the last run, with --share-embedding
 
@@ -31,7 +31,7 @@ from mlxhog.base.paths import expanded
 from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import CheckpointError, ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.run import CandidateRecord, Point
 from mlxhog.mad.study.study import STAMP, Study
 
 ROOT = Path("studies")
@@ -45,7 +45,7 @@ class Proposal:
     score: float | None = None
 
 
-Line = TypeVar("Line", RunRecord, Point, Proposal)
+Line = TypeVar("Line", CandidateRecord, Point, Proposal)
 
 
 class Store:
@@ -155,15 +155,15 @@ class Store:
 
     # -- lines -----------------------------------------------------------------------------------
 
-    def records(self) -> list[RunRecord]:
+    def records(self) -> list[CandidateRecord]:
         """Return the runs that ended, in order; of a repeated run the last record."""
-        records: dict[str, RunRecord] = {}
-        for record in _read(RunRecord, self._runs):
+        records: dict[str, CandidateRecord] = {}
+        for record in _read(CandidateRecord, self._runs):
             records.pop(record.key, None)
             records[record.key] = record
         return list(records.values())
 
-    def append(self, record: RunRecord) -> None:
+    def append(self, record: CandidateRecord) -> None:
         """Append a run that ended, after its curve."""
         if record.curve:
             path = self._curve_path(record.key)
@@ -201,7 +201,7 @@ def _read(cls: type[Line], path: Path) -> list[Line]:
     try:
         for entry in plain_json.objects(path):
             line = typed.read(cls, entry)
-            if isinstance(line, RunRecord):
+            if isinstance(line, CandidateRecord):
                 line.check()
             lines.append(line)
     except FileNotFoundError:

@@ -14,14 +14,14 @@ from typing import Any, Final, Self
 from mlxhog.config.plugins import KEY, files_of, remembered
 from mlxhog.errors import ConfigError, shown
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Point, RunConfig, RunRecord
+from mlxhog.mad.run import CandidateRecord, Point, RunConfig
+from mlxhog.mad.samplers.pruning import RUNGS, Pruner
+from mlxhog.mad.samplers.samplers import SAMPLERS, Sampler
+from mlxhog.mad.samplers.space import CandidateSet, Layers, Listed, to_space
 from mlxhog.mad.scores import CandidateScore, Select, scores
-from mlxhog.mad.search.pruning import RUNGS, Pruner
-from mlxhog.mad.search.samplers import SAMPLERS, Sampler
-from mlxhog.mad.search.space import CandidateSet, Layers, Listed, to_space
 from mlxhog.mad.suites import Setting, Suite, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION, find, resolve
-from mlxhog.models.mad.layers import at_width
+from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
 
 STAMP: Final = {"format": 1, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
@@ -43,7 +43,7 @@ class Study:
     # fields of `Protocol` that differ from the suite's
     protocol: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)  # every run is repeated with each
-    rates: tuple[float, ...] = ()  # step sizes of the points, ascending; empty for the suite's
+    rates: tuple[float, ...] = ()  # learning rates of the points, ascending; empty for the suite's
     dim: int | None = None  # width; None is the suite's
     position: str = "none"  # positional embedding
     workers: str = "torch:cpu"  # backends of the workers of a candidate
@@ -75,10 +75,10 @@ class Study:
 
     @cached_property
     def measured(self) -> Suite:
-        """The suite with the study's tasks, fixed values, step sizes and width.
+        """The suite with the study's tasks, fixed values, learning rates and width.
 
-        Its points are those of its optimizer: another one has its own step size and decay, unless
-        the protocol fixes them.
+        Its points are those of its optimizer: another one has its own learning rate and decay,
+        unless the protocol fixes them.
         """
         whole = suite(self.suite)
         points = ({"lr": None},) if "optimizer" in self.protocol else whole.points
@@ -199,7 +199,7 @@ class Study:
         """Return the pruner in its initial state; `curve` has the evaluations of ended runs."""
         return Pruner(curve, RUNGS if self.prune else 0)
 
-    def judge(self, records: Sequence[RunRecord]) -> CandidateScore:
+    def judge(self, records: Sequence[CandidateRecord]) -> CandidateScore:
         """Return the score of a candidate from its records; a sampler learns its `worth`."""
         (row,) = scores(records, self.measured, self.seeds, self.select)
         return row

@@ -21,18 +21,18 @@ from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
+from mlxhog.mad.run import Callbacks, CandidateRecord, Point, RunConfig
 from mlxhog.training.job import LOST_GPU_EXIT_CODE
 
 REASON_CHARACTERS = 500
 
-RunFunction = Callable[..., RunRecord]
+RunFunction = Callable[..., CandidateRecord]
 """Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
 
 ShouldPrune = Callable[[RunConfig, Point], bool]
 """Whether to end a run that has reached a rung."""
 
-Ended = tuple[RunConfig, RunRecord | str]
+Ended = tuple[RunConfig, CandidateRecord | str]
 """A run, and its record; or, of a lost one, what happened to its process."""
 
 
@@ -46,7 +46,7 @@ class Executor(Protocol):
         """Wait for events, answer questions at rungs, and yield the runs that have ended."""
 
 
-class _Run(NamedTuple):
+class _WorkerRun(NamedTuple):
     config: RunConfig
     number: int  # of its worker
     began_s: float
@@ -66,7 +66,7 @@ class Pool:
         self._run, self._threads, self._logs = run, threads, logs
         self._idle = [*range(parallel, 0, -1)]  # numbers of workers
         self._workers: dict[int, Child] = {}  # that have started, by their numbers
-        self._running: dict[Any, _Run] = {}  # by the pipe of the worker
+        self._running: dict[Any, _WorkerRun] = {}  # by the pipe of the worker
 
     def start(self, config: RunConfig, rungs: tuple[int, ...]) -> None:
         """Begin a run in an idle worker."""
@@ -80,13 +80,13 @@ class Pool:
                 )
         worker = self._workers[number]
         worker.start(_execute, config, rungs)
-        self._running[worker.pipe] = _Run(config, number, time.monotonic())
+        self._running[worker.pipe] = _WorkerRun(config, number, time.monotonic())
 
     def ended(self, timeout_s: float, should_prune: ShouldPrune) -> Iterator[Ended]:
         """Yield the runs that have ended."""
         for pipe in wait([*self._running], timeout_s):
             config, number, began_s = self._running[pipe]
-            result: RunRecord | str
+            result: CandidateRecord | str
             try:
                 result = self._workers[number].take(0.0, partial(should_prune, config))
             except Late:  # it asked, and goes on
@@ -118,14 +118,14 @@ class Pool:
             worker.close()
 
 
-def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> RunRecord:
+def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> CandidateRecord:
     faulthandler.enable()
     return attempt(lane.store["run"], config, rungs, lane.ask)
 
 
 def attempt(
     run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[Point], bool]
-) -> RunRecord:
+) -> CandidateRecord:
     """Return the record of a run, also if it raises; the traceback is in the worker's log.
 
     If it has lost its GPU, this ends the process with `LOST_GPU_EXIT_CODE`.

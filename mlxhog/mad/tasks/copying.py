@@ -100,7 +100,7 @@ class Memorization(NoisyTask):
     name: ClassVar[str] = "memorization"
     short: ClassVar[str] = "M"
     about: ClassVar[str] = (
-        "one map from keys to values for all sequences, learnt from the training rows"
+        "one map from keys to values for all sequences, learned from the training rows"
     )
 
     vocab: int = 256

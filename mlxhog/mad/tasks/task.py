@@ -60,7 +60,7 @@ class Task:
     train_rows: int = option(12_800, "rows for training", low=1, aliases=("num_train",))
     test_rows: int = option(1_280, "rows for scoring", low=1, aliases=("num_test",))
     val_rows: int = option(
-        0, "rows for validation, drawn after the others", low=0, aliases=("num_val",)
+        0, "validation examples, generated after the others", low=0, aliases=("num_val",)
     )
 
     def __post_init__(self) -> None:

@@ -16,18 +16,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from mlxhog.arena import Arena
-from mlxhog.arena.control import Command, RecordKind, Ring
+from mlxhog.arena.control import ControlCommand, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
-from mlxhog.arena.workers import MAX_NONFINITE, State
+from mlxhog.arena.workers import MAX_NONFINITE, WorkerState
 from mlxhog.backends.backend import Backend
+from mlxhog.display.metrics import Activity, Doing
+from mlxhog.display.views import Tell
 from mlxhog.errors import Diverged, WorkerFailed
-from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
+from mlxhog.mad.run import Callbacks, CandidateRecord, RunConfig
 from mlxhog.mad.tasks.dataset import ceiling
-from mlxhog.mad.training.evaluation import Evaluations, score
-from mlxhog.mad.training.run_plan import RunPlan, make_run_plan
+from mlxhog.mad.training.evaluation import CandidateEvaluations, score
+from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
-from mlxhog.report.metrics import Activity, Doing
-from mlxhog.report.views import Tell
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.training import worker
 from mlxhog.training.session import Session
@@ -47,8 +47,8 @@ def train(
     on_end: Callable[[Arena], object] = lambda arena: None,
     tell: Tell = lambda message: None,
     prepare: Prepare = lambda context: None,
-) -> RunRecord:
-    """Train a candidate by its protocol, and score it on the task's held-out rows.
+) -> CandidateRecord:
+    """Train a candidate by its protocol, and score it on the task's validation rows.
 
     With one worker the numbers depend on `config` only, not on earlier or other runs.
 
@@ -77,7 +77,7 @@ def train(
     kind = CandidateRun if len(plan.workers) == 1 else SeveralWorkers
     with ExitStack() as stack:
         run = kind(plan, stack, callbacks, tell)
-        evaluations = Evaluations(
+        evaluations = CandidateEvaluations(
             config, callbacks, rungs, limit=plan.limit, per_epoch=plan.per_epoch
         )
         try:
@@ -95,9 +95,11 @@ class CandidateRun(Session):
     """A run in progress, whose one worker is this process: steps, and evaluations between them."""
 
     backend: Backend
-    plan: RunPlan
+    plan: CandidatePlan
 
-    def __init__(self, plan: RunPlan, stack: ExitStack, callbacks: Callbacks, tell: Tell) -> None:
+    def __init__(
+        self, plan: CandidatePlan, stack: ExitStack, callbacks: Callbacks, tell: Tell
+    ) -> None:
         """Create the arena, and fill it; this starts no worker."""
         super().__init__(plan, self._folder(stack), stack=stack)
         self._callbacks, self._tell, self._stack = callbacks, tell, stack
@@ -116,7 +118,7 @@ class CandidateRun(Session):
         """Pass on a message about workers."""
         self._tell(message)
 
-    def execute(self, evaluations: Evaluations, prepare: Prepare) -> str:
+    def execute(self, evaluations: CandidateEvaluations, prepare: Prepare) -> str:
         """Train until the evaluations or the budget end the run; return its status.
 
         Raises:
@@ -138,7 +140,7 @@ class CandidateRun(Session):
             return "interrupted"
         return evaluations.status or "done"
 
-    def _score_the_end(self, evaluations: Evaluations) -> None:
+    def _score_the_end(self, evaluations: CandidateEvaluations) -> None:
         self._rest()
         if evaluations.last_step < self.steps_so_far():
             self._evaluate(evaluations)
@@ -155,8 +157,8 @@ class CandidateRun(Session):
         """Return the time from the first step to the last evaluation."""
         return max(0, self.ended_ns - self.began_ns) / 1e9
 
-    def _evaluate(self, evaluations: Evaluations) -> None:
-        """Score the held-out rows at the present parameters, and record the evaluation."""
+    def _evaluate(self, evaluations: CandidateEvaluations) -> None:
+        """Score the validation rows at the present parameters, and record the evaluation."""
         self.drain()
         step, losses = self.steps_so_far(), self.losses
         self.losses = []  # of steps that end while the rows are scored, and later
@@ -183,7 +185,7 @@ class CandidateRun(Session):
         self._start_backend()
         context = worker.make_context(job, self.arena, self._entry, self.backend)
         prepare(context)
-        self._entry.state = State.RUNNING
+        self._entry.state = WorkerState.RUNNING
         gradients = Gradients(job, self.arena, self._entry, self.backend)
         self._steps = Steps(job, context, Ring(self.arena.segment("ring.1")), gradients)
 
@@ -234,7 +236,7 @@ class SeveralWorkers(CandidateRun):
         return Session.steps_done(self)
 
     def _rest(self) -> None:
-        self.command(Command.REST)
+        self.command(ControlCommand.REST)
         self.until(self.resting, Doing(Activity.FINISHING))
         self.settle()
 

@@ -1,4 +1,4 @@
-"""The evaluations of a run: their steps, the accuracies of the held-out rows, and the end."""
+"""The evaluations of a run: their steps, the accuracies of the validation rows, and the end."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunRecord
+from mlxhog.mad.run import Callbacks, CandidateRecord, Point, RunConfig
 from mlxhog.mad.tasks import Dataset
 from mlxhog.mad.tasks.dataset import acc_by_length, acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
 
 DEFAULT_STEPS = 2_000
 """Of a run without steps and epochs."""
-LEAST_STEPS = 25
+MIN_STEPS = 25
 """Between two evaluations without an interval: epochs of memorization have two steps."""
 SOLVED = 0.99
 """acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
 
 Scores = Mapping[str, Any]
-"""The accuracies of a `RunRecord` by their names; see `mad/tasks/dataset.py`."""
+"""The accuracies of a `CandidateRecord` by their names; see `mad/tasks/dataset.py`."""
 
 
 def step_limit(protocol: Protocol, per_epoch: int) -> int:
@@ -32,13 +32,13 @@ def step_limit(protocol: Protocol, per_epoch: int) -> int:
     return DEFAULT_STEPS if protocol.steps is None else protocol.steps
 
 
-def most_steps(config: RunConfig) -> int:
+def max_steps(config: RunConfig) -> int:
     """Return the most steps of a run of one worker."""
     per_epoch = math.ceil(config.settings["train_rows"] / config.protocol.batch_size)
     return step_limit(config.protocol, per_epoch)
 
 
-class Evaluations:
+class CandidateEvaluations:
     """Evaluations of a run so far, and whether the run is over."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Evaluations:
         self.status: str | None = None  # "done" or "pruned"; None while the run continues
         self._config, self._protocol = config, config.protocol
         self._limit, self._callbacks, self._rungs = limit, callbacks, sorted(rungs)
-        self._every = self._protocol.eval_every or max(per_epoch, LEAST_STEPS)
+        self._every = self._protocol.eval_every or max(per_epoch, MIN_STEPS)
         self._best, self._since_best = -1.0, 0
         self._scores: Scores = {}
 
@@ -87,7 +87,9 @@ class Evaluations:
         elif any(before < rung <= step for rung in self._rungs):
             self.status = "pruned" if self._callbacks.should_prune(point) else None
 
-    def record(self, status: str, steps: int, seconds: float, ceiling: float = 1.0) -> RunRecord:
+    def record(
+        self, status: str, steps: int, seconds: float, ceiling: float = 1.0
+    ) -> CandidateRecord:
         """Return the record of the run; accuracies of a diverged one are 0."""
         scores = dict(self._scores)
         if status == "diverged":
@@ -107,7 +109,7 @@ class Evaluations:
         )
 
 
-MOST_NUMBERS = 1 << 22
+MAX_NUMBERS = 1 << 22
 """Of the widest array of one piece: large enough for speed, small beside a gradient."""
 WIDEST_LAYER = 8
 """Times the model's width: about the numbers of a position inside a layer."""
@@ -133,7 +135,7 @@ def predict(
 ) -> NDArray[np.int32]:
     """Return the most likely token at every position of (rows, length), a piece at a time."""
     widest = max(model.vocab_size, WIDEST_LAYER * model.hidden_size)
-    rows = max(1, MOST_NUMBERS // (widest * x.shape[1]))
+    rows = max(1, MAX_NUMBERS // (widest * x.shape[1]))
     tokens = np.empty(x.shape, np.int32)
     for begin in range(0, len(x), rows):
         piece = np.ascontiguousarray(x[begin : begin + rows], np.int32)

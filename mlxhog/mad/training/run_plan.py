@@ -93,7 +93,7 @@ def _order(settings: Task, seed: int) -> Order:
 
 
 class NoJobs:
-    """The side jobs of a candidate's worker: none, as the supervisor scores the held-out rows."""
+    """The side jobs of a candidate's worker: none, as the supervisor scores the validation rows."""
 
     def __init__(self, job: Job, context: Context, ring: Ring) -> None:
         """Take what every worker's side jobs get."""
@@ -105,7 +105,7 @@ class NoJobs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPlan(Plan):
+class CandidatePlan(Plan):
     """A candidate's run that has passed every check; picklable."""
 
     # the run as it was asked for; `config` is the same in the words of `mlxhog train`
@@ -118,7 +118,7 @@ class RunPlan(Plan):
 
 def make_run_plan(
     config: RunConfig, worker_options: Mapping[str, object] | None = None, *, parallel: int = 1
-) -> RunPlan:
+) -> CandidatePlan:
     """Check a run against its task and this machine, without a row and without a framework.
 
     Args:
@@ -169,8 +169,8 @@ def make_run_plan(
     gpu_users = max(1, sum(name in GPU_BACKENDS for name in backends + scoring))
     schedule: schedules.Constant | schedules.CosineByEpoch = schedules.Constant(warmup=0.0)
     if protocol.schedule == "cosine":
-        schedule = schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch)
-    return RunPlan(
+        schedule = schedules.CosineByEpoch(protocol.min_lr, limit, per_epoch)
+    return CandidatePlan(
         asked=config,
         config=training,
         strategy=strategy,

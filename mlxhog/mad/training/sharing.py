@@ -1,6 +1,6 @@
 """Candidates of a study that train one embedding table together, with lock-free additions of rows.
 
-All candidates on one setting, with one seed and at one optimiser point, read and write one table
+All candidates on one setting, with one seed and at one optimizer point, read and write one table
 (V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
 candidate begins with the table as the others left it, also after `mad resume`: the study keeps its
 tables after every run.
@@ -20,12 +20,12 @@ from mlxhog.config.plugins import KEY
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Callbacks, RunConfig, RunRecord
+from mlxhog.mad.run import Callbacks, CandidateRecord, RunConfig
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.config import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
-from mlxhog.optim import Optimizer, Target, updates
-from mlxhog.optim.rule import Pairs, Step
+from mlxhog.optim import Optimizer, UpdateTarget, updates
+from mlxhog.optim.rule import Pairs, UpdateStep
 from mlxhog.strategies.context import Context
 
 
@@ -103,7 +103,7 @@ class SharedRun:
 
     def __call__(
         self, config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]
-    ) -> RunRecord:
+    ) -> CandidateRecord:
         """Execute a run, as `candidate.train` does.
 
         Concurrency: other runs add to the same table; simultaneous increments of an element may be
@@ -144,14 +144,14 @@ class SharedEmbedding(Optimizer):
         """Those of the run's own optimizer."""
         return self._own.shared_segments
 
-    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+    def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Apply one update; that of the embedding goes to the table, with this run's moments."""
         own = [(slot, grad) for slot, grad in pairs if slot.name != EMBEDDING]
         of_table = [(self._slot, grad) for slot, grad in pairs if slot.name == EMBEDDING]
         self._own.update(target, own, step)
         slot = target.slots[EMBEDDING]
         here = slice(slot.offset, slot.offset + slot.size)
-        table = Target(
+        table = UpdateTarget(
             flat=self._table.reshape(-1),
             slots={EMBEDDING: self._slot},
             locks=None,

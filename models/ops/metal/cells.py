@@ -10,8 +10,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mlxhog.metal.engine import Engine
-from mlxhog.metal.kernel import Kernel
+from mlxhog.metal.engine import MetalEngine
+from mlxhog.metal.kernel import MetalKernel
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.mlstm import Documents, stored, to_chunks
@@ -23,7 +23,7 @@ Arrays = Sequence[Array]
 class MetalCells(Ops):
     """The operators on one engine; those without a Metal kernel, and some by name, are plain."""
 
-    def __init__(self, engine: Engine, plain: frozenset[str] = frozenset()) -> None:
+    def __init__(self, engine: MetalEngine, plain: frozenset[str] = frozenset()) -> None:
         self.engine = engine
         for name in plain:
             setattr(self, name, getattr(super(), name))
@@ -43,7 +43,7 @@ class MetalCells(Ops):
         """Return the results of a pair of functions, differentiable; see the module."""
 
     def _run(
-        self, kernels: Iterable[Kernel], inputs: Mapping[str, Array], names: str, **how: Any
+        self, kernels: Iterable[MetalKernel], inputs: Mapping[str, Array], names: str, **how: Any
     ) -> tuple[Array, ...]:
         """Launch kernels on inputs by name, each with the outputs of those before it.
 
@@ -102,7 +102,7 @@ class MetalCells(Ops):
     ) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
         xp, (q, _, v, *_), is_packed = self.xp, x, starts is not None
         state = stored(state) or self.zero_state(q, v)
-        chunk = min(chunk_size, q.shape[1], mlstm.LONGEST_CHUNK)
+        chunk = min(chunk_size, q.shape[1], mlstm.MAX_CHUNK)
         how = {"chunk": chunk, "eps": eps, "is_packed": is_packed}
         starts = xp.int32(starts) if is_packed else xp.zeros(q.shape[:2], "int32", like=q)
         h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, starts, **how)
@@ -122,7 +122,7 @@ class MetalCells(Ops):
     ) -> Arrays:
         """Return the gradients of all inputs.
 
-        The kernels hold the stabilisers constant, and differentiate h by its stabiliser M. They
+        The kernels hold the stabilizers constant, and differentiate h by its stabilizer M. They
         return db, of the sums of logsig(f) from the start of each chunk, as far as h depends on
         them; dC and dn of the states around every chunk; and dM. Through its last sum a chunk also
         has <C', dC'> + n'.dn' of the state after it. A state is the true one times exp(-m). So at

@@ -11,8 +11,8 @@ import mlx.core as mx
 from mlx.core import array
 
 from mlxhog.models.ops.arrays_mlx import with_vjp
+from mlxhog.models.ops.eager.ops_mlx import MLXOps
 from mlxhog.models.ops.metal.cells import MetalCells
-from mlxhog.models.ops.reference.ops_mlx import MLXOps
 
 
 class MetalOps(MetalCells, MLXOps):

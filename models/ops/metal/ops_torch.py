@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from mlxhog.models.ops.arrays_torch import differentiable
+from mlxhog.models.ops.eager.ops_torch import TorchOps
 from mlxhog.models.ops.metal.cells import MetalCells
-from mlxhog.models.ops.reference.ops_torch import TorchOps
 
 
 class MetalOps(MetalCells, TorchOps):

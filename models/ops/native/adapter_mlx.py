@@ -15,10 +15,10 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
+from mlxhog.models.ops.eager.ops_mlx import MLXOps
+from mlxhog.models.ops.eager.quantized_mlx import Quantized
 from mlxhog.models.ops.native.operators import NativeOps
-from mlxhog.models.ops.native.pairs import SLSTM_UNTAPED, Pair, View, Views
-from mlxhog.models.ops.reference.ops_mlx import MLXOps
-from mlxhog.models.ops.reference.quantized_mlx import Quantized
+from mlxhog.models.ops.native.pairs import SLSTM_UNTAPED, CustomOp, View, Views
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -51,7 +51,7 @@ class NativeMLXOps(NativeOps, MLXOps):
 
     slstm = SLSTM_UNTAPED
 
-    def apply(self, pair: Pair, *inputs: array | None, **settings: Any) -> Sequence[array]:
+    def apply(self, pair: CustomOp, *inputs: array | None, **settings: Any) -> Sequence[array]:
         """Call a pair; it saves arrays for its gradient, except in `without_gradient`.
 
         MLX does not say whether a gradient will follow. The function and its gradient are made for
@@ -86,7 +86,7 @@ class NativeMLXOps(NativeOps, MLXOps):
         return None if x is None else views(x.astype(getattr(mx, dtype)))[0]
 
     def multiplies(self, weights: Sequence[array]) -> bool:
-        """Whether the native matrix product is the faster one, and no weight is quantised."""
+        """Whether the native matrix product is the faster one, and no weight is quantized."""
         return (FAST_GEMM or self.bfloat16) and not any(isinstance(w, Quantized) for w in weights)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays_torch import differentiable, needs_gradient
+from mlxhog.models.ops.eager.ops_torch import TorchOps
 from mlxhog.models.ops.native.operators import NativeOps
-from mlxhog.models.ops.native.pairs import SLSTM, Pair, View
-from mlxhog.models.ops.reference.ops_torch import TorchOps
+from mlxhog.models.ops.native.pairs import SLSTM, CustomOp, View
 
 FAST_GEMM = ops.gemm_kernel().startswith("avx")
 """On other processors the product of torch's own library is as fast or faster."""
@@ -25,7 +25,7 @@ class NativeTorchOps(NativeOps, TorchOps):
 
     slstm = SLSTM
 
-    def apply(self, pair: Pair, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
+    def apply(self, pair: CustomOp, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
         """Call a pair; it saves nothing if no input requires a gradient."""
         settings["threads"] = torch.get_num_threads()
         if not needs_gradient(inputs):

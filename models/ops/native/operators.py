@@ -11,7 +11,7 @@ from typing import Any
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.native import pairs
-from mlxhog.models.ops.native.pairs import Pair, View, simple
+from mlxhog.models.ops.native.pairs import CustomOp, View, simple
 from mlxhog.models.ops.operators import Ops, activation_name
 
 ops.keep_freed_memory()
@@ -26,7 +26,7 @@ READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
 """Settings of pairs that an operator gets in another form, or as an array without a gradient."""
 
 
-def native(pair: Pair, arrays: str, **settings: Any) -> Any:
+def native(pair: CustomOp, arrays: str, **settings: Any) -> Any:
     """Return the operator, a method of `NativeOps`, that a pair computes.
 
     Its first arguments are named arrays, of which one may be absent, the next ones the settings
@@ -49,7 +49,7 @@ def native(pair: Pair, arrays: str, **settings: Any) -> Any:
 class NativeOps(Ops):
     """The operators, over a framework's way to call a pair; the others are the framework's."""
 
-    slstm: Pair  # the pair of the sLSTM cell, with or without a tape
+    slstm: CustomOp  # the pair of the sLSTM cell, with or without a tape
     bfloat16 = False  # the products of `linears` and of `linear_cross_entropy`
 
     def in_bfloat16(
@@ -65,7 +65,7 @@ class NativeOps(Ops):
         return narrow, params
 
     @abstractmethod
-    def apply(self, pair: Pair, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
+    def apply(self, pair: CustomOp, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
         """Call a pair with its settings, so that the framework can differentiate it.
 
         The inputs may get a gradient; an absent optional one is None.

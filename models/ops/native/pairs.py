@@ -24,7 +24,7 @@ Views = Sequence[Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class CustomOp:
     """An operator and its gradient; both also take the operator's settings by name.
 
     `forward` (*inputs, keep, threads) returns the results, and the arrays that `backward` needs; an
@@ -60,7 +60,7 @@ def pair(
     shapes: Callable[..., Sequence[Sequence[Any]]],
     *,
     state: bool = False,
-) -> Pair:
+) -> CustomOp:
     """Return the pair of two kernels that write into arrays which they are given.
 
     Args:
@@ -90,10 +90,10 @@ def pair(
         call_grad(*saved, zeros_if_none(first, shape), *others, *grads, threads=threads, **how)
         return grads
 
-    return Pair(forward, backward)
+    return CustomOp(forward, backward)
 
 
-def simple(name: str, like: int = 0, setting: str = "") -> Pair:
+def simple(name: str, like: int = 0, setting: str = "") -> CustomOp:
     """Return the pair of the kernels NAME and NAME_grad, with one result, shaped as an input.
 
     A setting may be their first argument.
@@ -120,7 +120,7 @@ def _without(position: int, call: Callable[..., None]) -> Callable[..., None]:
     return lambda *x, **how: call(*x[:position], *x[position + 1 :], **how)
 
 
-SOFT_CAP = Pair(
+SOFT_CAP = CustomOp(
     lambda x, *, keep, **how: (_of_one(ops.soft_cap, x, **how), ()),
     lambda saved, d_results, _, **how: _of_one(ops.soft_cap_grad, *saved, *d_results, **how),
     saved_results=(0,),
@@ -131,7 +131,7 @@ SOFT_CAP = Pair(
 
 def _maps(
     call: Callable[..., None], call_grad: Callable[..., None], width: Callable[[View], int]
-) -> Pair:
+) -> CustomOp:
     """The pair of several maps of one x: (x, every weight, every bias or None) -> every result.
 
     `width` returns the last axis of a result from its weight.
@@ -160,7 +160,7 @@ def _maps(
         call_grad(x, weights, d_outs, dx, d_weights, d_biases, **how)
         return dx, *d_weights, *d_biases
 
-    return Pair(forward, backward)
+    return CustomOp(forward, backward)
 
 
 LINEARS = _maps(ops.linears, ops.linears_grad, lambda w: w.shape[0])
@@ -178,7 +178,7 @@ CAUSAL_CONV = pair(
 )
 """(x, w, b, state or None) -> y, last."""
 
-ROPE = Pair(
+ROPE = CustomOp(
     lambda x, *, keep, offset, **how: (_of_one(ops.rope, x, offset, back=False, **how), ()),
     lambda _, dy, __, *, offset, **how: _of_one(ops.rope, *dy, offset, back=True, **how),
 )
@@ -244,7 +244,7 @@ def _regression_grad(
     return dq, dk + dv, d_log, -(dq * x).sum((0, 1)), d_state
 
 
-REGRESSION = Pair(_regression, _regression_grad, saved_results=(0,))
+REGRESSION = CustomOp(_regression, _regression_grad, saved_results=(0,))
 """(q, k, log_decay, ridge, state or None) -> x, last.
 
 The gradient of q solves the same systems; the others are those of S_t x_t, a `RECURRENCE` of k
@@ -288,7 +288,7 @@ def _mlstm_grad(
     return *grads, *d_state
 
 
-MLSTM = Pair(_mlstm, _mlstm_grad, saved_results=(0,))
+MLSTM = CustomOp(_mlstm, _mlstm_grad, saved_results=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 
@@ -314,7 +314,7 @@ def _slstm_grad(
     return *grads, *d_state
 
 
-SLSTM = Pair(_slstm, _slstm_grad, saved_results=(0,))
+SLSTM = CustomOp(_slstm, _slstm_grad, saved_results=(0,))
 """(i, f, z, o, R, b, then h, c, n, m or None) -> h and the last h, c, n, m."""
 
 
@@ -323,7 +323,9 @@ def _slstm_again(saved: Views, d_results: Views, needs: Sequence[bool], **how: A
     return _slstm_grad((*taped, h), d_results, needs, **how)
 
 
-SLSTM_UNTAPED = Pair(lambda *x, keep, **how: (_slstm(*x, keep=False, **how)[0], x), _slstm_again)
+SLSTM_UNTAPED = CustomOp(
+    lambda *x, keep, **how: (_slstm(*x, keep=False, **how)[0], x), _slstm_again
+)
 """As `SLSTM`; the backward pass runs the cell again instead of keeping seven arrays of its steps.
 
 For a framework whose forward pass does not know whether a gradient will follow.
@@ -332,7 +334,7 @@ For a framework whose forward pass does not know whether a gradient will follow.
 # -- the loss --------------------------------------------------------------------------------------
 
 
-def _loss(call: Callable[..., tuple[float, int]]) -> Pair:
+def _loss(call: Callable[..., tuple[float, int]]) -> CustomOp:
     """The gradients are computed with the loss, in one pass, and scaled by the backward pass."""
 
     def forward(
@@ -343,7 +345,7 @@ def _loss(call: Callable[..., tuple[float, int]]) -> Pair:
         unused = np.ones((), np.bool_)  # `_scaled` clears it
         return (np.array(nats, np.float32), np.array(count, np.int32)), (*grads, unused)
 
-    return Pair(forward, _scaled)
+    return CustomOp(forward, _scaled)
 
 
 def _scaled(saved: Views, d_results: Views, _: Sequence[bool], *, threads: int, **__: Any) -> Views:

@@ -1,4 +1,4 @@
-"""Checkpoints that others wrote are recognised, and what is wrong with one is named."""
+"""Checkpoints that others wrote are recognized, and what is wrong with one is named."""
 
 import json
 import pickle

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
+from mlxhog.models.layers import known, make
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import known, make
-from mlxhog.models.mad.sequence import MOST_LAYERS, canonical, parse
+from mlxhog.models.mad.sequence import MAX_LAYERS, canonical, parse
 from mlxhog.models.registry import architectures, load_architecture, load_candidate, to_yaml
 from tests.pairs import each_of
 
@@ -78,7 +78,7 @@ OTHERS = "gated-conv(3)|gated-conv(kernel=3,kernel=4)|()|gated-conv)||*2|swiglu*
         ("gated-conv(kernel=wide)", "gated-conv.kernel is 'wide'; wanted a whole number"),
         ("(gated-conv", "a parenthesis is not closed at character 12"),
         ("swiglu, swiglu", "',' begins no layer at character 7"),
-        (f"swiglu*{10**12}", f"{10**12} layers; write {MOST_LAYERS} at most"),
+        (f"swiglu*{10**12}", f"{10**12} layers; write {MAX_LAYERS} at most"),
         *((text, ".") for text in OTHERS.split("|")),
     ],
 )

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from mlxhog.models import lm_float64
 from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.layers import make
 from mlxhog.models.mad.config import POSITIONS, MADConfig, sincos
-from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS, assert_agreement

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import replace
 
-from mlxhog.mad.run import Point, RunRecord
+from mlxhog.mad.run import CandidateRecord, Point
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
 
@@ -13,7 +13,7 @@ STUDY = Study(candidates=CANDIDATES, seeds=SEEDS)  # of suite smoke
 TASKS = tuple(dict.fromkeys(setting.task for setting in STUDY.measured.settings))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
-RECORD = RunRecord(
+RECORD = CandidateRecord(
     status="done", steps=200, seconds=10.0, loss=1.2, acc_token=0.45, acc_macro=0.5,
     key="", candidate="", config={}, label="", params=1000, state=0, host="here",
     at="2026-01-02T03:04:05.000+00:00",

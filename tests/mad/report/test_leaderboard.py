@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.display import table
+from mlxhog.display.charts import LIGHT
 from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, draw_costs, draw_curves, front
-from mlxhog.report import table
-from mlxhog.report.charts import LIGHT
 from tests.cli.command import told
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 from tests.pairs import each_of
@@ -106,7 +106,7 @@ def scored_by_val(record):
          {"layers": CHANNELS, "score": 0.0, "status": "diverged", "n_diverged": N}),
         # validation rows that select have their score beside
         (scored_by_val, {"protocol": {"select": "val"}}, 3 * N, 0, ["0.900 ± 0.025  0.800"], {}),
-        # an open step size is auto
+        # an open learning rate is auto
         (lambda one: None, {"protocol": {"optimizer": "muon"}}, 0, 3 * N,
          ["0 of 54 runs have ended"], None),
     ],

@@ -43,7 +43,7 @@ def trains_or_crashes(config, **how):
 def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(scheduler, "MOST_LOSSES", 1)
+    monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
     monkeypatch.setattr("mlxhog.mad.study.session.Scheduler", small.CutScheduler)
     monkeypatch.setattr(Study, "new_pruner", lambda study, curve: Second())
     study = Study(

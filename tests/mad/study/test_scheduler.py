@@ -17,7 +17,7 @@ import pytest
 
 from mlxhog.base.quantities import Interval
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.mad.search.pruning import Pruner
+from mlxhog.mad.samplers.pruning import Pruner
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.models.mad.sequence import canonical, parse
 from tests.mad.report.sample import RECORD

@@ -1,6 +1,6 @@
 """The steps of evaluations, and the end of a run."""
 
-from mlxhog.mad.training.evaluation import Evaluations
+from mlxhog.mad.training.evaluation import CandidateEvaluations
 from tests.mad.training.small_runs import Recorder, small_run
 from tests.pairs import each_of
 
@@ -16,7 +16,9 @@ def full(accuracy):
 def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
     config = small_run(**{"eval_every": 10, **protocol})
-    evaluator = Evaluations(config, callbacks or Recorder(), rungs, limit=100, per_epoch=10)
+    evaluator = CandidateEvaluations(
+        config, callbacks or Recorder(), rungs, limit=100, per_epoch=10
+    )
     step = 0
     for accuracy in accuracies:
         step = evaluator.next_evaluation(step)

@@ -16,7 +16,7 @@ from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, common, shared_tables
-from mlxhog.models.mad.layers import make
+from mlxhog.models.layers import make
 from tests.mad.study.small import texts
 from tests.mad.training.small_runs import numbers, small_run
 

@@ -13,8 +13,8 @@ import pytest
 
 from mlxhog.config import plugins
 from mlxhog.models import lm, lm_float64
+from mlxhog.models.layers import BUILT_IN
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
 from tests.models.sample import batch, perturbed_params
 from tests.models.twins import TWINS, assert_agreement

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mlxhog.models.layers import attention, linear, state_space
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import Run
-from mlxhog.models.mad.layers import attention, linear, state_space
+from mlxhog.models.mad.layer import ForwardContext
 from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, float64, start
 from tests.pairs import each_of
@@ -74,7 +74,7 @@ def layer(text, twin, gates=None, S=41):
         for spec in one.param_spec(D)
     }
     x = rng.standard_normal((2, S, D))
-    y, state = one.forward(twin.array(p), twin.array(x), start(one, D), Run(twin.ops))
+    y, state = one.forward(twin.array(p), twin.array(x), start(one, D), ForwardContext(twin.ops))
     return twin.numpy(y), float64(one, p, x), state
 
 

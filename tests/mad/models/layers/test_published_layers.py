@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlxhog.models.mad.layer import Run
+from mlxhog.models.mad.layer import ForwardContext
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
@@ -32,7 +32,9 @@ def ours(text):
         noise = rng.normal(0, 0.1, spec.shape).astype(np.float32)
         params[spec.name] = torch.from_numpy(initial_value(spec, 0) + noise)
     x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
-    y, _ = layer.forward(params, x, start(layer, D), Run(choose("torch", "reference", "cpu")))
+    y, _ = layer.forward(
+        params, x, start(layer, D), ForwardContext(choose("torch", "reference", "cpu"))
+    )
     return params, x, y
 
 

@@ -9,8 +9,8 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.mad.winner import write
 from mlxhog.models import lm_float64
+from mlxhog.models.layers import BUILT_IN, at_width, make, to_dict
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import BUILT_IN, at_width, make, to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 from tests.mad.training.small_runs import small_run

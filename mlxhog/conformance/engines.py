@@ -1,0 +1,160 @@
+"""Engines compute a model with NumPy arrays in and out; and all results of a subject by one.
+
+`NumPyEngine` runs the reference of models in float64. `FrameworkEngine` is a backend as a worker
+has it, in its place in training and in generation.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlxhog import arena, backends
+from mlxhog.backends import probes
+from mlxhog.conformance.subject import Array, ParitySubject
+from mlxhog.data.batch import Batch
+from mlxhog.models import families, lm_float64
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.kernels import choose
+from mlxhog.optim.gradients import dense
+
+State = Any
+"""Of the backend; callers pass it to the next call, or to `state_arrays`."""
+
+NamedArrays = Iterator[tuple[str, Array]]
+
+LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
+"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""
+
+
+class FrameworkEngine:
+    """A backend as a worker has it, such as "torch:cpu"; holds one model at a time."""
+
+    def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
+        framework, _, device = name.partition(":")
+        self.backend = backends.create(name, threads=threads, kernels=kernels)
+        self._device = probes.Device(framework, device, threads)
+        self.ops = choose(framework, kernels, device)
+        self._cfg: ModelConfig | None = None
+
+    def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
+        """Copy a model's parameters, float32 under our names."""
+        if cfg != self._cfg:
+            self._layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+            self.backend.bind(cfg, self._layout)
+            self._cfg = cfg
+        flat = np.zeros(self._layout.n_floats, np.float32)
+        for name, slot in self._layout.slots.items():
+            flat[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self.backend.take(flat)
+
+    def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
+        """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
+        assert self._cfg is not None, "load a model first"
+        batch = Batch(tokens.copy(), targets.copy(), targets.size)
+        loss, grads = self.backend.loss_and_grads(batch)
+        slots = self._layout.slots
+        return loss, {name: dense(grad, slots[name].shape) for name, grad in grads.items()}
+
+    def probes(self) -> NamedArrays:
+        """Compute the probes of `mlxhog.backends.probes`."""
+        return probes.probed(self._device, self.ops)
+
+
+class NumPyEngine:
+    """The reference of models in float64, with the methods of `FrameworkEngine` and its backend.
+
+    If it is `rounded`, every result of a gradient is rounded to float32.
+    """
+
+    def __init__(self, *, rounded: bool = False) -> None:
+        self._rounded, self.backend = rounded, self
+
+    def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
+        """Take a model's parameters; they are neither copied nor written."""
+        self._cfg, self._params = cfg, params
+
+    def every_logits(
+        self, tokens: Array, state: State, hidden: list[Array] | None = None
+    ) -> tuple[Array, State]:
+        """Compute tokens; see `Reader`."""
+        return lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
+
+    def logits(self, tokens: Array, state: State) -> tuple[Array, State]:
+        """Compute a token of each row."""
+        logits, state = self.every_logits(tokens, state)
+        return logits[:, -1], state
+
+    def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
+        """Return the mean loss in nats, and its gradient by parameter."""
+        how: dict[str, Any] = {"rounded": self._rounded}
+        return lm_float64.differentiate(self._cfg, self._params, tokens, targets, **how)
+
+    def state_arrays(self, state: State) -> list[list[Array]]:
+        """Return a state as arrays, a list per block."""
+        return [list(block) for block in state[-len(self._cfg.layout.blocks) :]]
+
+
+ModelEngine = FrameworkEngine | NumPyEngine
+"""Computes a model in the process that made it."""
+
+
+def results(
+    engine: ModelEngine,
+    subject: ParitySubject,
+    params: Mapping[str, Array],
+    steps: Callable[..., Any],
+    *,
+    tokenwise: bool = True,
+) -> NamedArrays:
+    """Compute all results of a subject, in the order of the computation.
+
+    The parameters stand in place of the subject's; `steps` is `optimizers.ours` or `.reference`.
+    """
+    cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
+    engine.load(cfg, params)
+    reader, hidden = engine.backend, list[Array]()
+    logits, state = reader.every_logits(tokens, None, hidden)
+    for number, x in enumerate(hidden):
+        yield f"hidden/{'out_norm' if number > len(cfg.layout.blocks) else number}", x
+    yield "logits", logits
+    yield from _state(cfg, "state", reader.state_arrays(state))
+    grads: dict[str, Array] = {}
+    if targets is not None:
+        loss, grads = engine.differentiate(tokens, targets)
+        yield "loss", np.array(loss, logits.dtype)
+        for name in families.param_spec(cfg):
+            if name in grads:
+                yield f"grad/{name}", grads[name]
+    if tokenwise and families.is_language_model(cfg):
+        state, parts = None, []
+        for t in range(tokens.shape[1]):
+            one, state = reader.logits(tokens[:, t : t + 1], state)
+            parts.append(one)
+        yield "stepwise/logits", np.stack(parts, 1)
+        yield from _state(cfg, "stepwise/state", reader.state_arrays(state))
+    if targets is None or not subject.steps:
+        return
+
+    def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
+        every = grads
+        if step > 1:
+            engine.load(cfg, {**params, **now})
+            every = engine.differentiate(tokens, targets)[1]
+        spec = cfg.layout.spec  # tables stay
+        return {k: x for k, x in every.items() if k in params and spec[k].kind != "table"}
+
+    for rule, values, apart in steps(cfg, params, gradient, subject.steps):
+        yield from ((f"after/{rule}/{name}", value) for name, value in values.items())
+        yield from ((f"step/{rule}/{name}", value) for name, value in apart.items())
+
+
+def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
+    """Name the parts of every block's state."""
+    for number, (block, parts) in enumerate(zip(cfg.layout.blocks, blocks, strict=True)):
+        (layer, d), names = (block[0].layer, block[0].d), list[str]()
+        for name, own in layer.state_shapes(d, 0).items():
+            letters = LETTERS.get(layer.name.partition("-")[0], "") if name == "cell" else ""
+            one = [name] if len(own) == 1 else [f"{name}.{k}" for k in range(len(own))]
+            names += letters or one
+        yield from ((f"{prefix}/{number}/{n}", x) for n, x in zip(names, parts, strict=True))

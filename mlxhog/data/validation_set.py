@@ -1,0 +1,331 @@
+"""Validation text: the files that are it by their names, and its evaluation.
+
+`split` chooses it in other text.
+
+Every evaluation uses the same sequences, in the same order, in batches of the same shape. Marks
+make bits per byte comparable: the scores of simple models (uniform, the entropy of single bytes,
+`gzip -9`, `xz -9e`) on the first MiB of validation text, each fitted to this text only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import math
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.data import conversations, textfiles
+from mlxhog.data.batch import IGNORED, Batch, padded
+from mlxhog.data.batches import Order
+from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.data.tokens import TokenFile
+
+ROWS = 16  # most sequences in one batch
+BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
+PART_BYTES = 65_536
+"""Size of a run's part, for every budget; `--val-subset-tokens` sets another, and large models get
+less (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it)."""
+MARKED_BYTES = 1 << 20
+_DOCUMENTS = 16  # fewest documents of a part, if the text has as many
+_BEGINNINGS, _PROMPT_TOKENS = 64, 256
+"""Documents of which one begins the samples, and most tokens of its prompt."""
+_FIRST_WORDS = re.compile(r"^\W*(\w.{0,27}\w(?!\w)|\w{1,24})", re.MULTILINE)
+
+
+_KINDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(
+        "valid validation val dev eval heldout held-out held_out holdout".split(), "val"
+    ),
+    "test": "test",
+}
+_NAME = re.compile(
+    rf"({'|'.join(_KINDS)})"
+    r"(?:(?:[-_ ]?(?:set|data|split))?(?:[-_. ]?\d+(?:[-_]of[-_]\d+)?)?|[-_.].*-\d+-of-\d+)"
+)
+"""A name without its suffixes, perhaps with the number of a shard."""
+_WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(_KINDS)})(?![a-z])")
+
+
+def beginning(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, str]:
+    """Return the kind of a validation text, and the beginning of a document of it, for samples.
+
+    That is a conversation up to its first answer, the prompt of an example, or else the first words
+    of a text.
+    """
+    kind, prompt = "plain text", "The"
+    places = itertools.pairwise(file.starts[: _BEGINNINGS + 1].astype(np.int64).tolist())
+    for number, (first, end) in enumerate(places):
+        ids = file.ids(first, min(end, first + _PROMPT_TOKENS)).astype(np.int32)
+        if ids[0] != file.bos:  # a later answer of a conversation
+            continue
+        asked = 0 if file.prompts is None else int(file.prompts[number])
+        text = tokenizer.decode(ids).decode(errors="ignore")
+        if (context := conversations.context(text)) is not None:
+            kind, prompt = "conversations", context or "User: Hello\nAssistant:"
+            is_found = bool(context)
+        elif asked:
+            kind, is_found = "prompts and answers", asked < len(ids)
+            prompt = tokenizer.decode(ids[: asked + 1]).decode(errors="ignore")
+        else:
+            words = _FIRST_WORDS.search(text)
+            prompt, is_found = words[1] if words else prompt, bool(words)
+        if is_found:
+            break
+    return kind, prompt
+
+
+def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the training, validation and test text among files, by their names.
+
+    The name of a file counts in the folder itself, and beside training text also in a subfolder; so
+    does the name of a subfolder with its files. A word within a name counts beside the same name
+    with train in its place: `wiki.valid.tokens` beside `wiki.train.tokens`. Source code is training
+    text with every name.
+
+    The test text is the validation text if there is no other. Other files beside records of
+    training text are in none of the lists. If the names leave no training text, all files are.
+    """
+    named = {path: _named(path, folder, set(files)) for path in files}
+    beside = {place.parent for place, kind in named.values() if kind == "train"}
+    kinds = defaultdict[str, list[Path]](list)
+    for path, (place, kind) in named.items():
+        counts = place.parent in beside or place == folder / path.name
+        kinds[kind if counts else ""].append(path)
+    train, validation, test = (kinds[kind] for kind in ("train", "val", "test"))
+    if not validation:
+        validation, test = test, []
+    if len(validation) + len(test) == len(files):
+        return list(files), [], []
+    records = [path for path in train if textfiles.kind(path) in textfiles.RECORD_SUFFIXES]
+    return records or sorted([*train, *kinds[""]]), validation, test
+
+
+def _named(path: Path, folder: Path, files: Collection[Path]) -> tuple[Path, str]:
+    """Return the file, or a folder that it is in, whose name says its kind, and the kind."""
+    places = [path, *path.parents]
+    if textfiles.kind(path) in textfiles.SOURCE_CODE:
+        return path, ""
+    for place in places[: places.index(folder)]:
+        name = Path(place.name.lower())
+        stem = Path(name.stem if name.suffix in textfiles.PACKED_SUFFIXES else name).stem
+        if match := _NAME.fullmatch(stem):
+            return place, _KINDS[match[1]]
+    for word in _WORD.finditer(path.name):
+        train = f"{path.name[: word.start()]}train{path.name[word.end() :]}"
+        if path.parent == folder and _KINDS[word[1]] != "train" and folder / train in files:
+            return path, _KINDS[word[1]]
+    return path, ""
+
+
+def rows_of_batch(parameters: int, seq_len: int) -> int:
+    """Return the number of sequences in a batch of an evaluation, for a model of this size."""
+    rows = ROWS
+    while rows > 1 and 2.0 * parameters * seq_len * rows > BATCH_FLOPS:
+        rows //= 2
+    return rows
+
+
+def n_batches(
+    file: TokenFile, *, seq_len: int, batch_size: int, val_subset_tokens: int | None = None
+) -> int:
+    """Return the number of batches that `batches` yields."""
+    return -(-len(_chosen(file, seq_len, val_subset_tokens)) // batch_size)
+
+
+def batches(
+    file: TokenFile,
+    *,
+    seq_len: int,
+    batch_size: int,
+    val_subset_tokens: int | None = None,
+    first: int = 0,
+    count: int | None = None,
+) -> Iterator[Batch]:
+    """Yield the validation text as batches of exactly (batch_size, seq_len).
+
+    Document separators have the label `IGNORED`, and so has the padding of the last sequence and
+    the last batch. Over the whole file the sum of the batches' `n_bytes` is that of the text. In a
+    file with examples only completions are counted, the rows are those of `ExampleRows`, and all
+    batches are as wide as the longest row. `val_subset_tokens` labels, those of prompts included,
+    rounded up to whole sequences, are spread evenly over the file; None is the whole file.
+    """
+    indices = _chosen(file, seq_len, val_subset_tokens)
+    stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
+    table = file.rows(seq_len)
+    width = seq_len if table is None else padded(int(table.length.max()))
+    for start in range(first * batch_size, stop, batch_size):
+        chosen = indices[start : start + batch_size]
+        x = np.full((batch_size, width), file.bos, np.int32)
+        y = np.full((batch_size, width), IGNORED, np.int32)
+        x[: len(chosen)], y[: len(chosen)] = file.read(chosen, seq_len, width)
+        if table is None:
+            x[y == IGNORED] = file.bos  # behind the text
+        y[y == file.bos] = IGNORED
+        yield Batch(x, y, file.text_bytes(y))
+
+
+def _chosen(file: TokenFile, seq_len: int, val_subset_tokens: int | None) -> NDArray[np.int64]:
+    """The sequences to evaluate; the last may be shorter than seq_len."""
+    table, length = file.rows(seq_len), float(seq_len)
+    total = -(-(file.n_tokens - 1) // seq_len)
+    if table is not None:
+        total, length = len(table), float(table.length.mean())
+    n = (
+        total
+        if val_subset_tokens is None
+        else min(total, max(1, math.ceil(val_subset_tokens / length)))
+    )
+    return np.arange(n, dtype=np.int64) * total // n
+
+
+def bits_per_byte(nats: float, n_bytes: int) -> float:
+    """Return the summed cross entropy of the text's labels in bits per byte of text.
+
+    Unlike the loss per token, it can be compared between tokenizers.
+
+    `nats` is the sum over the labels that `batches` counts, `n_bytes` that of the batches, of the
+    text before a tokenizer changed it.
+    """
+    return nats / (math.log(2) * n_bytes)
+
+
+def marks(text: bytes) -> dict[str, float]:
+    """Return the bits per byte of every simple model on the begin of a text, `MARKED_BYTES` of it.
+
+    >>> marks(b"never wait, add without a lock. " * 100)
+    {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
+    """
+    import lzma  # which a Python may lack, see `textfiles`
+
+    text = text[:MARKED_BYTES]
+    n_bytes = max(len(text), 1)
+    shares = np.bincount(np.frombuffer(text, np.uint8)) / n_bytes
+    shares = shares[shares > 0]
+    # As `xz -9e`, with a dictionary of this size: that of the preset needs 670 MB.
+    best = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": MARKED_BYTES}
+    bits = {
+        "unigram": float(-(shares * np.log2(shares)).sum()),
+        "gzip": 8 * len(gzip.compress(text, 9)) / n_bytes,
+        "xz": 8 * len(lzma.compress(text, filters=[best])) / n_bytes,
+    }
+    # Not 0 for a text that only repeats itself.
+    return {"uniform": 8.0} | {name: max(0.01, round(n, 3)) for name, n in bits.items()}
+
+
+# -- the part that runs are evaluated on ----------------------------------------------------------
+
+
+def part(file: TokenFile, n_bytes: int) -> TokenFile:
+    """Return about `n_bytes` bytes of a validation token file; the file itself if it has no more.
+
+    Bits per byte of two texts cannot be compared: documents differ by more than a minute of
+    training changes. So all evaluations of all runs on the same data use the same text:
+
+    - The part depends only on the validation documents and `n_bytes`, and larger parts contain
+      smaller ones.
+    - The documents are in one random order. The part has their beginnings in that order, each at
+      most a sixteenth of the size, so it is never a single long document. If this is too little
+      text, it has the beginnings of all documents, as long as the size requires.
+    - Examples and conversations are used whole: a completion without its end is another task. Two
+      tokenizers cut the beginning of a document at the same byte, except for part of a token.
+    """
+    n_bytes = _DOCUMENTS * -(-n_bytes // _DOCUMENTS)  # a multiple, so that parts are nested
+    if n_bytes >= file.header["bytes"]:
+        return file
+    n = file.header["documents"]
+    heads = np.arange(n) if file.prompts is None else np.flatnonzero(~file.continues())
+    order = heads[Order(len(heads), "held-out", 0).at(0, 0, len(heads))]
+    ends = dict(zip(heads.tolist(), [*heads[1:].tolist(), n], strict=True))
+    depth, missing = n_bytes // _DOCUMENTS, n_bytes
+    chosen: dict[int, int] = {}
+    for head in order.tolist():
+        for document in range(head, ends[head]):  # several of a conversation
+            chosen[document], text = _beginning(file, document, min(depth, missing))
+            missing -= text
+        if missing <= 0:
+            return _beginnings(file, chosen)
+    if file.prompts is not None:
+        return file
+    lengths = np.array([_beginning(file, d, n_bytes)[1] for d in order.tolist()], np.int64)
+    for document, depth in zip(order.tolist(), _depths(lengths, n_bytes).tolist(), strict=True):
+        chosen[document], _ = _beginning(file, document, depth)
+    return _beginnings(file, chosen)
+
+
+def part_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
+    """Name a validation text: two runs with the same name are evaluated on the same text.
+
+    `n_bytes` None is the whole text.
+    """
+    size = "all" if n_bytes is None else str(n_bytes)
+    return f"{corpus_sha256[:16]} {rule} {size}"
+
+
+def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
+    """Number of tokens, with BOS, and bytes of a document's beginning of at most `n_bytes`.
+
+    It has at least one token of text, and always the whole of an example. It counts as `n_bytes`,
+    although its last token may end before, so that every tokenizer gets the same documents.
+    """
+    begin, end = (int(place) for place in file.starts[document : document + 2])
+    if file.prompts is not None:
+        ids = file.ids(begin, end)
+        return end - begin, int(file.byte_lengths[ids[1:]].sum())
+    stop = min(end, begin + 1 + n_bytes)
+    ids = file.ids(begin + 1, stop)
+    ends = np.cumsum(file.byte_lengths[ids])
+    n = max(int(np.searchsorted(ends, n_bytes, side="right")), min(1, len(ids)))
+    is_whole = 1 + n == end - begin
+    return 1 + n, int(ends[-1] if n else 0) if is_whole else n_bytes
+
+
+def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """How many bytes of each document make up a total: equally many, or all of a shorter one.
+
+    >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
+    [3, 11, 1, 10]
+    """
+    ascending = np.sort(lengths)
+    others = len(lengths) - np.arange(len(lengths))
+    before = np.concatenate([[0], np.cumsum(ascending)[:-1]])
+    fits = (total - before) // others  # if all shorter documents are used whole
+    depth = int(fits[np.argmax(ascending >= fits)])
+    depths = np.minimum(lengths, depth)
+    longer = np.flatnonzero(lengths > depth)
+    depths[longer[: total - int(depths.sum())]] += 1
+    return depths
+
+
+def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
+    """A token file of the first tokens of each chosen document, in the order of the file."""
+    documents = np.array(sorted(chosen), np.int64)
+    counts = np.array([chosen[document] for document in documents.tolist()], np.int64)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    begins = file.starts[documents].astype(np.int64)
+    ends = (begins + counts).tolist()
+    tokens = np.concatenate(
+        [file.ids(*places) for places in zip(begins.tolist(), ends, strict=True)]
+    )
+    prompts = None if file.prompts is None else np.asarray(file.prompts[documents])
+    digest = hashlib.sha256(tokens.tobytes())
+    if prompts is not None:
+        digest.update(prompts.tobytes())
+    header = {
+        **file.header,
+        "tokens": len(tokens),
+        "documents": len(documents),
+        "bytes": file.text_bytes(tokens),
+        "decoded": int(file.byte_lengths[tokens].sum()),
+        "examples": 0 if prompts is None else int((prompts > 0).sum()),
+        "sha256": digest.hexdigest(),
+    }
+    starts = starts.astype(np.uint64)
+    return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts)

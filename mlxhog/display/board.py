@@ -1,0 +1,114 @@
+"""A board: the report of one run, which follows it, with buttons to control it.
+
+Its script asks for the page again and replaces what has changed. Every client that reaches the port
+may read it; a button needs the token that was printed in the terminal. Pages of other sites reach
+the port too, so requests with a host name other than this machine's are refused.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from html import escape
+from time import monotonic
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from mlxhog.arena import requests
+from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names
+from mlxhog.display.record import RunRecord
+from mlxhog.display.run_page import report
+from mlxhog.errors import MlxhogError
+
+LOOK_S = 0.5
+"""Shortest time between two reads of the files; a run writes its metrics every two seconds."""
+ASKS = {
+    "checkpoint": ("Save a checkpoint", ""),
+    "sample": ("Write a sample", ""),
+    "stop": ("Stop the run", "Stop the run? It finishes its step and saves a checkpoint."),
+}
+"""Request -> the label of its button, and the question before it is sent."""
+
+
+class Board:
+    """The application that shows one run.
+
+    Concurrency: for one event loop; files are read in a thread, one at a time.
+    """
+
+    def __init__(self, record: RunRecord, token: str) -> None:
+        """Show the run of a record; requests of its buttons need the token."""
+        self.record, self._token = record, token.encode()
+        self._lock = asyncio.Lock()
+        self._looked_s, self._tag, self._text = -LOOK_S, "", ""
+        self._news: tuple[object, ...] = ()  # what the page shows
+        self._routes = Starlette(
+            routes=[Route("/", self._page), Route("/ask/{what}", self._ask, methods=["POST"])]
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of ASGI, unless a page of another site sends it."""
+        try:
+            check_names(dict(scope["headers"]), OWN_NAMES)
+        except ForeignRequest:
+            refusal = _error(421, "this board answers at its own address only")
+            await refusal(scope, receive, send)
+        else:
+            await self._routes(scope, receive, send)
+
+    async def _page(self, request: Request) -> Response:
+        """Return the page; 304 if the client has it."""
+        async with self._lock:
+            await asyncio.to_thread(self._refresh)
+        headers = {"Cache-Control": "no-store", "ETag": self._tag}
+        if request.headers.get("if-none-match") == self._tag:
+            return Response(status_code=304, headers=headers)
+        return HTMLResponse(self._text, headers=headers)
+
+    def _refresh(self) -> None:
+        """Read the files again, and write the page again if they have changed."""
+        record, history = self.record, self.record.history
+        if monotonic() - self._looked_s < LOOK_S:
+            return
+        record.refresh()
+        self._looked_s = monotonic()
+        news = (len(history), history.newest, len(record.events), record.status, record.notes)
+        if news != self._news:
+            self._news, self._text = news, report([record], buttons=BUTTONS)
+            self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
+
+    async def _ask(self, request: Request) -> Response:
+        """Pass the request of a button on to the run, if the token is right."""
+        what = request.path_params["what"]
+        sent = request.headers.get("x-mlxhog-token", "").encode()
+        if not hmac.compare_digest(sent, self._token):
+            return _error(
+                403, "the token is missing or wrong; it is in the link that mlxhog board printed"
+            )
+        if what not in ASKS:
+            return _error(404, f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}")
+        try:
+            answer = await asyncio.to_thread(requests.ask, self.record.run.directory, what)
+        except MlxhogError as error:
+            return _error(409, str(error))
+        message = answer.get("message", f"saved {answer.get('path')}")
+        return JSONResponse({"message": str(message)})
+
+
+def _error(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status)
+
+
+BUTTONS = f"""<div class="bar live" id="asks" hidden>{
+    "".join(
+        f'<button type="button" data-ask="{what}" data-sure="{escape(sure)}">{text}</button>'
+        for what, (text, sure) in ASKS.items()
+    )
+}</div>
+<p id="told" class="note" role="status" aria-live="polite"></p>
+<p id="gone" class="partial" role="status" hidden>The server of this page (mlxhog board) does not
+answer; trying again.</p>"""
+"""The buttons, which a page shows that was opened by the link with the token; their answers."""

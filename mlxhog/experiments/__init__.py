@@ -1,0 +1,41 @@
+"""Comparing ways to train: pairs of short runs, judged by a sequential test."""
+
+from dataclasses import dataclass
+
+from mlxhog.base.quantities import format_duration
+from mlxhog.config.options import option
+
+ENDS = ("budget", "epochs and early stopping")
+"""Groups of options of train that end a run; a comparison sets them by its terms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Options of `mlxhog compare`; a comparison has one of the three budgets."""
+
+    pairs: int = option(
+        6, "most pairs of runs; fewer if the answer is clear earlier", low=2, high=20
+    )
+    time: float | None = option(
+        None, "training time of each run; 1m where neither side says another budget", unit="s",
+        above=0, none="auto", excludes=("tokens", "steps"),
+    )  # fmt: skip
+    tokens: int | None = option(
+        None, "tokens of each run, in place of time", unit="tokens", low=1, excludes=("steps",)
+    )
+    steps: int | None = option(None, "steps of each run, in place of time", unit="steps", low=1)
+    val_subset_tokens: int = option(
+        262_144, "validation text that every run is scored on", unit="tokens", low=1
+    )
+    seed: int = option(1, "seed of the first pair; others follow", low=0, high=2**32 - 1)
+    folder: str | None = option(
+        None, "folder of this comparison; auto is one in comparisons/", none="auto"
+    )
+    out: str = option("runs", "folder that holds the runs A and B may name")
+
+    @property
+    def each(self) -> str:
+        """The budget of a run, for people."""
+        if self.time is not None:
+            return format_duration(self.time)
+        return f"{self.steps:,} steps" if self.steps is not None else f"{self.tokens:,} tokens"

@@ -1,0 +1,141 @@
+"""CONFIG_OR_RUN of `analyze`, `advise` and `compare`: architecture, options, checkpoint or run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlxhog.base import plain_yaml
+from mlxhog.base.paths import expanded
+from mlxhog.checkpoint import checkpoint as checkpoints
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.config.options import options
+from mlxhog.config.sources import Layer, read_yaml
+from mlxhog.errors import ConfigError, RunError, did_you_mean
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.registry import architectures, is_line, load_architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisTarget:
+    """A model, its training, and the source of its parameters."""
+
+    title: str  # for people
+    config: TrainConfig  # the training settings
+    model: ModelConfig  # the architecture
+    run: Run | None = None  # of the checkpoint
+    checkpoint: Path | None = None  # directory of its parameters; None for initial values
+    saved: checkpoints.Checkpoint | None = None  # the checkpoint, if a run of mlxhog made it
+
+
+def options_of(spec: str) -> tuple[str, Layer] | None:
+    """Return title and options of an architecture or a file; None for a run or a checkpoint.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = expanded(spec)
+    shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
+    if shipped in architectures() or is_line(spec):
+        return shipped, {"model": (shipped, shipped)}
+    if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        return None
+    if _is_settings(path):
+        return path.stem, read_yaml(path, named=True)
+    return path.stem, {"model": (spec, spec)}
+
+
+def find_target(spec: str, overrides: Layer, root: Path) -> AnalysisTarget:
+    """Return the target of a command-line argument.
+
+    `spec` is an architecture's name or file, a file of training options, a run (path, name,
+    latest), a run and `/best`, or a checkpoint; `root` the folder of runs.
+
+    Raises:
+        ConfigError: it is not any of these, or its options are wrong.
+        RunError, CheckpointError: the run has no checkpoint, or it is damaged.
+    """
+    path, known = expanded(spec), options_of(spec)
+    if known is not None:
+        title = f"{'model' if list(known[1]) == ['model'] else 'settings'} {spec}"
+        config = train_config([known[1], overrides])
+        if (origin := config.resume or config.init_from) is not None:
+            raise ConfigError(
+                f"{title} begins with the weights of {origin}; analyze that run or checkpoint "
+                "instead, with the other options as flags"
+            )
+        model = load_architecture(config.model, config.set, config.plugin)
+        target = AnalysisTarget(title=title, config=config, model=model)
+    elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
+        opened = formats.open(path)
+        layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
+        if opened.tokenizer() is not None:
+            layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
+        target = AnalysisTarget(
+            title=f"checkpoint {path}",
+            config=train_config([layer, overrides]),
+            model=opened.config,
+            checkpoint=path.absolute(),
+        )
+    else:
+        try:
+            run, at = checkpoints.resumable(spec, root)
+        except RunError as error:
+            raise not_found(spec, root, error) from error
+        target = _from_run(run, at, overrides)
+    families.check_language_model(target.model)
+    families.check_length(target.model, target.config.seq_len)
+    return target
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a file has the options of `train` rather than the fields of an architecture."""
+    try:
+        keys = plain_yaml.read_fields(path, "the file")
+    except ConfigError:
+        return False  # the reader of architectures reports the error
+    if not isinstance(keys.get("model", ""), str):
+        return False
+    known = {s for one in options(TrainConfig).values() for s in (one.name, *one.aliases)}
+    words = [str(key).replace("-", "_") for key in keys]
+    return sum(word in known for word in words) > len(words) / 2
+
+
+def _from_run(run: Run, at: Path, overrides: Layer) -> AnalysisTarget:
+    data = str(overrides["data"][0]) if "data" in overrides else None
+    try:
+        config = train_config([run.options(data=data), overrides])
+    except ConfigError as error:
+        raise ConfigError(f"options of {run.directory}: {error}") from error
+    saved = checkpoints.load(at)  # compares every digest
+    config = replace(
+        config,
+        model=str(at),  # its file may have moved
+        set=None,
+        tokenizer=str(at) if config.tokenizer == "auto" else config.tokenizer,
+        init_from=None,
+        resize_vocab=False,
+        resume=None,
+    )
+    return AnalysisTarget(
+        title=f"run {run.name}, {at.name}",
+        config=config,
+        model=families.read(saved.config),
+        run=run,
+        checkpoint=at,
+        saved=saved,
+    )
+
+
+def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
+    """Return the error for an unknown word, with the nearest name."""
+    word = spec.removesuffix(f"/{checkpoints.BEST}")
+    if Path(spec).exists() or word == "latest":
+        return error
+    names = [*architectures(), *(run.name for run in runs.list_runs(root)), "latest"]
+    hint = did_you_mean(Path(word).stem, names)
+    hint = hint or f"; architectures are {', '.join(architectures())}; runs: mlxhog runs"
+    return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}{hint}")

@@ -1,0 +1,271 @@
+"""`mlxhog simulate`: its options, and every strategy on one set of workers, side by side."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mlxhog.base.quantities import parse_duration_s
+from mlxhog.config import rules
+from mlxhog.config.options import option
+from mlxhog.config.sources import Merged
+from mlxhog.errors import ConfigError, DataError, did_you_mean
+from mlxhog.research.simulator import Prediction, simulate, times
+from mlxhog.research.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes
+from mlxhog.research.simulator.machine import Event, SimulatedStrategy, Simulation, Worker
+from mlxhog.research.simulator.objectives import Quadratic, SimulatedSGD
+from mlxhog.research.simulator.strategies import (
+    OuterLoop,
+    ParameterServer,
+    SimulatedHogwild,
+    SimulatedLocked,
+    SimulatedRoundRobin,
+    SimulatedSSP,
+    SimulatedSync,
+)
+
+TARGET = 0.01  # share of the first excess at which a toy training ends
+BOWL = Quadratic(tuple(0.1 * 10 ** (k / 19) for k in range(20)), noise=0.3)
+RATES = tuple(2.0**-k for k in range(9))
+"""Learning rates that a toy training tries, as multiples of the problem's largest."""
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class SimulateConfig(Merged):
+    """Options of `mlxhog simulate`."""
+
+    workers: int = option(4, "number of workers", low=1, high=1000)
+    times: str = option("lognormal:100ms:0.2", f"time of a gradient: {times.forms()}")
+    slow: str | None = option(
+        None, "stragglers, as --slow of train: 1=10, 0=random:0.1:6, 2=late:30s"
+    )
+    kill: str | None = option(
+        None, "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s"
+    )
+    strategies: str = option("all", "strategies to compare, such as hogwild,sync; or all")
+    read: float = option(0.0, "time to copy the parameters", unit="s", low=0)
+    apply: float = option(0.0, "time to apply an update to all parameters", unit="s", low=0)
+    machines: int = option(1, "over which the workers are dealt out in turn", low=1)
+    link: str | None = option(None, f"between machines: {FORM}")
+    params: int = option(1_000_000, "parameters of the model, which links carry", low=1)
+    round_every: float = option(10.0, "time between two rounds of cluster", unit="s", above=0)
+    period: int = option(16, "steps between two merges of local_sgd and diloco", low=1)
+    replicas: int | None = option(
+        None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
+    )
+    slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
+    backup_workers: int = option(1, "workers that rounds of sync_backup do not wait for", low=0)
+    objective: str = option(
+        "none",
+        "also train a small problem to 1 % of its first excess, at the best of nine learning rates",
+        choices=("none", "quadratic"),
+    )
+    updates: int = option(5000, "gradients to simulate for each strategy", low=10, high=10_000_000)
+    seed: int = option(0, "of the times", low=0)
+
+    def __post_init__(self) -> None:
+        """Check the values together."""
+        if (self.machines > 1) != (self.link is not None) or self.workers % self.machines:
+            raise ConfigError(
+                f"machines is {self.machines}, link {self.link}, workers {self.workers}; several "
+                "machines need a link and equally many workers each (--machines 2 --link "
+                "100Mbit:50ms --workers 4), one has no link"
+            )
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of the links' average of all parameters."""
+        if self.link is None:
+            return 0.0
+        return Link.parse(self.link).all_reduce_s(FLOAT_BYTES * self.params, self.machines)
+
+
+def _replicas(config: SimulateConfig) -> int:
+    if config.replicas is not None or config.machines > 1:
+        return config.replicas or config.machines
+    half = max(1, config.workers // 2)
+    return next(n for n in range(half, 0, -1) if config.workers % n == 0)
+
+
+def _cluster(config: SimulateConfig) -> ClusterRounds:
+    if config.link is None:
+        raise ConfigError(
+            "cluster trains on several machines; add --machines 2 --link 100Mbit:50ms"
+        )
+    return ClusterRounds(
+        machines=config.machines,
+        link=Link.parse(config.link),
+        n_params=config.params,
+        round_every_s=config.round_every,
+    )
+
+
+SCHEMES: Mapping[str, Callable[[SimulateConfig], SimulatedStrategy]] = {
+    "serial": lambda c: SimulatedHogwild(),
+    "hogwild": lambda c: SimulatedHogwild(),
+    "locked": lambda c: SimulatedLocked(),
+    "async_ps": lambda c: ParameterServer(),
+    "ssp": lambda c: SimulatedSSP(c.slack),
+    "round_robin": lambda c: SimulatedRoundRobin(),
+    "sync": lambda c: SimulatedSync(round_s=c.round_s),
+    "sync_speed": lambda c: SimulatedSync(round_s=c.round_s, by_speed=True),
+    "sync_backup": lambda c: SimulatedSync(min(c.backup_workers, c.workers - 1), round_s=c.round_s),
+    "local_sgd": lambda c: OuterLoop(c.period, round_s=c.round_s),
+    "diloco": lambda c: OuterLoop(c.period, _replicas(c), c.round_s),
+    "cluster": _cluster,
+    "avg_runs": lambda c: OuterLoop(None),
+}
+"""Schemes by name: `sync_speed` is sync with shares by speed, `sync_backup` has backup workers."""
+
+
+def _strategies(config: SimulateConfig) -> list[str]:
+    if config.strategies == "all":
+        hidden = {"sync_speed"} if config.slow is None else set()
+        hidden |= {"cluster"} if config.machines == 1 else {"avg_runs"}
+        return [name for name in SCHEMES if name not in hidden]
+    names = [name.strip() for name in config.strategies.split(",")]
+    for name in names:
+        if name not in SCHEMES:
+            raise ConfigError(
+                f"--strategies names {name!r}; wanted all, or some of {', '.join(SCHEMES)}"
+                + did_you_mean(name, SCHEMES)
+            )
+    return list(dict.fromkeys(names))
+
+
+def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[Worker]:
+    """Return the workers of the options, or recorded ones, with their slowdowns."""
+    try:
+        time = times.parse(config.times)
+        slow = rules.parse_slowdowns(config.slow)
+    except (ValueError, DataError) as error:
+        raise ConfigError(f"simulate: {error}") from error
+    rules.check_ranks(config.slow, config.workers)
+    over_s = 0.0
+    if config.link is not None:  # send a step, and receive the parameters
+        over_s = 2 * Link.parse(config.link).transfer_s(FLOAT_BYTES * config.params)
+    workers = []
+    for rank in range(config.workers):
+        one = Worker(name=f"worker {rank}", compute=time, read_s=config.read, apply_s=config.apply)
+        one, how = recorded[rank] if recorded else one, slow.get(rank, rules.Slowdown())
+        slowed = one.compute.scaled(how.factor)
+        if how.probability < 1:
+            slowed = replace(one.compute, held_up=(how.probability, how.factor))
+        workers.append(replace(one, exchange_s=over_s, compute=slowed))
+    return workers
+
+
+def _events(config: SimulateConfig) -> list[Event]:
+    """Return the deaths and returns of the options."""
+    slow = rules.parse_slowdowns(config.slow).items()
+    events = [Event(how.late_s, rank, joins=True) for rank, how in slow if how.late_s]
+    for part in [] if config.kill is None else config.kill.split(","):
+        rank, _, times_of = part.strip().partition("=")
+        at, _, down = times_of.partition(":")
+        try:
+            at_s, down_s = parse_duration_s(at), parse_duration_s(down or 0)
+            events.append(Event(at_s, int(rank), joins=False))
+        except ValueError:
+            raise ConfigError(
+                f"--kill has {part.strip()!r}; wanted RANK=TIME or RANK=TIME:DOWN for each, such "
+                "as 1=30s"
+            ) from None
+        if down_s:
+            events.append(Event(at_s + down_s, int(rank), joins=True))
+    return events
+
+
+# -- the comparison --------------------------------------------------------------------------------
+
+
+def compare(
+    config: SimulateConfig, recorded: Sequence[Worker] | None = None
+) -> tuple[list[Worker], list[dict[str, Any]]]:
+    """Simulate every strategy of the options; `recorded` workers are in place of theirs.
+
+    Returns:
+        The workers; and of each `strategy` its `prediction`; `target_s`, the seconds to the toy
+        problem's target (None without one, or if no learning rate reaches it); `sent_bytes_per_s`
+        by each machine (None on one machine); and what `rounds` of cluster did with the links.
+
+    Raises:
+        ConfigError, DataError: the options contradict each other.
+    """
+    workers, events = _workers(config, recorded), _events(config)
+    return workers, [_row(name, config, workers, events) for name in _strategies(config)]
+
+
+def _row(
+    name: str, config: SimulateConfig, workers: Sequence[Worker], events: Sequence[Event]
+) -> dict[str, Any]:
+    scheme, target_s = SCHEMES[name](config), math.inf
+    rounds = scheme.use if isinstance(scheme, ClusterRounds) else None
+    if name == "serial":
+        workers = [replace(min(workers, key=lambda worker: worker.step_s), exchange_s=0.0)]
+        events = ()
+    prediction = simulate(
+        workers,
+        scheme,
+        updates=max(
+            1, config.updates // (len(workers) if isinstance(scheme, SimulatedSync) else 1)
+        ),
+        warm_up=0 if events or rounds else None,
+        seed=config.seed,
+        events=events,
+    )
+    if config.objective != "none":
+        target_s = best_time(workers, scheme, BOWL, config.updates, config.seed, events)
+    return {
+        "strategy": name,
+        "prediction": asdict(prediction),
+        "target_s": None if target_s == math.inf else target_s,
+        "sent_bytes_per_s": _sent_per_s(name, scheme, prediction, config),
+        "rounds": None if rounds is None else rounds(prediction.seconds),
+    }
+
+
+def _sent_per_s(
+    name: str, scheme: SimulatedStrategy, prediction: Prediction, config: SimulateConfig
+) -> float | None:
+    if config.link is None:
+        return None
+    n_bytes = FLOAT_BYTES * config.params
+    once = sent_bytes(n_bytes, config.machines)
+    match scheme:
+        case _ if name == "serial":
+            return 0.0
+        case ClusterRounds():
+            return scheme.use(prediction.seconds)["bytes_per_s"]
+        case SimulatedSync():
+            return prediction.updates_per_s * once
+        case OuterLoop():
+            replicas = scheme.replicas or config.workers
+            per_merge = replicas * scheme.period if scheme.period else math.inf
+            return prediction.gradients_per_s / per_merge * once
+    return prediction.gradients_per_s / config.machines * n_bytes
+
+
+def best_time(
+    workers: Sequence[Worker],
+    scheme: SimulatedStrategy,
+    objective: Quadratic,
+    updates: int,
+    seed: int,
+    events: Sequence[Event] = (),
+) -> float:
+    """Seconds until a toy problem is solved to `TARGET`, at the best learning rate of `RATES`.
+
+    Infinite if no learning rate solves it within so many updates.
+    """
+    target, seconds = TARGET * objective.excess(objective.start()), math.inf
+    for rate in RATES:
+        learner = SimulatedSGD(objective, lr=rate, seed=seed, target=target)
+        simulation = Simulation(workers, scheme, seed=seed, events=events, learner=learner)
+        simulation.run_until(updates)
+        if learner.reached is not None:
+            seconds = min(seconds, learner.reached[0])
+        if seconds < simulation.now / 4:
+            break  # smaller steps only take longer
+    return seconds

@@ -1,0 +1,190 @@
+"""The server's replies: JSON of answers, and event streams."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+from mlxhog.decoding.engine import GenerationRequest, TokenScore
+from mlxhog.serving.model import LoadedModel
+from mlxhog.serving.server.requests import ClientRequest
+from mlxhog.serving.server.served_model import AnswerJob, AnswerPart
+
+
+class _Choice:
+    """One answer: its pieces of text, its finish reason, and scores that are not sent yet."""
+
+    def __init__(self, text: str) -> None:
+        self.texts, self.has_text = [text], False
+        self.finish: str | None = None
+        self.scores: list[TokenScore] = []
+        self.offset = 0  # of the next token in the text
+
+
+class Reply(AnswerJob):
+    """The job of one request, whose answers it spells in OpenAI's form, part by part.
+
+    Every object has the version of the weights, the number of updates applied to them. The field
+    `system_fingerprint` has that of its last token, `mlxhog` those of the answers' first and last.
+    The prompts are given as texts, for requests with `echo`.
+    """
+
+    def __init__(
+        self,
+        request: ClientRequest,
+        asked: Sequence[GenerationRequest],
+        model: LoadedModel,
+        texts: Sequence[str],
+    ) -> None:
+        super().__init__(asked)
+        self._request, self._tokenizer = request, model.tokenizer
+        self._head = {
+            "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model.name,
+        }
+        self._choices = [
+            _Choice(texts[k // request.n] if request.echo else "") for k in range(len(asked))
+        ]
+        self._parts: list[AnswerPart] = []  # the first part and the last one
+        self._consistent, self._n_tokens = True, 0
+
+    def _add(self, part: AnswerPart) -> str:
+        """Add a part; returns the text that it adds to its choice."""
+        self._parts = [*self._parts[:1], part]
+        self._consistent &= part.loaded.consistent
+        choice, piece, text = self._choices[part.choice], part.piece, part.piece.text
+        self._n_tokens += piece.token is not None
+        choice.finish = "stop" if piece.finish_reason == "document_end" else piece.finish_reason
+        choice.scores += piece.scores
+        if self._request.is_chat and not choice.has_text and not self._request.continues:
+            text = text.lstrip()  # the blank after "Assistant:"
+        choice.has_text |= bool(text)
+        choice.texts.append(text)
+        return text
+
+    async def stream(self, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
+        """Yield the events of a stream whose first parts are there.
+
+        They are roles or prompts, the texts of every choice with news, the usage, and the end.
+        """
+        role = {"delta": {"role": "assistant", "content": ""}}
+        for k, choice in enumerate(self._choices):
+            if self._request.is_chat:
+                yield self._event([self._choice(k, "") | role])
+            elif choice.texts[0]:
+                yield self._event([self._choice(k, choice.texts[0])])
+        while parts:
+            texts = defaultdict[int, str](str)
+            for part in parts:
+                texts[part.choice] += self._add(part)
+            for k, text in texts.items():
+                finish = self._choices[k].finish
+                if text or finish or self._choices[k].scores:
+                    more = {"mlxhog": self._weights()} if finish else {}
+                    yield self._event([self._choice(k, text)], **more)
+            parts = await self.parts()
+        if self._request.counts:
+            yield self._event([], usage=self._usage())
+        yield b"data: [DONE]\n\n"
+
+    async def whole(self) -> dict[str, Any]:
+        """Wait for all parts; return the answer as one object."""
+        while parts := await self.parts():
+            for part in parts:
+                self._add(part)
+        choices = [
+            self._choice(k, "".join(one.texts), whole=True) for k, one in enumerate(self._choices)
+        ]
+        kind = "chat.completion" if self._request.is_chat else "text_completion"
+        return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
+
+    def _choice(self, index: int, text: str, *, whole: bool = False) -> dict[str, Any]:
+        """A choice with a piece of its text, or all of it, and its new scores."""
+        body: dict[str, Any] = {"text": text}
+        if self._request.is_chat and whole:
+            body = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        elif self._request.is_chat:
+            body = {"delta": {"content": text} if text else {}}
+        choice = self._choices[index]
+        logprobs = self._logprobs(choice)
+        return {"index": index, **body, "logprobs": logprobs, "finish_reason": choice.finish}
+
+    def _logprobs(self, choice: _Choice) -> dict[str, Any] | None:
+        """Return the scores of a choice since the last call, in the form of the request's path."""
+        scores, choice.scores = choice.scores, []
+        if not scores:
+            return None
+        if self._request.is_chat:
+            content = [
+                self._entry(one.token, one.logprob)
+                | {"top_logprobs": [self._entry(*pair) for pair in one.top.items()]}
+                for one in scores
+            ]
+            return {"content": content, "refusal": None}
+        tokens = [self._spelled(one.token) for one in scores]
+        *offsets, choice.offset = accumulate(map(len, tokens), initial=choice.offset)
+        top: list[dict[str, float] | None] = [
+            None
+            if one.logprob is None
+            else {self._spelled(k): v for k, v in {**one.top, one.token: one.logprob}.items()}
+            for one in scores
+        ]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one.logprob for one in scores],
+            "top_logprobs": top,
+            "text_offset": offsets,
+        }
+
+    def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
+        """A token of a chat with its log probability and its bytes, which may be half a letter."""
+        raw = [*self._tokenizer.decode([token])]
+        return {"token": self._spelled(token), "logprob": logprob, "bytes": raw}
+
+    def _spelled(self, token: int) -> str:
+        """A token as a text of its own, as other servers spell it."""
+        piece = self._tokenizer.decode([token])
+        if not piece:
+            return f"token_id:{token}"
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:  # part of a character
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+    def _event(self, choices: list[Any], **more: Any) -> bytes:
+        kind = "chat.completion.chunk" if self._request.is_chat else "text_completion"
+        return event(self._object(kind, choices) | more)
+
+    def _object(self, kind: str, choices: list[Any]) -> dict[str, Any]:
+        version = f"v{self._parts[-1].loaded.version}" if self._parts else None
+        return self._head | {"object": kind, "system_fingerprint": version, "choices": choices}
+
+    def _usage(self) -> dict[str, int]:
+        n_prompt = sum(len(one.prompt) for one in self.requests[:: self._request.n])
+        total = n_prompt + self._n_tokens
+        return {
+            "prompt_tokens": n_prompt, "completion_tokens": self._n_tokens, "total_tokens": total,
+        }  # fmt: skip
+
+    def _weights(self) -> dict[str, Any]:
+        """The weights of the answer; docs/live.md describes the fields."""
+        first, last = self._parts[0].loaded, self._parts[-1].loaded
+        return {
+            "version_first": first.version,
+            "version_last": last.version,
+            "age_s": round(last.age_s, 3),
+            "age_updates": last.age_updates,
+            "consistent": self._consistent,
+            **({"note": self._request.note} if self._request.note else {}),
+        }
+
+
+def event(value: object) -> bytes:
+    """Return a server-sent event with a JSON value."""
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

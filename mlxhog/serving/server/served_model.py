@@ -1,0 +1,260 @@
+"""The model of a server, which writes the answers of all clients with the newest weights.
+
+The event loop drives it: each step runs in a thread of the model's own, and its parts of answers go
+to their clients when the loop starts the next step. No step waits for a client. Between two steps
+requests are admitted and cancelled, and newer weights are loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import fields
+from time import monotonic
+from typing import Any, NamedTuple
+
+from mlxhog.base.resources import shortage
+from mlxhog.decoding.engine import DecodingEngine, GenerationRequest, Piece
+from mlxhog.display.views import Tell
+from mlxhog.errors import ArenaError, CheckpointError, Diverged, RunError
+from mlxhog.serving import Reading
+from mlxhog.serving.model import LoadedModel, load
+from mlxhog.serving.server.config import ServeConfig
+from mlxhog.serving.server.requests import FAILED, RefusedRequest
+from mlxhog.serving.source import Loaded
+
+POLL_S = 0.5
+"""Interval at which an idle server checks for newer weights, and a busy one for the run's end."""
+
+PINNED_S = 10.0
+"""After this time newer weights no longer wait for new answers: new answers wait instead."""
+
+PREFILL_CHUNK = 256
+"""Tokens of a prompt that are read between two tokens of the other answers."""
+
+OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
+"""Errors of the weights, not of a request; they persist until newer weights are loaded."""
+
+
+class AnswerPart(NamedTuple):
+    """A piece of an answer to a request of a job, with the weights of its token."""
+
+    choice: int
+    piece: Piece
+    loaded: Loaded
+
+
+News = list[AnswerPart] | RefusedRequest
+"""New parts of the answers of a job, or why they end."""
+
+
+class AnswerJob:
+    """The requests of one client, and the queue of their answers.
+
+    Of at least one request; `n_open` answers are unfinished.
+    """
+
+    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
+        self.requests, self.n_open = tuple(requests), len(requests)
+        self._news: asyncio.Queue[News] = asyncio.Queue()
+
+    async def parts(self) -> list[AnswerPart]:
+        """Wait for new parts and return them; an empty list is the end.
+
+        Raises:
+            RefusedRequest: the answers cannot be written, or cannot be completed.
+        """
+        if not self.n_open and self._news.empty():
+            return []
+        news = await self._news.get()
+        if isinstance(news, RefusedRequest):
+            raise news
+        return news
+
+    def take(self, news: News) -> None:
+        """Add parts, or end all answers with an error."""
+        self._news.put_nowait(news)
+        if isinstance(news, RefusedRequest):
+            self.n_open = 0
+        else:
+            self.n_open -= sum(part.piece.finish_reason is not None for part in news)
+
+
+class ServedModel:
+    """A model, the answers that it writes, and its thread; frameworks want all calls in one.
+
+    Concurrency: `_step` and the methods that it calls run in the thread, one step at a time, the
+    others in one event loop.
+    """
+
+    def __init__(self, model: str, config: ServeConfig, say: Tell = lambda message: None) -> None:
+        """Load a run or a checkpoint; `say` is called if a run is waited for.
+
+        Raises:
+            MlxhogError: it cannot be loaded; as for `mlxhog.load`.
+        """
+        self._closing = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "mlxhog-engine")
+        self._jobs: set[AnswerJob] = set()
+        self._changes: deque[tuple[AnswerJob, bool]] = deque()  # that begin, or end
+        self._changed = asyncio.Event()
+        self._rows: dict[int, tuple[AnswerJob, int]] = {}  # job and choice of the engine's rows
+        self.weights: dict[str, Any] = {}  # of the last token, or of the next one, for `/health`
+        self.trouble = ""  # error of the weights, until a token has none or newer ones are there
+        self.max_answers = config.batch_size + config.queue  # that run or wait
+        self._looked, self._trains, self._behind_since = -POLL_S, True, 0.0
+        try:
+            self._thread.submit(self._open, model, config, say).result()
+        except BaseException:
+            self._closing.set()
+            self._thread.shutdown()
+            raise
+
+    def _open(self, name: str, config: ServeConfig, say: Tell) -> None:
+        def pause(seconds: float) -> None:
+            if self._closing.wait(seconds):
+                raise RunError("the server was stopped before the run began")
+
+        how: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
+        self.model: LoadedModel = load(name, **how, say=say, pause=pause)
+        self._follower = self.model.follower
+        sizes = {"batch_size": config.batch_size, "prefill_chunk": PREFILL_CHUNK}
+        self._engine = DecodingEngine(self._follower.backend, self.model.tokenizer, **sizes)
+        self._look(self._follower.loaded())
+
+    def health(self) -> dict[str, Any]:
+        """Return the state of the weights, and the number of running and of waiting answers."""
+        return {
+            "status": "trouble" if self.trouble else "ok",
+            "trouble": self.trouble or None,
+            **self.weights,
+            "running": self._engine.n_running,
+            "waiting": self._engine.n_waiting,
+        }
+
+    def start(self, job: AnswerJob) -> None:
+        """Begin to answer a job, which is cancelled when its client has all or has left.
+
+        Raises:
+            RefusedRequest: more answers are requested than may run and wait.
+        """
+        n_answers = sum(one.n_open for one in self._jobs)
+        if n_answers + len(job.requests) > self.max_answers:
+            raise RefusedRequest(
+                f"{n_answers} answers are running or waiting, and the limit is "
+                f"{self.max_answers}; try again in a second",
+                status=429,
+                headers={"Retry-After": "1"},
+            )
+        self._jobs.add(job)
+        self._change(job, begins=True)
+
+    def cancel(self, job: AnswerJob) -> None:
+        """Stop answering a job; no effect on a job that has ended."""
+        if job in self._jobs:
+            self._jobs.discard(job)
+            self._change(job, begins=False)
+
+    def _change(self, job: AnswerJob, *, begins: bool) -> None:
+        self._changes.append((job, begins))
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Write answers until it is cancelled; raises an error of the run that has no client."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            news = await loop.run_in_executor(self._thread, self._step)
+            for job, one in news.items():
+                job.take(one)
+            if not self._engine.is_busy:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._changed.wait()
+
+    def close(self) -> None:
+        """End the thread after its step, and release the model."""
+        self._thread.submit(self.model.close)
+        self._thread.shutdown()
+
+    # -- in the thread -----------------------------------------------------------------------------
+
+    def _step(self) -> dict[AnswerJob, News]:
+        """Admit and drop jobs, then write a token of every answer; returns the news of each job."""
+        while self._changes:
+            job, begins = self._changes.popleft()
+            if begins:
+                for choice, request in enumerate(job.requests):
+                    self._rows[self._engine.submit(request)] = (job, choice)
+            else:
+                for number in [row for row, (one, _) in self._rows.items() if one is job]:
+                    self._engine.cancel(number)
+                    del self._rows[number]
+        if self._engine.is_busy:
+            return self._write()
+        if self._follower.has_newer():
+            self.trouble = ""  # the next answer shows whether these weights are usable
+        self._look(self._follower.loaded())
+        return {}
+
+    def _write(self) -> dict[AnswerJob, News]:
+        """Write a token of every answer, with newer weights if there are any."""
+        engine = self._engine
+        try:
+            self._follower.refresh(in_sequence=engine.n_running > 0)
+            loaded = self._follower.loaded()
+            self._look(loaded)
+            engine.admits = not self._has_waited_too_long()
+            parts = defaultdict[AnswerJob, list[AnswerPart]](list)
+            for piece in engine.step():
+                job, choice = self._rows[piece.row]
+                if piece.finish_reason is not None:
+                    del self._rows[piece.row]
+                parts[job].append(AnswerPart(choice, piece, loaded))
+            self.trouble = ""
+            return {**parts}
+        except Exception as error:  # ends every answer; later requests are served
+            if isinstance(error, OF_WEIGHTS):
+                self.trouble = f"{type(error).__name__}: {error}"
+            jobs = [job for job, _ in self._rows.values()]
+            engine.clear()
+            self._rows.clear()
+            return dict.fromkeys(jobs, _refusal(error))
+
+    def _look(self, loaded: Loaded) -> None:
+        """Replace what `/health` says of the weights."""
+        source, now = self._follower.source, monotonic()
+        if now - self._looked >= POLL_S:
+            self._looked, self._trains = now, not source.ended()
+        self.weights = {
+            "weights": source.whose,
+            "note": source.note or None,
+            "training": self._trains,
+            "version": loaded.version if source.counts_updates else None,
+            "newest": source.newest() if source.counts_updates else None,
+            "age_s": round(loaded.age_s, 3),
+        }
+
+    def _has_waited_too_long(self) -> bool:
+        """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
+        if self._follower.source.mode != "pinned_per_sequence" or not self._follower.has_newer():
+            self._behind_since = 0.0
+            return False
+        self._behind_since = self._behind_since or monotonic()
+        return self._engine.n_running > 0 and monotonic() - self._behind_since > PINNED_S
+
+
+def _refusal(error: Exception) -> RefusedRequest:
+    """Return an error of the engine for clients, with the status of its cause."""
+    if isinstance(error, OF_WEIGHTS):
+        code = "not_finite" if isinstance(error, Diverged) else "no_weights"
+        return RefusedRequest(str(error), status=503, code=code)
+    if words := shortage(error):
+        return RefusedRequest(words, status=503, code="no_memory")
+    traceback.print_exception(error)
+    return RefusedRequest(FAILED, status=500)

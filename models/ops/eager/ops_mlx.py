@@ -1,0 +1,171 @@
+"""The plain operators in MLX, as far as `Ops` leaves them to the framework.
+
+Some have a gradient of their own: one expression of what is kept anyway, in place of MLX's, which
+shares products with the operator, so that `mx.compile` makes more kernels of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, cast
+
+import mlx.core as mx
+import numpy as np
+from mlx.core import array
+
+from mlxhog.models.ops import arrays_mlx
+from mlxhog.models.ops.arrays import Arrays
+from mlxhog.models.ops.arrays_mlx import with_vjp
+from mlxhog.models.ops.eager.quantized_mlx import Quantized
+from mlxhog.models.ops.operators import Ops
+
+_ROOT_2_PI = 0.7978845608028654
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+_SAFE_CAP = 60.0
+"""Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 words."""
+
+
+def _swiglu_gradients(inputs: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    gate, up = inputs
+    s = mx.sigmoid(gate)
+    return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
+
+
+@with_vjp(_swiglu_gradients)
+def _swiglu(gate: array, up: array) -> array:
+    return gate * mx.sigmoid(gate) * up
+
+
+def _gated_gradients(inputs: Any, dy: array, y: array) -> tuple[array, array, array]:
+    o, w, normed = inputs
+    s = mx.sigmoid(o)
+    dw = (dy * normed * s).reshape(-1, w.shape[0]).sum(0)
+    return dy * y * (1 - s), dw, dy * s * w
+
+
+@with_vjp(_gated_gradients)
+def _gated(o: array, w: array, normed: array) -> array:
+    return mx.sigmoid(o) * (w * normed)
+
+
+@lru_cache
+def _soft_cap(c: float) -> Callable[[array], array]:
+    """Return the operator with its gradient by its result: MLX's own computes a cosh."""
+    return with_vjp(lambda _, dy, y: dy * (1 - mx.square(y / c)))(lambda x: c * mx.tanh(x / c))
+
+
+def _two_products_gradients(
+    xab: tuple[array, array, array], d_results: tuple[array, array], _: Any
+) -> tuple[array, array, array]:
+    """The gradient of x is added up by the second product."""
+    x, a, b = xab
+    da, db = (dy.reshape(-1, dy.shape[-1]) for dy in d_results)
+    rows = x.reshape(-1, x.shape[-1])
+    return mx.addmm(da @ a, db, b).reshape(x.shape), da.T @ rows, db.T @ rows
+
+
+@with_vjp(_two_products_gradients)
+def _two_products(x: array, a: array, b: array) -> tuple[array, array]:
+    return x @ a.T, x @ b.T
+
+
+class MLXOps(Ops):
+    """The operators on arrays of any device; a weight of `linears` may be quantized."""
+
+    xp = cast(Arrays, arrays_mlx)
+    activations: Mapping[str, Callable[[array], array]] = {
+        "gelu": lambda x: 0.5 * x * (1 + mx.erf(x * 0.5**0.5)),
+        "gelu_tanh": lambda x: 0.5 * x * (1 + mx.tanh(_ROOT_2_PI * (x + 0.044715 * x**3))),
+        "silu": lambda x: x * mx.sigmoid(x),
+        "relu": lambda x: mx.maximum(x, 0),
+        "relu^2": lambda x: mx.maximum(x, 0) ** 2,
+        "sigmoid": mx.sigmoid,
+        "selu": lambda x: (
+            _SELU_SCALE * mx.where(x > 0, x, _SELU_ALPHA * mx.expm1(mx.minimum(x, 0)))
+        ),
+        "softplus": lambda x: mx.logaddexp(x, 0),
+    }
+
+    def sum_after(self, a: array) -> array:
+        return mx.cumsum(a, -2, reverse=True, inclusive=False)
+
+    def normalized(self, x: array, eps: float, w: array | None = None) -> array:
+        return mx.fast.layer_norm(x, w, None, eps)
+
+    def rms_norm(self, x: array, w: array, eps: float) -> array:
+        return mx.fast.rms_norm(x, w, eps)
+
+    def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
+        return _gated(o, w, self.normalized(h, eps).reshape(o.shape))
+
+    def swiglu(self, gate: array, up: array) -> array:
+        return _swiglu(gate, up)
+
+    def soft_cap(self, x: array, cap: float) -> array:
+        return _soft_cap(cap)(x)
+
+    def log_total(self, logits: array, cap: float | None) -> array:
+        """The gradient of exp is exp, that of logsumexp one exp more."""
+        if cap is None or cap > _SAFE_CAP:
+            return mx.logsumexp(logits, -1)
+        return mx.log(mx.exp(logits).sum(-1))
+
+    def rope(self, x: array, base: float, offset: array | None = None) -> array:
+        at = 0 if offset is None else offset
+        how: dict[str, Any] = {"traditional": False, "base": base, "scale": 1.0, "offset": at}
+        return mx.fast.rope(x.swapaxes(1, 2), x.shape[-1], **how).swapaxes(1, 2)
+
+    def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        h = mx.fast.scaled_dot_product_attention(
+            q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
+        )
+        return h.swapaxes(1, 2)
+
+    def product(self, x: array, w: array | Quantized) -> array:
+        if isinstance(w, Quantized):
+            return w.product(x)
+        return cast(array, self.xp.linear(x.astype(w.dtype), w).astype(x.dtype))
+
+    def linears(
+        self, x: array, weights: Sequence[Any], biases: Sequence[Any] | None = None
+    ) -> Sequence[array]:
+        """Return the products; if gradients follow, those of several matrices of one type at once.
+
+        Each product is three kernels, and its gradient of x is added to those of others.
+        """
+        biases, by_type = biases or [None] * len(weights), dict[object, list[int]]()
+        for place, (w, b) in enumerate(zip(weights, biases, strict=True)):
+            alike = isinstance(w, array) and (b is None or b.dtype == w.dtype)
+            by_type.setdefault(w.dtype if alike else place, []).append(place)
+        ys: dict[int, array] = {}
+        for places in by_type.values():
+            own = [weights[place] for place in places], [biases[place] for place in places]
+            together = len(places) > 1 and arrays_mlx.differentiable.get()
+            parts = self._together(x, *own) if together else super().linears(x, *own)
+            ys |= dict(zip(places, parts, strict=True))
+        return [ys[place] for place in range(len(weights))]
+
+    def _together(
+        self, x: array, weights: Sequence[array], biases: Sequence[array | None]
+    ) -> Sequence[array]:
+        """Return x W^T + b of matrices of one type; more than two are copied into one.
+
+        A copy of the six matrices of an mLSTM layer takes less time than five more products and
+        their sum, one of the two large ones of a feed-forward layer more.
+        """
+        narrow = x.astype(weights[0].dtype)
+        if len(weights) == 2:
+            ys = [y.astype(x.dtype) for y in _two_products(narrow, *weights)]
+            return [y if b is None else y + b for y, b in zip(ys, biases, strict=True)]
+        bias = None
+        if any(b is not None for b in biases):
+            zeros = (mx.array(np.zeros(len(w), np.float32)) for w in weights)
+            bias = mx.concatenate(
+                [z if b is None else b for z, b in zip(zeros, biases, strict=True)]
+            )
+        y = self.xp.linear(narrow, mx.concatenate(list(weights)), bias).astype(x.dtype)
+        return list(self.xp.split(y, list(accumulate(map(len, weights)))[:-1], -1))
+
+
+OPS = MLXOps()

@@ -1,0 +1,94 @@
+"""The model card says what the record of a run says, and no more."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mlxhog.cli import main
+from mlxhog.display import card
+from mlxhog.display.metrics import Result
+from tests.pairs import each_of
+from tests.saved import SMALL, saved_run
+
+
+def trained(folder, **result):
+    """A run with a checkpoint and a result, which no process has trained."""
+    run = saved_run(folder / "runs", step=16)
+    run.config_path.write_text("data: notes|`x`.txt\nsteps: 16\n")
+    ended = Result(
+        run="run", status="done", steps=16, seconds=1.0, tokens_per_s=1.0, restarts=0, torn=0,
+        dropped_steps=0, checkpoint=str(run.model.resolve()), val_bits_per_byte=1.25, val_step=16,
+        val_bytes=2048, val_share=0.1,
+    )  # fmt: skip
+    run.write_status({"status": "done", "result": replace(ended, **result).to_json()})
+    return run
+
+
+def test_a_card_names_data_steps_score_and_command(tmp_path):
+    run = trained(tmp_path)
+    card.write(run, SMALL)
+    written = (run.model / "README.md").read_text()
+    for words in (
+        "- data: `notes|'x'.txt`", "16 updates", "mlxhog train --data", "--steps 16",
+        "1.250 bits per byte of 2.0 kB of validation text (10%)", "no interval",
+    ):  # fmt: skip
+        assert words in written
+    assert str(tmp_path) not in written
+
+
+def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path):
+    run = trained(tmp_path)
+    data = str(tmp_path / "notes.txt")
+    base = str(tmp_path / "base")
+    run.config_path.write_text(f"data: {data}\nsteps: 4\nlr: 0.1\ninit_from: {base}\n")
+    run.write_status({**run.read_status(), "commands": [
+        {"from_step": 0, "to_step": 12, "options": {"data": data, "steps": 12}},
+        {"from_step": 12, "to_step": 16,
+         "options": {"data": data, "steps": 4, "lr": 0.1, "keep_best": False}},
+    ]})  # fmt: skip
+    written = card.text(SMALL, run.model.resolve())
+    first = "- steps 1 to 12: `mlxhog train --data notes.txt --steps 12`"
+    more = "--steps 4 --lr 0.1 --no-keep-best"
+    second = f"- steps 13 to 16: `mlxhog train --resume {run.name} {more}`"
+    for words in (f"{first}\n{second}\n", '\nbase_model: "base"\n', "\nlicense: ", "hf upload "):
+        assert words in written
+    assert str(tmp_path) not in written
+    run.config_path.write_text("init_from: none\n")
+    assert "base_model" not in card.text(SMALL, run.model.resolve())
+
+
+@each_of("result", [{"val_step": 3}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}])
+def test_a_score_of_another_step_is_not_this_checkpoint_s(tmp_path, result):
+    run = trained(tmp_path, **result)
+    written = card.text(SMALL, run.model.resolve())
+    assert "not evaluated at this step" in written
+    assert "bits per byte" not in written
+
+
+def test_a_checkpoint_of_an_earlier_evaluation_has_that_score(tmp_path):
+    run = trained(tmp_path, val_step=20, checkpoint="step-00000020")
+    for step, bits in ((8, 3.0), (16, 1.5), (20, 1.25)):
+        score = {"val_step": step, "val_bits_per_byte": bits, "val_bytes": 2048}
+        run.append_metrics({"step": step, "elapsed_s": step / 8, **score})
+    written = card.text(SMALL, run.model.resolve())
+    assert "- score: 1.500 bits per byte of 2.0 kB of validation text" in written
+
+
+def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trained(tmp_path)
+
+    def convert(*words):
+        return main(["convert", *words, "--quiet"])
+
+    assert convert("latest", "exported", "--to", "hf") == 0
+    written = Path("exported/README.md").read_text()
+    assert "library_name: transformers" in written
+    assert "mlxhog convert latest exported --to hf" in written
+    assert convert("exported", "ours", "--to", "mlxhog") == 0
+    assert Path("ours/README.md").read_text() == written
+    assert convert("latest", "exported", "--to", "hf", "--force") == 0
+    Path("exported/README.md").write_text("# Theirs\n")
+    assert convert("exported", "ours", "--to", "mlxhog", "--force") == 0
+    assert Path("ours/README.md").read_text().startswith("# Theirs\n")
+    assert convert("latest", "exported", "--to", "hf", "--force") == 2
+    assert "exported has README.md, which --force would delete" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""Staleness: summaries of histograms, of recorded runs and of a short run."""
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.checkpoint.run import Run
+from mlxhog.research.analysis.advice import of_run, probe_run
+from mlxhog.research.simulator import Staleness
+from tests.training.small import small_config
+
+# -- summaries of staleness: per worker, from counts, values and recorded runs ---------------------
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
+def test_a_summary_is_that_of_the_values(values):
+    observed = Staleness.of("w", Counter(values))
+    assert (observed.name, observed.steps, observed.max) == ("w", len(values), max(values))
+    assert observed.mean == pytest.approx(np.mean(values))
+    ordered = sorted(values)
+    assert observed.p50 == ordered[(len(values) + 1) // 2 - 1]
+    assert observed.p99 == ordered[-(-99 * len(values) // 100) - 1]
+
+
+def metrics(folder, *lines):
+    run = Run(folder)
+    run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_each_worker_of_a_run_has_its_own_distribution_in_the_newest_command(tmp_path):
+    def line(**histograms):
+        workers = [
+            {"slot": slot, "backend": backend, "steps": sum(histogram.values()),
+             "max_staleness": max(histogram), "staleness": histogram}
+            for slot, (backend, histogram) in enumerate(histograms.items(), start=1)
+        ]  # fmt: skip
+        return {"step": 40, "lost_update_rate": 0.0, "staleness": {}, "workers": workers}
+
+    assert of_run(metrics(tmp_path), "racy") is None
+    run = metrics(tmp_path, line(mlx={9: 30}, torch={4: 10}), line(mlx={0: 29, 1: 1}, torch={8: 4}))
+    assert of_run(run, "lossless")["by_worker"] == [
+        {"name": "1 mlx", "steps": 30, "mean": 1 / 30, "p50": 0, "p99": 1, "max": 1},
+        {"name": "2 torch", "steps": 4, "mean": 8.0, "p50": 8, "p99": 8, "max": 8},
+    ]
+
+
+# -- staleness and lost updates as runs show them --------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    # settings under which a lock-free run of two workers would be refused
+    config = small_config(tmp_path, strategy="sync", read="live", max_workers=1, steps=5)
+    messages = []
+    observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=messages.append)
+    assert [observed[name] for name in ("source", "workers", "write")] == ["probe", 2, "racy"]
+    assert observed["all"]["steps"] == sum(observed["histogram"].values())
+    assert len(observed["by_worker"]) == 2  # with a step of each at least
+    assert 0 <= observed["lost_update_rate"] < 1
+    assert messages
+    assert not list(scratch.glob("mlxhog-short-*"))
+    assert not Path(config.out).exists()

@@ -1,0 +1,134 @@
+"""Each rule of the advisor turns where its number does; the trial decides by paired losses."""
+
+import shlex
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.base.load import Load
+from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.config import TrainConfig
+from mlxhog.errors import Diverged
+from mlxhog.experiments.pairs import RunPair, TrainedRun
+from mlxhog.experiments.short_runs import PLAIN
+from mlxhog.research import workload
+from mlxhog.research.advise import TIE_BITS, decide
+from mlxhog.research.simulator.machine import Worker
+from mlxhog.research.simulator.times import times_of
+from mlxhog.research.workload import Profile, arms, recommend
+from mlxhog.strategies import Hogwild, Serial, Sync
+from tests.pairs import each_of
+
+QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
+EVEN, TAIL = times_of("constant", 0.1), times_of("exponential", 0.05, 0.05)
+
+
+@pytest.fixture(autouse=True)
+def _fewer_updates(monkeypatch):
+    """Rules decide by the profile; predictions, of which all but one are only shown, are rough."""
+    monkeypatch.setattr(workload, "SIMULATED", 1000)
+
+
+def profile(times, sync_s=0.002, **known):
+    workers = [Worker(name="w", compute=time) for time in times]
+    alone = known.pop("alone", Worker(name="w", compute=times[-1]))
+    return Profile(workers=workers, alone=alone, sync_s=sync_s, **known)
+
+
+SLOW, CROWDED = times_of("constant", 1.0), times_of("constant", 0.4)
+ALONE = Worker(name="w", compute=EVEN)
+
+
+@each_of(
+    ("times", "known", "name", "rule"),
+    [
+        ([EVEN], {}, "serial", "the machine is full"),
+        ([CROWDED] * 4, {"alone": ALONE}, "serial", "the machine is full"),
+        ([TAIL] * 4, {"reproducible": True}, "round_robin", "runs must repeat"),
+        ([EVEN] * 4, {"reproducible": True}, "sync", "runs must repeat"),
+        ([EVEN] * 4, {}, "sync", "rounds cost next to nothing"),
+        ([TAIL] * 4, {"p_conf": 0.1, "density": 0.01}, "hogwild", "updates seldom overlap"),
+        ([SLOW, *[EVEN] * 3], {}, "hogwild", "one worker is slow for good"),
+        ([SLOW, *[EVEN] * 3], {"batch": 16}, "sync by speed", "one worker is slow for good"),
+        ([TAIL] * 4, {}, "hogwild", "stragglers dominate"),
+        ([EVEN] * 4, {"sync_s": 0.2}, "local_sgd", "merging dominates"),
+        ([EVEN] * 4, {"sync_s": 0.2, "adaptive": True}, "diloco", "merging dominates"),
+        ([EVEN] * 4, {"sync_s": 2.0}, "diloco", "merging is very expensive"),
+        ([EVEN] * 4, {"sync_s": 0.2, "heterogeneity": 1.0}, "scaffold",
+         "merging dominates, and data differ"),
+    ],
+)  # fmt: skip
+def test_every_row_of_the_table_decides_where_its_number_says(times, known, name, rule):
+    advice = recommend(profile(times, **known))
+    assert advice.second is None or advice.second.family != advice.first.family
+    assert (advice.first.name, advice.rule.topic) == (name, rule)
+    assert advice.rule.because(profile(times, **known))
+    assert advice.rule.otherwise
+
+
+def test_every_arm_of_the_tree_is_a_configuration_that_train_takes():
+    here = profile([EVEN] * 2, 0.2, backend="mlx:cpu")
+    before = TrainConfig(workers="mlx:cpu*2", strategy="ssp", slack=1)
+    for arm in arms(here).values():
+        words = shlex.split(arm.flags)
+        flags = dict(zip(words[::2], words[1::2], strict=True))
+        assert STRATEGIES.read(flags.pop("--strategy")) == arm.strategy
+        assert flags == ({"--workers": "mlx:cpu"} if arm.strategy == Serial() else {})
+        config = replace(before, **{**PLAIN, "strategy": arm.strategy})
+        assert config.strategy == arm.strategy
+
+
+def test_rounds_cost_what_the_formula_says():
+    one = profile([TAIL] * 4, 0.02)
+    slowest = 0.05 + 0.05 * (1 + 1 / 2 + 1 / 3 + 1 / 4)
+    assert one.slowest_s == pytest.approx(slowest, rel=0.02)
+    assert one.gain == pytest.approx((slowest + 0.02) / 0.1 - 1, rel=0.05)
+    assert profile([EVEN] * 4, 0.1).period == 9  # 9 T_s / T_c at a tenth
+    assert one.slow_worker is None
+
+
+def pairs_of(first, second, *, steps=(9, 9, 9, 9), diverged=""):
+    """Four pairs of runs with these bits per byte."""
+
+    def run(bits, n, letter):
+        status = "diverged" if letter in diverged else "done"
+        return TrainedRun("run", status, bits, n, 100 * n, 2.0)
+
+    return [
+        RunPair(seed, "a", run(a, n, "a"), run(b, 7, "b"))
+        for seed, (a, b, n) in enumerate(zip(first, second, steps, strict=True))
+    ]
+
+
+def test_a_trial_is_decided_by_pairs_and_a_tie_goes_to_who_repeats():
+    known = arms(profile([EVEN] * 2))
+    hogwild, sync = known[Hogwild()], known[Sync()]
+    noise = np.random.default_rng(0).normal(3.0, 0.5, 4)  # seeds differ by far more than arms
+    jitter = np.array([0.001, -0.001, 0.002, -0.002])
+
+    def decided(second, **more):
+        trial = decide((hogwild, sync), pairs_of(noise, second, **more), QUIET)
+        return trial["winner"], trial["tie"]
+
+    assert decided(noise - 0.1 + jitter) == ("sync", False)
+    assert decided(noise + 0.1 + jitter) == ("hogwild", False)
+    assert decided(noise + TIE_BITS / 2 + jitter) == ("sync", True)
+    assert decided(noise + np.array([0.5, -0.4, 0.5, -0.4])) == ("sync", True)
+    assert decided(np.full(4, 8.0) + jitter, diverged="b") == ("hogwild", False)
+    with pytest.raises(Diverged, match="a smaller --lr"):
+        decided(noise, diverged="ab")
+
+
+@each_of(
+    ("load", "steps", "winner"),
+    [(QUIET, (9, 2, 9, 9), "sync"), (BUSY, (9, 9, 8, 9), "sync"), (BUSY, (9, 2, 9, 9), "hogwild")],
+)
+def test_a_trial_is_believed_by_the_steps_of_its_runs_where_other_programs_work(
+    load, steps, winner
+):
+    known = arms(profile([EVEN] * 2))
+    pairs = pairs_of([2.5, 2.51, 2.5, 2.49], [2.0] * 4, steps=steps)
+    trial = decide((known[Hogwild()], known[Sync()]), pairs, load)
+    assert trial["winner"] == winner
+    assert trial["untold"] == (str(BUSY) if winner == "hogwild" else None)
