@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import os
 import re
 from collections import defaultdict
@@ -27,6 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from mlxhog.base import darwin
 from mlxhog.base.paths import expanded, printable
@@ -63,6 +65,7 @@ class Skipped:
     path: Path
     reason: str  # perhaps with the way to its text, behind a semicolon
     is_bad: bool = False  # whether it should be text, but is damaged, unreadable or empty
+    lacks: bool = False  # whether a package would read it
 
     @classmethod
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
@@ -70,7 +73,8 @@ class Skipped:
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
         reason = re.sub(r"^:(\d+): ?", r"line \1: ", reason)
-        return cls(path, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
+        lacks = isinstance(error, EnvironmentLacks)
+        return cls(path, reason.lstrip(",: ").removeprefix("is "), is_bad=True, lacks=lacks)
 
     def to_json(self) -> dict[str, str]:
         """Return path and reason as JSON types."""
@@ -88,6 +92,18 @@ class TextSource:
     validation: bool = False
     selected: bool = False  # by a folder or a glob, so that a bad file can be left out
     marks: set[str] = field(default_factory=set, compare=False)  # between documents, once read
+    version: object = None  # text without a path is the same if this is; None: perhaps not
+
+    def stamp(self) -> tuple[object, float]:
+        """Return what changes with the text, and when it last did, in seconds since 1970."""
+        file: tuple[int, ...] = ()
+        changed_s = math.inf if self.version is None else 0.0
+        with suppress(OSError):  # reading it says so
+            if self.path:
+                at = self.path.stat()
+                file = (at.st_dev, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns)
+                changed_s = max(at.st_mtime, at.st_ctime)
+        return (self.name, self.validation, self.version, file), changed_s
 
 
 @dataclass(frozen=True)
@@ -196,7 +212,7 @@ def find(
             tuple(file for one in members for file in one.skipped),
         )
     if spec == SOTU:
-        return Corpus(SOTU, (TextSource(SOTU, sotu.documents, SOTU),))
+        return Corpus(SOTU, (TextSource(SOTU, sotu.documents, SOTU, version=SOTU),))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key, separator)
     path = expanded(spec)
@@ -344,11 +360,14 @@ def _data_set(name: str, text_key: str | None, separator: str | None) -> Corpus:
         return (text for _, text in textfiles.of_records(placed, text_key, separator, marks))
 
     marks = set[str]()
-    texts = [TextSource(source, partial(read, train), source, marks=marks)]
+
+    def part(name: str, split: str, **how: Any) -> TextSource:
+        version = getattr(splits[split], "_fingerprint", None)
+        return TextSource(name, partial(read, split), source, version=version, **how)
+
+    texts = [part(source, train, marks=marks)]
     for split in [one for one in VAL_SPLITS if one in splits][:1]:
-        texts.append(
-            TextSource(f"{source}, validation", partial(read, split), source, validation=True)
-        )
+        texts.append(part(f"{source}, validation", split, validation=True))
     return Corpus(source, tuple(texts))
 
 

@@ -53,6 +53,8 @@ _VERSION = "mlxhog-prepared-4"
 _RECORD = "prepared.json"
 OPTIONS = ("text_key", "document_separator", "skip_machine_data", "loss_on", "val")
 """Options of `train` that `prepare` has by the same names."""
+SETTLED_S = 3.0  # age of a file whose next change has another time on every disk; FAT counts in 2 s
+_last: tuple[object, tuple[Corpus, Scan, MachineData]] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,16 +144,15 @@ def prepare(
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = _cache()
-    machine = MachineData(skip=skip_machine_data)
     every = corpora.find(source, text_key, show, document_separator)
-    corpus = with_loss_on(every.mapped(machine.read), loss_on)
-    predefined = corpus.source == SOTU
+    predefined = every.source == SOTU
     fresh_cut = split.cut_of(val, predefined=predefined)
     cut = fresh_cut if known is None else known.split.cut
-    readable, scan = corpora.readable(corpus, strict=strict, show=show, cut=cut)
+    how = (text_key, document_separator, loss_on, skip_machine_data, strict)
+    corpus, scan, machine = _scanned(every, *how, cut, show)
     if known is not None and cut != fresh_cut and not known.has_any(scan):
-        readable, scan = corpora.readable(corpus, strict=strict, show=show, cut=fresh_cut)
-    corpus, notes = readable, list[str]()
+        corpus, scan, machine = _scanned(every, *how, fresh_cut, show)
+    notes = list[str]()
     _check_tail(val, corpus, scan)
     kept = 1.0 if known is None else known.kept(scan)
     chosen = split.choose(
@@ -226,6 +227,30 @@ def prepare(
         n_bytes=scan.n_bytes,
         marks=marks,
     )
+
+
+def _scanned(
+    every: Corpus, text_key: str | None, separator: str | None, loss_on: str, skip: bool,
+    strict: bool, cut: int, show: Show,
+) -> tuple[Corpus, Scan, MachineData]:  # fmt: skip
+    """Read a corpus as `corpora.readable`, or return what the last call for the same text read.
+
+    A comparison or a study plans each of its runs. A file that changed shortly before it was read
+    is read again, since another change may leave it the same time.
+    """
+    global _last
+    stamps = [one.stamp() for one in every.parts]
+    key = (every.source, every.skipped, stamps, text_key, separator, loss_on, skip, strict, cut)
+    if (last := _last) is None or last[0] != key:
+        is_settled = all(changed_s < time.time() - SETTLED_S for _, changed_s in stamps)
+        machine = MachineData(skip=skip)
+        corpus = with_loss_on(every.mapped(machine.read), loss_on)
+        corpus, scan = corpora.readable(corpus, strict=strict, show=show, cut=cut)
+        last = key, (corpus, scan, machine)
+        if is_settled and not any(one.lacks for one in corpus.skipped):
+            _last = last
+    corpus, scan, machine = last[1]
+    return corpus, scan.copy(), machine
 
 
 def with_loss_on(corpus: Corpus, loss_on: str) -> Corpus:

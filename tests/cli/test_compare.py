@@ -4,11 +4,13 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli.compare import find_side
+from mlxhog.data import prepare, textfiles
 from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
 from mlxhog.training.run import train
@@ -41,9 +43,15 @@ def compare(words, capsys):
 
 
 @pytest.mark.slow
-def test_a_better_step_size_is_told_early_and_again_at_once(compare, words, tmp_path, capsys):
+def test_a_better_step_size_is_told_early_and_again_at_once(
+    compare, words, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(prepare, "SETTLED_S", -60.0)
+    monkeypatch.setattr(textfiles, "documents", reads := Mock(wraps=textfiles.documents))
     sides = ["--a", "--lr 1e-2", "--b", "--lr=1e-5", "--pairs", "5"]
     result, err = compare(*sides)
+    files = {call.args[0] for call in reads.call_args_list}
+    assert reads.call_count == 2 * len(files)  # to scan the text, and to write its tokens
     assert result["verdict"] == "a"
     assert result["answer"].startswith("A is better by ")
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]

@@ -16,7 +16,7 @@ from mlxhog.base import mapped
 from mlxhog.base.cache import user_cache_directory
 from mlxhog.base.output import say_once
 from mlxhog.data import prepare as module
-from mlxhog.data import tokenizers, tokens, validation_set
+from mlxhog.data import textfiles, tokenizers, tokens, validation_set
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 from tests.data.token_files import text_of, written
@@ -69,6 +69,27 @@ def test_whatever_makes_the_tokens_names_the_directory_and_the_same_is_made_once
     assert names[0] == first.train.path
     assert len(set(names)) == 4
     assert all(name.exists() for name in names)
+
+
+def test_runs_of_a_process_read_a_text_once_until_one_of_its_files_changes(corpus, monkeypatch):
+    reads = Mock(wraps=textfiles.documents)
+    monkeypatch.setattr(textfiles, "documents", reads)
+    first = prepare(str(corpus))
+    prepare(str(corpus))
+    assert reads.call_count == 24 * 3  # young files may change and keep their time
+    monkeypatch.setattr(module, "SETTLED_S", -60.0)
+    prepare(str(corpus))
+    reads.reset_mock()
+    assert prepare(str(corpus)).notes == first.notes
+    assert not reads.call_count
+    path = corpus / "00.txt"
+    path.write_text(path.read_text().replace("d", "D"))  # of the same size
+    os.utime(path, (0, 0))
+    assert prepare(str(corpus)).corpus_sha256 != first.corpus_sha256
+    for different in ({"val": "tail"}, {"loss_on": "all"}, {"document_separator": "3"}):
+        reads.reset_mock()
+        prepare(str(corpus), **different)
+        assert reads.call_count >= 24
 
 
 def test_validation_documents_are_in_no_training_file(corpus):
