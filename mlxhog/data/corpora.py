@@ -52,7 +52,12 @@ PSEUDO = frozenset(
 
 NO_TEXT = "no text in it"  # the reason why an empty file is skipped
 VAL_SPLITS = ("validation", "valid", "val", "dev")
-_COPIES = re.compile(r".*~|~\$.*|#.*#|.*\.(bak|orig)|desktop\.ini|thumbs\.db", re.I).fullmatch
+_COPIES = re.compile(
+    r".*~|~(\$|lock\.|wr[a-z]\d).*|#.*#|desktop\.ini|(eh)?thumbs\.db|icon\r"
+    r"|.*\.(bak|bk|bkp|backup|old|orig|rej|save|tmp|temp|autosave|asv|wbk|crdownload)[.~]?\d*"
+    r"|.*\.([^.]*-)?sw[nopx]",
+    re.I,
+).fullmatch
 """Files that editors and file managers write beside those of the user."""
 _MOST = 5  # most files of a reason that a note names
 _MAX_BAD = 50  # most files of a reason that an error names

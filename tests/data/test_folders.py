@@ -173,7 +173,11 @@ OTHERS = {
     "package.json": (b'{"name": "x"}', "its first record has no text; --text-key names another"),
     "table.csv": (b"id,text\n1,x\n", "--text-key names the column of its text"),
     ".hidden": (b"text", "hidden"),
-    **{name: (b"text", "of a program") for name in ("a.md~", "#a.md#", "a.txt.bak", "Desktop.ini")},
+    **{
+        name: (b"text", "of a program")
+        for name in "a.md~ #a.md# a.txt.bak a.bak2 Desktop.ini a.swp b.txt.swo a.kate-swp ~lock.a#"
+        " ~$a.docx ~WRL0001.tmp a.save a.save.1 a.rej a.txt.old a.md.~1~".split()
+    },
 }
 
 
