@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from mlxhog.base.darwin import reason
-from mlxhog.base.reading import MAX_DEPTH, MAX_YAML_BYTES, read_text
+from mlxhog.base.reading import MAX_DEPTH, MAX_YAML_BYTES, read_text, text_of
 from mlxhog.errors import ConfigError, message_of, shown
 
 _FORMS = {
@@ -64,7 +64,7 @@ def read_fields(
     """
     try:
         content = read(path)
-        text = content if isinstance(content, str) else content.decode()
+        text = content if isinstance(content, str) else text_of(content)
         if path.suffix == ".json":
             from mlxhog.base import plain_json  # it imports NumPy
 
@@ -73,7 +73,8 @@ def read_fields(
             data = loads(text)
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read {what} {path}: {why}; correct the file") from error
+        way = "" if "; " in str(why) else "; correct the file"
+        raise ConfigError(f"cannot read {what} {path}: {why}{way}") from error
     if isinstance(data, dict):
         return data
     got = "empty" if data is None else shown(data)

@@ -41,6 +41,9 @@ MAX_CONFIG_BYTES = 1 << 20  # of a config and of other files written by hand
 MAX_YAML_BYTES = 1 << 18  # of a YAML text, which takes about 10 s per MiB
 MAX_DEPTH = 64  # of nested lists and mappings
 MAX_DIGITS = 100  # of a number; a number of that length still fits a float
+_WEIGHTS = re.compile(
+    rb"(?s)(?P<safetensors>.{5}\x00{3}\{)|(?P<zip>PK\x03\x04)|(?P<pickle>\x80[\x02-\x05])"
+).match
 
 
 def regular(path: str | Path, flags: int, folder: int | None = None) -> int:
@@ -118,9 +121,22 @@ def read_text(path: Path, most: int = MAX_CONFIG_BYTES, *, named: bool = False) 
         OSError: it cannot be read, or is a pipe or a device and not `named`.
         ValueError: it has more than `most` bytes, or is not UTF-8.
     """
+    with path.open("rb") if named else open_regular(path) as file:
+        begins = file.read(64)
+        return text_of(begins if _WEIGHTS(begins) else begins + read_all(file, most))
+
+
+def text_of(content: bytes) -> str:
+    """Decode the text of a config; a ValueError says what other content is."""
+    if one := _WEIGHTS(content):
+        raise ValueError(
+            f"a {one.lastgroup} file, not text; the config.json beside weights describes their "
+            "model, and mlxhog generate, eval, convert and train --init-from take weights"
+        )
+    if b"\0" in content:
+        raise ValueError(f"not text (byte {content.index(0)} is zero)")
     try:
-        with path.open("rb") if named else open_regular(path) as file:
-            return read_all(file, most).decode()
+        return content.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 text (byte {error.start})") from error
 

@@ -457,9 +457,8 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
         names = _listed([run.name for run in meant])
         raise RunError(f"{spec!r} is {what} of {len(meant)} runs: {names}; {way}")
     if path.exists():
-        raise RunError(
-            f"{path} is not a run: it has no {_STATUS}; name a run's directory (mlxhog runs)"
-        )
+        why = f"it has no {_STATUS}" if path.is_dir() else "it is a file"
+        raise RunError(f"{path} is not a run: {why}; name a run's directory (mlxhog runs)")
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
 
 

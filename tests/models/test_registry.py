@@ -48,7 +48,15 @@ def test_a_line_of_layers_is_an_architecture_everywhere(tmp_path, monkeypatch):
         ("a.yaml", "hidden_sizes: 3\n", "a.yaml: .*'hidden_sizes'; did you mean 'hidden_size'"),
         ("config.json", '{"vocab_size": -1}', "config.json: "),
         ("a.yaml", "a: [1\n", "cannot read the architecture .*: line 2: "),
-        ("config.json", "\udcff", "cannot read the architecture"),
+        ("config.json", "\udcff", "cannot read the architecture .*: not UTF-8 text .byte 0.; corr"),
+        (
+            "a.safetensors",
+            "\x40" + "\0" * 7 + '{"a"' + " " * (1 << 21),
+            "a safetensors file, not t",
+        ),
+        ("a.pt", "PK\3\4a", "a zip file, not text; .*config.json .*train --init-from take weights"),
+        ("a.bin", "\udc80\2a", "a pickle file, not text"),
+        ("a.gguf", "GGUF\3\0", "not text .byte 5 is zero.; correct"),
     ],
 )
 def test_a_file_that_is_not_an_architecture_is_refused(tmp_path, file, text, message):
