@@ -81,11 +81,11 @@ def refuse_links(folder: Path, refusal: Callable[[str], MlxhogError]) -> None:
             path = Path(parent, name)
             try:
                 status = path.lstat()
+                target = Path(os.path.realpath(path)) if stat.S_ISLNK(status.st_mode) else None
             except OSError:  # it is gone: another process removes its own files
                 continue
             shown, is_appended = printable(path.relative_to(folder)), name.endswith(_APPENDED)
-            if stat.S_ISLNK(status.st_mode):
-                target = Path(os.path.realpath(path))
+            if target is not None:
                 if not target.is_relative_to(root) or (is_appended and target.is_file()):
                     raise refusal(
                         f"is not written to: its {shown} is a link to {printable(target)}, "
