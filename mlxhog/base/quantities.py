@@ -1,6 +1,7 @@
 """Numbers and addresses as people write them: "10k", "10M", an interval "500", HOST:PORT.
 
-`M` is a million and `m` a minute, everywhere; other units may be in capitals or small letters.
+`M` is a million and `m` a minute, everywhere, and no duration has an `M` or `Ms`; other units may
+be in capitals or small letters.
 
 `format_value` spells the value of an option for people. Tables and pages call the function of their
 kind of number: `format_bytes`, `format_duration`, ... Files and command lines keep every digit.
@@ -26,11 +27,11 @@ _SECONDS = {
 }  # fmt: skip
 MAX_COUNT = 2**63 - 1  # largest whole number: what the arena's counters hold
 MAX_SECONDS = 1e9  # longest duration, 32 years: deadlines and timeouts still hold it
-_MAX_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
+_LONGEST_FIRST = "|".join(sorted(_SECONDS, key=len, reverse=True))
 # Digits are read from their first one only: else a long number takes quadratic time.
-_MILLION, _MINUTE = re.compile(r"[\d.]\s*M$"), re.compile(r"[\d.]\s*m$")
-_MEANINGS = "1M is a million and 1m a minute"
-_DURATION_PART = re.compile(rf"(?<![\d.])(\d++(?:\.\d*)?)({_MAX_FIRST})(?![a-z])")
+_MILLION, _MINUTE = re.compile(r"[\d.]\s*M[sS]?(?![A-Za-z])"), re.compile(r"[\d.]\s*m$")
+_MEANINGS = "1M is a million, 1m a minute and 1ms a millisecond"
+_DURATION_PART = re.compile(rf"(?<![\d.])(\d++(?:\.\d*)?)({_LONGEST_FIRST})(?![a-z])")
 
 
 def parse_count(value: object) -> int:
@@ -131,7 +132,7 @@ class Interval:
         if text in ("off", "none", "0", "-1"):
             return cls()
         is_time = isinstance(value, str) and _DURATION_PART.search(text)
-        if is_time and not _MILLION.search(str(value).strip()):
+        if is_time and not re.fullmatch(r"[\d._\s]+M", str(value).strip()):
             interval = cls(seconds=parse_duration_s(value))
         else:
             interval = cls(steps=parse_count(value))

@@ -22,7 +22,8 @@ from tests.pairs import each_of
         (parse_count, {"1e6": 10**6, 1e6: 10**6, "10k": 10**4, "2M": 2 * 10**6, "1_000": 1000,
                        "1.5k": 1500}),
         (parse_duration_s, {60: 60, "60": 60, "60s": 60, "1min": 60, "10m": 600, "1h30m": 5400,
-                            "1.5h": 5400, "1 hour 30 min": 5400, "500ms": 0.5, "2 Days": 172_800}),
+                            "1.5h": 5400, "1 hour 30 min": 5400, "500ms": 0.5, "2 Days": 172_800,
+                            "5 Minutes": 300, "2MIN": 120, "1H": 3600}),
     ],
 )  # fmt: skip
 def test_every_spelling_of_a_quantity_is_read(read, values):
@@ -34,8 +35,10 @@ def test_every_spelling_of_a_quantity_is_read(read, values):
     [
         (parse_count, ["", "k", "1.5", "1m", "ten", "nan", "inf", True, None, [1]], "whole number"),
         (parse_duration_s,
-         ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "1M", "inf", False, None],
+         ["", "s", "10 fortnights", "5 minutess", "minutes", "1x", "inf", False, None],
          "seconds"),
+        (parse_duration_s, ["1M", "5M30s", "5M 30s", "1h5M", "1Ms", "10 MS"], "1m a minute"),
+        (Interval.parse, ["5M30s", "1Ms", "1h 5M"], "1m a minute"),
     ],
 )  # fmt: skip
 def test_what_is_no_quantity_is_refused(read, texts, wanted):
