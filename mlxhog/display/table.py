@@ -18,7 +18,7 @@ STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "abse
 """Text of a cell -> its style, as rich names it."""
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""
-_NUMBER = re.compile(r"-|[-+]?[\d.,]+").fullmatch
+_NUMBER = re.compile(r"-|[-+]?[\d.,]+(?: ± [\d.,]+)?").fullmatch
 _LEAST = 16  # least width of such a column in a table that is too wide
 _GAP = 2  # columns of a terminal between two columns of a table
 _SCREEN = 1 << 20  # columns that no cell fills
@@ -47,7 +47,7 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "[": "{[}", "*": "{*}",  # else the end of the row before would take them
+    "±": r"$\pm$", "[": "{[}", "*": "{*}",  # else the end of the row before would take them
 }  # fmt: skip
 
 
@@ -75,15 +75,16 @@ def exported(part: Section, kind: str) -> str:
             ]
         csv.writer(out := io.StringIO(), lineterminator="\n").writerows(table)
         return out.getvalue().rstrip("\n")
+    sides = ["r" if all(map(_NUMBER, column[1:])) else "l" for column in zip(*table, strict=True)]
     if kind == "markdown":
         escaped = [[re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", cell) for cell in row] for row in table]
-        escaped.insert(1, ["---"] * len(part.header))
+        escaped.insert(1, ["---:" if side == "r" else "---" for side in sides])
         return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
     begin, *rows = (
         " & ".join("".join(_LATEX.get(sign, sign) for sign in cell) for cell in row) + r" \\"
         for row in table
     )
-    frame = rf"\begin{{tabular}}{{{'l' * len(part.header)}}}"
+    frame = rf"\begin{{tabular}}{{{''.join(sides)}}}"
     return "\n".join([frame, r"\hline", begin, r"\hline", *rows, r"\hline", r"\end{tabular}"])
 
 

@@ -39,6 +39,11 @@ def test_tables_for_other_programs_keep_the_text_of_users_as_text():
     assert r"a\_b \& 50\% \textbar{} x\textbackslash{}y & +0.2 \\" in latex
     assert "\n{[}@x y & 1,2" in latex
     assert r"| a\_b & 50% \| x\\y | +0.2 |" in exported(part, "markdown")
+    part = Section("", ["#", "score", "status"], [["1", "0.21 ± 0.07", "done"]])
+    assert exported(part, "latex").splitlines()[::4] == [
+        r"\begin{tabular}{rrl}", r"1 & 0.21 $\pm$ 0.07 & done \\",
+    ]  # fmt: skip
+    assert "| ---: | ---: | --- |" in exported(part, "markdown")
 
 
 @pytest.fixture

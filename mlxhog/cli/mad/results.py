@@ -33,7 +33,8 @@ def board(config: _StudyArgument, how: Tabular) -> Report:
     from mlxhog.mad.study.store import find
 
     ranking = read_ranking(find(config.study))
-    return tabular(to_json(ranking), section(ranking), how.format)
+    part = section(ranking, exact=how.format == "csv")
+    return tabular(to_json(ranking), part, how.format)
 
 
 @dataclass(frozen=True, kw_only=True)

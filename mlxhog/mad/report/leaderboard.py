@@ -27,6 +27,10 @@ NUMBERS = (
     "seeds", "missing",
 )  # fmt: skip
 """The fields of a `CandidateScore` in --json."""
+EXACT = (
+    "score interval val_score params state_bytes seconds status n_runs n_diverged n_failed"
+).split()
+"""Those of a row of CSV, before the accuracies of the tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,9 +216,17 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def section(ranking: Ranking) -> Section:
-    """Return heading, table and notes."""
+def section(ranking: Ranking, *, exact: bool = False) -> Section:
+    """Return heading, table and notes; an `exact` table is for programs, its numbers as in JSON."""
     rows, notes = table(ranking), list[str]()
+    if exact:
+        values = [
+            {"rank": rank, "layers": row.candidate}
+            | {name: getattr(row, name) for name in EXACT}
+            | {task: row.tasks.get(task) for task in ranking.tasks}
+            for rank, row in enumerate(ranking.rows, start=1)
+        ]
+        rows = [{k: "" if x is None else str(x) for k, x in one.items()} for one in values]
     places = {row.candidate: f"#{n}" for n, row in enumerate(ranking.rows, start=1)}
     for cost, name in (("params", "parameters"), ("state_bytes", "state bytes")):
         alike = [places[candidate] for candidate in ranking.equal_cost(cost)]

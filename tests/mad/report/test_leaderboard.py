@@ -1,6 +1,7 @@
 """The leaderboard of a study as text, JSON and page, from studies with known numbers."""
 
 import base64
+import csv
 import json
 import re
 from dataclasses import replace
@@ -33,7 +34,7 @@ def shown(root, change=lambda record: record, **definition):
 
 
 def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
-    _, result, text = shown(
+    ranking, result, text = shown(
         tmp_path, lambda one: replace(one, state=130 if one.candidate == MIXED else 128)
     )
     assert [row["layers"] for row in result["candidates"]] == [CONV, MIXED, CHANNELS]
@@ -58,6 +59,10 @@ def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
     assert not result["partial"]
     assert result["runs_done"] == result["runs_planned"] == 3 * N
     assert "at equal parameters (within 5%): #1, before #2" in text
+    lines = table.exported(section(ranking, exact=True), "csv").splitlines()
+    for row, one in zip(csv.DictReader(lines), result["candidates"], strict=True):
+        assert float(row["interval"]) == one["interval"]
+        assert {task: float(row[task]) for task in TASKS} == one["tasks"]
 
 
 def test_a_partial_study_says_so_and_which_runs_are_missing(tmp_path):
