@@ -3,7 +3,7 @@
     import mlxhog
 
     result = mlxhog.train(data="notes/", time=60)
-    print(mlxhog.load(result.run).generate("The", max_new_tokens=100))
+    print(mlxhog.load(result.run).generate("Fellow citizens", max_new_tokens=100))
 
 Names are imported on first use, so `import mlxhog` is fast and loads no framework.
 """

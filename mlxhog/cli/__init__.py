@@ -93,7 +93,7 @@ usage: mlxhog COMMAND [options]
 examples:
   mlxhog train
   mlxhog train --data notes/ --time 10m --workers torch:cpu*2
-  mlxhog generate latest --prompt "The"
+  mlxhog generate latest --prompt "Fellow citizens"
   mlxhog doctor
   mlxhog parity tiny
   mlxhog analyze latest

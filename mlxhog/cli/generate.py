@@ -88,7 +88,7 @@ def generate(config: GenerateConfig) -> Report:
     r"""Write text with a trained model, the prompt first.
 
     Examples:
-        generate latest --prompt "The"
+        generate latest --prompt "Fellow citizens"
         generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
         generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
         generate latest --chat --prompt "Who are you?"

@@ -334,7 +334,7 @@ _ELSEWHERE = {
     "curves: mlxhog plot, or --report-to tensorboard,wandb,trackio": "comet mlflow trackio",
     "data is read as it is, by whole documents": "group_by_length packing sample_packing "
         "streaming",
-    'a trained model writes text by `mlxhog generate latest --prompt "The"`':
+    'a trained model writes text by `mlxhog generate latest --prompt "Fellow citizens"`':
         "max_new_tokens num_samples prompt temp temperature top_k top_p",
     "no code of a checkpoint is run": "trust_remote_code",
     "every run gets a folder of its own": "overwrite_output_dir",

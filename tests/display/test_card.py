@@ -40,7 +40,7 @@ def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path
     data = str(tmp_path / "notes.txt")
     base = str(tmp_path / "base")
     run.config_path.write_text(f"data: {data}\nsteps: 4\nlr: 0.1\ninit_from: {base}\n")
-    run.write_status({**run.read_status(), "commands": [
+    run.write_status({**run.read_status(), "sample_prompt": 'the {cat}\nsat "', "commands": [
         {"from_step": 0, "to_step": 12, "options": {"data": data, "steps": 12}},
         {"from_step": 12, "to_step": 16,
          "options": {"data": data, "steps": 4, "lr": 0.1, "keep_best": False}},
@@ -51,6 +51,11 @@ def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path
     second = f"- steps 13 to 16: `mlxhog train --resume {run.name} {more}`"
     for words in (f"{first}\n{second}\n", '\nbase_model: "base"\n', "\nlicense: ", "hf upload "):
         assert words in written
+    for prompt in (
+        "generate FOLDER --prompt $'the {cat}\\x0asat \"'",
+        'tokenizer("the {cat} sat \\""',
+    ):
+        assert prompt in written  # of its own validation text
     assert str(tmp_path) not in written
     run.config_path.write_text("init_from: none\n")
     assert "base_model" not in card.text(SMALL, run.model.resolve())
