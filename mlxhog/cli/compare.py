@@ -29,6 +29,7 @@ NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "
 BUDGETS = {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
 UNTOLD = "inconclusive"
+NO_P_VALUE = "there is no p-value, which would count only for a number of pairs fixed before"
 MAX_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
 OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or into YAML'
 
@@ -177,9 +178,9 @@ def _answer(outcome: "PairedResult") -> str:
 
 
 def _report(comparison: "Comparison", kind: str) -> Report:
+    from mlxhog.data.validation_set import n_labels
     from mlxhog.experiments import paired_test
 
-    asked = comparison.val_subset_tokens
     outcome, terms, by_speed = comparison.outcome, comparison.terms, comparison.speed
     logs = (by_speed.mean, by_speed.low, by_speed.high)  # the bound of few pairs may be large
     speed, low, high = (math.exp(one) if one < 700 else math.inf for one in logs)
@@ -189,6 +190,8 @@ def _report(comparison: "Comparison", kind: str) -> Report:
         "difference": outcome.mean,
         "interval": [outcome.low, outcome.high],
         "error_rate": paired_test.ERROR,
+        "p_value": None,
+        "p_value_reason": NO_P_VALUE,
         "pairs_told_from": outcome.pairs,
         "pairs_planned": outcome.planned,
         "budget": {"time_s": terms.time, "tokens": terms.tokens, "steps": terms.steps},
@@ -197,7 +200,10 @@ def _report(comparison: "Comparison", kind: str) -> Report:
         "differing": comparison.differing(),
         "validation": {
             "sha256": comparison.validation[0].digest,
-            "tokens": asked and min(asked, comparison.validation[0].n_tokens),
+            "tokens": {
+                letter: n_labels(file, comparison.seq_len, comparison.val_subset_tokens)
+                for letter, file in zip("ab", comparison.validation, strict=True)
+            },
             "seq_len": comparison.seq_len,
         },
         "notes": [*comparison.notes()],
@@ -224,8 +230,7 @@ def _report(comparison: "Comparison", kind: str) -> Report:
         **{letter: facts[letter] for letter in "ab"},
         "each run": terms.each,
         "speed": f"A trains {speed:.3f} times as fast as B ({sure})",
-        "intervals": "99 % sure, whenever the comparison stops; there is no p-value, which would "
-        "count only for a number of pairs that was fixed before",
+        "intervals": f"99 % sure, whenever the comparison stops; {NO_P_VALUE}",
         "kept in": facts["folder"],
         "notes": facts["notes"],
     }

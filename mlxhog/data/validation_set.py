@@ -186,6 +186,14 @@ def _chosen(file: TokenFile, seq_len: int, val_subset_tokens: int | None) -> NDA
     return np.arange(n, dtype=np.int64) * total // n
 
 
+def n_labels(file: TokenFile, seq_len: int, val_subset_tokens: int | None) -> int:
+    """Return the number of labels in `batches`, those of prompts and separators included."""
+    chosen, table = _chosen(file, seq_len, val_subset_tokens), file.rows(seq_len)
+    if table is not None:
+        return int(table.length[chosen].sum())
+    return min(file.n_tokens - 1, len(chosen) * seq_len)
+
+
 def bits_per_byte(nats: float, n_bytes: int) -> float:
     """Return the summed cross entropy of the text's labels in bits per byte of text.
 

@@ -57,6 +57,9 @@ def test_a_better_step_size_is_told_early_and_again_at_once(
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
     assert result["pairs_told_from"] == len(result["pairs"]) == err.count("B - A +") == 3
     assert result["differing"] == {"lr": [0.01, 1e-05]}
+    assert result["p_value"] is None
+    assert "fixed before" in result["p_value_reason"]
+    assert result["validation"]["tokens"] == {"a": 1024, "b": 1024}  # 1,000 are 32 sequences
     pairs = [(pair["seed"], pair["first"]) for pair in result["pairs"]]
     assert pairs == [(1, "a"), (2, "b"), (3, "a")]
     assert {pair[side]["tokens"] for pair in result["pairs"] for side in "ab"} == {3008}
@@ -132,6 +135,10 @@ def test_both_sides_take_equally_many_steps_whatever_a_step_has(words, capsys):
     assert [pair[side]["steps"] for pair in result["pairs"] for side in "ab"] == [3] * 4
     assert result["budget"] == {"time_s": None, "tokens": None, "steps": 3}
     assert "a step of A has 64 tokens, of B 128" in result["notes"]
+    words[-1] = "1M"
+    result = told(capsys, "compare", *words, "--b", "--tokenizer bpe:300", "--pairs", "2")
+    tokens = result["validation"]["tokens"]  # of each tokenizer, as many as there are
+    assert 0 < tokens["b"] < tokens["a"] < 10_000
 
 
 def never_end_the_second_pair():
