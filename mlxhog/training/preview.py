@@ -29,10 +29,9 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     declared = {name: spec.spell(spec.default) for name, spec in specs.items()}
     changed = {n: v for n, v in asked_values.items() if v not in (defaults.get(n), declared[n])}
     speed = tokens_per_s(plan)
-    rate = None if speed is None else speed[0]
+    rate, read = None if speed is None else speed[0], epochs(plan)
     train, val = plan.data.train, plan.data.val
-    budget, epoch_tokens, per_step = plan.budget, plan.epoch_tokens, plan.mean_tokens_per_step
-    read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=per_step, tokens_per_s=rate)
+    budget, epoch_tokens = plan.budget, plan.epoch_tokens
     is_scored = config.eval_every.on and config.follow is None
     counts_bytes, counts_s = counts.cost(train) if is_scored else (0, 0.0)
     checkpoint_bytes, kept = state.n_bytes(plan), config.keep_last + config.keeps_best
@@ -40,8 +39,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     if rate is not None and read is not None:  # its steps or tokens may end sooner
         needed = read * epoch_tokens / rate
         seconds = needed if seconds is None else min(seconds, needed)
-    overfits = sizes.overfitting(plan.parameters, train.n_tokens, read)
-    warnings = overfits, sizes.decay(plan, read)
+    warnings = sizes.overfitting(plan, read), sizes.decay(plan, read)
     return {
         "config": values,
         "changed": changed,
@@ -98,6 +96,15 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         "better_preset": sizes.preset(plan, read),
         "notes": [*plan.notes, *plan.data.notes, *filter(None, warnings)],
     }
+
+
+def epochs(plan: TextPlan) -> float | None:
+    """Estimate how often a run reads its text; None if nothing was measured."""
+    speed, per_step = tokens_per_s(plan), plan.mean_tokens_per_step
+    return passes(
+        plan.budget, epoch_tokens=plan.epoch_tokens, tokens_per_step=per_step,
+        tokens_per_s=None if speed is None else speed[0],
+    )  # fmt: skip
 
 
 def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:

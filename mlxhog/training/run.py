@@ -40,7 +40,7 @@ from mlxhog.errors import (
     WorkerFailed,
     message_of,
 )
-from mlxhog.training import origin, run_folder, state
+from mlxhog.training import origin, preview, run_folder, state
 from mlxhog.training.batch_size import advice
 from mlxhog.training.choose_strategy import Changes, rounds_before
 from mlxhog.training.evaluation import Evaluations, ValidationWatch, write_sample
@@ -48,6 +48,7 @@ from mlxhog.training.plan import TextPlan, make_plan
 from mlxhog.training.reporting import Reporter, summary
 from mlxhog.training.requests import Requests
 from mlxhog.training.session import Session
+from mlxhog.training.sizes import overfitting
 from mlxhog.training.state import Checkpoints
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Training(Session):
         self.run, self.signals = run, Interrupts()
         self.changes: Changes | None = None  # of the strategy; None for one that stays
         self._notes = [*plan.notes, *plan.data.notes, self.arena.note, disk.note(folder)]
+        self._notes.append(overfitting(plan, preview.epochs(plan)) or "")
         state.load(plan, self.arena, self.ledger, self._notes.append)
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)

@@ -49,10 +49,13 @@ ROWS: Final = (
 )
 
 
-def overfitting(parameters: int, tokens: int, epochs: float | None) -> str | None:
+def overfitting(plan: TextPlan, epochs: float | None) -> str | None:
     """Say from which epoch on a model overfits, if it is too large or reads its text so often."""
+    parameters, tokens = plan.parameters, plan.data.train.n_tokens
     ratio = parameters / max(tokens, 1)
     best = next((epoch for least, epoch in BEST_EPOCHS if ratio >= least), None)
+    if plan.config.follow is not None:  # whose text grows
+        return None
     if best is None or (ratio <= MAX_PARAMETERS_PER_TOKEN and (epochs is None or epochs <= best)):
         return None
     expected = "" if epochs is None else f", about {epochs:.3g} epochs expected"

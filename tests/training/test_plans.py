@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -306,7 +307,9 @@ def test_a_budget_is_counted_in_passes():
     ],
 )
 def test_a_plan_says_that_a_model_is_too_large_for_its_text(ratio, epochs, words):
-    line = sizes.overfitting(ratio * 900_000, 900_000, epochs)
+    plan = Mock(parameters=ratio * 900_000)
+    plan.data.train.n_tokens, plan.config.follow = 900_000, None
+    line = sizes.overfitting(plan, epochs)
     assert line is None if words is None else words in line and "smaller preset" in line
 
 
@@ -323,6 +326,8 @@ def test_a_plan_proposes_decay_for_repeated_text_of_large_models_alone(here):
     assert proposed(2 * n_tokens, 6.0) is proposed(4 * n_tokens, 2.0) is None
     assert proposed(4 * n_tokens, 6.0, optimizer=SGD(weight_decay=2.0)) is None
     facts = preview.facts(replace(plan, parameters=10 * n_tokens), config)
+    run = Path(train(replace(config, model="tiny", steps=1)).run)
+    assert "will overfit" in (run / "events.jsonl").read_text()
     assert facts["parameters_per_token"] == pytest.approx(10.0)
     assert any("will overfit" in note for note in facts["notes"])
     pair = json.dumps({"prompt": "two and two", "completion": " is four, as it was before"})
