@@ -17,7 +17,7 @@ from mlxhog.checkpoint.checkpoint import best
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.display.metrics import number, share_text
-from mlxhog.display.record import RunRecord, path_words, prompt_flags
+from mlxhog.display.record import RunRecord, path_words
 from mlxhog.display.streams import printable
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
@@ -25,7 +25,7 @@ from mlxhog.models.families import ModelConfig
 
 LOAD = """\
 ```sh
-mlxhog generate FOLDER {flags}
+mlxhog generate FOLDER --prompt "Once"
 ```
 """
 LOAD_IN_TRANSFORMERS = """
@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})
 model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust}){needs}
-answer = model.generate(**tokenizer({prompt}, return_tensors="pt"), max_new_tokens=50)
+answer = model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens=50)
 print(tokenizer.decode(answer[0]))
 ```
 """
@@ -75,11 +75,8 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     trust = "" if is_large else ", trust_remote_code=True"
     needs = "" if is_large else "  # mlxhog must be installed"
     in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
-    prompt = "Once" if run is None else printable(run.sample_prompt())
-    flags = '--prompt "Once"' if run is None else printable(prompt_flags(run))
-    loads = (LOAD + in_transformers).format(
-        trust=trust, needs=needs, flags=flags, prompt=json.dumps(prompt, ensure_ascii=False)
-    )
+    # No words of the run's own text: who publishes weights need not publish these.
+    loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
     return (
         f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
         f"tags: [xlstm, mlxhog]\nlicense: unknown  # name one before you publish\n"

@@ -51,11 +51,7 @@ def test_a_card_has_every_command_in_order_and_no_folder_of_its_machine(tmp_path
     second = f"- steps 13 to 16: `mlxhog train --resume {run.name} {more}`"
     for words in (f"{first}\n{second}\n", '\nbase_model: "base"\n', "\nlicense: ", "hf upload "):
         assert words in written
-    for prompt in (
-        "generate FOLDER --prompt $'the {cat}\\x0asat \"'",
-        'tokenizer("the {cat} sat \\""',
-    ):
-        assert prompt in written  # of its own validation text
+    assert "the {cat}" not in written  # words of its own text
     assert str(tmp_path) not in written
     run.config_path.write_text("init_from: none\n")
     assert "base_model" not in card.text(SMALL, run.model.resolve())
