@@ -29,7 +29,7 @@ from harness.interleaved import on_cores
 from harness.tuning import around, settings, tune
 from training.recording import end_bits, model_file, workers
 
-from mlxhog.config.schedules import BETA, backoff_start
+from mlxhog.optim.schedules import BETA, backoff_start
 from mlxhog.research.classic.config import ClassicConfig
 from mlxhog.research.classic.problem import Defaults, SparseRows
 from mlxhog.research.classic.problems.linear import SparseLinear

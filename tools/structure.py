@@ -19,7 +19,7 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 """Name of an installed package -> its folder in the repository."""
 
 ORDER = (
-    "errors", "_native", "base", "config", "arena", "data", "metal", "models",
+    "errors", "_native", "base", "config", "arena", "baselines", "data", "metal", "models",
     "optim", "backends", "checkpoint", "nn", "strategies", "display", "decoding", "cluster",
     "training", "experiments", "serving", "mad", "research", "conformance", "doctor", "cli",
     "__main__",

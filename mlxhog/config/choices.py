@@ -1,6 +1,6 @@
 """What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
 
-A choice is a class that owns its numbers (in `mlxhog/strategies`, `mlxhog/optim`, `schedules.py`,
+A choice is a class that owns its numbers (in `mlxhog/strategies`, `mlxhog/optim`,
 or a file of the user's own):
 
     @dataclass(frozen=True, kw_only=True)
@@ -309,7 +309,7 @@ def _numbers_of(choices: tuple[type[Choice], ...]) -> Mapping[str, Option]:
 
 
 _OF_BASE = "a dataclass with a name and the base mlxhog."
-SCHEDULES = Kind("schedule", "mlxhog.config.schedules", f"{_OF_BASE}config.schedules.Schedule")
+SCHEDULES = Kind("schedule", "mlxhog.optim.schedules", f"{_OF_BASE}optim.schedules.Schedule")
 OPTIMIZERS = Kind("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
 STRATEGIES = Kind(
     "strategy", "mlxhog.strategies", f"{_OF_BASE}strategies.Strategy (examples/my_strategy.py)",

@@ -14,15 +14,15 @@ from mlxhog.config import constraints, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.options import option, spelt
 from mlxhog.config.rules import parse_slowdowns
-from mlxhog.config.schedules import Schedule
 from mlxhog.config.sources import Layer, Merged, resolve
 from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from mlxhog.optim.choice import OptimizerChoice
+    from mlxhog.optim.schedules import Schedule
     from mlxhog.strategies.strategy import Strategy
 else:
-    OptimizerChoice = Strategy = Choice  # their modules are imported when one is looked up
+    OptimizerChoice = Schedule = Strategy = Choice  # modules imported when one is looked up
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"

@@ -40,7 +40,8 @@ from mlxhog.base.inside import inside
 from mlxhog.base.locks import lock_file
 from mlxhog.base.paths import printable
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data import corpora, split, textfiles, tokenizers, validation_set
+from mlxhog.baselines import compressors
+from mlxhog.data import corpora, split, textfiles, tokenizers
 from mlxhog.data.corpora import Corpus, Show, show_nothing
 from mlxhog.data.machine_data import MachineData
 from mlxhog.data.sotu import SOTU
@@ -72,7 +73,7 @@ class Prepared:
     notes: tuple[str, ...]  # for the user about the text, one sentence each
     corpus: Corpus  # without the files that cannot be read
     n_bytes: int  # of its text, with the validation text
-    marks: Mapping[str, float]  # see `validation_set.marks`
+    marks: Mapping[str, float]  # see `baselines.compressors`
 
     def check_length(self, seq_len: int) -> None:
         """Raise DataError if a file is shorter than one sequence."""
@@ -451,7 +452,7 @@ def _write(
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
         validation = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
-        marks = {} if corpus.source == SOTU else validation_set.marks(validation)
+        marks = {} if corpus.source == SOTU else compressors.bits_per_byte(validation)
         record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
         with contextlib.suppress(OSError):
@@ -475,7 +476,7 @@ def _write_tokens(
         for _, validation, text in _pieces(corpus, chosen, again):
             show(progress)
             (val if validation else train).add(text)
-            if validation and len(begin) < validation_set.MARKED_BYTES:
+            if validation and len(begin) < compressors.MAX_BYTES:
                 begin += text
     if again.sha256 != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")

@@ -2,37 +2,44 @@
 
 `split` chooses it in other text.
 
-Every evaluation uses the same sequences, in the same order, in batches of the same shape. Marks
-make bits per byte comparable: the scores of simple models (uniform, the entropy of single bytes,
-`gzip -9`, `xz -9e`) on the first MiB of validation text, each fitted to this text only.
+Every evaluation uses the same sequences, in the same order, in batches of the same shape, and so
+does the n-gram baseline.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import itertools
+import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json
+from mlxhog.base.durable import replace_file
+from mlxhog.baselines import ngram
 from mlxhog.data import conversations, textfiles
 from mlxhog.data.batch import IGNORED, Batch, padded
 from mlxhog.data.batches import Order
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError, EnvironmentLacks
 
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 PART_BYTES = 65_536
 """Size of a run's part, for every budget; `--val-subset-tokens` sets another, and large models get
 less (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it)."""
-MARKED_BYTES = 1 << 20
+NGRAM_CONTEXT = 7  # bytes of context of the n-gram baseline
+NGRAM_SAMPLE, _NGRAM_RUN = 1 << 24, 1 << 16  # most tokens that it counts, and tokens in a run
+_NGRAM_BYTES, _NGRAM_TOKEN_BYTES, _NGRAM_TOKEN_S = 32 << 20, 12, 2.5e-7  # about, of one core
+_SCORE_FILE, _SCORE_FORMAT = "counts.json", "Kneser-Ney"
 _DOCUMENTS = 16  # fewest documents of a part, if the text has as many
 _BEGINNINGS, _PROMPT_TOKENS = 64, 256
 """Documents of which one begins the samples, and most tokens of its prompt."""
@@ -205,29 +212,6 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
     return nats / (math.log(2) * n_bytes)
 
 
-def marks(text: bytes) -> dict[str, float]:
-    """Return the bits per byte of every simple model on the begin of a text, `MARKED_BYTES` of it.
-
-    >>> marks(b"never wait, add without a lock. " * 100)
-    {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
-    """
-    import lzma  # which a Python may lack, see `textfiles`
-
-    text = text[:MARKED_BYTES]
-    n_bytes = max(len(text), 1)
-    shares = np.bincount(np.frombuffer(text, np.uint8)) / n_bytes
-    shares = shares[shares > 0]
-    # As `xz -9e`, with a dictionary of this size: that of the preset needs 670 MB.
-    best = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": MARKED_BYTES}
-    bits = {
-        "unigram": float(-(shares * np.log2(shares)).sum()),
-        "gzip": 8 * len(gzip.compress(text, 9)) / n_bytes,
-        "xz": 8 * len(lzma.compress(text, filters=[best])) / n_bytes,
-    }
-    # Not 0 for a text that only repeats itself.
-    return {"uniform": 8.0} | {name: max(0.01, round(n, 3)) for name, n in bits.items()}
-
-
 # -- the part that runs are evaluated on ----------------------------------------------------------
 
 
@@ -337,3 +321,69 @@ def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
     }
     starts = starts.astype(np.uint64)
     return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts)
+
+
+# -- the n-gram baseline --------------------------------------------------------------------------
+
+
+def ngram_probabilities(
+    file: TokenFile, ids: NDArray[np.int32], check: Callable[[], None] = lambda: None
+) -> NDArray[np.float64]:
+    """Return the probability of each id of a text under the n-grams of a training text, (n,).
+
+    A context is the ids that span 7 bytes on average: 7 bytes, or 2 to 3 ids of a BPE. Of a text
+    with more than `NGRAM_SAMPLE` tokens, evenly spaced runs are counted. `check` is called before
+    each block, and may raise to end the count.
+
+    Raises:
+        DataError: the counted text is shorter than a context, or the file is damaged.
+    """
+    text_tokens = file.n_tokens - file.header["documents"]
+    spanning = math.ceil(NGRAM_CONTEXT * text_tokens / max(1, file.header["bytes"]))
+    orders = min(max(spanning, 1), 63)  # a key of 64 bits has room for no more
+    if file.n_tokens <= orders:
+        raise DataError(
+            f"{file.path} has {file.n_tokens} tokens, too few to count what follows {orders}"
+        )
+    counted = file.sampled(NGRAM_SAMPLE, _NGRAM_RUN)
+    file.check_known(counted)
+    run = _NGRAM_RUN if file.n_tokens > NGRAM_SAMPLE else file.n_tokens
+    return ngram.probabilities(
+        counted, ids, n_ids=file.header["vocab"], orders=orders, run=run, check=check
+    )
+
+
+def ngram_cost(file: TokenFile) -> tuple[int, float]:
+    """Estimate the bytes of memory, and the seconds of a core, that counting a text takes."""
+    counted = min(file.n_tokens, NGRAM_SAMPLE) if file.prompts is None else 0
+    return bool(counted) * _NGRAM_BYTES + _NGRAM_TOKEN_BYTES * counted, _NGRAM_TOKEN_S * counted
+
+
+def ngram_score(
+    train: TokenFile, val: TokenFile, asked_bytes: int, check: Callable[[], None] = lambda: None
+) -> float | None:
+    """Return the bits per byte of a training text's counts on a part of its validation text.
+
+    The score is computed at the first call, and stored beside the validation text; `check` as in
+    `ngram_probabilities`. Prompts and completions, which are not plain text, have none.
+
+    Raises:
+        DataError: a token file is damaged, or the training text is shorter than a context.
+    """
+    text, val_part = train, part(val, asked_bytes)
+    if text.prompts is not None or val_part.prompts is not None or not val_part.header["bytes"]:
+        return None
+    of = {"train": text.digest, "validation": val_part.digest, "format": _SCORE_FORMAT}
+    path = val.path.with_name(_SCORE_FILE)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not computed yet, or damaged
+        record = plain_json.read(path)
+        if record["of"] == of:
+            return float(record["bits"])
+    ids = np.asarray(val_part.tokens, np.int32)
+    places = 1 + np.flatnonzero(ids[1:] != val_part.bos)
+    nats = -np.log(ngram_probabilities(text, ids, check)[places]).sum()
+    bits = float(nats / (math.log(2) * val_part.text_bytes(ids[places])))
+    with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
+        replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
+        path.chmod(0o600)
+    return bits

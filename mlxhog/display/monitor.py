@@ -21,7 +21,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import WorkerState
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.data import counts
+from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.validation_set import bits_per_byte
 from mlxhog.display.metrics import COUNTS, MachineReport, Progress, WorkerReport
@@ -142,7 +142,7 @@ class Monitor:
         def find() -> None:
             # Then the view has no such mark.
             with suppress(MlxhogError, OSError, MemoryError, _NobodyWaits):
-                self._counts = counts.score(data.train, data.val, asked_bytes, check)
+                self._counts = validation_set.ngram_score(data.train, data.val, asked_bytes, check)
 
         # No daemon: the interpreter may not end while native code is about to take its lock again.
         self._counting = threading.Thread(target=find, name="counts")

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
-from mlxhog.config.schedules import Falling
 from mlxhog.optim.delay_feedback import FedBack
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.muon import Muon
+from mlxhog.optim.schedules import Falling
 from mlxhog.optim.sparsified import Sparse
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.delays import Delays, Paced

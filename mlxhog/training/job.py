@@ -19,12 +19,12 @@ from mlxhog.backends.gpu_share import GPUShare, max_sequences
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
+from mlxhog.optim.schedules import Rate
 from mlxhog.strategies import Strategy
 from mlxhog.training.kernel_choice import Writers
 

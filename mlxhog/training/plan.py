@@ -22,7 +22,7 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_count, format_number, parse_count
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import checkpoint, formats
-from mlxhog.config import plugins, schedules
+from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
@@ -35,7 +35,7 @@ from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import Optimizer
+from mlxhog.optim import Optimizer, schedules
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import choose_strategy, kernel_choice, origin

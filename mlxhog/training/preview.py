@@ -9,7 +9,7 @@ from mlxhog.base import verdicts
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
-from mlxhog.data import counts
+from mlxhog.data import validation_set
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training import sizes, state
@@ -33,7 +33,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     train, val = plan.data.train, plan.data.val
     budget, epoch_tokens = plan.budget, plan.epoch_tokens
     is_scored = config.eval_every.on and config.follow is None
-    counts_bytes, counts_s = counts.cost(train) if is_scored else (0, 0.0)
+    counts_bytes, counts_s = validation_set.ngram_cost(train) if is_scored else (0, 0.0)
     checkpoint_bytes, kept = state.n_bytes(plan), config.keep_last + config.keeps_best
     seconds = budget.seconds
     if rate is not None and read is not None:  # its steps or tokens may end sooner

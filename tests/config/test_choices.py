@@ -8,10 +8,10 @@ import pytest
 from mlxhog.config.choices import KINDS, SCHEDULES, STRATEGIES, UnknownChoice
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
-from mlxhog.config.schedules import WSD, Backoff, Constant
 from mlxhog.config.sources import by_flat_names, read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.optim import AdamW
+from mlxhog.optim.schedules import WSD, Backoff, Constant
 from mlxhog.strategies import SSP, Hogwild
 from tests.pairs import each_of
 

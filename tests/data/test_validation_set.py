@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.baselines import compressors
 from mlxhog.data import conversations, validation_set
 from mlxhog.data.batch import IGNORED
 from mlxhog.data.prepare import prepare
@@ -78,7 +79,7 @@ def test_marks_are_those_of_the_validation_bytes_whatever_the_tokenizer(tmp_path
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words[:2000])}))
     validation = " ".join(words[2000:]).encode()
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": validation.decode()}))
-    marks = validation_set.marks(validation)
+    marks = compressors.bits_per_byte(validation)
     assert marks["gzip"] == round(8 * len(gzip.compress(validation, 9)) / len(validation), 3)
     packed = lzma.compress(validation, preset=9 | lzma.PRESET_EXTREME)
     assert marks["xz"] == round(8 * len(packed) / len(validation), 3)

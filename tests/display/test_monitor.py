@@ -97,7 +97,7 @@ def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypat
         check()
         return 1.0
 
-    monkeypatch.setattr(monitor.counts, "score", score)
+    monkeypatch.setattr(monitor.validation_set, "ngram_score", score)
     with monitored() as (_, ours, _):
         ours.find_counts(Mock(), 9)
         assert begun.wait(LIMIT_S)
@@ -109,7 +109,7 @@ def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypat
 
 COUNTING = """
 from unittest.mock import Mock
-from mlxhog.display.monitor import counts
+from mlxhog.display.monitor import validation_set
 from tests.display.test_monitor import monitored
 
 def score(train, val, asked_bytes, check):
@@ -117,7 +117,7 @@ def score(train, val, asked_bytes, check):
     while True:
         check()
 
-counts.score = score
+validation_set.ngram_score = score
 with monitored() as (_, ours, _):
     ours.find_counts(Mock(), 9)
     raise SystemExit("the run has failed")

@@ -16,7 +16,6 @@ from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import machine, verdicts
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
-from mlxhog.config import schedules
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import is_set, options
@@ -30,6 +29,7 @@ from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models import families
 from mlxhog.models.families import param_spec
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.optim import schedules
 from mlxhog.strategies import Serial, Sim, Strategy
 from mlxhog.strategies.context import Context
 from mlxhog.training import choose_strategy, kernel_choice

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from mlxhog.config.options import is_set, option, options
-from mlxhog.config.schedules import FALLING
 from mlxhog.errors import ConfigError
+from mlxhog.optim.schedules import FALLING
 
 SCHEMES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")

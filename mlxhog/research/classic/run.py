@@ -33,9 +33,9 @@ from mlxhog.arena import Arena
 from mlxhog.arena.child import Child, Failed
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.base import machine
-from mlxhog.config import schedules
 from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError, WorkerFailed, one_line
+from mlxhog.optim import schedules
 from mlxhog.research.classic.config import ClassicConfig, ClassicPlan, check
 from mlxhog.research.classic.cyclades import ConflictFree, RoundTotals
 from mlxhog.research.classic.problem import Int32, Int64, Problem, ProblemMemory

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from mlxhog.data import counts, validation_set
+from mlxhog.baselines import ngram
+from mlxhog.data import validation_set
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
@@ -46,8 +47,8 @@ def by_hand(runs, vocab, orders, text, at):
         own = {i: n for (c, i), n in counted[orders - k].items() if c == tuple(text[at - k : at])}
         if not own:
             break
-        rest = counts.DISCOUNT * len(own) * p
-        p = (max(own.get(text[at], 0) - counts.DISCOUNT, 0) + rest) / sum(own.values())
+        rest = ngram.DISCOUNT * len(own) * p
+        p = (max(own.get(text[at], 0) - ngram.DISCOUNT, 0) + rest) / sum(own.values())
     return p
 
 
@@ -60,10 +61,12 @@ def test_every_probability_is_that_of_a_dictionary(monkeypatch, symbols, n, orde
     ids, vocab = drawn(symbols, n), symbols + 9
     other = [*ids[-60:-50].tolist(), *drawn(symbols, 120, seed=1)[-6:].tolist(), symbols + 8, 0]
     other, blocks = np.array(other, np.int32), list[int]()
-    whole = counts.probabilities(text_of(ids, vocab), other)
+    whole = validation_set.ngram_probabilities(text_of(ids, vocab), other)
     with monkeypatch.context() as patch:
-        patch.setattr(counts, "BLOCK", n // 5)
-        ours = counts.probabilities(text_of(ids, vocab), other, lambda: blocks.append(n))
+        patch.setattr(ngram, "BLOCK", n // 5)
+        ours = validation_set.ngram_probabilities(
+            text_of(ids, vocab), other, lambda: blocks.append(n)
+        )
     assert np.array_equal(ours, whole)
     assert len(blocks) > 2
     other = other.tolist()
@@ -72,10 +75,10 @@ def test_every_probability_is_that_of_a_dictionary(monkeypatch, symbols, n, orde
 
 
 def test_of_a_long_text_evenly_spaced_runs_are_counted(monkeypatch):
-    monkeypatch.setattr(counts, "SAMPLE", 400)
-    monkeypatch.setattr(counts, "_RUN", 100)
+    monkeypatch.setattr(validation_set, "NGRAM_SAMPLE", 400)
+    monkeypatch.setattr(validation_set, "_NGRAM_RUN", 100)
     ids = np.arange(1000) // 2 % 50
-    ours = counts.probabilities(text_of(ids, 50), ids[:18].astype(np.int32))
+    ours = validation_set.ngram_probabilities(text_of(ids, 50), ids[:18].astype(np.int32))
     runs = [ids[begin : begin + 100].tolist() for begin in (0, 300, 600, 900)]
     assert ours[17] == pytest.approx(by_hand(runs, 50, 7, ids[:18].tolist(), 17))
 
@@ -87,21 +90,21 @@ def test_the_score_is_of_the_validation_part_and_is_kept_until_a_text_changes(
     text = prepare(str(written(tmp_path / "a", {"a.txt": " ".join(words)})))
     part = validation_set.part(text.val, 512)
     ids = part.tokens.astype(np.int32)
-    p = counts.probabilities(text.train, ids)[1:]
-    bits = counts.score(text.train, text.val, 512)
+    p = validation_set.ngram_probabilities(text.train, ids)[1:]
+    bits = validation_set.ngram_score(text.train, text.val, 512)
     assert bits == pytest.approx(-np.log2(p).sum() / part.header["bytes"])
     assert bits < 1.1  # five words
 
-    monkeypatch.setattr(counts, "probabilities", Mock(side_effect=DataError("counted again")))
-    assert counts.score(text.train, text.val, 512) == bits
+    monkeypatch.setattr(ngram, "probabilities", Mock(side_effect=DataError("counted again")))
+    assert validation_set.ngram_score(text.train, text.val, 512) == bits
     stored = text.val.path.with_name("counts.json")
     for damaged in ({"of": {}, "bits": 1}, []):
         stored.write_text(json.dumps(damaged))
         with pytest.raises(DataError, match="counted again"):
-            counts.score(text.train, text.val, 512)
+            validation_set.ngram_score(text.train, text.val, 512)
 
 
 def test_prompts_and_completions_have_no_score(tmp_path):
     lines = [json.dumps({"prompt": f"{k}: ", "completion": "wait"}) for k in range(24)]
     text = prepare(str(written(tmp_path / "a", {"a.jsonl": "\n".join(lines)})))
-    assert counts.score(text.train, text.val, 512) is None
+    assert validation_set.ngram_score(text.train, text.val, 512) is None

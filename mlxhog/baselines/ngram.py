@@ -1,4 +1,4 @@
-"""Counted n-grams of a training text: a model without a network, the mark of a run.
+"""Counted n-grams of a training text: a Kneser-Ney model.
 
 The counts of an id after each context of up to K ids are mixed, from the shortest context to the
 longest one that occurs (interpolated Kneser-Ney: Kneser and Ney 1995, Improved Backing-Off for
@@ -8,70 +8,44 @@ m-Gram Language Modeling; Chen and Goodman 1999):
 
 with d = 0.75. For the longest context count is the number of occurrences of the id after it, for a
 shorter one the number of distinct ids before both; total is the sum of the counts after the
-context, and distinct the number of ids there. K is the number of ids that span 7 bytes on average:
-7 bytes, or 2 to 3 ids of a BPE.
+context, and distinct the number of ids there.
 
 An occurrence is one key of 64 bits, exact and not hashed: K + 1 symbols, the newest of the context
 highest, the next id lowest. A symbol is the rank of an id among those that occur. A key with room
-for fewer symbols shortens the context: 3 ids up to a vocabulary of 65,536. Of a text with more than
-`SAMPLE` tokens, evenly spaced runs are counted.
+for fewer symbols shortens the context: 3 ids up to a vocabulary of 65,536.
 
 Contexts with different newest ids have nothing in common, so about `BLOCK` occurrences are counted
-at a time, in all orders, and only what the asked text needs is kept: `SAMPLE` tokens take 200 MB.
+at a time, in all orders, and only what the asked text needs is kept: 2^24 tokens take 200 MB.
 """
 
-from __future__ import annotations
-
-import json
-import math
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import plain_json
-from mlxhog.base.durable import replace_file
-from mlxhog.data import validation_set
-from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import DataError, EnvironmentLacks
-
-CONTEXT = 7  # bytes of context of the mark
 DISCOUNT = 0.75
-SAMPLE, _RUN = 1 << 24, 1 << 16  # most tokens that are counted, and tokens in a run of a sample
 BLOCK = 1 << 20  # occurrences that are counted at a time
-_BYTES, _TOKEN_BYTES, _TOKEN_S = 32 << 20, 12, 2.5e-7  # about, of one core
-_MAX_ORDERS = 63  # a key of 64 bits has room for no more
-_SCORE_FILE = "counts.json"
-_FORMAT = "Kneser-Ney"
 
 Keys = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
 
 
 def probabilities(
-    file: TokenFile, ids: NDArray[np.int32], check: Callable[[], None] = lambda: None
-) -> NDArray[np.float64]:
+    counted: NDArray[Any], ids: NDArray[np.int32], *, n_ids: int, orders: int, run: int,
+    check: Callable[[], None],
+) -> NDArray[np.float64]:  # fmt: skip
     """Return the probability of each id of a text after the ids before it, (n,).
 
-    `check` is called before each block, and may raise to end the count.
-
-    Raises:
-        DataError: the counted text is shorter than a context, or the file is damaged.
+    Args:
+        counted: the ids of the training text, in runs that follow each other.
+        ids: the text, of which an id may be absent from the training text.
+        n_ids: size of the vocabulary.
+        orders: ids of the longest context, if a key has room for them.
+        run: ids of a run.
+        check: called before each block; it may raise to end the count.
     """
-    spanning = math.ceil(
-        CONTEXT * (file.n_tokens - file.header["documents"]) / max(1, file.header["bytes"])
-    )
-    orders = min(max(spanning, 1), _MAX_ORDERS)
-    if file.n_tokens <= orders:
-        raise DataError(
-            f"{file.path} has {file.n_tokens} tokens, too few to count what follows {orders}"
-        )
-    counted = file.sampled(SAMPLE, _RUN)
-    run = _RUN if file.n_tokens > SAMPLE else file.n_tokens
-    file.check_known(counted)
-    occurs = _bincount(counted, file.header["vocab"]) > 0
+    occurs = _bincount(counted, n_ids) > 0
     n_symbols = int(occurs.sum())
     bits = max(1, (n_symbols - 1).bit_length())
     orders = min(orders, 64 // bits - 1)
@@ -103,42 +77,6 @@ def probabilities(
         mixed = (np.maximum(count - DISCOUNT, 0.0) + rest) / np.maximum(total, 1)
         p = np.where(has_context, mixed, p)
     return p
-
-
-def cost(file: TokenFile) -> tuple[int, float]:
-    """Estimate the bytes of memory, and the seconds of a core, that counting a text takes."""
-    counted = min(file.n_tokens, SAMPLE) if file.prompts is None else 0
-    return bool(counted) * _BYTES + _TOKEN_BYTES * counted, _TOKEN_S * counted
-
-
-def score(
-    train: TokenFile, val: TokenFile, asked_bytes: int, check: Callable[[], None] = lambda: None
-) -> float | None:
-    """Return the bits per byte of a training text's counts on a part of its validation text.
-
-    The score is computed at the first call, and stored beside the validation text; `check` as in
-    `probabilities`. Prompts and completions, which are not plain text, have none.
-
-    Raises:
-        DataError: a token file is damaged, or the training text is shorter than a context.
-    """
-    text, part = train, validation_set.part(val, asked_bytes)
-    if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
-        return None
-    of = {"train": text.digest, "validation": part.digest, "format": _FORMAT}
-    path = val.path.with_name(_SCORE_FILE)
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not computed yet, or damaged
-        record = plain_json.read(path)
-        if record["of"] == of:
-            return float(record["bits"])
-    ids = np.asarray(part.tokens, np.int32)
-    places = 1 + np.flatnonzero(ids[1:] != part.bos)
-    nats = -np.log(probabilities(text, ids, check)[places]).sum()
-    bits = float(nats / (math.log(2) * part.text_bytes(ids[places])))
-    with suppress(OSError, EnvironmentLacks):  # another user's directory, or a full disk
-        replace_file(path, json.dumps({"of": of, "bits": bits}).encode())
-        path.chmod(0o600)
-    return bits
 
 
 def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
-from mlxhog.config import schedules
 from mlxhog.config.budget import Budget
+from mlxhog.optim import schedules
 from tests.pairs import each_of
 
 EPOCHS = schedules.Epochs(10)
