@@ -16,7 +16,8 @@ from harness.interleaved import with_twin
 from harness.machine import smallest
 from training.recording import model_file, record
 
-from mlxhog.display.shares import in_words, shares
+from mlxhog.display.metrics import in_words
+from mlxhog.progress import shares
 
 BACKENDS = ("torch", "mlx")
 PAIRS = {"torch+torch": "torch:cpu*2", "mlx+mlx": "mlx:cpu*2", "mlx+torch": "mlx:cpu,torch:cpu"}
@@ -52,7 +53,7 @@ def throughput(findings, chosen):
 
 
 def steps(findings, chosen):
-    """Shares of a step (`mlxhog.display.shares`)."""
+    """Shares of a step (`mlxhog.progress.shares`)."""
     for width, (n, blocks, *limits) in list(SIZES.items())[: smallest(1, None)]:
         model = model_file(hidden_size=width, num_hidden_layers=blocks)
         for optimizer, most in zip(("adamw", "muon"), limits, strict=True):

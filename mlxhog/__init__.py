@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlxhog.arena.arena import Arena
     from mlxhog.config.config import TrainConfig
-    from mlxhog.display.metrics import Progress, Result
     from mlxhog.errors import (
         ArenaError,
         CheckpointError,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         ShapeError,
         WorkerFailed,
     )
+    from mlxhog.progress import Progress, Result
     from mlxhog.serving.model import LoadedModel, load
     from mlxhog.training.api import train
 
@@ -85,8 +85,8 @@ __all__ = [
 _HOMES = {
     "Arena": "mlxhog.arena.arena",
     "LoadedModel": "mlxhog.serving.model",
-    "Progress": "mlxhog.display.metrics",
-    "Result": "mlxhog.display.metrics",
+    "Progress": "mlxhog.progress",
+    "Result": "mlxhog.progress",
     "TrainConfig": "mlxhog.config.config",
     "load": "mlxhog.serving.model",
     "train": "mlxhog.training.api",

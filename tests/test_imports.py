@@ -7,7 +7,7 @@ from tests.processes import python
 from tools.structure import ORDER, ROOT, circles, imports, modules, part
 
 NATIVE_USERS = {
-    "arena", "data", "models", "optim", "strategies", "training", "theory", "mad", "classic",
+    "arena", "data", "models", "optim", "strategies", "training", "mad", "research",
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchft", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.display.metrics import Progress
 from mlxhog.display.record import RunRecord
 from mlxhog.display.terminal import Picture
+from mlxhog.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -19,10 +19,10 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 """Name of an installed package -> its folder in the repository."""
 
 ORDER = (
-    "errors", "_native", "base", "config", "arena", "baselines", "data", "metal", "models",
-    "optim", "backends", "checkpoint", "nn", "strategies", "display", "decoding", "cluster",
-    "training", "experiments", "serving", "mad", "research", "conformance", "doctor", "cli",
-    "__main__",
+    "errors", "_native", "base", "config", "progress", "arena", "baselines", "data", "metal",
+    "models", "optim", "backends", "checkpoint", "nn", "strategies", "display", "decoding",
+    "cluster", "training", "experiments", "serving", "mad", "research", "conformance", "doctor",
+    "cli", "__main__",
 )  # fmt: skip
 """The folders and files of `mlxhog`: imports stay inside one, or point to one further up here."""
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.display.metrics import Activity
+from mlxhog.progress import Activity
 
 AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
 

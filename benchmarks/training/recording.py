@@ -25,8 +25,8 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint.run import Run
 from mlxhog.data import validation_set
-from mlxhog.display.metrics import Result
 from mlxhog.display.record import RunRecord
+from mlxhog.progress import Result
 
 MAX_BYTES = 2 << 30  # of parameters that are kept of a run
 

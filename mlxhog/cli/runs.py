@@ -173,8 +173,8 @@ def show(config: OneRun) -> Report:
     """
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
+    from mlxhog.display.metrics import in_words
     from mlxhog.display.record import RunRecord
-    from mlxhog.display.shares import in_words
     from mlxhog.models import families
 
     record = RunRecord(config.find(config.run))

@@ -14,13 +14,14 @@ from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer, read_yaml
-from mlxhog.display.metrics import BASE, beside_counts, is_emulated, label, scored_at, share_text
+from mlxhog.display.metrics import beside_counts, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import observer
+from mlxhog.progress import BASE, is_emulated
 from mlxhog.training.api import configured, execute
 
 if TYPE_CHECKING:
-    from mlxhog.display.metrics import Result
+    from mlxhog.progress import Result
 
 
 @dataclass(frozen=True, kw_only=True)

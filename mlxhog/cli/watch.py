@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Json, OneRun, Quiet, RunsDirectory, run_argument
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
-from mlxhog.display.metrics import Progress, Result, number
+from mlxhog.display.metrics import number
 from mlxhog.display.plain import RunView
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import Observer, observer
 from mlxhog.errors import ConfigError, RunError
+from mlxhog.progress import Progress, Result
 
 if TYPE_CHECKING:
     from mlxhog.display.record import RunRecord

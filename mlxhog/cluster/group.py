@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from mlxhog.arena import Layout
 from mlxhog.base import plain_json
 from mlxhog.config.config import TrainConfig
-from mlxhog.display.metrics import ALONE, AWAY, IN_QUORUM, MachineReport
 from mlxhog.display.streams import printable
 from mlxhog.errors import ConfigError, MlxhogError, shown
+from mlxhog.progress import ALONE, AWAY, IN_QUORUM, MachineReport
 
 Float32 = NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlxhog.display.metrics import COUNTS
+from mlxhog.progress import COUNTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mlxhog.base import reading
 from mlxhog.base.typed import fill
-from mlxhog.display.metrics import EVALUATED, Progress, WorkerReport
+from mlxhog.progress import EVALUATED, Progress, WorkerReport
 
 AXES = ("elapsed_s", "tokens", "step")
 DRAWN = (

@@ -1,35 +1,9 @@
-"""Progress and result of a training run: its reports during training and at the end."""
+"""Texts of a run's progress and result: columns, scores, shares of a step."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
-from typing import Any, Self
 
-from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_share
-from mlxhog.config.config import EMULATED
-from mlxhog.display.shares import shares
-
-# Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
-# 4-gram model is not shown, because it was fitted to the text that it predicts.
-REFERENCE_BITS_PER_BYTE = {
-    "uniform": 8.0,
-    "unigram": 4.344,
-    "bigram": 3.410,
-    "gzip": 2.651,
-    "xz": 1.844,
-}
-
-COUNTS = "counts"
-BASE = "base model"  # that a fine-tuning starts from
-"""The mark of counted n-grams of the training text on the validation text of evaluations."""
-
-ANY_TEXT = {"uniform": 8.0}
-"""Bits per byte of simple models on every text."""
-
-
-def is_emulated(gpu_write: str, kernels: str) -> bool:
-    """Whether a run tests Metal source on the CPU, so that its numbers do not apply to a GPU."""
-    return EMULATED in (gpu_write, kernels)
+from mlxhog.base.quantities import format_bytes, format_count, format_share
+from mlxhog.progress import PARTS, Progress, WorkerReport
 
 
 def label(gpu_write: str, kernels: str) -> str:
@@ -40,34 +14,6 @@ def label(gpu_write: str, kernels: str) -> str:
     """
     parts = (("gpu-write", gpu_write), ("kernels", kernels))
     return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerReport:
-    """One worker: totals of this call to `train`, and recent rates."""
-
-    slot: int = 0  # its number in the worker table, from 1
-    backend: str = "?"  # such as "torch:cpu"
-    pid: int = 0  # of the newest process in its slot
-    state: str = "?"  # free, starting, running, leaving, left, finished or dead
-    steps: int = 0  # batches that it has finished, including dropped ones
-    tokens: int = 0  # in them
-    tokens_per_s: float = 0.0  # recent rate
-    mean_staleness: float = 0.0  # of the updates by others between its reads and writes
-    max_staleness: int = 0
-    dropped: int = 0  # steps dropped because the gradient was not finite, or too late
-    memory_bytes: int = 0  # largest resident memory of its process so far
-    staleness: Mapping[int, int] = field(default_factory=dict)  # its steps by their staleness
-    read_s: float = 0.0  # seconds of its processes by activity; see `shares`
-    compute_s: float = 0.0
-    apply_s: float = 0.0
-    wait_s: float = 0.0
-    forward_s: float = 0.0  # of `compute_s`; 0 where they are not timed apart
-    optimizer_s: float = 0.0  # of `apply_s`, in which gradients became steps
-    other_s: float = 0.0
-    rate_share: float | None = (
-        None  # of the sum of all learning rates, if these depend on the worker
-    )
 
 
 WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
@@ -81,183 +27,6 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
     ("memory", lambda one: format_bytes(one.memory_bytes)),
 )
 """The columns of a table of workers: name, and the text of a worker's cell."""
-
-
-IN_QUORUM, ALONE, AWAY = "in the quorum", "alone", "away"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineReport:
-    """One machine of a cluster."""
-
-    name: str  # of equal names the later ones have a number
-    state: str  # `IN_QUORUM` of the newest round, `ALONE` (this machine) or `AWAY`
-    tokens: int  # of its committed rounds
-    rounds: int  # that it has committed
-    seen_s: float  # seconds since its last join
-    is_own: bool  # whether it is the machine of this run
-
-    def __str__(self) -> str:
-        """Spell it, such as "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"."""
-        return (
-            f"{self.state}, {format_count(self.tokens)} tokens in {self.rounds} rounds, seen "
-            f"{format_duration(self.seen_s)} ago"
-        )
-
-
-class Activity(Enum):
-    """An activity of a run besides training, in the words that users see."""
-
-    STARTING = "starting workers"
-    FINISHING = "finishing the last steps"
-    PAUSING = "pausing for a checkpoint"
-    CHANGING = "changing the strategy"
-    EVALUATING = "evaluating"
-    SAMPLING = "sampling"
-    SCORING = "scoring"
-
-
-@dataclass(frozen=True)
-class Doing:
-    """An activity, and the percentage done if it is known."""
-
-    activity: Activity
-    percent: int | None = None
-
-    def __str__(self) -> str:
-        """Spell the activity.
-
-        >>> str(Doing(Activity.EVALUATING, 38))
-        'evaluating 38 %'
-        """
-        words = self.activity.value
-        return words if self.percent is None else f"{words} {self.percent} %"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """Scores of validation text; None before there is one.
-
-    All evaluations during training score the same part of the text. In metrics.jsonl the numbers of
-    an evaluation stand on one line.
-    """
-
-    val_bits_per_byte: float | None = None
-    val_step: int | None = None  # of the whole run, whose parameters were scored
-    val_loss: float | None = None  # nats per token
-    val_tokens: int | None = None  # number of labels
-    val_bytes: int | None = None  # of text, of these labels
-    val_share: float | None = None  # of the part in all validation text, up to 1
-    final_bits_per_byte: float | None = None  # of more text, as much as time allowed at the end
-    final_tokens: int | None = None
-    final_share: float | None = None
-
-
-EVALUATED = tuple(one.name for one in fields(Evaluation) if one.name != "val_share")
-"""Fields that an evaluation sets; metrics.jsonl has each evaluation once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunTotals(Evaluation):
-    """What the progress and the result of a run have in common; None is not measured."""
-
-    tokens: int = 0  # in all steps of the whole run
-    workers: tuple[WorkerReport, ...] = ()
-    lost_update_rate: float | None = None  # share of the increments to the probe that were lost
-    gpu_write: str = "cpu"  # or metal, or metal-emulated: its source adds all steps on the CPU
-    kernels: str = "reference"  # forms of the model's operators, such as "metal,native"
-    staleness: Mapping[int, int] = field(default_factory=dict)  # steps by their staleness
-    sample: str | None = None  # newest text of the model
-    first_step_s: float | None = None  # from the start of the command to the end of its first step
-    machines: tuple[MachineReport, ...] = ()  # of the run's cluster
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress(RunTotals):
-    """The state of a run, with its newest evaluation; a field is None until it is measured."""
-
-    step: int = 0  # of the whole run, including dropped ones and those before a resume
-    epoch: float | None = None  # how often the training text was read, such as 2.4
-    best_bits_per_byte: float | None = None  # of the best evaluation so far
-    best_step: int | None = None  # that it scored
-    elapsed_s: float = 0.0  # of training of the whole run
-    budget_fraction: float = 0.0  # used share of this command's budget, 0 to 1
-    eta_s: float | None = None  # to the end of the budget
-    loss: float | None = None  # recent mean training loss in nats per token
-    train_bits_per_byte: float | None = None
-    lr: float | None = None  # learning rate of the next update
-    tokens_per_s: float = 0.0  # of all workers together
-    memory_bytes: int = 0  # sum over workers, in each of which shared pages count
-    strategy: str | None = None  # in use now
-    message: str | None = None  # for the user
-    doing: Doing | None = None
-    marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
-    """Bits per byte of simple models of the text, by their names."""
-    call_s: float = 0.0  # of training of this command
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; `doing` in the words that users see."""
-        return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(RunTotals):
-    """The result of a run, with its last evaluation."""
-
-    run: str  # path of its folder
-    status: str  # "done", "interrupted", "diverged", or "unsaved": without its last checkpoint
-    steps: int  # of the whole run, including dropped ones and those before a resume
-    seconds: float  # of training of the whole run
-    tokens_per_s: float
-    restarts: int  # of workers
-    dropped_steps: int  # whose gradient was not finite, or too late
-    torn: int  # batches whose worker died while adding its step
-    checkpoint: str | None  # path of the last one
-    newest_checkpoint: str | None = None  # of the run on the disk, perhaps of an earlier step
-    emulated_before: bool = False  # whether steps of earlier commands were emulated
-    error: str | None = None
-    copies_bits_per_byte: tuple[float, ...] = ()  # avg_runs: of each worker's own parameters
-    network_bytes: int = 0  # that a network would carry, were each worker on its own machine
-    val_text: str | None = None  # name of the part, equal for runs of equal validation text
-    val_of_completions: bool = False  # whether only completions of examples count in it
-    start_s: float | None = None  # from the start of the command until training began
-    counts_bits_per_byte: float | None = None  # of `COUNTS`, on the text of `val_bits_per_byte`
-    base_bits_per_byte: float | None = None  # of `BASE`, on the same text
-
-    @classmethod
-    def of(cls, progress: Progress, **more: Any) -> Self:
-        """Return the result at the last progress, with what that does not say."""
-        shared = {one.name: getattr(progress, one.name) for one in fields(RunTotals)}
-        seconds = progress.elapsed_s
-        return cls(
-            **shared,
-            steps=progress.step,
-            seconds=seconds,
-            tokens_per_s=progress.tokens / seconds if seconds else 0.0,
-            dropped_steps=sum(worker.dropped for worker in progress.workers),
-            counts_bits_per_byte=progress.marks.get(COUNTS),
-            base_bits_per_byte=progress.marks.get(BASE),
-            **more,
-        )
-
-    @property
-    def val_at_end(self) -> bool:
-        """Whether the evaluation scored the model after the last step."""
-        return self.val_step == self.steps
-
-    @property
-    def emulated(self) -> bool:
-        """Whether steps or operations of the model used Metal source on the CPU."""
-        return is_emulated(self.gpu_write, self.kernels) or self.emulated_before
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the last object that `train --json` prints: the fields, and `shares` of a step."""
-        record = {**asdict(self), "val_at_end": self.val_at_end, "emulated": self.emulated}
-        for name in ("seconds", "start_s", "first_step_s", "tokens_per_s"):
-            record[name] = record[name] and round(record[name], 3)
-        for worker in record["workers"]:
-            worker["shares"] = shares([worker])
-        return record | {"shares": shares(record["workers"])}
 
 
 def number(value: float | None) -> str:
@@ -292,10 +61,10 @@ def best_of(progress: Progress) -> str:
 
 
 def beside_counts(bits: float, counts: float) -> str:
-    """Compare a network with counts of the same text.
+    """Compare a network with the n-gram baseline on the same text.
 
     >>> beside_counts(1.707, 1.439)
-    'counts of 7 bytes, without a network, have 1.439: this network does not beat them'
+    'n-gram baseline (Kneser-Ney, 7 bytes of context): 1.439; the model does not beat it'
     """
     verdict = "beats" if bits < counts else "does not beat"
     return f"n-gram baseline (Kneser-Ney, 7 bytes of context): {counts:.3f}; the model {verdict} it"
@@ -315,3 +84,23 @@ def share_text(share: float) -> str:
 def rate(value: float | None) -> str:
     """Spell a share; - is not measured."""
     return "-" if value is None else format_share(value)
+
+
+def in_words(parts: Mapping[str, float]) -> list[str]:
+    """Spell the parts that took time.
+
+    >>> in_words({"gradient": 0.951, "read": 0.004, "wait": 0.0, "other": 0.045})
+    ['gradient 95 %', 'read 0.4 %', 'other 4.5 %']
+    """
+    return [f"{name} {format_share(share)}" for name, share in parts.items() if share]
+
+
+def rows(by_worker: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """A table as texts, its header first: a row for each worker with shares, a column a part."""
+    filled = {name: parts for name, parts in by_worker.items() if parts}
+    columns = [part for part in PARTS if any(part in parts for parts in filled.values())]
+    header = [["", *columns]] if filled else []
+    return header + [
+        [name, *(format_share(parts[part]) if part in parts else "-" for part in columns)]
+        for name, parts in filled.items()
+    ]

@@ -24,9 +24,8 @@ from mlxhog.config.budget import Budget
 from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.validation_set import bits_per_byte
-from mlxhog.display.metrics import COUNTS, MachineReport, Progress, WorkerReport
-from mlxhog.display.shares import TIMES
 from mlxhog.errors import MlxhogError
+from mlxhog.progress import COUNTS, TIMES, MachineReport, Progress, WorkerReport
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
 MAX_TIMES = 4096  # number of newest steps of a worker whose times are stored

@@ -10,8 +10,9 @@ from typing import Self
 
 from mlxhog.base.output import lasting
 from mlxhog.base.quantities import format_bytes, format_clock, format_count
-from mlxhog.display.metrics import Doing, Progress, best_of, label, number, rate
+from mlxhog.display.metrics import best_of, label, number, rate
 from mlxhog.display.streams import printable_lines, wrapped
+from mlxhog.progress import Doing, Progress
 
 MAX_WORKERS = 4  # a line lists up to this many workers one by one
 

@@ -21,18 +21,9 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, specs_of
 from mlxhog.data import conversations
 from mlxhog.display.history import GrowingFile, History
-from mlxhog.display.metrics import (
-    COUNTS,
-    Result,
-    beside_counts,
-    label,
-    number,
-    rate,
-    scored_at,
-    share_text,
-)
-from mlxhog.display.shares import shares
+from mlxhog.display.metrics import beside_counts, label, number, rate, scored_at, share_text
 from mlxhog.errors import ConfigError, RunError
+from mlxhog.progress import COUNTS, Result, shares
 
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")

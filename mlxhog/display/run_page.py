@@ -14,9 +14,8 @@ from importlib.metadata import version
 from mlxhog.base.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.display import page
 from mlxhog.display.charts import LIGHT, without_network
-from mlxhog.display.metrics import WORKER_COLUMNS, best_of, number
+from mlxhog.display.metrics import WORKER_COLUMNS, best_of, number, rows
 from mlxhog.display.record import RunEvent, RunRecord, different_texts
-from mlxhog.display.shares import rows
 
 MAX_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""

@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxhog.base.output import lasting
-from mlxhog.display.metrics import IN_QUORUM, REFERENCE_BITS_PER_BYTE, WORKER_COLUMNS, Progress
+from mlxhog.display.metrics import WORKER_COLUMNS
 from mlxhog.display.plain import RunView, heading, losses
 from mlxhog.display.streams import printable_lines
+from mlxhog.progress import IN_QUORUM, REFERENCE_BITS_PER_BYTE, Progress
 
 SAMPLE_WIDTH, SAMPLE_LINES = 400, 8
 WIDTH = 64  # columns of the bar and the scale, unless the terminal has fewer

@@ -27,9 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlxhog.display.metrics import Progress
 from mlxhog.display.tensorboard import TensorBoard
 from mlxhog.errors import EnvironmentLacks, message_of
+from mlxhog.progress import Progress
 
 PROJECT = "mlxhog"
 Points = Iterable[tuple[int, Mapping[str, float]]]

@@ -30,13 +30,13 @@ from mlxhog.checkpoint.run import default_name
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import validation_set
-from mlxhog.display.metrics import Progress, Result
 from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.experiments import ENDS, CompareConfig, paired_test
 from mlxhog.experiments.paired_test import PairedResult
 from mlxhog.experiments.short_runs import score, settings_for, train
 from mlxhog.models import families
+from mlxhog.progress import Progress, Result
 from mlxhog.training.plan import TextPlan, make_plan
 
 SCORING_S = 3600.0

@@ -18,9 +18,9 @@ from mlxhog.config.constraints import settled
 from mlxhog.config.options import options
 from mlxhog.data import validation_set
 from mlxhog.data.tokens import TokenFile
-from mlxhog.display.metrics import Progress, Result
 from mlxhog.display.views import Observer, Tell
 from mlxhog.errors import WorkerFailed
+from mlxhog.progress import Progress, Result
 from mlxhog.training import run as runs
 
 PLAIN: dict[str, Any] = {

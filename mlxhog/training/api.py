@@ -19,8 +19,8 @@ from mlxhog.display.views import observer as shown_on
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlxhog.display.metrics import Progress, Result
     from mlxhog.display.views import Observer
+    from mlxhog.progress import Progress, Result
 
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
 CALL = "train()"

@@ -42,8 +42,8 @@ import numpy as np
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.config import TrainConfig
-from mlxhog.display.metrics import Activity, Doing
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.progress import Activity, Doing
 from mlxhog.strategies import Serial, division
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.strategy import Strategy

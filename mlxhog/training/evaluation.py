@@ -22,10 +22,10 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.config.config import TrainConfig
-from mlxhog.display.metrics import BASE, Activity, Doing
 from mlxhog.display.monitor import Monitor
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.progress import BASE, Activity, Doing
 from mlxhog.training.side_jobs import ScoreSums
 
 if TYPE_CHECKING:

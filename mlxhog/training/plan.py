@@ -28,7 +28,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile
-from mlxhog.display.metrics import is_emulated
 from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import families, ngrams, registry
@@ -36,6 +35,7 @@ from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer, schedules
+from mlxhog.progress import is_emulated
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training import choose_strategy, kernel_choice, origin

@@ -21,19 +21,13 @@ from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import spelt_values_of
 from mlxhog.data import corpora, validation_set
-from mlxhog.display.metrics import (
-    EVALUATED,
-    REFERENCE_BITS_PER_BYTE,
-    Doing,
-    Progress,
-    Result,
-    label,
-)
+from mlxhog.display.metrics import label
 from mlxhog.display.monitor import Monitor
 from mlxhog.display.record import changed
 from mlxhog.display.views import Observer
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
+from mlxhog.progress import EVALUATED, REFERENCE_BITS_PER_BYTE, Doing, Progress, Result
 from mlxhog.training.plan import TextPlan
 from mlxhog.training.session import Session
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.arena.requests import ControlRequest, Refused, RunServer
 from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
-from mlxhog.display.metrics import Activity, Doing
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim.sparsified import RESIDUAL
+from mlxhog.progress import Activity, Doing
 from mlxhog.training import kernel_choice, state
 
 if TYPE_CHECKING:

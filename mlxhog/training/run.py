@@ -28,7 +28,6 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run, new_run
 from mlxhog.config.config import TrainConfig
 from mlxhog.display import card
-from mlxhog.display.metrics import Activity, Doing, Progress, Result
 from mlxhog.display.views import Observer
 from mlxhog.errors import (
     CheckpointError,
@@ -40,6 +39,7 @@ from mlxhog.errors import (
     message_of,
 )
 from mlxhog.optim.schedules import Falling
+from mlxhog.progress import Activity, Doing, Progress, Result
 from mlxhog.training import origin, preview, run_folder, state
 from mlxhog.training.batch_size import advice
 from mlxhog.training.choose_strategy import Changes, rounds_before

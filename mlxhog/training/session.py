@@ -15,8 +15,8 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.config.budget import Budget
-from mlxhog.display.metrics import Activity, Doing
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
+from mlxhog.progress import Activity, Doing
 from mlxhog.strategies import Strategy
 from mlxhog.training.job import Plan
 from mlxhog.training.processes import Processes

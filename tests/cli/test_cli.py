@@ -16,8 +16,8 @@ import yaml
 
 from mlxhog.cli import COMMANDS, MAD, find, main, names
 from mlxhog.config.config import TrainConfig
-from mlxhog.display.metrics import Result
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.progress import Result
 from tests.cli.command import said
 from tests.display.sample_run import PROGRESS, WORKER
 from tests.pairs import each_of

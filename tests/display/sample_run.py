@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib.metadata import version
 
 from mlxhog.checkpoint.run import Run
-from mlxhog.display.metrics import REFERENCE_BITS_PER_BYTE, Progress, WorkerReport
+from mlxhog.progress import REFERENCE_BITS_PER_BYTE, Progress, WorkerReport
 
 WORKER = WorkerReport(
     slot=1, backend="mlx:cpu", pid=4711, state="running", steps=352, tokens=360_448,

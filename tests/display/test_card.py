@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlxhog.cli import main
 from mlxhog.display import card
-from mlxhog.display.metrics import Result
+from mlxhog.progress import Result
 from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
 

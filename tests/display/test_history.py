@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.display.history import History, buckets, ends, newest_line, thin
-from mlxhog.display.metrics import Progress
 from mlxhog.display.tensorboard import TensorBoard
 from mlxhog.display.trackers import TrackedRun, Trackers
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.progress import Progress
 from tests.display.sample_run import append, lines, write_run
 from tests.pairs import each_of
 

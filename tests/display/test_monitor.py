@@ -15,9 +15,9 @@ from mlxhog.base.workers import WorkerSpec
 from mlxhog.cluster.group import MemberMachine, Membership, Roster
 from mlxhog.config.budget import Budget
 from mlxhog.display import monitor
-from mlxhog.display.metrics import Progress
 from mlxhog.display.monitor import Monitor
 from mlxhog.display.plain import heading
+from mlxhog.progress import Progress
 from tests.processes import python
 from tests.threads import LIMIT_S, join
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from mlxhog import cli
 from mlxhog.base.typed import fill
 from mlxhog.display import views
-from mlxhog.display.metrics import Activity, Doing, MachineReport, Progress
+from mlxhog.display.metrics import in_words, rows
 from mlxhog.display.plain import PlainLines
 from mlxhog.display.record import RunRecord
-from mlxhog.display.shares import PARTS, in_words, rows, shares
 from mlxhog.display.terminal import LiveTable, scale
 from mlxhog.display.views import StatusLine, observer
+from mlxhog.progress import PARTS, Activity, Doing, MachineReport, Progress, shares
 from tests.display.sample_run import PROGRESS, WORKER, event, lines, write_run
 from tests.pairs import each_of
 

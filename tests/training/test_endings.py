@@ -15,9 +15,9 @@ from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run, find
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
-from mlxhog.display.metrics import Activity
 from mlxhog.display.monitor import Monitor
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
+from mlxhog.progress import Activity
 from mlxhog.training import run as runs
 from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
 

@@ -23,10 +23,10 @@ from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.display import card
-from mlxhog.display.metrics import COUNTS, Activity, Progress
 from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import tiles
 from mlxhog.errors import ConfigError
+from mlxhog.progress import COUNTS, Activity, Progress
 from mlxhog.serving.opening import open_source
 from mlxhog.training import evaluation, side_jobs, state, worker_process
 from mlxhog.training.evaluation import ValidationWatch

@@ -20,7 +20,6 @@ from mlxhog.arena.control import ControlCommand, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
 from mlxhog.arena.workers import MAX_NONFINITE, WorkerState
 from mlxhog.backends.backend import Backend
-from mlxhog.display.metrics import Activity, Doing
 from mlxhog.display.views import Tell
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, CandidateRecord, RunConfig
@@ -28,6 +27,7 @@ from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import CandidateEvaluations, score
 from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
+from mlxhog.progress import Activity, Doing
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.training import worker
 from mlxhog.training.session import Session

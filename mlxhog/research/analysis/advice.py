@@ -14,10 +14,10 @@ from mlxhog.arena.layout import PROBE_FLOATS
 from mlxhog.base import typed
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.display.metrics import Progress
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError
 from mlxhog.experiments.short_runs import run_shortly
+from mlxhog.progress import Progress
 from mlxhog.research.analysis.conflicts import BlockConflicts
 from mlxhog.research.analysis.sampling import StaleGradient
 from mlxhog.research.bounds import Bound
