@@ -17,8 +17,6 @@ updated, and after that older checkpoints are removed. So a kill at any moment l
 checkpoint whole.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shlex

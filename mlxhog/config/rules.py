@@ -1,7 +1,5 @@
 """Rules spelt `WORD:NUMBER`, such as `linear:0.5` and `topk:0.01`, and that of slow workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random

@@ -11,8 +11,6 @@ workers, worker p trains clients p, p + P, p + 2 P and so on in turn, so the div
 for any number of workers.
 """
 
-from __future__ import annotations
-
 import json
 from bisect import bisect_right
 from collections.abc import Sequence

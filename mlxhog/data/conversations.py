@@ -13,8 +13,6 @@ start of a line within a message gets a blank before it, so that no message look
 the BOS.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

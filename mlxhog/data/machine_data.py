@@ -13,8 +13,6 @@ bits. Random base64 of this length has 5.3, prose about 4.2, names in camel case
 protein 4.2 without small letters, and DNA 2.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator

@@ -5,8 +5,6 @@ heading, and one for each row of a table, with tabs between its cells. Headers, 
 and pictures are no part of the text.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path

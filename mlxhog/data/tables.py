@@ -1,7 +1,5 @@
 """Rows of tables: CSV, TSV and Parquet."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import re

@@ -8,8 +8,6 @@ at most `DOCUMENT_BYTES`. A truncated file is an error, never a shorter text. Ev
 with the path of the file and, if known, the line, and ends with the way out.
 """
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import errno

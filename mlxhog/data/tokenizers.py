@@ -12,8 +12,6 @@ times. The model limits it, since embedding and head have 2 N d numbers: `IDS_PE
 ratio that was best in a minute of width 128 (`python benchmarks/defaults.py --only minute`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence

@@ -6,8 +6,6 @@ Every evaluation uses the same sequences, in the same order, in batches of the s
 does the n-gram baseline.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

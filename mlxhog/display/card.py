@@ -1,7 +1,5 @@
 """The model card, `README.md` beside the weights: what is known of a model."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import suppress

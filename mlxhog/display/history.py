@@ -3,8 +3,6 @@
 A line that is not a progress is skipped; a missing field has its default.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Progress of a run, read from the arena: rings, worker table, counters, probe."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence

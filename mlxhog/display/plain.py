@@ -1,7 +1,5 @@
 """Views of a training run: their common part, and plain lines."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import Counter

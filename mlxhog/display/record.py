@@ -1,7 +1,5 @@
 """Read the folder of a run, during training and later."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress

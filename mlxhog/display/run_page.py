@@ -3,8 +3,6 @@
 Elements with `data-live` change while a run trains; a board replaces them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Tables as text: sections that fit the window, in color on a terminal, or as plain lines."""
 
-from __future__ import annotations
-
 import csv
 import io
 import os

@@ -5,8 +5,6 @@ after a kill cannot be continued. A resumed run names the step from which earlie
 PyTorch's `SummaryWriter` would import a framework, and write in a thread without reporting errors.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import socket

@@ -14,8 +14,6 @@ user's environment says so (WANDB_MODE=online; TRACKIO_SPACE_ID, TRACKIO_SERVER_
 beside the run's folder, trackio to a place of its own. A resumed run continues the tracker's.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import io

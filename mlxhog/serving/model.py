@@ -1,7 +1,5 @@
 """`mlxhog.load`: a trained model in Python that writes and scores text."""
 
-from __future__ import annotations
-
 import os
 import time
 import weakref

@@ -1,7 +1,5 @@
 """The server: admission of clients, routes, answers and streams, health, until a signal ends it."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hmac

@@ -1,7 +1,5 @@
 """The server's replies: JSON of answers, and event streams."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import time

@@ -4,8 +4,6 @@ Unsupported fields that would change the answer are refused, not ignored. A chat
 continue, as in training (`mlxhog.data.conversations`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import secrets
 import sys

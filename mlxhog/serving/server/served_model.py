@@ -5,8 +5,6 @@ to their clients when the loop starts the next step. No step waits for a client.
 requests are admitted and cancelled, and newer weights are loaded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import traceback
