@@ -6,8 +6,6 @@ MLX writes the signature of a kernel around its `body` itself. `whole_text` writ
 PyTorch, `xcrun metal` and the host shim.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ class Argument:
     writes: bool = False
 
 
-def _undeclared(*_: Any, **__: Any) -> Launch:
+def _undeclared(*_: Any, **__: Any) -> "Launch":
     raise AssertionError("this kernel was declared without a launch")
 
 
@@ -87,7 +85,7 @@ class MetalKernel:
     source: str
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]
-    launch: Callable[..., Launch] = _undeclared
+    launch: "Callable[..., Launch]" = _undeclared
     instances: tuple[str, ...] = ()
     lockstep: bool = False
     rtol: float = 0.0

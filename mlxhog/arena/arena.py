@@ -4,8 +4,6 @@
 counters, the worker table and the stripe locks.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 from contextlib import suppress
@@ -71,7 +69,7 @@ class Arena:
     @classmethod
     def create(
         cls, layout: Layout, *, write: str = "lossless", fallback: Path | None = None
-    ) -> Arena:
+    ) -> "Arena":
         """A new arena, all zeros; it exists while a process maps it.
 
         Args:
@@ -96,12 +94,12 @@ class Arena:
         return arena
 
     @classmethod
-    def from_handle(cls, handle: ArenaHandle, *, readonly: bool = False) -> Arena:
+    def from_handle(cls, handle: ArenaHandle, *, readonly: bool = False) -> "Arena":
         """Attach the arena of a handle among the arguments of this process; it stays usable."""
         return cls._attached(replace(handle, fd=os.dup(handle.fd)), readonly=readonly)
 
     @classmethod
-    def _attached(cls, handle: ArenaHandle, *, readonly: bool) -> Arena:
+    def _attached(cls, handle: ArenaHandle, *, readonly: bool) -> "Arena":
         """The arena of a descriptor, which it then owns; an ArenaError if it cannot be mapped."""
         access = mmap.ACCESS_READ if readonly else mmap.ACCESS_WRITE
         try:
@@ -115,7 +113,7 @@ class Arena:
         return cls(mapping, handle, readonly=readonly)
 
     @classmethod
-    def connect(cls, path: Path, timeout_s: float = CONNECT_S) -> Arena:
+    def connect(cls, path: Path, timeout_s: float = CONNECT_S) -> "Arena":
         """Attach, read-only, the arena that a running training serves at a socket.
 
         Raises:

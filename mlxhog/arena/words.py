@@ -1,7 +1,5 @@
 """64-bit words that processes share, by the names that one table declares."""
 
-from __future__ import annotations
-
 import struct
 
 import numpy as np
@@ -41,7 +39,7 @@ class Table:
                 self.places[name] = (self.n_bytes + 8 * k, row_bytes)
             self.n_bytes += rows * row_bytes
 
-    def open(self, data: NDArray[np.uint8]) -> Words:
+    def open(self, data: NDArray[np.uint8]) -> "Words":
         """The words in a segment of `n_bytes` bytes."""
         return Words(self, data)
 

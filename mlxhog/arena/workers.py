@@ -9,8 +9,6 @@ acquire and release order (a waiter that reads a pid also sees its start time, a
 before that process); the rest by plain aligned accesses, which never tear but promise no order.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -78,12 +76,12 @@ class _Field:
             self._load = getattr(_native, f"load_u{bits}")
             self._store = getattr(_native, f"store_u{bits}")
 
-    def __get__(self, entry: Entry, owner: type) -> Any:
+    def __get__(self, entry: "Entry", owner: type) -> Any:
         if self._load is not None:
             return self._load(entry.data, self.at)
         return entry.views[self.form][self.index]
 
-    def __set__(self, entry: Entry, value: float) -> None:
+    def __set__(self, entry: "Entry", value: float) -> None:
         value = value if self.form == "d" else int(value)
         if self._store is not None:
             self._store(entry.data, self.at, value)

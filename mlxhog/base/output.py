@@ -7,8 +7,6 @@ order for all streams of one file; text for another object is written at once, i
 thread, because consoles inside a program often belong to one thread.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os
@@ -141,7 +139,7 @@ class LastingStream(StreamOver):
         if self.ends and self.failure is not None:
             raise OutputLost from self.failure
 
-    def _put(self, queue: _Queue, text: str) -> None:
+    def _put(self, queue: "_Queue", text: str) -> None:
         if self._max_bytes is not None and queue.n_bytes > self._max_bytes:
             self._n_left_out += text.count("\n")
             return

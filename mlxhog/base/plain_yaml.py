@@ -8,8 +8,6 @@ and a key that occurs twice is an error. So are tags, anchors and aliases: with 
 bytes can expand to gigabytes. `yaml.safe_dump` writes nothing that is read differently here.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -145,7 +143,7 @@ def as_assignments(value: object) -> str:
 
 
 @contextmanager
-def _reading(text: str) -> Iterator[_Loader]:
+def _reading(text: str) -> "Iterator[_Loader]":
     """Give a loader whose every failure becomes `NotYaml`."""
     if len(text) > MAX_YAML_BYTES:
         raise NotYaml(f"more than {MAX_YAML_BYTES:,} bytes")

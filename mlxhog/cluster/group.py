@@ -1,7 +1,5 @@
 """What the members of a cluster have in common, and what they tell each other of themselves."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -188,7 +186,7 @@ class GroupState:
         """SHA-256 of theta_s, 32 bytes; the same on all members."""
         return hashlib.sha256(self.anchor.data).digest()
 
-    def check(self, own: GroupState) -> None:
+    def check(self, own: "GroupState") -> None:
         """Raise ClusterError unless a machine with a state of its own may take over this one.
 
         Another member sent it, perhaps with nonsense that is finite.

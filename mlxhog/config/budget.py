@@ -1,7 +1,5 @@
 """The budget of a run: steps, tokens or seconds; the first that is used up ends it."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 
@@ -50,7 +48,7 @@ class Budget:
             limits.append(steps + math.ceil(max(0, self.tokens - tokens) / tokens_per_step))
         return min(limits) if limits else None
 
-    def continuing(self, earlier: Budget, steps: int) -> Budget:
+    def continuing(self, earlier: "Budget", steps: int) -> "Budget":
         """This budget, whose steps have other numbers of batches, where an earlier one stands.
 
         The finished share of the run stays the same, and the rest is in steps of this budget.

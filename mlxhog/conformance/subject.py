@@ -21,8 +21,6 @@ Names of results, the same for every side:
     KIND/NAME                a probe of `backends/probes.py`
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -80,7 +78,7 @@ class ParitySubject:
     fixed: Results = field(default_factory=dict)  # `tokens` and `targets` (B, S), -100: not scored
     notes: tuple[str, ...] = ()  # for the user: results not compared, origin of the values
 
-    def made(self) -> ParitySubject:
+    def made(self) -> "ParitySubject":
         """Return it with its arrays, of random tokens."""
         (B, S), cfg = self.shape, self.cfg
         ids = np.random.default_rng(self.seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
@@ -175,7 +173,7 @@ def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
     return (value + noise).astype(value.dtype)
 
 
-def check_memory(subject: ParitySubject, sides: Sequence[ParitySide]) -> None:
+def check_memory(subject: ParitySubject, sides: "Sequence[ParitySide]") -> None:
     """Refuse a model that does not fit into this machine's memory once for every backend.
 
     Raises:

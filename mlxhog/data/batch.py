@@ -1,7 +1,5 @@
 """One batch as every backend receives it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +35,7 @@ class Batch:
         """Number of inputs, without the padding behind a row's last counted label."""
         return int(_ends(self.y).sum())
 
-    def behind_context(self) -> tuple[Batch, NDArray[np.intp]]:
+    def behind_context(self) -> "tuple[Batch, NDArray[np.intp]]":
         """Return the rows without their contexts, and the lengths of the contexts, (B,).
 
         The shortened rows begin at position 0; the batch is as wide as its longest row needs.
@@ -50,13 +48,13 @@ class Batch:
             y[row, :n] = self.y[row, begin : begin + n]
         return Batch(x, y, self.n_bytes, self.seed), lengths
 
-    def beginning(self, length: int) -> Batch:
+    def beginning(self, length: int) -> "Batch":
         """Return the first `length` tokens of every row, with the same share of `n_bytes`."""
         x, y = (np.ascontiguousarray(tokens[:, :length]) for tokens in (self.x, self.y))
         n_bytes = self.n_bytes * x.shape[1] // self.x.shape[1]
         return Batch(x, y, n_bytes, self.seed, self.frozen)
 
-    def part(self, start: int, stop: int) -> Batch:
+    def part(self, start: int, stop: int) -> "Batch":
         """Return rows start .. stop - 1, with the same share of `n_bytes`."""
         x = self.x[start:stop]
         n_bytes = self.n_bytes * len(x) // len(self.x)

@@ -15,8 +15,6 @@ it. A file that `--data` itself names is read as it is. Of equal files the first
 of a training file is held out.
 """
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import math
@@ -73,7 +71,7 @@ class Skipped:
     lacks: bool = False  # whether a package would read it
 
     @classmethod
-    def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
+    def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> "Skipped":
         """A file whose reader raised an error, which begins with its path and line."""
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
@@ -129,7 +127,7 @@ class Corpus:
         """Return the files of training text, or those of validation text, which their names say."""
         return [one.path for one in self.parts if one.path and one.validation == validation]
 
-    def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> Corpus:
+    def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> "Corpus":
         """Return a corpus whose documents `change` yields from those of a part and its name."""
 
         def changed(one: TextSource) -> TextSource:

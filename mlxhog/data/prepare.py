@@ -9,8 +9,6 @@ The stored tokens are bounded (`max_bytes`): a new text takes the place of those
 the longest ago, but for those that a process has open. Only this user can read or write them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib
@@ -325,7 +323,7 @@ class Stored:
     used_s: float  # last use, in seconds since 1970
 
     @classmethod
-    def of(cls, path: Path) -> Stored:
+    def of(cls, path: Path) -> "Stored":
         """Describe a folder of the cache."""
         record, used_s = path / _RECORD, path.lstat().st_mtime
         source = tokenizer = ""

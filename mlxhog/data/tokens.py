@@ -22,8 +22,6 @@ An open token file is read to the end, also if it is removed meanwhile: it keeps
 and a process that is spawned with it inherits them. So a run needs the cache only at its start.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -117,7 +115,7 @@ class _Descriptor:
     def __init__(self, fd: int) -> None:
         self._fd = fd  # owned
 
-    def __reduce__(self) -> tuple[Callable[[Any], _Descriptor], tuple[Any]]:
+    def __reduce__(self) -> "tuple[Callable[[Any], _Descriptor], tuple[Any]]":
         return _inherited, (reduction.DupFd(self._fd),)
 
     def __del__(self) -> None:
@@ -163,7 +161,7 @@ class TokenFile:
     )
 
     @classmethod
-    def open(cls, path: Path) -> TokenFile:
+    def open(cls, path: Path) -> "TokenFile":
         """Map the token file `path`, a `.bin`, and check it against its header.
 
         Ids are checked in the first and the last MiB, others when they are read.
@@ -197,7 +195,7 @@ class TokenFile:
     @classmethod
     def _of(
         cls, path: Path, header: dict[str, Any], descriptors: Mapping[str, _Descriptor]
-    ) -> TokenFile:
+    ) -> "TokenFile":
         arrays = dict[str, NDArray[Any]]()
         for suffix, (dtype, count) in _shape(header).items():
             try:
@@ -209,7 +207,7 @@ class TokenFile:
         file._descriptors.update(descriptors)
         return file
 
-    def __reduce__(self) -> tuple[Callable[..., TokenFile], tuple[Any, ...]]:
+    def __reduce__(self) -> "tuple[Callable[..., TokenFile], tuple[Any, ...]]":
         """Let a process that is being spawned inherit the descriptors."""
         if not self._descriptors:
             arrays = self.tokens, self.starts, self.byte_lengths

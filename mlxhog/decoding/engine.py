@@ -6,8 +6,6 @@ at most. When an answer ends, the next prompt takes its place. No answer depends
 beside it.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,7 +197,7 @@ class DecodingEngine:
             self._keep_only(unfinished)
         return pieces
 
-    def _draw(self, rows: Sequence[_Row], logits: NDArray[np.float32]) -> list[Piece]:
+    def _draw(self, rows: "Sequence[_Row]", logits: NDArray[np.float32]) -> list[Piece]:
         """Choose the next token of each row from logits (B, V)."""
         logits = logits[:, : self._tokenizer.n_ids]
         # All tokens are drawn before one is taken: an error leaves no answer with more than others.

@@ -5,8 +5,6 @@ evaluation of a run. So the numbers can be compared with those of training, and 
 A document is read from begin to end with one state.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ class TextScore:
     n_bytes: int = 0  # number of bytes of text
     tokens: int = 0  # number of predicted tokens
 
-    def __add__(self, other: TextScore) -> TextScore:
+    def __add__(self, other: "TextScore") -> "TextScore":
         """The score of both texts together."""
         return TextScore(
             self.nats + other.nats, self.n_bytes + other.n_bytes, self.tokens + other.tokens

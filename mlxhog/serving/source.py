@@ -9,8 +9,6 @@ from its arena, which is mapped read-only: a reader never waits for a worker, an
 for a reader. `mlxhog/serving/__init__.py` lists the modes.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable
@@ -63,7 +61,7 @@ class WeightSource:
     whose: str  # name of the run, average or checkpoint of the weights, in words
     note = ""  # why the weights are not read as requested
     counts_updates = True  # whether versions are known; foreign checkpoints have none
-    successor: Callable[[int], WeightSource | None] = staticmethod(lambda version: None)
+    successor: "Callable[[int], WeightSource | None]" = staticmethod(lambda version: None)
     """Called with a version after this source has ended; returns the resumed run, a checkpoint of a
     later version, or None."""
 

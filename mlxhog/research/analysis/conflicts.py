@@ -5,8 +5,6 @@ bounded, and turns them into estimates with intervals (`Hypergraph.of_bitmaps`).
 embedding are counted, exactly: a batch looks up those of its text and moves no other row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -46,7 +44,7 @@ class BlockConflicts:
     untouched: int  # elements that no sampled update touched
 
     @classmethod
-    def of(cls, block: Block, sample: Hypergraph) -> BlockConflicts:
+    def of(cls, block: Block, sample: Hypergraph) -> "BlockConflicts":
         """Estimate all quantities from some supports."""
         return cls(
             block.name,

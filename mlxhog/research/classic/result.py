@@ -1,7 +1,5 @@
 """The result of a run of a classic problem: as records and JSON, and as a table."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -81,13 +79,13 @@ class ClassicResult:
         """Objective at the end; NaN or infinite if it diverged."""
         return self.measures["objective"]
 
-    def speedup(self, serial: ClassicResult) -> float | None:
+    def speedup(self, serial: "ClassicResult") -> float | None:
         """Examples per second, divided by those of the serial reference; None of itself."""
         if serial is self or not serial.examples_per_s:
             return None
         return self.examples_per_s / serial.examples_per_s
 
-    def to_json(self, serial: ClassicResult) -> dict[str, Any]:
+    def to_json(self, serial: "ClassicResult") -> dict[str, Any]:
         """One JSON object, with the serial reference; the numbers that users look for come last."""
         rows = [asdict(epoch) for epoch in self.epochs]
         names = ("status", "write", "start_s", "measures", "advice", "probe_updates")

@@ -3,8 +3,6 @@
 Each worker reads, computes and adds; a scheme (`schemes`, `links`) gives the order and the waits.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ class Staleness:
     max: int
 
     @classmethod
-    def of(cls, name: str, histogram: Mapping[int, int]) -> Staleness:
+    def of(cls, name: str, histogram: Mapping[int, int]) -> "Staleness":
         """Summarise a histogram: staleness -> number of updates."""
         values, steps = sorted(histogram), sum(histogram.values())
         if not steps:

@@ -5,8 +5,6 @@ conditions that it waits for, one after another. Workers may die and join at giv
 waits for workers alive only.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -85,7 +83,7 @@ Behaviour = Iterator[StepPhase | Condition]
 class SimulatedStrategy(ABC):
     """One way to train together; its fields are its parameters."""
 
-    def shared(self, sim: Simulation) -> Any:
+    def shared(self, sim: "Simulation") -> Any:
         """Return the state that the workers of a simulation share: by default a queue of ranks.
 
         Raises:
@@ -94,7 +92,7 @@ class SimulatedStrategy(ABC):
         return []
 
     @abstractmethod
-    def steps(self, worker: WorkerContext, shared: Any) -> Behaviour:
+    def steps(self, worker: "WorkerContext", shared: Any) -> Behaviour:
         """Yield the phases of a worker's steps, without end, from its joining on."""
 
 
@@ -104,7 +102,7 @@ class WorkerContext:
 
     rank: int
     worker: Worker
-    sim: Simulation
+    sim: "Simulation"
     times: Iterator[float]
 
     def gradient(self, of: int = SHARED) -> Iterator[StepPhase]:

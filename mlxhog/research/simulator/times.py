@@ -9,8 +9,6 @@ markov         fast and slow spells that last for several gradients
 recorded       the times of a worker in the order of their record; not read from text
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -119,7 +117,7 @@ class ComputeTime:
             for one in drawn.tolist() if isinstance(drawn, np.ndarray) else drawn:
                 yield one * (factor if probability and rng.random() < probability else 1.0)
 
-    def scaled(self, factor: float) -> ComputeTime:
+    def scaled(self, factor: float) -> "ComputeTime":
         """Every time multiplied by a factor: 2 for a worker half as fast."""
         times = FORMS[self.kind].times
         scaled = (one * factor for one in self.numbers[:times])

@@ -3,8 +3,6 @@
 Only reading is supported, for generation. MLX multiplies by such a matrix without expanding it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +28,7 @@ class Quantized:
     how: dict[str, Any]  # elements per scale, and 4 or 8 bits
 
     @classmethod
-    def of(cls, w: array, bits: int) -> Quantized:
+    def of(cls, w: array, bits: int) -> "Quantized":
         """Quantise a matrix, which has to be one that `suits`; the result is computed here."""
         group_size = next(size for size in GROUP_SIZES if w.shape[1] % size == 0)
         how: dict[str, Any] = {"group_size": group_size, "bits": bits}
@@ -48,7 +46,7 @@ class Quantized:
         packed, scales, offsets = self.parts
         return mx.dequantize(packed[rows], scales[rows], offsets[rows], **self.how)
 
-    def halves(self) -> tuple[Quantized, Quantized]:
+    def halves(self) -> "tuple[Quantized, Quantized]":
         """Return the matrices of the first and of the second half of the rows."""
         packed, scales, offsets = (list(mx.split(part, 2)) for part in self.parts)
         first, second = zip(packed, scales, offsets, strict=True)

@@ -7,8 +7,6 @@ where d is the number of ratings of a row, so an epoch applies the L2 term of ea
 the ratings less their mean. Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -38,7 +36,7 @@ VALIDATION = 10  # one rating in ten
 INITIAL_SPREAD = 0.1
 
 
-def create(name: str, config: ClassicConfig) -> MatrixCompletion:
+def create(name: str, config: ClassicConfig) -> "MatrixCompletion":
     """The problem on the ratings of `config.data`, or on generated ones."""
     if config.data is None:
         ratings = netflix_like(config.size or DRAWS, seed=config.seed)

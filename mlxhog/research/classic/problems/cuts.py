@@ -8,8 +8,6 @@ objective is the weight of a cut. With more labels |.|_1 counts every cut edge t
 al. 2011, Hogwild!, arXiv:1106.5730, section 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -39,7 +37,7 @@ SIDE = 32
 THRESHOLDS = np.linspace(0, 1, 21)
 
 
-def create(name: str, config: ClassicConfig) -> GraphCuts:
+def create(name: str, config: ClassicConfig) -> "GraphCuts":
     """The problem on the graph of `config.data`, or on a generated volume."""
     if config.data is None:
         return GraphCuts(abdomen_like(config.size or SIDE, seed=config.seed), name=name)
