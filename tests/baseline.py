@@ -31,7 +31,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from mlxhog.arena import worker_pool
+from mlxhog.base import child_processes
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import COMMANDS, MAD, main
 from mlxhog.mad import tasks
@@ -237,7 +237,7 @@ def write(only):
     """Record the entries whose name contains a text; entries that are gone leave the file."""
     here = made_with()
     old = recorded() if only else {"made with": here, "entries": {}}
-    vars(worker_pool)["get_context"] = lambda method: CONTEXT
+    vars(child_processes)["get_context"] = lambda method: CONTEXT
     entries = {}
     names = [name for name in ENTRIES if name in FOUND or not name.startswith(("mad", "help"))]
     if only.partition(": ")[0] in SECTIONS and not any(only in name for name in names):

@@ -20,8 +20,7 @@ import sys
 import hypothesis
 import pytest
 
-from mlxhog.arena import worker_pool
-from mlxhog.base import float32, machine
+from mlxhog.base import child_processes, float32, machine
 from mlxhog.metal.emulator.engine import HostEngine
 from tests import kept
 from tests.own_plugins import own_plugins
@@ -83,7 +82,7 @@ def _forked_workers():
 
     with pytest.MonkeyPatch.context() as patch:
         if sys.platform == "linux":
-            patch.setattr(worker_pool, "get_context", context)
+            patch.setattr(child_processes, "get_context", context)
         yield
 
 
@@ -112,7 +111,7 @@ def _phases_end_soon():
 @pytest.fixture
 def spawned_workers(monkeypatch):
     """Workers start as they do for users."""
-    monkeypatch.setattr(worker_pool, "get_context", multiprocessing.get_context)
+    monkeypatch.setattr(child_processes, "get_context", multiprocessing.get_context)
 
 
 class Here:

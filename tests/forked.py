@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from unittest import mock
 
-from mlxhog.arena import worker_pool
+from mlxhog.base import child_processes
 
 MODULES = [
     "pytest",  # modules of tests import these three, and hold what processes run
@@ -71,4 +71,4 @@ def join_server():
     """Let workers of this process, which the server forked, come from that server as well."""
     server = forkserver
     server.ensure_running = server._forkserver.ensure_running = lambda: None
-    vars(worker_pool)["get_context"] = lambda method: CONTEXT
+    vars(child_processes)["get_context"] = lambda method: CONTEXT

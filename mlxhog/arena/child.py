@@ -14,9 +14,9 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
-from mlxhog.arena.worker_pool import Death, WorkerProcess, last_lines
 from mlxhog.arena.workers import WorkerState
 from mlxhog.base import float32
+from mlxhog.base.child_processes import Death, WorkerProcess, last_lines
 from mlxhog.base.inside import inside
 from mlxhog.base.resources import says_out_of_memory, shortage
 from mlxhog.errors import whole_text
@@ -99,7 +99,7 @@ class Child:
             name="mlxhog-child",
             threads=threads,
             daemon=None,  # its functions may start processes
-            arena=arena,
+            table=None if arena is None else arena.workers,
             slot=slot,
         )
         self.pipe = self._process.pipe  # readable when a result arrives, or the child dies

@@ -33,8 +33,8 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
-from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import WorkerPhase, WorkerState
+from mlxhog.base.child_processes import WorkerProcess, last_lines
 from mlxhog.base.inside import inside
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.quantities import format_duration
@@ -254,7 +254,7 @@ class Sidecar:
             (self._job, self.arena.handle(), self.slot),
             name="mlxhog-link",
             threads=1,
-            arena=self.arena,
+            table=self.arena.workers,
             slot=self.slot,
         )
 

@@ -24,8 +24,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.arena.worker_pool import WorkerProcess
 from mlxhog.base import plain_json
+from mlxhog.base.child_processes import WorkerProcess
 from mlxhog.base.quantities import format_bytes, format_duration
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 

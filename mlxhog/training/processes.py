@@ -28,8 +28,8 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import Marks
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, WorkerPhase, WorkerState
+from mlxhog.base.child_processes import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
@@ -202,7 +202,7 @@ class Processes(ABC):
             (job,),
             name=f"mlxhog-worker-{seat.slot}",
             threads=seat.spec.threads,
-            arena=self.arena,
+            table=self.arena.workers,
             slot=seat.slot,
         )
 

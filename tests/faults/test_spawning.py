@@ -34,7 +34,7 @@ result = mlxhog.train(model={model!r}, data={data!r}, eval_every='off', sample_e
 print(result.status, len(list(pathlib.Path('runs').iterdir())))
 """
 DEFINES = """
-from mlxhog.arena.worker_pool import WorkerProcess
+from mlxhog.base.child_processes import WorkerProcess
 from mlxhog.errors import ConfigError
 class Mine: pass
 try:

@@ -6,8 +6,8 @@ from unittest import mock
 
 import pytest
 
-from mlxhog.arena import worker_pool
 from mlxhog.arena.workers import WorkerPhase, WorkerState
+from mlxhog.base import child_processes
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.training.plan import make_plan
@@ -68,8 +68,8 @@ def session(clock, tmp_path, monkeypatch):
     monkeypatch.setattr("mlxhog.training.processes.MAX_NONFINITE", 3)
     starts = Starts()
     context = mock.Mock(Process=lambda **how: a_process(starts, **how))
-    monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
-    monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
+    monkeypatch.setattr(child_processes, "get_context", lambda _: context)
+    monkeypatch.setattr(child_processes.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))
     plan = make_plan(
         small_config(tmp_path, workers="mlx:cpu*2", heartbeat_timeout=TIMEOUT_S, max_workers=4)
     )

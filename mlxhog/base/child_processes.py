@@ -18,9 +18,8 @@ from io import BytesIO
 from multiprocessing import Pipe, connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from mlxhog.arena.arena import Arena
 from mlxhog.base import interrupts
 from mlxhog.base.processes import FAULT_EXIT_CODE, SpawnedCall, end_spawning, spawning
 from mlxhog.base.resources import memory_limit, oom_kills, says_out_of_memory
@@ -98,6 +97,19 @@ def _is_oom_kill() -> bool:
     return is_one
 
 
+class SlotTable(Protocol):
+    """A table in which a process has a slot from before its spawn until it is reaped."""
+
+    def acquire_slot(self, slot: int, /) -> object:
+        """Assign the slot before the spawn."""
+
+    def seated(self, slot: int, pid: int, /) -> None:
+        """Note the process of the slot."""
+
+    def mark_dead(self, slot: int, /) -> None:
+        """Free the slot of a process that `waitpid` has returned."""
+
+
 class WorkerProcess:
     """A process, from its spawn until it is reaped.
 
@@ -112,7 +124,7 @@ class WorkerProcess:
         name: str,
         threads: int | None = None,
         daemon: bool | None = True,
-        arena: Arena | None = None,
+        table: SlotTable | None = None,
         slot: int = 0,
     ) -> None:
         """Spawn it.
@@ -123,14 +135,14 @@ class WorkerProcess:
             name: name of the process.
             threads: see `processes.limits_of_threads`; None sets no limits.
             daemon: as in `multiprocessing`; None for a process that has children of its own.
-            arena: the arena in which it has a slot.
+            table: the worker table of an arena, if it has a slot there.
             slot: its worker slot there until it is reaped.
 
         Raises:
             ConfigError: an argument cannot be sent to a process; the message names it.
             EnvironmentLacks: the system starts no process now; the message says what it lacks.
         """
-        self._table, self._slot = None if arena is None else arena.workers, slot
+        self._table, self._slot = table, slot
         self._death: Death | None = None
         self._was_killed = False  # by this process
         with ExitStack() as undo, ExitStack() as done:  # after an error no caller gets this object

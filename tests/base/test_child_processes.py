@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import worker_pool
-from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines_of
+from mlxhog.arena import Arena, plan
 from mlxhog.arena.workers import WorkerState
+from mlxhog.base import child_processes
+from mlxhog.base.child_processes import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.base.processes import require_descriptors
 from mlxhog.errors import EnvironmentLacks
 from tests.arena import children
@@ -27,6 +28,12 @@ from tests.threads import LIMIT_S, wait_until
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def arena():
+    with Arena.create(plan({}, max_workers=3, n_tickets=1)) as arena:
+        yield arena
 
 
 def spawn(target, *arguments, **options):
@@ -48,15 +55,15 @@ def test_a_fault_an_exit_and_a_kill_are_told_from_each_other():
 
 
 def test_each_kill_of_the_kernel_for_lack_of_memory_explains_one_death(monkeypatch):
-    kills = worker_pool.oom_kills()
+    kills = child_processes.oom_kills()
     processes = [spawn(children.stay) for _ in range(3)]
     for process in processes[:2]:
         os.kill(process.pipe.recv(), signal.SIGKILL)
-    monkeypatch.setattr(worker_pool, "oom_kills", lambda: kills + 1)
+    monkeypatch.setattr(child_processes, "oom_kills", lambda: kills + 1)
     first, second = (process.reap(LIMIT_S) for process in processes[:2])
     assert str(first) == "signal SIGKILL, by the kernel for lack of memory"
     assert str(second) == "signal SIGKILL, perhaps for lack of memory"
-    monkeypatch.setattr(worker_pool, "oom_kills", lambda: kills + 2)
+    monkeypatch.setattr(child_processes, "oom_kills", lambda: kills + 2)
     assert str(processes[2].reap()) == "signal SIGKILL"  # by this process
     for process in processes:
         process.close()
@@ -92,7 +99,7 @@ def test_a_process_that_does_not_end_in_time_is_killed_and_reaped_once():
 
 def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_it(arena):
     pool, entry = WorkerPool(), arena.workers.entry(2)
-    pool[2] = spawn(children.stay, arena=arena, slot=2)
+    pool[2] = spawn(children.stay, table=arena.workers, slot=2)
     pool[3] = spawn(children.echo)
     assert pool[2].pipe.recv() == entry.pid
     assert (entry.state, entry.dead) == (WorkerState.STARTING, 0)
@@ -111,7 +118,7 @@ def test_a_slot_belongs_to_a_process_until_a_pool_hears_of_its_death_and_reaps_i
 
 BEGIN = """
 import threading
-from mlxhog.arena.worker_pool import WorkerProcess
+from mlxhog.base.child_processes import WorkerProcess
 from tests.arena import children
 
 def hold():
@@ -161,7 +168,7 @@ def test_an_exit_code_that_another_thread_collects_is_waited_for():
 
 
 SPAWNING = """
-from mlxhog.arena.worker_pool import WorkerProcess
+from mlxhog.base.child_processes import WorkerProcess
 from tests.arena import children
 
 while True:
@@ -190,11 +197,11 @@ def test_without_a_free_descriptor_nothing_is_spawned_and_the_message_says_what_
             while True:
                 descriptors.callback(os.close, os.dup(2))
         with pytest.raises(EnvironmentLacks, match="256 .ulimit -n.; raise it with: ulimit"):
-            spawn(children.stay, arena=arena, slot=1)
+            spawn(children.stay, table=arena.workers, slot=1)
         with pytest.raises(EnvironmentLacks, match="a run needs 8 open files, and 0 more"):
             require_descriptors(8, "a run")
     assert arena.workers.entry(1).state == WorkerState.DEAD
-    spawn(children.leave, 0, arena=arena, slot=1).close()  # the slot is free
+    spawn(children.leave, 0, table=arena.workers, slot=1).close()  # the slot is free
     require_descriptors(8, "a run")
 
 
