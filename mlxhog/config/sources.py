@@ -159,7 +159,8 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
         ConfigError: every unknown name, wrong value and repetition.
     """
     wrong, specs, kinds = list[str](), options(cls), _kinds(cls)
-    names = _names(specs_of(cls, {}))
+    found = specs_of(cls, {}).items()
+    names = {word: name for name, spec in found for word in (name, *spec.aliases)}
     written = Layer()  # choices by their classes; with the beginning of an error for the origin
     for layer in layers:
         known = _known(cls, layer, names, wrong)
@@ -229,11 +230,6 @@ def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
             )
     choice = kind.find(choice) if isinstance(choice, str) else choice
     return None if choice is None else kind.make(choice, numbers)
-
-
-def _names(specs: Mapping[str, Option]) -> dict[str, str]:
-    """Every accepted spelling of an option, or of a number of a choice -> its name."""
-    return {word: name for name, spec in specs.items() for word in (name, *spec.aliases)}
 
 
 def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) -> Layer:

@@ -143,12 +143,8 @@ def _turn(where: str, message: object) -> tuple[str, str]:
         ) from error
     text = text.replace("\r\n", "\n").strip()
     for stop in STOPS:
-        text = text.replace(stop, _escaped(stop))
+        text = text.replace(stop, stop.replace("\n", "\n "))
     return LABELS[role], text
-
-
-def _escaped(stop: str) -> str:
-    return stop.replace("\n", "\n ")
 
 
 def _content(where: str, content: object) -> str:

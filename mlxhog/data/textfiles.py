@@ -473,13 +473,9 @@ class _Unxz(io.RawIOBase):
                 return len(text)
 
 
-def _xz(packed: io.BufferedReader) -> BinaryIO:
-    return io.BufferedReader(_Unxz(packed), _READ_BYTES)
-
-
 _UNPACK: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
-    b"\xfd7zXZ": _xz,
+    b"\xfd7zXZ": lambda packed: io.BufferedReader(_Unxz(packed), _READ_BYTES),
     b"\x28\xb5\x2f\xfd": _zstd,
 }
 """First bytes of a compressed file -> its reader."""
