@@ -105,7 +105,7 @@ LITMUS_TESTS = """
 import sys
 from mlxhog.__main__ import main
 from mlxhog.doctor import backends, record
-backends.check_backends = lambda *_: backends.Measured()
+backends.check_backends = lambda *_: backends.MeasuredGradients()
 record.ADDS_S[True] = 100.0
 sys.argv[1:] = ["doctor", "--quick"]
 sys.exit(main())
