@@ -42,7 +42,7 @@ from training.recording import BYTES, of_this_size, record
 
 from mlxhog import TrainConfig
 from mlxhog.base.processes import environment, limits_of_threads
-from mlxhog.training.plan import make_plan
+from mlxhog.training.plan.decide import make_plan
 
 OURS, AGAIN, NANOCHAT, PEERS = "mlxhog", "mlxhog again", "nanochat", ("xlstm", "llama")
 SEARCHED = 300_000  # tokens of a trial at the middle of the axes

@@ -9,7 +9,7 @@ decay   constant weight decay by parameters per token: .1, the default, and high
 Budgets are tokens, so a busy machine changes no loss. A run of `sizes` ends early where four
 evaluations bring no new best. `--rows FILE` gets every finished row, and what it has is not trained
 again; `--limit` starts no row after so many minutes. Rows that are missing are not measured. The
-rows are those of `mlxhog.training.sizes`.
+rows are those of `mlxhog.training.plan.sizes`.
 """
 
 import json
@@ -22,7 +22,7 @@ from harness.machine import smallest
 
 from mlxhog import TrainConfig, train
 from mlxhog.data.sotu import read_sotu
-from mlxhog.training.plan import make_plan
+from mlxhog.training.plan.decide import make_plan
 
 PER_MINUTE = {"minute": 960_000, "minute-ngrams": 960_000, "tiny": 960_000, "5m": 160_000}
 """Tokens that two quiet cores train; the tokenizer matters little, as the head draws words."""

@@ -27,7 +27,7 @@ from mlxhog import TrainConfig, train
 from mlxhog.models import families
 from mlxhog.research.analysis.sampling import GradientSource, OwnSteps, Subject
 from mlxhog.research.hypergraph import Hypergraph
-from mlxhog.training.plan import make_plan
+from mlxhog.training.plan.decide import make_plan
 
 MODEL = """
 model_type: xlstm_v1

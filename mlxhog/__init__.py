@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from mlxhog.progress import Progress, Result
     from mlxhog.serving.model import LoadedModel, load
-    from mlxhog.training.api import train
+    from mlxhog.training.supervisor.api import train
 
 
 def _use_installed_package() -> None:
@@ -89,7 +89,7 @@ _HOMES = {
     "Result": "mlxhog.progress",
     "TrainConfig": "mlxhog.config.config",
     "load": "mlxhog.serving.model",
-    "train": "mlxhog.training.api",
+    "train": "mlxhog.training.supervisor.api",
 }
 
 

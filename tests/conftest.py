@@ -101,7 +101,7 @@ def _no_crash_of_the_machine():
 @pytest.fixture(autouse=True, scope="session")
 def _phases_end_soon():
     """The process of a run looks often whether a phase is over; small runs have short ones."""
-    from mlxhog.training.session import Session
+    from mlxhog.training.supervisor.session import Session
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Session, "poll_s", 0.01)

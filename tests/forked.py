@@ -20,8 +20,8 @@ MODULES = [
     "pytest",  # modules of tests import these three, and hold what processes run
     "hypothesis",
     "hypothesis.extra.numpy",
-    "mlxhog.training.worker",
-    "mlxhog.training.side_jobs",  # what jobs lead to, and no framework
+    "mlxhog.training.worker.loop",
+    "mlxhog.training.worker.background_tasks",  # what jobs lead to, and no framework
     "mlxhog.mad.training.candidate",
     "mlxhog.models.lm_native",
     "mlxhog.models.ops.native.operators",
@@ -31,7 +31,7 @@ MODULES = [
     "mlxhog.mad.study.workers",
     "mlxhog.research.classic.worker",
     "mlxhog.cli.train",  # what commands in processes of their own take
-    "mlxhog.training.run",
+    "mlxhog.training.supervisor.training",
     "mlxhog.serving.server.app",
     "mlxhog.display.board",
     "mlxhog.backends.mlx",

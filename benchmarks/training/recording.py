@@ -195,7 +195,7 @@ def end_bits(validation, **options):
     """
     from mlxhog.arena.child import Lane
     from mlxhog.experiments.short_runs import score
-    from mlxhog.training.plan import make_plan
+    from mlxhog.training.plan.decide import make_plan
 
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
         config = TrainConfig(**of_this_size({**QUIET_OPTIONS, **ALONE, **options, "out": out}))
@@ -216,7 +216,7 @@ class HeldOut:
     def __init__(self, options, tokens=65_536):
         """Open the text of a run with these options, and lay its model over a buffer."""
         from mlxhog import backends
-        from mlxhog.training.plan import make_plan
+        from mlxhog.training.plan.decide import make_plan
 
         plan = make_plan(TrainConfig(**of_this_size(options)))
         self._seq_len, self._tokens = plan.config.seq_len, smallest(2048, tokens)

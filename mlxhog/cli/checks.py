@@ -241,7 +241,7 @@ def replay(config: _Replay) -> Report:
         train --determinism record --workers mlx:cpu,torch:cpu --steps 100
         replay latest
     """
-    from mlxhog.training.replay import replay
+    from mlxhog.training.supervisor.replay import replay
 
     outcome = replay(config.find(config.run), ignore_versions=config.ignore_versions)
     facts, difference = outcome.to_json(), outcome.difference

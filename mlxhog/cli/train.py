@@ -18,7 +18,7 @@ from mlxhog.display.metrics import beside_counts, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import observer
 from mlxhog.progress import BASE, is_emulated
-from mlxhog.training.api import configured, execute
+from mlxhog.training.supervisor.api import configured, execute
 
 if TYPE_CHECKING:
     from mlxhog.progress import Result
@@ -54,10 +54,10 @@ def run(words: _TrainOptions, written: Layer) -> Report:
     """
     config = configuration(words, written)
     if words.dry_run:
-        from mlxhog.training.plan import make_plan
+        from mlxhog.training.plan.decide import make_plan
 
         plan = make_plan(config, progress=not words.quiet)
-        from mlxhog.training import preview
+        from mlxhog.training.plan import preview
 
         facts = preview.facts(plan, config)
         return Report(facts, preview.text(facts))

@@ -374,7 +374,7 @@ class TrainConfig(Merged):
 
     @property
     def micro_batch(self) -> int:
-        """`batch_size` as a number, which it is once `mlxhog.training.batch_size` has measured."""
+        """`batch_size` as a number, once `mlxhog.training.plan.batch_size` has measured it."""
         if self.batch_size is None:
             raise ConfigError(
                 "batch_size is auto, which only mlxhog train measures; give a number, such as "

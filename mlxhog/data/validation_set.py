@@ -33,7 +33,7 @@ ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 PART_BYTES = 65_536
 """Size of a run's part, for every budget; `--val-subset-tokens` sets another, and large models get
-less (`training.side_jobs.choose_bytes`, once per run; the checkpoint stores it)."""
+less (`training.plan.validation_subset.choose_bytes`, once per run; the checkpoint stores it)."""
 NGRAM_CONTEXT = 7  # bytes of context of the n-gram baseline
 NGRAM_SAMPLE, _NGRAM_RUN = 1 << 24, 1 << 16  # most tokens that it counts, and tokens in a run
 _NGRAM_BYTES, _NGRAM_TOKEN_BYTES, _NGRAM_TOKEN_S = 32 << 20, 12, 2.5e-7  # about, of one core

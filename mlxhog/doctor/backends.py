@@ -21,7 +21,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import Check, CheckResult, check, check_child
 from mlxhog.models.families import init_params, param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training.batch_size import faster_half, times_of
+from mlxhog.training.plan.batch_size import faster_half, times_of
 
 Gradient = dict[str, NDArray[Any]]
 

@@ -32,7 +32,7 @@ from mlxhog.doctor.litmus import LIVE, PROMISED, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.errors import EnvironmentLacks, one_line
 from mlxhog.models.ops import kernels
-from mlxhog.training.kernel_choice import doctors_refusal, why_not_metal
+from mlxhog.training.plan.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
 STAGES: Final = 7

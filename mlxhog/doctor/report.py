@@ -33,7 +33,7 @@ from mlxhog.doctor.backends import DECODE_S, measure_decoder, measure_speed
 from mlxhog.doctor.checks import Check, CheckResult, check
 from mlxhog.errors import ConfigError, EnvironmentLacks, whole_text
 from mlxhog.optim import muon
-from mlxhog.training import api
+from mlxhog.training.supervisor import api
 
 STAGES: Final = 3
 MODEL: Final = "minute"  # of the default training

@@ -37,7 +37,8 @@ from mlxhog.experiments.paired_test import PairedResult
 from mlxhog.experiments.short_runs import score, settings_for, train
 from mlxhog.models import families
 from mlxhog.progress import Progress, Result
-from mlxhog.training.plan import TextPlan, make_plan
+from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.values import TextPlan
 
 SCORING_S = 3600.0
 UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
@@ -283,7 +284,7 @@ class Comparison:
 
         Raises:
             KeyboardInterrupt: a signal asked to end.
-            MlxhogError: as `mlxhog.training.run.train`.
+            MlxhogError: as `mlxhog.training.supervisor.training.train`.
             WorkerFailed: a run took no step, or cannot be scored.
         """
         part, order = f"pair {number} of {self.terms.pairs}", "ab" if number % 2 else "ba"

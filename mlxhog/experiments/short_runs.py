@@ -21,7 +21,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.display.views import Observer, Tell
 from mlxhog.errors import WorkerFailed
 from mlxhog.progress import Progress, Result
-from mlxhog.training import run as runs
+from mlxhog.training.supervisor import training as runs
 
 PLAIN: dict[str, Any] = {
     **{
@@ -54,7 +54,7 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
 
 
 def train(settings: TrainConfig, observer: Observer[Progress]) -> Result:
-    """Train; arguments and errors as of `mlxhog.training.run.train`.
+    """Train; arguments and errors as of `mlxhog.training.supervisor.training.train`.
 
     Raises:
         KeyboardInterrupt: a signal asked to end.
@@ -79,7 +79,7 @@ def run_shortly(
     `fewest` are the steps of every worker; `flag` gives runs longer.
 
     Raises:
-        MlxhogError: as `mlxhog.training.run.train`.
+        MlxhogError: as `mlxhog.training.supervisor.training.train`.
         WorkerFailed: a worker finished no step.
     """
     for _ in range(TRIES):

@@ -29,7 +29,7 @@ from mlxhog.strategies import (
 )
 from mlxhog.strategies.averaging import Averaged
 from mlxhog.strategies.sync import BY_SPEED
-from mlxhog.training import choose_strategy
+from mlxhog.training.plan import strategy_rule as choose_strategy
 
 ROUNDS = 4000  # simulated rounds for the mean of the slowest gradient
 LASTING = 1.5

@@ -28,8 +28,8 @@ arXiv:1609.08326; rescale_by_speed, Mahran, Maranjyan and Richtarik 2026, Rescal
 arXiv:2605.13434. lr / P and lr / sqrt(P), which do not depend on tau, are `lr_workers`.
 
 Rules by staleness, and different speeds, give some workers a larger share of the result than
-others. That is a bias if fast workers see other text than slow ones; `mlxhog.display.monitor`
-warns.
+others. That is a bias if fast workers see other text than slow ones;
+`mlxhog.training.supervisor.monitor` warns.
 """
 
 from __future__ import annotations

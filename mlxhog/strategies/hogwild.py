@@ -10,7 +10,7 @@ With several workers a gradient is taken where the parameters are expected to be
 gradients (`delays.py`).
 
 With `--overlap` a worker reads for its next gradient before it adds its last step, beside which it
-computes that gradient (`mlxhog.training.steps`). It holds two tickets then: if it dies, the
+computes that gradient (`mlxhog.training.worker.steps`). It holds two tickets then: if it dies, the
 ledger gives out both again, or counts the one whose step was being added as torn.
 """
 

@@ -1,1 +1,4 @@
-"""One training run: plan, session of workers, monitor, checkpoints, resume."""
+"""Training: a plan is made, a supervisor starts workers by it, and each worker trains.
+
+Imports point from `supervisor` to `worker` to `plan`.
+"""

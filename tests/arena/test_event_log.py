@@ -9,7 +9,7 @@ import pytest
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Begin, Numbers, RecordedStep, Torn
 from mlxhog.errors import RunError
-from mlxhog.training import replay
+from mlxhog.training.supervisor import replay
 from tests.pairs import each_of
 
 BEGIN = Begin("torch:cpu", 2, "native")

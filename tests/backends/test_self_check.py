@@ -24,7 +24,7 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.ops.operators import Ops
-from mlxhog.training import worker
+from mlxhog.training.worker import loop as worker
 from tests.backends.test_gpu_worker import gpu
 from tests.backends.untrained import batch, lay, values
 from tests.metal.fake_gpu import FakeMLX, FakeMPS, FaultyEngine

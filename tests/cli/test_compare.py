@@ -13,7 +13,7 @@ from mlxhog.cli.compare import find_side
 from mlxhog.data import prepare, textfiles
 from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
-from mlxhog.training.run import train
+from mlxhog.training.supervisor.training import train
 from tests.another_process import Program
 from tests.cli.command import refused, said, told
 from tests.display.sample_run import write_run

@@ -15,7 +15,7 @@ from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import MlxhogError, RunError
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.store import open_store
-from mlxhog.training.replay import event_log
+from mlxhog.training.supervisor.replay import event_log
 from tests.cli.command import refused, said
 from tests.mad.study.small import config, definition, result
 from tests.pairs import each_of

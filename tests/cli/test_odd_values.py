@@ -18,7 +18,7 @@ from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import Store, open_store
 from mlxhog.research.analysis.advice import of_run
 from mlxhog.research.simulator.machine import worker_of
-from mlxhog.training import saved_state
+from mlxhog.training.plan import saved_state
 from tests.cli.command import said
 from tests.display.sample_run import EVENTS, PROGRESS, VALIDATION, lines, write_run
 from tests.mad.study.small import definition, result, texts

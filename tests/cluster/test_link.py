@@ -14,7 +14,7 @@ from mlxhog import train
 from mlxhog.arena.control import ControlCommand
 from mlxhog.cluster.link import LinkJob, Sidecar
 from mlxhog.errors import ConfigError
-from mlxhog.training import run as runs
+from mlxhog.training.supervisor import training as runs
 from tests.cluster import machines as groups
 from tests.cluster.machines import Machine, Table, choice
 from tests.processes import alive

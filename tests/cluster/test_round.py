@@ -14,7 +14,7 @@ from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.round import Outcome
 from mlxhog.errors import ConfigError
-from mlxhog.training.steps import Gradients
+from mlxhog.training.worker.steps import Gradients
 from tests.cluster.machines import SHAPES, Machine, Table, choice
 from tests.pairs import each_of
 from tests.strategies.deaths import dies, places

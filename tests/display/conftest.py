@@ -8,7 +8,7 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.display.history import newest_line
-from mlxhog.training import reporting
+from mlxhog.training.supervisor import reporting
 from tests.another_process import Running
 from tests.browser import chromium, visit
 from tests.threads import wait_until

@@ -11,7 +11,7 @@ from mlxhog.errors import CheckpointError, MlxhogError
 from mlxhog.experiments.target import find_target
 from mlxhog.research import AnalyzeConfig
 from mlxhog.research.analysis.analyze import plan_of
-from mlxhog.training.run import train
+from mlxhog.training.supervisor.training import train
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
 

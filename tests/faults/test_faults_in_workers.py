@@ -9,8 +9,8 @@ from mlxhog.errors import WorkerFailed
 from mlxhog.research.classic.config import ClassicConfig
 from mlxhog.research.classic.problems.linear import SparseLinear
 from mlxhog.research.classic.run import train as classic_train
-from mlxhog.training import worker_process
-from mlxhog.training.steps import Gradients
+from mlxhog.training.worker import main as worker_process
+from mlxhog.training.worker.steps import Gradients
 from tests.research.classic import small
 from tests.training.small import small_config
 

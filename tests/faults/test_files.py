@@ -22,8 +22,7 @@ from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.mad.study.store import Store
-from mlxhog.training import reporting
-from mlxhog.training import run as training
+from mlxhog.training.supervisor import reporting, training
 from tests.pairs import each_of
 from tests.saved import names, save
 from tests.training.small import flags, lasts_until, small_config

@@ -22,7 +22,7 @@ from tests.training.small import flags, small_config
 
 FIRST_MOMENTS = {
     "the command is imported": "importlib.import_module",
-    "the plan is made": "mlxhog.training.plan.make_plan",
+    "the plan is made": "mlxhog.training.plan.decide.make_plan",
     "the arena is created": "mlxhog.arena.Arena.create",
 }
 

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from mlxhog.base import machine
 from mlxhog.base.resources import available_memory
 from mlxhog.doctor.checks import collect_facts
-from mlxhog.training.worker import resident_bytes
+from mlxhog.training.worker.loop import resident_bytes
 found = machine.here()
 more = {"available": available_memory(), "resident": resident_bytes()}
 more["efficiency_cores"] = collect_facts(found)["efficiency_cores"]

@@ -19,7 +19,7 @@ import json, os, signal, sys
 from pathlib import Path
 from unittest import mock
 from mlxhog.cli import main
-from mlxhog.training.session import Session
+from mlxhog.training.supervisor.session import Session
 from tests.soak.killer import Killer
 from tests.threads import wait_until
 from tests.training.small import small_config

@@ -18,7 +18,7 @@ from mlxhog.checkpoint.run import RUNNING
 from mlxhog.errors import ArenaError, RunError
 from mlxhog.models.families import param_spec
 from mlxhog.serving import source as sources
-from mlxhog.training import reporting
+from mlxhog.training.supervisor import reporting
 from tests.cli.command import said, told
 from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config

@@ -16,8 +16,9 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.errors import EnvironmentLacks, MlxhogError
-from mlxhog.training import run as runs
-from mlxhog.training import seat, state
+from mlxhog.training.supervisor import checkpoints
+from mlxhog.training.supervisor import handles as seat
+from mlxhog.training.supervisor import training as runs
 from tests.processes import alive
 from tests.soak import Counts
 from tests.training.small import small_config, tickets
@@ -116,7 +117,7 @@ class Ended(runs.Training):
         self.happens(command)
 
 
-class Saved(state.Checkpoints):
+class Saved(checkpoints.Checkpoints):
     """Checkpoints whose saving is a moment, too."""
 
     def save(self):

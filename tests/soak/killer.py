@@ -9,7 +9,7 @@ from unittest import mock
 
 from mlxhog import train
 from mlxhog.arena.workers import WorkerState
-from mlxhog.training.session import Session
+from mlxhog.training.supervisor.session import Session
 
 quietly = partial(train, observer=None)
 

@@ -18,7 +18,7 @@ from mlxhog.optim.updates import Rows
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.locked import LOCK, lock_words
-from mlxhog.training.side_jobs import takes_on
+from mlxhog.training.worker.background_tasks import takes_on
 from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (

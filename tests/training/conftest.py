@@ -4,8 +4,9 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import ControlCommand
-from mlxhog.training import evaluation, reporting
-from mlxhog.training import run as runs
+from mlxhog.training.supervisor import evaluations as evaluation
+from mlxhog.training.supervisor import reporting
+from mlxhog.training.supervisor import training as runs
 from tests.training.small import small_config
 
 

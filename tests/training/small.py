@@ -11,10 +11,10 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.options import options
-from mlxhog.training import run as runs
-from mlxhog.training.plan import make_plan
-from mlxhog.training.session import Session
-from mlxhog.training.state import load
+from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.supervisor import training as runs
+from mlxhog.training.supervisor.arena_state import load
+from mlxhog.training.supervisor.session import Session
 
 SMALL_MODEL = """
 model_type: xlstm

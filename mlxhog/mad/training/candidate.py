@@ -29,9 +29,9 @@ from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
 from mlxhog.progress import Activity, Doing
 from mlxhog.strategies.context import Context, show_model
-from mlxhog.training import worker
-from mlxhog.training.session import Session
-from mlxhog.training.steps import Gradients, Steps
+from mlxhog.training.supervisor.session import Session
+from mlxhog.training.worker import loop as worker
+from mlxhog.training.worker.steps import Gradients, Steps
 
 Prepare = Callable[[Context], None]
 """Changes the backend or the optimizer of a worker before its first step."""

@@ -32,8 +32,9 @@ from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
 from mlxhog.strategies import Serial, Sim, Strategy
 from mlxhog.strategies.context import Context
-from mlxhog.training import choose_strategy, kernel_choice
-from mlxhog.training.job import Job, Plan, plan_layout
+from mlxhog.training.plan import kernel_choice
+from mlxhog.training.plan import strategy_rule as choose_strategy
+from mlxhog.training.plan.values import Job, Plan, plan_layout
 
 KEPT = 2
 """Data sets in the memory of a process: candidates are mostly compared on the same one."""

@@ -42,7 +42,7 @@ def probe_run(
     The run adds plainly (`write: racy`) and evaluates nothing.
 
     Raises:
-        MlxhogError: as `mlxhog.training.run.train`.
+        MlxhogError: as `mlxhog.training.supervisor.training.train`.
         WorkerFailed: no step was finished in that time.
     """
     own = config.strategy

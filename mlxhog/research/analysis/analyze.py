@@ -35,7 +35,8 @@ from mlxhog.research.analysis.sampling import LAGS, Subject, Ticket, blocks_of
 from mlxhog.research.bounds import Bound, Facts
 from mlxhog.research.rules import verdict
 from mlxhog.strategies import Hogwild, Serial
-from mlxhog.training.plan import TextPlan, make_plan
+from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.values import TextPlan
 
 WATCHED = 4  # batches whose gradients are taken again after others' updates
 REMEMBERED = 20  # batches in a trained model's optimizer state: 1 / (1 - beta2) of AdamW

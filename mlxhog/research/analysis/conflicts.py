@@ -20,7 +20,7 @@ from mlxhog.research import FEWEST
 from mlxhog.research.analysis import sampling
 from mlxhog.research.analysis.sampling import Block, Subject, Ticket
 from mlxhog.research.hypergraph import Hypergraph
-from mlxhog.training.job import BatchSource
+from mlxhog.training.plan.values import BatchSource
 
 BITMAP_BYTES = 1 << 30  # memory that bitmaps may take
 CHUNK, PART = 8, 64  # gradients of one call, and of one part of the work

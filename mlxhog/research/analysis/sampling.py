@@ -24,8 +24,8 @@ from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.optim import Groups, UpdateTarget, gradients
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import parameter as view_of
-from mlxhog.training.job import Plan
-from mlxhog.training.steps import mean_gradient
+from mlxhog.training.plan.values import Plan
+from mlxhog.training.worker.steps import mean_gradient
 
 # -- blocks of a model -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import score
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.strategies import SSP, Hogwild, Sync
-from mlxhog.training import choose_strategy
+from mlxhog.training.plan import strategy_rule as choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
 from tests.soak.killer import Killer
 

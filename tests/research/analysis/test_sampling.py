@@ -12,7 +12,7 @@ from mlxhog.experiments.target import find_target
 from mlxhog.research import AnalyzeConfig
 from mlxhog.research.analysis.analyze import plan_of, subject_of
 from mlxhog.research.analysis.sampling import LAGS, compare_stale_gradients, sample
-from mlxhog.training.run import train
+from mlxhog.training.supervisor.training import train
 from tests.training.small import MIXED_MODEL, small_config
 
 BACKENDS = ("torch:cpu", "mlx:cpu")

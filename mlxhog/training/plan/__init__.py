@@ -1,0 +1,1 @@
+"""The plan of a run: what it will be, decided before anything starts."""

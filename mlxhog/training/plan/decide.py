@@ -1,0 +1,430 @@
+"""`make_plan(config) -> TextPlan`: everything that a run will be, decided before anything starts.
+
+All errors of the input are found here, and every open option is decided: `make_plan` reads from top
+to bottom. A run that may change its strategy has a second plan: the supervisor continues by that,
+in the same arena, which has room for both.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog import optim, strategies
+from mlxhog.arena import Layout
+from mlxhog.base import machine
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_count, format_number, parse_count
+from mlxhog.base.workers import WorkerSpec
+from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.config import plugins
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import TrainConfig
+from mlxhog.data import prepare
+from mlxhog.data.batches import Batches, Growth
+from mlxhog.data.tokens import TokenFile
+from mlxhog.display.views import StatusLine
+from mlxhog.errors import ConfigError, shown
+from mlxhog.models import families, ngrams, registry
+from mlxhog.models.families import ModelConfig, param_count, param_spec
+from mlxhog.models.sampled_softmax import SampledSoftmax
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import Optimizer, schedules
+from mlxhog.strategies import Strategy
+from mlxhog.strategies.local import Local
+from mlxhog.training.plan import initial_weights, kernel_choice
+from mlxhog.training.plan import resume as origin
+from mlxhog.training.plan import strategy_rule as choose_strategy
+from mlxhog.training.plan import values as job
+from mlxhog.training.plan.initial_weights import CountedPairs, InitialWeights
+from mlxhog.training.plan.kernel_choice import Note
+from mlxhog.training.plan.memory import Memory, gpu_share
+from mlxhog.training.plan.resume import Resumption
+from mlxhog.training.plan.validation_subset import ValidationSubset
+from mlxhog.training.plan.values import TextPlan, passes, plan_layout
+from mlxhog.training.worker.background_tasks import TextJobs
+
+if TYPE_CHECKING:
+    from mlxhog.data.clients import Division
+
+MANY_PASSES = 4.0
+"""Up to about four passes, repeated text is nearly as useful as new text; after that its use
+declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
+MANY_WORDS, DRAWN_WORDS = 4096, 1024
+"""Vocabulary from which on the loss draws words where the head is costly, and how many."""
+
+
+def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
+    """Check a configuration against this machine and its data; starts nothing.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input.
+        EnvironmentLacks: a backend, a package or memory is missing.
+    """
+    from mlxhog.training.plan import batch_size
+
+    if config.batch_size is not None:
+        plan = _plan(config, progress=progress)
+        note = batch_size.proposed(plan)
+        return plan if note is None else replace(plan, notes=(*plan.notes, note))
+    if config.resume is not None:
+        run, _ = checkpoint.resumable(config.resume, Path(config.out))
+        sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)
+        try:
+            batch = job.BatchChoice(parse_count(sequences), "the run began with it")
+        except ValueError as error:
+            raise ConfigError(
+                f"{run.config_path}: batch_size is {shown(sequences)}; {error}; give --batch-size"
+            ) from error
+    else:
+        alone = _plan(config.having(batch_size=1), progress=progress)
+        batch = batch_size.measured(alone, progress=progress)
+    plan = _plan(config.having(batch_size=batch.sequences), progress=progress)
+    return replace(plan, notes=(*plan.notes, str(batch)), batch=batch)
+
+
+def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
+    notes: list[str] = []
+    note: Note = notes.append
+    if config.trackers:
+        from mlxhog.display import trackers
+
+        trackers.require(config.trackers)
+
+    # Origin and model.
+    asked = origin.located(config)
+    config = origin.with_model_and_tokenizer(asked)
+    weights = None if config.init_from is None else InitialWeights(formats.open(config.init_from))
+    if weights is not None and asked.model == "auto":
+        model = registry.with_changes(weights.opened.config, config.model, config.set)
+    else:
+        model = registry.load_architecture(config.model, config.set, config.plugin)
+    if files := plugins.remembered([*vars(config).values(), *model.own_layers]):
+        config = config.having(plugin=", ".join(files))
+    families.check_language_model(model)
+    families.check_length(model, config.seq_len)
+
+    # Workers and kernels, then memory before the model's blocks are listed one by one.
+    here, of_engines = machine.here(), list[str]()
+    workers, writers, forms = kernel_choice.choose(config, here, of_engines.append)
+    memory = Memory(here.memory_bytes, config.memory_limit, here.memory_limit)
+    memory.check_parameters(config.model, model)
+    resumption = Resumption.of(config, model)
+    if resumption is not None:
+        config = resumption.config
+        notes += resumption.notes(len(workers))
+
+    # Text and vocabulary.
+    with StatusLine(sys.stderr, quiet=not progress) as line:
+        data = prepare.prepare(
+            config.data,
+            tokenizer=config.tokenizer,
+            width=model.hidden_size,
+            strict=config.strict_data,
+            show=line.tick,
+            **{name: getattr(config, name) for name in prepare.OPTIONS},
+            **origin.known_text(config),
+        )
+    data.check_length(config.seq_len)
+    train, val = data.train, data.val
+    config = config.having(tokenizer=data.spec)
+    begin: Resumption | InitialWeights | None = weights or resumption
+    model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
+    if resumption is not None:
+        begin = resumption = resumption.with_text(data)
+        notes += resumption.of_text(data)
+    parameters = param_count(model)
+    spec, sampled = _parameters(config, model, train, note)
+    first = weights if begin is not None else CountedPairs.of(config, model, train, note)
+    before = None if resumption is None else int(resumption.state["validation"]["asked_bytes"])
+    validation = ValidationSubset.of(data, config, parameters, before)
+    cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
+    if too_long := sum(rows.cut for rows in cut):
+        note(
+            f"{too_long} examples are longer than seq_len {config.seq_len}, so the beginning of "
+            f"their prompts is cut off; --seq-len {max(rows.longest for rows in cut)} reads them "
+            "whole"
+        )
+    notes += of_engines
+
+    # Each strategy that the run may have, with its optimizer, rates, budget and batches.
+    regime = None if resumption is None else resumption.state["regime"]
+    choices = choose_strategy.choices(config.strategy, workers, regime)
+    begun = asked, config, model, workers, resumption, data, train
+    ways = [_of_strategy(choice, *begun, is_open=len(choices) > 1) for choice in choices]
+
+    # Layouts of one size, with free slots for workers that join.
+    live = memory.keeps_copies(config.live, parameters, note)
+    max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
+    if config.cluster is not None:
+        from mlxhog.cluster import anchor
+
+        segments = anchor.segments()
+        max_workers = None if max_workers is None else max_workers + 1  # the link's slot
+    n_tickets, *_ = [way.pop("n_tickets") for way in ways]
+
+    def lay_out(strategy: Strategy, optimizer: Optimizer, most: int | None = None) -> Layout:
+        return plan_layout(
+            spec, strategy, optimizer, n_tickets, max_workers=most, kept=segments, live=live
+        )
+
+    elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
+    elastic["strategy"] = memory.with_free_slots(
+        elastic["strategy"], max_workers, partial(lay_out, optimizer=elastic["optimizer"])
+    )
+    most = max(way["strategy"].slots for way in ways)
+    layouts = [lay_out(way["strategy"], way["optimizer"], most) for way in ways]
+    arena_bytes = max(layout.total_bytes for layout in layouts)
+    link = None
+    if config.cluster is not None:
+        from mlxhog.cluster.group import identity_of
+        from mlxhog.cluster.link import LinkJob
+
+        identity = identity_of(
+            config,
+            layouts[0],
+            tokenizer=data.tokenizer.sha256,
+            data=f"{train.digest} in sequences of {config.seq_len}",
+            batch_size=config.sequences_per_ticket,
+            seed=config.seed,
+        )
+        link = LinkJob(cluster=config, identity=identity, log=Path("link.log"))
+    plans = [
+        TextPlan(
+            **{**way, "notes": (*notes, *way["notes"])},
+            resumption=resumption,
+            initial_weights=first,
+            model=model,
+            data=data,
+            validation=validation,
+            workers=workers,
+            writers=writers,
+            kernels=forms,
+            layout=replace(layout, total_bytes=arena_bytes),
+            parameters=parameters,
+            memory=memory.with_gradients(way["config"], model, layout, len(workers)),
+            decay=frozenset(name for name, one in spec.items() if one.decay),
+            gpu_share=gpu_share(config, workers, writers, layout),
+            side_jobs=partial(TextJobs, data.val, data.tokenizer, validation),
+            sampled=sampled,
+            link=link,
+        )
+        for way, layout in zip(ways, layouts, strict=True)
+    ]
+    for plan in plans:
+        plan.memory.check_gpu(config.micro_batch, plan.gpu_share, workers)
+        plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, len(workers))
+    return replace(plans[0], other=plans[1] if len(plans) > 1 else None)
+
+
+def _parameters(
+    config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
+) -> tuple[dict[str, ParamSpec], SampledSoftmax | None]:
+    """The model's parameters, and the sampled words of its training loss, if any.
+
+    Refuses options of tables of n-grams and of a sampled head that do not fit the model.
+    """
+    spec, tables = dict(param_spec(model)), ngrams.of(model)
+    if tables is None and config.ngram_lr != TrainConfig.ngram_lr:
+        raise ConfigError(
+            f"ngram_lr is {config.ngram_lr}, and model {config.model} has no tables of n-grams; "
+            "add some, such as --set ngram_orders=2-8, or leave ngram_lr out"
+        )
+    if tables is not None:
+        rows = sum(one.shape[0] for one in tables.specs.values())
+        note(
+            f"n-gram embedding tables, orders {', '.join(map(str, tables.orders))}: {rows:,} "
+            f"rows of {tables.dim}, {format_count(tables.floats)} floats beside the parameters"
+        )
+    head, drawn = families.head(model), config.sampled_softmax
+    if drawn is None:
+        is_costly = model.vocab_size >= MANY_WORDS and 3 * spec[head].size >= param_count(model)
+        drawn = DRAWN_WORDS if is_costly and not model.tie_word_embeddings else 0
+    if not drawn:
+        return spec, None
+    if model.tie_word_embeddings:
+        raise initial_weights.tied("sampled_softmax", config)
+    if drawn >= model.vocab_size:
+        raise ConfigError(
+            f"sampled_softmax draws {drawn} negatives, and model {config.model} has vocab_size "
+            f"{model.vocab_size}; draw fewer, or 0 for the full softmax"
+        )
+    note(
+        f"sampled softmax: the batch's targets and {drawn:,} negatives (--sampled-softmax 0 "
+        "for the full softmax)"
+    )
+    spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
+    counts = train.frequencies(model.vocab_size)
+    return spec, SampledSoftmax.of_counts(drawn, counts)
+
+
+# -- a strategy that the run may have --------------------------------------------------------------
+
+
+def _of_strategy(
+    choice: Strategy, asked: TrainConfig, config: TrainConfig, model: ModelConfig,
+    workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared,
+    train: TokenFile, *, is_open: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of a plan that depend on the strategy; `is_open` where the run may change it."""
+    notes, n_workers = list[str](), len(workers)
+    hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
+
+    # Open options.
+    chosen = config.having(strategy=choice)
+    is_new = config.init_from is None and (resumption is None or resumption.has_new_weights)
+    vocabulary = model.vocab_size if is_new else 0  # trained rows need no long steps
+    resolved = optim.for_model(chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary)
+    if (new := resolved.follow) is not None:
+        if not expanded(new).is_dir():
+            raise ConfigError(
+                f"follow: there is no folder {new}; create it (mkdir), or name another"
+            )
+        text = f"follows {new}: new text files there are trained once"
+        if not (resolved.has_budget or resolved.schedule.falls):  # the run has no end
+            constant = format_number(resolved.top_lr)
+            text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
+            resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
+        notes.append(text)
+    optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
+    factor = optimizer_choice.workers_factor(steps.lr_workers, steps.steppers(n_workers))
+    lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
+    if factor != 1.0:
+        notes.append(
+            f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
+            "since each worker adds steps of its own (lr_workers)"
+        )
+    given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
+    if (named := optim.chosen(chosen)).beside and not hidden:
+        notes.append(
+            f"optimizer {named.name}: this {model.title} has no hidden matrix "
+            f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
+            f"{named.beside} moves every parameter"
+        )
+    if is_open and config.strategy is None:
+        regime = None if resumption is None else resumption.state["regime"]
+        notes.append(choose_strategy.first_note(choice.name, regime))
+
+    # The strategy and its batches.
+    strategy = strategies.build(resolved, n_workers)
+    strategy.check(model)
+    folder = None if resumption is None else resumption.run.directory
+    division = strategy.division(data, train, folder) if isinstance(strategy, Local) else None
+    grown = () if resumption is None else resumption.grown()
+    if division is not None and resumption is not None:
+        resumption.check_same_text()
+    strategy, batches, n_tickets = _batches(resolved, strategy, division, train, grown)
+    notes += [] if division is None else [str(division)]
+    per_step = strategy.batches_per_step()
+
+    # The budget and the learning rates.
+    budget = Budget(steps=config.steps, tokens=config.tokens, seconds=config.time)
+    if resumption is not None:
+        budget = resumption.budget(budget, per_step)
+    epoch_tokens = train.epoch_tokens(resolved.seq_len)
+    of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
+    mean_tokens = of_ticket * choose_strategy.mean_batches_per_step(config, strategy)
+    if resolved.follow is None:
+        read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
+        if read is not None and read > MANY_PASSES:
+            notes.append(
+                f"the text of {format_count(epoch_tokens)} tokens is read {read:.3g} times in this "
+                f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
+                "smaller budget, or a smaller model"
+            )
+    stored_choice = config.strategy if is_open or config.strategy is None else resolved.strategy
+    return {
+        "config": resolved,
+        "stored": _stored(asked, resolved, resumption, stored_choice),
+        "automatic": tuple(
+            name
+            for name, value in numbers.items()
+            if value is not None and given.get(name) in (None, before.get(name))
+        ),
+        "notes": notes,
+        "strategy": strategy,
+        "optimizer": optim.build(
+            resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+        ),
+        "batches": batches,
+        "n_tickets": n_tickets,  # of the layout
+        "grown": grown,
+        "division": division,
+        "epoch_tokens": epoch_tokens,
+        "mean_tokens_per_step": mean_tokens,
+        "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
+        "schedule": _schedule(resolved, strategy, lr, n_tickets, resumption),
+    }
+
+
+def _stored(
+    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Strategy | None
+) -> TrainConfig:
+    """The options for the run's folder."""
+    kept, changes = {} if begin is None else begin.stored, dict[str, Any]()
+    if begin is not None or asked.init_from is not None:  # they come from a checkpoint
+        names = [name for name in ("model", "tokenizer") if getattr(asked, name) == "auto"]
+        changes = {name: kept.get(name, "auto") for name in names}
+    if strategy != resolved.strategy:
+        changes["strategy"] = strategy
+    if begin is not None:
+        changes |= {**begin.began_with(), "resume": None, "reset_optimizer": False}
+    return replace(resolved, **changes) if changes else resolved
+
+
+def _batches(
+    config: TrainConfig,
+    strategy: Strategy,
+    division: Division | None,
+    train: TokenFile,
+    grown: tuple[Growth, ...],
+) -> tuple[Strategy, Callable[[], Batches], int]:
+    """The batches of the text, or of each client's part of it."""
+    size, frozen = config.sequences_per_ticket, config.context == "frozen"
+    rows: dict[str, Any] = dict(
+        seq_len=config.seq_len, batch_size=size, seed=config.seed, frozen=frozen
+    )
+    if division is not None and isinstance(strategy, Local):
+        from mlxhog.data.clients import ClientBatches
+
+        divided = partial(ClientBatches, train, documents=division.documents, **rows)
+        tickets = divided().tickets
+        return replace(strategy, client_tickets=tickets), divided, sum(tickets)
+    n_tickets = math.ceil(train.n_sequences(config.seq_len) / size)
+    if config.follow is not None:
+        from mlxhog.data import stream
+
+        n_tickets = stream.TICKETS
+    return strategy, partial(Batches, train, grown=grown, **rows), n_tickets
+
+
+def _schedule(
+    config: TrainConfig, strategy: Strategy, lr: float, n_tickets: int, resumed: Resumption | None
+) -> Callable[[float], schedules.Rate]:
+    """A factory of the schedule; an epoch counts the batches that steps drop, too."""
+    epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
+    if resumed is not None:
+        at = resumed.position(n_tickets, config.sequences_per_ticket)
+        done = 0 if at is None else at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
+        epochs = replace(epochs, version=int(resumed.state["version"]), batches=done)
+    return partial(config.schedule.of_run, lr, epochs)
+
+
+def _in_steps(
+    budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
+) -> Budget:
+    """Convert passes, and tokens of rows that differ in length, to steps."""
+    if config.epochs is not None and budget.is_open:
+        steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
+        return replace(budget, steps=math.ceil(steps))
+    rows = train.rows(config.seq_len)
+    if rows is None or budget.tokens is None:
+        return budget
+    per_step = float(rows.length.mean()) * config.sequences_per_ticket * batches_per_step
+    steps = math.ceil(budget.tokens / per_step)  # by the mean, whatever the order of the rows
+    return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))

@@ -1,0 +1,199 @@
+"""The workers of a run, and their kernels: for the optimizer's steps, and for the model.
+
+Which kernel adds the steps (`gpu_write` and `write`):
+
+    gpu_write        steps of a GPU worker      steps of a CPU worker        write mode
+    cpu              native kernel              native kernel                write
+    metal            Metal kernel, in place     native compare-and-swap      cas
+    metal-emulated   Metal source on the CPU    the same                     cas
+
+Locks do not protect from a GPU that writes, so every CPU writer uses compare-and-swap then. No
+specification says that the two are atomic to each other: `mlxhog doctor` counts lost updates on
+this machine, and without its verdict `metal` and live reads of a GPU are refused.
+
+The form of the model's operations (`kernels`), by worker:
+
+    kernels      worker on a CPU                          worker on a GPU
+    auto         native, where it is built                metal, unless doctor found it wrong or
+                                                          slower; then reference
+    metal        refused                                  metal, where doctor found it right
+    others       as `models.ops.kernels.resolve` says
+
+All choices are made before any worker starts, so no worker fails for lack of a kernel. A worker
+with Metal kernels checks them when it starts; with auto it replaces each operator whose kernels
+have a fault by the plain one, and says so (`mlxhog.training.worker.loop.check_kernels`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mlxhog.backends import gpu_share
+from mlxhog.base import float32, verdicts
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
+from mlxhog.config import rules
+from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models.ops import kernels
+
+Note = Callable[[str], None]
+"""Takes what the user should know of the run."""
+
+
+@dataclass(frozen=True)
+class Writers:
+    """How steps are added: `gpu_write` is cpu, metal or metal-emulated; the arena's write mode."""
+
+    gpu_write: str
+    write: str
+
+    def engine(self, backend: str) -> str | None:
+        """The Metal engine through which a worker adds its steps; None for native code."""
+        if self.gpu_write == EMULATED:  # a test of the source, never of a GPU
+            return "emulated"
+        return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
+
+
+def choose(
+    config: TrainConfig, here: Machine, note: Note
+) -> tuple[tuple[WorkerSpec, ...], Writers, tuple[str, ...]]:
+    """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`."""
+    record = verdicts.load()
+    chosen = resolve_workers(
+        config.workers,
+        config.threads,
+        machine=here,
+        max_workers=config.max_workers,
+        serial=config.strategy is not None and config.strategy.one_process,
+        tokens_per_s=record.tokens_per_s,
+        pair=record.pair(),
+    )
+    for text in chosen.notes:
+        note(text)
+    rules.check_ranks(config.slow, len(chosen.workers))
+    backends = [worker.backend for worker in chosen.workers]
+    writers, forms = choose_for(config, backends, note)
+    promised = config.determinism != "none"
+    for text in (
+        float32.note(backends, here, promised=promised),
+        gpu_share.token_note(backends, config.micro_batch, config.seq_len),
+    ):
+        if text:
+            note(text)
+    return chosen.workers, writers, forms
+
+
+def choose_for(
+    config: TrainConfig, backends: Sequence[str], note: Note = lambda message: None
+) -> tuple[Writers, tuple[str, ...]]:
+    """Choose writers, and the form of the model's operations of each of these workers."""
+    record = verdicts.load()
+    writers = choose_writers(config, backends, record, note)
+    forms = choose_kernels(config, backends, record, note)
+    check_recorded(config, backends, forms, record)
+    return writers, forms
+
+
+def choose_writers(
+    config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
+) -> Writers:
+    """Choose how the steps of workers with these backends are added."""
+    on_gpu = sorted(set(backends) & set(GPU_BACKENDS))
+    if config.read == "live" and not config.force:  # its bits may be torn, or old
+        for backend in on_gpu:
+            verdict = record.live_read(backend)
+            _require(
+                verdict.ok, f"read=live of {backend}", "safe", verdict.reason, "--read snapshot"
+            )
+    if config.gpu_write == EMULATED:
+        return Writers(EMULATED, "cas")
+    if config.gpu_write == "metal":
+        if not on_gpu:
+            raise ConfigError(
+                f"gpu_write=metal needs a GPU worker, workers are {', '.join(backends)}; add "
+                f"mlx:gpu, or use gpu_write={EMULATED} to run the Metal source on the CPU"
+            )
+        refusal = doctors_refusal(backends, record)
+        ok = config.force or refusal is None
+        _require(ok, "gpu_write=metal", "safe", refusal, "--gpu-write auto (now cpu)")
+        return Writers("metal", "cas")
+    if config.gpu_write == "auto":
+        if config.strategy is not None and config.strategy.copies:
+            own = f"every worker of {config.strategy.name} has parameters of its own"
+            refusal = f"{own}, and the CPU adds to them"
+        elif config.write not in ("auto", "cas") and on_gpu:
+            refusal = f"write={config.write} was requested, and a GPU that writes needs cas"
+        else:
+            refusal = why_not_metal(backends, record)
+        if refusal is None:
+            note("gpu_write auto: metal, no update was lost here")
+            return Writers("metal", "cas")
+        note(f"gpu_write auto: cpu, because {refusal}")
+    return Writers("cpu", "lossless" if config.write == "auto" else config.write)
+
+
+def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -> None:
+    if not ok:
+        raise EnvironmentLacks(
+            f"{choice} is not known to be {what} here: {reason}; use {other}, run mlxhog doctor, "
+            "or insist with --force"
+        )
+
+
+def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
+    """The reason why the GPU must not write; None if kernels are right and lose no update."""
+    engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
+    every = (record.gpu_write(backends), *map(record.kernels, engines))
+    return next((verdict.reason for verdict in every if not verdict.ok), None)
+
+
+def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
+    """The reason why `auto` lets the CPU add the steps of GPU workers; None if the GPU may."""
+    on_gpu = set(backends) & set(GPU_BACKENDS)
+    if not on_gpu:
+        return "no worker of this run uses a GPU"
+    if set(backends) - on_gpu:
+        return "CPU workers add to the same parameters"
+    return doctors_refusal(backends, record)
+
+
+def choose_kernels(
+    config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
+) -> tuple[str, ...]:
+    """Choose the form of the model's operations of each worker, never "auto"."""
+    choice = config.kernels
+    chosen: dict[str, str] = {}
+    for name in dict.fromkeys(backends):
+        framework, device = name.split(":")
+        verified = record.model_kernels(name).ok
+        chosen[name] = kernels.resolve(framework, choice, device, metal_verified=verified)
+    for name in [name for name in chosen if name in GPU_BACKENDS]:
+        right = record.kernels(GPU_ENGINES[name])
+        if choice == "metal":
+            ok = config.force or right.ok
+            _require(ok, f"kernels=metal of {name}", "right", right.reason, "--kernels auto")
+        elif choice == "auto" and chosen[name] == "metal":
+            note(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
+        elif choice == "auto" and not right.ok:  # else the plain operations are merely faster
+            note(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
+    if config.compute_dtype == "auto" and any(
+        kernels.narrow(form, "auto") for form in chosen.values()
+    ):
+        note("bf16 matmuls, faster on this machine (--compute-dtype float32 to disable)")
+    return tuple(chosen[name] for name in backends)
+
+
+def check_recorded(
+    config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: Verdicts
+) -> None:
+    """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat."""
+    if config.determinism != "record" or config.force:
+        return
+    for name, form in zip(backends, forms, strict=True):
+        if name in GPU_BACKENDS and not (verdict := record.repeats(name, form)).ok:
+            raise EnvironmentLacks(
+                f"determinism=record: {name} is not known to compute the same bits again here: "
+                f"{verdict.reason}; record workers on the CPU, such as --workers "
+                "mlx:cpu,torch:cpu, run mlxhog doctor, or insist with --force"
+            )

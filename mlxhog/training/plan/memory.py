@@ -1,0 +1,169 @@
+"""The memory of a run: estimates, limits, and the number of free worker slots.
+
+The arena is shared: parameters, optimizer state, copies for readers, and a part for each worker
+slot. Snapshots, gradients, activations and the process itself are private to each worker; their
+size is an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mlxhog import optim
+from mlxhog.arena import Layout
+from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.config.config import TrainConfig
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.families import ModelConfig, param_count
+from mlxhog.strategies import Strategy
+from mlxhog.training.plan.kernel_choice import Note, Writers
+
+WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
+FREE_SLOTS = 2  # for workers that join, without --max-workers
+FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
+LIVE_PART = 0.1  # largest part of a run's memory for copies for readers, with --live auto
+ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
+SURELY_RECOMMENDED = 0.5  # of a Mac's memory for its GPU: macOS recommends two thirds or more
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a run may take, and an estimate of what a worker's gradients take."""
+
+    machine_bytes: int
+    part: float  # of it that the run may take (`memory_limit`)
+    limited_by: str = "the memory of this machine"
+    gradient_bytes: int = 0  # of a worker's snapshots and gradients
+    sequence_bytes: int = 0  # of the activations of a sequence
+
+    @property
+    def limit_bytes(self) -> float:
+        """The memory that a run may take."""
+        return self.part * self.machine_bytes
+
+    def with_gradients(
+        self, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int
+    ) -> Memory:
+        """This with the estimate for each worker of a run."""
+        copies = 1 + (config.read != "live") + config.overlap
+        copies += (config.prediction == "own" and workers > 1) + optim.build(config).scratch_arrays
+        per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
+        per_token += 4 * model.vocab_size
+        return replace(
+            self,
+            gradient_bytes=4 * copies * layout.n_floats,
+            sequence_bytes=4 * config.seq_len * per_token,
+        )
+
+    def of_batch(self, sequences: int) -> int:
+        """Bytes of a worker's gradient of a batch of this many sequences."""
+        return self.gradient_bytes + sequences * self.sequence_bytes
+
+    def max_sequences(self, n_bytes: float) -> int:
+        """The largest batch whose gradient fits in `n_bytes`; 0 if none does."""
+        return max(0, int((n_bytes - self.gradient_bytes) // self.sequence_bytes))
+
+    def check_parameters(self, name: str, model: ModelConfig) -> None:
+        """Refuse a model whose parameters do not fit, before its blocks are listed one by one."""
+        n_bytes = 4 * param_count(model)
+        need = f"the parameters of model {name} alone need {n_bytes / GIB:.1f} GiB"
+        self._check(n_bytes, need, "use a smaller --model")
+
+    def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
+        """Refuse a run that does not fit, at its start or with workers that join."""
+        n_bytes = arena_bytes + workers * worker_bytes
+        need = (
+            f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
+            f"{worker_bytes / GIB:.1f} in each of {workers} workers)"
+        )
+        self._check(n_bytes, need, "use fewer --workers, a smaller --batch-size or --model")
+
+    def _check(self, n_bytes: int, need: str, way: str) -> None:
+        if n_bytes > self.limit_bytes:
+            raise EnvironmentLacks(
+                f"{need}, the limit is {self.limit_bytes / GIB:.1f} GiB ({self.part:g} of "
+                f"{self.machine_bytes / GIB:.1f}, {self.limited_by}); {way}, or raise "
+                "--memory-limit"
+            )
+
+    def check_gpu(self, sequences: int, share: GPUShare, workers: Sequence[WorkerSpec]) -> None:
+        """Refuse a batch whose gradient does not fit in a GPU worker's part of the GPU's memory.
+
+        The GPU shares the machine's memory. The driver is asked only if the batch might not fit,
+        since that takes half a second.
+        """
+        need = self.of_batch(sequences)
+        if need <= share.own_bytes(int(SURELY_RECOMMENDED * self.machine_bytes)):
+            return
+        own = own_gpu_bytes(share, workers)
+        if own is None or need <= own:
+            return
+        most = self.max_sequences(own)
+        raise EnvironmentLacks(
+            f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, "
+            f"and a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, "
+            f"divided by {share.workers}); the largest batch that fits is {most} (--batch-size "
+            f"{most}), --grad-accumulation makes a step of several; or take a smaller --model or "
+            "--seq-len"
+        )
+
+    def keeps_copies(self, live: str, parameters: int, note: Note) -> bool:
+        """Whether to keep copies for readers: `live` is on, or auto, if they take `LIVE_PART`."""
+        n_bytes = 2 * 4 * parameters
+        if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
+            return live != "off"
+        note(
+            f"no copies for live readers: the two would take {n_bytes / GIB:.1f} GiB; --live on "
+            "keeps them all the same"
+        )
+        return False
+
+    def with_free_slots(
+        self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]
+    ) -> Strategy:
+        """Give a strategy free slots: up to `max_workers`, or as many as there is room."""
+        if strategy.fixed:
+            return strategy
+        if max_workers is not None:
+            return replace(strategy, max_workers=max_workers)
+        max_bytes = lay_out(strategy).total_bytes + FREE_SLOTS_SHARE * self.limit_bytes
+        for free in range(FREE_SLOTS, 0, -1):
+            larger = replace(strategy, max_workers=strategy.workers + free)
+            if lay_out(larger).total_bytes <= max_bytes:
+                return larger
+        return strategy
+
+
+def gpu_share(
+    config: TrainConfig, workers: Sequence[WorkerSpec], writers: Writers, layout: Layout
+) -> GPUShare:
+    """The share of the GPU's memory for each worker that uses it."""
+    segments = int(config.read == "live") + int(writers.gpu_write == "metal")
+    return GPUShare(
+        workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
+        adopted_bytes=segments * 4 * layout.n_floats,
+    )
+
+
+def own_gpu_bytes(share: GPUShare, workers: Sequence[WorkerSpec]) -> int | None:
+    """The memory for a GPU worker's own arrays, as its driver says; None without such workers."""
+    backends = [worker.backend for worker in workers if worker.backend in GPU_BACKENDS]
+    if not backends:
+        return None
+    from mlxhog.arena.child import START_S, Child, Failed
+
+    try:
+        with Child() as child:  # this process imports no framework
+            asked = child.call(START_S, _recommended_bytes, backends[0])
+    except Failed as failure:
+        raise EnvironmentLacks(
+            f"{backends[0]} does not say how much memory the GPU has: {failure}; see mlxhog doctor"
+        ) from failure
+    return share.own_bytes(asked)
+
+
+def _recommended_bytes(_: object, backend: str) -> int:
+    return recommended_bytes(backend)

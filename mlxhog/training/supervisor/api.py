@@ -1,0 +1,217 @@
+"""The Python API `train`, and the merging of options from several sources."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mlxhog.base.paths import expanded
+from mlxhog.base.processes import require_children
+from mlxhog.config import constraints, plugins
+from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
+from mlxhog.config.config import ORIGINS, TrainConfig, train_config
+from mlxhog.config.options import Option, options
+from mlxhog.config.sources import Layer, of_keywords, read_yaml, specs_of
+from mlxhog.display.views import observer as shown_on
+from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.display.views import Observer
+    from mlxhog.progress import Progress, Result
+
+BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
+CALL = "train()"
+CHOSEN = {"optimizer": OPTIMIZERS, "strategy": STRATEGIES}
+"""Choices that a resumed run supplies if they are open."""
+
+
+def train(
+    config: TrainConfig | str | Path | None = None,
+    *,
+    observer: Observer[Progress] | Literal["auto"] | None = "auto",
+    **values: object,
+) -> Result:
+    """Train a model, lock-free by default, and leave a run directory.
+
+        train(data="notes/", time=60)
+        train("conf.yaml", lr=1e-3)
+        train(resume="latest", steps=1000)
+        train(TrainConfig(data="notes/", time=60))
+
+    A worker process does not import the program that calls this, so a script needs no
+    `if __name__ == "__main__"`.
+
+    Args:
+        config: the whole configuration, or a YAML file of options.
+        observer: shows the progress: "auto" is a live table on a terminal and in a notebook, and
+            lines to stderr elsewhere; None shows nothing; a function gets a `Progress` about twice
+            a second from this thread and must not block. After an OSError, such as a closed pipe,
+            it is not called again.
+        values: options by their names in `mlxhog options`, which win over the YAML file; a resumed
+            run has its own.
+
+    Returns:
+        The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
+        checkpoint could not be written.
+
+    Raises:
+        ConfigError: every error in the options, with the nearest name for an unknown one.
+        DataError, CheckpointError, RunError: other bad input, before anything is started.
+        EnvironmentLacks: memory, disk space or a backend is missing.
+        WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
+    """
+    named = config.plugin if isinstance(config, TrainConfig) else values.get(plugins.KEY)
+    for file in plugins.texts(named):  # not those of a YAML file
+        plugins.load(file)
+    resolved = _resolved(config, of_keywords(CALL, values))
+    if callable(observer) or observer is None:
+        return execute(resolved, observer)
+    if observer != "auto":
+        raise ConfigError(
+            f"{CALL}: observer is {observer!r}, expected 'auto', None, or a function that takes a "
+            "Progress"
+        )
+    with shown_on(sys.stderr) as show:
+        return execute(resolved, show)
+
+
+def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
+    """Train; see `mlxhog.training.supervisor.training.train`.
+
+    Trainer and models take a while to import. Bad input is reported before that, and the new run
+    is created, so that `latest` is this run for every other command.
+    """
+    require_children()
+    if config.init_from is not None:
+        from mlxhog.training.plan.resume import located
+
+        config = located(config)  # before the new run becomes `latest`
+    from mlxhog.checkpoint.run import new_run  # imports NumPy; bad options are reported before
+
+    with new_run(config) as run:
+        from mlxhog.training.supervisor.training import train
+
+        return train(config, observer=observer, run=run)
+
+
+def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainConfig:
+    if isinstance(config, TrainConfig):
+        if values:
+            raise ConfigError(
+                f"{CALL}: {next(iter(values))} stands beside a TrainConfig; give every option to "
+                "TrainConfig, or every option to train"
+            )
+        return config
+    if config is None:
+        return configured([values])
+    if not isinstance(config, str | os.PathLike):
+        raise ConfigError(
+            f"{CALL}: the configuration is a {type(config).__name__}, expected a TrainConfig, a "
+            "YAML file, or options by name, such as train(data='notes/', time=60)"
+        )
+    if Path(config).suffix not in (".yaml", ".yml"):
+        raise ConfigError(
+            f"{CALL}: {os.fspath(config)!r} is no YAML file of options; a text is given by name: "
+            f"train(data={os.fspath(config)!r})"
+        )
+    return configured([read_yaml(Path(config), named=True), values])
+
+
+def configured(layers: Sequence[Layer]) -> TrainConfig:
+    """Merge defaults, the options of a resumed run, and layers, the weakest first.
+
+    Raises:
+        ConfigError: every error in any of them.
+        RunError: the run to resume does not exist.
+    """
+    resumed = _last(layers, "resume")
+    if resumed is not None:
+        layers = [
+            {name: one for name, one in layer.items() if not _is_open(name, one[0])}
+            for layer in layers
+        ]
+        layers.insert(0, _of_run(resumed, layers))
+    return train_config(layers)
+
+
+def _values(layers: Iterable[Layer], *names: str) -> list[object]:
+    """The values of an option, by any of its names, the weakest first; defaults are none."""
+    return [layer[name][0] for layer in layers for name in names if name in layer]
+
+
+def _last(layers: Iterable[Layer], name: str) -> str | None:
+    """The strongest value of a text option, before defaults."""
+    *_, value = None, *_values(layers, name)
+    return None if value in (None, "none") else str(value)
+
+
+def _needed(layers: Iterable[Layer], spec: Option) -> str | None:
+    """The strongest value of an option that others need, before defaults."""
+    values = _values(layers, spec.flat, *spec.aliases)
+    if not values or (values[-1] is None and spec.type is str):
+        return None
+    try:
+        return str(spec.convert(values[-1]))
+    except ValueError:  # which merging the layers reports
+        return str(values[-1])
+
+
+def _is_open(name: str, value: object) -> bool:
+    """Whether the value leaves the optimizer or the strategy to the resumed run."""
+    return name in CHOSEN and value in (None, "auto")
+
+
+def _name(layers: Iterable[Layer], kind: Kind) -> str | None:
+    """The name of the strongest choice of a kind that is not open, before defaults."""
+    values = [v for v in _values(layers, kind.title) if not _is_open(kind.title, v)]
+    try:
+        return None if not values else kind.parts(values[-1])[0]
+    except ConfigError:  # which merging the layers reports
+        return None
+
+
+def _of_run(spec: str, layers: list[Layer]) -> Layer:
+    """The stored options of a run that a resume inherits.
+
+    Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since
+    it has its own. A new optimizer gets a new learning rate. A new optimizer or strategy, or new
+    workers, decide the values of "auto" again.
+    """
+    from mlxhog.checkpoint.checkpoint import run_of
+
+    root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
+    run = run_of(spec, Path(root))
+    run.refuse_links()
+    stored = run.options(data=_last(layers, "data"))
+    left_out, changed = {*BUDGETS, *ORIGINS}, set()
+    for chosen in CHOSEN.values():
+        if _name(layers, chosen) not in (None, _name([stored], chosen)):
+            changed.add(chosen.title)
+    if "optimizer" in changed:
+        left_out |= {"lr", "learning_rate"}
+    specs, values = specs_of(TrainConfig, {}), {}
+    for name in {other for spec in specs.values() for other in spec.requires}:
+        value, own = _needed(layers, specs[name]), _needed([stored], specs[name])
+        if (value := own if value in (None, "auto") else value) is not None:
+            values[name] = value
+    left_out.update(constraints.idle(specs, values))
+    if _last(layers, "workers") not in (None, _last([stored], "workers")):
+        changed.add("workers")
+    if changed or _name([stored], STRATEGIES) is None:
+        left_out.update(run.automatic())
+    # The checkpoint has a model and a tokenizer of its own.
+    files = [name for name in ("model", "tokenizer") if name in stored]
+    left_out.update(name for name in files if _is_lost(str(stored[name][0])))
+    return {name: value for name, value in stored.items() if name not in left_out}
+
+
+def _is_lost(spec: str) -> bool:
+    """Whether a model or a tokenizer is a path that does not exist now."""
+    from mlxhog.models.registry import architectures
+
+    path = expanded(spec)
+    is_path = path.name != spec or path.suffix in (".yaml", ".yml", ".json")
+    return is_path and not path.exists() and path.stem not in architectures()

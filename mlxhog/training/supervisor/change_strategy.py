@@ -1,0 +1,134 @@
+"""Changes of a run's strategy while it trains, by the times of its steps (`--strategy auto`)."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.arena.process import WatchedTime
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.progress import Activity, Doing
+from mlxhog.training.plan.strategy_rule import (
+    ABSENT_S,
+    BEGIN_AT,
+    GRADIENTS,
+    LAST_ROUNDS,
+    ROUNDS,
+    StepTime,
+    lost_by_last_rounds,
+    max_lost,
+    rounds_share,
+    rounds_would_lose,
+    title,
+)
+
+if TYPE_CHECKING:
+    from mlxhog.training.supervisor.training import Training
+
+
+class Changes:
+    """Decides on changes of the strategy of one run; used by the thread that supervises it."""
+
+    def __init__(self, run: Training) -> None:
+        self._run, self._ends = run, 0
+        self._share = rounds_share(run.plan)
+        self._watched = WatchedTime()
+        self._max_lost = max_lost(run.strategy.workers)
+        self._forget()
+        run.monitor.on_step = self._take
+
+    def _averages(self) -> bool:
+        return self._run.strategy.name == ROUNDS.name
+
+    def _forget(self) -> None:
+        """Begin to look at steps: in rounds at the last ones, else at ever more."""
+        self._needed = LAST_ROUNDS if self._averages() else GRADIENTS << self._ends
+        self._steps: dict[int, deque[StepTime]] = {
+            slot: deque(maxlen=self._needed) for slot in range(1, self._run.strategy.workers + 1)
+        }
+        self._last_s = self._watched.look()
+
+    def _take(self, slot: int, record: Any) -> None:
+        if slot in self._steps:
+            step = record[["tokens", "compute_s", "wait_s"]].item()
+            self._steps[slot].append(StepTime(*step))
+        self._last_s = self._watched.look()
+
+    def look(self) -> None:
+        """Change the strategy if the newest steps say so."""
+        run, steps = self._run, [list(of_worker) for of_worker in self._steps.values()]
+        absent_s = self._watched.look() - self._last_s
+        if self._share:
+            done = run.budget.progress(
+                steps=run.steps_done(),
+                tokens=run.arena.counters.load("tokens"),
+                seconds=run.monitor.clock.seconds(),
+            )
+            if done > self._share - 1e-6:
+                self.end_rounds(f"{self._share:.0%} of the budget is used (async_after)")
+        elif run.has_side_job():
+            self._last_s = self._watched.look()
+        elif not self._averages():
+            self._look_at_lock_free(steps)
+        elif (lost := lost_by_last_rounds(steps)) is not None and lost > self._max_lost:
+            self.end_rounds(
+                f"rounds lost {lost:.0%} of their gradients to waiting in the last "
+                f"{self._needed} (over {self._max_lost:.0%} ends them)",
+                lost,
+            )
+        elif absent_s > ABSENT_S:
+            if run.holding_still():  # else a round is under way
+                self.end_rounds(
+                    f"no round has begun for {absent_s:.1f} s, since a worker is not there"
+                )
+            self._last_s = self._watched.look()
+
+    def _look_at_lock_free(self, steps: list[list[StepTime]]) -> None:
+        if any(len(of_worker) < self._needed for of_worker in steps):
+            return
+        lost = rounds_would_lose(steps, self._run.plan.config.sequences_per_ticket)
+        seats = self._run.seats
+        all_stay = all(seat.leaving_s is None for seat in seats)
+        least = BEGIN_AT * self._max_lost
+        if lost < least and all_stay and {seat.slot for seat in seats} == self._steps.keys():
+            self._change(
+                f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
+                f"{self._needed} of each worker (under {least:.1%} begins them)",
+                lost,
+            )
+        self._forget()
+
+    def end_rounds(self, why: str, lost: float | None = None) -> None:
+        """Become lock-free if the run averages; it may fail, since workers do not hold still."""
+        if self._averages():
+            self._ends += self._change(why, lost)
+            self._forget()
+
+    def _change(self, why: str, lost: float | None) -> bool:
+        """Continue with the other strategy if all workers hold still; whether they do.
+
+        `lost` is the share of gradients that rounds lose, if that is the reason.
+        """
+        run, old, doing = self._run, self._run.plan, Doing(Activity.CHANGING)
+        new = replace(old.changed(), workers=old.workers, kernels=old.kernels)
+        with run.paused(Activity.CHANGING) as still:
+            # Rounds take tickets by number: one that a dead worker left below others comes first.
+            if not still or (new.strategy.numbered and run.ledger.position()["done"]):
+                return False
+            run.until(run.are_recalled, doing, even_if_interrupted=True)
+            run.settle()
+            done, tokens = run.steps_done(), run.arena.counters.load("tokens")
+            run.sent_before = done, run.network_bytes()
+            run.checkpoints.change(old, new)
+            run.change(new, new.budget.continuing(run.budget, done), done, tokens)
+            run.reporter.plan, run.monitor.budget = new, run.budget
+            name = new.strategy.name
+            run.monitor.note(strategy=name)
+            with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
+                run.write_config()
+            line = f"strategy {title(name)}: {why}"
+            run.reporter.report(line, kind="strategy", strategy=name, lost=lost)
+            run.until(run.ready, doing, even_if_interrupted=True)
+        return True

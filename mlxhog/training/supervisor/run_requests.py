@@ -1,0 +1,219 @@
+"""Requests of other processes to a run in progress: `mlxhog join`, `stop`, the board, and others.
+
+    request     fields           answer             when
+    status                       state of the run   always
+    stop                         message            always: like one Ctrl-C, ends with a checkpoint
+    checkpoint                   path               while training
+    sample                       message            while training
+    join        workers, threads message            while training
+    leave       worker           message            while training
+
+A request for training that arrives while workers start or pause waits until they train.
+
+Only the supervisor spawns and reaps, so joining is a request to it. Tickets, ledger and budget do
+not depend on the number of workers, so only the speed changes: a worker that leaves finishes its
+step first, and the batch of a killed worker is returned. A worker that joins starts with the
+optimizer state and the step counter of the worker with the most steps, copied while all pause.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.arena.requests import ControlRequest, Refused, RunServer
+from mlxhog.base import machine
+from mlxhog.base.workers import GPU_BACKENDS, joining_workers
+from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
+from mlxhog.optim.sparsified import RESIDUAL
+from mlxhog.progress import Activity, Doing
+from mlxhog.training.plan import kernel_choice
+from mlxhog.training.supervisor import arena_state as state
+
+if TYPE_CHECKING:
+    from mlxhog.training.plan.values import TextPlan
+    from mlxhog.training.supervisor.training import Training
+
+SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
+"""Activities after which the run trains."""
+FIELDS: dict[str, dict[str, type]] = {
+    "status": {}, "stop": {}, "checkpoint": {}, "sample": {},
+    "join": {"workers": str, "threads": int}, "leave": {"worker": int},
+}  # fmt: skip
+"""The requests, and the type of each of their fields, all of which may be missing."""
+_Answer = dict[str, Any]
+
+
+class Requests:
+    """Answers the requests to one run; used by the thread that polls its workers."""
+
+    def __init__(self, run: Training, server: RunServer) -> None:
+        self._run, self._server = run, server
+        self._waiting: deque[ControlRequest] = deque()
+
+    def serve(self, doing: Doing | None) -> None:
+        """Answer the requests that have arrived; `doing` is None while the run trains."""
+        for request in self._server.take():
+            if request.name == "status":
+                self._answer(request, doing=str(doing or "training"))
+            elif request.name == "stop":
+                self._answer(request)
+            else:
+                self._waiting.append(request)
+        if doing is None:
+            # A request may poll workers itself, and so call this again with an activity.
+            while self._waiting:
+                self._answer(self._waiting.popleft())
+        elif doing.activity not in SHORT:
+            self._refuse_all(f"the run is {doing}: its training is over")
+
+    def close(self) -> None:
+        """Refuse all open requests, since the run has ended."""
+        self._waiting.extend(self._server.take())
+        self._refuse_all("the run has ended")
+        self._server.close()
+
+    def _answer(self, request: ControlRequest, **more: str) -> None:
+        try:
+            if (kinds := FIELDS.get(request.name)) is None:
+                raise Refused(f"no request {request.name!r}; a run takes {', '.join(FIELDS)}")
+            fields = {name: one for name, one in request.fields.items() if one is not None}
+            for name, value in fields.items():
+                if type(value) is not kinds.get(name):
+                    expected = ", ".join(f"{name}: {kind.__name__}" for name, kind in kinds.items())
+                    raise Refused(f"{name} is {shown(value)}, and {request.name} has ({expected})")
+            request.answer(**getattr(self, f"_{request.name}")(**more, **fields))
+        except RunError as error:
+            request.refuse(error)
+        except BaseException:  # of the workers, and so of the run
+            request.hang_up()
+            raise
+
+    def _refuse_all(self, why: str) -> None:
+        while self._waiting:
+            request = self._waiting.popleft()
+            request.refuse(Refused(f"no {request.name}: {why}"))
+
+    # -- the answers -----------------------------------------------------------------------------
+
+    def _status(self, doing: str) -> _Answer:
+        run = self._run
+        steps, tokens, seconds = run.monitor.totals()
+        fixed = run.plan.strategy.fixed and run.changes is None
+        return {
+            "doing": doing,
+            "step": steps,
+            "tokens": tokens,
+            "seconds": seconds,
+            "workers": [
+                {name: getattr(one, name) for name in ("slot", "backend", "pid", "state", "steps")}
+                for one in run.monitor.worker_reports()
+            ],
+            "free_slots": 0 if fixed else len(run.free_slots()),
+        }
+
+    def _stop(self) -> _Answer:
+        self._run.signals.end()
+        self._run.report("stopping, by mlxhog stop: finishing the step, then a checkpoint")
+        return {"message": "the run finishes its step, saves a checkpoint and ends"}
+
+    def _checkpoint(self) -> _Answer:
+        return {"path": str(self._run.checkpoints.save_while_training())}
+
+    def _sample(self) -> _Answer:
+        self._run.ask("sample")
+        return {"message": "the next worker that finishes a step writes a sample"}
+
+    def _join(self, workers: str = "1", threads: int | None = None) -> _Answer:
+        """Start all requested workers or none: a number or backends, as `--workers` takes them.
+
+        Each gets the optimizer state of the worker with the most steps.
+        """
+        run, plan = self._run, self._elastic()
+        free, present = run.free_slots(), len(run.seats)
+        try:
+            specs = joining_workers(
+                workers,
+                plan.config.threads if threads is None else threads,
+                machine=machine.here(),
+                present=present,
+                free=len(free),
+            )
+            forms = self._kernels([spec.backend for spec in specs])
+            plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, present + len(specs))
+        except (ConfigError, EnvironmentLacks) as error:
+            raise Refused(str(error), error.exit_code) from error
+        with run.paused() as still:
+            if not still:
+                raise Refused("the workers did not pause, so none can join now")
+            for slot in free[: len(specs)]:
+                private = tuple(plan.optimizer.state_segments)
+                state.inherit(run.arena, slot, private, one_state=plan.strategy.one_state)
+        try:
+            run.join(list(zip(free, specs, forms, strict=False)))
+        except EnvironmentLacks as error:
+            raise Refused(f"{error}; the run continues as it is", error.exit_code) from error
+        names = []
+        for slot, spec in zip(free, specs, strict=False):
+            run.monitor.workers[slot] = spec
+            s = "s" * (spec.threads > 1)
+            names.append(f"worker {slot} ({spec.backend}, {spec.threads} thread{s})")
+        rest = len(free) - len(specs)
+        return {
+            "message": f"{', '.join(names)} join{'s' * (len(names) == 1)} as soon as its framework "
+            f"is loaded; {rest} slot{'s' * (rest != 1)} free"
+        }
+
+    def _leave(self, worker: int | None = None) -> _Answer:
+        """Let a worker finish its step and leave: that of a slot, or the one that joined last."""
+        slot, run, plan = worker, self._run, self._elastic()
+        staying = {seat.slot: seat for seat in run.seats if seat.leaving_s is None}
+        have = f"the run has {', '.join(map(str, sorted(staying)))}"
+        if slot is None:
+            *_, slot = None, *(seat.slot for seat in staying.values() if seat.joined)
+        if slot is None:
+            raise Refused(f"no worker has joined; say which is to leave: {have}")
+        if (leaving := staying.get(slot)) is None:
+            raise Refused(f"no worker {slot}; {have}")
+        others = [seat for seat in staying.values() if seat is not leaving]
+        if not any(seat.up or not seat.joined for seat in others):
+            raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
+        if RESIDUAL in plan.optimizer.state_segments:
+            raise Refused(
+                f"worker {slot} cannot leave: updates that it has not written yet "
+                "(error_feedback) would be lost"
+            )
+        run.leave(slot)
+        return {"message": f"{leaving} finishes its step and leaves"}
+
+    def _elastic(self) -> TextPlan:
+        """The plan of a run whose workers may come and go; ends its rounds first."""
+        if self._run.changes is not None:
+            self._run.changes.end_rounds("workers join and leave without rounds")
+        if why := self._run.plan.strategy.fixed:
+            raise Refused(
+                f"the workers of this run are fixed: {why}; workers join and leave with strategy "
+                "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
+            )
+        return self._run.plan
+
+    def _kernels(self, backends: list[str]) -> tuple[str, ...]:
+        """The kernels of workers that join; refuses those that the run cannot have."""
+        plan = self._run.plan
+        if plan.config.determinism == "record" and plan.optimizer.state_segments:
+            raise ConfigError(
+                "no worker can join this recorded run: it would begin with another worker's "
+                "moments, copied while that worker trains; record with shared moments "
+                "(--moments shared), or begin with all workers"
+            )
+        together = [*(seat.spec.backend for seat in self._run.seats), *backends]
+        writers, forms = kernel_choice.choose_for(plan.config, together)
+        on_gpu = sum(backend in GPU_BACKENDS for backend in together)
+        if writers != plan.writers or on_gpu > plan.gpu_share.workers:
+            raise ConfigError(
+                f"{', '.join(backends)} cannot join: the run adds steps with gpu_write="
+                f"{plan.writers.gpu_write} and write={plan.writers.write}, and divides the GPU's "
+                f"memory among {plan.gpu_share.workers}, as its first workers need; start a run "
+                "with all workers"
+            )
+        return forms[-len(backends) :]

@@ -1,0 +1,501 @@
+"""The worker processes of a run and their arena: spawned, watched, replaced, ended.
+
+Only this process reaps: it returns a worker's tickets and frees its locks only after `waitpid` has
+reported its end. A worker keeps its slot through restarts and so inherits its predecessor's
+optimizer state. A replacement that cannot start is tried again after a pause, which doubles: what
+the machine lacks now it may have then. Workers may join and leave while others train. If a worker
+that has joined cannot start, or dies too often, the run continues without it.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlxhog.arena import Arena
+from mlxhog.arena.clock import Clock
+from mlxhog.arena.control import ControlCommand
+from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.published import Marks
+from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, WorkerPhase, WorkerState
+from mlxhog.base.child_processes import Death, WorkerPool, WorkerProcess, last_lines_of
+from mlxhog.base.durable import disk_errors
+from mlxhog.base.inside import subfolder
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.config.budget import Budget
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.training.plan.values import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS, Job, Plan
+from mlxhog.training.supervisor.handles import Seat
+from mlxhog.training.worker import main as worker_process
+
+if TYPE_CHECKING:  # only runs of a cluster load it
+    from mlxhog.cluster.link import Sidecar
+
+LINK_LEAVES_S = 1.0
+MAX_PAUSE_S = 30.0  # before a replacement that could not start is tried again
+LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
+STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
+EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
+"""Exit codes of a GPU worker that macOS has ended."""
+
+
+class Processes(ABC):
+    """An arena and its workers; used by one thread of one process."""
+
+    plan: Plan  # of the run, with its present strategy and workers
+    budget: Budget  # of this call, in steps of the present strategy
+
+    def __init__(
+        self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
+    ) -> None:
+        """Create the arena, which the caller fills; this spawns no process.
+
+        Logs of workers go to the folder `logs` of `run_dir`. On close, the stack kills the workers
+        and closes the arena. If shared memory is too small, the arena is a file in `fallback`.
+        """
+        self.plan, self.run_dir, self.budget = plan, run_dir, plan.budget
+        self._steps_allowed: int | None = None  # that the present strategy may take
+        self.arena = stack.enter_context(
+            Arena.create(plan.layout, write=plan.writers.write, fallback=fallback)
+        )
+        self.ledger = Ledger(self.arena)
+        self.seats = [Seat(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
+        self.pool = WorkerPool()
+        self.link: Sidecar | None = None  # of the run's cluster
+        if plan.link is not None:
+            from mlxhog.cluster.link import Sidecar
+
+            log = run_dir / "logs" / "link.log"
+            self.link = Sidecar(self.arena, replace(plan.link, log=log))
+        self.restarts = self.removed = 0  # replaced workers, and those that left or were given up
+        self.torn = 0  # batches that died half applied
+        self.notices: dict[str, None] = {}  # of workers, each once, in order
+        self.clock = Clock(self.arena.counters, self.budget.seconds)
+        self._watched = WatchedTime()
+        stack.callback(self.stop, 0.0)
+
+    @abstractmethod
+    def report(self, message: str) -> None:
+        """Show the user a message."""
+
+    # -- the state of workers --------------------------------------------------------------------
+
+    def entry(self, seat: Seat) -> Entry:
+        """The worker table entry of a seat."""
+        return self.arena.workers.entry(seat.slot)
+
+    def ready(self) -> bool:
+        """Whether every worker is up, and the link of a cluster has data for them."""
+        return (self.link is None or self.link.is_ready) and all(
+            self.entry(seat).state == WorkerState.RUNNING for seat in self.seats
+        )
+
+    def ends(self) -> int:
+        """Number of ended workers, which may have left accepted jobs undone."""
+        return self.restarts + self.removed
+
+    def has_workers(self) -> bool:
+        """Whether a worker process exists, or is to be started again."""
+        return bool(self.pool) or any(seat.respawn_s is not None for seat in self.seats)
+
+    def resting(self) -> bool:
+        """Whether every worker is up or cancelled, and none is inside a step or an evaluation.
+
+        A dead or starting worker may have left work half done that others wait for.
+        """
+        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
+
+    def no_living_in_step(self) -> bool:
+        """Whether all workers that are inside a step or an evaluation are dead."""
+
+        def look() -> list[bool]:
+            dead = self.pool.wait(0.0)
+            return [seat.slot in dead for seat in self.in_step()]
+
+        return self._twice(look)
+
+    def in_step(self) -> list[Seat]:
+        """Workers, dead ones included, that are inside a step or an evaluation."""
+        return [
+            seat
+            for seat in self.seats
+            if seat.slot in self.pool
+            and self.entry(seat).state != WorkerState.STARTING
+            and not self._rests(seat)
+        ]
+
+    def holding_still(self) -> bool:
+        """Whether no worker changes the state of a checkpoint while `pause` is set.
+
+        All others may be waiting for a starting worker, but not in a step that they do together. A
+        worker that evaluates or samples holds no ticket and writes nothing of a checkpoint. It
+        claims next, and every `claim` checks `pause` before a change, except for its part in a
+        joint step (`between_steps`).
+        """
+
+        def look() -> list[bool]:
+            still = [self.entry(seat).phase in STILL for seat in self.seats]
+            return [*still, self.plan.strategy.between_steps(self.arena)]
+
+        return self._twice(look)
+
+    def has_side_job(self) -> bool:
+        """Whether a worker evaluates or samples; this ends by itself."""
+        side_jobs = (WorkerPhase.EVALUATE, WorkerPhase.SAMPLE)
+        return any(self.entry(seat).phase in side_jobs for seat in self.seats)
+
+    def _rests(self, seat: Seat) -> bool:
+        entry = self.entry(seat)
+        return seat.cancelled or (
+            entry.state == WorkerState.RUNNING and entry.phase == WorkerPhase.IDLE
+        )
+
+    def _twice(self, look: Callable[[], list[bool]]) -> bool:
+        """Whether all are true twice, with no step in between, and the link holds still."""
+
+        def steps() -> list[tuple[int, int]] | None:
+            still = all(look()) and (self.link is None or self.link.still())
+            every = map(self.entry, self.seats)
+            return [(entry.steps, entry.state) for entry in every] if still else None
+
+        if (before := steps()) is None:
+            return False
+        time.sleep(0.02)
+        return before == steps()
+
+    # -- their start, and the next job -----------------------------------------------------------
+
+    def spawn(self) -> None:
+        """Start every worker, and the link of a cluster."""
+        with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
+            subfolder(self.run_dir, "logs")
+        if self.link is not None:
+            if not (slots := self.free_slots()):
+                raise ConfigError("the arena has no slot for the cluster's link; set --max-workers")
+            self.link.start(slots[-1])
+        for seat in self.seats:
+            self._spawn(seat)
+        self._count()
+
+    def _spawn(self, seat: Seat) -> None:
+        seat.begin()
+        job = self._job(seat.slot, seat.halvings)
+        if self.plan.config.determinism == "record":
+            from mlxhog.arena import event_log
+
+            begin = event_log.Begin(job.spec.backend, job.spec.threads, job.kernels)
+            event_log.append(event_log.worker_path(self.run_dir, seat.slot), begin)
+        self.pool[seat.slot] = WorkerProcess(
+            worker_process.main,
+            (job,),
+            name=f"mlxhog-worker-{seat.slot}",
+            threads=seat.spec.threads,
+            table=self.arena.workers,
+            slot=seat.slot,
+        )
+
+    def _job(self, slot: int, halvings: int = 0) -> Job:
+        return Job(
+            plan=self.plan,
+            handle=self.arena.handle(),
+            slot=slot,
+            run_dir=self.run_dir,
+            budget=self.budget,
+            step_limit=self._steps_allowed,
+            halvings=halvings,
+        )
+
+    def are_recalled(self) -> bool:
+        """Let workers leave their strategy, while they hold still; whether all wait for a job.
+
+        One that is still starting, or has died meanwhile, has no job from now on.
+        """
+        if any(seat.leaving_s is not None for seat in self.seats):
+            return False
+        for seat in self.seats:
+            entry = self.entry(seat)
+            if entry.state == WorkerState.RUNNING:
+                entry.state, seat.recalled = WorkerState.STARTING, True
+        recalled = [seat for seat in self.seats if seat.recalled]
+        if any(self.entry(seat).phase != WorkerPhase.STARTING for seat in recalled):
+            return False
+        for seat in self.seats:
+            if not seat.recalled and seat.slot in self.pool:
+                self._reap(seat)  # it holds no ticket
+        return True
+
+    def reassign(self) -> None:
+        """Give all workers, which are recalled, jobs by the present plan.
+
+        Threads fill the pipes, since a worker that is stopped would hold up this one.
+        """
+
+        def send(pipe: Connection, job: bytes) -> None:
+            with suppress(OSError):  # the worker is dead, and its successor has the job
+                pipe.send_bytes(job)
+
+        for seat in list(self.seats):
+            if not seat.recalled:
+                self._or_remove(seat, self._respawn)
+                continue
+            seat.recalled = False
+            job = replace(self._job(seat.slot, seat.halvings), handle=None)
+            message = self.pool[seat.slot].pipe, bytes(ForkingPickler.dumps(job))
+            threading.Thread(target=send, args=message, daemon=True).start()
+
+    def _count(self) -> None:
+        """Store the number of workers, on which learning rates and predictions depend."""
+        n = sum(seat.up or not seat.joined for seat in self.seats)
+        self.arena.counters.store("workers", n)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def watch(self, wait_s: float) -> None:
+        """Wait, or until a worker dies; reap and replace the dead.
+
+        Raises:
+            WorkerFailed: a worker met an error that a restart cannot cure, or died more often than
+                `config.restarts` in ten minutes.
+            Diverged: `MAX_NONFINITE` gradients in a row were not finite.
+            ConfigError, EnvironmentLacks: a first worker cannot start; the message is its own.
+        """
+        self._kill_stale()
+        dead = self.pool.wait(wait_s)
+        if self.link is not None:
+            self.link.poll()
+            while self.link.messages:
+                self.report(self.link.messages.pop(0))
+        for seat in list(self.seats):
+            if seat.slot in dead:
+                if seat.leaving_s is not None:
+                    self._remove(seat)
+                else:
+                    self._or_remove(seat, self._replace)
+                continue
+            if seat.respawn_s is not None and self._watched.look() >= seat.respawn_s:
+                self._or_remove(seat, self._respawn)
+            entry = self.entry(seat)
+            if not seat.notices_read and entry.state == WorkerState.RUNNING:
+                self._welcome(seat)
+            if entry.nonfinite_in_row >= MAX_NONFINITE:
+                raise Diverged(
+                    f"{seat} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
+                    "lower --lr or --clip, then --resume from the last checkpoint"
+                )
+        self.ledger.sweep_orphans()
+
+    def _welcome(self, seat: Seat) -> None:
+        seat.notices_read = True
+        with suppress(EOFError, OSError):  # it has died since
+            for notice in self.pool[seat.slot].pipe.recv():
+                self.notices[notice] = None
+                self.report(notice)
+        if seat.joined and not seat.up:
+            seat.up = True
+            self._count()
+            self.report(f"{seat} has joined")
+
+    def _kill_stale(self) -> None:
+        """Kill workers without a heartbeat for too long; `watch` then reaps them."""
+        steps_s = [
+            (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
+            for entry in map(self.entry, self.seats)
+            if entry.steps
+        ]
+        limit_s = self.plan.config.heartbeat_timeout
+        if steps_s:
+            limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
+        now_s = self._watched.look()
+        for seat in self.seats:
+            entry = self.entry(seat)
+            silent_s = seat.silent_s(entry, now_s)
+            is_silent = silent_s > seat.may_be_silent_s(entry, limit_s)
+            is_late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
+            process = self.pool.get(seat.slot)
+            if (is_late or is_silent) and process is not None and process.is_alive():
+                process.kill()
+                if not is_late:
+                    seat.was_silent = True
+                    first = "" if entry.steps else ", before its first step was done"
+                    self.report(
+                        f"{seat} gave no sign of life for {silent_s:.0f} s in phase "
+                        f"{WorkerPhase(entry.phase).name.lower()}{first}; killed (a slow machine "
+                        "may need more: --heartbeat-timeout)"
+                    )
+
+    # -- death -----------------------------------------------------------------------------------
+
+    def _reap(self, seat: Seat, timeout_s: float = 0.0) -> Death:
+        """Free the tickets and locks of a dead worker; kill it first after `timeout_s`."""
+        entry = self.entry(seat)
+        if self.plan.config.determinism == "record":
+            from mlxhog.strategies import recorded
+
+            self.pool[seat.slot].end(timeout_s)
+            recorded.settle(self.arena, self.run_dir, seat.slot)
+        death = self.pool.reap(seat.slot, timeout_s)
+        report = self.ledger.reap(entry.incarnation)
+        entry.torn += report.torn
+        self.torn += report.torn
+        # If all write an update together, the replacement finishes it.
+        if self.plan.strategy.between_steps(self.arena):
+            Marks(self.arena, seat.slot).end_update()
+        return death
+
+    def _or_remove(self, seat: Seat, act: Callable[[Seat], None]) -> None:
+        """Act on a worker; if that fails, continue without it if it has joined others."""
+        try:
+            act(seat)
+        except (ConfigError, EnvironmentLacks, WorkerFailed) as error:
+            is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
+            if is_last or not seat.joined:
+                raise
+            self._remove(seat, f"{error}; the run continues without it")
+
+    def _replace(self, seat: Seat) -> None:
+        state = self.entry(seat).state
+        death = self._reap(seat)
+        if (
+            state == WorkerState.FINISHED
+            or self.arena.counters.load("command") == ControlCommand.EXIT
+        ):
+            return
+        log = self._job(seat.slot).log
+        last = last_lines_of(log)[-1]
+        is_first = not self.clock.has_started or (seat.joined and not seat.up)
+        if state == WorkerState.STARTING and death.code in EXIT_ERRORS and is_first:
+            raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
+        if death.is_fault:
+            raise WorkerFailed(
+                f"{seat} met an error that a restart cannot cure: {last}; see {log}, and please "
+                "report it"
+            )
+        if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
+            lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
+            self._halve(seat, f"{seat} {lost}", last)
+        way_out = death.way_out(last, otherwise="allow more with --restarts")
+        if seat.was_silent:
+            way_out = "allow a longer silence with --heartbeat-timeout"
+        # One that was up may be building another strategy, and is in state STARTING again.
+        why, was_up = f"{death}; {last}", state != WorkerState.STARTING or seat.notices_read
+        restarts = self.plan.config.restarts
+        seat.count_death(restarts, why, f"see {log}, or {way_out}", was_up=was_up)
+        self.restarts += 1
+        if not was_up and self.clock.has_started:
+            self._pause(seat, why)
+            return
+        self._respawn(seat)
+        if seat.respawn_s is None:
+            self.report(f"{seat} died ({death}) and is being replaced")
+
+    def _pause(self, seat: Seat, why: str) -> None:
+        pause_s = min(MAX_PAUSE_S, 2.0 ** (seat.failed_starts - 1))
+        seat.respawn_s = self._watched.look() + pause_s
+        self.entry(seat).phase = WorkerPhase.STARTING  # it holds no ticket
+        self.report(f"{seat} could not start ({why}); tried again in {pause_s:.0f} s")
+
+    def _respawn(self, seat: Seat) -> None:
+        """Start a worker's replacement; if the system starts no process now, later."""
+        try:
+            self._spawn(seat)
+        except EnvironmentLacks as error:
+            way_out, restarts = "allow more with --restarts", self.plan.config.restarts
+            seat.count_death(restarts, str(error), way_out, was_up=False)
+            self._pause(seat, str(error))
+
+    def _halve(self, seat: Seat, cause: str, last: str) -> None:
+        """Halve the micro-batch of a worker that the GPU watchdog ended."""
+        if seat.halvings == MAX_HALVINGS:
+            raise WorkerFailed(
+                f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
+            )
+        seat.halvings += 1
+        n = self._job(seat.slot, seat.halvings).micro_batch
+        self.report(
+            f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
+            f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
+            f"{HINTS}"
+        )
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ask all workers to leave, kill those that do not, and reap all."""
+        self.arena.counters.store("command", ControlCommand.EXIT)
+        deadline = monotonic_ns() + int(timeout_s * 1e9)
+        with ExitStack() as reaps:  # all, whatever one of them raises
+            if self.link is not None:
+                reaps.callback(self.link.stop, min(timeout_s, LINK_LEAVES_S))
+            for seat in reversed(self.seats):
+                seat.respawn_s = None
+                if seat.slot in self.pool:
+                    reaps.callback(self._reap_by, seat, deadline)
+
+    def _reap_by(self, seat: Seat, deadline_ns: int) -> None:
+        # A starting worker holds no ticket and would react late.
+        starting = self.entry(seat).state == WorkerState.STARTING
+        rest_s = (deadline_ns - monotonic_ns()) / 1e9
+        self._reap(seat, 0.0 if starting else max(0.0, rest_s))
+
+    # -- joining and leaving ---------------------------------------------------------------------
+
+    def free_slots(self) -> list[int]:
+        """Slots in which workers could join, unused ones first."""
+        used = {seat.slot for seat in self.seats} | {self.link.slot if self.link else None}
+        free = [entry for entry in self.arena.workers if entry.slot not in used]
+        return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
+
+    def join(self, workers: Sequence[tuple[int, WorkerSpec, str]]) -> None:
+        """Start more workers: each has a free slot with its optimizer state, and its kernels.
+
+        Raises:
+            EnvironmentLacks: the system starts no process now; none of the workers has joined.
+        """
+        plan, n = self.plan, len(self.seats)
+        try:
+            for slot, spec, kernels in workers:
+                self.plan = self.plan.with_worker(slot, spec, kernels)
+                self.seats.append(Seat(slot, spec, joined=True))
+                self._spawn(self.seats[-1])
+        except BaseException:
+            for seat in self.seats[n:]:
+                if seat.slot in self.pool:
+                    self._reap(seat)
+                self.arena.workers.release(seat.slot)
+            self.plan, self.seats[n:] = plan, []
+            raise
+
+    def leave(self, slot: int) -> None:
+        """Let a worker finish its step and leave; `watch` reports its end."""
+        (seat,) = [seat for seat in self.seats if seat.slot == slot]
+        entry = self.entry(seat)
+        if entry.state == WorkerState.RUNNING:
+            seat.leaving_s = self._watched.look()
+            entry.state = WorkerState.LEAVING
+        else:  # it holds no ticket
+            self._remove(seat)
+
+    def dismiss_starting(self) -> None:
+        """End joining workers that have not started yet; no worker may begin a step meanwhile."""
+        for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
+            if self.entry(seat).state != WorkerState.RUNNING:  # since the last look
+                self._remove(seat)
+
+    def _remove(self, seat: Seat, why: str = "") -> None:
+        if seat.slot in self.pool:
+            self._reap(seat)
+        self.seats.remove(seat)
+        self.removed += 1
+        self.arena.workers.release(seat.slot)
+        self._count()
+        self.report(why or f"{seat} has left after {self.entry(seat).steps} steps")

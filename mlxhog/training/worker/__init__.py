@@ -1,0 +1,1 @@
+"""One worker process: gradients, steps, and its background tasks."""

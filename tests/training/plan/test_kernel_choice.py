@@ -1,0 +1,226 @@
+"""The kernels of a run, for steps and for the model: their choice, promises, and every mention.
+
+No Mac is needed: `metal-emulated` runs the project's Metal source on the CPU.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxhog import TrainConfig, train
+from mlxhog._native import ops
+from mlxhog.base import machine
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdict, Verdicts
+from mlxhog.cli.train import summary
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.training.plan import kernel_choice
+from mlxhog.training.worker import main as worker_process
+from tests.base.test_verdicts import kernel
+from tests.pairs import each_of
+from tests.training.small import Messages, identical, parameters, small_config
+
+UNTESTED = Verdicts(Path("none"), "this machine has not been tested: run `mlxhog doctor`")
+
+
+def chosen(choose, expected, said, options, backends, record):
+    """Check the choice of writers or kernels, as words, and what is said; or a refusal."""
+    notes = []
+
+    def choice_of():
+        return choose(TrainConfig(**options), backends.split(), record, notes.append)
+
+    if not isinstance(expected, str):
+        with pytest.raises(expected, match=said):
+            choice_of()
+        return
+    choice = choice_of()
+    words = choice if isinstance(choice, tuple) else (choice.gpu_write, choice.write)
+    assert " ".join(words) == expected
+    assert said in " ".join(notes)
+    assert bool(notes) == bool(said)
+
+
+class Doctor:
+    """A verdict on every question, in place of this machine's record."""
+
+    def __init__(self, ok):
+        verdict = Verdict(ok, "lost 3 of 9 adds here")
+        self.gpu_write = self.live_read = self.kernels = lambda _: verdict
+
+
+GOOD, BAD = Doctor(True), Doctor(False)
+METAL, AUTO, FORCE = {"gpu_write": "metal"}, {"gpu_write": "auto"}, {"force": True}
+LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emulated"}
+
+
+@each_of(
+    ("backends", "doctor", "options", "expected", "said"),
+    [
+        ("mlx:gpu mlx:cpu", BAD, {}, "cpu lossless", ""),
+        ("mlx:gpu", GOOD, METAL, "metal cas", ""),
+        ("mlx:gpu", BAD, {**METAL, **FORCE}, "metal cas", ""),
+        ("mlx:gpu", GOOD, AUTO, "metal cas", "auto: metal, no update was lost"),
+        ("torch:cpu", BAD, EMULATED, "metal-emulated cas", ""),
+        ("mlx:gpu mlx:cpu", GOOD, AUTO, "cpu lossless", "CPU workers add to the same parameters"),
+        ("mlx:gpu", BAD, AUTO, "cpu lossless", "auto: cpu, because lost 3 of 9 adds here"),
+        ("mlx:cpu", GOOD, AUTO, "cpu lossless", "no worker of this run uses a GPU"),
+        ("mlx:gpu", GOOD, {**AUTO, "write": "lossless"}, "cpu lossless", "write=lossless was req"),
+        ("mlx:cpu torch:cpu", GOOD, METAL, ConfigError, "needs a GPU worker.*metal-emulated"),
+        ("mlx:gpu", BAD, METAL, EnvironmentLacks, "lost 3 of 9.*mlxhog doctor.*--force"),
+        ("mlx:gpu", BAD, LIVE, EnvironmentLacks, "read=live of mlx:gpu.*mlxhog doctor.*--force"),
+        ("mlx:gpu", GOOD, {**METAL, "write": "racy"}, ConfigError, "is racy, but beside gpu_write"),
+    ],
+)
+def test_a_choice_of_writers_has_one_meaning(backends, doctor, options, expected, said):
+    chosen(kernel_choice.choose_writers, expected, said, options, backends, doctor)
+
+
+def measured(metal=300.0, *, ok=True):
+    """A record of a Mac whose MLX GPU has been measured, and torch's not."""
+    record = {
+        "kernels": [kernel("mlx", ok=ok)],
+        "tokens_per_s": {"mlx:gpu": 200.0},
+        "tokens_per_s_metal": {"mlx:gpu": metal},
+    }
+    return Verdicts(Path("record.json"), None, record)
+
+
+FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
+OWN = {"kernels": "metal"}
+
+
+@each_of(
+    ("backends", "record", "options", "expected", "said"),
+    [
+        ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
+        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
+        ("mlx:gpu", SLOWER, {}, "reference", ""),
+        ("mlx:gpu", WRONG, {}, "reference", "reference on mlx:gpu, because on mlx these differ"),
+        ("mlx:gpu", WRONG, {**OWN, **FORCE}, "metal", ""),
+        ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
+        ("mlx:gpu torch:cpu", FASTER, OWN, ConfigError, "which torch:cpu cannot run; use auto"),
+        ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
+        ("mlx:gpu", WRONG, OWN, EnvironmentLacks, "mlx:gpu is not known.*these differ.*--force"),
+    ],
+)
+def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
+    backends, record, options, expected, said
+):
+    options = {"compute_dtype": "float32", **options}
+    chosen(kernel_choice.choose_kernels, expected, said, options, backends, record)
+
+
+@each_of(
+    "processor, dtype, kernels, said",
+    [
+        ("amx", "auto", "auto", "bf16 matmuls"),
+        ("avx512bf16", "auto", "native", "bf16 matmuls"),
+        ("avx512", "auto", "auto", ""),
+        ("amx", "auto", "reference", ""),
+        ("amx", "bfloat16", "auto", ""),
+        ("amx", "float32", "auto", ""),
+    ],
+)
+def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
+    processor, dtype, kernels, said, monkeypatch
+):
+    monkeypatch.setattr(ops, "bfloat16_kernel", lambda: processor)
+    options, expected = (
+        {"compute_dtype": dtype, "kernels": kernels},
+        kernels.replace("auto", "native"),
+    )
+    chosen(kernel_choice.choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
+
+
+def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
+    def check(record, **options):
+        workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
+        kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
+
+    good, bad = (
+        Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": {"reference": ok}}})
+        for ok in (True, False)
+    )
+    check(good, determinism="record")
+    check(bad, determinism="record", force=True)
+    check(bad)
+    for record, reason in ((bad, "differed in their bits"), (UNTESTED, "has not been tested")):
+        with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):
+            check(record, determinism="record")
+
+
+# -- runs through Metal source say so --------------------------------------------------------------
+
+
+def status_of(result):
+    return json.loads((Path(result.run) / "run.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
+    def run(**options):
+        return train(small_config(tmp_path, schedule="constant", warmup=0, **options))
+
+    whole, first = run(steps=20, **EMULATED), run(steps=10, **EMULATED)
+    result = run(steps=10, resume=first.run)
+    assert identical(parameters(result), parameters(whole))
+    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
+    assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
+    assert status_of(result)["emulated"] is True
+
+
+@pytest.mark.slow
+def test_a_run_multiplies_in_the_type_that_it_is_given(tmp_path):
+    how = {"strategy": "serial", "workers": "torch:cpu", "steps": 3}
+    first, other = (
+        train(small_config(tmp_path, compute_dtype=dtype, **how))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert (first.kernels, other.kernels) == ("native", "native")
+    assert not identical(parameters(first), parameters(other))
+
+
+# -- kernels that cannot compute a model -----------------------------------------------------------
+
+
+def on_a_stand_in(pipe, job):
+    """A worker whose GPU is the CPU, with a kernel for small batches only; children import it."""
+    import mlx.core as mx
+
+    from mlxhog.backends import probes
+    from mlxhog.metal.registry import KERNELS
+    from tests.metal.fake_gpu import FakeMLX, FaultyEngine
+
+    probes.SIZES = probes.SIZES[:1]  # the CPU computes all kernels; these have smaller batches
+    changed = mx
+    changed.gpu = mx.cpu
+    changed.device_info = lambda *_: {"max_recommended_working_set_size": 8 << 30}
+    changed.set_memory_limit = changed.set_cache_limit = changed.set_wired_limit = lambda _: None
+    mx.disable_compile()  # the stand-in evaluates
+    engine = FaultyEngine(kernel="mlstm_out", by=None, only={"B": 4})
+    FakeMLX(dict(KERNELS), engine=engine).install(pytest.MonkeyPatch())
+    worker_process.main(pipe, job)
+
+
+@pytest.mark.slow
+def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_plain_operators_and_says_so(
+    tmp_path, monkeypatch
+):
+    here = replace(machine.here(), chip="Apple M4 Pro")
+    monkeypatch.setattr(Machine, "apple_gpu", True)
+    monkeypatch.setattr(machine, "here", lambda: here)
+    monkeypatch.setattr(worker_process, "main", on_a_stand_in)
+    on_gpu = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
+    messages = Messages()
+    faulty = train(small_config(tmp_path, **on_gpu), observer=messages)
+    plain = train(small_config(tmp_path, **on_gpu, kernels="reference"))
+    assert identical(parameters(faulty), parameters(plain))
+    (said,) = status_of(faulty)["notices"]
+    assert said.startswith("worker 1 (mlx:gpu) uses plain operators only: its Metal kernels")
+    assert "mlstm_out does not compile" in said
+    assert said in messages
+    assert status_of(plain)["notices"] == []

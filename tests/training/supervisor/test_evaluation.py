@@ -1,0 +1,457 @@
+"""Validation scores: of the same text, of a named step; the best kept, and early stopping."""
+
+import json
+import os
+import signal
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from mlxhog import train
+from mlxhog.arena.control import EVAL_ROUND
+from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run_files import BestScore
+from mlxhog.cli import main
+from mlxhog.cli.train import summary
+from mlxhog.config.budget import Budget
+from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.display import card
+from mlxhog.display.record import RunRecord
+from mlxhog.display.run_page import tiles
+from mlxhog.errors import ConfigError
+from mlxhog.progress import COUNTS, Activity, Progress
+from mlxhog.serving.opening import open_source
+from mlxhog.training.plan import validation_subset
+from mlxhog.training.plan.decide import make_plan
+from mlxhog.training.plan.validation_subset import texts_of
+from mlxhog.training.supervisor import checkpoints
+from mlxhog.training.supervisor import evaluations as evaluation
+from mlxhog.training.supervisor.early_stopping import ValidationWatch
+from mlxhog.training.worker import main as worker_process
+from mlxhog.training.worker.background_tasks import TextJobs
+from tests.display.sample_run import VALIDATION, lines, write_run
+from tests.pairs import each_of
+from tests.saved import SMALL, save, saved_run
+from tests.training.small import Messages, small_config
+
+
+def validation_file(folder, n_bytes):
+    path = folder / "val.bin"
+    with TokenWriter(path, ByteTokenizer(), split="val", source="test") as writer:
+        for k in range(40):
+            writer.add(b"%02d" % k + b"x" * (n_bytes // 40 - 2))
+    return TokenFile.open(path)
+
+
+def test_the_size_of_the_part_follows_from_the_model_and_is_64_kib_where_it_can_be(tmp_path):
+    file = validation_file(tmp_path, 1_000_000)
+    for config, parameters, size in (
+        (TrainConfig(time=36_000), 940_000, 65_536),
+        (TrainConfig(steps=20), 10_400_000, 32_768),
+        (TrainConfig(steps=20), 10**13, validation_subset.MIN_BYTES),
+        (TrainConfig(steps=20, kernels=EMULATED), 940_000, 4_096),
+        (TrainConfig(time=60, val_subset_tokens=5000), 10**13, 5000),
+    ):
+        assert validation_subset.choose_bytes(config, parameters, file) == size
+
+
+def test_the_larger_text_is_all_of_it_or_as_much_as_a_model_scores_soon(tmp_path):
+    file, config = validation_file(tmp_path, 40_000), TrainConfig(seq_len=50)
+    assert texts_of(file, config, 1000, 8000)[1] is file
+    assert texts_of(file, config, 50_000_000, 8000)[1].header["bytes"] < 30_000
+    for parameters, asked, kernels in ((1000, 40_000, "auto"), (10**8, 8000, EMULATED)):
+        assert len(texts_of(file, replace(config, kernels=kernels), parameters, asked)) == 1
+
+
+class Asked:
+    """Evaluations of a run of two workers for 100 s, which records of scored batches fill."""
+
+    def __init__(self, **options):
+        self.run, self.words = mock.Mock(), {}
+        self.run.plan = mock.Mock(config=TrainConfig(**options), validation=mock.Mock(batches=3))
+        self.run.strategy.workers = 2
+        self.run.ends.return_value = self.run.interrupts.return_value = 0
+        self.run.arena.counters.store = self.words.__setitem__
+        self.monitor = self.run.monitor
+        self.monitor.evaluations, self.monitor.evaluating_s = 0, 0.0
+        self.monitor.clock.seconds.return_value, self.monitor.budget = 100.0, Budget()
+        self.run.arena.counters.load = lambda name: self.words.get(name, 0)
+        self.run.has_side_job.return_value = True
+        self.evaluations = evaluation.Evaluations(self.run)
+
+    def asks(self):
+        self.run.ask.reset_mock()
+        self.evaluations.ask_for_next()
+        return self.run.ask.called
+
+    def score(self, *places, seconds=1.0):
+        for place in places:
+            number = self.words["eval_next"] // EVAL_ROUND * EVAL_ROUND + place
+            record = {"version": number, "staleness": 5, "nats": 2.0, "n_bytes": 4, "tokens": 3}
+            self.monitor.on_score({**record, "compute_s": seconds})
+
+
+def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score():
+    asked = Asked(eval_every=5)
+    assert asked.asks()
+    asked.score(0, 1)
+    assert not asked.asks()  # one at a time
+    asked.run.ends.return_value += 1  # perhaps of the worker that evaluates
+    assert asked.asks()
+    asked.score(2)  # of the new one
+    assert not asked.monitor.take_evaluation.called
+    asked.score(0, 1)
+    asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 5)
+    assert asked.monitor.evaluations == 1
+
+
+def test_an_evaluation_whose_records_a_stalled_supervisor_lost_is_followed_by_another():
+    asked = Asked(eval_every=5)
+    assert asked.asks()
+    asked.score(0)
+    asked.run.has_side_job.return_value = False
+    assert not asked.asks()  # its worker may have ended it since the records were read
+    asked.score(1)
+    assert not asked.asks()
+    assert asked.asks()
+    asked.words["eval_asked"] = 1  # no worker has taken it on yet
+    assert not any(asked.asks() for _ in range(3))
+
+
+def test_batches_whose_records_were_lost_at_the_end_of_a_run_are_scored_again():
+    asked, rounds = Asked(eval_every=5), [(0, 2), (1, 2)]
+    asked.run.plan.validation.all_batches = 3
+
+    def until(is_over, doing, limit_s):
+        places = rounds.pop(0)
+        assert asked.words["eval_next"] % EVAL_ROUND == places[0]
+        asked.score(*places)
+        asked.words["eval_next"] += 3 - places[0]
+        return is_over()
+
+    asked.run.until, asked.run.strategy.own_copies.return_value = until, True
+    asked.run.strategy.each_copy = lambda arena: nullcontext(())
+    asked.monitor.totals.return_value = (20, 60)
+    asked.evaluations.begin_last()
+    asked.evaluations.finish()
+    asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 20)
+    assert not rounds
+
+
+def test_evaluations_by_time_take_a_twentieth_of_the_workers_time_and_those_by_steps_any():
+    for every, goes_on in (("10s", False), (5, True)):
+        asked = Asked(eval_every=every)
+        for seconds in (3.0, 4.0, 3.0, 0.1):  # of 2 x 100 s
+            assert asked.asks()
+            asked.score(0, 1, 2, seconds=seconds / 3)
+        assert asked.asks() == goes_on
+
+
+def ends(watch, step, bits, save):
+    state = Progress(val_bits_per_byte=bits, val_step=step)
+    return watch.look(mock.Mock(evaluations=step + 1, state=state, val_nats=[]), save, print)
+
+
+def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved():
+    watch, saves = ValidationWatch(TrainConfig(eval_every=5, keep_best=True), None, ""), []
+    for step, (bits, fits) in enumerate([(3.0, True), (1.0, False), (2.0, True), (2.5, True)]):
+        assert not ends(watch, step, bits, lambda bits=bits, fits=fits: saves.append(bits) or fits)
+    assert saves == [3.0, 1.0, 2.0]
+    assert (watch.best.bits_per_byte, watch.best.step, watch.since) == (2.0, 2, 1)
+
+
+@each_of(
+    ("end", "more", "rose"),
+    [
+        (2.01, [], False), (2.03, [], True), (2.03, [1, 1, 1], True),  # too few: 1 %
+        (2.01, [0.9, 1, 1.1, 1], True), (2.03, [9, -8, 8, -5], False),
+    ],
+)  # fmt: skip
+def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best_is_taken(
+    tmp_path, end, more, rose
+):
+    run, messages = saved_run(tmp_path, step=0), []
+    save(run, step=1, state={"best": {"bits_per_byte": 2.0, "step": 1}})
+    checkpoint.mark_best(run, run.checkpoints / "step-00000001")
+    last = save(run, step=2)
+    watch = ValidationWatch(TrainConfig(eval_every=1), None, "")
+    own = (40.0, 50.0, 60.0, 70.0)[: len(more)]
+    watch.best = BestScore(bits_per_byte=2.0, step=1, nats=own)
+    now = Progress(step=2, val_bits_per_byte=end, val_step=2, val_bytes=160)
+    nats = [a + b for a, b in zip(own, more, strict=True)]
+    watch.close(run, last, mock.Mock(val_nats=nats, progress=lambda: now), messages.append)
+    assert checkpoint.best(run).name == "step-00000001"
+    assert [line.startswith("validation loss rose") for line in messages] == [True] * rose
+    result = {"steps": 2, "val_bits_per_byte": end}
+    status = {"status": "done", "checkpoint": str(last), "result": result}
+    run.write_status({**status, "best": watch.to_json()})
+    chosen = checkpoint.choose(run)
+    assert chosen == (checkpoint.best(run) if rose else last)
+    assert run.model.resolve() == chosen.resolve()
+    card.write(run, SMALL)
+    how = {"weights": "float32", "mode": "checkpoint", "wait_s": 0, "say": print, "pause": print}
+    source, *_, path = open_source(str(run.directory), tmp_path, **how)  # of generate, eval, serve
+    source.close()
+    assert path == chosen
+    assert main(["convert", str(run.directory), str(tmp_path / "hf"), "--to", "hf", "--quiet"]) == 0
+    of_best = (checkpoint.best(run) / "README.md").read_text()
+    assert "2.000 bits per byte of validation text at step 1, the best of training" in of_best
+    assert ("the best of training" in (tmp_path / "hf" / "README.md").read_text()) == rose
+
+
+@pytest.mark.parametrize(("every", "saved"), [("10s", [True, False, True]), (5, [True] * 3)])
+def test_saves_of_the_best_at_an_interval_of_time_take_a_twentieth_of_it(
+    tmp_path, monkeypatch, every, saved
+):
+    run, times = mock.Mock(run=saved_run(tmp_path, step=1)), iter([0, 2e9] * 3)
+    run.plan.config.eval_every = TrainConfig(eval_every=every).eval_every
+    run.clock.seconds.side_effect = [10.0, 39.0, 41.0]
+    monkeypatch.setattr(checkpoints, "monotonic_ns", lambda: next(times))
+    saves = checkpoints.Checkpoints(run, None, None)
+    saves.save_now_and_then = lambda what: run.run.checkpoints / "step-00000001"
+    assert [saves.save_best() for _ in range(3)] == saved
+
+
+def test_the_best_is_kept_by_default_where_a_run_evaluates():
+    assert TrainConfig().keeps_best
+    assert not TrainConfig(eval_every=0).keeps_best
+    assert not TrainConfig(keep_best=False, patience=3).keeps_best
+
+
+def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
+    watch = ValidationWatch(TrainConfig(eval_every=5, stop_at_loss=2.0, keep_best=False), None, "")
+    assert [ends(watch, k, bits, pytest.fail) for k, bits in enumerate((2.1, 2.0))] == [False, True]
+    assert "stop_at_loss is 2" in watch.ended
+
+
+# -- what is shown ---------------------------------------------------------------------------------
+
+VERDICT = "does not beat them"
+
+
+@pytest.fixture
+def interrupted_run(tmp_path, monkeypatch):
+    """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
+    at = {True: {"val_bits_per_byte": 2.355, "val_step": 100}}
+    metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "marks": {COUNTS: 1.4}}
+               for k, line in enumerate(lines(20))]  # fmt: skip
+    validation = {**VALIDATION, "share": 1.0}
+    status = {
+        "status": "interrupted",
+        "result": {"steps": 400, **at[True]},
+        "validation": validation,
+    }
+    monkeypatch.chdir(tmp_path)
+    return write_run(tmp_path / "runs", metrics=metrics, status=status)
+
+
+def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(interrupted_run, capsys):
+    folder = interrupted_run.directory
+    for command in ("show", "watch", "plot", "report", "runs"):
+        assert main([command, *[str(folder)] * (command != "runs")]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        if command == "report":
+            shown = (folder / "report.html").read_text()
+        assert "at step 100 of 400" in shown, command
+        assert VERDICT not in shown
+    assert "at step 100 of 400" in str(tiles(RunRecord(interrupted_run)))
+
+
+# -- real runs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the_end_has_a_verdict(
+    tmp_path,
+):
+    result = train(small_config(tmp_path, steps=4, eval_every="1h"))
+    assert (result.val_tokens, result.val_bytes, result.final_tokens) == (1024, 1024, 3124)
+    bits, final = result.val_bits_per_byte, result.final_bits_per_byte
+    part = f"{bits:.3f} bits per byte of the same 33% as in every evaluation"
+    assert f"validation text: {part}; {final:.3f} of all of it\n" in summary(result)
+    cut = replace(result, final_share=0.38)
+    assert f"; {final:.3f} of 38%\n" in summary(cut)
+    assert VERDICT in summary(cut)
+    early = replace(result, val_step=2, final_bits_per_byte=None)
+    at = "bits per byte at step 2 of 4 of the same 33% as in every evaluation"
+    assert f"{bits:.3f} {at}; the end was not evaluated" in summary(early)
+    assert VERDICT not in summary(early)
+    assert early.to_json()["val_at_end"] is False
+
+
+def that_is_killed(pipe, job, where, often):
+    """A worker that is killed when it scores the part, or the larger text. Children import it."""
+    score, mark = TextJobs.score, job.run_dir / "killed"
+
+    def killed(jobs, place):
+        is_larger = place >= jobs.part.batches
+        if is_larger == (where == "larger") and (often or not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return score(jobs, place)
+
+    TextJobs.score = killed
+    worker_process.main(pipe, job)
+
+
+@pytest.mark.slow
+def test_batches_of_a_dead_worker_are_scored_by_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_process, "main", partial(that_is_killed, where="part", often=False))
+    result = train(small_config(tmp_path, steps=4, eval_every="1h"))
+    assert (result.status, result.restarts, result.val_tokens) == ("done", 1, 1024)
+    assert result.final_share == 1.0
+    assert main(["eval", result.run, "--json"]) == 0
+
+
+@pytest.mark.slow
+def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_without_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(worker_process, "main", partial(that_is_killed, where="larger", often=True))
+    messages = Messages()
+    config = small_config(tmp_path, steps=4, eval_every="1h", restarts=1)
+    result = train(config, observer=messages)
+    assert (result.status, result.steps, result.restarts) == ("done", 4, 1)
+    assert (result.val_at_end, result.val_tokens) == (True, 1024)
+    assert result.final_bits_per_byte is None
+    (line,) = [text for text in messages if "larger validation score is left out" in text]
+    assert "worker 1 (mlx:cpu) died 2 times in 10 minutes (last: signal SIGKILL" in line
+    assert Run(Path(result.run)).read_status()["status"] == "done"
+
+
+def test_a_resumed_run_keeps_its_text_unless_another_size_is_asked_for(tmp_path):
+    options = {"eval_every": "1h", "steps": 1}
+    first = train(small_config(tmp_path, val_subset_tokens=512, **options))
+    for size, n_bytes in ((None, 512), (2048, 2048)):
+        config = small_config(tmp_path, resume=first.run, val_subset_tokens=size, **options)
+        part = make_plan(config).validation
+        assert part.asked_bytes == n_bytes
+        assert (part.text == first.val_text) == (size is None)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(tmp_path, capsys):
+    first = train(small_config(tmp_path, steps=1))
+    path = Path(str(first.checkpoint)) / "state.json"
+    record = json.loads(path.read_text())
+    for name in ("validation", "strategy"):
+        del record["state"][name]
+    record["sha256"] = manifest._own_digest(record)
+    path.write_text(json.dumps(record))
+    assert main(["train", "--resume", str(first.run), "--steps", "1"]) != 0
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{path.parent} has no strategy, validation: another version of mlxhog wrote it" in error
+    assert f"mlxhog train --init-from {path.parent}" in error
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    """A run that cannot get better, and its messages."""
+    folder, messages = tmp_path_factory.mktemp("patient"), Messages()
+    constant = {"lr": 1e-30, "schedule": "constant", "weight_decay": 0.0}
+    config = small_config(folder, steps=100_000, eval_every=5, patience=2, **constant)
+    return folder, train(config, observer=messages), messages
+
+
+@pytest.mark.slow
+def test_a_run_without_a_new_best_ends_early_and_its_best_is_found_by_name_and_path(
+    patient, capsys
+):
+    folder, result, messages = patient
+    assert result.status == "done"
+    assert 15 <= result.steps < 100_000
+    assert any("2 validation evaluations without a new best (patience)" in m for m in messages)
+    run = Run(Path(result.run))
+    best = checkpoint.best(run)
+    assert best != checkpoint.latest(run)
+    assert (run.checkpoints / "best").is_symlink()
+    for spec in (f"{run.name}/best", "latest/best", str(run.checkpoints / "best")):
+        assert checkpoint.locate(spec, folder / "runs") == best.resolve()
+        assert checkpoint.resumable(spec, folder / "runs") == (run, best)
+    words = ["generate", str(run.checkpoints / "best"), "--prompt", "lock", "--max-new-tokens", "3"]
+    assert main([*words, "--backend", "mlx:cpu"]) == 0
+
+
+@pytest.mark.slow
+def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patient):
+    folder, result, _ = patient
+    saved = checkpoint.load(checkpoint.best(Run(Path(result.run))))
+    config = small_config(folder, steps=3, eval_every=5, patience=2, resume=f"{result.run}/best")
+    plan = make_plan(config)
+    assert plan.resumption.checkpoint.step == saved.step
+    watch = ValidationWatch(config, plan.resumption, plan.validation.text)
+    assert watch.best.bits_per_byte == saved.state["best"]["bits_per_byte"]
+    assert watch.best.nats
+    assert ValidationWatch(config, plan.resumption, "another text").best is None
+    with pytest.raises(ConfigError, match="without a new best"):
+        make_plan(small_config(folder, steps=None, resume=result.run))
+
+
+class Interrupting(Messages):
+    """Interrupts after the first evaluation and a step, and in the next one as often again."""
+
+    def __init__(self, again=0):
+        super().__init__()
+        self.again, self.done = again, False
+
+    def __call__(self, progress):
+        super().__call__(progress)
+        is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
+        if not self.done and progress.val_step is not None and progress.step > progress.val_step:
+            self.done = True
+            signal.raise_signal(signal.SIGINT)
+        elif self.done and self.again and is_evaluating:
+            self.again -= 1
+            signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(tmp_path, again=0):
+    config = small_config(tmp_path, steps=100_000, eval_every=2, val_subset_tokens=10**6)
+    messages = Interrupting(again)
+    result = train(config, observer=messages)
+    saved = f"saved step-{result.steps:08}"
+    assert messages.index("finishing the step; again stops at once") < messages.index(saved)
+    return result
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_has_the_score_of_its_checkpoint(tmp_path, capsys):
+    result = interrupted(tmp_path)
+    assert (result.status, result.val_step, result.val_share) == ("interrupted", result.steps, 1.0)
+    assert main(["eval", result.run, "--json"]) == 0
+    bits = json.loads(capsys.readouterr().out)["bits_per_byte"]
+    assert bits == pytest.approx(result.val_bits_per_byte, abs=1e-5)
+    metrics = Run(Path(result.run)).read_metrics()
+    scored = [line["val_step"] for line in metrics if line["val_loss"] is not None]
+    assert sorted(set(scored)) == scored
+    assert scored[-1] == result.steps
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
+    tmp_path, monkeypatch
+):
+    ask = evaluation.Evaluations.ask_for_next
+
+    def ask_once(evaluations):
+        if not evaluations._run.monitor.evaluations:
+            ask(evaluations)
+
+    monkeypatch.setattr(evaluation.Evaluations, "ask_for_next", ask_once)
+    monkeypatch.setattr(evaluation, "INTERRUPTED_S", 0.0)
+    result = interrupted(tmp_path)
+    assert result.val_step < result.steps
+    assert f"at step {result.val_step} of {result.steps}" in summary(result)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_the_evaluation_and_keeps_the_checkpoint(tmp_path):
+    result = interrupted(tmp_path, again=1)
+    assert result.status == "interrupted"
+    assert Path(result.checkpoint).is_dir()
