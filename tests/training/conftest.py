@@ -68,8 +68,8 @@ class Deadly(runs.Training):
         self._kill_at("pause")
         return super().holding_still()
 
-    def change(self, *args):
-        super().change(*args)
+    def continue_by(self, *args):
+        super().continue_by(*args)
         self._kill_at("choice")
 
     def ready(self):

@@ -15,7 +15,6 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import sizes
 from mlxhog.training.plan.batch_size import alike
 from mlxhog.training.plan.values import TextPlan, passes
-from mlxhog.training.supervisor import arena_state as state
 
 MAX_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
@@ -35,7 +34,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     budget, epoch_tokens = plan.budget, plan.epoch_tokens
     is_scored = config.eval_every.on and config.follow is None
     counts_bytes, counts_s = validation_set.ngram_cost(train) if is_scored else (0, 0.0)
-    checkpoint_bytes, kept = state.n_bytes(plan), config.keep_last + config.keeps_best
+    checkpoint_bytes, kept = plan.checkpoint_bytes, config.keep_last + config.keeps_best
     seconds = budget.seconds
     if rate is not None and read is not None:  # its steps or tokens may end sooner
         needed = read * epoch_tokens / rate

@@ -177,6 +177,14 @@ class TextPlan(Plan):
         return max(way.layout.total_bytes for way in self._ways)
 
     @property
+    def checkpoint_bytes(self) -> int:
+        """Estimate of the size of a checkpoint."""
+        private = self.strategy.workers * [f"{name}.1" for name in self.optimizer.state_segments]
+        shared = (*self.optimizer.shared_segments, *self.strategy.kept_segments())
+        parts = [self.layout.parts(name) for name in ("params", *private, *shared)]
+        return 4 * sum(slot.size for part in parts for slot in part.values())
+
+    @property
     def worker_bytes(self) -> int:
         """Estimate of the private memory of one worker: a gradient, and the process itself."""
         return WORKER_BASE_BYTES + self.memory.of_batch(self.config.micro_batch)

@@ -303,15 +303,7 @@ def dump(
     return {**moments.arrays, **link}, state
 
 
-def n_bytes(plan: TextPlan) -> int:
-    """Estimate the size of a checkpoint."""
-    private = plan.strategy.workers * [f"{name}.1" for name in plan.optimizer.state_segments]
-    shared = plan.optimizer.shared_segments
-    segments = ("params", *private, *shared, *plan.strategy.kept_segments())
-    return 4 * sum(slot.size for name in segments for slot in plan.layout.parts(name).values())
-
-
-# -- checkpoints, and joining ----------------------------------------------------------------------
+# -- joining ----------------------------------------------------------------------
 
 
 def inherit(arena: Arena, slot: int, private: tuple[str, ...], *, one_state: bool = False) -> None:

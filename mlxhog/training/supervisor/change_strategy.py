@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.arena.process import WatchedTime
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.progress import Activity, Doing
 from mlxhog.training.plan.strategy_rule import (
     ABSENT_S,
     BEGIN_AT,
@@ -23,16 +20,15 @@ from mlxhog.training.plan.strategy_rule import (
     rounds_would_lose,
     title,
 )
-
-if TYPE_CHECKING:
-    from mlxhog.training.supervisor.training import Training
+from mlxhog.training.supervisor.reporting import Reporter
+from mlxhog.training.supervisor.run_handle import RunHandle
 
 
 class Changes:
     """Decides on changes of the strategy of one run; used by the thread that supervises it."""
 
-    def __init__(self, run: Training) -> None:
-        self._run, self._ends = run, 0
+    def __init__(self, run: RunHandle, reporter: Reporter) -> None:
+        self._run, self._reporter, self._ends = run, reporter, 0
         self._share = rounds_share(run.plan)
         self._watched = WatchedTime()
         self._max_lost = max_lost(run.strategy.workers)
@@ -64,7 +60,7 @@ class Changes:
             done = run.budget.progress(
                 steps=run.steps_done(),
                 tokens=run.arena.counters.load("tokens"),
-                seconds=run.monitor.clock.seconds(),
+                seconds=run.clock.seconds(),
             )
             if done > self._share - 1e-6:
                 self.end_rounds(f"{self._share:.0%} of the budget is used (async_after)")
@@ -111,24 +107,12 @@ class Changes:
 
         `lost` is the share of gradients that rounds lose, if that is the reason.
         """
-        run, old, doing = self._run, self._run.plan, Doing(Activity.CHANGING)
+        old = self._run.plan
         new = replace(old.changed(), workers=old.workers, kernels=old.kernels)
-        with run.paused(Activity.CHANGING) as still:
-            # Rounds take tickets by number: one that a dead worker left below others comes first.
-            if not still or (new.strategy.numbered and run.ledger.position()["done"]):
-                return False
-            run.until(run.are_recalled, doing, even_if_interrupted=True)
-            run.settle()
-            done, tokens = run.steps_done(), run.arena.counters.load("tokens")
-            run.sent_before = done, run.network_bytes()
-            run.checkpoints.change(old, new)
-            run.change(new, new.budget.continuing(run.budget, done), done, tokens)
-            run.reporter.plan, run.monitor.budget = new, run.budget
-            name = new.strategy.name
-            run.monitor.note(strategy=name)
-            with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
-                run.write_config()
+        name = new.strategy.name
+
+        def tell() -> None:
             line = f"strategy {title(name)}: {why}"
-            run.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            run.until(run.ready, doing, even_if_interrupted=True)
-        return True
+            self._reporter.report(line, kind="strategy", strategy=name, lost=lost)
+
+        return self._run.change_strategy(new, tell)

@@ -9,21 +9,28 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import Refused
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.training.plan.values import TextPlan
-from mlxhog.training.supervisor.arena_state import change, dump
+from mlxhog.training.supervisor.arena_state import dump
 from mlxhog.training.supervisor.early_stopping import ValidationWatch
 from mlxhog.training.supervisor.evaluations import EVALUATING_PART
+from mlxhog.training.supervisor.reporting import Reporter
+from mlxhog.training.supervisor.run_handle import RunHandle
 
 if TYPE_CHECKING:
     from mlxhog.arena.published import Publisher
-    from mlxhog.training.supervisor.training import Training
 
 
 class Checkpoints:
     """The checkpoints of a run, while it trains and at its end."""
 
-    def __init__(self, run: Training, watch: ValidationWatch, publisher: Publisher | None) -> None:
-        self._run, self._watch, self._publisher = run, watch, publisher
+    def __init__(
+        self,
+        run: RunHandle,
+        reporter: Reporter,
+        watch: ValidationWatch,
+        publisher: Publisher | None,
+    ) -> None:
+        self._run, self._reporter = run, reporter
+        self._watch, self._publisher = watch, publisher
         self.newest: Path | None = None
         self._best_s = 0.0  # that saves of the best took
 
@@ -52,9 +59,9 @@ class Checkpoints:
             },
             tokenizer=plan.data.tokenizer,
             keep_last=plan.config.keep_last,
-            note=run.reporter.report_once,
+            note=self._reporter.report_once,
         )
-        run.reporter.record("checkpoint", path=self.newest)
+        self._reporter.record("checkpoint", path=self.newest)
         return self.newest
 
     def save_while_training(self) -> Path:
@@ -78,10 +85,6 @@ class Checkpoints:
                 return self.save()
             except (EnvironmentLacks, CheckpointError) as error:
                 raise Refused(str(error), error.exit_code) from error
-
-    def change(self, old: TextPlan, new: TextPlan) -> None:
-        """See `change`, of the run's arena."""
-        change(old, new, self._run.arena)
 
     def save_now_and_then(self, what: str = "checkpoint") -> Path | None:
         """Save while training; a refusal is reported, and training continues."""

@@ -8,7 +8,7 @@ does not count. If a worker dies at the end, a new round begins at the first bat
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.progress import BASE, Activity, Doing
 from mlxhog.training.plan.validation_subset import ScoreSums
-
-if TYPE_CHECKING:
-    from mlxhog.training.supervisor.training import Training
+from mlxhog.training.supervisor.run_handle import RunHandle
 
 EVALUATING_PART = 0.05  # of the time, at most, for evaluations by time, and for saves of the best
 INTERRUPTED_S = 5.0  # limit of the evaluation after an interrupt
@@ -31,7 +29,7 @@ GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
 class Evaluations:
     """The evaluations of a run, one after the other; the monitor gets their scores."""
 
-    def __init__(self, run: Training) -> None:
+    def __init__(self, run: RunHandle) -> None:
         # Of each worker's own parameters, where the model is their average.
         self.copies_bits_per_byte: list[float] = []
         self._run, self._part, self._counters = run, run.plan.validation, run.arena.counters
@@ -212,7 +210,7 @@ class Evaluations:
         return True
 
 
-def write_sample(run: Training) -> None:
+def write_sample(run: RunHandle) -> None:
     """Let a worker write a sample of text after the training; report a missing one."""
     monitor, samples, reason = run.monitor, run.monitor.samples, "no worker was free in time"
     run.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))

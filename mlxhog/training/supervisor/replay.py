@@ -46,7 +46,7 @@ from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.values import Job, TextPlan
-from mlxhog.training.supervisor import arena_state as state
+from mlxhog.training.supervisor import arena_state
 from mlxhog.training.worker import loop as worker
 from mlxhog.training.worker.steps import Steps
 
@@ -232,7 +232,7 @@ def replay(run: Run, *, ignore_versions: bool = False) -> ReplayResult:
     every = [process for slot in slots for process in slot]
     with ExitStack() as stack:
         arena = stack.enter_context(Arena.create(plan.layout, write=plan.writers.write))
-        state.load(plan, arena, Ledger(arena))
+        arena_state.load(plan, arena, Ledger(arena))
         if differ := differing(arena, header.initial_sha256):
             raise CheckpointError(
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "

@@ -29,7 +29,6 @@ from mlxhog.models import registry
 from mlxhog.progress import EVALUATED, REFERENCE_BITS_PER_BYTE, Doing, Progress, Result
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor.monitor import Monitor
-from mlxhog.training.supervisor.session import Session
 
 if TYPE_CHECKING:
     from mlxhog.display.trackers import Trackers
@@ -236,7 +235,7 @@ class Reporter:
             }
         )
 
-    def result(self, session: Session, **more: Any) -> Result:
+    def result(self, **more: Any) -> Result:
         """The result of the run, with the fields that only the caller knows."""
         plan = self.plan
         return Result.of(
@@ -245,8 +244,6 @@ class Reporter:
             start_s=self.monitor.start_s,
             val_text=plan.validation.text,
             val_of_completions=plan.data.val.prompts is not None,
-            restarts=session.restarts,
-            torn=session.torn,
             emulated_before=plan.emulated_before,
             **more,
         )

@@ -19,7 +19,8 @@ optimizer state and the step counter of the worker with the most steps, copied w
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from mlxhog.arena.requests import ControlRequest, Refused, RunServer
 from mlxhog.base import machine
@@ -28,11 +29,11 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.progress import Activity, Doing
 from mlxhog.training.plan import kernel_choice
-from mlxhog.training.supervisor import arena_state as state
-
-if TYPE_CHECKING:
-    from mlxhog.training.plan.values import TextPlan
-    from mlxhog.training.supervisor.training import Training
+from mlxhog.training.plan.values import TextPlan
+from mlxhog.training.supervisor import arena_state
+from mlxhog.training.supervisor.change_strategy import Changes
+from mlxhog.training.supervisor.checkpoints import Checkpoints
+from mlxhog.training.supervisor.run_handle import RunHandle
 
 SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
 """Activities after which the run trains."""
@@ -47,8 +48,15 @@ _Answer = dict[str, Any]
 class Requests:
     """Answers the requests to one run; used by the thread that polls its workers."""
 
-    def __init__(self, run: Training, server: RunServer) -> None:
+    def __init__(
+        self,
+        run: RunHandle,
+        server: RunServer,
+        checkpoints: Checkpoints,
+        changes: Callable[[], Changes | None],
+    ) -> None:
         self._run, self._server = run, server
+        self._checkpoints, self._changes = checkpoints, changes
         self._waiting: deque[ControlRequest] = deque()
 
     def serve(self, doing: Doing | None) -> None:
@@ -99,7 +107,7 @@ class Requests:
     def _status(self, doing: str) -> _Answer:
         run = self._run
         steps, tokens, seconds = run.monitor.totals()
-        fixed = run.plan.strategy.fixed and run.changes is None
+        fixed = run.plan.strategy.fixed and self._changes() is None
         return {
             "doing": doing,
             "step": steps,
@@ -113,12 +121,12 @@ class Requests:
         }
 
     def _stop(self) -> _Answer:
-        self._run.signals.end()
+        self._run.interrupt()
         self._run.report("stopping, by mlxhog stop: finishing the step, then a checkpoint")
         return {"message": "the run finishes its step, saves a checkpoint and ends"}
 
     def _checkpoint(self) -> _Answer:
-        return {"path": str(self._run.checkpoints.save_while_training())}
+        return {"path": str(self._checkpoints.save_while_training())}
 
     def _sample(self) -> _Answer:
         self._run.ask("sample")
@@ -148,7 +156,7 @@ class Requests:
                 raise Refused("the workers did not pause, so none can join now")
             for slot in free[: len(specs)]:
                 private = tuple(plan.optimizer.state_segments)
-                state.inherit(run.arena, slot, private, one_state=plan.strategy.one_state)
+                arena_state.inherit(run.arena, slot, private, one_state=plan.strategy.one_state)
         try:
             run.join(list(zip(free, specs, forms, strict=False)))
         except EnvironmentLacks as error:
@@ -188,8 +196,8 @@ class Requests:
 
     def _elastic(self) -> TextPlan:
         """The plan of a run whose workers may come and go; ends its rounds first."""
-        if self._run.changes is not None:
-            self._run.changes.end_rounds("workers join and leave without rounds")
+        if (changes := self._changes()) is not None:
+            changes.end_rounds("workers join and leave without rounds")
         if why := self._run.plan.strategy.fixed:
             raise Refused(
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "

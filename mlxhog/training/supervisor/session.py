@@ -76,7 +76,7 @@ class Session(Processes):
         self.command(ControlCommand.TRAIN)
         return began_ns
 
-    def change(self, plan: Plan, budget: Budget, done: int, tokens: int) -> None:
+    def continue_by(self, plan: Plan, budget: Budget, done: int, tokens: int) -> None:
         """Continue by another plan, for which the arena is filled; all workers are recalled.
 
         They must hold still until they are `ready` again. `done` and `tokens` are the steps of this

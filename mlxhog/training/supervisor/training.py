@@ -47,8 +47,7 @@ from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.sizes import overfitting
 from mlxhog.training.plan.strategy_rule import rounds_before
 from mlxhog.training.plan.values import TextPlan
-from mlxhog.training.supervisor import arena_state as state
-from mlxhog.training.supervisor import run_folder
+from mlxhog.training.supervisor import arena_state, run_folder
 from mlxhog.training.supervisor.change_strategy import Changes
 from mlxhog.training.supervisor.checkpoints import Checkpoints
 from mlxhog.training.supervisor.early_stopping import ValidationWatch
@@ -135,7 +134,7 @@ class Training(Session):
         self.changes: Changes | None = None  # of the strategy; None for one that stays
         self._notes = [*plan.notes, *plan.data.notes, self.arena.note, disk.note(folder)]
         self._notes.append(overfitting(plan, preview.epochs(plan)) or "")
-        state.load(plan, self.arena, self.ledger, self._notes.append)
+        arena_state.load(plan, self.arena, self.ledger, self._notes.append)
         self.sent_before = (0, 0 if earlier is None else int(earlier.state["network_bytes"]))
         self.reporter = Reporter(plan, run, self.arena, observer)
         # After signals are no longer counted, so that one can end a tracker's wait for a network.
@@ -163,7 +162,7 @@ class Training(Session):
         self._watch.mark(self.monitor)
         if plan.config.follow is None:
             self.monitor.epoch = lambda: self.ledger.count_done() / self.ledger.n
-        self.checkpoints = Checkpoints(self, self._watch, self._publisher)
+        self.checkpoints = Checkpoints(self, self.reporter, self._watch, self._publisher)
         self._stack, self._began_ns = stack, began_ns
         self._status = RUNNING
         self._unsaved: EnvironmentLacks | None = None
@@ -171,7 +170,7 @@ class Training(Session):
         if plan.config.keep_awake:
             self._notes.append(stack.enter_context(darwin.awake()))
         self._evaluations = Evaluations(self)
-        self._requests = Requests(self, server)
+        self._requests = Requests(self, server, self.checkpoints, lambda: self.changes)
 
     # -- the run from its start to its end -------------------------------------------------------
 
@@ -213,7 +212,7 @@ class Training(Session):
             return
         schedule = config.schedule
         if self.plan.other and not (isinstance(schedule, Falling) and schedule.epochs):
-            self.changes = Changes(self)  # that schedule counts equal steps
+            self.changes = Changes(self, self.reporter)  # that schedule counts equal steps
         if config.init_from is not None and self.plan.resumption is None and config.eval_every.on:
             self._evaluations.score_base()
         monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
@@ -287,8 +286,9 @@ class Training(Session):
         with suppress(CheckpointError):
             newest = str(checkpoint.latest(self.run))
         self.result = result = reporter.result(
-            self,
             status=self._status,
+            restarts=self.restarts,
+            torn=self.torn,
             checkpoint=None if (path := self.checkpoints.newest) is None else str(path),
             newest_checkpoint=newest,
             error=None if failure is None else _text_of(failure),
@@ -429,6 +429,33 @@ class Training(Session):
             error.say_more(text)
         else:
             error.add_note(f"mlxhog: the run is ended by this error; {text}")
+
+    # -- what its parts decide -------------------------------------------------------------------
+
+    def change_strategy(self, new: TextPlan, tell: Callable[[], None]) -> bool:
+        """Continue by another plan if all workers hold still, and tell of it; whether they do."""
+        doing = Doing(Activity.CHANGING)
+        with self.paused(Activity.CHANGING) as still:
+            # Rounds take tickets by number: one that a dead worker left below others comes first.
+            if not still or (new.strategy.numbered and self.ledger.position()["done"]):
+                return False
+            self.until(self.are_recalled, doing, even_if_interrupted=True)
+            self.settle()
+            done, tokens = self.steps_done(), self.arena.counters.load("tokens")
+            self.sent_before = done, self.network_bytes()
+            arena_state.change(self.plan, new, self.arena)
+            self.continue_by(new, new.budget.continuing(self.budget, done), done, tokens)
+            self.reporter.plan, self.monitor.budget = new, self.budget
+            self.monitor.note(strategy=new.strategy.name)
+            with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
+                self.write_config()
+            tell()
+            self.until(self.ready, doing, even_if_interrupted=True)
+        return True
+
+    def interrupt(self) -> None:
+        """Let the run finish its step, save and end, as one Ctrl-C does."""
+        self.signals.end()
 
     # -- what others see -------------------------------------------------------------------------
 

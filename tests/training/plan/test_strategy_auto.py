@@ -24,7 +24,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.training.plan import strategy_rule as choose_strategy
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.strategy_rule import LOCK_FREE, ROUNDS, StepTime, by_likelihood, gain
-from mlxhog.training.supervisor import arena_state as state
+from mlxhog.training.supervisor import arena_state
 from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.arena_state import change
 from tests.pairs import each_of
@@ -173,7 +173,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
 def test_a_change_needs_little_memory_and_averages_the_moments_of_workers_bit_for_bit(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(state, "MEAN_FLOATS", 1000)
+    monkeypatch.setattr(arena_state, "MEAN_FLOATS", 1000)
     rng = np.random.default_rng(0)
     config = small_config(
         tmp_path, **AUTO, optimizer="adamw", moments="private", lr=None, model="tiny"
@@ -309,8 +309,8 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
     class ComesAtTheChange(runs.Training):
         """Its late worker begins at the first change of the strategy, and is there from then on."""
 
-        def change(self, *args):
-            super().change(*args)
+        def continue_by(self, *args):
+            super().continue_by(*args)
             rule(MAX_LOST=1.0, ABSENT_S=math.inf)
             counters, late_ns = self.arena.counters, late_s * 10**9
             if monotonic_ns() - counters.load("start_ns") < late_ns:

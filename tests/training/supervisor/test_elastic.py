@@ -15,7 +15,7 @@ from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.models.spec import ParamSpec
-from mlxhog.training.supervisor import arena_state as state
+from mlxhog.training.supervisor import arena_state
 from mlxhog.training.supervisor import training as runs
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
@@ -153,7 +153,7 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
             for kind in kinds:
                 arena.segment(f"{kind}.{slot}")[...] = steps
         arena.segment("residual.3")[...] = 5.0  # of a worker that left
-        state.inherit(arena, 3, kinds)
+        arena_state.inherit(arena, 3, kinds)
         assert arena.workers.entry(3).opt_step == 9
         assert [arena.segment(f"{kind}.3").tolist() for kind in kinds] == [
             [value] * arena.layout.n_floats for value in (9.0, 0.0, 0.0)
@@ -165,6 +165,6 @@ def test_the_one_state_of_all_workers_stays_when_its_slot_is_taken_again():
     with Arena.create(plan(params, max_workers=2, private=("m",), n_tickets=1)) as arena:
         arena.workers.entry(1).opt_step, arena.segment("m.1")[...] = 7, 3.0
         arena.workers.acquire_slot(slot=2).state = WorkerState.RUNNING
-        state.inherit(arena, 1, ("m",), one_state=True)
+        arena_state.inherit(arena, 1, ("m",), one_state=True)
         assert arena.workers.entry(1).opt_step == 7
         assert (arena.segment("m.1") == 3.0).all()

@@ -214,7 +214,7 @@ def test_saves_of_the_best_at_an_interval_of_time_take_a_twentieth_of_it(
     run.plan.config.eval_every = TrainConfig(eval_every=every).eval_every
     run.clock.seconds.side_effect = [10.0, 39.0, 41.0]
     monkeypatch.setattr(checkpoints, "monotonic_ns", lambda: next(times))
-    saves = checkpoints.Checkpoints(run, None, None)
+    saves = checkpoints.Checkpoints(run, None, None, None)
     saves.save_now_and_then = lambda what: run.run.checkpoints / "step-00000001"
     assert [saves.save_best() for _ in range(3)] == saved
 
