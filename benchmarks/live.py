@@ -97,7 +97,7 @@ def promises(findings, chosen):
                 versions.add(loaded.version)
                 whole += loaded.consistent
                 try:
-                    check(loaded, backend.inbox, run.arena)
+                    check(loaded, backend.param_buffer, run.arena)
                 except AssertionError:
                     broken += 1
             seconds = time.perf_counter() - began

@@ -69,20 +69,22 @@ class Writer:
             self._dense[slot.offset : slot.offset + slot.size] = slot.kind != "rows"
         self.backend = backends.create("torch:cpu", threads=2, kernels="auto")
         self.backend.bind(model, layout)
-        inbox, hidden = self.backend.inbox, families.hidden_matrices(model)
-        opened.copy_into({name: parameter(inbox, slot) for name, slot in layout.slots.items()})
+        param_buffer, hidden = self.backend.param_buffer, families.hidden_matrices(model)
+        opened.copy_into(
+            {name: parameter(param_buffer, slot) for name, slot in layout.slots.items()}
+        )
         decay = frozenset(name for name, one in spec.items() if one.decay)
         config = optim.for_model(config, model.hidden_size, hidden, 1)
-        self._written = OwnSteps(config, layout.slots, inbox, decay, hidden)
+        self._written = OwnSteps(config, layout.slots, param_buffer, decay, hidden)
 
     def learn(self, batch):
         """Take one step at the full learning rate; returns `SHARES` of it."""
-        inbox = self.backend.inbox
+        param_buffer = self.backend.param_buffer
         self.backend.refresh()
-        grads, before = self.backend.loss_and_grads(batch)[1], inbox[self._dense]
+        grads, before = self.backend.loss_and_grads(batch)[1], param_buffer[self._dense]
         zeros = [self._zeros(grads, tables=tables) for tables in (True, False)]
-        inbox += self._written.step(grads)
-        size = np.abs(inbox[self._dense].astype(np.float64) - before)
+        param_buffer += self._written.step(grads)
+        size = np.abs(param_buffer[self._dense].astype(np.float64) - before)
         spacings = np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45))
         return [*zeros, spacings, unmoved(before, size, 23), unmoved(before, size, 7)]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mlxhog.config.options import option
 from mlxhog.optim.gradients import Grads
-from mlxhog.strategies.delays import Paced
+from mlxhog.strategies.delays import SpeedRescaled
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
 from mlxhog.strategies.look_ahead import LookAhead
 
@@ -19,14 +19,16 @@ class Worker(HogwildWorker):
         context, held, share = self.context, dict(grads), self.strategy.share
         for name, slot in context.arena.layout.slots.items():
             at = slice(slot.offset, slot.offset + slot.size)
-            moved = context.arena.params[at] - context.backend.inbox[at]
+            moved = context.arena.params[at] - context.backend.param_buffer[at]
             if isinstance(grad := grads[name], np.ndarray):  # others are rows of it
                 held[name] = np.where(grad * moved.reshape(slot.shape) > 0, share * grad, grad)
         return held
 
 
 @dataclass(frozen=True, kw_only=True)
-class MyStrategy(LookAhead, Paced, LockFree):  # so it has --predict, --staleness-lr and others
+class MyStrategy(
+    LookAhead, SpeedRescaled, LockFree
+):  # so it has --predict, --staleness-lr and others
     """A strategy of your own: lock-free workers that hardly undo what others have just done."""
 
     name, about = "my_strategy", "lock-free workers that hardly undo what others have just done"

@@ -86,7 +86,7 @@ def load_backend(name, cfg, *, threads=1, kernels="auto", layout=None):
     backend.bind(cfg, layout)
     for parameter, value in families.init_params(cfg, 0).items():
         slot = layout.slots[parameter]
-        backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
+        backend.param_buffer[slot.offset : slot.offset + slot.size] = value.ravel()
     backend.refresh()
     return backend
 
@@ -100,7 +100,7 @@ def training_step(size, threads, backend="torch:cpu"):
         Arena.create(layout),
         load_backend(backend, model, threads=threads, layout=layout),
     )
-    shared.params[:] = worker.inbox[: len(shared.params)]
+    shared.params[:] = worker.param_buffer[: len(shared.params)]
     own = UpdateTarget(
         flat=shared.params, slots=layout.slots, locks=shared.locks(1), shared={},
         mode=updates.WRITE_MODES[shared.write],
@@ -111,7 +111,7 @@ def training_step(size, threads, backend="torch:cpu"):
 
     def step():
         nonlocal steps
-        updates.snapshot(worker.inbox, shared.params)
+        updates.snapshot(worker.param_buffer, shared.params)
         worker.refresh()
         loss, grads = worker.loss_and_grads(batch)
         assert np.isfinite(loss)

@@ -226,15 +226,15 @@ def _opened(strategy, lr, seed, steps):
 
 def _worker(arena, slot, strategy, lr):
     entry = arena.workers.acquire_slot(slot=slot)
-    inbox = np.zeros_like(arena.params)
+    param_buffer = np.zeros_like(arena.params)
 
     def take(flat, threads=1):
-        inbox[:] = flat[: inbox.size]
+        param_buffer[:] = flat[: param_buffer.size]
 
     return strategy.worker(
         Context(
             arena=arena, ledger=Ledger(arena), entry=entry, slot=slot, owner=entry.incarnation,
-            strategy=strategy, backend=SimpleNamespace(inbox=inbox, take=take),
+            strategy=strategy, backend=SimpleNamespace(param_buffer=param_buffer, take=take),
             optimizer=SGD(), metal=None, schedule=lambda progress, update: lr,
             budget=Budget(steps=1), step_limit=1, decay=frozenset(), model=SimpleNamespace(),
         )
@@ -272,7 +272,9 @@ def _steps(worker, batches, failed):
             lease = worker.claim()
             if isinstance(lease, Lease):
                 worker.read()
-                found = gradient(_params(context.arena, context.backend.inbox), next(batches))
+                found = gradient(
+                    _params(context.arena, context.backend.param_buffer), next(batches)
+                )
                 worker.write(found, lease, samples=BATCH)
             elif lease is Idle.DONE and _done(context) >= context.step_limit:
                 return

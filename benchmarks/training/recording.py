@@ -226,7 +226,7 @@ class HeldOut:
 
     def bits_per_byte(self, params):
         """Evaluate one copy of the parameter segment; `WORST_BITS` at most."""
-        self._backend.inbox[:] = params
+        self._backend.param_buffer[:] = params
         batches = validation_set.batches(
             self._file, seq_len=self._seq_len, batch_size=32, val_subset_tokens=self._tokens
         )

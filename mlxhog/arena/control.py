@@ -45,7 +45,7 @@ NAMES = (
     # batch falls between rounds. During training it stays at the first batch.
     "eval_next",
     "eval_end",  # number of batches of that evaluation
-    "side_until_ns",  # deadline of evaluations and samples after training, monotonic, or 0
+    "tasks_until_ns",  # deadline of evaluations and samples after training, monotonic, or 0
     "sample_asked",  # samples of text requested
     "sample_taken",  # of these, samples that a worker has started
 )  # fmt: skip
@@ -61,7 +61,7 @@ class ControlCommand(IntEnum):
 
     WAIT = 0
     TRAIN = 1
-    REST = 2  # finish the current step and its round, then change nothing
+    DRAIN = 2  # finish the current step and its round, then change nothing
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5

@@ -1,10 +1,10 @@
-"""What readers without locks rely on: marks of writers, and the copies that a run publishes.
+"""What readers without locks rely on: seqlock counters, and the snapshots that a run publishes.
 
-Marks: a word per worker slot, and one more for the creator, each odd while this worker applies an
-update. A copy of the parameters is the model between two updates if no mark was odd before the
-copy, and none has changed after it. Else the copy is repeated a few times; workers do not notice it
-and never wait. Only an arena whose run publishes copies for readers has marks; in others marking
-does nothing. The memory order stands in `metal/native/arena/control.h`.
+Seqlock counters: a word per worker slot, and one more for the creator, each odd while this worker
+applies an update. A snapshot of the parameters is the model between two updates if no counter was
+odd before the copy, and none has changed after it. Else the copy is repeated a few times; workers
+do not notice it and never wait. Only an arena whose run publishes snapshots has counters; in others
+counting does nothing. The memory order stands in `metal/native/arena/control.h`.
 
 Copies: two segments laid out like `params` alternate: while one is written, the other can be read.
 One process publishes. Any number of readers map the arena read-only, and take no lock: a reader
@@ -73,7 +73,7 @@ def copy_racily(out: Float32, shared: Float32) -> None:
 # -- marks -----------------------------------------------------------------------------------------
 
 
-class Marks:
+class SeqlockCounters:
     """One writer's word."""
 
     def __init__(self, arena: Arena, slot: int) -> None:
@@ -95,7 +95,7 @@ class Marks:
             _native.end_writing(self._words, self._at)
 
 
-class MarksReader:
+class SeqlockReader:
     """The words of all writers, for readers that copy parameters; the memory may be read-only."""
 
     def __init__(self, arena: Arena) -> None:
@@ -227,7 +227,7 @@ class Publisher:
         """
         self._readers, self._every = server, every
         self._arena, self._write_model = arena, write_model
-        self._copies, self._marks = Copies(arena), MarksReader(arena)
+        self._copies, self._marks = Copies(arena), SeqlockReader(arena)
         self._averages = "copies.1" in arena.layout.segments
         self._lock = threading.Lock()  # of the thread and of callers
         self._stop = threading.Event()
@@ -291,6 +291,6 @@ class Publisher:
         self._stop.set()
         self._thread.join()
         for slot in range(1, self._arena.layout.max_workers + 2):
-            Marks(self._arena, slot).end_update()
+            SeqlockCounters(self._arena, slot).end_update()
         self._publish(at_rest=True)
         self._copies.close()

@@ -51,7 +51,7 @@ class WorkerPhase(IntEnum):
     SAMPLE = 8
 
 
-STILL = (
+QUIESCED = (
     WorkerPhase.IDLE,
     WorkerPhase.WAITING,
     WorkerPhase.STARTING,

@@ -1,10 +1,10 @@
 """A backend: one framework on one device, inside one worker process.
 
 It owns the model's parameters as arrays of its framework. They are slices of one flat array with
-the arena's layout, the `inbox`. The strategy fills the inbox from the arena (a snapshot, or a
-predicted read), calls `refresh`, and requests a gradient. With live reads the inbox is the arena
-itself, so the strategy neither fills nor refreshes it. Tables are not copied: a gradient gathers
-the rows of its n-grams from memory that the strategy names.
+the arena's layout, the `param_buffer`. The strategy fills the parameter buffer from the arena (a
+snapshot, or a predicted read), calls `refresh`, and requests a gradient. With live reads the
+parameter buffer is the arena itself, so the strategy neither fills nor refreshes it. Tables are not
+copied: a gradient gathers the rows of its n-grams from memory that the strategy names.
 
 `Backend` is what both frameworks have in common.
 """
@@ -57,10 +57,10 @@ class Inputs(NamedTuple):
 class Backend(InferenceModel):
     """One framework on one device. Not thread-safe: one worker process owns it.
 
-    `bind` lays the parameters over the inbox.
+    `bind` lays the parameters over the param_buffer.
     """
 
-    inbox: Float32  # the parameters before the tables, (n,) float32, as the arena has them
+    param_buffer: Float32  # the parameters before the tables, (n,) float32, as the arena has them
     forward_share: float | None = None
     """Of the newest gradient's time; None where both passes are one graph, which a wait would slow:
     on a GPU, and compiled."""
@@ -74,7 +74,7 @@ class Backend(InferenceModel):
     def _bound(
         self, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
     ) -> dict[str, Any]:
-        """Make the inbox and the flat array, and return its slices."""
+        """Make the parameter buffer and the flat array, and return its slices."""
 
     @abstractmethod
     def _constant(self, state: State) -> State:
@@ -110,7 +110,7 @@ class Backend(InferenceModel):
 
     def take(self, flat: Float32, threads: int = 1) -> None:
         """Copy parameters (n_floats,) float32, laid out as in the arena; tables are not copied."""
-        updates.snapshot(self.inbox, flat[: self.inbox.size], threads=threads)
+        updates.snapshot(self.param_buffer, flat[: self.param_buffer.size], threads=threads)
         self.read_tables(flat)
         self.refresh()
 
@@ -119,13 +119,13 @@ class Backend(InferenceModel):
         self.tables = {name: parameter(flat, slot) for name, slot in self._tables.items()}
 
     def refresh(self) -> None:  # noqa: B027
-        """Copy the inbox to the device; does nothing if they share memory."""
+        """Copy the parameter buffer to the device; does nothing if they share memory."""
 
     def close(self) -> None:
-        """Drop every reference to the inbox."""
+        """Drop every reference to the parameter buffer."""
         super().close()
         self._trained = []
-        self.inbox, self._flat = np.empty(0, np.float32), None
+        self.param_buffer, self._flat = np.empty(0, np.float32), None
 
     def check_kernels(self, beat: Callable[[], object] = lambda: None) -> dict[str, str]:
         """Return the fault of each operator with Metal kernels that has one, see `probes`.

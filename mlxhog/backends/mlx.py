@@ -25,10 +25,10 @@ from mlxhog.optim.gradients import Float32, Int32
 
 
 class MLXBackend(Backend):
-    """MLX on one device. The inbox is a NumPy view of the flat array; parameters are its slices.
+    """MLX on one device; the parameter buffer is a NumPy view of the flat array of parameters.
 
-    MLX's arrays are in host memory on both devices, so a write to the inbox between two evaluations
-    needs no refresh. The reference to the flat array keeps MLX from reusing its buffer.
+    MLX's arrays are in host memory on both devices, so a write to the parameter buffer between two
+    evaluations needs no refresh. The reference to the flat array keeps MLX from reusing its buffer.
 
     MLX binds its streams to threads, and a lazy array to its stream. Weights and states are never
     lazy, so one thread may load a model and others read it; `loss_and_grads` is for one thread.
@@ -94,7 +94,7 @@ class MLXBackend(Backend):
                     f"--read live: {self.name} can only copy host memory without Metal; "
                     "use --read snapshot, or torch:cpu workers"
                 )
-            self.inbox = np.array(self._flat, copy=False) if live is None else live
+            self.param_buffer = np.array(self._flat, copy=False) if live is None else live
             params = {
                 name: self._flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
                 for name, slot in slots.items()

@@ -147,7 +147,7 @@ class InferenceModel(ABC):
     # -- losses and logits ------------------------------------------------------------------------
 
     def evaluate(self, batch: Batch) -> BatchLoss:
-        """Loss of a batch at the inbox's parameters, in pieces that fit the device.
+        """Loss of a batch at the parameter buffer's parameters, in pieces that fit the device.
 
         Raises:
             DataError: as `loss_and_grads`.

@@ -44,12 +44,12 @@ except UNLOADABLE as error:
 
 
 class TorchBackend(Backend):
-    """PyTorch on one device. On the CPU the model computes directly in the inbox's memory.
+    """PyTorch on one device; on the CPU the model computes directly in the parameter buffer.
 
     A Mac's CPU and GPU share their memory. From 2.13 on torch gives the CPU a view of a tensor on
-    the GPU (`torch.mps._host_alias_storage`, private). In a training with it the inbox is the
-    memory of the parameters, and gradients are read where they lie, after one wait for the GPU.
-    Without it every tensor is copied, and every copy waits.
+    the GPU (`torch.mps._host_alias_storage`, private). In a training with it the parameter buffer
+    is the memory of the parameters, and gradients are read where they lie, after one wait for the
+    GPU. Without it every tensor is copied, and every copy waits.
 
     torch never asks Metal whether work failed (pytorch issue 193571): where the GPU gave it up, the
     memory has an older gradient. So the GPU counts in a tensor, before and after each pass, and
@@ -97,7 +97,7 @@ class TorchBackend(Backend):
             self._host, self._aliased = _host_form(self._flat)
             how = "read where they lie" if self._aliased else "copied, each with a wait for the GPU"
             print(f"gradients of {self.name} are {how}", flush=True)
-        self.inbox = self._host.numpy()
+        self.param_buffer = self._host.numpy()
         return {
             name: self._flat[slot.offset : slot.offset + slot.size].view(slot.shape).detach()
             for name, slot in slots.items()
@@ -121,7 +121,7 @@ class TorchBackend(Backend):
         return host.to(self.device), finite
 
     def refresh(self) -> None:
-        """Let the device see the inbox: by a copy, or the wait that torch asks for."""
+        """Let the device see the parameter buffer: by a copy, or the wait that torch asks for."""
         if self._aliased:
             torch.mps.synchronize()
         elif self.on_gpu:
@@ -197,7 +197,7 @@ class TorchBackend(Backend):
         return [tuple(part.clone() for part in block) for block in state]
 
     def close(self) -> None:
-        """Drop the tensors that are views of the inbox."""
+        """Drop the tensors that are views of the parameter buffer."""
         super().close()
         self._host = torch.empty(0)
 

@@ -39,7 +39,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.published import Marks
+from mlxhog.arena.published import SeqlockCounters
 from mlxhog.arena.words import Table
 from mlxhog.cluster.group import Float32, GroupState
 from mlxhog.optim import updates
@@ -184,7 +184,9 @@ class Anchor:
         """
         arena, words = self.arena, self.words
         locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
-        marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
+        marks = SeqlockCounters(
+            arena, arena.workers.host_slot if self._slot is None else self._slot
+        )
         with self._writing():
             words["changing"] = 1
             np.copyto(self.of("anchor"), state.anchor)

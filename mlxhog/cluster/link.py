@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import WatchedTime, monotonic_ns
-from mlxhog.arena.published import Marks
+from mlxhog.arena.published import SeqlockCounters
 from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.base.child_processes import WorkerProcess, last_lines
 from mlxhog.base.inside import inside
@@ -59,7 +59,7 @@ RETRY_S = 0.2  # before a last round that was not committed is tried again
 START_S = 120.0  # the import of torch gives no sign of life
 LAST_ROUND_S = 5.0  # limit of the last round, beyond the time until the others play one
 CALLS = 4  # of a group in a round; each has a limit
-ENDS = (ControlCommand.REST, ControlCommand.EVALUATE, ControlCommand.SAMPLE, ControlCommand.EXIT)
+ENDS = (ControlCommand.DRAIN, ControlCommand.EVALUATE, ControlCommand.SAMPLE, ControlCommand.EXIT)
 OpenGroup = Callable[[TrainConfig, Offer, Describe], "TorchftGroup"]
 
 
@@ -322,7 +322,7 @@ class Sidecar:
         death, self._process = process.reap(), None
         self._listen(process.pipe)
         process.close()
-        Marks(self.arena, self.slot).end_update()
+        SeqlockCounters(self.arena, self.slot).end_update()
         if state == WorkerState.FINISHED:
             return
         log = self._job.log
@@ -380,7 +380,7 @@ class Sidecar:
             self._process.reap(timeout_s)
             self._process.close()
             self._process = None
-            Marks(self.arena, self.slot).end_update()
+            SeqlockCounters(self.arena, self.slot).end_update()
             self.arena.workers.release(self.slot)
             self.slot = 0
 

@@ -47,7 +47,7 @@ FEEDBACK: Final = "feedback"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedBack(Choice):
+class DelayFeedbackOptions(Choice):
     """The number of strategies with error feedback on late steps."""
 
     delay_feedback: bool = option(

@@ -21,7 +21,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import monotonic_ns, process_is_gone
-from mlxhog.arena.published import MARKS, WORDS, Copies, MarksReader, copy_racily
+from mlxhog.arena.published import MARKS, WORDS, Copies, SeqlockReader, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint import manifest
@@ -161,7 +161,7 @@ class RunWeights(WeightSource):
             self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
         elif own:
             self.whose = f"run {name}, the average of its workers' own parameters"
-        self._marks = MarksReader(arena) if MARKS in segments else None
+        self._marks = SeqlockReader(arena) if MARKS in segments else None
         self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
         self._bound: Backend | None = None
         self._copies: Copies | None = None

@@ -16,7 +16,7 @@ from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import NO_END, Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.published import Marks
+from mlxhog.arena.published import SeqlockCounters
 from mlxhog.arena.workers import Entry, WorkerPhase
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
@@ -53,7 +53,7 @@ class Context:
     run_dir: Path | None = None
     polar: Polar | None = None
     threads: int = 1  # for norm, step and read
-    # Before a rest or a side job: adds the step that waits (`--overlap`), leaves the gate (`ssp`).
+    # Before a rest or a background task: applies the pending step, leaves the gate (`ssp`).
     settle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ class Context:
         self.clock = Clock(self.arena.counters, self.budget.seconds)
 
     @cached_property
-    def marks(self) -> Marks:
-        return Marks(self.arena, self.slot)
+    def marks(self) -> SeqlockCounters:
+        return SeqlockCounters(self.arena, self.slot)
 
     @property
     def live_workers(self) -> int:
@@ -184,14 +184,14 @@ class Context:
     def grad_scale(self, norm: float) -> float:
         return gradients.clip_factor(norm, self.run.clip)
 
-    def copy_to_inbox(self) -> None:
+    def copy_to_param_buffer(self) -> None:
         """Copy the current model to the backend, without any prediction."""
         show_model(self.strategy, self.arena, self.backend, self.threads)
 
 
 def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:
     """Copy the current model to a backend, without any prediction."""
-    if backend.inbox.ctypes.data == arena.params.ctypes.data:
+    if backend.param_buffer.ctypes.data == arena.params.ctypes.data:
         return  # it computes with the arena's
     flat = arena.params
     if strategy.copies and arena.counters.load("command") == ControlCommand.TRAIN:

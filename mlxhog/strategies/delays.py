@@ -46,7 +46,7 @@ from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies.strategy import Apart
+from mlxhog.strategies.strategy import IndependentSteps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ _COMPENSATION_FORMS = Forms(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LateSteps(Apart):
+class StaleGradientOptions(IndependentSteps):
     """Numbers of strategies whose workers add gradients that come late."""
 
     staleness_lr: str = option(
@@ -91,12 +91,12 @@ class LateSteps(Apart):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the step of a late gradient is scaled or corrected."""
+        """Whether the step of a stale gradient is scaled or corrected."""
         return (self.staleness_lr, self.delay_compensation) != ("none", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paced(LateSteps):
+class SpeedRescaled(StaleGradientOptions):
     """Numbers of strategies whose workers are late and differ in speed."""
 
     rescale_by_speed: bool = option(
@@ -110,7 +110,7 @@ class Paced(LateSteps):
         return super().is_adapted or self.rescale_by_speed
 
 
-def late_factor(rule: str, staleness: int, workers: int) -> float:
+def staleness_factor(rule: str, staleness: int, workers: int) -> float:
     """Factor of lr by a rule of `staleness_lr`, for tau >= 0 and P >= 1; 0 leaves a gradient out.
 
     Raises:
@@ -142,7 +142,7 @@ EPS = 1e-7
 
 
 class Delays:
-    """One worker's late gradients."""
+    """One worker's stale gradients."""
 
     def __init__(self, context: Context, *, workers: int | None = None) -> None:
         """P is the run's when a gradient lands, or that of simulated workers."""
@@ -156,7 +156,7 @@ class Delays:
         workers = self._simulated
         if workers is None:  # with overlap a worker's own step lands between, as another's
             workers = self._context.live_workers + self._context.run.overlap
-        return late_factor(self._strategy.staleness_lr, staleness, workers)
+        return staleness_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:
         """The learning rate of a gradient with this staleness; added up if options change it."""
@@ -181,7 +181,7 @@ class Delays:
         return staleness / since if self._strategy.delay_feedback else 0.0
 
     def compensated(self, grads: Grads) -> Grads:
-        """Approximation of a gradient at the current parameters; it was taken at the inbox's.
+        """Approximate the gradient at the current parameters; it was taken at those of the buffer.
 
         One that is not finite stays as it is: it will be dropped, and would spoil the mean square.
         """
@@ -192,7 +192,7 @@ class Delays:
             return grads
         moved = np.empty_like(arena.dense)
         updates.snapshot(moved, arena.dense)
-        moved -= self._context.backend.inbox
+        moved -= self._context.backend.param_buffer
         corrected: dict[str, Float32 | Rows] = dict(grads)
         for name, grad in gradients.without_tables(grads, arena.layout.slots).items():
             rows = grad.coalesced() if isinstance(grad, Rows) else grad

@@ -29,7 +29,7 @@ FORGETTING = 0.98  # of that mean in a round without a sequence, so that the wor
 
 
 @dataclass(frozen=True, kw_only=True)
-class InRounds(Strategy):
+class SynchronousShares(Strategy):
     """The number of strategies with rounds, at least in the beginning."""
 
     shares: str = option(

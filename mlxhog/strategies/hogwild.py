@@ -3,7 +3,7 @@
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
 Rows of tables are read and written where they are, one by one; neither looking ahead nor the
-options of late gradients apply to them, since updates rarely meet there.
+options of stale gradients apply to them, since updates rarely meet there.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
 `--predict` says (`look_ahead.py`). `--staleness-lr` and related options change the steps of late
@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
-from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.delay_feedback import DelayFeedbackOptions
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.muon import Muon
 from mlxhog.optim.schedules import Falling
 from mlxhog.optim.sparsified import Sparse
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.delays import Delays, Paced
-from mlxhog.strategies.division import InRounds
+from mlxhog.strategies.delays import Delays, SpeedRescaled
+from mlxhog.strategies.division import SynchronousShares
 from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
 from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
 from mlxhog.strategies.sync import Sync
@@ -53,7 +53,7 @@ class HogwildWorker(StrategyWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         arena = context.arena
-        self._live = context.backend.inbox.ctypes.data == arena.params.ctypes.data
+        self._live = context.backend.param_buffer.ctypes.data == arena.params.ctypes.data
         self._state_slot = 1 if self.strategy.one_state else context.slot
         self._state = arena.workers.entry(self._state_slot)  # counts the optimizer's steps
         self._reads = deque[int]()  # versions of reads whose steps are not added, the oldest first
@@ -98,7 +98,7 @@ class HogwildWorker(StrategyWorker):
         context.entry.version_read = context.arena.counters.load("version")
         self._reads.append(context.entry.version_read)
         if not self._live:
-            self._reader.read(context.backend.inbox, context.threads)
+            self._reader.read(context.backend.param_buffer, context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add this worker's optimizer step; other workers' steps may land in between."""
@@ -163,7 +163,7 @@ class LockFree(Strategy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced, LockFree):
+class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedRescaled, LockFree):
     """Lock-free workers, perhaps after rounds, or each on its own blocks (`disjoint.py`)."""
 
     name: ClassVar[str] = "hogwild"

@@ -55,13 +55,13 @@ from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.delay_feedback import DelayFeedbackOptions
 from mlxhog.optim.gradients import Grads
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.delays import Delays, LateSteps
+from mlxhog.strategies.delays import Delays, StaleGradientOptions
 from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Apart, Idle, Lease, Segments, WriteResult
+from mlxhog.strategies.strategy import Idle, IndependentSteps, Lease, Segments, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -361,7 +361,7 @@ class InOrder(Numbered):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundRobin(LookAhead, FedBack, Apart, InOrder):
+class RoundRobin(LookAhead, DelayFeedbackOptions, IndependentSteps, InOrder):
     """Workers that apply in turn."""
 
     name: ClassVar[str] = "round_robin"
@@ -369,7 +369,7 @@ class RoundRobin(LookAhead, FedBack, Apart, InOrder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sim(FedBack, LookAhead, LateSteps, InOrder):
+class Sim(DelayFeedbackOptions, LookAhead, StaleGradientOptions, InOrder):
     """One process that simulates workers."""
 
     name: ClassVar[str] = "sim"

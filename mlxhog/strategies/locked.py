@@ -45,7 +45,7 @@ from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.updates import STRIPE
-from mlxhog.strategies.delays import Paced
+from mlxhog.strategies.delays import SpeedRescaled
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
 
@@ -58,7 +58,7 @@ LOCK = "step.lock"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneLock(Paced, LockFree):
+class OneLock(SpeedRescaled, LockFree):
     """Strategies with one lock."""
 
     writes_alone: ClassVar[bool] = True
@@ -141,7 +141,7 @@ class AigWorker(HogwildWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aig(Paced, LockFree):
+class Aig(SpeedRescaled, LockFree):
     """Workers that lock the blocks they touch."""
 
     Worker: ClassVar[type[Any]] = AigWorker

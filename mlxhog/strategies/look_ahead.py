@@ -35,7 +35,7 @@ from mlxhog.config.choices import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
-from mlxhog.optim.delay_feedback import FedBack
+from mlxhog.optim.delay_feedback import DelayFeedbackOptions
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import StepTrace
 from mlxhog.strategies.strategy import RunFacts, Segments, Strategy, parameter_copies
@@ -63,7 +63,7 @@ class LookAhead(Strategy):
     def prediction(self, config: TrainConfig) -> str:
         if self.predict in ("none", "last"):
             return self.predict
-        feeds_back = isinstance(self, FedBack) and self.delay_feedback
+        feeds_back = isinstance(self, DelayFeedbackOptions) and self.delay_feedback
         if config.read == "live" or feeds_back or (self.predict == "auto" and not self.looks_ahead):
             return "none"
         return "last" if self.predict == "auto" and config.shares_moments else "own"

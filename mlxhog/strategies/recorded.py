@@ -210,7 +210,7 @@ class OrderedWorker(HogwildWorker):
             if self._reader.previous is not None:  # each stripe of it is read in order
                 _native.read(self._reader.previous, params, **turns)
         how = self._reader.extrapolation(numbers.horizon)
-        _native.read(context.backend.inbox, params, **turns, **how)
+        _native.read(context.backend.param_buffer, params, **turns, **how)
         context.backend.tables = self._tables
 
     def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
@@ -226,7 +226,7 @@ class OrderedWorker(HogwildWorker):
 
     def _digest(self) -> bytes:
         """SHA-256 of the weights of this step that the backend has; parameters only."""
-        weights = self.context.backend.inbox[: self.context.arena.layout.dense_end]
+        weights = self.context.backend.param_buffer[: self.context.arena.layout.dense_end]
         return hashlib.sha256(weights.data).digest()
 
 

@@ -3,8 +3,9 @@
 A strategy is one class in one file: a frozen dataclass of its numbers, with facts that options and
 reports ask for. `build` gives it a run. Then it answers that run: the arena segments it needs, the
 steps that are done, the content of a checkpoint. Its worker serves one worker process: it takes a
-lease (of a batch), fills the backend's inbox, and writes the gradient's step, on a `Context`
-(`context.py`). All strategies run in the same processes on the same arena, so they can be compared.
+lease (of a batch), fills the backend's parameter buffer, and writes the gradient's step, on a
+`Context` (`context.py`). All strategies run in the same processes on the same arena, so they can be
+compared.
 
 Files of strategies import NumPy and the arena where they use them, and `mlxhog --help` does not.
 """
@@ -87,7 +88,7 @@ class Strategy(Choice, ABC):
     probes: ClassVar[bool] = True  # workers add to the lost-update probe with every step
     # Numbers of some strategies. Annotated, they would hide the fields of other bases.
     lr_workers = "none"  # factor of lr by the number of workers that add their own steps
-    staleness_lr = delay_compensation = "none"  # of late gradients, see `delays.py`
+    staleness_lr = delay_compensation = "none"  # of stale gradients, see `delays.py`
     rescale_by_speed = delay_feedback = False
     async_after = 0.0  # share of the budget that is trained in rounds first
 
@@ -327,7 +328,7 @@ def parameter_copies(names: Iterable[str], *, tables: bool = True) -> Segments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apart(Strategy):
+class IndependentSteps(Strategy):
     """The number of strategies whose workers add their own steps."""
 
     lr_workers: str = option(

@@ -57,7 +57,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense
 from mlxhog.optim.rule import parameter
 from mlxhog.strategies import division
-from mlxhog.strategies.division import InRounds
+from mlxhog.strategies.division import SynchronousShares
 from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
 from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
 
@@ -150,7 +150,7 @@ class SyncWorker(NumberedWorker):
     def read(self) -> None:
         """Plain snapshot, of the published version: the counter may be higher if one died."""
         self.context.entry.version_read = self._words["version"]
-        self.context.copy_to_inbox()
+        self.context.copy_to_param_buffer()
         self._began_ns = monotonic_ns()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -267,7 +267,7 @@ class SyncWorker(NumberedWorker):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sync(InRounds, Numbered):
+class Sync(SynchronousShares, Numbered):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     Worker: ClassVar[type[Any]] = SyncWorker
@@ -282,7 +282,7 @@ class Sync(InRounds, Numbered):
 
     backup_workers: int = option(
         0,
-        "workers that a synchronous step does not wait for; late gradients are dropped, so "
+        "workers that a synchronous step does not wait for; stale gradients are dropped, so "
         "text that takes long to compute counts less",
         low=0,
     )  # fmt: skip

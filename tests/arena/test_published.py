@@ -8,7 +8,7 @@ import pytest
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.child import Child
-from mlxhog.arena.published import Copies, Marks, MarksReader
+from mlxhog.arena.published import Copies, SeqlockCounters, SeqlockReader
 from mlxhog.arena.requests import socket_path
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import Spec
@@ -108,7 +108,7 @@ def test_a_reader_that_stopped_is_counted_is_overtaken_and_reads_again(arena, tm
 
 
 def test_marks_say_who_is_amid_an_update(arena):
-    one, other, reader = Marks(arena, 1), Marks(arena, 2), MarksReader(arena)
+    one, other, reader = SeqlockCounters(arena, 1), SeqlockCounters(arena, 2), SeqlockReader(arena)
     before = reader.quiet()
     one.begin_update()
     one.begin_update()  # as the successor of a worker that died there
@@ -123,7 +123,7 @@ def test_marks_say_who_is_amid_an_update(arena):
 
 
 def test_a_copy_that_an_update_comes_into_is_repeated_and_else_not_called_whole(arena):
-    mark, reader = Marks(arena, 1), MarksReader(arena)
+    mark, reader = SeqlockCounters(arena, 1), SeqlockReader(arena)
 
     def copying(amid):
         tries = iter(amid)

@@ -127,7 +127,7 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu):
     assert not plain.compiled
     for seed in (0, 1):
         for one in (backend, plain):  # a compiled gradient sees the parameters of every refresh
-            one.inbox[:] *= np.float32(1.0 + seed / 2)
+            one.param_buffer[:] *= np.float32(1.0 + seed / 2)
             one.refresh()
         (loss, grads), (expected_loss, expected) = (
             one.loss_and_grads(replace(batch(2, 16, seed), seed=seed)) for one in (backend, plain)

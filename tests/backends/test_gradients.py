@@ -116,7 +116,7 @@ def test_a_gradient_is_not_changed_by_the_next_one(name, kernels):
     _, grads = backend.loss_and_grads(text(cfg, seed=1))
     assert 0 < backend.forward_share < 1
     before = {name: getattr(grad, "values", grad).copy() for name, grad in grads.items()}
-    backend.inbox *= 0.5
+    backend.param_buffer *= 0.5
     backend.refresh()
     _, later = backend.loss_and_grads(text(cfg, seed=2))
     for parameter, grad in grads.items():
@@ -247,7 +247,7 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name
         for all_of_them in ([actual[name] - exact[name] for name in exact], exact.values())
     )
     assert_close(apart / size, 0.0, GRADIENT_BF16)
-    assert narrow.inbox.dtype == np.float32
+    assert narrow.param_buffer.dtype == np.float32
 
 
 @on_both

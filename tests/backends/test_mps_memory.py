@@ -96,12 +96,12 @@ def test_one_wait_serves_all_gradients_no_tensor_is_copied_and_the_inbox_is_the_
     assert (mps.waits, mps.copies) == (1, 0)
     assert_same_gradients(backend, plain)
     for one in (backend, plain):
-        one.inbox[:] *= np.float32(1.5)
+        one.param_buffer[:] *= np.float32(1.5)
     mps.waits = 0
     backend.refresh()
     assert mps.waits == 1, "between writes of the CPU and the next work of the GPU"
     assert_same_gradients(backend, plain)
-    backend.inbox[:] = 7.0
+    backend.param_buffer[:] = 7.0
     assert all((parameter == 7.0).all() for parameter in backend.params.values())
 
 
@@ -117,8 +117,8 @@ def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(mps, monkeypatch
     mps.copies = 0
     backend.loss_and_grads(batch(2, 16))
     assert mps.copies == len(param_spec(SMALLEST)) + 2, "every gradient, the loss and the count"
-    backend.inbox[:] *= np.float32(1.5)
-    plain.inbox[:] *= np.float32(1.5)
+    backend.param_buffer[:] *= np.float32(1.5)
+    plain.param_buffer[:] *= np.float32(1.5)
     backend.refresh()
     assert_same_gradients(backend, plain)
 
@@ -129,7 +129,7 @@ def test_a_gradient_that_the_gpu_gave_up_is_refused(mps, monkeypatch, aliased):
         monkeypatch.delattr(torch.mps, "_host_alias_storage")
     backend = worker()
     yesterday = values(backend.loss_and_grads(batch(2, 16))[1])
-    backend.inbox[:] *= np.float32(1.5)
+    backend.param_buffer[:] *= np.float32(1.5)
     backend.refresh()
     mps.gives_up = True
     with pytest.raises(LostGPU, match="torch:mps lost work: its GPU counted to"):

@@ -33,7 +33,7 @@ class Watching(Killer):
         if held or self._killed:
             return super()._hold(session, held)
         victim = session.arena.workers.entry(self._slot)
-        (other,) = {entry.pid for entry in map(session.entry, session.seats)} - {victim.pid}
+        (other,) = {entry.pid for entry in map(session.entry, session.handles)} - {victim.pid}
         os.kill(other, signal.SIGSTOP)
         super()._hold(session, held)
         wait_until(lambda: victim.steps, what="a step of the victim")
@@ -46,8 +46,8 @@ class Watching(Killer):
             poll(session, doing)
             if self.goes_on or not self._killed:
                 return
-            seats = sorted(session.seats, key=lambda seat: seat.spec.backend in self.backends)
-            other, new = map(session.entry, seats)
+            handles = sorted(session.handles, key=lambda one: one.spec.backend in self.backends)
+            other, new = map(session.entry, handles)
             if new.pid and new.pid not in self._killed:
                 steps.append(other.steps)
                 self.goes_on = steps[-1] > steps[0] or session.steps_done() == config.steps
@@ -99,7 +99,7 @@ from mlxhog.conformance.engines import FrameworkEngine
 def gradients(name):
     engine, model = FrameworkEngine(name, "reference", 1), load_architecture(MODEL)
     engine.load(model, init_params(model, 0))
-    engine.backend.inbox *= 0.5  # the parameters as other workers have changed them
+    engine.backend.param_buffer *= 0.5  # the parameters as other workers have changed them
     engine.backend.refresh()
     loss, grads = engine.differentiate(*_tokens())
     return {"loss": loss, **grads}

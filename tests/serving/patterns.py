@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.control import ControlCommand
-from mlxhog.arena.published import Marks, Publisher
+from mlxhog.arena.published import Publisher, SeqlockCounters
 from mlxhog.base.processes import follow_parent
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
@@ -36,7 +36,7 @@ def add_ones(handle, slot, pipe):
     follow_parent()
     with Arena.from_handle(handle) as arena:
         arena.workers.acquire_slot(slot=slot)
-        marks, locks = Marks(arena, slot), arena.locks(slot)
+        marks, locks = SeqlockCounters(arena, slot), arena.locks(slot)
         ones = {n: np.ones(s.shape, np.float32) for n, s in arena.layout.slots.items()}
         matrix = np.ones((160, 160), np.float32)
         pipe.send("ready")
@@ -56,11 +56,11 @@ class Inbox:
     bound = 0
 
     def bind(self, model, layout):
-        self.inbox = np.full(layout.n_floats, -1, np.float32)
+        self.param_buffer = np.full(layout.n_floats, -1, np.float32)
         self.bound += 1
 
     def take(self, flat):
-        self.inbox[:] = flat
+        self.param_buffer[:] = flat
 
 
 class PatternRun:

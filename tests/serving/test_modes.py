@@ -39,7 +39,7 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
             or not (mode == "racy" or any(loaded.consistent for loaded in reads[1:]))
         ):
             reads.append(source.load(backend))
-            check(reads[-1], backend.inbox, run.arena)
+            check(reads[-1], backend.param_buffer, run.arena)
             assert reads[-1].oldest >= reads[-2].oldest
         source.close()
         assert backend.bound == 1
@@ -64,11 +64,11 @@ def test_weights_of_a_sequence_stay_until_it_ends(tmp_path):
     with PatternRun(tmp_path, every="5ms") as run:
         backend, source = Inbox(), run.reader("pinned_per_sequence")
         follower = WeightFollower(source, backend)
-        first, held = follower.refresh(in_sequence=True), backend.inbox.copy()
+        first, held = follower.refresh(in_sequence=True), backend.param_buffer.copy()
         wait_until(lambda: run.arena.counters.load("version") > first.version)
         wait_until(source.has_newer)
         assert follower.refresh(in_sequence=True) == first
-        assert (backend.inbox == held).all()
+        assert (backend.param_buffer == held).all()
         aged = follower.loaded()
         assert min(aged.age_updates, aged.age_s) > 0
         wait_until(lambda: follower.refresh(in_sequence=False) != first)
@@ -89,7 +89,7 @@ def test_the_last_weights_stay_when_the_run_has_ended(tmp_path):
         version = run.arena.counters.load("version")
         assert (loaded.version, loaded.consistent) == (version, True)
         assert (loaded.age_updates, loaded.age_s) == (0, 0.0)
-        check(loaded, backend.inbox, run.arena)
+        check(loaded, backend.param_buffer, run.arena)
         late = run.reader("double_buffer")
         assert late.load(Inbox()).version == version
         for reader in (source, late):
@@ -112,7 +112,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, values, 
             source = RunWeights(Arena.connect(path), MODEL, name="averaged", mode=mode)
             backend = Inbox()
             source.load(backend)
-            held = numbers(backend.inbox, arena)
+            held = numbers(backend.param_buffer, arena)
             assert {tuple(one.tolist()) for one in held.values()} == {(values,)}
             assert words in source.whose
             source.close()

@@ -17,7 +17,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.errors import EnvironmentLacks, MlxhogError
 from mlxhog.training.supervisor import checkpoints
-from mlxhog.training.supervisor import handles as seat
+from mlxhog.training.supervisor import handles as handle
 from mlxhog.training.supervisor import training as runs
 from tests.processes import alive
 from tests.soak import Counts
@@ -71,7 +71,7 @@ CAUSES = {
     "one worker stops": kills(signal.SIGSTOP, 1),
 }
 AFTER_THE_SAVE = (ControlCommand.EVALUATE, ControlCommand.SAMPLE)
-MOMENTS = ("start", "step", "pause", "save", ControlCommand.REST, *AFTER_THE_SAVE)
+MOMENTS = ("start", "step", "pause", "save", ControlCommand.DRAIN, *AFTER_THE_SAVE)
 
 
 class Ended(runs.Training):
@@ -106,10 +106,10 @@ class Ended(runs.Training):
             self.happens("step")
         super().poll(doing)
 
-    def holding_still(self):
+    def is_quiesced(self):
         """As of `Training`."""
         self.happens("pause")
-        return super().holding_still()
+        return super().is_quiesced()
 
     def command(self, command):
         """As of `Training`."""
@@ -188,5 +188,5 @@ def ended(folder, moment, cause, strategy):
 @contextlib.contextmanager
 def _patched():
     changes = {"Training": Ended, "Checkpoints": Saved}
-    with mock.patch.multiple(runs, **changes), mock.patch.object(seat, "FIRST_STEP_S", SILENT_S):
+    with mock.patch.multiple(runs, **changes), mock.patch.object(handle, "FIRST_STEP_S", SILENT_S):
         yield

@@ -56,12 +56,12 @@ class Killer:
         if not session.arena.counters.load("start_ns"):
             return False
         up = {
-            seat.slot: seat.spec.backend
-            for seat in session.seats
-            if session.entry(seat).state == WorkerState.RUNNING
-            and session.entry(seat).pid not in self._killed
+            handle.slot: handle.spec.backend
+            for handle in session.handles
+            if session.entry(handle).state == WorkerState.RUNNING
+            and session.entry(handle).pid not in self._killed
         }
-        if len(up) < len(session.seats):
+        if len(up) < len(session.handles):
             return self._holds
         if not self.left:
             self._looks = False

@@ -70,7 +70,7 @@ class Inbox:
     take, read_tables, _tables = Backend.take, Backend.read_tables, Backend._tables
 
     def __init__(self, arena):
-        self.inbox = np.zeros_like(arena.dense)
+        self.param_buffer = np.zeros_like(arena.dense)
 
     def refresh(self):
         pass
@@ -157,7 +157,7 @@ class Run:
 
     def _grads(self, one, lease):
         """The gradient of a lease's batch, and the number of its sequences."""
-        at = float(one.context.backend.inbox[0])
+        at = float(one.context.backend.param_buffer[0])
         values = []
         for part in lease.parts or [TicketPart(lease.epoch, lease.ticket, 0, lease.parts is None)]:
             number = part.epoch * self.ledger.n + part.ticket

@@ -10,7 +10,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.updates import Rows
-from mlxhog.strategies.delays import late_factor, speed_factor
+from mlxhog.strategies.delays import speed_factor, staleness_factor
 from mlxhog.strategies.in_order import Course
 from mlxhog.strategies.look_ahead import PredictingReader, record
 from tests.pairs import each_of
@@ -32,7 +32,7 @@ from tests.strategies.runs import worker as one_of
     ],
 )
 def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(text, factors):
-    taken = [late_factor(text, tau, 4) for tau in (0, 1, 2, 3, 8, 9)]
+    taken = [staleness_factor(text, tau, 4) for tau in (0, 1, 2, 3, 8, 9)]
     assert taken[: len(factors)] == pytest.approx(factors)
 
 
@@ -270,7 +270,7 @@ def test_every_step_of_a_worker_is_seen_by_the_next_read_of_another(recording):
     step(one, -2.0)
     begin_step(other)
     moved = 2.0 * LR
-    assert other.context.backend.inbox[0] == moved + (moved + 0.5 * moved)
+    assert other.context.backend.param_buffer[0] == moved + (moved + 0.5 * moved)
 
 
 def test_in_turn_copies_are_moved_on_by_the_steps_of_all_others():

@@ -18,7 +18,7 @@ from mlxhog.optim.updates import Rows
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.locked import LOCK, lock_words
-from mlxhog.training.worker.background_tasks import takes_on
+from mlxhog.training.worker.background_tasks import claims_task
 from tests.pairs import each_of
 from tests.strategies.deaths import FOLDERS, dies, places
 from tests.strategies.runs import (
@@ -230,7 +230,7 @@ def test_no_worker_waits_for_one_that_has_ended_or_has_a_side_job(ends):
             assert other.claim() is Idle.DONE
         else:
             arena.counters.store(f"{ends}_asked", 1)
-            assert takes_on(other.context, ends)
+            assert claims_task(other.context, ends)
         for _ in range(5):
             step(one)
 
@@ -257,7 +257,7 @@ def test_a_worker_is_back_from_an_evaluation_as_one_of_the_slowest_and_keeps_non
 
 @each_of(
     ("counter", "value", "idle"),
-    [("command", ControlCommand.REST, Idle.DONE), ("pause", 1, Idle.WAIT)],
+    [("command", ControlCommand.DRAIN, Idle.DONE), ("pause", 1, Idle.WAIT)],
 )
 def test_a_worker_at_the_gate_hears_the_supervisor(counter, value, idle):
     of = strategy("ssp", slack=0)

@@ -77,9 +77,9 @@ every_kind = pytest.mark.parametrize("runs", KINDS, indirect=True)
 
 def gradient(worker, ticket):
     """A gradient that depends on every bit that was read."""
-    inbox, grads = worker.context.backend.inbox, {}
+    param_buffer, grads = worker.context.backend.param_buffer, {}
     for name, slot in worker.context.arena.layout.slots.items():
-        values = inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+        values = param_buffer[slot.offset : slot.offset + slot.size].reshape(slot.shape)
         grads[name] = np.cos(values * np.float32(ticket + 1))
     chosen = np.array([ticket % 6, (ticket + 2) % 6], np.int32)
     return {**grads, "rows": Rows(np.sort(chosen), grads["rows"][np.sort(chosen)])}

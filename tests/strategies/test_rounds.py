@@ -248,7 +248,7 @@ W = {"w": ParamSpec("w", (3000,), "zeros")}  # every worker averages a part of i
 def take(one):
     """A step by the gradient of a lease's batch."""
     lease = begin_step(one)
-    end_step(one, lease, of_both(lease.ticket, float(one.context.backend.inbox[0])))
+    end_step(one, lease, of_both(lease.ticket, float(one.context.backend.param_buffer[0])))
 
 
 def test_workers_of_one_replica_train_the_same_copy():

@@ -64,9 +64,9 @@ class Deadly(runs.Training):
         self._kill_at(command)  # before a worker takes on what it asks for
         super().command(command)
 
-    def holding_still(self):
+    def is_quiesced(self):
         self._kill_at("pause")
-        return super().holding_still()
+        return super().is_quiesced()
 
     def continue_by(self, *args):
         super().continue_by(*args)
@@ -80,7 +80,7 @@ class Deadly(runs.Training):
 
     def _kill_at(self, moment):
         begins, kills = self.arena.counters.load("steps") >= self.begins, self.kills
-        if begins and kills and kills[-1][0] == moment and len(self.pool) == len(self.seats):
+        if begins and kills and kills[-1][0] == moment and len(self.pool) == len(self.handles):
             _, victims = kills.pop()
             for process in list(self.pool.values())[:victims]:
                 process.process.kill()

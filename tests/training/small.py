@@ -58,8 +58,8 @@ def let_no_worker_finish(monkeypatch):
     """Let the runs of a test end while each worker is within a step, as far as they can see."""
     monkeypatch.setattr(clock, "GRACE_S", 0.2)
     monkeypatch.setattr(clock, "FIRST_STEP_S", 0.5)
-    monkeypatch.setattr(Session, "resting", lambda self: False)
-    monkeypatch.setattr(Session, "_rests", lambda self, seat: False)
+    monkeypatch.setattr(Session, "is_drained", lambda self: False)
+    monkeypatch.setattr(Session, "_is_idle", lambda self, handle: False)
 
 
 def lasts_until(monkeypatch, condition):

@@ -236,8 +236,8 @@ class SeveralWorkers(CandidateRun):
         return Session.steps_done(self)
 
     def _rest(self) -> None:
-        self.command(ControlCommand.REST)
-        self.until(self.resting, Doing(Activity.FINISHING))
+        self.command(ControlCommand.DRAIN)
+        self.until(self.is_drained, Doing(Activity.FINISHING))
         self.settle()
 
     def _advance(self) -> None:

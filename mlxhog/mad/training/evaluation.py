@@ -118,7 +118,7 @@ WIDEST_LAYER = 8
 def score(
     backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], object]
 ) -> Scores:
-    """Score test and validation rows at the parameters in the backend's inbox."""
+    """Score test and validation rows at the parameters in the backend's parameter buffer."""
     scores: dict[str, Any] = {}
     for split, (x, y) in rows.splits().items():
         if split != "train":

@@ -94,10 +94,10 @@ def _order(settings: Task, seed: int) -> Order:
 
 
 class NoJobs:
-    """The side jobs of a candidate's worker: none, as the supervisor scores the validation rows."""
+    """No background tasks: the supervisor of a candidate scores the validation rows."""
 
     def __init__(self, job: Job, context: Context, ring: Ring) -> None:
-        """Take what every worker's side jobs get."""
+        """Take what every worker's background tasks get."""
 
     def serve(self) -> None:
         """Do nothing."""
@@ -187,7 +187,7 @@ def make_run_plan(
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
         schedule=partial(schedule.of_run, lr, schedules.Epochs(per_epoch)),
-        side_jobs=NoJobs,
+        background_tasks=NoJobs,
         limit=limit,
         per_epoch=per_epoch,
     )

@@ -113,7 +113,7 @@ class Analysis:
     blocks: Sequence[BlockConflicts]  # measured conflicts
     lag: Lag  # staleness
     observed: ObservedStaleness | None  # the staleness of a run; None without a run
-    stale_gradients: Sequence[StaleGradient]  # the worth of late gradients, by lag
+    stale_gradients: Sequence[StaleGradient]  # the worth of stale gradients, by lag
     bounds: Sequence[Bound]  # the theorems, applied
 
     @property

@@ -208,7 +208,7 @@ class OwnSteps:
         return step
 
 
-# -- the worth of a late gradient ------------------------------------------------------------------
+# -- the worth of a stale gradient -----------------------------------------------------------------
 
 LAGS = (1, 2, 4, 8)
 
@@ -229,7 +229,7 @@ def compare_stale_gradients(
 ) -> tuple[StaleGradient, ...]:
     """Compare old gradients with fresh ones; the parameters are put back afterwards.
 
-    Theorems bound the worth of a late gradient by the curvature in the worst direction. Here it is
+    Theorems bound the worth of a stale gradient by the curvature in the worst direction. Here it is
     measured: the gradient of a batch before and after k updates of other batches, with full steps.
 
     The optimizer has seen the batches `before`; `others`, at least the largest of `LAGS`, are those

@@ -41,21 +41,21 @@ from mlxhog.training.plan import initial_weights, kernel_choice
 from mlxhog.training.plan import resume as origin
 from mlxhog.training.plan import strategy_rule as choose_strategy
 from mlxhog.training.plan import values as job
-from mlxhog.training.plan.initial_weights import CountedPairs, InitialWeights
+from mlxhog.training.plan.initial_weights import BigramWeights, InitialWeights
 from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.memory import Memory, gpu_share
 from mlxhog.training.plan.resume import Resumption
 from mlxhog.training.plan.validation_subset import ValidationSubset
-from mlxhog.training.plan.values import TextPlan, passes, plan_layout
-from mlxhog.training.worker.background_tasks import TextJobs
+from mlxhog.training.plan.values import TextPlan, epochs_read, plan_layout
+from mlxhog.training.worker.background_tasks import TextTasks
 
 if TYPE_CHECKING:
     from mlxhog.data.clients import Division
 
-MANY_PASSES = 4.0
+MANY_EPOCHS = 4.0
 """Up to about four passes, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
-MANY_WORDS, DRAWN_WORDS = 4096, 1024
+LARGE_VOCAB, NEGATIVES = 4096, 1024
 """Vocabulary from which on the loss draws words where the head is costly, and how many."""
 
 
@@ -140,7 +140,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         notes += resumption.of_text(data)
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
-    first = weights if begin is not None else CountedPairs.of(config, model, train, note)
+    first = weights if begin is not None else BigramWeights.of(config, model, train, note)
     before = None if resumption is None else int(resumption.state["validation"]["asked_bytes"])
     validation = ValidationSubset.of(data, config, parameters, before)
     cut = [rows for file in (train, val) if (rows := file.rows(config.seq_len)) is not None]
@@ -210,7 +210,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             memory=memory.with_gradients(way["config"], model, layout, len(workers)),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
-            side_jobs=partial(TextJobs, data.val, data.tokenizer, validation),
+            background_tasks=partial(TextTasks, data.val, data.tokenizer, validation),
             sampled=sampled,
             link=link,
         )
@@ -243,8 +243,8 @@ def _parameters(
         )
     head, drawn = families.head(model), config.sampled_softmax
     if drawn is None:
-        is_costly = model.vocab_size >= MANY_WORDS and 3 * spec[head].size >= param_count(model)
-        drawn = DRAWN_WORDS if is_costly and not model.tie_word_embeddings else 0
+        is_costly = model.vocab_size >= LARGE_VOCAB and 3 * spec[head].size >= param_count(model)
+        drawn = NEGATIVES if is_costly and not model.tie_word_embeddings else 0
     if not drawn:
         return spec, None
     if model.tie_word_embeddings:
@@ -330,11 +330,11 @@ def _of_strategy(
     of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
     mean_tokens = of_ticket * choose_strategy.mean_batches_per_step(config, strategy)
     if resolved.follow is None:
-        read = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
-        if read is not None and read > MANY_PASSES:
+        read = epochs_read(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
+        if read is not None and read > MANY_EPOCHS:
             notes.append(
                 f"the text of {format_count(epoch_tokens)} tokens is read {read:.3g} times in this "
-                f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
+                f"budget; beyond {MANY_EPOCHS:g} a model mostly memorises it: use more text, a "
                 "smaller budget, or a smaller model"
             )
     stored_choice = config.strategy if is_open or config.strategy is None else resolved.strategy

@@ -29,7 +29,7 @@ from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig
 
-WORDS = 1024
+MIN_BIGRAM_VOCAB = 1024
 """Smallest vocabulary whose embedding and head begin with counted pairs."""
 
 
@@ -56,7 +56,7 @@ def tied(name: str, config: TrainConfig) -> ConfigError:
 
 
 @dataclass(frozen=True)
-class CountedPairs:
+class BigramWeights:
     """A text whose pairs of words give embedding and head their first rows."""
 
     text: TokenFile
@@ -69,7 +69,7 @@ class CountedPairs:
         is_tied, how = model.tie_word_embeddings, config.embedding_init
         if how == "bigrams" and is_tied:
             raise tied("embedding_init", config)
-        if how == "random" or (how == "auto" and (is_tied or model.vocab_size < WORDS)):
+        if how == "random" or (how == "auto" and (is_tied or model.vocab_size < MIN_BIGRAM_VOCAB)):
             return None
         note(
             "embedding and output head initialized from bigram statistics (--embedding-init "

@@ -14,7 +14,7 @@ from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import sizes
 from mlxhog.training.plan.batch_size import alike
-from mlxhog.training.plan.values import TextPlan, passes
+from mlxhog.training.plan.values import TextPlan, epochs_read
 
 MAX_NAMED = 10
 """Items of a list, such as files, that the text names; the JSON has all of them."""
@@ -101,7 +101,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
 def epochs(plan: TextPlan) -> float | None:
     """Estimate how often a run reads its text; None if nothing was measured."""
     speed, per_step = tokens_per_s(plan), plan.mean_tokens_per_step
-    return passes(
+    return epochs_read(
         plan.budget, epoch_tokens=plan.epoch_tokens, tokens_per_step=per_step,
         tokens_per_s=None if speed is None else speed[0],
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """The rule by which a run is lock-free or averages in rounds (`--strategy auto`).
 
-Lock-free workers never wait, but their gradients are late. Gradients of `sync` are never late, but
-a round lasts until its last sequence is done, however `sync_shares=speed` divides the sequences.
-So what counts is the share of the gradients that rounds lose to waiting:
+Lock-free workers never wait, but their gradients are stale. Gradients of `sync` are never stale,
+but a round lasts until its last sequence is done, however `sync_shares=speed` divides the
+sequences. So what counts is the share of the gradients that rounds lose to waiting:
 
     in rounds     1 - n / (T sum over workers of n_w / c_w), n_w the tokens of a worker in the last
                   rounds, n their sum, c_w its seconds of computing, T the mean over workers of
@@ -58,7 +58,7 @@ to uneven gradients. Data: schemes in docs/results.md.
 """
 
 LATER: Final = 0.07
-"""What each further worker adds to the worth of gradients that are never late.
+"""What each further worker adds to the worth of gradients that are never stale.
 
 At equal loss, hogwild takes 1.04 times the gradients of sync with 2 workers, 1.17 with 4, 1.51 with
 8, 2.27 with 16. Data: many_cores in docs/results.md.

@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # a worker loads few of them
     from mlxhog.data.clients import Division
     from mlxhog.data.prepare import Prepared
     from mlxhog.strategies.context import Context
-    from mlxhog.training.plan.initial_weights import CountedPairs, InitialWeights
+    from mlxhog.training.plan.initial_weights import BigramWeights, InitialWeights
     from mlxhog.training.plan.resume import Resumption
     from mlxhog.training.plan.validation_subset import ValidationSubset
 
@@ -59,8 +59,8 @@ class BatchSource(Protocol):
         """Return a batch of the usual shape, for warmup."""
 
 
-class SideJobs(Protocol):
-    """The side jobs of a worker, such as evaluations."""
+class BackgroundTasks(Protocol):
+    """The background tasks of a worker, such as evaluations."""
 
     def serve(self) -> None:
         """Do a requested job if no other worker has taken it on."""
@@ -89,7 +89,7 @@ class Plan:
     gpu_share: GPUShare  # for each worker that uses the GPU
     batches: Callable[[], BatchSource]  # opens the training batches
     schedule: Callable[[float], Rate]  # of learning rates, by the share of the run that is one step
-    side_jobs: Callable[[Job, Context, control.Ring], SideJobs]
+    background_tasks: Callable[[Job, Context, control.Ring], BackgroundTasks]
     sampled: SampledSoftmax | None = (
         None  # words of the training loss; None for the whole vocabulary
     )
@@ -149,7 +149,7 @@ class TextPlan(Plan):
     stored: TrainConfig  # for the run's folder; options that a resume decides again are open
     automatic: tuple[str, ...]  # numbers that `optim.for_model` decided, in this call or the first
     resumption: Resumption | None  # None for a new run
-    initial_weights: InitialWeights | CountedPairs | None  # None draws initial values
+    initial_weights: InitialWeights | BigramWeights | None  # None draws initial values
     data: Prepared
     validation: ValidationSubset  # that evaluations score
     grown: tuple[Growth, ...]  # of the training text, in this epoch
@@ -213,7 +213,7 @@ class TextPlan(Plan):
         return ",".join(dict.fromkeys(self.kernels))
 
 
-def passes(
+def epochs_read(
     budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
 ) -> float | None:
     """Return how many times a budget reads the text; None if that depends on an unknown speed."""

@@ -64,7 +64,7 @@ class Changes:
             )
             if done > self._share - 1e-6:
                 self.end_rounds(f"{self._share:.0%} of the budget is used (async_after)")
-        elif run.has_side_job():
+        elif run.has_background_task():
             self._last_s = self._watched.look()
         elif not self._averages():
             self._look_at_lock_free(steps)
@@ -75,7 +75,7 @@ class Changes:
                 lost,
             )
         elif absent_s > ABSENT_S:
-            if run.holding_still():  # else a round is under way
+            if run.is_quiesced():  # else a round is under way
                 self.end_rounds(
                     f"no round has begun for {absent_s:.1f} s, since a worker is not there"
                 )
@@ -85,10 +85,10 @@ class Changes:
         if any(len(of_worker) < self._needed for of_worker in steps):
             return
         lost = rounds_would_lose(steps, self._run.plan.config.sequences_per_ticket)
-        seats = self._run.seats
-        all_stay = all(seat.leaving_s is None for seat in seats)
+        handles = self._run.handles
+        all_stay = all(handle.leaving_s is None for handle in handles)
         least = BEGIN_AT * self._max_lost
-        if lost < least and all_stay and {seat.slot for seat in seats} == self._steps.keys():
+        if lost < least and all_stay and {handle.slot for handle in handles} == self._steps.keys():
             self._change(
                 f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
                 f"{self._needed} of each worker (under {least:.1%} begins them)",

@@ -47,7 +47,7 @@ class Evaluations:
         self._scores, self._end, self._during = {}, end, during
         self._first, self._interrupts = self._round + 1, self._run.interrupts()
         until_ns = monotonic_ns() + int(INTERRUPTED_S * 1e9) if self._interrupts else 0
-        self._counters.store("side_until_ns", until_ns)
+        self._counters.store("tasks_until_ns", until_ns)
         self._begin_round()
         if during:
             self._run.ask("eval")
@@ -108,7 +108,7 @@ class Evaluations:
             max_s = math.inf
         unread, self._unread = self._unread, -1
         is_open = counters.load("eval_asked") > counters.load("eval_taken")
-        if now == self._asked_at and not is_open and not run.has_side_job():
+        if now == self._asked_at and not is_open and not run.has_background_task():
             self._unread = len(self._scores)
         is_lost = self._unread == unread >= 0
         if (now != self._asked_at or is_lost) and monitor.evaluating_s <= max_s:
@@ -163,7 +163,7 @@ class Evaluations:
         A supervisor that stalls, as in a save to a slow disk, loses records.
         """
         run, n_taken = self._run, self._counters.load("eval_next") % EVAL_ROUND
-        if n_taken < self._end or not run.resting():
+        if n_taken < self._end or not run.is_drained():
             return False
         run.drain()  # all that was written before they came to rest
         return self._share() < 1.0
@@ -198,7 +198,7 @@ class Evaluations:
         run = self._run
         with run.strategy.each_copy(run.arena) as copies:
             for load in copies:
-                run.until(run.resting, Doing(Activity.EVALUATING))
+                run.until(run.is_drained, Doing(Activity.EVALUATING))
                 if run.interrupts():
                     return False
                 load()
@@ -213,7 +213,7 @@ class Evaluations:
 def write_sample(run: RunHandle) -> None:
     """Let a worker write a sample of text after the training; report a missing one."""
     monitor, samples, reason = run.monitor, run.monitor.samples, "no worker was free in time"
-    run.arena.counters.store("side_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
+    run.arena.counters.store("tasks_until_ns", monotonic_ns() + int(SAMPLE_S * 1e9))
     run.ask("sample")
     run.command(ControlCommand.SAMPLE)
     try:

@@ -13,7 +13,7 @@ FIRST_STEP_S = 300.0  # a first gradient gives no sign of life, and its time is 
 
 
 @dataclass
-class Seat:
+class WorkerHandle:
     """A worker slot, and the state of the process in it."""
 
     slot: int
@@ -24,7 +24,7 @@ class Seat:
     joined: bool = False  # during the run
     up: bool = False  # the joined worker has started
     leaving_s: float | None = None  # start of its leaving, in watched time
-    recalled: bool = False  # it is to wait for its next job
+    parked: bool = False  # it is to wait for its next job
     cancelled: bool = False  # ended within a step when the time was over; not replaced
     respawn_s: float | None = None  # when its replacement is to start, in watched time
     notices_read: bool = False  # its notices were reported
@@ -38,7 +38,7 @@ class Seat:
 
     def begin(self) -> None:
         """Forget the process before the one that is being spawned."""
-        self.recalled = self.notices_read = self.cancelled = self.was_silent = False
+        self.parked = self.notices_read = self.cancelled = self.was_silent = False
         self.respawn_s = self.leaving_s = None
 
     def silent_s(self, entry: Entry, now_s: float) -> float:
@@ -49,7 +49,7 @@ class Seat:
 
     def may_be_silent_s(self, entry: Entry, timeout_s: float) -> float:
         """Return how long it may give no sign of life; `timeout_s` is for a worker with steps."""
-        starts = entry.state == WorkerState.STARTING and not self.recalled
+        starts = entry.state == WorkerState.STARTING and not self.parked
         return timeout_s if entry.steps and not starts else max(timeout_s, FIRST_STEP_S)
 
     def count_death(self, restarts: int, why: str, way_out: str, *, was_up: bool) -> None:

@@ -138,7 +138,7 @@ class Requests:
         Each gets the optimizer state of the worker with the most steps.
         """
         run, plan = self._run, self._elastic()
-        free, present = run.free_slots(), len(run.seats)
+        free, present = run.free_slots(), len(run.handles)
         try:
             specs = joining_workers(
                 workers,
@@ -175,16 +175,16 @@ class Requests:
     def _leave(self, worker: int | None = None) -> _Answer:
         """Let a worker finish its step and leave: that of a slot, or the one that joined last."""
         slot, run, plan = worker, self._run, self._elastic()
-        staying = {seat.slot: seat for seat in run.seats if seat.leaving_s is None}
+        staying = {handle.slot: handle for handle in run.handles if handle.leaving_s is None}
         have = f"the run has {', '.join(map(str, sorted(staying)))}"
         if slot is None:
-            *_, slot = None, *(seat.slot for seat in staying.values() if seat.joined)
+            *_, slot = None, *(handle.slot for handle in staying.values() if handle.joined)
         if slot is None:
             raise Refused(f"no worker has joined; say which is to leave: {have}")
         if (leaving := staying.get(slot)) is None:
             raise Refused(f"no worker {slot}; {have}")
-        others = [seat for seat in staying.values() if seat is not leaving]
-        if not any(seat.up or not seat.joined for seat in others):
+        others = [handle for handle in staying.values() if handle is not leaving]
+        if not any(handle.up or not handle.joined for handle in others):
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
         if RESIDUAL in plan.optimizer.state_segments:
             raise Refused(
@@ -214,7 +214,7 @@ class Requests:
                 "moments, copied while that worker trains; record with shared moments "
                 "(--moments shared), or begin with all workers"
             )
-        together = [*(seat.spec.backend for seat in self._run.seats), *backends]
+        together = [*(handle.spec.backend for handle in self._run.handles), *backends]
         writers, forms = kernel_choice.choose_for(plan.config, together)
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
         if writers != plan.writers or on_gpu > plan.gpu_share.workers:

@@ -77,7 +77,7 @@ class Session(Processes):
         return began_ns
 
     def continue_by(self, plan: Plan, budget: Budget, done: int, tokens: int) -> None:
-        """Continue by another plan, for which the arena is filled; all workers are recalled.
+        """Continue by another plan, for which the arena is filled; all workers are parked.
 
         They must hold still until they are `ready` again. `done` and `tokens` are the steps of this
         call so far, and the tokens in them.
@@ -126,13 +126,13 @@ class Session(Processes):
 
         def is_decided() -> bool:
             nonlocal still
-            still = self.holding_still()
+            still = self.is_quiesced()
             return still or not self.clock.left_s()
 
         counters.store("pause", 1)
         try:
             while not self.until(is_decided, Doing(why), self.pause_limit_s()):
-                if self.interrupts() > interrupts or not self.has_side_job():
+                if self.interrupts() > interrupts or not self.has_background_task():
                     break
             yield still
         finally:
@@ -182,13 +182,13 @@ class Session(Processes):
         """
         self.command(ControlCommand.WAIT)
         for _ in range(2):  # a worker that became ready meanwhile may have read the command before
-            for seat in self.seats:
-                if seat.respawn_s is not None:  # evaluations do without it
-                    seat.respawn_s, seat.cancelled = None, True
-            for seat in self.in_step():
-                self._reap(seat)
-                seat.cancelled, phase = True, WorkerPhase(self.entry(seat).phase)
-                self.report(f"{seat} was still in phase {phase.name.lower()}; ended")
+            for handle in self.handles:
+                if handle.respawn_s is not None:  # evaluations do without it
+                    handle.respawn_s, handle.cancelled = None, True
+            for handle in self.in_step():
+                self._reap(handle)
+                handle.cancelled, phase = True, WorkerPhase(self.entry(handle).phase)
+                self.report(f"{handle} was still in phase {phase.name.lower()}; ended")
             time.sleep(0.02)
         if self.link is not None and not self.link.still():
             self.link.stop(0.0)
@@ -200,7 +200,7 @@ class Session(Processes):
         """
         if not self.has_workers():
             try:
-                self._spawn(self.seats[0])
+                self._spawn(self.handles[0])
             except EnvironmentLacks as error:
                 self.report(f"no worker is left to evaluate the end: {error}")
         return self.has_workers()

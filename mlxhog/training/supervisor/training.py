@@ -352,12 +352,12 @@ class Training(Session):
 
         Its ticket is returned, and a resume computes it again.
         """
-        self.command(ControlCommand.REST)
-        self.dismiss_starting()
-        resting, clock, doing = self.resting, self.clock, Doing(Activity.FINISHING)
-        self.until(lambda: self.signals.count > 0 or not clock.left_s() or resting(), doing)
+        self.command(ControlCommand.DRAIN)
+        self.cancel_starting()
+        is_drained, clock, doing = self.is_drained, self.clock, Doing(Activity.FINISHING)
+        self.until(lambda: self.signals.count > 0 or not clock.left_s() or is_drained(), doing)
         limit_s = self.pause_limit_s() if clock.left_s() else self._grace_s()
-        if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
+        if not self.until(is_drained, doing, limit_s=limit_s, even_if_interrupted=True):
             self.cancel_steps()
         clock.stop()
         self.settle()
@@ -408,9 +408,9 @@ class Training(Session):
     def _rescue(self, error: BaseException) -> None:
         """Save the state of a run that an error ends, and say in the error how to continue."""
         try:
-            self.command(ControlCommand.REST)
+            self.command(ControlCommand.DRAIN)
             watched, limit_s = WatchedTime(), self._grace_s()
-            while not self.no_living_in_step() and watched.look() < limit_s:
+            while not self.only_dead_in_step() and watched.look() < limit_s:
                 if self.signals.count > 1:
                     break
                 time.sleep(self.poll_s)
@@ -439,7 +439,7 @@ class Training(Session):
             # Rounds take tickets by number: one that a dead worker left below others comes first.
             if not still or (new.strategy.numbered and self.ledger.position()["done"]):
                 return False
-            self.until(self.are_recalled, doing, even_if_interrupted=True)
+            self.until(self.are_parked, doing, even_if_interrupted=True)
             self.settle()
             done, tokens = self.steps_done(), self.arena.counters.load("tokens")
             self.sent_before = done, self.network_bytes()

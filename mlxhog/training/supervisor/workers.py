@@ -27,8 +27,8 @@ from mlxhog.arena.clock import Clock
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
-from mlxhog.arena.published import Marks
-from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, WorkerPhase, WorkerState
+from mlxhog.arena.published import SeqlockCounters
+from mlxhog.arena.workers import MAX_NONFINITE, QUIESCED, Entry, WorkerPhase, WorkerState
 from mlxhog.base.child_processes import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
@@ -36,7 +36,7 @@ from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.training.plan.values import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS, Job, Plan
-from mlxhog.training.supervisor.handles import Seat
+from mlxhog.training.supervisor.handles import WorkerHandle
 from mlxhog.training.worker import main as worker_process
 
 if TYPE_CHECKING:  # only runs of a cluster load it
@@ -71,7 +71,7 @@ class Processes(ABC):
             Arena.create(plan.layout, write=plan.writers.write, fallback=fallback)
         )
         self.ledger = Ledger(self.arena)
-        self.seats = [Seat(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
+        self.handles = [WorkerHandle(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
         self.pool = WorkerPool()
         self.link: Sidecar | None = None  # of the run's cluster
         if plan.link is not None:
@@ -92,14 +92,14 @@ class Processes(ABC):
 
     # -- the state of workers --------------------------------------------------------------------
 
-    def entry(self, seat: Seat) -> Entry:
-        """The worker table entry of a seat."""
-        return self.arena.workers.entry(seat.slot)
+    def entry(self, handle: WorkerHandle) -> Entry:
+        """The worker table entry of a handle."""
+        return self.arena.workers.entry(handle.slot)
 
     def ready(self) -> bool:
         """Whether every worker is up, and the link of a cluster has data for them."""
         return (self.link is None or self.link.is_ready) and all(
-            self.entry(seat).state == WorkerState.RUNNING for seat in self.seats
+            self.entry(handle).state == WorkerState.RUNNING for handle in self.handles
         )
 
     def ends(self) -> int:
@@ -108,35 +108,35 @@ class Processes(ABC):
 
     def has_workers(self) -> bool:
         """Whether a worker process exists, or is to be started again."""
-        return bool(self.pool) or any(seat.respawn_s is not None for seat in self.seats)
+        return bool(self.pool) or any(handle.respawn_s is not None for handle in self.handles)
 
-    def resting(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether every worker is up or cancelled, and none is inside a step or an evaluation.
 
         A dead or starting worker may have left work half done that others wait for.
         """
-        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
+        return self._twice(lambda: [self._is_idle(handle) for handle in self.handles])
 
-    def no_living_in_step(self) -> bool:
+    def only_dead_in_step(self) -> bool:
         """Whether all workers that are inside a step or an evaluation are dead."""
 
         def look() -> list[bool]:
             dead = self.pool.wait(0.0)
-            return [seat.slot in dead for seat in self.in_step()]
+            return [handle.slot in dead for handle in self.in_step()]
 
         return self._twice(look)
 
-    def in_step(self) -> list[Seat]:
+    def in_step(self) -> list[WorkerHandle]:
         """Workers, dead ones included, that are inside a step or an evaluation."""
         return [
-            seat
-            for seat in self.seats
-            if seat.slot in self.pool
-            and self.entry(seat).state != WorkerState.STARTING
-            and not self._rests(seat)
+            handle
+            for handle in self.handles
+            if handle.slot in self.pool
+            and self.entry(handle).state != WorkerState.STARTING
+            and not self._is_idle(handle)
         ]
 
-    def holding_still(self) -> bool:
+    def is_quiesced(self) -> bool:
         """Whether no worker changes the state of a checkpoint while `pause` is set.
 
         All others may be waiting for a starting worker, but not in a step that they do together. A
@@ -146,19 +146,19 @@ class Processes(ABC):
         """
 
         def look() -> list[bool]:
-            still = [self.entry(seat).phase in STILL for seat in self.seats]
+            still = [self.entry(handle).phase in QUIESCED for handle in self.handles]
             return [*still, self.plan.strategy.between_steps(self.arena)]
 
         return self._twice(look)
 
-    def has_side_job(self) -> bool:
+    def has_background_task(self) -> bool:
         """Whether a worker evaluates or samples; this ends by itself."""
-        side_jobs = (WorkerPhase.EVALUATE, WorkerPhase.SAMPLE)
-        return any(self.entry(seat).phase in side_jobs for seat in self.seats)
+        background_tasks = (WorkerPhase.EVALUATE, WorkerPhase.SAMPLE)
+        return any(self.entry(handle).phase in background_tasks for handle in self.handles)
 
-    def _rests(self, seat: Seat) -> bool:
-        entry = self.entry(seat)
-        return seat.cancelled or (
+    def _is_idle(self, handle: WorkerHandle) -> bool:
+        entry = self.entry(handle)
+        return handle.cancelled or (
             entry.state == WorkerState.RUNNING and entry.phase == WorkerPhase.IDLE
         )
 
@@ -167,7 +167,7 @@ class Processes(ABC):
 
         def steps() -> list[tuple[int, int]] | None:
             still = all(look()) and (self.link is None or self.link.still())
-            every = map(self.entry, self.seats)
+            every = map(self.entry, self.handles)
             return [(entry.steps, entry.state) for entry in every] if still else None
 
         if (before := steps()) is None:
@@ -185,25 +185,25 @@ class Processes(ABC):
             if not (slots := self.free_slots()):
                 raise ConfigError("the arena has no slot for the cluster's link; set --max-workers")
             self.link.start(slots[-1])
-        for seat in self.seats:
-            self._spawn(seat)
+        for handle in self.handles:
+            self._spawn(handle)
         self._count()
 
-    def _spawn(self, seat: Seat) -> None:
-        seat.begin()
-        job = self._job(seat.slot, seat.halvings)
+    def _spawn(self, handle: WorkerHandle) -> None:
+        handle.begin()
+        job = self._job(handle.slot, handle.halvings)
         if self.plan.config.determinism == "record":
             from mlxhog.arena import event_log
 
             begin = event_log.Begin(job.spec.backend, job.spec.threads, job.kernels)
-            event_log.append(event_log.worker_path(self.run_dir, seat.slot), begin)
-        self.pool[seat.slot] = WorkerProcess(
+            event_log.append(event_log.worker_path(self.run_dir, handle.slot), begin)
+        self.pool[handle.slot] = WorkerProcess(
             worker_process.main,
             (job,),
-            name=f"mlxhog-worker-{seat.slot}",
-            threads=seat.spec.threads,
+            name=f"mlxhog-worker-{handle.slot}",
+            threads=handle.spec.threads,
             table=self.arena.workers,
-            slot=seat.slot,
+            slot=handle.slot,
         )
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
@@ -217,27 +217,27 @@ class Processes(ABC):
             halvings=halvings,
         )
 
-    def are_recalled(self) -> bool:
+    def are_parked(self) -> bool:
         """Let workers leave their strategy, while they hold still; whether all wait for a job.
 
         One that is still starting, or has died meanwhile, has no job from now on.
         """
-        if any(seat.leaving_s is not None for seat in self.seats):
+        if any(handle.leaving_s is not None for handle in self.handles):
             return False
-        for seat in self.seats:
-            entry = self.entry(seat)
+        for handle in self.handles:
+            entry = self.entry(handle)
             if entry.state == WorkerState.RUNNING:
-                entry.state, seat.recalled = WorkerState.STARTING, True
-        recalled = [seat for seat in self.seats if seat.recalled]
-        if any(self.entry(seat).phase != WorkerPhase.STARTING for seat in recalled):
+                entry.state, handle.parked = WorkerState.STARTING, True
+        parked = [handle for handle in self.handles if handle.parked]
+        if any(self.entry(handle).phase != WorkerPhase.STARTING for handle in parked):
             return False
-        for seat in self.seats:
-            if not seat.recalled and seat.slot in self.pool:
-                self._reap(seat)  # it holds no ticket
+        for handle in self.handles:
+            if not handle.parked and handle.slot in self.pool:
+                self._reap(handle)  # it holds no ticket
         return True
 
     def reassign(self) -> None:
-        """Give all workers, which are recalled, jobs by the present plan.
+        """Give all workers, which are parked, jobs by the present plan.
 
         Threads fill the pipes, since a worker that is stopped would hold up this one.
         """
@@ -246,18 +246,18 @@ class Processes(ABC):
             with suppress(OSError):  # the worker is dead, and its successor has the job
                 pipe.send_bytes(job)
 
-        for seat in list(self.seats):
-            if not seat.recalled:
-                self._or_remove(seat, self._respawn)
+        for handle in list(self.handles):
+            if not handle.parked:
+                self._or_remove(handle, self._respawn)
                 continue
-            seat.recalled = False
-            job = replace(self._job(seat.slot, seat.halvings), handle=None)
-            message = self.pool[seat.slot].pipe, bytes(ForkingPickler.dumps(job))
+            handle.parked = False
+            job = replace(self._job(handle.slot, handle.halvings), handle=None)
+            message = self.pool[handle.slot].pipe, bytes(ForkingPickler.dumps(job))
             threading.Thread(target=send, args=message, daemon=True).start()
 
     def _count(self) -> None:
         """Store the number of workers, on which learning rates and predictions depend."""
-        n = sum(seat.up or not seat.joined for seat in self.seats)
+        n = sum(handle.up or not handle.joined for handle in self.handles)
         self.arena.counters.store("workers", n)
 
     # -- watching --------------------------------------------------------------------------------
@@ -277,152 +277,152 @@ class Processes(ABC):
             self.link.poll()
             while self.link.messages:
                 self.report(self.link.messages.pop(0))
-        for seat in list(self.seats):
-            if seat.slot in dead:
-                if seat.leaving_s is not None:
-                    self._remove(seat)
+        for handle in list(self.handles):
+            if handle.slot in dead:
+                if handle.leaving_s is not None:
+                    self._remove(handle)
                 else:
-                    self._or_remove(seat, self._replace)
+                    self._or_remove(handle, self._replace)
                 continue
-            if seat.respawn_s is not None and self._watched.look() >= seat.respawn_s:
-                self._or_remove(seat, self._respawn)
-            entry = self.entry(seat)
-            if not seat.notices_read and entry.state == WorkerState.RUNNING:
-                self._welcome(seat)
+            if handle.respawn_s is not None and self._watched.look() >= handle.respawn_s:
+                self._or_remove(handle, self._respawn)
+            entry = self.entry(handle)
+            if not handle.notices_read and entry.state == WorkerState.RUNNING:
+                self._welcome(handle)
             if entry.nonfinite_in_row >= MAX_NONFINITE:
                 raise Diverged(
-                    f"{seat} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
+                    f"{handle} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
                     "lower --lr or --clip, then --resume from the last checkpoint"
                 )
         self.ledger.sweep_orphans()
 
-    def _welcome(self, seat: Seat) -> None:
-        seat.notices_read = True
+    def _welcome(self, handle: WorkerHandle) -> None:
+        handle.notices_read = True
         with suppress(EOFError, OSError):  # it has died since
-            for notice in self.pool[seat.slot].pipe.recv():
+            for notice in self.pool[handle.slot].pipe.recv():
                 self.notices[notice] = None
                 self.report(notice)
-        if seat.joined and not seat.up:
-            seat.up = True
+        if handle.joined and not handle.up:
+            handle.up = True
             self._count()
-            self.report(f"{seat} has joined")
+            self.report(f"{handle} has joined")
 
     def _kill_stale(self) -> None:
         """Kill workers without a heartbeat for too long; `watch` then reaps them."""
         steps_s = [
             (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
-            for entry in map(self.entry, self.seats)
+            for entry in map(self.entry, self.handles)
             if entry.steps
         ]
         limit_s = self.plan.config.heartbeat_timeout
         if steps_s:
             limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
         now_s = self._watched.look()
-        for seat in self.seats:
-            entry = self.entry(seat)
-            silent_s = seat.silent_s(entry, now_s)
-            is_silent = silent_s > seat.may_be_silent_s(entry, limit_s)
-            is_late = seat.leaving_s is not None and now_s - seat.leaving_s > LEAVE_S
-            process = self.pool.get(seat.slot)
+        for handle in self.handles:
+            entry = self.entry(handle)
+            silent_s = handle.silent_s(entry, now_s)
+            is_silent = silent_s > handle.may_be_silent_s(entry, limit_s)
+            is_late = handle.leaving_s is not None and now_s - handle.leaving_s > LEAVE_S
+            process = self.pool.get(handle.slot)
             if (is_late or is_silent) and process is not None and process.is_alive():
                 process.kill()
                 if not is_late:
-                    seat.was_silent = True
+                    handle.was_silent = True
                     first = "" if entry.steps else ", before its first step was done"
                     self.report(
-                        f"{seat} gave no sign of life for {silent_s:.0f} s in phase "
+                        f"{handle} gave no sign of life for {silent_s:.0f} s in phase "
                         f"{WorkerPhase(entry.phase).name.lower()}{first}; killed (a slow machine "
                         "may need more: --heartbeat-timeout)"
                     )
 
     # -- death -----------------------------------------------------------------------------------
 
-    def _reap(self, seat: Seat, timeout_s: float = 0.0) -> Death:
+    def _reap(self, handle: WorkerHandle, timeout_s: float = 0.0) -> Death:
         """Free the tickets and locks of a dead worker; kill it first after `timeout_s`."""
-        entry = self.entry(seat)
+        entry = self.entry(handle)
         if self.plan.config.determinism == "record":
             from mlxhog.strategies import recorded
 
-            self.pool[seat.slot].end(timeout_s)
-            recorded.settle(self.arena, self.run_dir, seat.slot)
-        death = self.pool.reap(seat.slot, timeout_s)
+            self.pool[handle.slot].end(timeout_s)
+            recorded.settle(self.arena, self.run_dir, handle.slot)
+        death = self.pool.reap(handle.slot, timeout_s)
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn
         self.torn += report.torn
         # If all write an update together, the replacement finishes it.
         if self.plan.strategy.between_steps(self.arena):
-            Marks(self.arena, seat.slot).end_update()
+            SeqlockCounters(self.arena, handle.slot).end_update()
         return death
 
-    def _or_remove(self, seat: Seat, act: Callable[[Seat], None]) -> None:
+    def _or_remove(self, handle: WorkerHandle, act: Callable[[WorkerHandle], None]) -> None:
         """Act on a worker; if that fails, continue without it if it has joined others."""
         try:
-            act(seat)
+            act(handle)
         except (ConfigError, EnvironmentLacks, WorkerFailed) as error:
-            is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
-            if is_last or not seat.joined:
+            is_last = all(other is handle or other.leaving_s is not None for other in self.handles)
+            if is_last or not handle.joined:
                 raise
-            self._remove(seat, f"{error}; the run continues without it")
+            self._remove(handle, f"{error}; the run continues without it")
 
-    def _replace(self, seat: Seat) -> None:
-        state = self.entry(seat).state
-        death = self._reap(seat)
+    def _replace(self, handle: WorkerHandle) -> None:
+        state = self.entry(handle).state
+        death = self._reap(handle)
         if (
             state == WorkerState.FINISHED
             or self.arena.counters.load("command") == ControlCommand.EXIT
         ):
             return
-        log = self._job(seat.slot).log
+        log = self._job(handle.slot).log
         last = last_lines_of(log)[-1]
-        is_first = not self.clock.has_started or (seat.joined and not seat.up)
+        is_first = not self.clock.has_started or (handle.joined and not handle.up)
         if state == WorkerState.STARTING and death.code in EXIT_ERRORS and is_first:
-            raise EXIT_ERRORS[death.code](f"{seat} cannot start: {last}")
+            raise EXIT_ERRORS[death.code](f"{handle} cannot start: {last}")
         if death.is_fault:
             raise WorkerFailed(
-                f"{seat} met an error that a restart cannot cure: {last}; see {log}, and please "
+                f"{handle} met an error that a restart cannot cure: {last}; see {log}, and please "
                 "report it"
             )
-        if seat.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
+        if handle.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
             lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
-            self._halve(seat, f"{seat} {lost}", last)
+            self._halve(handle, f"{handle} {lost}", last)
         way_out = death.way_out(last, otherwise="allow more with --restarts")
-        if seat.was_silent:
+        if handle.was_silent:
             way_out = "allow a longer silence with --heartbeat-timeout"
         # One that was up may be building another strategy, and is in state STARTING again.
-        why, was_up = f"{death}; {last}", state != WorkerState.STARTING or seat.notices_read
+        why, was_up = f"{death}; {last}", state != WorkerState.STARTING or handle.notices_read
         restarts = self.plan.config.restarts
-        seat.count_death(restarts, why, f"see {log}, or {way_out}", was_up=was_up)
+        handle.count_death(restarts, why, f"see {log}, or {way_out}", was_up=was_up)
         self.restarts += 1
         if not was_up and self.clock.has_started:
-            self._pause(seat, why)
+            self._pause(handle, why)
             return
-        self._respawn(seat)
-        if seat.respawn_s is None:
-            self.report(f"{seat} died ({death}) and is being replaced")
+        self._respawn(handle)
+        if handle.respawn_s is None:
+            self.report(f"{handle} died ({death}) and is being replaced")
 
-    def _pause(self, seat: Seat, why: str) -> None:
-        pause_s = min(MAX_PAUSE_S, 2.0 ** (seat.failed_starts - 1))
-        seat.respawn_s = self._watched.look() + pause_s
-        self.entry(seat).phase = WorkerPhase.STARTING  # it holds no ticket
-        self.report(f"{seat} could not start ({why}); tried again in {pause_s:.0f} s")
+    def _pause(self, handle: WorkerHandle, why: str) -> None:
+        pause_s = min(MAX_PAUSE_S, 2.0 ** (handle.failed_starts - 1))
+        handle.respawn_s = self._watched.look() + pause_s
+        self.entry(handle).phase = WorkerPhase.STARTING  # it holds no ticket
+        self.report(f"{handle} could not start ({why}); tried again in {pause_s:.0f} s")
 
-    def _respawn(self, seat: Seat) -> None:
+    def _respawn(self, handle: WorkerHandle) -> None:
         """Start a worker's replacement; if the system starts no process now, later."""
         try:
-            self._spawn(seat)
+            self._spawn(handle)
         except EnvironmentLacks as error:
             way_out, restarts = "allow more with --restarts", self.plan.config.restarts
-            seat.count_death(restarts, str(error), way_out, was_up=False)
-            self._pause(seat, str(error))
+            handle.count_death(restarts, str(error), way_out, was_up=False)
+            self._pause(handle, str(error))
 
-    def _halve(self, seat: Seat, cause: str, last: str) -> None:
+    def _halve(self, handle: WorkerHandle, cause: str, last: str) -> None:
         """Halve the micro-batch of a worker that the GPU watchdog ended."""
-        if seat.halvings == MAX_HALVINGS:
+        if handle.halvings == MAX_HALVINGS:
             raise WorkerFailed(
                 f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
             )
-        seat.halvings += 1
-        n = self._job(seat.slot, seat.halvings).micro_batch
+        handle.halvings += 1
+        n = self._job(handle.slot, handle.halvings).micro_batch
         self.report(
             f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
             f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
@@ -436,22 +436,22 @@ class Processes(ABC):
         with ExitStack() as reaps:  # all, whatever one of them raises
             if self.link is not None:
                 reaps.callback(self.link.stop, min(timeout_s, LINK_LEAVES_S))
-            for seat in reversed(self.seats):
-                seat.respawn_s = None
-                if seat.slot in self.pool:
-                    reaps.callback(self._reap_by, seat, deadline)
+            for handle in reversed(self.handles):
+                handle.respawn_s = None
+                if handle.slot in self.pool:
+                    reaps.callback(self._reap_by, handle, deadline)
 
-    def _reap_by(self, seat: Seat, deadline_ns: int) -> None:
+    def _reap_by(self, handle: WorkerHandle, deadline_ns: int) -> None:
         # A starting worker holds no ticket and would react late.
-        starting = self.entry(seat).state == WorkerState.STARTING
+        starting = self.entry(handle).state == WorkerState.STARTING
         rest_s = (deadline_ns - monotonic_ns()) / 1e9
-        self._reap(seat, 0.0 if starting else max(0.0, rest_s))
+        self._reap(handle, 0.0 if starting else max(0.0, rest_s))
 
     # -- joining and leaving ---------------------------------------------------------------------
 
     def free_slots(self) -> list[int]:
         """Slots in which workers could join, unused ones first."""
-        used = {seat.slot for seat in self.seats} | {self.link.slot if self.link else None}
+        used = {handle.slot for handle in self.handles} | {self.link.slot if self.link else None}
         free = [entry for entry in self.arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
 
@@ -461,41 +461,41 @@ class Processes(ABC):
         Raises:
             EnvironmentLacks: the system starts no process now; none of the workers has joined.
         """
-        plan, n = self.plan, len(self.seats)
+        plan, n = self.plan, len(self.handles)
         try:
             for slot, spec, kernels in workers:
                 self.plan = self.plan.with_worker(slot, spec, kernels)
-                self.seats.append(Seat(slot, spec, joined=True))
-                self._spawn(self.seats[-1])
+                self.handles.append(WorkerHandle(slot, spec, joined=True))
+                self._spawn(self.handles[-1])
         except BaseException:
-            for seat in self.seats[n:]:
-                if seat.slot in self.pool:
-                    self._reap(seat)
-                self.arena.workers.release(seat.slot)
-            self.plan, self.seats[n:] = plan, []
+            for handle in self.handles[n:]:
+                if handle.slot in self.pool:
+                    self._reap(handle)
+                self.arena.workers.release(handle.slot)
+            self.plan, self.handles[n:] = plan, []
             raise
 
     def leave(self, slot: int) -> None:
         """Let a worker finish its step and leave; `watch` reports its end."""
-        (seat,) = [seat for seat in self.seats if seat.slot == slot]
-        entry = self.entry(seat)
+        (handle,) = [handle for handle in self.handles if handle.slot == slot]
+        entry = self.entry(handle)
         if entry.state == WorkerState.RUNNING:
-            seat.leaving_s = self._watched.look()
+            handle.leaving_s = self._watched.look()
             entry.state = WorkerState.LEAVING
         else:  # it holds no ticket
-            self._remove(seat)
+            self._remove(handle)
 
-    def dismiss_starting(self) -> None:
+    def cancel_starting(self) -> None:
         """End joining workers that have not started yet; no worker may begin a step meanwhile."""
-        for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
-            if self.entry(seat).state != WorkerState.RUNNING:  # since the last look
-                self._remove(seat)
+        for handle in [handle for handle in self.handles if handle.joined and not handle.up]:
+            if self.entry(handle).state != WorkerState.RUNNING:  # since the last look
+                self._remove(handle)
 
-    def _remove(self, seat: Seat, why: str = "") -> None:
-        if seat.slot in self.pool:
-            self._reap(seat)
-        self.seats.remove(seat)
+    def _remove(self, handle: WorkerHandle, why: str = "") -> None:
+        if handle.slot in self.pool:
+            self._reap(handle)
+        self.handles.remove(handle)
         self.removed += 1
-        self.arena.workers.release(seat.slot)
+        self.arena.workers.release(handle.slot)
         self._count()
-        self.report(why or f"{seat} has left after {self.entry(seat).steps} steps")
+        self.report(why or f"{handle} has left after {self.entry(handle).steps} steps")

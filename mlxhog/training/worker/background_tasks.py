@@ -1,4 +1,4 @@
-"""The side jobs of a worker: evaluations and samples.
+"""The background tasks of a worker: evaluations and samples.
 
 Each scored batch is a record in the worker's ring, for the supervisor (`evaluations.py`). During
 training one worker takes on a request and scores all batches, at its copy of the parameters. At the
@@ -30,17 +30,17 @@ if TYPE_CHECKING:  # only workers load them
 SAMPLE_TOKENS = 160
 
 
-def takes_on(context: Context, what: str) -> bool:
+def claims_task(context: Context, what: str) -> bool:
     """Take on an open "eval" or "sample" of the supervisor. At most one worker gets each."""
     counters, taken = context.arena.counters, f"{what}_taken"
     n = counters.load(taken)
     if not (counters.load(f"{what}_asked") > n and counters.compare_exchange(taken, n, n + 1)):
         return False
-    context.settle()  # a worker with a request holds no ticket (`Session.holding_still`)
+    context.settle()  # a worker with a request holds no ticket (`Session.is_quiesced`)
     return True
 
 
-class TextJobs:
+class TextTasks:
     """Evaluations and samples; one worker takes on each request.
 
     During training both end with the training; after it, when the supervisor says so.
@@ -61,7 +61,7 @@ class TextJobs:
         return texts_of(self._val, self.job.config, parameters, self.part.asked_bytes)
 
     def score(self, place: int) -> ScoreSums:
-        """Score the batch at a place, at the parameters in the backend's inbox."""
+        """Score the batch at a place, at the parameters in the backend's parameter buffer."""
         file, rows = self._texts[0], _rows(self.job.config, param_count(self.job.plan.model))
         if place >= self.part.batches:
             file, place = self._texts[1], place - self.part.batches
@@ -74,10 +74,10 @@ class TextJobs:
 
         It evaluates only during training: all workers share the last evaluation (`evaluate_rest`).
         """
-        if self.context.training() and takes_on(self.context, "eval"):
+        if self.context.training() and claims_task(self.context, "eval"):
             begin = self._counters.load("eval_next")
             self._score(range(begin, begin + self._counters.load("eval_end")))
-        if takes_on(self.context, "sample"):
+        if claims_task(self.context, "sample"):
             self._sample()
 
     def evaluate_rest(self) -> None:
@@ -98,7 +98,7 @@ class TextJobs:
             began_ns, (round_, place) = monotonic_ns(), divmod(number, EVAL_ROUND)
             if copied_round != round_:  # another round may score other parameters
                 steps, copied_round = self._counters.load("steps"), round_
-                context.copy_to_inbox()
+                context.copy_to_param_buffer()
             entry.beat(WorkerPhase.EVALUATE)
             score = self.score(place)
             self.ring.append(
@@ -112,12 +112,12 @@ class TextJobs:
             )
 
     def _is_over(self) -> bool:
-        """Whether a side job has to end; also a sign of life."""
+        """Whether a background task has to end; also a sign of life."""
         context, counters = self.context, self._counters
         context.entry.beat()
         if context.training():
             return context.is_over()
-        until_ns = counters.load("side_until_ns")
+        until_ns = counters.load("tasks_until_ns")
         is_asked_for = counters.load("command") in (ControlCommand.EVALUATE, ControlCommand.SAMPLE)
         return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
 
@@ -126,7 +126,7 @@ class TextJobs:
         from mlxhog.decoding.engine import answer
         from mlxhog.decoding.options import Sampling
 
-        self.context.copy_to_inbox()
+        self.context.copy_to_param_buffer()
         self.context.entry.beat(WorkerPhase.SAMPLE)
         _, prompt = validation_set.beginning(self._val, self._tokenizer)
         most = self.job.plan.model.max_length  # 0: any length

@@ -32,7 +32,7 @@ from mlxhog.optim.metal_steps import MetalSteps, NotShared
 from mlxhog.optim.rule import Polar
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
-from mlxhog.training.plan.values import Job, SideJobs
+from mlxhog.training.plan.values import BackgroundTasks, Job
 from mlxhog.training.worker.steps import Gradients, OverlappedSteps, Steps
 
 
@@ -43,20 +43,20 @@ def run(pipe: Connection, job: Job) -> None:
     entry = arena.workers.entry(job.slot)
     entry.beat(WorkerPhase.STARTING)
     gradients = start_gradients(job, arena, entry)
-    steps, side_jobs = _built(job, arena, entry, gradients)
+    steps, background_tasks = _built(job, arena, entry, gradients)
     pipe.send(job.notices)
     entry.state = WorkerState.RUNNING
     while (command := ControlCommand(arena.counters.load("command"))) != ControlCommand.EXIT:
         if entry.state == WorkerState.LEAVING:
             break
-        if entry.state == WorkerState.STARTING:  # recalled, since the run changes its strategy
+        if entry.state == WorkerState.STARTING:  # parked, since the run changes its strategy
             entry.beat(WorkerPhase.STARTING)
             job = pipe.recv()
             arena.lay_out(job.plan.layout)
-            steps, side_jobs = _built(job, arena, entry, gradients)
+            steps, background_tasks = _built(job, arena, entry, gradients)
             entry.state = WorkerState.RUNNING
         entry.rss_bytes = resident_bytes()
-        if follow(command, steps, side_jobs):
+        if follow(command, steps, background_tasks):
             continue
         entry.beat(WorkerPhase.IDLE)
         time.sleep(0.002)
@@ -65,27 +65,29 @@ def run(pipe: Connection, job: Job) -> None:
     gradients.backend.close()
 
 
-def _built(job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> tuple[Steps, SideJobs]:
+def _built(
+    job: Job, arena: Arena, entry: Entry, gradients: Gradients
+) -> tuple[Steps, BackgroundTasks]:
     context = make_context(job, arena, entry, gradients.backend)
     ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     steps = (OverlappedSteps if job.config.overlap else Steps)(job, context, ring, gradients)
-    return steps, job.plan.side_jobs(job, context, ring)
+    return steps, job.plan.background_tasks(job, context, ring)
 
 
-def follow(command: ControlCommand, steps: Steps, side_jobs: SideJobs) -> bool:
+def follow(command: ControlCommand, steps: Steps, background_tasks: BackgroundTasks) -> bool:
     """Follow a command; returns whether this was a step, so that another may follow at once."""
     trains = command in (
         ControlCommand.TRAIN,
-        ControlCommand.REST,
+        ControlCommand.DRAIN,
     )  # at rest it finishes a round in progress
     if not trains:
         steps.context.settle()
     if command in (ControlCommand.TRAIN, ControlCommand.SAMPLE):
-        side_jobs.serve()
+        background_tasks.serve()
     if trains:
         steps.step()
     elif command == ControlCommand.EVALUATE:
-        side_jobs.evaluate_rest()
+        background_tasks.evaluate_rest()
     return trains
 
 

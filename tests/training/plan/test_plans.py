@@ -20,7 +20,7 @@ from mlxhog.optim import SGD
 from mlxhog.training.plan import preview, sizes
 from mlxhog.training.plan import values as job
 from mlxhog.training.plan.decide import make_plan
-from mlxhog.training.plan.initial_weights import CountedPairs
+from mlxhog.training.plan.initial_weights import BigramWeights
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL, small_config
 from tests.words import changed
@@ -79,7 +79,7 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
 )
 def test_embedding_and_head_of_many_words_begin_with_counted_pairs(model, options, counts):
     plan = make_plan(TrainConfig(model=model, steps=1, **options))
-    assert isinstance(plan.initial_weights, CountedPairs) == counts
+    assert isinstance(plan.initial_weights, BigramWeights) == counts
     assert any("bigram statistics" in note for note in plan.notes) == counts
 
 
@@ -290,7 +290,7 @@ def test_a_budget_is_counted_in_passes():
         (Budget(seconds=10), None, None),
         (Budget(seconds=10), 50.0, 5.0),
     ):
-        result = job.passes(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
+        result = job.epochs_read(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
         assert result == read
 
 

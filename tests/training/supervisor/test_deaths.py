@@ -32,7 +32,7 @@ from tests.training.small import (
 )
 
 EVALUATES = {"save_every": 12, "eval_every": "1h", "sample_every": "1h"}
-COMMANDS = ("pause", ControlCommand.REST, ControlCommand.EVALUATE, ControlCommand.SAMPLE)
+COMMANDS = ("pause", ControlCommand.DRAIN, ControlCommand.EVALUATE, ControlCommand.SAMPLE)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_run_whose_workers_all_die_at_a_moment_loses_no_step_and_no_evaluation
     state = checkpoint_of(result).state
     assert (state["used"]["steps"], state["left"]["steps"]) == (40, 0)
     assert result.torn or not result.lost_update_rate
-    # After `pause` and `REST` the run needs all workers.
+    # After `pause` and `DRAIN` the run needs all workers.
     assert result.restarts >= min(2, len(moments)) * len(result.workers)
     assert (result.val_bits_per_byte is None) == ("eval_every" not in options)
 
@@ -182,7 +182,7 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
 
     def until_the_other_rests(run, condition, doing, limit_s=math.inf, **how):
         if limit_s == clock.GRACE_S:
-            until_(run, lambda: run._rests(run.seats[0]), doing, **how)
+            until_(run, lambda: run._is_idle(run.handles[0]), doing, **how)
         return until_(run, condition, doing, limit_s, **how)
 
     def stop_the_second_worker(progress):

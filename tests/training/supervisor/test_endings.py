@@ -158,7 +158,7 @@ def test_no_pause_outlasts_the_time_budget(tmp_path, deadline, monkeypatch):
         deadline.append("in the pause")
         return False
 
-    monkeypatch.setattr(runs.Training, "holding_still", never_still)
+    monkeypatch.setattr(runs.Training, "is_quiesced", never_still)
     monkeypatch.setattr(runs.Training, "pause_limit_s", lambda run: 3600.0)
     config = small_config(tmp_path, steps=None, time=600.0, save_every=1)
     assert train(config, observer=None).status == "done"
@@ -232,7 +232,7 @@ def test_a_request_to_join_without_processes_is_refused_and_the_run_continues(
     def join(progress):
         run = latest(tmp_path)
 
-        def no_process(self, seat):
+        def no_process(self, handle):
             raise EnvironmentLacks("no process can be started: the limit of processes is reached")
 
         with monkeypatch.context() as patch:

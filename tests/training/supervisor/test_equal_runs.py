@@ -42,7 +42,7 @@ CASES = [
         {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "beta1": 0.9},
         {"strategy": "sim"}, {"strategy": "diloco", "average_every": 2},
     )),
-    # Processes in turn, and one with overlapped steps, are simulations of late gradients.
+    # Processes in turn, and one with overlapped steps, are simulations of stale gradients.
     *(({"steps": 31, **one}, {"strategy": "round_robin", "workers": f"mlx:cpu*{n}"},
        {"strategy": "sim", "sim_staleness": f"fixed:{n - 1}"}, BITS)
       for n, one in (

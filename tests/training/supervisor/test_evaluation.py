@@ -35,7 +35,7 @@ from mlxhog.training.supervisor import checkpoints
 from mlxhog.training.supervisor import evaluations as evaluation
 from mlxhog.training.supervisor.early_stopping import ValidationWatch
 from mlxhog.training.worker import main as worker_process
-from mlxhog.training.worker.background_tasks import TextJobs
+from mlxhog.training.worker.background_tasks import TextTasks
 from tests.display.sample_run import VALIDATION, lines, write_run
 from tests.pairs import each_of
 from tests.saved import SMALL, save, saved_run
@@ -83,7 +83,7 @@ class Asked:
         self.monitor.evaluations, self.monitor.evaluating_s = 0, 0.0
         self.monitor.clock.seconds.return_value, self.monitor.budget = 100.0, Budget()
         self.run.arena.counters.load = lambda name: self.words.get(name, 0)
-        self.run.has_side_job.return_value = True
+        self.run.has_background_task.return_value = True
         self.evaluations = evaluation.Evaluations(self.run)
 
     def asks(self):
@@ -116,7 +116,7 @@ def test_an_evaluation_whose_records_a_stalled_supervisor_lost_is_followed_by_an
     asked = Asked(eval_every=5)
     assert asked.asks()
     asked.score(0)
-    asked.run.has_side_job.return_value = False
+    asked.run.has_background_task.return_value = False
     assert not asked.asks()  # its worker may have ended it since the records were read
     asked.score(1)
     assert not asked.asks()
@@ -288,7 +288,7 @@ def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the
 
 def that_is_killed(pipe, job, where, often):
     """A worker that is killed when it scores the part, or the larger text. Children import it."""
-    score, mark = TextJobs.score, job.run_dir / "killed"
+    score, mark = TextTasks.score, job.run_dir / "killed"
 
     def killed(jobs, place):
         is_larger = place >= jobs.part.batches
@@ -297,7 +297,7 @@ def that_is_killed(pipe, job, where, often):
             os.kill(os.getpid(), signal.SIGKILL)
         return score(jobs, place)
 
-    TextJobs.score = killed
+    TextTasks.score = killed
     worker_process.main(pipe, job)
 
 

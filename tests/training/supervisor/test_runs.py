@@ -208,7 +208,7 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
 @pytest.mark.slow
 def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path, monkeypatch):
     def both_have_trained(run):
-        return run.steps_done() >= 120 and all(run.entry(seat).steps for seat in run.seats)
+        return run.steps_done() >= 120 and all(run.entry(handle).steps for handle in run.handles)
 
     monkeypatch.setattr(runs.Training, "_budget_is_used", both_have_trained)
     options = {"steps": 100_000, "lr": 1e-2, "schedule": "constant", "warmup": 0}

@@ -82,10 +82,10 @@ def session(clock, tmp_path, monkeypatch):
 
 
 def run(session, phase=WorkerPhase.COMPUTE):
-    for seat in session.seats:
-        session.entry(seat).state = WorkerState.RUNNING
-        session.entry(seat).beat(phase)
-        session.entry(seat).steps = 1
+    for handle in session.handles:
+        session.entry(handle).state = WorkerState.RUNNING
+        session.entry(handle).beat(phase)
+        session.entry(handle).steps = 1
 
 
 def die(session, slot=1):
@@ -105,7 +105,7 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(session, clock):
 
 def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(session):
     run(session)
-    silent, other = session.seats
+    silent, other = session.handles
     for part, restarts in ((0.9, 0), (0.2, 1)):
         for _ in range(round(part * TIMEOUT_S / POLL_S)):
             session.entry(other).beat()
@@ -116,7 +116,7 @@ def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(session):
 
 def test_a_first_step_may_take_five_minutes_and_its_limit_is_named(session):
     run(session)
-    slow, other = session.seats
+    slow, other = session.handles
     session.entry(slow).steps = 0
     for limit_s, restarts in ((FIRST_STEP_S - 5, 0), (10, 1)):
         for _ in range(round(limit_s / POLL_S)):
@@ -143,11 +143,11 @@ def test_only_deaths_of_a_worker_that_was_up_are_forgotten_in_time(session, cloc
 @pytest.mark.parametrize("phase", [WorkerPhase.EVALUATE, WorkerPhase.SAMPLE])
 def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(session, phase):
     run(session, WorkerPhase.WAITING)
-    busy, _ = session.seats
+    busy, _ = session.handles
     for own, still in ((WorkerPhase.COMPUTE, False), (WorkerPhase.DATA, False), (phase, True)):
         session.entry(busy).beat(own)
-        assert session.holding_still() == still
-    assert session.has_side_job()
+        assert session.is_quiesced() == still
+    assert session.has_background_task()
 
 
 def live(session):
@@ -183,7 +183,10 @@ def test_a_worker_that_leaves_and_does_not_go_is_killed(session, clock):
     slot = joined(session)
     session.leave(slot)
     for _ in range(round(LEAVE_S) + 2):
-        assert session.entry(session.seats[-1]).state in (WorkerState.LEAVING, WorkerState.RUNNING)
+        assert session.entry(session.handles[-1]).state in (
+            WorkerState.LEAVING,
+            WorkerState.RUNNING,
+        )
         clock.wait(1.0)
         session.poll()
     assert slot not in session.pool
@@ -196,14 +199,14 @@ def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(session
     session.poll()
     assert "cannot start" in session.messages[0]
     assert "the run continues without it" in session.messages[0]
-    assert [seat.slot for seat in session.seats] == [1, 2]
+    assert [handle.slot for handle in session.handles] == [1, 2]
     slot = joined(session)
     session.messages.clear()
     for _ in range(6):
         run(session)
         die(session, slot)
     assert "died 6 times" in session.messages[-1]
-    assert (live(session), len(session.seats)) == (2, 2)
+    assert (live(session), len(session.handles)) == (2, 2)
 
 
 LACKS = 3  # the exit code of a worker whose framework cannot be loaded
@@ -212,8 +215,8 @@ SHORT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 
 def wait(session, seconds):
     for _ in range(round(seconds / POLL_S)):
-        for seat in session.seats:
-            session.entry(seat).beat()
+        for handle in session.handles:
+            session.entry(handle).beat()
         session.poll()
 
 
@@ -252,7 +255,7 @@ def test_a_replacement_waits_while_the_system_starts_no_process(session, code):
     session.starts.append(OSError(code, "no"))
     end(session, 1, -9)
     assert "no process can be started" in session.messages[-1]
-    assert (1 in session.pool, session.holding_still(), session.resting()) == (False,) * 3
+    assert (1 in session.pool, session.is_quiesced(), session.is_drained()) == (False,) * 3
     wait(session, 1.2)
     assert 1 in session.pool
 
@@ -264,7 +267,7 @@ def test_workers_join_all_or_none(session, code):
     plan, spec = session.plan, WorkerSpec("mlx:cpu", 1)
     with pytest.raises(EnvironmentLacks, match="no process can be started"):
         session.join([(3, spec, "native"), (4, spec, "native")])
-    assert [seat.slot for seat in session.seats] == [1, 2]
+    assert [handle.slot for handle in session.handles] == [1, 2]
     assert (session.pool.keys(), session.plan) == ({1, 2}, plan)
     assert set(session.free_slots()) == {3, 4}
 
@@ -273,9 +276,9 @@ def test_the_end_reaps_all_workers_whatever_one_of_them_raises(session):
     run(session)
     reap = session._reap
 
-    def fails_for_the_first(seat, *how):
-        reap(seat, *how)
-        if seat.slot == 1:
+    def fails_for_the_first(handle, *how):
+        reap(handle, *how)
+        if handle.slot == 1:
             raise OSError(errno.ENOSPC, "full")
 
     session._reap = fails_for_the_first
@@ -286,25 +289,25 @@ def test_the_end_reaps_all_workers_whatever_one_of_them_raises(session):
 
 def test_a_joined_worker_that_has_just_started_is_not_dismissed(session):
     session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    session.entry(session.seats[2]).state = WorkerState.RUNNING  # since the last look
-    session.dismiss_starting()
-    assert [seat.slot for seat in session.seats] == [1, 2, 3]
+    session.entry(session.handles[2]).state = WorkerState.RUNNING  # since the last look
+    session.cancel_starting()
+    assert [handle.slot for handle in session.handles] == [1, 2, 3]
 
 
 def test_only_workers_inside_a_step_are_cancelled_and_nobody_waits_for_them(session):
     run(session)
     session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    late, idle, starting, _ = session.seats
+    late, idle, starting, _ = session.handles
     session.entry(idle).beat(WorkerPhase.IDLE)
-    run_again = session.entry(session.seats[3])
+    run_again = session.entry(session.handles[3])
     run_again.state = WorkerState.RUNNING
     run_again.beat(WorkerPhase.IDLE)
-    assert not session.resting()
+    assert not session.is_drained()
     session.cancel_steps()
     assert session.pool.keys() == {2, 3, 4}
     session.entry(starting).state = WorkerState.RUNNING
     session.entry(starting).beat(WorkerPhase.IDLE)
-    assert session.resting()
+    assert session.is_drained()
     assert late.cancelled
     session.poll()
     assert session.restarts == 0
@@ -330,10 +333,10 @@ def test_an_evaluator_may_have_the_slot_of_a_worker_that_was_to_leave(session):
 def test_nobody_waits_for_a_dead_worker_to_end_its_step(session):
     run(session)
     session.pool[1].process.exitcode = -9
-    assert not session.no_living_in_step()
-    session.entry(session.seats[1]).beat(WorkerPhase.IDLE)
-    assert session.no_living_in_step()
-    assert not session.resting()
+    assert not session.only_dead_in_step()
+    session.entry(session.handles[1]).beat(WorkerPhase.IDLE)
+    assert session.only_dead_in_step()
+    assert not session.is_drained()
 
 
 def test_a_joined_worker_that_dies_often_and_cannot_start_is_removed_and_that_is_all(session):
@@ -345,16 +348,16 @@ def test_a_joined_worker_that_dies_often_and_cannot_start_is_removed_and_that_is
     session.starts.append(OSError(errno.EAGAIN, "no"))
     die(session, slot)
     assert "the run continues without it" in session.messages[-1]
-    assert [seat.slot for seat in session.seats] == [1, 2]
+    assert [handle.slot for handle in session.handles] == [1, 2]
 
 
 def test_a_worker_that_is_removed_amid_a_change_of_strategy_costs_no_other_its_job(session):
     session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    first, second, dead, last = session.seats
-    first.recalled = second.recalled = last.recalled = True
+    first, second, dead, last = session.handles
+    first.parked = second.parked = last.parked = True
     session._reap(dead)
     dead.deaths_s.extend([0.0] * 5)
     session.starts.append(OSError(errno.EAGAIN, "no"))
     session.reassign()
-    assert session.seats == [first, second, last]
-    assert not any(seat.recalled for seat in session.seats)
+    assert session.handles == [first, second, last]
+    assert not any(handle.parked for handle in session.handles)

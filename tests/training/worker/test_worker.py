@@ -29,7 +29,7 @@ from mlxhog.strategies import build
 from mlxhog.strategies.strategy import Lease
 from mlxhog.training.plan.values import Job
 from mlxhog.training.supervisor import workers as processes
-from mlxhog.training.worker import background_tasks as side_jobs
+from mlxhog.training.worker import background_tasks as background_tasks
 from mlxhog.training.worker import loop as worker
 from mlxhog.training.worker import main as worker_process
 from mlxhog.training.worker.steps import Gradients, OverlappedSteps
@@ -377,7 +377,7 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(of_steps):
     of_steps.counters.store("pause", 0)
     steps.step()
     of_steps.counters.add("eval_asked", 1)
-    assert side_jobs.takes_on(steps.context, "eval")
+    assert background_tasks.claims_task(steps.context, "eval")
     assert steps.context.entry.steps == of_steps.counters.load("version") == 2
     steps.step()
     jobs = SimpleNamespace(evaluate_rest=list)
