@@ -34,7 +34,7 @@ from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import Optimizer, schedules
+from mlxhog.optim import schedules
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
 from mlxhog.training.plan import initial_weights, kernel_choice
@@ -46,7 +46,7 @@ from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.memory import Memory, gpu_share
 from mlxhog.training.plan.resume import Resumption
 from mlxhog.training.plan.validation_subset import ValidationSubset
-from mlxhog.training.plan.values import TextPlan, epochs_read, plan_layout
+from mlxhog.training.plan.values import Regime, TextPlan, epochs_read, plan_layout
 from mlxhog.training.worker.background_tasks import TextTasks
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ MANY_EPOCHS = 4.0
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
 LARGE_VOCAB, NEGATIVES = 4096, 1024
 """Vocabulary from which on the loss draws words where the head is costly, and how many."""
+FREE_SLOTS = 2  # for workers that join, without --max-workers
+FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
 
 
 def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
@@ -153,10 +155,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     notes += of_engines
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
-    regime = None if resumption is None else resumption.state["regime"]
-    choices = choose_strategy.choices(config.strategy, workers, regime)
+    saved = None if resumption is None else resumption.state["regime"]
+    choices = choose_strategy.choices(config.strategy, workers, saved)
     begun = asked, config, model, workers, resumption, data, train
-    ways = [_of_strategy(choice, *begun, is_open=len(choices) > 1) for choice in choices]
+    regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.
     live = memory.keeps_copies(config.live, parameters, note)
@@ -166,19 +168,17 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
         segments = anchor.segments()
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
-    n_tickets, *_ = [way.pop("n_tickets") for way in ways]
 
-    def lay_out(strategy: Strategy, optimizer: Optimizer, most: int | None = None) -> Layout:
+    def lay_out(regime: Regime, max_slots: int | None = None) -> Layout:
+        strategy, optimizer, n_tickets = regime.strategy, regime.optimizer, regimes[0].n_tickets
         return plan_layout(
-            spec, strategy, optimizer, n_tickets, max_workers=most, kept=segments, live=live
+            spec, strategy, optimizer, n_tickets, max_workers=max_slots, kept=segments, live=live
         )
 
-    elastic = next((way for way in ways if not way["strategy"].fixed), ways[0])
-    elastic["strategy"] = memory.with_free_slots(
-        elastic["strategy"], max_workers, partial(lay_out, optimizer=elastic["optimizer"])
-    )
-    most = max(way["strategy"].slots for way in ways)
-    layouts = [lay_out(way["strategy"], way["optimizer"], most) for way in ways]
+    elastic = next((k for k, one in enumerate(regimes) if not one.strategy.fixed), 0)
+    regimes[elastic] = _with_free_slots(regimes[elastic], max_workers, lay_out, memory)
+    max_slots = max(one.strategy.slots for one in regimes)
+    layouts = [lay_out(one, max_slots) for one in regimes]
     arena_bytes = max(layout.total_bytes for layout in layouts)
     link = None
     if config.cluster is not None:
@@ -196,7 +196,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         link = LinkJob(cluster=config, identity=identity, log=Path("link.log"))
     plans = [
         TextPlan(
-            **{**way, "notes": (*notes, *way["notes"])},
+            **vars(replace(regime, notes=(*notes, *regime.notes))),
             resumption=resumption,
             initial_weights=first,
             model=model,
@@ -207,14 +207,14 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             kernels=forms,
             layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
-            memory=memory.with_gradients(way["config"], model, layout, len(workers)),
+            memory=memory.with_gradients(regime.config, model, layout, len(workers)),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
             background_tasks=partial(TextTasks, data.val, data.tokenizer, validation),
             sampled=sampled,
             link=link,
         )
-        for way, layout in zip(ways, layouts, strict=True)
+        for regime, layout in zip(regimes, layouts, strict=True)
     ]
     for plan in plans:
         plan.memory.check_gpu(config.micro_batch, plan.gpu_share, workers)
@@ -266,12 +266,12 @@ def _parameters(
 # -- a strategy that the run may have --------------------------------------------------------------
 
 
-def _of_strategy(
+def _regime(
     choice: Strategy, asked: TrainConfig, config: TrainConfig, model: ModelConfig,
     workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared,
     train: TokenFile, *, is_open: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """The fields of a plan that depend on the strategy; `is_open` where the run may change it."""
+) -> Regime:  # fmt: skip
+    """Decide what depends on the strategy; `is_open` where the run may change it."""
     notes, n_workers = list[str](), len(workers)
     hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
 
@@ -338,28 +338,46 @@ def _of_strategy(
                 "smaller budget, or a smaller model"
             )
     stored_choice = config.strategy if is_open or config.strategy is None else resolved.strategy
-    return {
-        "config": resolved,
-        "stored": _stored(asked, resolved, resumption, stored_choice),
-        "automatic": tuple(
+    return Regime(
+        config=resolved,
+        stored=_stored(asked, resolved, resumption, stored_choice),
+        automatic=tuple(
             name
             for name, value in numbers.items()
             if value is not None and given.get(name) in (None, before.get(name))
         ),
-        "notes": notes,
-        "strategy": strategy,
-        "optimizer": optim.build(
+        notes=tuple(notes),
+        strategy=strategy,
+        optimizer=optim.build(
             resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
         ),
-        "batches": batches,
-        "n_tickets": n_tickets,  # of the layout
-        "grown": grown,
-        "division": division,
-        "epoch_tokens": epoch_tokens,
-        "mean_tokens_per_step": mean_tokens,
-        "budget": _in_steps(budget, resolved, train, n_tickets, per_step),
-        "schedule": _schedule(resolved, strategy, lr, n_tickets, resumption),
-    }
+        batches=batches,
+        n_tickets=n_tickets,
+        grown=grown,
+        division=division,
+        epoch_tokens=epoch_tokens,
+        mean_tokens_per_step=mean_tokens,
+        budget=_in_steps(budget, resolved, train, n_tickets, per_step),
+        schedule=_schedule(resolved, strategy, lr, n_tickets, resumption),
+    )
+
+
+def _with_free_slots(
+    regime: Regime, max_workers: int | None, lay_out: Callable[[Regime], Layout], memory: Memory
+) -> Regime:
+    """Give the strategy of a regime free slots: up to `max_workers`, or while there is room."""
+
+    def with_slots(n: int) -> Regime:
+        return replace(regime, strategy=replace(regime.strategy, max_workers=n))
+
+    if regime.strategy.fixed:
+        return regime
+    if max_workers is not None:
+        return with_slots(max_workers)
+    max_bytes = lay_out(regime).total_bytes + FREE_SLOTS_SHARE * memory.limit_bytes
+    sizes = range(FREE_SLOTS, 0, -1)
+    larger = (with_slots(regime.strategy.workers + free) for free in sizes)
+    return next((one for one in larger if lay_out(one).total_bytes <= max_bytes), regime)
 
 
 def _stored(

@@ -7,7 +7,7 @@ size is an estimate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlxhog import optim
@@ -17,12 +17,9 @@ from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.strategies import Strategy
 from mlxhog.training.plan.kernel_choice import Note, Writers
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
-FREE_SLOTS = 2  # for workers that join, without --max-workers
-FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
 LIVE_PART = 0.1  # largest part of a run's memory for copies for readers, with --live auto
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 SURELY_RECOMMENDED = 0.5  # of a Mac's memory for its GPU: macOS recommends two thirds or more
@@ -120,21 +117,6 @@ class Memory:
             "keeps them all the same"
         )
         return False
-
-    def with_free_slots(
-        self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]
-    ) -> Strategy:
-        """Give a strategy free slots: up to `max_workers`, or as many as there is room."""
-        if strategy.fixed:
-            return strategy
-        if max_workers is not None:
-            return replace(strategy, max_workers=max_workers)
-        max_bytes = lay_out(strategy).total_bytes + FREE_SLOTS_SHARE * self.limit_bytes
-        for free in range(FREE_SLOTS, 0, -1):
-            larger = replace(strategy, max_workers=strategy.workers + free)
-            if lay_out(larger).total_bytes <= max_bytes:
-                return larger
-        return strategy
 
 
 def gpu_share(

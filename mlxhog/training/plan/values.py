@@ -143,21 +143,34 @@ def plan_layout(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextPlan(Plan):
-    """A run of a language model that has passed every check."""
+class Regime:
+    """What of a plan depends on the strategy; a run that may change it has two."""
 
+    config: TrainConfig  # resolved
     stored: TrainConfig  # for the run's folder; options that a resume decides again are open
-    automatic: tuple[str, ...]  # numbers that `optim.for_model` decided, in this call or the first
-    resumption: Resumption | None  # None for a new run
-    initial_weights: InitialWeights | BigramWeights | None  # None draws initial values
-    data: Prepared
-    validation: ValidationSubset  # that evaluations score
+    automatic: tuple[str, ...]  # options that `optim.for_model` decided, in this call or the first
+    notes: tuple[str, ...]  # for the user
+    strategy: Strategy
+    optimizer: Optimizer
+    batches: Callable[[], BatchSource]
+    n_tickets: int  # of an epoch, in the layout
     grown: tuple[Growth, ...]  # of the training text, in this epoch
     division: Division | None  # of the text among clients; None if all workers share one text
     epoch_tokens: int  # in one pass over the training text
     mean_tokens_per_step: float  # in one update, on average over a budget in steps
-    parameters: int  # numbers in the model
-    optimizer: Optimizer
+    budget: Budget
+    schedule: Callable[[float], Rate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextPlan(Regime, Plan):
+    """A run of a language model that has passed every check."""
+
+    resumption: Resumption | None  # None for a new run
+    initial_weights: InitialWeights | BigramWeights | None  # None draws initial values
+    data: Prepared
+    validation: ValidationSubset  # that evaluations score
+    parameters: int  # of the model
     memory: Memory
     batch: BatchChoice | None = None  # of `--batch-size auto`
     other: TextPlan | None = None  # with the strategy that the run may change to
