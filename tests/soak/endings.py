@@ -96,9 +96,9 @@ class Ended(runs.Training):
         self.happens("start")
         return super().ready()
 
-    def _budget_is_used(self):
+    def budget_is_used(self):
         waits = self.cause is not None and self.moment in MOMENTS[:4]
-        return not waits and super()._budget_is_used()
+        return not waits and super().budget_is_used()
 
     def poll(self, doing=None):
         """As of `Training`."""

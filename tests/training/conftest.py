@@ -49,12 +49,12 @@ class Deadly(runs.Training):
     killed = []
     begins = 0
 
-    def _budget_is_used(self):
+    def budget_is_used(self):
         trains = self.arena.counters.load("command") == ControlCommand.TRAIN
         waits = {"step", "pause"} & {moment for moment, _ in self.kills}
         if trains and (waits or any(one in self.killed for one in self.pool.values())):
             return False
-        return super()._budget_is_used()
+        return super().budget_is_used()
 
     def poll(self, doing=None):
         self._kill_at("step")

@@ -64,8 +64,8 @@ def let_no_worker_finish(monkeypatch):
 
 def lasts_until(monkeypatch, condition):
     """Let no training end by its budget before a condition holds, however late it looks."""
-    is_used = runs.Training._budget_is_used
-    monkeypatch.setattr(runs.Training, "_budget_is_used", lambda run: condition() and is_used(run))
+    is_used = runs.Training.budget_is_used
+    monkeypatch.setattr(runs.Training, "budget_is_used", lambda run: condition() and is_used(run))
 
 
 def small_config(tmp_path, **options):

@@ -56,7 +56,7 @@ MANY_EPOCHS = 4.0
 """Up to about four passes, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
 LARGE_VOCAB, NEGATIVES = 4096, 1024
-"""Vocabulary from which on the loss draws words where the head is costly, and how many."""
+"""Vocabulary from which on a costly head has a sampled softmax, and its negatives."""
 FREE_SLOTS = 2  # for workers that join, without --max-workers
 FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
 
@@ -225,7 +225,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 def _parameters(
     config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
 ) -> tuple[dict[str, ParamSpec], SampledSoftmax | None]:
-    """The model's parameters, and the sampled words of its training loss, if any.
+    """The model's parameters, and the sampled softmax of its training loss, if any.
 
     Refuses options of tables of n-grams and of a sampled head that do not fit the model.
     """

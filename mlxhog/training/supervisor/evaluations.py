@@ -96,10 +96,10 @@ class Evaluations:
         return score
 
     def ask_for_next(self) -> None:
-        """Let a worker evaluate if the last evaluation is over, and they do not take too much time.
+        """Request an evaluation unless one is running or the time share is used up.
 
-        One is over, too, if a worker has ended, since that may have been its worker; or if none has
-        been evaluating at two looks, since a supervisor that stalls loses records.
+        A dead worker counts as finished, since it may have been the one; so does an evaluation that
+        no worker was at in two looks, since a supervisor that stalls loses records.
         """
         run, monitor, counters = self._run, self._run.monitor, self._counters
         now = (monitor.evaluations, run.ends())

@@ -27,7 +27,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.base import plain_json
 from mlxhog.base.durable import disk_errors, read_lines
-from mlxhog.base.paths import printable
+from mlxhog.base.paths import expanded, printable
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import textfiles
 from mlxhog.data.machine_data import without
@@ -273,3 +273,9 @@ def _open_batches(
     folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer
 ) -> StreamBatches:
     return StreamBatches(folder, tokenizer.byte_lengths().astype(np.int64), corpus().example())
+
+
+def follower_of(config: TrainConfig, run_dir: Path, tokenizer: Tokenizer) -> Follower:
+    """Make the follower of a run, which writes to a stream in the run's folder."""
+    sizes = {"seq_len": config.seq_len, "batch_size": config.sequences_per_ticket}
+    return Follower(expanded(str(config.follow)), StreamWriter(run_dir, tokenizer, **sizes), config)

@@ -30,6 +30,7 @@ class Session(Processes):
     """The workers of a run through its phases; used by one thread of one process."""
 
     poll_s = 0.05  # longest wait for the death of a worker; the first waits of a phase are shorter
+    _no_step_fits = False
     step_limit: int | None = None  # steps that this call may take; None for no limit
 
     def __init__(
@@ -101,6 +102,23 @@ class Session(Processes):
     def steps_done(self) -> int:
         """Number of finished steps, exact even after deaths of workers."""
         return self.strategy.steps_done(self.arena, self.ledger)
+
+    def budget_is_used(self) -> bool:
+        """Whether no further step belongs to the budget, or fits into it."""
+        count = self.arena.counters.load
+        limits = [
+            (self.step_limit, self.steps_done()),
+            (self.budget.tokens, count("tokens") + count("tokens_elsewhere")),
+        ]
+        # Once no step fits, none does, although the last may be faster than those before it.
+        self._no_step_fits |= not self.clock.fits(self.strategy.step_s(self.arena))
+        return self._no_step_fits or any(
+            limit is not None and done >= limit for limit, done in limits
+        )
+
+    def grace_s(self) -> float:
+        """Return how long workers may take to finish a step after the deadline."""
+        return self.clock.grace_s(self.strategy.step_s(self.arena))
 
     def settle(self) -> None:
         """Bring parameters and counters up to date; no worker may move."""

@@ -21,7 +21,6 @@ from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin, disk
 from mlxhog.base.interrupts import Interrupts
-from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -64,7 +63,6 @@ COUNTING_S = 1.0  # how long the end of a short run waits for the score of count
 LEAVING_S = 5.0  # limit for workers to leave
 FOLDER_S = 0.5  # between two looks whether the run's folder was renamed or removed
 INTERRUPTED = "finishing the step; again stops at once"
-ADVICE = "lower --lr or --clip, then --resume from the last checkpoint"
 
 
 def train(
@@ -96,8 +94,8 @@ class _StopNow(Exception):
 
 
 def _text_of(error: BaseException) -> str:
-    is_ours = isinstance(error, MlxhogError)
-    return str(error) if is_ours else f"{type(error).__name__}: {message_of(error)}"
+    own = isinstance(error, MlxhogError)
+    return str(error) if own else f"{type(error).__name__}: {message_of(error)}"
 
 
 class Training(Session):
@@ -121,12 +119,9 @@ class Training(Session):
         self._follower: Follower | None = None
         folder, earlier = run.directory, plan.resumption
         if (config := plan.config).follow is not None:
-            from mlxhog.data.stream import StreamWriter
-            from mlxhog.training.supervisor.follow import Follower
+            from mlxhog.training.supervisor.follow import follower_of
 
-            sizes = {"seq_len": config.seq_len, "batch_size": config.sequences_per_ticket}
-            writer = StreamWriter(folder, plan.data.tokenizer, **sizes)
-            self._follower = Follower(expanded(config.follow), writer, config)
+            self._follower = follower_of(config, folder, plan.data.tokenizer)
             assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=self._follower.batches(plan.batches))
         super().__init__(plan, folder, stack=stack, fallback=folder)
@@ -143,9 +138,8 @@ class Training(Session):
         if self.link is not None:
             self.monitor.machines = self.link.roster.reports
         # Steps on text that arrives may have fewer tokens than others.
-        tokens_per_step, budget = plan.strategy.tokens_per_step, plan.budget
-        limit = budget.steps if self._follower else budget.step_limit(tokens_per_step)
-        self.begin(limit, rounds_before(plan))
+        limit = plan.budget.step_limit(plan.strategy.tokens_per_step)
+        self.begin(plan.budget.steps if self._follower else limit, rounds_before(plan))
         run_folder.write_model(run, plan)
         self._folder = run_folder.FolderFollower(run, lambda: self.plan, stack)
         server = stack.enter_context(self.arena.serve(socket_path(folder)))
@@ -163,10 +157,8 @@ class Training(Session):
         if plan.config.follow is None:
             self.monitor.epoch = lambda: self.ledger.count_done() / self.ledger.n
         self.checkpoints = Checkpoints(self, self.reporter, self._watch, self._publisher)
-        self._stack, self._began_ns = stack, began_ns
-        self._status = RUNNING
+        self._stack, self._began_ns, self._status, self._is_saved = stack, began_ns, RUNNING, False
         self._unsaved: EnvironmentLacks | None = None
-        self._is_saved = self._no_step_fits = False
         if plan.config.keep_awake:
             self._notes.append(stack.enter_context(darwin.awake()))
         self._evaluations = Evaluations(self)
@@ -225,7 +217,7 @@ class Training(Session):
         ]
         last = [(0, 0.0)] * len(regular)
         while not self.signals.count:
-            if self._budget_is_used():
+            if self.budget_is_used():
                 break
             self.poll()
             if self.changes is not None:
@@ -335,18 +327,6 @@ class Training(Session):
                 self._status = "interrupted"  # a resume still evaluates the end
         return error
 
-    def _budget_is_used(self) -> bool:
-        count = self.arena.counters.load
-        limits = [
-            (self.step_limit, self.steps_done()),
-            (self.budget.tokens, count("tokens") + count("tokens_elsewhere")),
-        ]
-        # Once no step fits, none does, although the last may be faster than those before it.
-        self._no_step_fits |= not self.clock.fits(self.strategy.step_s(self.arena))
-        return self._no_step_fits or any(
-            limit is not None and done >= limit for limit, done in limits
-        )
-
     def _rest(self) -> None:
         """Let workers finish their step; one that takes too long is cancelled.
 
@@ -356,7 +336,7 @@ class Training(Session):
         self.cancel_starting()
         is_drained, clock, doing = self.is_drained, self.clock, Doing(Activity.FINISHING)
         self.until(lambda: self.signals.count > 0 or not clock.left_s() or is_drained(), doing)
-        limit_s = self.pause_limit_s() if clock.left_s() else self._grace_s()
+        limit_s = self.pause_limit_s() if clock.left_s() else self.grace_s()
         if not self.until(is_drained, doing, limit_s=limit_s, even_if_interrupted=True):
             self.cancel_steps()
         clock.stop()
@@ -365,7 +345,7 @@ class Training(Session):
             self.link.play_last_round(partial(self.until, doing=doing, even_if_interrupted=True))
         if self._publisher is not None:
             self._publisher.end()
-        if not (self.signals.count or self._watch.ended or self._budget_is_used()):
+        if not (self.signals.count or self._watch.ended or self.budget_is_used()):
             raise WorkerFailed(
                 f"training ended after {self.steps_done()} of {self.step_limit} steps"
             )
@@ -395,21 +375,19 @@ class Training(Session):
             self._unsaved = error  # the model is still evaluated for its scores
             self.report(f"no checkpoint: {error}")
         except CheckpointError as error:
-            raise Diverged(f"{error}; {ADVICE}") from error
+            way_out = "lower --lr or --clip, then --resume from the last checkpoint"
+            raise Diverged(f"{error}; {way_out}") from error
         if evaluates:
             with suppress(_StopNow):  # the final state is saved
                 self._evaluations.finish()
         saved = self.checkpoints.newest if self._is_saved else None
         self._watch.close(self.run, saved, self.monitor, self.report)
 
-    def _grace_s(self) -> float:
-        return self.clock.grace_s(self.strategy.step_s(self.arena))
-
     def _rescue(self, error: BaseException) -> None:
         """Save the state of a run that an error ends, and say in the error how to continue."""
         try:
             self.command(ControlCommand.DRAIN)
-            watched, limit_s = WatchedTime(), self._grace_s()
+            watched, limit_s = WatchedTime(), self.grace_s()
             while not self.only_dead_in_step() and watched.look() < limit_s:
                 if self.signals.count > 1:
                     break
@@ -461,9 +439,9 @@ class Training(Session):
 
     def network_bytes(self) -> int:
         """Bytes that the run would have sent; see `Strategy.network_bytes`."""
-        steps_before, bytes_before = self.sent_before
-        steps = self.arena.counters.load("steps") - steps_before
-        return bytes_before + self.strategy.network_bytes(self.arena, steps)
+        steps, n_bytes = self.sent_before
+        steps = self.arena.counters.load("steps") - steps
+        return n_bytes + self.strategy.network_bytes(self.arena, steps)
 
     def report(self, message: str) -> None:
         """Show the user a message."""

@@ -139,15 +139,15 @@ class Processes(ABC):
     def is_quiesced(self) -> bool:
         """Whether no worker changes the state of a checkpoint while `pause` is set.
 
-        All others may be waiting for a starting worker, but not in a step that they do together. A
+        Others may be waiting for a starting worker, unless they are inside a collective step. A
         worker that evaluates or samples holds no ticket and writes nothing of a checkpoint. It
         claims next, and every `claim` checks `pause` before a change, except for its part in a
         joint step (`between_steps`).
         """
 
         def look() -> list[bool]:
-            still = [self.entry(handle).phase in QUIESCED for handle in self.handles]
-            return [*still, self.plan.strategy.between_steps(self.arena)]
+            phases = [self.entry(handle).phase in QUIESCED for handle in self.handles]
+            return [*phases, self.plan.strategy.between_steps(self.arena)]
 
         return self._twice(look)
 
@@ -367,10 +367,8 @@ class Processes(ABC):
     def _replace(self, handle: WorkerHandle) -> None:
         state = self.entry(handle).state
         death = self._reap(handle)
-        if (
-            state == WorkerState.FINISHED
-            or self.arena.counters.load("command") == ControlCommand.EXIT
-        ):
+        is_over = self.arena.counters.load("command") == ControlCommand.EXIT
+        if is_over or state == WorkerState.FINISHED:
             return
         log = self._job(handle.slot).log
         last = last_lines_of(log)[-1]

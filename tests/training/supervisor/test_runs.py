@@ -210,7 +210,7 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path
     def both_have_trained(run):
         return run.steps_done() >= 120 and all(run.entry(handle).steps for handle in run.handles)
 
-    monkeypatch.setattr(runs.Training, "_budget_is_used", both_have_trained)
+    monkeypatch.setattr(runs.Training, "budget_is_used", both_have_trained)
     options = {"steps": 100_000, "lr": 1e-2, "schedule": "constant", "warmup": 0}
     result = train(small_config(tmp_path, workers="mlx:cpu,torch:cpu", eval_every="1h", **options))
     assert result.status == "done"
