@@ -12,7 +12,7 @@ in `schemes.py`, what a minute gives in `peers.py`.
 
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run
-from harness.interleaved import with_twin
+from harness.interleaved import with_control
 from harness.machine import smallest
 from training.recording import model_file, record
 
@@ -39,9 +39,9 @@ def throughput(findings, chosen):
             strategy="hogwild" if name in PAIRS else "serial",
         ).result.tokens_per_s  # fmt: skip
 
-    twin = "torch 2 threads"
-    rates, again = with_twin(range(turns), mixes, rate, twin=twin)
-    findings.same(f"{twin}, tokens per second", rates[twin], again)
+    control = "torch 2 threads"
+    rates, again = with_control(range(turns), mixes, rate, control=control)
+    findings.same(f"{control}, tokens per second", rates[control], again)
     findings.table(
         {"mix": name, "tokens per second": Mean.of(values).spelt(",.0f")}
         for name, values in rates.items()
