@@ -49,7 +49,7 @@ class Budget:
         return min(limits) if limits else None
 
     def continuing(self, earlier: "Budget", steps: int) -> "Budget":
-        """This budget, whose steps have other numbers of batches, where an earlier one stands.
+        """Continue an earlier budget with steps of another number of batches.
 
         The finished share of the run stays the same, and the rest is in steps of this budget.
         `steps` are those of this call so far.
