@@ -1,4 +1,4 @@
-"""The verdicts of `mlxhog doctor` on this machine: their file, and what they permit.
+"""The capability record of this machine, which `mlxhog doctor` writes, and what it permits.
 
     ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
@@ -30,7 +30,7 @@ FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 """The Metal engine of each kind of GPU worker."""
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
-"""Backend of a GPU worker that adds its own steps -> its writer in the litmus matrix."""
+"""Backend of a GPU worker that applies its own updates -> its writer in the litmus matrix."""
 PARAMETER_KERNELS = ("dense", "rows")
 VISIBLE_S = 1.0  # a live reader must see a write within this time
 NONE = "not installed"
@@ -51,7 +51,7 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """Name of the record: chip, system and MLX, spelt for a file system."""
+        """Name of the record: chip, system and MLX, as a file name."""
         parts = (re.sub(r"[^A-Za-z0-9.]+", "_", x) for x in (self.chip, self.system, self.mlx))
         return "-".join(["doctor", *(part.strip("_").lower() for part in parts)]) + ".json"
 
@@ -65,7 +65,7 @@ class Verdict:
 
 
 def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Verdict]:
-    """Make a verdict of a function of the record; without a record it is a refusal."""
+    """Turn a function of the record into a capability; without a record it is denied."""
 
     @wraps(judge)
     def verdict(self: Verdicts, *of: Any) -> Verdict:
@@ -116,7 +116,7 @@ class Verdicts:
 
     @_judged
     def gpu_write(self, backends: Iterable[str]) -> tuple[bool, str]:
-        """Whether the GPU workers of a run may add their own steps to the arena.
+        """Whether the GPU workers of a run may apply their own updates to the arena.
 
         Every pair of the run's writers with a GPU in it, and each such writer with itself, must
         have lost and torn nothing, in dense and in row writes, as two processes.
@@ -231,8 +231,8 @@ def identity() -> Identity:
 def load(directory: Path | None = None, here: Identity | None = None) -> Verdicts:
     """Read the record of this machine and these versions from the user's cache, by default.
 
-    Returns verdicts in every case. Without a valid record they permit nothing but Metal kernels of
-    the model, which every worker checks itself, and state the reason.
+    Returns a record in every case. Without a valid one it permits nothing but Metal kernels of
+    the model, which every worker checks itself, and states the reason.
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name

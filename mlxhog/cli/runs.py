@@ -200,7 +200,7 @@ def show(config: OneRun) -> Report:
         "validation": record.part or None,
         "last": {name: record.last(name) for name in _LAST}
         | {"val_step": record.progress.val_step},
-        "marks": dict(record.progress.marks),
+        "baselines": dict(record.progress.baselines),
         "first_step_s": record.progress.first_step_s,
         "shares": record.shares(),
         "load": _load(run, model),

@@ -14,7 +14,7 @@ from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import Layer, read_yaml
-from mlxhog.display.metrics import beside_counts, label, scored_at, share_text
+from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import observer
 from mlxhog.progress import BASE, is_emulated
@@ -80,7 +80,7 @@ def summary(result: "Result") -> str:
     from mlxhog.checkpoint.run import Run
     from mlxhog.display.record import prompt_flags
 
-    bits, counts = result.val_bits_per_byte, result.counts_bits_per_byte
+    bits, counts = result.val_bits_per_byte, result.ngram_bits_per_byte
     run = shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
         f"{result.status}: {result.steps:,} steps, {format_count(result.tokens)} tokens in "
@@ -89,7 +89,7 @@ def summary(result: "Result") -> str:
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"validation text: {_validation(result)}")
     if bits is not None and counts is not None and result.val_at_end:
-        lines.append(beside_counts(bits, counts))
+        lines.append(beside_ngram(bits, counts))
     if bits is not None and result.base_bits_per_byte is not None:
         lines.append(f"the {BASE} had {result.base_bits_per_byte:.3f} before the first step")
     if result.restarts or result.dropped_steps or result.torn:

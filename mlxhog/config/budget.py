@@ -18,13 +18,13 @@ class Budget:
     steps_before: int = 0
     tokens_before: int = 0
     seconds_before: float = 0.0
-    # `steps_before` in steps of this call's number of batches, if theirs may differ; None if the
-    # user's budget is in steps
+    # `steps_before`, rescaled to steps of as many batches as this call's; None if the budget is in
+    # steps
     equal_steps_before: float | None = None
 
     @property
     def progress_before(self) -> float:
-        """Steps before this call, in steps of its length."""
+        """Steps before this call, rescaled to its steps."""
         equal = self.equal_steps_before
         return self.steps_before if equal is None else equal
 

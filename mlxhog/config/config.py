@@ -236,7 +236,7 @@ class TrainConfig(Merged):
     )
     tokens: int | None = _budget(None, "stop after this many tokens", unit="tokens", low=1)
     time: float | None = _budget(
-        None, "stop after this time; 60 s without any budget; the first budget reached ends the run",
+        None, "stop after this time; 60 s without any budget; the first budget reached counts",
         unit="s", above=0,
     )  # fmt: skip
 

@@ -1,17 +1,17 @@
 """Option values from YAML files, flags and programs, merged over the defaults.
 
-A source is a layer: name as written -> (value, origin). The origin (`conf.yaml:7`, `--lr`) is where
-an error points; all problems are reported together.
+A config source maps a name as written to (value, origin). The origin (`conf.yaml:7`, `--lr`) is its
+provenance, where an error points; all problems are reported together.
 
-A layer may name a choice, give numbers of it, or both; a number stands in the parentheses after the
-name, or alone under its flat name:
+A source may name a component, give hyperparameters of it, or both; these are in parentheses after
+the name, or alone under their flat names:
 
     strategy: {name: ssp, slack: 2}       slack: 2        --strategy "ssp(slack=2)"       --slack 2
 
-A stronger layer that names the same choice changes the numbers that it gives. One that names
-another choice starts from the defaults of that choice. If no layer names a choice, the default
-counts; if the default is open ("auto"), the first choice that has all numbers. A number that the
-choice does not have is an error.
+A later source that names the same component overrides the hyperparameters that it gives. One that
+names another component starts from its defaults. If no source names one, the default counts; if
+that is open ("auto"), the first component that has all hyperparameters. One that the component does
+not have is an error.
 """
 
 import copy
@@ -33,13 +33,13 @@ Layer = dict[str, tuple[object, str]]
 
 
 def label(name: str, origin: str) -> str:
-    """The beginning of an error about a value: origin and name, unless the origin has the name."""
+    """The prefix of an error about a value: origin and name, unless the origin has the name."""
     has_name = origin.startswith("-") or ": " in origin or origin.lower() == name
     return origin if has_name else f"{origin}: {name}" if origin else name
 
 
 def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
-    """Return keyword arguments of a call as a layer; a path is its text."""
+    """Return keyword arguments of a call as a source; a path is its text."""
     return {
         name: (os.fspath(value) if isinstance(value, os.PathLike) else value, call)
         for name, value in keywords.items()
@@ -49,7 +49,7 @@ def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
 def read_yaml(path: Path, *, named: bool = False) -> Layer:
     """Return the keys of a YAML file, or of a pipe that the user named, with their lines.
 
-    A choice is its name, and its numbers stand beside it by their flat names.
+    A component is its name, with its hyperparameters beside it under their flat names.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values,
@@ -73,7 +73,7 @@ def read_yaml(path: Path, *, named: bool = False) -> Layer:
 
 
 def by_flat_names(layer: Layer) -> Layer:
-    """Return a layer with each choice as its name, and its numbers beside it."""
+    """Return a source with each component as its name, and its hyperparameters beside it."""
     flat = dict(layer)
     for kind in KINDS:
         with suppress(ConfigError, KeyError):  # merging reports it; or the layer has none
@@ -86,9 +86,9 @@ def by_flat_names(layer: Layer) -> Layer:
 
 
 def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
-    """Return the options of a configuration, and the numbers of all choices by their flat names.
+    """Return the options of a configuration, and all hyperparameters by their flat names.
 
-    The name of a choice in `values` gives the defaults of its numbers.
+    The name of a component in `values` gives the defaults of its hyperparameters.
     """
     specs = dict(options(cls))
     for name, kind in _kinds(cls).items():
@@ -103,7 +103,7 @@ def _kinds(cls: type) -> dict[str, Kind]:
 
 
 def values_of(config: object) -> dict[str, object]:
-    """Return the value of every option: choices by their names, their numbers by flat names."""
+    """Return every option: components as their names, hyperparameters under flat names."""
     values = {name: getattr(config, name) for name in options(type(config))}
     for name, choice in list(values.items()):
         if isinstance(choice, Choice):
@@ -112,26 +112,26 @@ def values_of(config: object) -> dict[str, object]:
 
 
 def spelt_values_of(config: object) -> dict[str, object]:
-    """Return what `values_of` does, as YAML has it."""
+    """Return `values_of` as in YAML."""
     values = values_of(config)
     specs = specs_of(type(config), values)
     return {name: specs[name].spell(value) for name, value in values.items()}
 
 
 def resolve(cls: type[Config], layers: Iterable[Layer]) -> Config:
-    """Return `cls`, a dataclass of `option` fields, from the layers, the weakest first.
+    """Return `cls`, a dataclass of `option` fields, from sources; later ones override earlier.
 
     Raises:
-        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
+        ConfigError: every unknown name, invalid value, repetition and constraint, one per line.
     """
     return cls(**_merged(cls, layers))
 
 
 class Merged:
-    """A frozen dataclass (`init=False`) whose arguments are a layer, numbers of choices included.
+    """A frozen dataclass (`init=False`) whose arguments are a source, hyperparameters included.
 
-    `dataclasses.replace` takes numbers by their flat names, too. `__post_init__` checks the typed
-    values.
+    `dataclasses.replace` takes hyperparameters by their flat names, too. `__post_init__` checks
+    the typed values.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -146,14 +146,14 @@ class Merged:
         """Check the values."""
 
     def having(self: Config, **values: object) -> Config:
-        """Return it with other values of options, which nothing contradicts; only they are read."""
+        """Return a copy with other values, which break no constraint; only these are converted."""
         other, specs = copy.copy(self), options(type(self))
         vars(other).update({name: specs[name].convert(value) for name, value in values.items()})
         return other
 
 
 def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
-    """Return the typed value of every option that a layer gives.
+    """Return the typed value of every option that a source gives.
 
     Raises:
         ConfigError: every unknown name, wrong value and repetition.
@@ -161,7 +161,7 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
     wrong, specs, kinds = list[str](), options(cls), _kinds(cls)
     found = specs_of(cls, {}).items()
     names = {word: name for name, spec in found for word in (name, *spec.aliases)}
-    written = Layer()  # choices by their classes; with the beginning of an error for the origin
+    written = Layer()  # components by their classes; with the prefix of an error for the origin
     for layer in layers:
         known = _known(cls, layer, names, wrong)
         for name, kind in kinds.items():
@@ -207,13 +207,13 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
 
 
 def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
-    """Make a choice, or that of a name, with all its numbers.
+    """Make a component, or that of a name, with all its hyperparameters.
 
-    An open one, "", is the default, or the first that has all numbers, or stays open: None.
+    An open one, "", is the default, or the first that has all hyperparameters, or stays open: None.
 
     Raises:
         UnknownChoice: no choice has that name.
-        ConfigError: every number that the choice lacks, or that has a wrong value.
+        ConfigError: every hyperparameter that it lacks, or that has an invalid value.
     """
     kind: Kind = spec.kind
     if not choice and spec.default not in (None, spec.none):
@@ -233,7 +233,7 @@ def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
 
 
 def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) -> Layer:
-    """Return a layer by the options' own names, each with the beginning of an error about it.
+    """Return a source by the options' own names, each with the prefix of an error about it.
 
     Unknown and repeated names are appended to `wrong`.
     """

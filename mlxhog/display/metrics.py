@@ -30,12 +30,12 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
 
 
 def number(value: float | None) -> str:
-    """Spell a loss; - is no loss yet."""
+    """Format a loss; - is no loss yet."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def scored_at(val_step: object, steps: float | None) -> str:
-    """Name the step that a validation number scored if it is not the last one, else "".
+    """Name the step of a validation score if it is not the last one, else "".
 
     A run without an evaluation has no step, and an edited file may have any value.
 
@@ -60,10 +60,10 @@ def best_of(progress: Progress) -> str:
     return "the best so far" if is_best else f"best {number(best)} at step {step:,}"
 
 
-def beside_counts(bits: float, counts: float) -> str:
-    """Compare a network with the n-gram baseline on the same text.
+def beside_ngram(bits: float, counts: float) -> str:
+    """Compare a model with the n-gram baseline on the same text.
 
-    >>> beside_counts(1.707, 1.439)
+    >>> beside_ngram(1.707, 1.439)
     'n-gram baseline (Kneser-Ney, 7 bytes of context): 1.439; the model does not beat it'
     """
     verdict = "beats" if bits < counts else "does not beat"
@@ -71,7 +71,7 @@ def beside_counts(bits: float, counts: float) -> str:
 
 
 def share_text(share: float) -> str:
-    """Spell a share of a text.
+    """Format a share of a text.
 
     >>> share_text(1.0), share_text(0.076), share_text(0.0004)
     ('all of it', '8%', '0.04%')
@@ -82,12 +82,12 @@ def share_text(share: float) -> str:
 
 
 def rate(value: float | None) -> str:
-    """Spell a share; - is not measured."""
+    """Format a share; - is not measured."""
     return "-" if value is None else format_share(value)
 
 
 def in_words(parts: Mapping[str, float]) -> list[str]:
-    """Spell the parts that took time.
+    """Format the parts that took time.
 
     >>> in_words({"gradient": 0.951, "read": 0.004, "wait": 0.0, "other": 0.045})
     ['gradient 95 %', 'read 0.4 %', 'other 4.5 %']

@@ -23,7 +23,7 @@ from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.validation_set import bits_per_byte
 from mlxhog.errors import MlxhogError
-from mlxhog.progress import COUNTS, TIMES, MachineReport, Progress, WorkerReport
+from mlxhog.progress import NGRAM, TIMES, MachineReport, Progress, WorkerReport
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
 MAX_TIMES = 4096  # number of newest steps of a worker whose times are stored
@@ -32,7 +32,7 @@ PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
 
 
 class _NobodyWaits(Exception):
-    """Nobody waits for the counts."""
+    """The n-gram baseline is no longer needed."""
 
 
 class _Slot:
@@ -99,13 +99,13 @@ class Monitor:
         """Attach to the rings of all slots.
 
         Workers that join later are added to `self.workers`, by their slots. The state is what the
-        arena does not tell: strategy, kernels, marks; evaluations and losses are added to it.
+        arena does not tell: strategy, kernels, baselines; evaluations and losses are added to it.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.clock = Clock(arena.counters, budget.seconds)
         self.state = state
         self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
-        self.epoch: Callable[[], float | None] = lambda: None  # how often the text was read
+        self.epoch: Callable[[], float | None] = lambda: None  # epochs of the text
         self.val_nats: list[float] = []  # of the batches of the newest evaluation
         self._counting: threading.Thread | None = None
         self._needs_no_counts = False
@@ -125,10 +125,10 @@ class Monitor:
         """Change fields of the state."""
         self.state = replace(self.state, **values)
 
-    def find_counts(self, data: Prepared, asked_bytes: int) -> None:
-        """Score counted n-grams of the training text in a thread, beside the training.
+    def find_ngram_baseline(self, data: Prepared, asked_bytes: int) -> None:
+        """Evaluate the n-gram baseline in a thread, while the run trains.
 
-        They are scored on the part of the validation text with `asked_bytes`, as in evaluations.
+        It is scored on the validation subset of `asked_bytes`, as in evaluations.
         """
 
         def check() -> None:
@@ -137,7 +137,7 @@ class Monitor:
                 raise _NobodyWaits
 
         def find() -> None:
-            # Then the view has no such mark.
+            # Then the view has no such baseline.
             with suppress(MlxhogError, OSError, MemoryError, _NobodyWaits):
                 self._counts = validation_set.ngram_score(data.train, data.val, asked_bytes, check)
 
@@ -145,8 +145,8 @@ class Monitor:
         self._counting = threading.Thread(target=find, name="counts")
         self._counting.start()
 
-    def await_counts(self, limit_s: float) -> None:
-        """Wait for the score of `find_counts`, if it was called, and give it up after a limit."""
+    def await_ngram_baseline(self, limit_s: float) -> None:
+        """Wait for the score of `find_ngram_baseline`, if it was called, and give it up after a limit."""
         if self._counting is not None:
             self._counting.join(limit_s)
         self._needs_no_counts = True
@@ -258,7 +258,7 @@ class Monitor:
         done = count("steps"), count("tokens") + count("tokens_elsewhere")
         fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)
         steps, tokens, elapsed_s = self.totals()
-        reports, marks = self.worker_reports(), self.state.marks
+        reports, baselines = self.worker_reports(), self.state.baselines
         return replace(
             self.state,
             step=steps,
@@ -272,7 +272,7 @@ class Monitor:
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
             staleness=self.staleness(),
-            marks=marks if self._counts is None else {**marks, COUNTS: self._counts},
+            baselines=baselines if self._counts is None else {**baselines, NGRAM: self._counts},
             first_step_s=self.first_step_s(),
             machines=self.machines(),
             epoch=self.epoch(),

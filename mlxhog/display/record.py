@@ -19,9 +19,9 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, specs_of
 from mlxhog.data import conversations
 from mlxhog.display.history import GrowingFile, History
-from mlxhog.display.metrics import beside_counts, label, number, rate, scored_at, share_text
+from mlxhog.display.metrics import beside_ngram, label, number, rate, scored_at, share_text
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.progress import COUNTS, Result, shares
+from mlxhog.progress import NGRAM, Result, shares
 
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")
@@ -133,8 +133,8 @@ class RunRecord:
         sizes = self.history.column("val_bytes")
         if len({*sizes[~np.isnan(sizes)].tolist()}) > 1:
             yield (
-                "evaluations before and after a resume used different parts of the validation "
-                "text: their numbers cannot be compared"
+                "evaluations before and after a resume used different validation subsets, so their "
+                "scores cannot be compared"
             )
         if not len(self.history):
             yet = "yet: the first ones are written two seconds after training begins"
@@ -192,9 +192,9 @@ class RunRecord:
         history, now, about, last = self.history, self.progress, self._about, self.last
         result, backends = about.result, [one for _, one in sorted(history.backends.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
-        counts, larger, beside = now.marks.get(COUNTS), self.larger_score, None
+        counts, larger, beside = now.baselines.get(NGRAM), self.larger_score, None
         if bits is not None and counts is not None and not self.scored_at:
-            beside = beside_counts(bits, counts)
+            beside = beside_ngram(bits, counts)
         dropped = sum(one.dropped for one in now.workers) if len(history) else None
         best = f"{number(now.best_bits_per_byte)} at step {now.best_step or 0:,}"
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)

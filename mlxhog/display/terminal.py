@@ -131,7 +131,7 @@ class Picture(JupyterMixin):
         yield Text("   ".join(losses(progress)))
         validation = progress.val_bits_per_byte
         value = progress.train_bits_per_byte if validation is None else validation
-        names, axis, numbers = scale(value, width=width, references=progress.marks)
+        names, axis, numbers = scale(value, width=width, references=progress.baselines)
         marked = Text(axis, style="dim")
         marked.highlight_regex("o", "bold not dim cyan")
         yield from (Text(names, style="dim"), marked, Text(numbers, style="dim"))

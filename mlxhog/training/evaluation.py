@@ -135,7 +135,7 @@ class Evaluations:
         self._wait()
         if self._tell_monitor(0) is not None:
             bits = monitor.state.val_bits_per_byte
-            monitor.note(marks={**monitor.state.marks, BASE: bits})
+            monitor.note(baselines={**monitor.state.baselines, BASE: bits})
             self._run.report(f"before the first step the {BASE} has {bits:.3f} bits per byte")
 
     def begin_last(self) -> None:

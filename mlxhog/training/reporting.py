@@ -50,7 +50,7 @@ class Reporter:
             strategy=plan.strategy.name,
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
-            marks=plan.data.marks or REFERENCE_BITS_PER_BYTE,
+            baselines=plan.data.baselines or REFERENCE_BITS_PER_BYTE,
             val_share=plan.validation.share if plan.config.eval_every.on else None,
         )
         self.monitor = Monitor(arena, plan.workers, plan.budget, state)

@@ -212,7 +212,7 @@ class Training(Session):
             self._evaluations.score_base()
         monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
-            monitor.find_counts(self.plan.data, self.plan.validation.asked_bytes)
+            monitor.find_ngram_baseline(self.plan.data, self.plan.validation.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
@@ -264,7 +264,7 @@ class Training(Session):
             failure = self._judge(error)
         plan, reporter = self.plan, self.reporter
         if not self.signals.count:
-            self.monitor.await_counts(COUNTING_S)
+            self.monitor.await_ngram_baseline(COUNTING_S)
         if plan.config.determinism == "record":
             from mlxhog.training import replay
 

@@ -38,9 +38,9 @@ def given(text="", folder=None, **flags):
         ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
         ("backoff(beta=2)", "backoff: beta is '2'; wanted a number above 0 and below 1"),
         ("backoff(0.5)", "'0.5' has no value; write number=value"),
-        ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
+        ("backoff(beta=0.5", "wanted a name, a name with hyperparameters such as"),
         ("backoff(steps=5, epochs=2)", "takes the place of .*; keep one"),
-        ({"beta": 0.5}, "wanted a name, a name with numbers"),
+        ({"beta": 0.5}, "wanted a name, a name with hyperparameters"),
     ],
 )
 def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_as_it_is_read(spelt, choice):

@@ -54,7 +54,7 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
         ({"follow": "new", "epochs": 2}, "epochs: a followed folder"),
         ({"epochs": 2}, "epochs: is 2, and steps 20"),
         ({"init_from": "a", "resume": "b"}, "init_from: resume b has its own weights"),
-        ({"init_from": "a", "embedding_init": "random"}, "random, but init_from a has rows"),
+        ({"init_from": "a", "embedding_init": "random"}, "random, but init_from a has embeddings"),
         ({"patience": 1, "determinism": "rounds", "eval_every": 5, "strategy": "sync"},
          "patience ends each run"),
         ({"determinism": "rounds"}, "hogwild is never the same twice.*serial, round_robin.*sim"),
