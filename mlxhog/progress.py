@@ -134,7 +134,7 @@ EVALUATED = tuple(one.name for one in fields(Evaluation) if one.name != "val_sha
 
 @dataclass(frozen=True, kw_only=True)
 class RunTotals(Evaluation):
-    """What the progress and the result of a run have in common; None is not measured."""
+    """Totals that the progress and the result of a run share; None is not measured."""
 
     tokens: int = 0  # in all steps of the whole run
     workers: tuple[WorkerReport, ...] = ()

@@ -112,7 +112,7 @@ def _finite(value: float | str, expected: str) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """How often something happens: every `steps` steps, every `seconds` seconds, or never."""
+    """A frequency: every `steps` steps, every `seconds` seconds, or never."""
 
     steps: int | None = None
     seconds: float | None = None

@@ -56,7 +56,7 @@ class Plugin:
 
     @property
     def text(self) -> str:
-        """Its form in YAML and JSON."""
+        """Text in YAML and JSON."""
         return f"{self.path} sha256:{self.digest}"
 
     @property

@@ -71,7 +71,7 @@ _SLOW_FIELDS = {"factor": ["factor"], "random": ["probability", "factor"], "late
 
 @dataclass(frozen=True)
 class Slowdown:
-    """How one worker is made a straggler, for experiments and tests."""
+    """The slowdown of one worker, for experiments and tests."""
 
     factor: float = 1.0  # of the time of a gradient, at least 1
     probability: float = 1.0  # that a gradient takes this time

@@ -94,7 +94,7 @@ class TextSource:
     path: Path | None = None  # of its file
     validation: bool = False
     selected: bool = False  # by a folder or a glob, so that a bad file can be left out
-    separators: set[str] = field(default_factory=set, compare=False)  # between documents, once read
+    separators: set[str] = field(default_factory=set, compare=False)  # once read
     version: object = None  # text without a path is the same if this is; None: perhaps not
 
     def stamp(self) -> tuple[object, float]:
@@ -138,16 +138,16 @@ class Corpus:
     def notes(
         self, listed_by: str = "--dry-run", before: Container[str] = frozenset()
     ) -> list[str]:
-        """Say which files are held out by name, which are skipped and why, and which separators are.
+        """Say which files are held out by name or skipped and why, and the separators found.
 
-        Marks between documents are known once the text has been read.
+        Separators are known once the text has been read.
         """
         notes = list[str]()
         if n_files := sum(bool(one.separators) for one in self.parts):
             separators = sorted({repr(mark)[1:-1] for one in self.parts for mark in one.separators})
             notes.append(
-                f"{' and '.join(separators)} in {n_files} of {len(self.parts)} files: documents are cut "
-                "there, and the separators are left out"
+                f"{' and '.join(separators)} in {n_files} of {len(self.parts)} files: documents "
+                "are cut there, and the separators are left out"
             )
         if validation := self.files(validation=True):
             notes.append(f"validation text, by name: {self._names(validation, _MOST)}")

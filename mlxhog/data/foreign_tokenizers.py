@@ -244,7 +244,7 @@ class EncoderProcess:
 
 
 def _encode(pipe: Connection, description: str) -> None:
-    """In the process: encode what arrives, and answer with ids, or an error's message."""
+    """Encode texts in the process; answer with ids, or an error's message."""
     import tokenizers
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a panic writes lines there

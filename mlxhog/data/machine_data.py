@@ -1,5 +1,4 @@
-"""Machine data, encoded or binary-like content within text: base64, hexadecimal digits, data: URIs,
-and PEM blocks.
+"""Machine data, encoded or binary-like text: base64, hexadecimal digits, data: URIs, PEM blocks.
 
 A model cannot learn it, and a tokenizer cuts it into many tokens. What counts:
 

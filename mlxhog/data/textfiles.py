@@ -130,7 +130,8 @@ def documents(
     `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
     looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
     Text is cut at each `separator`, which is left out; None or "" cuts nothing, and "auto" cuts at
-    separators such as <|endoftext|>, but not in source code. `separators` gets those that were found.
+    separators such as <|endoftext|>, but not in source code. `separators` gets those that were
+    found.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -150,13 +151,18 @@ def documents(
 
 
 def of_records(
-    records: Records, text_key: str | None, separator: str | None, separators: set[str] | None = None
+    records: Records,
+    text_key: str | None,
+    separator: str | None,
+    separators: set[str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of records, as `documents`."""
     for where, record in records:
         text = record_text(record, text_key, where)
         whole = isinstance(text, Example)
-        texts = [text] if whole else map(b"".join, _between_separators([text], separator, separators))
+        texts = (
+            [text] if whole else map(b"".join, _between_separators([text], separator, separators))
+        )
         pieces = short_documents(texts)
         yield from ((where, piece) for piece in pieces if piece.strip())
 

@@ -47,7 +47,7 @@ class Tokenizer:
     bos: int  # the id that starts every document
     bos_token = BOS_TOKEN  # its name
     description: bytes  # the file `tokenizer.json`
-    pieces: Sequence[bytes]  # the bytes of each id; special tokens and unused ids have none
+    token_bytes: Sequence[bytes]  # the bytes of each id; special tokens and unused ids have none
     _template = package_file("chat_template.jinja")
 
     @property
@@ -70,12 +70,12 @@ class Tokenizer:
         """Return the bytes of the ids."""
         array = np.asarray(ids, np.int64)
         known = array[(array >= 0) & (array < self.n_ids)]
-        return b"".join(map(self.pieces.__getitem__, known.tolist()))
+        return b"".join(map(self.token_bytes.__getitem__, known.tolist()))
 
     def byte_lengths(self) -> NDArray[np.uint16]:
         """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
         lengths = np.zeros(self.vocab_size, np.uint16)
-        lengths[: self.n_ids] = [len(piece) for piece in self.pieces]
+        lengths[: self.n_ids] = [len(piece) for piece in self.token_bytes]
         return lengths
 
     def files(self) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ class ByteTokenizer(Tokenizer):
     """
 
     name, n_ids, vocab_size, bos = "bytes", 257, 320, 256
-    pieces = (*(bytes([byte]) for byte in range(256)), b"")
+    token_bytes = (*(bytes([byte]) for byte in range(256)), b"")
     description = package_file("bytes.tokenizer.json")  # a printable character for each byte
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
@@ -149,8 +149,8 @@ class BpeTokenizer(Tokenizer):
                 f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
             )
         self.bos, self.bos_token, self.description = int(bos), name, description
-        self.pieces = _pieces(self._tokenizer, origin)
-        self.n_ids = len(self.pieces)
+        self.token_bytes = _pieces(self._tokenizer, origin)
+        self.n_ids = len(self.token_bytes)
         self.vocab_size = -(-self.n_ids // 64) * 64
 
     def encode(self, text: bytes) -> NDArray[np.int32]:

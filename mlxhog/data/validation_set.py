@@ -278,7 +278,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
 
 
 def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """How many bytes of each document make up a total: equally many, or all of a shorter one.
+    """Bytes of each document that make up a total: equally many, or all of a shorter one.
 
     >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
     [3, 11, 1, 10]

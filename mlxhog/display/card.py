@@ -95,7 +95,7 @@ def _base(run: Run | None) -> str:
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:
-    """What the record of a run says of one of its checkpoints."""
+    """Describe one checkpoint of a run by the run's record."""
     try:
         if run is None:
             raise RunError("of no run")

@@ -128,7 +128,7 @@ BASELINES = {"gzip": "gzip", "xz": "xz", NGRAM: "n-gram"}
 
 
 def without_network(record: RunRecord) -> dict[str, float]:
-    """Bits per byte of the run's validation text without a network, by its compressor or counts."""
+    """Bits per byte of the baselines on the validation set: compressors and n-grams."""
     baselines = record.progress.baselines
     return {shown: baselines[name] for name, shown in BASELINES.items() if name in baselines}
 

@@ -60,14 +60,16 @@ def best_of(progress: Progress) -> str:
     return "the best so far" if is_best else f"best {number(best)} at step {step:,}"
 
 
-def beside_ngram(bits: float, counts: float) -> str:
+def beside_ngram(bits: float, baseline: float) -> str:
     """Compare a model with the n-gram baseline on the same text.
 
     >>> beside_ngram(1.707, 1.439)
     'n-gram baseline (Kneser-Ney, 7 bytes of context): 1.439; the model does not beat it'
     """
-    verdict = "beats" if bits < counts else "does not beat"
-    return f"n-gram baseline (Kneser-Ney, 7 bytes of context): {counts:.3f}; the model {verdict} it"
+    verdict = "beats" if bits < baseline else "does not beat"
+    return (
+        f"n-gram baseline (Kneser-Ney, 7 bytes of context): {baseline:.3f}; the model {verdict} it"
+    )
 
 
 def share_text(share: float) -> str:

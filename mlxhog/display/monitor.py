@@ -107,9 +107,9 @@ class Monitor:
         self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
         self.epoch: Callable[[], float | None] = lambda: None  # epochs of the text
         self.val_nats: list[float] = []  # of the batches of the newest evaluation
-        self._counting: threading.Thread | None = None
-        self._needs_no_counts = False
-        self._counts: float | None = None  # its score
+        self._ngram_thread: threading.Thread | None = None
+        self._ngram_is_needless = False
+        self._ngram: float | None = None  # its score
         slots = range(1, arena.layout.max_workers + 1)
         self._slots = {slot: _Slot(Ring(arena.segment(f"ring.{slot}"))) for slot in slots}
         self.start_s: float | None = None  # from the start of the command to that of training
@@ -133,23 +133,23 @@ class Monitor:
 
         def check() -> None:
             # The main thread ends before the interpreter waits for others.
-            if self._needs_no_counts or not threading.main_thread().is_alive():
+            if self._ngram_is_needless or not threading.main_thread().is_alive():
                 raise _NobodyWaits
 
         def find() -> None:
             # Then the view has no such baseline.
             with suppress(MlxhogError, OSError, MemoryError, _NobodyWaits):
-                self._counts = validation_set.ngram_score(data.train, data.val, asked_bytes, check)
+                self._ngram = validation_set.ngram_score(data.train, data.val, asked_bytes, check)
 
         # No daemon: the interpreter may not end while native code is about to take its lock again.
-        self._counting = threading.Thread(target=find, name="counts")
-        self._counting.start()
+        self._ngram_thread = threading.Thread(target=find, name="n-gram baseline")
+        self._ngram_thread.start()
 
     def await_ngram_baseline(self, limit_s: float) -> None:
-        """Wait for the score of `find_ngram_baseline`, if it was called, and give it up after a limit."""
-        if self._counting is not None:
-            self._counting.join(limit_s)
-        self._needs_no_counts = True
+        """Wait a limited time for the score of `find_ngram_baseline`, if it was called."""
+        if self._ngram_thread is not None:
+            self._ngram_thread.join(limit_s)
+        self._ngram_is_needless = True
 
     @property
     def n_lost(self) -> int:
@@ -272,7 +272,7 @@ class Monitor:
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
             staleness=self.staleness(),
-            baselines=baselines if self._counts is None else {**baselines, NGRAM: self._counts},
+            baselines=baselines if self._ngram is None else {**baselines, NGRAM: self._ngram},
             first_step_s=self.first_step_s(),
             machines=self.machines(),
             epoch=self.epoch(),

@@ -41,7 +41,7 @@ class RunEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class _SubsetRecord:
-    """What run.json says of the part of the validation text for evaluations."""
+    """The validation subset of evaluations in run.json."""
 
     n_bytes: float | None = None
     share: float | None = None
@@ -59,7 +59,7 @@ class _Added:
 
 @dataclass(frozen=True, kw_only=True)
 class _RunAbout:
-    """What run.json says of the run and its machine."""
+    """The run and its machine in run.json."""
 
     status: str = "unknown"
     commands: tuple[CommandRecord, ...] = ()

@@ -95,7 +95,7 @@ class LiveTable(RunView):
 
 
 class Cell(RunView):
-    """The same as the one output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
+    """The live table as the output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
 
     def __init__(self) -> None:
         self._above = [LEGEND]

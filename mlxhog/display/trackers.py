@@ -36,7 +36,7 @@ Points = Iterable[tuple[int, Mapping[str, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What a tracker knows of a run."""
+    """The facts of a run that a tracker gets."""
 
     folder: Path
     name: str  # as the run was called first

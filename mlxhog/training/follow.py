@@ -238,7 +238,7 @@ class Follower:
             for rest in without([document]) if config.skip_machine_data else [document]:
                 yield from self._rows_of(rest, where)
         for mark in (repr(one)[1:-1] for one in sorted(separators)):
-            self._say(f"{mark} in new files: documents are cut there, and the separators are left out")
+            self._say(f"{mark} in new files: documents are cut there, and it is left out")
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len

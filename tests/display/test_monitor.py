@@ -87,7 +87,7 @@ def test_no_rate_and_no_time_between_steps_spans_records_that_a_stalled_monitor_
         assert len(slot.recent) == CAPACITY
 
 
-def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypatch):
+def test_an_ngram_baseline_that_a_run_no_longer_waits_for_ends_at_its_next_block(monkeypatch):
     begun, given_up = threading.Event(), threading.Event()
 
     def score(train, val, asked_bytes, check):
@@ -103,8 +103,8 @@ def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypat
         assert begun.wait(LIMIT_S)
         ours.await_ngram_baseline(0.0)
         given_up.set()
-        join([ours._counting])
-        assert ours._counts is None
+        join([ours._ngram_thread])
+        assert ours._ngram is None
 
 
 COUNTING = """

@@ -236,7 +236,7 @@ VERDICT = "does not beat them"
 def interrupted_run(tmp_path, monkeypatch):
     """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
     at = {True: {"val_bits_per_byte": 2.355, "val_step": 100}}
-    metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "marks": {NGRAM: 1.4}}
+    metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "baselines": {NGRAM: 1.4}}
                for k, line in enumerate(lines(20))]  # fmt: skip
     validation = {**VALIDATION, "share": 1.0}
     status = {
