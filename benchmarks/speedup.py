@@ -16,7 +16,7 @@ from harness.interleaved import with_control
 from harness.machine import smallest
 from training.recording import model_file, record
 
-from mlxhog.display.metrics import in_words
+from mlxhog.display.metrics import format_parts
 from mlxhog.progress import shares
 
 BACKENDS = ("torch", "mlx")
@@ -65,7 +65,7 @@ def steps(findings, chosen):
                 ).result  # fmt: skip
                 parts.append(shares(map(vars, result.workers)))
             name = f"d {width}, {blocks} blocks, {optimizer}"
-            print(f"\nstep at {name}: {', '.join(in_words(parts[0]))}")
+            print(f"\nstep at {name}: {', '.join(format_parts(parts[0]))}")
             findings.results[f"step split, {name}"] = parts
             other = (sum(own[part] for part in ("read", "optimizer", "write")) for own in parts)
             findings.at_most(f"read, optimizer and write, {name}", Mean.of(other), most)

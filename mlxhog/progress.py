@@ -80,7 +80,7 @@ class MachineReport:
         )
 
 
-class Activity(Enum):
+class Phase(Enum):
     """An activity of a run besides training, in the words that users see."""
 
     STARTING = "starting workers"
@@ -93,16 +93,16 @@ class Activity(Enum):
 
 
 @dataclass(frozen=True)
-class Doing:
+class PhaseStatus:
     """An activity, and the percentage done if it is known."""
 
-    activity: Activity
+    activity: Phase
     percent: int | None = None
 
     def __str__(self) -> str:
         """Spell the activity.
 
-        >>> str(Doing(Activity.EVALUATING, 38))
+        >>> str(PhaseStatus(Phase.EVALUATING, 38))
         'evaluating 38 %'
         """
         words = self.activity.value
@@ -165,14 +165,14 @@ class Progress(RunTotals):
     memory_bytes: int = 0  # sum over workers, in each of which shared pages count
     strategy: str | None = None  # in use now
     message: str | None = None  # for the user
-    doing: Doing | None = None
+    phase: PhaseStatus | None = None
     baselines: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
     """Bits per byte of simple models of the text, by their names."""
     call_s: float = 0.0  # of training of this command
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; `doing` in the words that users see."""
-        return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
+        """Return the fields as JSON types; `phase` as text."""
+        return {**asdict(self), "doing": None if self.phase is None else str(self.phase)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.config.sources import Layer, read_yaml
+from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import observer
@@ -33,7 +33,7 @@ class _TrainOptions(Plugins, Quiet):
 
 
 @command("train", written=OptionGroup(TrainConfig, merged=True), writes=True)
-def run(words: _TrainOptions, written: Layer) -> Report:
+def run(words: _TrainOptions, written: ConfigSource) -> Report:
     """Train a model, by default for a minute on text that comes with the package.
 
     Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the
@@ -68,7 +68,7 @@ def run(words: _TrainOptions, written: Layer) -> Report:
     return Report(result.to_json(), summary(result), EXIT_CODES[result.status], remarks)
 
 
-def configuration(words: _TrainOptions, written: Layer) -> TrainConfig:
+def configuration(words: _TrainOptions, written: ConfigSource) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags."""
     files = [] if words.config is None else [read_yaml(Path(words.config), named=True)]
     return configured([*files, written])

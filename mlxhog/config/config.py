@@ -11,10 +11,10 @@ import yaml
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import constraints, plugins
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
-from mlxhog.config.options import option, spelt
+from mlxhog.config.components import OPTIMIZERS, SCHEDULES, STRATEGIES, Component
+from mlxhog.config.options import option, yaml_values
 from mlxhog.config.rules import parse_slowdowns
-from mlxhog.config.sources import Layer, Merged, resolve
+from mlxhog.config.sources import ConfigBase, ConfigSource, resolve
 from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlxhog.optim.schedules import Schedule
     from mlxhog.strategies.strategy import Strategy
 else:
-    OptimizerChoice = Schedule = Strategy = Choice  # modules imported when one is looked up
+    OptimizerChoice = Schedule = Strategy = Component  # modules imported when one is looked up
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"
@@ -66,7 +66,7 @@ def _trackers(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class TrainConfig(Merged):
+class TrainConfig(ConfigBase):
     """One training run; a ConfigError names every invalid value and constraint at once.
 
     Values are converted and checked when the object is made, so every instance is valid.
@@ -450,15 +450,15 @@ class TrainConfig(Merged):
         `resume` and `reset_optimizer` are left out: they describe one command, not the run. So is
         the token of a cluster, which is a secret.
         """
-        values = spelt(self) | {"cluster_token": "auto"}
+        values = yaml_values(self) | {"cluster_token": "auto"}
         for name, value in vars(self).items():
-            if isinstance(value, Choice):
+            if isinstance(value, Component):
                 values[name] = value.to_dict()
         del values["resume"], values["reset_optimizer"]
         return yaml.safe_dump(values, sort_keys=False)  # ASCII: it reads back all that it writes
 
 
-def train_config(layers: Iterable[Layer]) -> TrainConfig:
+def train_config(layers: Iterable[ConfigSource]) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
     A component that only a user's file defines is looked up in the files that the sources record.

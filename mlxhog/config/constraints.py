@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.config.choices import Constraints, broken
+from mlxhog.config.components import Constraints, broken
 from mlxhog.config.options import Option, options
-from mlxhog.config.sources import specs_of, spelt_values_of
+from mlxhog.config.sources import specs_of, yaml_values_of
 from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def of(config: TrainConfig) -> Iterator[tuple[str, str]]:
     Raises:
         ConfigError: a constraint of a user's own class names something that is not there.
     """
-    values = spelt_values_of(config)
+    values = yaml_values_of(config)
     specs = specs_of(type(config), values)
     for name, spec in specs.items():
         if unknown := min(spec.requires.keys() - specs.keys(), default=""):
@@ -32,7 +32,12 @@ def of(config: TrainConfig) -> Iterator[tuple[str, str]]:
             raise ConfigError(f"{name} requires {unknown!r}, which is no option{near}")
         for other in spec.unmet(values):
             value = values.get(name)
-            if value is not False and value not in (spec.spell(spec.default), "none", "off", None):
+            if value is not False and value not in (
+                spec.to_yaml_value(spec.default),
+                "none",
+                "off",
+                None,
+            ):
                 wanted = "|".join(spec.requires[other])
                 is_for = f"is for {other}={wanted}, and {other} is {values[other]}"
                 lack = is_for if wanted else f"needs {other}"

@@ -64,7 +64,9 @@ class Option:
     repeats: bool = False  # `NAME=VALUE`; values of further flags and sources are added
     lines: bool = False  # may have several values: a list, words or flags; kept as lines
     flat: str = ""  # of a hyperparameter: its name outside of the component, by default its own
-    kind: Any = None  # of a component: the `mlxhog.config.choices.Kind` that reads it
+    kind: Any = (
+        None  # of a component: the `mlxhog.config.components.ComponentRegistry` that reads it
+    )
     argument: str = ""  # of a positional argument: its name in the usage line, see `argument`
     switch: bool = False  # the flag takes no value
     many: bool = False  # several words or flags, each one more text of a tuple
@@ -111,8 +113,8 @@ class Option:
         """The default as text."""
         if self.shown or self.switch or self.many or self.required:
             return self.shown or ("off" if self.switch else "none")
-        spelt = self.spell(self.default)
-        return str(spelt).lower() if isinstance(spelt, bool) else str(spelt)
+        yaml_values = self.to_yaml_value(self.default)
+        return str(yaml_values).lower() if isinstance(yaml_values, bool) else str(yaml_values)
 
     @property
     def expected(self) -> str:
@@ -199,7 +201,7 @@ class Option:
             return all(limit is None or holds(x, limit) for _, holds, limit in self._limits)
         return not self.choices or x in self.choices
 
-    def spell(self, value: object) -> object:
+    def to_yaml_value(self, value: object) -> object:
         """Return `value` as in YAML; `convert` reads it back."""
         if value is None:
             return self.none
@@ -257,13 +259,13 @@ def is_set(config: object, name: str) -> bool:
     return getattr(config, name) not in (options(type(config))[name].default, "none")
 
 
-def spelt(config: object) -> dict[str, object]:
+def yaml_values(config: object) -> dict[str, object]:
     """Return the value of every option as YAML has it."""
     specs = options(type(config))
-    return {name: spec.spell(getattr(config, name)) for name, spec in specs.items()}
+    return {name: spec.to_yaml_value(getattr(config, name)) for name, spec in specs.items()}
 
 
-def numbers_of(choice: object) -> dict[str, object]:
+def hyperparameters_of(choice: object) -> dict[str, object]:
     """Return the hyperparameters of a component by their flat names."""
     specs = options(type(choice)).items()
     return {spec.flat: getattr(choice, name) for name, spec in specs}

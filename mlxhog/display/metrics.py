@@ -29,7 +29,7 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
 """The columns of a table of workers: name, and the text of a worker's cell."""
 
 
-def number(value: float | None) -> str:
+def format_loss(value: float | None) -> str:
     """Format a loss; - is no loss yet."""
     return "-" if value is None else f"{value:.3f}"
 
@@ -57,7 +57,7 @@ def best_of(progress: Progress) -> str:
     if best is None or step is None:
         return ""
     is_best = step == progress.val_step
-    return "the best so far" if is_best else f"best {number(best)} at step {step:,}"
+    return "the best so far" if is_best else f"best {format_loss(best)} at step {step:,}"
 
 
 def beside_ngram(bits: float, baseline: float) -> str:
@@ -83,15 +83,15 @@ def share_text(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%"
 
 
-def rate(value: float | None) -> str:
+def format_rate(value: float | None) -> str:
     """Format a share; - is not measured."""
     return "-" if value is None else format_share(value)
 
 
-def in_words(parts: Mapping[str, float]) -> list[str]:
+def format_parts(parts: Mapping[str, float]) -> list[str]:
     """Format the parts that took time.
 
-    >>> in_words({"gradient": 0.951, "read": 0.004, "wait": 0.0, "other": 0.045})
+    >>> format_parts({"gradient": 0.951, "read": 0.004, "wait": 0.0, "other": 0.045})
     ['gradient 95 %', 'read 0.4 %', 'other 4.5 %']
     """
     return [f"{name} {format_share(share)}" for name, share in parts.items() if share]

@@ -253,7 +253,7 @@ class Monitor:
         )
 
     def progress(self, **now: Any) -> Progress:
-        """The state of the run, with fields that the caller knows: sample, message, doing."""
+        """The state of the run, with fields that the caller knows: sample, message, phase."""
         count, seconds = self.arena.counters.load, self.clock.seconds()
         done = count("steps"), count("tokens") + count("tokens_elsewhere")
         fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from mlxhog.base.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.display import page
 from mlxhog.display.charts import LIGHT, without_network
-from mlxhog.display.metrics import WORKER_COLUMNS, best_of, number, rows
+from mlxhog.display.metrics import WORKER_COLUMNS, best_of, format_loss, rows
 from mlxhog.display.record import RunEvent, RunRecord, different_texts
 
 MAX_NUMBERS = 30_000
@@ -131,10 +131,12 @@ def tiles(record: RunRecord) -> str:
         elif now.eta_s is not None:
             tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
         if (bits := record.last("val_bits_per_byte")) is not None:
-            baselines = [f"{name} {number(one)}" for name, one in without_network(record).items()]
+            baselines = [
+                f"{name} {format_loss(one)}" for name, one in without_network(record).items()
+            ]
             larger = facts.get("larger validation score", "")
             details = record.scored_at.strip(), best_of(now), ", ".join(baselines), larger
-            tile("validation bits per byte", number(bits), *details)
+            tile("validation bits per byte", format_loss(bits), *details)
         speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
         tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")
     for sample in record.samples[-1:]:

@@ -125,7 +125,7 @@ class Picture(JupyterMixin):
         """Yield the parts."""
         progress, width = self._progress, min(WIDTH, options.max_width)
         yield from self._above
-        doing = [str(progress.doing)] if progress.doing else []
+        doing = [str(progress.phase)] if progress.phase else []
         yield Text("   ".join([*heading(progress), *doing]), style="bold")
         yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
         yield Text("   ".join(losses(progress)))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from mlxhog.config.choices import SCHEDULES, Choice, Constraints, Kind
+from mlxhog.config.components import SCHEDULES, Component, ComponentRegistry, Constraints
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
@@ -39,10 +39,10 @@ class Epochs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(Choice, ABC):
+class Schedule(Component, ABC):
     """The learning rate of a run as a function of its progress, or of its updates."""
 
-    kind: ClassVar[Kind] = SCHEDULES
+    kind: ClassVar[ComponentRegistry] = SCHEDULES
     falls: ClassVar[bool] = False
     """Whether it depends on the number of updates, so that a run needs no end."""
 

@@ -43,7 +43,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.progress import Activity, Doing
+from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.strategies import Serial, division
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.strategies.strategy import Strategy
@@ -282,9 +282,9 @@ class Changes:
 
         `lost` is the share of gradients that rounds lose, if that is the reason.
         """
-        run, old, doing = self._run, self._run.plan, Doing(Activity.CHANGING)
+        run, old, doing = self._run, self._run.plan, PhaseStatus(Phase.CHANGING)
         new = replace(old.changed(), workers=old.workers, kernels=old.kernels)
-        with run.paused(Activity.CHANGING) as still:
+        with run.paused(Phase.CHANGING) as still:
             # Rounds take tickets by number: one that a dead worker left below others comes first.
             if not still or (new.strategy.numbered and run.ledger.position()["done"]):
                 return False

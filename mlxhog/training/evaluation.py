@@ -25,7 +25,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.display.monitor import Monitor
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.progress import BASE, Activity, Doing
+from mlxhog.progress import BASE, Phase, PhaseStatus
 from mlxhog.training.side_jobs import ScoreSums
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ class Evaluations:
         """Wait until every batch is scored, the user interrupts, or no worker is left to score."""
         run, limit_s = self._run, INTERRUPTED_S if self._interrupts else math.inf
 
-        def doing() -> Doing:
-            return Doing(Activity.EVALUATING, round(100 * self._share()))
+        def doing() -> PhaseStatus:
+            return PhaseStatus(Phase.EVALUATING, round(100 * self._share()))
 
         def is_over() -> bool:
             return self._share() == 1.0 or run.ends() > self._ends or self._has_lost_records()
@@ -211,7 +211,7 @@ class Evaluations:
         run = self._run
         with run.strategy.each_copy(run.arena) as copies:
             for load in copies:
-                run.until(run.resting, Doing(Activity.EVALUATING))
+                run.until(run.resting, PhaseStatus(Phase.EVALUATING))
                 if run.interrupts():
                     return False
                 load()
@@ -330,7 +330,7 @@ def write_sample(run: Training) -> None:
     run.ask("sample")
     run.command(ControlCommand.SAMPLE)
     try:
-        run.until(lambda: monitor.samples > samples, Doing(Activity.SAMPLING), 2 * SAMPLE_S)
+        run.until(lambda: monitor.samples > samples, PhaseStatus(Phase.SAMPLING), 2 * SAMPLE_S)
     except GAVE_UP_WORKER as error:
         reason = str(error)  # the run is complete
     if monitor.samples == samples and not run.interrupts():

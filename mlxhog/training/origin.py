@@ -33,7 +33,7 @@ from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
+from mlxhog.config.components import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml

@@ -26,14 +26,14 @@ from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.progress import Activity, Doing
+from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.training import kernel_choice, state
 
 if TYPE_CHECKING:
     from mlxhog.training.plan import TextPlan
     from mlxhog.training.run import Training
 
-SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
+SHORT = (Phase.STARTING, Phase.PAUSING, Phase.CHANGING)
 """Activities after which the run trains."""
 FIELDS: dict[str, dict[str, type]] = {
     "status": {}, "stop": {}, "checkpoint": {}, "sample": {},
@@ -50,7 +50,7 @@ class Requests:
         self._run, self._server = run, server
         self._waiting: deque[ControlRequest] = deque()
 
-    def serve(self, doing: Doing | None) -> None:
+    def serve(self, doing: PhaseStatus | None) -> None:
         """Answer the requests that have arrived; `doing` is None while the run trains."""
         for request in self._server.take():
             if request.name == "status":
@@ -100,7 +100,7 @@ class Requests:
         steps, tokens, seconds = run.monitor.totals()
         fixed = run.plan.strategy.fixed and run.changes is None
         return {
-            "doing": doing,
+            "phase": doing,
             "step": steps,
             "tokens": tokens,
             "seconds": seconds,

@@ -39,7 +39,7 @@ from mlxhog.errors import (
     message_of,
 )
 from mlxhog.optim.schedules import Falling
-from mlxhog.progress import Activity, Doing, Progress, Result
+from mlxhog.progress import Phase, PhaseStatus, Progress, Result
 from mlxhog.training import origin, preview, run_folder, state
 from mlxhog.training.batch_size import advice
 from mlxhog.training.choose_strategy import Changes, rounds_before
@@ -193,7 +193,7 @@ class Training(Session):
 
             replay.begin_record(self.plan, self.run.directory, self.arena)
         self.spawn()
-        self.until(self.ready, Doing(Activity.STARTING))
+        self.until(self.ready, PhaseStatus(Phase.STARTING))
 
     def train(self) -> None:
         """Train until the budget is used up, the user interrupts, or patience ends."""
@@ -348,7 +348,7 @@ class Training(Session):
         """
         self.command(ControlCommand.REST)
         self.dismiss_starting()
-        resting, clock, doing = self.resting, self.clock, Doing(Activity.FINISHING)
+        resting, clock, doing = self.resting, self.clock, PhaseStatus(Phase.FINISHING)
         self.until(lambda: self.signals.count > 0 or not clock.left_s() or resting(), doing)
         limit_s = self.pause_limit_s() if clock.left_s() else self._grace_s()
         if not self.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
@@ -440,7 +440,7 @@ class Training(Session):
         """Number of signals so far."""
         return self.signals.count
 
-    def poll(self, doing: Doing | None = None) -> None:
+    def poll(self, doing: PhaseStatus | None = None) -> None:
         """Watch workers for a moment, show the progress, and answer requests."""
         if self.signals.count > 1:
             raise _StopNow

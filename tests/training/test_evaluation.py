@@ -26,7 +26,7 @@ from mlxhog.display import card
 from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import tiles
 from mlxhog.errors import ConfigError
-from mlxhog.progress import NGRAM, Activity, Progress
+from mlxhog.progress import NGRAM, Phase, Progress
 from mlxhog.serving.opening import open_source
 from mlxhog.training import evaluation, side_jobs, state, worker_process
 from mlxhog.training.evaluation import ValidationWatch
@@ -398,7 +398,7 @@ class Interrupting(Messages):
 
     def __call__(self, progress):
         super().__call__(progress)
-        is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
+        is_evaluating = progress.phase and progress.phase.activity is Phase.EVALUATING
         if not self.done and progress.val_step is not None and progress.step > progress.val_step:
             self.done = True
             signal.raise_signal(signal.SIGINT)

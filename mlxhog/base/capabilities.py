@@ -57,25 +57,25 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Capability:
     """Whether a feature may be used on this machine, and the reason."""
 
     ok: bool
     reason: str
 
 
-def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Verdict]:
+def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Capability]:
     """Turn a function of the record into a capability; without a record it is denied."""
 
     @wraps(judge)
-    def verdict(self: Verdicts, *of: Any) -> Verdict:
-        return Verdict(*(judge(self, *of) if self.problem is None else (False, self.problem)))
+    def verdict(self: CapabilityRecord, *of: Any) -> Capability:
+        return Capability(*(judge(self, *of) if self.problem is None else (False, self.problem)))
 
     return verdict
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class CapabilityRecord:
     """The record of this machine, or the reason why there is no valid record."""
 
     path: Path  # of the record, whether it exists or not
@@ -172,7 +172,7 @@ class Verdicts:
             return False, f"on {engine} these differ from reference: {', '.join(failed)}"
         return True, f"{len(rows)} kernels agree with their references on {engine}"
 
-    def model_kernels(self, backend: str) -> Verdict:
+    def model_kernels(self, backend: str) -> Capability:
         """Whether a GPU worker should compute the model with our Metal kernels.
 
         By a record, all kernels must agree with their references on that engine, and a gradient
@@ -180,13 +180,13 @@ class Verdicts:
         each worker decides (`mlxhog.backends.probes`).
         """
         if backend not in GPU_ENGINES:
-            return Verdict(False, f"{backend} does not compute on a GPU")
+            return Capability(False, f"{backend} does not compute on a GPU")
         if self.problem is not None:
-            return Verdict(True, f"which each worker checks when it starts; {self.problem}")
+            return Capability(True, f"which each worker checks when it starts; {self.problem}")
         right = self.kernels(GPU_ENGINES[backend])
         return self._faster(backend) if right.ok else right
 
-    def decodes_on_cpu(self, n_params: int) -> Verdict:
+    def decodes_on_cpu(self, n_params: int) -> Capability:
         """Whether the native decoder of a CPU writes a model's tokens faster than MLX on the GPU.
 
         A CPU's time for a token grows with the parameters, a GPU's time hardly does in small
@@ -200,7 +200,9 @@ class Verdicts:
             on_cpu, on_gpu = (row["tokens_per_s"][name] for name in ("mlx:cpu", "mlx:gpu"))
             limit = int(row["n_params"] * on_cpu / on_gpu)
             reason = f"{row['model']}: {on_cpu:,.0f} tokens/s on the CPU, {on_gpu:,.0f} on the GPU"
-        return Verdict(n_params < limit, f"the CPU is faster below {limit:,} parameters; {reason}")
+        return Capability(
+            n_params < limit, f"the CPU is faster below {limit:,} parameters; {reason}"
+        )
 
     @_judged
     def _faster(self, backend: str) -> tuple[bool, str]:
@@ -228,7 +230,7 @@ def identity() -> Identity:
     return Identity(machine.chip_name(), system, **versions)
 
 
-def load(directory: Path | None = None, here: Identity | None = None) -> Verdicts:
+def load(directory: Path | None = None, here: Identity | None = None) -> CapabilityRecord:
     """Read the record of this machine and these versions from the user's cache, by default.
 
     Returns a record in every case. Without a valid one it permits nothing but Metal kernels of
@@ -238,21 +240,23 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
     path = (directory or user_cache_directory()) / here.file_name
     try:
         if not is_kept(path):
-            return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
+            return CapabilityRecord(path, "this machine has not been tested: run `mlxhog doctor`")
         record = plain_json.read(path)
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, expected {FORMAT}")
         there = asdict(Identity(**record["identity"]))
     except EnvironmentLacks as error:
-        return Verdicts(path, f"{error}; then run `mlxhog doctor`")
+        return CapabilityRecord(path, f"{error}; then run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
+        return CapabilityRecord(
+            path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again"
+        )
     for name, value in asdict(here).items():
         if there[name] != value:
             other = str(there[name])[:MAX_SHOWN]
             problem = f"the last `mlxhog doctor` ran with {name} {other}, this is {value}"
-            return Verdicts(path, f"{problem}: run it again")
-    return Verdicts(path, None, record)
+            return CapabilityRecord(path, f"{problem}: run it again")
+    return CapabilityRecord(path, None, record)
 
 
 def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:

@@ -16,8 +16,8 @@ A comma separates hyperparameters only before NAME=, so `staleness=speed:1,4` is
 (`--slack 2`, `slack: 2`) are shorthand for hyperparameters of the component that a run has; one
 whose name is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
 
-A `Kind` is the registry of one kind. Its module registers the components of the package; it is
-imported at the first look-up. `--plugin` loads files of the user's own.
+A `ComponentRegistry` has the components of one kind. Its module registers those of the package and
+is imported at the first look-up. `--plugin` loads files of the user's own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
-from mlxhog.config.options import Option, convert_fields, options, spelt
+from mlxhog.config.options import Option, convert_fields, options, yaml_values
 from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
@@ -42,7 +42,7 @@ T = TypeVar("T")
 """The type of the entries of a registry, such as classes of choices."""
 
 
-class UnknownChoice(ConfigError):
+class UnknownComponent(ConfigError):
     """No component of a kind, such as "layer", has this name; the message ends at ";"."""
 
 
@@ -97,11 +97,11 @@ class Registry(Generic[T]):
             raise self.unknown(name, known, ", ".join(known))
         return known[name]
 
-    def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownChoice:
+    def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownComponent:
         """Return the error for a name; it suggests the nearest one, or lists all."""
         near = nearest(name, names)
         hint = f"did you mean {near!r}?" if near else f"known are {listed}."
-        return UnknownChoice(
+        return UnknownComponent(
             f"no {self.title} {shown(name)}; {hint} {self.plural.capitalize()} of your own need "
             "the file that defines them: --plugin FILE"
         )
@@ -116,7 +116,7 @@ def broken(constraints: Constraints) -> Iterator[tuple[str, str]]:
     return ((name, sentence) for is_broken, name, sentence in constraints if is_broken)
 
 
-class Choice:
+class Component:
     """The base of a run's components: a frozen dataclass; its `option` fields are hyperparameters.
 
     A plain field such as `depth: int = 3` is a hyperparameter, too, without limits and help.
@@ -124,7 +124,7 @@ class Choice:
 
     name: ClassVar[str]  # in flags and files; only a class that defines it itself is a choice
     about: ClassVar[str]  # one line for help and documentation
-    kind: ClassVar[Kind]  # the registry that it belongs to
+    kind: ClassVar[ComponentRegistry]  # the registry that it belongs to
     takes_plain_fields: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -163,24 +163,24 @@ class Choice:
         return not cls.__module__.startswith("mlxhog.")
 
     def __str__(self) -> str:
-        """Format it, with the hyperparameters that are not the defaults; `Kind.read` reads it."""
+        """Format it, with the hyperparameters that are not the defaults; `read` reads it back."""
         specs = options(type(self))
         numbers = [
             f"{name}={'true' if value is True else 'false' if value is False else value}"
-            for name, value in spelt(self).items()
+            for name, value in yaml_values(self).items()
             if getattr(self, name) != specs[name].default
         ]
         return f"{self.name}({', '.join(numbers)})" if numbers else self.name
 
     def to_dict(self) -> dict[str, object]:
         """Return its name and all hyperparameters, as YAML and JSON have them."""
-        return {"name": self.name, **spelt(self)}
+        return {"name": self.name, **yaml_values(self)}
 
 
-class Kind(Registry[type[Choice]]):
+class ComponentRegistry(Registry[type[Component]]):
     """Components that a run chooses by an option, such as `--strategy`."""
 
-    def register(self, choice: type[Choice]) -> type[Choice]:
+    def register(self, choice: type[Component]) -> type[Component]:
         """Add a choice, also as a decorator.
 
         Raises:
@@ -195,19 +195,21 @@ class Kind(Registry[type[Choice]]):
             )
         return super().register(choice)
 
-    def read(self, value: object) -> Choice:
+    def read(self, value: object) -> Component:
         """Return a choice from its text, a mapping, or itself.
 
         Raises:
             UnknownChoice: no choice has that name.
             ConfigError: it has no such hyperparameter, or one has an invalid value.
         """
-        if isinstance(value, Choice) and value.kind is self:
+        if isinstance(value, Component) and value.kind is self:
             return value
         name, numbers = self.parts(value)
         return self.make(name, {flat: (one, "") for flat, one in numbers.items()})
 
-    def make(self, choice: type[Choice] | str, numbers: Mapping[str, tuple[object, str]]) -> Choice:
+    def make(
+        self, choice: type[Component] | str, numbers: Mapping[str, tuple[object, str]]
+    ) -> Component:
         """Return a component, given or by its name, with hyperparameters.
 
         `numbers` maps a flat name to the value and the prefix of an error about it, or "".
@@ -240,16 +242,16 @@ class Kind(Registry[type[Choice]]):
         """
         name: object = None
         numbers: dict[str, object] = {}
-        if isinstance(value, Choice):
-            name, numbers = value.name, spelt(value)
+        if isinstance(value, Component):
+            name, numbers = value.name, yaml_values(value)
         elif isinstance(value, Mapping):
             numbers = {str(key): one for key, one in value.items()}
             name = numbers.pop("name", None)
         elif isinstance(value, str) and (match := _SPELT.fullmatch(value.strip())):
-            name, numbers = match[1], _numbers_in(match[2] or "")
+            name, numbers = match[1], _hyperparameters_in(match[2] or "")
         if not isinstance(name, str):
             raise ConfigError(f"wanted {_FORMS}")
-        choice = type(value) if isinstance(value, Choice) else self.known().get(name)
+        choice = type(value) if isinstance(value, Component) else self.known().get(name)
         if choice is None:
             return name, numbers
         specs = options(choice).values()
@@ -264,17 +266,20 @@ class Kind(Registry[type[Choice]]):
         """Description of a legal value."""
         return f"one of {', '.join(self.known())}"
 
-    def numbers(self) -> Mapping[str, Option]:
+    def hyperparameters(self) -> Mapping[str, Option]:
         """Return every hyperparameter of any component by its flat name.
 
         One means the same in all components of a kind; its default, here that of the first,
         may differ.
         """
-        return _numbers_of(tuple(self.known().values()))
+        return _hyperparameters_of(tuple(self.known().values()))
 
-    def lacks(self, choice: type[Choice], number: str) -> str:
+    def lacks(self, choice: type[Component], number: str) -> str:
         """Return the error for a hyperparameter that a component lacks; it names those with it."""
-        by_name = {**{one.name: one for one in self.numbers().values()}, **self.numbers()}
+        by_name = {
+            **{one.name: one for one in self.hyperparameters().values()},
+            **self.hyperparameters(),
+        }
         if number in by_name:
             owners = [owner.name for owner in by_name[number].owners]
             has = "has" if len(owners) == 1 else "have"
@@ -285,7 +290,7 @@ class Kind(Registry[type[Choice]]):
         return f"{choice.name} has no {number}{near or listed}"
 
 
-def _numbers_in(text: str) -> dict[str, object]:
+def _hyperparameters_in(text: str) -> dict[str, object]:
     numbers: dict[str, object] = {}
     for part in filter(str.strip, _COMMA.split(text)):
         number, equals, value = (word.strip() for word in part.partition("="))
@@ -298,8 +303,8 @@ def _numbers_in(text: str) -> dict[str, object]:
 
 
 @cache
-def _numbers_of(choices: tuple[type[Choice], ...]) -> Mapping[str, Option]:
-    owners: dict[str, list[type[Choice]]] = {}
+def _hyperparameters_of(choices: tuple[type[Component], ...]) -> Mapping[str, Option]:
+    owners: dict[str, list[type[Component]]] = {}
     first: dict[str, Option] = {}
     for choice in choices:
         for spec in options(choice).values():
@@ -309,13 +314,15 @@ def _numbers_of(choices: tuple[type[Choice], ...]) -> Mapping[str, Option]:
 
 
 _OF_BASE = "a dataclass with a name and the base mlxhog."
-SCHEDULES = Kind("schedule", "mlxhog.optim.schedules", f"{_OF_BASE}optim.schedules.Schedule")
-OPTIMIZERS = Kind("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
-STRATEGIES = Kind(
+SCHEDULES = ComponentRegistry(
+    "schedule", "mlxhog.optim.schedules", f"{_OF_BASE}optim.schedules.Schedule"
+)
+OPTIMIZERS = ComponentRegistry("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
+STRATEGIES = ComponentRegistry(
     "strategy", "mlxhog.strategies", f"{_OF_BASE}strategies.Strategy (examples/my_strategy.py)",
     plural="strategies",
 )  # fmt: skip
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
+RUN_REGISTRIES = (SCHEDULES, OPTIMIZERS, STRATEGIES)
 LAYERS: Registry[type[Any]] = Registry(
     "layer", "mlxhog.models.layers",
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
@@ -323,5 +330,5 @@ LAYERS: Registry[type[Any]] = Registry(
 TASKS: Registry[Any] = Registry(
     "task", "mlxhog.mad.tasks", "a dataclass of the base Task (examples/my_task.py)"
 )
-REGISTRIES = (LAYERS, TASKS, *KINDS)
+REGISTRIES = (LAYERS, TASKS, *RUN_REGISTRIES)
 """Everything that a file of the user's own may add to."""
