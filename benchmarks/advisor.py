@@ -247,7 +247,7 @@ def measure(findings, chosen):
 # -- the constants of its prediction ---------------------------------------------------------------
 
 LOCAL_STEPS = 10
-TURN, AVERAGED = "Muon in turn, looking ahead", "Muon averaged"
+TURN, AVERAGED = "Muon in turn, weight prediction", "Muon averaged"
 
 
 def local_cost(result):

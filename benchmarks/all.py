@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.claims import MISSED
+from harness.claims import REFUTED
 from harness.frame import EXIT_CODES
 from harness.machine import ROOT, not_this_commit
 from harness.page import pages
@@ -103,7 +103,7 @@ def run_all(scripts, *, full):
             out = RESULTS if full else Path(scratch)
             code = run([f"{script.name}.py", *words, "--out", str(out)], limit_s=limit_s)
             results = (json.loads(path.read_text()) for path in Path(scratch).glob("*.json"))
-            if not full and code == 1 and all(one["verdict"] != MISSED for one in results):
+            if not full and code == 1 and all(one["verdict"] != REFUTED for one in results):
                 code = 4  # it ended by a traceback
         codes[script.name] = code
     return codes

@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 from harness.estimates import Mean, Ratio
 from harness.frame import run
-from harness.interleaved import answer, spawned, with_twin
+from harness.interleaved import answer, spawned, with_control
 from harness.machine import cores, pin, smallest
 
 from mlxhog import _native
@@ -182,7 +182,7 @@ def measure(findings, chosen):
             parts = pool.play(kernel, workers, SIZES[size] // 4, seconds=smallest(0.0, 0.4))
             return fmean(1e9 * part.wall_s / part.floats for part in parts)
 
-        times, again = with_twin(range(repeats), keys, turn, twin=pair)
+        times, again = with_control(range(repeats), keys, turn, control=pair)
     if len(cores()) < WORKERS:
         findings.others_load = 1.0  # no pair was timed
     findings.table(

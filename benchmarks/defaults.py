@@ -20,7 +20,7 @@ from statistics import fmean, median
 from harness.claims import counted
 from harness.estimates import Mean, Ratio
 from harness.frame import other_seed, run
-from harness.interleaved import on_cores, with_twin
+from harness.interleaved import on_cores, with_control
 from training.recording import end_bits, model_file, workers
 
 from mlxhog import TrainConfig, optim
@@ -38,12 +38,23 @@ MINUTE_TOKENS = 971_000  # bytes that two cores train in a minute of `tiny`
 VALIDATION = 863_914  # bytes
 PIECES = {"tokenizer": "sotu"}
 RANDOM = {"embedding_init": "random", "embedding_lr": 12, "head_lr": 2.4, "scalar_lr": 1.5}
-BEFORE, NOW = "bytes, 4 blocks (the default of 0.2)", "8,192 pieces, 2 blocks, counted pairs"
+BEFORE, NOW = (
+    "bytes, 4 blocks (the default of 0.2)",
+    "8,192 tokens, 2 blocks, bigram initialization",
+)
 MINUTE_ARMS = {
     BEFORE: ({"model": "tiny", "tokenizer": "bytes", "lr": 0.0042}, 1.0, 1.0),
-    "8,192 pieces, 4 blocks, random rows": ({"model": "tiny", **PIECES, **RANDOM}, 1.5, 4.81),
-    "8,192 pieces, 4 blocks, counted pairs": ({"model": "tiny", **PIECES}, 1.5, 4.81),
-    "8,192 pieces, 2 blocks, random rows": ({"model": "minute", **PIECES, **RANDOM}, 1.0, 4.81),
+    "8,192 tokens, 4 blocks, random initialization": (
+        {"model": "tiny", **PIECES, **RANDOM},
+        1.5,
+        4.81,
+    ),
+    "8,192 tokens, 4 blocks, bigram initialization": ({"model": "tiny", **PIECES}, 1.5, 4.81),
+    "8,192 tokens, 2 blocks, random initialization": (
+        {"model": "minute", **PIECES, **RANDOM},
+        1.0,
+        4.81,
+    ),
     NOW: ({"model": "minute", **PIECES}, 1.0, 4.81),
 }
 """Options, cost of a token in tokens of the first arm, bytes of a token of validation text."""
@@ -146,9 +157,9 @@ def ngram_tables(findings, chosen):
         options = {"strategy": strategy, "workers": workers(count), "tokens": tokens}
         return end_bits(validation, **tables[model], **options, model="tiny", seed=seed)
 
-    arms, twin = [(model, *way) for model in tables for way in ways], (DENSE, LOCK_FREE, 2)
-    bits, again = with_twin(seeds, arms, end, twin=twin)
-    findings.same(f"bits per byte of {', '.join(map(str, twin))}", bits[twin], again)
+    arms, control = [(model, *way) for model in tables for way in ways], (DENSE, LOCK_FREE, 2)
+    bits, again = with_control(seeds, arms, end, control=control)
+    findings.same(f"bits per byte of {', '.join(map(str, control))}", bits[control], again)
     costs = {
         arm: [a - b for a, b in zip(own, bits[arm[0], SERIAL, 1], strict=True)]
         for arm, own in bits.items()

@@ -4,8 +4,8 @@
     python benchmarks/late_gradients.py --full   up to sixteen
 
 The mean staleness of P workers that never wait, lock-free and with a server, with equal workers and
-with one slow one; and what rules for stale gradients do to the loss where every gradient is P - 1
-updates late (simulated, one process). Such a rule makes steps smaller, so each has its own best
+with a straggler; and what staleness-aware learning rates do to the loss where every gradient is P -
+1 updates late (simulated, one process). Such a rule makes steps smaller, so each has its own best
 learning rate by a run of another seed, and so has plain lr.
 """
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run, say
-from harness.interleaved import answer, mlxhog, spawned, with_twin
+from harness.interleaved import answer, mlxhog, spawned, with_control
 from harness.machine import cores, pin, resident, smallest, unpin
 from language_models.ours import Ids, Size, large, load_backend
 
@@ -234,9 +234,10 @@ def streams(findings, chosen):
     for name, cfg in models.items():
         backend = load_backend("torch:cpu", cfg, threads=THREADS)
         tokens_per_s(backend, cfg.vocab_size, 2, 20)
-        rates, again = with_twin(
+        rates, again = with_control(
             range(scale.turns), (1, STREAMS),
-            lambda n, _, b=backend, v=cfg.vocab_size: tokens_per_s(b, v, n, scale.tokens), twin=1,
+            lambda n, _, b=backend, v=cfg.vocab_size: tokens_per_s(b, v, n, scale.tokens),
+            control=1,
         )  # fmt: skip
         findings.same(f"one stream, tokens per second, {name}", rates[1], again)
         gain = Ratio.of(rates[STREAMS], rates[1])

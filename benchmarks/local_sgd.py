@@ -31,7 +31,7 @@ TUNED_ON = (101, 102)
 CLIENTS = 4
 
 
-def at_best(chosen, seeds, arms, train, cost, twin):
+def at_best(chosen, seeds, arms, train, cost, control):
     """Train every arm at its best learning rate, by the mean cost on seeds that nothing else uses.
 
     Args:
@@ -40,10 +40,10 @@ def at_best(chosen, seeds, arms, train, cost, twin):
         arms: arm -> the middle of its axis of learning rates.
         train: (arm, seed, lr) -> a training.
         cost: of a training.
-        twin: the arm that is trained with other seeds as well (A/A).
+        control: the arm that is trained with other seeds as well (A/A).
 
     Returns:
-        Arm -> learning rate, arm -> its trainings, and those of the twin.
+        Arm -> learning rate, arm -> its trainings, and those of the control.
     """
     of, best = TUNED_ON[: chosen.pick(tiny=1, quick=2, full=2)], {}
     for arm, first in arms.items():
@@ -54,7 +54,7 @@ def at_best(chosen, seeds, arms, train, cost, twin):
         axes = {"lr": around(first, 2.0, chosen.pick(tiny=1, quick=5, full=5))}
         best[arm] = tuned(axes, trial)["lr"]
     runs = take_turns(seeds, arms, lambda arm, seed: train(arm, seed, best[arm]))
-    return best, runs, [train(twin, other_seed(seed), best[twin]) for seed in seeds]
+    return best, runs, [train(control, other_seed(seed), best[control]) for seed in seeds]
 
 
 # -- intervals ------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def local_steps(findings, chosen):
     def cost(course):
         return math.inf if course.first_at(target) is None else steps(course)
 
-    best, runs, again = at_best(chosen, seeds, dict.fromkeys(intervals, 0.4), one, cost, twin=10)
+    best, runs, again = at_best(chosen, seeds, dict.fromkeys(intervals, 0.4), one, cost, control=10)
     findings.same("interval 10, steps", [*map(steps, runs[10])], [*map(steps, again)])
     findings.table(
         {"interval": every, "lr": best[every], "steps of a worker": median(map(steps, own)),
@@ -147,10 +147,10 @@ def clients(findings, chosen):
             say(f"  alpha {alpha:g} {name} lr {lr:g} seed {seed}: {score(course):.3f}")
             return course
 
-        arms, twin = dict.fromkeys(METHODS, 0.2), "local_sgd"
-        _, runs[alpha], again = at_best(chosen, seeds, arms, one, lambda c: -score(c), twin)
-        own = list(map(score, runs[alpha][twin]))
-        findings.same(f"{twin}, alpha {alpha:g}", own, list(map(score, again)))
+        arms, control = dict.fromkeys(METHODS, 0.2), "local_sgd"
+        _, runs[alpha], again = at_best(chosen, seeds, arms, one, lambda c: -score(c), control)
+        own = list(map(score, runs[alpha][control]))
+        findings.same(f"{control}, alpha {alpha:g}", own, list(map(score, again)))
     findings.table(
         {"alpha": alpha, "method": name, "accuracy": median(map(score, own)),
          "MB a round": own[0].network_bytes[0] / 1e6}
@@ -203,7 +203,7 @@ def outer_steps(findings, chosen):
         return bench.train(f"{name}, lr {lr:g}", seed=seed, lr=lr, **common, **ARMS[name][0])
 
     arms = {name: first for name, (_, first) in ARMS.items()}
-    best, runs, again = at_best(chosen, seeds, arms, one, lambda t: t.end, twin=ADAMW)
+    best, runs, again = at_best(chosen, seeds, arms, one, lambda t: t.end, control=ADAMW)
     ends = {name: [training.end for training in own] for name, own in runs.items()}
     findings.same(ADAMW, ends[ADAMW], [training.end for training in again])
     findings.table(

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 
 from harness.estimates import Mean, Ratio
 from harness.frame import run, say
-from harness.interleaved import with_twin
+from harness.interleaved import with_control
 from harness.machine import cores, smallest
 
 from mlxhog.mad.options import ExecutionConfig
@@ -67,7 +67,7 @@ def measure(findings, chosen):
         say(f"  {way:20} {spent:7.1f} s")
         return spent
 
-    seconds, again = with_twin(chosen.seeds, (SERIAL, PARALLEL), search, twin=PARALLEL)
+    seconds, again = with_control(chosen.seeds, (SERIAL, PARALLEL), search, control=PARALLEL)
     findings.same(PARALLEL, seconds[PARALLEL], again)
     findings.table({"way": way, "seconds": Mean.of(s).spelt(".1f")} for way, s in seconds.items())
     sooner, name = Ratio.of(seconds[SERIAL], seconds[PARALLEL]), f"{SERIAL} / {PARALLEL}, seconds"

@@ -11,7 +11,7 @@ speed. Beside it, both backends compute the model's outputs and gradients, as `m
 from dataclasses import asdict
 from statistics import median
 
-from harness.claims import Claim, Twin, counted
+from harness.claims import Claim, Control, counted
 from harness.estimates import Mean
 from harness.frame import run
 from harness.interleaved import take_turns
@@ -59,7 +59,7 @@ def measure(findings, chosen):
     ))  # fmt: skip
     claims = same_numbers(bench.model, trainings)
     findings.claims += claims
-    findings.twins.append(Twin.of("mlx+torch, 2 processes", ends[BOTH, 2], ends[AGAIN, 2]))
+    findings.controls.append(Control.of("mlx+torch, 2 processes", ends[BOTH, 2], ends[AGAIN, 2]))
     findings.results |= {
         "settings": {**bench.settings, **common},
         "trainings": {f"{k}, {n}": list(map(asdict, own)) for (k, n), own in trainings.items()},

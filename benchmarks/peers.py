@@ -185,7 +185,7 @@ def measure(findings, chosen):
         more = Mean.of_differences(bits(counted[arm]), bits(counted[OURS]))
         findings.at_least(name, more, 0.0, timing=False)
     if chosen.mode == "full":
-        name = f"{OURS} train, bits per byte of all validation text after 60 s"
+        name = f"{OURS} train, bits per byte of the full validation set after 60 s"
         findings.at_most(name, Mean.of(bits(timed[OURS])), MOST)
         first_s = Mean.of(one["first_step_s"] for one in (*timed[OURS], *again))
         findings.at_most(f"{OURS} train, first step after, s", first_s, FIRST_S)

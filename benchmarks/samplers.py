@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from harness.claims import Twin, counted
+from harness.claims import Control, counted
 from harness.estimates import Mean
 from harness.frame import run
 from harness.machine import ROOT, cores, smallest
@@ -145,7 +145,7 @@ def measure(findings, chosen):
                 less = Mean.of_differences(by[arm], by[other])
                 findings.document(counted(f"{name}: {arm} less {other}", less, "<=", 0.0))
         same = Mean.of_differences(by["random again"], by["random"])
-        findings.twins.append(Twin(name, same, same.p(0.0)))
+        findings.controls.append(Control(name, same, same.p(0.0)))
     findings.results |= {"candidates": len(surface.runs), "repeats": repeats}
 
 

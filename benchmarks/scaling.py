@@ -6,9 +6,9 @@
                                           an interrupted run continues
 
 One serial worker and n others (each with one thread) train the same xLSTM by Muon with its
-defaults, which are shared moments, looking ahead and one learning rate for any number of workers
-(`staleness.py` searches it for each). The time counts until the lowest validation loss that both
-trainings of a pair reach.
+defaults, which are shared moments, weight prediction and one learning rate for any number of
+workers (`staleness.py` searches it for each). The time counts until the lowest validation loss that
+both trainings of a pair reach.
 
 scaling      lock-free workers train serial's text. More workers than cores show what staleness
              costs in gradients, not a speedup. The loss lies in the middle of serial's cosine and
@@ -23,7 +23,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import NamedTuple
 
-from harness.claims import Claim, Twin, counted
+from harness.claims import Claim, Control, counted
 from harness.estimates import Mean, Ratio
 from harness.frame import run
 from harness.interleaved import KEEP, remembered, take_turns
@@ -64,12 +64,12 @@ class Times:
             )  # fmt: skip
 
         once = remembered(chosen.keep, train, of=lambda kept: Training(**kept))
-        twin = arms[0]._replace(again=True)
+        control = arms[0]._replace(again=True)
         self.trainings = take_turns(
-            chosen.seeds, (SERIAL, *arms, twin), lambda arm, seed: once(backend, *arm, seed)
+            chosen.seeds, (SERIAL, *arms, control), lambda arm, seed: once(backend, *arm, seed)
         )
-        again = self.pairs(twin, arms[0])
-        self.twin = Twin.of(f"{arms[0].n} workers, {backend}", again, [1.0] * len(again))
+        again = self.pairs(control, arms[0])
+        self.control = Control.of(f"{arms[0].n} workers, {backend}", again, [1.0] * len(again))
 
     def pairs(self, arm, base=SERIAL, axis="seconds"):
         """What base took to the lowest loss that both reach, over what an arm took, by seed.
@@ -104,7 +104,7 @@ class Times:
         every = [one for own in self.trainings.values() for one in own]
         lost = max(one.lost_update_rate for one in every)
         findings.exact(f"{backend}: lost updates", lost, 0)
-        findings.twins.append(self.twin)
+        findings.controls.append(self.control)
         findings.results["settings"] = self.settings
         findings.results.setdefault("trainings", {})[backend] = [
             {**arm._asdict(), "runs": list(map(asdict, own))}

@@ -24,17 +24,17 @@ lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
 
 Ratios are of pairs with the same seed; every arm has the settings that one search found for it
 (`training/race.py`). Lock-free workers write under locks of 4 KiB (`--write lossless`) unless the
-arm says racy, share Muon's moments and look ahead.
+arm says racy, share Muon's moments and predict weights.
 """
 
 import math
 from functools import partial
 from statistics import median
 
-from harness.claims import Claim, Twin
+from harness.claims import Claim, Control
 from harness.estimates import Mean, Ratio
 from harness.frame import run, say
-from harness.interleaved import KEEP, remembered, take_turns, with_twin
+from harness.interleaved import KEEP, remembered, take_turns, with_control
 from harness.machine import smallest
 from training.disturbances import DISTURBANCES, EQUAL, SLEEPS, SLOWER, Disturber
 from training.race import Course, Target, arm_options, reached_json, reached_of
@@ -42,7 +42,7 @@ from training.recording import BYTES, TINY, model_file, record
 
 RULE = "muon"
 ALONE = ("serial 1 thread", "serial 2 threads")
-ROUNDS, FREE, BLOCKS = ("sync", "sync by speed"), "hogwild", "hogwild by blocks"
+ROUNDS, FREE, BLOCKS = ("sync", "speed-weighted sync"), "hogwild", "hogwild by blocks"
 TURNS, ONCE = "round-robin", "runs averaged once"
 TOGETHER = (*ROUNDS, FREE, BLOCKS)
 RACY = "hogwild, racy"
@@ -53,7 +53,7 @@ TWIN = "hogwild again"
 LATE = (*SLOWER, SLEEPS, "random sleeps, 3x", "another program")
 HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 DEFAULT = Target(1.6, {"muon": 300_000}, options={"model": "minute", "tokenizer": "auto"})
-DEFAULT_ARMS = ("serial 2 threads", "sync by speed mlx+torch", "hogwild mlx+torch")
+DEFAULT_ARMS = ("serial 2 threads", "speed-weighted sync mlx+torch", "hogwild mlx+torch")
 ANY = Target(
     7.9, val_subset_tokens=1024, fixed={"lr": 3e-3, "tokens": 12_000},
     options={"model": model_file(**TINY), "seq_len": 32},
@@ -194,7 +194,7 @@ def compare(findings, trained):
     for condition in LATE:
         findings.document(*times.claims(condition, [*rounds, *((name, 2) for name in USUAL)]))
     own = (times.of((EQUAL, scheme, 2)) for scheme in (FREE, TWIN))
-    findings.twins.append(Twin.of(f"{FREE}, 2 workers", *own))
+    findings.controls.append(Control.of(f"{FREE}, 2 workers", *own))
 
 
 def averaged_once(times):
@@ -216,16 +216,18 @@ def contest(findings, chosen, target, raced, own, rivals):
     """Seconds to a loss of optimizers and arms, beside one of them."""
     if chosen.tiny:
         target = ANY
-    course, twin = Course(target), raced[0]
+    course, control = Course(target), raced[0]
     if chosen.tune:
         for optimizer in target.tokens:
             course.tune(optimizer, [arm for rule, arm in raced if rule == optimizer])
         return
     runs = take_turns(
-        chosen.seeds, [*raced, (*twin, "again")],
+        chosen.seeds, [*raced, (*control, "again")],
         lambda one, seed: course.seconds(one[1], one[0], seed),
     )  # fmt: skip
-    findings.same(f"{' '.join(twin)}, seconds to {target.bits}", runs[twin], runs[*twin, "again"])
+    findings.same(
+        f"{' '.join(control)}, seconds to {target.bits}", runs[control], runs[*control, "again"]
+    )
     times = {" ".join(one): seconds for one, seconds in runs.items()}
     findings.results[f"seconds to {target.bits}, by seed"] = times
     for rival, least in rivals.items():
@@ -273,13 +275,15 @@ def ten_minutes(findings, chosen):
 
 def lower_loss(findings, chosen):
     """`tiny` to a lower loss; AdamW beside Muon."""
-    raced = [(RULE, arm) for arm in ("serial 1 thread", "serial 2 threads", "sync by speed", FREE)]
+    raced = [
+        (RULE, arm) for arm in ("serial 1 thread", "serial 2 threads", "speed-weighted sync", FREE)
+    ]
     contest(
         findings, chosen, Target(1.8, {"muon": 700_000, "adamw": 1_200_000}),
         [*raced, ("adamw", "serial 1 thread"), ("adamw", FREE)], "muon hogwild",
         {
             "muon serial 1 thread": 1 / 0.58, "muon serial 2 threads": 1.0,
-            "muon sync by speed": 0.95, "adamw hogwild": 1.5,
+            "muon speed-weighted sync": 0.95, "adamw hogwild": 1.5,
         },
     )  # fmt: skip
 
@@ -290,7 +294,7 @@ AUTO, WITHIN = "auto", 1.03
 """WITHIN: largest ratio of bits per byte, `auto` over the best of the others."""
 STRATEGIES = {
     "sync": {"strategy": "sync"},
-    "sync by speed": {"strategy": "sync", "sync_shares": "speed"},
+    "speed-weighted sync": {"strategy": "sync", "sync_shares": "speed"},
     "hogwild": {"strategy": "hogwild"},
     AUTO: {"strategy": "auto"},
 }
@@ -325,7 +329,7 @@ def auto(findings, chosen):
 
     table = {}
     for name in list(DISTURBANCES)[smallest(-1, 0) :]:
-        table[name], again = with_twin(seeds, STRATEGIES, partial(run, name), twin="sync")
+        table[name], again = with_control(seeds, STRATEGIES, partial(run, name), control="sync")
         findings.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
         findings.claims.append(auto_claim(name, table[name]))
     findings.table(

@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 from cluster.cable import Cable
 from harness.estimates import Mean, Ratio, Share
 from harness.frame import run, say
-from harness.interleaved import with_twin
+from harness.interleaved import with_control
 from harness.machine import smallest
 from training.recording import BYTES, QUIET_OPTIONS
 
@@ -93,7 +93,7 @@ def recording_cost(findings, chosen):
             say(f"{pair + 1:3}  {determinism:6} {speed:.0f} tok/s, {rate:.3f} MB/s of log")
             return speed, rate
 
-        runs, again = with_twin(range(chosen.pairs), ("none", "record"), turn, twin="none")
+        runs, again = with_control(range(chosen.pairs), ("none", "record"), turn, control="none")
     speeds = {name: [speed for speed, _ in own] for name, own in runs.items()}
     rates = [rate for _, rate in runs["record"]]
     share = Ratio.of(speeds["record"], speeds["none"])

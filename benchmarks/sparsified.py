@@ -6,7 +6,7 @@
 
 With the same model, data, steps and two lock-free workers, written is: everything; the largest 10 %
 and 1 % of each step with error feedback, and 1 % without; what has reached twice the learning rate;
-and a head of which only the batch's words and 256 drawn ones are trained. Each way at its best
+and a head of which only the batch's targets and 256 negatives are trained. Each way at its best
 recorded learning rate. Then both workers of the last seed compute further steps at the trained
 parameters, and the elements that they would write are counted.
 """
@@ -19,7 +19,7 @@ import numpy as np
 from harness.claims import counted
 from harness.estimates import Mean
 from harness.frame import run, say
-from harness.interleaved import with_twin
+from harness.interleaved import with_control
 from harness.tuning import around, settings, tune
 from training.recording import QUIET_OPTIONS
 
@@ -138,7 +138,7 @@ def measure(findings, chosen):
                 counts[way] = written(how, checkpoint, size)
         return bits
 
-    bits, again = with_twin(seeds, ways, end, twin=DENSE)
+    bits, again = with_control(seeds, ways, end, control=DENSE)
     findings.table(
         {"way": way, "bits per byte": Mean.of(bits[way]).spelt(".3f"), **one,
          "shares": Mean.of(one["shares"]).value}

@@ -12,11 +12,11 @@ in `schemes.py`, what a minute gives in `peers.py`.
 
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run
-from harness.interleaved import with_twin
+from harness.interleaved import with_control
 from harness.machine import smallest
 from training.recording import model_file, record
 
-from mlxhog.display.metrics import in_words
+from mlxhog.display.metrics import format_parts
 from mlxhog.progress import shares
 
 BACKENDS = ("torch", "mlx")
@@ -39,9 +39,9 @@ def throughput(findings, chosen):
             strategy="hogwild" if name in PAIRS else "serial",
         ).result.tokens_per_s  # fmt: skip
 
-    twin = "torch 2 threads"
-    rates, again = with_twin(range(turns), mixes, rate, twin=twin)
-    findings.same(f"{twin}, tokens per second", rates[twin], again)
+    control = "torch 2 threads"
+    rates, again = with_control(range(turns), mixes, rate, control=control)
+    findings.same(f"{control}, tokens per second", rates[control], again)
     findings.table(
         {"mix": name, "tokens per second": Mean.of(values).spelt(",.0f")}
         for name, values in rates.items()
@@ -65,7 +65,7 @@ def steps(findings, chosen):
                 ).result  # fmt: skip
                 parts.append(shares(map(vars, result.workers)))
             name = f"d {width}, {blocks} blocks, {optimizer}"
-            print(f"\nstep at {name}: {', '.join(in_words(parts[0]))}")
+            print(f"\nstep at {name}: {', '.join(format_parts(parts[0]))}")
             findings.results[f"step split, {name}"] = parts
             other = (sum(own[part] for part in ("read", "optimizer", "write")) for own in parts)
             findings.at_most(f"read, optimizer and write, {name}", Mean.of(other), most)

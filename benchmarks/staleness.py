@@ -11,8 +11,8 @@ gradients over those that serial Muon needs for the same loss, in trainings that
 has moments of all workers, takes gradients where the parameters will be, and has a momentum of its
 own from 4 workers on. Averaged gradients (sync) stand beside it. What staleness costs shrinks with
 the length of a training, so a limit belongs to a budget and a model: after 300 gradients of d 128 x
-4 looking ahead cost 1.14 at staleness 1 and 1.88 at 3. Counting gradients, a busy machine changes
-nothing.
+4 with weight prediction cost 1.14 at staleness 1 and 1.88 at 3. Counting gradients, a busy machine
+changes nothing.
 """
 
 import math
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from harness.claims import Twin, counted
+from harness.claims import Control, counted
 from harness.estimates import Mean, Ratio
 from harness.frame import other_seed, run
 from harness.interleaved import on_cores
@@ -29,7 +29,7 @@ from training.recording import MINI, SIZES, TINY, Bench, count_parameters, model
 
 from mlxhog.research.bounds import apply
 
-SERIAL, AHEAD, AVERAGED = "Muon serial", "Muon in turn, looking ahead", "Muon averaged"
+SERIAL, AHEAD, AVERAGED = "Muon serial", "Muon in turn, weight prediction", "Muon averaged"
 COUNTS = {AHEAD: (2, 4, 8, 16, 32), AVERAGED: (2, 4)}
 """Workers of --full, real or simulated: the staleness is one less."""
 BACKEND = "mlx:cpu"  # starts soonest
@@ -148,13 +148,13 @@ def measure(findings, chosen):
     first = measured[0]
     findings.claims += [
         counted(
-            f"staleness {lag}, looking ahead / serial, gradients, {n:,} of {first.model}",
+            f"staleness {lag}, weight prediction / serial, gradients, {n:,} of {first.model}",
             first.cost((AHEAD, lag + 1)), "<=", most,
         )
         for lag, most in MOST.items()
         if (AHEAD, lag + 1) in first.bits and not chosen.tiny
     ]  # fmt: skip
-    findings.twins += [one.twin for one in measured]
+    findings.controls += [one.control for one in measured]
     findings.results |= {
         "settings": {"gradients": n, "models": MODELS},
         "serial": {f"{seed}": curve for seed, curve in first.curves.items()},
@@ -174,7 +174,7 @@ class Measured:
         curves: of each seed, gradients and bits per byte where serial trainings end.
         bits: of each arm, by seed.
         costs: gradients of each arm, as multiples of those of serial Muon for the same loss.
-        twin: serial trainings beside those with other seeds.
+        control: serial trainings beside those with other seeds.
     """
 
     def __init__(self, model, seeds, n, ends):
@@ -187,7 +187,7 @@ class Measured:
                 self.bits.setdefault(job.arm, []).append(bits)
         again = [dict(self.curves.pop(other_seed(seed)))[n] for seed in seeds]
         own = [dict(self.curves[seed])[n] for seed in seeds]
-        self.twin = Twin.of(f"{SERIAL}, other seeds, {model}", own, again)
+        self.control = Control.of(f"{SERIAL}, other seeds, {model}", own, again)
         self.costs = {
             arm: [times_serial(self.curves[seed], n, bits)
                   for seed, bits in zip(seeds, of_seeds, strict=True)]

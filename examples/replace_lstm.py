@@ -23,7 +23,7 @@ from mlxhog.nn.torch import MLSTM, SLSTM
 SYMBOLS, POSITIONS, HIDDEN, STEPS = 8, 16, 32, 100
 
 
-class Reader(nn.Module):
+class Classifier(nn.Module):
     """A classifier of sequences around any recurrent layer of (S, B, width)."""
 
     def __init__(self, rnn: nn.Module) -> None:
@@ -50,7 +50,7 @@ def batch(rows: int) -> tuple[Tensor, Tensor]:
 def accuracy(layer: Callable[..., nn.Module]) -> float:
     """Train a classifier around a layer; return the share of right answers on new sequences."""
     torch.manual_seed(0)
-    model = Reader(layer(SYMBOLS + 1, HIDDEN, 2, dropout=0.05))
+    model = Classifier(layer(SYMBOLS + 1, HIDDEN, 2, dropout=0.05))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(STEPS):
         x, answers = batch(32)

@@ -18,9 +18,8 @@ REFERENCE_BITS_PER_BYTE = {
     "xz": 1.844,
 }
 
-COUNTS = "counts"
-BASE = "base model"  # that a fine-tuning starts from
-"""The baseline of counted n-grams of the training text on the validation text of evaluations."""
+NGRAM, BASE = "n-gram", "base model"
+"""Baselines of a run: n-grams of its training text, and the model that fine-tuning starts from."""
 
 ANY_TEXT = {"uniform": 8.0}
 """Bits per byte of simple models on every text."""
@@ -44,7 +43,7 @@ class WorkerReport:
     tokens_per_s: float = 0.0  # recent rate
     mean_staleness: float = 0.0  # of the updates by others between its reads and writes
     max_staleness: int = 0
-    dropped: int = 0  # steps dropped because the gradient was not finite, or too late
+    dropped: int = 0  # updates skipped as not finite, or dropped as too stale
     memory_bytes: int = 0  # largest resident memory of its process so far
     staleness: Mapping[int, int] = field(default_factory=dict)  # its steps by their staleness
     read_s: float = 0.0  # seconds of its processes by activity; see `shares`
@@ -81,7 +80,7 @@ class MachineReport:
         )
 
 
-class Activity(Enum):
+class Phase(Enum):
     """An activity of a run besides training, in the words that users see."""
 
     STARTING = "starting workers"
@@ -94,16 +93,16 @@ class Activity(Enum):
 
 
 @dataclass(frozen=True)
-class Doing:
+class PhaseStatus:
     """An activity, and the percentage done if it is known."""
 
-    activity: Activity
+    activity: Phase
     percent: int | None = None
 
     def __str__(self) -> str:
         """Spell the activity.
 
-        >>> str(Doing(Activity.EVALUATING, 38))
+        >>> str(PhaseStatus(Phase.EVALUATING, 38))
         'evaluating 38 %'
         """
         words = self.activity.value
@@ -135,7 +134,7 @@ EVALUATED = tuple(one.name for one in fields(Evaluation) if one.name != "val_sha
 
 @dataclass(frozen=True, kw_only=True)
 class RunTotals(Evaluation):
-    """What the progress and the result of a run have in common; None is not measured."""
+    """Totals that the progress and the result of a run share; None is not measured."""
 
     tokens: int = 0  # in all steps of the whole run
     workers: tuple[WorkerReport, ...] = ()
@@ -166,14 +165,14 @@ class Progress(RunTotals):
     memory_bytes: int = 0  # sum over workers, in each of which shared pages count
     strategy: str | None = None  # in use now
     message: str | None = None  # for the user
-    doing: Doing | None = None
-    marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
+    phase: PhaseStatus | None = None
+    baselines: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
     """Bits per byte of simple models of the text, by their names."""
     call_s: float = 0.0  # of training of this command
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types; `doing` in the words that users see."""
-        return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
+        """Return the fields as JSON types; `phase` as text."""
+        return {**asdict(self), "doing": None if self.phase is None else str(self.phase)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +196,7 @@ class Result(RunTotals):
     val_text: str | None = None  # name of the part, equal for runs of equal validation text
     val_of_completions: bool = False  # whether only completions of examples count in it
     start_s: float | None = None  # from the start of the command until training began
-    counts_bits_per_byte: float | None = None  # of `COUNTS`, on the text of `val_bits_per_byte`
+    ngram_bits_per_byte: float | None = None  # of `NGRAM`, on the text of `val_bits_per_byte`
     base_bits_per_byte: float | None = None  # of `BASE`, on the same text
 
     @classmethod
@@ -211,8 +210,8 @@ class Result(RunTotals):
             seconds=seconds,
             tokens_per_s=progress.tokens / seconds if seconds else 0.0,
             dropped_steps=sum(worker.dropped for worker in progress.workers),
-            counts_bits_per_byte=progress.marks.get(COUNTS),
-            base_bits_per_byte=progress.marks.get(BASE),
+            ngram_bits_per_byte=progress.baselines.get(NGRAM),
+            base_bits_per_byte=progress.baselines.get(BASE),
             **more,
         )
 
@@ -241,23 +240,23 @@ TIMES = ("read", "compute", "apply", "wait", "forward", "optimizer", "other")
 
 
 PARTS = ("forward", "backward", "gradient", "optimizer", "read", "write", "wait", "other")
-"""Shares of a step: the activities of workers, from the seconds in their reports.
+"""The time breakdown of a step, from the seconds in the reports of workers.
 
     part       activity of a worker
     forward    the forward pass of a gradient
     backward   the rest of the gradient: backward pass, sum over micro-batches
     gradient   both, where they are one graph that is computed at once (on a GPU)
-    optimizer  the step, from the gradient; with AdamW and momentum also its write, in the same pass
+    optimizer  the update, from the gradient; with AdamW and momentum also its write
     read       copies of the parameters
-    write      the rest of a write: norm, addition to the parameters, averages of gradients
-    wait       waits for other workers, for locks, for a pause (a checkpoint), for text
+    write      the rest of a write: norm, applying the update, averaging of gradients
+    wait       idle: waiting for other workers, locks, a checkpoint or new data
     other      the step's ticket, batch and record
 
 Evaluations, samples and the time before the first step and after the last one are no part of steps.
 """
 
 GRADIENT = PARTS[:3]
-"""Of these a worker has the first two, or the last."""
+"""Parts of a gradient: a worker has the first two, or the last."""
 
 
 def shares(workers: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import yaml
 
 from mlxhog.base import plain_yaml
 from mlxhog.config import plugins
-from mlxhog.config.choices import LAYERS
+from mlxhog.config.components import LAYERS
 from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
 from mlxhog.models.fields import described

@@ -33,7 +33,7 @@ MODULES = [
     "mlxhog.cli.train",  # what commands in processes of their own take
     "mlxhog.training.supervisor.training",
     "mlxhog.serving.server.app",
-    "mlxhog.display.board",
+    "mlxhog.display.dashboard",
     "mlxhog.backends.mlx",
     *(["mlxhog.backends.torch"] if find_spec("torch") else []),
     *(["mlxhog.cluster.torchft_group"] if find_spec("torchft") else []),

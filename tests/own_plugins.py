@@ -12,7 +12,7 @@ from unittest import mock
 
 from mlxhog.cli import main
 from mlxhog.config import plugins
-from mlxhog.config.choices import REGISTRIES
+from mlxhog.config.components import REGISTRIES
 
 
 @contextmanager

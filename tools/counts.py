@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlxhog.config.choices import LAYERS
+from mlxhog.config.components import LAYERS
 from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import MADConfig

@@ -7,7 +7,7 @@ import numpy as np
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 from harness.frame import say
-from harness.interleaved import with_twin
+from harness.interleaved import with_control
 from harness.machine import cores
 
 from mlxhog.research.classic.config import ClassicConfig
@@ -49,7 +49,7 @@ def interleaved(findings, problem, arms, seeds, *, name=""):
         return result
 
     train(problem, replace(first.config, epochs=1))
-    runs, again = with_twin(seeds, configs, run, twin=first.name)
+    runs, again = with_control(seeds, configs, run, control=first.name)
     findings.same(f"{name}, {first.name}, seconds", seconds(runs[first.name]), seconds(again))
     return runs
 

@@ -10,7 +10,7 @@ Beside limits of our own stand those of documents (`Findings.document`), which d
 `claims.yaml` has the sentences whose verdicts they are. An A/A arm is an arm that runs twice; a
 script that tells it from itself gives no verdict `met`:
 
-    times, again = with_twin(seeds, ("auto", "sync"), seconds, twin="sync")
+    times, again = with_control(seeds, ("auto", "sync"), seconds, control="sync")
     findings.same("sync", times["sync"], again)
 """
 
@@ -21,13 +21,18 @@ from typing import Any
 from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
 from harness.machine import BUSY_SHARE, smallest
 
-MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
+SUPPORTED, REFUTED, NOT_MEASURED, INCONCLUSIVE = (
+    "supported",
+    "refuted",
+    "not_measured",
+    "inconclusive",
+)
 NO_LIMIT = "no_limit"
 WORDS = {
-    MET: "met",
-    MISSED: "missed",
-    UNTOLD: "inconclusive",
-    NOT_MEASURABLE: "not measurable",
+    SUPPORTED: "supported",
+    REFUTED: "refuted",
+    INCONCLUSIVE: "inconclusive",
+    NOT_MEASURED: "not measured",
     NO_LIMIT: "no limit of our own",
 }
 """How verdicts are printed."""
@@ -90,16 +95,16 @@ class Claim:
     def ended(self):
         """Met, missed, untold where its interval has the limit or is missing, or disturbed."""
         if self.disturbed:
-            return NOT_MEASURABLE
+            return NOT_MEASURED
         ends = self.interval or (self.value,)
         p = self.p if self.p_of_page is None else self.p_of_page
         if self.interval and any(map(math.isnan, ends)):
-            return UNTOLD
+            return INCONCLUSIVE
         if p is not None and not p <= ERROR and ends[0] < ends[-1]:
-            return UNTOLD
+            return INCONCLUSIVE
         if all(map(self._keeps, ends)):
-            return MET
-        return UNTOLD if any(map(self._keeps, ends)) else MISSED
+            return SUPPORTED
+        return INCONCLUSIVE if any(map(self._keeps, ends)) else REFUTED
 
     @property
     def measured(self):
@@ -147,7 +152,7 @@ def corrected(claims):
 
 
 @dataclass(frozen=True)
-class Twin:
+class Control:
     """An arm that ran twice in pairs (A/A), and whether the harness told it from itself.
 
     Attributes:
@@ -170,9 +175,9 @@ class Twin:
         return cls(name, difference, difference.p(0.0))
 
 
-def false_verdicts(twins):
+def false_verdicts(controls):
     """Return how many A/A arms differ from themselves; corrected for their number."""
-    return sum(p <= ERROR for p in holm([twin.p for twin in twins]))
+    return sum(p <= ERROR for p in holm([control.p for control in controls]))
 
 
 @dataclass
@@ -182,14 +187,14 @@ class Findings:
     Attributes:
         claims: numbers with limits of our own, which decide the exit code, and of documents.
         results: further numbers for the JSON line; estimates become objects.
-        twins: A/A arms.
+        controls: A/A arms.
         seeds: of the measurements, where they have any.
         others_load: cores' worth of CPU that others used while it counted; None is all the time.
     """
 
     claims: list[Claim] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
-    twins: list[Twin] = field(default_factory=list)
+    controls: list[Control] = field(default_factory=list)
     seeds: tuple[int, ...] = ()
     others_load: float | None = None
 
@@ -217,7 +222,7 @@ class Findings:
 
     def same(self, name, own, again):
         """Add an A/A arm: what one arm measured, and what it measured again in the same pairs."""
-        self.twins.append(Twin.of(name, own, again))
+        self.controls.append(Control.of(name, own, again))
 
     def table(self, rows):
         """Print rows, each by the names of its columns, and keep them."""
@@ -260,5 +265,5 @@ def counted(name, estimate, relation, limit, *, least=None):
 def worst(ends):
     """The one of several verdicts that counts."""
     ends = set(ends)
-    order = (MISSED, NOT_MEASURABLE, UNTOLD, MET, NO_LIMIT)
-    return next((ended for ended in order if ended in ends), MET)
+    order = (REFUTED, NOT_MEASURED, INCONCLUSIVE, SUPPORTED, NO_LIMIT)
+    return next((ended for ended in order if ended in ends), SUPPORTED)

@@ -27,11 +27,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from harness.claims import (
-    MET,
-    MISSED,
+    INCONCLUSIVE,
     NO_LIMIT,
-    NOT_MEASURABLE,
-    UNTOLD,
+    NOT_MEASURED,
+    REFUTED,
+    SUPPORTED,
     WORDS,
     Findings,
     false_verdicts,
@@ -53,7 +53,7 @@ from harness.machine import (
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
 
-EXIT_CODES = {MET: 0, NO_LIMIT: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
+EXIT_CODES = {SUPPORTED: 0, NO_LIMIT: 0, REFUTED: 1, NOT_MEASURED: 3, INCONCLUSIVE: 3}
 TINY, QUICK, FULL = "tiny", "quick", "full"
 MODES = {QUICK: "minutes (default)", FULL: "more seeds, the documents' sizes"}
 MAX_ROW = 500  # characters of a list or object that stands in one line of a file
@@ -236,17 +236,17 @@ def verdict(claims):
 def document(findings, others_load, packages):
     """Verdict, claims and numbers of judged findings, and what they were measured with."""
     ended = verdict(findings.claims)
-    if ended == MET and false_verdicts(findings.twins):
-        ended = UNTOLD  # it tells equal arms apart, for an unknown cause
+    if ended == SUPPORTED and false_verdicts(findings.controls):
+        ended = INCONCLUSIVE  # it tells equal arms apart, for an unknown cause
     return {
         "verdict": ended,
         "claims": [claim.to_json() for claim in findings.claims],
-        "twins": {
+        "controls": {
             "comparisons": [
-                {"name": twin.name, **twin.estimate.to_json(), "p": twin.p}
-                for twin in findings.twins
+                {"name": control.name, **control.estimate.to_json(), "p": control.p}
+                for control in findings.controls
             ],
-            "false_verdicts": false_verdicts(findings.twins),
+            "false_verdicts": false_verdicts(findings.controls),
         },
         **({"seeds": findings.seeds} if findings.seeds else {}),
         **_as_objects(findings.results),
@@ -262,14 +262,16 @@ def show(findings, others_load):
     """Print judged claims, the A/A arms, and whether others kept the machine busy."""
     for claim in findings.claims:
         ended = WORDS[claim.ended]
-        ended = ended.upper() if claim.ended == MISSED else ended
+        ended = ended.upper() if claim.ended == REFUTED else ended
         who = "a document says" if claim.document else "wanted"
         print(f"  {ended:14}  {claim.name}: {claim.measured} ({who} {claim.wanted})")
     if not findings.claims:
         print(f"  {WORDS[NO_LIMIT]}")
-    if twins := findings.twins:
-        values = "; ".join(f"{twin.name} {twin.estimate.spelt('.3f')}" for twin in twins)
-        print(f"  A/A: {false_verdicts(twins)} false verdicts in {len(twins)} ({values})")
+    if controls := findings.controls:
+        values = "; ".join(
+            f"{control.name} {control.estimate.spelt('.3f')}" for control in controls
+        )
+        print(f"  A/A: {false_verdicts(controls)} false verdicts in {len(controls)} ({values})")
     if others_load > BUSY_SHARE and any(claim.timing for claim in findings.claims):
         print(
             f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "

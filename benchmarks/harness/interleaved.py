@@ -54,19 +54,19 @@ def take_turns(turns, arms, run, *, warm_up=False):
     return results
 
 
-def with_twin(turns, arms, run, *, twin, warm_up=False):
+def with_control(turns, arms, run, *, control, warm_up=False):
     """Run arms as `take_turns` does, and one of them a second time in each turn (A/A).
 
     With `--tiny` its one result counts twice.
 
     Returns:
-        the results by arm, and the second results of the twin, for `Findings.same`.
+        the results by arm, and the second results of the control, for `Findings.same`.
     """
     arms = list(arms)
     if smallest(True, False):
         results = take_turns(turns, arms, run)
-        return results, results[twin]
-    places = [*enumerate(arms), (len(arms), twin)]
+        return results, results[control]
+    places = [*enumerate(arms), (len(arms), control)]
     own = take_turns(turns, places, lambda place, turn: run(place[1], turn), warm_up=warm_up)
     again = own.pop(places[-1])
     return {arm: values for (_, arm), values in own.items()}, again

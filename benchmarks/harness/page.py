@@ -9,7 +9,16 @@ import math
 import tomllib
 
 import yaml
-from harness.claims import MET, MISSED, NO_LIMIT, NOT_MEASURABLE, UNTOLD, WORDS, Claim, worst
+from harness.claims import (
+    INCONCLUSIVE,
+    NO_LIMIT,
+    NOT_MEASURED,
+    REFUTED,
+    SUPPORTED,
+    WORDS,
+    Claim,
+    worst,
+)
 from harness.machine import ROOT
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
@@ -22,7 +31,7 @@ PAGES = (
 MAX_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
 LACKS = "the result has no"
 """Where a row names a limit that its script no longer has."""
-HERE = "inconclusive here"
+HERE = "inconclusive"
 
 
 def pages(folder):
@@ -83,16 +92,16 @@ def measured_of(claim, results):
     found = [one for start in starts for one in every if one["name"].startswith(start)]
     chosen = list({one["name"]: one for one in found}.values())
     if lacking := [one for one in starts if not any(c["name"].startswith(one) for c in every)]:
-        return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
+        return f"{LACKS} {' and '.join(lacking)}", WORDS[INCONCLUSIVE]
     is_bound, ends = "above" in claim or "below" in claim, [one["ended"] for one in chosen]
-    shown, kept = chosen, ends.count(MET)
+    shown, kept = chosen, ends.count(SUPPORTED)
     if len(chosen) > MAX_LIMITS and "claimed" not in claim:
-        first = [one for one in chosen if one["ended"] != MET] or chosen
+        first = [one for one in chosen if one["ended"] != SUPPORTED] or chosen
         ordered = sorted(chosen, key=lambda one: one["value"])
         shown = [ordered[0], ordered[-1]] if is_bound else first[:1]
     text = "; ".join(in_words(one, bare=is_bound or "claimed" in claim) for one in shown)
     if is_bound:
-        apart = _twins_apart(result)
+        apart = _noise_floor(result)
         text += f"; A/A {apart:.3f}" * (apart > 1)
         verdict = _by_bound(claim, [(one["interval"], apart) for one in chosen])
     elif "claimed" in claim:
@@ -106,15 +115,15 @@ def measured_of(claim, results):
 
 def _as_claimed(claim, ends):
     """What becomes of a sentence whose limits ended so; one missed limit may refute it whole."""
-    if MISSED not in ends or NOT_MEASURABLE in ends:
-        return "holds" if ends == {MET} else HERE
-    return "holds in part" if MET in ends and claim["claimed"] == "parts" else "does not hold"
+    if REFUTED not in ends or NOT_MEASURED in ends:
+        return "supported" if ends == {SUPPORTED} else HERE
+    return "partly supported" if SUPPORTED in ends and claim["claimed"] == "parts" else "refuted"
 
 
-def _twins_apart(result):
+def _noise_floor(result):
     """How far equal arms of a script are apart, as a factor; 1 unless it tells them apart."""
-    twins = result.get("twins", {"comparisons": [], "false_verdicts": 0})
-    ratios = [one["value"] for one in twins["comparisons"]] if twins["false_verdicts"] else []
+    controls = result.get("controls", {"comparisons": [], "false_verdicts": 0})
+    ratios = [one["value"] for one in controls["comparisons"]] if controls["false_verdicts"] else []
     return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
@@ -125,10 +134,10 @@ def _by_bound(claim, intervals):
     lower = [high * apart < bound for (_, high), apart in intervals]
     kept, broken = (higher, lower) if above else (lower, higher)
     if all(kept):
-        return "holds"
+        return "supported"
     if any(kept) and any(broken):
-        return "holds in part"
-    return "does not hold" if any(broken) else WORDS[UNTOLD]
+        return "partly supported"
+    return "refuted" if any(broken) else WORDS[INCONCLUSIVE]
 
 
 def in_words(claim, *, bare):

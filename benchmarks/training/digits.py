@@ -24,7 +24,7 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import WorkerPhase
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD
 from mlxhog.strategies import Idle, Lease, build
@@ -165,7 +165,7 @@ def train(clients, *, rounds, seed, until=None, **options):
     name, _ = STRATEGIES.parts(options["strategy"])
     foreign = {
         flat
-        for flat, number in STRATEGIES.numbers().items()
+        for flat, number in STRATEGIES.hyperparameters().items()
         if STRATEGIES.find(name) not in number.owners
     }
     plain = {option: value for option, value in PLAIN.items() if option not in foreign}

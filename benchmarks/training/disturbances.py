@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.progress import Activity
+from mlxhog.progress import Phase
 
-AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
+AFTER_TRAINING = (Phase.FINISHING, Phase.EVALUATING, Phase.SCORING)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Disturber:
             given = ([worker.pid for worker in progress.workers], self._end, self._seconds)
             self._thread = threading.Thread(target=self._disturb, args=given)
             self._thread.start()
-        if progress.doing is not None and progress.doing.activity in AFTER_TRAINING:
+        if progress.phase is not None and progress.phase.activity in AFTER_TRAINING:
             self.end()
 
     def end(self):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
-from mlxhog.base import darwin, machine, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import darwin, machine
 from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
 from mlxhog.models.ops import kernels as forms
 

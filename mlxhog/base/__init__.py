@@ -1,1 +1,1 @@
-"""What every other part stands on: files, quantities, processes, and facts of the machine."""
+"""Foundations of all other parts: files, quantities, processes, and facts of the machine."""

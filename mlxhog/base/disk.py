@@ -1,4 +1,4 @@
-"""What the file system of a folder can do, and where a file goes that it cannot hold.
+"""Capabilities of a folder's file system, and stand-ins for files that it cannot hold.
 
 Memory sticks (exFAT, FAT), network disks (NFS, SMB, Lustre) and FUSE lack file locks, flushing of
 folders, shared mappings, Unix sockets or links, and each says so with an error of its own. So an
@@ -40,7 +40,7 @@ _INSTEAD = {
 
 @dataclass(frozen=True)
 class Disk:
-    """What the file system of one folder can do."""
+    """Capabilities of the file system of one folder."""
 
     locks: bool  # flock
     folder_fsync: bool

@@ -1,4 +1,4 @@
-"""How busy other programs keep this machine, which says whether measured times can be trusted.
+"""Load of other programs on this machine, which decides whether timings can be trusted.
 
 The system counts the busy seconds of all processors, and those of every process. The difference
 between the first and those of this process and its descendants is the work of other programs.
@@ -17,7 +17,7 @@ BUSY_PART = 0.25
 
 @dataclass(frozen=True)
 class Load:
-    """How many of this machine's processors other programs used."""
+    """Number of this machine's processors that other programs used."""
 
     others: float  # processors that other programs used, on average
     processors: int  # of the machine

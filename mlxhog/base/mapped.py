@@ -2,7 +2,7 @@
 
 A file on a disk that cannot map it is read into memory as a whole.
 
-A view takes no memory until it is read. `in_memory`, `chunks` and `copy` read its numbers from the
+A view takes no memory until it is read. `in_memory`, `chunks` and `copy` read its data from the
 file, not through the mapping: loading a model of N bytes takes little more than N bytes of memory.
 
 Concurrency: a mapping stays valid when its file is removed or replaced by a rename. If a program

@@ -112,7 +112,7 @@ def _finite(value: float | str, expected: str) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """How often something happens: every `steps` steps, every `seconds` seconds, or never."""
+    """A frequency: every `steps` steps, every `seconds` seconds, or never."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -159,20 +159,20 @@ class Interval:
 
 
 def _all_digits(value: float) -> str:
-    """Spell a number with as many digits as it needs, and without an exponent."""
+    """Format a number with as many digits as it needs, and without an exponent."""
     digits = f"{Decimal(repr(float(value))):f}"
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def format_count(value: float) -> str:
-    """Spell a number in at most four characters and a suffix: 17.2k, 1.31M, 640."""
+    """Format a number in at most four characters and a suffix: 17.2k, 1.31M, 640."""
     scaled, prefix = _scaled(value)
     digits = 0 if not prefix else 2 if scaled < 10 else 1 if scaled < 100 else 0
     return f"{scaled:.{digits}f}{prefix}"
 
 
 def format_bytes(value: float) -> str:
-    """Spell a number of bytes: 212 MB, 1.3 GB (decimal units)."""
+    """Format a number of bytes: 212 MB, 1.3 GB (decimal units)."""
     scaled, prefix = _scaled(value)
     return f"{scaled:.{1 if prefix and scaled < 10 else 0}f} {prefix}B"
 
@@ -185,16 +185,16 @@ def _scaled(value: float) -> tuple[float, str]:
 
 
 def format_clock(seconds: float) -> str:
-    """Spell seconds as 00:42 or 1:02:05."""
+    """Format seconds as 00:42 or 1:02:05."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 def format_duration(seconds: float) -> str:
-    """Spell seconds with their units: 350 ms, 4.2 s, 38 s, 12 min 30 s, 1 h 05 min, 3 d 4 h.
+    """Format seconds with their units: 350 ms, 4.2 s, 38 s, 12 min 30 s, 1 h 05 min, 3 d 4 h.
 
-    A duration beside a running clock is spelled by `format_clock` instead.
+    A duration beside a running clock is formatted by `format_clock` instead.
     """
     if 0 < seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
@@ -213,7 +213,7 @@ def format_duration(seconds: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Spell a number in few digits: 0.00424, 0.9995, 1e-08, 2,000.
+    """Format a number in few digits: 0.00424, 0.9995, 1e-08, 2,000.
 
     A number of up to six digits was probably typed by a person, and keeps them. Other numbers get
     three digits, or six if three would round them to 1.
@@ -227,13 +227,13 @@ def format_number(value: float) -> str:
 
 
 def format_share(value: float) -> str:
-    """Spell a fraction in percent: 48 %, 0.12 %."""
+    """Format a fraction in percent: 48 %, 0.12 %."""
     percent = 100 * value
     return f"{percent:.2g} %" if 0 < abs(percent) < 9.95 else f"{percent:.0f} %"
 
 
 def format_value(value: object, unit: str = "") -> str:
-    """Spell the value of an option for people: a text, a boolean, or a number with its unit."""
+    """Format the value of an option for people: a text, a boolean, or a number with its unit."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if not isinstance(value, int | float):

@@ -16,7 +16,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 
 if TYPE_CHECKING:
-    from mlxhog.base.verdicts import Verdict
+    from mlxhog.base.capabilities import Capability
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
@@ -63,7 +63,7 @@ def resolve_workers(
     max_workers: int | None = None,
     serial: bool = False,
     tokens_per_s: Mapping[str, float] | None = None,
-    pair: Verdict | None = None,
+    pair: Capability | None = None,
 ) -> WorkerChoice:
     """Return the workers that the option means on this machine.
 
@@ -197,7 +197,7 @@ def missing(backend: str, machine: Machine) -> str | None:
 
 
 def _auto(
-    machine: Machine, count: int | None, notes: list[str], pair: Verdict | None = None
+    machine: Machine, count: int | None, notes: list[str], pair: Capability | None = None
 ) -> list[str]:
     """Return `count` backends that suit the machine; for None the machine decides the number.
 

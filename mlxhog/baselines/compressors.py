@@ -1,4 +1,4 @@
-"""Scores of general compressors and of single bytes on the begin of a text, fitted to it alone."""
+"""The compressor baselines, and the unigram entropy of bytes, at the beginning of a text."""
 
 import gzip
 
@@ -8,7 +8,7 @@ MAX_BYTES = 1 << 20  # of a text that are scored
 
 
 def bits_per_byte(text: bytes) -> dict[str, float]:
-    """Return the bits per byte of every baseline on the begin of a text, `MAX_BYTES` of it.
+    """Return the bits per byte of every baseline on the first `MAX_BYTES` of a text.
 
     >>> bits_per_byte(b"never wait, add without a lock. " * 100)
     {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}

@@ -1,7 +1,7 @@
-"""Counted n-grams of a training text: a Kneser-Ney model.
+"""The n-gram baseline: an interpolated Kneser-Ney model of a training text.
 
-The counts of an id after each context of up to K ids are mixed, from the shortest context to the
-longest one that occurs (interpolated Kneser-Ney: Kneser and Ney 1995, Improved Backing-Off for
+The counts of a token after each context of up to K tokens are mixed, from the shortest context to
+the longest one that occurs (interpolated Kneser-Ney: Kneser and Ney 1995, Improved Backing-Off for
 m-Gram Language Modeling; Chen and Goodman 1999):
 
     p_k = (max(count - d, 0) + d distinct p_(k-1)) / total        p_(-1) = 1 / vocabulary
@@ -35,7 +35,7 @@ def probabilities(
     counted: NDArray[Any], ids: NDArray[np.int32], *, n_ids: int, orders: int, run: int,
     check: Callable[[], None],
 ) -> NDArray[np.float64]:  # fmt: skip
-    """Return the probability of each id of a text after the ids before it, (n,).
+    """Return the probability of each token of a text given those before it, (n,).
 
     Args:
         counted: the ids of the training text, in runs that follow each other.

@@ -42,7 +42,7 @@ from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.locks import Holder
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import manifest, run_files
-from mlxhog.config.sources import Layer, read_yaml
+from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Run:
         """
         return tuple(self.read_status().get("automatic", ()))
 
-    def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
+    def options(self, *, data: str | None = None, path: Path | None = None) -> ConfigSource:
         """Return the options, of `path` or the run's own, with the place where the text is now.
 
         `data` is the text, if the user names it; else a DataError says that it is neither at the

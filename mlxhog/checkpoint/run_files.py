@@ -45,7 +45,7 @@ class _HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class CommandRecord:
-    """What one command trained: its steps, and its options that differ from the defaults."""
+    """The training of one command: its steps, and its options that differ from the defaults."""
 
     from_step: int
     to_step: int
@@ -118,7 +118,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsLine:
-    """What the run itself reads of a line of `metrics.jsonl`; reports read more."""
+    """The part that the run itself reads of a line of `metrics.jsonl`; reports read more."""
 
     step: int = 0
     elapsed_s: float = 0.0

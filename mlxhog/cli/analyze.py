@@ -11,7 +11,7 @@ from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import Report, command, spelt_value, table
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import argument, switch
-from mlxhog.config.sources import Layer, resolve
+from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.display.streams import wrapped
 from mlxhog.display.table import Section
 from mlxhog.research import AdviseConfig, AnalyzeConfig
@@ -32,7 +32,7 @@ OTHERWISE = "; other options of train are read from a YAML file or a run"
 class _Subject(Plugins, Quiet):
     subject: str = argument("CONFIG_OR_RUN", "see above")
 
-    def target(self, training: Layer) -> "AnalysisTarget":
+    def target(self, training: ConfigSource) -> "AnalysisTarget":
         """Return the model and its training."""
         root = Path(resolve(TrainConfig, [training]).out)
         # It imports NumPy and the native module: wrong flags are reported before.
@@ -47,7 +47,7 @@ class _AnalyzeOptions(_Subject):
 
 
 @command("analyze", OTHERWISE, training=OptionGroup(TrainConfig, TRAINING, "training", merged=True))
-def run(words: _AnalyzeOptions, config: AnalyzeConfig, training: Layer) -> Report:
+def run(words: _AnalyzeOptions, config: AnalyzeConfig, training: ConfigSource) -> Report:
     """Is lock-free training sound for this model and this text?
 
     Samples gradients and measures, for every block of the model, the quantities of the Hogwild
@@ -151,7 +151,7 @@ class _AdviseWords(_Subject):
 @command(
     "advise", OTHERWISE, training=OptionGroup(TrainConfig, ADVISE_TRAINING, "training", merged=True)
 )
-def advise(words: _AdviseWords, config: AdviseConfig, training: Layer) -> Report:
+def advise(words: _AdviseWords, config: AdviseConfig, training: ConfigSource) -> Report:
     """Which strategy for this model on this machine?
 
     Measures three short runs and some gradients (half a minute), predicts strategies by simulation,

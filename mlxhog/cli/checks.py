@@ -9,7 +9,7 @@ from mlxhog.base import float32
 from mlxhog.cli.flags import OneRun, Plugins, Quiet, RunsDirectory
 from mlxhog.cli.frame import Report, command
 from mlxhog.config import plugins
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.components import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.display.table import AnswerNote, FailureNote, Section
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -75,7 +75,8 @@ def doctor(config: _Doctor) -> Report:
 
 def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     """Store a record, and return where it is and what follows for runs."""
-    from mlxhog.base import machine, verdicts
+    from mlxhog.base import capabilities as verdicts
+    from mlxhog.base import machine
     from mlxhog.doctor.record import conclude
 
     stored, not_stored = None, "--quick is not stored; run `mlxhog doctor`"
@@ -86,7 +87,7 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
             not_stored = str(error)
     known = verdicts.load()  # as a run would
     if not known.usable:
-        known = verdicts.Verdicts(known.path, None, record)
+        known = verdicts.CapabilityRecord(known.path, None, record)
     verdict = conclude(known, machine.here())
     return {"stored": stored, "not_stored": None if stored else not_stored, "verdict": verdict}
 

@@ -11,7 +11,7 @@ from mlxhog.cli.flags import Flags, OptionGroup, Plugins, Quiet, Tabular
 from mlxhog.cli.frame import INTERRUPTED, Report, command, table, tabular
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import argument, option, options
-from mlxhog.config.sources import Layer, read_yaml
+from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.errors import ConfigError, RunError
 from mlxhog.experiments import ENDS, CompareConfig
 
@@ -48,7 +48,7 @@ class _CompareOptions(Plugins, Quiet, Tabular):
     both=OptionGroup(TrainConfig, BOTH, "of both sides", merged=True),
     writes=True,
 )
-def run(words: _CompareOptions, config: CompareConfig, both: Layer) -> Report | int:
+def run(words: _CompareOptions, config: CompareConfig, both: ConfigSource) -> Report | int:
     """Find out which of two ways to train is better.
 
     The command trains them in pairs with one seed and one order of the text, each with the same
@@ -99,7 +99,7 @@ def run(words: _CompareOptions, config: CompareConfig, both: Layer) -> Report | 
     return _report(comparison, words.format)
 
 
-def _flags_of(letter: str, text: str) -> Layer:
+def _flags_of(letter: str, text: str) -> ConfigSource:
     """The options in the flags of one side; a ConfigError if the comparison sets one itself."""
     flags = Flags(f"compare --{letter}", "", [OptionGroup(TrainConfig, merged=True)])
     try:
@@ -117,7 +117,7 @@ def _flags_of(letter: str, text: str) -> Layer:
     return {name: (one, f"--{letter} {flag}") for name, (one, flag) in layer.items()}
 
 
-def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "Side":
+def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path) -> "Side":
     """Return a side: the options of a subject, with the overrides; of a run without its weights."""
     from mlxhog.checkpoint import checkpoint
     from mlxhog.checkpoint import run as runs
@@ -125,7 +125,7 @@ def find_side(subject: str | None, overrides: Sequence[Layer], root: Path) -> "S
     from mlxhog.experiments.target import not_found, options_of
     from mlxhog.models.registry import architectures
 
-    title, values = "defaults", Layer()
+    title, values = "defaults", ConfigSource()
     if subject is not None and (known := options_of(subject)) is not None:
         title, values = known
     elif subject is not None:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
-from mlxhog.config.choices import KINDS, Kind
+from mlxhog.config.components import RUN_REGISTRIES, ComponentRegistry
 from mlxhog.config.options import Option, argument, option, options, switch, to_flag
-from mlxhog.config.sources import Layer, added, resolve, suggestion
+from mlxhog.config.sources import ConfigSource, added, resolve, suggestion
 from mlxhog.display.streams import WIDTH
 from mlxhog.display.table import FORMATS
 from mlxhog.display.views import StatusLine
@@ -99,7 +99,7 @@ class OptionGroup:
     only: str | Callable[[], Iterable[str]] = ""  # their flat names; "" for all
     group: str | None = None  # heading for all of them; None for those that they name
     default: str = ""  # shown in place of each default
-    merged: bool = False  # the command merges them with other sources: it gets a `Layer`
+    merged: bool = False  # the command merges them with other sources: it gets a `ConfigSource`
 
 
 class Flags:
@@ -139,7 +139,7 @@ class Flags:
         """Read a command line; return the options of each part, in the parts' order.
 
         Flags may be between positional arguments, but not after `--`. The files of `--plugin` are
-        loaded. A merged part gets its absent flags from other sources: it is a `Layer`.
+        loaded. A merged part gets its absent flags from other sources: it is a `ConfigSource`.
 
         Raises:
             ConfigError: every problem of the command line.
@@ -153,7 +153,7 @@ class Flags:
             f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
             for flag in unknown
         ]
-        layers: dict[OptionGroup, Layer] = {part: {} for part in self.parts}
+        layers: dict[OptionGroup, ConfigSource] = {part: {} for part in self.parts}
         for spec, part in self._declared.values():
             if spec.name in values:
                 layers[part][spec.name] = value, flag = values[spec.name]
@@ -172,13 +172,13 @@ class Flags:
             raise ConfigError("\n".join(problems))
         return configs
 
-    def _read(self, arguments: Sequence[str]) -> tuple[Layer, list[str], list[str]]:
+    def _read(self, arguments: Sequence[str]) -> tuple[ConfigSource, list[str], list[str]]:
         """Return the values of a command line, its unknown flags, and its other problems.
 
         Raises:
             ConfigError: a word or a flag is missing that it must have.
         """
-        values, unknown, problems = Layer(), list[str](), list[str]()
+        values, unknown, problems = ConfigSource(), list[str](), list[str]()
         words, places = deque(arguments), deque(self._words)
         is_ended = is_stray = False
 
@@ -308,8 +308,8 @@ def _is_flag(word: str) -> bool:
 
 def _of_own_choice(flag: str) -> str:
     """Say how a number of a choice of the user's own is written; it has no flag."""
-    for kind in KINDS:
-        number = kind.numbers().get(flag.lstrip("-").replace("-", "_"))
+    for kind in RUN_REGISTRIES:
+        number = kind.hyperparameters().get(flag.lstrip("-").replace("-", "_"))
         if number and number.owners[0].is_own():
             return f'; write {to_flag(kind.title)} "{number.owners[0].name}({number.name}=VALUE)"'
     return ""
@@ -319,8 +319,8 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
     """Yield options, and after each choice all numbers of its kind as flags."""
     for spec in specs:
         yield spec
-        if isinstance(kind := spec.kind, Kind):
-            for flat, number in kind.numbers().items():
+        if isinstance(kind := spec.kind, ComponentRegistry):
+            for flat, number in kind.hyperparameters().items():
                 about = f"{', '.join(owner.name for owner in number.owners)}: {number.help}"
                 yield replace(
                     number, name=flat, group=f"hyperparameters of {kind.plural}", help=about
@@ -329,7 +329,7 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
 
 def words_of(spec: Option) -> Sequence[str]:
     """Return the legal words of an option, if they are few."""
-    return list(spec.kind.known()) if isinstance(spec.kind, Kind) else spec.choices
+    return list(spec.kind.known()) if isinstance(spec.kind, ComponentRegistry) else spec.choices
 
 
 def _metavar(spec: Option) -> str:

@@ -213,7 +213,7 @@ def written(config: object, leave_out: Collection[str] = ()) -> str:
         value = getattr(config, name)
         if name in leave_out or (value == spec.default and not spec.argument):
             continue
-        for text in value if spec.many else [str(spec.spell(value))]:
+        for text in value if spec.many else [str(spec.to_yaml_value(value))]:
             quoted = shlex.quote(text)
             words += [quoted] if spec.argument else spec.argv([quoted])
     return " ".join(words)

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlxhog.cli.flags import Json, words_of
 from mlxhog.cli.frame import Report, command, spelt
-from mlxhog.config.choices import KINDS
+from mlxhog.config.components import RUN_REGISTRIES
 from mlxhog.config.options import Option, argument, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
@@ -47,14 +47,14 @@ def run(config: _Options) -> Report:
     name = " ".join(config.name)
     plain = name.replace("-", "_")
     rows = _rows()
-    choices = [choice for kind in KINDS if (choice := kind.known().get(name))]
+    choices = [choice for kind in RUN_REGISTRIES if (choice := kind.known().get(name))]
     exact = [row for row in rows if plain in (row["name"], *row["also"])]
     listed = [row for row in rows if name in (row["of"] if choices else row["commands"])]
     if not name:
         listed = rows
     elif not exact and not choices and not listed:
         names = {n for row in rows for n in (row["name"], *row["also"], *row["commands"])}
-        names |= {choice for kind in KINDS for choice in kind.known()}
+        names |= {choice for kind in RUN_REGISTRIES for choice in kind.known()}
         hint = suggestion(name, [one.replace("_", "-") for one in names])
         raise ConfigError(f"no option {name!r}{hint or '; mlxhog options lists all'}")
     listed = [row for row in listed if row not in exact]

@@ -17,7 +17,7 @@ from mlxhog.base.quantities import format_bytes, format_count, format_duration, 
 from mlxhog.cli.flags import Json, OneRun, RunsDirectory, Tabular
 from mlxhog.cli.frame import Report, command, run_word, table, tabular
 from mlxhog.config.options import argument, option, switch
-from mlxhog.display.metrics import label, number, scored_at, share_text
+from mlxhog.display.metrics import format_loss, label, scored_at, share_text
 from mlxhog.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _row(facts: Mapping[str, Any]) -> dict[str, str]:
         "params": spelt("parameters", format_count),
         "steps": spelt("steps", format_number),
         "time": spelt("seconds", format_duration),
-        "bits/byte": spelt("bits_per_byte", lambda bits: f"{number(bits)}{early}"),
+        "bits/byte": spelt("bits_per_byte", lambda bits: f"{format_loss(bits)}{early}"),
         "of text": spelt("share", share_text),
     }
 
@@ -173,7 +173,7 @@ def show(config: OneRun) -> Report:
     """
     from mlxhog.checkpoint import manifest
     from mlxhog.checkpoint.formats.opening import read_config
-    from mlxhog.display.metrics import in_words
+    from mlxhog.display.metrics import format_parts
     from mlxhog.display.record import RunRecord
     from mlxhog.models import families
 
@@ -200,7 +200,7 @@ def show(config: OneRun) -> Report:
         "validation": record.part or None,
         "last": {name: record.last(name) for name in _LAST}
         | {"val_step": record.progress.val_step},
-        "marks": dict(record.progress.marks),
+        "baselines": dict(record.progress.baselines),
         "first_step_s": record.progress.first_step_s,
         "shares": record.shares(),
         "load": _load(run, model),
@@ -210,8 +210,8 @@ def show(config: OneRun) -> Report:
     words = {
         **{name: facts[name] for name in ("model", "family", "data", "tokenizer")},
         **{k: text for k, text in record.facts().items() if k != "status" and text != "-"},
-        "a step": in_words(whole[1]),
-        **{name: in_words(shares) for name, shares in each},
+        "a step": format_parts(whole[1]),
+        **{name: format_parts(shares) for name, shares in each},
         "resumed at": facts["resumed"],
         **{one["steps"]: one["command"] for one in facts["commands"]},
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or "the defaults",

@@ -77,11 +77,11 @@ def board(config: _Board) -> int:
     followed = config.find(config.run)
     with listen("127.0.0.1", config.port) as listener:
         from mlxhog.base.app_server import AppServer
-        from mlxhog.display.board import Board
+        from mlxhog.display.dashboard import Dashboard
         from mlxhog.display.record import RunRecord
 
         token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
-        server = AppServer(Board(RunRecord(followed), token))
+        server = AppServer(Dashboard(RunRecord(followed), token))
         facts = {"url": address, "token": token, "run": str(followed.directory)}
         text = f"board of {followed.directory}\n  {address}#{token}"
         Report(facts, text).print(json=config.json)

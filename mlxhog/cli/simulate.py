@@ -8,7 +8,7 @@ from mlxhog.base.quantities import format_bytes, format_share
 from mlxhog.cli.flags import Json, OptionGroup, RunsDirectory
 from mlxhog.cli.frame import Report, command, table
 from mlxhog.config.options import option
-from mlxhog.config.sources import Layer, resolve
+from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.display.table import Section
 from mlxhog.errors import RunError
 from mlxhog.research.simulator.what_if import TARGET, SimulateConfig, compare
@@ -28,7 +28,7 @@ class _SimulateOptions(RunsDirectory, Json):
 
 
 @command("simulate", written=OptionGroup(SimulateConfig, merged=True))
-def run(words: _SimulateOptions, written: Layer) -> Report:
+def run(words: _SimulateOptions, written: ConfigSource) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
     It predicts gradients per second, staleness, and the waiting times of workers. With --run the

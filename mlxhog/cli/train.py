@@ -13,8 +13,8 @@ from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, command
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.config.sources import Layer, read_yaml
-from mlxhog.display.metrics import beside_counts, label, scored_at, share_text
+from mlxhog.config.sources import ConfigSource, read_yaml
+from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import observer
 from mlxhog.progress import BASE, is_emulated
@@ -33,7 +33,7 @@ class _TrainOptions(Plugins, Quiet):
 
 
 @command("train", written=OptionGroup(TrainConfig, merged=True), writes=True)
-def run(words: _TrainOptions, written: Layer) -> Report:
+def run(words: _TrainOptions, written: ConfigSource) -> Report:
     """Train a model, by default for a minute on text that comes with the package.
 
     Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the
@@ -68,7 +68,7 @@ def run(words: _TrainOptions, written: Layer) -> Report:
     return Report(result.to_json(), summary(result), EXIT_CODES[result.status], remarks)
 
 
-def configuration(words: _TrainOptions, written: Layer) -> TrainConfig:
+def configuration(words: _TrainOptions, written: ConfigSource) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags."""
     files = [] if words.config is None else [read_yaml(Path(words.config), named=True)]
     return configured([*files, written])
@@ -80,7 +80,7 @@ def summary(result: "Result") -> str:
     from mlxhog.checkpoint.run import Run
     from mlxhog.display.record import prompt_flags
 
-    bits, counts = result.val_bits_per_byte, result.counts_bits_per_byte
+    bits, counts = result.val_bits_per_byte, result.ngram_bits_per_byte
     run = shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
         f"{result.status}: {result.steps:,} steps, {format_count(result.tokens)} tokens in "
@@ -89,7 +89,7 @@ def summary(result: "Result") -> str:
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"validation text: {_validation(result)}")
     if bits is not None and counts is not None and result.val_at_end:
-        lines.append(beside_counts(bits, counts))
+        lines.append(beside_ngram(bits, counts))
     if bits is not None and result.base_bits_per_byte is not None:
         lines.append(f"the {BASE} had {result.base_bits_per_byte:.3f} before the first step")
     if result.restarts or result.dropped_steps or result.torn:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlxhog.cli.flags import Json, OneRun, Quiet, RunsDirectory, run_argument
 from mlxhog.cli.frame import INTERRUPTED, Report, command
 from mlxhog.config.options import option
-from mlxhog.display.metrics import number
+from mlxhog.display.metrics import format_loss
 from mlxhog.display.plain import RunView
 from mlxhog.display.streams import wrapped
 from mlxhog.display.views import Observer, observer
@@ -235,8 +235,10 @@ def _curves(records: "Sequence[RunRecord]", width: int) -> Iterator[str]:
         drawn = "".join(signs[round(level)] for level in levels.tolist())
         validation = record.last("val_bits_per_byte")
         scored = (
-            "" if validation is None else f", validation {number(validation)}{record.scored_at}"
+            ""
+            if validation is None
+            else f", validation {format_loss(validation)}{record.scored_at}"
         )
-        end = number(record.last("train_bits_per_byte"))
+        end = format_loss(record.last("train_bits_per_byte"))
         yield f"{name:{wide}}  {drawn:{room}}  {end}{scored}"
     yield f"training, bits per byte, from {high:.2f} at the top to {low:.2f}"

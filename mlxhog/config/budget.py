@@ -18,13 +18,13 @@ class Budget:
     steps_before: int = 0
     tokens_before: int = 0
     seconds_before: float = 0.0
-    # `steps_before` in steps of this call's number of batches, if theirs may differ; None if the
-    # user's budget is in steps
+    # `steps_before`, rescaled to steps of as many batches as this call's; None if the budget is in
+    # steps
     equal_steps_before: float | None = None
 
     @property
     def progress_before(self) -> float:
-        """Steps before this call, in steps of its length."""
+        """Steps before this call, rescaled to its steps."""
         equal = self.equal_steps_before
         return self.steps_before if equal is None else equal
 
@@ -49,7 +49,7 @@ class Budget:
         return min(limits) if limits else None
 
     def continuing(self, earlier: "Budget", steps: int) -> "Budget":
-        """This budget, whose steps have other numbers of batches, where an earlier one stands.
+        """Continue an earlier budget with steps of another number of batches.
 
         The finished share of the run stays the same, and the rest is in steps of this budget.
         `steps` are those of this call so far.

@@ -11,10 +11,10 @@ import yaml
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import constraints, plugins
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
-from mlxhog.config.options import option, spelt
+from mlxhog.config.components import OPTIMIZERS, SCHEDULES, STRATEGIES, Component
+from mlxhog.config.options import option, yaml_values
 from mlxhog.config.rules import parse_slowdowns
-from mlxhog.config.sources import Layer, Merged, resolve
+from mlxhog.config.sources import ConfigBase, ConfigSource, resolve
 from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlxhog.optim.schedules import Schedule
     from mlxhog.strategies.strategy import Strategy
 else:
-    OptimizerChoice = Schedule = Strategy = Choice  # modules imported when one is looked up
+    OptimizerChoice = Schedule = Strategy = Component  # modules imported when one is looked up
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"
@@ -42,7 +42,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 """What `report_to` may name, each by the name of its package."""
 
 ORIGINS = ("init_from", "resize_vocab", "embedding_init")
-"""Options of the weights that a new run begins with."""
+"""Options of the initial weights of a new run."""
 
 
 def _check_address(text: str) -> None:
@@ -66,56 +66,61 @@ def _trackers(text: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class TrainConfig(Merged):
-    """One training run; a ConfigError names every wrong value and every contradiction at once.
+class TrainConfig(ConfigBase):
+    """One training run; a ConfigError names every invalid value and constraint at once.
 
-    Values are converted and checked when the object is made, so every instance is legal.
+    Values are converted and checked when the object is made, so every instance is valid.
     """
 
     data: str = _data(
-        "sotu", "corpus in the package, or text files, folders or globs, one or several", lines=True
+        "sotu",
+        "the bundled corpus sotu, or text files, folders or globs, one or several",
+        lines=True,
     )
     tokenizer: str = _data(
         "auto",
-        "bytes, bpe:N (N ids, learned from the text), sotu, or a tokenizer.json: docs/own-text.md",
+        "bytes, bpe:N (an N-token BPE trained on the text), sotu, or a tokenizer.json: "
+        "docs/own-text.md",
     )
     text_key: str | None = _data(
         None, "field of a JSON line with the text; or those of prompt and completion, with a comma"
     )
     document_separator: str | None = _data(
         "auto",
-        "text between documents, which is left out, such as '\\n---\\n'; auto finds <|endoftext|> "
-        "and its kind; none cuts nothing",
+        "text that separates documents, such as '\\n---\\n'; auto detects <|endoftext|> and "
+        "similar tokens; none: files are whole documents",
     )
     strict_data: bool = _data(
-        False, "refuse damaged, unreadable or empty files of a folder, in place of skipping them"
+        False, "fail on damaged, unreadable or empty files of a folder instead of skipping them"
     )
     skip_machine_data: bool = _data(
-        False, "leave base64, hexadecimal digits, data: URIs and PEM blocks out of the text"
+        False, "drop base64, hexadecimal digits, data: URIs and PEM blocks from the text"
     )
     val: str = _data(
         "hash", "validation split, if data has none: hash (of each document), or tail (of each)"
     )
     follow: str | None = _data(
         None,
-        "folder whose new files are trained as they arrive; data then is the validation text only",
+        "online training: folder whose new files are trained on as they arrive; data is then the "
+        "validation set only",
         none="off",
     )
 
     model: str = _model(
         "auto",
         "a name (mlxhog models lists them), a YAML or JSON file, or a line of layers such as "
-        "'mlstm swiglu'; auto is that of init_from or resume, else minute",
+        "'mlstm swiglu'; auto: that of init_from or resume, else minute",
         aliases=("size",),
     )
     set: str | None = _model(
-        None, "other values for fields of the model, such as hidden_size=256; a flag for each",
+        None, "override a field of the model, such as hidden_size=256; repeat for more",
         repeats=True, reads=plain_yaml.assignments,
     )  # fmt: skip
     plugin: str | None = _model(
         None,
         "Python file that adds layers, tasks, schedules, optimizers or strategies; several with "
-        "commas; one that only YAML names runs if you have named it before, as it is now",
+        "commas; a file named only in YAML runs only if you passed this exact version with "
+        "--plugin before",
     )
     embedding_init: str = _model(
         "auto",
@@ -124,7 +129,7 @@ class TrainConfig(Merged):
         choices=("auto", "bigrams", "random"),
     )
     seq_len: int = _model(
-        256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
+        256, "training sequence length", unit="tokens", low=1, aliases=("max_seq_length",)
     )
     batch_size: int | None = _model(
         4, "micro-batch size per worker, in sequences; auto: measured before training",
@@ -146,14 +151,14 @@ class TrainConfig(Merged):
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
     threads: int | None = _workers(
-        None, "threads of each worker; auto shares the cores", low=1, none="auto"
+        None, "threads per worker; auto divides the cores", low=1, none="auto"
     )
     max_workers: int | None = _workers(
-        None, "worker slots; auto is two more than workers if others can join (hogwild)",
+        None, "maximum number of workers; auto leaves two free slots for mlxhog join (hogwild)",
         low=1, high=4096, none="auto",
     )  # fmt: skip
     memory_limit: float = _workers(
-        0.8, "share of this machine's memory that a run may use", above=0, high=1
+        0.8, "fraction of this machine's memory that a run may use", above=0, high=1
     )
     slow: str | None = _workers(
         None,
@@ -164,8 +169,8 @@ class TrainConfig(Merged):
 
     strategy: Strategy | None = _strategy(
         "auto",
-        "how the workers train together; auto is serial for one, and measures several to choose "
-        "hogwild or sync: docs/training.md",
+        "training strategy; auto: serial for one worker, else hogwild or sync by measurement: "
+        "docs/training.md",
         kind=STRATEGIES, none="auto",
     )  # fmt: skip
     read: str = _strategy(
@@ -174,7 +179,7 @@ class TrainConfig(Merged):
         choices=("snapshot", "live"),
     )
     overlap: bool = _strategy(
-        False, "add each step while the worker's next gradient is computed; hogwild only"
+        False, "apply each update while the worker's next gradient is computed; hogwild only"
     )
     write: str = _strategy(
         "auto",
@@ -184,14 +189,14 @@ class TrainConfig(Merged):
     )
     gpu_write: str = _strategy(
         "cpu",
-        "how steps of GPU workers are added: by the CPU, by Metal kernels in place, as doctor "
-        "found safe, or by the Metal source on the CPU",
+        "how updates of GPU workers are applied: by the CPU, by Metal kernels in place, as doctor "
+        "found safe, or by emulated Metal kernels on the CPU",
         choices=("cpu", "metal", "auto", EMULATED),
     )
     determinism: str = _strategy(
         "none",
-        "rounds: only options with which runs repeat bit for bit; record: lock-free, with a log "
-        "from which mlxhog replay repeats the run bit for bit",
+        "rounds: only deterministic options; record: lock-free, with a log from which mlxhog "
+        "replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
     )
     force: bool = _strategy(
@@ -206,7 +211,7 @@ class TrainConfig(Merged):
     )  # fmt: skip
 
     optimizer: OptimizerChoice | None = _optimizer(
-        "auto", "update rule; auto is muon, or that of the run that is resumed",
+        "auto", "optimizer; auto: muon, or that of the resumed run",
         kind=OPTIMIZERS, none="auto",
     )  # fmt: skip
     lr: float | None = _optimizer(
@@ -216,7 +221,7 @@ class TrainConfig(Merged):
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
     ngram_lr: float = _optimizer(
-        0.03, "learning rate of the n-gram embedding tables; it follows the schedule of lr", above=0
+        0.03, "learning rate of the n-gram embedding tables, with the schedule of lr", above=0
     )
     clip: float = _optimizer(
         0.5, "clip the gradient norm to this value; 0 disables clipping", low=0
@@ -227,28 +232,28 @@ class TrainConfig(Merged):
     )
 
     steps: int | None = _budget(
-        None, "end after this many steps", unit="steps", low=1, aliases=("iters",)
+        None, "stop after this many steps", unit="steps", low=1, aliases=("iters",)
     )
-    tokens: int | None = _budget(None, "end after this many tokens", unit="tokens", low=1)
+    tokens: int | None = _budget(None, "stop after this many tokens", unit="tokens", low=1)
     time: float | None = _budget(
-        None, "end training after this time; 60 s without any budget; the first one ends the run",
+        None, "stop after this time; 60 s without any budget; the first budget reached counts",
         unit="s", above=0,
     )  # fmt: skip
 
     eval_every: Interval = _run(
         Interval(seconds=10),
-        "steps or time between validation evaluations; by time they take at most 5 % of the run",
+        "steps or time between evaluations; if time, they take at most 5 % of the run",
         aliases=("steps_per_eval",),
     )
     val_subset_tokens: int | None = _run(
-        None, "validation text in one evaluation; auto is 64 KiB, less for a slow model",
+        None, "size of the fixed validation subset; auto: 64 KiB, less for a slow model",
         unit="tokens", low=1, none="auto", requires={"eval_every": ()},
     )  # fmt: skip
     sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
     save_every: Interval = _run(
-        Interval(seconds=300), "steps or time between checkpoints; the end always saves one"
+        Interval(seconds=300), "steps or time between checkpoints; one is always saved at the end"
     )
-    keep_last: int = _run(3, "newest checkpoints that are kept", low=1)
+    keep_last: int = _run(3, "number of newest checkpoints to keep", low=1)
     live: str = _run(
         "auto",
         "publish snapshots of the weights so that other processes can read the model while it "
@@ -256,24 +261,26 @@ class TrainConfig(Merged):
         choices=("auto", "on", "off"),
     )  # fmt: skip
     live_every: Interval = _run(
-        Interval(seconds=1), "steps or time between copies, while there are readers",
+        Interval(seconds=1), "steps or time between published snapshots, while there are readers",
         requires={"live": ("auto", "on")},
     )  # fmt: skip
     resume: str | None = _run(
         None, "continue a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
-        False, "drop the moments, for example those of another optimizer", requires={"resume": ()}
+        False,
+        "reset the optimizer state, for example of another optimizer",
+        requires={"resume": ()},
     )
     report_to: str = _run(
-        "none", "also write curves for " + ", ".join(TRACKERS) + "; several with commas; no login",
+        "none", "also log metrics to " + ", ".join(TRACKERS) + "; several with commas; no login",
         lines=True, reads=lambda text: _trackers(text),
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
-    seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
+    seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
-        None, "name after the date; the corpus by default", aliases=("run", "project_name")
+        None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")
     )
 
     restarts: int = _safety(5, "restarts of one worker in ten minutes before the run ends", low=0)
@@ -283,11 +290,11 @@ class TrainConfig(Merged):
 
     init_from: str | None = _tuning(
         None,
-        "begin with the weights, and only these, of a checkpoint: its path, a run, latest, or a "
-        "directory of transformers",
+        "initialize the weights, and nothing else, from a checkpoint: its path, a run, latest, or "
+        "a directory of transformers",
     )
     resize_vocab: bool = _tuning(
-        False, "allow another vocabulary; rows of tokens with the same text are kept",
+        False, "allow another vocabulary; embeddings of tokens with the same text are kept",
         requires={"init_from": ()},
     )  # fmt: skip
     loss_on: str = _tuning(
@@ -297,46 +304,46 @@ class TrainConfig(Merged):
     )
     context: str = _tuning(
         "frozen",
-        "gradients stop where the completion begins, or flow through the prompt, which is learned "
-        "in neither case",
+        "frozen: stop the gradient at the prompt's state; trained: backpropagate into it; the "
+        "loss never counts the prompt",
         choices=("frozen", "trained"),
     )
-    epochs: int | None = _ends(None, "stop after this number of epochs", unit="passes", low=1)
+    epochs: int | None = _ends(None, "stop after this number of epochs", unit="epochs", low=1)
     patience: int | None = _ends(
-        None, "also end after this number of evaluations without a new best",
+        None, "early stopping: stop after this number of evaluations without improvement",
         unit="evaluations", low=1, none="off", requires={"eval_every": ()},
     )  # fmt: skip
     stop_at_loss: float | None = _ends(
-        None, "also stop when an evaluation has this number of bits per byte, or fewer",
+        None, "stop when an evaluation reaches this number of bits per byte",
         unit="bits per byte", above=0, none="off", requires={"eval_every": ()},
     )  # fmt: skip
     keep_best: bool | None = _ends(
-        None, "keep the checkpoint of the best validation score, one copy: checkpoints/best; auto "
-        "does where evaluations score it",
+        None, "keep the checkpoint of the best validation score as checkpoints/best; auto: if the "
+        "run is evaluated",
         none="auto", requires={"eval_every": ()},
     )  # fmt: skip
 
-    # Rounds between machines. DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too
-    # many for runs of minutes: runs of three end .07 bits per byte higher
+    # Rounds between machines. DiLoCo's outer momentum of .9 averages over ten rounds, too many
+    # for runs of minutes: runs of three end .07 bits per byte higher
     # (`benchmarks/across_machines.py --only rounds`).
     cluster: str | None = _cluster(
         None, "train one model with other machines: HOST:PORT that mlxhog cluster start printed",
         none="off", reads=_check_address, requires={},
     )  # fmt: skip
     cluster_own_address: str | None = _cluster(
-        None, "address of this machine for the others; auto is that of the route to the lighthouse",
+        None, "address of this machine for the others; auto: that of the route to the lighthouse",
         none="auto",
     )  # fmt: skip
     cluster_machine: str | None = _cluster(
-        None, "name of this machine in reports; auto is its host name", none="auto"
+        None, "name of this machine in reports; auto: its host name", none="auto"
     )
     cluster_token: str | None = _cluster(
-        None, "the secret that mlxhog cluster start printed; auto is MLXHOG_CLUSTER_TOKEN's",
+        None, "the secret that mlxhog cluster start printed; auto: that of MLXHOG_CLUSTER_TOKEN",
         none="auto",
     )  # fmt: skip
     round_every: float = _cluster(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = _cluster(
-        "float32", "numbers on the wire; bfloat16 halves the bytes", choices=("float32", "bfloat16")
+        "float32", "dtype on the wire; bfloat16 halves the traffic", choices=("float32", "bfloat16")
     )
     cluster_outer_lr: float = _cluster(0.7, "learning rate of the outer step", above=0)
     cluster_outer_momentum: float = _cluster(
@@ -344,16 +351,16 @@ class TrainConfig(Merged):
     )
     cluster_timeout: float | None = _cluster(
         None,
-        "limit of each join, transfer and average; auto is six times round_every, at least 60 s",
+        "timeout of each join, transfer and average; auto: six times round_every, at least 60 s",
         none="auto", unit="s", above=0,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Check the values together, and set those that follow from others.
+        """Check the values together, and set those implied by others.
 
-        Other options may ask for a strategy. A new run gets the default budget, optimizer and
+        Other options may imply a strategy. A new run gets the default budget, optimizer and
         model; a resumed run has its own, and a run with the weights of a checkpoint has the
-        checkpoint's model. The text decides the tokenizer that is still open.
+        checkpoint's model. The data decides a tokenizer left at auto.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -404,7 +411,7 @@ class TrainConfig(Merged):
 
     @property
     def moments(self) -> str:
-        """Whose moments the optimizer has been told to keep: auto, private or shared."""
+        """Where the optimizer keeps its moments: auto, private or shared."""
         return "auto" if self.optimizer is None else self.optimizer.moments
 
     @property
@@ -414,7 +421,7 @@ class TrainConfig(Merged):
 
     @property
     def prediction(self) -> str:
-        """Where gradients are taken: one of none, own, last."""
+        """Weight prediction: one of none, own, last."""
         return "none" if self.strategy is None else self.strategy.prediction(self)
 
     @property
@@ -443,18 +450,18 @@ class TrainConfig(Merged):
         `resume` and `reset_optimizer` are left out: they describe one command, not the run. So is
         the token of a cluster, which is a secret.
         """
-        values = spelt(self) | {"cluster_token": "auto"}
+        values = yaml_values(self) | {"cluster_token": "auto"}
         for name, value in vars(self).items():
-            if isinstance(value, Choice):
+            if isinstance(value, Component):
                 values[name] = value.to_dict()
         del values["resume"], values["reset_optimizer"]
         return yaml.safe_dump(values, sort_keys=False)  # ASCII: it reads back all that it writes
 
 
-def train_config(layers: Iterable[Layer]) -> TrainConfig:
+def train_config(layers: Iterable[ConfigSource]) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
-    A choice that only a user's file defines is looked for in the files that the sources remember.
+    A component that only a user's file defines is looked up in the files that the sources record.
 
     Raises:
         ConfigError: everything that is wrong in any of them; or such a file may not be loaded.

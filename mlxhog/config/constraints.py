@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.config.choices import Constraints, broken
+from mlxhog.config.components import Constraints, broken
 from mlxhog.config.options import Option, options
-from mlxhog.config.sources import specs_of, spelt_values_of
+from mlxhog.config.sources import specs_of, yaml_values_of
 from mlxhog.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def of(config: TrainConfig) -> Iterator[tuple[str, str]]:
     Raises:
         ConfigError: a constraint of a user's own class names something that is not there.
     """
-    values = spelt_values_of(config)
+    values = yaml_values_of(config)
     specs = specs_of(type(config), values)
     for name, spec in specs.items():
         if unknown := min(spec.requires.keys() - specs.keys(), default=""):
@@ -32,7 +32,12 @@ def of(config: TrainConfig) -> Iterator[tuple[str, str]]:
             raise ConfigError(f"{name} requires {unknown!r}, which is no option{near}")
         for other in spec.unmet(values):
             value = values.get(name)
-            if value is not False and value not in (spec.spell(spec.default), "none", "off", None):
+            if value is not False and value not in (
+                spec.to_yaml_value(spec.default),
+                "none",
+                "off",
+                None,
+            ):
                 wanted = "|".join(spec.requires[other])
                 is_for = f"is for {other}={wanted}, and {other} is {values[other]}"
                 lack = is_for if wanted else f"needs {other}"
@@ -64,18 +69,19 @@ def _of_run(config: TrainConfig) -> Constraints:
          f"{config.cluster_timeout} s, not above round_every, {config.round_every} s, so a "
          "machine could not wait for the next round of the others; set six times that"),
         (config.cluster and way != "none", "cluster",
-         "its rounds follow the clock, so no run repeats; leave determinism out"),
+         "its rounds follow the clock, so no run is deterministic; leave determinism out"),
         (config.cluster and follow, "cluster",
          "gives machines batches of one text; leave follow or cluster out"),
         (config.gpu_write.startswith("metal") and config.write not in ("auto", "cas"), "write",
          f"is {config.write}, but beside gpu_write={config.gpu_write} every CPU writer has to use "
          "cas; set write=auto, or gpu_write=cpu"),
         (not config.live_every.on and config.live != "off", "live_every",
-         "off, so readers would get no copy; set live=off as well"),
+         "off, so readers would get no snapshot; set live=off as well"),
         (config.init_from and resume, "init_from",
          f"resume {resume} has its own weights; leave one of the two out"),
         *((value and config.embedding_init != "auto", "embedding_init",
-           f"{config.embedding_init}, but {origin} {value} has rows; leave one of the two out")
+           f"{config.embedding_init}, but {origin} {value} has embeddings; leave one of the two "
+           "out")
           for origin, value in (("init_from", config.init_from), ("resume", resume))),
         *((config.epochs and value, "epochs",
            f"is {config.epochs}, and {budget} {value} is a budget, too; leave one of them out, or "
@@ -83,9 +89,9 @@ def _of_run(config: TrainConfig) -> Constraints:
           for budget, value in (
             ("steps", config.steps), ("tokens", config.tokens), ("time", config.time))),
         (config.epochs and follow, "epochs",
-         "a followed folder has no last text; leave epochs out"),
+         "a followed folder never ends, so it has no epochs; leave epochs out"),
         *((rounds and value, "determinism",
-           "rounds, but a budget in time or a followed folder ends each run differently; give "
+           "rounds, but with a time budget or a followed folder each run ends differently; give "
            "--steps or --tokens instead") for value in (config.time, follow)),
         (rounds and not (config.has_budget or follow or resume), "determinism",
          "rounds needs a budget in steps or tokens; add --steps"),
@@ -94,22 +100,23 @@ def _of_run(config: TrainConfig) -> Constraints:
           for name, value in (
             ("patience", config.patience), ("stop_at_loss", config.stop_at_loss))),
         (rounds and config.batch_size is None and not resume, "determinism",
-         "rounds, but batch_size=auto follows a measurement, which no run repeats; give "
-         "--batch-size a number"),
+         "rounds, but batch_size=auto follows a measurement, which varies; give --batch-size a "
+         "number"),
         *((record and is_wrong, "determinism", f"{way}, but {why}") for is_wrong, why in (
             (strategy is not None and not strategy.recorded,
              f"strategy is {strategy}; leave it out, or take determinism=rounds, which needs no "
              "record"),
             (config.read == "live",
-             "live reads see single elements change, which no record has; set read=snapshot"),
+             "live reads see single elements change, which a record cannot hold; set "
+             "read=snapshot"),
             (config.write not in ("auto", "lossless"),
              f"write is {config.write}: without stripe locks the order of writes to an element is "
              "unknown; set write=lossless"),
             (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}; set gpu_write=cpu"),
-            (follow, "a record has no arriving text; leave follow out"),
+            (follow, "a record has no streamed data; leave follow out"),
             (config.overlap,
-             "a record has the read, the gradient and the step of a worker one after the other; "
-             "leave overlap out"),
+             "a record has the read, the gradient and the update of a worker in sequence; leave "
+             "overlap out"),
             (resume,
              "a record begins with its run; add --determinism none to resume without one, and the "
              "record stays as it is"))),

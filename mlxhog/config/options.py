@@ -33,7 +33,7 @@ def option(default: object, help: str, **how: Any) -> Any:  # any annotation fit
 
 
 def argument(usage: str, help: str, default: object = None, **how: Any) -> Any:
-    """Declare a field for a word of a command line that stands without a flag.
+    """Declare a field for a positional argument.
 
     `usage` is its name in the usage line: RUN; [RUN] if it may be absent; RUN... for several.
     """
@@ -48,7 +48,7 @@ def switch(help: str, **how: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option; limits and words are those of legal values."""
+    """One option; limits and choices are those of legal values."""
 
     default: object  # value if neither YAML nor a flag gives one
     help: str  # one line about its effect
@@ -60,12 +60,14 @@ class Option:
     above: float | None = None  # numbers are greater
     below: float | None = None  # numbers are less
     aliases: tuple[str, ...] = ()  # other spellings, in snake_case, in YAML and as flags
-    none: str = "none"  # the word for None, if the type allows it
+    none: str = "none"  # the text for None, if the type allows it
     repeats: bool = False  # `NAME=VALUE`; values of further flags and sources are added
     lines: bool = False  # may have several values: a list, words or flags; kept as lines
-    flat: str = ""  # of a number of a choice: its name outside of the choice, by default its own
-    kind: Any = None  # of a choice: the `mlxhog.config.choices.Kind` that reads it
-    argument: str = ""  # of a word without a flag: its name in the usage line, see `argument`
+    flat: str = ""  # of a hyperparameter: its name outside of the component, by default its own
+    kind: Any = (
+        None  # of a component: the `mlxhog.config.components.ComponentRegistry` that reads it
+    )
+    argument: str = ""  # of a positional argument: its name in the usage line, see `argument`
     switch: bool = False  # the flag takes no value
     many: bool = False  # several words or flags, each one more text of a tuple
     metavar: str = ""  # name of the value in the help, in place of its type
@@ -75,8 +77,8 @@ class Option:
     reads: Callable[[str], object] | None = None  # of a text: raises ValueError for a wrong one
     # Options and their values without which this has no effect; () is any that is not off.
     requires: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    owners: tuple[Any, ...] = ()  # of a number of choices: those that have it
-    train_only: bool = False  # of a number of a strategy: workers of `mlxhog mad` lack it
+    owners: tuple[Any, ...] = ()  # of a hyperparameter: the components that have it
+    train_only: bool = False  # of a strategy's hyperparameter: workers of `mlxhog mad` lack it
     shown: str = ""  # text in place of the default
     name: str = ""  # of the field
     type: type = str  # of a value, without None
@@ -93,7 +95,7 @@ class Option:
         return to_flag(f"no_{self.flat}") if self.type is bool and not self.switch else ""
 
     def argv(self, values: Iterable[str]) -> list[str]:
-        """Return the words of a command line that set it to a value as people write it."""
+        """Return the arguments that set it to a value given as text."""
         if self.type is bool:
             own = {"true": self.flag, "false": self.off_flag}
             return [own[one.lower()] for one in values if one.lower() in own]
@@ -101,18 +103,18 @@ class Option:
 
     @property
     def flags(self) -> list[str]:
-        """All its flags; [] for a word without one."""
+        """All its flags; [] for a positional argument."""
         if self.argument:
             return []
         return [*[f"-{self.short}"] * bool(self.short), self.flag, *map(to_flag, self.aliases)]
 
     @property
     def default_text(self) -> str:
-        """The default as people write it."""
+        """The default as text."""
         if self.shown or self.switch or self.many or self.required:
             return self.shown or ("off" if self.switch else "none")
-        spelt = self.spell(self.default)
-        return str(spelt).lower() if isinstance(spelt, bool) else str(spelt)
+        yaml_values = self.to_yaml_value(self.default)
+        return str(yaml_values).lower() if isinstance(yaml_values, bool) else str(yaml_values)
 
     @property
     def expected(self) -> str:
@@ -164,7 +166,7 @@ class Option:
         return converted
 
     def unmet(self, values: Mapping[str, object]) -> Iterable[str]:
-        """Yield the options that it requires with other values than these, as people write them."""
+        """Yield the required options that have other values than these, which are given as text."""
         for name, wanted in self.requires.items():
             value = str(values.get(name, "")).lower()
             if name in values and (value not in wanted if wanted else value in _OFF):
@@ -199,8 +201,8 @@ class Option:
             return all(limit is None or holds(x, limit) for _, holds, limit in self._limits)
         return not self.choices or x in self.choices
 
-    def spell(self, value: object) -> object:
-        """Return `value` as YAML and people write it; `convert` reads it back."""
+    def to_yaml_value(self, value: object) -> object:
+        """Return `value` as in YAML; `convert` reads it back."""
         if value is None:
             return self.none
         if self.lines and "\n" in str(value):
@@ -211,10 +213,9 @@ class Option:
 def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name: its own in their order, then inherited ones.
 
-    Words without a flag stand in the order of declaration, the inherited ones first.
-    Of a class that `takes_plain_fields`, those such as `depth: int = 3` are options, too, unless
-    they do not count where two objects are compared. One that a base has as an option differs from
-    it in the default only.
+    Positional arguments are in the order of declaration, the inherited ones first.
+    If a class `takes_plain_fields`, fields such as `depth: int = 3` are options, too, unless they
+    have `compare=False`. One that is an option of a base differs from it in the default only.
     """
     return _options(cls)
 
@@ -243,7 +244,7 @@ def _options(cls: type) -> Mapping[str, Option]:
 
 
 def _inherited(cls: type, name: str) -> Option | None:
-    """The option that a plain field of a class gives another default, if it does."""
+    """The inherited option whose default a plain field of a class overrides, if any."""
     fields = (vars(base).get("__dataclass_fields__", {}).get(name) for base in cls.__mro__[1:])
     return next((one.metadata[_METADATA] for one in fields if one and one.metadata), None)
 
@@ -258,14 +259,14 @@ def is_set(config: object, name: str) -> bool:
     return getattr(config, name) not in (options(type(config))[name].default, "none")
 
 
-def spelt(config: object) -> dict[str, object]:
+def yaml_values(config: object) -> dict[str, object]:
     """Return the value of every option as YAML has it."""
     specs = options(type(config))
-    return {name: spec.spell(getattr(config, name)) for name, spec in specs.items()}
+    return {name: spec.to_yaml_value(getattr(config, name)) for name, spec in specs.items()}
 
 
-def numbers_of(choice: object) -> dict[str, object]:
-    """Return the numbers of a choice by their flat names."""
+def hyperparameters_of(choice: object) -> dict[str, object]:
+    """Return the hyperparameters of a component by their flat names."""
     specs = options(type(choice)).items()
     return {spec.flat: getattr(choice, name) for name, spec in specs}
 
@@ -290,5 +291,5 @@ def _strip_none(hint: Any) -> tuple[type, bool]:
 
 
 def to_flag(name: str) -> str:
-    """Spell a field or YAML key as a flag: `batch_size` -> `--batch-size`."""
+    """Return the flag of a field or YAML key: `batch_size` -> `--batch-size`."""
     return "--" + name.replace("_", "-")

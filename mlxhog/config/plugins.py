@@ -38,7 +38,7 @@ from mlxhog.base import darwin, reading
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
 from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
-from mlxhog.config.choices import LAYERS, REGISTRIES, Registry, UnknownChoice
+from mlxhog.config.components import LAYERS, REGISTRIES, Registry, UnknownComponent
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 
 KEY = "plugin"  # key of remembered files in config.yaml, study.yaml, architectures and config.json
@@ -56,7 +56,7 @@ class Plugin:
 
     @property
     def text(self) -> str:
-        """Its form in YAML and JSON."""
+        """Text in YAML and JSON."""
         return f"{self.path} sha256:{self.digest}"
 
     @property
@@ -187,7 +187,7 @@ def recalled(
         result = read()
     except ConfigError as error:
         unknown: BaseException | None = error
-        while unknown is not None and not isinstance(unknown, UnknownChoice):
+        while unknown is not None and not isinstance(unknown, UnknownComponent):
             unknown = unknown.__cause__
         if unknown is None or not files:
             raise

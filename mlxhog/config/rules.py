@@ -1,4 +1,4 @@
-"""Rules spelt `WORD:NUMBER`, such as `linear:0.5` and `topk:0.01`, and that of slow workers."""
+"""Rules written `WORD:NUMBER`, such as `linear:0.5` and `topk:0.01`, and straggler injection."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Forms:
             raise ValueError(f"wanted {self.expected}; got {text!r}") from None
 
 
-# -- workers that are slowed down ------------------------------------------------------------------
+# -- straggler injection ---------------------------------------------------------------------------
 
 _SLOW_FORMS = Forms(
     "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
@@ -71,7 +71,7 @@ _SLOW_FIELDS = {"factor": ["factor"], "random": ["probability", "factor"], "late
 
 @dataclass(frozen=True)
 class Slowdown:
-    """How one worker is slowed down on purpose, for experiments and tests."""
+    """The slowdown of one worker, for experiments and tests."""
 
     factor: float = 1.0  # of the time of a gradient, at least 1
     probability: float = 1.0  # that a gradient takes this time

@@ -1,17 +1,17 @@
 """Option values from YAML files, flags and programs, merged over the defaults.
 
-A source is a layer: name as written -> (value, origin). The origin (`conf.yaml:7`, `--lr`) is where
-an error points; all problems are reported together.
+A config source maps a name as written to (value, origin). The origin (`conf.yaml:7`, `--lr`) is its
+provenance, where an error points; all problems are reported together.
 
-A layer may name a choice, give numbers of it, or both; a number stands in the parentheses after the
-name, or alone under its flat name:
+A source may name a component, give hyperparameters of it, or both; these are in parentheses after
+the name, or alone under their flat names:
 
     strategy: {name: ssp, slack: 2}       slack: 2        --strategy "ssp(slack=2)"       --slack 2
 
-A stronger layer that names the same choice changes the numbers that it gives. One that names
-another choice starts from the defaults of that choice. If no layer names a choice, the default
-counts; if the default is open ("auto"), the first choice that has all numbers. A number that the
-choice does not have is an error.
+A later source that names the same component overrides the hyperparameters that it gives. One that
+names another component starts from its defaults. If no source names one, the default counts; if
+that is open ("auto"), the first component that has all hyperparameters. One that the component does
+not have is an error.
 """
 
 import copy
@@ -23,33 +23,33 @@ from typing import Any, TypeVar
 
 from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
-from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
-from mlxhog.config.options import Option, numbers_of, options
+from mlxhog.config.components import RUN_REGISTRIES, Component, ComponentRegistry, UnknownComponent
+from mlxhog.config.options import Option, hyperparameters_of, options
 from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, nearest, shown
 
 Config = TypeVar("Config")
-Layer = dict[str, tuple[object, str]]
+ConfigSource = dict[str, tuple[object, str]]
 """Name of an option as written, in snake_case -> its value and its origin."""
 
 
 def label(name: str, origin: str) -> str:
-    """The beginning of an error about a value: origin and name, unless the origin has the name."""
+    """The prefix of an error about a value: origin and name, unless the origin has the name."""
     has_name = origin.startswith("-") or ": " in origin or origin.lower() == name
     return origin if has_name else f"{origin}: {name}" if origin else name
 
 
-def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
-    """Return keyword arguments of a call as a layer; a path is its text."""
+def of_keywords(call: str, keywords: Mapping[str, object]) -> ConfigSource:
+    """Return keyword arguments of a call as a source; a path is its text."""
     return {
         name: (os.fspath(value) if isinstance(value, os.PathLike) else value, call)
         for name, value in keywords.items()
     }
 
 
-def read_yaml(path: Path, *, named: bool = False) -> Layer:
+def read_yaml(path: Path, *, named: bool = False) -> ConfigSource:
     """Return the keys of a YAML file, or of a pipe that the user named, with their lines.
 
-    A choice is its name, and its numbers stand beside it by their flat names.
+    A component is its name, with its hyperparameters beside it under their flat names.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values,
@@ -72,10 +72,10 @@ def read_yaml(path: Path, *, named: bool = False) -> Layer:
     return by_flat_names({name: (value, f"{path}:{line}") for name, value, line in entries})
 
 
-def by_flat_names(layer: Layer) -> Layer:
-    """Return a layer with each choice as its name, and its numbers beside it."""
+def by_flat_names(layer: ConfigSource) -> ConfigSource:
+    """Return a source with each component as its name, and its hyperparameters beside it."""
     flat = dict(layer)
-    for kind in KINDS:
+    for kind in RUN_REGISTRIES:
         with suppress(ConfigError, KeyError):  # merging reports it; or the layer has none
             value, origin = layer[kind.title]
             name, numbers = kind.parts(value)
@@ -86,52 +86,52 @@ def by_flat_names(layer: Layer) -> Layer:
 
 
 def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
-    """Return the options of a configuration, and the numbers of all choices by their flat names.
+    """Return the options of a configuration, and all hyperparameters by their flat names.
 
-    The name of a choice in `values` gives the defaults of its numbers.
+    The name of a component in `values` gives the defaults of its hyperparameters.
     """
     specs = dict(options(cls))
     for name, kind in _kinds(cls).items():
         chosen = kind.known().get(str(values.get(name)))
         own = () if chosen is None else options(chosen).values()
-        specs |= {**kind.numbers(), **{one.flat: one for one in own}}
+        specs |= {**kind.hyperparameters(), **{one.flat: one for one in own}}
     return specs
 
 
-def _kinds(cls: type) -> dict[str, Kind]:
+def _kinds(cls: type) -> dict[str, ComponentRegistry]:
     return {name: spec.kind for name, spec in options(cls).items() if spec.kind is not None}
 
 
 def values_of(config: object) -> dict[str, object]:
-    """Return the value of every option: choices by their names, their numbers by flat names."""
+    """Return every option: components as their names, hyperparameters under flat names."""
     values = {name: getattr(config, name) for name in options(type(config))}
     for name, choice in list(values.items()):
-        if isinstance(choice, Choice):
-            values |= {name: choice.name, **numbers_of(choice)}
+        if isinstance(choice, Component):
+            values |= {name: choice.name, **hyperparameters_of(choice)}
     return values
 
 
-def spelt_values_of(config: object) -> dict[str, object]:
-    """Return what `values_of` does, as YAML has it."""
+def yaml_values_of(config: object) -> dict[str, object]:
+    """Return `values_of` as in YAML."""
     values = values_of(config)
     specs = specs_of(type(config), values)
-    return {name: specs[name].spell(value) for name, value in values.items()}
+    return {name: specs[name].to_yaml_value(value) for name, value in values.items()}
 
 
-def resolve(cls: type[Config], layers: Iterable[Layer]) -> Config:
-    """Return `cls`, a dataclass of `option` fields, from the layers, the weakest first.
+def resolve(cls: type[Config], layers: Iterable[ConfigSource]) -> Config:
+    """Return `cls`, a dataclass of `option` fields, from sources; later ones override earlier.
 
     Raises:
-        ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
+        ConfigError: every unknown name, invalid value, repetition and constraint, one per line.
     """
     return cls(**_merged(cls, layers))
 
 
-class Merged:
-    """A frozen dataclass (`init=False`) whose arguments are a layer, numbers of choices included.
+class ConfigBase:
+    """A frozen dataclass (`init=False`) whose arguments are a source, hyperparameters included.
 
-    `dataclasses.replace` takes numbers by their flat names, too. `__post_init__` checks the typed
-    values.
+    `dataclasses.replace` takes hyperparameters by their flat names, too. `__post_init__` checks
+    the typed values.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -146,14 +146,14 @@ class Merged:
         """Check the values."""
 
     def having(self: Config, **values: object) -> Config:
-        """Return it with other values of options, which nothing contradicts; only they are read."""
+        """Return a copy with other values, which break no constraint; only these are converted."""
         other, specs = copy.copy(self), options(type(self))
         vars(other).update({name: specs[name].convert(value) for name, value in values.items()})
         return other
 
 
-def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
-    """Return the typed value of every option that a layer gives.
+def _merged(cls: type, layers: Iterable[ConfigSource]) -> dict[str, Any]:
+    """Return the typed value of every option that a source gives.
 
     Raises:
         ConfigError: every unknown name, wrong value and repetition.
@@ -161,7 +161,9 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
     wrong, specs, kinds = list[str](), options(cls), _kinds(cls)
     found = specs_of(cls, {}).items()
     names = {word: name for name, spec in found for word in (name, *spec.aliases)}
-    written = Layer()  # choices by their classes; with the beginning of an error for the origin
+    written = (
+        ConfigSource()
+    )  # components by their classes; with the prefix of an error for the origin
     for layer in layers:
         known = _known(cls, layer, names, wrong)
         for name, kind in kinds.items():
@@ -173,10 +175,12 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
                 except ConfigError as error:
                     wrong.append(f"{where} is {shown(value)}; {error}")
                     continue
-                choice = type(value) if isinstance(value, Choice) else kind.known().get(title)
+                choice = type(value) if isinstance(value, Component) else kind.known().get(title)
                 earlier, _ = written.get(name, (None, ""))
                 if is_open or earlier not in (None, choice or title):
-                    written = {n: one for n, one in written.items() if n not in kind.numbers()}
+                    written = {
+                        n: one for n, one in written.items() if n not in kind.hyperparameters()
+                    }
                 if choice is not None:
                     own = {n: (one, f"{where}: {title}: {n}") for n, one in numbers.items()}
                     known = {**own, **known}
@@ -186,12 +190,12 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
             written[name] = (added(written[name][0], value) if both else value, where)
     values, unknown = dict[str, Any](), None
     for name, kind in kinds.items():
-        own = {flat: written.pop(flat) for flat in kind.numbers() if flat in written}
+        own = {flat: written.pop(flat) for flat in kind.hyperparameters() if flat in written}
         if name in written or own:
             chosen, where = written.pop(name, ("", ""))
             try:
                 values[name] = _made(specs[name], chosen, own)
-            except UnknownChoice as error:
+            except UnknownComponent as error:
                 unknown = error
                 wrong.append(f"{where}: {error}")
             except ConfigError as error:
@@ -206,20 +210,20 @@ def _merged(cls: type, layers: Iterable[Layer]) -> dict[str, Any]:
     return values
 
 
-def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
-    """Make a choice, or that of a name, with all its numbers.
+def _made(spec: Option, choice: Any, numbers: ConfigSource) -> Component | None:
+    """Make a component, or that of a name, with all its hyperparameters.
 
-    An open one, "", is the default, or the first that has all numbers, or stays open: None.
+    An open one, "", is the default, or the first that has all hyperparameters, or stays open: None.
 
     Raises:
         UnknownChoice: no choice has that name.
-        ConfigError: every number that the choice lacks, or that has a wrong value.
+        ConfigError: every hyperparameter that it lacks, or that has an invalid value.
     """
-    kind: Kind = spec.kind
+    kind: ComponentRegistry = spec.kind
     if not choice and spec.default not in (None, spec.none):
         choice = spec.default
     elif not choice:
-        owners = {flat: kind.numbers()[flat].owners for flat in numbers}
+        owners = {flat: kind.hyperparameters()[flat].owners for flat in numbers}
         (first, those), *others = owners.items() or [("", ())]
         choice = next((one for one in those if all(one in own for _, own in others)), None)
         if choice is None and those:
@@ -232,12 +236,14 @@ def _made(spec: Option, choice: Any, numbers: Layer) -> Choice | None:
     return None if choice is None else kind.make(choice, numbers)
 
 
-def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) -> Layer:
-    """Return a layer by the options' own names, each with the beginning of an error about it.
+def _known(
+    cls: type, layer: ConfigSource, names: Mapping[str, str], wrong: list[str]
+) -> ConfigSource:
+    """Return a source by the options' own names, each with the prefix of an error about it.
 
     Unknown and repeated names are appended to `wrong`.
     """
-    known, first = Layer(), dict[str, tuple[str, str]]()
+    known, first = ConfigSource(), dict[str, tuple[str, str]]()
     for written, (value, origin) in layer.items():
         name = names.get(written)
         if name is None:

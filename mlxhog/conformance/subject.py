@@ -30,7 +30,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import machine, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import machine
 from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.checkpoint import checkpoint, formats

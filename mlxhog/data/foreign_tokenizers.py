@@ -39,7 +39,7 @@ FORMS: Final = {"NFC": 3.0, "NFD": 3.0, "NFKC": 11.0, "NFKD": 11.0}
 
 
 def _of_spaces(component: Mapping[str, Any]) -> float:
-    """Of a word that begins without a space, and each byte becomes a character of two bytes."""
+    """Bound for a word that begins without a space; each byte becomes two bytes."""
     return 4.0 if component.get("add_prefix_space", True) else 2.0
 
 
@@ -244,7 +244,7 @@ class EncoderProcess:
 
 
 def _encode(pipe: Connection, description: str) -> None:
-    """In the process: encode what arrives, and answer with ids, or an error's message."""
+    """Encode texts in the process; answer with ids, or an error's message."""
     import tokenizers
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a panic writes lines there

@@ -1,6 +1,6 @@
-"""Data of machines within text: base64, hexadecimal digits, data: URIs, and PEM blocks.
+"""Machine data, encoded or binary-like text: base64, hexadecimal digits, data: URIs, PEM blocks.
 
-A model cannot learn it, and pieces of words cut it into many tokens. What counts:
+A model cannot learn it, and a tokenizer cuts it into many tokens. What counts:
 
     run      at least 100 characters without a blank
     block    at least three lines of 60 characters or more, each perhaps in quotes

@@ -71,7 +71,7 @@ class Prepared:
     notes: tuple[str, ...]  # for the user about the text, one sentence each
     corpus: Corpus  # without the files that cannot be read
     n_bytes: int  # of its text, with the validation text
-    marks: Mapping[str, float]  # see `baselines.compressors`
+    baselines: Mapping[str, float]  # see `baselines.compressors`
 
     def check_length(self, seq_len: int) -> None:
         """Raise DataError if a file is shorter than one sequence."""
@@ -159,7 +159,7 @@ def prepare(
         resumes=resumes,
     )  # fmt: skip
     named = document_separator not in (textfiles.AUTO, None, "")
-    if named and not any(one.marks for one in corpus.parts):
+    if named and not any(one.separators for one in corpus.parts):
         notes.append(
             f"the document separator {document_separator!r} is nowhere in the text, which it leaves"
             " as it is"
@@ -209,7 +209,7 @@ def prepare(
     notes += filter(None, [disk.note(cache, disk.FILES_ALONE)])
     before = known.skipped if known is not None and resumes else frozenset[str]()
     told = (printable(one.path) for one in corpus.skipped)
-    files, made_by, marks = stored
+    files, made_by, baselines = stored
     changed = sum(file.header.get("changed", 0) for file in files)
     return Prepared(
         train=files[0],
@@ -224,7 +224,7 @@ def prepare(
         notes=(*corpus.notes(before=before), *_notes(scan, rule, changed), *notes),
         corpus=corpus,
         n_bytes=scan.n_bytes,
-        marks=marks,
+        baselines=baselines,
     )
 
 
@@ -409,10 +409,10 @@ def _bad_cache(cache: Path, why: str) -> EnvironmentLacks:
 def _stored(
     target: Path, key: str
 ) -> tuple[tuple[TokenFile, TokenFile], Tokenizer, Mapping[str, float]] | None:
-    """Return both token files, tokenizer and marks; None if absent or damaged."""
+    """Return both token files, tokenizer and baselines; None if absent or damaged."""
     try:
         record = plain_json.read(target / _RECORD)
-        marks = {name: float(bits) for name, bits in record["marks"].items()}
+        baselines = {name: float(bits) for name, bits in record["baselines"].items()}
         tokenizer = tokenizers.load(target)
         train, val = (TokenFile.open(target / f"{split}.bin") for split in ("train", "val"))
         own = {file.header["tokenizer_sha256"] for file in (train, val)} == {tokenizer.sha256}
@@ -425,7 +425,7 @@ def _stored(
     with contextlib.suppress(OSError):  # a disk may keep no modes
         os.utime(target / _RECORD)  # its last use
         restrict(target)
-    return (train, val), tokenizer, marks
+    return (train, val), tokenizer, baselines
 
 
 def _write(
@@ -450,8 +450,8 @@ def _write(
         for name, content in tokenizer.files().items():
             write_synced(part / name, content)
         validation = _write_tokens(part, corpus, scan, chosen, tokenizer, show)
-        marks = {} if corpus.source == SOTU else compressors.bits_per_byte(validation)
-        record = {"key": key, "source": corpus.source, "tokenizer": spec, "marks": marks}
+        baselines = {} if corpus.source == SOTU else compressors.bits_per_byte(validation)
+        record = {"key": key, "source": corpus.source, "tokenizer": spec, "baselines": baselines}
         write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
         with contextlib.suppress(OSError):
             restrict(part)

@@ -31,7 +31,7 @@ COMPLETIONS = ("completion", "answer", "response", "output", "solution", "chosen
 
 
 class Example(bytes):
-    """A document that is cut into contexts and answers, in turns; the model learns the answers.
+    """A document of alternating contexts and answers; the loss is computed on the answers.
 
     If no white space separates a context from its answer, a line break is added to the context.
 

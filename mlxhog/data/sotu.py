@@ -1,4 +1,4 @@
-"""The text in the package: 233 State of the Union addresses, from 1790 to now."""
+"""The bundled corpus: 233 State of the Union addresses, from 1790 to now."""
 
 import json
 from collections.abc import Iterator

@@ -171,7 +171,7 @@ class Split:
 
     @property
     def n_turns(self) -> int:
-        """How many times the text is read."""
+        """Number of times that the text is read."""
         return int(self.turn.max(initial=0)) + 1
 
     def of(self, parts: Sequence[bytes], first: int, turn: int) -> Iterator[tuple[bool, bytes]]:

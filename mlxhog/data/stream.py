@@ -68,7 +68,7 @@ class StreamChunk:
 
 @dataclass(frozen=True)
 class _StreamAbout:
-    """What `stream.json` says."""
+    """The content of `stream.json`."""
 
     seq_len: int
 

@@ -108,7 +108,7 @@ def parquet_rows(path: Path, text_key: str | None) -> Records:
 
 
 def _rows_at_once(metadata: Any) -> int:
-    """How many rows fit into memory, though a value of many rows may be in the file only once.
+    """Number of rows that fit into memory; the file may have a value of many rows only once.
 
     Raises:
         ValueError: not even one.

@@ -34,7 +34,7 @@ try:
     import lzma
 except ImportError as error:  # as of Pythons that were compiled on a Mac without it
     raise EnvironmentLacks(
-        "this Python was built without xz, which the text in the package needs; install xz (brew "
+        "this Python was built without xz, which the bundled corpus needs; install xz (brew "
         "install xz, or apt-get install liblzma-dev) and build Python again, or take another one"
     ) from error
 
@@ -121,7 +121,7 @@ def documents(
     separator: str | None = AUTO,
     *,
     split: bool = False,
-    marks: set[str] | None = None,
+    separators: set[str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
 
@@ -130,7 +130,8 @@ def documents(
     `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
     looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
     Text is cut at each `separator`, which is left out; None or "" cuts nothing, and "auto" cuts at
-    marks such as <|endoftext|>, but not in source code. `marks` gets those that were found.
+    separators such as <|endoftext|>, but not in source code. `separators` gets those that were
+    found.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -138,25 +139,30 @@ def documents(
         EnvironmentLacks: reading it needs a package that is not installed.
     """
     if record_kind(path):
-        yield from of_records(records(path, text_key), text_key, separator, marks)
+        yield from of_records(records(path, text_key), text_key, separator, separators)
     else:
         prose = split and kind(path) in SPLIT_SUFFIXES
         is_office = path.suffix.lower() in OFFICE_SUFFIXES
         content = iter([office_text(path)]) if is_office else _plain(path)
         as_it_is = separator == AUTO and kind(path) in SOURCE_CODE
-        texts = _between_marks(content, None if as_it_is else separator, marks)
+        texts = _between_separators(content, None if as_it_is else separator, separators)
         pieces = (piece for text in texts for piece in _cut(text, prose=prose))
         yield from ((str(path), piece) for piece in pieces if piece.strip())
 
 
 def of_records(
-    records: Records, text_key: str | None, separator: str | None, marks: set[str] | None = None
+    records: Records,
+    text_key: str | None,
+    separator: str | None,
+    separators: set[str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of records, as `documents`."""
     for where, record in records:
         text = record_text(record, text_key, where)
         whole = isinstance(text, Example)
-        texts = [text] if whole else map(b"".join, _between_marks([text], separator, marks))
+        texts = (
+            [text] if whole else map(b"".join, _between_separators([text], separator, separators))
+        )
         pieces = short_documents(texts)
         yield from ((where, piece) for piece in pieces if piece.strip())
 
@@ -168,8 +174,8 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
         yield from [document] if is_short else _cut([document], prose=False)
 
 
-def _between_marks(
-    pieces: Iterable[bytes], separator: str | None, marks: set[str] | None
+def _between_separators(
+    pieces: Iterable[bytes], separator: str | None, separators: set[str] | None
 ) -> Iterator[Iterable[bytes]]:
     """Yield the pieces of each text between separators; each is read before the next."""
     named = re.sub(r"\\[ntf\\]", lambda one: _ESCAPES[one[0]], separator or "")
@@ -187,8 +193,8 @@ def _between_marks(
             for before, mark in zip(parts[::2], parts[1::2], strict=True):
                 yield number, before
                 number += 1
-                if marks is not None:
-                    marks.add(mark.decode())
+                if separators is not None:
+                    separators.add(mark.decode())
             begins = (begins or bool(parts)) and not text
             end = max(0, len(text) - kept)
             yield number, text[:end]

@@ -2,14 +2,15 @@
 
 `--tokenizer auto` fits text and model (`choose`):
 
-    sotu       the text in the package, from whose training documents it was learned
+    sotu       the bundled corpus, on whose training documents it was trained
     bytes      less than `LEAST` KiB of training text, or a narrow model
     bpe:N      any other text
 
 N is a power of two. The text limits it, since a row of the embedding learns from the gradients of
-its own id only: with an id for each KiB of text, of about four bytes a token, the mean id comes 250
-times. The model limits it, since embedding and head have 2 N d numbers: `IDS_PER_WIDTH` is the
-ratio that was best in a minute of width 128 (`python benchmarks/defaults.py --only minute`).
+its own token only: with one for each KiB of text, of about four bytes a token, a token occurs 250
+times on average. The model limits it, since embedding and head have 2 N d parameters:
+`IDS_PER_WIDTH` is the ratio that was best in a minute of width 128 (`python benchmarks/defaults.py
+--only minute`).
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class Tokenizer:
     bos: int  # the id that starts every document
     bos_token = BOS_TOKEN  # its name
     description: bytes  # the file `tokenizer.json`
-    pieces: Sequence[bytes]  # the bytes of each id; special tokens and unused ids have none
+    token_bytes: Sequence[bytes]  # the bytes of each id; special tokens and unused ids have none
     _template = package_file("chat_template.jinja")
 
     @property
@@ -69,12 +70,12 @@ class Tokenizer:
         """Return the bytes of the ids."""
         array = np.asarray(ids, np.int64)
         known = array[(array >= 0) & (array < self.n_ids)]
-        return b"".join(map(self.pieces.__getitem__, known.tolist()))
+        return b"".join(map(self.token_bytes.__getitem__, known.tolist()))
 
     def byte_lengths(self) -> NDArray[np.uint16]:
         """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
         lengths = np.zeros(self.vocab_size, np.uint16)
-        lengths[: self.n_ids] = [len(piece) for piece in self.pieces]
+        lengths[: self.n_ids] = [len(piece) for piece in self.token_bytes]
         return lengths
 
     def files(self) -> dict[str, bytes]:
@@ -95,7 +96,7 @@ class ByteTokenizer(Tokenizer):
     """
 
     name, n_ids, vocab_size, bos = "bytes", 257, 320, 256
-    pieces = (*(bytes([byte]) for byte in range(256)), b"")
+    token_bytes = (*(bytes([byte]) for byte in range(256)), b"")
     description = package_file("bytes.tokenizer.json")  # a printable character for each byte
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
@@ -148,8 +149,8 @@ class BpeTokenizer(Tokenizer):
                 f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
             )
         self.bos, self.bos_token, self.description = int(bos), name, description
-        self.pieces = _pieces(self._tokenizer, origin)
-        self.n_ids = len(self.pieces)
+        self.token_bytes = _pieces(self._tokenizer, origin)
+        self.n_ids = len(self.token_bytes)
         self.vocab_size = -(-self.n_ids // 64) * 64
 
     def encode(self, text: bytes) -> NDArray[np.int32]:
@@ -221,7 +222,7 @@ def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
-    """Return a BPE vocabulary learned from texts by several threads.
+    """Return a BPE vocabulary trained on texts by several threads.
 
     A short text may give fewer ids.
 
@@ -298,7 +299,7 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
 
 
 def shipped() -> BpeTokenizer:
-    """Return the tokenizer of the text in the package; tools/sotu.py made its file."""
+    """Return the tokenizer of the bundled corpus; tools/sotu.py made its file."""
     return BpeTokenizer(package_file(SHIPPED_FILE), BOS_TOKEN, SHIPPED_FILE)
 
 
@@ -379,14 +380,14 @@ def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, st
     ids = min(of_text, of_model, MOST)
     if ids >= LEAST:
         return f"bpe:{ids}", (
-            f"tokenizer bpe:{ids}, learned from {format_bytes(n_bytes)} of training text for width "
-            f"{width}; --tokenizer bytes learns none"
+            f"tokenizer bpe:{ids}, trained on {format_bytes(n_bytes)} of text for width {width} "
+            "(--tokenizer bytes to disable)"
         )
     if of_text < LEAST:
-        why = f"{format_bytes(n_bytes)} of training text are few for subword tokens"
+        why = f"{format_bytes(n_bytes)} of text is too little to train a subword vocabulary"
     else:
-        why = f"a model of width {width} is narrow for subword tokens"
-    return "bytes", f"tokenizer bytes: {why} (--tokenizer bpe:N learns them nevertheless)"
+        why = f"a model of width {width} is too narrow for a subword vocabulary"
+    return "bytes", f"tokenizer bytes: {why} (--tokenizer bpe:N trains one nevertheless)"
 
 
 def _power_of_two(number: int) -> int:

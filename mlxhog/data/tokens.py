@@ -8,14 +8,14 @@
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
                 sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number),
                 changed (documents whose text the tokenizer has changed), decoded (bytes of the
-                changed text, which the tokens spell)
+                changed text, which the tokens decode to)
 
 Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
 ends it. Each answer of a conversation is a document with the context before it; only the first
 begins with BOS.
 
 A model reads rows. Row i of length T is tokens [i T, i T + T + 1): inputs are all but the last,
-labels all but the first. Neighbouring rows overlap by one token, and a tail shorter than T + 1 is
+labels all but the first. Neighboring rows overlap by one token, and a tail shorter than T + 1 is
 not used. In a file with examples the rows are its `ExampleRows`, of unequal lengths.
 
 An open token file is read to the end, also if it is removed meanwhile: it keeps its descriptors,
@@ -58,10 +58,10 @@ _WAY_OUT = "prepare the corpus again"
 class ExampleRows:
     """The rows of a token file with examples: for each answer BOS, all before it, the answer, BOS.
 
-    The model reads all of it and learns the answer and its end. If a text has more labels than
-    `seq_len`, the beginning of what is not counted is left out, as few tokens as possible. A text
-    that is still too long is cut into several consecutive rows. Documents without a prompt may be
-    mixed with examples. Arrays are (rows,).
+    The model reads all of it; the loss counts the answer and its end. If a text has more labels
+    than `seq_len`, the beginning of what is not counted is left out, as few tokens as possible. A
+    text that is still too long is cut into several consecutive rows. Documents without a prompt may
+    be mixed with examples. Arrays are (rows,).
     """
 
     begin: Int64  # position of each row's first token

@@ -1,4 +1,4 @@
-"""Validation text: the files that are it by their names, and its evaluation.
+"""The validation set: files predefined by their names, and its evaluation.
 
 `split` chooses it in other text.
 
@@ -32,15 +32,15 @@ from mlxhog.errors import DataError, EnvironmentLacks
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 PART_BYTES = 65_536
-"""Size of a run's part, for every budget; `--val-subset-tokens` sets another, and large models get
+"""Size of the fixed validation subset; `--val-subset-tokens` sets another, and large models get
 less (`training.plan.validation_subset.choose_bytes`, once per run; the checkpoint stores it)."""
 NGRAM_CONTEXT = 7  # bytes of context of the n-gram baseline
-NGRAM_SAMPLE, _NGRAM_RUN = 1 << 24, 1 << 16  # most tokens that it counts, and tokens in a run
+NGRAM_SAMPLE, _NGRAM_RUN = 1 << 24, 1 << 16  # maximum tokens that it counts, and tokens in a run
 _NGRAM_BYTES, _NGRAM_TOKEN_BYTES, _NGRAM_TOKEN_S = 32 << 20, 12, 2.5e-7  # about, of one core
 _SCORE_FILE, _SCORE_FORMAT = "counts.json", "Kneser-Ney"
-_DOCUMENTS = 16  # fewest documents of a part, if the text has as many
+_DOCUMENTS = 16  # minimum documents of a subset, if the text has as many
 _BEGINNINGS, _PROMPT_TOKENS = 64, 256
-"""Documents of which one begins the samples, and most tokens of its prompt."""
+"""Documents from which the prompt of the samples is chosen, and its maximum tokens."""
 _FIRST_WORDS = re.compile(r"^\W*(\w.{0,27}\w(?!\w)|\w{1,24})", re.MULTILINE)
 
 
@@ -60,7 +60,7 @@ _WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(_KINDS)})(?![a-z])")
 
 
 def beginning(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, str]:
-    """Return the kind of a validation text, and the beginning of a document of it, for samples.
+    """Return the kind of a validation set, and a prompt from one of its documents, for samples.
 
     That is a conversation up to its first answer, the prompt of an example, or else the first words
     of a text.
@@ -214,7 +214,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
 
 def part(file: TokenFile, n_bytes: int) -> TokenFile:
-    """Return about `n_bytes` bytes of a validation token file; the file itself if it has no more.
+    """Return the validation subset of about `n_bytes` bytes; the file itself if it has no more.
 
     Bits per byte of two texts cannot be compared: documents differ by more than a minute of
     training changes. So all evaluations of all runs on the same data use the same text:
@@ -251,7 +251,7 @@ def part(file: TokenFile, n_bytes: int) -> TokenFile:
 
 
 def part_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
-    """Name a validation text: two runs with the same name are evaluated on the same text.
+    """Name a validation set: two runs with the same name are evaluated on the same text.
 
     `n_bytes` None is the whole text.
     """
@@ -278,7 +278,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
 
 
 def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """How many bytes of each document make up a total: equally many, or all of a shorter one.
+    """Bytes of each document that make up a total: equally many, or all of a shorter one.
 
     >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
     [3, 11, 1, 10]
@@ -327,7 +327,7 @@ def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
 def ngram_probabilities(
     file: TokenFile, ids: NDArray[np.int32], check: Callable[[], None] = lambda: None
 ) -> NDArray[np.float64]:
-    """Return the probability of each id of a text under the n-grams of a training text, (n,).
+    """Return the probability of each token of a text under the n-grams of a training text, (n,).
 
     A context is the ids that span 7 bytes on average: 7 bytes, or 2 to 3 ids of a BPE. Of a text
     with more than `NGRAM_SAMPLE` tokens, evenly spaced runs are counted. `check` is called before
@@ -360,7 +360,7 @@ def ngram_cost(file: TokenFile) -> tuple[int, float]:
 def ngram_score(
     train: TokenFile, val: TokenFile, asked_bytes: int, check: Callable[[], None] = lambda: None
 ) -> float | None:
-    """Return the bits per byte of a training text's counts on a part of its validation text.
+    """Return the bits per byte of a training text's n-grams on the validation subset.
 
     The score is computed at the first call, and stored beside the validation text; `check` as in
     `ngram_probabilities`. Prompts and completions, which are not plain text, have none.

@@ -14,7 +14,7 @@ from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.checkpoint import best
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.checkpoint.run_files import BestScore
-from mlxhog.display.metrics import number, share_text
+from mlxhog.display.metrics import format_loss, share_text
 from mlxhog.display.record import RunRecord, path_words
 from mlxhog.display.streams import printable
 from mlxhog.errors import CheckpointError, RunError
@@ -95,7 +95,7 @@ def _base(run: Run | None) -> str:
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:
-    """What the record of a run says of one of its checkpoints."""
+    """Describe one checkpoint of a run by the run's record."""
     try:
         if run is None:
             raise RunError("of no run")
@@ -128,7 +128,9 @@ def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str
                 bits, size = line.get("val_bits_per_byte"), line.get("val_bytes")
                 if line.get("val_step") == step and isinstance(bits, float):
                     of = f"of {format_bytes(size)} " if isinstance(size, int) else ""
-                    return f"{number(bits)} bits per byte {of}of validation text, during training"
+                    return (
+                        f"{format_loss(bits)} bits per byte {of}of validation text, during training"
+                    )
         score, at = saved["state"].get("best"), best(record.run)
         with suppress(ValueError):
             if isinstance(score, dict) and at and at.resolve() == checkpoint.resolve():
@@ -136,7 +138,7 @@ def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str
                 what = (
                     f"bits per byte of validation text at step {own.step:,}, the best of training"
                 )
-                return f"{number(own.bits_per_byte)} {what}"
+                return f"{format_loss(own.bits_per_byte)} {what}"
         return "not evaluated at this step; `mlxhog eval` scores the validation text"
     size, share = format_bytes(result.val_bytes or 0), result.val_share
     if result.final_bits_per_byte is not None:
@@ -144,8 +146,8 @@ def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str
         size = f"{format_count(result.final_tokens or 0)} tokens"
     what = "validation answers" if result.val_of_completions else "validation text"
     return (
-        f"{number(bits)} bits per byte of {size} of {what} ({share_text(share or 0.0)}); one run "
-        "and one evaluation, so there is no interval"
+        f"{format_loss(bits)} bits per byte of {size} of {what} ({share_text(share or 0.0)}); one "
+        "run and one evaluation, so there is no interval"
     )
 
 

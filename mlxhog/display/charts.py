@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlxhog.progress import COUNTS
+from mlxhog.progress import NGRAM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,13 +124,13 @@ LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
 """Styles of training, validation text and the larger final score, in the color of the run."""
 
 
-BASELINES = {"gzip": "gzip", "xz": "xz", COUNTS: "n-gram"}
+BASELINES = {"gzip": "gzip", "xz": "xz", NGRAM: "n-gram"}
 
 
 def without_network(record: RunRecord) -> dict[str, float]:
-    """Bits per byte of the run's validation text without a network, by its compressor or counts."""
-    marks = record.progress.marks
-    return {shown: marks[name] for name, shown in BASELINES.items() if name in marks}
+    """Bits per byte of the baselines on the validation set: compressors and n-grams."""
+    baselines = record.progress.baselines
+    return {shown: baselines[name] for name, shown in BASELINES.items() if name in baselines}
 
 
 def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:

@@ -29,13 +29,13 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
 """The columns of a table of workers: name, and the text of a worker's cell."""
 
 
-def number(value: float | None) -> str:
-    """Spell a loss; - is no loss yet."""
+def format_loss(value: float | None) -> str:
+    """Format a loss; - is no loss yet."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def scored_at(val_step: object, steps: float | None) -> str:
-    """Name the step that a validation number scored if it is not the last one, else "".
+    """Name the step of a validation score if it is not the last one, else "".
 
     A run without an evaluation has no step, and an edited file may have any value.
 
@@ -57,21 +57,23 @@ def best_of(progress: Progress) -> str:
     if best is None or step is None:
         return ""
     is_best = step == progress.val_step
-    return "the best so far" if is_best else f"best {number(best)} at step {step:,}"
+    return "the best so far" if is_best else f"best {format_loss(best)} at step {step:,}"
 
 
-def beside_counts(bits: float, counts: float) -> str:
-    """Compare a network with the n-gram baseline on the same text.
+def beside_ngram(bits: float, baseline: float) -> str:
+    """Compare a model with the n-gram baseline on the same text.
 
-    >>> beside_counts(1.707, 1.439)
+    >>> beside_ngram(1.707, 1.439)
     'n-gram baseline (Kneser-Ney, 7 bytes of context): 1.439; the model does not beat it'
     """
-    verdict = "beats" if bits < counts else "does not beat"
-    return f"n-gram baseline (Kneser-Ney, 7 bytes of context): {counts:.3f}; the model {verdict} it"
+    verdict = "beats" if bits < baseline else "does not beat"
+    return (
+        f"n-gram baseline (Kneser-Ney, 7 bytes of context): {baseline:.3f}; the model {verdict} it"
+    )
 
 
 def share_text(share: float) -> str:
-    """Spell a share of a text.
+    """Format a share of a text.
 
     >>> share_text(1.0), share_text(0.076), share_text(0.0004)
     ('all of it', '8%', '0.04%')
@@ -81,15 +83,15 @@ def share_text(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else f"{100 * share:.1g}%"
 
 
-def rate(value: float | None) -> str:
-    """Spell a share; - is not measured."""
+def format_rate(value: float | None) -> str:
+    """Format a share; - is not measured."""
     return "-" if value is None else format_share(value)
 
 
-def in_words(parts: Mapping[str, float]) -> list[str]:
-    """Spell the parts that took time.
+def format_parts(parts: Mapping[str, float]) -> list[str]:
+    """Format the parts that took time.
 
-    >>> in_words({"gradient": 0.951, "read": 0.004, "wait": 0.0, "other": 0.045})
+    >>> format_parts({"gradient": 0.951, "read": 0.004, "wait": 0.0, "other": 0.045})
     ['gradient 95 %', 'read 0.4 %', 'other 4.5 %']
     """
     return [f"{name} {format_share(share)}" for name, share in parts.items() if share]

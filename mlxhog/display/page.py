@@ -60,12 +60,12 @@ def _sha256(script: str) -> str:
 
 @cache
 def asset(name: str) -> str:
-    """Return a file of `web/`: our scripts and styles, and those of uPlot (MIT licence)."""
+    """Return a file of `web/`: our scripts and styles, and those of uPlot (MIT license)."""
     return resources.files("mlxhog.display").joinpath("web", name).read_text(encoding="utf-8")
 
 
 def chart_scripts() -> list[str]:
-    """Scripts of the charts of a run: uPlot 1.6.32 with its licence, then our own."""
+    """Scripts of the charts of a run: uPlot 1.6.32 with its license, then our own."""
     licence = asset("uPlot-LICENSE.txt").strip().replace("*/", "")
     return [f"/*\n{licence}\n*/\n{asset('uPlot.iife.min.js')}", asset("run.js")]
 

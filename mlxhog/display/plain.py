@@ -8,9 +8,9 @@ from typing import Self
 
 from mlxhog.base.output import lasting
 from mlxhog.base.quantities import format_bytes, format_clock, format_count
-from mlxhog.display.metrics import best_of, label, number, rate
+from mlxhog.display.metrics import best_of, format_loss, format_rate, label
 from mlxhog.display.streams import printable_lines, wrapped
-from mlxhog.progress import Doing, Progress
+from mlxhog.progress import PhaseStatus, Progress
 
 MAX_WORKERS = 4  # a line lists up to this many workers one by one
 
@@ -50,7 +50,7 @@ class PlainLines(RunView):
         self._stream, self._every_s, self._clock = lasting(stream), every_s, clock
         self._next_s, self._step = clock(), 0
         self._sample: str | None = None
-        self._doing: Doing | None = None
+        self._doing: PhaseStatus | None = None
 
     def __exit__(self, *_: object) -> None:
         """Wait for the reader, in bounded time."""
@@ -68,7 +68,7 @@ class PlainLines(RunView):
         """
         if self._stream.is_behind:
             return
-        doing, shown = progress.doing, self._doing
+        doing, shown = progress.phase, self._doing
         is_new = doing is None or shown is None or doing.activity != shown.activity
         if doing != shown and (is_new or self._is_due()):
             self._doing = doing
@@ -105,12 +105,12 @@ def heading(progress: Progress) -> list[str]:
 
 def losses(progress: Progress) -> list[str]:
     """Return the losses of a run, its share of lost updates, and a label of Metal kernels."""
-    train, validation = map(number, (progress.train_bits_per_byte, progress.val_bits_per_byte))
+    train, validation = map(format_loss, (progress.train_bits_per_byte, progress.val_bits_per_byte))
     validation += f" ({best})" if (best := best_of(progress)) else ""
     return [
-        f"loss {number(progress.loss)}",
+        f"loss {format_loss(progress.loss)}",
         f"bits/byte: train {train}, validation {validation}",
-        f"lost updates {rate(progress.lost_update_rate)}",
+        f"lost updates {format_rate(progress.lost_update_rate)}",
         *filter(None, [label(progress.gpu_write, progress.kernels)]),
     ]
 

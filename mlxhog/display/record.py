@@ -19,9 +19,16 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, specs_of
 from mlxhog.data import conversations
 from mlxhog.display.history import GrowingFile, History
-from mlxhog.display.metrics import beside_counts, label, number, rate, scored_at, share_text
+from mlxhog.display.metrics import (
+    beside_ngram,
+    format_loss,
+    format_rate,
+    label,
+    scored_at,
+    share_text,
+)
 from mlxhog.errors import ConfigError, RunError
-from mlxhog.progress import COUNTS, Result, shares
+from mlxhog.progress import NGRAM, Result, shares
 
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")
@@ -41,7 +48,7 @@ class RunEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class _SubsetRecord:
-    """What run.json says of the part of the validation text for evaluations."""
+    """The validation subset of evaluations in run.json."""
 
     n_bytes: float | None = None
     share: float | None = None
@@ -59,7 +66,7 @@ class _Added:
 
 @dataclass(frozen=True, kw_only=True)
 class _RunAbout:
-    """What run.json says of the run and its machine."""
+    """The run and its machine in run.json."""
 
     status: str = "unknown"
     commands: tuple[CommandRecord, ...] = ()
@@ -133,8 +140,8 @@ class RunRecord:
         sizes = self.history.column("val_bytes")
         if len({*sizes[~np.isnan(sizes)].tolist()}) > 1:
             yield (
-                "evaluations before and after a resume used different parts of the validation "
-                "text: their numbers cannot be compared"
+                "evaluations before and after a resume used different validation subsets, so their "
+                "scores cannot be compared"
             )
         if not len(self.history):
             yet = "yet: the first ones are written two seconds after training begins"
@@ -192,11 +199,11 @@ class RunRecord:
         history, now, about, last = self.history, self.progress, self._about, self.last
         result, backends = about.result, [one for _, one in sorted(history.backends.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
-        counts, larger, beside = now.marks.get(COUNTS), self.larger_score, None
+        counts, larger, beside = now.baselines.get(NGRAM), self.larger_score, None
         if bits is not None and counts is not None and not self.scored_at:
-            beside = beside_counts(bits, counts)
+            beside = beside_ngram(bits, counts)
         dropped = sum(one.dropped for one in now.workers) if len(history) else None
-        best = f"{number(now.best_bits_per_byte)} at step {now.best_step or 0:,}"
+        best = f"{format_loss(now.best_bits_per_byte)} at step {now.best_step or 0:,}"
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
 
         def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
@@ -210,14 +217,14 @@ class RunRecord:
             "steps": spelled(last("step"), lambda n: f"{n:,.0f}"),
             "tokens": spelled(tokens, format_count),
             "tokens/s": spelled(tokens and seconds and tokens / seconds, format_count),
-            "train bits per byte": number(last("train_bits_per_byte")),
+            "train bits per byte": format_loss(last("train_bits_per_byte")),
             "epochs": None if now.epoch is None else f"{now.epoch:.2f}",
-            "validation bits per byte": number(bits) + self.scored_at,
+            "validation bits per byte": format_loss(bits) + self.scored_at,
             "best validation score": None if now.best_step is None else best,
             "of validation text": self.evaluated_text or None,
-            "larger validation score": larger and f"{number(larger[0])} of {larger[1]}",
+            "larger validation score": larger and f"{format_loss(larger[0])} of {larger[1]}",
             "n-gram baseline": beside,
-            "lost updates": rate(last("lost_update_rate")),
+            "lost updates": format_rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(backends) or "-",
             **{f"machine {one.name}": str(one) for one in (result or now).machines},
@@ -288,7 +295,7 @@ def command_lines(
     for n, part in enumerate(parts):
         known, flags = specs_of(TrainConfig, {**config, **part.options}), list[str]()
         for name in [name for name in {**before, **part.options} if name in known]:
-            usual = known[name].spell(known[name].default)
+            usual = known[name].to_yaml_value(known[name].default)
             value = part.options.get(name, usual)
             if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
                 words = path_words(value, public=public)
@@ -326,7 +333,7 @@ def changed(values: Mapping[str, object]) -> dict[str, object]:
         for name, value in values.items()
         if name in known
         and name not in _ASIDE
-        and str(value) != str(known[name].spell(known[name].default))
+        and str(value) != str(known[name].to_yaml_value(known[name].default))
     }
 
 

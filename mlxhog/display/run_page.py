@@ -12,16 +12,16 @@ from importlib.metadata import version
 from mlxhog.base.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.display import page
 from mlxhog.display.charts import LIGHT, without_network
-from mlxhog.display.metrics import WORKER_COLUMNS, best_of, number, rows
+from mlxhog.display.metrics import WORKER_COLUMNS, best_of, format_loss, rows
 from mlxhog.display.record import RunEvent, RunRecord, different_texts
 
 MAX_NUMBERS = 30_000
-"""Numbers in all curves of a page together; this keeps the page below half a megabyte."""
+"""Points of all curves of a page; this keeps the page below half a megabyte."""
 MIN_POINTS, MAX_POINTS = 100, 2000
 MAX_TEXT = 280
 """Characters of the newest sample."""
 NEWEST, MAX_SAMPLES, MAX_EVENTS = 5, 40, 300
-"""Of samples and events the newest are shown, others are folded, and older ones left out."""
+"""Newest samples and events shown, and limits of those folded; older ones are omitted."""
 CURVES = """\
 <noscript><p class='partial'>A script in this file draws the curves, but this browser does not run
 scripts.</p></noscript>
@@ -55,7 +55,7 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
         CURVES,
         _titled("Run and machine", _live("facts", _facts(records))),
         *(_section(record, k, named=not alone) for k, record in enumerate(records)),
-        f"<footer>{about} Charts: uPlot, MIT licence.</footer>",
+        f"<footer>{about} Charts: uPlot, MIT license.</footer>",
     ]
     return page.document(
         title if buttons else f"{title}: report",
@@ -76,7 +76,7 @@ def _data(records: Sequence[RunRecord]) -> dict[str, object]:
             "name": record.run.name,
             "seq_len": record.config.get("seq_len") or 1,
             "workers": dict(sorted(record.history.backends.items())),
-            "marks": without_network(record),
+            "baselines": without_network(record),
             **record.history.drawn(points),
         }
         for record in records
@@ -131,10 +131,12 @@ def tiles(record: RunRecord) -> str:
         elif now.eta_s is not None:
             tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
         if (bits := record.last("val_bits_per_byte")) is not None:
-            marks = [f"{name} {number(one)}" for name, one in without_network(record).items()]
+            baselines = [
+                f"{name} {format_loss(one)}" for name, one in without_network(record).items()
+            ]
             larger = facts.get("larger validation score", "")
-            details = record.scored_at.strip(), best_of(now), ", ".join(marks), larger
-            tile("validation bits per byte", number(bits), *details)
+            details = record.scored_at.strip(), best_of(now), ", ".join(baselines), larger
+            tile("validation bits per byte", format_loss(bits), *details)
         speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
         tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")
     for sample in record.samples[-1:]:

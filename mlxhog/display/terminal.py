@@ -95,7 +95,7 @@ class LiveTable(RunView):
 
 
 class Cell(RunView):
-    """The same as the one output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
+    """The live table as the output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
 
     def __init__(self) -> None:
         self._above = [LEGEND]
@@ -125,13 +125,13 @@ class Picture(JupyterMixin):
         """Yield the parts."""
         progress, width = self._progress, min(WIDTH, options.max_width)
         yield from self._above
-        doing = [str(progress.doing)] if progress.doing else []
+        doing = [str(progress.phase)] if progress.phase else []
         yield Text("   ".join([*heading(progress), *doing]), style="bold")
         yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
         yield Text("   ".join(losses(progress)))
         validation = progress.val_bits_per_byte
         value = progress.train_bits_per_byte if validation is None else validation
-        names, axis, numbers = scale(value, width=width, references=progress.marks)
+        names, axis, numbers = scale(value, width=width, references=progress.baselines)
         marked = Text(axis, style="dim")
         marked.highlight_regex("o", "bold not dim cyan")
         yield from (Text(names, style="dim"), marked, Text(numbers, style="dim"))

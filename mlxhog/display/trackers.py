@@ -1,9 +1,9 @@
-"""Where a run's curves go beside metrics.jsonl: `--report-to tensorboard,wandb,trackio`.
+"""Trackers that a run logs to beside metrics.jsonl: `--report-to tensorboard,wandb,trackio`.
 
     train/loss              recent mean, nats per token
     train/bits_per_byte     the same per byte of text
     train/lr                learning rate of the next update
-    train/epoch             passes over the training text, with a fraction
+    train/epoch             epochs, with a fraction
     train/tokens_per_s      all workers together
     eval/loss               validation text, nats per token; at the step that was scored
     eval/bits_per_byte      the same per byte of text
@@ -36,7 +36,7 @@ Points = Iterable[tuple[int, Mapping[str, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """What a tracker knows of a run."""
+    """The facts of a run that a tracker gets."""
 
     folder: Path
     name: str  # as the run was called first

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mlxhog.arena.child import START_S, Child, Lane
 from mlxhog.backends import create_alone
 from mlxhog.base import float32
+from mlxhog.base.capabilities import CPU_DECODES, GPU_ENGINES
 from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import CPU_DECODES, GPU_ENGINES
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.conformance.engines import FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.data.batch import Batch

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from mlxhog.arena import segment
 from mlxhog.arena.child import Failed
-from mlxhog.base import darwin, float32, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import darwin, float32
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.resources import available_shared_memory

@@ -1,6 +1,6 @@
 """The record of doctor: how it is made, its consequences for runs, and its tables.
 
-`mlxhog.base.verdicts` writes and reads the file.
+`mlxhog.base.capabilities` writes and reads the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from mlxhog.base import capabilities as stored
 from mlxhog.base import machine as machines
-from mlxhog.base import verdicts as stored
+from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_count
-from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing, resolve_workers
 from mlxhog.display.table import AnswerNote, FailureNote, Section
 from mlxhog.display.views import TellStep
@@ -111,7 +111,7 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     return record
 
 
-def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
+def conclude(verdicts: CapabilityRecord, machine: Machine) -> dict[str, Any]:
     """Return the choices of options that depend on a record, each with its reason.
 
     They are those of `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto`;
@@ -146,7 +146,7 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _kernels(verdicts: Verdicts, name: str) -> dict[str, str]:
+def _kernels(verdicts: CapabilityRecord, name: str) -> dict[str, str]:
     """Return the choice of `--kernels auto` for workers of a backend, and its reason."""
     framework, device = name.split(":")
     verdict = verdicts.model_kernels(name)

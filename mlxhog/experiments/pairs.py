@@ -28,7 +28,7 @@ from mlxhog.base.quantities import format_duration, format_share
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import default_name
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import specs_of, spelt_values_of
+from mlxhog.config.sources import specs_of, yaml_values_of
 from mlxhog.data import validation_set
 from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, WorkerFailed
@@ -151,7 +151,10 @@ class Comparison:
         """The options that differ, as people write them: name -> (of A, of B)."""
         a, b = map(_options_of, self.sides.values())
         both = {
-            name: (a.get(name, spec.spell(spec.default)), b.get(name, spec.spell(spec.default)))
+            name: (
+                a.get(name, spec.to_yaml_value(spec.default)),
+                b.get(name, spec.to_yaml_value(spec.default)),
+            )
             for name, spec in {**specs_of(TrainConfig, b), **specs_of(TrainConfig, a)}.items()
             if name in a or name in b
         }
@@ -341,7 +344,7 @@ class Comparison:
 
 def _options_of(side: Side) -> dict[str, object]:
     """A side's options as people write them, without those that the comparison sets."""
-    values = spelt_values_of(side.config)
+    values = yaml_values_of(side.config)
     specs = specs_of(TrainConfig, values)
     return {
         name: value

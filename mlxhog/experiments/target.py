@@ -12,7 +12,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Layer, read_yaml
+from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.errors import ConfigError, RunError, did_you_mean
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -31,7 +31,7 @@ class AnalysisTarget:
     saved: checkpoints.Checkpoint | None = None  # the checkpoint, if a run of mlxhog made it
 
 
-def options_of(spec: str) -> tuple[str, Layer] | None:
+def options_of(spec: str) -> tuple[str, ConfigSource] | None:
     """Return title and options of an architecture or a file; None for a run or a checkpoint.
 
     Raises:
@@ -48,7 +48,7 @@ def options_of(spec: str) -> tuple[str, Layer] | None:
     return path.stem, {"model": (spec, spec)}
 
 
-def find_target(spec: str, overrides: Layer, root: Path) -> AnalysisTarget:
+def find_target(spec: str, overrides: ConfigSource, root: Path) -> AnalysisTarget:
     """Return the target of a command-line argument.
 
     `spec` is an architecture's name or file, a file of training options, a run (path, name,
@@ -71,7 +71,7 @@ def find_target(spec: str, overrides: Layer, root: Path) -> AnalysisTarget:
         target = AnalysisTarget(title=title, config=config, model=model)
     elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
         opened = formats.open(path)
-        layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
+        layer: ConfigSource = {"model": (str(path), "CONFIG_OR_RUN")}
         if opened.tokenizer() is not None:
             layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
         target = AnalysisTarget(
@@ -104,7 +104,7 @@ def _is_settings(path: Path) -> bool:
     return sum(word in known for word in words) > len(words) / 2
 
 
-def _from_run(run: Run, at: Path, overrides: Layer) -> AnalysisTarget:
+def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
     data = str(overrides["data"][0]) if "data" in overrides else None
     try:
         config = train_config([run.options(data=data), overrides])

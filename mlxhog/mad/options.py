@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from mlxhog.base.quantities import Interval
-from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
+from mlxhog.config.components import OPTIMIZERS, STRATEGIES
 from mlxhog.config.options import is_set, option, options
-from mlxhog.config.sources import Merged
+from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
 
@@ -16,7 +16,7 @@ PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class Protocol(Merged):
+class Protocol(ConfigBase):
     """Training and scoring of a candidate: the optimizer of `mlxhog train`, else the benchmark's.
 
     Numbers of the optimizer have their flat names as shorthand: `Protocol(beta2=0.99)`. A switch
@@ -113,7 +113,7 @@ def worker_options() -> tuple[str, ...]:
     With one worker they have no effect. Numbers of strategies are there by their flat names, those
     of the user's own strategies, too.
     """
-    numbers = STRATEGIES.numbers().items()
+    numbers = STRATEGIES.hyperparameters().items()
     return (
         *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
         "heartbeat_timeout",
@@ -127,7 +127,7 @@ _GROUP = "execution; it may change from session to session"
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class ExecutionConfig(Merged):
+class ExecutionConfig(ConfigBase):
     """Execution of a session of a study; no option changes the results.
 
     Raises:

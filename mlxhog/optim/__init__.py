@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final, cast
 
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.components import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError

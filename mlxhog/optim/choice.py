@@ -12,7 +12,7 @@ from abc import ABC
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, NamedTuple, TypeVar
 
-from mlxhog.config.choices import OPTIMIZERS, Choice, Constraints, Kind
+from mlxhog.config.components import OPTIMIZERS, Component, ComponentRegistry, Constraints
 from mlxhog.config.options import option, options
 from mlxhog.optim.rule import Optimizer
 
@@ -36,10 +36,10 @@ class Use(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerChoice(Choice, Optimizer, ABC):
+class OptimizerChoice(Component, Optimizer, ABC):
     """An optimizer: its numbers, its facts, and the steps that it takes (`update`)."""
 
-    kind: ClassVar[Kind] = OPTIMIZERS
+    kind: ClassVar[ComponentRegistry] = OPTIMIZERS
     title: ClassVar[str] = ""  # its name as texts spell it
     is_adaptive: ClassVar[bool] = False  # its steps do not scale with the gradient
     has_own_bases: ClassVar[bool] = False  # its state has no average over workers

@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mlxhog.config.choices import Choice, Constraints
+from mlxhog.config.components import Component, Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
@@ -47,7 +47,7 @@ FEEDBACK: Final = "feedback"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DelayFeedbackOptions(Choice):
+class DelayFeedbackOptions(Component):
     """The number of strategies with error feedback on late steps."""
 
     delay_feedback: bool = option(

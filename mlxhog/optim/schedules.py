@@ -2,8 +2,8 @@
 
 A schedule maps (lr, progress, update) to a learning rate. `progress` in [0, 1] is the largest used
 share of any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the
-run; `update` counts updates applied so far by all workers. Falling schedules use `update` alone, so
-they need not know when the run ends; they may count epochs instead.
+run; `update` counts updates applied so far by all workers. Step-based schedules use `update` alone,
+so they need not know when the run ends; they may count epochs instead.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from mlxhog.config.choices import SCHEDULES, Choice, Constraints, Kind
+from mlxhog.config.components import SCHEDULES, Component, ComponentRegistry, Constraints
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
 """A schedule of one run: (progress, update) -> learning rate."""
 
-WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the learning rate falls
+WSD_DECAY: Final = 0.2  # last share of a wsd run, over which the learning rate decays
 BETA: Final = 0.37  # of back-off, near the best for its bound
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """The epoch of the text at an update, by the number of batches that workers have taken."""
+    """The epoch of the data at an update, by the number of batches processed so far."""
 
     n: int  # batches of an epoch
     per_update: float = 1.0  # batches of an update, on average
@@ -39,23 +39,23 @@ class Epochs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(Choice, ABC):
+class Schedule(Component, ABC):
     """The learning rate of a run as a function of its progress, or of its updates."""
 
-    kind: ClassVar[Kind] = SCHEDULES
+    kind: ClassVar[ComponentRegistry] = SCHEDULES
     falls: ClassVar[bool] = False
     """Whether it depends on the number of updates, so that a run needs no end."""
 
     @abstractmethod
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the learning rate of an update, of which the largest is `lr`.
+        """Return the learning rate of an update; the peak is `lr`.
 
         `progress` is the finished share of the run, in [0, 1]. `update` counts the updates before
         it, by all workers; or epochs, if the schedule counts those.
         """
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
-        """Return the schedule of a run, of which `Budget.step_share` is one step."""
+        """Return the schedule of a run; `step_share` is `Budget.step_share`."""
         return lambda progress, update: self.at(lr, progress, update)
 
 
@@ -96,7 +96,7 @@ class Cosine(WarmedUp):
     """Half a cosine from `lr` after the warmup down to `min_lr_ratio * lr` at progress 1."""
 
     name: ClassVar[str] = "cosine"
-    about: ClassVar[str] = "warmup, then half a cosine down to the floor"
+    about: ClassVar[str] = "warmup, then cosine decay to min_lr_ratio"
 
     min_lr_ratio: float = _floor()
 
@@ -112,7 +112,7 @@ class WSD(WarmedUp):
     """`lr` after the warmup, then a line down to `min_lr_ratio * lr` over the last fifth."""
 
     name: ClassVar[str] = "wsd"
-    about: ClassVar[str] = "warmup, stable, and a line down to the floor in the last fifth"
+    about: ClassVar[str] = "warmup, stable, then linear decay over the last fifth"
 
     min_lr_ratio: float = _floor()
 
@@ -130,7 +130,7 @@ class Falling(Schedule):
 
     steps: int = option(
         1000,
-        "backoff: updates with the first learning rate; inverse: updates until it is halved",
+        "backoff: updates with the peak learning rate; inverse: updates until it is halved",
         unit="steps", low=1, flat="backoff_steps",
     )  # fmt: skip
     epochs: int | None = option(
@@ -194,7 +194,7 @@ class Backoff(Falling):
 
 for _schedule in (Cosine, Constant, WSD, Backoff, Inverse):
     SCHEDULES.register(_schedule)
-FALLING: Final = (Backoff.name, Inverse.name)  # schedules that depend on the number of updates
+FALLING: Final = (Backoff.name, Inverse.name)  # the step-based schedules
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from mlxhog.config.choices import Choice, Constraints
+from mlxhog.config.components import Component, Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
@@ -72,7 +72,7 @@ class Selection(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sparse(Choice):
+class Sparse(Component):
     """Numbers of strategies whose workers may write a part of their steps."""
 
     sparsify: str = option(

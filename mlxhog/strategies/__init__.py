@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from mlxhog import optim
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.strategies.averaging import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaffold

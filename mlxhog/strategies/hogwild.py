@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxhog.config.choices import Constraints
+from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim.delay_feedback import DelayFeedbackOptions

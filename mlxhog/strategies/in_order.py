@@ -50,7 +50,7 @@ from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from mlxhog.config.choices import Constraints
+from mlxhog.config.components import Constraints
 from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError

@@ -34,7 +34,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlxhog.config.choices import Constraints
+from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
-from mlxhog.config.choices import Constraints
+from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates

@@ -20,7 +20,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.config.choices import STRATEGIES, Choice, Constraints, Kind
+from mlxhog.config.components import STRATEGIES, Component, ComponentRegistry, Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
@@ -60,7 +60,7 @@ _of_run: Final = partial(field, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strategy(Choice, ABC):
+class Strategy(Component, ABC):
     """A strategy and its numbers; the methods here are those of lock-free workers.
 
     In a run it holds no state: that is in the arena, so every process may have its own.
@@ -72,7 +72,7 @@ class Strategy(Choice, ABC):
 
     # -- facts that options and reports ask for --------------------------------------------------
 
-    kind: ClassVar[Kind] = STRATEGIES
+    kind: ClassVar[ComponentRegistry] = STRATEGIES
     one_process: ClassVar[bool] = False  # it has one worker
     repeats: ClassVar[bool] = False  # runs of equally many steps end with the same bits
     averages: ClassVar[bool] = False  # a step is along the mean of the workers' gradients

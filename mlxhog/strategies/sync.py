@@ -50,7 +50,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mlxhog import _native
-from mlxhog.config.choices import Constraints
+from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError

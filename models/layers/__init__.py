@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_type_hints
 
-from mlxhog.config import choices
+from mlxhog.config import components as choices
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import check_most, read
 from mlxhog.models.layers.attention import MHAttention, MHSlidingAttention, PaTH

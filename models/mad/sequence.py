@@ -117,7 +117,7 @@ def _text(layer: Layer) -> str:
         if name == "heads" and value is not None:
             numbers.insert(0, f"h{value}")
         elif value != specs[name].default:
-            spelt = specs[name].spell(value)
+            spelt = specs[name].to_yaml_value(value)
             numbers.append(f"{name}={str(spelt).lower() if isinstance(spelt, bool) else spelt}")
     return f"{layer.name}({','.join(numbers)})" if numbers else layer.name
 

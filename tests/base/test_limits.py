@@ -9,7 +9,7 @@ import torch
 from mlxhog.base import plain_json, plain_yaml, reading, tensors
 from mlxhog.base.quantities import Interval, parse_duration_s
 from mlxhog.checkpoint.formats import weights
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.components import OPTIMIZERS
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models.mad import sequence
 from tests.pairs import each_of

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.base.capabilities import Capability
 from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import Verdict
 from mlxhog.base.workers import joining_workers, resolve_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from tests.pairs import each_of
@@ -44,7 +44,7 @@ def test_a_mac_has_workers_on_gpu_and_performance_cores_and_mps_if_it_gains(chip
     alone = resolve_workers("auto", machine=mac(chip, cores))
     assert backends(alone) == ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
     for gains, words in ((True, "torch:mps beside mlx:gpu"), (False, "mlx:gpu without torch:mps")):
-        choice = resolve_workers("auto", machine=mac(chip, cores), pair=Verdict(gains, "why"))
+        choice = resolve_workers("auto", machine=mac(chip, cores), pair=Capability(gains, "why"))
         if cores == 1:
             continue
         assert choice.notes == (f"workers auto: {words}: why",)

@@ -28,7 +28,7 @@ def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios():
 def test_repeats_without_any_spread_are_no_interval_and_decide_nothing():
     for limit in (0.0, 0.5, 1.0):
         claim = claims.Claim.of("share", estimates.Mean.of([0.5, 0.5, 0.5]), "<=", limit)
-        assert (claim.ended, claim.measured) == ("cannot_be_told", "0.5 (n 3, no interval)")
+        assert (claim.ended, claim.measured) == ("inconclusive", "0.5 (n 3, no interval)")
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, math.inf, 2.0], [1.0, 0.0]])
@@ -36,7 +36,7 @@ def test_nothing_can_be_told_from_one_pair_or_a_goal_that_was_not_reached(values
     ratio = estimates.Ratio.of(values, [1.0] * len(values))
     claim = claims.Claim.of("faster", ratio, ">=", 0.5)
     assert math.isnan(ratio.low)
-    assert claim.ended == claims.UNTOLD
+    assert claim.ended == claims.INCONCLUSIVE
 
 
 def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero():
@@ -56,9 +56,9 @@ def test_holm_multiplies_by_the_number_of_comparisons_that_remain():
 @pytest.mark.parametrize(
     ("values", "ended"),
     [
-        ([1.0, 1.01, 0.99], "met"),
-        ([1.5, 1.51, 1.49], "missed"),
-        ([1.0, 1.2, 0.8], "cannot_be_told"),
+        ([1.0, 1.01, 0.99], "supported"),
+        ([1.5, 1.51, 1.49], "refuted"),
+        ([1.0, 1.2, 0.8], "inconclusive"),
     ],
 )
 def test_two_arms_are_level_where_the_interval_lies_within_both_limits(values, ended):
@@ -82,14 +82,14 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart():
     pages = [simulated_page(rng, 1.0) for _ in range(PAGES)]
 
     def decided(page):
-        return any(claim.ended != claims.UNTOLD for claim in page)
+        return any(claim.ended != claims.INCONCLUSIVE for claim in page)
 
     wrong = sum(decided(claims.corrected(page)) for page in pages)
     # The rate itself is at most .05; two standard errors of it for as many pages.
     assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
     others = [claims.corrected(simulated_page(rng, 1.5)) for _ in range(20)]
-    assert sum(all(claim.ended == claims.MET for claim in page) for page in others) >= 18
+    assert sum(all(claim.ended == claims.SUPPORTED for claim in page) for page in others) >= 18
 
 
 def test_an_arm_is_compared_with_itself_in_the_same_turns():
@@ -99,10 +99,10 @@ def test_an_arm_is_compared_with_itself_in_the_same_turns():
         order.append((arm, turn))
         return float(len(order))
 
-    runs, again = interleaved.with_twin((1, 2), ("a", "b"), run, twin="a", warm_up=True)
+    runs, again = interleaved.with_control((1, 2), ("a", "b"), run, control="a", warm_up=True)
     assert order[:3] == [("a", 1), ("b", 1), ("a", 1)]  # uncounted
     assert order[3:] == [("a", 1), ("b", 1), ("a", 1), ("a", 2), ("b", 2), ("a", 2)]
     assert (runs, again) == ({"a": [4.0, 9.0], "b": [5.0, 8.0]}, [6.0, 7.0])
     findings = claims.Findings()
     findings.same("a", [1.0, 1.01, 1.02], [3.0, 3.1, 3.05])
-    assert claims.false_verdicts(findings.twins) == 1
+    assert claims.false_verdicts(findings.controls) == 1

@@ -20,12 +20,12 @@ def chosen(frame, *words):
 @each_of(
     ("time", "lost", "others_load", "verdict", "code"),
     [
-        (1.0, 0, 0.0, "met", 0),
-        (1.2, 0, 0.0, "missed", 1),
-        (float("nan"), 0, 0.0, "missed", 1),
-        (1.0, 0, 0.5, "not_measurable", 3),
-        (1.2, 0, 0.5, "not_measurable", 3),
-        (1.0, 7, 0.5, "missed", 1),
+        (1.0, 0, 0.0, "supported", 0),
+        (1.2, 0, 0.0, "refuted", 1),
+        (float("nan"), 0, 0.0, "refuted", 1),
+        (1.0, 0, 0.5, "not_measured", 3),
+        (1.2, 0, 0.5, "not_measured", 3),
+        (1.0, 7, 0.5, "refuted", 1),
     ],
 )
 def test_a_busy_machine_excuses_timings_and_never_counts(
@@ -47,7 +47,7 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
 
 @pytest.mark.parametrize(
     ("mode", "others_load", "ended"),
-    [("--quick", 0.0, "missed"), ("--quick", 0.5, "not_measurable"), ("--tiny", 0.0, "missed")],
+    [("--quick", 0.0, "refuted"), ("--quick", 0.5, "not_measured"), ("--tiny", 0.0, "refuted")],
 )
 def test_a_result_is_written_whole_and_limits_of_documents_decide_no_exit_code(
     tmp_path, mode, others_load, ended
@@ -62,7 +62,7 @@ def test_a_result_is_written_whole_and_limits_of_documents_decide_no_exit_code(
     document = json.loads((tmp_path / "falling.json").read_text())
     assert document["verdict"] == "no_limit"
     ends = {one["name"]: one["ended"] for one in document["claims"]}
-    assert ends == {"seconds": ended, "metres": "met"}
+    assert ends == {"seconds": ended, "metres": "supported"}
     assert {"machine", "versions", "commit", "others_load", "seeds", "command"} <= document.keys()
     assert document["seeds"] == ([1] if mode == "--tiny" else [1, 2])
 
@@ -72,10 +72,10 @@ def test_the_estimates_of_a_script_are_corrected_together_those_of_documents_too
     assert weak.low > 1.0
     findings = claims.Findings()
     findings.document(claims.Claim.of("weak", weak, ">=", 1.0))
-    assert [claim.ended for claim in findings.judged(0.0).claims] == ["met"]
+    assert [claim.ended for claim in findings.judged(0.0).claims] == ["supported"]
     for k in range(9):
         findings.at_least(f"{k}", weak, 1.0)
-    assert {claim.ended for claim in findings.judged(0.0).claims} == {"cannot_be_told"}
+    assert {claim.ended for claim in findings.judged(0.0).claims} == {"inconclusive"}
 
 
 def test_a_script_runs_its_parts_or_an_action(monkeypatch, tmp_path):
@@ -102,9 +102,9 @@ def test_a_script_runs_its_parts_or_an_action(monkeypatch, tmp_path):
 def test_a_script_that_tells_equal_arms_apart_gives_no_verdict():
     findings = claims.Findings()
     findings.exact("counts", 0, 0)
-    assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "met"
+    assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "supported"
     findings.same("arm", [1.0, 1.01, 0.99], [1.1, 1.11, 1.09])
-    assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "cannot_be_told"
+    assert frame.document(findings.judged(0.0), 0.0, ())["verdict"] == "inconclusive"
 
 
 def test_results_that_a_run_writes_leave_its_commit_clean(tmp_path, monkeypatch):

@@ -31,24 +31,26 @@ def limit(name, value, low, high, ended, bound=1.2):
 
 def test_a_row_has_the_limits_of_its_result_unless_it_names_some_and_says_which_are_lacking():
     """The recorded pages, above, have all other forms of rows."""
-    ratio, rest = (limit(name, 1.1, 1.05, 1.15, "missed") for name in ("ratio, x", "rest"))
+    ratio, rest = (limit(name, 1.1, 1.05, 1.15, "refuted") for name in ("ratio, x", "rest"))
     results = {"one": {"claims": [ratio, rest | {"document": True}]}}
     words = "ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
-    assert page.measured_of({"result": "one"}, results) == (words, "missed")
+    assert page.measured_of({"result": "one"}, results) == (words, "refuted")
     row = {"result": "one", "limit": ["gone"]}
     assert page.measured_of(row, results) == (f"{page.LACKS} gone", "inconclusive")
 
 
 def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference():
-    claims = [limit(name, 1.1, low, 1.2, "met") for name, low in (("near", 1.02), ("far", 1.06))]
-    twins = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
-    results, words = {"one": {"claims": claims, "twins": twins}}, []
+    claims = [
+        limit(name, 1.1, low, 1.2, "supported") for name, low in (("near", 1.02), ("far", 1.06))
+    ]
+    controls = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
+    results, words = {"one": {"claims": claims, "controls": controls}}, []
     for name in ("near", "far"):
         row = {"result": "one", "limit": [name], "above": 1}
         text, verdict = page.measured_of(row, results)
         assert text.endswith("; A/A 1.050")
         words.append(verdict)
-    assert words == ["inconclusive", "holds"]
+    assert words == ["inconclusive", "supported"]
 
 
 def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results():

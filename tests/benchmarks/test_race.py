@@ -37,7 +37,7 @@ def test_an_amount_of_text_lies_between_two_that_were_tried(tokens):
 
 
 def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed():
-    bits = {"sync": [2.0, 2.0], "sync by speed": [3.0, 3.0], "hogwild": [1.0, 4.0]}
+    bits = {"sync": [2.0, 2.0], "speed-weighted sync": [3.0, 3.0], "hogwild": [1.0, 4.0]}
     claim = schemes.auto_claim("equal", {**bits, "auto": [1.01, 2.06]})
     assert claim.value == pytest.approx(math.sqrt(1.01 * 1.03))
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
@@ -59,7 +59,7 @@ def test_every_recorded_setting_of_a_mode_exists():
         assert all(backoff.rules_of(part, chosen) for part in backoff.PARTS)
 
 
-@pytest.mark.parametrize(("gap", "expected"), [(0.05, "met"), (-0.05, "missed")])
+@pytest.mark.parametrize(("gap", "expected"), [(0.05, "supported"), (-0.05, "refuted")])
 def test_a_claim_of_a_document_can_come_out_either_way(gap, expected):
     local, course = local_sgd, digits.Course
     noise = [0.001, -0.001, 0.0005, 0.0, -0.0005]

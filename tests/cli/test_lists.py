@@ -4,7 +4,7 @@ import pytest
 
 from mlxhog.cli import names
 from mlxhog.config import sources
-from mlxhog.config.choices import KINDS
+from mlxhog.config.components import RUN_REGISTRIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.models.registry import architectures, load_architecture
@@ -19,8 +19,8 @@ def test_the_list_has_every_option_and_number_of_train_and_options_of_all_comman
             row = of_train[name]
             assert (row["default"], row["help"]) == (spec.default_text, spec.help)
     numbers = {(row["kind"], row["name"], one) for row in rows for one in row["of"]}
-    for kind in KINDS:
-        for name, number in kind.numbers().items():
+    for kind in RUN_REGISTRIES:
+        for name, number in kind.hyperparameters().items():
             assert {(kind.title, name, owner.name) for owner in number.owners} <= numbers
     assert {command for row in rows for command in row["commands"]} == {*names()}
     assert len(said(capsys, "options").out.splitlines()) == len(rows)

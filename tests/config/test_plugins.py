@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.config import plugins
-from mlxhog.config.choices import SCHEDULES
+from mlxhog.config.components import SCHEDULES
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
 
@@ -21,14 +21,14 @@ from enum import Enum
 from typing import ClassVar
 import sys
 
-from mlxhog.config.choices import SCHEDULES, Choice, Kind
+from mlxhog.config.components import SCHEDULES, Component, ComponentRegistry
 from mlxhog.config.options import option
 
 sys.executions = getattr(sys, "executions", 0) + 1
 
 @dataclass(frozen=True, kw_only=True)
-class Halving(Choice):
-    kind: ClassVar[Kind] = SCHEDULES
+class Halving(Component):
+    kind: ClassVar[ComponentRegistry] = SCHEDULES
     name: ClassVar[str] = "halving"
     every: int = option(3, "steps", low=1)
 

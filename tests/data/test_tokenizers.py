@@ -173,15 +173,15 @@ MIB = 1 << 20
 @each_of(
     ("text", "spec", "reason"),
     [
-        ({}, "bpe:4096", "learned from 4.2 MB of training text for width 128"),
-        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "learned from"),
+        ({}, "bpe:4096", "trained on 4.2 MB of text for width 128"),
+        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "trained on"),
         ({"n_bytes": 100 * MIB, "width": 256}, "bpe:16384", "for width 256"),
         ({"n_bytes": 10_000 * MIB, "width": 4096}, "bpe:32768", "for width 4096"),
         ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
-        ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of training text are few"),
-        ({"width": 8}, "bytes", "width 8 is narrow"),
+        ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of text is too little"),
+        ({"width": 8}, "bytes", "width 8 is too narrow"),
         ({"sha256": SOTU_SHA256}, "sotu", ""),
-        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learned"),
+        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "trained"),
     ],
 )
 def test_the_choice_is_a_function_of_text_and_width_with_its_reason(text, spec, reason):

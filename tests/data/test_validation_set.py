@@ -79,12 +79,12 @@ def test_marks_are_those_of_the_validation_bytes_whatever_the_tokenizer(tmp_path
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": " ".join(words[:2000])}))
     validation = " ".join(words[2000:]).encode()
     (tmp_path / "valid.jsonl").write_text(json.dumps({"text": validation.decode()}))
-    marks = compressors.bits_per_byte(validation)
-    assert marks["gzip"] == round(8 * len(gzip.compress(validation, 9)) / len(validation), 3)
+    baselines = compressors.bits_per_byte(validation)
+    assert baselines["gzip"] == round(8 * len(gzip.compress(validation, 9)) / len(validation), 3)
     packed = lzma.compress(validation, preset=9 | lzma.PRESET_EXTREME)
-    assert marks["xz"] == round(8 * len(packed) / len(validation), 3)
+    assert baselines["xz"] == round(8 * len(packed) / len(validation), 3)
     for tokenizer in ("bytes", "bpe:300", "bytes"):  # and again from the cache
-        assert prepare(str(tmp_path), tokenizer).marks == marks
+        assert prepare(str(tmp_path), tokenizer).baselines == baselines
 
 
 # -- the part that is scored: fixed by the text, nested, of a given size ---------------------------

@@ -18,7 +18,7 @@ PROGRESS = Progress(
     loss=1.58, train_bits_per_byte=2.28, val_bits_per_byte=2.31, tokens_per_s=31_300.0,
     lost_update_rate=0.0, memory_bytes=630_000_000,
     workers=(WORKER, replace(WORKER, slot=2, backend="torch:cpu", state="dead")),
-    marks=REFERENCE_BITS_PER_BYTE,
+    baselines=REFERENCE_BITS_PER_BYTE,
 )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ def test_the_picture_names_its_runs_of_any_script_and_explains_its_lines(tmp_pat
     assert charts.losses([other]).startswith(b"\x89PNG")  # a warning would be an error here
     monkeypatch.setattr(charts, "picture", lambda figure, kind: figure)
     scored = [{**line, "final_bits_per_byte": 2.0, "final_share": 0.2} for line in lines(9)]
-    marks = {"uniform": 8.0, "xz": 2.0, "counts": 1.9}
-    marked = [{**line, "marks": marks} for line in lines(30, every_s=20.0)]
+    baselines = {"uniform": 8.0, "xz": 2.0, "n-gram": 1.9}
+    marked = [{**line, "baselines": baselines} for line in lines(30, every_s=20.0)]
     runs = [
         RunRecord(write_run(tmp_path, "a", metrics=marked)),
         RunRecord(write_run(tmp_path, "b", metrics=scored)),
@@ -73,8 +73,8 @@ def written(tmp_path_factory):
     """The page of a run with hostile texts, as a URL."""
     events = [event("sample", HOSTILE), event("message", HOSTILE), event("checkpoint", "here")]
     config = f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n"
-    marks = {"uniform": 8.0, "gzip": 2.6512, "xz": 1.844}
-    metrics = [{**line, "marks": marks} for line in lines(200, workers=3)]
+    baselines = {"uniform": 8.0, "gzip": 2.6512, "xz": 1.844}
+    metrics = [{**line, "baselines": baselines} for line in lines(200, workers=3)]
     folder = tmp_path_factory.mktemp("written")
     run = write_run(folder, metrics=metrics, events=events, config=config)
     assert cli.main(["report", str(run.directory)]) == 0

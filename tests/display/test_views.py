@@ -14,12 +14,12 @@ from rich.console import Console
 from mlxhog import cli
 from mlxhog.base.typed import fill
 from mlxhog.display import views
-from mlxhog.display.metrics import in_words, rows
+from mlxhog.display.metrics import format_parts, rows
 from mlxhog.display.plain import PlainLines
 from mlxhog.display.record import RunRecord
 from mlxhog.display.terminal import LiveTable, scale
 from mlxhog.display.views import StatusLine, observer
-from mlxhog.progress import PARTS, Activity, Doing, MachineReport, Progress, shares
+from mlxhog.progress import PARTS, MachineReport, Phase, PhaseStatus, Progress, shares
 from tests.display.sample_run import PROGRESS, WORKER, event, lines, write_run
 from tests.pairs import each_of
 
@@ -125,7 +125,7 @@ STATE += ("Congress [bold]of[/bold] <b>the</b>",)
 CLUSTER = ("studio (2)", "air", "away, 300k tokens in 12 rounds, seen 1 min 30 s ago")
 TABLE = ("studio (this one)", "staleness mean / max", "1.0 / 3", "arena", "uniform", "8.00")
 EVENTS = ("died (SIGKILL) and is being replaced",)
-SHARES = [", ".join(in_words(shares(some))) for some in ([CPU, GPU], [CPU], [GPU])]
+SHARES = [", ".join(format_parts(shares(some))) for some in ([CPU, GPU], [CPU], [GPU])]
 
 
 @each_of(
@@ -211,8 +211,8 @@ def test_plain_lines_come_at_most_every_interval_and_messages_and_activities_onc
             message = None if k else words
             view(replace(PROGRESS, step=640 + k, message=message, sample="word " * 80))
         for percent in range(101):
-            view(replace(PROGRESS, doing=Doing(Activity.EVALUATING, percent)))
-        view(replace(PROGRESS, doing=Doing(Activity.SAMPLING)))
+            view(replace(PROGRESS, phase=PhaseStatus(Phase.EVALUATING, percent)))
+        view(replace(PROGRESS, phase=PhaseStatus(Phase.SAMPLING)))
         for k in range(20):
             view(replace(PROGRESS, step=700 + k, workers=many))
     text = stream.getvalue()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed, Lane
-from mlxhog.base import machine, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import machine
+from mlxhog.base.capabilities import CapabilityRecord
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.resources import MemoryLimit
-from mlxhog.base.verdicts import Verdicts
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels, pair
 from mlxhog.doctor.checks import CheckResult
@@ -25,7 +26,7 @@ from mlxhog.metal import engines
 from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
-from tests.base.test_verdicts import adds, kernel, reads
+from tests.base.test_capabilities import adds, kernel, reads
 from tests.metal.fake_gpu import FaultyEngine
 from tests.pairs import each_of
 
@@ -318,7 +319,7 @@ GOOD = {**METAL, "kernels": [kernel("mlx")], "tokens_per_s": FAST_GPU}
 
 def record(**parts):
     empty = {"litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
-    return Verdicts(Path("record.json"), None, empty | parts)
+    return CapabilityRecord(Path("record.json"), None, empty | parts)
 
 
 @each_of(

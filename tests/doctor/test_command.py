@@ -10,7 +10,8 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-from mlxhog.base import machine, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import machine
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import main
 from mlxhog.display.table import show

@@ -24,7 +24,7 @@ from tests.training.small import small_config
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAYER, TASK = EXAMPLES / "my_layer.py", EXAMPLES / "my_task.py"
 SCHEDULE = """
-from mlxhog.config.choices import SCHEDULES, Choice
+from mlxhog.config.components import SCHEDULES, Choice
 
 @dataclass(frozen=True, kw_only=True)
 class Halving(Choice):

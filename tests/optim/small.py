@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from mlxhog.arena import layout
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.components import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.optim import UpdateTarget

@@ -7,7 +7,7 @@ import pytest
 
 from mlxhog import optim
 from mlxhog.arena.workers import ENTRY_BYTES, Entry
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.components import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError

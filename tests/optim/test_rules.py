@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.components import OPTIMIZERS
 from mlxhog.errors import ShapeError
 from mlxhog.optim import SGD, AdamW, Adan, DelayFeedback, Grouped, Momentum, Sparsified, Use
 from mlxhog.optim.choice import Sharing

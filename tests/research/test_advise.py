@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog.base.load import Load
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import Diverged
 from mlxhog.experiments.pairs import RunPair, TrainedRun

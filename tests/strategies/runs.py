@@ -15,7 +15,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import WorkerPhase
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.config.options import options
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.registry import load_architecture

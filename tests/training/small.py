@@ -103,7 +103,7 @@ def small_config(tmp_path, **options):
 
 def flags(config):
     return [
-        "=".join(spec.argv([str(spec.spell(getattr(config, name)))]))
+        "=".join(spec.argv([str(spec.to_yaml_value(getattr(config, name)))]))
         for name, spec in options(TrainConfig).items()
         if getattr(config, name) != spec.default
     ]

@@ -1,7 +1,7 @@
 """A state dict that `torch.save` wrote: its tensors as views of one mapping of the file.
 
 Only tensors and plain containers are unpickled (`weights_only=True`), and torch refuses a tensor
-that reaches beyond its numbers in the file.
+that reaches beyond its data in the file.
 
 Source: `torch.serialization`, torch 2.13.
 """
@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         CheckpointError: the file is missing, truncated, foreign or of a torch before 1.6; it has
             objects other than tensors, or no state dict; or a tensor has a type that NumPy and
-            ml_dtypes do not support, or reaches beyond its numbers in the file.
+            ml_dtypes do not support, or reaches beyond its data in the file.
     """
     tensors = _state_dict(_load(path, map_location="cpu", mmap=True), path)  # which reads none
     places = _state_dict(_load(path, map_location="meta"), path)

@@ -92,7 +92,7 @@ def layers(plugins: Plugins, config: Json) -> Report:
 
     rows = []
     for layer in known().values():
-        hints, defaults = get_type_hints(layer), layer().numbers()
+        hints, defaults = get_type_hints(layer), layer().hyperparameters()
         types = {name: getattr(hints[name], "__name__", str(hints[name])) for name in defaults}
         facts = {
             "name": layer.name,

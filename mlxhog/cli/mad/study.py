@@ -14,7 +14,7 @@ from mlxhog.base.quantities import parse_number
 from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
-from mlxhog.config.sources import Layer, resolve, values_of
+from mlxhog.config.sources import ConfigSource, resolve, values_of
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 
@@ -108,7 +108,7 @@ class _Search(_StudyOptions):
 
 
 @command("mad search", typed=_protocol_part, writes=True)
-def search(config: _Search, typed: Layer, how: ExecutionConfig) -> Report:
+def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
     It trains candidates on every setting of a suite, several at once, and keeps every result in
@@ -159,7 +159,7 @@ class _Bench(_StudyOptions):
 
 
 @command("mad bench", typed=_protocol_part, writes=True)
-def bench(config: _Bench, typed: Layer, how: ExecutionConfig) -> Report:
+def bench(config: _Bench, typed: ConfigSource, how: ExecutionConfig) -> Report:
     """Score architectures over a suite of tasks.
 
     It is a study with a list of candidates, in which no run ends early. After a kill, the same line
@@ -224,7 +224,7 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
     return _session(store, study, how, config)
 
 
-def _protocol(typed: Layer) -> dict[str, object]:
+def _protocol(typed: ConfigSource) -> dict[str, object]:
     """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
 
     Numbers of an optimizer that is not named are those of the suite's.

@@ -10,7 +10,7 @@ from mlxhog.cli.flags import Json, OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import EXIT_CODES, Report, Tick, command, ticking, writable
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
-from mlxhog.config.sources import Layer, resolve
+from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
@@ -111,7 +111,7 @@ class _Candidate(Settings, Quiet):
     "mad train", OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),
     written=OptionGroup(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
-def train(candidate: _Candidate, protocol: Protocol, written: Layer) -> Report:
+def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> Report:
     """Train one candidate on one task and score it on validation rows.
 
     By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the

@@ -22,7 +22,7 @@ const drawn = (() => {
   const CHARTS = [
     ["bits", "Bits per byte", (r) => [["train", r.of_run.train_bits_per_byte, TRAIN],
       ["validation", r.of_run.val_bits_per_byte, VALIDATION],
-      ["validation, more text", r.of_run.final_bits_per_byte, VALIDATION], ...marks(r)]],
+      ["validation, more text", r.of_run.final_bits_per_byte, VALIDATION], ...baselines(r)]],
     ["speed", "Tokens per second", (r) => [["all", r.of_run.tokens_per_s, ALL]], "tokens_per_s"],
     ["loss", "Training loss, nats per token", (r) => [["loss", r.of_run.loss, TRAIN]]],
     ["late", "Staleness: updates by others between read and write", () => [], "staleness"],
@@ -50,8 +50,8 @@ const drawn = (() => {
   const height = (id) => (id === "bits" ? 300 : 200);
 
   // Bits per byte of compressors and counts on the validation text, across the chart of one run.
-  function marks(run) {
-    return Object.entries(alone ? run.marks : {}).map(([name, bits]) =>
+  function baselines(run) {
+    return Object.entries(alone ? run.baselines : {}).map(([name, bits]) =>
       [name, run.axes.elapsed_s.map(() => bits), MARK]);
   }
 

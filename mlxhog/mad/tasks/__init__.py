@@ -11,7 +11,8 @@ from dataclasses import fields
 
 import numpy as np
 
-from mlxhog.config import choices, sources
+from mlxhog.config import components as choices
+from mlxhog.config import sources
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.mad.tasks.automata import Dyck, SelectiveGrammar, StateTracking

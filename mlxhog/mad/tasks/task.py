@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config import choices
+from mlxhog.config import components as choices
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError
 

@@ -27,7 +27,7 @@ from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import CandidateEvaluations, score
 from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
-from mlxhog.progress import Activity, Doing
+from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.training.supervisor.session import Session
 from mlxhog.training.worker import loop as worker
@@ -229,7 +229,7 @@ class SeveralWorkers(CandidateRun):
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
         self.spawn()
         self._start_backend()
-        self.until(self.ready, Doing(Activity.STARTING))
+        self.until(self.ready, PhaseStatus(Phase.STARTING))
 
     def steps_done(self) -> int:
         """Return the finished steps, exact even after deaths of workers."""
@@ -237,7 +237,7 @@ class SeveralWorkers(CandidateRun):
 
     def _rest(self) -> None:
         self.command(ControlCommand.DRAIN)
-        self.until(self.is_drained, Doing(Activity.FINISHING))
+        self.until(self.is_drained, PhaseStatus(Phase.FINISHING))
         self.settle()
 
     def _advance(self) -> None:
@@ -245,7 +245,7 @@ class SeveralWorkers(CandidateRun):
 
     _beat = _advance
 
-    def poll(self, doing: Doing | None = None) -> None:
+    def poll(self, doing: PhaseStatus | None = None) -> None:
         """Watch the workers for a moment, and give a sign of life."""
         super().poll(doing)
         self._callbacks.beat()

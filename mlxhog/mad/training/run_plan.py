@@ -14,7 +14,8 @@ import numpy as np
 from mlxhog import optim, strategies
 from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.base import machine, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig

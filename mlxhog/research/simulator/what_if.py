@@ -8,7 +8,7 @@ from typing import Any
 from mlxhog.base.quantities import parse_duration_s
 from mlxhog.config import rules
 from mlxhog.config.options import option
-from mlxhog.config.sources import Merged
+from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.research.simulator import Prediction, simulate, times
 from mlxhog.research.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes
@@ -33,7 +33,7 @@ RATES = tuple(2.0**-k for k in range(9))
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class SimulateConfig(Merged):
+class SimulateConfig(ConfigBase):
     """Options of `mlxhog simulate`."""
 
     workers: int = option(4, "number of workers", low=1, high=1000)

@@ -28,9 +28,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlxhog.backends import gpu_share
-from mlxhog.base import float32, verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base import float32
+from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord
 from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import rules
 from mlxhog.config.config import EMULATED, TrainConfig
@@ -96,7 +97,7 @@ def choose_for(
 
 
 def choose_writers(
-    config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
+    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Note
 ) -> Writers:
     """Choose how the steps of workers with these backends are added."""
     on_gpu = sorted(set(backends) & set(GPU_BACKENDS))
@@ -141,14 +142,14 @@ def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -
         )
 
 
-def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
+def doctors_refusal(backends: Sequence[str], record: CapabilityRecord) -> str | None:
     """The reason why the GPU must not write; None if kernels are right and lose no update."""
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
     every = (record.gpu_write(backends), *map(record.kernels, engines))
     return next((verdict.reason for verdict in every if not verdict.ok), None)
 
 
-def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
+def why_not_metal(backends: Sequence[str], record: CapabilityRecord) -> str | None:
     """The reason why `auto` lets the CPU add the steps of GPU workers; None if the GPU may."""
     on_gpu = set(backends) & set(GPU_BACKENDS)
     if not on_gpu:
@@ -159,7 +160,7 @@ def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
 
 
 def choose_kernels(
-    config: TrainConfig, backends: Sequence[str], record: Verdicts, note: Note
+    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Note
 ) -> tuple[str, ...]:
     """Choose the form of the model's operations of each worker, never "auto"."""
     choice = config.kernels
@@ -185,7 +186,7 @@ def choose_kernels(
 
 
 def check_recorded(
-    config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: Verdicts
+    config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: CapabilityRecord
 ) -> None:
     """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat."""
     if config.determinism != "record" or config.force:

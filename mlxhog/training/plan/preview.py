@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlxhog.base import verdicts
+from mlxhog.base import capabilities as verdicts
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import specs_of, spelt_values_of
+from mlxhog.config.sources import specs_of, yaml_values_of
 from mlxhog.data import validation_set
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
@@ -24,9 +24,9 @@ MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
     """Return the facts of a run as JSON types."""
     config = plan.stored
-    values, asked_values, defaults = map(spelt_values_of, (config, asked, TrainConfig()))
+    values, asked_values, defaults = map(yaml_values_of, (config, asked, TrainConfig()))
     specs = specs_of(TrainConfig, asked_values)
-    declared = {name: spec.spell(spec.default) for name, spec in specs.items()}
+    declared = {name: spec.to_yaml_value(spec.default) for name, spec in specs.items()}
     changed = {n: v for n, v in asked_values.items() if v not in (defaults.get(n), declared[n])}
     speed = tokens_per_s(plan)
     rate, read = None if speed is None else speed[0], epochs(plan)

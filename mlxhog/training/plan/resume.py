@@ -21,7 +21,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
-from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
+from mlxhog.config.components import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import ORIGINS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml

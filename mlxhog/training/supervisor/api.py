@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
 from mlxhog.config import constraints, plugins
-from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
+from mlxhog.config.components import OPTIMIZERS, STRATEGIES, ComponentRegistry
 from mlxhog.config.config import ORIGINS, TrainConfig, train_config
 from mlxhog.config.options import Option, options
-from mlxhog.config.sources import Layer, of_keywords, read_yaml, specs_of
+from mlxhog.config.sources import ConfigSource, of_keywords, read_yaml, specs_of
 from mlxhog.display.views import observer as shown_on
 from mlxhog.errors import ConfigError
 
@@ -97,7 +97,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
         return train(config, observer=observer, run=run)
 
 
-def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainConfig:
+def _resolved(config: TrainConfig | str | Path | None, values: ConfigSource) -> TrainConfig:
     if isinstance(config, TrainConfig):
         if values:
             raise ConfigError(
@@ -120,7 +120,7 @@ def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainCo
     return configured([read_yaml(Path(config), named=True), values])
 
 
-def configured(layers: Sequence[Layer]) -> TrainConfig:
+def configured(layers: Sequence[ConfigSource]) -> TrainConfig:
     """Merge defaults, the options of a resumed run, and layers, the weakest first.
 
     Raises:
@@ -137,18 +137,18 @@ def configured(layers: Sequence[Layer]) -> TrainConfig:
     return train_config(layers)
 
 
-def _values(layers: Iterable[Layer], *names: str) -> list[object]:
+def _values(layers: Iterable[ConfigSource], *names: str) -> list[object]:
     """The values of an option, by any of its names, the weakest first; defaults are none."""
     return [layer[name][0] for layer in layers for name in names if name in layer]
 
 
-def _last(layers: Iterable[Layer], name: str) -> str | None:
+def _last(layers: Iterable[ConfigSource], name: str) -> str | None:
     """The strongest value of a text option, before defaults."""
     *_, value = None, *_values(layers, name)
     return None if value in (None, "none") else str(value)
 
 
-def _needed(layers: Iterable[Layer], spec: Option) -> str | None:
+def _needed(layers: Iterable[ConfigSource], spec: Option) -> str | None:
     """The strongest value of an option that others need, before defaults."""
     values = _values(layers, spec.flat, *spec.aliases)
     if not values or (values[-1] is None and spec.type is str):
@@ -164,7 +164,7 @@ def _is_open(name: str, value: object) -> bool:
     return name in CHOSEN and value in (None, "auto")
 
 
-def _name(layers: Iterable[Layer], kind: Kind) -> str | None:
+def _name(layers: Iterable[ConfigSource], kind: ComponentRegistry) -> str | None:
     """The name of the strongest choice of a kind that is not open, before defaults."""
     values = [v for v in _values(layers, kind.title) if not _is_open(kind.title, v)]
     try:
@@ -173,7 +173,7 @@ def _name(layers: Iterable[Layer], kind: Kind) -> str | None:
         return None
 
 
-def _of_run(spec: str, layers: list[Layer]) -> Layer:
+def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     """The stored options of a run that a resume inherits.
 
     Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since

@@ -15,7 +15,7 @@ import numpy as np
 from mlxhog.arena.control import EVAL_ROUND, ControlCommand
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.progress import BASE, Activity, Doing
+from mlxhog.progress import BASE, Phase, PhaseStatus
 from mlxhog.training.plan.validation_subset import ScoreSums
 from mlxhog.training.supervisor.run_handle import RunHandle
 
@@ -122,7 +122,7 @@ class Evaluations:
         self._wait()
         if self._tell_monitor(0) is not None:
             bits = monitor.state.val_bits_per_byte
-            monitor.note(marks={**monitor.state.marks, BASE: bits})
+            monitor.note(baselines={**monitor.state.baselines, BASE: bits})
             self._run.report(f"before the first step the {BASE} has {bits:.3f} bits per byte")
 
     def begin_last(self) -> None:
@@ -139,8 +139,8 @@ class Evaluations:
         """Wait until every batch is scored, the user interrupts, or no worker is left to score."""
         run, limit_s = self._run, INTERRUPTED_S if self._interrupts else math.inf
 
-        def doing() -> Doing:
-            return Doing(Activity.EVALUATING, round(100 * self._share()))
+        def doing() -> PhaseStatus:
+            return PhaseStatus(Phase.EVALUATING, round(100 * self._share()))
 
         def is_over() -> bool:
             return self._share() == 1.0 or run.ends() > self._ends or self._has_lost_records()
@@ -198,7 +198,7 @@ class Evaluations:
         run = self._run
         with run.strategy.each_copy(run.arena) as copies:
             for load in copies:
-                run.until(run.is_drained, Doing(Activity.EVALUATING))
+                run.until(run.is_drained, PhaseStatus(Phase.EVALUATING))
                 if run.interrupts():
                     return False
                 load()
@@ -217,7 +217,7 @@ def write_sample(run: RunHandle) -> None:
     run.ask("sample")
     run.command(ControlCommand.SAMPLE)
     try:
-        run.until(lambda: monitor.samples > samples, Doing(Activity.SAMPLING), 2 * SAMPLE_S)
+        run.until(lambda: monitor.samples > samples, PhaseStatus(Phase.SAMPLING), 2 * SAMPLE_S)
     except GAVE_UP_WORKER as error:
         reason = str(error)  # the run is complete
     if monitor.samples == samples and not run.interrupts():

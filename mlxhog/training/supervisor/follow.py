@@ -226,9 +226,9 @@ class Follower:
                     yield path, name
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        n_bytes, config, marks = 0, self._config, set[str]()
+        n_bytes, config, separators = 0, self._config, set[str]()
         how = config.text_key, config.document_separator
-        for where, document in textfiles.documents(path, *how, marks=marks):
+        for where, document in textfiles.documents(path, *how, separators=separators):
             n_bytes += max(len(document), ROW_BYTES)
             if n_bytes > MAX_BYTES:
                 raise DataError(
@@ -237,8 +237,8 @@ class Follower:
                 )
             for rest in without([document]) if config.skip_machine_data else [document]:
                 yield from self._rows_of(rest, where)
-        for mark in (repr(one)[1:-1] for one in sorted(marks)):
-            self._say(f"{mark} in new files: documents are cut there, and the marks are left out")
+        for mark in (repr(one)[1:-1] for one in sorted(separators)):
+            self._say(f"{mark} in new files: documents are cut there, and it is left out")
 
     def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len

@@ -23,7 +23,7 @@ from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.validation_set import bits_per_byte
 from mlxhog.errors import MlxhogError
-from mlxhog.progress import COUNTS, TIMES, MachineReport, Progress, WorkerReport
+from mlxhog.progress import NGRAM, TIMES, MachineReport, Progress, WorkerReport
 
 WINDOW_S = 5.0  # throughput and loss are averages over this time
 MAX_TIMES = 4096  # number of newest steps of a worker whose times are stored
@@ -32,7 +32,7 @@ PARTS = ("read_s", "compute_s", "apply_s", "wait_s")
 
 
 class _NobodyWaits(Exception):
-    """Nobody waits for the counts."""
+    """The n-gram baseline is no longer needed."""
 
 
 class _Slot:
@@ -99,17 +99,17 @@ class Monitor:
         """Attach to the rings of all slots.
 
         Workers that join later are added to `self.workers`, by their slots. The state is what the
-        arena does not tell: strategy, kernels, marks; evaluations and losses are added to it.
+        arena does not tell: strategy, kernels, baselines; evaluations and losses are added to it.
         """
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.clock = Clock(arena.counters, budget.seconds)
         self.state = state
         self.machines: Callable[[], tuple[MachineReport, ...]] = tuple  # of the run's cluster
-        self.epoch: Callable[[], float | None] = lambda: None  # how often the text was read
+        self.epoch: Callable[[], float | None] = lambda: None  # epochs of the text
         self.val_nats: list[float] = []  # of the batches of the newest evaluation
-        self._counting: threading.Thread | None = None
-        self._needs_no_counts = False
-        self._counts: float | None = None  # its score
+        self._ngram_thread: threading.Thread | None = None
+        self._ngram_is_needless = False
+        self._ngram: float | None = None  # its score
         slots = range(1, arena.layout.max_workers + 1)
         self._slots = {slot: _Slot(Ring(arena.segment(f"ring.{slot}"))) for slot in slots}
         self.start_s: float | None = None  # from the start of the command to that of training
@@ -125,31 +125,31 @@ class Monitor:
         """Change fields of the state."""
         self.state = replace(self.state, **values)
 
-    def find_counts(self, data: Prepared, asked_bytes: int) -> None:
-        """Score counted n-grams of the training text in a thread, beside the training.
+    def find_ngram_baseline(self, data: Prepared, asked_bytes: int) -> None:
+        """Evaluate the n-gram baseline in a thread, while the run trains.
 
-        They are scored on the part of the validation text with `asked_bytes`, as in evaluations.
+        It is scored on the validation subset of `asked_bytes`, as in evaluations.
         """
 
         def check() -> None:
             # The main thread ends before the interpreter waits for others.
-            if self._needs_no_counts or not threading.main_thread().is_alive():
+            if self._ngram_is_needless or not threading.main_thread().is_alive():
                 raise _NobodyWaits
 
         def find() -> None:
-            # Then the view has no such mark.
+            # Then the view has no such baseline.
             with suppress(MlxhogError, OSError, MemoryError, _NobodyWaits):
-                self._counts = validation_set.ngram_score(data.train, data.val, asked_bytes, check)
+                self._ngram = validation_set.ngram_score(data.train, data.val, asked_bytes, check)
 
         # No daemon: the interpreter may not end while native code is about to take its lock again.
-        self._counting = threading.Thread(target=find, name="counts")
-        self._counting.start()
+        self._ngram_thread = threading.Thread(target=find, name="n-gram baseline")
+        self._ngram_thread.start()
 
-    def await_counts(self, limit_s: float) -> None:
-        """Wait for the score of `find_counts`, if it was called, and give it up after a limit."""
-        if self._counting is not None:
-            self._counting.join(limit_s)
-        self._needs_no_counts = True
+    def await_ngram_baseline(self, limit_s: float) -> None:
+        """Wait a limited time for the score of `find_ngram_baseline`, if it was called."""
+        if self._ngram_thread is not None:
+            self._ngram_thread.join(limit_s)
+        self._ngram_is_needless = True
 
     @property
     def n_lost(self) -> int:
@@ -253,12 +253,12 @@ class Monitor:
         )
 
     def progress(self, **now: Any) -> Progress:
-        """The state of the run, with fields that the caller knows: sample, message, doing."""
+        """The state of the run, with fields that the caller knows: sample, message, phase."""
         count, seconds = self.arena.counters.load, self.clock.seconds()
         done = count("steps"), count("tokens") + count("tokens_elsewhere")
         fraction = self.budget.fraction(steps=done[0], tokens=done[1], seconds=seconds)
         steps, tokens, elapsed_s = self.totals()
-        reports, marks = self.worker_reports(), self.state.marks
+        reports, baselines = self.worker_reports(), self.state.baselines
         return replace(
             self.state,
             step=steps,
@@ -272,7 +272,7 @@ class Monitor:
             memory_bytes=sum(report.memory_bytes for report in reports),
             workers=reports,
             staleness=self.staleness(),
-            marks=marks if self._counts is None else {**marks, COUNTS: self._counts},
+            baselines=baselines if self._ngram is None else {**baselines, NGRAM: self._ngram},
             first_step_s=self.first_step_s(),
             machines=self.machines(),
             epoch=self.epoch(),

@@ -19,14 +19,14 @@ from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
-from mlxhog.config.sources import spelt_values_of
+from mlxhog.config.sources import yaml_values_of
 from mlxhog.data import corpora, validation_set
 from mlxhog.display.metrics import label
 from mlxhog.display.record import changed
 from mlxhog.display.views import Observer
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
-from mlxhog.progress import EVALUATED, REFERENCE_BITS_PER_BYTE, Doing, Progress, Result
+from mlxhog.progress import EVALUATED, REFERENCE_BITS_PER_BYTE, PhaseStatus, Progress, Result
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor.monitor import Monitor
 
@@ -49,7 +49,7 @@ class Reporter:
             strategy=plan.strategy.name,
             gpu_write=plan.writers.gpu_write,
             kernels=plan.kernels_used,
-            marks=plan.data.marks or REFERENCE_BITS_PER_BYTE,
+            baselines=plan.data.baselines or REFERENCE_BITS_PER_BYTE,
             val_share=plan.validation.share if plan.config.eval_every.on else None,
         )
         self.monitor = Monitor(arena, plan.workers, plan.budget, state)
@@ -80,7 +80,7 @@ class Reporter:
     def report(
         self,
         message: str | None,
-        doing: Doing | None = None,
+        doing: PhaseStatus | None = None,
         *,
         kind: str = "message",
         **fields: object,
@@ -90,7 +90,7 @@ class Reporter:
             self.record(kind, text=message, **fields)
         if self.observer is None:
             return
-        progress = self.monitor.progress(sample=self.sample, message=message, doing=doing)
+        progress = self.monitor.progress(sample=self.sample, message=message, phase=doing)
         try:
             self.observer(progress)
         except OSError as error:  # such as a closed pipe: it must not end the training
@@ -108,7 +108,7 @@ class Reporter:
             self._reported.add(message)
             self.report(message)
 
-    def report_now_and_then(self, doing: Doing | None) -> None:
+    def report_now_and_then(self, doing: PhaseStatus | None) -> None:
         """Show the progress twice a second, and record it every two seconds."""
         if self.is_due("progress", REPORT_S):
             self.report(None, doing)
@@ -251,7 +251,7 @@ class Reporter:
 
 def _options(plan: TextPlan) -> dict[str, Any]:
     """The options of this command that differ from the defaults, without automatic ones."""
-    different = changed(spelt_values_of(plan.stored)).items()
+    different = changed(yaml_values_of(plan.stored)).items()
     return {name: value for name, value in different if name not in plan.automatic}
 
 

@@ -18,7 +18,7 @@ from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.checkpoint.run_files import CommandRecord
-from mlxhog.config.sources import spelt_values_of
+from mlxhog.config.sources import yaml_values_of
 from mlxhog.display.record import command_lines
 from mlxhog.errors import EnvironmentLacks, RunError, one_line
 from mlxhog.training.plan.values import TextPlan
@@ -29,7 +29,7 @@ def write_options(run: Run, plan: TextPlan, commands: Sequence[Mapping[str, Any]
     text = plan.stored.to_yaml()
     if len(commands) > 1:
         parts = [CommandRecord(**{"to_step": 0, **one}) for one in commands]
-        *before, (steps, line) = command_lines(run.name, parts, spelt_values_of(plan.stored))
+        *before, (steps, line) = command_lines(run.name, parts, yaml_values_of(plan.stored))
         now = f"{steps.rpartition(' to ')[0]} on", line
         lines = [f"#   {steps}: {one_line(line, 4000)}" for steps, line in (*before, now)]
         head = "# The options of the last command, which alone are not the whole run:"

@@ -15,7 +15,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
-from mlxhog.progress import Activity, Doing
+from mlxhog.progress import PhaseStatus
 from mlxhog.strategies import Strategy
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor.handles import WorkerHandle
@@ -44,12 +44,12 @@ class RunHandle(Protocol):
     def command(self, command: ControlCommand) -> None: ...
     def drain(self) -> None: ...
     def settle(self) -> None: ...
-    def paused(self, why: Activity = ...) -> AbstractContextManager[bool]: ...
+    def paused(self, why: Phase = ...) -> AbstractContextManager[bool]: ...
     def pause_limit_s(self) -> float: ...
     def until(
         self,
         condition: Callable[[], bool],
-        doing: Doing | Callable[[], Doing],
+        doing: PhaseStatus | Callable[[], PhaseStatus],
         limit_s: float = ...,
     ) -> bool: ...
 

@@ -27,7 +27,7 @@ from mlxhog.base import machine
 from mlxhog.base.workers import GPU_BACKENDS, joining_workers
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.progress import Activity, Doing
+from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.training.plan import kernel_choice
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor import arena_state
@@ -35,7 +35,7 @@ from mlxhog.training.supervisor.change_strategy import Changes
 from mlxhog.training.supervisor.checkpoints import Checkpoints
 from mlxhog.training.supervisor.run_handle import RunHandle
 
-SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
+SHORT = (Phase.STARTING, Phase.PAUSING, Phase.CHANGING)
 """Activities after which the run trains."""
 FIELDS: dict[str, dict[str, type]] = {
     "status": {}, "stop": {}, "checkpoint": {}, "sample": {},
@@ -59,7 +59,7 @@ class Requests:
         self._checkpoints, self._changes = checkpoints, changes
         self._waiting: deque[ControlRequest] = deque()
 
-    def serve(self, doing: Doing | None) -> None:
+    def serve(self, doing: PhaseStatus | None) -> None:
         """Answer the requests that have arrived; `doing` is None while the run trains."""
         for request in self._server.take():
             if request.name == "status":
@@ -109,7 +109,7 @@ class Requests:
         steps, tokens, seconds = run.monitor.totals()
         fixed = run.plan.strategy.fixed and self._changes() is None
         return {
-            "doing": doing,
+            "phase": doing,
             "step": steps,
             "tokens": tokens,
             "seconds": seconds,

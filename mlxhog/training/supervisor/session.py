@@ -16,7 +16,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.config.budget import Budget
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.progress import Activity, Doing
+from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.strategies import Strategy
 from mlxhog.training.plan.values import Plan
 from mlxhog.training.supervisor.workers import Processes
@@ -132,7 +132,7 @@ class Session(Processes):
         return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))  # as in strategy locked
 
     @contextmanager
-    def paused(self, why: Activity = Activity.PAUSING) -> Iterator[bool]:
+    def paused(self, why: Phase = Phase.PAUSING) -> Iterator[bool]:
         """Pause all workers after their step; yields whether they paused within `pause_limit_s`.
 
         The limit is longer for a worker that evaluates or samples: if all do a step together, the
@@ -149,7 +149,7 @@ class Session(Processes):
 
         counters.store("pause", 1)
         try:
-            while not self.until(is_decided, Doing(why), self.pause_limit_s()):
+            while not self.until(is_decided, PhaseStatus(why), self.pause_limit_s()):
                 if self.interrupts() > interrupts or not self.has_background_task():
                     break
             yield still
@@ -159,7 +159,7 @@ class Session(Processes):
     def until(
         self,
         condition: Callable[[], bool],
-        doing: Doing | Callable[[], Doing],
+        doing: PhaseStatus | Callable[[], PhaseStatus],
         limit_s: float = math.inf,
         *,
         even_if_interrupted: bool = False,
@@ -178,13 +178,13 @@ class Session(Processes):
                 return False
             if self.interrupts() > interrupts and not even_if_interrupted:
                 return False
-            activity = doing if isinstance(doing, Doing) else doing()
+            activity = doing if isinstance(doing, PhaseStatus) else doing()
             if not self.has_workers():
                 raise WorkerFailed(f"no worker is left for {activity}")
             self.poll(activity)
         return True
 
-    def poll(self, doing: Doing | None = None) -> None:
+    def poll(self, doing: PhaseStatus | None = None) -> None:
         """Watch the workers for a moment, and read their records; raises as `watch`."""
         self.watch(self._wait_s)
         self._wait_s = min(self.poll_s, LONGER * self._wait_s)

@@ -38,7 +38,7 @@ from mlxhog.errors import (
     message_of,
 )
 from mlxhog.optim.schedules import Falling
-from mlxhog.progress import Activity, Doing, Progress, Result
+from mlxhog.progress import Phase, PhaseStatus, Progress, Result
 from mlxhog.training.plan import preview
 from mlxhog.training.plan import resume as origin
 from mlxhog.training.plan.batch_size import advice
@@ -190,7 +190,7 @@ class Training(Session):
 
             replay.begin_record(self.plan, self.run.directory, self.arena)
         self.spawn()
-        self.until(self.ready, Doing(Activity.STARTING))
+        self.until(self.ready, PhaseStatus(Phase.STARTING))
 
     def train(self) -> None:
         """Train until the budget is used up, the user interrupts, or patience ends."""
@@ -209,7 +209,7 @@ class Training(Session):
             self._evaluations.score_base()
         monitor.start_s = (self.begin_training() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
-            monitor.find_counts(self.plan.data, self.plan.validation.asked_bytes)
+            monitor.find_ngram_baseline(self.plan.data, self.plan.validation.asked_bytes)
         regular: list[tuple[Interval, Callable[[], object]]] = [
             (config.eval_every, self._evaluations.ask_for_next),
             (config.sample_every, partial(self.ask, "sample")),
@@ -261,7 +261,7 @@ class Training(Session):
             failure = self._judge(error)
         plan, reporter = self.plan, self.reporter
         if not self.signals.count:
-            self.monitor.await_counts(COUNTING_S)
+            self.monitor.await_ngram_baseline(COUNTING_S)
         if plan.config.determinism == "record":
             from mlxhog.training.supervisor import replay
 
@@ -334,7 +334,7 @@ class Training(Session):
         """
         self.command(ControlCommand.DRAIN)
         self.cancel_starting()
-        is_drained, clock, doing = self.is_drained, self.clock, Doing(Activity.FINISHING)
+        is_drained, clock, doing = self.is_drained, self.clock, PhaseStatus(Phase.FINISHING)
         self.until(lambda: self.signals.count > 0 or not clock.left_s() or is_drained(), doing)
         limit_s = self.pause_limit_s() if clock.left_s() else self.grace_s()
         if not self.until(is_drained, doing, limit_s=limit_s, even_if_interrupted=True):
@@ -412,8 +412,8 @@ class Training(Session):
 
     def change_strategy(self, new: TextPlan, tell: Callable[[], None]) -> bool:
         """Continue by another plan if all workers hold still, and tell of it; whether they do."""
-        doing = Doing(Activity.CHANGING)
-        with self.paused(Activity.CHANGING) as still:
+        doing = PhaseStatus(Phase.CHANGING)
+        with self.paused(Phase.CHANGING) as still:
             # Rounds take tickets by number: one that a dead worker left below others comes first.
             if not still or (new.strategy.numbered and self.ledger.position()["done"]):
                 return False
@@ -451,7 +451,7 @@ class Training(Session):
         """Number of signals so far."""
         return self.signals.count
 
-    def poll(self, doing: Doing | None = None) -> None:
+    def poll(self, doing: PhaseStatus | None = None) -> None:
         """Watch workers for a moment, show the progress, and answer requests."""
         if self.signals.count > 1:
             raise _StopNow

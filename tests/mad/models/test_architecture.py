@@ -40,7 +40,7 @@ VALUES = {
 def layers(draw):
     """Any layer with any numbers, possible at a width or not."""
     layer = draw(st.sampled_from(sorted(known().values(), key=lambda layer: layer.name)))
-    types, names = get_type_hints(layer), [*layer().numbers()]
+    types, names = get_type_hints(layer), [*layer().hyperparameters()]
     chosen = draw(st.lists(st.sampled_from(names), unique=True)) if names else []
     specs = options(layer)
     words = {name: st.sampled_from(specs[name].choices) for name in chosen if specs[name].choices}

@@ -12,17 +12,17 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog._native import ops
 from mlxhog.base import machine
+from mlxhog.base.capabilities import Capability, CapabilityRecord
 from mlxhog.base.machine import Machine
-from mlxhog.base.verdicts import Verdict, Verdicts
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.training.plan import kernel_choice
 from mlxhog.training.worker import main as worker_process
-from tests.base.test_verdicts import kernel
+from tests.base.test_capabilities import kernel
 from tests.pairs import each_of
 from tests.training.small import Messages, identical, parameters, small_config
 
-UNTESTED = Verdicts(Path("none"), "this machine has not been tested: run `mlxhog doctor`")
+UNTESTED = CapabilityRecord(Path("none"), "this machine has not been tested: run `mlxhog doctor`")
 
 
 def chosen(choose, expected, said, options, backends, record):
@@ -47,7 +47,7 @@ class Doctor:
     """A verdict on every question, in place of this machine's record."""
 
     def __init__(self, ok):
-        verdict = Verdict(ok, "lost 3 of 9 adds here")
+        verdict = Capability(ok, "lost 3 of 9 adds here")
         self.gpu_write = self.live_read = self.kernels = lambda _: verdict
 
 
@@ -85,7 +85,7 @@ def measured(metal=300.0, *, ok=True):
         "tokens_per_s": {"mlx:gpu": 200.0},
         "tokens_per_s_metal": {"mlx:gpu": metal},
     }
-    return Verdicts(Path("record.json"), None, record)
+    return CapabilityRecord(Path("record.json"), None, record)
 
 
 FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
@@ -142,7 +142,7 @@ def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by
         kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
 
     good, bad = (
-        Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": {"reference": ok}}})
+        CapabilityRecord(Path("none"), None, {"repeats": {"mlx:gpu": {"reference": ok}}})
         for ok in (True, False)
     )
     check(good, determinism="record")

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.base import verdicts
-from mlxhog.base.verdicts import Verdicts
+from mlxhog.base import capabilities as verdicts
+from mlxhog.base.capabilities import CapabilityRecord
 from mlxhog.checkpoint import run
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
@@ -54,7 +54,7 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
         ({"follow": "new", "epochs": 2}, "epochs: a followed folder"),
         ({"epochs": 2}, "epochs: is 2, and steps 20"),
         ({"init_from": "a", "resume": "b"}, "init_from: resume b has its own weights"),
-        ({"init_from": "a", "embedding_init": "random"}, "random, but init_from a has rows"),
+        ({"init_from": "a", "embedding_init": "random"}, "random, but init_from a has embeddings"),
         ({"patience": 1, "determinism": "rounds", "eval_every": 5, "strategy": "sync"},
          "patience ends each run"),
         ({"determinism": "rounds"}, "hogwild is never the same twice.*serial, round_robin.*sim"),
@@ -198,7 +198,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "text" / "12.jsonl").write_text('{"content": "one more"}\n')
     (tmp_path / "text" / "pic.jpg").write_bytes(b"\0")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(verdicts, "load", lambda: Verdicts(Path("none"), "never measured"))
+    monkeypatch.setattr(verdicts, "load", lambda: CapabilityRecord(Path("none"), "never measured"))
     return tmp_path
 
 
@@ -245,7 +245,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
     config = small_config(here, tokens=10_000, steps=None)
     plan, record = make_plan(config), {"tokens_per_s": {"mlx:cpu": 1000.0}}
     assert preview.tokens_per_s(plan) is None
-    monkeypatch.setattr(verdicts, "load", lambda: Verdicts(Path("none"), None, record))
+    monkeypatch.setattr(verdicts, "load", lambda: CapabilityRecord(Path("none"), None, record))
     rough = preview.facts(plan, config)
     assert rough["tokens_per_s"] == pytest.approx(1000 * 939_680 / plan.parameters)
     assert "rough guess" in rough["tokens_per_s_from"]

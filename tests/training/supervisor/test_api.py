@@ -6,7 +6,7 @@ import pytest
 
 import mlxhog
 from mlxhog.checkpoint import run
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
 from mlxhog.display.plain import PlainLines
@@ -124,9 +124,9 @@ def value_of(config, name):
     """An option of a run, or a number of its strategy or optimizer; its default without such."""
     if name in ("lr", "beta1"):
         return open_numbers(config)[name]
-    if name not in STRATEGIES.numbers():
+    if name not in STRATEGIES.hyperparameters():
         return getattr(config, name)
-    return getattr(config.strategy, name, STRATEGIES.numbers()[name].default)
+    return getattr(config.strategy, name, STRATEGIES.hyperparameters()[name].default)
 
 
 def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that_fails(

@@ -120,7 +120,7 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
     result = trained(config, ask_all)
     assert (len(result.workers), result.status) == (2, "interrupted")
     status, saved_at = answers
-    assert (status["doing"], status["step"] >= 3) == ("training", True)
+    assert (status["phase"], status["step"] >= 3) == ("training", True)
     assert [one["slot"] for one in status["workers"]] == [1, 2]
     assert 3 <= saved_at <= result.steps
     assert main(["stop", "latest", "--out", config.out]) == 2

@@ -16,7 +16,7 @@ from mlxhog.checkpoint.run import Run, find
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.progress import Activity
+from mlxhog.progress import Phase
 from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.monitor import Monitor
 from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
@@ -32,7 +32,7 @@ class At:
         self.act, self.steps, self.activity, self.acts = act, steps, activity, 0
 
     def __call__(self, progress):
-        doing = progress.doing and progress.doing.activity
+        doing = progress.phase and progress.phase.activity
         if not self.acts and progress.step >= self.steps and doing is self.activity:
             self.acts += 1
             self.act(progress)
@@ -85,7 +85,7 @@ def test_a_run_that_an_error_ends_says_that_it_could_not_be_saved(tmp_path, monk
     assert latest(tmp_path).read_status()["status"] == "failed"
 
 
-@pytest.mark.parametrize("activity", [None, Activity.STARTING], ids=["first message", "starting"])
+@pytest.mark.parametrize("activity", [None, Phase.STARTING], ids=["first message", "starting"])
 def test_an_error_before_the_first_step_leaves_no_run(tmp_path, activity):
     with pytest.raises(KeyError):
         train(small_config(tmp_path), observer=At(raises(KeyError("x")), 0, activity))
@@ -107,7 +107,7 @@ def test_a_checkpoint_is_whole_where_no_thread_can_be_started(tmp_path, monkeypa
 def test_an_error_after_the_save_leaves_the_evaluation_to_a_resume(tmp_path, error):
     config = small_config(tmp_path, eval_every="1h", val_subset_tokens=100_000)
     with pytest.raises(type(error)):
-        train(config, observer=At(raises(error), 20, Activity.EVALUATING))
+        train(config, observer=At(raises(error), 20, Phase.EVALUATING))
     assert latest(tmp_path).read_status()["status"] == "interrupted"
     resumed = train(small_config(tmp_path, steps=None, eval_every="1h", resume="latest"))
     assert (resumed.status, resumed.steps, resumed.val_at_end) == ("done", 20, True)

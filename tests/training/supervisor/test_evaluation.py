@@ -26,7 +26,7 @@ from mlxhog.display import card
 from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import tiles
 from mlxhog.errors import ConfigError
-from mlxhog.progress import COUNTS, Activity, Progress
+from mlxhog.progress import NGRAM, Phase, Progress
 from mlxhog.serving.opening import open_source
 from mlxhog.training.plan import validation_subset
 from mlxhog.training.plan.decide import make_plan
@@ -240,7 +240,7 @@ VERDICT = "does not beat them"
 def interrupted_run(tmp_path, monkeypatch):
     """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
     at = {True: {"val_bits_per_byte": 2.355, "val_step": 100}}
-    metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "marks": {COUNTS: 1.4}}
+    metrics = [{**line, **at.get(k == 6, dict.fromkeys(at[True])), "baselines": {NGRAM: 1.4}}
                for k, line in enumerate(lines(20))]  # fmt: skip
     validation = {**VALIDATION, "share": 1.0}
     status = {
@@ -402,7 +402,7 @@ class Interrupting(Messages):
 
     def __call__(self, progress):
         super().__call__(progress)
-        is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
+        is_evaluating = progress.phase and progress.phase.activity is Phase.EVALUATING
         if not self.done and progress.val_step is not None and progress.step > progress.val_step:
             self.done = True
             signal.raise_signal(signal.SIGINT)

@@ -87,7 +87,7 @@ def test_no_rate_and_no_time_between_steps_spans_records_that_a_stalled_monitor_
         assert len(slot.recent) == CAPACITY
 
 
-def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypatch):
+def test_an_ngram_baseline_that_a_run_no_longer_waits_for_ends_at_its_next_block(monkeypatch):
     begun, given_up = threading.Event(), threading.Event()
 
     def score(train, val, asked_bytes, check):
@@ -99,12 +99,12 @@ def test_counts_that_a_run_no_longer_waits_for_end_at_their_next_block(monkeypat
 
     monkeypatch.setattr(monitor.validation_set, "ngram_score", score)
     with monitored() as (_, ours, _):
-        ours.find_counts(Mock(), 9)
+        ours.find_ngram_baseline(Mock(), 9)
         assert begun.wait(LIMIT_S)
-        ours.await_counts(0.0)
+        ours.await_ngram_baseline(0.0)
         given_up.set()
-        join([ours._counting])
-        assert ours._counts is None
+        join([ours._ngram_thread])
+        assert ours._ngram is None
 
 
 COUNTING = """
@@ -119,7 +119,7 @@ def score(train, val, asked_bytes, check):
 
 validation_set.ngram_score = score
 with monitored() as (_, ours, _):
-    ours.find_counts(Mock(), 9)
+    ours.find_ngram_baseline(Mock(), 9)
     raise SystemExit("the run has failed")
 """
 

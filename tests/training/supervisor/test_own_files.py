@@ -10,7 +10,7 @@ import yaml
 
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config import plugins
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.components import STRATEGIES
 from mlxhog.training.supervisor.training import train
 from tests.own_plugins import mlxhog
 from tests.training.small import small_config

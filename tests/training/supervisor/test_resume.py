@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
         ({"set": "vocab_size=640"}, "vocab_size.*320.*640"),
         ({"optimizer": "apollo(projection_rank=2)"}, "state m.1/.* has shape .* this run keeps"),
         ({"optimizer": "adamw"}, "optimizer apollo, this is adamw.*--reset-optimizer"),
-        ({"embedding_init": "random"}, "embedding_init: random, but resume .* has rows"),
+        ({"embedding_init": "random"}, "embedding_init: random, but resume .* has embeddings"),
     ],
 )
 def test_a_resume_that_does_not_fit_is_refused_with_the_way_out(finished, options, words):

@@ -218,5 +218,5 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path
     assert result.lost_update_rate == 0.0  # lossless is the default
     # words of five letters and spaces: far below the 8 bits of a uniform guess
     assert result.val_bits_per_byte < 3.0
-    marks = Run(Path(result.run)).read_metrics()[-1]["marks"]
-    assert 0 < result.counts_bits_per_byte == marks["counts"]
+    baselines = Run(Path(result.run)).read_metrics()[-1]["baselines"]
+    assert 0 < result.ngram_bits_per_byte == baselines["n-gram"]

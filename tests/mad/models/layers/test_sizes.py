@@ -59,7 +59,7 @@ def test_what_cannot_be_built_is_refused_with_the_way_out(text, message):
 @each_of("layer", BUILT_IN, ids=lambda layer: layer.name)
 def test_a_negative_number_of_any_layer_is_refused_by_its_name(layer):
     for name, hint in get_type_hints(layer).items():
-        if name in layer().numbers() and hint in (int, int | None):
+        if name in layer().hyperparameters() and hint in (int, int | None):
             with pytest.raises(ConfigError, match=name):
                 model((layer(**{name: -1}),))
 

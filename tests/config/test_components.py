@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from mlxhog.config.choices import KINDS, SCHEDULES, STRATEGIES, UnknownChoice
+from mlxhog.config.components import RUN_REGISTRIES, SCHEDULES, STRATEGIES, UnknownComponent
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import by_flat_names, read_yaml, resolve
@@ -38,9 +38,9 @@ def given(text="", folder=None, **flags):
         ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
         ("backoff(beta=2)", "backoff: beta is '2'; wanted a number above 0 and below 1"),
         ("backoff(0.5)", "'0.5' has no value; write number=value"),
-        ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
+        ("backoff(beta=0.5", "wanted a name, a name with hyperparameters such as"),
         ("backoff(steps=5, epochs=2)", "takes the place of .*; keep one"),
-        ({"beta": 0.5}, "wanted a name, a name with numbers"),
+        ({"beta": 0.5}, "wanted a name, a name with hyperparameters"),
     ],
 )
 def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_as_it_is_read(spelt, choice):
@@ -80,7 +80,7 @@ def test_a_stronger_source_changes_numbers_or_begins_another_choice(tmp_path, te
     with pytest.raises(ConfigError, match=choice) as caught:
         given(text, tmp_path, **flags)
     cause = caught.value.__cause__  # a file of the user's own may mend it
-    assert isinstance(cause, UnknownChoice) == (flags.get("schedule") == "bakoff")
+    assert isinstance(cause, UnknownComponent) == (flags.get("schedule") == "bakoff")
 
 
 def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names_which_programs_change_too():
@@ -100,7 +100,7 @@ def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names_which_progra
 
 def test_no_flat_name_stands_for_two_things():
     own = [word for one in options(TrainConfig).values() for word in (one.name, *one.aliases)]
-    flat = [name for kind in KINDS for name in kind.numbers()]
+    flat = [name for kind in RUN_REGISTRIES for name in kind.hyperparameters()]
     assert len(own + flat) == len({*own, *flat})
 
 
@@ -113,12 +113,12 @@ def legal(number):
     return {int: 7, float: 0.25}.get(number.type, number.default)
 
 
-@each_of("kind", KINDS, ids=lambda kind: kind.title)
+@each_of("kind", RUN_REGISTRIES, ids=lambda kind: kind.title)
 def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named(kind):
     for choice in kind.known().values():
         assert choice.about
         assert all(spec.help for spec in options(choice).values())
-        for flat, number in kind.numbers().items():
+        for flat, number in kind.hyperparameters().items():
             if choice not in number.owners:
                 owners = ", ".join(owner.name for owner in number.owners)
                 message = f"{choice.name} has no {flat}; {owners} ha(s|ve)$"

@@ -1,4 +1,4 @@
-"""The verdicts of `mlxhog doctor` on this machine: their file, and what they permit.
+"""The capability record of this machine, which `mlxhog doctor` writes, and what it permits.
 
     ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
@@ -30,7 +30,7 @@ FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 """The Metal engine of each kind of GPU worker."""
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
-"""Backend of a GPU worker that adds its own steps -> its writer in the litmus matrix."""
+"""Backend of a GPU worker that applies its own updates -> its writer in the litmus matrix."""
 PARAMETER_KERNELS = ("dense", "rows")
 VISIBLE_S = 1.0  # a live reader must see a write within this time
 NONE = "not installed"
@@ -51,31 +51,31 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """Name of the record: chip, system and MLX, spelt for a file system."""
+        """Name of the record: chip, system and MLX, as a file name."""
         parts = (re.sub(r"[^A-Za-z0-9.]+", "_", x) for x in (self.chip, self.system, self.mlx))
         return "-".join(["doctor", *(part.strip("_").lower() for part in parts)]) + ".json"
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Capability:
     """Whether a feature may be used on this machine, and the reason."""
 
     ok: bool
     reason: str
 
 
-def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Verdict]:
-    """Make a verdict of a function of the record; without a record it is a refusal."""
+def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Capability]:
+    """Turn a function of the record into a capability; without a record it is denied."""
 
     @wraps(judge)
-    def verdict(self: Verdicts, *of: Any) -> Verdict:
-        return Verdict(*(judge(self, *of) if self.problem is None else (False, self.problem)))
+    def verdict(self: CapabilityRecord, *of: Any) -> Capability:
+        return Capability(*(judge(self, *of) if self.problem is None else (False, self.problem)))
 
     return verdict
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class CapabilityRecord:
     """The record of this machine, or the reason why there is no valid record."""
 
     path: Path  # of the record, whether it exists or not
@@ -116,7 +116,7 @@ class Verdicts:
 
     @_judged
     def gpu_write(self, backends: Iterable[str]) -> tuple[bool, str]:
-        """Whether the GPU workers of a run may add their own steps to the arena.
+        """Whether the GPU workers of a run may apply their own updates to the arena.
 
         Every pair of the run's writers with a GPU in it, and each such writer with itself, must
         have lost and torn nothing, in dense and in row writes, as two processes.
@@ -172,7 +172,7 @@ class Verdicts:
             return False, f"on {engine} these differ from reference: {', '.join(failed)}"
         return True, f"{len(rows)} kernels agree with their references on {engine}"
 
-    def model_kernels(self, backend: str) -> Verdict:
+    def model_kernels(self, backend: str) -> Capability:
         """Whether a GPU worker should compute the model with our Metal kernels.
 
         By a record, all kernels must agree with their references on that engine, and a gradient
@@ -180,13 +180,13 @@ class Verdicts:
         each worker decides (`mlxhog.backends.probes`).
         """
         if backend not in GPU_ENGINES:
-            return Verdict(False, f"{backend} does not compute on a GPU")
+            return Capability(False, f"{backend} does not compute on a GPU")
         if self.problem is not None:
-            return Verdict(True, f"which each worker checks when it starts; {self.problem}")
+            return Capability(True, f"which each worker checks when it starts; {self.problem}")
         right = self.kernels(GPU_ENGINES[backend])
         return self._faster(backend) if right.ok else right
 
-    def decodes_on_cpu(self, n_params: int) -> Verdict:
+    def decodes_on_cpu(self, n_params: int) -> Capability:
         """Whether the native decoder of a CPU writes a model's tokens faster than MLX on the GPU.
 
         A CPU's time for a token grows with the parameters, a GPU's time hardly does in small
@@ -200,7 +200,9 @@ class Verdicts:
             on_cpu, on_gpu = (row["tokens_per_s"][name] for name in ("mlx:cpu", "mlx:gpu"))
             limit = int(row["n_params"] * on_cpu / on_gpu)
             reason = f"{row['model']}: {on_cpu:,.0f} tokens/s on the CPU, {on_gpu:,.0f} on the GPU"
-        return Verdict(n_params < limit, f"the CPU is faster below {limit:,} parameters; {reason}")
+        return Capability(
+            n_params < limit, f"the CPU is faster below {limit:,} parameters; {reason}"
+        )
 
     @_judged
     def _faster(self, backend: str) -> tuple[bool, str]:
@@ -228,31 +230,33 @@ def identity() -> Identity:
     return Identity(machine.chip_name(), system, **versions)
 
 
-def load(directory: Path | None = None, here: Identity | None = None) -> Verdicts:
+def load(directory: Path | None = None, here: Identity | None = None) -> CapabilityRecord:
     """Read the record of this machine and these versions from the user's cache, by default.
 
-    Returns verdicts in every case. Without a valid record they permit nothing but Metal kernels of
-    the model, which every worker checks itself, and state the reason.
+    Returns a record in every case. Without a valid one it permits nothing but Metal kernels of
+    the model, which every worker checks itself, and states the reason.
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name
     try:
         if not is_kept(path):
-            return Verdicts(path, "this machine has not been tested: run `mlxhog doctor`")
+            return CapabilityRecord(path, "this machine has not been tested: run `mlxhog doctor`")
         record = plain_json.read(path)
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, expected {FORMAT}")
         there = asdict(Identity(**record["identity"]))
     except EnvironmentLacks as error:
-        return Verdicts(path, f"{error}; then run `mlxhog doctor`")
+        return CapabilityRecord(path, f"{error}; then run `mlxhog doctor`")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Verdicts(path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again")
+        return CapabilityRecord(
+            path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again"
+        )
     for name, value in asdict(here).items():
         if there[name] != value:
             other = str(there[name])[:MAX_SHOWN]
             problem = f"the last `mlxhog doctor` ran with {name} {other}, this is {value}"
-            return Verdicts(path, f"{problem}: run it again")
-    return Verdicts(path, None, record)
+            return CapabilityRecord(path, f"{problem}: run it again")
+    return CapabilityRecord(path, None, record)
 
 
 def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:

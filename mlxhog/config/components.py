@@ -1,23 +1,23 @@
-"""What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
+"""Components chosen by name: layers, tasks, schedules, optimizers and strategies.
 
-A choice is a class that owns its numbers (in `mlxhog/strategies`, `mlxhog/optim`,
-or a file of the user's own):
+A component is a class that owns its hyperparameters (in `mlxhog/strategies`, `mlxhog/optim`, or a
+file of the user's own):
 
     @dataclass(frozen=True, kw_only=True)
     class SSP(AsyncPS):
         name: ClassVar[str] = "ssp"
         slack: int = option(3, "steps that a worker may be ahead", unit="steps", low=0)
 
-It is spelt with its numbers; the others have their defaults:
+Its text has the hyperparameters; the others have their defaults:
 
     ssp    ssp(slack=2)    {name: ssp, slack: 2}    ssp(slack=2, staleness_lr=linear:0.1)
 
-A comma divides numbers only where a name and "=" follow, so `staleness=speed:1,4` is one. Flat
-names (`--slack 2`, `slack: 2`) are shorthand for numbers of the choice that a run has; a number
+A comma separates hyperparameters only before NAME=, so `staleness=speed:1,4` is one. Flat names
+(`--slack 2`, `slack: 2`) are shorthand for hyperparameters of the component that a run has; one
 whose name is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
 
-A `Kind` has the choices of one kind. Its `home` is the module that registers those of the package;
-it is imported when a choice is first looked up. `--plugin` loads files of the user's own.
+A `ComponentRegistry` has the components of one kind. Its module registers those of the package and
+is imported at the first look-up. `--plugin` loads files of the user's own.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
 
-from mlxhog.config.options import Option, convert_fields, options, spelt
+from mlxhog.config.options import Option, convert_fields, options, yaml_values
 from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
 _SPELT = re.compile(rf"({NAME.pattern})\s*(?:\((.*)\))?", re.DOTALL)  # of a stripped text
-_FORMS = "a name, a name with numbers such as ssp(slack=2), or {name: ssp, slack: 2}"
+_FORMS = "a name, a name with hyperparameters such as ssp(slack=2), or {name: ssp, slack: 2}"
 _COMMA = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
 
 T = TypeVar("T")
 """The type of the entries of a registry, such as classes of choices."""
 
 
-class UnknownChoice(ConfigError):
-    """No choice of a kind, such as "layer", has this name; ";" ends the words that say so."""
+class UnknownComponent(ConfigError):
+    """No component of a kind, such as "layer", has this name; the message ends at ";"."""
 
 
 class Registry(Generic[T]):
-    """Things of one kind by their names: those of the package, and those of users' files."""
+    """Components of one kind by name: those of the package, and those of users' files."""
 
     def __init__(self, title: str, home: str, form: str, *, plural: str = "") -> None:
         """Name the kind, and the module that registers those of the package.
@@ -97,18 +97,18 @@ class Registry(Generic[T]):
             raise self.unknown(name, known, ", ".join(known))
         return known[name]
 
-    def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownChoice:
+    def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownComponent:
         """Return the error for a name; it suggests the nearest one, or lists all."""
         near = nearest(name, names)
         hint = f"did you mean {near!r}?" if near else f"known are {listed}."
-        return UnknownChoice(
+        return UnknownComponent(
             f"no {self.title} {shown(name)}; {hint} {self.plural.capitalize()} of your own need "
             "the file that defines them: --plugin FILE"
         )
 
 
 Constraints = tuple[tuple[object, str, str], ...]
-"""Of each whether it is broken, its option, and the sentence that says so with the way out."""
+"""Whether a constraint is broken, its option, and the message with the remedy; for each."""
 
 
 def broken(constraints: Constraints) -> Iterator[tuple[str, str]]:
@@ -116,29 +116,29 @@ def broken(constraints: Constraints) -> Iterator[tuple[str, str]]:
     return ((name, sentence) for is_broken, name, sentence in constraints if is_broken)
 
 
-class Choice:
-    """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
+class Component:
+    """The base of a run's components: a frozen dataclass; its `option` fields are hyperparameters.
 
-    A plain field such as `depth: int = 3` is a number, too, without limits and help.
+    A plain field such as `depth: int = 3` is a hyperparameter, too, without limits and help.
     """
 
     name: ClassVar[str]  # in flags and files; only a class that defines it itself is a choice
     about: ClassVar[str]  # one line for help and documentation
-    kind: ClassVar[Kind]  # the registry that it belongs to
+    kind: ClassVar[ComponentRegistry]  # the registry that it belongs to
     takes_plain_fields: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Convert and check every number.
+        """Convert and check every hyperparameter.
 
         Raises:
-            ConfigError: naming every wrong number and every broken constraint.
+            ConfigError: naming every invalid value and every broken constraint.
         """
         broken = (f"{name}: {problem}" for name, problem in self.broken("constraints"))
         if problems := convert_fields(self) or [*broken]:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
     def constraints(self) -> Constraints:
-        """Constraints between its own numbers; those of its bases hold, too."""
+        """Constraints between its hyperparameters; those of its bases hold, too."""
         return ()
 
     def run_constraints(self, config: Any) -> Constraints:
@@ -163,29 +163,29 @@ class Choice:
         return not cls.__module__.startswith("mlxhog.")
 
     def __str__(self) -> str:
-        """Spell it, with the numbers that are not the defaults; `Kind.read` reads it back."""
+        """Format it, with the hyperparameters that are not the defaults; `read` reads it back."""
         specs = options(type(self))
         numbers = [
             f"{name}={'true' if value is True else 'false' if value is False else value}"
-            for name, value in spelt(self).items()
+            for name, value in yaml_values(self).items()
             if getattr(self, name) != specs[name].default
         ]
         return f"{self.name}({', '.join(numbers)})" if numbers else self.name
 
     def to_dict(self) -> dict[str, object]:
-        """Return its name and all numbers, as YAML and JSON have them."""
-        return {"name": self.name, **spelt(self)}
+        """Return its name and all hyperparameters, as YAML and JSON have them."""
+        return {"name": self.name, **yaml_values(self)}
 
 
-class Kind(Registry[type[Choice]]):
-    """Choices that a run makes by an option of its own, such as `--strategy`."""
+class ComponentRegistry(Registry[type[Component]]):
+    """Components that a run chooses by an option, such as `--strategy`."""
 
-    def register(self, choice: type[Choice]) -> type[Choice]:
+    def register(self, choice: type[Component]) -> type[Component]:
         """Add a choice, also as a decorator.
 
         Raises:
-            ConfigError: as of a `Registry`; or the class is not a frozen dataclass, so its numbers
-                would be lost.
+            ConfigError: as of a `Registry`; or the class is not a frozen dataclass, so its
+                hyperparameters would be lost.
         """
         params = vars(choice).get("__dataclass_params__")
         forgot = any(isinstance(value, Field) for value in vars(choice).values())
@@ -195,26 +195,28 @@ class Kind(Registry[type[Choice]]):
             )
         return super().register(choice)
 
-    def read(self, value: object) -> Choice:
+    def read(self, value: object) -> Component:
         """Return a choice from its text, a mapping, or itself.
 
         Raises:
             UnknownChoice: no choice has that name.
-            ConfigError: it has no such number, or a number has a wrong value.
+            ConfigError: it has no such hyperparameter, or one has an invalid value.
         """
-        if isinstance(value, Choice) and value.kind is self:
+        if isinstance(value, Component) and value.kind is self:
             return value
         name, numbers = self.parts(value)
         return self.make(name, {flat: (one, "") for flat, one in numbers.items()})
 
-    def make(self, choice: type[Choice] | str, numbers: Mapping[str, tuple[object, str]]) -> Choice:
-        """Return a choice, given or by its name, with numbers.
+    def make(
+        self, choice: type[Component] | str, numbers: Mapping[str, tuple[object, str]]
+    ) -> Component:
+        """Return a component, given or by its name, with hyperparameters.
 
-        `numbers` has for a flat name the value, and the beginning of an error about it or "".
+        `numbers` maps a flat name to the value and the prefix of an error about it, or "".
 
         Raises:
             UnknownChoice: no choice has that name.
-            ConfigError: every number that the choice lacks, or that has a wrong value.
+            ConfigError: every hyperparameter that it lacks, or that has an invalid value.
         """
         choice = self.find(choice) if isinstance(choice, str) else choice
         specs = {spec.flat: spec for spec in options(choice).values()}
@@ -231,25 +233,25 @@ class Kind(Registry[type[Choice]]):
         return choice(**values)
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
-        """Return the name and the numbers of a value, whether or not the choice exists.
+        """Return the name and the hyperparameters of a value, whether or not the component exists.
 
-        If it exists, the numbers have their flat names.
+        If it exists, the hyperparameters have their flat names.
 
         Raises:
-            ConfigError: it has no form above, or the choice lacks a number.
+            ConfigError: it has no form above, or lacks a hyperparameter.
         """
         name: object = None
         numbers: dict[str, object] = {}
-        if isinstance(value, Choice):
-            name, numbers = value.name, spelt(value)
+        if isinstance(value, Component):
+            name, numbers = value.name, yaml_values(value)
         elif isinstance(value, Mapping):
             numbers = {str(key): one for key, one in value.items()}
             name = numbers.pop("name", None)
         elif isinstance(value, str) and (match := _SPELT.fullmatch(value.strip())):
-            name, numbers = match[1], _numbers_in(match[2] or "")
+            name, numbers = match[1], _hyperparameters_in(match[2] or "")
         if not isinstance(name, str):
             raise ConfigError(f"wanted {_FORMS}")
-        choice = type(value) if isinstance(value, Choice) else self.known().get(name)
+        choice = type(value) if isinstance(value, Component) else self.known().get(name)
         if choice is None:
             return name, numbers
         specs = options(choice).values()
@@ -264,42 +266,45 @@ class Kind(Registry[type[Choice]]):
         """Description of a legal value."""
         return f"one of {', '.join(self.known())}"
 
-    def numbers(self) -> Mapping[str, Option]:
-        """Return every number of any choice by its flat name.
+    def hyperparameters(self) -> Mapping[str, Option]:
+        """Return every hyperparameter of any component by its flat name.
 
-        A number means the same in all choices of a kind; its default, here that of the first one,
+        One means the same in all components of a kind; its default, here that of the first,
         may differ.
         """
-        return _numbers_of(tuple(self.known().values()))
+        return _hyperparameters_of(tuple(self.known().values()))
 
-    def lacks(self, choice: type[Choice], number: str) -> str:
-        """Return the error for a number that a choice lacks; it names the choices that have it."""
-        by_name = {**{one.name: one for one in self.numbers().values()}, **self.numbers()}
+    def lacks(self, choice: type[Component], number: str) -> str:
+        """Return the error for a hyperparameter that a component lacks; it names those with it."""
+        by_name = {
+            **{one.name: one for one in self.hyperparameters().values()},
+            **self.hyperparameters(),
+        }
         if number in by_name:
             owners = [owner.name for owner in by_name[number].owners]
             has = "has" if len(owners) == 1 else "have"
             return f"{choice.name} has no {number}; {', '.join(owners)} {has}"
         own = options(choice)
         near = did_you_mean(number, own)
-        listed = f"; its numbers are {', '.join(own)}" if own else "; it has no numbers"
+        listed = f"; it has {', '.join(own)}" if own else "; it has no hyperparameters"
         return f"{choice.name} has no {number}{near or listed}"
 
 
-def _numbers_in(text: str) -> dict[str, object]:
+def _hyperparameters_in(text: str) -> dict[str, object]:
     numbers: dict[str, object] = {}
     for part in filter(str.strip, _COMMA.split(text)):
         number, equals, value = (word.strip() for word in part.partition("="))
         if not equals:
             raise ConfigError(f"{number!r} has no value; write number=value")
         if number in numbers:
-            raise ConfigError(f"{number} stands twice; keep one")
+            raise ConfigError(f"{number} is given twice; keep one")
         numbers[number] = value
     return numbers
 
 
 @cache
-def _numbers_of(choices: tuple[type[Choice], ...]) -> Mapping[str, Option]:
-    owners: dict[str, list[type[Choice]]] = {}
+def _hyperparameters_of(choices: tuple[type[Component], ...]) -> Mapping[str, Option]:
+    owners: dict[str, list[type[Component]]] = {}
     first: dict[str, Option] = {}
     for choice in choices:
         for spec in options(choice).values():
@@ -309,13 +314,15 @@ def _numbers_of(choices: tuple[type[Choice], ...]) -> Mapping[str, Option]:
 
 
 _OF_BASE = "a dataclass with a name and the base mlxhog."
-SCHEDULES = Kind("schedule", "mlxhog.optim.schedules", f"{_OF_BASE}optim.schedules.Schedule")
-OPTIMIZERS = Kind("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
-STRATEGIES = Kind(
+SCHEDULES = ComponentRegistry(
+    "schedule", "mlxhog.optim.schedules", f"{_OF_BASE}optim.schedules.Schedule"
+)
+OPTIMIZERS = ComponentRegistry("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
+STRATEGIES = ComponentRegistry(
     "strategy", "mlxhog.strategies", f"{_OF_BASE}strategies.Strategy (examples/my_strategy.py)",
     plural="strategies",
 )  # fmt: skip
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
+RUN_REGISTRIES = (SCHEDULES, OPTIMIZERS, STRATEGIES)
 LAYERS: Registry[type[Any]] = Registry(
     "layer", "mlxhog.models.layers",
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",
@@ -323,5 +330,5 @@ LAYERS: Registry[type[Any]] = Registry(
 TASKS: Registry[Any] = Registry(
     "task", "mlxhog.mad.tasks", "a dataclass of the base Task (examples/my_task.py)"
 )
-REGISTRIES = (LAYERS, TASKS, *KINDS)
+REGISTRIES = (LAYERS, TASKS, *RUN_REGISTRIES)
 """Everything that a file of the user's own may add to."""

@@ -33,7 +33,7 @@ ASKS = {
 """Request -> the label of its button, and the question before it is sent."""
 
 
-class Board:
+class Dashboard:
     """The application that shows one run.
 
     Concurrency: for one event loop; files are read in a thread, one at a time.

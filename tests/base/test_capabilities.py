@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from mlxhog.base.verdicts import FORMAT, Identity, identity, load, save
+from mlxhog.base.capabilities import FORMAT, Identity, identity, load, save
 from mlxhog.errors import EnvironmentLacks
 from tests.pairs import each_of
 
@@ -135,7 +135,9 @@ def test_a_record_on_a_disk_without_modes_counts_unless_others_could_write_it(mo
     monkeypatch.setattr(Path, "chmod", Mock(side_effect=PermissionError(errno.EPERM, "no modes")))
     path = save(record_of(here), here)
     assert (load().usable, load().path) == (True, path)
-    monkeypatch.setattr("mlxhog.base.verdicts.replace_file", lambda path, _: os.chmod(path, 0o666))
+    monkeypatch.setattr(
+        "mlxhog.base.capabilities.replace_file", lambda path, _: os.chmod(path, 0o666)
+    )
     with pytest.raises(EnvironmentLacks, match="can be written by others"):
         save(record_of(here), here)
 
