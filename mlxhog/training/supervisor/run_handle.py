@@ -15,7 +15,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
-from mlxhog.progress import PhaseStatus
+from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.strategies import Strategy
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor.handles import WorkerHandle
