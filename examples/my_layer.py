@@ -10,7 +10,7 @@ mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task
 
 from collections.abc import Iterable
 
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps
+from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 
@@ -24,10 +24,10 @@ class MovingAverage(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner = self.expand * d
-        yield from maps(d, v_proj=inner, g_proj=inner)
-        yield from maps(d, z_proj=inner, product=False)
+        yield from linear_params(d, v_proj=inner, g_proj=inner)
+        yield from linear_params(d, z_proj=inner, autocast=False)
         yield ParamSpec("z_proj.bias", (inner,), "inverse_softplus:0.01:1.0")
-        yield from maps(inner, out_proj=d)
+        yield from linear_params(inner, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": [(self.expand * d, 1)]}

@@ -28,7 +28,7 @@ class MetalEngine(ABC):
         """Copy host values to the engine's own kind of array."""
 
     @abstractmethod
-    def adopt(self, host: NDArray[Any]) -> Any:
+    def wrap(self, host: NDArray[Any]) -> Any:
         """Return an array over the same memory, which the GPU reads and writes in place.
 
         Raises:

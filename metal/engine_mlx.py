@@ -6,8 +6,8 @@ inputs, runs alone, and the caller waits for its end. An operation that was buil
 and is not evaluated yet reads it after the launch: evaluate it first. Other launches stay lazy,
 like operations of MLX: the models' forward passes need this.
 
-Host memory becomes an MLX array without a copy (`adopt`): MLX wraps the pages in a Metal buffer.
-`adoptable` tells whether it fits. Versions of MLX that may reuse an adopted buffer for
+Host memory becomes an MLX array without a copy (`wrap`): MLX wraps the pages in a Metal buffer.
+`wrappable` tells whether it fits. Versions of MLX that may reuse an wrapped buffer for
 the result of an operation ("donation") are refused.
 
 Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
@@ -54,9 +54,9 @@ class MLXEngine(MetalEngine):
         """Copy host values to an MLX array."""
         return mx.array(host)
 
-    def adopt(self, host: NDArray[Any]) -> mx.array:
+    def wrap(self, host: NDArray[Any]) -> mx.array:
         """Import host memory as an MLX array without a copy."""
-        return adopt(host)
+        return wrap(host)
 
     def host(self, array: mx.array) -> NDArray[Any]:
         """Evaluate an MLX array; return a view of it."""
@@ -115,13 +115,13 @@ def _input(argument: Argument, value: Any) -> mx.array:
     return mx.array(number(argument, value), dtype)
 
 
-def adopt(host: NDArray[Any]) -> mx.array:
+def wrap(host: NDArray[Any]) -> mx.array:
     """Return a flat MLX array over the memory of `host`, which stays alive as long as the array.
 
     Never write it with `+=`, item assignment or `.at[]`: kernels and the host write this memory.
 
     Args:
-        host: a segment of an arena, see `mlxhog.metal.engine.adoptable`.
+        host: a segment of an arena, see `mlxhog.metal.engines.wrappable`.
 
     Raises:
         EnvironmentLacks: MLX cannot share this memory here, returned other or less memory, or may
@@ -133,21 +133,21 @@ def adopt(host: NDArray[Any]) -> mx.array:
             "its mlx/array.h; python -m pip install 'mlx>=0.32.4'"
         )
     try:
-        adopted = mx.asarray(host, copy=False)
+        wrapped = mx.asarray(host, copy=False)
     except ValueError as error:
         raise EnvironmentLacks(
             f"MLX cannot import {host.nbytes} bytes at {host.ctypes.data:#x} without a copy "
             f"({error}); use --read snapshot and --gpu-write cpu here"
         ) from error
-    mx.eval(adopted)
-    view = np.array(adopted, copy=False)
+    mx.eval(wrapped)
+    view = np.array(wrapped, copy=False)
     if (view.ctypes.data, view.nbytes) != (host.ctypes.data, host.nbytes):
         raise EnvironmentLacks(
             f"MLX made {view.nbytes:,} bytes at {view.ctypes.data:#x} of {host.nbytes:,} bytes at "
             f"{host.ctypes.data:#x}, so it did not import them; use --read snapshot and "
             "--gpu-write cpu here"
         )
-    return adopted
+    return wrapped
 
 
 @cache

@@ -42,16 +42,16 @@ class MPSEngine(MetalEngine):
             )
         self._device = torch.device(device)
         self._functions: dict[str, Any] = {}
-        self._lent: list[Any] = []  # MLX arrays whose memory our tensors use
+        self._wrapped: list[Any] = []  # MLX arrays whose memory our tensors use
 
     def array(self, host: NDArray[Any]) -> torch.Tensor:
         """Copy host values to an MPS tensor."""
         return torch.from_numpy(np.array(host)).to(self._device)
 
-    def adopt(self, host: NDArray[Any]) -> torch.Tensor:
+    def wrap(self, host: NDArray[Any]) -> torch.Tensor:
         """Import host memory through MLX: torch has no import of its own."""
         try:
-            from mlxhog.metal.engine_mlx import adopt
+            from mlxhog.metal.engine_mlx import wrap
         except UNLOADABLE as error:
             raise not_imported(
                 "mlx",
@@ -59,9 +59,9 @@ class MPSEngine(MetalEngine):
                 "torch alone cannot import host memory on the GPU; MLX does it: "
                 "python -m pip install mlx, or use --gpu-write cpu",
             ) from error
-        lent = adopt(host)
+        wrapped = wrap(host)
         try:
-            tensor = torch.from_dlpack(lent)  # type: ignore[attr-defined]
+            tensor = torch.from_dlpack(wrapped)  # type: ignore[attr-defined]
         except (RuntimeError, BufferError, TypeError) as error:
             raise EnvironmentLacks(
                 f"torch cannot share memory with this MLX ({error}); torch 2.12 and MLX 0.32.4 "
@@ -72,7 +72,7 @@ class MPSEngine(MetalEngine):
                 f"MLX lends this memory to torch on {tensor.device}, kernels need "
                 f"{self._device.type}; use --gpu-write cpu"
             )
-        self._lent.append(lent)  # never rebound: the tensor does not follow
+        self._wrapped.append(wrapped)  # never rebound: the tensor does not follow
         return tensor
 
     def host(self, array: torch.Tensor) -> NDArray[Any]:

@@ -7,8 +7,8 @@ Names that `create` knows:
     emulated    the host shim, which runs the text that both would compile   `host/engine.py`
 
 Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
-elements in 31 bits. So a whole segment of an arena, with its padding, is adopted as one flat array
-(`adoptable`); parameters are slices of it.
+elements in 31 bits. So a whole segment of an arena, with its padding, is wrapped as one flat array
+(`wrappable`); parameters are slices of it.
 Sources: MLX pull request 3872 (`copy=False`), Apple, `newBufferWithBytesNoCopy`.
 """
 
@@ -52,15 +52,15 @@ def create(name: str, *, threads: int = 2) -> MetalEngine:
     raise ConfigError(f"no Metal engine {name!r}; choose from {', '.join(NAMES)}")
 
 
-def shares_memory(engine: MetalEngine, adopted: Any, host: NDArray[np.float32], at: int) -> bool:
+def shares_memory(engine: MetalEngine, wrapped: Any, host: NDArray[np.float32], at: int) -> bool:
     """Whether a kernel sees writes of the host, and the host sees writes of a kernel.
 
     A framework may copy memory that it should share, on a system, version or address that we have
     not tested. Training would then continue, and silently lose every step of the GPU.
 
     Args:
-        engine: the engine that adopted the array.
-        adopted: the engine's array over `host`.
+        engine: the engine that wrapped the array.
+        wrapped: the engine's array over `host`.
         host: (n,) float32.
         at: index of a float that no other process uses, such as `Layout.self_check`; restored.
     """
@@ -69,7 +69,7 @@ def shares_memory(engine: MetalEngine, adopted: Any, host: NDArray[np.float32], 
         for value in _HOST_WRITES:
             host[at] = value
             one = engine.array(np.ones(1, np.float32))
-            engine.run(dense_axpy(adopted, one, scale=0.5, offset=at))
+            engine.run(dense_axpy(wrapped, one, scale=0.5, offset=at))
             if host[at] != np.float32(value + 0.5):
                 return False
         return True
@@ -80,7 +80,7 @@ def shares_memory(engine: MetalEngine, adopted: Any, host: NDArray[np.float32], 
 MAX_ELEMENTS = 2**31 - 1  # of one MLX array: its sizes are int32
 
 
-def adoptable(host: NDArray[Any], *, page: int = mmap.PAGESIZE) -> NDArray[Any]:
+def wrappable(host: NDArray[Any], *, page: int = mmap.PAGESIZE) -> NDArray[Any]:
     """Return host memory that a GPU can import without a copy.
 
     Args:

@@ -20,8 +20,7 @@ Size = tuple[int, int, int]
 KERNEL_FOLDER = Path(__file__).parent / "kernels"
 _OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
 FUSED_RTOL = 1e-6
-"""Eight units in the last place, of a few fused multiply-adds in a row. Metal fuses a product and a
-sum by default; only new compilers know the pragma against it in `unfused.h`."""
+"""Tolerance of fused multiply-adds, 8 ulp: old Metal compilers ignore the pragma of `unfused.h`."""
 
 TYPES = {"float32": "float", "uint32": "uint32_t", "int32": "int32_t", "uint8": "uint8_t"}
 """Metal's name of each type of an argument."""

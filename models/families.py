@@ -103,7 +103,7 @@ def head_bias(cfg: ModelConfig) -> str | None:
 
 def products(cfg: ModelConfig) -> frozenset[str]:
     """Return the names of the matrices that only multiply activations, a tied head included."""
-    return frozenset(name for name, one in cfg.layout.spec.items() if one.product) | {head(cfg)}
+    return frozenset(name for name, one in cfg.layout.spec.items() if one.autocast) | {head(cfg)}
 
 
 def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
@@ -116,7 +116,7 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     return frozenset(
         name
         for name, one in cfg.layout.spec.items()
-        if one.product and name not in outside
+        if one.autocast and name not in outside
         if len(one.shape) == 2 and 2 * min(one.shape) >= least
     )
 

@@ -71,10 +71,10 @@ def check_names(where: str, data: Mapping[Any, Any]) -> None:
 class Fields:
     """Base of a configuration that is read from a file: a frozen dataclass with such fields."""
 
-    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})  # other names of fields
-    no_effect: ClassVar[frozenset[str]] = frozenset()  # that YAML may have; they are not read
-    only: ClassVar[Mapping[str, object]] = MappingProxyType({})  # with one supported value
-    private: ClassVar[str] = "\n"  # the beginning of names that are left out
+    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})  # aliases of fields
+    no_effect: ClassVar[frozenset[str]] = frozenset()  # accepted keys that are not used
+    only: ClassVar[Mapping[str, object]] = MappingProxyType({})  # keys with one allowed value
+    private: ClassVar[str] = "\n"  # prefix of names that are left out
 
     def __post_init__(self) -> None:
         """Convert every field, and refuse one out of range."""

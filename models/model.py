@@ -3,7 +3,7 @@
 With B batch, S sequence, d = hidden_size, V vocabulary:
 
     x = E[tokens]                     (B, S, d); rows of n-grams and positions may be added
-    x = x + layer(norm(x))            for every part of every block: a mixer, or a channel map
+    x = x + layer(norm(x))            for every part of every block: a mixer, or a channel mixer
     logits = norm(x) H^T + b          H = E where they are tied; b and this norm may be absent
 
 A family, such as xLSTM Large, is a configuration whose `layout` is that list, under the names of
@@ -180,7 +180,7 @@ class ModelConfig(Fields, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class XLSTMConfig(ModelConfig):
-    """What both xLSTM families have beside: resets at documents, and tables of n-grams."""
+    """Options of both xLSTM families: document resets and n-gram embedding tables."""
 
     reset_at_document_boundaries: bool = option(False, "reset the state at every bos_token_id")
     ngram_orders: tuple[int, ...] = custom(
@@ -211,7 +211,7 @@ class XLSTMConfig(ModelConfig):
         """Return the layout's embedding of that name, its tables of n-grams and its head."""
         tied, shape = self.tie_word_embeddings, (self.vocab_size, self.hidden_size)
         init = small(self.hidden_size)
-        head = ParamSpec(self.untied_head, shape, init, decay=True, product=True)
+        head = ParamSpec(self.untied_head, shape, init, decay=True, autocast=True)
         # A tied embedding has a dense gradient: every row is also a row of the head.
         return {
             "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),

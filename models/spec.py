@@ -26,9 +26,9 @@ class ParamSpec:
     the bias of an sLSTM of NH heads, whose forget gates alone are not 0:
     "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
 
-    Of "rows" one step touches few (an embedding); a "table" is also so large that no step should
-    pass over it (n-grams). A `product` only multiplies activations, which may be computed in
-    bfloat16; a parameter of a gate, a norm or a cell is none.
+    Kind "rows" has a sparse gradient (an embedding); "table" also is too large for a dense pass
+    (n-grams). `autocast` marks a weight that is used in matmuls alone, which may be bfloat16;
+    parameters of gates, norms and cells are not marked.
     """
 
     name: str  # dotted, as in a transformers checkpoint
@@ -36,7 +36,7 @@ class ParamSpec:
     init: str
     kind: Literal["dense", "rows", "table"] = "dense"
     decay: bool = False  # whether weight decay applies
-    product: bool = False
+    autocast: bool = False
 
     @property
     def size(self) -> int:

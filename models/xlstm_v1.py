@@ -65,7 +65,7 @@ class _Section(Fields):
 
 @dataclass(frozen=True, kw_only=True)
 class MLSTMLayerConfig(_Section):
-    """Of the mLSTM layer; `proj_factor` widens the model's width to that of the cell."""
+    """Settings of the mLSTM layer, whose inner width is `proj_factor` times the model's."""
 
     num_heads: int = positive("heads; they divide the cell's width", 4)
     conv1d_kernel_size: int = positive("taps of the convolution before it", 4)

@@ -160,7 +160,7 @@ def no_apple_gpu():
 
 @pytest.fixture(scope="session")
 def host_engine(shim_cache):
-    """Makes engines on the session's cache: `host_engine(chaos=3, threads=1)`."""
+    """Makes engines on the session's cache: `host_engine(fuzz=3, threads=1)`."""
 
     def make(**options):
         return HostEngine(cache=shim_cache, **options)

@@ -25,7 +25,7 @@ MODULES = [
     "mlxhog.mad.training.candidate",
     "mlxhog.models.lm_native",
     "mlxhog.models.ops.native.operators",
-    "mlxhog.models.ops.native.pairs",
+    "mlxhog.models.ops.native.custom_ops",
     "mlxhog.backends.backend",
     "mlxhog.decoding.engine",
     "mlxhog.mad.study.workers",

@@ -11,7 +11,7 @@ A launch travels in a file, little-endian:
     grid, group               3 x uint32 each
     os_threads                uint32
     lockstep                  uint32
-    chaos_period              uint32
+    fuzz_period              uint32
     launches                  uint32   that run at once, on the same inputs
     seed                      uint64
     buffers                   uint64
@@ -34,7 +34,7 @@ import numpy as np
 
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.emulator import build, translate
-from mlxhog.metal.emulator.engine import CHAOS_PERIOD, buffers
+from mlxhog.metal.emulator.engine import FUZZ_PERIOD, buffers
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.registry import KERNELS, instances
 from tools.samples import sample
@@ -63,7 +63,8 @@ class Sanitizer:
 
 SANITIZERS = {
     # Functions are not followed into and out of: fibers would leave them in another order. To this
-    # sanitizer all threads of a threadgroup are one; what they do to each other, chaos finds.
+    # sanitizer all threads of a threadgroup are one; schedule fuzzing finds what they do to each
+    # other.
     "thread": Sanitizer(
         ("-fsanitize=thread",),
         {"TSAN_OPTIONS": f"exitcode={_FOUND}:halt_on_error=1"},
@@ -90,12 +91,12 @@ def report(
     compiler: str = "g++",
     threads: int = 2,
     launches: int = 1,
-    chaos: int | None = None,
+    fuzz: int | None = None,
 ) -> str:
     """Run a launch under a sanitizer, and return what it found, "" for nothing.
 
     Programs are kept in `directory`. Some launches run at the same time, on the same inputs, each
-    with its own outputs and OS threads; `chaos` is a seed, as for `HostEngine`.
+    with its own outputs and OS threads; `fuzz` is a seed, as for `HostEngine`.
 
     Raises:
         MetalError: the kernel does not compile, or fails by itself.
@@ -111,7 +112,7 @@ def report(
     main = build.compiled("main", _MAIN.read_text(), flags, build.make_cache(directory), compiler)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "launch"
-        file.write_bytes(_packed(launch, threads, launches, chaos))
+        file.write_bytes(_packed(launch, threads, launches, fuzz))
         done = _finished([str(main), str(library), name, str(file)], checks)
     if done.returncode not in (0, _FOUND):
         raise MetalError(f"{kernel.name} failed (exit {done.returncode}): {done.stderr.strip()}")
@@ -139,7 +140,7 @@ def _on_the_heap(text: str) -> str:
     return moved
 
 
-def _packed(launch: Launch, threads: int, launches: int, chaos: int | None) -> bytes:
+def _packed(launch: Launch, threads: int, launches: int, fuzz: int | None) -> bytes:
     arrays = buffers(launch)
     head = struct.pack(
         "<10I2Q",
@@ -147,9 +148,9 @@ def _packed(launch: Launch, threads: int, launches: int, chaos: int | None) -> b
         *launch.group,
         threads,
         launch.kernel.lockstep,
-        0 if chaos is None else CHAOS_PERIOD,
+        0 if fuzz is None else FUZZ_PERIOD,
         launches,
-        chaos or 0,
+        fuzz or 0,
         len(arrays),
     )
     parts = [head]

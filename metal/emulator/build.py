@@ -97,7 +97,7 @@ def library(
 
 
 def runtime_library(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
-    """Compile the runtime that all kernel libraries share: the scheduler, fibers and chaos."""
+    """Compile the runtime that all kernel libraries share: scheduler, fibers, schedule fuzzing."""
     sources = sorted((HOST / "runtime").glob("*.cpp"))
     text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
     flags = (*extra_flags, "-I", str(HOST / "runtime"), *_SHARED)

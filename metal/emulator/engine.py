@@ -16,15 +16,15 @@ from mlxhog.metal.kernel import Launch, MetalKernel, Size
 
 MAX_THREADS = 1024
 _MESSAGE_BYTES = 1024
-CHAOS_PERIOD = 4
-"""Under chaos a thread yields once in this number of atomic operations, on average."""
+FUZZ_PERIOD = 4
+"""Under schedule fuzzing a thread yields once in this number of atomic operations, on average."""
 
 
 class HostEngine(MetalEngine):
     """Compiles kernels with a C++ compiler and runs them on OS threads; arrays are NumPy's.
 
     Args:
-        chaos: a seed; threads switch at random before atomic operations, and groups run in random
+        fuzz: a seed; threads switch at random before atomic operations, and groups run in random
             order. With one OS thread the same seed gives the same result.
         threads: OS threads that run threadgroups.
         cache: where texts and libraries are kept; default: this user's cache directory.
@@ -41,14 +41,14 @@ class HostEngine(MetalEngine):
     def __init__(
         self,
         *,
-        chaos: int | None = None,
+        fuzz: int | None = None,
         threads: int = 2,
         cache: Path | None = None,
         compiler: str = "g++",
         flags: tuple[str, ...] = (),
     ) -> None:
         self.ran: set[str] = set()  # entries of kernels
-        self._chaos, self._threads = chaos, threads
+        self._fuzz, self._threads = fuzz, threads
         self._cache = build.kernel_cache() if cache is None else cache
         self._compiler, self._flags = compiler, flags
         self._built: dict[tuple[MetalKernel, str], Path] = {}
@@ -58,7 +58,7 @@ class HostEngine(MetalEngine):
         """Copy host values."""
         return host.copy()
 
-    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
+    def wrap(self, host: NDArray[Any]) -> NDArray[Any]:
         """Return the host's own array."""
         return host
 
@@ -90,9 +90,9 @@ class HostEngine(MetalEngine):
             (ctypes.c_uint32 * 3)(*group),
             self._threads,
             kernel.lockstep,
-            0 if self._chaos is None else CHAOS_PERIOD,
+            0 if self._fuzz is None else FUZZ_PERIOD,
             _MESSAGE_BYTES,
-            ((self._chaos or 0) << 32) + self._launches,
+            ((self._fuzz or 0) << 32) + self._launches,
             ctypes.cast(message, ctypes.c_char_p),
         )
         pointers = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
@@ -151,7 +151,7 @@ class LaunchRecord(ctypes.Structure):
         ("group", ctypes.c_uint32 * 3),
         ("os_threads", ctypes.c_uint32),
         ("lockstep", ctypes.c_uint32),
-        ("chaos_period", ctypes.c_uint32),
+        ("fuzz_period", ctypes.c_uint32),
         ("message_bytes", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
         ("message", ctypes.c_char_p),

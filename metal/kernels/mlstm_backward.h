@@ -14,7 +14,7 @@
 //     di_j = zk_j + r_j                                                         r_j = y_j k_j . (dC' v_j + dn')
 //     db_t = zq_t - r_t + s w_t q_t . (C u_t + n e_t)
 //
-// dn is dC with e_t in place of u_t^T. These hold the stabilizers m and M constant, which h does not depend on but
+// dn is dC with e_t in place of u_t^T. These hold the stabilizers m and M constant; h depends on M only
 // through eps, dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on,
 // <C', dC'> + n' . dn'. `models/ops/metal/cells.py` says what follows from both. Z_tt counts in zk alone: where the
 // gates forget all, the rest is far smaller than it. Weights of pairs of two documents, and of the states of other

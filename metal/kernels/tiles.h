@@ -50,9 +50,9 @@ inline void tile_zero(thread simdgroup_float8x8* result) {
   for (uint k = 0; k < kTileMatrices; ++k) result[k] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
 }
 
-// Add a product over `depth`: of `a`, or its transpose if kTurnedA, and `b`, or its transpose. Every thread of the
-// group comes here; `tiles` has kTileFloats floats, of which a thread that comes has read what it needs.
-template <bool kTurnedA, bool kTurnedB>
+// Add a product over `depth`: of `a`, or its transpose if kTransposedA, and `b`, or its transpose. Every thread of the
+// threadgroup calls it, after it has read what it needs of `tiles`, kTileFloats floats; the first barrier is inside.
+template <bool kTransposedA, bool kTransposedB>
 inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, TileMatrix b, uint depth,
                              threadgroup float* tiles, uint simdgroup, uint lane) {
   threadgroup float* left = tiles;
@@ -60,11 +60,11 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
   const uint thread_index = simdgroup * kTileLanes + lane, own = simdgroup * kTileOwnRows;
   for (uint k = 0; k < depth; k += kTileDepth) {
     threadgroup_barrier(mem_flags::mem_threadgroup);  // what the tiles held before has been read
-    if (kTurnedA)
+    if (kTransposedA)
       tile_copy<kTileDepth, kTileRows>(left, a, k, 0, thread_index);
     else
       tile_copy<kTileRows, kTileDepth>(left, a, 0, k, thread_index);
-    if (kTurnedB)
+    if (kTransposedB)
       tile_copy<kTileColumns, kTileDepth>(right, b, 0, k, thread_index);
     else
       tile_copy<kTileDepth, kTileColumns>(right, b, k, 0, thread_index);
@@ -75,14 +75,14 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
 #pragma clang loop unroll(full)
       for (uint r = 0; r < 2; ++r) {
         const uint row = own + 8 * r;
-        if (kTurnedA)
+        if (kTransposedA)
           simdgroup_load(a_part[r], left + step * (kTileRows + kTilePad) + row, kTileRows + kTilePad, ulong2(0), true);
         else
           simdgroup_load(a_part[r], left + row * (kTileDepth + kTilePad) + step, kTileDepth + kTilePad);
       }
 #pragma clang loop unroll(full)
       for (uint c = 0; c < 4; ++c) {
-        if (kTurnedB)
+        if (kTransposedB)
           simdgroup_load(b_part, right + 8 * c * kTileStride + step, kTileStride, ulong2(0), true);
         else
           simdgroup_load(b_part, right + step * kTileStride + 8 * c, kTileStride);

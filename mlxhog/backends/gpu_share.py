@@ -34,12 +34,12 @@ class GPUShare:
     """One worker's share of a GPU."""
 
     workers: int = 1  # number of processes that compute on the GPU, including this one
-    adopted_bytes: int = 0  # memory of the arena that the framework imports and counts as its own
+    wrapped_bytes: int = 0  # memory of the arena that the framework imports and counts as its own
     piece_tokens: int = PIECE_TOKENS  # of a piece, which is computed without a wait for the GPU
 
     def own_bytes(self, recommended_bytes: int) -> int:
         """The memory for arrays of this worker, of what the device recommends for all programs."""
-        return int(USABLE * recommended_bytes / self.workers) - self.adopted_bytes
+        return int(USABLE * recommended_bytes / self.workers) - self.wrapped_bytes
 
     def rows(self, batch: Batch) -> Iterator[Batch]:
         """The batch in parts of several sequences: as many as a piece allows, at least one."""
@@ -127,11 +127,11 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
     """
     recommended = _recommended_to_mlx(mx)
     own = share.own_bytes(recommended)
-    limit = own + share.adopted_bytes
+    limit = own + share.wrapped_bytes
     if on_gpu and own < MIN_BYTES:
         raise EnvironmentLacks(
             f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
-            f"import {share.adopted_bytes / 2**30:.1f} GiB each leave {own / 2**30:.2f} GiB for "
+            f"import {share.wrapped_bytes / 2**30:.1f} GiB each leave {own / 2**30:.2f} GiB for "
             "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
         )
     mx.set_memory_limit(limit)

@@ -20,7 +20,7 @@ from mlxhog.backends.reader import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
-from mlxhog.metal.engines import adoptable
+from mlxhog.metal.engines import wrappable
 from mlxhog.optim.gradients import Float32, Int32
 
 
@@ -86,9 +86,9 @@ class MLXBackend(Backend):
                 self._flat = mx.zeros(n_floats)
                 mx.eval(self._flat)
             elif mx.metal.is_available():
-                from mlxhog.metal.engine_mlx import adopt
+                from mlxhog.metal.engine_mlx import wrap
 
-                self._flat = adopt(adoptable(live))
+                self._flat = wrap(wrappable(live))
             else:
                 raise ConfigError(
                     f"--read live: {self.name} can only copy host memory without Metal; "

@@ -125,9 +125,9 @@ def _slot(voters: Sequence[Scored], number: int) -> dict[str, int]:
 
 
 def unit_of(layers: tuple[Layer, ...]) -> int:
-    """Return the layers of a block, a mixer and then a channel map; 1 if the layers are not blocks.
+    """Return the layers of a block, a mixer and a channel mixer; 1 if the layers are not blocks.
 
-    A block has 4 layers if the same layer is before each mixer and each channel map.
+    A block has 4 layers if the same layer is before each mixer and each channel mixer.
     """
     for step in (1, 2):
         kinds = [layer.kind for layer in layers[step - 1 :: step]]

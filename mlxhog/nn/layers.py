@@ -32,7 +32,7 @@ from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layer import ForwardContext, maps
+from mlxhog.models.mad.layer import ForwardContext, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
@@ -68,7 +68,7 @@ class Stack:
         """Parameters by their names here; a `ParamSpec` has the name in the model."""
         width, parameters = self.cfg.hidden_size, dict[str, ParamSpec]()
         if self.input_size != width:
-            specs = maps(self.input_size, bias=True, input_proj=width)
+            specs = linear_params(self.input_size, bias=True, input_proj=width)
             parameters = {spec.name: spec for spec in specs}
         for here, there in self._names.items():
             for spec in self.cfg.layout.spec.values():

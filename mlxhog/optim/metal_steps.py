@@ -1,7 +1,7 @@
-"""Optimizer steps through Metal kernels: from directions in NumPy to launches on the adopted arena.
+"""Optimizer steps through Metal kernels: from directions in NumPy to launches on the wrapped arena.
 
 Neighbouring dense parameters share a launch; each parameter with touched rows has its own. The
-parameters, and segments that record steps, are adopted once, and kernels write them in place; only
+parameters, and segments that record steps, are wrapped once, and kernels write them in place; only
 directions and rates are copied to the engine. Moments are the CPU's. A launch ends before the next
 begins.
 
@@ -20,7 +20,7 @@ from mlxhog.arena import Arena, Slot
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal import engines
 from mlxhog.metal.engine import MetalEngine
-from mlxhog.metal.engines import adoptable
+from mlxhog.metal.engines import wrappable
 from mlxhog.metal.kernels.adds import FLAG_FLOATS, HP, dense_axpy, step
 from mlxhog.optim.gradients import Float32, Rows
 
@@ -35,7 +35,7 @@ def check_live_reads(arena: Arena, slot: int) -> None:
         gpu = engines.create("mlx")
     except EnvironmentLacks as error:
         raise NotShared(str(error)) from error
-    _adopted(gpu, arena, slot, frozenset(), [])
+    _wrapped(gpu, arena, slot, frozenset(), [])
 
 
 def steps_of_worker(
@@ -53,12 +53,12 @@ def steps_of_worker(
         MetalError: a kernel does not compile.
     """
     gpu = engines.create(engine, threads=threads)
-    steps = _adopted(gpu, arena, slot, decay, recorded)
+    steps = _wrapped(gpu, arena, slot, decay, recorded)
     steps.warm_up(recorded=bool(recorded))
     return steps
 
 
-def _adopted(
+def _wrapped(
     gpu: MetalEngine, arena: Arena, slot: int, decay: frozenset[str], recorded: Sequence[str]
 ) -> MetalSteps:
     """The writer of an engine, once it and the CPU have seen each other's changes."""
@@ -72,7 +72,7 @@ def _adopted(
                 )
         steps = MetalSteps(gpu, arena.params, arena.layout.slots, decay)
         for name in recorded:  # now, while the CPU can still take over
-            steps.adopt(arena.segment(name))
+            steps.wrap(arena.segment(name))
         if not engines.shares_memory(gpu, steps.arena, arena.params, arena.layout.self_check(slot)):
             raise NotShared("one of CPU and GPU does not see the writes of the other")
     except EnvironmentLacks as error:
@@ -90,16 +90,16 @@ class MetalSteps:
     ) -> None:
         """Adopt the parameters, (n,) float32, or raise EnvironmentLacks."""
         self.engine = engine
-        self.arena = engine.adopt(adoptable(flat))
+        self.arena = engine.wrap(wrappable(flat))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
-        self._adopted: dict[int, Any] = {}
+        self._wrapped: dict[int, Any] = {}
 
-    def adopt(self, flat: Float32) -> Any:
-        """Return a segment of the arena as the engine's own array; adopted once."""
+    def wrap(self, flat: Float32) -> Any:
+        """Return a segment of the arena as the engine's own array; wrapped once."""
         address = flat.ctypes.data
-        if address not in self._adopted:
-            self._adopted[address] = self.engine.adopt(adoptable(flat))
-        return self._adopted[address]
+        if address not in self._wrapped:
+            self._wrapped[address] = self.engine.wrap(wrappable(flat))
+        return self._wrapped[address]
 
     def write(
         self,
@@ -127,7 +127,7 @@ class MetalSteps:
             else:
                 x["g"] = array(_staged(run))
                 if record is not None and first.kind != "rows":
-                    x |= {"last": self.adopt(record[0]), "prev": self.adopt(record[1])}
+                    x |= {"last": self.wrap(record[0]), "prev": self.wrap(record[1])}
             self.engine.run(step(x, **rates, offset=first.offset, height=height))
 
     def add(self, offset: int, values: Float32) -> None:

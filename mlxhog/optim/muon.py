@@ -180,7 +180,7 @@ def on_cpu(
     import numpy as np
 
     us = list(xs)
-    _native.polar(us, us, list(scales), np.array(coefficients, np.float32), threads=threads)
+    _native.newton_schulz(us, us, list(scales), np.array(coefficients, np.float32), threads=threads)
     return us
 
 

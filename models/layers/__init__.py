@@ -16,7 +16,7 @@ from mlxhog.models.layers.state_space import SSD, Mamba, Mamba3
 from mlxhog.models.layers.xlstm import MLSTMV1, SLSTMV1, MLSTMCell, SLSTMCell
 from mlxhog.models.mad.layer import Layer
 
-BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
+BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel mixers
     MHAttention, MHSlidingAttention, PaTH, LinearAttention, GLA, GSA, SSD, Mamba, Mamba3,
     DeltaNet, GatedDeltaNet, GatedDeltaProduct, KDA, RWKV7, Mesa, GatedConv, Canon, Hyena, MHHyena,
     MLSTMCell, MLSTMV1, SLSTMCell, SLSTMV1, MLP, SwiGLU, GEGLU, MoESwiGLU,

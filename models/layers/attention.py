@@ -6,7 +6,15 @@ from typing import Self, cast
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps, taps
+from mlxhog.models.mad.layer import (
+    ForwardContext,
+    Layer,
+    Params,
+    Shapes,
+    State,
+    conv_params,
+    linear_params,
+)
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
@@ -91,10 +99,10 @@ class MHAttention(_Heads):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         kv, dh = d // self.shared(d), d // self.heads_at(d)
-        yield from maps(d, bias=self.bias, q_proj=d, k_proj=kv, v_proj=kv)
+        yield from linear_params(d, bias=self.bias, q_proj=d, k_proj=kv, v_proj=kv)
         if self.qk_norm:
             yield from (ParamSpec(f"{name}_norm.weight", (dh,), "ones") for name in "qk")
-        yield from maps(d, bias=self.bias, out_proj=d)
+        yield from linear_params(d, bias=self.bias, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         """Return the shapes of the keys, after rope, and values of every position that is seen.
@@ -188,12 +196,12 @@ class PaTH(_Heads):
     forget: bool = False
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, q_proj=d, k_proj=d, v_proj=d, w_down=self.rank)
-        yield from maps(self.rank, w_up=d)
-        yield from taps("conv", d, self.conv)
+        yield from linear_params(d, q_proj=d, k_proj=d, v_proj=d, w_down=self.rank)
+        yield from linear_params(self.rank, w_up=d)
+        yield from conv_params("conv", d, self.conv)
         gates = dict.fromkeys(("b_proj", "f_proj")[: 1 + self.forget], self.heads_at(d))
-        yield from maps(d, product=False, bias=True, outs=gates)
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, autocast=False, bias=True, outs=gates)
+        yield from linear_params(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         """Return the shapes of keys and values, and with `forget` of the sums of gates behind each.

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps, taps
+from mlxhog.models.mad.layer import (
+    ForwardContext,
+    Layer,
+    Params,
+    Shapes,
+    State,
+    conv_params,
+    linear_params,
+)
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
 
@@ -37,9 +45,9 @@ class GatedConv(_ShortConvolution):
     kernel: int = 3  # k
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, in_proj=3 * d)
-        yield from taps("conv", d, self.kernel)
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, in_proj=3 * d)
+        yield from conv_params("conv", d, self.kernel)
+        yield from linear_params(d, out_proj=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -57,7 +65,7 @@ class Canon(_ShortConvolution):
 
     The residual of Canon, u + conv_k( u ), is that of every layer of a sequence, so a Canon layer
     fits before any other: "canon mlstm canon swiglu" has those of the paper before mixer and
-    channel map (A and C). There the sum is the input of the next layer only; here it stays in the
+    channel mixer (A and C). There the sum is the input of the next layer only; here it stays in the
     residual stream.
 
     Source: Allen-Zhu 2025, Physics of Language Models 4.1, arXiv:2512.17351.
@@ -66,7 +74,7 @@ class Canon(_ShortConvolution):
     name = "canon"
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from taps("conv", d, self.kernel)
+        yield from conv_params("conv", d, self.kernel)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -120,14 +128,14 @@ class _LongConvolution(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, filters = self.inner(d), self.filters(d)
-        yield from maps(d, bias=True, in_proj=3 * inner // self.groups)
-        yield from taps("conv", 3 * inner, self.kernel, bias=True)
+        yield from linear_params(d, bias=True, in_proj=3 * inner // self.groups)
+        yield from conv_params("conv", 3 * inner, self.kernel, bias=True)
         sizes = (FEATURES, *[self.filter_width] * (LAYERS - 1), filters)
         for number, (inputs, out) in enumerate(zip(sizes, sizes[1:], strict=False)):
             own = {f"filter.{number}": out}
-            yield from maps(inputs, product=False, bias=number < LAYERS - 1, outs=own)
+            yield from linear_params(inputs, autocast=False, bias=number < LAYERS - 1, outs=own)
         yield ParamSpec("skip", (filters,), "normal:1.0")
-        yield from maps(inner, bias=True, out_proj=d)
+        yield from linear_params(inner, bias=True, out_proj=d)
 
     def projected(
         self, p: Params, x: Array, state: State, run: ForwardContext

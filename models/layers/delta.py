@@ -7,7 +7,15 @@ makes it negative, which a linear recurrence needs to count modulo 2 at any leng
 import math
 from collections.abc import Iterable
 
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps, taps
+from mlxhog.models.mad.layer import (
+    ForwardContext,
+    Layer,
+    Params,
+    Shapes,
+    State,
+    conv_params,
+    linear_params,
+)
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
@@ -64,17 +72,17 @@ class _Delta(DeltaRule):
     gated = True
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, qkv_proj=self.channels(d))
-        yield from taps("conv", self.channels(d), self.conv)
-        yield from maps(d, product=False, b_proj=self.householders * self.heads)
+        yield from linear_params(d, qkv_proj=self.channels(d))
+        yield from conv_params("conv", self.channels(d), self.conv)
+        yield from linear_params(d, autocast=False, b_proj=self.householders * self.heads)
         if self.decay:
-            yield from maps(d, product=False, a_proj=self.heads)
+            yield from linear_params(d, autocast=False, a_proj=self.heads)
             yield ParamSpec("dt_bias", (self.heads,), "inverse_softplus:0.001:0.1")
             yield ParamSpec("A_log", (self.heads,), "log_of_uniform:1:16")
         if self.gated:
-            yield from maps(d, g_proj=d)
+            yield from linear_params(d, g_proj=d)
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, out_proj=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -102,7 +110,7 @@ class _Delta(DeltaRule):
         )
         if n > 1:
             h = h.reshape(B, S, n, NH, d // NH)[:, :, -1]
-        return run.close(h, p, *g), (cell, conv)
+        return run.gated_output(h, p, *g), (cell, conv)
 
 
 class DeltaNet(_Delta):
@@ -182,16 +190,16 @@ class KDA(DeltaRule):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         rank = d // self.heads if self.rank is None else self.rank
-        yield from maps(d, qkv_proj=3 * d)
-        yield from taps("conv", 3 * d, self.conv)
-        yield from maps(d, product=False, b_proj=self.heads, decay_down=rank)
-        yield from maps(rank, product=False, decay_up=d)
+        yield from linear_params(d, qkv_proj=3 * d)
+        yield from conv_params("conv", 3 * d, self.conv)
+        yield from linear_params(d, autocast=False, b_proj=self.heads, decay_down=rank)
+        yield from linear_params(rank, autocast=False, decay_up=d)
         yield ParamSpec("dt_bias", (d,), "inverse_softplus:0.001:0.1")
         yield ParamSpec("A_log", (self.heads,), "log_of_uniform:1:16")
-        yield from maps(d, gate_down=rank)
-        yield from maps(rank, gate_up=d)
+        yield from linear_params(d, gate_down=rank)
+        yield from linear_params(rank, gate_up=d)
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, out_proj=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -206,7 +214,7 @@ class KDA(DeltaRule):
         dt = ops.activate(a + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
         h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
-        return run.close(h, p, g, "sigmoid"), (cell, conv)
+        return run.gated_output(h, p, g, "sigmoid"), (cell, conv)
 
 
 FASTEST = -math.exp(-0.5)
@@ -262,12 +270,12 @@ class RWKV7(Layer):
             yield ParamSpec(f"mu_{name}", (d,), f"powerlaw:1:0:{exponent}")
         for name, size in (("r", 0.5), ("k", 0.05), ("v", 0.5)):
             init = f"uniform:{size / math.sqrt(d)!r}"
-            yield ParamSpec(f"{name}_proj.weight", (d, d), init, decay=True, product=True)
+            yield ParamSpec(f"{name}_proj.weight", (d, d), init, decay=True, autocast=True)
         for name, low in (("decay", rank), ("rate", rank), ("gate", gate_rank)):
             up = f"normal:{0.1 / math.sqrt(d)!r}"
             is_gate = name == "gate"
-            yield ParamSpec(f"{name}_down.weight", (low, d), "zeros", decay=True, product=is_gate)
-            yield ParamSpec(f"{name}_up.weight", (d, low), up, decay=True, product=is_gate)
+            yield ParamSpec(f"{name}_down.weight", (low, d), "zeros", decay=True, autocast=is_gate)
+            yield ParamSpec(f"{name}_up.weight", (d, low), up, decay=True, autocast=is_gate)
         yield ParamSpec("w0", (d,), "linspace:-5.5:0.5")
         yield ParamSpec("a0", (d,), "linspace:-0.39:0.01")
         yield ParamSpec("k_k", (d,), "linspace:0.76:0.66")
@@ -275,7 +283,7 @@ class RWKV7(Layer):
         yield ParamSpec("r_k", (d,), "constant:-0.04")
         yield ParamSpec("head_norm.weight", (d,), "ones")
         yield ParamSpec("head_norm.bias", (d,), "zeros")
-        yield ParamSpec("out_proj.weight", (d, d), "zeros", decay=True, product=True)
+        yield ParamSpec("out_proj.weight", (d, d), "zeros", decay=True, autocast=True)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads

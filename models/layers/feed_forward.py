@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, State, maps
+from mlxhog.models.mad.layer import ForwardContext, Layer, Params, State, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec, bound, small
 
@@ -32,8 +32,8 @@ class MLP(Layer):
         return 4 * d if self.inner is None else self.inner
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, bias=True, w1=self.width(d))
-        yield from maps(self.width(d), bias=True, w2=d)
+        yield from linear_params(d, bias=True, w1=self.width(d))
+        yield from linear_params(self.width(d), bias=True, w2=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -56,8 +56,8 @@ class SwiGLU(MLP):
         return 16 * math.ceil(8 * d // 3 / 16) if self.inner is None else self.inner
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, w1=self.width(d), w2=self.width(d))
-        yield from maps(self.width(d), w3=d)
+        yield from linear_params(d, w1=self.width(d), w2=self.width(d))
+        yield from linear_params(self.width(d), w3=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -97,8 +97,8 @@ class LargeFeedForward(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, init = self.inner, small(d)
-        yield from maps(d, init=init, bias=self.bias, proj_up_gate=inner, proj_up=inner)
-        yield from maps(self.inner, init=self.residual, bias=self.bias, proj_down=d)
+        yield from linear_params(d, init=init, bias=self.bias, proj_up_gate=inner, proj_up=inner)
+        yield from linear_params(self.inner, init=self.residual, bias=self.bias, proj_down=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -119,8 +119,8 @@ class FeedForwardV1(Layer):
     residual: str
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, init=small(d), bias=self.bias, proj_up=2 * self.inner)
-        yield from maps(self.inner, init=self.residual, bias=self.bias, proj_down=d)
+        yield from linear_params(d, init=small(d), bias=self.bias, proj_up=2 * self.inner)
+        yield from linear_params(self.inner, init=self.residual, bias=self.bias, proj_down=d)
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext
@@ -162,12 +162,12 @@ class MoESwiGLU(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         E, U = self.experts, self.experts * self.inner
-        yield from maps(d, product=False, bias=True, router=E)
-        yield from maps(d, w1=U, w2=U)
+        yield from linear_params(d, autocast=False, bias=True, router=E)
+        yield from linear_params(d, w1=U, w2=U)
         if self.router == "mad":
-            yield from maps(U, w3=E * d)
+            yield from linear_params(U, w3=E * d)
         else:  # an output of one expert has its own inner units alone as inputs
-            yield from (replace(one, init=bound(self.inner)) for one in maps(U, w3=d))
+            yield from (replace(one, init=bound(self.inner)) for one in linear_params(U, w3=d))
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext

@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps, taps
+from mlxhog.models.mad.layer import (
+    ForwardContext,
+    Layer,
+    Params,
+    Shapes,
+    State,
+    conv_params,
+    linear_params,
+)
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec, bound
@@ -45,10 +53,10 @@ class LinearAttention(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         dh = d // self.heads
-        yield from maps(d, q_proj=d, k_proj=d, v_proj=d)
+        yield from linear_params(d, q_proj=d, k_proj=d, v_proj=d)
         for name in ("q_map", "k_map"):
-            yield from maps(dh, outs={f"{name}.w1": dh, f"{name}.w2": dh})
-        yield from maps(d, out_proj=d)
+            yield from linear_params(dh, outs={f"{name}.w1": dh, f"{name}.w2": dh})
+        yield from linear_params(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads
@@ -97,13 +105,13 @@ class GLA(Layer):
         def glorot(sizes: int) -> str:
             return f"uniform:{2**-2.5 * math.sqrt(6 / sizes)!r}"
 
-        yield from maps(d, init=glorot(2 * d), q_proj=d, k_proj=d, v_proj=d, g_proj=d)
+        yield from linear_params(d, init=glorot(2 * d), q_proj=d, k_proj=d, v_proj=d, g_proj=d)
         rank, init = self.rank, glorot(d + self.rank)
-        yield from maps(d, init=init, product=False, decay_down=rank)
-        yield from maps(rank, init=init, product=False, decay_up=d)
+        yield from linear_params(d, init=init, autocast=False, decay_down=rank)
+        yield from linear_params(rank, init=init, autocast=False, decay_up=d)
         yield ParamSpec("decay_up.bias", (d,), bound(rank))
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
-        yield from maps(d, init=glorot(2 * d), out_proj=d)
+        yield from linear_params(d, init=glorot(2 * d), out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads
@@ -119,7 +127,7 @@ class GLA(Layer):
         q, k, v, log_alpha = (y.reshape(heads) for y in (q, k, v, log_alpha))
         how: dict[str, Any] = {"scale": heads[-1] ** -0.5, "chunk_size": CHUNK_SIZE}
         h, last = ops.recurrence(q, k, v, log_alpha, state=state[0], **how)
-        return run.close(h, p, g), (last,)
+        return run.gated_output(h, p, g), (last,)
 
 
 class GSA(Layer):
@@ -143,10 +151,10 @@ class GSA(Layer):
     slots: int = 32
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, qkv_proj=3 * d)
-        yield from maps(d, product=False, f_proj=self.heads * self.slots)
+        yield from linear_params(d, qkv_proj=3 * d)
+        yield from linear_params(d, autocast=False, f_proj=self.heads * self.slots)
         yield ParamSpec("out_norm.weight", (d,), "ones")
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": [(self.heads, self.slots, d // self.heads)] * 2}
@@ -210,13 +218,13 @@ class Mesa(Layer):
     steps: int = 20
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, qk_proj=2 * d, v_proj=d)
-        yield from taps("conv", 2 * d, self.conv)
-        yield from maps(d, product=False, bias=True, a_proj=self.heads, b_proj=self.heads)
+        yield from linear_params(d, qk_proj=2 * d, v_proj=d)
+        yield from conv_params("conv", 2 * d, self.conv)
+        yield from linear_params(d, autocast=False, bias=True, a_proj=self.heads, b_proj=self.heads)
         start = 1 - MIN_LAMBDA
         yield ParamSpec("lambda", (d,), f"inverse_softplus:{start}:{start}")
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads

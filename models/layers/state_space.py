@@ -7,7 +7,15 @@ import math
 from collections.abc import Iterable
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps, taps
+from mlxhog.models.mad.layer import (
+    ForwardContext,
+    Layer,
+    Params,
+    Shapes,
+    State,
+    conv_params,
+    linear_params,
+)
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
@@ -44,14 +52,14 @@ class Mamba(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, rank = self.expand * d, self.dt_rank(d)
-        yield from maps(d, in_proj=2 * inner)
-        yield from taps("conv", inner, self.conv, bias=True)
-        yield from maps(inner, product=False, x_proj=rank + 2 * self.states)
-        yield from maps(rank, product=False, dt_proj=inner)
+        yield from linear_params(d, in_proj=2 * inner)
+        yield from conv_params("conv", inner, self.conv, bias=True)
+        yield from linear_params(inner, autocast=False, x_proj=rank + 2 * self.states)
+        yield from linear_params(rank, autocast=False, dt_proj=inner)
         yield ParamSpec("dt_proj.bias", (inner,), "inverse_softplus:0.001:0.1")
         yield ParamSpec("A_log", (inner, self.states), "log_of_count")
         yield ParamSpec("D", (inner,), "ones")
-        yield from maps(inner, out_proj=d)
+        yield from linear_params(inner, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         inner = self.expand * d
@@ -101,14 +109,14 @@ class SSD(Layer):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner = self.expand * d
         xbc = inner + 2 * self.states
-        yield from maps(d, z_proj=inner, xbc_proj=xbc)
-        yield from maps(d, product=False, dt_proj=self.heads)
+        yield from linear_params(d, z_proj=inner, xbc_proj=xbc)
+        yield from linear_params(d, autocast=False, dt_proj=self.heads)
         yield ParamSpec("dt_bias", (self.heads,), "inverse_softplus:0.001:0.1")
-        yield from taps("conv", xbc, self.conv, bias=True)
+        yield from conv_params("conv", xbc, self.conv, bias=True)
         yield ParamSpec("A_log", (self.heads,), "log_of_uniform:1:16")
         yield ParamSpec("D", (self.heads,), "ones")
         yield ParamSpec("out_norm.weight", (inner,), "ones")
-        yield from maps(inner, out_proj=d)
+        yield from linear_params(inner, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         inner, N = self.expand * d, self.states
@@ -191,14 +199,14 @@ class Mamba3(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, N, heads = self.expand * d, self.states, self.heads
-        yield from maps(d, z_proj=inner, x_proj=inner, bc_proj=2 * N)
-        yield from maps(d, product=False, gates_proj=3 * heads + self.turns)
+        yield from linear_params(d, z_proj=inner, x_proj=inner, bc_proj=2 * N)
+        yield from linear_params(d, autocast=False, gates_proj=3 * heads + self.turns)
         yield ParamSpec("dt_bias", (heads,), "inverse_softplus:0.001:0.1")
         for name in "BC":
             yield ParamSpec(f"{name}_norm.weight", (N,), "ones")
             yield ParamSpec(f"{name}_bias", (heads, N), "ones")
         yield ParamSpec("D", (heads,), "ones")
-        yield from maps(inner, out_proj=d)
+        yield from linear_params(inner, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         heads, N, P = self.heads, self.states, self.expand * d // self.heads

@@ -36,9 +36,9 @@ from mlxhog.models.mad.layer import (
     Params,
     Shapes,
     State,
-    maps,
+    conv_params,
+    linear_params,
     of_model,
-    taps,
 )
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec, normal, small
@@ -96,13 +96,13 @@ class _CandidateCell(_Cell):
     def conv_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the convolution, if there is one."""
         if self.conv:
-            yield from taps("conv", d, self.conv)
+            yield from conv_params("conv", d, self.conv)
             yield ParamSpec("conv.bias", (d,), "zeros")
 
     def end_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare what is behind the cell."""
         yield ParamSpec("head_norm.weight", (d,), "ones")
-        yield from maps(d, out_proj=d)
+        yield from linear_params(d, out_proj=d)
 
 
 class MLSTMCell(_CandidateCell):
@@ -127,7 +127,7 @@ class MLSTMCell(_CandidateCell):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         forget = "linspace:-3.0:3.0" if self.signed else "linspace:3.0:6.0"
         yield from self.conv_spec(d)
-        yield from maps(d, q_proj=d, k_proj=d, v_proj=d, ogate=d)
+        yield from linear_params(d, q_proj=d, k_proj=d, v_proj=d, ogate=d)
         yield from mlstm_gates(self.heads, d, ("igate", "fgate"), ("zeros", forget))
         yield from self.end_spec(d)
 
@@ -176,7 +176,7 @@ class SLSTMCell(_CandidateCell):
         recurrent = f"uniform:{DH**-0.5!r}" if self.recurrent_init == "uniform" else "zeros"
         forget = f"slstm_linspace:{NH}:{BIAS_INIT[self.bias_init]}"
         yield from self.conv_spec(d)
-        yield from maps(d, product=False, igate=d, fgate=d, zgate=d, ogate=d)
+        yield from linear_params(d, autocast=False, igate=d, fgate=d, zgate=d, ogate=d)
         yield ParamSpec("recurrent.weight", (NH, 4 * DH, DH), recurrent, decay=True)
         yield ParamSpec("recurrent.bias", (4 * d,), forget)
         yield from self.end_spec(d)
@@ -223,10 +223,10 @@ class _V1Cell(_Cell):
         return tuple(ys)
 
 
-def diagonal(name: str, width: int, groups: int, init: str, *, product: bool) -> ParamSpec:
+def diagonal(name: str, width: int, groups: int, init: str, *, autocast: bool) -> ParamSpec:
     """Declare a block-diagonal map of `groups` matrices."""
     shape = (groups, width // groups, width // groups)
-    return ParamSpec(f"{name}.weight", shape, init, decay=True, product=product)
+    return ParamSpec(f"{name}.weight", shape, init, decay=True, autocast=autocast)
 
 
 class MLSTMV1(_V1Cell):
@@ -263,17 +263,17 @@ class MLSTMV1(_V1Cell):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         I, begin = self.heads_width(d), small(d)  # noqa: E741  the paper's letter
-        yield from maps(d, init=begin, bias=self.bias, proj_up=2 * I)
-        yield from taps("conv1d.conv", I, self.conv, bias=True)
+        yield from linear_params(d, init=begin, bias=self.bias, proj_up=2 * I)
+        yield from conv_params("conv1d.conv", I, self.conv, bias=True)
         for name in ("q_proj", "k_proj", "v_proj"):
-            yield diagonal(name, I, I // self.qkv_block, begin, product=True)
+            yield diagonal(name, I, I // self.qkv_block, begin, autocast=True)
             if self.bias:
                 yield ParamSpec(f"{name}.bias", (I,), "zeros")
         gates, biases = ("mlstm_cell.igate", "mlstm_cell.fgate"), (normal(0.1), "linspace:3.0:6.0")
         yield from mlstm_gates(self.heads, 3 * I, gates, biases)
         yield ParamSpec("mlstm_cell.outnorm.weight", (I,), "zeros")
         yield ParamSpec("learnable_skip", (I,), "ones")
-        yield from maps(I, init=self.residual or begin, bias=self.bias, proj_down=d)
+        yield from linear_params(I, init=self.residual or begin, bias=self.bias, proj_down=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         width = self.heads_width(d)
@@ -317,9 +317,9 @@ class SLSTMV1(_V1Cell):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         NH, DH = self.heads, d // self.heads
         if self.conv:
-            yield from taps("conv1d.conv", d, self.conv, bias=True)
+            yield from conv_params("conv1d.conv", d, self.conv, bias=True)
         for name in ("fgate", "igate", "zgate", "ogate"):
-            yield diagonal(name, d, NH, small(d), product=False)
+            yield diagonal(name, d, NH, small(d), autocast=False)
         yield ParamSpec("slstm_cell._recurrent_kernel_", (NH, 4 * DH, DH), self.recurrent)
         yield ParamSpec("slstm_cell._bias_", (4 * d,), self.forget.format(heads=NH))
         if self.norm_weight:
@@ -370,14 +370,14 @@ class LargeMLSTM(Layer):
     residual: str
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        yield from maps(d, init=small(d), bias=self.bias, q=self.qk, k=self.qk, v=self.v)
-        yield from maps(d, init="zeros", bias=self.bias, ogate_preact=self.v)
+        yield from linear_params(d, init=small(d), bias=self.bias, q=self.qk, k=self.qk, v=self.v)
+        yield from linear_params(d, init="zeros", bias=self.bias, ogate_preact=self.v)
         gates, biases = ("igate_preact", "fgate_preact"), ("constant:-10.0", "linspace:3.0:6.0")
         yield from mlstm_gates(self.heads, d, gates, biases)
         yield ParamSpec("multihead_norm.weight", (self.v,), "ones")
         if self.bias:
             yield ParamSpec("multihead_norm.bias", (self.v,), "zeros")
-        yield from maps(self.v, init=self.residual, bias=self.bias, out_proj=d)
+        yield from linear_params(self.v, init=self.residual, bias=self.bias, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": mlstm_shapes(self.heads, self.qk, self.v)}

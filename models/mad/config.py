@@ -30,7 +30,7 @@ from mlxhog.config import plugins
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MAX_WIDTH, custom, positive
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, maps
+from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
 from mlxhog.models.mad.sequence import check_count, read_layers
 from mlxhog.models.model import Block, BlockStack, ModelConfig, ResidualBlock
 from mlxhog.models.ops.arrays import Array
@@ -114,7 +114,7 @@ class MADConfig(ModelConfig):
             blocks=tuple(blocks),
             out_norm=(ParamSpec("out_norm.weight", (d,), "ones"),),
             head=(
-                ParamSpec(HEAD, (V, d), weight, decay=True, product=True),
+                ParamSpec(HEAD, (V, d), weight, decay=True, autocast=True),
                 ParamSpec(HEAD_BIAS, (V,), bias),
             ),
         )
@@ -182,7 +182,7 @@ class Decoder(Layer):
         """Declare its linear maps and norms."""
         for n in range(self.count):
             yield ParamSpec(f"{n}.norm.weight", (d,), "ones")
-            yield from maps(d, init="normal:0.02", bias=True, outs={f"{n}.linear": d})
+            yield from linear_params(d, init="normal:0.02", bias=True, outs={f"{n}.linear": d})
 
     def forward(
         self, p: Params, x: Array, state: State, run: ForwardContext

@@ -26,7 +26,7 @@ State: TypeAlias = tuple[Array, ...]
 Shapes: TypeAlias = Mapping[str, Sequence[tuple[int, ...]]]
 """Shapes of one sequence's state by part ("cell", "conv", "cache"), in their order in `State`.
 
-The part "count" has whole numbers, such as how many positions were read."""
+The part "count" is integer-valued, such as the number of positions read."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,13 @@ class ForwardContext:
         """Return the RMSNorm `name` over the last axis of x."""
         return self.ops.rms_norm(x, p[f"{name}.weight"], self.norm_eps)
 
-    def close(self, h: Array, p: Params, gate: Array = None, activation: str = "silu") -> Array:
-        """Return W_out( act(gate) * RMSNorm_head(h) ) of heads h (B, S, NH, DH); no gate is 1."""
+    def gated_output(
+        self, h: Array, p: Params, gate: Array = None, activation: str = "silu"
+    ) -> Array:
+        """Return W_out( act(gate) * RMSNorm_head(h) ) of heads h (B, S, NH, DH).
+
+        Without a gate its factor is 1.
+        """
         y = self.norm(h, p, "head_norm").flatten(-2)
         if gate is not None:
             is_silu = activation == "silu"
@@ -191,28 +196,30 @@ def check_heads(heads: int, d: int, width: str = "width") -> None:
         raise ConfigError(f"heads is {heads}, and the {width} is {d}; choose one of {possible}")
 
 
-def maps(
+def linear_params(
     inputs: int,
     *,
     bias: bool = False,
     init: str = "",
-    product: bool = True,
+    autocast: bool = True,
     outs: Mapping[str, int] | None = None,
     **more: int,
 ) -> Iterable[ParamSpec]:
     """Declare linear maps of one input: `q=d` is `q.weight` (d, inputs) and any `q.bias` (d,).
 
-    They begin as torch.nn.Linear; or with `init`, and their biases at 0. `product` is that of
-    `ParamSpec`; `outs` has names that are no words of Python.
+    They begin as torch.nn.Linear; or with `init`, and their biases at 0. `autocast` is that of
+    `ParamSpec`; `outs` has names that are not identifiers of Python.
     """
     start = init or bound(inputs)
     for name, out in {**(outs or {}), **more}.items():
-        yield ParamSpec(f"{name}.weight", (out, inputs), start, decay=True, product=product)
+        yield ParamSpec(f"{name}.weight", (out, inputs), start, decay=True, autocast=autocast)
         if bias:
             yield ParamSpec(f"{name}.bias", (out,), "zeros" if init else start)
 
 
-def taps(name: str, channels: int, kernel: int, *, bias: bool = False) -> Iterable[ParamSpec]:
+def conv_params(
+    name: str, channels: int, kernel: int, *, bias: bool = False
+) -> Iterable[ParamSpec]:
     """Declare a depthwise convolution, (channels, 1, kernel) and any bias, as torch's Conv1d."""
     yield ParamSpec(f"{name}.weight", (channels, 1, kernel), bound(kernel), decay=True)
     if bias:

@@ -74,7 +74,7 @@ def needs_gradient(inputs: Sequence[Tensor | None]) -> bool:
 def differentiable(
     forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Return the results of a pair of functions of tensors, with their place in autograd's graph.
+    """Return the results of a custom op (forward, backward) of tensors, in autograd's graph.
 
     Where no input needs a gradient, nothing is saved for it.
 

@@ -24,7 +24,7 @@ MASKED = -1e30
 """Replaces -inf in masked exponents: its gradient is 0; that of -inf would be NaN."""
 
 MAX_CHUNKS = 128
-"""Chunks whose states are computed by one product, whose work grows with their square."""
+"""Chunks per inter-chunk matmul, whose work is quadratic in their number; more are scanned."""
 
 LARGEST = 80.0
 """Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
@@ -135,7 +135,7 @@ class MLSTMCell:
         """
         xp = self.xp
         g = behind(None, g, xp)
-        E = sums_after(g, xp) + g[..., None, :] + behind(m, top, xp)[..., None, :]
+        E = segsum(g, xp) + g[..., None, :] + behind(m, top, xp)[..., None, :]
         if documents is not None:
             E = xp.where(documents.same_chunks, E, MASKED)
         ms = xp.amax(xp.stop_gradient(E), -1)
@@ -309,7 +309,7 @@ def from_chunks(h: Array, S: int) -> Array:
     return h.flatten(2, 3)[:, :, :S].swapaxes(1, 2)
 
 
-def sums_after(a: Array, xp: Arrays) -> Array:
+def segsum(a: Array, xp: Arrays) -> Array:
     """Return the sum of a (..., L) after j up to t, (..., L, L); about `MASKED` where j > t.
 
     Each is a sum of its own: the difference of two longer sums would have their rounding error.

@@ -41,7 +41,7 @@ class Ops(MLSTMCell, Recurrences, ABC):
     def in_bfloat16(
         self, params: dict[str, Array], products: Collection[str]
     ) -> tuple["Ops", dict[str, Array]]:
-        """Return operators and parameters with which those named multiply in bfloat16."""
+        """Return mixed precision: operators, and the parameters with those named in bfloat16."""
         return self, params | {name: self.xp.bfloat16(params[name]) for name in products}
 
     # -- what a framework has a function for ------------------------------------------------------
@@ -71,8 +71,8 @@ class Ops(MLSTMCell, Recurrences, ABC):
         return a @ b
 
     @abstractmethod
-    def attend(self, q: Array, k: Array, v: Array, seen: Array | None) -> Array:
-        """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
+    def attend(self, q: Array, k: Array, v: Array, attn_mask: Array | None) -> Array:
+        """Attend where `attn_mask` (..., S, L); None is causal with as many keys as queries."""
 
     # -- norms and gates --------------------------------------------------------------------------
 
@@ -239,12 +239,12 @@ class Ops(MLSTMCell, Recurrences, ABC):
                 return self._attend_in_blocks(q, k, v, window)
         key = self.xp.arange(0, L, like=q)
         query = key[L - S :, None]
-        seen = key <= query
+        attn_mask = key <= query
         if window is not None:
-            seen = seen & (key >= query - window)
+            attn_mask = attn_mask & (key >= query - window)
         if lengths is not None:
-            seen = seen & (key >= L - lengths[:, None])[:, None, None]
-        return self.attend(q, k, v, seen)
+            attn_mask = attn_mask & (key >= L - lengths[:, None])[:, None, None]
+        return self.attend(q, k, v, attn_mask)
 
     def _attend_in_blocks(self, q: Array, k: Array, v: Array, window: int) -> Array:
         """Attend block by block to the same block and the one before, in time that grows as S."""
@@ -257,10 +257,10 @@ class Ops(MLSTMCell, Recurrences, ABC):
         k, v = (xp.concatenate([xp.pad(x, before)[:, :-1], x], 2) for x in (k, v))
         key = xp.arange(-W, W, like=q)
         query = xp.arange(0, W, like=q)[:, None]
-        seen = (key <= query) & (key >= query - window)
+        attn_mask = (key <= query) & (key >= query - window)
         in_sequence = (xp.arange(0, NC, like=q) > 0)[:, None, None] | (key >= 0)
-        seen = xp.tile(seen & in_sequence, (B, 1, 1))[:, None]
-        h = self.attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seen)
+        attn_mask = xp.tile(attn_mask & in_sequence, (B, 1, 1))[:, None]
+        h = self.attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask)
         return h.reshape(B, NC * W, NH, DH)[:, :S]
 
     # -- the loss ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ Read by value, the same halves give
 
     h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j )
 
-A position that removes e_t x_t^T, x_t = S_{t-1}^T r_t, reads a memory that it has not decayed yet.
+A position that removes e_t x_t^T, x_t = S_{t-1}^T r_t, reads S_{t-1} before the decay of step t.
 With A as above and its last row moved to the first, of zeros,
 
     P_tj(e) = r_t^T diag(exp(b_{t-1} - b_j)) e_j = A_{t-1,j} for the queries r_{t+1}, j < t
@@ -52,7 +52,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.mlstm import from_chunks, stored, sums_after, to_chunks
+from mlxhog.models.ops.mlstm import from_chunks, segsum, stored, to_chunks
 
 
 class Recurrences(ABC):
@@ -198,7 +198,7 @@ class Recurrences(ABC):
         """Return A (..., L, L), 0 above the diagonal; q and k (..., L, DK), a so or (..., L, 1)."""
         xp = self.xp
         if a.shape[-1] == 1:
-            return (q @ k.swapaxes(-1, -2)) * xp.exp(sums_after(a[..., 0], xp))
+            return (q @ k.swapaxes(-1, -2)) * xp.exp(segsum(a[..., 0], xp))
         A = (q * k).sum(-1)[..., None, None]  # (..., blocks, m, m)
         m = 1
         while m < q.shape[-2]:

@@ -1,6 +1,6 @@
 """Native code as arm64's, run by qemu: products, updates, locks, marks and the ledger.
 
-Only products have code of their own for arm64 (`gemm.cpp`, `few_rows.cpp`). Qemu runs each
+Only products have code of their own for arm64 (`gemm.cpp`, `skinny_gemm.cpp`). Qemu runs each
 instruction, so results are those of NEON. Its threads have the memory order of this CPU: x86 lets a
 load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
 """

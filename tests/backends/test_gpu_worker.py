@@ -59,9 +59,9 @@ def limits(share, recommended_bytes=16 * GIB, *, on_gpu=True):
         (GPUShare(workers=1), True, {"memory": 12 * GIB, "cache": GIB, "wired": 12 * GIB}),
         (GPUShare(workers=4), True, {"memory": 3 * GIB, "cache": 3 * GIB // 8, "wired": 0}),
         # MLX counts imported memory as active; the cache is of what is left for its own arrays.
-        (GPUShare(workers=2, adopted_bytes=4 * GIB), True,
+        (GPUShare(workers=2, wrapped_bytes=4 * GIB), True,
          {"memory": 6 * GIB, "cache": 2 * GIB // 8, "wired": 0}),
-        (GPUShare(workers=1, adopted_bytes=12 * GIB), False,
+        (GPUShare(workers=1, wrapped_bytes=12 * GIB), False,
          {"memory": 12 * GIB, "cache": 8 << 20}),
     ],
 )  # fmt: skip
@@ -73,7 +73,7 @@ def test_workers_share_three_quarters_of_the_memory_and_one_alone_may_wire_it(
 
 def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory():
     gpu = Recorder(16 * GIB)
-    cache, kept = limit_mlx(gpu, GPUShare(workers=2, adopted_bytes=GIB), on_gpu=True), []
+    cache, kept = limit_mlx(gpu, GPUShare(workers=2, wrapped_bytes=GIB), on_gpu=True), []
     for peak_gib in (2.5, 3, 5, 4, 100):
         gpu.active_bytes = 2 * GIB
         with cache.of_gradient():
@@ -84,7 +84,7 @@ def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out():
     with pytest.raises(EnvironmentLacks, match="4 workers.*use fewer GPU workers"):
-        limits(GPUShare(workers=4, adopted_bytes=3 * GIB))
+        limits(GPUShare(workers=4, wrapped_bytes=3 * GIB))
 
 
 def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(monkeypatch):

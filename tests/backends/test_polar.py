@@ -26,7 +26,7 @@ def drawn():
 
 def by_native_code(xs, scales, name):
     us = [np.empty_like(x) for x in xs]
-    _native.polar(xs, us, scales, np.float32(ORTHOGONALIZATIONS[name]), threads=1)
+    _native.newton_schulz(xs, us, scales, np.float32(ORTHOGONALIZATIONS[name]), threads=1)
     return us
 
 

@@ -89,7 +89,7 @@ def test_fewer_bits_take_less_memory():
     assert fourths < 5.5 / 32 * whole
     params, spec = loaded("mlx:cpu", cfg, "4bit").params, param_spec(cfg)
     packed = {name for name, value in params.items() if isinstance(value, Quantized)}
-    products = {name for name, one in spec.items() if one.product and suits(one.shape)}
+    products = {name for name, one in spec.items() if one.autocast and suits(one.shape)}
     assert packed == products | {families.embedding(cfg)}
     assert not suits((64, 33))
 
@@ -100,7 +100,7 @@ def test_gates_norms_and_cells_are_float32_beside_matrices_of_16_bits(name, mode
     cfg = MODELS[model]
     backend = loaded(name, cfg, "bfloat16")
     narrow = {n for n, value in backend.params.items() if "bfloat16" in str(value.dtype)}
-    expected = {n for n, parameter in param_spec(cfg).items() if parameter.product}
+    expected = {n for n, parameter in param_spec(cfg).items() if parameter.autocast}
     assert narrow == expected | {families.embedding(cfg)}
     words = ("gate_preact.bias", "igate", "fgate", "norm", "conv", "slstm_cell", ".bias")
     assert not [n for n in narrow if any(word in n for word in words)]

@@ -118,7 +118,7 @@ def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
     assert "no --gpu-write metal" in check.consequence
 
 
-@each_of("fault", ["step_recorded", "step_rows", "adopt"])
+@each_of("fault", ["step_recorded", "step_rows", "wrap"])
 def test_a_step_or_an_import_that_is_off_is_caught(fault, monkeypatch):
     class Wrong(HostEngine):
         def run(self, launch):
@@ -127,8 +127,8 @@ def test_a_step_or_an_import_that_is_off_is_caught(fault, monkeypatch):
                 launch = replace(launch, inputs={**launch.inputs, "g": g})
             return super().run(launch)
 
-        def adopt(self, host):
-            return host.copy() if fault == "adopt" else super().adopt(host)
+        def wrap(self, host):
+            return host.copy() if fault == "wrap" else super().wrap(host)
 
     monkeypatch.setattr(engines, "create", lambda name: Wrong())
     assert kernels.step_error(Lane(None, 0), "emulated") > 1e-3

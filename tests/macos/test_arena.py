@@ -21,7 +21,7 @@ START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none
 @linux_only
 def test_the_arenas_own_tests_pass_in_the_simulation():
     files = [f"tests/arena/test_{name}.py" for name in ("arena", "requests", "workers")]
-    files.append("tests/metal/test_adoptable.py")
+    files.append("tests/metal/test_wrappable.py")
     options = ("-pno:cacheprovider", f"--deselect=tests/arena/test_workers.py::{START_TIME}")
     run = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     printed = simulated(run, *options, *files, timeout_s=None)

@@ -1,7 +1,7 @@
 // The products of large matrices by a BLAS, for test_blas.py: floats from stdin, results to stdout.
 //
 //   blas found                    exit code 0 if a BLAS multiplies
-//   blas polar ROWS COLS          x (rows, cols) -> polar(x) by the steps of Polar Express
+//   blas polar ROWS COLS          x (rows, cols) -> newton_schulz(x) by the steps of Polar Express
 //   blas linear ROWS IN OUT       x (rows, in), W (out, in), dy (rows, out) -> y (rows, out), dx, dW
 #include <cstdio>
 #include <cstdlib>
@@ -10,7 +10,7 @@
 
 #include "blas.h"
 #include "linear.h"
-#include "polar.h"
+#include "newton_schulz.h"
 
 using namespace mlxhog;
 
@@ -27,11 +27,11 @@ void write_floats(const std::vector<float>& values) {
 }
 
 void polar_of_input(Index rows, Index cols) {
-  const PolarStep steps[] = {{8.287212018145626f, -23.59588651909882f, 17.30038731253092f},
+  const NewtonSchulzStep steps[] = {{8.287212018145626f, -23.59588651909882f, 17.30038731253092f},
                              {4.107059111542198f, -2.947849916737908f, 0.5448431082926598f},
                              {3.948690853482296f, -2.9089021159629485f, 0.5518191394370133f}};
   std::vector<float> x = read_floats(rows * cols), u(x.size());
-  polar(rows, cols, x.data(), u.data(), steps, 3, 1.0f);
+  newton_schulz(rows, cols, x.data(), u.data(), steps, 3, 1.0f);
   write_floats(u);
 }
 

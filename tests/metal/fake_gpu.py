@@ -47,10 +47,10 @@ class _Fake:
 
 @dataclass
 class FakeMLX(_Fake):
-    """`mx.fast.metal_kernel` and adoption."""
+    """`mx.fast.metal_kernel` and zero-copy wraps."""
 
     launched: list[MetalKernel] = field(default_factory=list)  # of `calls`
-    lent: dict[int, mx.array] = field(default_factory=dict)
+    wrapped: dict[int, mx.array] = field(default_factory=dict)
 
     def install(self, monkeypatch):
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
@@ -59,18 +59,18 @@ class FakeMLX(_Fake):
         return self
 
     def memory(self, n):
-        """Host memory that this MLX can adopt: it is in fact that of an array of its own."""
+        """Host memory that this MLX can wrap: it is in fact that of an array of its own."""
         array = mx.zeros(n)
         mx.eval(array)
         host = np.array(array, copy=False)
-        self.lent[host.ctypes.data] = array
+        self.wrapped[host.ctypes.data] = array
         return host
 
     def asarray(self, host, *, copy=None):
         assert copy is False
-        if host.ctypes.data not in self.lent:
+        if host.ctypes.data not in self.wrapped:
             raise ValueError("[convert] Cannot import a CPU array without a copy.")
-        return self.lent[host.ctypes.data]
+        return self.wrapped[host.ctypes.data]
 
     def metal_kernel(self, **built):
         kernel, instance = entry(self.kernels, built["name"].removeprefix("mlxhog_"))

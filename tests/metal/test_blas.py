@@ -20,7 +20,7 @@ from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "metal/native/ops"
-SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "polar.cpp", "pool.cpp", "rows.cpp"]
+SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "newton_schulz.cpp", "pool.cpp", "rows.cpp"]
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
 
 pytestmark = [
@@ -64,7 +64,9 @@ def assert_products(program):
     for shape in SHAPES:
         x = draw(*shape)
         ours, theirs = np.empty_like(x), run(program, "polar", *shape, given=[x]).reshape(shape)
-        _native.polar([x], [ours], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1)
+        _native.newton_schulz(
+            [x], [ours], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1
+        )
         assert_close(theirs, ours, POLAR_F32, label=str(shape))
     for rows, width, out in SIZES:
         x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)

@@ -153,39 +153,39 @@ def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(which, me
 # -- memory of the host ----------------------------------------------------------------------------
 
 
-def test_mps_adopts_what_mlx_lends_it(monkeypatch):
+def test_mps_wraps_the_memory_that_mlx_lends_it(monkeypatch):
     lender = FakeMLX(KERNELS).install(monkeypatch)
     _, mps = fakes("mps", monkeypatch)
     host = lender.memory(N)
-    mps.run(dense_axpy(mps.adopt(host), torch.ones(8), scale=1.0, offset=5))
+    mps.run(dense_axpy(mps.wrap(host), torch.ones(8), scale=1.0, offset=5))
     assert host[4:7].tolist() == [0, 1, 1]
     with pytest.raises(EnvironmentLacks, match="on cpu, kernels need meta"):
-        MPSEngine("meta").adopt(host)
+        MPSEngine("meta").wrap(host)
     unsupported = BufferError("Unsupported device type for DLPack")
     monkeypatch.setattr(torch, "from_dlpack", mock.Mock(side_effect=unsupported))
     with pytest.raises(EnvironmentLacks, match=r"Unsupported device.*--gpu-write cpu"):
-        mps.adopt(host)
+        mps.wrap(host)
 
 
 @both
-def test_memory_that_cannot_be_adopted_is_refused_with_the_way_out(which, monkeypatch):
+def test_memory_that_cannot_be_wrapped_is_refused_with_the_way_out(which, monkeypatch):
     _, on = fakes(which, monkeypatch)
     with pytest.raises(EnvironmentLacks, match="without a copy.*--gpu-write cpu"):
-        on.adopt(np.zeros(4096, np.float32))
+        on.wrap(np.zeros(4096, np.float32))
 
 
 def test_what_mlx_gives_instead_of_an_import_is_refused(monkeypatch):
     """As hosted runners do: a buffer of length 0, or one elsewhere, and no error."""
     fake, on = fakes("mlx", monkeypatch)
     host = fake.memory(4096)
-    for instead in (mx.zeros(0), mx.zeros(4096), fake.lent[host.ctypes.data][:2048]):
+    for instead in (mx.zeros(0), mx.zeros(4096), fake.wrapped[host.ctypes.data][:2048]):
         mx.eval(instead)
-        fake.lent[host.ctypes.data] = instead
+        fake.wrapped[host.ctypes.data] = instead
         with pytest.raises(EnvironmentLacks, match="it did not import them.*--gpu-write cpu"):
-            on.adopt(host)
+            on.wrap(host)
 
 
-def test_an_mlx_that_may_donate_adopted_memory_is_refused(monkeypatch, tmp_path):
+def test_an_mlx_that_may_donate_wrapped_memory_is_refused(monkeypatch, tmp_path):
     assert engine_mlx.refuses_donation()
     engine_mlx.refuses_donation.cache_clear()
     header = tmp_path / "include" / "mlx" / "array.h"
@@ -194,7 +194,7 @@ def test_an_mlx_that_may_donate_adopted_memory_is_refused(monkeypatch, tmp_path)
     try:
         monkeypatch.setattr(engine_mlx.mx, "__file__", str(tmp_path / "core.so"))
         with pytest.raises(EnvironmentLacks, match="is_owned is missing.*mlx>=0.32.4"):
-            engine_mlx.adopt(np.zeros(4096, np.float32))
+            engine_mlx.wrap(np.zeros(4096, np.float32))
     finally:
         engine_mlx.refuses_donation.cache_clear()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mlxhog.metal import engines
-from mlxhog.metal.engine_mlx import adopt
+from mlxhog.metal.engine_mlx import wrap
 from mlxhog.metal.kernel import FUSED_RTOL, whole_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY, dense_axpy
 from tests.metal.test_engines import assert_same
@@ -56,7 +56,7 @@ def test_a_kernel_computes_on_the_gpu_what_it_does_when_emulated(engine, host_en
 
 def test_what_the_host_writes_the_gpu_reads_and_the_reverse(engine, pages):
     host = pages(4)
-    arena = engine.adopt(host)
+    arena = engine.wrap(host)
     host[7:9] = 3.0, 4.0
     ones = engine.array(np.ones(8, np.float32))
     engine.run(dense_axpy(arena, ones, scale=-1.0, offset=7))
@@ -67,7 +67,7 @@ def test_what_the_host_writes_the_gpu_reads_and_the_reverse(engine, pages):
 def test_no_operation_of_mlx_writes_into_imported_memory(pages, operation):
     host = pages(1)
     host[:] = 1.0
-    w = adopt(host)
+    w = wrap(host)
     if operation == "augmented":
         w += 1.0
     elif operation == "item":
@@ -82,16 +82,16 @@ def test_no_operation_of_mlx_writes_into_imported_memory(pages, operation):
 
 
 def test_dlpack_shares_memory_between_mlx_and_mps(metal_device):
-    lent = mx.zeros(4096)
-    mx.eval(lent)
-    tensor = torch.from_dlpack(lent)
+    wrapped = mx.zeros(4096)
+    mx.eval(wrapped)
+    tensor = torch.from_dlpack(wrapped)
     assert tensor.device.type == "mps"
     tensor[5] = 2.0
     torch.mps.synchronize()
-    assert np.array(lent, copy=False)[5] == 2.0
+    assert np.array(wrapped, copy=False)[5] == 2.0
     back = mx.from_dlpack(tensor, copy=False)
     mx.eval(back)
-    assert np.array(back, copy=False).ctypes.data == np.array(lent, copy=False).ctypes.data
+    assert np.array(back, copy=False).ctypes.data == np.array(wrapped, copy=False).ctypes.data
 
 
 def test_a_shader_of_pytorch_honours_the_offset_of_a_tensor_in_its_storage(metal_device):

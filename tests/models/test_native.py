@@ -13,7 +13,7 @@ from mlxhog.models.ops.eager import ops_mlx, ops_torch
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.native import adapter_mlx
 from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE_TORCH
-from mlxhog.models.ops.native.pairs import ATTENTION, REGRESSION
+from mlxhog.models.ops.native.custom_ops import ATTENTION, REGRESSION
 from tests.models.operators import draw
 from tests.models.sample import LARGE, V1, config, perturbed_params
 from tests.pairs import each_of

@@ -107,22 +107,22 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(arena, shim, monke
     if which == "mps":
         FakeMPS(dict(KERNELS), engine=shim).install(monkeypatch)
         engine = MPSEngine("cpu")
-    monkeypatch.setattr(metal_steps, "adoptable", lambda host: host)  # not on pages, here
-    lent = {name: lender.memory(arena.params.size) for name in ("params", "last", "prev")}
-    for name, memory in lent.items():
+    monkeypatch.setattr(metal_steps, "wrappable", lambda host: host)  # not on pages, here
+    wrapped = {name: lender.memory(arena.params.size) for name in ("params", "last", "prev")}
+    for name, memory in wrapped.items():
         memory[...] = arena.segment(name)
     goal = replace(
         target(arena, rule, None),
-        flat=lent["params"],
-        record=StepTrace(lent["last"], lent["prev"]),
-        metal=MetalSteps(engine, lent["params"], arena.layout.slots, DECAY),
+        flat=wrapped["params"],
+        record=StepTrace(wrapped["last"], wrapped["prev"]),
+        metal=MetalSteps(engine, wrapped["params"], arena.layout.slots, DECAY),
     )
     for step in range(1, 4):
         rule.step(goal, gradients(step), lr=0.05, step=step, grad_scale=0.75)
     for segment in goal.shared.values():
         segment[...] = 0
     native = train(arena, rule, None, steps=3, recorded=True)
-    for name, memory in lent.items():
+    for name, memory in wrapped.items():
         np.testing.assert_array_equal(memory, native[name], err_msg=name)
     if which == "mps":
         return
@@ -132,7 +132,7 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(arena, shim, monke
         for argument, value in zip(kernel.inputs, call["inputs"], strict=True):
             if argument.writes:
                 written.add(np.array(value, copy=False).ctypes.data)
-    assert written == {memory.ctypes.data for memory in lent.values()}
+    assert written == {memory.ctypes.data for memory in wrapped.values()}
 
 
 def test_warming_up_builds_the_kernels_and_changes_nothing(arena, shim):
@@ -145,7 +145,7 @@ def test_warming_up_builds_the_kernels_and_changes_nothing(arena, shim):
 
 def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, shim):
     before, at = arena.params.copy(), arena.layout.self_check(1)
-    assert shares_memory(shim, shim.adopt(arena.params), arena.params, at)
+    assert shares_memory(shim, shim.wrap(arena.params), arena.params, at)
     assert not shares_memory(shim, arena.params.copy(), arena.params, at)
 
     class ReadsOnce(HostEngine):

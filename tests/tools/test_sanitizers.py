@@ -56,14 +56,14 @@ def test_a_planted_fault_is_found_at_its_line_and_a_kernel_that_fails_by_itself_
         sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)
 
 
-def test_a_planted_missing_barrier_gives_wrong_values_under_chaos(host_engine):
+def test_a_planted_missing_barrier_gives_wrong_values_under_schedule_fuzzing(host_engine):
     x = np.arange(256, dtype=np.float32)
     expected = np.maximum(np.arange(256) - 1, 0).astype(np.float32)
     launched = launch("no_barrier", x)
-    # In the order of lanes nobody notices: this is why chaos exists.
+    # In the order of lanes nobody notices: this is why schedule fuzzing exists.
     assert (host_engine(threads=1).run(launched)["y"] == expected).all()
-    wrong = host_engine(threads=1, chaos=1).run(launched)["y"]
-    again = host_engine(threads=1, chaos=1).run(launched)["y"]
+    wrong = host_engine(threads=1, fuzz=1).run(launched)["y"]
+    again = host_engine(threads=1, fuzz=1).run(launched)["y"]
     assert (wrong != expected).sum() > 64
     np.testing.assert_array_equal(wrong, again)
 
@@ -73,7 +73,7 @@ SAMPLES = {
 }
 
 
-RUNS = {"address": {"chaos": 5}, "thread": {"launches": 2}}
+RUNS = {"address": {"fuzz": 5}, "thread": {"launches": 2}}
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def included(name):
 
 
 def differs(launch, engine, right, calm, rtol):
-    """Whether a launch under chaos and the right one without disagree by more than rounding."""
+    """Whether a launch under schedule fuzzing and the right one disagree by more than rounding."""
     expected, actual = (
         one.run(replace(each, inputs={k: np.copy(v)[()] for k, v in each.inputs.items()}))
         for each, one in ((right, calm), (launch, engine))
@@ -151,7 +151,7 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
         launch = replace(
             sample, kernel=replace(sample.kernel, header=str(folder / sample.kernel.header))
         )
-        engine = host_engine(chaos=seed, threads=1)
+        engine = host_engine(fuzz=seed, threads=1)
         try:
             return differs(launch, engine, sample, host_engine(), 1e-4)
         except MetalError as error:
@@ -169,5 +169,5 @@ def test_with_all_barriers_every_result_is_right_under_the_same_seeds(host_engin
     samples = {id(user): user for header, _ in BARRIERS.values() for user in users(header)}
     for launch in samples.values():
         for seed in SEEDS:
-            engine = host_engine(chaos=seed, threads=1)
+            engine = host_engine(fuzz=seed, threads=1)
             assert not differs(launch, engine, launch, host_engine(), 1e-4)

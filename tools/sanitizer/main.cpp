@@ -21,7 +21,7 @@ struct Head {
   std::uint32_t group[3];
   std::uint32_t os_threads;
   std::uint32_t lockstep;
-  std::uint32_t chaos_period;
+  std::uint32_t fuzz_period;
   std::uint32_t launches;
   std::uint64_t seed;
   std::uint64_t buffers;
@@ -81,7 +81,7 @@ int main(int n, char** arguments) {
       std::memcpy(launch.group, head.group, sizeof head.group);
       launch.os_threads = head.os_threads;
       launch.lockstep = head.lockstep;
-      launch.chaos_period = head.chaos_period;
+      launch.fuzz_period = head.fuzz_period;
       launch.message_bytes = static_cast<std::uint32_t>(messages[i].size());
       launch.seed = head.seed + i;
       launch.message = messages[i].data();

@@ -12,8 +12,8 @@ struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-inline std::string name(const Place& place) {
-  return std::string(place.call) + " at " + place.file + ":" + std::to_string(place.line);
+inline std::string name(const SourceLocation& location) {
+  return std::string(location.call) + " at " + location.file + ":" + std::to_string(location.line);
 }
 
 }  // namespace metal_host

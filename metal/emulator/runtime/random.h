@@ -1,4 +1,4 @@
-// A small seeded generator (Steele et al. 2014, SplitMix64): chaos repeats exactly from its seed.
+// A small seeded generator (Steele et al. 2014, SplitMix64): schedule fuzzing repeats exactly from its seed.
 #pragma once
 
 #include <cstdint>

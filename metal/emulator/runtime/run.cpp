@@ -18,7 +18,7 @@
 
 namespace metal_host {
 
-int chaotic_launches = 0;
+int fuzzed_launches = 0;
 
 namespace {
 
@@ -28,7 +28,7 @@ __attribute__((tls_model("initial-exec")))  // without a call, as each access to
 thread_local Threadgroup* here = nullptr;
 
 // Shared by the OS threads of one launch.
-struct Crew {
+struct Workers {
   Body body;
   void* const* buffers;
   const Launch& launch;
@@ -70,36 +70,36 @@ int run(Body body, void* const* buffers, const Launch& launch) {
   auto groups_along = [&](int axis) {
     return (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
   };
-  Crew crew{.body = body,
+  Workers workers{.body = body,
             .buffers = buffers,
             .launch = launch,
             .groups = {groups_along(0), groups_along(1), groups_along(2)},
             .order = {},
             .n_groups = groups_along(0) * groups_along(1) * groups_along(2),
             .message_lock = {}};
-  crew.n_threads = std::max(1u, std::min(launch.os_threads, crew.n_groups));
-  if (launch.chaos_period != 0) {
-    crew.order.resize(crew.n_groups);
-    std::iota(crew.order.begin(), crew.order.end(), 0u);
-    Random(launch.seed).shuffle(crew.order.data(), crew.n_groups);
+  workers.n_threads = std::max(1u, std::min(launch.os_threads, workers.n_groups));
+  if (launch.fuzz_period != 0) {
+    workers.order.resize(workers.n_groups);
+    std::iota(workers.order.begin(), workers.order.end(), 0u);
+    Random(launch.seed).shuffle(workers.order.data(), workers.n_groups);
   }
-  const int chaotic = launch.chaos_period != 0 ? 1 : 0;
-  __atomic_fetch_add(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
+  const int chaotic = launch.fuzz_period != 0 ? 1 : 0;
+  __atomic_fetch_add(&fuzzed_launches, chaotic, __ATOMIC_RELAXED);
   std::vector<std::thread> others;
   try {
-    for (unsigned i = 1; i < crew.n_threads; ++i) others.emplace_back([&] { crew.work(); });
+    for (unsigned i = 1; i < workers.n_threads; ++i) others.emplace_back([&] { workers.work(); });
   } catch (const std::system_error&) {  // the system has no more threads: these do the work
-    crew.n_threads = static_cast<unsigned>(others.size()) + 1;
+    workers.n_threads = static_cast<unsigned>(others.size()) + 1;
   }
-  crew.work();
+  workers.work();
   for (std::thread& thread : others) thread.join();
-  __atomic_fetch_sub(&chaotic_launches, chaotic, __ATOMIC_RELAXED);
-  return crew.failed ? 1 : 0;
+  __atomic_fetch_sub(&fuzzed_launches, chaotic, __ATOMIC_RELAXED);
+  return workers.failed ? 1 : 0;
 }
 
-void wait_for_group(Place place, uint flags) { here->meet_group(place, flags); }
-void wait_for_simdgroup(Place place, uint flags) { here->meet_simdgroup(place, flags); }
-Values show(const void* value, uint bytes, Place place) { return here->show(value, bytes, place); }
+void wait_for_group(SourceLocation location, uint flags) { here->arrive_at_group(location, flags); }
+void wait_for_simdgroup(SourceLocation location, uint flags) { here->arrive_at_simdgroup(location, flags); }
+Values publish(const void* value, uint bytes, SourceLocation location) { return here->publish(value, bytes, location); }
 void poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
   here->poison_once(variable, bytes, filled_for);
 }

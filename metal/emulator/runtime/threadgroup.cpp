@@ -17,7 +17,7 @@ constexpr uint os_switch_period = 64;
 
 std::atomic<ulong> last_serial{0};
 
-bool same(const Place& a, const Place& b) {
+bool same(const SourceLocation& a, const SourceLocation& b) {
   return a.line == b.line && std::strcmp(a.call, b.call) == 0 && std::strcmp(a.file, b.file) == 0;
 }
 
@@ -35,18 +35,18 @@ Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, 
     common_.threadgroups_per_grid[axis] =
         (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
   }
-  if (launch.lockstep != 0 || launch.chaos_period != 0) {
+  if (launch.lockstep != 0 || launch.fuzz_period != 0) {
     std::size_t most = launch.group[0] * launch.group[1] * launch.group[2];
     stacks_.emplace();
-    members_.resize(most);
-    simd_gates_.resize((most + simd_width - 1) / simd_width);
-    shown_.resize(simd_gates_.size() * 2 * set_bytes);
+    threads_.resize(most);
+    simd_barriers_.resize((most + simd_width - 1) / simd_width);
+    shown_.resize(simd_barriers_.size() * 2 * set_bytes);
   }
 }
 
 void Threadgroup::run(metal::uint3 position) {
   describe(position);
-  if (members_.empty()) {
+  if (threads_.empty()) {
     run_lanes();
   } else {
     run_fibers();
@@ -65,7 +65,7 @@ void Threadgroup::describe(metal::uint3 position) {
   serial_ = last_serial.fetch_add(1, std::memory_order_relaxed) + 1;
   threadgroup_bytes_ = 0;
   accesses_.begin(serial_);
-  // Chaos depends on the group alone, not on the OS thread that happens to take it.
+  // Schedule fuzzing depends on the group alone, not on the OS thread that happens to take it.
   const metal::uint3 groups = common_.threadgroups_per_grid;
   random_ = Random(seed_ + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
 }
@@ -89,31 +89,31 @@ void Threadgroup::run_lanes() {
 }
 
 void Threadgroup::run_fibers() {
-  group_gate_ = {.members = n_};
+  group_barrier_ = {.members = n_};
   for (uint i = 0; i * simd_width < n_; ++i) {
-    simd_gates_[i] = {.members = std::min(simd_width, n_ - i * simd_width)};
+    simd_barriers_[i] = {.members = std::min(simd_width, n_ - i * simd_width)};
   }
   alive_.resize(n_);
   for (uint i = 0; i < n_; ++i) {
     alive_[i] = i;
-    Member& member = members_[i];
+    MetalThread& member = threads_[i];
     member.thread = thread(i);
     member.group = this;
     member.finished = false;
-    member.gate = nullptr;
+    member.barrier = nullptr;
     member.shown = 0;
     member.passed = {};
     if (!member.begun) member.fiber.begin((*stacks_)[i], fiber_main, &member);
     member.begun = true;
   }
-  // Under chaos any thread is next, or, in half of the groups, a simd-group is as far ahead as the others let it be.
+  // Under schedule fuzzing any thread is next, or, in half of the groups, a simd-group is as far ahead as the others let it be.
   const bool one_ahead = launch_.lockstep != 0 && random_.below(2) == 0;
   const uint ahead = one_ahead ? random_.below((n_ + simd_width - 1) / simd_width) * simd_width : 0;
   std::size_t next = 0;
   while (!alive_.empty()) {
-    if (launch_.chaos_period != 0) next = one_ahead ? ahead : random_.below(static_cast<uint>(alive_.size()));
+    if (launch_.fuzz_period != 0) next = one_ahead ? ahead : random_.below(static_cast<uint>(alive_.size()));
     next = next_ready(next);
-    Member& member = members_[alive_[next]];
+    MetalThread& member = threads_[alive_[next]];
     current_ = &member;
     member.fiber.enter();
     current_ = nullptr;
@@ -131,14 +131,14 @@ void Threadgroup::run_fibers() {
 std::size_t Threadgroup::next_ready(std::size_t from) const {
   for (std::size_t step = 0; step < alive_.size(); ++step) {
     std::size_t i = (from + step) % alive_.size();
-    const Member& member = members_[alive_[i]];
-    if (member.gate == nullptr || member.gate->openings != member.openings) return i;
+    const MetalThread& member = threads_[alive_[i]];
+    if (member.barrier == nullptr || member.barrier->openings != member.openings) return i;
   }
   report_divergence();
 }
 
 void Threadgroup::fiber_main(void* argument) {
-  auto& member = *static_cast<Member*>(argument);
+  auto& member = *static_cast<MetalThread*>(argument);
   for (;;) {  // a group each time
     try {
       member.group->body_(member.group->buffers_, member.thread);
@@ -150,46 +150,46 @@ void Threadgroup::fiber_main(void* argument) {
   }
 }
 
-void Threadgroup::require_lockstep(Place place) const {
+void Threadgroup::require_lockstep(SourceLocation location) const {
   if (launch_.lockstep == 0) {
-    throw Failure(name(place) + " in a kernel that is not declared with lockstep=True");
+    throw Failure(name(location) + " in a kernel that is not declared with lockstep=True");
   }
 }
 
-void Threadgroup::meet(Gate& gate, Place place) {
-  if (gate.arrived == 0) {
-    gate.place = place;
-  } else if (!same(gate.place, place)) {
+void Threadgroup::arrive(Barrier& barrier, SourceLocation location) {
+  if (barrier.arrived == 0) {
+    barrier.location = location;
+  } else if (!same(barrier.location, location)) {
     throw Failure("divergent barrier: thread " +
                   std::to_string(current_->thread.thread_index_in_threadgroup) + " waits in " +
-                  name(place) + ", others in " + name(gate.place));
+                  name(location) + ", others in " + name(barrier.location));
   }
-  if (++gate.arrived == gate.members) {
-    gate.arrived = 0;
-    ++gate.openings;
+  if (++barrier.arrived == barrier.members) {
+    barrier.arrived = 0;
+    ++barrier.openings;
     return;
   }
-  current_->gate = &gate;
-  current_->openings = gate.openings;
+  current_->barrier = &barrier;
+  current_->openings = barrier.openings;
   current_->fiber.leave();
-  current_->gate = nullptr;
+  current_->barrier = nullptr;
 }
 
-void Threadgroup::meet_group(Place place, uint flags) {
-  require_lockstep(place);
-  meet(group_gate_, place);
+void Threadgroup::arrive_at_group(SourceLocation location, uint flags) {
+  require_lockstep(location);
+  arrive(group_barrier_, location);
   current_->passed.pass(flags, true);
 }
 
-void Threadgroup::meet_simdgroup(Place place, uint flags) {
-  require_lockstep(place);
-  meet(simd_gates_[current_->thread.simdgroup_index_in_threadgroup], place);
+void Threadgroup::arrive_at_simdgroup(SourceLocation location, uint flags) {
+  require_lockstep(location);
+  arrive(simd_barriers_[current_->thread.simdgroup_index_in_threadgroup], location);
   current_->passed.pass(flags, false);
 }
 
 void Threadgroup::note_access(const void* at, std::size_t bytes, bool writes) {
   if (current_ == nullptr || stacks_->holds(at)) return;  // a variable of a thread's own
-  Member& member = *current_;
+  MetalThread& member = *current_;
   const uint thread = member.thread.thread_index_in_threadgroup;
   const char* wrong = accesses_.note(thread, member.passed, reinterpret_cast<std::uintptr_t>(at), bytes, writes);
   if (wrong == nullptr) return;
@@ -198,14 +198,14 @@ void Threadgroup::note_access(const void* at, std::size_t bytes, bool writes) {
   member.fiber.leave();  // for ever; a compiler does not expect an exception here
 }
 
-Values Threadgroup::show(const void* value, uint bytes, Place place) {
-  require_lockstep(place);
+Values Threadgroup::publish(const void* value, uint bytes, SourceLocation location) {
+  require_lockstep(location);
   const Thread& thread = current_->thread;
   const uint simdgroup = thread.simdgroup_index_in_threadgroup;
   std::byte* set = &shown_[(simdgroup * 2 + current_->shown++ % 2) * set_bytes];
   std::memcpy(set + 16 * thread.thread_index_in_simdgroup, value, bytes);
-  meet(simd_gates_[simdgroup], place);
-  return {set, thread.thread_index_in_simdgroup, simd_gates_[simdgroup].members};
+  arrive(simd_barriers_[simdgroup], location);
+  return {set, thread.thread_index_in_simdgroup, simd_barriers_[simdgroup].members};
 }
 
 void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
@@ -221,7 +221,7 @@ void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_f
 }
 
 void Threadgroup::switch_at_random() {
-  if (launch_.chaos_period == 0 || random_.below(launch_.chaos_period) != 0) return;
+  if (launch_.fuzz_period == 0 || random_.below(launch_.fuzz_period) != 0) return;
   // To another OS thread only at times: on a busy machine each yield hands the core to another program.
   if (!alone_ && random_.below(os_switch_period) == 0) sched_yield();
   current_->fiber.leave();
@@ -229,11 +229,11 @@ void Threadgroup::switch_at_random() {
 
 void Threadgroup::report_divergence() const {
   std::string message = "divergent barrier: ";
-  for (const Gate* gate = nullptr; uint i : alive_) {
-    const Member& member = members_[i];
-    if (member.gate == gate) continue;
-    gate = member.gate;
-    message += "thread " + std::to_string(i) + " waits in " + name(gate->place) + ", ";
+  for (const Barrier* barrier = nullptr; uint i : alive_) {
+    const MetalThread& member = threads_[i];
+    if (member.barrier == barrier) continue;
+    barrier = member.barrier;
+    message += "thread " + std::to_string(i) + " waits in " + name(barrier->location) + ", ";
   }
   throw Failure(message + std::to_string(n_ - alive_.size()) + " of the group's " +
                 std::to_string(n_) + " threads have returned");

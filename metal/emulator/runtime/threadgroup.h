@@ -21,29 +21,29 @@ class Threadgroup {
   // Runs the group at `position`, counted in groups. Throws Failure.
   void run(metal::uint3 position);
 
-  void meet_group(Place place, uint flags);
-  void meet_simdgroup(Place place, uint flags);
-  Values show(const void* value, uint bytes, Place place);
+  void arrive_at_group(SourceLocation location, uint flags);
+  void arrive_at_simdgroup(SourceLocation location, uint flags);
+  Values publish(const void* value, uint bytes, SourceLocation location);
   void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
   void switch_at_random();
   void note_access(const void* at, std::size_t bytes, bool writes);
 
  private:
   // Where threads meet: open for all once the last one has come.
-  struct Gate {
+  struct Barrier {
     uint members = 0;
     uint arrived = 0;
     ulong openings = 0;
-    Place place{};
+    SourceLocation location{};
   };
-  struct Member {
+  struct MetalThread {
     Fiber fiber;
     Thread thread;
     Threadgroup* group;
     bool begun = false;  // its fiber, which serves one group after another
     bool finished;
-    const Gate* gate;  // where it waits, or null
-    ulong openings;    // of the gate when it came
+    const Barrier* barrier;  // where it waits, or null
+    ulong openings;    // of the barrier when it came
     ulong shown;       // how many values it has shown to its simd-group
     Passed passed;
   };
@@ -53,8 +53,8 @@ class Threadgroup {
   void run_lanes();
   void run_fibers();
   static void fiber_main(void* member);
-  void require_lockstep(Place place) const;
-  void meet(Gate& gate, Place place);
+  void require_lockstep(SourceLocation location) const;
+  void arrive(Barrier& barrier, SourceLocation location);
   std::size_t next_ready(std::size_t from) const;
   [[noreturn]] void report_divergence() const;
 
@@ -70,14 +70,14 @@ class Threadgroup {
   Random random_{0};
 
   std::optional<Stacks> stacks_;
-  std::vector<Member> members_;
+  std::vector<MetalThread> threads_;
   std::vector<uint> alive_;  // indices of members that have not returned
-  Gate group_gate_;
-  std::vector<Gate> simd_gates_;
+  Barrier group_barrier_;
+  std::vector<Barrier> simd_barriers_;
   // Values shown, of each simd-group in turn: two sets, because the first threads show the next value
   // while the last still read this one.
   std::vector<std::byte> shown_;
-  Member* current_ = nullptr;
+  MetalThread* current_ = nullptr;
   Accesses accesses_;
   std::optional<std::string> failure_;
 };

@@ -79,7 +79,7 @@ struct Lossless : Relaxed {
   }
 };
 
-// Coordinates below `hot` live in a private copy that is merged under locks every so often (head.h); the
+// Coordinates below `hot` live in a private copy that is merged under locks every so often (scheme.h); the
 // others are shared and racy.
 struct HotCold : Relaxed {
   float* mine = nullptr;

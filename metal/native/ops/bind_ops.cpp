@@ -24,7 +24,7 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
   for (const std::size_t axis : shape)
     if (__builtin_mul_overflow(count, axis, &count)) throw std::bad_alloc();
   auto* data = new (kLine) float[count];
-  expect_writes(data, static_cast<Index>(count));
+  advise_huge_pages(data, static_cast<Index>(count));
   const nb::capsule owner(data, [](void* p) noexcept { ::operator delete[](p, kLine); });
   return {data, shape.size(), shape.data(), owner};
 }

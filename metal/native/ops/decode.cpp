@@ -18,7 +18,7 @@
 
 #include "activation.h"
 #include "conv.h"
-#include "few_rows.h"
+#include "skinny_gemm.h"
 #include "norm.h"
 #include "pool.h"
 #include "shapes.h"
@@ -75,7 +75,7 @@ struct DecodeModel {
 using Row = std::vector<float>;
 
 constexpr Index kVector = 16;             // a block of fewer columns is no work for vectors
-constexpr Index kWorthAThread = 1 << 18;  // numbers of a state that a thread has to have; see few_rows.cpp
+constexpr Index kWorthAThread = 1 << 18;  // numbers of a state that a thread has to have; see skinny_gemm.cpp
 
 const float* offset(const float* p, Index by) { return p ? p + by : nullptr; }
 
@@ -111,7 +111,7 @@ MLXHOG_CLONES void small_blocks(Index width, Index part, const DecodeLayer& p, c
 void diagonal(Index width, Index part, const DecodeLayer& p, const float* x, float* y) {
   if (part < kVector) return small_blocks(width, part, p, x, y);
   for (Index at = 0; at < width; at += part)
-    few_rows_maps(1, part, x + at, {{part, p.weight + at * part, offset(p.bias, at), y + at}}, 1);
+    skinny_linears(1, part, x + at, {{part, p.weight + at * part, offset(p.bias, at), y + at}}, 1);
 }
 
 // One step of the mLSTM cell of one head: state C (DK, DV), n (DK), m, and h (DV).
@@ -273,17 +273,17 @@ class Step {
                           &y[r * b.width], after + r * stride_, 1);
   }
 
-  static FewRowsMap map(const DecodeLayer& p, Index out, Row& y, bool add = false) {
+  static SkinnyLinear map(const DecodeLayer& p, Index out, Row& y, bool add = false) {
     return {out, p.weight, p.bias, y.data(), add};
   }
 
   // A map to 2 * out numbers as one to each half.
-  std::vector<FewRowsMap> halves(const DecodeLayer& p, Index out, Row& first, Row& second) const {
+  std::vector<SkinnyLinear> halves(const DecodeLayer& p, Index out, Row& first, Row& second) const {
     return {map(p, out, first), {out, p.weight + out * model_.d, offset(p.bias, out), second.data()}};
   }
 
-  void maps(Index in, const Row& x, const std::vector<FewRowsMap>& maps) {
-    few_rows_maps(rows_, in, x.data(), maps, threads_);
+  void maps(Index in, const Row& x, const std::vector<SkinnyLinear>& maps) {
+    skinny_linears(rows_, in, x.data(), maps, threads_);
   }
 
   // u = the normalized x
@@ -321,7 +321,7 @@ constexpr struct {
     {"slstm", "norm: D, conv: D 1 K, i f z o: NH DH DH, R: NH 4*DH DH, group_norm ffn_norm: D, up: 2*U D, down: D U"},
 };
 
-// Smallest number of rows that one thread takes through the whole model alone; see kManyRows in few_rows.cpp.
+// Smallest number of rows that one thread takes through the whole model alone; see kManyRows in skinny_gemm.cpp.
 constexpr Index kRowsWorthAThread = 16;
 
 class Decoder {

@@ -30,8 +30,8 @@ struct Tiles {
   bool accumulate;
 };
 
-// A step of A that is known to be 1 is a displacement of its loads: on Intel's processors the computation of addresses
-// takes ports from the sums.
+// A unit stride of A that is known at compile time lets loads use immediate displacements: address arithmetic takes
+// ports from the sums on Intel's processors.
 enum class Form { kAnyA, kRowsOfA, kColumnsOfA };
 
 template <int Lanes>
@@ -41,7 +41,7 @@ struct Vector {
   static_assert(sizeof(Type) == Lanes * sizeof(float));
 };
 
-// What a step of k adds to a vector of C, by the numbers that floats hold.
+// One step of k of the micro-kernel, by element type.
 struct Floats {
   template <class V>
   MLXHOG_INLINE static void add(V& sum, float a, const V& b) {
@@ -49,7 +49,7 @@ struct Floats {
   }
 };
 
-struct Pairs {
+struct Vnni {
   template <class V>
   MLXHOG_INLINE static void add(V& sum, float a, const V& b) {
     typedef std::uint32_t Words __attribute__((vector_size(sizeof(V))));
@@ -140,11 +140,11 @@ struct Avx2 {
   }
 };
 
-// Pairs by AVX512_BF16. In assembly, because GCC and clang take the instruction's function from no inlined template.
+// VNNI by AVX512_BF16. In assembly, because GCC and clang take the instruction's function from no inlined template.
 struct Dots {
   template <class V>
   MLXHOG_INLINE static void add(V& sum, float a, const V& b) {
-    if constexpr (sizeof(V) < 16) return Pairs::add(sum, a, b);
+    if constexpr (sizeof(V) < 16) return Vnni::add(sum, a, b);
     typedef std::uint32_t Words __attribute__((vector_size(sizeof(V))));
     const Words all = Words{} + std::bit_cast<std::uint32_t>(a);
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(b), "v"(all));
@@ -272,15 +272,15 @@ Kernel choose_pair_kernel() {
   if (Amx::works()) return {"amx", Amx::kHeight, Amx::rows};
   if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_is("amd")) return kernel_of<Avx512<Dots>>("avx512bf16");
 #endif
-  return choose_kernel<Pairs>();
+  return choose_kernel<Vnni>();
 }
 
-const Kernel kernel = choose_kernel<Floats>(), pair_kernel = choose_pair_kernel();
+const Kernel kernel = choose_kernel<Floats>(), vnni_kernel = choose_pair_kernel();
 
 }  // namespace
 
 const char* gemm_kernel() { return kernel.name; }
-const char* bfloat16_kernel() { return pair_kernel.name; }
+const char* bfloat16_kernel() { return vnni_kernel.name; }
 
 void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* B, Index bk,
           float* C, Index ldc, bool accumulate) {
@@ -337,7 +337,7 @@ MLXHOG_INLINE float pair(float low, float high) {
 }
 
 // Rows of pairs, `to` (pairs, N) with row length `to_ld`, from rows of floats (K, N); beyond K zeros.
-MLXHOG_CLONES void pair_rows(Index K, Index N, const float* from, Index ld, float* to, Index to_ld, Index pairs) {
+MLXHOG_CLONES void vnni_rows(Index K, Index N, const float* from, Index ld, float* to, Index to_ld, Index pairs) {
   for (Index k = 0; k < pairs; ++k, to += to_ld) {
     const float *first = from + 2 * k * ld, *second = first + ld;
     if (2 * k + 1 < K) {
@@ -350,7 +350,7 @@ MLXHOG_CLONES void pair_rows(Index K, Index N, const float* from, Index ld, floa
 }
 
 // The same of one row along k.
-MLXHOG_CLONES void pair_row(Index K, const float* from, float* to, Index pairs) {
+MLXHOG_CLONES void vnni_row(Index K, const float* from, float* to, Index pairs) {
 #pragma omp simd
   for (Index k = 0; k < K / 2; ++k) to[k] = pair(from[2 * k], from[2 * k + 1]);
   if (K % 2) to[K / 2] = pair(from[K - 1], 0.0f);
@@ -359,27 +359,27 @@ MLXHOG_CLONES void pair_row(Index K, const float* from, float* to, Index pairs) 
 
 // Steps of k in pairs: whole tiles of AMX.
 constexpr Index kUnit = 16;
-Index steps_of_pairs(Index K) { return (K + 2 * kUnit - 1) / (2 * kUnit) * kUnit; }
+Index vnni_steps(Index K) { return (K + 2 * kUnit - 1) / (2 * kUnit) * kUnit; }
 
-void pair_panels(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
+void vnni_panels(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
                  Index ldc, bool accumulate) {
-  const Index pairs = steps_of_pairs(K), ld = pairs + kUnit;  // rows of a power of two would share few sets of a cache
+  const Index pairs = vnni_steps(K), ld = pairs + kUnit;  // rows of a power of two would share few sets of a cache
   const Buffer rows = uninitialised(M * ld);
   if (ak == 1) {
-    for (Index m = 0; m < M; ++m) pair_row(K, A + m * am, &rows[m * ld], pairs);
+    for (Index m = 0; m < M; ++m) vnni_row(K, A + m * am, &rows[m * ld], pairs);
   } else {
     const Buffer columns = uninitialised(pairs * M);
-    pair_rows(K, M, A, ak, columns.get(), M, pairs);
+    vnni_rows(K, M, A, ak, columns.get(), M, pairs);
     transpose(columns.get(), M, pairs, M, rows.get(), ld);
   }
-  by_panels(pair_kernel, M, N, pairs, kUnit, rows.get(), ld, 1, panels, C, ldc, accumulate);
+  by_panels(vnni_kernel, M, N, pairs, kUnit, rows.get(), ld, 1, panels, C, ldc, accumulate);
 }
 
 }  // namespace
 
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
                  bool accumulate) {
-  if (B.pairs) return pair_panels(M, N, K, A, am, ak, B.p, C, ldc, accumulate);
+  if (B.vnni) return vnni_panels(M, N, K, A, am, ak, B.p, C, ldc, accumulate);
   if (has_blas()) return blas_gemm(M, N, K, A, am, ak, B.p, B.k_step, B.n_step, C, ldc, accumulate);
   by_panels(kernel, M, N, K, 1, A, am, ak, B.p, C, ldc, accumulate);
 }
@@ -411,9 +411,9 @@ MLXHOG_CLONES void pack(Index K, Index N, const float* from, Index k_step, Index
   }
 }
 
-void pack_pairs(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
+void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
                 float* panels) {
-  const Index pairs = steps_of_pairs(K);
+  const Index pairs = vnni_steps(K);
   const Buffer columns = n_step == 1 ? nullptr : uninitialised(K * kPanel);
   for (Index panel = first; panel < last; ++panel) {
     const Index n0 = panel * kPanel, cols = std::min(kPanel, N - n0);
@@ -421,7 +421,7 @@ void pack_pairs(Index K, Index N, const float* from, Index k_step, Index n_step,
     float* to = panels + n0 * pairs;
     if (cols < kPanel) std::fill(to, to + pairs * kPanel, 0.0f);
     if (columns) pack(K, cols, from_panel, k_step, n_step, 0, 1, columns.get());
-    pair_rows(K, cols, columns ? columns.get() : from_panel, columns ? kPanel : k_step, to, kPanel, pairs);
+    vnni_rows(K, cols, columns ? columns.get() : from_panel, columns ? kPanel : k_step, to, kPanel, pairs);
   }
 }
 

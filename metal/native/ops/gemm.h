@@ -21,19 +21,18 @@ inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kP
 // Packs panels [first, last) of B[k, n] = from[k * k_step + n * n_step]; one of the steps is 1.
 void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
-// The same for a product in bfloat16: pairs of numbers, neighbours along k, in the place of floats, up to the next
-// multiple of 32 along k. For K of 16 or more they fit in `packed_floats`.
-void pack_pairs(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
-                float* panels);
+// The same for a product in bfloat16, VNNI-packed: pairs of numbers, neighbours along k, in the place of floats, up to
+// the next multiple of 32 along k. For K of 16 or more they fit in `packed_floats`.
+void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
 // The right factor (K, N or more) of `gemm_packed`: its panels, or, where a BLAS multiplies, the matrix where it lies.
 struct Right {
   const float* p;
   Index k_step = 0, n_step = 0;  // of the matrix
-  bool pairs = false;            // `pack_pairs` packed it
+  bool vnni = false;             // `pack_vnni` packed it
 };
 
-// As `gemm`, from what `packed` returned; by the system's BLAS where there is one. If B is in pairs A is rounded to
+// As `gemm`, from what `packed` returned; by the system's BLAS where there is one. If B is VNNI-packed A is rounded to
 // bfloat16, too, and the sums are float32.
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
                  bool accumulate);

@@ -18,7 +18,7 @@ constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at onc
 constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
 
-bool in_pairs(const LinearMap& map, Index in) { return map.bfloat16 && std::min(in, map.out) >= kNarrow; }
+bool is_vnni(const LinearMap& map, Index in) { return map.bfloat16 && std::min(in, map.out) >= kNarrow; }
 
 // Several narrow maps as one whose outputs lie side by side.
 struct Stack {
@@ -61,17 +61,17 @@ void in_row_pieces(Index rows, int threads, const Work& work) {
 // Columns or rows of a weight, `other` wide, that are packed at once: whole panels.
 Index packed_at_once(Index other) { return std::max<Index>(1, kPacked / std::max<Index>(1, other) / kPanel) * kPanel; }
 
-// As `packed`, by threads, or as `pack_pairs`.
+// As `packed`, by threads, or as `pack_vnni`.
 Right pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads,
-               bool pairs) {
-  if (has_blas() && !pairs) return {.p = from, .k_step = k_step, .n_step = n_step};
+               bool vnni) {
+  if (has_blas() && !vnni) return {.p = from, .k_step = k_step, .n_step = n_step};
   constexpr Index kPanels = 4;  // per task
   const Index count = (N + kPanel - 1) / kPanel;
   parallel_for((count + kPanels - 1) / kPanels, threads, [&](Index task) {
-    (pairs ? pack_pairs : pack)(K, N, from, k_step, n_step, task * kPanels, std::min(count, (task + 1) * kPanels),
+    (vnni ? pack_vnni : pack)(K, N, from, k_step, n_step, task * kPanels, std::min(count, (task + 1) * kPanels),
                                 panels);
   });
-  return {.p = panels, .pairs = pairs};
+  return {.p = panels, .vnni = vnni};
 }
 
 }  // namespace
@@ -93,7 +93,7 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap
   for (const LinearMap& map : maps)
     for (Index n0 = 0; n0 < map.out; n0 += at_once) {
       const Index cols = std::min(at_once, map.out - n0);
-      const Right w = pack_all(in, cols, map.weight + n0 * in, 1, in, panels.get(), threads, in_pairs(map, in));
+      const Right w = pack_all(in, cols, map.weight + n0 * in, 1, in, panels.get(), threads, is_vnni(map, in));
       in_row_pieces(rows, threads, [&](Index first, Index count) {
         float* y = map.written + first * map.out + n0;
         if (map.given) copy_rows(count, cols, map.given + n0, 0, y, map.out);
@@ -126,11 +126,11 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
   Buffer scratch;
   // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
   const auto right = [&](const float* rows_of, Index k0, Index depth, Index short_enough,
-                         bool pairs) -> std::optional<Right> {
+                         bool vnni) -> std::optional<Right> {
     const bool short_rows = in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0;
-    if (short_rows && !has_blas() && !pairs) return std::nullopt;
+    if (short_rows && !has_blas() && !vnni) return std::nullopt;
     if (!scratch) scratch = uninitialised(packed_floats(longest, in));
-    return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads, pairs);
+    return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads, vnni);
   };
   // C (+)= A times those rows; C has rows of `in`.
   const auto multiply = [&](Index M, Index depth, const float* A, Index am, Index ak, const std::optional<Right>& b,
@@ -145,7 +145,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
     for (const LinearMap& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
-        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight, in_pairs(map, in));
+        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight, is_vnni(map, in));
         multiply(rows, depth, map.given + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
         written = true;
       }
@@ -153,12 +153,12 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
   }
   for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
     const Index depth = std::min(at_once, rows - k0);
-    for (const bool pairs : {false, true}) {
+    for (const bool vnni : {false, true}) {
       std::optional<Right> b;
       const LinearMap* packed_for = nullptr;
       for (const LinearMap& map : maps) {
-        if (in_pairs(map, in) != pairs) continue;
-        if (!std::exchange(packed_for, &map)) b = right(x, k0, depth, kShortInput, pairs);
+        if (is_vnni(map, in) != vnni) continue;
+        if (!std::exchange(packed_for, &map)) b = right(x, k0, depth, kShortInput, vnni);
         multiply(map.out, depth, map.given + k0 * map.out, 1, map.out, b, x + k0 * in, map.written, adds || k0 > 0);
       }
     }

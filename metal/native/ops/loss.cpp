@@ -27,7 +27,7 @@ struct LossSum {
 
 constexpr Index kRows = 64;
 constexpr Index kTile = 14;            // rows of gemm's highest tile
-constexpr Index kLeast = 18 * kTile;   // with fewer rows at once, each would load and store all of dW for little
+constexpr Index kLeast = 18 * kTile;   // rows that amortize one load and store of all of dW
 constexpr Index kLogits = 1 << 20;     // floats of logits that a shared cache keeps
 
 struct Partition {

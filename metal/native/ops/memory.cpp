@@ -24,7 +24,7 @@ bool keep_freed_memory() {
 #endif
 }
 
-void expect_writes([[maybe_unused]] const float* data, [[maybe_unused]] Index count) {
+void advise_huge_pages([[maybe_unused]] const float* data, [[maybe_unused]] Index count) {
 #if defined(__linux__)
   constexpr std::uintptr_t kPage = 2 << 20;
   const auto at = reinterpret_cast<std::uintptr_t>(data);

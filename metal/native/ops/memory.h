@@ -26,6 +26,6 @@ bool keep_freed_memory();
 // Blocks that are too large for malloc to keep are still new from the kernel: asks for those that start at
 // `data` in pages of 2 MiB (Linux), before anything is written there. An mLSTM cell over 16,384 positions is 30 %
 // faster. Smaller blocks are left as they are.
-void expect_writes(const float* data, Index count);
+void advise_huge_pages(const float* data, Index count);
 
 }  // namespace mlxhog

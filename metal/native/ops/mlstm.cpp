@@ -472,8 +472,8 @@ void bind_mlstm(nb::module_& m) {
       [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Maybe<const std::uint8_t> starts, Result h,
          Result den, Result C, Result n, Result m, Index chunk, Index stride, float eps, int threads) {
         const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
-        expect_writes(h, s.B * s.S * s.NH * s.DV);
-        expect_writes(C, s.B * s.NH * s.matrices() * s.DK * s.DV);
+        advise_huge_pages(h, s.B * s.S * s.NH * s.DV);
+        advise_huge_pages(C, s.B * s.NH * s.matrices() * s.DK * s.DV);
         const MlstmResults out{h, den, C, n, m};
         parallel_for(s.B * s.NH, threads, [&](Index task) {
           forward_head(s, {q, k, v, i, f, starts}, out, task / s.NH, task % s.NH);
@@ -490,8 +490,8 @@ void bind_mlstm(nb::module_& m) {
          Result dC, Result dn, Result dm, Index chunk, Index stride, float eps, int threads) {
         const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
         const Index positions = s.B * s.S * s.NH;
-        for (const Result gradient : {dq, dk}) expect_writes(gradient, positions * s.DK);
-        expect_writes(dv, positions * s.DV);
+        for (const Result gradient : {dq, dk}) advise_huge_pages(gradient, positions * s.DK);
+        advise_huge_pages(dv, positions * s.DV);
         parallel_for(s.B * s.NH, threads, [&](Index task) {
           backward_head(s, {q, k, v, i, f, starts}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm},
                         task / s.NH, task % s.NH);

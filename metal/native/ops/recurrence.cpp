@@ -32,8 +32,8 @@ MLXHOG_CLONES void multiply(Index count, const float* x, const float* y, float* 
 
 // One chunk's inputs of one head in rows of whole lanes (the rest is 0). Rows of a key's width, (L, PK), have one
 // before and one after them, of zeros, and of ones in kDecay. What the own key reads is the state after its decay:
-// kRead is decay * k. All gradients are those of the sum of q_t^T S_t dh_t, which also has the two ways to read: h is
-// its gradient of dh, by value that of q. So by value the query is in dh, and the gradient of the result in kQ.
+// kRead is decay * k. All gradients are those of L = sum_t q_t^T S_t dh_t: h = dL/d(dh) and dq = dL/dq. By value the two
+// exchange their places: h = dL/dq, so the query is in dh, and the gradient of the result in kQ.
 struct Chunk {
   const RecurrenceShape& s;
   const Index PK = whole_lanes(s.DK), PV = whole_lanes(s.DV), length = (s.chunk() + 2) * PK;
@@ -99,7 +99,7 @@ MLXHOG_INLINE void in_form(const RecurrenceShape& s, const Call& call) {
 
 // Sixteen columns of S (PK, PV) over a chunk: h and held (L, PV). The pass that writes a position also reads the values
 // of the next one.
-MLXHOG_CLONES void advance(Chunk& c, Index column, float* S, float* h) {
+MLXHOG_CLONES void chunk_forward(Chunk& c, Index column, float* S, float* h) {
   in_form(c.s, [&]<class F>(F) MLXHOG_ALWAYS {
     const Index DK = c.s.DK, PK = c.PK, PV = c.PV, L = c.L;
     const float *q = c.row(kQ, 0), *k = c.row(kK, 0), *a = c.row(kDecay, 0), *removal = c.row(kRemoval, 0);
@@ -135,7 +135,7 @@ MLXHOG_CLONES void advance(Chunk& c, Index column, float* S, float* h) {
 }
 
 // By value: four columns and sixteen rows of the transposed state S_T (columns, PK): h_t += S_t dh_t.
-MLXHOG_CLONES void advance_columns(const Chunk& c, Index column, Index d, float* S_T, float* h) {
+MLXHOG_CLONES void chunk_forward_columns(const Chunk& c, Index column, Index d, float* S_T, float* h) {
   const Index PK = c.PK, PV = c.PV, L = c.L;
   const float *a_rows = c.row(kDecay, 0) + d, *k_rows = c.row(kK, 0) + d, *v = &c.v[column], *dh = &c.dh[column];
   Lanes s[kRows];
@@ -155,7 +155,7 @@ MLXHOG_CLONES void advance_columns(const Chunk& c, Index column, Index d, float*
 }
 
 // Sixteen columns of dS (PK, PV) back over a chunk: the gradients dv of written and dx of read values, (L, PV).
-MLXHOG_CLONES void retreat(const Chunk& c, Index column, float* dS, float* dv, float* dx) {
+MLXHOG_CLONES void chunk_backward(const Chunk& c, Index column, float* dS, float* dv, float* dx) {
   in_form(c.s, [&]<class F>(F) MLXHOG_ALWAYS {
     const Index DK = c.s.DK, PV = c.PV;
     Lanes change = {};
@@ -201,7 +201,7 @@ struct Backward {
 
 // The same of transposed states, S_T before the chunk and dS_T after it (columns, PK), for four columns and sixteen
 // rows, with dx known and `v` the values that were written. Adds to the sums over columns.
-MLXHOG_CLONES void retreat_columns(Backward& work, Index column, Index d, const float* v) {
+MLXHOG_CLONES void chunk_backward_columns(Backward& work, Index column, Index d, const float* v) {
   in_form(work.chunk.s, [&]<class F>(F) MLXHOG_ALWAYS {
     constexpr Index kStep = kRows * kLaneCount;
     const Chunk& c = work.chunk;
@@ -291,8 +291,8 @@ void load_state(const Chunk& c, const float* state, float* S) {
 }
 
 // h (L, PV) of a chunk, and the state S (PK, PV) after it.
-void advance_all(Chunk& c, float* S, float* h) {
-  for (Index column = 0; column < c.PV; column += kLaneCount) advance(c, column, S, h);
+void chunk_forward_all(Chunk& c, float* S, float* h) {
+  for (Index column = 0; column < c.PV; column += kLaneCount) chunk_forward(c, column, S, h);
 }
 
 // The chunks of a head in order: step(its number, its first row, its length).
@@ -323,7 +323,7 @@ void forward_head(const RecurrenceShape& s, const RecurrenceInputs& in, Index b,
     c.load(in, first, count);
     if (kept) copy_rows(s.DK, s.DV, S, c.PV, kept + n * state, s.DV);
     if (!s.by_value) {
-      advance_all(c, S, out);
+      chunk_forward_all(c, S, out);
       copy_rows(c.L, s.DV, out, c.PV, h + first * s.DV, s.NH * s.DV);
       if (held) copy_rows(c.L, s.DV, c.held.get(), c.PV, held + first * s.DV, s.NH * s.DV);
       return;
@@ -331,7 +331,7 @@ void forward_head(const RecurrenceShape& s, const RecurrenceInputs& in, Index b,
     transpose(S, c.PV, c.PK, c.PV, S_T);
     std::fill_n(out, c.L * c.PK, 0.0f);
     for (Index d = 0; d < c.PK; d += kLaneCount)
-      for (Index column = 0; column < s.DV; column += kRows) advance_columns(c, column, d, S_T, out);
+      for (Index column = 0; column < s.DV; column += kRows) chunk_forward_columns(c, column, d, S_T, out);
     transpose(S_T, c.PK, c.PV, c.PK, S);
     copy_rows(c.L, s.DK, out, c.PK, h + first * s.DK, s.NH * s.DK);
   });
@@ -374,13 +374,13 @@ void backward_head(const RecurrenceShape& s, const RecurrenceInputs& in, const f
     transpose(S, c.PV, c.PK, c.PV, work.S_T.get());
     for (Buffer& sums : work.sums) std::fill_n(sums.get(), c.L * c.PK, 0.0f);
     for (Index column = 0; column < c.PV; column += kLaneCount)
-      retreat(c, column, dS, work.dv.get(), work.dx.get());
+      chunk_backward(c, column, dS, work.dv.get(), work.dx.get());
     const float* v = s.removal == Removal::own_key ? work.written.get() : c.v.get();
     for (Index d = 0; d < c.PK; d += kLaneCount)
-      for (Index column = 0; column < s.DV; column += kRows) retreat_columns(work, column, d, v);
+      for (Index column = 0; column < s.DV; column += kRows) chunk_backward_columns(work, column, d, v);
     store_gradients(work, first, grad);
     if (!s.by_value) return;
-    advance_all(c, S, work.dv.get());
+    chunk_forward_all(c, S, work.dv.get());
     copy_rows(c.L, s.DV, work.dv.get(), c.PV, grad.q + first * s.DV, s.NH * s.DV, 0, s.scale);
   });
   if (grad.state) copy_rows(s.DK, s.DV, dS, c.PV, grad.state + at, s.DV);

@@ -91,7 +91,7 @@ struct Chunk {
 };
 
 // Rows [n, n + kRows) of the states S (rows, CP) of sixteen channels over a chunk; y (L, CP).
-MLXHOG_CLONES void advance(const Chunk& c, Index channel, Index n, float* S, float* y) {
+MLXHOG_CLONES void chunk_forward(const Chunk& c, Index channel, Index n, float* S, float* y) {
   Lanes s[kRows];
   for (Index i = 0; i < kRows; ++i) load(S + (n + i) * c.CP + channel, s[i]);
   for (Index t = 0; t < c.L; ++t) {
@@ -119,7 +119,7 @@ struct Sums {
 };
 
 // Back over a chunk: S holds the states before it, dS their gradients after it on entry, before it on return.
-MLXHOG_CLONES void retreat(const Chunk& c, Index channel, Index n, const float* S, float* dS, const Sums& sums) {
+MLXHOG_CLONES void chunk_backward(const Chunk& c, Index channel, Index n, const float* S, float* dS, const Sums& sums) {
   Lanes history[kChunk + 1][kRows], s[kRows], rate[kRows], dA[kRows];
   for (Index i = 0; i < kRows; ++i) load(S + (n + i) * c.CP + channel, history[0][i]);
   for (Index t = 0; t < c.L; ++t) {
@@ -183,7 +183,7 @@ void forward_row(const ScanShape& s, const ScanInputs& in, Index b, float* y, fl
     std::fill_n(sums.get(), c.L * c.CP, 0.0f);
     for (Index channel = 0; channel < c.CP; channel += kLaneCount) {
       c.compute_decays(channel);
-      for (Index row = 0; row < c.NP; row += kRows) advance(c, channel, row, S.get(), sums.get());
+      for (Index row = 0; row < c.NP; row += kRows) chunk_forward(c, channel, row, S.get(), sums.get());
     }
     copy_rows(c.L, s.C, sums.get(), c.CP, y + (b * s.S + n * kChunk) * s.C, s.C);
   }
@@ -225,7 +225,7 @@ void backward_row(const ScanShape& s, const ScanInputs& in, const float* kept, c
     for (Index channel = 0; channel < c.CP; channel += kLaneCount) {
       c.compute_decays(channel);
       for (Index r = 0; r < c.NP; r += kRows)
-        retreat(c, channel, r, kept + (b * s.chunks() + n) * state, dS.get(),
+        chunk_backward(c, channel, r, kept + (b * s.chunks() + n) * state, dS.get(),
                 {dx.get(), ddt.get(), dB.get(), dC.get(), dA});
     }
     finish_steps(c, dx.get(), ddt.get());

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "few_rows.h"
+#include "skinny_gemm.h"
 #include "gemm.h"
 #include "rows.h"
 #include "shapes.h"
@@ -38,7 +38,7 @@ class Recurrent {
 
   // pre (rows, 4 DH) += h R^T, h (rows, DH).
   void add_product(Index rows, const float* h, float* pre) const {
-    if (panels_.empty()) few_rows_maps(rows, DH_, h, {{4 * DH_, R_, nullptr, pre, true}}, 1);
+    if (panels_.empty()) skinny_linears(rows, DH_, h, {{4 * DH_, R_, nullptr, pre, true}}, 1);
     else
       for (Index at = 0; at < 4 * DH_; at += kPanel)
         gemm(rows, columns(at), DH_, h, DH_, 1, panels_.data() + at * DH_, columns(at), pre + at, 4 * DH_, true);
@@ -257,7 +257,7 @@ void bind_slstm(nb::module_& m) {
   def(m, "slstm",
       "i f z o: B S NH DH, R: NH 4*DH DH, b: 4*NH*DH, starts: B S, h: B S NH DH, " + tape +
       "h_state c n m: B NH DH",
-      "sLSTM cell. starts uint8 or None; tape for slstm_grad, or None,; h_state, c, n, m hold "
+      "sLSTM cell. starts uint8 or None; tape for slstm_grad, or None. h_state, c, n, m hold "
       "the initial state on entry and the final one on return.",
       [](Sizes& sizes, Floats i, Floats f, Floats z, Floats o, Floats R, Floats b, Maybe<const std::uint8_t> starts,
          Result h, MaybeResult tape, Result h_state, Result c, Result n, Result m, int threads) {

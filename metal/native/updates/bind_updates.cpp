@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "../ops/memory.h"
-#include "../ops/polar.h"
+#include "../ops/newton_schulz.h"
 #include "../ops/shapes.h"
 #include "add_at.h"
 #include "cas_add.h"
@@ -182,8 +182,8 @@ void bind_updates(nb::module_& m) {
         "w -= lr * (scale * u + coupled * w) + decoupled * w, with write = (lr, scale, coupled, decoupled). Of some\n"
         "rows, ascending and distinct: rows = (index, width, first lock word, floats of the parameter). `out` takes u\n"
         "alone; `pending` takes the step in place of the parameter; `last` and `prev` record it.");
-  def(m, "polar", "xs us: R_j C_j, scales, coefficients: K 3",
-      "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` "
+  def(m, "newton_schulz", "xs us: R_j C_j, scales, coefficients: K 3",
+      "us[i] = scales[i] * newton_schulz(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` "
       "rows alone. us[i] may be xs[i].",
       [](Sizes& sizes, std::vector<Floats> xs, std::vector<Result> us, std::vector<double> scales, Floats coefficients,
          Index rows, int threads) {
@@ -195,8 +195,8 @@ void bind_updates(nb::module_& m) {
           std::copy_n(xs[i], height * cols, x.get());
           const Index together = rows == 0 ? height : std::min(height, rows);
           for (Index row = 0; row < height; row += together)
-            polar(std::min(together, height - row), cols, x.get() + row * cols, us[i] + row * cols,
-                  reinterpret_cast<const PolarStep*>(coefficients), static_cast<int>(sizes["K"]), static_cast<float>(scales[i]));
+            newton_schulz(std::min(together, height - row), cols, x.get() + row * cols, us[i] + row * cols,
+                  reinterpret_cast<const NewtonSchulzStep*>(coefficients), static_cast<int>(sizes["K"]), static_cast<float>(scales[i]));
         });
       }, "rows"_a = 0);
   bind_turns(m);

@@ -188,7 +188,7 @@ def deleted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layer
 def _with_block(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
     slots = space.block
     if not all(slots):
-        return parent  # one layer deep: there are no channel maps to insert
+        return parent  # one layer deep: there are no channel mixers to insert
     at = len(slots) * stream.randrange(len(parent) // len(slots) + 1)
     return (*parent[:at], *map(stream.choice, slots), *parent[at:])
 

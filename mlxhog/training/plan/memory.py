@@ -126,7 +126,7 @@ def gpu_share(
     segments = int(config.read == "live") + int(writers.gpu_write == "metal")
     return GPUShare(
         workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
-        adopted_bytes=segments * 4 * layout.n_floats,
+        wrapped_bytes=segments * 4 * layout.n_floats,
     )
 
 

@@ -115,10 +115,10 @@ class MLXOps(Ops):
         how: dict[str, Any] = {"traditional": False, "base": base, "scale": 1.0, "offset": at}
         return mx.fast.rope(x.swapaxes(1, 2), x.shape[-1], **how).swapaxes(1, 2)
 
-    def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
+    def attend(self, q: array, k: array, v: array, attn_mask: array | None) -> array:
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
         h = mx.fast.scaled_dot_product_attention(
-            q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
+            q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if attn_mask is None else attn_mask
         )
         return h.swapaxes(1, 2)
 

@@ -48,9 +48,11 @@ class TorchOps(Ops):
     def sum_of_products(self, a: Tensor, b: Tensor) -> Tensor:
         return sum_on_mps(a, b) if a.device.type == "mps" else a @ b
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+        h = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=attn_mask, is_causal=attn_mask is None
+        )
         return h.transpose(1, 2)
 
     def rope(self, x: Tensor, base: float, offset: Tensor | None = None) -> Tensor:

@@ -1,9 +1,8 @@
 """The cells and the convolution by their Metal kernels, and their gradients; float32.
 
 Arrays of the engine are row-major and float32 with the stated exceptions. `ops_mlx.py` and
-`ops_torch.py` make a pair of functions differentiable: the one of the inputs returns the results
-and what the other one needs, which returns the gradients of the first inputs from that and the
-gradients of the results.
+`ops_torch.py` make a custom op differentiable: forward(*inputs) returns the outputs and what is
+saved for backward; backward(saved, d_outputs) returns the gradients of the leading inputs.
 """
 
 from abc import abstractmethod
@@ -21,7 +20,7 @@ Arrays = Sequence[Array]
 
 
 class MetalCells(Ops):
-    """The operators on one engine; those without a Metal kernel, and some by name, are plain."""
+    """The operators on one engine; those without a Metal kernel, and some by name, are eager."""
 
     def __init__(self, engine: MetalEngine, plain: frozenset[str] = frozenset()) -> None:
         self.engine = engine
@@ -40,7 +39,7 @@ class MetalCells(Ops):
         *inputs: Array,
         **how: Any,
     ) -> Arrays:
-        """Return the results of a pair of functions, differentiable; see the module."""
+        """Return the results of a custom op (forward, backward), differentiable; see the module."""
 
     def _run(
         self, kernels: Iterable[MetalKernel], inputs: Mapping[str, Array], names: str, **how: Any

@@ -1,4 +1,4 @@
-"""The native operators behind `mx.custom_function`: conversion of MLX's arrays for a pair.
+"""The native operators behind `mx.custom_function`: conversion of MLX's arrays for a custom op.
 
 An operator evaluates its inputs when it is called, so it cannot be used in `mx.compile`. MLX has no
 uninitialised arrays: a result is computed into a NumPy array, and copied to MLX while it is still
@@ -17,8 +17,8 @@ from mlx.core import array
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.eager.ops_mlx import MLXOps
 from mlxhog.models.ops.eager.quantized_mlx import Quantized
+from mlxhog.models.ops.native.custom_ops import SLSTM_RECOMPUTED, CustomOp, View, Views
 from mlxhog.models.ops.native.operators import NativeOps
-from mlxhog.models.ops.native.pairs import SLSTM_UNTAPED, CustomOp, View, Views
 
 FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
@@ -49,10 +49,10 @@ def without_gradient() -> Iterator[None]:
 class NativeMLXOps(NativeOps, MLXOps):
     """The native operators on arrays in memory that the CPU can read."""
 
-    slstm = SLSTM_UNTAPED
+    slstm = SLSTM_RECOMPUTED
 
-    def apply(self, pair: CustomOp, *inputs: array | None, **settings: Any) -> Sequence[array]:
-        """Call a pair; it saves arrays for its gradient, except in `without_gradient`.
+    def apply(self, op: CustomOp, *inputs: array | None, **settings: Any) -> Sequence[array]:
+        """Call a custom op; it saves arrays for its gradient, except in `without_gradient`.
 
         MLX does not say whether a gradient will follow. The function and its gradient are made for
         this one call, so the saved arrays do not pass through MLX, which would copy them.
@@ -61,22 +61,22 @@ class NativeMLXOps(NativeOps, MLXOps):
         needs = [x is not None for x in inputs]
         arrays: Sequence[Any] = [x for x in inputs if x is not None]
         if not arrays_mlx.differentiable.get():
-            results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
+            results, _ = op.forward(*_at(needs, views(*arrays)), keep=False, **settings)
             return [_copied(x) for x in results]
         saved: Views = ()
         saved_outputs: list[array] = []
 
         def forward(*present: array) -> list[array]:
             nonlocal saved, saved_outputs
-            results, saved = pair.forward(*_at(needs, views(*present)), keep=True, **settings)
+            results, saved = op.forward(*_at(needs, views(*present)), keep=True, **settings)
             outputs = [_copied(x) for x in results]
-            if pair.saved_results:  # the copies, so that the results themselves are freed
-                saved_outputs = [outputs[position] for position in pair.saved_results]
+            if op.saved_results:  # the copies, so that the results themselves are freed
+                saved_outputs = [outputs[position] for position in op.saved_results]
             return outputs
 
         def backward(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
             needed = (*saved, *views(*saved_outputs))
-            grads = pair.backward(needed, views(*d_results), needs, **settings)
+            grads = op.backward(needed, views(*d_results), needs, **settings)
             return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
 
         return arrays_mlx.with_vjp(backward)(forward)(*arrays)

@@ -1,4 +1,4 @@
-"""The native operators behind torch autograd: conversion of tensors for a pair.
+"""The native operators behind torch autograd: conversion of tensors for a custom op.
 
 Every operator uses `torch.get_num_threads()` threads. Results are computed into NumPy arrays, whose
 memory the tensors share.
@@ -13,8 +13,8 @@ from torch import Tensor
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays_torch import differentiable, needs_gradient
 from mlxhog.models.ops.eager.ops_torch import TorchOps
+from mlxhog.models.ops.native.custom_ops import SLSTM, CustomOp, View
 from mlxhog.models.ops.native.operators import NativeOps
-from mlxhog.models.ops.native.pairs import SLSTM, CustomOp, View
 
 FAST_GEMM = ops.gemm_kernel().startswith("avx")
 """On other processors the product of torch's own library is as fast or faster."""
@@ -25,28 +25,28 @@ class NativeTorchOps(NativeOps, TorchOps):
 
     slstm = SLSTM
 
-    def apply(self, pair: CustomOp, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
-        """Call a pair; it saves nothing if no input requires a gradient."""
+    def apply(self, op: CustomOp, *inputs: Tensor | None, **settings: Any) -> Sequence[Tensor]:
+        """Call a custom op; it saves nothing if no input requires a gradient."""
         settings["threads"] = torch.get_num_threads()
         if not needs_gradient(inputs):
-            results, _ = pair.forward(*map(_array, inputs), keep=False, **settings)
+            results, _ = op.forward(*map(_array, inputs), keep=False, **settings)
             return [torch.from_numpy(x) for x in results]
 
         def forward(*inputs: Tensor | None) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
             tensors = [None if x is None else x.contiguous() for x in inputs]
             arrays = [_array(x) for x in tensors]
-            results, saved = pair.forward(*arrays, keep=True, **settings)
+            results, saved = op.forward(*arrays, keep=True, **settings)
             outputs = [torch.from_numpy(x) for x in results]
             # Save the original tensors: autograd then notices a change of them before the gradient.
             known = dict(zip(map(id, arrays), tensors, strict=True))
             of_gradient = [known[id(x)] if id(x) in known else torch.from_numpy(x) for x in saved]
-            return outputs, [*of_gradient, *[outputs[position] for position in pair.saved_results]]
+            return outputs, [*of_gradient, *[outputs[position] for position in op.saved_results]]
 
         def backward(
             saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: Sequence[bool]
         ) -> Sequence[Tensor | None]:
             arrays = [*map(_array, saved)], [*map(_array, d_results)]
-            grads = zip(pair.backward(*arrays, needs, **settings), needs, strict=True)
+            grads = zip(op.backward(*arrays, needs, **settings), needs, strict=True)
             return [torch.from_numpy(x) if need else None for x, need in grads]
 
         return differentiable(forward, backward, *inputs)

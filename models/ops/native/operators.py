@@ -1,6 +1,6 @@
 """The operators as native CPU kernels, for the arrays of either framework; float32 only.
 
-Each is a pair of `pairs.py`, which `adapter_torch.py` and `adapter_mlx.py` make differentiable.
+Each is of `custom_ops.py`; `adapter_torch.py` and `adapter_mlx.py` make it differentiable.
 """
 
 import copy
@@ -10,8 +10,8 @@ from typing import Any
 
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.native import pairs
-from mlxhog.models.ops.native.pairs import CustomOp, View, simple
+from mlxhog.models.ops.native import custom_ops
+from mlxhog.models.ops.native.custom_ops import CustomOp, View, simple
 from mlxhog.models.ops.operators import Ops, activation_name
 
 ops.keep_freed_memory()
@@ -23,11 +23,11 @@ READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
     "log_inclusion": lambda own, x: own.constant(x, "float32"),
     "bfloat16": lambda own, _: own.bfloat16,
 }
-"""Settings of pairs that an operator gets in another form, or as an array without a gradient."""
+"""Settings that an operator gets in another form, or as an array without a gradient."""
 
 
-def native(pair: CustomOp, arrays: str, **settings: Any) -> Any:
-    """Return the operator, a method of `NativeOps`, that a pair computes.
+def native(op: CustomOp, arrays: str, **settings: Any) -> Any:
+    """Return the operator, a method of `NativeOps`, that a custom op computes.
 
     Its first arguments are named arrays, of which one may be absent, the next ones the settings
     with their defaults. A chunk size changes no result of the kernels.
@@ -40,16 +40,16 @@ def native(pair: CustomOp, arrays: str, **settings: Any) -> Any:
         arguments = settings | dict(zip((*names, *settings), positional, strict=False)) | named
         how = {name: arguments[name] for name in settings}
         how |= {name: READ[name](self, how[name]) for name in READ.keys() & settings}
-        results = self.apply(pair, *map(arguments.get, names), **how)
+        results = self.apply(op, *map(arguments.get, names), **how)
         return results[0] if len(results) == 1 else tuple(results)
 
     return operator
 
 
 class NativeOps(Ops):
-    """The operators, over a framework's way to call a pair; the others are the framework's."""
+    """The operators, over a framework's way to call a custom op; the others are the framework's."""
 
-    slstm: CustomOp  # the pair of the sLSTM cell, with or without a tape
+    slstm: CustomOp  # the custom op of the sLSTM cell, with or without a tape
     bfloat16 = False  # the products of `linears` and of `linear_cross_entropy`
 
     def in_bfloat16(
@@ -65,8 +65,8 @@ class NativeOps(Ops):
         return narrow, params
 
     @abstractmethod
-    def apply(self, pair: CustomOp, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
-        """Call a pair with its settings, so that the framework can differentiate it.
+    def apply(self, op: CustomOp, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
+        """Call a custom op with its settings, so that the framework can differentiate it.
 
         The inputs may get a gradient; an absent optional one is None.
         """
@@ -87,19 +87,24 @@ class NativeOps(Ops):
     glu = native(simple("glu", setting="activation"), "gate up", activation=None)
     swiglu = native(simple("swiglu"), "gate up")
     _direct_conv = native(simple("long_conv"), "x f")
-    soft_cap = native(pairs.SOFT_CAP, "x", cap=None)
-    rope = native(pairs.ROPE, "x", base=None, offset=None)
-    attention = native(pairs.ATTENTION, "q k v", window=None, lengths=None)
+    soft_cap = native(custom_ops.SOFT_CAP, "x", cap=None)
+    rope = native(custom_ops.ROPE, "x", base=None, offset=None)
+    attention = native(custom_ops.ATTENTION, "q k v", window=None, lengths=None)
     recurrence = native(
-        pairs.RECURRENCE, "q k v log_decay beta read removal state", scale=1.0, by_value=False
+        custom_ops.RECURRENCE, "q k v log_decay beta read removal state", scale=1.0, by_value=False
     )
-    regression_cell = native(pairs.REGRESSION, "q k log_decay ridge state", steps=None)
-    selective_scan = native(pairs.SCAN, "u dt A Bt Ct state")
+    regression_cell = native(custom_ops.REGRESSION, "q k log_decay ridge state", steps=None)
+    selective_scan = native(custom_ops.SCAN, "u dt A Bt Ct state")
     capped_cross_entropy = native(
-        pairs.CROSS_ENTROPY, "raw_logits", labels=None, cap=None, log_inclusion=None
+        custom_ops.CROSS_ENTROPY, "raw_logits", labels=None, cap=None, log_inclusion=None
     )
     _linear_cross_entropy = native(
-        pairs.LINEAR_CROSS_ENTROPY, "x w", labels=None, cap=None, log_inclusion=None, bfloat16=None
+        custom_ops.LINEAR_CROSS_ENTROPY,
+        "x w",
+        labels=None,
+        cap=None,
+        log_inclusion=None,
+        bfloat16=None,
     )
 
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
@@ -111,7 +116,7 @@ class NativeOps(Ops):
         if not self.multiplies(weights):
             return super().linears(x, weights, biases)
         inputs = (x, *weights, *(biases or [None] * len(weights)))
-        return self.apply(pairs.LINEARS, *inputs, bfloat16=self.bfloat16)
+        return self.apply(custom_ops.LINEARS, *inputs, bfloat16=self.bfloat16)
 
     def block_diagonal(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
@@ -119,14 +124,16 @@ class NativeOps(Ops):
         small = all(ops.is_small_block(w.shape[1], w.shape[2]) for w in weights)
         if not (small or self.multiplies(weights)):
             return super().block_diagonal(x, weights, biases)
-        return self.apply(pairs.BLOCK_DIAGONAL, x, *weights, *(biases or [None] * len(weights)))
+        return self.apply(
+            custom_ops.BLOCK_DIAGONAL, x, *weights, *(biases or [None] * len(weights))
+        )
 
     def causal_conv(
         self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
         starts: Array | None = None, silu: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
         begins, b = self.constant(starts, "uint8"), self.zeros_if_none(b, w[:, 0, 0])
-        y, last = self.apply(pairs.CAUSAL_CONV, x, w, b, state, starts=begins, silu=silu)
+        y, last = self.apply(custom_ops.CAUSAL_CONV, x, w, b, state, starts=begins, silu=silu)
         return y, last
 
     def long_conv(self, x: Array, f: Array) -> Array:
@@ -139,7 +146,7 @@ class NativeOps(Ops):
         self, *x: Array, state: Sequence[Any] | None = None, starts: Array | None = None, **how: Any
     ) -> tuple[Array, Any]:
         how["starts"] = self.constant(starts, "uint8")
-        h, *last = self.apply(pairs.MLSTM, *x, *(state or [None] * 3), **how)
+        h, *last = self.apply(custom_ops.MLSTM, *x, *(state or [None] * 3), **how)
         return h, tuple(last)
 
     def slstm_cell(

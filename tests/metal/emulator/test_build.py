@@ -18,7 +18,7 @@ X = np.ones(64, np.float32)
 RUN = """
 import numpy
 from mlxhog.metal.emulator.engine import HostEngine
-from tests.metal.host import probes
+from tests.metal.emulator import probes
 print(HostEngine().run(probes.on(probes.GROUP_SUM, numpy.ones(64, numpy.float32)))["y"].sum())
 """
 

@@ -1,6 +1,6 @@
 """What the emulation refuses, and its races; that it computes as Metal does, kernels' tests show.
 
-Chaos makes races happen: plain adds lose, atomic adds do not, and a seed repeats everything.
+Schedule fuzzing makes races happen: plain adds lose, atomic adds do not; a seed repeats all.
 """
 
 import os
@@ -115,7 +115,7 @@ def test_every_text_with_barriers_is_tried():
     assert {path.name for path in TEXTS.glob("*.h") if RIGHT_FLAG in path.read_text()} == {*OF_TEXT}
 
 
-# -- chaos -----------------------------------------------------------------------------------------
+# -- schedule fuzzing ------------------------------------------------------------------------------
 
 N = 65_536
 
@@ -128,12 +128,12 @@ def lost(engine, kernel=probes.PLAIN_COUNT):
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 3, 2**31])
-def test_atomic_adds_lose_nothing_under_chaos(host_engine, seed, threads):
-    assert lost(host_engine(chaos=seed, threads=threads), probes.ATOMIC_COUNT) == 0
+def test_atomic_adds_lose_nothing_under_schedule_fuzzing(host_engine, seed, threads):
+    assert lost(host_engine(fuzz=seed, threads=threads), probes.ATOMIC_COUNT) == 0
 
 
 def test_plain_adds_lose_and_a_seed_repeats_a_run_of_launches_on_one_os_thread(host_engine):
-    first, second, other = (host_engine(chaos=seed, threads=1) for seed in (3, 3, 4))
+    first, second, other = (host_engine(fuzz=seed, threads=1) for seed in (3, 3, 4))
     runs = [[lost(engine) for _ in range(3)] for engine in (first, second, other)]
     assert min(runs[0]) > N // 10
     assert runs[0] == runs[1]
@@ -143,8 +143,8 @@ def test_plain_adds_lose_and_a_seed_repeats_a_run_of_launches_on_one_os_thread(h
 
 @pytest.mark.slow
 def test_both_ways_to_switch_fibers_agree(host_engine):
-    portable = host_engine(chaos=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
-    assert lost(host_engine(chaos=3, threads=1)) == lost(portable)
+    portable = host_engine(fuzz=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
+    assert lost(host_engine(fuzz=3, threads=1)) == lost(portable)
 
 
 @pytest.mark.slow

@@ -138,13 +138,13 @@ WRITERS = [name for name, kernel in KERNELS.items() if any(one.writes for one in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_hundred_thousand_adds_under_chaos_all_arrive(host_engine, name):
+def test_a_hundred_thousand_adds_under_schedule_fuzzing_all_arrive(host_engine, name):
     """A launch is repeated along the axis of its grid that the kernel does not look at."""
     launch, arena = counting(name)
     assert launch.kernel.name == name
     (x, y, _), times = launch.grid, ADDS // N
     grid, group = ((x, y, times), (8, 8, 4)) if y > 1 else ((x, times, 1), (N, 4, 1))
-    host_engine(chaos=11, threads=4).run(replace(launch, grid=grid, group=group))
+    host_engine(fuzz=11, threads=4).run(replace(launch, grid=grid, group=group))
     np.testing.assert_array_equal(arena, times)
 
 

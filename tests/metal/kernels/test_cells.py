@@ -29,7 +29,7 @@ def test_any_order_of_threads_gives_the_same_bits(host_engine, kernel, instance)
     launch = replace(sample(kernel, RNG(0), 1500), instance=instance)
     calm = host_engine().run(launch)
     for seed in (1, 2, 3):
-        actual = host_engine(chaos=seed).run(launch)
+        actual = host_engine(fuzz=seed).run(launch)
         for name in calm:
             np.testing.assert_array_equal(actual[name], calm[name])
 

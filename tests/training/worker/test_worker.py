@@ -96,12 +96,12 @@ class Unified(HostEngine):
 
 
 class Refuses(Unified):
-    def adopt(self, host):
+    def wrap(self, host):
         raise EnvironmentLacks("MLX cannot import this")
 
 
 class Copies(Unified):
-    def adopt(self, host):
+    def wrap(self, host):
         return host.copy()
 
 

@@ -23,13 +23,13 @@ struct Thread {
 // Runs one Metal thread.
 using Body = void (*)(void* const* buffers, const Thread& thread);
 
-// One launch; Python fills it (library.py), field by field.
+// One launch; Python fills it (engine.py), field by field.
 struct Launch {
   std::uint32_t grid[3];   // threads
   std::uint32_t group[3];  // threads
   std::uint32_t os_threads;
   std::uint32_t lockstep;      // threads of a group may meet
-  std::uint32_t chaos_period;  // threads switch at one of this number of race points; 0: never
+  std::uint32_t fuzz_period;  // threads switch at one of this number of race points; 0: never
   std::uint32_t message_bytes;
   std::uint64_t seed;
   char* message;  // receives the reason of a failure

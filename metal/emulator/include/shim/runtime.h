@@ -8,16 +8,16 @@ namespace metal_host {
 constexpr uint simd_width = 32;
 
 // A call in the Metal source.
-struct Place {
+struct SourceLocation {
   const char* call;
   const char* file;
   int line;
 };
 
-// Waits until every thread of the threadgroup (simd-group) stands at the same place. Throws where the
+// Waits until every thread of the threadgroup (simd-group) stands at the same location. Throws where the
 // kernel was not declared to meet, or where threads stand apart for ever. `flags` are Metal's.
-void wait_for_group(Place place, uint flags);
-void wait_for_simdgroup(Place place, uint flags);
+void wait_for_group(SourceLocation location, uint flags);
+void wait_for_simdgroup(SourceLocation location, uint flags);
 
 // The values of a simd-group's existing threads, 16 bytes for each, valid until the thread meets others again.
 struct Values {
@@ -25,7 +25,7 @@ struct Values {
   uint self;
   uint n;
 };
-Values show(const void* value, uint bytes, Place place);
+Values publish(const void* value, uint bytes, SourceLocation location);
 
 template <typename T>
 struct Lanes {
@@ -48,9 +48,9 @@ struct Lanes {
 };
 
 template <typename T>
-Lanes<T> shown(const T& value, Place place) {
+Lanes<T> published(const T& value, SourceLocation location) {
   static_assert(sizeof(T) <= 16 && std::is_trivially_copyable_v<T>);
-  Values all = show(&value, sizeof value, place);
+  Values all = publish(&value, sizeof value, location);
   return {all.bytes, all.self, all.n};
 }
 
@@ -61,13 +61,13 @@ void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
 // Before a thread reads or writes memory; ends the launch where no barrier orders that, see `runtime/accesses.h`.
 void note_access(const void* at, std::size_t bytes, bool writes);
 
-// Chaos: whether another thread of the group runs first. `chaotic_launches` are running now; a launch without chaos
+// Schedule fuzzing: whether another thread of the group runs first. `fuzzed_launches` are running now; a launch without it
 // beside them never switches.
-extern int chaotic_launches;
+extern int fuzzed_launches;
 void switch_at_random();
 
 inline void race_point() {
-  if (__atomic_load_n(&chaotic_launches, __ATOMIC_RELAXED) != 0) [[unlikely]]
+  if (__atomic_load_n(&fuzzed_launches, __ATOMIC_RELAXED) != 0) [[unlikely]]
     switch_at_random();
 }
 

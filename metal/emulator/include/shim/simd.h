@@ -13,7 +13,7 @@ namespace metal {
 #define MLXHOG_REDUCTION(NAME, LAST, COMBINE)                     \
   template <typename T>                                           \
   T NAME(T value, MLXHOG_HERE) {                                  \
-    auto lanes = metal_host::shown(value, {#NAME, file, line});   \
+    auto lanes = metal_host::published(value, {#NAME, file, line});   \
     T a = lanes[0];                                               \
     for (uint lane = 1; lane <= LAST; ++lane) {                   \
       T b = lanes[lane];                                          \

@@ -1,6 +1,6 @@
-"""Native operators as (forward, backward) pairs over NumPy arrays.
+"""Native operators as custom ops (forward, backward) over NumPy arrays.
 
-An adapter per framework turns a pair into a differentiable function of its arrays. Every array is
+An adapter per framework makes each a differentiable function of its arrays. Every array is
 float32 and row-major. Only NumPy arrays reach `_native`: on a Mac an array of MLX says that it lies
 in Metal's memory, which native code refuses, although the CPU can read it. `Ops` has the promises
 of the operators, `metal/native/ops` the kernels; those of linear recurrences compute position by
@@ -54,14 +54,14 @@ def own(x: View | None, like: View) -> View:
     return np.zeros(like.shape, np.float32) if x is None else x.copy()
 
 
-def pair(
+def custom_op(
     call: Callable[..., None],
     call_grad: Callable[..., None],
     shapes: Callable[..., Sequence[Sequence[Any]]],
     *,
     state: bool = False,
 ) -> CustomOp:
-    """Return the pair of two kernels that write into arrays which they are given.
+    """Return the custom op of two kernels that write into arrays which they are given.
 
     Args:
         call: takes the inputs, the results, and the arrays that are kept for the gradient.
@@ -94,17 +94,17 @@ def pair(
 
 
 def simple(name: str, like: int = 0, setting: str = "") -> CustomOp:
-    """Return the pair of the kernels NAME and NAME_grad, with one result, shaped as an input.
+    """Return the custom op of the kernels NAME and NAME_grad, with one result, shaped as an input.
 
     A setting may be their first argument.
     """
     kernels = (getattr(ops, one) for one in (name, f"{name}_grad"))
     call, call_grad = (_at(0, setting, one) if setting else one for one in kernels)
-    return pair(call, call_grad, lambda *inputs, **_: ((inputs[like].shape,), ()))
+    return custom_op(call, call_grad, lambda *inputs, **_: ((inputs[like].shape,), ()))
 
 
 def _at(position: int, name: str, call: Callable[..., None]) -> Callable[..., None]:
-    """A kernel with one of its settings among its arrays."""
+    """Wrap `call` so that keyword `name` becomes its argument number `position`."""
     return lambda *x, **how: call(*x[:position], how.pop(name), *x[position:], **how)
 
 
@@ -132,7 +132,7 @@ SOFT_CAP = CustomOp(
 def _maps(
     call: Callable[..., None], call_grad: Callable[..., None], width: Callable[[View], int]
 ) -> CustomOp:
-    """The pair of several maps of one x: (x, every weight, every bias or None) -> every result.
+    """Return the custom op (x, every weight, every bias or None) -> every result of linear layers.
 
     `width` returns the last axis of a result from its weight.
     """
@@ -170,7 +170,7 @@ BLOCK_DIAGONAL = _maps(
 
 # -- along the sequence ----------------------------------------------------------------------------
 
-CAUSAL_CONV = pair(
+CAUSAL_CONV = custom_op(
     _at(4, "starts", ops.causal_conv),
     _at(4, "starts", ops.causal_conv_grad),
     lambda x, w, *_, **__: ((x.shape, (x.shape[0], w.shape[-1] - 1, x.shape[2])), ()),
@@ -190,7 +190,7 @@ def _attend(q: View, k: View, v: View, out: View, lse: View | None, **how: Any) 
     ops.attention(q, k, v, how.pop("lengths"), out, lse, **how)
 
 
-ATTENTION = pair(
+ATTENTION = custom_op(
     _attend,
     _at(3, "lengths", ops.attention_grad),
     lambda q, *_, **__: ((q.shape,), ((q.shape[0], q.shape[2], q.shape[1]),)),
@@ -212,10 +212,12 @@ def _scan_shapes(u: View, dt: View, A: View, *_: Any, **__: Any) -> Sequence[Any
     return (u.shape, (B, C, N)), ((ops.scan_kept(B=B, S=S, C=C, N=N),),)
 
 
-RECURRENCE = pair(ops.recurrence, _without(7, ops.recurrence_grad), _recurrence_shapes, state=True)
+RECURRENCE = custom_op(
+    ops.recurrence, _without(7, ops.recurrence_grad), _recurrence_shapes, state=True
+)
 """(q, k, v, log_decay; beta, read, removal, state or None) -> h, last."""
 
-SCAN = pair(ops.scan, _without(5, ops.scan_grad), _scan_shapes, state=True)
+SCAN = custom_op(ops.scan, _without(5, ops.scan_grad), _scan_shapes, state=True)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""
 
 
@@ -319,11 +321,11 @@ SLSTM = CustomOp(_slstm, _slstm_grad, saved_results=(0,))
 
 
 def _slstm_again(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
-    (h, *_), taped = _slstm(*saved, keep=True, **how)
-    return _slstm_grad((*taped, h), d_results, needs, **how)
+    (h, *_), recomputed = _slstm(*saved, keep=True, **how)
+    return _slstm_grad((*recomputed, h), d_results, needs, **how)
 
 
-SLSTM_UNTAPED = CustomOp(
+SLSTM_RECOMPUTED = CustomOp(
     lambda *x, keep, **how: (_slstm(*x, keep=False, **how)[0], x), _slstm_again
 )
 """As `SLSTM`; the backward pass runs the cell again instead of keeping seven arrays of its steps.

@@ -1,4 +1,4 @@
-// Linear maps of a few rows: the products of decoding, which read every weight once per token.
+// Skinny GEMM, linear layers of a few rows: the products of decoding, which read every weight once per token.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 namespace mlxhog {
 
 // y[r] (+)= W x[r] + b of every row: W (out, in), b (out) or null, y rows `out` long.
-struct FewRowsMap {
+struct SkinnyLinear {
   Index out;
   const float *weight, *bias;
   float* y;
@@ -18,6 +18,6 @@ struct FewRowsMap {
 // The maps of x (rows, in). Each result is one dot product, summed in the same order whatever the number of
 // rows, maps or threads: a sequence decodes to the same bits alone and in a batch. Threads are used only where
 // a product is large enough to gain.
-void few_rows_maps(Index rows, Index in, const float* x, const std::vector<FewRowsMap>& maps, int threads);
+void skinny_linears(Index rows, Index in, const float* x, const std::vector<SkinnyLinear>& maps, int threads);
 
 }  // namespace mlxhog

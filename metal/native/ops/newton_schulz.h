@@ -1,4 +1,5 @@
-// The polar factor of a matrix, about: its singular vectors with singular values near 1.
+// Newton-Schulz orthogonalization, for Muon: about the polar factor of a matrix, its singular vectors with singular
+// values near 1.
 #pragma once
 
 #include "simd.h"
@@ -6,14 +7,15 @@
 namespace mlxhog {
 
 // One step X <- (a I + b A + c A^2) X with A = X X^T: singular values s become a s + b s^3 + c s^5.
-struct PolarStep {
+struct NewtonSchulzStep {
   float a, b, c;
 };
 
-// u = scale * polar(x), both (rows, cols) row-major; x is scaled to length 1 / 1.01 on the way. All steps are taken in
+// u = scale * newton_schulz(x), both (rows, cols) row-major; x is scaled to length 1 / 1.01 first. All steps are taken in
 // matrices of the smaller side, which are polynomials of the first A: symmetric, so one triangle of them is computed,
 // and X is multiplied once (see mlxhog/optim/muon.py). A matrix shorter than 1e-30 gives zeros.
 // One thread; bits depend on the processor and nothing else.
-void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale);
+void newton_schulz(Index rows, Index cols, float* x, float* u, const NewtonSchulzStep* steps, int n_steps,
+                   float scale);
 
 }  // namespace mlxhog

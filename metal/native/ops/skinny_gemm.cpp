@@ -1,4 +1,4 @@
-#include "few_rows.h"
+#include "skinny_gemm.h"
 
 #include <algorithm>
 
@@ -57,7 +57,7 @@ MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
 }
 
 template <int Weights, int Inputs>
-MLXHOG_INLINE void store_dots(const FewRowsMap& map, Index first_out, Index first_row, const float* dots) {
+MLXHOG_INLINE void store_dots(const SkinnyLinear& map, Index first_out, Index first_row, const float* dots) {
   for (int r = 0; r < Weights; ++r)
     for (int c = 0; c < Inputs; ++c) {
       const float value = dots[r * Inputs + c] + (map.bias ? map.bias[first_out + r] : 0.0f);
@@ -67,14 +67,14 @@ MLXHOG_INLINE void store_dots(const FewRowsMap& map, Index first_out, Index firs
 }
 
 template <int Weights, int Inputs>
-MLXHOG_INLINE void one_tile(Index in, const float* x, const FewRowsMap& map, Index first_out, Index first_row) {
+MLXHOG_INLINE void one_tile(Index in, const float* x, const SkinnyLinear& map, Index first_out, Index first_row) {
   float dots[Weights * Inputs];
   tile<Weights, Inputs>(in, map.weight + first_out * in, x + first_row * in, dots);
   store_dots<Weights, Inputs>(map, first_out, first_row, dots);
 }
 
-// Outputs [first, last) of a map, for all rows of x: tiles of 4 x 4, or of 8 x 1, which has chains enough alone.
-MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const FewRowsMap& map, Index first, Index last) {
+// Outputs [first, last) of a map, for all rows of x: tiles of 4 x 4, or of 8 x 1, whose 8 sums hide the latency of FMA.
+MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const SkinnyLinear& map, Index first, Index last) {
   const Index height = rows >= 4 ? 4 : 8;
   Index out = first;
   for (; out + height <= last; out += height) {
@@ -132,7 +132,7 @@ MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Lanes (&
 }
 
 template <int Weights>
-MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, const FewRowsMap& map, Index first_out) {
+MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, const SkinnyLinear& map, Index first_out) {
   for (Index first = 0; first < rows; first += kGroup) {
     Lanes dots[Weights];
     lanes_tile<Weights>(in, map.weight + first_out * in, lanes + first * in, dots);
@@ -151,7 +151,7 @@ MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, cons
 }
 
 // As `outputs`, with rows in lanes.
-MLXHOG_CLONES void lanes_outputs(Index rows, Index in, const float* lanes, const FewRowsMap& map, Index first,
+MLXHOG_CLONES void lanes_outputs(Index rows, Index in, const float* lanes, const SkinnyLinear& map, Index first,
                                  Index last) {
   Index out = first;
   for (; out + kOutputs <= last; out += kOutputs) one_lanes_tile<kOutputs>(rows, in, lanes, map, out);
@@ -160,16 +160,16 @@ MLXHOG_CLONES void lanes_outputs(Index rows, Index in, const float* lanes, const
 
 }  // namespace
 
-void few_rows_maps(Index rows, Index in, const float* x, const std::vector<FewRowsMap>& maps, int threads) {
+void skinny_linears(Index rows, Index in, const float* x, const std::vector<SkinnyLinear>& maps, int threads) {
   Index total = 0;
-  for (const FewRowsMap& map : maps) total += map.out;
+  for (const SkinnyLinear& map : maps) total += map.out;
   const Index worth = std::max<Index>(1, total * in * rows / kWorthAThread);
   const Index pieces = std::clamp<Index>(threads, 1, worth);
   const bool many = rows >= kManyRows;
   const std::vector<float> lanes = many ? rows_in_lanes(rows, in, x) : std::vector<float>();
   parallel_for(pieces, static_cast<int>(pieces), [&](Index piece) {
     // Every piece takes its share of each map.
-    for (const FewRowsMap& map : maps) {
+    for (const SkinnyLinear& map : maps) {
       const Index share = (map.out + pieces - 1) / pieces;
       const Index first = std::min(piece * share, map.out);
       const Index last = std::min(first + share, map.out);

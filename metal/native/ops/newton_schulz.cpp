@@ -1,4 +1,4 @@
-#include "polar.h"
+#include "newton_schulz.h"
 
 #include <algorithm>
 #include <cmath>
@@ -72,7 +72,7 @@ void symmetric_product(Index n, Index K, const Left& a, const Right& b, float* C
 }
 
 // square = a I + b A + c square
-MLXHOG_CLONES void polynomial(Index n, Index ld, const float* A, float* square, PolarStep step) {
+MLXHOG_CLONES void polynomial(Index n, Index ld, const float* A, float* square, NewtonSchulzStep step) {
   for (Index r = 0; r < n; ++r) {
     const float* from = A + r * ld;
     float* to = square + r * ld;
@@ -89,7 +89,8 @@ MLXHOG_CLONES double sum_of_squares(Index n, const float* x) {
   return sum;
 }
 
-void orthogonalize(Index rows, Index cols, const float* x, float* u, const PolarStep* steps, int n_steps, float scale) {
+void orthogonalize(Index rows, Index cols, const float* x, float* u, const NewtonSchulzStep* steps, int n_steps,
+                   float scale) {
   const bool wide = rows <= cols;
   const Index n = std::min(rows, cols), longer = std::max(rows, cols);
   const Index ld = (n + 15) / 16 * 16 + 16;  // rows of a power of two would share few sets of a cache
@@ -135,7 +136,8 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
 
 }  // namespace
 
-void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale) {
+void newton_schulz(Index rows, Index cols, float* x, float* u, const NewtonSchulzStep* steps, int n_steps,
+                   float scale) {
   const double norm = std::sqrt(sum_of_squares(rows * cols, x));
   if (norm < kLeastNorm) {
     std::fill_n(u, rows * cols, 0.0f);

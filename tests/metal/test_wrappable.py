@@ -9,7 +9,7 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.layout import PAGE
 from mlxhog.errors import EnvironmentLacks, ShapeError
-from mlxhog.metal.engines import MAX_ELEMENTS, adoptable
+from mlxhog.metal.engines import MAX_ELEMENTS, wrappable
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def paged(n_bytes, page=PAGE):
 
 def test_every_float_segment_of_an_arena_is_imported_whole_and_as_one_array(arena):
     for name in ("params", "m.1", "m.3"):
-        only = adoptable(arena.segment(name))
+        only = wrappable(arena.segment(name))
         assert np.shares_memory(only, arena.segment(name))
         assert only.size == arena.layout.n_floats
 
@@ -35,8 +35,8 @@ def test_every_float_segment_of_an_arena_is_imported_whole_and_as_one_array(aren
 def test_only_flat_memory_of_whole_pages_is_imported_and_others_are_told_the_way_out():
     memory = paged(3 * PAGE)
     floats, inside = memory.view(np.float32), memory[4096 : 4096 + PAGE]
-    assert adoptable(memory, page=PAGE) is memory
-    assert adoptable(inside, page=4096) is inside, "what fits pages of 4 KiB"
+    assert wrappable(memory, page=PAGE) is memory
+    assert wrappable(inside, page=4096) is inside, "what fits pages of 4 KiB"
     for array, error, message in (
         (inside, EnvironmentLacks, r"starts at 0x\w+, 4,096 bytes past a page of 16,384"),
         (memory[: PAGE + 128], EnvironmentLacks, "has 16,512 bytes, 128 .*--read snapshot"),
@@ -46,7 +46,7 @@ def test_only_flat_memory_of_whole_pages_is_imported_and_others_are_told_the_way
         ),
     ):
         with pytest.raises(error, match=message):
-            adoptable(array, page=PAGE)
+            wrappable(array, page=PAGE)
 
 
 def test_an_arena_beyond_31_bits_of_elements_is_refused_with_the_way_out():
@@ -54,7 +54,7 @@ def test_an_arena_beyond_31_bits_of_elements_is_refused_with_the_way_out():
     address = paged(PAGE).ctypes.data  # never touched: only addresses and sizes are looked at
     huge = np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
     with pytest.raises(EnvironmentLacks, match=r"2,147,487,744 elements.*--gpu-write cpu"):
-        adoptable(huge, page=PAGE)
+        wrappable(huge, page=PAGE)
 
 
 def test_every_worker_slot_checks_on_a_float_of_its_own_that_nothing_else_uses(arena):
