@@ -21,7 +21,7 @@ faults   two arenas of which one is eight times slower, or is unplugged, killed 
 rounds   two arenas with the outer momentum of DiLoCo, .9, or with rounds every 10 s
 outer    one arena with outer steps (SNOO, arXiv:2510.15830: one replica) beside one without
 
-What 2 to 8 Macs would do is a prediction of `mlxhog simulate`; no Mac was there.
+What 2 to 8 Macs would do is a prediction of `mlxhog research simulate`; no Mac was there.
 """
 
 from collections.abc import Mapping

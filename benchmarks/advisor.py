@@ -8,9 +8,9 @@
 Each scenario is a set of synthetic workers with known times and a noisy quadratic, made so that one
 strategy wins. Every strategy trains it by simulation, at the best of eight learning rates, until
 the excess has fallen to a hundredth: that is the truth, which the advisor does not see. It sees the
-times, what a round costs, conflict and heterogeneity, as `mlxhog advise` would measure them;
-applies its rules, tries its two best with other seeds, and answers. Document 003's profile of five
-fields is among the scenarios, and beside each stands what its decision tree answers.
+times, what a round costs, conflict and heterogeneity, as `mlxhog research advise` would measure
+them; applies its rules, tries its two best with other seeds, and answers. Document 003's profile of
+five fields is among the scenarios, and beside each stands what its decision tree answers.
 """
 
 import math

@@ -101,7 +101,7 @@ def run_all(scripts, *, full):
         limit_s = max(MIN_LIMIT_S, PATIENCE * script.seconds)
         with tempfile.TemporaryDirectory() as scratch:
             out = RESULTS if full else Path(scratch)
-            code = run([f"{script.name}.py", *words, "--out", str(out)], limit_s=limit_s)
+            code = run([f"{script.name}.py", *words, "--output", str(out)], limit_s=limit_s)
             results = (json.loads(path.read_text()) for path in Path(scratch).glob("*.json"))
             if not full and code == 1 and all(one["verdict"] != REFUTED for one in results):
                 code = 4  # it ended by a traceback

@@ -42,7 +42,7 @@ def measure(findings, chosen):
     late = take_turns(chosen.seeds, cells(chosen), lambda *one: staleness(chosen, bench, *one))
     count, near = cells(chosen)[-1][1], QUICK_NEAR if chosen.quick else NEAR
     findings.table(
-        {"workers": n, "strategy": strategy, "slow": slow,
+        {"workers": n, "strategy": strategy, "inject_stragglers": slow,
          "mean": Mean.of(one.staleness for one in own).spelt()}
         for (strategy, n, slow), own in late.items()
     )  # fmt: skip
@@ -69,7 +69,7 @@ def staleness(chosen, bench, cell, seed):
     plain = {"predict": "none"} if strategy == "hogwild" else {}  # the server predicts nothing
     return bench.train(
         f"{strategy}, {count} workers" + (", one slow" if slow else ""), seed=seed,
-        tokens=each * count * bench.per_step, lr=1e-4, strategy=strategy, slow=slow,
+        tokens=each * count * bench.per_step, lr=1e-4, strategy=strategy, inject_stragglers=slow,
         workers=workers(count, "mlx:cpu"), max_workers=count, **plain,
     )  # fmt: skip
 

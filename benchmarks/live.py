@@ -136,7 +136,7 @@ def opened(spec, out, mode):
     deadline = time.monotonic() + START_S
     while True:
         try:
-            model = load(spec, out=out, backend="torch:cpu", mode=mode, wait=0)
+            model = load(spec, runs_dir=out, backend="torch:cpu", mode=mode, wait=0)
             source = model.follower.source
             if mode == CHECKPOINT or (source.newest() and not source.ended()):
                 return model
@@ -167,7 +167,13 @@ def trained(out, seconds, core, *, reader=None):
     """
     waits = reader is not None and smallest(True, False)
     length = "1h" if waits else f"{seconds:g}"
-    options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES, f"--time={length}"]
+    options = [
+        "--workers=torch:cpu",
+        "--threads=1",
+        f"--runs-dir={out}",
+        *BYTES,
+        f"--time={length}",
+    ]
     options += ["--eval-every=off", "--sample-every=off", "--save-every=off"]
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
     with contextlib.ExitStack() as stack:

@@ -6,7 +6,7 @@
                                                  the published grid, 396 runs a row, on a cluster
 
 It is a study, studies/mad-record-...: interrupt it at any time, and the same command continues;
-`mlxhog mad board` shows it. Scores are means over the tasks of `acc_macro`.
+`mlxhog mad leaderboard` shows it. Scores are means over the tasks of `acc_macro`.
 
 The layers follow the scripts of the published table: one head, two for PaTH and the Transformer,
 SwiGLU between them but for Mamba, width 128. Three differences are known. Its Transformer script
@@ -30,8 +30,8 @@ from harness.machine import cores, smallest
 
 from mlxhog.cli.mad.study import rates, seeds
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.board import shown
 from mlxhog.mad.report.leaderboard import read_ranking
+from mlxhog.mad.report.progress import shown
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
@@ -94,7 +94,7 @@ def measure(findings, chosen):
         root = scratch if chosen.tiny else chosen.studies
         store = open_store(study, root, f"mad-record-{mode}")
         how = ExecutionConfig(
-            parallel=chosen.parallel or len(cores()), out=root, executor=chosen.executor,
+            parallel=chosen.parallel or len(cores()), studies_dir=root, executor=chosen.executor,
             ray_address=chosen.ray_address,
         )  # fmt: skip
         board = shown(sys.stderr, quiet=chosen.tiny)

@@ -111,8 +111,8 @@ def measure(findings, chosen):
     for optimizer in smallest(OPTIMIZERS[1:2], OPTIMIZERS):
         with tempfile.TemporaryDirectory() as folder:
             result = train(
-                optimizer=optimizer, steps=steps, workers="torch:cpu", eval_every="off", out=folder,
-                **BYTES,
+                optimizer=optimizer, steps=steps, workers="torch:cpu", eval_every="off",
+                runs_dir=folder, **BYTES,
             )  # fmt: skip
             rows = []
             for length in LENGTHS:

@@ -60,7 +60,7 @@ def trained(model, **options):
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
         settings = {
             **QUIET_OPTIONS, "model": model, "batch_size": 2, "seq_len": 256, "threads": 1,
-            "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder,
+            "optimizer": "adamw", "workers": "mlx:cpu*2", "runs_dir": folder,
             "steps": smallest(32, STEPS // 2 if rounds else STEPS), **options,
         }  # fmt: skip
         result = train(TrainConfig(**settings), observer=None)

@@ -56,7 +56,7 @@ def trained(n_bytes, *, steps=None, epochs=None, evaluations, **options):
         texts(folder, n_bytes)
         config = TrainConfig(
             data=name, steps=steps or 1, workers=1, threads=1, sample_every="off", save_every="off",
-            out=str(folder / "runs"), **options,
+            runs_dir=str(folder / "runs"), **options,
         )  # fmt: skip
         plan = make_plan(config)
         per_epoch = plan.epoch_tokens / plan.strategy.tokens_per_step

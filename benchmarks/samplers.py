@@ -28,7 +28,7 @@ from mad.surface import write as write_surface
 
 from mlxhog.cli.mad.study import seeds
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.board import shown
+from mlxhog.mad.report.progress import shown
 from mlxhog.mad.samplers.samplers import ModelBasedSampler
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
@@ -157,7 +157,7 @@ def record(chosen):
         protocol={"steps": 240, "eval_every": 12}, sampler="random",
     )  # fmt: skip
     store = open_store(study, chosen.studies, "mad-surface")
-    how = ExecutionConfig(parallel=len(cores()), out=chosen.studies)
+    how = ExecutionConfig(parallel=len(cores()), studies_dir=chosen.studies)
     if execute(store, study, how, shown(sys.stderr)).status == "interrupted":
         return 130
     write_surface(store, chosen.surface)

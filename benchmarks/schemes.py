@@ -90,7 +90,8 @@ def train(course, condition, scheme, workers, seed):
     """One training under a condition."""
     disturbance, seconds = DISTURBANCES[condition], 60.0
     return course.run(
-        race_arm(scheme, workers), RULE, seed, slow=disturbance.option(seconds, workers),
+        race_arm(scheme, workers), RULE, seed,
+        inject_stragglers=disturbance.option(seconds, workers),
         disturb=Disturber(disturbance.disturb, seconds),
     )  # fmt: skip
 
@@ -322,7 +323,7 @@ def auto(findings, chosen):
         disturber = Disturber(DISTURBANCES[name].disturb, seconds)
         options = {**MINUTE, **smallest(BYTES, {}), **STRATEGIES[arm], "time": seconds}
         slow = DISTURBANCES[name].option(seconds, 2)
-        one = record(disturb=disturber, slow=slow, seed=seed, **options)
+        one = record(disturb=disturber, inject_stragglers=slow, seed=seed, **options)
         bits = one.result.val_bits_per_byte
         say(f"  {name}, seed {seed}  {arm:14} {bits:.3f}  {one.changes}")
         return bits

@@ -84,7 +84,7 @@ def recording_cost(findings, chosen):
             options = {
                 **QUIET_OPTIONS, **BYTES, "workers": "mlx:cpu,torch:cpu", "strategy": "hogwild",
                 "determinism": determinism, "time": smallest(1.0, chosen.time), "threads": 1,
-                "out": folder,
+                "runs_dir": folder,
             }  # fmt: skip
             result = train(TrainConfig(**options), observer=None)
             logs = (Path(result.run) / event_log.FOLDER).glob("worker-*.log")

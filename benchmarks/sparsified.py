@@ -83,7 +83,7 @@ def options(folder, way, *, size, seed, lr):
         "model": str(model), "tokenizer": "bpe:2000", "seq_len": 128, "batch_size": 2,
         "workers": "torch:cpu*2", "threads": 1, "steps": size.steps, "strategy": "hogwild",
         "optimizer": "adamw", "lr": lr,
-        "seed": seed, "out": str(Path(folder) / "runs"), **WAYS[way],
+        "seed": seed, "runs_dir": str(Path(folder) / "runs"), **WAYS[way],
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """A task of one's own: read a few tokens and repeat them in reverse order.
 
     mlxhog mad train --plugin examples/my_task.py --task my_task --layers "mlstm swiglu"
-    mlxhog mad data --plugin examples/my_task.py --task my_task --set vocab=8 --out rows.npz
+    mlxhog mad data --plugin examples/my_task.py --task my_task --task-set vocab=8 --runs-dir
+    rows.npz
 
 With C tokens to repeat, a row is
 
@@ -24,7 +25,7 @@ from mlxhog.mad.tasks.task import Fixed, Rng, Rows, Task
 
 @dataclass(frozen=True, kw_only=True)
 class Reverse(Task):
-    """Settings are set by `--set vocab=8`; content is 0 .. V-3, the blank V-2, the marker V-1."""
+    """Content is 0 .. V-3, the blank V-2, the marker V-1; `--task-set vocab=8` changes a field."""
 
     name: ClassVar[str] = "my_task"
     short: ClassVar[str] = "MY"

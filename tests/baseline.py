@@ -151,7 +151,7 @@ def export(name):
     }
     params = {name: values.astype(np.float32) for name, values in params.items()}
     source = saved_run(Path("runs"), model=model, params=params)
-    printed("convert", str(source.directory), "exported", "--to", target, "--quiet")
+    printed("convert", str(source.directory), "exported", "--format", target, "--quiet")
     files = {file.name: file.read_bytes() for file in sorted(Path("exported").iterdir())}
     return {name: digest(data)[:16] for name, data in files.items() if name != "README.md"}
 

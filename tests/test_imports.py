@@ -54,8 +54,8 @@ from pathlib import Path
 import mlxhog
 from mlxhog.cli import main
 mlxhog.TrainConfig, mlxhog.ConfigError
-for words in (["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"], ["classic"],
-              ["completion", "bash", "--", "train", "--st"]):
+for words in (["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"],
+              ["research", "classic"], ["completion", "bash", "--", "train", "--st"]):
     with contextlib.suppress(SystemExit):
         main(words)
 assert not {"torch", "mlx", "numpy", "rich", "transformers"} & set(sys.modules)
@@ -66,7 +66,7 @@ from mlxhog.display.tensorboard import TensorBoard
 families.init_params(registry.load_architecture("tiny"), 0)
 TensorBoard(Path.cwd())
 main(["mad", "train", "--layers", "swigl"])
-assert main(["mad", "board", "first"]) == 0
+assert main(["mad", "leaderboard", "first"]) == 0
 """
 
 

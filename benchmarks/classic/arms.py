@@ -24,7 +24,7 @@ class Arm:
 
     @classmethod
     def of(cls, name, **options):
-        """An arm with these options of `mlxhog classic`."""
+        """An arm with these options of `mlxhog research classic`."""
         return cls(name, ClassicConfig(**options))
 
 

@@ -170,7 +170,7 @@ def train(machines, target, options, fault, *, sound_s, down_s, rounds):
                 first, other = (joined(address, k, rounds) for k in range(2))
                 own = {**options, "workers": "torch:cpu"}
                 alive = [members.train(0, {**own, **first})]
-                others = {**own, **other, "slow": fault and fault.slow}
+                others = {**own, **other, "inject_stragglers": fault and fault.slow}
                 second = members.train(1, others)
                 if fault is not None:
                     time.sleep(sound_s)

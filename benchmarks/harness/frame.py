@@ -6,9 +6,9 @@ A script says what it measures, and ends with
         run(__doc__, measure, packages=("torch",), quiet=True)
 
 `measure(findings, chosen)` adds claims and numbers to the findings. The frame prints them, then one
-JSON line, and writes it to `--out FOLDER` as NAME.json. The exit code is 0 (met, or no limit of our
-own), 1 (missed) or 3 (not measurable on a machine that others keep busy, or not to be decided by
-these repeats).
+JSON line, and writes it to `--output FOLDER` as NAME.json. The exit code is 0 (met, or no limit of
+our own), 1 (missed) or 3 (not measurable on a machine that others keep busy, or not to be decided
+by these repeats).
 
 Every script has `--tiny`: the work is as small as it gets, no exit code judges it, and of the
 claims counts alone get a verdict. It takes the sizes of `--quick`, but for those that it gives as
@@ -117,7 +117,7 @@ def flags(about, *, parts=(), **modes):
     group = parser.add_mutually_exclusive_group()
     for mode, change in {**modes, TINY: "does it run? its numbers mean nothing"}.items():
         group.add_argument(f"--{mode}", action="store_true", help=change)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write FOLDER/NAME.json")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write FOLDER/NAME.json")
     if names := list(parts):
         parser.add_argument(
             "--only", nargs="+", action="extend", choices=names, metavar="PART",
@@ -156,9 +156,9 @@ def measured(name, chosen, measure, *, packages=(), quiet=False, seeds=None):
         **document(findings, others_load, packages),
         "seconds": round(time.monotonic() - began, 1),
     }
-    if chosen.out is not None:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        write_rows(chosen.out / f"{name}.json", written)
+    if chosen.output is not None:
+        chosen.output.mkdir(parents=True, exist_ok=True)
+        write_rows(chosen.output / f"{name}.json", written)
     print(plain_json.dumps(written).decode(), flush=True)
     return EXIT_CODES[written["verdict"]]
 
@@ -206,10 +206,10 @@ def each(parts):
 
 
 def _command():
-    """The words of this process, from the root of the checkout, but for --out."""
+    """The words of this process, from the root of the checkout, but for --output."""
     script, words = Path(sys.argv[0]).resolve(), sys.argv[1:]
-    if "--out" in words:
-        at = words.index("--out")
+    if "--output" in words:
+        at = words.index("--output")
         words = words[:at] + words[at + 2 :]
     return [str(script.relative_to(ROOT)) if ROOT in script.parents else script.name, *words]
 

@@ -28,7 +28,7 @@ class Disturbance:
     disturb: Callable[[list[int], threading.Event, float], None] | None = None
 
     def option(self, seconds, workers):
-        """What `--slow` gets; None where nothing is slow by itself."""
+        """What `--inject-stragglers` gets; None where nothing is slow by itself."""
         return None if self.slow is None else self.slow(seconds, workers)
 
 

@@ -108,7 +108,7 @@ def record(*, keep_params=False, disturb=None, **options):
     out = Path(tempfile.mkdtemp(prefix="mlxhog-benchmark-"))
     try:
         recorder = _Recorder(out / "runs", keep_params)
-        options = of_this_size({**QUIET_OPTIONS, "out": str(out / "runs"), **options})
+        options = of_this_size({**QUIET_OPTIONS, "runs_dir": str(out / "runs"), **options})
         config = TrainConfig(**options)
         try:
             result = train(config, observer=_both(recorder, disturb))
@@ -198,7 +198,7 @@ def end_bits(validation, **options):
     from mlxhog.training.plan.decide import make_plan
 
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
-        config = TrainConfig(**of_this_size({**QUIET_OPTIONS, **ALONE, **options, "out": out}))
+        config = TrainConfig(**of_this_size({**QUIET_OPTIONS, **ALONE, **options, "runs_dir": out}))
         result = train(config, observer=None)
         if result.status == "interrupted":
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Run an ASGI application, such as `mlxhog serve` and `mlxhog board`, until a signal ends it."""
+"""Run an ASGI application, as `mlxhog serve` and `dashboard` do, until a signal ends it."""
 
 import contextlib
 import signal

@@ -70,8 +70,8 @@ def lock_file(file: IO[Any], path: Path, kind: int) -> IO[Any]:
             raise
         except OSError as error:
             raise EnvironmentLacks(
-                f"{path} cannot be locked: {error.strerror}; use a folder on another disk (--out, "
-                "XDG_CACHE_HOME, TMPDIR)"
+                f"{path} cannot be locked: {error.strerror}; use a folder on another disk "
+                "(--runs-dir, XDG_CACHE_HOME, TMPDIR)"
             ) from error
 
 

@@ -161,7 +161,7 @@ def _read_back(part: Path) -> None:
     except CheckpointError as error:
         raise EnvironmentLacks(
             f"this disk does not give back what was written to it, so nothing was saved: {error}; "
-            "name a folder on another disk with --out"
+            "name a folder on another disk with --runs-dir"
         ) from error
 
 

@@ -19,7 +19,7 @@ from mlxhog.errors import CheckpointError, shown
 FORMAT = 1
 NAME = "state.json"
 CARD = "README.md"  # the model card; not in the manifest, so that its reader may edit it
-CARD_MARK = b"<!-- mlxhog convert --force replaces this file; remove this line to keep it -->\n"
+CARD_MARK = b"<!-- mlxhog convert --overwrite replaces this file; remove this line to keep it -->\n"
 """In cards that may be replaced, since another README.md is the user's."""
 _TENSORS = ".safetensors"
 

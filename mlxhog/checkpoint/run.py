@@ -278,7 +278,7 @@ def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
     if config.resume is not None:
         return nullcontext()
     name = config.name or default_name(config.data)
-    return starting(Path(config.out), name, config.to_yaml())
+    return starting(Path(config.runs_dir), name, config.to_yaml())
 
 
 @contextmanager
@@ -329,7 +329,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
             continue
         except OSError as error:
             raise RunError(
-                f"cannot make {directory}: {darwin.reason(error)}; choose --out"
+                f"cannot make {directory}: {darwin.reason(error)}; choose --runs-dir"
             ) from error
         run = Run(directory)
         try:
@@ -469,7 +469,7 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
     if not names:
         return (
             f"no run {spec!r}: {root} has no runs, and no file or directory has this name; start a "
-            "run with mlxhog train, or name the folder of the runs with --out"
+            "run with mlxhog train, or name the folder of the runs with --runs-dir"
         )
     without_date = {name.split("-", 2)[-1]: name for name in names}
     near = [without_date[word] for word in difflib.get_close_matches(spec, without_date, n=1)]

@@ -38,7 +38,7 @@ GROUPS = {
     },
     "while it runs": {
         "watch": "the live table of a run in another terminal",
-        "board": "a page on this machine that follows a run",
+        "dashboard": "a page on this machine that follows a run",
         "join": "add workers to a run while it trains",
         "leave": "take a worker away from a run",
         "stop": "end a run from another terminal, with a checkpoint",
@@ -48,12 +48,9 @@ GROUPS = {
         "models": "list the architectures, or print one as a file to change",
         "parity": "compare the numbers of all backends: of a model, a checkpoint, a recorded case",
     },
-    "research": {
+    "architectures": {
         "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
-        "advise": "the best strategy for a model on this machine: measured, predicted, tried",
-        "simulate": "throughput and staleness of each strategy, predicted without training",
-        "analyze": "is lock-free training sound for a model: overlap, staleness, theorems, advice",
-        "classic": "the Hogwild paper's own problems, each way of writing",
+        "research": "lock-free training studied: theory, simulator, the Hogwild paper's problems",
     },
     "set-up": {
         "doctor": "check this machine: backends, two writers at once, every Metal kernel",
@@ -76,12 +73,20 @@ MAD = {
     "bench": "the score of architectures over a suite of tasks",
     "search": "search a space of architectures, several at once",
     "resume": "continue a study after any stop",
-    "board": "the leaderboard of a study",
+    "leaderboard": "the candidates of a study, the best first",
     "plot": "the plots of a study, and one page with all of them",
-    "vote": "the architecture that the best candidates vote for, slot by slot",
-    "scale": "an architecture made deeper, for mlxhog train",
+    "consensus": "the architecture on which the best candidates agree, slot by slot",
+    "deepen": "an architecture with more layers, for mlxhog train",
 }
 """The commands of `mlxhog mad`, each with a line of help."""
+
+RESEARCH = {
+    "analyze": "is lock-free training sound for a model: overlap, staleness, theorems, advice",
+    "advise": "the best strategy for a model on this machine: measured, predicted, tried",
+    "simulate": "throughput and staleness of each strategy, predicted without training",
+    "classic": "the Hogwild paper's own problems, each way of writing",
+}
+"""The commands of `mlxhog research`, each with a line of help."""
 
 HELP = """\
 mlxhog: train a small xLSTM language model on your own text, and talk to it while it learns
@@ -96,7 +101,7 @@ examples:
   mlxhog generate latest --prompt "Fellow citizens"
   mlxhog doctor
   mlxhog parity tiny
-  mlxhog analyze latest
+  mlxhog mad search --space space-small --suite smoke
 
 `mlxhog help COMMAND` lists the options of a command.
 exit codes: 0 done, 1 a check failed or workers died too often, 2 wrong input, 3 a package or
@@ -110,24 +115,45 @@ usage: mlxhog mad COMMAND [options]
 {commands}
 
 examples:
-  mlxhog mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz
+  mlxhog mad data --task in-context-recall --task-set vocab=16 --task-set seq_len=32 --output cr.npz
   mlxhog mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
   mlxhog mad search --space space-small --suite smoke --parallel 2 --study first
-  mlxhog mad board first
+  mlxhog mad leaderboard first
 
 `mlxhog mad COMMAND --help` lists the options of a command."""
 
+RESEARCH_HELP = """\
+mlxhog research: lock-free training studied
+
+usage: mlxhog research COMMAND [options]
+
+{commands}
+
+examples:
+  mlxhog research analyze latest
+  mlxhog research advise tiny
+  mlxhog research simulate --workers 16 --inject-stragglers 1=10
+  mlxhog research classic svm --workers 2
+
+`mlxhog research COMMAND --help` lists the options of a command."""
+
+FAMILIES = {"mad": (MAD_HELP, MAD), "research": (RESEARCH_HELP, RESEARCH)}
+"""First word of commands of two words -> its help, and its commands."""
+
 _MODULES = {
-    "analyze": "advise", "checks": "doctor parity replay", "generate": "generate",
+    "checks": "doctor parity replay", "generate": "generate", "research.analyze": "advise",
     "models": "convert", "options": "completion", "runs": "show join leave stop",
-    "servers": "board cluster serve", "watch": "plot report",
+    "servers": "dashboard cluster serve", "watch": "plot report",
     "mad.listing": "tasks suites layers show", "mad.train": "data train",
-    "mad.results": "board plot vote scale", "mad.study": "search bench resume",
+    "mad.results": "leaderboard plot consensus deepen", "mad.study": "search bench resume",
 }  # fmt: skip
 PLACES = {"eval": "generate.evaluate", "runs rm": "runs.remove", "cache clear": "cache.clear"} | {
-    f"{'mad ' * module.startswith('mad')}{name}": f"{module}.{name}"
+    f"{module.rpartition('.')[0]} {name}".lstrip(): f"{module}.{name}"
     for module, names in _MODULES.items()
     for name in names.split()
+}
+PLACES |= {
+    f"research {name}": f"research.{name}.run" for name in ("analyze", "classic", "simulate")
 }
 """Words of a command -> its function, if that is not `run` in the module of its name."""
 
@@ -169,7 +195,11 @@ def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> 
 def _only_tells(words: list[str]) -> bool:
     """Whether output is all that the command does, so that it ends when nobody reads it."""
     asks = not {"-h", "--help", "--help-all", "--dry-run", "-V", "--version"}.isdisjoint(words)
-    if asks or words[:1] == ["help"] or words in ([], ["classic"], ["mad"]):
+    if (
+        asks
+        or words[:1] == ["help"]
+        or words in ([], ["research", "classic"], *([name] for name in FAMILIES))
+    ):
         return True
     try:
         return words[0] in COMMANDS and not find(words)[0].writes
@@ -183,19 +213,20 @@ def _answer(words: list[str]) -> int:
     """Run the command that the words name, and return its exit code."""
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
-    of_mad = words[:1] == ["mad"]
-    rest = words[1:] if of_mad else words
+    family = words[0] if words[:1] and words[0] in FAMILIES else ""
+    rest = words[1:] if family else words
+    text, known = FAMILIES.get(family, (HELP, COMMANDS))
     if not rest or rest[0] in ("-h", "--help", "help"):
-        _print_help(*((MAD_HELP, {"commands": MAD}) if of_mad else (HELP, GROUPS)))
+        _print_help(text, {"commands": known} if family else GROUPS)
         return 0
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version  # 10 ms, for this command only
 
         print(f"mlxhog {version('mlxhog')}")
         return 0
-    if rest[0] not in (known := MAD if of_mad else COMMANDS):
+    if rest[0] not in known:
         hint = did_you_mean(rest[0], [*known, "--help", "--version"])
-        name = f"{'mad ' * of_mad}{rest[0]}"
+        name = f"{family} {rest[0]}".lstrip()
         print(f"no command {name!r}{hint or '; mlxhog help lists them'}", file=sys.stderr)
         return 2
     # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
@@ -224,8 +255,9 @@ def _print_help(text: str, groups: Mapping[str, Mapping[str, str]]) -> None:
 
 def names() -> list[str]:
     """Return the words of every command."""
-    of_mad = [f"mad {name}" for name in MAD]
-    return [*(name for name in COMMANDS if name != "mad"), "runs rm", "cache clear", *of_mad]
+    of_families = [f"{first} {name}" for first, (_, of) in FAMILIES.items() for name in of]
+    alone = [name for name in COMMANDS if name not in FAMILIES]
+    return [*alone, "runs rm", "cache clear", *of_families]
 
 
 def _name(words: Sequence[str]) -> str:

@@ -100,7 +100,7 @@ KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 @dataclass(frozen=True, kw_only=True)
 class _Parity(RunsDirectory, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
-    all: bool = switch("every tensor")
+    verbose: bool = switch("every tensor")
     backends: str = option(
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
@@ -144,7 +144,7 @@ def parity(config: _Parity) -> Report:
             "parity needs a SUBJECT: an architecture, a checkpoint's directory or a run, for "
             "example `mlxhog parity tiny`"
         )
-    is_saved = where == "latest" or Path(where).is_dir() or (Path(config.out) / where).is_dir()
+    is_saved = where == "latest" or Path(where).is_dir() or (Path(config.runs_dir) / where).is_dir()
     kind = "checkpoint" if is_saved else "config"
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.conformance.compute import compare_sides
@@ -153,7 +153,7 @@ def parity(config: _Parity) -> Report:
 
     sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
     sizes["shape"] = config.batch_size, config.seq_len
-    subject = open_subject(kind, where, Path(config.out), config.set, **sizes)
+    subject = open_subject(kind, where, Path(config.runs_dir), config.set, **sizes)
     chosen, lacks = choose(config.backends, config.kernels)
     check_memory(subject, chosen)
     with config.status() as tell:
@@ -173,7 +173,7 @@ def parity(config: _Parity) -> Report:
     remarks = [f"{config.perturb} was perturbed, but no comparison failed"] * result.missed
     if result.first_bad is not None:
         remarks = [f"disagree: {_describe(result.first_bad)}", *tf32]
-    text = _text(result, notes, everything=config.all)
+    text = _text(result, notes, everything=config.verbose)
     return Report(result.to_json() | {"notes": notes}, text, int(not result.ok), remarks)
 
 
@@ -205,7 +205,7 @@ def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> 
         "the tolerance"
         for row in sorted(good, key=lambda row: -row.pressure)[:1]
     ]
-    more = ["--all has a line for every tensor"] * (not everything)
+    more = ["--verbose has a line for every tensor"] * (not everything)
     yield Section(result.subject.title, header, cells, [*notes, *closest, *more])
 
 

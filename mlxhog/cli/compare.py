@@ -23,7 +23,7 @@ BOTH = """data tokenizer text_key document_separator strict_data skip_machine_da
 seq_len batch_size kernels workers threads strategy optimizer lr schedule"""
 """Options of train that are flags for both sides; the others belong in --a and --b."""
 
-NOT_OF_A_SIDE = ("seed", "out", "name", "resume", "reset_optimizer", "follow", "plugin")
+NOT_OF_A_SIDE = ("seed", "runs_dir", "name", "resume", "reset_optimizer", "follow", "plugin")
 """Options of train that a comparison sets for both sides, beside the budget."""
 
 BUDGETS = {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
@@ -66,7 +66,7 @@ def run(words: _CompareOptions, config: CompareConfig, both: ConfigSource) -> Re
         compare latest 20260102-101500-sotu --tokens 1M
 
     Main options:
-        a b pairs time tokens steps val_subset_tokens data workers seed folder out json quiet
+        a b pairs time tokens steps val_subset_tokens data workers seed folder runs_dir json quiet
     """
     flags = {letter: _flags_of(letter, getattr(words, letter)) for letter in "ab"}
     # The rest imports NumPy and the native module: wrong flags are reported before.
@@ -74,7 +74,7 @@ def run(words: _CompareOptions, config: CompareConfig, both: ConfigSource) -> Re
 
     subjects = {"a": words.first, "b": words.second or words.first}
     a, b = (
-        find_side(subject, [both, flags[letter]], Path(config.out))
+        find_side(subject, [both, flags[letter]], Path(config.runs_dir))
         for letter, subject in subjects.items()
     )
     folder = None if config.folder is None else Path(config.folder)
@@ -107,8 +107,8 @@ def _flags_of(letter: str, text: str) -> ConfigSource:
     except (ConfigError, ValueError) as error:
         raise ConfigError(f"--{letter} {text!r}: {error}") from error
     problems = [
-        f"{origin} is not for one side of a comparison; give --seed, --out, --plugin and the same "
-        "budget for both outside the quotes, and leave out the others"
+        f"{origin} is not for one side of a comparison; give --seed, --runs-dir, --plugin and the "
+        "same budget for both outside the quotes, and leave out the others"
         for name, (_, origin) in layer.items()
         if name in (*NOT_OF_A_SIDE, *BUDGETS)
     ]

@@ -70,13 +70,13 @@ class Plugins:
 class RunsDirectory:
     """The option of commands on runs."""
 
-    out: str = option("runs", "folder that holds the runs")
+    runs_dir: str = option("runs", "folder that holds the runs")
 
     def find(self, name: str) -> "Run":
         """Return a run by its path, its name or a part of it, or `latest`; else a RunError."""
         from mlxhog.checkpoint.run import find
 
-        return find(name, Path(self.out))
+        return find(name, Path(self.runs_dir))
 
 
 def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a dataclass field

@@ -220,10 +220,10 @@ def written(config: object, leave_out: Collection[str] = ()) -> str:
 
 
 def run_word(directory: Path) -> str:
-    """Return the shortest name of a run for every command, without `--out`; not quoted.
+    """Return the shortest name of a run for every command, without `--runs-dir`; not quoted.
 
     It is the run's name if that is in the default folder of runs, else its path.
     """
-    if directory.parent == Path(RunsDirectory().out).absolute():
+    if directory.parent == Path(RunsDirectory().runs_dir).absolute():
         return directory.name
     return str(path_from_here(directory))

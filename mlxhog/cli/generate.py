@@ -313,10 +313,10 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
     from mlxhog.models.families import check_length
     from mlxhog.serving.model import load
 
-    path, corpus = locate(config.model, Path(config.out), config.checkpoint), None
+    path, corpus = locate(config.model, Path(config.runs_dir), config.checkpoint), None
     if config.like is not None and config.data is not None:
         raise ConfigError("--like and --data both name the text to score; leave one out")
-    like = path if config.like is None else locate(config.like, Path(config.out))
+    like = path if config.like is None else locate(config.like, Path(config.runs_dir))
     trained = run_of(like.resolve())  # a run's `model` is a link to one
     options = None if trained is None else train_config([trained.options(data=config.data)])
     if config.data is not None:
@@ -337,7 +337,7 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
         )
     began = time.monotonic()
     computes = one_backend(config.backend, machine.here())  # batches, which a GPU is good at
-    model = load(path, out=config.out, backend=computes, mode=CHECKPOINT)
+    model = load(path, runs_dir=config.runs_dir, backend=computes, mode=CHECKPOINT)
     seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
     check_length(model.config, seq_len)
     backend = model.follower.backend

@@ -88,7 +88,7 @@ class _Convert(RunsDirectory, Plugins, Quiet):
     source: str = argument("SRC", "a run, latest, or a checkpoint's path")
     target: str = argument("DST", "the directory to create")
     check: bool = switch("compute with both, and compare the logits")
-    to: str = option(
+    format: str = option(
         "", "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
         choices=("hf", "xlstm", "mlxhog"), required=True,
     )  # fmt: skip
@@ -96,7 +96,7 @@ class _Convert(RunsDirectory, Plugins, Quiet):
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
     )
     config: str | None = option(None, "config of SRC, if it is in another place")
-    force: bool = option(False, "replace an existing checkpoint at DST")
+    overwrite: bool = option(False, "replace an existing checkpoint at DST")
 
 
 @command("convert", writes=True)
@@ -107,9 +107,9 @@ def convert(config: _Convert) -> Report:
     or a state dict of the xlstm package; the format is detected. Only --dtype changes the numbers.
 
     Examples:
-        convert latest exported --to hf
-        convert model.pt for-transformers --config config.yaml --to hf
-        convert ours for-the-package --to xlstm --check
+        convert latest exported --format hf
+        convert model.pt for-transformers --config config.yaml --format hf
+        convert ours for-the-package --format xlstm --check
     """
     # These import NumPy: wrong input is reported before.
     from mlxhog.checkpoint import checkpoint, formats
@@ -117,8 +117,8 @@ def convert(config: _Convert) -> Report:
     from mlxhog.checkpoint.formats.opening import TITLES
 
     target = expanded(config.target)
-    check_target(target, force=config.force)
-    source = formats.open(checkpoint.locate(config.source, Path(config.out)), config.config)
+    check_target(target, overwrite=config.overwrite)
+    source = formats.open(checkpoint.locate(config.source, Path(config.runs_dir)), config.config)
     dtype = None if config.dtype == "keep" else config.dtype
 
     def show(name: str, done: int, total: int) -> None:
@@ -126,14 +126,14 @@ def convert(config: _Convert) -> Report:
         line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
 
     with config.status() as line:
-        how: dict[str, Any] = {"card": _card(source, config), "force": config.force}
-        n_bytes = convert(source, target, config.to, dtype, on_tensor=show, **how)
+        how: dict[str, Any] = {"card": _card(source, config), "overwrite": config.overwrite}
+        n_bytes = convert(source, target, config.format, dtype, on_tensor=show, **how)
     count = sum(one.size for one in source.tensors.values())
     facts: dict[str, Any] = {
         "source": str(source.path),
         "from": source.format,
         "target": str(target.absolute()),
-        "to": config.to,
+        "format": config.format,
         "family": source.config.model_type,
         "parameters": count,
         "tensors": len(source.tensors),
@@ -141,7 +141,7 @@ def convert(config: _Convert) -> Report:
     }
     head = (
         f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
-        f"{TITLES[config.to]}: {target}  {format_bytes(n_bytes)}"
+        f"{TITLES[config.format]}: {target}  {format_bytes(n_bytes)}"
     )
     if not config.check:
         return Report(facts, head)
@@ -186,4 +186,4 @@ def _card(source: "Opened", config: _Convert) -> bytes:
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
     command = f"mlxhog convert {written(config, leave_out=('json', 'quiet'))}"
-    return card.text(source.config, checkpoint, to=config.to, command=command).encode()
+    return card.text(source.config, checkpoint, to=config.format, command=command).encode()

@@ -188,13 +188,14 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
 
 def _completions(before: Sequence[str], current: str) -> Iterable[str]:
     """Return the words that may follow some words."""
-    from mlxhog.cli import COMMANDS, MAD, find
+    from mlxhog.cli import COMMANDS, FAMILIES, find
 
     if not before:
         return [*COMMANDS, "--help", "--version"]
-    if before == ["mad"]:
-        return MAD
-    if before[0] not in COMMANDS or (before[0] == "mad" and before[1] not in MAD):
+    _, own = FAMILIES.get(before[0], ("", {}))
+    if own and len(before) == 1:
+        return own
+    if before[0] not in COMMANDS or (own and before[1] not in own):
         return []
     command, rest = find(before)
     flags = command.flags()

@@ -48,9 +48,9 @@ def run(config: RunsDirectory, how: Tabular) -> Report:
     """
     from mlxhog.checkpoint.run import list_runs
 
-    records = [_facts(each) for each in list_runs(Path(config.out))]
+    records = [_facts(each) for each in list_runs(Path(config.runs_dir))]
     if not records:
-        text = f"no runs in {config.out}; `mlxhog train` makes one"
+        text = f"no runs in {config.runs_dir}; `mlxhog train` makes one"
         if how.format != "text":
             return Report(records, (), remarks=[text], one_per_line=True)
         return Report(records, text, one_per_line=True)
@@ -135,7 +135,7 @@ def remove(config: _Remove) -> Report:
     """
     from mlxhog.checkpoint.run import find, remove
 
-    named = [find(name, Path(config.out), whole=True) for name in config.runs]
+    named = [find(name, Path(config.runs_dir), whole=True) for name in config.runs]
     chosen = {each.directory: each for each in named}
     for each in chosen.values():
         if (holder := each.holder()) is not None:
@@ -236,7 +236,7 @@ def _load(run: "Run", model: "ModelConfig | None") -> str | None:
     if model.in_transformers and len(model.layout.out_norm) == 1:
         return f"transformers.AutoModelForCausalLM.from_pretrained({str(run.model)!r})"
     word = run_word(run.directory)
-    return f"mlxhog.load({word!r}), mlxhog convert {shlex.quote(word)} DIR --to hf"
+    return f"mlxhog.load({word!r}), mlxhog convert {shlex.quote(word)} DIR --format hf"
 
 
 @dataclass(frozen=True, kw_only=True)

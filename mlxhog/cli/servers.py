@@ -1,4 +1,4 @@
-"""`mlxhog serve`, `board` and `cluster`: servers until a signal."""
+"""`mlxhog serve`, `dashboard` and `cluster`: servers until a signal."""
 
 import os
 import secrets
@@ -57,22 +57,22 @@ def serve(words: _Serve, config: ServeConfig) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Board(OneRun):
+class _Dashboard(OneRun):
     run: str = run_argument("[RUN]", "latest")
     port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
 
 
-@command("board", writes=True)
-def board(config: _Board) -> int:
+@command("dashboard", writes=True)
+def dashboard(config: _Dashboard) -> int:
     """Serve a page that follows a run.
 
     Only this machine can open it; from another one: ssh -L 8322:127.0.0.1:8322 HOST. The printed
     link has a token for the page's buttons: save a checkpoint, write a sample, stop the run. Ctrl-C
-    ends the board, not the run.
+    ends the dashboard, not the run.
 
     Examples:
-        board
-        board latest --port 8400
+        dashboard
+        dashboard latest --port 8400
     """
     followed = config.find(config.run)
     with listen("127.0.0.1", config.port) as listener:
@@ -83,10 +83,10 @@ def board(config: _Board) -> int:
         token, address = secrets.token_urlsafe(16), f"{url_of(listener)}/"
         server = AppServer(Dashboard(RunRecord(followed), token))
         facts = {"url": address, "token": token, "run": str(followed.directory)}
-        text = f"board of {followed.directory}\n  {address}#{token}"
+        text = f"dashboard of {followed.directory}\n  {address}#{token}"
         Report(facts, text).print(json=config.json)
         server.run(sockets=[listener])
-    print("the board has ended; it changed nothing in the run", file=sys.stderr)
+    print("the dashboard has ended; it changed nothing in the run", file=sys.stderr)
     return 0
 
 

@@ -90,7 +90,7 @@ class Registry(Generic[T]):
         """Return the choice of a name.
 
         Raises:
-            UnknownChoice: no choice has that name; the error suggests the nearest one.
+            UnknownComponent: no component has that name; the error suggests the nearest one.
         """
         known = self.known()
         if name not in known:
@@ -199,7 +199,7 @@ class ComponentRegistry(Registry[type[Component]]):
         """Return a choice from its text, a mapping, or itself.
 
         Raises:
-            UnknownChoice: no choice has that name.
+            UnknownComponent: no component has that name.
             ConfigError: it has no such hyperparameter, or one has an invalid value.
         """
         if isinstance(value, Component) and value.kind is self:
@@ -215,7 +215,7 @@ class ComponentRegistry(Registry[type[Component]]):
         `numbers` maps a flat name to the value and the prefix of an error about it, or "".
 
         Raises:
-            UnknownChoice: no choice has that name.
+            UnknownComponent: no component has that name.
             ConfigError: every hyperparameter that it lacks, or that has an invalid value.
         """
         choice = self.find(choice) if isinstance(choice, str) else choice

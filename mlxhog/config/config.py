@@ -160,7 +160,7 @@ class TrainConfig(ConfigBase):
     memory_limit: float = _workers(
         0.8, "fraction of this machine's memory that a run may use", above=0, high=1
     )
-    slow: str | None = _workers(
+    inject_stragglers: str | None = _workers(
         None,
         "simulate stragglers, by rank: 1=2 doubles the time of every gradient of worker 1, "
         "1=random:0.2:3 triples it with probability 0.2, 1=late:10 starts it 10 s later",
@@ -199,8 +199,8 @@ class TrainConfig(ConfigBase):
         "replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
     )
-    force: bool = _strategy(
-        False, "skip the safety checks of mlxhog doctor for Metal kernels, live reads and recording"
+    safety_checks: bool = _strategy(
+        True, "require what mlxhog doctor found for Metal kernels, live reads and recording"
     )
 
     sampled_softmax: int | None = _sparse(
@@ -278,7 +278,7 @@ class TrainConfig(ConfigBase):
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
     seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=2**32 - 1)
-    out: str = _run("runs", "folder that holds the runs")
+    runs_dir: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
         None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")
     )

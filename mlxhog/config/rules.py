@@ -114,6 +114,6 @@ def check_ranks(text: str | None, workers: int) -> None:
         if rank >= workers:
             ranks = "rank 0" if workers == 1 else f"ranks 0 to {workers - 1}"
             raise ConfigError(
-                f"slow names worker {rank}, and the run has {workers} with {ranks}; name one of "
-                "these, or raise --workers"
+                f"inject_stragglers names worker {rank}, and the run has {workers} with {ranks}; "
+                "name one of these, or raise --workers"
             )

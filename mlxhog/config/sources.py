@@ -291,7 +291,7 @@ _ELSEWHERE = {
     "model": "base_model m model_name model_name_or_path",
     "name": "experiment run_name wandb_run_name",
     "optimizer": "optim",
-    "out": "o out_dir outfile output_dir",
+    "runs_dir": "o out out_dir outfile output_dir",
     "patience": "early_stopping_patience",
     "prompt": "p start",
     "report_to": "logging_dir tensorboard",
@@ -329,7 +329,7 @@ _ELSEWHERE = {
     "it trains on one machine's workers, see --workers; several machines: mlxhog cluster":
         "accelerate ddp deepspeed distributed_strategy fsdp local_rank nnodes nodes num_gpus "
         "tensor_parallel zero zero1 zero2 zero3",
-    "nothing is uploaded; mlxhog convert RUN DIRECTORY --to hf writes what a hub takes":
+    "nothing is uploaded; mlxhog convert RUN DIRECTORY --format hf writes what a hub takes":
         "hub_model_id hub_token hub_private_repo push push_to_hub upload upload_repo",
     "curves: --report-to wandb, which reads WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE": "no_wandb "
         "use_wandb wandb wandb_entity wandb_log wandb_mode wandb_project",

@@ -1,1 +1,1 @@
-"""Views of runs and results: lines, tables, charts, pages, a board."""
+"""Views of runs and results: lines, tables, charts, pages, a dashboard."""

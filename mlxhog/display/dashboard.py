@@ -86,7 +86,8 @@ class Dashboard:
         sent = request.headers.get("x-mlxhog-token", "").encode()
         if not hmac.compare_digest(sent, self._token):
             return _error(
-                403, "the token is missing or wrong; it is in the link that mlxhog board printed"
+                403,
+                "the token is missing or wrong; it is in the link that mlxhog dashboard printed",
             )
         if what not in ASKS:
             return _error(404, f"no request {what[:40]!r}; expected one of {', '.join(ASKS)}")
@@ -109,6 +110,6 @@ BUTTONS = f"""<div class="bar live" id="asks" hidden>{
     )
 }</div>
 <p id="told" class="note" role="status" aria-live="polite"></p>
-<p id="gone" class="partial" role="status" hidden>The server of this page (mlxhog board) does not
-answer; trying again.</p>"""
+<p id="gone" class="partial" role="status" hidden>The server of this page (mlxhog dashboard) does
+not answer; trying again.</p>"""
 """The buttons, which a page shows that was opened by the link with the token; their answers."""

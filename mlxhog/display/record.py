@@ -32,7 +32,7 @@ from mlxhog.progress import NGRAM, Result, shares
 
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")
-_ASIDE = ("out", "name", "cluster_token")
+_ASIDE = ("runs_dir", "name", "cluster_token")
 """Options that do not change a run's training: its folder, and a secret."""
 
 

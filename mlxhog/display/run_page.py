@@ -1,6 +1,6 @@
-"""The page of one or several runs: a file that needs no network, or served by a board.
+"""The page of one or several runs: a file that needs no network, or served by a dashboard.
 
-Elements with `data-live` change while a run trains; a board replaces them.
+Elements with `data-live` change while a run trains; a dashboard replaces them.
 """
 
 import re
@@ -38,13 +38,13 @@ scripts.</p></noscript>
 
 
 def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
-    """Return the page of one or more runs; that of a board, which follows its run, has buttons."""
+    """Return the page of one or more runs; a dashboard's, which follows its run, has buttons."""
     alone = len(records) == 1
     title = records[0].run.name if alone else f"{len(records)} runs"
     about = f"mlxhog {version('mlxhog')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. "
     about += "Everything is in this file."
     if buttons:
-        about = "This page follows the run while <code>mlxhog board</code> runs."
+        about = "This page follows the run while <code>mlxhog dashboard</code> runs."
     notes = [f"{record.run.name}: {note}" for record in records for note in record.notes]
     notes += different_texts(records)
     parts = [
@@ -61,7 +61,7 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
         title if buttons else f"{title}: report",
         "\n".join(filter(None, parts)),
         styles=page.chart_styles(),
-        scripts=[*page.chart_scripts(), *([page.asset("board.js")] if buttons else [])],
+        scripts=[*page.chart_scripts(), *([page.asset("dashboard.js")] if buttons else [])],
         data=_data(records),
         talks=bool(buttons),
     )
@@ -85,7 +85,7 @@ def _data(records: Sequence[RunRecord]) -> dict[str, object]:
 
 
 def _live(name: str, body: str, tag: str = "div", kind: str = "") -> str:
-    """An element that a board replaces."""
+    """An element that a dashboard replaces."""
     look = f' class="{kind}"' if kind else ""
     return f'<{tag} id="{name}"{look} data-live>{body}</{tag}>'
 

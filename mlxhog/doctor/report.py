@@ -160,7 +160,7 @@ def _train(folder: Path, seconds: int) -> Check:
 def train(lane: Lane, folder: str, seconds: int) -> str:
     """In a child: train the default model on the text in the package; returns the status."""
     try:
-        return api.train(out=folder, time=seconds, sample_every="off", live="off").status
+        return api.train(runs_dir=folder, time=seconds, sample_every="off", live="off").status
     except Exception as error:
         traceback.print_exc()
         print(f"error: {whole_text(error)}", flush=True)

@@ -31,7 +31,7 @@ class CompareConfig:
     folder: str | None = option(
         None, "folder of this comparison; auto is one in comparisons/", none="auto"
     )
-    out: str = option("runs", "folder that holds the runs A and B may name")
+    runs_dir: str = option("runs", "folder that holds the runs A and B may name")
 
     @property
     def each(self) -> str:

@@ -43,7 +43,7 @@ from mlxhog.training.plan.values import TextPlan
 SCORING_S = 3600.0
 UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
 WORST_BITS = 8.0  # bits per byte of a uniform guess; the score of a diverged run
-SAME_FOR_BOTH = ("seed", "out", "name")
+SAME_FOR_BOTH = ("seed", "runs_dir", "name")
 """Options that the comparison sets, so that they do not differ between its sides."""
 
 

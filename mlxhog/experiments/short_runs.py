@@ -48,7 +48,7 @@ def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: A
         **{**budget, **settled(TrainConfig, **{"eval_every": "off", **chosen})},
         sample_every=never,
         save_every=never,
-        out=str(folder),
+        runs_dir=str(folder),
         name=name,
     )
 

@@ -115,7 +115,7 @@ def worker_options() -> tuple[str, ...]:
     """
     numbers = STRATEGIES.hyperparameters().items()
     return (
-        *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
+        *("strategy", "read", "write", "gpu_write", "kernels", "safety_checks", "restarts"),
         "heartbeat_timeout",
         *(name for name, number in numbers if not number.train_only),
     )
@@ -150,7 +150,7 @@ class ExecutionConfig(ConfigBase):
         Interval(), "begin no candidate after this number (40), or no run after this time (2h), of "
         "the whole study", unit="candidates", group=_GROUP,
     )  # fmt: skip
-    out: str = option("studies", "folder that holds the studies", group=_GROUP)
+    studies_dir: str = option("studies", "folder that holds the studies", group=_GROUP)
 
     def __post_init__(self) -> None:
         """Check the values together."""

@@ -1,6 +1,6 @@
 """Any language model of mlxhog as a model of transformers; an export has a copy of this file.
 
-`mlxhog convert --to hf` writes it beside weights and config.json, and then
+`mlxhog convert --format hf` writes it beside weights and config.json, and then
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 

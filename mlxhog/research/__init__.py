@@ -1,4 +1,4 @@
-"""Lock-free training judged: `mlxhog analyze`, `advise` and `simulate`.
+"""Lock-free training judged: `mlxhog research analyze`, `advise` and `simulate`.
 
 Here are their options. `hypergraph` has the quantities of the theory (Niu, Recht, Re, Wright 2011,
 arXiv:1106.5730, section 2), `bounds` its theorems, `rules` the advice.
@@ -14,7 +14,7 @@ PROBE_S = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig:
-    """Options of `mlxhog analyze` beside those of training: amounts of measurement."""
+    """Options of `mlxhog research analyze` beside those of training: amounts of measurement."""
 
     samples: int = option(
         256, "gradients to sample, each of one batch", unit="gradients", low=FEWEST
@@ -35,7 +35,7 @@ class AnalyzeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdviseConfig:
-    """Options of `mlxhog advise` beside those of training."""
+    """Options of `mlxhog research advise` beside those of training."""
 
     measure: float = option(
         4.0,

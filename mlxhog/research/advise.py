@@ -1,4 +1,4 @@
-"""`mlxhog advise`: a profile by three short runs, a choice by rules, a trial of the two best.
+"""Choose a strategy: a profile by three short runs, rules, a trial of the two best.
 
 Numbers of steps decide whether they count: a short run is repeated for longer until every worker
 takes enough steps, and a trial on a busy machine counts if an arm's runs have similar numbers.

@@ -53,4 +53,4 @@ class Reading:
         choices=MODES,
     )
     wait: float = option(WAIT_S, "longest wait for a run that is starting", unit="s", low=0)
-    out: str = option("runs", "folder that holds the runs")
+    runs_dir: str = option("runs", "folder that holds the runs")

@@ -224,7 +224,7 @@ def load(
     backend: str = BACKEND,
     weights: str = "float32",
     mode: str = READ_MODES[0],
-    out: str | Path = "runs",
+    runs_dir: str | Path = "runs",
     wait: float = WAIT_S,
     say: Tell = lambda message: None,
     plugin: str | Path | None = None,
@@ -242,7 +242,7 @@ def load(
         weights: dtype of the backend's weights: "float32" or "bfloat16"; MLX also has "8bit" and
             "4bit".
         mode: which weights of a run that trains are read, one of `MODES` in `mlxhog/live`.
-        out: the folder of the runs.
+        runs_dir: the folder of the runs.
         wait: seconds to wait for a run that is starting.
         say: called with a message when the wait begins.
         plugin: a Python file with your own layers in the model, or several with commas. A run that
@@ -262,7 +262,13 @@ def load(
     for file in plugins.texts(plugin):
         plugins.load(file)
     opened = open_source(
-        os.fspath(model), Path(out), weights=weights, mode=mode, wait_s=wait, say=say, pause=pause
+        os.fspath(model),
+        Path(runs_dir),
+        weights=weights,
+        mode=mode,
+        wait_s=wait,
+        say=say,
+        pause=pause,
     )
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}

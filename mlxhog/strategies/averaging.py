@@ -121,7 +121,7 @@ class LocalSGD(Averaged):
     each keeps its own optimizer state.
 
     Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-    arXiv:2002.07839). `mlxhog advise` has a rule for H.
+    arXiv:2002.07839). `mlxhog research advise` has a rule for H.
     """
 
     name: ClassVar[str] = "local_sgd"

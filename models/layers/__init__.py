@@ -69,7 +69,7 @@ def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
 
 def to_dict(layer: Layer) -> dict[str, Any]:
     """Return a layer as YAML writes it, with every number."""
-    return {"type": layer.name, **layer.numbers()}
+    return {"type": layer.name, **layer.hyperparameters()}
 
 
 def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:

@@ -130,7 +130,7 @@ class Layer:
         """Return the layer with every number that follows from width d, where it is left open."""
         return self
 
-    def numbers(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, Any]:
         """Return every number by its name."""
         kind: Any = type(self)  # a dataclass, by `__init_subclass__`
         names = (one.name for one in fields(kind) if one.name in options(kind))
@@ -143,7 +143,7 @@ class Layer:
             ConfigError: the message names the number and the possible values.
         """
         layer, specs = self.at_width(d), options(type(self))
-        for name, value in layer.numbers().items():
+        for name, value in layer.hyperparameters().items():
             if name == "heads":
                 width = self.heads_width(d)
                 check_heads(value, width, "width" if width == d else "inner width")

@@ -113,7 +113,7 @@ def _layer(name: str, numbers: str | None) -> Layer:
 
 def _text(layer: Layer) -> str:
     numbers, specs = list[str](), options(type(layer))
-    for name, value in layer.numbers().items():
+    for name, value in layer.hyperparameters().items():
         if name == "heads" and value is not None:
             numbers.insert(0, f"h{value}")
         elif value != specs[name].default:

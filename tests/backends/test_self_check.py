@@ -172,8 +172,8 @@ def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(faulty_gpu):
 FAULTS = {"slstm_cell": "h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most"}
 
 
-def checked(faulty, *, requested, force=False):
-    config = SimpleNamespace(kernels=requested, force=force)
+def checked(faulty, *, requested, safety_checks=True):
+    config = SimpleNamespace(kernels=requested, safety_checks=safety_checks)
     spec = SimpleNamespace(backend="mlx:gpu")
     log = {"leave_notice": partial(print, sep="\n"), "log_lines": partial(print, sep="\n")}
     job = SimpleNamespace(config=config, slot=2, spec=spec, **log)
@@ -192,6 +192,8 @@ def test_a_worker_names_the_kernel_and_what_it_uses_and_refuses_it_where_it_is_r
     )
     assert checked({}, requested="auto")
     assert capfd.readouterr().out == ""
-    with pytest.raises(EnvironmentLacks, match=r"slstm_cell: h is off .*--kernels auto.*--force"):
+    with pytest.raises(
+        EnvironmentLacks, match=r"slstm_cell: h is off .*--kernels auto.*--no-safety-checks"
+    ):
         checked(FAULTS, requested="metal")
-    assert not checked(FAULTS, requested="metal", force=True)
+    assert not checked(FAULTS, requested="metal", safety_checks=False)

@@ -81,7 +81,9 @@ def test_a_file_that_cannot_be_mapped_is_read_and_its_header_checked(tmp_path, m
 def test_where_no_disk_has_locks_the_way_out_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", lambda: os.fspath(tmp_path))
     monkeypatch.setattr(fcntl, "flock", fail(errno.ENOLCK))
-    with pytest.raises(EnvironmentLacks, match="No locks available.*--out, XDG_CACHE_HOME, TMPDIR"):
+    with pytest.raises(
+        EnvironmentLacks, match="No locks available.*--runs-dir, XDG_CACHE_HOME, TMPDIR"
+    ):
         durable.append_lines(tmp_path / "lines", b"x\n")
 
 

@@ -57,7 +57,7 @@ def test_a_result_is_written_whole_and_limits_of_documents_decide_no_exit_code(
         seconds = claims.Claim("seconds", 2.0, "<=", 1.0)
         findings.document(seconds, claims.Claim("metres", 4.9, "<=", 5.0, timing=False))
 
-    words = [mode, "--out", str(tmp_path)]
+    words = [mode, "--output", str(tmp_path)]
     assert frame.measured("falling", chosen(frame, *words), measure, seeds=(2, 3)) == 0
     document = json.loads((tmp_path / "falling.json").read_text())
     assert document["verdict"] == "no_limit"

@@ -22,7 +22,7 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be():
     for condition, scheme, workers in (*schemes.arms(options), *schemes.late_arms(options)):
         arm, slow = schemes.race_arm(scheme, workers), conditions[condition].option(60.0, workers)
         settings = schemes.HIGH.settings(schemes.RULE, arm)
-        TrainConfig(**{**races.arm_options(arm, schemes.RULE), **settings}, slow=slow)
+        TrainConfig(**{**races.arm_options(arm, schemes.RULE), **settings}, inject_stragglers=slow)
     with pytest.raises(SystemExit, match=r"no settings were searched for 1\.2 muon, hogwild"):
         races.Target(1.2).settings("muon", "hogwild mlx+torch")
     assert {len(axis) for axis in ({*one} for one in races.AXES.values())} == {3}

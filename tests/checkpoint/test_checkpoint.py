@@ -52,7 +52,9 @@ def test_a_checkpoint_that_its_disk_does_not_give_back_is_noticed_when_it_is_sav
     earlier = names(run)
     unreadable = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
     monkeypatch.setattr(mapped, "map_file", unreadable)
-    with pytest.raises(EnvironmentLacks, match=r"not give back .* nothing was saved.*with --out"):
+    with pytest.raises(
+        EnvironmentLacks, match=r"not give back .* nothing was saved.*with --runs-dir"
+    ):
         save(run, step=2)
     monkeypatch.undo()
     assert names(run) == earlier

@@ -1,4 +1,5 @@
-"""`mlxhog analyze` and `mlxhog advise` through the real commands: measured once, shown in ways."""
+"""`mlxhog research analyze` and `mlxhog research advise` through the real commands: measured once,
+shown in ways."""
 
 import io
 import json
@@ -29,7 +30,7 @@ QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 def words_of(folder):
     """The arguments for a small model and its text."""
     config = small_config(folder)
-    return [config.model, "--data", config.data, "--out", str(folder / "runs")]
+    return [config.model, "--data", config.data, "--runs-dir", str(folder / "runs")]
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def measured(tmp_path_factory):
         patch.setattr(advise, "measured_profile", profile)
         patch.setattr(LoadWatch, "look", lambda watch: QUIET)
         patch.setattr(advise, "TRY_S", 1.0)
-        for line in (["analyze", *words, *LOOK, "--seconds", "0.5"],
-                     ["advise", *words, *TRY]):  # fmt: skip
+        for line in (["research", "analyze", *words, *LOOK, "--seconds", "0.5"],
+                     ["research", "advise", *words, *TRY]):  # fmt: skip
             with redirect_stdout(io.StringIO()) as out:
                 assert main([*line, "--json"]) == 0
             kept.append(json.loads(out.getvalue()))
@@ -76,19 +77,19 @@ def test_an_analysis_has_blocks_staleness_bounds_and_advice(measured):
 
 
 @pytest.mark.slow
-def test_the_answer_comes_first_and_the_tables_by_all(measured, monkeypatch, capsys):
+def test_the_answer_comes_first_and_the_tables_with_verbose(measured, monkeypatch, capsys):
     words, facts, *_ = measured
     monkeypatch.setattr(analyze, "analyze", lambda *_: facts)
     shown = []
-    for more in ([], ["--all"]):
-        shown.append(said(capsys, "analyze", *words, *LOOK, *more).out)
+    for more in ([], ["--verbose"]):
+        shown.append(said(capsys, "research", "analyze", *words, *LOOK, *more).out)
         lines = shown[-1].replace(words[0], "").splitlines()
         assert lines[0] == facts["answer"]
         assert max(map(len, lines)) <= 100
         assert "- write: add steps losslessly" in shown[-1]
     assert shown[0].count("\n") < 30
     for text in (
-        "do two updates meet? rows",
+        "do two updates overlap? rows",
         "because",
         f"bounds are for a lag of {facts['lag']['largest']:g}",
         "loss of a neural network is not strongly convex, so there is no bound",
@@ -104,7 +105,7 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_
     train = ["--steps", "60", "--workers", "mlx:cpu*2", *SMALL, *never]
     result = told(capsys, "train", "--model", spec, *how, *train)
     backend = ["--samples", "12", "--batches", "40", "--backend", "mlx:cpu"]
-    facts = told(capsys, "analyze", "latest", "--out", how[-1], *backend)
+    facts = told(capsys, "research", "analyze", "latest", "--runs-dir", how[-1], *backend)
     assert facts["at"] == result["checkpoint"]
     assert facts["staleness"]["source"] == "run"
     assert facts["staleness"]["histogram"] == result["staleness"]
@@ -116,19 +117,19 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_
 @pytest.mark.parametrize(
     ("name", "begin", "number"),
     [
-        ("analyze", "gradients", signal.SIGINT),
-        ("analyze", "gradients", signal.SIGKILL),
+        ("research analyze", "gradients", signal.SIGINT),
+        ("research analyze", "gradients", signal.SIGKILL),
         ("parity", "numpy", signal.SIGTERM),
     ],
 )
 def test_a_signal_ends_a_command_and_leaves_no_process_and_no_file(tmp_path, name, begin, number):
     words = ["7to1-tiny", "--steps", "200"]
-    if name == "analyze":
+    if name == "research analyze":
         words = [*words_of(tmp_path), "--seconds", "0", *changed(LOOK, "--samples", "100k")]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", name, *words], stdout=subprocess.PIPE,
+        [sys.executable, "-m", "mlxhog", *name.split(), *words], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)},
     ) as process:  # fmt: skip
         while begin not in process.stderr.readline():
@@ -175,11 +176,11 @@ def test_without_a_trial_rules_answer_or_guess_if_busy(measured, monkeypatch, ca
 
     monkeypatch.setattr(advise, "measured_profile", profile)
     monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
-    out, err = said(capsys, "advise", *measured[0], *TRY, "--no-try")
+    out, err = said(capsys, "research", "advise", *measured[0], *TRY, "--no-try")
     assert max(map(len, out.splitlines())) <= 100
     assert "mlxhog train --strategy" in " ".join(out.split()).partition("why")[0]
     for text in ("what would change it", "predicted", "measured", "barrier and average"):
         assert text in out
     assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
-    busy = "inconclusive: busy machine (load average 9.3 on 2 processors), run"
+    busy = "inconclusive: busy machine (load average 9.3 on 2 processors); run"
     assert out.startswith(busy) == (load is BUSY)

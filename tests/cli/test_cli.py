@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from mlxhog.cli import COMMANDS, MAD, find, main, names
+from mlxhog.cli import COMMANDS, MAD, RESEARCH, find, main, names
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.progress import Result
@@ -41,7 +41,7 @@ def trainer(monkeypatch, tmp_path):
         return fake.result
 
     fake = SimpleNamespace(train=train, make_plan=Mock(), result=RESULT)
-    for name in ("run", "plan"):
+    for name in ("supervisor.training", "plan.decide"):
         monkeypatch.setitem(sys.modules, f"mlxhog.training.{name}", fake)
     return fake
 
@@ -141,7 +141,7 @@ def test_flags_have_their_types_and_data_takes_several_texts_in_one_flag_or_seve
     assert trainer.config.data == "d"
 
 
-SHORT = [*"train analyze advise classic compare simulate".split()]
+SHORT = ["train", "compare", *(f"research {name}" for name in RESEARCH)]
 SHORT += ["mad train", "mad bench", "mad search"]
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "models", "tests")
@@ -228,7 +228,9 @@ def test_output_that_cannot_be_written_is_one_message(to, words, code, message):
         assert (ended.returncode, ended.stderr) == (code, message)
 
 
-@each_of(("command", "code"), [("models", 0), ("mad data --task selective-copying --out t.npz", 3)])
+@each_of(
+    ("command", "code"), [("models", 0), ("mad data --task selective-copying --output t.npz", 3)]
+)
 def test_a_closed_pipe_is_silent_whether_a_command_only_tells_or_writes(command, code, tmp_path):
     read, write = os.pipe()
     os.close(read)
@@ -240,8 +242,8 @@ def test_a_closed_pipe_is_silent_whether_a_command_only_tells_or_writes(command,
 
 def test_only_these_commands_write_so_any_other_ends_with_its_reader():
     writes = {name for name in names() if find(name.split())[0].writes}
-    of_mad = {f"mad {name}" for name in "bench data plot resume scale search".split()}
-    of_runs = {"cache clear", "runs rm", "join", "leave", "stop", "report", "plot", "board"}
+    of_mad = {f"mad {name}" for name in "bench data deepen plot resume search".split()}
+    of_runs = {"cache clear", "runs rm", "join", "leave", "stop", "report", "plot", "dashboard"}
     assert writes == {"train", "compare", "convert", "serve", "cluster", *of_runs, *of_mad}
 
 

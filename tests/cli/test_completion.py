@@ -24,7 +24,7 @@ def test_commands_options_and_values_are_those_of_the_parsers(capsys):
         ("", COMMANDS),
         ("train --st", ["--steps", "--strategy"]),
         ("mad search --sp", ["--space"]),
-        ("classic m", ["matrix-completion"]),
+        ("research classic m", ["matrix-completion"]),
         ("train --model t", ["tiny"]),
     ):
         assert set(words) <= set(completed(capsys, line))

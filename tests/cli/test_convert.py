@@ -70,7 +70,7 @@ def test_transformers_loads_what_came_from_the_package_and_computes_the_same(tmp
     if use_bias:  # transformers' final norm has none
         torch.nn.init.zeros_(model.backbone.out_norm.bias)
     source = peers.save_package(model, tmp_path / "a")
-    assert convert(source, tmp_path / "b", "--to", "hf") == 0
+    assert convert(source, tmp_path / "b", "--format", "hf") == 0
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / "b", output_loading_info=True
     )
@@ -79,7 +79,7 @@ def test_transformers_loads_what_came_from_the_package_and_computes_the_same(tmp
 
 
 def test_the_package_loads_what_came_from_transformers_and_computes_the_same(tmp_path, hf):
-    assert convert(hf, tmp_path / "b", "--to", "xlstm") == 0
+    assert convert(hf, tmp_path / "b", "--format", "xlstm") == 0
     theirs = loaded_large(tmp_path / "b")
     model = transformers.AutoModelForCausalLM.from_pretrained(hf).eval()
     assert_close(logits(theirs), logits(model, use_cache=False), LOGITS_F32)
@@ -92,14 +92,14 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(tmp_path,
     weights["lm_head.weight"] = weights["backbone.embeddings.weight"].clone()
     expected = {k: v for k, v in weights.items() if k != "lm_head.weight"}
     save_file(expected, hf / "model.safetensors", {"format": "pt"})
-    assert convert(hf, tmp_path / "b", "--to", "hf") == 0
+    assert convert(hf, tmp_path / "b", "--format", "hf") == 0
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b")
     assert_same(dict(theirs.state_dict()), weights)
-    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
+    assert convert(tmp_path / "b", tmp_path / "c", "--format", "xlstm") == 0
     assert torch.equal(
         loaded_large(tmp_path / "c").lm_head.weight, weights["backbone.embeddings.weight"]
     )
-    assert convert(tmp_path / "c", tmp_path / "d", "--to", "mlxhog") == 0
+    assert convert(tmp_path / "c", tmp_path / "d", "--format", "mlxhog") == 0
     assert_same(state_dict(tmp_path / "d"), weights)
     assert formats.open(tmp_path / "d").config.tie_word_embeddings
 
@@ -120,7 +120,7 @@ def test_transformers_weights_and_unknown_fields_survive_every_way(tmp_path, hf,
     model.save_pretrained(hf)
     source = hf
     for k, to in enumerate([*between, "hf"]):
-        assert convert(source, tmp_path / f"{k}", "--to", to) == 0
+        assert convert(source, tmp_path / f"{k}", "--format", to) == 0
         source = tmp_path / f"{k}"
     assert_same(state_dict(source), state_dict(hf))
     before, after = (json.loads((f / "config.json").read_text()) for f in (hf, source))
@@ -137,8 +137,8 @@ def test_transformers_weights_and_unknown_fields_survive_every_way(tmp_path, hf,
 def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_weights):
     model = peers.v1(slstm_at, tie_weights=tie_weights)
     source = peers.save_package(model, tmp_path / "a")
-    assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
-    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
+    assert convert(source, tmp_path / "b", "--format", "mlxhog") == 0
+    assert convert(tmp_path / "b", tmp_path / "c", "--format", "xlstm") == 0
     assert_same(state_dict(tmp_path / "c"), dict(model.state_dict()))
     theirs = xLSTMLMModel(model.config).eval()
     theirs.load_state_dict(state_dict(tmp_path / "c"), strict=True)
@@ -151,10 +151,10 @@ def test_a_v1_stack_survives_the_way_to_ours_and_back(tmp_path, slstm_at, tie_we
 def test_a_final_norm_with_bias_goes_to_ours_and_back_and_with_our_class_to_transformers(tmp_path):
     model = peers.large(use_bias=True)
     source = peers.save_package(model, tmp_path / "a")
-    assert convert(source, tmp_path / "b", "--to", "mlxhog") == 0
-    assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
+    assert convert(source, tmp_path / "b", "--format", "mlxhog") == 0
+    assert convert(tmp_path / "b", tmp_path / "c", "--format", "xlstm") == 0
     assert_same(state_dict(tmp_path / "c"), dict(model.state_dict()))
-    assert convert(tmp_path / "b", tmp_path / "d", "--to", "hf", "--check") == 0
+    assert convert(tmp_path / "b", tmp_path / "d", "--format", "hf", "--check") == 0
     assert (tmp_path / "d" / "modeling_torch.py").exists()
 
 
@@ -162,7 +162,7 @@ def test_a_final_norm_with_bias_goes_to_ours_and_back_and_with_our_class_to_tran
 def test_a_type_is_converted_as_torch_rounds_and_a_line_says_so(tmp_path, dtype, capsys):
     hf = peers.save_transformers(tmp_path / "hf")
     capsys.readouterr()
-    assert convert(hf, tmp_path / "b", "--to", "hf", "--dtype", dtype) == 0
+    assert convert(hf, tmp_path / "b", "--format", "hf", "--dtype", dtype) == 0
     out, err = capsys.readouterr()
     assert out.startswith("xLSTM Large, ")
     assert f": {tmp_path / 'b'}  " in out
@@ -174,10 +174,10 @@ def test_a_type_is_converted_as_torch_rounds_and_a_line_says_so(tmp_path, dtype,
 
 def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, monkeypatch, capsys):
     for dtype in ("keep", "bfloat16"):
-        words = [hf, tmp_path / dtype, "--to", "xlstm", "--dtype", dtype, "--check"]
+        words = [hf, tmp_path / dtype, "--format", "xlstm", "--dtype", dtype, "--check"]
         assert convert(*words, "--json") == 0
         record = json.loads(capsys.readouterr().out)
-        assert [record[name] for name in ("from", "to", "family")] == ["hf", "xlstm", "xlstm"]
+        assert [record[name] for name in ("from", "format", "family")] == ["hf", "xlstm", "xlstm"]
         assert list(record["files"]) == ["model.safetensors"]
         assert record["parameters"] == sum(t.numel() for t in state_dict(hf).values())
         compared = record["logits"]
@@ -192,7 +192,7 @@ def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, mo
         return converted | {q: converted[k], k: converted[q]}
 
     monkeypatch.setattr(translation, "to_xlstm", swapped)
-    assert convert(hf, tmp_path / "b", "--to", "xlstm", "--check") == 1
+    assert convert(hf, tmp_path / "b", "--format", "xlstm", "--check") == 1
     assert "computes other logits than" in capsys.readouterr().err
 
 
@@ -201,31 +201,33 @@ def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, mo
 
 def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_path, hf, capsys):
     target, before = Path(shutil.copytree(hf, tmp_path / "b")), state_dict(hf)
-    words = (hf, target, "--to", "xlstm")
-    refused(capsys, 2, "or replace it with --force", *words)
+    words = (hf, target, "--format", "xlstm")
+    refused(capsys, 2, "or replace it with --overwrite", *words)
     (target / "README.md").touch()
-    refused(capsys, 2, "b has README.md, which --force would delete", *words, "--force")
+    refused(capsys, 2, "b has README.md, which --overwrite would delete", *words, "--overwrite")
     (target / "README.md").unlink()
     (target / ".DS_Store").touch()  # of macOS' Finder
-    assert convert(*words, "--force") == 0
+    assert convert(*words, "--overwrite") == 0
     assert formats.open(target).format == "xlstm"
-    assert convert(target, target, "--to", "hf", "--force") == 0  # by itself in another form
+    assert (
+        convert(target, target, "--format", "hf", "--overwrite") == 0
+    )  # by itself in another form
     assert_same(state_dict(target), before)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").touch()
-    home = (hf, tmp_path / "home", "--to", "hf", "--force")
+    home = (hf, tmp_path / "home", "--format", "hf", "--overwrite")
     refused(capsys, 2, "is not a checkpoint's directory", *home)
     (tmp_path / "a").touch()
-    refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--to", "hf")
+    refused(capsys, 2, "a is not a directory", hf, tmp_path / "a" / "b" / "c", "--format", "hf")
     assert entries(tmp_path) == ["a", "b", "hf", "home"]
 
 
 def test_what_cannot_be_converted_is_refused_before_any_write(tmp_path, hf, monkeypatch, capsys):
-    refused(capsys, 2, "--to is missing", hf, tmp_path / "b")
-    gone = (hf, tmp_path / "b", "--to", "hf", "--config", "gone.json")
+    refused(capsys, 2, "--format is missing", hf, tmp_path / "b")
+    gone = (hf, tmp_path / "b", "--format", "hf", "--config", "gone.json")
     refused(capsys, 2, "cannot read the config gone.json", *gone)
     monkeypatch.setattr(durable, "SPACE_MARGIN", 1e12)
-    refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--to", "hf")
+    refused(capsys, 3, "checkpoint b needs", hf, tmp_path / "b", "--format", "hf")
     assert entries(tmp_path) == ["hf"]
 
 
@@ -246,13 +248,13 @@ def test_numbers_that_are_not_finite_in_the_type_are_named(tmp_path, value, dtyp
         model.backbone.blocks[1].ffn.proj_up.weight[3, 4] = value
     source = peers.save_package(model, tmp_path / "a")
     name = f"backbone.blocks.1.ffn.proj_up.weight of {source} {reason}"
-    refused(capsys, 2, name, source, tmp_path / "b", "--to", "hf", "--dtype", dtype)
+    refused(capsys, 2, name, source, tmp_path / "b", "--format", "hf", "--dtype", dtype)
     assert entries(tmp_path) == ["a"]
 
 
 def test_a_full_disk_or_a_kill_loses_nothing_and_leaves_no_part(tmp_path, hf, monkeypatch, capsys):
     target, real = Path(shutil.copytree(hf, tmp_path / "b")), mapped.chunks
-    for words in ([tmp_path / "c"], [target, "--force"]):
+    for words in ([tmp_path / "c"], [target, "--overwrite"]):
         calls = iter(range(20))
 
         def full(source, calls=calls):
@@ -261,14 +263,14 @@ def test_a_full_disk_or_a_kill_loses_nothing_and_leaves_no_part(tmp_path, hf, mo
             yield from real(source)
 
         monkeypatch.setattr(mapped, "chunks", full)
-        refused(capsys, 3, "disk became full while writing", hf, *words, "--to", "mlxhog")
+        refused(capsys, 3, "disk became full while writing", hf, *words, "--format", "mlxhog")
         assert entries(tmp_path) == ["b", "hf"]
     assert formats.open(target).format == "hf"
     monkeypatch.undo()
     target.rename(tmp_path / "b.999999999.old")  # as a process that was killed leaves it
     (tmp_path / "b.999999999.part").mkdir()
     (tmp_path / "b.999999999.part" / "model.safetensors").touch()
-    refused(capsys, 2, "or replace it with --force", hf, target, "--to", "hf")
+    refused(capsys, 2, "or replace it with --overwrite", hf, target, "--format", "hf")
     assert entries(tmp_path) == ["b", "hf"]
     assert formats.open(target).format == "hf"
 

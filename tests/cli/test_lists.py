@@ -25,7 +25,9 @@ def test_the_list_has_every_option_and_number_of_train_and_options_of_all_comman
     assert {command for row in rows for command in row["commands"]} == {*names()}
     assert len(said(capsys, "options").out.splitlines()) == len(rows)
     assert {row["name"] for row in told(capsys, "options", "wsd")} == {"min_lr_ratio", "warmup"}
-    assert all("mad vote" in row["commands"] for row in told(capsys, "options", "mad", "vote"))
+    assert all(
+        "mad consensus" in row["commands"] for row in told(capsys, "options", "mad", "consensus")
+    )
 
 
 def test_an_option_is_shown_with_what_it_belongs_to_and_a_choice_with_what_it_is(capsys):

@@ -111,9 +111,9 @@ def studies(tmp_path_factory):
     shell.run(f"{line} --study s --backend mlx --budget 1")
     assert any(line.startswith("mlxhog mad resume s") for line in shell.next)
     shell.run("mlxhog mad resume s")
-    shell.run("mlxhog mad vote s --top 2")
-    shell.run("mlxhog mad vote s --out w.yaml")
-    shell.run("mlxhog mad scale w.yaml --depth 4 --out 'four layers.yaml'")
+    shell.run("mlxhog mad consensus s --top 2")
+    shell.run("mlxhog mad consensus s --output w.yaml")
+    shell.run("mlxhog mad deepen w.yaml --depth 4 --output 'four layers.yaml'")
     for command in ("models", "mad tasks", "mad suites", "mad layers"):
         shell.run(f"mlxhog {command}")
     return shell

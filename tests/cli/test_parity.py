@@ -36,7 +36,7 @@ def test_the_answer_comes_first_and_all_shows_every_tensor(architecture, capsys)
     assert "closest to its limit: " in out
     assert "parameters are initial values with noise on top" in out
     assert "numpy ..." in err
-    shown, _ = said(capsys, *words, "--all")
+    shown, _ = said(capsys, *words, "--verbose")
     assert shown.splitlines()[0] == answer
     assert shown.count("PASS") > 100
     assert {"loss", "logits", "stepwise/logits"} <= set(re.findall(r"PASS +(\S+)", shown))

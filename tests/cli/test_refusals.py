@@ -28,7 +28,7 @@ REFUSED = {
 trian                             no command 'trian'; did you mean 'train'?
 --helf                            did you mean '--help'?
 runs remove                       `mlxhog runs rm RUN` removes
-runs --json --out a --json        --json and --json are the same option
+runs --json --runs-dir a --json        --json and --json are the same option
 completion                        SHELL is missing: bash or zsh
 """,
     TRAIN: """
@@ -45,13 +45,13 @@ good.txt                          text is named by a flag: --data good.txt
 --set tie_word_embeddings=true --head-lr 2    head is its embedding (tied)
 --seq-len 1000000                 use more text or a smaller seq_len
 3 --workers mlx:gpu               use mlx:cpu here
---out good.txt                    good.txt is a file
+--runs-dir good.txt                    good.txt is a file
 --name a/b                        use letters, digits
 --gpu-write metal-emulated --write lossless   every CPU writer has to use cas
 --keep-best --eval-every off      keep_best: needs eval_every
 --keep-best=false                 --keep-best takes no value, it has 'false'; --no-keep-best
 --overlap true                    unexpected argument 'true'; a flag such as --x takes no value
---force --no-force                --force and --no-force are the same option
+--safety-checks --no-safety-checks    --safety-checks and --no-safety-checks are the same option
 """,
     "train --steps 2": """
 --per_device_train_batch_size=3   did you mean '--batch-size'?
@@ -105,15 +105,15 @@ latest --set x=1                  the checkpoint latest are fixed
 small.yaml --perturb lm_hed.weight --seq-len 9 --steps 0 --backends numpy,mlx:cpu --quiet    \
 did you mean 'lm_head.weight'?
 """,
-    "analyze": """
+    "research analyze": """
                                   CONFIG_OR_RUN is missing
 tiny --backend torch:cpu*2        wanted auto or one of
 tiny --eval-every 3               other options of train are read from a YAML file
 """,
-    "analyze small.yaml --data good.txt --samples 12 --batches 40 --seq-len 32": """
+    "research analyze small.yaml --data good.txt --samples 12 --batches 40 --seq-len 32": """
 --batch-size 2000                 conflict takes two; use more text
 """,
-    f"advise small.yaml --data good.txt {SMALL}": """
+    f"research advise small.yaml --data good.txt {SMALL}": """
 --workers mlx:cpu                 advise on two or more, as in --workers 2
 """,
     COMPARE: """
@@ -129,9 +129,9 @@ nothing-like-it                   no architecture, no file and no run
 tokens.yaml time.yaml             A has a budget of tokens 3000, B of time 5.0
 epochs.yaml epochs.yaml           equal time, tokens or steps
 """,
-    "simulate": """
+    "research simulate": """
 --times gauss:1                   wanted one of constant:TIME
---slow 9=2                        slow names worker 9, and the run has 4
+--inject-stragglers 9=2           inject_stragglers names worker 9, and the run has 4
 --machines 3 --link 1Gbit         equally many workers each
 --strategies hogwidl              did you mean 'hogwild'
 """,

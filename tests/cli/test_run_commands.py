@@ -82,8 +82,8 @@ def test_show_says_model_data_options_resumes_and_checkpoints(here, capsys):
 def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(tmp_path, capsys):
     config = small_config(tmp_path, model=mixed_model(tmp_path), steps=1)
     run = Path(train(config).run)
-    record = told(capsys, "show", run.name, "--out", tmp_path / "runs")
-    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to hf")
+    record = told(capsys, "show", run.name, "--runs-dir", tmp_path / "runs")
+    assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --format hf")
 
 
 def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, monkeypatch):
@@ -132,7 +132,7 @@ def test_eval_of_the_validation_text_is_what_training_ended_with(here, capsys, t
     assert earlier["bits_per_byte"] == about(first.final_bits_per_byte)
     base = here.run.directory / "checkpoints" / "step-00000020"
     exported = tmp_path / "base"
-    assert main(["convert", str(base), str(exported), "--to", "hf"]) == 0
+    assert main(["convert", str(base), str(exported), "--format", "hf"]) == 0
     capsys.readouterr()
     refused(capsys, "no validation text", "eval", str(exported))
     refused(capsys, "leave one out", "eval", str(exported), "--like", "words", "--data", "x")

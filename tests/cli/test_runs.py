@@ -144,7 +144,7 @@ def test_show_has_every_option_that_is_no_default_and_fits(tmp_path, monkeypatch
 
 def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, root, capsys):
     there = saved(write_run(tmp_path / "my runs", "20260101-000000-there"))
-    for words in (["there", "--out", "my runs"], [str(there.directory)]):
+    for words in (["there", "--runs-dir", "my runs"], [str(there.directory)]):
         plot, resume = said(capsys, "show", *words)[-2:]
         assert plot == "next: mlxhog plot 'my runs/20260101-000000-there'"
         assert shlex.split(resume)[3] == "my runs/20260101-000000-there"

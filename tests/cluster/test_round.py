@@ -169,7 +169,7 @@ def test_a_machine_alone_commits_no_round_before_it_is_due(machines):
 def test_each_machine_reads_the_text_in_an_order_of_its_own(machines):
     def batch(machine):
         plan = SimpleNamespace(batches=lambda: SimpleNamespace(at=lambda *at: at), link=machine)
-        job = SimpleNamespace(plan=plan, slot=1, config=SimpleNamespace(slow=None))
+        job = SimpleNamespace(plan=plan, slot=1, config=SimpleNamespace(inject_stragglers=None))
         return Gradients(job, machine.arena, None, None)._batch(3, 7)
 
     (first, ticket), (second, _) = map(batch, machines(2))

@@ -24,7 +24,13 @@ FOREVER = 10**6
 
 def options_of(address, **more):
     """Options of a run in a cluster; its worker leaves the cores to others."""
-    return {"cluster": address, "round_every": 0.3, "steps": FOREVER, "slow": "0=4", **more}
+    return {
+        "cluster": address,
+        "round_every": 0.3,
+        "steps": FOREVER,
+        "inject_stragglers": "0=4",
+        **more,
+    }
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path, monkeypatc
 @pytest.mark.usefixtures("_one_machine")
 def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(tmp_path, monkeypatch):
     let_no_worker_finish(monkeypatch)
-    options = options_of("127.0.0.1:8600", steps=None, time="500ms", slow=None)
+    options = options_of("127.0.0.1:8600", steps=None, time="500ms", inject_stragglers=None)
     result = train(small_config(tmp_path, **options))
     assert result.status == "done"
     assert result.checkpoint is not None

@@ -48,7 +48,7 @@ def test_every_default_is_legal_and_values_of_python_are_converted_like_those_of
         ("name: 2024-01-01", "name", "2024-01-01"),
         ("seed: 010", "seed", 10),
         ("steps: 1_000", "steps", 1000),
-        ("force: FALSE", "force", False),
+        ("safety_checks: FALSE", "safety_checks", False),
         ("iters: 7", "steps", 7),
         ("steps_per_eval: 7", "eval_every", Interval(steps=7)),
         ("size: small", "model", "small"),
@@ -119,7 +119,7 @@ def test_workers_are_slowed_by_rank():
     slowed = parse_slowdowns("0=1.5, 1=random:0.25:3,4=late:1m")
     of_one = Slowdown(factor=3.0, probability=0.25)
     assert slowed == {0: Slowdown(factor=1.5), 1: of_one, 4: Slowdown(late_s=60.0)}
-    assert parse_slowdowns(TrainConfig().slow) == {}
+    assert parse_slowdowns(TrainConfig().inject_stragglers) == {}
     drawn = [of_one.factor_of(seed=7, rank=1, step=step) for step in range(1000)]
     assert drawn == [of_one.factor_of(seed=7, rank=1, step=step) for step in range(1000)]
     assert set(drawn) == {1.0, 3.0}
@@ -130,7 +130,11 @@ def test_workers_are_slowed_by_rank():
     ("option", "forms", "texts"),
     [
         ("set", "", "hidden_size =3 a= a=[1"),
-        ("slow", "RANK=FACTOR, RANK=random", "2 1= one=2 1=0.5 1=2:3 1=random:2 1=late:soon 0=2,"),
+        (
+            "inject_stragglers",
+            "RANK=FACTOR, RANK=random",
+            "2 1= one=2 1=0.5 1=2:3 1=random:2 1=late:soon 0=2,",
+        ),
         ("sparsify", "none, topk:F", "topk topk:0 topk:1.1 topk:x threshold:-1 some:1"),
         ("staleness_lr", "none, linear:C", "linear:-1 exp:2 drop:x linear:1:2"),
         ("delay_compensation", "none, constant:F", "constant:0 adaptive:-1"),

@@ -22,7 +22,10 @@ def _train(root):
     null = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(null, descriptor)
-    workers = {"workers": "mlx:cpu*2", "slow": "0=8,1=8"}  # they leave the cores to who watches
+    workers = {
+        "workers": "mlx:cpu*2",
+        "inject_stragglers": "0=8,1=8",
+    }  # they leave the cores to who watches
     train(small_config(root, steps=None, time=900.0, **workers))
 
 

@@ -81,15 +81,15 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     def convert(*words):
         return main(["convert", *words, "--quiet"])
 
-    assert convert("latest", "exported", "--to", "hf") == 0
+    assert convert("latest", "exported", "--format", "hf") == 0
     written = Path("exported/README.md").read_text()
     assert "library_name: transformers" in written
-    assert "mlxhog convert latest exported --to hf" in written
-    assert convert("exported", "ours", "--to", "mlxhog") == 0
+    assert "mlxhog convert latest exported --format hf" in written
+    assert convert("exported", "ours", "--format", "mlxhog") == 0
     assert Path("ours/README.md").read_text() == written
-    assert convert("latest", "exported", "--to", "hf", "--force") == 0
+    assert convert("latest", "exported", "--format", "hf", "--overwrite") == 0
     Path("exported/README.md").write_text("# Theirs\n")
-    assert convert("exported", "ours", "--to", "mlxhog", "--force") == 0
+    assert convert("exported", "ours", "--format", "mlxhog", "--overwrite") == 0
     assert Path("ours/README.md").read_text().startswith("# Theirs\n")
-    assert convert("latest", "exported", "--to", "hf", "--force") == 2
-    assert "exported has README.md, which --force would delete" in capsys.readouterr().err
+    assert convert("latest", "exported", "--format", "hf", "--overwrite") == 2
+    assert "exported has README.md, which --overwrite would delete" in capsys.readouterr().err

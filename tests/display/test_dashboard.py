@@ -1,4 +1,4 @@
-"""`mlxhog board`: a page that follows a run, on this machine, in a real browser."""
+"""`mlxhog dashboard`: a page that follows a run, on this machine, in a real browser."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.threads import wait_until
 def serve():
     """Starts boards; they are ended with the test."""
     with ExitStack() as stack:
-        yield lambda run: stack.enter_context(serving(run.directory, command="board"))
+        yield lambda run: stack.enter_context(serving(run.directory, command="dashboard"))
 
 
 def asked(server, path, *, method="GET", **headers):

@@ -96,10 +96,10 @@ def test_the_real_ones_continue_a_run_offline_and_leave_no_line_and_no_process(t
         "--workers",
         "mlx:cpu",
     ]
-    line += ["--seq-len", "32", "--batch-size", "2", "--out", tmp_path / "runs"]
+    line += ["--seq-len", "32", "--batch-size", "2", "--runs-dir", tmp_path / "runs"]
     for more in ([], ["--resume", "latest"]):
         if more:
-            line = ["train", *more, "--steps", "3", "--json", "--out", tmp_path / "runs"]
+            line = ["train", *more, "--steps", "3", "--json", "--runs-dir", tmp_path / "runs"]
         done = python("-m", "mlxhog", *map(str, line), TRACKIO_DIR=str(tmp_path / "trackio"))
         assert done.returncode == 0, done.stderr
         assert all(json.loads(each) for each in done.stdout.splitlines())

@@ -219,7 +219,7 @@ def test_a_reader_that_leaves_changes_no_exit_code_of_a_command_that_only_tells(
     (tmp_path / "mine.txt").write_text("A few words that nobody reads. " * 40)
     for words, code in (
         (["generate", folder, "--max-new-tokens", "1000000"], 0),
-        (["runs", "--out", str(Path(folder).parent)], 0),
+        (["runs", "--runs-dir", str(Path(folder).parent)], 0),
         (["mad", "tasks"], 0), (["mad", "suites"], 0), (["mad", "layers", "--json"], 0),
         (["eval", folder, "--data", str(tmp_path / "mine.txt")], 0),
         (["parity", "tiny", "--perturb", "lm_head.weight", "--backends", "numpy,torch:cpu"], 1),

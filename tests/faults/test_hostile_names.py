@@ -27,11 +27,11 @@ def test_a_runs_name_sends_no_escape_sequences_and_json_escapes_it(tmp_path, cap
     folder = tmp_path / f"20260101-{CLEARS}"
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"status": CLEARS}))
-    assert cli.main(["runs", "--out", str(tmp_path)]) == 0
+    assert cli.main(["runs", "--runs-dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "20260101-" in out
     assert not CONTROLS & set(out)
-    assert cli.main(["runs", "--out", str(tmp_path), "--json"]) == 0
+    assert cli.main(["runs", "--runs-dir", str(tmp_path), "--json"]) == 0
     out = capsys.readouterr().out
     assert not CONTROLS & set(out)
     assert json.loads(out)["status"] == CLEARS
@@ -39,7 +39,7 @@ def test_a_runs_name_sends_no_escape_sequences_and_json_escapes_it(tmp_path, cap
 
 def test_bytes_of_a_name_that_are_no_utf8_are_printed_without_an_error(tmp_path, capfd):
     name = os.fsdecode(b"a\xff\xfe")
-    assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "b"), "--to", "hf"]) == 2
+    assert cli.main(["convert", str(tmp_path / name), str(tmp_path / "b"), "--format", "hf"]) == 2
     assert str(tmp_path / "a") in capfd.readouterr().err
 
 

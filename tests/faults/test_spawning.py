@@ -29,7 +29,7 @@ def ended(command, folder, text=""):
 PROGRAM = """
 import pathlib
 import mlxhog
-how = dict(seq_len=32, batch_size=2, workers='mlx:cpu', threads=1, steps=3, out='runs')
+how = dict(seq_len=32, batch_size=2, workers='mlx:cpu', threads=1, steps=3, runs_dir='runs')
 result = mlxhog.train(model={model!r}, data={data!r}, eval_every='off', sample_every='off', **how)
 print(result.status, len(list(pathlib.Path('runs').iterdir())))
 """
@@ -67,7 +67,7 @@ def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path):
     [
         "train --model small.yaml --data text --steps 2 --seq-len 32 --workers mlx:cpu --json",
         "classic svm --size 200 --epochs 1 --workers 1 --json",
-        "mad data --task M --set train_rows=600 --set test_rows=300 --out rows.npz",
+        "mad data --task M --task-set train_rows=600 --task-set test_rows=300 --output rows.npz",
     ],
     ids=lambda words: words.split()[0],
 )

@@ -80,10 +80,10 @@ if __name__ == "__main__":
         child.call(120, repr)
         asked["child"] = child.pid
     train(hinge(), ClassicConfig(workers=2))
-    served = ServedModel("latest", ServeConfig(out=str(out)))
+    served = ServedModel("latest", ServeConfig(runs_dir=str(out)))
     asked["serve"] = served._thread.submit(threading.get_native_id).result()
     served.close()
-    asked["generate"] = in_thread(lambda: load(out=out).generate(max_new_tokens=1))
+    asked["generate"] = in_thread(lambda: load(runs_dir=out).generate(max_new_tokens=1))
     asked["mad"] = in_thread(lambda: candidate.train(small_run()))
     print(json.dumps([os.getpid(), asked]))
 """
@@ -120,7 +120,7 @@ assert (result.status, result.restarts, result.steps) == ("done", 0, 30), result
 assert [w.backend for w in result.workers] == ["mlx:gpu", "mlx:cpu", "mlx:cpu"], result.workers
 notices = json.loads((Path(result.run) / "run.json").read_text())["notices"]
 assert any("uses the plain mlx operators" in notice for notice in notices), notices
-written = load("latest", out=folder / "runs", backend="mlx:cpu")
+written = load("latest", runs_dir=folder / "runs", backend="mlx:cpu")
 for prompts in (["lock"], ["lock", "free"]):
     assert [*written.answer(prompts, Sampling(temperature=1.0, max_new_tokens=4))]
 """

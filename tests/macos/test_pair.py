@@ -70,7 +70,7 @@ if __name__ == "__main__":
         "workers": {worker.backend: worker.steps for worker in result.workers},
     }))
 """
-RECORD = {"determinism": "record", "force": True, "optimizer": "muon"}
+RECORD = {"determinism": "record", "safety_checks": False, "optimizer": "muon"}
 
 
 @pytest.mark.parametrize(("killed", "options"), [(PAIR[0], {}), (PAIR[1], RECORD)])

@@ -24,14 +24,14 @@ from tests.training.small import small_config
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAYER, TASK = EXAMPLES / "my_layer.py", EXAMPLES / "my_task.py"
 SCHEDULE = """
-from mlxhog.config.components import SCHEDULES, Choice
+from mlxhog.config.components import SCHEDULES, Component
 
 @dataclass(frozen=True, kw_only=True)
-class Halving(Choice):
+class Halving(Component):
     kind = SCHEDULES
     name: ClassVar[str] = "halving"
 """
-SMALL = "--set seq_len=9 --set train_rows=64 --set test_rows=16 --dim 16"
+SMALL = "--task-set seq_len=9 --task-set train_rows=64 --task-set test_rows=16 --dim 16"
 
 
 def edited(path, example, *changes):
@@ -81,14 +81,14 @@ PLAIN = ("seq_len: int = 17\n", "seq_len: int = 17\n    depth: int | None = 3\n"
 
 def test_the_rows_of_a_task_from_a_file_are_drawn_by_it_and_a_plain_field_is_a_setting(tmp_path):
     edited(tmp_path / "mine.py", TASK, PLAIN)
-    rows = "mad data --task my_task --set train_rows=20 --out r.npz"
+    rows = "mad data --task my_task --task-set train_rows=20 --output r.npz"
     for value, expected in (("4", 4), ("none", None)):
-        ok(tmp_path, f"{rows} --plugin mine.py --set depth={value}")
+        ok(tmp_path, f"{rows} --plugin mine.py --task-set depth={value}")
         data = read(tmp_path / "r.npz")
         assert data.meta["depth"] == expected
         np.testing.assert_array_equal(data.train_x[:, :8], data.train_y[:, :8:-1])
     wanted = "depth is 'x'; wanted a whole number, or none"
-    refused(tmp_path, f"{rows} --plugin mine.py --set depth=x", wanted)
+    refused(tmp_path, f"{rows} --plugin mine.py --task-set depth=x", wanted)
     refused(tmp_path, rows, "no task 'my_task'", "--plugin FILE")
 
 
@@ -176,7 +176,7 @@ OTHER = "is not the version that was remembered"
 
 def test_a_file_is_remembered_by_its_digest_and_refused_when_it_changed_or_is_gone(tmp_path):
     file, show = edited(tmp_path / "my_layer.py", LAYER), "mad show w.yaml --json"
-    words = "mad scale 'my_layer swiglu' --depth 2 --dim 16 --out w.yaml --plugin my_layer.py"
+    words = "mad deepen 'my_layer swiglu' --depth 2 --dim 16 --output w.yaml --plugin my_layer.py"
     ok(tmp_path, words)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     remembered = yaml.safe_load((tmp_path / "w.yaml").read_text())["plugin"]
@@ -247,18 +247,18 @@ def test_a_study_and_a_run_remember_their_files_for_every_later_command(tmp_path
     resume = "train --resume latest --steps 2 --quiet"
     for line in (
         f"{search} --parallel 1 --plugin own.py",
-        "mad vote s --out w.yaml",
+        "mad consensus s --output w.yaml",
         f"{search} --parallel 1 --plugin own.py",
         f"train --model w.yaml {small} --steps 2 --quiet",
         resume,
         "eval latest --data space.yaml --backend mlx:cpu",
-        "convert latest copy --to mlxhog --check",
+        "convert latest copy --format mlxhog --check",
     ):
         ok(folder, line)
     tasks = {one.task for one in Store(folder / "studies" / "s").records()}
     assert tasks == {"in-context-recall", "my_task"}
     file.write_text(file.read_text() + "# edited\n")
     refused(folder, "mad resume s --plugin own.py", f"made with another version of {file}")
-    ok(folder, "mad board s --plugin own.py")
+    ok(folder, "mad leaderboard s --plugin own.py")
     refused(folder, resume)
     refused(folder, f"{resume} --plugin own.py", OTHER, code=0)

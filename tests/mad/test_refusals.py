@@ -14,16 +14,19 @@ CASES = [
     # -- train
     ("train", "give the candidate"),
     ("train --layers swiglu --steps 5 --epochs 5", "steps and epochs are both given"),
-    ("train --layers swiglu --train-rows 9", "a setting of the task is given as in --set vocab=32"),
+    (
+        "train --layers swiglu --train-rows 9",
+        "a setting of the task is given as in --task-set vocab=32",
+    ),
     ("train --layers mlp --schedule constant --min-lr 1", "is for schedule=cosine, not con"),
     # -- data
-    ("data --task CR --out no/a.npz", "name a file in a directory"),
-    # -- show, vote and scale
+    ("data --task CR --output no/a.npz", "name a file in a directory"),
+    # -- show, consensus and deepen
     ("show tiny", "not a sequence of MAD layers"),
-    ("scale 'mlstm swiglu' --depth 8 --out d.txt", "name a YAML file"),
-    ("scale secnd --depth 8 --out d.yaml", "'secnd' is neither a study"),
+    ("deepen 'mlstm swiglu' --depth 8 --output d.txt", "name a YAML file"),
+    ("deepen secnd --depth 8 --output d.yaml", "'secnd' is neither a study"),
     # -- board
-    ("board frist", "did you mean 'first'"),
+    ("leaderboard frist", "did you mean 'first'"),
     # -- search, bench and resume
     ("search --space a.yaml", "the file has no 'dim'; known are space"),
     ("search --seeds 1,1", "--seeds is '1,1'; give a number"),
@@ -71,7 +74,7 @@ def test_what_this_machine_lacks_is_named_with_exit_code_3(folder, capsys, monke
     monkeypatch.chdir(folder)
     assert main(["mad", "search", "--backend", "torch:mps"]) == 3
     assert "torch:mps needs macOS" in capsys.readouterr().err
-    assert main("mad data --task CR --set train_rows=999999999999 --out a.npz".split()) == 3
+    assert main("mad data --task CR --task-set train_rows=999999999999 --output a.npz".split()) == 3
     err = capsys.readouterr().err
     assert err.startswith("the memory is used up: ")
     assert err.endswith("; ask for smaller sizes\n")

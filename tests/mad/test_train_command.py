@@ -9,7 +9,8 @@ from mlxhog.cli import main
 from mlxhog.mad.training.evaluation import CandidateEvaluations
 from tests.words import changed
 
-SIZES = ("--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 "
+SIZES = ("--task CR --task-set vocab=8 --task-set seq_len=16 --task-set train_rows=96 "
+         "--task-set test_rows=32 "
          "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3 "
          "--optimizer adamw(weight_decay=0,beta2=0.999)").split()  # fmt: skip
 SMALL = [*SIZES, "--dim", "16", "--layers", "gated-conv swiglu"]

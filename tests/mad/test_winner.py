@@ -1,4 +1,4 @@
-"""`mad vote` and `mad scale`: from a study to a model for `mlxhog train`.
+"""`mad consensus` and `mad deepen`: from a study to a model for `mlxhog train`.
 
 A vote takes the most frequent layers of the best candidates; scaling keeps the proportions.
 """
@@ -121,12 +121,12 @@ def layers_of(path):
 
 def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     study(here)
-    assert main("mad vote first --top 2".split()) == 0
+    assert main("mad consensus first --top 2".split()) == 0
     output = capsys.readouterr().out
     assert "2 of 3 candidates vote, those with 2 layers of the best 2" in output
     assert "gated-conv 1, swiglu 1" in output
-    assert "next: mlxhog mad vote first --top 2 --out winner.yaml" in output
-    output = told(capsys, "mad", "vote", "first", "--out", "w.yaml")
+    assert "next: mlxhog mad consensus first --top 2 --output winner.yaml" in output
+    output = told(capsys, "mad", "consensus", "first", "--output", "w.yaml")
     assert output["layers"] == CONV == layers_of(output["file"])
     assert output["slots"][0] == {"slot": 1, "layer": "gated-conv", "votes": {"gated-conv": 1}}
     assert output["voters"] == [{"layers": CONV, "score": pytest.approx(0.9)}]
@@ -135,12 +135,12 @@ def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
 
 def test_vote_says_when_its_architecture_is_behind_the_best_candidate(here, capsys):
     study(here)
-    assert main("mad vote first --top 3".split()) == 0  # two of three have swiglu in each slot
+    assert main("mad consensus first --top 3".split()) == 0  # two of three have swiglu in each slot
     says = "is behind the best, with 0.300; the best candidate has 0.900: gated-conv swiglu"
     assert says in (output := capsys.readouterr().out)
     assert main(output.partition("(mlxhog ")[2].partition(")")[0].split()) == 0
     assert layers_of("best.yaml") == CONV
-    assert main("mad vote first --top 2".split()) == 0
+    assert main("mad consensus first --top 2".split()) == 0
     assert "this architecture" not in capsys.readouterr().out
 
 
@@ -148,15 +148,15 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     here, capsys
 ):
     study(here, change=lambda one: None if (one.candidate, one.seed) == (CONV, 1) else one)
-    assert told(capsys, "mad", "vote", "first")["candidates"] == 2
+    assert told(capsys, "mad", "consensus", "first")["candidates"] == 2
     study(here, "second", change=lambda one: one if one.seed == 1 else None)
-    assert main("mad vote second".split()) == 2
+    assert main("mad consensus second".split()) == 2
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
 
 
 def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, capsys):
     study(here, dim=48)
-    output = told(capsys, "mad", "scale", "first", "--depth", "6", "--out", "deep.yaml")
+    output = told(capsys, "mad", "deepen", "first", "--depth", "6", "--output", "deep.yaml")
     assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
     assert layers_of("deep.yaml") == output["layers"]
 
@@ -165,9 +165,9 @@ def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, c
 @pytest.mark.parametrize("how", ["stack", "stretch"])
 def test_a_file_that_is_scaled_can_be_scaled_again(how):
     line = "mlstm(h2) swiglu(inner=48) slstm(h2) mlp"
-    words = f"--depth 8 --how {how} --out a.yaml --dim 32"
-    assert main(["mad", "scale", line, *words.split()]) == 0
-    assert main("mad scale a.yaml --depth 8 --out b.yaml".split()) == 0
+    words = f"--depth 8 --how {how} --output a.yaml --dim 32"
+    assert main(["mad", "deepen", line, *words.split()]) == 0
+    assert main("mad deepen a.yaml --depth 8 --output b.yaml".split()) == 0
     assert Path("a.yaml").read_bytes() == Path("b.yaml").read_bytes()
     assert sorted(load_architecture("a.yaml").layers, key=str) == sorted(parse(line) * 2, key=str)
 
@@ -181,11 +181,11 @@ def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both
     Path("text.txt").write_text("lock free adds never wait " * 1000)
     for line in (
         "mad search --space space.yaml --study s --tasks M --steps 2 --dim 16 --no-prune --quiet",
-        "mad vote s --out winner.yaml",
-        "mad scale winner.yaml --depth 4 --out deep.yaml",
+        "mad consensus s --output winner.yaml",
+        "mad deepen winner.yaml --depth 4 --output deep.yaml",
         "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2 "
         "--batch-size 2 --val-subset-tokens 512 --quiet",
-        "convert latest exported --to hf --check --quiet",  # compares the logits
+        "convert latest exported --format hf --check --quiet",  # compares the logits
     ):
         assert main(line.split()) == 0
     tokens, ours = np.random.default_rng(0).integers(0, 256, (2, 12)), LanguageModel("exported")

@@ -38,20 +38,27 @@ def test_a_reader_writes_what_the_checkpoint_of_its_version_writes_and_generate_
         tmp_path, steps=None, time=600.0, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
     )
     models, texts, ended, answers = [], dict[int, str](), [], []
-    words = ["generate", "latest", "--out", config.out, "--prompt=lock", "--max-new-tokens=5"]
+    words = [
+        "generate",
+        "latest",
+        "--runs-dir",
+        config.runs_dir,
+        "--prompt=lock",
+        "--max-new-tokens=5",
+    ]
 
     def observe(progress):
         """Write with the newest weights; end the run once a checkpoint has them."""
         if progress.step < 1:
             return
         answers[:] = answers or [said(capsys, *words, f"--{how}") for how in ("json", "mode=racy")]
-        models[:] = models or [load("latest", out=config.out, backend="torch:cpu")]
+        models[:] = models or [load("latest", runs_dir=config.runs_dir, backend="torch:cpu")]
         follower = models[0].follower
         loaded = follower.refresh(in_sequence=False)
         text = written(models[0])
         if loaded.consistent and follower.loaded().version == loaded.version:
             texts[loaded.version] = text
-            saved = Path(config.out).glob(f"*/checkpoints/step-{loaded.version:08d}")
+            saved = Path(config.runs_dir).glob(f"*/checkpoints/step-{loaded.version:08d}")
             if not ended and any(saved):  # the first weights have none
                 ended.append(True)
                 signal.raise_signal(signal.SIGINT)
@@ -82,7 +89,7 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     why, tmp_path, monkeypatch
 ):
     run = saved_run(tmp_path)
-    model = load(run.name, out=tmp_path, backend="torch:cpu")
+    model = load(run.name, runs_dir=tmp_path, backend="torch:cpu")
     monkeypatch.setattr(sources, "LOOK_S", 0.0)
     monkeypatch.setattr(sources, "LOADING_PART", 1e9)
     bare = plan(param_spec(SMALL), n_tickets=1)
@@ -92,7 +99,7 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
             answers = itertools.cycle(["99", "100"])  # of the server, of the client
             monkeypatch.setattr(requests, "version", lambda name: next(answers))
             with pytest.raises(ArenaError, match="another version of mlxhog"):
-                load(run.name, out=tmp_path, backend="torch:cpu")
+                load(run.name, runs_dir=tmp_path, backend="torch:cpu")
         for step in (5, 10):
             save(run, step=step)
             assert model.follower.refresh(in_sequence=False).version == step
@@ -117,7 +124,9 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
             shutil.rmtree(new.directory)
             (tmp_path / "moved").rename(new.directory)
 
-        with load("latest", out=tmp_path, backend="torch", say=said.append, pause=pause) as model:
+        with load(
+            "latest", runs_dir=tmp_path, backend="torch", say=said.append, pause=pause
+        ) as model:
             assert model.whose.endswith(f"of run {new.name}")
     assert said == [f"run {new.name} is starting: no weights yet; waiting up to 60 s (--wait)"]
 
@@ -131,4 +140,4 @@ def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path):
         failing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
     with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
-        load("latest", out=tmp_path, backend="torch", pause=pause)
+        load("latest", runs_dir=tmp_path, backend="torch", pause=pause)

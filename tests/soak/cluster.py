@@ -32,7 +32,7 @@ PORT, MOST, LEAST = 8600, 4, 2
 HANG_S = 240.0  # without a round of all machines
 ORPHAN_S = 120.0  # after the death of its run
 DOWN_S = 2.0, 15.0  # of a machine that is stopped or unplugged: some outlast the limit of a call
-OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout": 8.0, "slow": "0=4"}
+OPTIONS = {"steps": FOREVER, "round_every": 1.0, "cluster_timeout": 8.0, "inject_stragglers": "0=4"}
 
 
 class Loopback:
@@ -145,7 +145,7 @@ class Fleet:
         root = self._folder / f"run-{self._starts}"
         root.mkdir()
         out = str(root / "runs")
-        config = small_config(self._folder, cluster=self._lead, out=out, **OPTIONS)
+        config = small_config(self._folder, cluster=self._lead, runs_dir=out, **OPTIONS)
         with (root / "output.txt").open("w") as log:
             words = ["train", "--json", *flags(config)]
             process = self._popen(place, words, root, stdout=log, stderr=log)

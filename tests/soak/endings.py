@@ -162,7 +162,7 @@ def ended(folder, moment, cause, strategy):
             told = " ".join([str(error), *getattr(error, "__notes__", [])])
         assert Ended.cause is None, f"it did not happen: {end}"
         assert not any(map(alive, Ended.pids)), "a worker is left"
-    listed = list_runs(Path(config.out))
+    listed = list_runs(Path(config.runs_dir))
     if not listed:
         assert moment == "start", "the run is gone"
         return f"{end}; nothing to save"

@@ -158,7 +158,7 @@ class _Soak:
                 time.sleep(POLL_S)
             self._take_in(run, full_disk=False)
         for _ in range(DEATHS_AT_SPAWN):
-            command = [*TRAIN, f"--out={out}", *self._words()]
+            command = [*TRAIN, f"--runs-dir={out}", *self._words()]
             null = subprocess.DEVNULL
             with subprocess.Popen(command, stdout=null, stderr=null) as process:
                 try:
@@ -213,7 +213,7 @@ class Observed:
         self.out, self.directory, before = out, directory, set(out.iterdir())
         self._stdout = tempfile.TemporaryFile("w+")  # not on the disk that faults fill
         self.process = subprocess.Popen(
-            [*TRAIN, f"--out={out}", *flags], stdout=self._stdout, stderr=subprocess.PIPE
+            [*TRAIN, f"--runs-dir={out}", *flags], stdout=self._stdout, stderr=subprocess.PIPE
         )
         self._said, self._stop_reading = bytearray(), threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -53,9 +53,9 @@ def gates(n, say):
         with tempfile.TemporaryDirectory(prefix="mlxhog-soak-") as name:
             config = small_config(
                 Path(name), strategy="ssp", slack=slack, seed=seed, steps=STEPS,
-                workers=f"mlx:cpu*{WORKERS}", slow="1=random:0.2:4",
+                workers=f"mlx:cpu*{WORKERS}", inject_stragglers="1=random:0.2:4",
             )  # fmt: skip
-            killer, clocks = Killer(KILLS, seed=seed, holds=False), Clocks(Path(config.out))
+            killer, clocks = Killer(KILLS, seed=seed, holds=False), Clocks(Path(config.runs_dir))
             clocks.start()
             result = killer.train(config)
             clocks.ended.set()

@@ -16,7 +16,7 @@ def trained(config, act, steps=3, *, observer=None, stops=True):
     """Train while a thread acts once, from n steps on, with the run's folder; then stop the run."""
 
     def act_and_stop():
-        directory = run.find("latest", Path(config.out)).directory
+        directory = run.find("latest", Path(config.runs_dir)).directory
         try:
             act(directory)
         finally:

@@ -89,7 +89,7 @@ def small_config(tmp_path, **options):
         "workers": "mlx:cpu",
         "threads": 1,
         "compute_dtype": "float32",  # the same to rounding on every processor
-        "out": str(tmp_path / "runs"),
+        "runs_dir": str(tmp_path / "runs"),
         "eval_every": "off",
         "sample_every": "off",
         "save_every": "off",

@@ -81,14 +81,15 @@ def convert(
     dtype: str | None = None,
     *,
     card: bytes | None = None,
-    force: bool = False,
+    overwrite: bool = False,
     on_tensor: OnTensor = lambda name, done, total: None,
 ) -> int:
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
     Returns the bytes of the file of tensors. The format `to` is "hf", "xlstm" or "mlxhog", and
     `dtype` a name in `DTYPES`; None keeps the type of each. Parents of the directory `target` are
-    made, and removed again after an error. `card` is its README.md; `force` replaces a checkpoint.
+    made, and removed again after an error. `card` is its README.md; `overwrite` replaces a
+    checkpoint.
 
     Raises:
         ConfigError: the format has no such model, or `target` exists.
@@ -99,7 +100,7 @@ def convert(
     """
     stored = None if dtype is None else DTYPES[dtype]
     arrays, others = _content(source, to, stored)
-    check_target(target, force=force)
+    check_target(target, overwrite=overwrite)
     for name in _TRAVELS:
         if (source.folder / name).is_file():
             others[name] = reading.read_small(source.folder / name)
@@ -159,7 +160,8 @@ def _content(
         tables = " with tables of n-grams" * (ngrams.of(model) is not None)
         if tables or not model.in_xlstm:
             raise ConfigError(
-                f"the xlstm package has no model for {model.title}{tables}; use --to hf or mlxhog"
+                f"the xlstm package has no model for {model.title}{tables}; use --format hf or "
+                "mlxhog"
             )
         inside, beside = _package_configs(model, portable=portable)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
@@ -189,7 +191,7 @@ def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
     if files := fields.get(plugins.KEY):
         raise ConfigError(
             f"the model has layers of {files[0].partition(' ')[0]}, which an export does not "
-            "carry; use --to mlxhog"
+            "carry; use --format mlxhog"
         )
     for theirs, name in MAD_SPELLINGS.items():
         if name in fields:
@@ -254,11 +256,11 @@ def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
 # -- the place -------------------------------------------------------------------------------------
 
 
-def check_target(target: Path, *, force: bool) -> None:
-    """Refuse a target that exists, except a checkpoint with `force`; clear a killed one's files.
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Refuse a target that exists, except a checkpoint with `overwrite`; clear what a kill left.
 
     Raises:
-        ConfigError: `target` exists and `force` is False; it is not a checkpoint; it has other
+        ConfigError: `target` exists and `overwrite` is False; it is not a checkpoint; it has other
             files, which would be deleted; or its parent is a file.
         EnvironmentLacks: the system does not let us read or clear it.
     """
@@ -271,16 +273,18 @@ def check_target(target: Path, *, force: bool) -> None:
             return
         if target.is_dir() and all(entry.name == _FINDER for entry in target.iterdir()):
             return
-        if not force:
-            raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
+        if not overwrite:
+            raise ConfigError(
+                f"{target} exists; choose another name, or replace it with --overwrite"
+            )
         if not target.is_dir() or target.is_symlink() or not weights.candidates(target):
             raise ConfigError(
                 f"{target} exists and is not a checkpoint's directory; choose another name"
             )
         if others := sorted(entry.name for entry in target.iterdir() if not _replaceable(entry)):
             raise ConfigError(
-                f"{target} has {listed(others)}, which --force would delete with the checkpoint; "
-                "choose another name, or move them away"
+                f"{target} has {listed(others)}, which --overwrite would delete with the "
+                "checkpoint; choose another name, or move them away"
             )
 
 

@@ -127,7 +127,7 @@ def _model_of(
     if not fields:
         raise CheckpointError(
             f"{where} has no config beside it ({' or '.join(CONFIGS[:2])}); put it there, or "
-            f"convert the checkpoint: mlxhog convert {where} NEW --to mlxhog --config FILE"
+            f"convert the checkpoint: mlxhog convert {where} NEW --format mlxhog --config FILE"
         )
     stated = fields.get("model_type", family)
     if stated != family:

@@ -29,7 +29,7 @@ def _list(rows: Iterable[tuple[str, dict[str, Any], Sequence[str]]], after: str)
 def tasks(plugins: Plugins, config: Json) -> Report:
     """List the tasks: the skill that each tests, and its settings with those of its baseline.
 
-    --set of mad train and mad data changes them.
+    --task-set of mad train and mad data changes them.
 
     Examples:
         mad tasks
@@ -48,7 +48,7 @@ def tasks(plugins: Plugins, config: Json) -> Report:
             "settings": {n: {"value": v, "help": specs[n].help} for n, v in values.items()},
         }
         rows.append((f" ({task.short})", facts, [_assignments(values)]))
-    small = '--task CR --set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
+    small = '--task CR --task-set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
     return _list(rows, f"mlxhog mad train {small}")
 
 

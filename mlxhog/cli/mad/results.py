@@ -1,4 +1,4 @@
-"""`mlxhog mad board` and `plot`: what a study found; `vote` and `scale`: from it to a model."""
+"""`mlxhog mad leaderboard`, `plot`, `consensus` and `deepen`: a study's results, and its models."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -19,15 +19,15 @@ class _StudyArgument(Plugins, Json):
     study: str = argument("STUDY", "a name under studies/, or a path")
 
 
-@command("mad board")
-def board(config: _StudyArgument, how: Tabular) -> Report:
+@command("mad leaderboard")
+def leaderboard(config: _StudyArgument, how: Tabular) -> Report:
     """Print the leaderboard of a study, from its directory only, during the study and after it.
 
     Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Incomplete
     candidates are last; the last line counts them.
 
     Examples:
-        mad board first
+        mad leaderboard first
     """
     from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
     from mlxhog.mad.study.store import find
@@ -39,7 +39,7 @@ def board(config: _StudyArgument, how: Tabular) -> Report:
 
 @dataclass(frozen=True, kw_only=True)
 class _Plot(_StudyArgument):
-    out: str | None = option(None, "folder for the files; none: plots/ in the study's")
+    output: str | None = option(None, "folder for the files; none: plots/ in the study's")
 
 
 @command("mad plot", writes=True)
@@ -51,7 +51,7 @@ def plot(config: _Plot) -> Report:
     Pareto front. The study may be running.
 
     Examples:
-        mad plot first --out figures
+        mad plot first --output figures
     """
     from mlxhog.mad.report.leaderboard import read_ranking
     from mlxhog.mad.report.page import page, plots
@@ -59,14 +59,14 @@ def plot(config: _Plot) -> Report:
 
     store = find(config.study)
     ranking = read_ranking(store)
-    folder = expanded(config.out) if config.out else store.directory / "plots"
+    folder = expanded(config.output) if config.output else store.directory / "plots"
     try:
-        if config.out:
+        if config.output:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             subfolder(store.directory, "plots")
     except OSError as error:
-        raise ConfigError(f"--out {folder}: {explained(error)}") from error
+        raise ConfigError(f"--output {folder}: {explained(error)}") from error
     drawn, target = list(plots(ranking)), folder / "index.html"
     paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:
@@ -78,32 +78,32 @@ def plot(config: _Plot) -> Report:
 
 def _target(out: str) -> Path:
     if Path(out).suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--out is {out}; name a YAML file, such as winner.yaml")
-    return writable("--out", out)
+        raise ConfigError(f"--output is {out}; name a YAML file, such as winner.yaml")
+    return writable("--output", out)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Vote(_StudyArgument):
+class _Consensus(_StudyArgument):
     top: int | None = option(None, "number of voters, the best", low=1, none="auto")
-    out: str | None = option(None, "model file to write or replace")
+    output: str | None = option(None, "model file to write or replace")
 
 
-@command("mad vote")
-def vote(config: _Vote) -> Report:
+@command("mad consensus")
+def consensus(config: _Consensus) -> Report:
     """Let the best candidates of a study vote on every slot.
 
     The result is written as a model file for `mlxhog train --model`. The scores are split in two
     with the least variance within both parts, and the upper part votes; with --top the K best vote.
 
     Examples:
-        mad vote first --top 5 --out winner.yaml
+        mad consensus first --top 5 --output winner.yaml
         train --model winner.yaml --time 10m
     """
     from mlxhog.mad import winner
     from mlxhog.mad.study.store import find
     from mlxhog.models.mad.sequence import parse
 
-    path = None if config.out is None else _target(config.out)
+    path = None if config.output is None else _target(config.output)
     store = find(config.study)
     rows = winner.finished(store)
     slots, voters = winner.vote([(row.layers, row.worth) for row in rows], config.top)
@@ -122,7 +122,7 @@ def vote(config: _Vote) -> Report:
         "candidates": len(rows),
         "score": own and own.score,  # None if no candidate of the study has these layers
         "best": {"layers": best.candidate, "score": best.score},
-        "file": config.out,
+        "file": config.output,
     }
     head = f"{len(voters)} of {len(rows)} candidates vote, those with {len(slots)} layers of the "
     head += "upper part" if config.top is None else f"best {config.top}"
@@ -132,33 +132,33 @@ def vote(config: _Vote) -> Report:
         name, depth = shlex.quote(config.study), len(best.layers)
         behind = [
             f"this architecture {is_what}; the best candidate has {best.score:.3f}: "
-            f"{best.candidate} (mlxhog mad scale {name} --depth {depth} --out best.yaml)"
+            f"{best.candidate} (mlxhog mad deepen {name} --depth {depth} --output best.yaml)"
         ]
-    if config.out is None:
-        after = [f"next: mlxhog mad vote {written(config)} --out winner.yaml"]
+    if config.output is None:
+        after = [f"next: mlxhog mad consensus {written(config)} --output winner.yaml"]
     else:
-        out, depth = shlex.quote(config.out), 2 * len(slots)
+        out, depth = shlex.quote(config.output), 2 * len(slots)
         after = [
             f"next: mlxhog train --model {out}",
-            f"      mlxhog mad scale {out} --depth {depth} --out deeper.yaml",
+            f"      mlxhog mad deepen {out} --depth {depth} --output deeper.yaml",
         ]
     return Report(facts, [head, facts, *behind, *after])
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scale(Plugins, Json):
+class _Deepen(Plugins, Json):
     what: tuple[str, ...] = argument("WHAT...", "a study or an architecture")
     depth: int = option(0, "layers of the new model", low=1, required=True)
     how: str = option(
         "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
     )
-    out: str = option("", "model file to write or replace", required=True)
+    output: str = option("", "model file to write or replace", required=True)
     dim: int | None = option(None, "width of the new model", low=1, none="its own")
     vocab: int | None = option(None, "tokens of its vocabulary", low=1, none="its own")
 
 
-@command("mad scale", writes=True)
-def scale(config: _Scale) -> Report:
+@command("mad deepen", writes=True)
+def deepen(config: _Deepen) -> Report:
     """Make an architecture deeper, and write it as a model file for `mlxhog train --model`.
 
     WHAT is a study (its best candidate), or an argument of `mlxhog mad show`: a YAML file, a name,
@@ -167,16 +167,16 @@ def scale(config: _Scale) -> Report:
     arXiv:2510.00379). Blocks of a mixer and a channel map stay together.
 
     Examples:
-        mad scale first --depth 16 --out deep.yaml
-        mad scale winner.yaml --depth 24 --how stretch --dim 256 --out deep.yaml
-        mad scale "mlstm swiglu slstm swiglu" --depth 16 --out deep.yaml
+        mad deepen first --depth 16 --output deep.yaml
+        mad deepen winner.yaml --depth 24 --how stretch --dim 256 --output deep.yaml
+        mad deepen "mlstm swiglu slstm swiglu" --depth 16 --output deep.yaml
         train --model deep.yaml --time 10m
     """
     from mlxhog.mad import winner
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical
 
-    path = _target(config.out)
+    path = _target(config.output)
     source, cfg = winner.read_source(" ".join(config.what))
     stack = config.how == "stack"
     deep = replace(
@@ -195,6 +195,6 @@ def scale(config: _Scale) -> Report:
         "cut": stack and len(deep.layers) % len(cfg.layers) > 0,  # the last copy
         "dim": deep.hidden_size,
         "params": param_count(deep),
-        "file": config.out,
+        "file": config.output,
     }
-    return Report(facts, [facts, f"next: mlxhog train --model {shlex.quote(config.out)}"])
+    return Report(facts, [facts, f"next: mlxhog train --model {shlex.quote(config.output)}"])

@@ -217,7 +217,7 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.study.store import find
 
-    store = find(config.study, Path(how.out))
+    store = find(config.study, Path(how.studies_dir))
     store.refuse_links()
     study = store.study()
     store.refuse_other_files(study.remembering())
@@ -267,12 +267,12 @@ def _begin(config: _StudyOptions, how: ExecutionConfig, name: str | None, **fiel
     ).remembering()
     digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or name or f"bench-{study.suite}-{digest[:8]}"
-    return _session(store_of(study, how.out, name), study, how, config)
+    return _session(store_of(study, how.studies_dir, name), study, how, config)
 
 
 def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Session) -> Report:
     """Execute a session of a study, whose store may not exist yet, or report its plan."""
-    from mlxhog.mad.report.board import shown
+    from mlxhog.mad.report.progress import shown
     from mlxhog.mad.study.session import check_execution, execute
     from mlxhog.mad.study.store import open_store
 
@@ -299,17 +299,17 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
     lacks = disk.note(store.directory, disk.FILES_ALONE)
     text: list[Any] = [facts | {"status": state}, *filter(None, [lacks])]
-    default = options(type(how))["out"].default
-    name = shlex.quote(store.name if how.out == default else str(store.directory))
+    default = options(type(how))["studies_dir"].default
+    name = shlex.quote(store.name if how.studies_dir == default else str(store.directory))
     if outcome.statuses.get("failed"):
         text.append(
-            f"failed runs: reasons in {how.out}/{store.name}/runs.jsonl, and logs/ beside it; "
-            f"again with mlxhog mad resume {name}"
+            f"failed runs: reasons in {how.studies_dir}/{store.name}/runs.jsonl, and logs/ beside "
+            f"it; again with mlxhog mad resume {name}"
         )
     if outcome.status != "done":  # its budget is used up
-        flags = written(how, leave_out=("budget", "out"))
+        flags = written(how, leave_out=("budget", "studies_dir"))
         text.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
-    text += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
+    text += [f"next: mlxhog mad leaderboard {name}", f"      mlxhog mad plot {name}"]
     return Report(facts, text, 1 if failed else INTERRUPTED * (outcome.status == "interrupted"))
 
 

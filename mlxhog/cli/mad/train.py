@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import CandidatePlan
 
-OTHERWISE = "; a setting of the task is given as in --set vocab=32"
+OTHERWISE = "; a setting of the task is given as in --task-set vocab=32"
 SIZES = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Plugins):
-    """The option --set of a task."""
+    """The option --task-set of a task."""
 
-    set: str | None = option(
+    task_set: str | None = option(
         None, "settings of the task, such as vocab=32; may be given several times",
         repeats=True, reads=assignments,
     )  # fmt: skip
@@ -35,7 +35,7 @@ class Settings(Plugins):
 @dataclass(frozen=True, kw_only=True)
 class _Data(Settings, Json):
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
-    out: str = option("", "file to write or replace", required=True)
+    output: str = option("", "file to write or replace", required=True)
     seed: int = option(12345, "random seed", low=0)
 
 
@@ -49,15 +49,15 @@ def data(config: _Data) -> Report:
     the training rows reach (ceiling). `mlxhog mad tasks` lists the tasks and their settings.
 
     Examples:
-        mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz
-        mad data --task NR --set frac_noise=0.4 --set train_rows=6400 --out noisy.npz --json
+        mad data --task in-context-recall --task-set vocab=16 --task-set seq_len=32 --output cr.npz
+        mad data --task NR --task-set frac_noise=0.4 --output noisy.npz --json
     """
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
     from mlxhog.mad.tasks import dataset
 
-    settings = tasks.resolve(config.task, assignments(config.set), origin="--set")
-    path = writable("--out", config.out)
+    settings = tasks.resolve(config.task, assignments(config.task_set), origin="--task-set")
+    path = writable("--output", config.output)
     facts: dict[str, Any] = {"file": str(path), "task": settings.name, "seed": config.seed}
     facts |= {name: getattr(settings, name) for name in SIZES}
     n_rows = settings.train_rows + settings.test_rows + settings.val_rows
@@ -120,14 +120,14 @@ def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> R
 
     Examples:
         mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
-        mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3
+        mad train --task CR --task-set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3
         mad train --task M --arch arch.yaml --backend mlx --steps 500 --json
         mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu
         mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
 
     Main options:
-        task set layers arch dim backend workers batch_size optimizer lr steps epochs seed dry_run
-        json
+        task task_set layers arch dim backend workers batch_size optimizer lr steps epochs seed
+        dry_run json
     """
     if candidate.layers is None and candidate.arch is None:
         raise ConfigError('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
@@ -212,7 +212,7 @@ def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
     from mlxhog.models.registry import load_candidate
 
     here, task = machine.here(), tasks.find(candidate.task)
-    chosen = tasks.resolve(task.name, assignments(candidate.set), origin="--set")
+    chosen = tasks.resolve(task.name, assignments(candidate.task_set), origin="--task-set")
     if candidate.arch is None:
         words = " ".join((candidate.layers or "").split("\n"))
         layers, dim, position = parse(words), 128, candidate.position or "none"

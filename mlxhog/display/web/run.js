@@ -1,5 +1,5 @@
 "use strict";
-// Draws the curves of runs. The element `data` holds what `report.run_page._data` returns; a board
+// Draws the curves of runs. The element `data` holds what `report.run_page._data` returns; a dashboard
 // replaces the numbers in `drawn.runs` and calls `drawn.show`.
 
 const drawn = (() => {

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlxhog.base.quantities import format_duration, format_value
 from mlxhog.display.table import Section
-from mlxhog.mad.report.board import folded, score
+from mlxhog.mad.report.progress import folded, score
 from mlxhog.mad.run import CandidateRecord, Point
 from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore, scores
 from mlxhog.mad.study.store import Store

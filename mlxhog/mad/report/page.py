@@ -13,8 +13,8 @@ from mlxhog.display.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_bel
 from mlxhog.display.page import document, facts, text_cards
 from mlxhog.display.page import table as html_table
 from mlxhog.display.table import cut
-from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import Ranking, table
+from mlxhog.mad.report.progress import folded
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
 
@@ -43,7 +43,7 @@ def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
         f"<h2>Runs that count as 0</h2>\n{text_cards([*lost[0]], cards)}" if lost else "",
         f"<h2>Protocol</h2>\n{facts(ranking.facts.items())}",
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
-        f"in this file; <code>mlxhog mad board {escape(ranking.study)} --json</code> has the "
+        f"in this file; <code>mlxhog mad leaderboard {escape(ranking.study)} --json</code> has the "
         "numbers.</footer>",
     ]
     return document(title, "\n".join(filter(None, parts)))

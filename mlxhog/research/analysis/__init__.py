@@ -1,1 +1,1 @@
-"""`mlxhog analyze`: a real model's conflicts and staleness, the theorems' bounds, advice."""
+"""The analysis of a real model: conflicts and staleness, the theorems' bounds, advice."""

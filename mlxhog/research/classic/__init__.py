@@ -1,1 +1,1 @@
-"""The Hogwild paper's own problems, solved by several processes on one arena: `mlxhog classic`."""
+"""The Hogwild paper's own problems, solved by several processes on one arena."""

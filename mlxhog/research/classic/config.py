@@ -1,4 +1,4 @@
-"""Options of `mlxhog classic`, which of them a run has, and the plan of a run.
+"""Options of `mlxhog research classic`, which of them a run has, and the plan of a run.
 
     scheme       promise
     hogwild      no worker waits; `write` decides whether simultaneous increments can be lost

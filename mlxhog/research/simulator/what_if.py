@@ -1,4 +1,4 @@
-"""`mlxhog simulate`: its options, and every strategy on one set of workers, side by side."""
+"""What-if questions: every strategy on one set of workers, side by side, and their options."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +34,12 @@ RATES = tuple(2.0**-k for k in range(9))
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class SimulateConfig(ConfigBase):
-    """Options of `mlxhog simulate`."""
+    """Options of `mlxhog research simulate`."""
 
     workers: int = option(4, "number of workers", low=1, high=1000)
     times: str = option("lognormal:100ms:0.2", f"time of a gradient: {times.forms()}")
-    slow: str | None = option(
-        None, "stragglers, as --slow of train: 1=10, 0=random:0.1:6, 2=late:30s"
+    inject_stragglers: str | None = option(
+        None, "stragglers, as --inject-stragglers of train: 1=10, 0=random:0.1:6, 2=late:30s"
     )
     kill: str | None = option(
         None, "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s"
@@ -122,7 +122,7 @@ SCHEMES: Mapping[str, Callable[[SimulateConfig], SimulatedStrategy]] = {
 
 def _strategies(config: SimulateConfig) -> list[str]:
     if config.strategies == "all":
-        hidden = {"sync_speed"} if config.slow is None else set()
+        hidden = {"sync_speed"} if config.inject_stragglers is None else set()
         hidden |= {"cluster"} if config.machines == 1 else {"avg_runs"}
         return [name for name in SCHEMES if name not in hidden]
     names = [name.strip() for name in config.strategies.split(",")]
@@ -139,10 +139,10 @@ def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[
     """Return the workers of the options, or recorded ones, with their slowdowns."""
     try:
         time = times.parse(config.times)
-        slow = rules.parse_slowdowns(config.slow)
+        slow = rules.parse_slowdowns(config.inject_stragglers)
     except (ValueError, DataError) as error:
         raise ConfigError(f"simulate: {error}") from error
-    rules.check_ranks(config.slow, config.workers)
+    rules.check_ranks(config.inject_stragglers, config.workers)
     over_s = 0.0
     if config.link is not None:  # send a step, and receive the parameters
         over_s = 2 * Link.parse(config.link).transfer_s(FLOAT_BYTES * config.params)
@@ -159,7 +159,7 @@ def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[
 
 def _events(config: SimulateConfig) -> list[Event]:
     """Return the deaths and returns of the options."""
-    slow = rules.parse_slowdowns(config.slow).items()
+    slow = rules.parse_slowdowns(config.inject_stragglers).items()
     events = [Event(how.late_s, rank, joins=True) for rank, how in slow if how.late_s]
     for part in [] if config.kill is None else config.kill.split(","):
         rank, _, times_of = part.strip().partition("=")

@@ -141,7 +141,7 @@ def choose(
 def alike(plan: TextPlan) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield name and result of the runs with as many parameters and such workers, newest first."""
     backends = sorted(worker.backend for worker in plan.workers)
-    for one in reversed(runs.list_runs(Path(plan.config.out))):
+    for one in reversed(runs.list_runs(Path(plan.config.runs_dir))):
         with suppress(RunError):
             status = one.read_status()
             result = status.get("result") or {}

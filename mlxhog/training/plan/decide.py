@@ -75,7 +75,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
         note = batch_size.proposed(plan)
         return plan if note is None else replace(plan, notes=(*plan.notes, note))
     if config.resume is not None:
-        run, _ = checkpoint.resumable(config.resume, Path(config.out))
+        run, _ = checkpoint.resumable(config.resume, Path(config.runs_dir))
         sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)
         try:
             batch = job.BatchChoice(parse_count(sequences), "the run began with it")

@@ -72,7 +72,7 @@ def choose(
     )
     for text in chosen.notes:
         note(text)
-    rules.check_ranks(config.slow, len(chosen.workers))
+    rules.check_ranks(config.inject_stragglers, len(chosen.workers))
     backends = [worker.backend for worker in chosen.workers]
     writers, forms = choose_for(config, backends, note)
     promised = config.determinism != "none"
@@ -101,7 +101,7 @@ def choose_writers(
 ) -> Writers:
     """Choose how the steps of workers with these backends are added."""
     on_gpu = sorted(set(backends) & set(GPU_BACKENDS))
-    if config.read == "live" and not config.force:  # its bits may be torn, or old
+    if config.read == "live" and config.safety_checks:  # its bits may be torn, or old
         for backend in on_gpu:
             verdict = record.live_read(backend)
             _require(
@@ -116,7 +116,7 @@ def choose_writers(
                 f"mlx:gpu, or use gpu_write={EMULATED} to run the Metal source on the CPU"
             )
         refusal = doctors_refusal(backends, record)
-        ok = config.force or refusal is None
+        ok = not config.safety_checks or refusal is None
         _require(ok, "gpu_write=metal", "safe", refusal, "--gpu-write auto (now cpu)")
         return Writers("metal", "cas")
     if config.gpu_write == "auto":
@@ -138,7 +138,7 @@ def _require(ok: bool, choice: str, what: str, reason: str | None, other: str) -
     if not ok:
         raise EnvironmentLacks(
             f"{choice} is not known to be {what} here: {reason}; use {other}, run mlxhog doctor, "
-            "or insist with --force"
+            "or insist with --no-safety-checks"
         )
 
 
@@ -172,7 +172,7 @@ def choose_kernels(
     for name in [name for name in chosen if name in GPU_BACKENDS]:
         right = record.kernels(GPU_ENGINES[name])
         if choice == "metal":
-            ok = config.force or right.ok
+            ok = not config.safety_checks or right.ok
             _require(ok, f"kernels=metal of {name}", "right", right.reason, "--kernels auto")
         elif choice == "auto" and chosen[name] == "metal":
             note(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
@@ -189,12 +189,12 @@ def check_recorded(
     config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: CapabilityRecord
 ) -> None:
     """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat."""
-    if config.determinism != "record" or config.force:
+    if config.determinism != "record" or not config.safety_checks:
         return
     for name, form in zip(backends, forms, strict=True):
         if name in GPU_BACKENDS and not (verdict := record.repeats(name, form)).ok:
             raise EnvironmentLacks(
                 f"determinism=record: {name} is not known to compute the same bits again here: "
                 f"{verdict.reason}; record workers on the CPU, such as --workers "
-                "mlx:cpu,torch:cpu, run mlxhog doctor, or insist with --force"
+                "mlx:cpu,torch:cpu, run mlxhog doctor, or insist with --no-safety-checks"
             )

@@ -43,7 +43,7 @@ def located(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the path of the checkpoint that `init_from` names now."""
     if config.init_from is None:
         return config
-    path = checkpoint.locate(config.init_from, Path(config.out))
+    path = checkpoint.locate(config.init_from, Path(config.runs_dir))
     return config.having(init_from=str(path))
 
 
@@ -53,7 +53,7 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     They are those of the checkpoint that a resumed run continues, or that a new one begins with.
     """
     if config.resume is not None:
-        _, path = checkpoint.resumable(config.resume, Path(config.out))
+        _, path = checkpoint.resumable(config.resume, Path(config.runs_dir))
     elif config.init_from is not None:
         path = Path(config.init_from)
     else:
@@ -74,7 +74,7 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
 def known_text(config: TrainConfig) -> dict[str, Any]:
     """Return what `prepare` is told of the text of the run that is resumed or begun from."""
     if config.resume is not None:
-        run, path = checkpoint.resumable(config.resume, Path(config.out))
+        run, path = checkpoint.resumable(config.resume, Path(config.runs_dir))
         own = stored_options(run).get("tokenizer") in (config.tokenizer, "auto")
         known = KnownText.read(run.directory)
         return {"known": known, "resumes": known is not None, "learned": path if own else None}
@@ -100,7 +100,7 @@ class Resumption:
         """Load the run that the configuration resumes; None for a new run."""
         if config.resume is None:
             return None
-        run, path = checkpoint.resumable(config.resume, Path(config.out))
+        run, path = checkpoint.resumable(config.resume, Path(config.runs_dir))
         saved = checkpoint.load(path)
         saved_state.check(saved.path, saved.state)
         # Unless the vocabulary is the model's own, the tokenizers are compared instead.

@@ -182,7 +182,7 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     """
     from mlxhog.checkpoint.checkpoint import run_of
 
-    root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
+    root = _last(layers, "runs_dir") or str(options(TrainConfig)["runs_dir"].default)
     run = run_of(spec, Path(root))
     run.refuse_links()
     stored = run.options(data=_last(layers, "data"))

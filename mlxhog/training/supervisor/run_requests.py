@@ -1,4 +1,4 @@
-"""Requests of other processes to a run in progress: `mlxhog join`, `stop`, the board, and others.
+"""Requests of other processes to a run in progress: `mlxhog join`, `stop` and others.
 
     request     fields           answer             when
     status                       state of the run   always

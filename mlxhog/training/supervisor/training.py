@@ -75,7 +75,7 @@ def train(
     config = origin.located(config)
     with ExitStack() as stack:
         if config.resume is not None:
-            run, _ = checkpoint.resumable(config.resume, Path(config.out))
+            run, _ = checkpoint.resumable(config.resume, Path(config.runs_dir))
             stack.enter_context(run.lock())
         run = run or stack.enter_context(new_run(config))
         assert run is not None, "only a resumed run has no folder to create"

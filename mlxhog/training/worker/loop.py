@@ -148,7 +148,7 @@ def start_backend(
 def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambda: None) -> None:
     """Let a worker check its Metal kernels; `auto` replaces those with a fault."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
-    faults = {} if requested and job.config.force else backend.check_kernels(beat)
+    faults = {} if requested and not job.config.safety_checks else backend.check_kernels(beat)
     if not faults:
         return
     summary = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())
@@ -157,7 +157,7 @@ def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambd
         job.log_lines(*texts)
         raise EnvironmentLacks(
             f"kernels=metal: on {name} Metal kernels differ from the plain operators ({summary}); "
-            "use --kernels auto, which replaces them, or insist with --force"
+            "use --kernels auto, which replaces them, or insist with --no-safety-checks"
         )
     job.leave_notice(
         f"worker {job.slot} ({name}) uses the plain {name.partition(':')[0]} operators "

@@ -64,7 +64,7 @@ class Gradients:
     def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
         self._batches, self._rank = job.plan.batches(), job.slot - 1
-        self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
+        self.slowdown = parse_slowdowns(job.config.inject_stragglers).get(self._rank, Slowdown())
 
     def micro_batches(self, lease: Lease) -> list[Batch]:
         """The lease's sequences, `micro_batch` at a time."""

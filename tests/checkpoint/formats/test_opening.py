@@ -79,7 +79,7 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path):
     peers.save_package(model, tmp_path / "a")
     config = tmp_path / "b.yaml"
     shutil.move(tmp_path / "a" / "config.yaml", config)
-    convert = f"mlxhog convert {tmp_path / 'a'} NEW --to mlxhog --config FILE"
+    convert = f"mlxhog convert {tmp_path / 'a'} NEW --format mlxhog --config FILE"
     refused(tmp_path / "a", "has no config beside it", "put it there", convert)
     same(formats.open(tmp_path / "a", config), peers.state(model))
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from mlxhog.display import table
 from mlxhog.display.charts import LIGHT
-from mlxhog.mad.report.board import folded
 from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, draw_costs, draw_curves, front
+from mlxhog.mad.report.progress import folded
 from tests.cli.command import told
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 from tests.pairs import each_of
@@ -177,7 +177,7 @@ def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_no
 ):
     ranking, root = troubled
     monkeypatch.chdir(root.parent)
-    output = told(capsys, "mad", "plot", "first", "--out", "figures")
+    output = told(capsys, "mad", "plot", "first", "--output", "figures")
     assert output["page"] == "figures/index.html"
     assert {Path(path).stem for path in output["plots"].values()} == FIGURES
     assert all(Path(path).read_bytes().startswith(PNG) for path in output["plots"].values())

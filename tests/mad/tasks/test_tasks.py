@@ -166,10 +166,12 @@ def test_a_file_reads_back_as_it_was_written(task, tmp_path):
 
 def test_mad_data_writes_the_same_whole_file_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out {} --json"
+    words = (
+        "mad data --task in-context-recall --task-set vocab=16 --task-set seq_len=32 --output {}"
+    )
     (tmp_path / "b.npz").write_text("old")
     for name in ("a.npz", "b.npz"):
-        assert main(words.format(name).split()) == 0
+        assert main([*words.format(name).split(), "--json"]) == 0
     output = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (output["train_rows"], output["test_rows"], output["length"]) == (12_800, 1_280, 31)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()

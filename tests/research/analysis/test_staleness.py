@@ -69,4 +69,4 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(tmp_path, monk
     assert 0 <= observed["lost_update_rate"] < 1
     assert messages
     assert not list(scratch.glob("mlxhog-short-*"))
-    assert not Path(config.out).exists()
+    assert not Path(config.runs_dir).exists()

@@ -1,4 +1,4 @@
-"""`mlxhog classic`: what it prints, and how it ends."""
+"""`mlxhog research classic`: what it prints, and how it ends."""
 
 import json
 import multiprocessing
@@ -27,13 +27,13 @@ def _small(monkeypatch):
 
 
 def test_without_a_name_it_lists_the_problems(capsys):
-    assert main(["classic"]) == 0
+    assert main(["research", "classic"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(problems.PROBLEMS)
 
 
 def test_its_json_ends_with_what_is_promised(capsys):
-    printed = told(capsys, "classic", "svm", "--workers", "2")
+    printed = told(capsys, "research", "classic", "svm", "--workers", "2")
     assert tuple(printed)[-len(LAST) :] == LAST
     assert printed["examples_per_s"] == pytest.approx(printed["examples"] / printed["seconds"])
     assert printed["serial_objective"] == printed["serial_measures"]["objective"]
@@ -42,7 +42,7 @@ def test_its_json_ends_with_what_is_promised(capsys):
 
 def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))  # else it says: busy machine
-    assert main(["classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
+    assert main(["research", "classic", "svm", "--workers", "2", "--write", "lossless"]) == 0
     output = capsys.readouterr().out
     answer = output.splitlines()[0]
     assert answer.startswith("hogwild lossless, 2 workers: ")
@@ -54,7 +54,7 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
 
 
 def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
-    assert main(["classic", "svm", "--lr", "1e6", "--json"]) == 4
+    assert main(["research", "classic", "svm", "--lr", "1e6", "--json"]) == 4
     output = capsys.readouterr()
     assert "serial diverged, so hogwild was not begun" in output.err
     assert "try --lr 0.1" in output.err
@@ -72,7 +72,7 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process(capsys, monkey
 
     before = set(multiprocessing.active_children())  # of other files, in the same process
     monkeypatch.setattr(_ClassicRun, "_run_epoch", interrupted)
-    printed = told(capsys, "classic", "svm", "--workers", "2", code=130)
+    printed = told(capsys, "research", "classic", "svm", "--workers", "2", code=130)
     assert (printed["status"], len(printed["epochs"])) == ("interrupted", 1)
     assert not set(multiprocessing.active_children()) - before
 

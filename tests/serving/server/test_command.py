@@ -81,7 +81,9 @@ def trainer(folder, *words):
 
 def test_a_server_follows_a_run_that_ends_is_resumed_killed_and_resumed_again(tmp_path):
     """Each end leaves the last weights: those of a checkpoint, unless the run was killed."""
-    config = small_config(tmp_path, steps=10**6, batch_size=1, live_every=1, slow="0=8")
+    config = small_config(
+        tmp_path, steps=10**6, batch_size=1, live_every=1, inject_stragglers="0=8"
+    )
     with ExitStack() as stack:
         training = trainer(tmp_path, *flags(config))
         stack.callback(training.communicate, timeout=END_S)

@@ -33,7 +33,7 @@ def test_the_list_of_models_has_the_run(client, server):
 
 def test_a_completion_is_what_generate_writes_with_the_same_seed(client, server, folder):
     answer = ask(client, server, max_tokens=40, temperature=0.8)
-    with load("latest", out=folder / "runs", backend="torch:cpu") as model:
+    with load("latest", runs_dir=folder / "runs", backend="torch:cpu") as model:
         expected = model.generate("ab", temperature=0.8, seed=1, max_new_tokens=40)
     assert answer.choices[0].text == expected
     assert answer.choices[0].finish_reason == "length"
@@ -94,7 +94,7 @@ def test_scores_of_an_answer_are_token_by_token_those_of_the_model(client, serve
     chat = say(client, server, **how, logprobs=True, top_logprobs=3).choices[0]
     plain = ask(client, server, **how, logprobs=3).choices[0]
     chosen = [(one.token, one.logprob) for one in chat.logprobs.content]
-    with load("latest", out=folder / "runs", backend="torch:cpu") as model:
+    with load("latest", runs_dir=folder / "runs", backend="torch:cpu") as model:
         for prompt, pairs in (
             ("User: ab\nAssistant:", chosen),
             ("ab", zip(plain.logprobs.tokens, plain.logprobs.token_logprobs, strict=True)),
@@ -108,7 +108,7 @@ def test_scores_of_an_answer_are_token_by_token_those_of_the_model(client, serve
             assert scores == pytest.approx(own, abs=1e-4)
     whole = ask(client, server, "abc\nhi", max_tokens=0, echo=True, logprobs=1).choices[0].logprobs
     (folder / "text.txt").write_text("abc\nhi")
-    words = ("--data", folder / "text.txt", "--out", folder / "runs")
+    words = ("--data", folder / "text.txt", "--runs-dir", folder / "runs")
     nats = told(capsys, "eval", "latest", *words)["nats"]
     assert nats == pytest.approx(-sum(whole.token_logprobs), rel=1e-4)
     note = ask(client, server, **how | {"extra_body": {"do_sample": False}}).model_extra["mlxhog"]
@@ -123,7 +123,7 @@ def test_a_length_without_or_above_the_limit_is_cut_to_it(client, server, length
 def test_a_harness_scores_a_text_with_echo_and_logprobs(client, server, folder):
     how = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
     answer = ask(client, server, [[97, 98, 99], [104, 105]], **how)
-    with load("latest", out=folder / "runs", backend="torch:cpu") as model:
+    with load("latest", runs_dir=folder / "runs", backend="torch:cpu") as model:
         expected = -model.score("abc") * 3 * math.log(2)
     first, second = (choice.logprobs for choice in answer.choices)
     assert (first.tokens[:3], second.tokens[:2]) == (["a", "b", "c"], ["h", "i"])

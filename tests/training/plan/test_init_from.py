@@ -48,7 +48,7 @@ def test_a_run_begins_with_the_weights_alone(before, by):
     folder, first = before
     spec = {"run": "latest", "checkpoint": first.checkpoint, "transformers": f"{folder}/hf"}[by]
     if by == "transformers":
-        assert main(["convert", first.checkpoint, spec, "--to", "hf"]) == 0
+        assert main(["convert", first.checkpoint, spec, "--format", "hf"]) == 0
     (plan, begin), saved = planned(tuned(before, init_from=spec)), weights(first.checkpoint)
     assert all(np.array_equal(begin[name], saved[name]) for name in saved)
     assert plan.resumption is None
@@ -66,7 +66,7 @@ def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_askin
     assert "model: auto" in stored
     assert main(["train", "--resume", result.run, "--steps", "3", "--quiet"]) == 0
     assert (Path(result.run) / "config.yaml").read_text().count("init_from: /") == 1
-    again = TrainConfig(resume=result.run, out=str(before[0]), steps=2, workers="mlx:cpu",
+    again = TrainConfig(resume=result.run, runs_dir=str(before[0]), steps=2, workers="mlx:cpu",
                         data=tuned(before).data, seq_len=32)  # fmt: skip
     assert make_plan(again).model.hidden_size == 32
 

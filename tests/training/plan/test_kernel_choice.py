@@ -52,7 +52,7 @@ class Doctor:
 
 
 GOOD, BAD = Doctor(True), Doctor(False)
-METAL, AUTO, FORCE = {"gpu_write": "metal"}, {"gpu_write": "auto"}, {"force": True}
+METAL, AUTO, UNCHECKED = {"gpu_write": "metal"}, {"gpu_write": "auto"}, {"safety_checks": False}
 LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emulated"}
 
 
@@ -61,7 +61,7 @@ LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emula
     [
         ("mlx:gpu mlx:cpu", BAD, {}, "cpu lossless", ""),
         ("mlx:gpu", GOOD, METAL, "metal cas", ""),
-        ("mlx:gpu", BAD, {**METAL, **FORCE}, "metal cas", ""),
+        ("mlx:gpu", BAD, {**METAL, **UNCHECKED}, "metal cas", ""),
         ("mlx:gpu", GOOD, AUTO, "metal cas", "auto: metal, no update was lost"),
         ("torch:cpu", BAD, EMULATED, "metal-emulated cas", ""),
         ("mlx:gpu mlx:cpu", GOOD, AUTO, "cpu lossless", "CPU workers add to the same parameters"),
@@ -69,8 +69,14 @@ LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emula
         ("mlx:cpu", GOOD, AUTO, "cpu lossless", "no worker of this run uses a GPU"),
         ("mlx:gpu", GOOD, {**AUTO, "write": "lossless"}, "cpu lossless", "write=lossless was req"),
         ("mlx:cpu torch:cpu", GOOD, METAL, ConfigError, "needs a GPU worker.*metal-emulated"),
-        ("mlx:gpu", BAD, METAL, EnvironmentLacks, "lost 3 of 9.*mlxhog doctor.*--force"),
-        ("mlx:gpu", BAD, LIVE, EnvironmentLacks, "read=live of mlx:gpu.*mlxhog doctor.*--force"),
+        ("mlx:gpu", BAD, METAL, EnvironmentLacks, "lost 3 of 9.*mlxhog doctor.*--no-safety-checks"),
+        (
+            "mlx:gpu",
+            BAD,
+            LIVE,
+            EnvironmentLacks,
+            "read=live of mlx:gpu.*mlxhog doctor.*--no-safety-checks",
+        ),
         ("mlx:gpu", GOOD, {**METAL, "write": "racy"}, ConfigError, "is racy, but beside gpu_write"),
     ],
 )
@@ -100,11 +106,17 @@ OWN = {"kernels": "metal"}
         ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
         ("mlx:gpu", SLOWER, {}, "reference", ""),
         ("mlx:gpu", WRONG, {}, "reference", "reference on mlx:gpu, because on mlx these differ"),
-        ("mlx:gpu", WRONG, {**OWN, **FORCE}, "metal", ""),
+        ("mlx:gpu", WRONG, {**OWN, **UNCHECKED}, "metal", ""),
         ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
         ("mlx:gpu torch:cpu", FASTER, OWN, ConfigError, "which torch:cpu cannot run; use auto"),
         ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
-        ("mlx:gpu", WRONG, OWN, EnvironmentLacks, "mlx:gpu is not known.*these differ.*--force"),
+        (
+            "mlx:gpu",
+            WRONG,
+            OWN,
+            EnvironmentLacks,
+            "mlx:gpu is not known.*these differ.*--no-safety-checks",
+        ),
     ],
 )
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
@@ -146,7 +158,7 @@ def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by
         for ok in (True, False)
     )
     check(good, determinism="record")
-    check(bad, determinism="record", force=True)
+    check(bad, determinism="record", safety_checks=False)
     check(bad)
     for record, reason in ((bad, "differed in their bits"), (UNTESTED, "has not been tested")):
         with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):

@@ -251,7 +251,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
     assert "rough guess" in rough["tokens_per_s_from"]
     likes = (0, "mlx:cpu", 500.0), (1, "mlx:cpu", 1.0), (0, "torch:cpu", 2.0)
     for more, backend, rate in likes:
-        earlier = run.create(Path(config.out), f"r{rate:g}")
+        earlier = run.create(Path(config.runs_dir), f"r{rate:g}")
         result = {"tokens_per_s": rate, "workers": [{"backend": backend}]}
         parameters = plan.parameters + more
         earlier.write_status({"status": "done", "parameters": parameters, "result": result})

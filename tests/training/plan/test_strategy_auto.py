@@ -289,7 +289,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
         wait_for(directory, "sync")
 
     rule(ABSENT_S=math.inf)
-    config = endless(tmp_path, optimizer="muon", lr=None, slow="0=10,1=10", **AUTO)
+    config = endless(tmp_path, optimizer="muon", lr=None, inject_stragglers="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_, last = changes(Path(result.run))
     assert ended["lost"] > choose_strategy.max_lost(2)
@@ -330,7 +330,7 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
 
     monkeypatch.setattr(runs, "Training", ComesAtTheChange)
     rule(MAX_LOST=1.0, ABSENT_S=0.5)
-    result = trained(endless(tmp_path, slow=f"1=late:{late_s}s", **AUTO), come_and_go)
+    result = trained(endless(tmp_path, inject_stragglers=f"1=late:{late_s}s", **AUTO), come_and_go)
     first, *_ = changes(Path(result.run))
     assert "no round has begun" in first["text"]
     assert first["step"] == 0

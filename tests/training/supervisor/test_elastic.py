@@ -41,7 +41,9 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
         assert answer.startswith("worker 2 (torch:cpu, 1 thread) joins")
         until(directory, works(2, steps=5))
 
-    config = endless(tmp_path, optimizer="adamw", slow="0=5")  # the other has a core to start on
+    config = endless(
+        tmp_path, optimizer="adamw", inject_stragglers="0=5"
+    )  # the other has a core to start on
     result = trained(config, join)
     state = checkpoint_of(result).state
     assert result.steps == tickets(state) == state["used"]["steps"]
@@ -49,7 +51,7 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
     assert [(w.slot, w.backend) for w in result.workers] == [(1, "mlx:cpu"), (2, "torch:cpu")]
     assert result.workers[1].staleness  # the table shows it like the others
     assert sorted(state["opt_steps"]) == ["1", "2"]
-    messages, more = Messages(), {"steps": 5, "time": None, "slow": None}
+    messages, more = Messages(), {"steps": 5, "time": None, "inject_stragglers": None}
     resumed = train(replace(config, resume=result.run, **more), observer=messages)
     assert (resumed.steps, len(resumed.workers)) == (result.steps + 5, 1)
     assert any("1 worker had joined" in message for message in messages)
@@ -59,7 +61,7 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
 @pytest.mark.slow
 def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_path, monkeypatch):
     # Slow, so that most steps are left when the supervisor sees one and holds all workers.
-    options = {"slow": "0=10,1=10", "lr_workers": "sqrt"}
+    options = {"inject_stragglers": "0=10,1=10", "lr_workers": "sqrt"}
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=600, **options)
     disturbed, poll = threading.Event(), runs.Training.poll
 
@@ -107,7 +109,7 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
             ("join latest --workers 3", 2, "3 workers cannot join: the run has 2 free slots"),
             ("leave latest 9", 2, "no worker 9; the run has 1, 2"),
         ]:
-            assert main([*words.split(), "--out", config.out]) == code
+            assert main([*words.split(), "--runs-dir", config.runs_dir]) == code
             assert message in capsys.readouterr().err
         for request, fields, message in [
             ("join", {"workers": 3}, r"workers is 3, and join has \(workers: str, threads: int\)"),
@@ -123,7 +125,7 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
     assert (status["phase"], status["step"] >= 3) == ("training", True)
     assert [one["slot"] for one in status["workers"]] == [1, 2]
     assert 3 <= saved_at <= result.steps
-    assert main(["stop", "latest", "--out", config.out]) == 2
+    assert main(["stop", "latest", "--runs-dir", config.runs_dir]) == 2
     assert "is not running" in capsys.readouterr().err
 
 

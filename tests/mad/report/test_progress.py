@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.mad.report import board
-from mlxhog.mad.report.board import folded, shown, state_line
+from mlxhog.mad.report import progress
+from mlxhog.mad.report.progress import folded, shown, state_line
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import STUDY, runs
@@ -42,7 +42,7 @@ def test_runs_time_and_best_are_a_line_and_what_is_not_known_yet_is_a_dash():
 
 
 def test_a_pipe_gets_every_message_and_failure_once_and_the_state_now_and_then(monkeypatch):
-    monkeypatch.setattr(board, "EVERY_S", math.inf)
+    monkeypatch.setattr(progress, "EVERY_S", math.inf)
     for quiet in (False, True):
         stream = io.StringIO()
         with shown(stream, quiet=quiet) as show:

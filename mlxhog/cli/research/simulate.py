@@ -1,4 +1,4 @@
-"""`mlxhog simulate`: pace and staleness of each strategy with given workers."""
+"""`mlxhog research simulate`: pace and staleness of each strategy with given workers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ class _SimulateOptions(RunsDirectory, Json):
     )
 
 
-@command("simulate", written=OptionGroup(SimulateConfig, merged=True))
+@command("research simulate", written=OptionGroup(SimulateConfig, merged=True))
 def run(words: _SimulateOptions, written: ConfigSource) -> Report:
     """Simulate the strategies with given workers, event by event, without training.
 
@@ -37,15 +37,15 @@ def run(words: _SimulateOptions, written: ConfigSource) -> Report:
     cluster by the clock, beside strategies whose every step or merge waits for the link.
 
     Examples:
-        simulate --workers 16 --slow 1=10
-        simulate --times pareto:50ms:1.5 --strategies hogwild,sync,sync_backup --backup-workers 2
-        simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic --kill 1=30s:10s
-        simulate --run latest --json
-        simulate --machines 2 --link 100Mbit:50ms --params 4M
+        research simulate --workers 16 --inject-stragglers 1=10
+        research simulate --times pareto:50ms:1.5 --strategies hogwild,sync
+        research simulate --times markov:20ms:200ms:0.01:0.1 --kill 1=30s:10s
+        research simulate --run latest --json
+        research simulate --machines 2 --link 100Mbit:50ms --params 4M
 
     Main options:
-        run workers times slow kill strategies machines link params round_every objective updates
-        seed json
+        run workers times inject_stragglers kill strategies machines link params round_every
+        objective updates seed json
     """
     values, recorded = dict(written), None
     if words.run is not None:

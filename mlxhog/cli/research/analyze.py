@@ -1,4 +1,4 @@
-"""`mlxhog analyze`: conflicts and staleness, and the theorems; `mlxhog advise`: which strategy."""
+"""`mlxhog research analyze` (overlap, staleness, theorems) and `advise` (which strategy)."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
 context seq_len batch_size grad_accumulation kernels compute_dtype workers threads strategy predict
-async_after write sampled_softmax blocks optimizer lr clip ngram_lr weight_decay seed out"""
+async_after write sampled_softmax blocks optimizer lr clip ngram_lr weight_decay seed runs_dir"""
 ADVISE_TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val
 loss_on seq_len batch_size grad_accumulation kernels compute_dtype workers threads write
-sampled_softmax optimizer lr clip weight_decay slow seed out"""
+sampled_softmax optimizer lr clip weight_decay inject_stragglers seed runs_dir"""
 OTHERWISE = "; other options of train are read from a YAML file or a run"
 
 
@@ -34,7 +34,7 @@ class _Subject(Plugins, Quiet):
 
     def target(self, training: ConfigSource) -> "AnalysisTarget":
         """Return the model and its training."""
-        root = Path(resolve(TrainConfig, [training]).out)
+        root = Path(resolve(TrainConfig, [training]).runs_dir)
         # It imports NumPy and the native module: wrong flags are reported before.
         from mlxhog.experiments.target import find_target
 
@@ -43,33 +43,37 @@ class _Subject(Plugins, Quiet):
 
 @dataclass(frozen=True, kw_only=True)
 class _AnalyzeOptions(_Subject):
-    all: bool = switch("all tables, not only answer and advice")
+    verbose: bool = switch("all tables, not only answer and advice")
 
 
-@command("analyze", OTHERWISE, training=OptionGroup(TrainConfig, TRAINING, "training", merged=True))
+@command(
+    "research analyze",
+    OTHERWISE,
+    training=OptionGroup(TrainConfig, TRAINING, "training", merged=True),
+)
 def run(words: _AnalyzeOptions, config: AnalyzeConfig, training: ConfigSource) -> Report:
     """Is lock-free training sound for this model and this text?
 
     Samples gradients and measures, for every block of the model, the quantities of the Hogwild
     paper (docs/simulator.md), and staleness and lost updates of a short lock-free run. Then it
-    prints the theorems at these numbers, and advice; with --all every table.
+    prints the theorems at these numbers, and advice; with --verbose every table.
 
     CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a
     run (its path, its name, or latest), RUN/best or a checkpoint.
 
     Examples:
-        analyze tiny
-        analyze conf.yaml --batch-size 8 --samples 1000 --all
+        research analyze tiny
+        research analyze conf.yaml --batch-size 8 --samples 1000 --verbose
 
     Main options:
-        samples seconds backend data workers batch_size seq_len optimizer lr all json quiet
+        samples seconds backend data workers batch_size seq_len optimizer lr verbose json quiet
     """
     target = words.target(training)
     from mlxhog.research.analysis.analyze import analyze
 
     with words.status() as tell:
         facts = analyze(target, config, tell)
-    return Report(facts, _sections(facts, everything=words.all))
+    return Report(facts, _sections(facts, everything=words.verbose))
 
 
 def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | Section]:
@@ -92,7 +96,7 @@ def _sections(facts: Mapping[str, Any], *, everything: bool) -> Iterator[str | S
     if everything:
         yield from _tables(facts)
     else:
-        advice.append("--all shows the measurements, the theorems' bounds, and reasons")
+        advice.append("--verbose shows the measurements, the theorems' bounds, and reasons")
     yield table("advice", [], advice)
 
 
@@ -149,7 +153,9 @@ class _AdviseWords(_Subject):
 
 
 @command(
-    "advise", OTHERWISE, training=OptionGroup(TrainConfig, ADVISE_TRAINING, "training", merged=True)
+    "research advise",
+    OTHERWISE,
+    training=OptionGroup(TrainConfig, ADVISE_TRAINING, "training", merged=True),
 )
 def advise(words: _AdviseWords, config: AdviseConfig, training: ConfigSource) -> Report:
     """Which strategy for this model on this machine?
@@ -162,12 +168,12 @@ def advise(words: _AdviseWords, config: AdviseConfig, training: ConfigSource) ->
     CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint.
 
     Examples:
-        advise tiny --workers torch:cpu*2 --no-try
-        advise conf.yaml --json
+        research advise tiny --workers torch:cpu*2 --no-try
+        research advise conf.yaml --json
 
     Main options:
-        no_try measure reproducible data workers threads batch_size seq_len optimizer lr slow json
-        quiet
+        no_try measure reproducible data workers threads batch_size seq_len optimizer lr
+        inject_stragglers json quiet
     """
     target = words.target(training)
     from mlxhog.research.advise import advise_on

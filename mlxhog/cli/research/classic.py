@@ -1,4 +1,4 @@
-"""`mlxhog classic`: the Hogwild paper's own problems, scheme by scheme."""
+"""`mlxhog research classic`: the Hogwild paper's own problems, scheme by scheme."""
 
 import os
 import time
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _ClassicOptions(Quiet):
-    problem: str | None = argument("[PROBLEM]", "see the list: mlxhog classic")
+    problem: str | None = argument("[PROBLEM]", "see the list: mlxhog research classic")
     all: bool = switch("all numbers, not only the main ones")
 
 
-@command("classic")
+@command("research classic")
 def run(words: _ClassicOptions, config: ClassicConfig) -> Report:
     """Solve one of the Hogwild paper's problems with several processes on one arena.
 
@@ -32,10 +32,10 @@ def run(words: _ClassicOptions, config: ClassicConfig) -> Report:
     incremented once per touch of the busiest shared coordinate; other coordinates lose fewer.
 
     Examples:
-        classic
-        classic svm --workers 2 --write racy
-        classic matrix-completion --rank 32 --scheme round_robin
-        classic svm --data rcv1_train.svm
+        research classic
+        research classic svm --workers 2 --write racy
+        research classic matrix-completion --rank 32 --scheme round_robin
+        research classic svm --data rcv1_train.svm
 
     Main options:
         data size workers scheme write epochs lr batch_size seed all json
@@ -45,7 +45,8 @@ def run(words: _ClassicOptions, config: ClassicConfig) -> Report:
     if words.problem is None:
         if config != ClassicConfig():
             raise ConfigError(
-                "name the problem, as in `mlxhog classic svm`; `mlxhog classic` lists them"
+                "name the problem, as in `mlxhog research classic svm`; `mlxhog research classic` "
+                "lists them"
             )
         entries = [{"name": n, "about": about} for n, (about, _) in problems.PROBLEMS.items()]
         return Report({"problems": entries}, [{one["name"]: one["about"] for one in entries}])

@@ -1,0 +1,1 @@
+"""`mlxhog research`: theory, simulator, and the Hogwild paper's own problems."""
