@@ -106,7 +106,7 @@ def layers(plugins: Plugins, config: Json) -> Report:
 
 
 def _assignments(values: Mapping[str, Any]) -> str:
-    """Write values as --set and a line of layers take them."""
+    """Write values as --task-set and a line of layers take them."""
     texts = {n: f"{x:g}" if isinstance(x, float) else str(x) for n, x in values.items()}
     words = {"None": "none", "True": "true", "False": "false"}
     return " ".join(f"{name}={words.get(text, text)}" for name, text in texts.items())

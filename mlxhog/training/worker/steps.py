@@ -93,7 +93,7 @@ class Gradients:
         return mean_gradient(self.backend, batches, self._entry.beat)
 
     def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
-        """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends."""
+        """Sleep as `inject_stragglers` says of this step, or until the run ends."""
         factor = self.slowdown.factor_of(self._job.config.seed, self._rank, step)
         end_ns = monotonic_ns() + (factor - 1) * spent_ns
         while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and continues():
@@ -153,7 +153,7 @@ class Steps:
         asked_ns, waited_ns = entry.beat(WorkerPhase.DATA), entry.wait_ns
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
-        elif context.clock.seconds() < late_s and context.training():  # by option `slow`
+        elif context.clock.seconds() < late_s and context.training():  # by `inject_stragglers`
             lease = Idle.WAIT
         else:
             lease = self.strategy.claim()
