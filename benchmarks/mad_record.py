@@ -28,7 +28,7 @@ from harness.estimates import Rank
 from harness.frame import run
 from harness.machine import cores, smallest
 
-from mlxhog.cli.mad.study import rates, seeds
+from mlxhog.mad.api import read_rates, read_seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.report.progress import shown
@@ -85,9 +85,9 @@ def measure(findings, chosen):
     own, n = SUITES[mode]
     names = {canonical(parse(layers)): name for name, layers in LAYERS.items()}
     study = Study(
-        candidates=tuple(names), suite=own, seeds=seeds(chosen.seeds or n),
+        candidates=tuple(names), suite=own, seeds=read_seeds(chosen.seeds or n),
         tasks=("in-context-recall", "memorization") if mode == "quick" else (),
-        rates=rates(chosen.rates) if chosen.rates else (),
+        rates=read_rates(chosen.rates) if chosen.rates else (),
         protocol=smallest({"steps": 2, "eval_every": 2}, {}),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:

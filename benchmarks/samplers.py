@@ -26,7 +26,7 @@ from harness.machine import ROOT, cores, smallest
 from mad.surface import load
 from mad.surface import write as write_surface
 
-from mlxhog.cli.mad.study import seeds
+from mlxhog.mad.api import read_seeds
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.progress import shown
 from mlxhog.mad.samplers.samplers import ModelBasedSampler
@@ -153,7 +153,7 @@ def record(chosen):
     """Train the surface anew: every candidate, at width 32 and with few steps."""
     space = {"depth": 4, "mixers": list(MIXERS), "channels": ["swiglu", "mlp"]}
     study = Study(
-        space=space, suite="smoke", tasks=TASKS, seeds=seeds("1"), dim=32,
+        space=space, suite="smoke", tasks=TASKS, seeds=read_seeds("1"), dim=32,
         protocol={"steps": 240, "eval_every": 12}, sampler="random",
     )  # fmt: skip
     store = open_store(study, chosen.studies, "mad-surface")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlxhog.arena.arena import Arena
     from mlxhog.config.config import TrainConfig
+    from mlxhog.conformance.api import parity
     from mlxhog.errors import (
         ArenaError,
         CheckpointError,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
         ShapeError,
         WorkerFailed,
     )
+    from mlxhog.experiments.api import compare
     from mlxhog.progress import Progress, Result
+    from mlxhog.serving.evaluation import evaluate
     from mlxhog.serving.model import LoadedModel, load
     from mlxhog.training.supervisor.api import train
 
@@ -78,7 +81,10 @@ __all__ = [
     "ShapeError",
     "TrainConfig",
     "WorkerFailed",
+    "compare",
+    "evaluate",
     "load",
+    "parity",
     "train",
 ]
 
@@ -88,7 +94,10 @@ _HOMES = {
     "Progress": "mlxhog.progress",
     "Result": "mlxhog.progress",
     "TrainConfig": "mlxhog.config.config",
+    "compare": "mlxhog.experiments.api",
+    "evaluate": "mlxhog.serving.evaluation",
     "load": "mlxhog.serving.model",
+    "parity": "mlxhog.conformance.api",
     "train": "mlxhog.training.supervisor.api",
 }
 

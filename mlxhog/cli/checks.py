@@ -1,18 +1,15 @@
 """`mlxhog doctor`, `parity` and `replay`: checks that end with exit code 1 if something differs."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import float32
 from mlxhog.cli.flags import OneRun, Plugins, Quiet, RunsDirectory
 from mlxhog.cli.frame import Report, command
-from mlxhog.config import plugins
-from mlxhog.config.components import OPTIMIZERS
 from mlxhog.config.options import argument, option, switch
 from mlxhog.display.table import AnswerNote, FailureNote, Section
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import EnvironmentLacks
 
 if TYPE_CHECKING:
     from mlxhog.conformance.compare import ComparedTensor
@@ -119,6 +116,9 @@ class _Parity(RunsDirectory, Plugins, Quiet):
     perturb: str | None = option(None, "change this parameter on one side; must end with 1")
 
 
+_COMPUTED = "backends kernels set seed batch_size seq_len steps perturb runs_dir".split()
+
+
 @command("parity")
 def parity(config: _Parity) -> Report:
     """Compute one model with every backend here and compare every number.
@@ -136,48 +136,22 @@ def parity(config: _Parity) -> Report:
         parity tiny --set hidden_size=96 --set num_heads=3
         parity tiny --perturb lm_head.weight; test $? -eq 1
     """
-    classes: Any = OPTIMIZERS.known().values()
-    own = tuple(choice() for choice in classes if plugins.files_of([choice]))
-    where = config.subject or ("tiny" if own else None)
-    if where is None:
-        raise ConfigError(
-            "parity needs a SUBJECT: an architecture, a checkpoint's directory or a run, for "
-            "example `mlxhog parity tiny`"
-        )
-    is_saved = where == "latest" or Path(where).is_dir() or (Path(config.runs_dir) / where).is_dir()
-    kind = "checkpoint" if is_saved else "config"
-    # These import NumPy and the native module; wrong flags are refused before.
-    from mlxhog.conformance.compute import compare_sides
-    from mlxhog.conformance.subject import check_memory, choose, open_subject
-    from mlxhog.display.views import numbered
+    # It imports NumPy and the native module; wrong flags are refused before.
+    from mlxhog.conformance.api import parity as compute
 
-    sizes: dict[str, Any] = {"seed": config.seed, "steps": config.steps}
-    sizes["shape"] = config.batch_size, config.seq_len
-    subject = open_subject(kind, where, Path(config.runs_dir), config.set, **sizes)
-    chosen, lacks = choose(config.backends, config.kernels)
-    check_memory(subject, chosen)
     with config.status() as tell:
-        result = compare_sides(
-            replace(subject.made(), plugins=own),
-            chosen,
-            numbered(tell, len(chosen)),
-            perturb=config.perturb,
-            seed=config.seed,
+        result = compute(
+            config.subject, **{name: getattr(config, name) for name in _COMPUTED}, observer=tell
         )
-    tf32 = list(filter(None, [float32.user_note()]))
-    stepped = {row.what.split("/")[1] for row in result.rows if row.kind == "step"}
-    idle = [f"not compared: {p.name}, which takes no step" for p in own if p.name not in stepped]
-    notes = [*result.subject.notes, *lacks, *tf32, *idle]
-    if result.perturbed is not None:
-        notes.append("perturbed: " + " of ".join(result.perturbed))
     remarks = [f"{config.perturb} was perturbed, but no comparison failed"] * result.missed
     if result.first_bad is not None:
-        remarks = [f"disagree: {_describe(result.first_bad)}", *tf32]
-    text = _text(result, notes, everything=config.verbose)
-    return Report(result.to_json() | {"notes": notes}, text, int(not result.ok), remarks)
+        remarks = [f"disagree: {_describe(result.first_bad)}"]
+        remarks += filter(None, [float32.user_note()])
+    text = _text(result, everything=config.verbose)
+    return Report(result.to_json(), text, int(not result.ok), remarks)
 
 
-def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> Iterator[Section]:
+def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
     rows, sides = result.rows, ", ".join(side.name for side in result.sides)
     failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
     sides = sides if len(sides) <= MAX_NAMES else f"{len(result.sides)} sides"
@@ -206,7 +180,7 @@ def _text(result: "ParityReport", notes: Sequence[str], *, everything: bool) -> 
         for row in sorted(good, key=lambda row: -row.pressure)[:1]
     ]
     more = ["--verbose has a line for every tensor"] * (not everything)
-    yield Section(result.subject.title, header, cells, [*notes, *closest, *more])
+    yield Section(result.subject.title, header, cells, [*result.notes, *closest, *more])
 
 
 def _describe(row: "ComparedTensor") -> str:

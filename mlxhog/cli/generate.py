@@ -2,7 +2,6 @@
 
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
@@ -12,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Json, OptionGroup, Plugins, RunsDirectory, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import is_set, option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import verbatim
 from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError, DataError, shown
-from mlxhog.serving import CHECKPOINT, Reading, backend_option
+from mlxhog.serving import SEQ_LEN, Reading, backend_option
 
 if TYPE_CHECKING:
-    from mlxhog.data.tokens import TokenFile
-    from mlxhog.decoding.scoring import TextScore
     from mlxhog.serving.source import Loaded, WeightSource
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
@@ -255,7 +252,7 @@ def _write(text: str) -> None:
     stream.flush()
 
 
-SEQ_LEN = 512
+_SCORED = "model data like checkpoint seq_len backend runs_dir".split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,94 +297,23 @@ def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
         eval xLSTM-7b --like latest
         eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
     """
-    # These import a framework: a wrong name is reported before.
-    from mlxhog.base import machine
-    from mlxhog.base.paths import names_in_common_folder, words
-    from mlxhog.base.workers import one_backend
-    from mlxhog.checkpoint.checkpoint import locate
-    from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora, prepare, validation_set
-    from mlxhog.data.machine_data import MachineData
-    from mlxhog.data.split import KnownText
-    from mlxhog.decoding.scoring import TextScore, score, token_files, val_tokens
-    from mlxhog.models.families import check_length
-    from mlxhog.serving.model import load
+    # It imports NumPy: wrong flags are reported before.
+    from mlxhog.serving.evaluation import evaluate as scores
 
-    path, corpus = locate(config.model, Path(config.runs_dir), config.checkpoint), None
-    if config.like is not None and config.data is not None:
-        raise ConfigError("--like and --data both name the text to score; leave one out")
-    like = path if config.like is None else locate(config.like, Path(config.runs_dir))
-    trained = run_of(like.resolve())  # a run's `model` is a link to one
-    options = None if trained is None else train_config([trained.options(data=config.data)])
-    if config.data is not None:
-        with StatusLine(sys.stderr, quiet=False) as line:
-            as_trained = options or text
-            key = text.text_key or as_trained.text_key
-            cut_by = (text if is_set(text, "document_separator") else as_trained).document_separator
-            machine_data = MachineData(skip=as_trained.skip_machine_data)
-            every = corpora.find(config.data, key, line.tick, cut_by).mapped(machine_data.read)
-            every = prepare.with_loss_on(every, as_trained.loss_on)
-            corpus, _ = corpora.readable(every, strict=text.strict_data, show=line.tick)
-        for note in corpus.notes(listed_by="--json"):
-            print(f"note: {note}", file=sys.stderr)
-    elif options is None:
-        raise ConfigError(
-            f"{like} is not a checkpoint of a run, so it has no validation text; name a text with "
-            "--data, or a run with --like"
+    separator = text.document_separator if is_set(text, "document_separator") else None
+    with StatusLine(sys.stderr, quiet=False) as line:
+        result = scores(
+            **{name: getattr(config, name) for name in _SCORED},
+            text_key=text.text_key,
+            document_separator=separator,
+            strict_data=text.strict_data,
+            observer=lambda shown: line.tick(lambda: shown),
         )
-    began = time.monotonic()
-    computes = one_backend(config.backend, machine.here())  # batches, which a GPU is good at
-    model = load(path, runs_dir=config.runs_dir, backend=computes, mode=CHECKPOINT)
-    seq_len = config.seq_len or (SEQ_LEN if options is None else options.seq_len)
-    check_length(model.config, seq_len)
-    backend = model.follower.backend
-
-    def scored(name: str, file: "TokenFile | None") -> TextScore:
-        def show(share: float) -> None:
-            line.show(f"{share:.0%}  {name}")
-
-        if file is None:
-            return TextScore()
-        return score(backend, model.config, file, seq_len=seq_len, progress=show)
-
-    own = None  # of the part of the validation text that evaluations of the run score
-    with (
-        tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder,
-        StatusLine(sys.stderr, quiet=False) as line,
-    ):
-        if corpus is not None:
-            files = token_files(model.tokenizer, corpus, Path(folder))
-            names = names_in_common_folder([one.name for one in corpus.parts])
-            scores = {names[path]: scored(names[path], file) for path, file in files}
-        elif options is not None and trained is not None:
-            how = {name: getattr(options, name) for name in prepare.OPTIONS}
-            own_tokenizer = options.tokenizer == "auto" or like is not path
-            folder_of = path if path.is_dir() else path.parent
-            how["tokenizer"] = str(folder_of) if own_tokenizer else options.tokenizer
-            how |= {"known": KnownText.read(trained.directory), "resumes": True}
-            how["learned"] = path if like is path else None
-            validation = val_tokens(model.tokenizer, options.data, **how)
-            of_run = f" of {trained.name}" * (like is not path)
-            name = f"{words(options.data)} (validation text{of_run})"
-            scores = {name: scored(name, validation)}
-            n_bytes = (trained.read_status().get("validation") or {}).get("asked_bytes")
-            part = validation_set.part(validation, n_bytes) if n_bytes else validation
-            own = None if part is validation else _numbers(scored(name, part))
-    whole = sum(scores.values(), TextScore())
-    if not whole.tokens:
-        raise DataError(f"{words(config.data)} holds no text; choose other files")
-    about = {"checkpoint": str(path), "seq_len": seq_len, "backend": model.backend}
-    rows = [{"file": name, **_numbers(one)} for name, one in scores.items()]
-    skipped = [] if corpus is None else [one.to_json() for one in corpus.skipped]
-    facts: dict[str, Any] = {**about, "files": rows, "skipped": skipped, **_numbers(whole)}
-    rows = [*rows, {"file": "whole", **_numbers(whole)}]
-    if own is not None:
-        facts["part"] = own
-        rows.append({"file": "its part of every evaluation", **own})
-    facts["seconds"] = round(time.monotonic() - began, 3)
+        for note in result.notes:
+            line.tell(f"note: {note}")
+    facts = result.to_json()
+    rows = [*facts["files"], {"file": "whole", **result.whole.to_json()}]
+    if result.subset is not None:
+        rows.append({"file": "its part of every evaluation", **facts["part"]})
+    about = {name: facts[name] for name in ("checkpoint", "seq_len", "backend")}
     return Report(facts, [rows, about])
-
-
-def _numbers(score: "TextScore") -> dict[str, Any]:
-    names = ("bits_per_byte", "perplexity", "nats", "n_bytes", "tokens")
-    return {name.removeprefix("n_"): getattr(score, name) for name in names}

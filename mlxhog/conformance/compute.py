@@ -104,6 +104,7 @@ class ParityReport:
     first_bad: ComparedTensor | None  # the first disagreement in the computation; None if all agree
     perturbed: tuple[str, str] | None  # an input, and the side that got another value of it
     seconds: float
+    notes: tuple[str, ...] = ()
 
     @property
     def missed(self) -> bool:
@@ -116,7 +117,7 @@ class ParityReport:
         return self.first_bad is None and not self.missed
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `--json` prints, without notes."""
+        """Return what `mlxhog parity --json` prints."""
         names = self.perturbed and dict(zip(("name", "side"), self.perturbed, strict=True))
         kinds = sorted({row.kind for row in self.rows})
         return {
@@ -128,6 +129,7 @@ class ParityReport:
             "seconds": round(self.seconds, 3),
             "reasons": {kind: tolerances.FLOAT32[kind].reason for kind in kinds},
             "rows": [row.to_json() for row in self.rows],
+            "notes": [*self.notes],
         }
 
 

@@ -51,6 +51,11 @@ class TextScore:
         """
         return math.exp(min(self.nats / self.tokens, 700.0)) if self.tokens else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return its numbers for `json.dumps`."""
+        numbers = {"bits_per_byte": self.bits_per_byte, "perplexity": self.perplexity}
+        return {**numbers, "nats": self.nats, "bytes": self.n_bytes, "tokens": self.tokens}
+
 
 def token_files(
     tokenizer: Tokenizer, corpus: corpora.Corpus, folder: Path

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 from mlxhog.base.quantities import format_duration
-from mlxhog.config.options import option
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import option, options
 
 ENDS = ("budget", "epochs and early stopping")
 """Groups of options of train that end a run; a comparison sets them by its terms."""
+
+BUDGETS = {one.name: one.default for one in options(TrainConfig).values() if one.group in ENDS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,9 @@ WAIT_S = 60.0
 """Longest wait for a run that is starting, in seconds."""
 
 
+SEQ_LEN = 512
+"""Tokens of a sequence in which text is scored, where no training says another number."""
+
 BACKEND = "auto"
 """The backend of `load` and of every command that computes a trained model, unless it is named."""
 

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 import pytest
 
 from mlxhog.checkpoint import run as runs
-from mlxhog.cli.compare import find_side
 from mlxhog.data import prepare, textfiles
+from mlxhog.experiments.api import find_side
 from mlxhog.experiments.pairs import Comparison, RunPair
 from mlxhog.optim import AdamW
 from mlxhog.training.supervisor.training import train

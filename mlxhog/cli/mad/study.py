@@ -1,28 +1,24 @@
 """`mlxhog mad search`, `mlxhog mad bench` and `mlxhog mad resume`: commands that run a study."""
 
-import hashlib
-import json
 import shlex
 import sys
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import disk
-from mlxhog.base.quantities import parse_number
 from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
 from mlxhog.cli.frame import INTERRUPTED, Report, command, written
 from mlxhog.config.options import argument, option, options, switch
-from mlxhog.config.sources import ConfigSource, resolve, values_of
+from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import ConfigError
+from mlxhog.mad import api
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
-FIRST_SEED = 12345
 _protocol_part = OptionGroup(
     Protocol,
     " ".join(PROTOCOL),
@@ -30,33 +26,6 @@ _protocol_part = OptionGroup(
     "the suite's",
     merged=True,
 )
-
-
-def seeds(text: str) -> tuple[int, ...]:
-    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`; else a ValueError."""
-    try:
-        numbers = [int(word) for word in text.removesuffix(",").split(",")]
-    except ValueError:
-        numbers = []
-    if "," not in text and numbers:
-        numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
-    is_legal = numbers and len({*numbers}) == len(numbers)
-    if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:
-        raise ValueError("give a number, such as 3, or different ones such as 1,2,3")
-    return tuple(numbers)
-
-
-def rates(text: str) -> tuple[float, ...]:
-    """Read ascending learning rates such as `5e-4,1e-3,2e-3`; else a ValueError."""
-    try:
-        values = tuple(parse_number(word) for word in text.split(","))
-    except ValueError:
-        values = (0.0,)
-    if not all(one < after for one, after in pairwise((0.0, *values))):
-        raise ValueError(
-            "give learning rates above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
-        )
-    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +44,13 @@ class _StudyOptions(_Session):
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
         "1",
-        f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3 (one seed: 7,)",
-        reads=seeds,
+        f"number of seeds of every run, from {api.FIRST_SEED} on; or a list: 1,2,3 (one seed: 7,)",
+        reads=api.read_seeds,
     )
     rates: str | None = option(
         None,
         "learning rates to sweep, such as 5e-4,1e-3,2e-3; the best per task config is scored",
-        none="the suite's", excludes=("lr",), reads=rates,
+        none="the suite's", excludes=("lr",), reads=api.read_rates,
     )  # fmt: skip
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
@@ -132,7 +101,7 @@ def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report
         space suite tasks sampler seeds rates dim steps backend workers parallel budget study
         no_prune dry_run json
     """
-    protocol = _protocol(typed)
+    protocol = api.protocol_of(typed)
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.samplers.space import read_space, to_space
 
@@ -175,7 +144,7 @@ def bench(config: _Bench, typed: ConfigSource, how: ExecutionConfig) -> Report:
         layers config suite tasks seeds rates dim steps backend workers parallel budget study
         dry_run json
     """
-    protocol = _protocol(typed)
+    protocol = api.protocol_of(typed)
     if not config.layers and not config.config:
         raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
     # These import NumPy: wrong flags are reported before.
@@ -224,50 +193,17 @@ def resume(config: _Resume, how: ExecutionConfig) -> Report:
     return _session(store, study, how, config)
 
 
-def _protocol(typed: ConfigSource) -> dict[str, object]:
-    """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
-
-    Numbers of an optimizer that is not named are those of the suite's.
-    """
-    chosen, named = resolve(Protocol, [typed]), set(typed)
-    values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
-    if "optimizer" in named:
-        named -= set(PROTOCOL) - set(options(Protocol))
-    fields = {name: values[name] for name in PROTOCOL if name in named}
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if fields.get(one) is not None:
-            fields.setdefault(other, None)
-    return fields
-
-
 def _begin(config: _StudyOptions, how: ExecutionConfig, name: str | None, **fields: Any) -> Report:
-    """Begin a study with some fields, or continue the same one.
-
-    Its name is --study, `name`, or made of its definition.
-    """
-    from mlxhog.base import machine
-    from mlxhog.base.workers import backend_here, resolve_workers
-    from mlxhog.mad import tasks
-    from mlxhog.mad.study.store import store_of
-    from mlxhog.mad.study.study import Study
-
-    here = machine.here()
-    workers = config.workers or backend_here(config.backend or "torch:cpu", here)
-    resolved = resolve_workers(workers, config.threads, machine=here).workers
-    names = [] if config.tasks is None else map(tasks.find, config.tasks.split(","))
-    chosen = {task.name for task in names}
-    study = Study(
-        **fields,
-        tasks=tuple(name for name in tasks.known() if name in chosen),
-        seeds=seeds(config.seeds),
-        rates=() if config.rates is None else rates(config.rates),
-        workers=",".join(worker.backend for worker in resolved),
-        threads=config.threads,
-        share_embedding=config.share_embedding,
-    ).remembering()
-    digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
-    name = config.study or name or f"bench-{study.suite}-{digest[:8]}"
-    return _session(store_of(study, how.studies_dir, name), study, how, config)
+    """Begin a study with some fields, or continue the same one."""
+    store, study = api.define(
+        config.study, name, Path(how.studies_dir),
+        tasks=None if config.tasks is None else config.tasks.split(","),
+        backend=config.backend, workers=config.workers, threads=config.threads,
+        seeds=api.read_seeds(config.seeds),
+        rates=() if config.rates is None else api.read_rates(config.rates),
+        share_embedding=config.share_embedding, **fields,
+    )  # fmt: skip
+    return _session(store, study, how, config)
 
 
 def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Session) -> Report:

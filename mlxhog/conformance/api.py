@@ -1,0 +1,100 @@
+"""The Python API `parity`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.base import float32
+from mlxhog.config import plugins
+from mlxhog.config.components import OPTIMIZERS
+from mlxhog.display.views import TellStep, numbered
+from mlxhog.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlxhog.conformance.compute import ParityReport
+
+BATCH_SIZE, SEQ_LEN, STEPS = 2, 67, 3
+
+
+def parity(
+    subject: str | Path | None = None,
+    *,
+    backends: str = "auto",
+    kernels: str = "all",
+    set: Mapping[str, object] | str | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    seq_len: int = SEQ_LEN,
+    steps: int = STEPS,
+    perturb: str | None = None,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+    runs_dir: str | Path = "runs",
+    observer: TellStep | None = None,
+) -> ParityReport:
+    """Compute one model with every backend here and compare every number.
+
+        report = parity("7to1-tiny", backends="torch:cpu,mlx:cpu")
+        assert report.ok, report.first_bad
+
+    Args:
+        subject: an architecture (a name, a YAML file, a line of layers), the directory of a
+            checkpoint, or a run (its whole name, or "latest"). None is "tiny" with an optimizer
+            that a plug-in adds.
+        backends: the sides: "auto", or some of numpy, torch:cpu, mlx:cpu .., by commas.
+        kernels: implementations of the operators: all of each backend, or one.
+        set: other values for fields of an architecture.
+        seed: of tokens and noise.
+        batch_size: sequences.
+        seq_len: tokens of each sequence.
+        steps: optimizer steps with each optimizer; 0 for none.
+        perturb: a parameter that is changed on one side; then `ok` has to be False.
+        plugin: Python files that add layers or optimizers.
+        runs_dir: the folder that holds the runs.
+        observer: called with the name of a side and what is computed of it.
+
+    Returns:
+        The report: `ok`, `rows` (one per tensor and pair of sides), `first_bad`, `notes`.
+
+    Raises:
+        ConfigError: a wrong name or number.
+        CheckpointError: the checkpoint cannot be read.
+        EnvironmentLacks: memory or a backend is missing.
+    """
+    # These import a framework.
+    from mlxhog.conformance.compute import compare_sides
+    from mlxhog.conformance.subject import check_memory, choose, open_subject
+
+    for file in plugins.texts(plugin):
+        plugins.load(file)
+    classes: Any = OPTIMIZERS.known().values()
+    own = tuple(choice() for choice in classes if plugins.files_of([choice]))
+    where = None if subject is None else str(subject)
+    where = where or ("tiny" if own else None)
+    if where is None:
+        raise ConfigError(
+            "parity needs a SUBJECT: an architecture, a checkpoint's directory or a run, for "
+            "example `mlxhog parity tiny`"
+        )
+    is_saved = where == "latest" or Path(where).is_dir() or (Path(runs_dir) / where).is_dir()
+    kind = "checkpoint" if is_saved else "config"
+    changes = set if isinstance(set, str | None) else ", ".join(f"{k}={v}" for k, v in set.items())
+    sizes: dict[str, Any] = {"seed": seed, "steps": steps, "shape": (batch_size, seq_len)}
+    opened = open_subject(kind, where, Path(runs_dir), changes, **sizes)
+    chosen, lacks = choose(backends, kernels)
+    check_memory(opened, chosen)
+    result = compare_sides(
+        replace(opened.made(), plugins=own),
+        chosen,
+        numbered(observer or (lambda part, step: None), len(chosen)),
+        perturb=perturb,
+        seed=seed,
+    )
+    stepped = {row.what.split("/")[1] for row in result.rows if row.kind == "step"}
+    notes = [*result.subject.notes, *lacks, *filter(None, [float32.user_note()])]
+    notes += [f"not compared: {p.name}, which takes no step" for p in own if p.name not in stepped]
+    if result.perturbed is not None:
+        notes.append("perturbed: " + " of ".join(result.perturbed))
+    return replace(result, notes=tuple(notes))

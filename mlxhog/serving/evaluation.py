@@ -1,0 +1,196 @@
+"""The Python API `evaluate`: a trained model's scores of text."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxhog.base import machine
+from mlxhog.base.paths import names_in_common_folder, words
+from mlxhog.base.workers import one_backend
+from mlxhog.checkpoint.checkpoint import locate
+from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.config import plugins
+from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.data import corpora, prepare, validation_set
+from mlxhog.data.corpora import Show, show_nothing
+from mlxhog.data.machine_data import MachineData
+from mlxhog.data.split import KnownText
+from mlxhog.data.tokens import TokenFile
+from mlxhog.decoding.scoring import TextScore, score, token_files, val_tokens
+from mlxhog.errors import ConfigError, DataError
+from mlxhog.models.families import check_length
+from mlxhog.serving import CHECKPOINT, SEQ_LEN
+from mlxhog.serving.model import LoadedModel, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEvaluation:
+    """Scores of text.
+
+    Attributes:
+        checkpoint: the path of the weights.
+        seq_len: tokens of a sequence.
+        backend: what computed them, such as "torch:cpu".
+        files: the score of each file, by its name.
+        subset: of the fixed validation subset that evaluations of the run score; None where that is
+            all validation text, or other text was given.
+        skipped: files that were not read, and why.
+        notes: what a person should know of these.
+        seconds: that it took.
+    """
+
+    checkpoint: str
+    seq_len: int
+    backend: str
+    files: dict[str, TextScore]
+    subset: TextScore | None
+    skipped: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def whole(self) -> TextScore:
+        """The score of all files together."""
+        return sum(self.files.values(), TextScore())
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Cross entropy per byte of all text; comparable between tokenizers."""
+        return self.whole.bits_per_byte
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `mlxhog eval --json` prints."""
+        return {
+            "checkpoint": self.checkpoint,
+            "seq_len": self.seq_len,
+            "backend": self.backend,
+            "files": [{"file": name, **one.to_json()} for name, one in self.files.items()],
+            "skipped": [*self.skipped],
+            **self.whole.to_json(),
+            **({} if self.subset is None else {"part": self.subset.to_json()}),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def evaluate(
+    model: str | Path = "latest",
+    data: str | Path | None = None,
+    *,
+    like: str | Path | None = None,
+    checkpoint: str | None = None,
+    seq_len: int | None = None,
+    backend: str = "auto",
+    text_key: str | None = None,
+    document_separator: str | None = None,
+    strict_data: bool = False,
+    plugin: str | Path | Sequence[str | Path] | None = None,
+    runs_dir: str | Path = "runs",
+    observer: Callable[[str], None] | None = None,
+) -> TextEvaluation:
+    """Score text with a trained model.
+
+        evaluate("latest").bits_per_byte
+        evaluate("latest", "letter.txt").to_json()
+        evaluate("xLSTM-7b", like="latest")
+
+    As in the evaluation of a run, the text is cut into sequences, each without the text before it.
+
+    Args:
+        model: a run (its path, name or "latest"), RUN/best, or a checkpoint.
+        data: text files, a folder, a glob or a corpus of the package; None is the validation set of
+            the run.
+        like: another run, whose validation set is scored.
+        checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints.
+        seq_len: tokens of a sequence; None is that of the run's training, else 512.
+        backend: what computes, such as "torch:cpu".
+        text_key: field of the text in JSON lines and tables; None is the run's.
+        document_separator: what ends a document of plain text; None is the run's.
+        strict_data: refuse text that cannot be read, in place of skipping it.
+        plugin: Python files that add layers.
+        runs_dir: the folder that holds the runs.
+        observer: called with a line about the progress.
+
+    Raises:
+        ConfigError, DataError, RunError, CheckpointError: bad input.
+        Diverged: the loss is not finite.
+        EnvironmentLacks: memory or a backend is missing.
+    """
+    for file in plugins.texts(plugin):
+        plugins.load(file)
+    show: Show = show_nothing if observer is None else lambda text: observer(text())
+    path, root = locate(str(model), Path(runs_dir), checkpoint), Path(runs_dir)
+    if like is not None and data is not None:
+        raise ConfigError("--like and --data both name the text to score; leave one out")
+    source = path if like is None else locate(str(like), root)
+    trained = run_of(source.resolve())  # a run's `model` is a link to one
+    asked = None if data is None else str(data)
+    options = None if trained is None else train_config([trained.options(data=asked)])
+    corpus = None
+    if asked is not None:
+        own = options or TrainConfig()
+        machine_data = MachineData(skip=own.skip_machine_data)
+        separator = document_separator or own.document_separator
+        every = corpora.find(asked, text_key or own.text_key, show, separator)
+        every = prepare.with_loss_on(every.mapped(machine_data.read), own.loss_on)
+        corpus, _ = corpora.readable(every, strict=strict_data, show=show)
+    elif options is None:
+        raise ConfigError(
+            f"{source} is not a checkpoint of a run, so it has no validation text; name a text "
+            "with --data, or a run with --like"
+        )
+    began = time.monotonic()
+    computes = one_backend(backend, machine.here())  # batches, which a GPU is good at
+    loaded = load(path, runs_dir=root, backend=computes, mode=CHECKPOINT)
+    length = seq_len or (SEQ_LEN if options is None else options.seq_len)
+    check_length(loaded.config, length)
+
+    def scored(name: str, file: TokenFile | None) -> TextScore:
+        if file is None:
+            return TextScore()
+
+        def progress(share: float) -> None:
+            show(lambda: f"{share:.0%}  {name}")
+
+        backend = loaded.follower.backend
+        return score(backend, loaded.config, file, seq_len=length, progress=progress)
+
+    subset = None
+    with tempfile.TemporaryDirectory(prefix="mlxhog-eval-") as folder:
+        if corpus is not None:
+            named = token_files(loaded.tokenizer, corpus, Path(folder))
+            names = names_in_common_folder([one.name for one in corpus.parts])
+            files = {names[one]: scored(names[one], file) for one, file in named}
+        elif options is not None and trained is not None:
+            validation = _validation(loaded, options, trained, path, like=like is not None)
+            of_run = f" of {trained.name}" * (like is not None)
+            name = f"{words(options.data)} (validation text{of_run})"
+            files = {name: scored(name, validation)}
+            n_bytes = (trained.read_status().get("validation") or {}).get("asked_bytes")
+            part = validation_set.part(validation, n_bytes) if n_bytes else validation
+            subset = None if part is validation else scored(name, part)
+    result = TextEvaluation(
+        checkpoint=str(path), seq_len=length, backend=loaded.backend, files=files, subset=subset,
+        skipped=() if corpus is None else tuple(one.to_json() for one in corpus.skipped),
+        notes=() if corpus is None else tuple(corpus.notes(listed_by="--json")),
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+    if not result.whole.tokens:
+        raise DataError(f"{words(asked)} holds no text; choose other files")
+    return result
+
+
+def _validation(
+    loaded: LoadedModel, options: TrainConfig, run: Run, path: Path, *, like: bool
+) -> TokenFile:
+    """Return the validation text of a run, in the tokens of a model, perhaps another one."""
+    how = {name: getattr(options, name) for name in prepare.OPTIONS}
+    if options.tokenizer == "auto" or like:
+        how["tokenizer"] = str(path if path.is_dir() else path.parent)
+    how |= {"known": KnownText.read(run.directory), "resumes": True}
+    how["learned"] = None if like else path
+    return val_tokens(loaded.tokenizer, options.data, **how)

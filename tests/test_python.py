@@ -1,0 +1,88 @@
+"""The Python entries beside `train` and `load`: they do what their commands do."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import mlxhog
+import mlxhog.mad
+from mlxhog.cli import main
+from tests.cli.command import told
+from tests.training.small import small_config
+
+QUICK = {"seq_len": 32, "batch_size": 2, "threads": 1, "workers": "torch:cpu"}
+
+
+def test_they_are_functions_and_their_import_loads_no_framework():
+    program = (
+        "import sys, mlxhog, mlxhog.mad, mlxhog.doctor\n"
+        "assert not {'torch', 'mlx', 'numpy'} & set(sys.modules)\n"
+        "entries = mlxhog.evaluate, mlxhog.compare, mlxhog.parity, mlxhog.mad.search\n"
+        "assert all(map(callable, entries))\n"
+        "assert not {'torch', 'mlx'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_evaluate_scores_the_validation_set_and_other_text_as_the_command_does(tmp_path, capsys):
+    config = small_config(tmp_path, steps=2, workers="torch:cpu", eval_every="1h")
+    result = mlxhog.train(config, observer=None)
+    scores = mlxhog.evaluate(result.run, backend="torch:cpu", runs_dir=tmp_path / "runs")
+    printed = told(capsys, "eval", result.run, "--backend", "torch:cpu")
+    assert scores.to_json() | {"seconds": 0} == printed | {"seconds": 0}
+    assert scores.bits_per_byte == pytest.approx(result.final_bits_per_byte)
+    (tmp_path / "letter.txt").write_text("Never wait. " * 20)
+    seen = []
+    other = mlxhog.evaluate(result.run, tmp_path / "letter.txt", observer=seen.append)
+    assert [*other.files] == ["letter.txt"]
+    assert other.whole.n_bytes == 240
+    assert seen
+    with pytest.raises(mlxhog.ConfigError, match="leave one out"):
+        mlxhog.evaluate(result.run, "letter.txt", like="latest")
+
+
+def test_parity_returns_every_row_and_says_what_was_perturbed():
+    how = {"backends": "numpy,torch:cpu", "kernels": "reference", "seq_len": 9, "steps": 0}
+    report = mlxhog.parity("tiny", set={"hidden_size": 32, "num_hidden_layers": 1}, **how)
+    assert report.ok
+    assert report.rows
+    bad = mlxhog.parity("tiny", set="hidden_size=32", perturb="lm_head.weight", **how)
+    assert not bad.ok
+    assert bad.notes[-1].startswith("perturbed: ")
+
+
+@pytest.mark.slow
+def test_compare_takes_mappings_files_and_configurations_and_continues(tmp_path):
+    small = small_config(tmp_path)
+    how = {"steps": 2, "pairs": 2, "folder": str(tmp_path / "kept"), "val_subset_tokens": 500}
+    how |= {"runs_dir": str(tmp_path / "runs")}
+    seen = []
+    both = {"model": small.model, "data": small.data, "tokenizer": "bytes", **QUICK}
+    found = mlxhog.compare({"lr": 1e-3}, {"lr": 1e-4}, observer=seen.append, **how, **both)
+    assert found.verdict in ("a", "b", "inconclusive")
+    assert found.to_json()["differing"].keys() == {"lr"}
+    assert len(found.pairs) == len(seen) >= 1
+    again = mlxhog.compare({"lr": 1e-3}, {"lr": 1e-4}, observer=seen.append, **how, **both)
+    assert (again.pairs, len(seen)) == (found.pairs, len(found.pairs))
+    with pytest.raises(mlxhog.ConfigError, match="a TrainConfig has all options"):
+        mlxhog.compare(small, small, **how, lr=1.0)
+
+
+@pytest.mark.slow
+def test_a_search_is_the_study_of_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "space.yaml").write_text(
+        "space: {depth: 2, mixers: [gated-conv], channels: [swiglu, mlp]}\n"
+    )
+    outcome = mlxhog.mad.search(
+        "space.yaml", study="s", tasks="in-context-recall", steps=2, dim=16, batch_size=16
+    )
+    assert outcome.status == "done"
+    words = "mad search --space space.yaml --study s --tasks in-context-recall --steps 2 --dim 16"
+    assert main([*words.split(), "--batch-size", "16", "--json"]) == 0  # nothing is left to do
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["best"]["candidate"] == outcome.best.candidate
+    with pytest.raises(mlxhog.ConfigError, match="did you mean"):
+        mlxhog.mad.search("space.yaml", stepps=2)
