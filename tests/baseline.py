@@ -143,7 +143,7 @@ def rows(task):
 
 
 def export(name):
-    preset, _, target = name.partition(" --to ")
+    preset, _, target = name.partition(" --format ")
     model = SMALL if preset == "small" else load_architecture(preset)
     params = {
         name: (np.arange(np.prod(spec.shape)) % 251 / np.float32(251)).reshape(spec.shape)

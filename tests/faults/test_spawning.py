@@ -66,7 +66,7 @@ def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path):
     "words",
     [
         "train --model small.yaml --data text --steps 2 --seq-len 32 --workers mlx:cpu --json",
-        "classic svm --size 200 --epochs 1 --workers 1 --json",
+        "research classic svm --size 200 --epochs 1 --workers 1 --json",
         "mad data --task M --task-set train_rows=600 --task-set test_rows=300 --output rows.npz",
     ],
     ids=lambda words: words.split()[0],

@@ -24,7 +24,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.training.plan import strategy_rule as choose_strategy
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.strategy_rule import LOCK_FREE, ROUNDS, StepTime, by_likelihood, gain
-from mlxhog.training.supervisor import arena_state
+from mlxhog.training.supervisor import arena_state, change_strategy
 from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.arena_state import change
 from tests.pairs import each_of
@@ -267,6 +267,7 @@ def rule(monkeypatch):
     def of(**constants):
         for name, value in {"LAST_ROUNDS": 8, "GRADIENTS": 8, **constants}.items():
             monkeypatch.setattr(choose_strategy, name, value)
+            monkeypatch.setattr(change_strategy, name, value, raising=False)
         monkeypatch.setattr(choose_strategy, "gain", lambda seconds, sequences: 1.0)
 
     return of

@@ -236,7 +236,7 @@ def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
 
 # -- what is shown ---------------------------------------------------------------------------------
 
-VERDICT = "does not beat them"
+VERDICT = "does not beat it"
 
 
 @pytest.fixture

@@ -194,7 +194,7 @@ ENDS = """
 import sys, types
 from pathlib import Path
 from mlxhog.errors import MetalError
-from mlxhog.training import worker_process
+from mlxhog.training.worker import main as worker_process
 from tests.test_errors import compiler_text
 
 def run(pipe, job):
