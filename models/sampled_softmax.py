@@ -51,7 +51,7 @@ class Candidates:
 class SampledSoftmax:
     """The distribution from which words are drawn."""
 
-    negatives: int  # N, words drawn for each loss
+    negatives: int  # N, tokens drawn for each loss
     weights: Float64  # (V,) float64 > 0, to which pi is proportional
 
     @classmethod

@@ -30,8 +30,8 @@ LARGEST = 80.0
 """Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
 
 
-class MLSTMCell:
-    """The forms of the cell over a framework's array functions."""
+class MLSTMOps:
+    """The mLSTM cell over a framework's array functions: parallel, chunkwise, one step."""
 
     xp: Arrays
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.mlstm import MLSTMCell
+from mlxhog.models.ops.mlstm import MLSTMOps
 from mlxhog.models.ops.recurrences import Recurrences
 
 MAX_SUM_TERMS = 32_766
@@ -29,7 +29,7 @@ approximation with tanh. `softplus` is log(1 + e^x).
 """
 
 
-class Ops(MLSTMCell, Recurrences, ABC):
+class Ops(MLSTMOps, Recurrences, ABC):
     """The differentiable operators in which models are written, for arrays of one framework.
 
     Arrays are float32; only the matrices of `linears` and `block_diagonal` may be of another type.

@@ -30,7 +30,7 @@ from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig
 
 MIN_BIGRAM_VOCAB = 1024
-"""Smallest vocabulary whose embedding and head begin with counted pairs."""
+"""Smallest vocabulary whose embedding and head are initialized from bigrams."""
 
 
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
