@@ -3,7 +3,7 @@
     python benchmarks/all.py --quick             smallest sizes that say something; writes nothing
     python benchmarks/all.py --full              the results of the pages: four hours, in pieces
     python benchmarks/all.py --full --only schemes soak
-    python benchmarks/all.py --page              docs/results.md and benchmarks/documents.md again
+    python benchmarks/all.py --page              docs/results.md and docs/generated/ again
 
 Every script runs in a session of its own; --full lets it write benchmarks/results/NAME.json, so it
 asks for a tree without changes, of which the results are. A script that takes four times its
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.claims import REFUTED
-from harness.frame import EXIT_CODES
+from harness.frame import EXIT_CODES, write_rows
 from harness.machine import ROOT, not_this_commit
-from harness.page import pages
+from harness.page import pages, why_stale
 
 from mlxhog.base.durable import replace_file
 
@@ -109,6 +109,16 @@ def run_all(scripts, *, full):
     return codes
 
 
+def mark_stale(folder):
+    """Write into each result why this checkout cannot repeat it, until it is measured again."""
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text("utf-8"))
+        reason = why_stale(result)
+        if result.get("stale", "") != reason:
+            result.pop("stale", None)
+            write_rows(path, {**result, **({"stale": reason} if reason else {})})
+
+
 def main(arguments=None):
     """Run what the flags ask for."""
     parser = argparse.ArgumentParser(
@@ -129,7 +139,9 @@ def main(arguments=None):
     todo = [one for one in known if chosen.only is None or one.name in chosen.only]
     codes = {} if chosen.page else run_all(todo, full=chosen.full)
     if not chosen.quick:
+        mark_stale(RESULTS)
         for path, text in pages(RESULTS).items():
+            path.parent.mkdir(exist_ok=True)
             replace_file(path, text.encode())
             print(path)
     for name, code in codes.items():

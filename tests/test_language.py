@@ -145,7 +145,7 @@ def test_no_help_no_message_and_no_public_docstring_has_a_private_phrase():
     assert not found, "\n".join(found)
 
 
-PAGES = [page for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "benchmarks/claims.yaml")
+PAGES = [page for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "benchmarks/claims.yaml")
          for page in ROOT.glob(pattern) if page.name not in PENDING]  # fmt: skip
 
 

@@ -43,6 +43,7 @@ from harness.machine import (
     ROOT,
     LoadWatch,
     commit,
+    defaults_digest,
     machine,
     set_tiny,
     smallest,
@@ -255,6 +256,7 @@ def document(findings, others_load, packages):
         "machine": machine(),
         "versions": versions("mlxhog", "numpy", *packages),
         "commit": commit(),
+        "defaults": defaults_digest(),
     }
 
 

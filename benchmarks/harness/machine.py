@@ -1,5 +1,6 @@
 """The machine that a benchmark runs on: what it is, whose cores are used, and what others use."""
 
+import hashlib
 import os
 import platform
 import re
@@ -14,13 +15,14 @@ from pathlib import Path
 import psutil
 
 import mlxhog
+from mlxhog.config.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # for `tests` and `tools`, also in the processes of a script
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M", "GenuineIntel 6": "S"}
 """Letters of machines in docs/results.md: N is a Zen 4, M a Zen 5, S a Xeon."""
-WRITTEN = ("benchmarks/results", "benchmarks/documents.md", "docs/results.md")
+WRITTEN = ("benchmarks/results", "docs/generated", "docs/results.md", "docs/pictures/lock-free.svg")
 BUSY = ("user", "nice", "system", "irq", "softirq", "steal")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
 TINY_MODE = "MLXHOG_BENCHMARK_TINY"
@@ -146,6 +148,13 @@ def commit():
     last = git("log", "-1", "--abbrev=12", "--format=%h", *paths)
     changed = git("status", "--porcelain", "--untracked-files=no", *paths)
     return last and last + ("+" if changed or package() != ROOT / "mlxhog" else "")
+
+
+def defaults_digest():
+    """Digest of what `mlxhog train` does without options: every default, and its preset."""
+    config = TrainConfig()
+    preset = (ROOT / "models" / f"{config.model}.yaml").read_text("utf-8")
+    return hashlib.sha256(f"{config!r}{preset}".encode()).hexdigest()[:12]
 
 
 def package():

@@ -1,43 +1,52 @@
-"""docs/results.md and benchmarks/documents.md, from the results of the scripts.
+"""docs/results.md, its picture, and the pages of docs/generated/, from the results of the scripts.
 
-`benchmarks/claims.yaml` has the rows: what is said, and which limits of a result decide it. Number
-and verdict come from `results/NAME.json`, so they change with it.
+`benchmarks/claims.yaml` has the rows: what is said, which quantities of a result decide it, and
+where they should lie. Numbers and verdicts come from `results/NAME.json`, so they change with it.
 """
 
 import json
 import math
+import re
+import shlex
 import tomllib
+from collections import Counter
 
 import yaml
-from harness.claims import (
-    INCONCLUSIVE,
-    NO_LIMIT,
-    NOT_MEASURED,
-    REFUTED,
-    SUPPORTED,
-    WORDS,
-    Claim,
-    worst,
-)
-from harness.machine import ROOT
+from harness.claims import WORDS, Claim
+from harness.estimates import Share
+from harness.machine import ROOT, defaults_digest
+from harness.picture import picture
+from harness.verdicts import SEVERITY, Expected, Family, interval_of, named
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
-PAGES = (
-    (ROOT / "docs" / "results.md", "results", ("statement", "measured", "verdict", "script")),
-    (ROOT / "benchmarks" / "documents.md", "documents",
-     ("document", "claim", "measured", "verdict", "correction", "script")),
-)  # fmt: skip
-"""Each page, its part of the table, and its columns."""
-MAX_LIMITS = 2  # that a row shows; of more, the lowest and the highest, or the first not kept
-LACKS = "the result has no"
-"""Where a row names a limit that its script no longer has."""
-HERE = "inconclusive"
+RESULTS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs"
+COLUMNS = {
+    "results": ("statement", "measured", "expected", "verdict", "source"),
+    "documents": ("document", "claim", "measured", "expected", "verdict", "correction", "source"),
+}
+"""Each list of statements, and the columns of its tables."""
+MAX_SHOWN = 2  # quantities that a row shows; more are counted, and the worst is shown
+OTHERS = "sync", "speed-weighted sync"
+NONE = "none"
+"""Where a row has no verdict."""
+QUOTED = re.compile(r"\{(=?)(1/)?(\w+): ([^{}]+)\}")
 
 
-def pages(folder):
-    """Path -> text of both pages."""
+def pages(folder=RESULTS):
+    """Path -> text of every generated page, and of the picture."""
     table, results = yaml.safe_load(CLAIMS.read_text("utf-8")), read(folder)
-    return {path: page(table[name], results, columns) for path, name, columns in PAGES}
+    drawn = [
+        (text, *(ratio(results[name], f"{condition}: {other} / hogwild") for other in OTHERS))
+        for text, name, condition in table["page"]["parallel"]["rows"]
+    ]
+    return {
+        DOCS / "results.md": short_page(table, results),
+        DOCS / "pictures" / "lock-free.svg": picture(drawn),
+        DOCS / "generated" / "results.md": full_page(table, results, "results")
+        + every_quantity(results),
+        DOCS / "generated" / "documents.md": full_page(table, results, "documents"),
+    }
 
 
 def read(folder):
@@ -45,34 +54,248 @@ def read(folder):
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
-def page(table, results, columns):
-    """A table by situation or subject, a row a statement; one without a result yet is left out."""
-    lines = [table["head"].strip(), ""]
-    for group in table["groups"]:
+# -- the short page --------------------------------------------------------------------------------
+
+
+def short_page(table, results):
+    """The answer, the picture, three tables, and how all of it was measured."""
+    page = table["page"]
+    lines = [quoted(page["head"], results)]
+
+    def section(name, columns, rows):
+        lines.extend([f"## {page[name]['title']}", "", page[name]["note"].strip(), ""])
+        lines.extend([row(columns), "|" + "---|" * len(columns), *map(row, rows), ""])
+
+    def found(name, start):
+        return first(results[name], start)
+
+    def origin(name, default=None):
+        return source(name, results, up="../", default=default, brief=True)
+
+    section("parallel", ("situation", "than `sync`", "than speed-weighted `sync`", "source"), [
+        (text, *(cell(found(name, f"{condition}: {other} / hogwild"))
+                 for other in OTHERS), origin(name))
+        for text, name, condition in page["parallel"]["rows"]
+    ])  # fmt: skip
+    by_default = {one["result"] for one in rows_of(table["results"]) if one.get("default")}
+    since = str(table["default_since"])
+    section("others", ("quantity", "beside", "mlxhog is better by", "source"), [
+        (what, other, cell(found(name, start)), origin(name, since if name in by_default else None))
+        for what, other, name, start in page["others"]["rows"]
+    ])  # fmt: skip
+    section("counted", ("event", "seen", "trials", "rate at most", "source"), [
+        (what, *counts(found(name, start)), origin(name))
+        for what, name, start in page["counted"]["rows"]
+    ])  # fmt: skip
+    return "\n".join([*lines, page["foot"]])
+
+
+def first(result, start):
+    """The first quantity, or else the first A/A arm, whose name begins so; None without one."""
+    every = *result["claims"], *result["controls"]["comparisons"]
+    return next((one for one in every if one["name"].startswith(start)), None)
+
+
+def ratio(result, start):
+    """A ratio and the ends of its interval; None where there is none."""
+    one = first(result, start)
+    return one and (one["value"], *(interval_of(one) or (one["value"], one["value"])))
+
+
+def cell(quantity, *, inverse=False):
+    """A value with its interval and n, or a dash."""
+    if quantity is None:
+        return "-"
+    values = [quantity["value"], *(interval_of(quantity) or ())]
+    if inverse:
+        values = [1 / values[0], *(1 / end for end in reversed(values[1:]))]
+    shown = [f"{value:.2f}" for value in values]
+    return f"{shown[0]} ({shown[1]} to {shown[2]}, n {quantity['n']})" if shown[1:] else shown[0]
+
+
+def counts(quantity):
+    """How often something happened, in how many trials, and the highest rate that is possible."""
+    n, value = quantity["n"], quantity["value"]
+    high = (interval_of(quantity) or (0, Share.of(round(value), n).high))[1]
+    return f"{value:g}", f"{n:,}", f"{high:.2g}"
+
+
+def quoted(text, results):
+    """A text with its `{result: quantity}` replaced by the number."""
+
+    def number(match):
+        bare, inverse, name, start = match.groups()
+        if (one := first(results[name], start)) is None:
+            raise LookupError(f"{name}.json has no quantity that begins with {start!r}")
+        text = cell(one, inverse=bool(inverse))
+        return text.partition(" ")[0] if bare else text
+
+    return QUOTED.sub(number, text)
+
+
+# -- the full lists --------------------------------------------------------------------------------
+
+
+def full_page(table, results, part):
+    """A table by situation or subject, a row a statement."""
+    head, groups, columns = table[part]["head"], table[part]["groups"], COLUMNS[part]
+    known = families(table[part], results)
+    since = str(table["default_since"])
+    lines = [quoted(head, results).strip(), ""]
+    for group in groups:
         lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
         lines += [row(columns), "|" + "---|" * len(columns)]
         for claim in group["rows"]:
-            if claim.get("result", "") not in {"", *results}:
-                continue
-            text, verdict = measured_of(claim, results)
+            text, verdict = measured_of(claim, results, known)
+            name = claim.get("result")
+            default = since if claim.get("default") else None
             cells = {
                 **claim, "statement": f"{claim['claim']} {claim.get('note', '')}".strip(),
-                "measured": text, "verdict": f"**{verdict}**", "script": origin(claim, results),
+                "measured": text, "verdict": "-" if verdict == NONE else f"**{verdict}**",
+                "expected": str(claim.get("expected", "-")),
+                "source": source(name, results, up="../../", default=default) if name else "",
             }  # fmt: skip
-            lines.append(row([cells[name] for name in columns]))
+            lines.append(row([cells[column] for column in columns]))
         lines.append("")
     return "\n".join(lines)
 
 
-def origin(claim, results):
-    """Which script measured a row, and when, on which machine, of another version than today's."""
-    if (name := claim.get("result")) not in results:
-        return claim.get("link", "")
+def rows_of(part):
+    """Every row of a list of statements."""
+    return [claim for group in part["groups"] for claim in group["rows"]]
+
+
+def families(part, results):
+    """Result -> the comparisons that a list of statements plans of it."""
+    rows = rows_of(part)
+    names = dict.fromkeys(claim["result"] for claim in rows if "result" in claim)
+    return {
+        name: Family(results[name], [one for one in rows if one.get("result") == name])
+        for name in names
+    }
+
+
+def measured_of(claim, results, known):
+    """What was measured of a row's statement, and its verdict in words."""
+    if "result" not in claim:
+        once = "once" in claim
+        text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
+        return text, claim.get("verdict", NONE)
+    result, family = results[claim["result"]], known[claim["result"]]
+    chosen = named(result, claim)
+    for start in claim.get("quantity", ()):
+        if not any(one["name"].startswith(start) for one in chosen):
+            raise LookupError(f"{claim['result']}.json has no quantity that begins with {start!r}")
+    expected = claim.get("expected")
+    if expected is None:
+        return f"{listed(chosen)}{noise(result, chosen)}", NONE
+    verdicts = [family.verdict(one, expected) for one in chosen]
+    text = listed(chosen, limits=expected == "limits")
+    if len(chosen) > MAX_SHOWN:
+        text = f"{tally(verdicts)}; {farthest(chosen, verdicts, expected)}"
+    return f"{text}{noise(result, chosen)}", WORDS[family.row(chosen, expected)]
+
+
+def listed(quantities, *, limits=False):
+    """All of some quantities, with the limits that their script has if those decide."""
+    words = [(in_words(one, bare=not limits), limits) for one in quantities]
+    return "; ".join(
+        f"{one.name}: {one.measured}{f', limit {one.wanted}' * limit}" for one, limit in words
+    )
+
+
+def tally(verdicts):
+    """How many quantities have which verdict."""
+    number = Counter(verdicts)
+    return ", ".join(f"{number[one]} of {len(verdicts)} {WORDS[one]}"
+                     for one in SEVERITY if number[one])  # fmt: skip
+
+
+def farthest(quantities, verdicts, expected):
+    """The quantity that is farthest from what is expected, relative to its limit."""
+
+    def margin(k):
+        inside, value = Expected.of(expected, quantities[k]), quantities[k]["value"]
+        scale = max(abs(bound) for bound in inside.bounds) or 1.0
+        lacks = value is None or math.isnan(value)
+        return SEVERITY.index(verdicts[k]), -math.inf if lacks else inside.margin(value) / scale
+
+    worst_one = quantities[min(range(len(quantities)), key=margin)]
+    return f"worst: {listed([worst_one], limits=expected == 'limits')}"
+
+
+def noise(result, quantities):
+    """How far equal arms are apart (A/A), in the sentence of a number with an interval."""
+    controls = [one for one in result["controls"]["comparisons"] if one["value"] > 0]
+    if not controls or not any(map(interval_of, quantities)):
+        return ""
+    one = max(controls, key=lambda one: abs(math.log(one["value"])))
+    ends = f" ({one['low']:.3f} to {one['high']:.3f})"
+    return f"; A/A {one['value']:.3f}{ends}"
+
+
+def every_quantity(results):
+    """Every result with all of its quantities, none left out."""
+    about = "By file: the number, and the limit of the script; one of a document in brackets."
+    lines = ["## Every quantity", "", about, ""]
+    for name, result in results.items():
+        ran = f"`{result['command']}`"
+        if "command" in result.get("stale", ""):
+            ran = f"Recorded by {result['command']}"
+        lines += [f"### {name}", "", f"{ran}: {source(name, results, up='../../')}"]
+        lines += ["", *([result["note"], ""] if result.get("note") else [])]
+        if result["claims"]:
+            lines += [row(("quantity", "measured", "limit")), "|---|---|---|"]
+        for one in result["claims"]:
+            words = in_words(one, bare=False)
+            limit = "-" if one["ended"] == "no_limit" else words.wanted
+            limit = f"({limit})" if one.get("document") else limit
+            lines.append(row((words.name, words.measured, limit)))
+        lines.append("")
+    return "\n".join(lines)
+
+
+# -- where a result is from ------------------------------------------------------------------------
+
+
+def source(name, results, *, up, default=None, brief=False):
+    """Which script measured a row, and when, on which machine, and what is stale about it."""
     result = results[name]
-    version, now = result.get("versions", {}).get("mlxhog"), today()
-    old = f", version {version}" * (version not in (None, now))
     letter = result["machine"].get("letter", "unknown")
-    return f"[{name}](../benchmarks/results/{name}.json), {letter}, {result['date']}{old}"
+    stale = result.get("stale")
+    marks = ["stale" if brief else f"stale ({stale})"] if stale else []
+    if default and is_of_earlier_default(result, default):
+        marks.append("an earlier default")
+    version = result.get("versions", {}).get("mlxhog")
+    if not brief and version not in (None, today()):
+        marks.append(f"version {version}")
+    path = f"{up}benchmarks/results/{name}.json"
+    return ", ".join([f"[{name}]({path})", letter, result["date"], *marks])
+
+
+def is_of_earlier_default(result, since):
+    """Whether `mlxhog train` without options was another one: by digest, or by date without it."""
+    if "defaults" in result:
+        return result["defaults"] != defaults_digest()
+    return result["date"] < since
+
+
+def why_stale(result):
+    """Why this checkout cannot repeat a result; empty where it can."""
+    lacks = [name for name in ("mode", "commit") if not result.get(name)]
+    if not result["machine"].get("cpu"):
+        lacks.append("processor")
+    reasons = [f"no {', '.join(lacks)}"] if lacks else []
+    words = shlex.split(result["command"])
+    script = ROOT / words[1] if words[0] == "python" else None
+    if script is None or not script.is_file():
+        reasons.append("its command does not exist")
+    elif "--only" in words and any(
+        f'"{part}"' not in (text := script.read_text("utf-8")) and f"def {part}(" not in text
+        for part in words[words.index("--only") + 1 :] if not part.startswith("-")
+    ):  # fmt: skip
+        reasons.append("its command has a part that does not exist")
+    return "; ".join(reasons)
 
 
 def today():
@@ -80,76 +303,15 @@ def today():
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 
-def measured_of(claim, results):
-    """What was measured of a row's claim, and the verdict in words."""
-    if "result" not in claim:
-        once = "once" in claim
-        text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
-        return text, str(claim["verdict"])
-    result = results[claim["result"]]
-    every = result["claims"]
-    starts = claim.get("limit", [one["name"] for one in every if not one.get("document")])
-    found = [one for start in starts for one in every if one["name"].startswith(start)]
-    chosen = list({one["name"]: one for one in found}.values())
-    if lacking := [one for one in starts if not any(c["name"].startswith(one) for c in every)]:
-        return f"{LACKS} {' and '.join(lacking)}", WORDS[INCONCLUSIVE]
-    is_bound, ends = "above" in claim or "below" in claim, [one["ended"] for one in chosen]
-    shown, kept = chosen, ends.count(SUPPORTED)
-    if len(chosen) > MAX_LIMITS and "claimed" not in claim:
-        first = [one for one in chosen if one["ended"] != SUPPORTED] or chosen
-        ordered = sorted(chosen, key=lambda one: one["value"])
-        shown = [ordered[0], ordered[-1]] if is_bound else first[:1]
-    text = "; ".join(in_words(one, bare=is_bound or "claimed" in claim) for one in shown)
-    if is_bound:
-        apart = _noise_floor(result)
-        text += f"; A/A {apart:.3f}" * (apart > 1)
-        verdict = _by_bound(claim, [(one["interval"], apart) for one in chosen])
-    elif "claimed" in claim:
-        verdict = _as_claimed(claim, set(ends))
-    else:
-        if shown is not chosen:
-            text = f"{kept} of {len(chosen)} limits kept; {text}"
-        verdict = claim.get("means", {}).get(worst(ends), WORDS[worst(ends)])
-    return text, claim.get("verdict", verdict)
-
-
-def _as_claimed(claim, ends):
-    """What becomes of a sentence whose limits ended so; one missed limit may refute it whole."""
-    if REFUTED not in ends or NOT_MEASURED in ends:
-        return "supported" if ends == {SUPPORTED} else HERE
-    return "partly supported" if SUPPORTED in ends and claim["claimed"] == "parts" else "refuted"
-
-
-def _noise_floor(result):
-    """How far equal arms of a script are apart, as a factor; 1 unless it tells them apart."""
-    controls = result.get("controls", {"comparisons": [], "false_verdicts": 0})
-    ratios = [one["value"] for one in controls["comparisons"]] if controls["false_verdicts"] else []
-    return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
-
-
-def _by_bound(claim, intervals):
-    """Whether intervals are on the side of a number that the claim says."""
-    above, bound = "above" in claim, claim.get("above", claim.get("below"))
-    higher = [low / apart > bound for (low, _), apart in intervals]
-    lower = [high * apart < bound for (_, high), apart in intervals]
-    kept, broken = (higher, lower) if above else (lower, higher)
-    if all(kept):
-        return "supported"
-    if any(kept) and any(broken):
-        return "partly supported"
-    return "refuted" if any(broken) else WORDS[INCONCLUSIVE]
-
-
-def in_words(claim, *, bare):
-    """A recorded claim: its value with interval and n, and its limit unless it is bare."""
-    ends, value = claim.get("interval"), claim["value"]
-    one = Claim(
-        claim["name"], math.nan if value is None else value, claim["relation"], claim["limit"],
+def in_words(quantity, *, bare):
+    """A recorded quantity as the harness prints one; its limit unless it is bare."""
+    ends, value = quantity.get("interval"), quantity["value"]
+    return Claim(
+        quantity["name"], math.nan if value is None else value,
+        "" if bare and quantity["relation"] != "==" else quantity["relation"], quantity["limit"],
         interval=ends and tuple(math.nan if end is None else end for end in ends),
-        n=claim.get("n"), least=claim.get("least"),
+        n=quantity.get("n"), least=quantity.get("least"), timing=quantity.get("timing", True),
     )  # fmt: skip
-    limit = "" if bare or claim["ended"] == NO_LIMIT else f", limit {one.wanted}"
-    return f"{one.name}: {one.measured}{limit}"
 
 
 def row(cells):

@@ -1,56 +1,153 @@
-"""docs/results.md and benchmarks/documents.md are what their generator writes from the results."""
+"""The pages of results are what their generator writes, and their verdicts follow from numbers."""
 
 import json
+import math
 from pathlib import Path
 
 import advisor
 import pytest
 import schemes
 import yaml
-from harness import claims, page
+from harness import claims, page, verdicts
 from training import race
 
+from tests.pairs import each_of
+
 ROOT = Path(__file__).resolve().parents[2]
+TABLE = yaml.safe_load(page.CLAIMS.read_text("utf-8"))
+RESULTS = page.read(page.RESULTS)
+JUDGED = [(part, row) for part in ("results", "documents") for row in page.rows_of(TABLE[part])]
 
 
-def test_both_pages_are_what_all_writes_from_the_results():
-    for path, text in page.pages(ROOT / "benchmarks" / "results").items():
-        assert path.read_text(encoding="utf-8") == text, "run python benchmarks/all.py --page"
-        assert page.LACKS not in text
-    table = yaml.safe_load(page.CLAIMS.read_text())
-    rows = [row for part in table.values() for group in part["groups"] for row in group["rows"]]
-    known = page.read(ROOT / "benchmarks" / "results")
-    assert {row["result"] for row in rows if "result" in row} <= known.keys()
-    assert all(len({"derived", "once", "result"} & row.keys()) == 1 for row in rows)
+def test_all_pages_are_what_all_writes_from_the_results():
+    for path, text in page.pages().items():
+        assert path.read_text("utf-8") == text, "run python benchmarks/all.py --page"
+    assert {row["result"] for _, row in JUDGED if "result" in row} <= RESULTS.keys()
+    assert all(len({"derived", "once", "result"} & row.keys()) == 1 for _, row in JUDGED)
 
 
-def limit(name, value, low, high, ended, bound=1.2):
-    return {"name": name, "value": value, "relation": ">=", "limit": bound, "ended": ended,
-            "interval": [low, high], "n": 5}  # fmt: skip
+def test_every_result_says_whether_this_checkout_can_repeat_it():
+    for name, result in RESULTS.items():
+        assert result.get("stale", "") == page.why_stale(result), name
 
 
-def test_a_row_has_the_limits_of_its_result_unless_it_names_some_and_says_which_are_lacking():
-    """The recorded pages, above, have all other forms of rows."""
-    ratio, rest = (limit(name, 1.1, 1.05, 1.15, "refuted") for name in ("ratio, x", "rest"))
-    results = {"one": {"claims": [ratio, rest | {"document": True}]}}
-    words = "ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
-    assert page.measured_of({"result": "one"}, results) == (words, "refuted")
-    row = {"result": "one", "limit": ["gone"]}
-    assert page.measured_of(row, results) == (f"{page.LACKS} gone", "inconclusive")
+def test_no_verdict_is_typed_where_a_number_decides_and_all_are_of_four_words():
+    words = {"supported", "refuted", "inconclusive", "not measured", page.NONE}
+    undecided = "inconclusive", page.NONE
+    for part, row in JUDGED:
+        known = page.families(TABLE[part], RESULTS)
+        assert page.measured_of(row, RESULTS, known)[1] in words
+        typed = row.get("verdict")
+        assert typed is None or "derived" in row or ("once" in row and typed in undecided)
 
 
-def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference():
-    claims = [
-        limit(name, 1.1, low, 1.2, "supported") for name, low in (("near", 1.02), ("far", 1.06))
-    ]
+def test_the_page_of_results_judges_at_most_four_comparisons_of_a_script():
+    for name, family in page.families(TABLE["results"], RESULTS).items():
+        several = [row for row in page.rows_of(TABLE["results"]) if row.get("result") == name]
+        planned = family.names if len(several) > 1 or "quantity" in several[0] else set()
+        assert len(planned) <= verdicts.MAX_PLANNED, name
+
+
+def test_no_statement_is_supported_whose_interval_is_on_the_other_side():
+    """By comparisons of this test's own, for each row and each of its quantities."""
+    decided = 0
+    for part, row in JUDGED:
+        if "expected" not in row:
+            continue
+        known = page.families(TABLE[part], RESULTS)
+        verdict = page.measured_of(row, RESULTS, known)[1]
+        sides = [side(one, row["expected"]) for one in verdicts.named(RESULTS[row["result"]], row)]
+        if verdict == "supported":
+            assert set(sides) == {"inside"}, row["claim"]
+        if verdict == "refuted":
+            assert "outside" in sides, row["claim"]
+        decided += verdict in ("supported", "refuted")
+    assert decided > 30
+
+
+def side(one, expected):
+    """Where the interval of a quantity lies: inside what is expected, outside, or across."""
+    low, high = one["interval"] or (one["value"],) * 2
+    if low is None:
+        return "across"
+    if expected == "limits":
+        expected = f"{one['least']} to {one['limit']}" if one["relation"] == "within" else (
+            f"{one['relation']} {one['limit']}")  # fmt: skip
+    if " to " in expected:
+        least, most = map(float, expected.split(" to "))
+    else:
+        relation, bound = expected.split()
+        least = float(bound) if relation[0] in ">=" else -math.inf
+        most = float(bound) if relation[0] in "<=" else math.inf
+    if least <= low and high <= most:
+        return "inside"
+    return "outside" if high < least or low > most else "across"
+
+
+def quantity(name, value, low, high, n=5, **more):
+    return {"name": name, "value": value, "relation": ">=", "limit": 1.0, "ended": "supported",
+            "interval": [low, high], "n": n, "timing": True, **more}  # fmt: skip
+
+
+def family(*quantities, expected, **result):
+    known = {"claims": quantities, "controls": {"comparisons": [], "false_verdicts": 0}, **result}
+    return verdicts.Family(known, [{"expected": expected}])
+
+
+@each_of("expected, verdict", [
+    ("> 1", "supported"), ("< 1", "refuted"), (">= 1.15", "inconclusive"), ("> 2", "refuted"),
+    ("1.05 to 1.4", "supported"), ("0.9 to 1.15", "inconclusive"), ("limits", "supported"),
+])  # fmt: skip
+def test_a_verdict_follows_from_the_side_of_the_bound_on_which_the_interval_lies(expected, verdict):
+    one = quantity("ratio", 1.2, 1.1, 1.309)
+    assert family(one, expected=expected).verdict(one, expected) == verdict
+
+
+def test_comparisons_of_a_script_are_corrected_together_and_equal_arms_widen_the_bound():
+    near = quantity("near", 1.1, 1.01, 1.198)
+    others = [quantity(f"other {k}", 1.05, 0.9, 1.225) for k in range(3)]
+    assert family(near, expected="> 1").verdict(near, "> 1") == "supported"
+    assert family(near, *others, expected="> 1").verdict(near, "> 1") == "inconclusive"
     controls = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
-    results, words = {"one": {"claims": claims, "controls": controls}}, []
-    for name in ("near", "far"):
-        row = {"result": "one", "limit": [name], "above": 1}
-        text, verdict = page.measured_of(row, results)
-        assert text.endswith("; A/A 1.050")
-        words.append(verdict)
-    assert words == ["inconclusive", "supported"]
+    assert family(near, expected="> 1", controls=controls).verdict(near, "> 1") == "inconclusive"
+
+
+def test_a_count_is_compared_and_a_time_without_interval_decides_nothing():
+    count = quantity("lost", 0, None, None, interval=None, timing=False)
+    time = quantity("seconds", 0, None, None, interval=None)
+    assert family(count, expected="== 0").verdict(count, "== 0") == "supported"
+    assert family(count, expected="== 1").verdict(count, "== 1") == "refuted"
+    assert family(time, expected="<= 1").verdict(time, "<= 1") == "inconclusive"
+    missing = quantity("ratio", None, None, None)
+    assert family(missing, expected="> 1").verdict(missing, "> 1") == "not_measured"
+
+
+def test_a_row_of_many_quantities_counts_them_and_shows_the_worst():
+    every = [quantity("a", 1.2, 1.1, 1.309), quantity("b", 0.5, 0.4, 0.625),
+             quantity("c", 0.9, 0.85, 0.953)]  # fmt: skip
+    results = {"one": {"claims": every, "controls": {"comparisons": [], "false_verdicts": 0}}}
+    row = {"claim": "faster", "result": "one", "expected": "> 1"}
+    known = page.families({"groups": [{"rows": [row]}]}, results)
+    text, verdict = page.measured_of(row, results, known)
+    assert verdict == "refuted"
+    assert text == "2 of 3 refuted, 1 of 3 supported; worst: b: 0.5 (0.4 to 0.625, n 5)"
+
+
+def test_the_p_value_of_another_bound_is_that_of_the_recorded_interval():
+    recorded = page.first(RESULTS["schemes"], "equal, 1 process: serial 2 threads / sync")
+    assert verdicts.p_value(recorded, 1.0) == recorded["p"]
+    by_interval = verdicts.p_value({**recorded, "p": None}, 1.0)
+    assert by_interval == pytest.approx(recorded["p"], rel=1e-3)
+
+
+def test_a_number_in_a_text_is_the_quantity_that_it_names():
+    results = {
+        "one": {"claims": [quantity("a, x", 2.0, 1.6, 2.5)], "controls": {"comparisons": []}}
+    }
+    text = page.quoted("{one: a, x}; {=one: a}; {1/one: a}; {=1/one: a}", results)
+    assert text == "2.00 (1.60 to 2.50, n 5); 2.00; 0.50 (0.40 to 0.62, n 5); 0.50"
+    with pytest.raises(LookupError, match=r"one\.json has no quantity that begins with 'b'"):
+        page.quoted("{one: b}", results)
 
 
 def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results():
