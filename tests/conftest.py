@@ -71,7 +71,7 @@ def _own_choices():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _forked_workers():
+def _forked_workers(pytestconfig):
     """Workers start soon; a process that has looked at Apple's frameworks must not fork."""
 
     def context(method):
@@ -81,30 +81,32 @@ def _forked_workers():
         return forked.CONTEXT
 
     with pytest.MonkeyPatch.context() as patch:
-        if sys.platform == "linux":
+        if sys.platform == "linux" and not pytestconfig.option.as_users:
             patch.setattr(child_processes, "get_context", context)
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _no_crash_of_the_machine():
+def _no_crash_of_the_machine(pytestconfig):
     """Nothing waits for the disk: processes die here, and what they wrote stays.
 
     On a Mac `durable.flush` then ends in `os.fsync`, too, so tests that replace it hold there.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(fcntl, "F_FULLFSYNC", raising=False)
-        patch.setattr(os, "fsync", os.fstat)
+        if not pytestconfig.option.as_users:
+            patch.setattr(os, "fsync", os.fstat)
         yield
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _phases_end_soon():
+def _phases_end_soon(pytestconfig):
     """The process of a run looks often whether a phase is over; small runs have short ones."""
     from mlxhog.training.supervisor.session import Session
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "poll_s", 0.01)
+        if not pytestconfig.option.as_users:
+            patch.setattr(Session, "poll_s", 0.01)
         yield
 
 
@@ -194,6 +196,7 @@ def shim(host_engine):
 def pytest_addoption(parser):
     for option, effect in (
         ("--forbid-skips", "fail if a test without the marker metal or macos was skipped"),
+        ("--as-users", "spawn workers, flush to the disk and poll as programs of users do"),
         ("--whole", "run slow tests, too (a path does anyway), and all examples of hypothesis"),
     ):
         parser.addoption(option, action="store_true", help=effect)
