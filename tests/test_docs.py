@@ -11,8 +11,9 @@ from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
-    *(ROOT / "docs" / "generated").glob("*.md"),
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs" / "generated").glob("*.md")),
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 page = each_of("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
