@@ -2,7 +2,7 @@
 
 Only products have code of their own for arm64 (`gemm.cpp`, `skinny_gemm.cpp`). Qemu runs each
 instruction, so results are those of NEON. Its threads have the memory order of this CPU: x86 lets a
-load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
+load overtake an earlier store and nothing else, an M1 more (docs/numerics-and-apple.md).
 """
 
 import subprocess

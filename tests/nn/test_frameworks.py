@@ -30,7 +30,7 @@ from tests.models.sample import perturbed
 from tests.nn.sides import KINDS, SIDES
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, OP_F32, assert_close
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 
 
 # -- PyTorch ---------------------------------------------------------------------------------------
