@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from mlxhog import cli
+from mlxhog.errors import ConfigError
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
@@ -47,11 +48,28 @@ def missing(command):
     if command[0] == "mlxhog" and len(command) > 1 and command[1].islower():
         if command[1] not in (*cli.COMMANDS, "help"):
             wrong.append(f"no command mlxhog {command[1]}")
+        else:
+            wrong += refused(command[1:])
     for word in command:
         path = word.split("::")[0]
         if path.split("/")[0] in OURS and "/" in path and not (ROOT / path).exists():
             wrong.append(f"no file {path}")
     return wrong
+
+
+def refused(words):
+    """Why a line would be refused before it does anything; what it leaves out is not looked at."""
+    no_command = words[0] in ("help", *cli.FAMILIES) and " ".join(words[:2]) not in cli.names()
+    if no_command or {"--help", "--help-all"} & set(words):
+        return []
+    end = next((at for at, word in enumerate(words) if re.match(r"[<>|&\[]", word)), len(words))
+    try:
+        command, rest = cli.find(words[:end])
+        command.flags().parse(rest)
+    except ConfigError as error:
+        leaves_out = re.search(r" is missing: |: expected one argument", str(error))
+        return [] if leaves_out else [f"mlxhog {shlex.join(words)}: {error}"]
+    return []
 
 
 def test_the_readme_is_short():

@@ -1,4 +1,4 @@
-"""The twelve tasks of docs/getting-started.md, as they stand there, with shorter budgets."""
+"""What README and docs/getting-started.md tell a new user to type works, with shorter budgets."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from tests.own_plugins import Ended, mlxhog
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "getting-started.md"
+ROOT = Path(__file__).resolve().parents[1]
 SMALL = "--workers mlx:cpu --threads 1 --batch-size 1 --seq-len 32"
 SHORTER = (
     (r"--model 5m (.* --time)", r"--model tiny \1"),
@@ -21,7 +21,9 @@ SHORTER = (
     (r"(generate|eval) (\w+)", r"\1 \2 --backend mlx:cpu"),
     (r"load\('latest'", "load('latest', backend='mlx:cpu'"),
     (r"--max-new-tokens 100", "--max-new-tokens 5"),
-    (r"max_new_tokens=40", "max_new_tokens=5"),
+    (r"max_new_tokens=(40|100)", "max_new_tokens=5"),
+    (r"time=60", 'steps=3, workers="mlx:cpu", threads=1, batch_size=1, seq_len=32'),
+    (r"load\(result.run", 'load(result.run, backend="mlx:cpu"'),
 )
 OURS = {"mlxhog": "-m mlxhog", "python": ""}
 """What this Python is given to be a program of the page."""
@@ -42,14 +44,9 @@ def run_command(command):
     return Ended(process.returncode, process.stdout, process.stderr)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_path, monkeypatch):
-    week = PAGE.read_text("utf-8").partition("## A first week")[2]
-    blocks = re.findall(r"```sh\n(.*?)```", week, re.DOTALL)
-    tasks = [block.splitlines() for block in blocks]
-    assert len(tasks) == 12
-    assert all(1 <= len(commands) <= 2 for commands in tasks)
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder of a user, with notes/ and pairs.jsonl."""
     notes = tmp_path / "notes"
     notes.mkdir()
     words = "the river runs to the sea and the sea returns it as rain".split()
@@ -63,11 +60,42 @@ def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(tmp_pa
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+    return tmp_path
+
+
+def blocks(page, language, after):
+    """The blocks of a language below a heading."""
+    text = (ROOT / page).read_text("utf-8").partition(f"\n## {after}\n")[2]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(folder):
+    tasks = [
+        block.splitlines() for block in blocks("docs/getting-started.md", "sh", "A first week")
+    ]
+    assert len(tasks) == 12
+    assert all(1 <= len(commands) <= 2 for commands in tasks)
     output = ""
     for command in (one for commands in tasks for one in commands):
         ended = run_command(command)
         assert ended.code == 0, f"{command}\n{ended}"
         output += ended.out
     assert "bits per byte" in output
-    assert (tmp_path / "shared" / "config.json").exists()
-    assert len(list((tmp_path / "runs").glob("*answers*"))) == 0
+    assert (folder / "shared" / "config.json").exists()
+    assert len(list((folder / "runs").glob("*answers*"))) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_of_readme_work_in_their_order_and_so_do_its_lines_of_python(folder):
+    commands = blocks("README.md", "sh", "Five commands")[0].splitlines()
+    for command in (one.partition("#")[0] for one in commands):
+        if "serve" not in command:  # which does not end; tests/serving
+            ended = run_command(command)
+            assert ended.code == 0, f"{command}\n{ended}"
+    assert "done" in ended.out
+    for lines in blocks("README.md", "python", "Five commands"):
+        ended = run_command(f"python -c {shlex.quote(lines)}")
+        assert ended.code == 0, f"{lines}\n{ended}"
