@@ -99,3 +99,19 @@ def test_the_commands_of_readme_work_in_their_order_and_so_do_its_lines_of_pytho
     for lines in blocks("README.md", "python", "Five commands"):
         ended = run_command(f"python -c {shlex.quote(lines)}")
         assert ended.code == 0, f"{lines}\n{ended}"
+
+
+@pytest.mark.slow
+def test_the_page_of_models_has_the_sizes_that_a_dry_run_prints():
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\d.]+) M \| ([\d.]+) GB \| ([\d.]+) ([MG]B) \|$", page, re.M
+    )
+    assert len(rows) == 5
+    for name, parameters, memory, saved, unit in rows:
+        words = "--workers mlx:cpu,torch:cpu --threads 1 --dry-run --json"
+        plan = json.loads(mlxhog(".", "train", "--model", name, *words.split()).out)
+        assert plan["parameters"] / 1e6 == pytest.approx(float(parameters), rel=0.01)
+        assert plan["memory_bytes"] / 1e9 == pytest.approx(float(memory), rel=0.05)
+        in_bytes = float(saved) * {"MB": 1e6, "GB": 1e9}[unit]
+        assert plan["checkpoint_bytes"] == pytest.approx(in_bytes, rel=0.05)
