@@ -254,6 +254,17 @@ def _hints(cls: type) -> Mapping[str, Any]:
     return inspect.get_annotations(cls, eval_str=True)
 
 
+def without_effect(specs: Mapping[str, Option], values: Mapping[str, object]) -> list[str]:
+    """Return the options that have no effect beside values of others, given as text."""
+    return [name for name, spec in specs.items() if any(spec.unmet(values))]
+
+
+def settled(config: type, **values: object) -> dict[str, Any]:
+    """Return these values of a configuration, and the defaults of options without effect then."""
+    specs = options(config)
+    return {**{name: specs[name].default for name in without_effect(specs, values)}, **values}
+
+
 def is_set(config: object, name: str) -> bool:
     """Whether the value of an option is neither its default nor none."""
     return getattr(config, name) not in (options(type(config))[name].default, "none")

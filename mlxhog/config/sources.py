@@ -16,7 +16,7 @@ not have is an error.
 
 import copy
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.components import RUN_REGISTRIES, Component, ComponentRegistry, UnknownComponent
 from mlxhog.config.options import Option, hyperparameters_of, options
-from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, nearest, shown
+from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, did_you_mean, nearest, shown
 
 Config = TypeVar("Config")
 ConfigSource = dict[str, tuple[object, str]]
@@ -116,6 +116,27 @@ def yaml_values_of(config: object) -> dict[str, object]:
     values = values_of(config)
     specs = specs_of(type(config), values)
     return {name: specs[name].to_yaml_value(value) for name, value in values.items()}
+
+
+def unmet_requirements(config: object) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) of every option that is set without those that it requires.
+
+    Raises:
+        ConfigError: an option of a user's own class requires one that does not exist.
+    """
+    values = yaml_values_of(config)
+    specs = specs_of(type(config), values)
+    for name, spec in specs.items():
+        if unknown := min(spec.requires.keys() - specs.keys(), default=""):
+            near = did_you_mean(unknown, specs)
+            raise ConfigError(f"{name} requires {unknown!r}, which is no option{near}")
+        value = values.get(name)
+        if value is False or value in (spec.to_yaml_value(spec.default), "none", "off", None):
+            continue
+        for other in spec.unmet(values):
+            wanted = "|".join(spec.requires[other])
+            is_for = f"is for {other}={wanted}, and {other} is {values[other]}"
+            yield name, f"{is_for if wanted else f'needs {other}'}; set that, or leave {name} out"
 
 
 def resolve(cls: type[Config], layers: Iterable[ConfigSource]) -> Config:

@@ -14,8 +14,7 @@ from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.constraints import settled
-from mlxhog.config.options import options
+from mlxhog.config.options import options, settled
 from mlxhog.data import validation_set
 from mlxhog.data.tokens import TokenFile
 from mlxhog.display.views import Observer, Tell

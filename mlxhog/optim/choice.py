@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from abc import ABC
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, NamedTuple, TypeVar
+from typing import ClassVar, Final, NamedTuple, TypeVar, cast
 
 from mlxhog.config.components import OPTIMIZERS, Component, ComponentRegistry, Constraints
+from mlxhog.config.config import DEFAULT_OPTIMIZER, TrainConfig
 from mlxhog.config.options import option, options
 from mlxhog.optim.rule import Optimizer
 
@@ -47,7 +48,7 @@ class OptimizerChoice(Component, Optimizer, ABC):
     lr_workers: ClassVar[str] = "none"  # the value of `lr_workers=auto`
     moments = "private"  # a number of some optimizers; annotated, it would be one of all
 
-    use: Use = Use()  # values of the run; set by `mlxhog.optim.build`
+    use: Use = Use()  # values of the run; set by `mlxhog.strategies.build_optimizer`
 
     def fitted(self, *, hidden: bool, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers, or the optimizer that replaces it.
@@ -73,6 +74,11 @@ class OptimizerChoice(Component, Optimizer, ABC):
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
         """Whether a worker orthogonalises matrices on its own device, which may be a GPU."""
         return False
+
+
+def optimizer_of(config: TrainConfig) -> OptimizerChoice:
+    """Return the optimizer of a configuration; the default if it is open."""
+    return cast(OptimizerChoice, config.optimizer or OPTIMIZERS.read(DEFAULT_OPTIMIZER))
 
 
 def like(kind: type[Other], other: OptimizerChoice) -> Other:

@@ -25,12 +25,9 @@ parameters, with Muon of hidden matrices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-from mlxhog.config.components import Component, Constraints
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.rule import (
@@ -44,24 +41,6 @@ from mlxhog.optim.rule import (
 )
 
 FEEDBACK: Final = "feedback"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DelayFeedbackOptions(Component):
-    """The number of strategies with error feedback on late steps."""
-
-    delay_feedback: bool = option(
-        False,
-        "to a step with staleness tau add tau/n of it in advance, and take that back with the "
-        "worker's next one; n updates come between the two (error feedback)",
-    )
-
-    def run_constraints(self, config: TrainConfig) -> Constraints:
-        return (
-            (self.delay_feedback and config.gpu_write != "cpu", "gpu_write",
-             f"is {config.gpu_write}, and only steps that the CPU writes whole are corrected; "
-             "leave it out, or delay_feedback"),
-        )  # fmt: skip
 
 
 class DelayFeedback(Around):

@@ -12,9 +12,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from mlxhog.config.components import SCHEDULES, Component, ComponentRegistry, Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
@@ -57,6 +58,11 @@ class Schedule(Component, ABC):
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
         """Return the schedule of a run; `step_share` is `Budget.step_share`."""
         return lambda progress, update: self.at(lr, progress, update)
+
+
+def schedule_of(config: TrainConfig) -> Schedule:
+    """Return the schedule of a configuration."""
+    return cast(Schedule, config.schedule)
 
 
 def _floor() -> Any:  # a dataclass field

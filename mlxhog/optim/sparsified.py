@@ -23,12 +23,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from mlxhog.config.components import Component, Constraints
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32, Rows
@@ -69,41 +66,6 @@ class Selection(NamedTuple):
         """Read "none", "topk:0.01" or "threshold:2", or raise ValueError."""
         kind, share = _FORMS.read(text)
         return cls("topk" if kind == "topk" else "threshold", *share) if share else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sparse(Component):
-    """Numbers of strategies whose workers may write a part of their steps."""
-
-    sparsify: str = option(
-        "none",
-        "part of a step that is written: all, the share F of each parameter's elements with the "
-        "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
-        train_only=True, reads=Selection.parse,
-    )  # fmt: skip
-    error_feedback: bool = option(
-        True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
-        train_only=True, requires={"sparsify": ()},
-    )  # fmt: skip
-
-    @property
-    def writes_whole_steps(self) -> bool:
-        return self.sparsify == "none"
-
-    def run_constraints(self, config: TrainConfig) -> Constraints:
-        sparse = self.sparsify != "none"
-        return (
-            (sparse and config.gpu_write != "cpu", "sparsify",
-             f"single elements are added by the CPU, and gpu_write is {config.gpu_write}; set "
-             "gpu_write=cpu"),
-            (sparse and config.moments == "shared", "sparsify",
-             "shared moments would still be written whole at every step; set moments=private"),
-        )  # fmt: skip
-
-
-def sparsify(config: Any) -> str:
-    """Return the part of a step that a run writes: a value of `Sparse.sparsify`; "none" is all."""
-    return config.strategy.sparsify if isinstance(config.strategy, Sparse) else "none"
 
 
 def take(

@@ -91,7 +91,7 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
         noise_scale=noise,
         batch=subject.plan.config.sequences_per_ticket,
         backend=one,
-        adaptive=optim.chosen(target.config).is_adaptive,
+        adaptive=optim.optimizer_of(target.config).is_adaptive,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
         seed=target.config.seed,

@@ -18,6 +18,8 @@ from mlxhog.strategies import (
     Scaffold,
     Serial,
     Sync,
+    prediction,
+    shares_moments,
 )
 from mlxhog.strategies.sync import BY_SPEED
 
@@ -199,9 +201,9 @@ def _workers(f: Any) -> tuple[str, str]:
 
 
 def _predicted_reads(f: Any) -> tuple[str, str]:
-    if f.config.prediction != "none":
-        return f"keep predict={f.config.prediction}", ""
-    kind = "last" if f.config.shares_moments else "own"
+    if (kind := prediction(f.config)) != "none":
+        return f"keep predict={kind}", ""
+    kind = "last" if shares_moments(f.config) else "own"
     return f"use predict={kind}", f"--predict {kind}"
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import NO_END, Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import SeqlockCounters
-from mlxhog.arena.workers import Entry, WorkerPhase
+from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
 from mlxhog.models.families import ModelConfig
@@ -26,10 +25,7 @@ from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import Polar, StepWatch
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.strategy import Lease
-
-if TYPE_CHECKING:
-    from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.strategy import Strategy
 
 
 @dataclass
@@ -138,14 +134,6 @@ class Context:
     def is_handed_out(self, number: int) -> bool:
         """Whether a ticket has been taken; a dead worker's may come back later."""
         return self.ledger.state(*self.ledger.locate(number)) != TicketState.FREE
-
-    def begin_apply(self, lease: Lease) -> None:
-        """Begin to write the step of a lease; from here on it counts as torn if the worker dies."""
-        self.entry.phase = WorkerPhase.APPLY
-        self.ledger.begin_apply(lease.epoch, lease.ticket, self.owner)
-
-    def finish(self, lease: Lease) -> None:
-        self.ledger.finish(lease.epoch, lease.ticket, self.owner)
 
     def wait_until(self, condition: Callable[[], bool], *, max_s: float = 1e-3) -> None:
         """Wait for other workers, with growing naps, in the same phase."""

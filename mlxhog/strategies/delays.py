@@ -46,7 +46,7 @@ from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies.strategy import IndependentSteps
+from mlxhog.strategies.strategy import IndependentSteps, Strategy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +108,24 @@ class SpeedRescaled(StaleGradientOptions):
     @property
     def is_adapted(self) -> bool:
         return super().is_adapted or self.rescale_by_speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayFeedbackOptions(Strategy):
+    """Options of strategies with error feedback on stale updates."""
+
+    delay_feedback: bool = option(
+        False,
+        "to a step with staleness tau add tau/n of it in advance, and take that back with the "
+        "worker's next one; n updates come between the two (error feedback)",
+    )
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.delay_feedback and config.gpu_write != "cpu", "gpu_write",
+             f"is {config.gpu_write}, and only steps that the CPU writes whole are corrected; "
+             "leave it out, or delay_feedback"),
+        )  # fmt: skip
 
 
 def staleness_factor(rule: str, staleness: int, workers: int) -> float:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Idle, Lease
+from mlxhog.strategies.worker import Idle, Lease
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena

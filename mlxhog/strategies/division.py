@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from mlxhog.config.options import option
 from mlxhog.optim.gradients import GradientSum, Rows
-from mlxhog.strategies.strategy import Segments, Strategy, TicketPart
+from mlxhog.strategies.strategy import Segments, Strategy
+from mlxhog.strategies.worker import TicketPart
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena

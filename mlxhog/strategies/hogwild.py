@@ -25,17 +25,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
-from mlxhog.optim.delay_feedback import DelayFeedbackOptions
+from mlxhog.optim.choice import optimizer_of
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.muon import Muon
 from mlxhog.optim.schedules import Falling
-from mlxhog.optim.sparsified import Sparse
+from mlxhog.optim.sparsified import Selection
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.delays import Delays, SpeedRescaled
+from mlxhog.strategies.delays import DelayFeedbackOptions, Delays, SpeedRescaled
 from mlxhog.strategies.division import SynchronousShares
 from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
-from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
+from mlxhog.strategies.strategy import Segments, Strategy
 from mlxhog.strategies.sync import Sync
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Parameter
@@ -106,7 +107,7 @@ class HogwildWorker(StrategyWorker):
         self._version_read = self._reads.popleft()
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
-        context.begin_apply(lease)
+        self.begin_apply(lease)
         # Read once: the reported staleness is that of the learning rate.
         staleness = counters.load("version") - self._version_read  # the reported one, too
         late = self._delays.factor(staleness) == 0.0
@@ -117,7 +118,7 @@ class HogwildWorker(StrategyWorker):
             self._state.opt_step += 1
         version = counters.add("version", int(applied)) + applied
         context.marks.end_update()
-        context.finish(lease)
+        self.finish(lease)
         if entry.ticket == lease.ticket:  # else it is that of the next gradient
             entry.ticket = -1
         self._reader.landed(staleness)
@@ -163,7 +164,39 @@ class LockFree(Strategy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedRescaled, LockFree):
+class SparseUpdates(Strategy):
+    """Options of strategies whose workers may write a part of their updates."""
+
+    sparsify: str = option(
+        "none",
+        "part of a step that is written: all, the share F of each parameter's elements with the "
+        "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
+        train_only=True, reads=Selection.parse,
+    )  # fmt: skip
+    error_feedback: bool = option(
+        True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
+        train_only=True, requires={"sparsify": ()},
+    )  # fmt: skip
+
+    @property
+    def writes_whole_steps(self) -> bool:
+        return self.sparsify == "none"
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        sparse = self.sparsify != "none"
+        return (
+            (sparse and config.gpu_write != "cpu", "sparsify",
+             f"single elements are added by the CPU, and gpu_write is {config.gpu_write}; set "
+             "gpu_write=cpu"),
+            (sparse and optimizer_of(config).moments == "shared", "sparsify",
+             "shared moments would still be written whole at every step; set moments=private"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hogwild(
+    LookAhead, SparseUpdates, DelayFeedbackOptions, SynchronousShares, SpeedRescaled, LockFree
+):
     """Lock-free workers, perhaps after rounds, or each on its own blocks (`disjoint.py`)."""
 
     name: ClassVar[str] = "hogwild"
@@ -234,7 +267,7 @@ class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedR
             (overlap and config.read == "live", "overlap",
              "live reads would see the step in the middle of the next gradient; set "
              "read=snapshot"),
-            (self.blocks == "disjoint" and config.moments == "shared", "moments",
+            (self.blocks == "disjoint" and optimizer_of(config).moments == "shared", "moments",
              "the moments of disjoint blocks go from worker to worker with the block; leave it "
              "out"),
             *((record and value != off, "determinism",
@@ -248,7 +281,7 @@ class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serial(LookAhead, Sparse, LockFree):
+class Serial(LookAhead, SparseUpdates, LockFree):
     """One worker: nothing runs beside it."""
 
     name: ClassVar[str] = "serial"

@@ -55,13 +55,13 @@ from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.delay_feedback import DelayFeedbackOptions
 from mlxhog.optim.gradients import Grads
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.delays import Delays, StaleGradientOptions
+from mlxhog.strategies.delays import DelayFeedbackOptions, Delays, StaleGradientOptions
 from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Idle, IndependentSteps, Lease, Segments, WriteResult
+from mlxhog.strategies.strategy import IndependentSteps, Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena

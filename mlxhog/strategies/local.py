@@ -38,9 +38,10 @@ from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
+from mlxhog.optim.choice import optimizer_of
 from mlxhog.optim.gradients import Float32, Grads, Rows, dense, without_tables
 from mlxhog.strategies.rounds import NEVER, STAGES, Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Idle, Lease, TicketPart, WriteResult
+from mlxhog.strategies.worker import Idle, Lease, TicketPart, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -197,7 +198,7 @@ class Local(Numbered):
         return (
             (config.gpu_write.startswith("metal"), "gpu_write",
              f"{config.gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
-            (config.moments == "shared", "moments",
+            (optimizer_of(config).moments == "shared", "moments",
              "shared, but the runs are independent; leave it out, or use hogwild"),
         )  # fmt: skip
 

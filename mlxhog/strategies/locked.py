@@ -43,11 +43,13 @@ from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
+from mlxhog.optim.choice import optimizer_of
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.updates import STRIPE
 from mlxhog.strategies.delays import SpeedRescaled
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
-from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -186,7 +188,7 @@ class AsyncPS(OneLock):
 
     def run_constraints(self, config: TrainConfig) -> Constraints:
         return (
-            (config.moments == "shared", "moments",
+            (optimizer_of(config).moments == "shared", "moments",
              f"shared, but {self.name} has one optimizer state anyway; leave it out"),
         )  # fmt: skip
 

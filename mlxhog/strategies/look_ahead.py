@@ -35,10 +35,15 @@ from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
-from mlxhog.optim.delay_feedback import DelayFeedbackOptions
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import StepTrace
-from mlxhog.strategies.strategy import RunFacts, Segments, Strategy, parameter_copies
+from mlxhog.strategies.strategy import (
+    RunFacts,
+    Segments,
+    Strategy,
+    parameter_copies,
+    shares_moments,
+)
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -63,10 +68,10 @@ class LookAhead(Strategy):
     def prediction(self, config: TrainConfig) -> str:
         if self.predict in ("none", "last"):
             return self.predict
-        feeds_back = isinstance(self, DelayFeedbackOptions) and self.delay_feedback
-        if config.read == "live" or feeds_back or (self.predict == "auto" and not self.looks_ahead):
+        is_off = self.predict == "auto" and not self.looks_ahead
+        if config.read == "live" or self.delay_feedback or is_off:
             return "none"
-        return "last" if self.predict == "auto" and config.shares_moments else "own"
+        return "last" if self.predict == "auto" and shares_moments(config) else "own"
 
     def constraints(self) -> Constraints:
         return (
@@ -80,7 +85,7 @@ class LookAhead(Strategy):
         return (
             (ahead and config.read == "live" and not self.one_process, "read",
              "live reads have no snapshot to predict from; add predict=none"),
-            (self.predict == "last" and not (is_open or config.shares_moments), "predict",
+            (self.predict == "last" and not (is_open or shares_moments(config)), "predict",
              "last needs steps from moments that all workers share; add moments=shared"),
         )  # fmt: skip
 

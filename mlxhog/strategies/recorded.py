@@ -37,7 +37,8 @@ from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.look_ahead import PredictingReader
-from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 NEXT = "turns.next"
 SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
@@ -61,9 +62,8 @@ class Recorded(Hogwild):
         own = dict.fromkeys(books, ("uint8", PARAMETER_COPY))
         return {**super().segments(spec), **own, NEXT: ("uint32", LOCK_WORDS)}
 
-    def worker(self, context: Context) -> OrderedWorker:
-        replays = self.run.determinism == "replay"
-        return (ReplayedWorker if replays else RecordedWorker)(context)
+    def worker_class(self) -> type[OrderedWorker]:
+        return ReplayedWorker if self.run.determinism == "replay" else RecordedWorker
 
 
 # -- the order -------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Idle, Lease, Strategy, StrategyWorker
+from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -175,10 +176,10 @@ class NumberedWorker(StrategyWorker):
             # Not atomic: a death amid these lines leaves the ticket leased, and it comes back.
             for name, value in zip(JOURNAL, record, strict=True):
                 words[name, rank] = int(value)
-            context.begin_apply(lease)
+            self.begin_apply(lease)
             if record.applied:
                 apply(record)
-            context.finish(lease)
+            self.finish(lease)
         record = last_record(words, rank)
         self.strategy.take_in(context.arena, words, rank, record)
         context.entry.ticket = -1

@@ -13,17 +13,17 @@ Files of strategies import NumPy and the arena where they use them, and `mlxhog 
 from __future__ import annotations
 
 import contextlib
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from mlxhog.config.components import STRATEGIES, Component, ComponentRegistry, Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
+from mlxhog.optim.choice import optimizer_of
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from mlxhog.arena.ledger import Ledger, Position
     from mlxhog.arena.words import Table, Words
     from mlxhog.models.families import ModelConfig
-    from mlxhog.optim.gradients import Float32, Grads
-    from mlxhog.strategies.context import Context
+    from mlxhog.optim.gradients import Float32
 
 Segments = dict[str, tuple[str, int]]
 """Segments of the arena, as `arena.plan` takes them: name -> (dtype, number of elements)."""
@@ -90,9 +89,10 @@ class Strategy(Component, ABC):
     lr_workers = "none"  # factor of lr by the number of workers that add their own steps
     staleness_lr = delay_compensation = "none"  # of stale gradients, see `delays.py`
     rescale_by_speed = delay_feedback = False
+    sparsify, error_feedback = "none", True
     async_after = 0.0  # share of the budget that is trained in rounds first
 
-    Worker: ClassVar[type[Any]]  # prepares one worker's part, in its process
+    Worker: ClassVar[type[Any]]  # a `StrategyWorker`, see `worker_class`
 
     def steppers(self, workers: int) -> int:
         """Number of the run's workers that add their own steps to shared parameters."""
@@ -129,7 +129,54 @@ class Strategy(Component, ABC):
             (config.overlap and not (self.recorded and self.is_lock_free), "overlap",
              f"a worker of {self} reads after its own step, in rounds or in an order; set "
              "strategy=hogwild, or leave overlap out"),
+            (config.follow and not self.is_lock_free, "follow",
+             "is for lock-free workers, which take any batch; set strategy=hogwild, without "
+             "async_after and blocks=disjoint"),
+            (config.cluster and (self.one_process or not self.is_lock_free), "cluster",
+             "adds to parameters that workers train lock-free; set strategy=hogwild"),
+            *self._of_rounds(config),
+            *self._of_records(config),
         )  # fmt: skip
+
+    def _of_rounds(self, config: TrainConfig) -> Constraints:
+        is_rounds, resume, follow = config.determinism == "rounds", config.resume, config.follow
+        return (
+            *((is_rounds and value, "determinism",
+               "rounds, but with a time budget or a followed folder each run ends differently; "
+               "give --steps or --tokens instead") for value in (config.time, follow)),
+            (is_rounds and not (config.has_budget or follow or resume), "determinism",
+             "rounds needs a budget in steps or tokens; add --steps"),
+            *((is_rounds and value is not None, "determinism",
+               f"rounds, but {name} ends each run at another step; leave {name} out")
+              for name, value in (
+                ("patience", config.patience), ("stop_at_loss", config.stop_at_loss))),
+            (is_rounds and config.batch_size is None and not resume, "determinism",
+             "rounds, but batch_size=auto follows a measurement, which varies; give --batch-size "
+             "a number"),
+        )  # fmt: skip
+
+    def _of_records(self, config: TrainConfig) -> Constraints:
+        way = config.determinism
+        is_record = way in ("record", "replay")
+        return tuple((is_record and is_wrong, "determinism", f"{way}, but {why}")
+                     for is_wrong, why in (
+            (not self.recorded,
+             f"strategy is {self}; leave it out, or take determinism=rounds, which needs no "
+             "record"),
+            (config.read == "live",
+             "live reads see single elements change, which a record cannot hold; set "
+             "read=snapshot"),
+            (config.write not in ("auto", "lossless"),
+             f"write is {config.write}: without stripe locks the order of writes to an element is "
+             "unknown; set write=lossless"),
+            (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}; set gpu_write=cpu"),
+            (config.follow, "a record has no streamed data; leave follow out"),
+            (config.overlap,
+             "a record has the read, the gradient and the update of a worker in sequence; leave "
+             "overlap out"),
+            (config.resume,
+             "a record begins with its run; add --determinism none to resume without one, and the "
+             "record stays as it is")))  # fmt: skip
 
     # -- before anything is started --------------------------------------------------------------
 
@@ -192,10 +239,9 @@ class Strategy(Component, ABC):
 
     # -- while no worker runs --------------------------------------------------------------------
 
-    def worker(self, context: Context) -> StrategyWorker:
-        """Prepare one worker's part, in its process."""
-        worker: StrategyWorker = self.Worker(context)
-        return worker
+    def worker_class(self) -> type[Any]:
+        """The class of its workers, made of a `Context` in each worker's process."""
+        return self.Worker
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Fill the segments when the parameters are in place and no worker has started.
@@ -320,6 +366,24 @@ class Strategy(Component, ABC):
             updates.snapshot(shared, average)
 
 
+def strategy_of(config: TrainConfig) -> Strategy | None:
+    """Return the strategy of a configuration; None if it is open."""
+    return cast("Strategy | None", config.strategy)
+
+
+def shares_moments(config: TrainConfig) -> bool:
+    """Whether all workers have one pair of moments."""
+    strategy = strategy_of(config)
+    lock_free = strategy is not None and strategy.shares_moments and strategy.writes_whole_steps
+    return optimizer_of(config).shares_moments(lock_free=lock_free)
+
+
+def prediction(config: TrainConfig) -> str:
+    """Weight prediction: one of none, own, last."""
+    strategy = strategy_of(config)
+    return "none" if strategy is None else strategy.prediction(config)
+
+
 def parameter_copies(names: Iterable[str], *, tables: bool = True) -> Segments:
     """Segments that are laid out as the parameters, perhaps without `tables`."""
     from mlxhog.arena.layout import DENSE_COPY, PARAMETER_COPY
@@ -340,66 +404,3 @@ class IndependentSteps(Strategy):
 
     def steppers(self, workers: int) -> int:
         return workers
-
-
-# -- one worker ----------------------------------------------------------------------------------
-
-
-class Idle(Enum):
-    """Why there is no lease."""
-
-    WAIT = "nothing to do now, ask again"
-    DONE = "the budget is used up, or the run is stopping"
-
-
-class TicketPart(NamedTuple):
-    """Sequences `begin` to `end - 1` of a ticket's batch, as far as the batch has them."""
-
-    epoch: int
-    ticket: int
-    begin: int
-    end: int
-
-
-class Lease(NamedTuple):
-    """A batch this worker holds until it is applied or given back."""
-
-    epoch: int  # of the ticket
-    ticket: int  # held in the ledger
-    parts: tuple[TicketPart, ...] | None = None  # perhaps of other tickets; None is the batch
-
-
-class WriteResult(NamedTuple):
-    """Result of writing one gradient."""
-
-    applied: bool  # whether it has changed the parameters
-    staleness: int = 0  # updates between its read and its write
-    version: int = 0  # updates of the run, this one included
-    too_late: bool = False  # whether it was finite and left out for its staleness
-
-
-class StrategyWorker(ABC):
-    """One worker's part of a strategy, in its process."""
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.strategy: Any = context.strategy  # has the numbers
-
-    @abstractmethod
-    def claim(self) -> Lease | Idle:
-        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
-
-    @abstractmethod
-    def read(self) -> None:
-        """Make the parameters this gradient is evaluated at visible to the backend."""
-
-    @abstractmethod
-    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
-
-        Without a sequence `grads` is empty. Ends the lease.
-        """
-
-    def counts_step(self) -> bool:
-        """Whether the batch just written counts as a step: one of P averaged ones does."""
-        return True

@@ -59,7 +59,8 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies import division
 from mlxhog.strategies.division import SynchronousShares
 from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
+from mlxhog.strategies.strategy import Segments, parameter_copies
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     import numpy as np

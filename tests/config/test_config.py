@@ -11,13 +11,13 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import run as train
-from mlxhog.config import constraints
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
+from mlxhog.config.options import options, settled
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.optim import AdamW, Apollo, Muon
+from mlxhog.strategies import prediction, shares_moments, strategy_of
 from tests.pairs import each_of
 
 
@@ -159,13 +159,13 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
     assert TrainConfig(resume="latest").optimizer is None
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
     config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, val_subset_tokens=512)
-    changes = constraints.settled(TrainConfig, eval_every="off")
+    changes = settled(TrainConfig, eval_every="off")
     other = dataclasses.replace(config, optimizer="adamw", **changes)
     assert (other.optimizer, other.eval_every.on, other.val_subset_tokens) == (AdamW(), False, None)
 
 
 @each_of(
-    ("values", "strategy", "shares", "prediction"),
+    ("values", "strategy", "shares", "predicts"),
     [
         ("moments=private gpu_write=cpu", "auto", False, "none"),
         ("determinism=record steps=5", "hogwild", True, "last"),
@@ -181,10 +181,10 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
         ("strategy=round_robin moments=shared", "round_robin", True, "none"),
     ],
 )
-def test_strategy_moments_and_prediction_follow_from_others(values, strategy, shares, prediction):
+def test_strategy_moments_and_prediction_follow_from_others(values, strategy, shares, predicts):
     config = TrainConfig(**dict(word.split("=") for word in values.split()))
-    followed = (config.strategy_name, config.shares_moments, config.prediction)
-    assert followed == (strategy, shares, prediction)
+    assert getattr(strategy_of(config), "name", "auto") == strategy
+    assert (shares_moments(config), prediction(config)) == (shares, predicts)
 
 
 # -- options that contradict each other or have no effect ----------------------------------------

@@ -93,7 +93,7 @@ def context(arena, slot, of, *, steps=10, optimizer=None, **more):
 
 def worker(arena, slot, of, **more):
     """One worker of a strategy."""
-    return of.worker(context(arena, slot, of, **more))
+    return of.worker_class()(context(arena, slot, of, **more))
 
 
 @contextmanager

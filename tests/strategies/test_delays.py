@@ -14,7 +14,7 @@ from mlxhog.strategies.delays import speed_factor, staleness_factor
 from mlxhog.strategies.in_order import Course
 from mlxhog.strategies.look_ahead import PredictingReader, record
 from tests.pairs import each_of
-from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy, team
+from tests.strategies.runs import LR, begin_step, first, new_arena, step, strategy, team
 from tests.strategies.runs import worker as one_of
 
 
@@ -194,9 +194,9 @@ PREDICTIONS = {"none": set(), "own": {"own_prev", "a"}, "last": {"last", "prev",
 SHARED = {"optimizer": "adamw", "moments": "shared"}
 
 
-def ahead(prediction, **more):
-    """A configuration that predicts so."""
-    return config("hogwild", predict=prediction, **(SHARED if prediction == "last" else {}), **more)
+def ahead(predict, **more):
+    """The facts of a run that predicts so."""
+    return strategy(predict=predict, **(SHARED if predict == "last" else {}), **more).run
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def make_run_plan(
     same = {name: getattr(protocol, name) for name in ("optimizer", "lr", "clip", "batch_size")}
     same |= {"seed": config.seed, "compute_dtype": "float32"}  # scores of every machine are alike
     training = TrainConfig(**same, **(worker_options or {}))
-    _check_strategy(training.strategy)
+    _check_strategy(strategies.strategy_of(training))
     chosen = resolve_workers(
         config.workers, config.threads, machine=machine.here(),
         serial=isinstance(training.strategy, Serial),
@@ -154,7 +154,7 @@ def make_run_plan(
     elif training.strategy is None:  # runs are short, so no strategy is measured
         training = training.having(strategy=choose_strategy.by_likelihood(workers)[0])
     hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
-    training = optim.for_model(
+    training = strategies.for_model(
         training, model.hidden_size, hidden, len(workers), vocabulary=model.vocab_size
     )
     backends, record = [worker.backend for worker in workers], verdicts.load()
@@ -162,9 +162,11 @@ def make_run_plan(
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
     task_rows = TaskRows(settings, config.seed, protocol.batch_size, protocol.labels)
     strategy = strategies.build(training, len(workers))
-    rule = optim.build(training, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step)
+    rule = strategies.build_optimizer(
+        training, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+    )
     steppers = strategy.steppers(len(workers))
-    lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_workers, steppers)
+    factor = optim.optimizer_of(training).workers_factor(strategy.lr_workers, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
     limit, spec = step_limit(protocol, per_epoch), param_spec(model)
     scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too
@@ -187,7 +189,7 @@ def make_run_plan(
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
-        schedule=partial(schedule.of_run, lr, schedules.Epochs(per_epoch)),
+        schedule=partial(schedule.of_run, training.top_lr * factor, schedules.Epochs(per_epoch)),
         background_tasks=NoJobs,
         limit=limit,
         per_epoch=per_epoch,

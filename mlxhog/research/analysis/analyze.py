@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import optim
+from mlxhog import optim, strategies
 from mlxhog.arena.child import Child
 from mlxhog.base import machine
 from mlxhog.base.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
@@ -19,7 +19,6 @@ from mlxhog.experiments.target import AnalysisTarget
 from mlxhog.models import families
 from mlxhog.optim import SGD, OptimizerChoice
 from mlxhog.optim.choice import Sharing
-from mlxhog.optim.sparsified import sparsify
 from mlxhog.research import PROBE_S, AnalyzeConfig, bounds
 from mlxhog.research.analysis import conflicts, sampling
 from mlxhog.research.analysis.advice import (
@@ -149,11 +148,12 @@ def analyze(target: AnalysisTarget, options: AnalyzeConfig, tell: TellStep) -> d
 
 def facts(config: TrainConfig, write: str) -> Facts:
     """Return the facts on a language model and its training; `write` as the option of that name."""
+    strategy, sgd = strategies.strategy_of(config), SGD(weight_decay=0.0)
     return {
         "strongly_convex": False,
         "bounded_gradients": True if config.clip > 0 else None,
         "lossless": write != "racy",
-        "sgd": config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
+        "sgd": config.optimizer == sgd and (strategy is None or strategy.sparsify == "none"),
     }
 
 
@@ -219,7 +219,7 @@ def _settled(target: AnalysisTarget, plan: TextPlan) -> TrainConfig:
     config = target.config
     if config.strategy is None:
         config = replace(config, strategy=Hogwild())
-    return optim.for_model(
+    return strategies.for_model(
         config,
         plan.model.hidden_size,
         families.hidden_matrices(plan.model),
@@ -231,7 +231,7 @@ def _settled(target: AnalysisTarget, plan: TextPlan) -> TrainConfig:
 def subject_of(target: AnalysisTarget, plan: TextPlan) -> Subject:
     """Return the gradients to sample, and the optimizer of one worker with its own moments."""
     steps = _settled(target, plan)
-    optimizer = optim.chosen(steps)
+    optimizer = optim.optimizer_of(steps)
     if isinstance(optimizer, Sharing):
         optimizer = replace(optimizer, moments="private")
     steps = _alone(steps, plan.workers[0].backend, optimizer)
@@ -263,11 +263,11 @@ def _observe(
 
 def workers_of(target: AnalysisTarget) -> tuple[WorkerSpec, ...]:
     """Return the workers of a run with these settings."""
-    config = target.config
+    config, strategy = target.config, strategies.strategy_of(target.config)
     return resolve_workers(
         config.workers,
         config.threads,
         machine=machine.here(),
         max_workers=config.max_workers,
-        serial=config.strategy is not None and config.strategy.one_process,
+        serial=strategy is not None and strategy.one_process,
     ).workers

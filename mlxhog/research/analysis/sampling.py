@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import backends, optim
+from mlxhog import backends, strategies
 from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
@@ -179,7 +179,7 @@ class OwnSteps:
 
     Every step is taken at `params`, (n,) float32 in the layout of the slots, which do not change by
     it. It begins without moments. `decay` names those that weight decay applies to; `hidden` and
-    `groups` are as `optim.build` takes them.
+    `groups` are as `strategies.build_optimizer` takes them.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class OwnSteps:
         groups: Groups | None = None,
     ) -> None:
         self._config, self._params, self._number = config, params, 0
-        self.rule = optim.build(config, hidden, groups=groups)
+        self.rule = strategies.build_optimizer(config, hidden, groups=groups)
         self._target = UpdateTarget.alone(self.rule, params.copy(), slots, decay)
 
     def step(self, grads: Grads) -> Float32:

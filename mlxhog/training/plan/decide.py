@@ -24,6 +24,7 @@ from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
+from mlxhog.config.components import Component
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
@@ -156,7 +157,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
     saved = None if resumption is None else resumption.state["regime"]
-    choices = choose_strategy.choices(config.strategy, workers, saved)
+    choices = choose_strategy.choices(strategies.strategy_of(config), workers, saved)
     begun = asked, config, model, workers, resumption, data, train
     regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
@@ -279,20 +280,24 @@ def _regime(
     chosen = config.having(strategy=choice)
     is_new = config.init_from is None and (resumption is None or resumption.has_new_weights)
     vocabulary = model.vocab_size if is_new else 0  # trained rows need no long steps
-    resolved = optim.for_model(chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary)
+    resolved = strategies.for_model(
+        chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary
+    )
     if (new := resolved.follow) is not None:
         if not expanded(new).is_dir():
             raise ConfigError(
                 f"follow: there is no folder {new}; create it (mkdir), or name another"
             )
         text = f"follows {new}: new text files there are trained once"
-        if not (resolved.has_budget or resolved.schedule.falls):  # the run has no end
+        if not (resolved.has_budget or schedules.schedule_of(resolved).falls):  # the run has no end
             constant = format_number(resolved.top_lr)
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
         notes.append(text)
-    optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
-    factor = optimizer_choice.workers_factor(steps.lr_workers, steps.steppers(n_workers))
+    steps = strategies.strategy_of(resolved) or choice
+    factor = optim.optimizer_of(resolved).workers_factor(
+        steps.lr_workers, steps.steppers(n_workers)
+    )
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
     if factor != 1.0:
         notes.append(
@@ -300,7 +305,7 @@ def _regime(
             "since each worker adds steps of its own (lr_workers)"
         )
     given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
-    if (named := optim.chosen(chosen)).beside and not hidden:
+    if (named := optim.optimizer_of(chosen)).beside and not hidden:
         notes.append(
             f"optimizer {named.name}: this {model.title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
@@ -348,7 +353,7 @@ def _regime(
         ),
         notes=tuple(notes),
         strategy=strategy,
-        optimizer=optim.build(
+        optimizer=strategies.build_optimizer(
             resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
         ),
         batches=batches,
@@ -381,7 +386,7 @@ def _with_free_slots(
 
 
 def _stored(
-    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Strategy | None
+    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Component | None
 ) -> TrainConfig:
     """The options for the run's folder."""
     kept, changes = {} if begin is None else begin.stored, dict[str, Any]()
@@ -430,7 +435,7 @@ def _schedule(
         at = resumed.position(n_tickets, config.sequences_per_ticket)
         done = 0 if at is None else at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
         epochs = replace(epochs, version=int(resumed.state["version"]), batches=done)
-    return partial(config.schedule.of_run, lr, epochs)
+    return partial(schedules.schedule_of(config).of_run, lr, epochs)
 
 
 def _in_steps(

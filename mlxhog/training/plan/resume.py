@@ -263,7 +263,7 @@ def _with_optimizer(config: TrainConfig, saved: Checkpoint, model: ModelConfig) 
         return config
     if own in OPTIMIZERS.known():
         own = optim.by_name(own).fitted(hidden=hidden).name
-    if own != config.optimizer.fitted(hidden=hidden).name:
+    if own != optim.optimizer_of(config).fitted(hidden=hidden).name:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
             f"which cannot use its moments; add --optimizer {own}, or --reset-optimizer to "

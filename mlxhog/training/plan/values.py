@@ -148,7 +148,7 @@ class Regime:
 
     config: TrainConfig  # resolved
     stored: TrainConfig  # for the run's folder; options that a resume decides again are open
-    automatic: tuple[str, ...]  # options that `optim.for_model` decided, in this call or the first
+    automatic: tuple[str, ...]  # options that `for_model` decided, in this call or the first
     notes: tuple[str, ...]  # for the user
     strategy: Strategy
     optimizer: Optimizer

@@ -28,7 +28,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.strategies import look_ahead
+from mlxhog.strategies import look_ahead, strategy_of
 from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.resume import text_kind
 from mlxhog.training.plan.saved_state import taking_over
@@ -181,7 +181,7 @@ def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> 
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     slots = sorted({*range(1, plan.strategy.workers + 1), *now})
-    averaged, optimizer = saved_slots, optim.chosen(plan.config)
+    averaged, optimizer = saved_slots, optim.optimizer_of(plan.config)
     if optimizer.has_own_bases:
         averaged = [max(saved_slots, key=lambda slot: steps[slot])]
     filled = set(plan.optimizer.shared_segments)
@@ -269,12 +269,12 @@ def dump(
     if budget.steps is not None and config.steps is None:  # converted from passes or tokens
         rest["batches_per_step"] = plan.strategy.batches_per_step()
         rest["steps_before"] = budget.progress_before + counters.load("steps")
-    own = {"strategy": "auto"} if stored.strategy is None else stored.strategy.stored()
+    chosen = strategy_of(stored)
     state: dict[str, Any] = {
         "version": counters.load("version"),
         **cluster,
-        "optimizer": optim.chosen(config).name,
-        "strategy": own,
+        "optimizer": optim.optimizer_of(config).name,
+        "strategy": {"strategy": "auto"} if chosen is None else chosen.stored(),
         "regime": plan.strategy.name if plan.other else None,
         **({} if moments.since is None else {"moments_since": moments.since}),
         "used": dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True)),

@@ -38,7 +38,7 @@ from mlxhog.base.reading import MAX_BYTES
 from mlxhog.base.workers import MAX_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.constraints import settled
+from mlxhog.config.options import settled
 from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.optim import updates

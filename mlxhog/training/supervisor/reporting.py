@@ -268,7 +268,8 @@ def _model_name(plan: TextPlan) -> str:
 def summary(plan: TextPlan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
-    strategy = (plan.stored if plan.other else config).strategy_name
+    chosen = (plan.stored if plan.other else config).strategy
+    strategy = "auto" if chosen is None else chosen.name
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

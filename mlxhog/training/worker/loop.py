@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from mlxhog import backends, optim
+from mlxhog import backends, optim, strategies
 from mlxhog.arena import Arena, control
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
@@ -169,7 +169,7 @@ def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambd
 def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:
     """Build the optimizer and the context for a worker of the job's strategy."""
     plan, strategy = job.plan, job.plan.strategy
-    optimizer = optim.build(
+    optimizer = strategies.build_optimizer(
         plan.config,
         families.hidden_matrices(plan.model),
         groups=families.rate_groups(plan.model),
@@ -199,7 +199,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
 
 def polar_of_device(job: Job, backend: Backend) -> Polar | None:
     """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises."""
-    name, choice = job.spec.backend, optim.chosen(job.config)
+    name, choice = job.spec.backend, optim.optimizer_of(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None

@@ -28,7 +28,6 @@ from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.sparsified import sparsify
 from mlxhog.strategies import Idle, Lease, WriteResult
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.strategies.hogwild import HogwildWorker
@@ -143,7 +142,7 @@ class Steps:
         self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
     ) -> None:
         self.job, self.context, self.ring, self.gradients = job, context, ring, gradients
-        self.strategy = context.strategy.worker(context)
+        self.strategy = context.strategy.worker_class()(context)
         self._target = context.target(job.slot)
 
     def step(self) -> None:
@@ -208,7 +207,7 @@ class Steps:
         step.outcome = self.strategy.write(step.grads, step.lease, samples)
         if step.outcome.applied and self.context.strategy.probes:
             probe = self.context.arena.layout.probe
-            scattered = sparsify(self.job.config) != "none"
+            scattered = self.context.strategy.sparsify != "none"
             # All workers write it, unlike the parameters of disjoint blocks.
             self._target.probe(probe.offset, probe.size, scattered=scattered)
             entry.probe_adds += 1
