@@ -40,7 +40,7 @@ _cluster = partial(option, group="cluster", requires={"cluster": ()})
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """What `report_to` may name, each by the name of its package."""
 
-ORIGINS = ("init_from", "resize_vocab", "embedding_init")
+INITIAL_WEIGHTS = ("init_from", "resize_vocab", "embedding_init")
 """Options of the initial weights of a new run."""
 
 
@@ -170,7 +170,7 @@ class TrainConfig(ConfigBase):
         "auto",
         "training strategy; auto: serial for one worker, else hogwild or sync by measurement: "
         "docs/training.md",
-        kind=STRATEGIES, none="auto",
+        registry=STRATEGIES, none="auto",
     )  # fmt: skip
     read: str = _strategy(
         "snapshot",
@@ -211,7 +211,7 @@ class TrainConfig(ConfigBase):
 
     optimizer: Component | None = _optimizer(
         "auto", "optimizer; auto: muon, or that of the resumed run",
-        kind=OPTIMIZERS, none="auto",
+        registry=OPTIMIZERS, none="auto",
     )  # fmt: skip
     lr: float | None = _optimizer(
         None,
@@ -227,7 +227,7 @@ class TrainConfig(ConfigBase):
     )
 
     schedule: Component = _schedule(
-        "cosine", "learning-rate schedule (wsd: warmup, stable, decay)", kind=SCHEDULES
+        "cosine", "learning-rate schedule (wsd: warmup, stable, decay)", registry=SCHEDULES
     )
 
     steps: int | None = _budget(
@@ -357,9 +357,8 @@ class TrainConfig(ConfigBase):
     def __post_init__(self) -> None:
         """Check the values together, and set those implied by others.
 
-        Other options may imply a strategy. A new run gets the default budget, optimizer and
-        model; a resumed run has its own, and a run with the weights of a checkpoint has the
-        checkpoint's model. The data decides a tokenizer left at auto.
+        Other options may imply a strategy. A new run gets the default budget, optimizer and model;
+        a resumed run has its own, and a run with the weights of a checkpoint has its model.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -477,18 +476,18 @@ class TrainConfig(ConfigBase):
         return yaml.safe_dump(values, sort_keys=False)  # ASCII: it reads back all that it writes
 
 
-def train_config(layers: Iterable[ConfigSource]) -> TrainConfig:
+def train_config(sources: Iterable[ConfigSource]) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
-    A component that only a user's file defines is looked up in the files that the sources record.
+    A component that only a user's file defines is looked up in the files that sources remember.
 
     Raises:
         ConfigError: everything that is wrong in any of them; or such a file may not be loaded.
     """
-    layers = list(layers)
-    *_, named = None, *(layer[plugins.KEY][0] for layer in layers if plugins.KEY in layer)
+    sources = list(sources)
+    *_, named = None, *(source[plugins.KEY][0] for source in sources if plugins.KEY in source)
     return plugins.recalled(
         plugins.texts("" if named in (None, "none") else str(named)),
-        lambda: resolve(TrainConfig, layers),
+        lambda: resolve(TrainConfig, sources),
         lambda config: vars(config).values(),
     )

@@ -20,8 +20,8 @@ from mlxhog import arena, optim
 from mlxhog.conformance.subject import RULES, Array
 from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
-from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
-from mlxhog.optim.groups import factors
+from mlxhog.optim import SGD, AdamW, Momentum, OptimizerComponent
+from mlxhog.optim.component import factors
 from mlxhog.optim.rule import parameter
 
 LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
@@ -33,7 +33,7 @@ EPS = 1e-2
 """AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr in a
 random direction, so that no two programs would agree."""
 
-CHOICES: Mapping[str, OptimizerChoice] = {
+CHOICES: Mapping[str, OptimizerComponent] = {
     choice.name: choice
     for choice in (
         SGD(weight_decay=WEIGHT_DECAY),
@@ -74,12 +74,12 @@ class Formula:
     """
 
     def __init__(
-        self, cfg: ModelConfig, choice: OptimizerChoice, params: Mapping[str, Array]
+        self, cfg: ModelConfig, choice: OptimizerComponent, params: Mapping[str, Array]
     ) -> None:
         """Start from float32 parameters by name, all of a model or some."""
         rule = fitted = choice.fitted(hidden=True)
         self._factors = factors(fitted, rate_groups(cfg))
-        self.optimizer: Any = optim.Grouped(rule, self._factors) if self._factors else rule
+        self.optimizer: Any = optim.GroupedRates(rule, self._factors) if self._factors else rule
         self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
         own = partial(_reference, choice.name) if choice.name in LR else None
         self._reference = own or getattr(rule, "reference", None)
@@ -199,7 +199,7 @@ def ours(
     params: Mapping[str, Array],
     gradient: Gradient,
     steps: int,
-    plugins: Sequence[OptimizerChoice] = (),
+    plugins: Sequence[OptimizerComponent] = (),
 ) -> Iterator[After]:
     """Take the steps of `mlxhog.optim` and of `plugins` in float32.
 

@@ -40,7 +40,7 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
+from mlxhog.optim import SGD, AdamW, Momentum, OptimizerComponent
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]
@@ -73,7 +73,7 @@ class ParitySubject:
     seed: int = 0  # of tokens and noise
     shape: tuple[int, int] = (2, 67)  # of its tokens, (B, S)
     steps: int = 3  # updates with each optimizer; 0 for none
-    plugins: tuple[OptimizerChoice, ...] = ()  # optimizers of plugins, compared beside `RULES`
+    plugins: tuple[OptimizerComponent, ...] = ()  # optimizers of plugins, compared beside `RULES`
     draw: Callable[[], dict[str, Array]] | None = None  # draws or reads the parameters
     inputs: Results = field(default_factory=dict)  # parameters by name; `--perturb` changes one
     fixed: Results = field(default_factory=dict)  # `tokens` and `targets` (B, S), -100: not scored

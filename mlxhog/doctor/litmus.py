@@ -43,9 +43,8 @@ from mlxhog.base.workers import missing
 from mlxhog.metal import engines
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.updates import Float32, Int32
 
 FLOATS: Final = 1024
 ROWS: Final = 16

@@ -10,7 +10,7 @@ import numpy as np
 from mlxhog.arena import Arena, segment
 from mlxhog.doctor.litmus import Reader
 from mlxhog.errors import EnvironmentLacks, message_of
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.gradients import Float32
 
 
 def live(mapped: Arena) -> Reader:

@@ -9,7 +9,7 @@ from mlxhog.config.components import OPTIMIZERS, STRATEGIES
 from mlxhog.config.options import is_set, option, options
 from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
-from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
+from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
@@ -26,10 +26,10 @@ class Protocol(ConfigBase):
         ConfigError: naming every wrong value at once.
     """
 
-    optimizer: OptimizerChoice = option(
+    optimizer: OptimizerComponent = option(
         DEFAULT.name,
         f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
-        kind=OPTIMIZERS,
+        registry=OPTIMIZERS,
     )
     lr: float | None = option(
         None,

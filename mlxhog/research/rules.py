@@ -18,7 +18,7 @@ from mlxhog.strategies import (
     Scaffold,
     Serial,
     Sync,
-    prediction,
+    prediction_of,
     shares_moments,
 )
 from mlxhog.strategies.sync import BY_SPEED
@@ -201,7 +201,7 @@ def _workers(f: Any) -> tuple[str, str]:
 
 
 def _predicted_reads(f: Any) -> tuple[str, str]:
-    if (kind := prediction(f.config)) != "none":
+    if (kind := prediction_of(f.config)) != "none":
         return f"keep predict={kind}", ""
     kind = "last" if shares_moments(f.config) else "own"
     return f"use predict={kind}", f"--predict {kind}"

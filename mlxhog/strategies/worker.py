@@ -28,7 +28,7 @@ class TicketPart(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """A batch this worker holds until it is applied or given back."""
+    """A batch this worker holds until its update is applied or it is returned."""
 
     epoch: int  # of the ticket
     ticket: int  # held in the ledger
@@ -41,7 +41,7 @@ class WriteResult(NamedTuple):
     applied: bool  # whether it has changed the parameters
     staleness: int = 0  # updates between its read and its write
     version: int = 0  # updates of the run, this one included
-    too_late: bool = False  # whether it was finite and left out for its staleness
+    is_stale: bool = False  # whether it was finite and dropped for its staleness
 
 
 class StrategyWorker(ABC):
@@ -49,21 +49,21 @@ class StrategyWorker(ABC):
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.strategy: Any = context.strategy  # has the numbers
+        self.strategy: Any = context.strategy  # with its hyperparameters
 
     @abstractmethod
     def claim(self) -> Lease | Idle:
-        """Take the next batch. `Idle.DONE` once no more will come in this training phase."""
+        """Claim the next batch; `Idle.DONE` once no more will come in this phase."""
 
     @abstractmethod
     def read(self) -> None:
-        """Make the parameters this gradient is evaluated at visible to the backend."""
+        """Copy the parameters of the next gradient to the backend."""
 
     @abstractmethod
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
+        """Apply the mean gradient of `samples` sequences, unless it is not finite; end the lease.
 
-        Without a sequence `grads` is empty. Ends the lease.
+        Without a sequence `grads` is empty.
         """
 
     def counts_step(self) -> bool:
@@ -71,12 +71,12 @@ class StrategyWorker(ABC):
         return True
 
     def begin_apply(self, lease: Lease) -> None:
-        """Begin to write the update of a lease; if the worker dies from here on, it is torn."""
+        """Mark a lease as being applied: if the worker dies now, its batch is partially applied."""
         from mlxhog.arena.workers import WorkerPhase
 
         self.context.entry.phase = WorkerPhase.APPLY
         self.context.ledger.begin_apply(lease.epoch, lease.ticket, self.context.owner)
 
     def finish(self, lease: Lease) -> None:
-        """End a lease whose update is written."""
+        """Mark the batch of a lease as done."""
         self.context.ledger.finish(lease.epoch, lease.ticket, self.context.owner)

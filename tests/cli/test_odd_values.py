@@ -49,7 +49,7 @@ STATE = {
     "left": {"steps": 0, "tokens": None, "seconds": None},
     "validation": {"asked_bytes": 65536}, "followed": False, "emulated": False, "joined": 0,
     "ledgers": {"data": {"epoch": 0, "watermark": 2, "done": [4], "torn": 0, "n": 535}},
-    "course": {"strategy": "round_robin", "workers": 2, "steps": [1, 1]}, "opt_steps": {"1": 2},
+    "position": {"strategy": "round_robin", "workers": 2, "steps": [1, 1]}, "opt_steps": {"1": 2},
     "text": {"documents": 9, "rows": 8, "grown": [{"epoch": 0, "rows": 7, "digest": "5"}]},
     "tokens_sha256": "7", "val_sha256": "6", "network_bytes": 0,
     "best": {"bits_per_byte": 8.0, "step": 2, "text": "x"},

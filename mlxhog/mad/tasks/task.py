@@ -44,7 +44,7 @@ class Task:
         ConfigError: naming every broken rule, and the possible values.
     """
 
-    kind: ClassVar[choices.Registry[Any]] = choices.TASKS  # the registry of tasks
+    registry: ClassVar[choices.Registry[Any]] = choices.TASKS
     takes_plain_fields: ClassVar[bool] = True
     name: ClassVar[str]  # full name
     short: ClassVar[str]  # name in tables

@@ -17,8 +17,8 @@ from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.experiments.target import AnalysisTarget
 from mlxhog.models import families
-from mlxhog.optim import SGD, OptimizerChoice
-from mlxhog.optim.choice import Sharing
+from mlxhog.optim import SGD, OptimizerComponent
+from mlxhog.optim.component import SharedMoments
 from mlxhog.research import PROBE_S, AnalyzeConfig, bounds
 from mlxhog.research.analysis import conflicts, sampling
 from mlxhog.research.analysis.advice import (
@@ -203,7 +203,7 @@ def plan_of(target: AnalysisTarget, options: AnalyzeConfig) -> TextPlan:
     return plan
 
 
-def _alone(config: TrainConfig, backend: str, optimizer: OptimizerChoice) -> TrainConfig:
+def _alone(config: TrainConfig, backend: str, optimizer: OptimizerComponent) -> TrainConfig:
     return replace(
         config,
         optimizer=optimizer,
@@ -232,7 +232,7 @@ def subject_of(target: AnalysisTarget, plan: TextPlan) -> Subject:
     """Return the gradients to sample, and the optimizer of one worker with its own moments."""
     steps = _settled(target, plan)
     optimizer = optim.optimizer_of(steps)
-    if isinstance(optimizer, Sharing):
+    if isinstance(optimizer, SharedMoments):
         optimizer = replace(optimizer, moments="private")
     steps = _alone(steps, plan.workers[0].backend, optimizer)
     return Subject(plan, steps, blocks_of(plan.model, plan.layout.slots), target.checkpoint)

@@ -160,7 +160,7 @@ def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[
 def _events(config: SimulateConfig) -> list[Event]:
     """Return the deaths and returns of the options."""
     slow = rules.parse_slowdowns(config.inject_stragglers).items()
-    events = [Event(how.late_s, rank, joins=True) for rank, how in slow if how.late_s]
+    events = [Event(how.delay_s, rank, joins=True) for rank, how in slow if how.delay_s]
     for part in [] if config.kill is None else config.kill.split(","):
         rank, _, times_of = part.strip().partition("=")
         at, _, down = times_of.partition(":")

@@ -304,7 +304,7 @@ def _regime(
             f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
             "since each worker adds steps of its own (lr_workers)"
         )
-    given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
+    given, numbers = optim.open_hyperparameters(chosen), optim.open_hyperparameters(resolved)
     if (named := optim.optimizer_of(chosen)).beside and not hidden:
         notes.append(
             f"optimizer {named.name}: this {model.title} has no hidden matrix "

@@ -46,7 +46,7 @@ class Memory:
     ) -> Memory:
         """This with the estimate for each worker of a run."""
         copies = 1 + (config.read != "live") + config.overlap
-        copies += strategies.prediction(config) == "own" and workers > 1
+        copies += strategies.prediction_of(config) == "own" and workers > 1
         copies += strategies.build_optimizer(config).scratch_arrays
         per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
         per_token += 4 * model.vocab_size

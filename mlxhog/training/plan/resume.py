@@ -22,7 +22,7 @@ from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import ORIGINS, TrainConfig
+from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.batches import Growth
@@ -148,7 +148,7 @@ class Resumption:
 
     def began_with(self) -> dict[str, Any]:
         """Return the options of the run's initial weights."""
-        return {name: self.stored[name] for name in ORIGINS if name in self.stored}
+        return {name: self.stored[name] for name in INITIAL_WEIGHTS if name in self.stored}
 
     @property
     def has_new_weights(self) -> bool:

@@ -12,7 +12,7 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
 from mlxhog.config import plugins
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES, ComponentRegistry
-from mlxhog.config.config import ORIGINS, TrainConfig, train_config
+from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig, train_config
 from mlxhog.config.options import Option, options, without_effect
 from mlxhog.config.sources import ConfigSource, of_keywords, read_yaml, specs_of
 from mlxhog.display.views import observer as shown_on
@@ -186,7 +186,7 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     run = run_of(spec, Path(root))
     run.refuse_links()
     stored = run.options(data=_last(layers, "data"))
-    left_out, changed = {*BUDGETS, *ORIGINS}, set()
+    left_out, changed = {*BUDGETS, *INITIAL_WEIGHTS}, set()
     for chosen in CHOSEN.values():
         if _name(layers, chosen) not in (None, _name([stored], chosen)):
             changed.add(chosen.title)

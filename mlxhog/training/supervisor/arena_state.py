@@ -28,7 +28,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.strategies import look_ahead, strategy_of
+from mlxhog.strategies import prediction, strategy_of
 from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.resume import text_kind
 from mlxhog.training.plan.saved_state import taking_over
@@ -79,12 +79,12 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
     at = plan.resumption.position(ledger.n, plan.config.sequences_per_ticket)
     state = {**saved.state, "ledger": at or fresh}
     if plan.resumption.text != "same":  # it counts tickets of the text before
-        state["course"] = None
+        state["position"] = None
     with taking_over(saved.path):
         position = strategy.resume(arena, ledger, state)
     if position is not None:
         for segment in strategy.kept_segments():
-            if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
+            if segment in prediction.SEGMENTS and plan.config.reset_optimizer:
                 continue  # steps of an optimizer that is reset
             _fill(arena, [segment], [segment], saved.optimizer)
     with taking_over(saved.path):

@@ -29,8 +29,8 @@ from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.metal_steps import MetalSteps, NotShared
-from mlxhog.optim.rule import Polar
-from mlxhog.strategies import look_ahead
+from mlxhog.optim.rule import Orthogonalize
+from mlxhog.strategies import prediction
 from mlxhog.strategies.context import Context
 from mlxhog.training.plan.values import BackgroundTasks, Job
 from mlxhog.training.worker.steps import Gradients, OverlappedSteps, Steps
@@ -192,12 +192,12 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         decay=plan.decay,
         model=plan.model,
         run_dir=job.run_dir,
-        polar=polar_of_device(job, backend),
+        orthogonalize=polar_of_device(job, backend),
         threads=job.step_threads,
     )
 
 
-def polar_of_device(job: Job, backend: Backend) -> Polar | None:
+def polar_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
     """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises."""
     name, choice = job.spec.backend, optim.optimizer_of(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
@@ -258,7 +258,7 @@ def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
             engine=engine,
             threads=job.spec.threads,
             slot=job.slot,
-            recorded=tuple(look_ahead.segments(job.plan.strategy.run, job.plan.strategy.slots)),
+            recorded=tuple(prediction.segments(job.plan.strategy.run, job.plan.strategy.slots)),
         )
     except NotShared as why:
         job.leave_notice(

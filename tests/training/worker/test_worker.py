@@ -26,7 +26,7 @@ from mlxhog.errors import EnvironmentLacks, MetalError, WorkerFailed
 from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
-from mlxhog.strategies.strategy import Lease
+from mlxhog.strategies.worker import Lease
 from mlxhog.training.plan.values import Job
 from mlxhog.training.supervisor import workers as processes
 from mlxhog.training.worker import background_tasks as background_tasks
