@@ -273,12 +273,6 @@ def yaml_values(config: object) -> dict[str, object]:
     return {name: spec.to_yaml_value(getattr(config, name)) for name, spec in specs.items()}
 
 
-def hyperparameters_of(component: object) -> dict[str, object]:
-    """Return the hyperparameters of a component by their flat names."""
-    specs = options(type(component)).items()
-    return {spec.flat: getattr(component, name) for name, spec in specs}
-
-
 def convert_fields(config: object) -> list[str]:
     """Convert every option of a frozen dataclass, in place; return the errors."""
     problems = []

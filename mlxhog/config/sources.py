@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.components import RUN_REGISTRIES, Component, ComponentRegistry, UnknownComponent
-from mlxhog.config.options import Option, hyperparameters_of, options
+from mlxhog.config.options import Option, options
 from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, did_you_mean, nearest, shown
 
 Config = TypeVar("Config")
@@ -105,7 +105,8 @@ def values_of(config: object) -> dict[str, object]:
     values = {name: getattr(config, name) for name in options(type(config))}
     for name, value in list(values.items()):
         if isinstance(value, Component):
-            values |= {name: value.name, **hyperparameters_of(value)}
+            own = options(type(value))
+            values |= {name: value.name, **{own[n].flat: getattr(value, n) for n in own}}
     return values
 
 

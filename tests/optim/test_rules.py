@@ -377,11 +377,3 @@ def test_a_gradient_sum_copies_because_backends_reuse_their_arrays():
     np.testing.assert_array_equal(grads["w"], 1.5)
     np.testing.assert_array_equal(grads["e"].index, [0, 2, 3])
     np.testing.assert_array_equal(grads["e"].values, [[1.25, 1.25], [0.5, 0.5], [0.75, 0.75]])
-
-
-@pytest.mark.parametrize(
-    ("norm", "max_norm", "factor"),
-    [(0.1, 0.5, 1.0), (2.0, 0.5, 0.25), (7.0, 0.0, 1.0), (0.0, 1.0, 1.0)],
-)
-def test_the_factor_brings_a_long_gradient_down_and_leaves_a_short_one(norm, max_norm, factor):
-    assert clip_factor(norm, max_norm) == pytest.approx(factor, rel=1e-6)

@@ -96,7 +96,7 @@ def take(one, gradient=1.0, others=0):
     return one.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
-def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by(arena):
+def test_the_reported_staleness_is_that_of_the_learning_rate(arena):
     one = worker(arena, staleness_lr="linear:1")
     rule = one.context.optimizer
 
@@ -111,7 +111,7 @@ def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by(aren
     assert one.context.entry.rate_sum == LR / 4
 
 
-def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence(arena):
+def test_a_gradient_that_is_too_stale_changes_nothing_and_is_no_sign_of_divergence(arena):
     one = worker(arena, staleness_lr="drop:2")
     outcome = take(one, others=3)
     assert (outcome.applied, outcome.is_stale, outcome.staleness) == (False, True, 3)
@@ -120,7 +120,7 @@ def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_diverg
     assert one.context.ledger.count_done() == 1
 
 
-def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
+def test_a_stale_update_predicts_the_next_ones_by_its_own_staleness():
     """Each worker has read before the other wrote: F = 1/2, 3/4, ... of its last step."""
     rule, layout = DelayFeedback(SGD(weight_decay=0.0)), {"private": (FEEDBACK,)}
     with team(rule=rule, layout=layout, delay_feedback=True) as (arena, _, *workers):
@@ -142,7 +142,7 @@ def steps(text, seed=0, n=4000):
     return [trace.at(step) for step in range(n)]
 
 
-def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
+def test_a_fixed_staleness_is_that_of_workers_that_apply_in_turn():
     rule = StalenessTrace("fixed:2")
     assert (rule.workers, rule.most) == (3, 2)
     assert steps("fixed:2", n=5) == [(0, 0), (1, 1), (2, 2), (0, 2), (1, 2)]
@@ -152,7 +152,7 @@ def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
     ("text", "mean", "most"),
     [("uniform:1:5", 3.0, 5), ("geometric:3", 3.0, 25), ("histogram:0=1,4=3", 3.0, 4)],
 )
-def test_drawn_ages_have_the_requested_mean_and_depend_on_seed_and_step_alone(text, mean, most):
+def test_drawn_staleness_has_the_requested_mean_and_depend_on_seed_and_step_alone(text, mean, most):
     drawn, rule = [step.staleness for step in steps(text)], StalenessTrace(text)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
     assert max(drawn) <= rule.most == most
@@ -160,7 +160,7 @@ def test_drawn_ages_have_the_requested_mean_and_depend_on_seed_and_step_alone(te
     assert [step.staleness for step in steps(text, seed=1)] != drawn
 
 
-def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1():
+def test_speeds_give_each_worker_its_part_and_a_mean_staleness_of_p_minus_1():
     taken = steps("speed:1,1,1,4")
     shares = Counter(step.worker for step in taken)
     assert shares[0] == pytest.approx(4 * shares[3], rel=0.01)

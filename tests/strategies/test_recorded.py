@@ -149,7 +149,7 @@ def test_workers_that_read_and_write_between_each_other_are_repeated_bit_for_bit
 
 
 @pytest.mark.parametrize("runs", ["private moments, own"], indirect=True)
-def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_for_bit(runs):
+def test_a_worker_that_read_long_ago_extrapolates_less_and_is_repeated_bit_for_bit(runs):
     recorded = runs.arena("record")
     late, busy = runs.worker(recorded, 1), runs.worker(recorded, 2)
     for one in (late, *[busy] * 6, late):
