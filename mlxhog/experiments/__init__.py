@@ -1,4 +1,4 @@
-"""Comparing ways to train: pairs of short runs, judged by a sequential test."""
+"""Comparing ways to train: pairs of short runs, decided by a sequential test."""
 
 from dataclasses import dataclass
 

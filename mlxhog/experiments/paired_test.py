@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 ERROR = 0.01
-FEWEST = 3  # pairs before the first look: two show next to nothing of their variance
+MIN_PAIRS = 3  # pairs before the first look: two show next to nothing of their variance
 SHAPE = 5.0
 LEVELS = dict(enumerate((
     0.009930, 0.009844, 0.008374, 0.007721, 0.007424, 0.007236, 0.007092, 0.006908, 0.006792,
@@ -56,7 +56,7 @@ class PairedResult:
         return self.sign != 0 or self.pairs >= self.planned
 
 
-def judge(differences: Sequence[float], planned: int) -> PairedResult:
+def decide(differences: Sequence[float], planned: int) -> PairedResult:
     """Look after each pair, and stop at the first crossing of the boundary; ignore later pairs.
 
     Differences are in the order in which the pairs were run; `planned` is fixed before the first.
@@ -78,7 +78,7 @@ def student_limit(level: float, pairs: int) -> float:
 
 def boundary(pairs: int, planned: int) -> float:
     """Return the t that decides after some pairs; infinite before the first look."""
-    if pairs < min(FEWEST, planned):
+    if pairs < min(MIN_PAIRS, planned):
         return math.inf
     return student_limit(LEVELS[planned] * (pairs / planned) ** SHAPE, pairs)
 

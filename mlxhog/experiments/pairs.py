@@ -261,7 +261,7 @@ class Comparison:
     @property
     def outcome(self) -> PairedResult:
         """The result of the pairs so far."""
-        return paired_test.judge([pair.difference for pair in self.pairs], self.terms.pairs)
+        return paired_test.decide([pair.difference for pair in self.pairs], self.terms.pairs)
 
     @property
     def speed(self) -> PairedResult:

@@ -55,7 +55,7 @@ def test_a_better_step_size_is_told_early_and_again_at_once(
     assert result["verdict"] == "a"
     assert result["answer"].startswith("A is better by ")
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
-    assert result["pairs_told_from"] == len(result["pairs"]) == err.count("B - A +") == 3
+    assert result["pairs_used"] == len(result["pairs"]) == err.count("B - A +") == 3
     assert result["differing"] == {"lr": [0.01, 1e-05]}
     assert result["p_value"] is None
     assert "fixed before" in result["p_value_reason"]

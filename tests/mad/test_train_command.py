@@ -59,7 +59,7 @@ def test_flags_reach_the_protocol_and_several_workers(capsys):
     result = trained(capsys, *words.split())
     assert (result["backend"], result["strategy"]) == ("mlx:cpu,mlx:cpu", "sync")
     assert result["limit"] == result["steps"] == 6  # of two batches each
-    assert result["protocol"]["weight_decay"] == 0.1
+    assert result["recipe"]["weight_decay"] == 0.1
     assert result["settings"]["val_rows"] == 32
     assert result["val_token"] is not None
 

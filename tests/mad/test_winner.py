@@ -12,7 +12,7 @@ import torch
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad.winner import scaled, unit_of, upper_part, vote
+from mlxhog.mad.winner import consensus, deepened, unit_of, upper_part
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
@@ -30,7 +30,7 @@ def scored(*lines):
 
 def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
     upper = ("a x b y", 0.91), ("a x c y", 0.90), ("b x b z", 0.89)
-    slots, voters = vote(scored(*upper, ("c z c z", 0.20), ("c z c z", 0.10)))
+    slots, voters = consensus(scored(*upper, ("c z c z", 0.20), ("c z c z", 0.10)))
     assert slots == [{"a": 2, "b": 1}, {"x": 3}, {"b": 2, "c": 1}, {"y": 2, "z": 1}]
     assert voters == scored(*upper)
 
@@ -47,7 +47,7 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
     ],
 )
 def test_the_best_candidates_of_the_most_frequent_depth_vote(candidates, top, layers, voters):
-    slots, voted = vote(scored(*candidates), top=top)
+    slots, voted = consensus(scored(*candidates), top=top)
     assert [next(iter(votes)) for votes in slots] == layers.split()
     assert len(voted) == voters
 
@@ -84,7 +84,7 @@ ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
     layers, depth, how, expected
 ):
-    result = canonical(scaled(layers, depth, stack=how == "stack"))
+    result = canonical(deepened(layers, depth, stack=how == "stack"))
     assert result.replace("(h4)", "") == expected
 
 
@@ -103,7 +103,7 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate(layers, unit):
 @each_of(("depth", "message"), [(3, "depth 3 is less than the 4 layers"), (7, "give 6 or 8")])
 def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, message):
     with pytest.raises(ConfigError, match=message):
-        scaled(BLOCKS, depth, stack=True)
+        deepened(BLOCKS, depth, stack=True)
 
 
 # -- the commands ----------------------------------------------------------------------------------

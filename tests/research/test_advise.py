@@ -43,14 +43,15 @@ ALONE = Worker(name="w", compute=EVEN)
 @each_of(
     ("times", "known", "name", "rule"),
     [
-        ([EVEN], {}, "serial", "the machine is full"),
-        ([CROWDED] * 4, {"alone": ALONE}, "serial", "the machine is full"),
+        ([EVEN], {}, "serial", "the CPU is saturated"),
+        ([CROWDED] * 4, {"alone": ALONE}, "serial", "the CPU is saturated"),
         ([TAIL] * 4, {"reproducible": True}, "round_robin", "runs must repeat"),
         ([EVEN] * 4, {"reproducible": True}, "sync", "runs must repeat"),
-        ([EVEN] * 4, {}, "sync", "rounds cost next to nothing"),
+        ([EVEN] * 4, {}, "sync", "synchronization costs next to nothing"),
         ([TAIL] * 4, {"p_conf": 0.1, "density": 0.01}, "hogwild", "updates seldom overlap"),
-        ([SLOW, *[EVEN] * 3], {}, "hogwild", "one worker is slow for good"),
-        ([SLOW, *[EVEN] * 3], {"batch": 16}, "sync by speed", "one worker is slow for good"),
+        ([SLOW, *[EVEN] * 3], {}, "hogwild", "one worker is persistently slow"),
+        ([SLOW, *[EVEN] * 3], {"batch": 16}, "sync(shares=speed)",
+         "one worker is persistently slow"),
         ([TAIL] * 4, {}, "hogwild", "stragglers dominate"),
         ([EVEN] * 4, {"sync_s": 0.2}, "local_sgd", "merging dominates"),
         ([EVEN] * 4, {"sync_s": 0.2, "adaptive": True}, "diloco", "merging dominates"),
@@ -131,4 +132,4 @@ def test_a_trial_is_believed_by_the_steps_of_its_runs_where_other_programs_work(
     pairs = pairs_of([2.5, 2.51, 2.5, 2.49], [2.0] * 4, steps=steps)
     trial = decide((known[Hogwild()], known[Sync()]), pairs, load)
     assert trial["winner"] == winner
-    assert trial["untold"] == (str(BUSY) if winner == "hogwild" else None)
+    assert trial["inconclusive"] == (str(BUSY) if winner == "hogwild" else None)

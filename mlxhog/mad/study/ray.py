@@ -22,7 +22,7 @@ from typing import Any
 
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.mad.run import CandidateRecord, Point, RunConfig
+from mlxhog.mad.run import CandidateRecord, EvalPoint, RunConfig
 from mlxhog.mad.study.workers import Ended, RunFunction, ShouldPrune, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -152,14 +152,14 @@ class _Mailbox:
     """The questions of runs that wait at a rung, and the answers by the keys of the runs."""
 
     def __init__(self) -> None:
-        self._questions: list[tuple[RunConfig, Point]] = []
+        self._questions: list[tuple[RunConfig, EvalPoint]] = []
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
-    async def ask(self, config: RunConfig, point: Point) -> bool:
+    async def ask(self, config: RunConfig, point: EvalPoint) -> bool:
         self._questions.append((config, point))
         return await self._answers[config.key()].get()
 
-    async def questions(self) -> list[tuple[RunConfig, Point]]:
+    async def questions(self) -> list[tuple[RunConfig, EvalPoint]]:
         questions, self._questions = self._questions, []
         return questions
 

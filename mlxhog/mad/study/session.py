@@ -9,7 +9,7 @@ from mlxhog.base.processes import require_children
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import ExecutionConfig, Protocol
+from mlxhog.mad.options import ExecutionConfig, Recipe
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
@@ -44,7 +44,7 @@ def check_execution(how: ExecutionConfig, study: Study) -> int:
             raise ConfigError(
                 "--share-embedding keeps one table in this machine's memory; use --executor local"
             )
-        check_sharing(Protocol(**{**study.measured.protocol, **study.protocol}), study.workers)
+        check_sharing(Recipe(**{**study.measured.recipe, **study.recipe}), study.workers)
     if how.executor == "ray":
         ray.check()
     if how.parallel is not None:

@@ -21,7 +21,7 @@ from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
-from mlxhog.mad.run import Callbacks, CandidateRecord, Point, RunConfig
+from mlxhog.mad.run import Callbacks, CandidateRecord, EvalPoint, RunConfig
 from mlxhog.training.plan.values import LOST_GPU_EXIT_CODE
 
 REASON_CHARACTERS = 500
@@ -29,7 +29,7 @@ REASON_CHARACTERS = 500
 RunFunction = Callable[..., CandidateRecord]
 """Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
 
-ShouldPrune = Callable[[RunConfig, Point], bool]
+ShouldPrune = Callable[[RunConfig, EvalPoint], bool]
 """Whether to end a run that has reached a rung."""
 
 Ended = tuple[RunConfig, CandidateRecord | str]
@@ -124,7 +124,7 @@ def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> Candidate
 
 
 def attempt(
-    run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[Point], bool]
+    run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[EvalPoint], bool]
 ) -> CandidateRecord:
     """Return the record of a run, also if it raises; the traceback is in the worker's log.
 

@@ -23,7 +23,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.display.views import Tell
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, CandidateRecord, RunConfig
-from mlxhog.mad.tasks.dataset import ceiling
+from mlxhog.mad.tasks.dataset import best_achievable
 from mlxhog.mad.training.evaluation import CandidateEvaluations, score
 from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
@@ -48,7 +48,7 @@ def train(
     tell: Tell = lambda message: None,
     prepare: Prepare = lambda context: None,
 ) -> CandidateRecord:
-    """Train a candidate by its protocol, and score it on the task's validation rows.
+    """Train a candidate by its recipe, and score it on the task's validation rows.
 
     With one worker the numbers depend on `config` only, not on earlier or other runs.
 
@@ -87,7 +87,7 @@ def train(
         run.stop()
         if status != "diverged":
             on_end(run.arena)
-        seconds, best = run.seconds(), ceiling(plan.task_rows.dataset())
+        seconds, best = run.seconds(), best_achievable(plan.task_rows.dataset())
         return evaluations.record(status, run.steps_so_far(), seconds, best)
 
 

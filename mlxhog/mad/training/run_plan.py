@@ -132,9 +132,9 @@ def make_run_plan(
         ConfigError: a setting, a size or a mix of backends is impossible.
         EnvironmentLacks: a backend is missing.
     """
-    protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
+    recipe, settings = config.recipe, tasks.resolve(config.task, config.settings)
     model = config.model()
-    same = {name: getattr(protocol, name) for name in ("optimizer", "lr", "clip", "batch_size")}
+    same = {name: getattr(recipe, name) for name in ("optimizer", "lr", "clip", "batch_size")}
     same |= {"seed": config.seed, "compute_dtype": "float32"}  # scores of every machine are alike
     training = TrainConfig(**same, **(worker_options or {}))
     _check_strategy(training.strategy)
@@ -160,18 +160,18 @@ def make_run_plan(
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
-    task_rows = TaskRows(settings, config.seed, protocol.batch_size, protocol.labels)
+    task_rows = TaskRows(settings, config.seed, recipe.batch_size, recipe.labels)
     strategy = strategies.build(training, len(workers))
     rule = optim.build(training, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step)
     steppers = strategy.steppers(len(workers))
     lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_workers, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
-    limit, spec = step_limit(protocol, per_epoch), param_spec(model)
+    limit, spec = step_limit(recipe, per_epoch), param_spec(model)
     scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too
     gpu_users = max(1, sum(name in GPU_BACKENDS for name in backends + scoring))
     schedule: schedules.Constant | schedules.CosineByEpoch = schedules.Constant(warmup=0.0)
-    if protocol.schedule == "cosine":
-        schedule = schedules.CosineByEpoch(protocol.min_lr, limit, per_epoch)
+    if recipe.schedule == "cosine":
+        schedule = schedules.CosineByEpoch(recipe.min_lr, limit, per_epoch)
     return CandidatePlan(
         asked=config,
         config=training,
@@ -184,7 +184,7 @@ def make_run_plan(
         kernels=kernels,
         notes=tuple(notes),
         layout=plan_layout(spec, strategy, rule, task_rows.n_tickets),
-        decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
+        decay=frozenset(name for name, one in spec.items() if one.decay or recipe.wd_all),
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
         schedule=partial(schedule.of_run, lr, schedules.Epochs(per_epoch)),

@@ -16,7 +16,7 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.display.views import Tell, TellStep
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.research import FEWEST
+from mlxhog.research import MIN_SAMPLES
 from mlxhog.research.analysis import sampling
 from mlxhog.research.analysis.sampling import Block, Subject, Ticket
 from mlxhog.research.hypergraph import Hypergraph
@@ -73,15 +73,15 @@ def max_samples(subject: Subject) -> int:
     """Return the number of gradients whose bitmaps fit into `BITMAP_BYTES`.
 
     Raises:
-        EnvironmentLacks: they are fewer than `FEWEST`.
+        EnvironmentLacks: they are fewer than `MIN_SAMPLES`.
     """
     one = sum(-(-block.parameters // 8) for block in subject.blocks)
     fit = BITMAP_BYTES // one
-    if fit < FEWEST:
+    if fit < MIN_SAMPLES:
         raise EnvironmentLacks(
-            f"the supports of {FEWEST} gradients take {FEWEST * one / 2**30:.1f} GiB as bitmaps, "
-            f"the limit is {BITMAP_BYTES / 2**30:.0f}; analyze a narrower model of the same kind: "
-            "supports hardly depend on the width"
+            f"the supports of {MIN_SAMPLES} gradients take {MIN_SAMPLES * one / 2**30:.1f} GiB as "
+            f"bitmaps, the limit is {BITMAP_BYTES / 2**30:.0f}; analyze a narrower model of the "
+            "same kind: supports hardly depend on the width"
         )
     return fit
 
@@ -91,7 +91,7 @@ def measure(
 ) -> MeasuredConflicts:
     """Sample the gradients of some batches, and estimate.
 
-    Tickets are drawn at random, `FEWEST` or more.
+    Tickets are drawn at random, `MIN_SAMPLES` or more.
 
     Raises:
         Diverged: a gradient is not finite.

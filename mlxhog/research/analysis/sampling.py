@@ -34,8 +34,8 @@ from mlxhog.training.worker.steps import mean_gradient
 class Block:
     """Parameters that are reported together: those of `families.parameter_blocks`.
 
-    The theory's numbers differ so much between an embedding and a dense layer that one number for
-    the whole model has no meaning. What is outside the layers is in blocks of its own.
+    An embedding and a dense layer differ so much that averages over the model mean nothing.
+    Parameters outside the layers have blocks of their own.
     """
 
     name: str  # such as "embedding", "layer 0", "out_norm" or "head"
@@ -147,7 +147,7 @@ class GradientSource:
         return loss
 
     def move(self, step: Float32) -> None:
-        """Add a step, laid out as the parameters, to them."""
+        """Apply an update, laid out as the parameters."""
         self.params += step
         self.backend.take(self.params)
 
@@ -208,15 +208,15 @@ class OwnSteps:
         return step
 
 
-# -- the worth of a stale gradient -----------------------------------------------------------------
+# -- stale gradients against fresh ones ------------------------------------------------------------
 
-LAGS = (1, 2, 4, 8)
+DELAYS = (1, 2, 4, 8)
 
 
 class StaleGradient(NamedTuple):
-    """The cosine between a batch's gradient and its own some updates by others later; a mean."""
+    """Mean cosine between the gradient of a batch, and its gradient after updates of others."""
 
-    lag: int
+    delay: int  # in updates
     cosine: float
 
 
@@ -227,13 +227,13 @@ def compare_stale_gradients(
     others: Sequence[Ticket],
     before: Sequence[Ticket],
 ) -> tuple[StaleGradient, ...]:
-    """Compare old gradients with fresh ones; the parameters are put back afterwards.
+    """Compare stale gradients with fresh ones; the parameters are restored afterwards.
 
-    Theorems bound the worth of a stale gradient by the curvature in the worst direction. Here it is
-    measured: the gradient of a batch before and after k updates of other batches, with full steps.
+    Theorems bound the error of a stale gradient by the worst curvature. Here it is measured: the
+    gradient of a batch before and after k updates of other batches.
 
-    The optimizer has seen the batches `before`; `others`, at least the largest of `LAGS`, are those
-    of the updates in between.
+    The optimizer has seen the batches `before`; `others`, at least the largest of `DELAYS`, are
+    those of the updates in between.
     """
     ours, plan = source(lane, subject), subject.plan
     params_before, model = ours.params.copy(), plan.model
@@ -254,10 +254,10 @@ def compare_stale_gradients(
         ours.gradient(ticket)
         optimizer.step(ours.grads)
     old, results = [flat(ticket) for ticket in watched], []
-    for done, ticket in enumerate(others[: LAGS[-1]], start=1):
+    for done, ticket in enumerate(others[: DELAYS[-1]], start=1):
         ours.gradient(ticket)
         ours.move(optimizer.step(ours.grads))
-        if done in LAGS:
+        if done in DELAYS:
             pairs = zip(old, watched, strict=True)
             cosine = np.mean([_cosine(first, flat(ticket)) for first, ticket in pairs])
             results.append(StaleGradient(done, float(cosine)))
