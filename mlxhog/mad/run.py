@@ -19,8 +19,8 @@ from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models import families
 from mlxhog.models.layers import at_width, to_dict
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import Layer
 
 version = cache(metadata.version)  # which reads a file
 

@@ -28,8 +28,8 @@ from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study.store import ROOT, Store, find
 from mlxhog.models.layers import at_width
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import VOCABULARY, MADConfig
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_candidate, to_yaml
 

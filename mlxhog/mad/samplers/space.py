@@ -37,8 +37,8 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.run import params, state
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.layers import at_width
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import POSITIONS
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical, parse, read_layers
 
 BOUNDS = ("params", "state")
