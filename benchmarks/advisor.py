@@ -194,7 +194,7 @@ def seconds_to_target(scenario, arm, seeds):
                 objective, lr=rate, seed=seed, target=target, every=max(1, len(workers) // together)
             )
             most = MAX_GRADIENTS // together
-            machine = Simulation(workers, arm.scheme, seed=seed, learner=learner)
+            machine = Simulation(workers, arm.simulated, seed=seed, learner=learner)
             machine.run_until(most, 3 * best)
             times.append(learner.reached[0] if learner.reached else math.inf)
         best = min(best, fmean(times))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,12 +97,7 @@ def search(
         sampler=sampler, sampler_seed=seed, prune=prune,
     )  # fmt: skip
     store = open_store(definition, planned.directory.parent, planned.name)
-    return execute(store, definition, how, _observed(observer))
-
-
-@contextmanager
-def _observed(observer: Observer[StudyProgress] | None) -> Iterator[Observer[StudyProgress]]:
-    yield observer or (lambda progress: None)
+    return execute(store, definition, how, nullcontext(observer or (lambda progress: None)))
 
 
 def read_seeds(text: str) -> tuple[int, ...]:

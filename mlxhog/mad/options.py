@@ -126,7 +126,7 @@ def worker_options() -> tuple[str, ...]:
 
 # -- execution -------------------------------------------------------------------------------------
 
-_GROUP = "execution; it may change from session to session"
+_GROUP = "execution, which may change between sessions"
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -138,11 +138,11 @@ class ExecutionConfig(ConfigBase):
     """
 
     parallel: int | None = option(
-        None, "candidates at once; auto: a core for each, and one free core", low=1, none="auto",
+        None, "candidates in parallel; auto: one per core, less one", low=1, none="auto",
         group=_GROUP,
     )  # fmt: skip
     executor: str = option(
-        "local", "processes of this command, or Ray (extra [ray])",
+        "local", "local processes, or Ray (extra [ray])",
         choices=("local", "ray"), group=_GROUP,
     )  # fmt: skip
     ray_address: str | None = option(
@@ -150,8 +150,8 @@ class ExecutionConfig(ConfigBase):
         group=_GROUP,
     )  # fmt: skip
     budget: Interval = option(
-        Interval(), "begin no candidate after this number (40), or no run after this time (2h), of "
-        "the whole study", unit="candidates", group=_GROUP,
+        Interval(), "budget of the whole study: candidates (40), or time (2h)", unit="candidates",
+        group=_GROUP,
     )  # fmt: skip
     studies_dir: str = option("studies", "folder that holds the studies", group=_GROUP)
 

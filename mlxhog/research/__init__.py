@@ -22,11 +22,11 @@ class AnalyzeConfig:
     batches: int = option(
         4096, "batches whose tokens are counted, without gradients", unit="batches", low=MIN_SAMPLES
     )
-    backend: str = option("auto", "computes the gradients; such as torch:cpu or mlx:cpu")
+    backend: str = option("auto", "backend that computes gradients, such as torch:cpu or mlx:cpu")
     seconds: float | None = option(
         None,
-        f"length of the short lock-free run that shows staleness; auto is {PROBE_S:g} s, and 0 (no "
-        "run) for a run of several workers, which has recorded its staleness",
+        f"length of the short lock-free run that measures staleness; auto: {PROBE_S:g} s, or 0 (no "
+        "run) if the run has recorded it",
         unit="s",
         low=0,
         none="auto",
@@ -48,7 +48,6 @@ class AdviseConfig:
     reproducible: bool = option(False, "only strategies whose runs repeat bit for bit")
     heterogeneity: float | None = option(
         None,
-        "if workers have data of their own: variance of the workers' mean gradients over that of a "
-        "batch's gradient",
+        "for non-IID data: variance between the workers' mean gradients over that of a batch",
         low=0,
     )

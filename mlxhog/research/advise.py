@@ -175,10 +175,6 @@ def try_both(target: AnalysisTarget, arms: tuple[Arm, Arm], tell: TellStep) -> d
     """Train both in pairs of runs at a constant learning rate, as `mlxhog compare`; `decide`.
 
     The first arm is the recommended one.
-
-    Raises:
-        MlxhogError: as `mlxhog.experiments.pairs.Comparison.run_pair`.
-        Diverged: every run of both arms diverged.
     """
     watch, config = LoadWatch(), target.config
     terms = CompareConfig(
@@ -212,9 +208,6 @@ def advise_on(
     machine), or is None.
 
     `tell` is called with (part, step) before each step.
-
-    Raises:
-        MlxhogError: bad input, or a failed measurement; see `measured_profile`.
     """
     began = time.monotonic()
     if target.config.strategy is None:

@@ -61,7 +61,7 @@ STRATEGY_RULES = (
         f"more cores, or workers that scale to {SATURATED} times one",
     ),
     Rule(
-        "runs must repeat",
+        "runs must be reproducible",
         lambda p: p.reproducible,
         lambda p: (Sync(), RoundRobin()) if p.gain < 0.5 else (RoundRobin(), Sync()),
         lambda p: (
@@ -115,10 +115,10 @@ STRATEGY_RULES = (
             f"the slowest gradient of a step takes {p.straggling:.0%} more than the mean, more "
             f"than barrier and average ({p.overhead:.0%}), and asynchronous updates do not wait"
         ),
-        "steadier times of gradients",
+        "less variable gradient times",
     ),
     Rule(
-        "merging dominates, and data differ",
+        "averaging dominates, and data are non-IID",
         lambda p: p.heterogeneity > 1 / p.period,
         lambda p: (DiLoCo(), Sync()) if p.adaptive else (Scaffold(), FedProx(), Sync()),
         lambda p: (
@@ -126,27 +126,27 @@ STRATEGY_RULES = (
             "steps drift farther than gradients are noisy, which control variates correct"
             + (" (not with an adaptive optimizer: shorter periods there)" if p.adaptive else "")
         ),
-        "shards that are alike, or a cheaper merge",
+        "more similar shards, or cheaper averaging",
     ),
     Rule(
-        "merging dominates",
+        "averaging dominates",
         lambda p: p.period < LARGE_PERIOD,
         lambda p: (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild()),
         lambda p: (
             f"barrier and average cost {p.overhead:.0%} of a gradient; after {p.period} local "
-            "steps a merge takes a tenth of the time"
+            "steps averaging takes a tenth of the time"
         ),
         "a cheaper barrier",
     ),
     Rule(
-        "merging is very expensive",
+        "averaging is very expensive",
         lambda p: True,
         lambda p: (DiLoCo(), LocalSGD(), Hogwild(), Sync()),
         lambda p: (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period} local steps lie "
-            "between two merges"
+            "between two averages"
         ),
-        "a faster merge",
+        "faster averaging",
     ),
 )
 """By the facts of a `workload.Profile` p."""
@@ -199,7 +199,7 @@ def _workers(f: Any) -> tuple[str, str]:
     return f"up to {count}", f"--workers {count}"
 
 
-def _predicted_reads(f: Any) -> tuple[str, str]:
+def _weight_prediction(f: Any) -> tuple[str, str]:
     if f.config.prediction != "none":
         return f"keep predict={f.config.prediction}", ""
     kind = "last" if f.config.shares_moments else "own"
@@ -244,12 +244,12 @@ TRAINING_RULES = (
     ),
     Rule("workers", lambda f: True, _workers, _staleness_rule),
     Rule(
-        "predicted reads",
+        "weight prediction",
         lambda f: f.lock_free is not None,
-        _predicted_reads,
+        _weight_prediction,
         lambda f: (
             f"a gradient is {f.staleness.mean:.2g} updates stale on average when it is applied, "
-            "for a part of which predicted parameters make up"
+            "which weight prediction partly compensates"
         ),
     ),
     Rule(
@@ -274,7 +274,7 @@ TRAINING_RULES = (
         "disjoint blocks",
         lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
         lambda f: (
-            "worth a try against conflicts, but not against stale gradients",
+            "may help against conflicts, but not against stale gradients",
             "--blocks disjoint",
         ),
         lambda f: (

@@ -90,7 +90,7 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     result, _ = compare("--pairs", "2")
     assert result["verdict"] == "inconclusive"
     assert "ended equal in every pair" in result["answer"]
-    assert result["notes"] == ["A and B are the same settings"]
+    assert result["notes"] == ["A and B have the same options"]
     record = Path(result["folder"]) / "pairs.jsonl"
     whole = record.read_text()
     record.write_text(whole.replace('"seed"', '"sead"', 1))

@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_prediction(strategy):
 def test_a_step_without_time_and_replicas_that_do_not_fit_are_refused():
     with pytest.raises(DataError, match="parts of 0 s or more, and a step that takes time"):
         workers_of(1, times_of("constant", 0.0))
-    with pytest.raises(ConfigError, match="a number of replicas that divides"):
+    with pytest.raises(ConfigError, match="replicas must divide"):
         simulate(workers_of(2), OuterLoop(1, 3))
 
 

@@ -121,11 +121,7 @@ class Ranking:
 
 
 def read_ranking(store: Store) -> Ranking:
-    """Return the present ranking of a study.
-
-    Raises:
-        StudyError: another version made the study, or a line is damaged.
-    """
+    """Return the present ranking of a study."""
     study, records = store.study(), tuple(store.records())
     rows = scores(records, study.measured, study.seeds, study.select)
     # Of a list or a grid all runs are known, of another sampler those of its proposals.

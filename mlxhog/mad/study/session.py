@@ -69,11 +69,6 @@ def execute(
         how: its execution.
         observer: gets the progress.
         run: executes one run; default: `candidate.train`.
-
-    Raises:
-        ConfigError, EnvironmentLacks: as of `check_execution`.
-        StudyError: another process works on the study, or its store is damaged.
-        EnvironmentLacks, WorkerFailed: as of `Scheduler.run`.
     """
     parallel, threads = check_execution(how, study), study.threads
     run = run or partial(train, parallel=parallel)

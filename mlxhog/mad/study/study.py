@@ -141,9 +141,6 @@ class Study:
         """Return the runs of a candidate, by task config, then by seed.
 
         The fields of the study's recipe replace those of the suite and of its task configs.
-
-        Raises:
-            ConfigError: it cannot be built at this width, or a field of the recipe is wrong.
         """
         layers, measured, runs = parse(candidate), self.measured, list[RunConfig]()
         for one, seed, entry in itertools.product(

@@ -114,7 +114,7 @@ class Dyck(LongerTest):
     about: ClassVar[str] = "the bracket that may close, held beyond the training length"
 
     kinds: int = option(4, "k, kinds of brackets", low=1, high=2**19)
-    depth: int = option(4, "m, most open brackets at once", low=1, high=2**10)
+    depth: int = option(4, "m, maximum nesting depth", low=1, high=2**10)
 
     @property
     def tokens(self) -> int:
@@ -174,7 +174,7 @@ class SelectiveGrammar(Task):
     density: float = option(0.4, "probability that a letter is allowed", above=0, below=1)
     starts: int = option(4, "states in which a string may begin", low=1)
     gap_prob: float = option(0.1, "probability of a distractor after a token", low=0, below=1)
-    gap_start: int = option(0, "tokens of a row without a distractor", unit="tokens", low=0)
+    gap_start: int = option(0, "tokens at the start without distractors", unit="tokens", low=0)
 
     @property
     def letters(self) -> int:

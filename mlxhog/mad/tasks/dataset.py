@@ -76,11 +76,7 @@ class Dataset:
 
 
 def write(path: Path, data: Dataset) -> int:
-    """Write a data set and return its size in bytes; readers see the whole file or none.
-
-    Raises:
-        EnvironmentLacks: the disk is full.
-    """
+    """Write a data set and return its size in bytes; readers see the whole file or none."""
     common = ("kv_keys", "kv_values", "grammar")
     arrays = {name: part for name in common if (part := getattr(data, name)) is not None}
     for split, (x, y) in data.splits().items():

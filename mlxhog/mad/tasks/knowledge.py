@@ -48,9 +48,9 @@ class Depo(Task):
     vocab: int = 32
     seq_len: int = 56
     nodes: int = option(8, "N, nodes of the largest cycle", low=MIN_NODES)
-    hops: int = option(2, "K, most edges from the start of a query to its answer", low=1)
-    queries: int = option(8, "M, queries of a row, one for a node", low=1)
-    marked: bool = option(True, "a marker begins each edge")
+    hops: int = option(2, "K, edges of the longest path that is asked for", low=1)
+    queries: int = option(8, "M, queries per sequence, each from its own node", low=1)
+    marked: bool = option(True, "begin each edge with a marker")
 
     @property
     def names(self) -> int:
@@ -131,8 +131,8 @@ class Mano(Task):
     )
 
     seq_len: int = 64
-    modulus: int = option(7, "p, numbers are taken modulo p", low=2)
-    operations: int = option(2, "L, most operations of an expression", low=1, high=256)
+    modulus: int = option(7, "p, the modulus", low=2)
+    operations: int = option(2, "L, operations of the longest expression", low=1, high=256)
 
     @property
     def longest(self) -> int:

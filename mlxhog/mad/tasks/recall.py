@@ -291,10 +291,13 @@ class MultiQueryAssociativeRecall(Task):
         4, "P, pairs of key and value, and queries", low=1, aliases=("num_kv_pairs", "pairs")
     )
     power_a: float = option(
-        0.01, "a of the power law of gaps; 1 is uniform, less has more short gaps", above=0, high=1
+        0.01,
+        "exponent of the power law of gaps; 1 is uniform, less favors short ones",
+        above=0,
+        high=1,
     )
     random_fill: bool = option(
-        False, "random tokens beside pairs and queries, not 0", aliases=("random_non_queries",)
+        False, "fill with random tokens instead of 0", aliases=("random_non_queries",)
     )
 
     @property

@@ -157,7 +157,7 @@ class LongerTest(Task):
     """
 
     vocab: int = option(
-        0, "V, which follows from the task: 0, or this number", low=0, aliases=("vocab_size",)
+        0, "V, derived from the task; 0, or that number", low=0, aliases=("vocab_size",)
     )
     seq_len: int = 40
     test_length: int = option(

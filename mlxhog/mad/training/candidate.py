@@ -119,11 +119,7 @@ class CandidateRun(Session):
         self._tell(message)
 
     def execute(self, evaluations: CandidateEvaluations, prepare: Prepare) -> str:
-        """Train until the evaluations or the budget end the run; return its status.
-
-        Raises:
-            Diverged: gradients are not finite.
-        """
+        """Train until the evaluations or the budget end the run; return its status."""
         try:
             self._start(prepare)
             self.began_ns = self.begin_training()

@@ -199,7 +199,8 @@ def _check_strategy(strategy: Strategy | None) -> None:
     if isinstance(strategy, Sim):
         raise ConfigError(
             "strategy sim is for mlxhog train: workers of a candidate are processes; with "
-            "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
+            "strategy=round_robin their gradients are P - 1 updates stale, and runs repeat bit for "
+            "bit"
         )
     numbers = {} if strategy is None else options(type(strategy))
     if foreign := [n for n, one in numbers.items() if one.train_only and is_set(strategy, n)]:

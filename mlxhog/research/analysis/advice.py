@@ -40,10 +40,6 @@ def probe_run(
     """Train for a few seconds without locks in a temporary folder, and return the staleness.
 
     The run writes without locks (`write: racy`) and evaluates nothing.
-
-    Raises:
-        MlxhogError: as `mlxhog.training.supervisor.training.train`.
-        WorkerFailed: no step was finished in that time.
     """
     own = config.strategy
     result, _ = run_shortly(

@@ -149,7 +149,7 @@ class ClassicPlan:
     kind: str  # of the native loop: "private", a write ("racy", "hot_cold", ...) or a strategy
     workers: int  # worker processes
     batch: int  # examples in a step
-    epochs: int  # passes over the examples
+    epochs: int  # over the examples
     gamma: Callable[[int], float]  # learning rate of an epoch, counted from 1
     probe_every: int | None  # examples between two additions to the probe; None without a probe
     config: ClassicConfig  # the options

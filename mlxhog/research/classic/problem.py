@@ -48,7 +48,7 @@ class Defaults:
 
     lr: float  # learning rate gamma_0 of the first epoch
     beta: float  # factor on the learning rate after every epoch
-    epochs: int  # passes over the examples
+    epochs: int  # over the examples
     batch_size: int = 1  # examples whose mean gradient is one step
     writes: tuple[str, ...] = ("lossless", "racy")  # values of `--write`, the recommended one first
 

@@ -228,11 +228,7 @@ class _ClassicRun:
         self.before = self._done()  # by an earlier run in this arena
 
     def execute(self) -> ClassicResult:
-        """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
-
-        Raises:
-            WorkerFailed: a worker died.
-        """
+        """Run to the end, to divergence, or until the observer raises KeyboardInterrupt."""
         status, advice, start_s, lost, plan = "done", "", 0.0, (0, 0), self.plan
         try:
             self.observer(self.progress)

@@ -52,11 +52,7 @@ class Worker:
 
 
 def worker_of(times: Mapping[str, Any]) -> Worker:
-    """Return a worker of a run, from its part of the run's times.
-
-    Raises:
-        LookupError, TypeError, ValueError, DataError: they are not times of steps.
-    """
+    """Return a worker of a run, from its part of the run's times."""
     return Worker(
         name=f"{times['slot']} {times['backend']}",
         compute=times_of("recorded", *(us / 1e6 for us in times["compute_us"])),
@@ -84,11 +80,7 @@ class SimulatedStrategy(ABC):
     """One way to train together; its fields are its parameters."""
 
     def shared(self, sim: "Simulation") -> Any:
-        """Return the state that the workers of a simulation share: by default a queue of ranks.
-
-        Raises:
-            ConfigError: the strategy does not fit the workers.
-        """
+        """Return the state that the workers of a simulation share: by default a queue of ranks."""
         return []
 
     @abstractmethod

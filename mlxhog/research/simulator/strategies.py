@@ -223,8 +223,8 @@ class OuterLoop(SimulatedStrategy):
         count = workers if self.replicas is None else self.replicas
         if count < 1 or workers % count or (self.period is not None and self.period < 1):
             raise ConfigError(
-                f"{count} replicas of {workers} workers with a merge every {self.period} steps: "
-                "wanted a number of replicas that divides that of workers, and a step or more"
+                f"{count} replicas of {workers} workers, averaged every {self.period} steps: the "
+                "number of replicas must divide the number of workers, and the steps be 1 or more"
             )
         if sim.learner is not None:
             sim.learner.replicate(count)

@@ -42,20 +42,20 @@ class SimulateConfig(ConfigBase):
         None, "stragglers, as --inject-stragglers of train: 1=10, 0=random:0.1:6, 2=late:30s"
     )
     kill: str | None = option(
-        None, "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s"
+        None, "kill workers: RANK=TIME, or RANK=TIME:DOWN to restart after DOWN, such as 1=30s:5s"
     )
     strategies: str = option("all", "strategies to compare, such as hogwild,sync; or all")
     read: float = option(0.0, "time to copy the parameters", unit="s", low=0)
     apply: float = option(0.0, "time to apply an update to all parameters", unit="s", low=0)
-    machines: int = option(1, "over which the workers are dealt out in turn", low=1)
-    link: str | None = option(None, f"between machines: {FORM}")
-    params: int = option(1_000_000, "parameters of the model, which links carry", low=1)
+    machines: int = option(1, "machines, to which workers are assigned round-robin", low=1)
+    link: str | None = option(None, f"link between machines: {FORM}")
+    params: int = option(1_000_000, "model parameters that are sent over links", low=1)
     round_every: float = option(
         10.0, "time between two averaging rounds of cluster", unit="s", above=0
     )
-    period: int = option(16, "steps between two merges of local_sgd and diloco", low=1)
+    period: int = option(16, "local steps between two averages of local_sgd and diloco", low=1)
     replicas: int | None = option(
-        None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
+        None, "replicas of diloco; auto: half the workers, at least one", low=1, none="auto"
     )
     slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
     backup_workers: int = option(1, "workers that a step of sync_backup does not wait for", low=0)
@@ -66,7 +66,7 @@ class SimulateConfig(ConfigBase):
         choices=("none", "quadratic"),
     )
     updates: int = option(5000, "gradients to simulate per strategy", low=10, high=10_000_000)
-    seed: int = option(0, "of the times", low=0)
+    seed: int = option(0, "random seed", low=0)
 
     def __post_init__(self) -> None:
         """Check the values together."""
@@ -192,9 +192,6 @@ def compare(
         The workers; and of each `strategy` its `prediction`; `target_s`, the seconds to the toy
         problem's target (None without one, or if no learning rate reaches it); `sent_bytes_per_s`
         by each machine (None on one machine); and what `rounds` of cluster did with the links.
-
-    Raises:
-        ConfigError, DataError: the options contradict each other.
     """
     workers, events = _workers(config, recorded), _events(config)
     return workers, [_row(name, config, workers, events) for name in _strategies(config)]
