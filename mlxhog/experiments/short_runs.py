@@ -73,10 +73,8 @@ def run_shortly(
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Train for some seconds in a temporary folder; return the result and the workers' times.
 
-    The start-up does not count. If a worker takes too few steps, as with a large model or on a busy
-    machine, the run is repeated for longer.
-
-    `min_steps` are the steps of every worker; `flag` gives runs longer.
+    The start-up does not count. If a worker takes less than `min_steps`, as with a large model or
+    on a busy machine, the run is repeated for longer. `flag` gives runs longer.
 
     Raises:
         MlxhogError: as `mlxhog.training.supervisor.training.train`.

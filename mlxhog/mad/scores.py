@@ -106,14 +106,9 @@ def scores(
 ) -> list[CandidateScore]:
     """Return the score of every candidate: finished ones first, then by score, then by size.
 
-    Args:
-        records: in the order in which the runs ended; a later one replaces an earlier one of the
-            same candidate, task config, sweep entry and seed. Interrupted runs count as missing;
-            runs outside the suite or the seeds are ignored.
-        suite: the planned runs.
-        seeds: the planned ones.
-        select: split whose accuracy selects within a sweep, and orders the candidates.
-            The accuracies of both kinds of rows are returned, of the selected runs.
+    Of the records of one run the last one counts. Interrupted runs count as missing; runs outside
+    the suite or the seeds are ignored. `select` is the split whose accuracy selects within a sweep,
+    and orders the candidates.
     """
     expected = {
         (one.task, one.label, seed, number): f"{one.task} {one.label} {_words(point)} seed {seed}"
@@ -164,7 +159,7 @@ def _row(
     vals = [[run.val_macro for run in own if run.val_macro is not None] for own in of_task.values()]
     statuses = [run.status for run in runs]
     status = statuses[-1] if all(status in LOST for status in statuses) else "done"
-    # Settings with a width of their own count only while there is no other run.
+    # Runs of another width count only while there is no other run.
     sized = [run for run in runs if run.config["dim"] == suite.dim] or runs
     return CandidateScore(
         candidate=candidate,

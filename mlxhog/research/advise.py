@@ -1,8 +1,4 @@
-"""Choose a strategy: a profile by three short runs, rules, a trial of the two best.
-
-Numbers of steps decide whether they count: a short run is repeated for longer until every worker
-takes enough steps, and a trial on a busy machine counts if an arm's runs have similar numbers.
-"""
+"""Choose a strategy: a profile by three short runs, rules, a trial of the two best."""
 
 import tempfile
 import time
@@ -125,9 +121,7 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
 PAIRS = 4
 TRY_S = 60.0  # training time of each of the two, in all pairs
 TIE_BITS = 0.02  # bits per byte within which two losses are a tie, whatever the interval
-UNEVEN = 1.3
-"""Largest ratio of steps between runs of an arm at which a trial on a busy machine counts: beyond
-it the load of other programs, and not the arms, decided about steps."""
+UNEVEN = 1.3  # ratio of an arm's steps above which a trial on a busy machine does not count
 
 VAL_TOKENS = 65_536
 
@@ -135,11 +129,9 @@ VAL_TOKENS = 65_536
 def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[str, Any]:
     """Return the result of some pairs of runs, the first arm being A.
 
-    It has of each arm `names`, `seconds` and `steps` of training, and mean validation
-    `bits_per_byte`; the `difference` of the second's bits to the first's with its interval of 95 %,
-    `low` to `high`; whether it is a `tie`, and the `winner`, of a tie the first arm that repeats.
-    `inconclusive` is the load of a busy machine, for which the trial does not count; the first arm
-    wins.
+    The `difference` of bits per byte, second less first, has a 95 % interval, `low` to `high`. The
+    `winner` of a `tie` is the first arm that repeats. If a busy machine makes the trial
+    `inconclusive`, which has the load, the first arm wins.
 
     Raises:
         Diverged: every run of both arms diverged.
@@ -194,8 +186,7 @@ def try_both(target: AnalysisTarget, arms: tuple[Arm, Arm], tell: TellStep) -> d
 
 # -- the answer ------------------------------------------------------------------------------------
 
-PROFILE_PARTS, TRIAL_PARTS = 4, 3 * PAIRS
-"""Three short runs and the gradients; of each pair both runs, and their scores."""
+PROFILE_PARTS, TRIAL_PARTS = 4, 3 * PAIRS  # short runs and gradients; runs and their scores
 
 
 def advise_on(
@@ -204,10 +195,7 @@ def advise_on(
     """Measure, predict and try; returns what `advise --json` prints.
 
     The advice is `chosen` with its `flags` of train: the winner of the `trial`, or without one the
-    choice of the rules, `advised`. `inconclusive` says why it is a guess (the load of a busy
-    machine), or is None.
-
-    `tell` is called with (part, step) before each step.
+    choice of the rules, `advised`. `inconclusive` says why it is a guess, or is None.
     """
     began = time.monotonic()
     if target.config.strategy is None:

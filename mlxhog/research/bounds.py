@@ -1,9 +1,8 @@
 """The theorems on lock-free SGD as rows: numbers and assumptions.
 
-No bound limits the number of workers: Proposition 4.1 orders problems, and is wrong by orders of
-magnitude as a prediction. For the Netflix problem its penalty at a staleness of 9 is 467, but ten
-cores were measured to be about five times as fast as one. Where the objective is not strongly
-convex, as the loss of a neural network, it sets no bound at all.
+No bound limits the number of workers: Proposition 4.1 orders problems, but predicts a penalty of
+467 for Netflix at a staleness of 9, where ten cores were measured to be about five times as fast as
+one. Without strong convexity, as in neural networks, it sets no bound at all.
 """
 
 import math

@@ -258,9 +258,8 @@ def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -
 def predict(profile: Profile, known: Iterable[Arm]) -> dict[Arm, dict[str, Any]]:
     """Predict arms; returns what is expected of each, the soonest first.
 
-    It has `name` and `flags`; `gradients_per_s`, mean `staleness`, and the share of time in which
-    workers are `idle`; `samples` to a loss, over those of one worker alone, a guess before a trial;
-    and `time` to that loss, over that of sync.
+    `idle` is the share of time in which workers wait; `samples` to a loss are over those of one
+    worker alone, a guess before a trial, and `time` to that loss over that of sync.
     """
     expected: dict[Arm, dict[str, Any]] = {}
     for arm in known:

@@ -125,7 +125,7 @@ def test_lost_missing_and_foreign_runs_count_as_they_should(measured, runs, scor
     assert {name: getattr(row, name) for name in numbers} == numbers
 
 
-def test_the_rows_that_select_choose_between_points_and_order_the_candidates():
+def test_the_split_that_selects_chooses_within_a_sweep_and_orders_the_candidates():
     runs = [record(A, "one", 0.9, val=0.5), record(A, "one", 0.7, val=0.6, lr=1e-4)]
     for select, score, val in (("val", 0.7, 0.6), ("test", 0.9, 0.5)):
         (row,) = scored(runs, suite("one", sweep=RATES), select)

@@ -80,9 +80,7 @@ DECAYS = (0.0, 0.1)
         ("full", {"rates": (2e-3, 4e-3)}, [(lr, wd) for lr in (2e-3, 4e-3) for wd in DECAYS]),
     ],
 )
-def test_a_protocol_fixes_values_of_the_points_and_an_optimizer_has_its_own(
-    name, definition, points
-):
+def test_a_recipe_fixes_values_of_the_sweep_and_an_optimizer_has_its_own(name, definition, points):
     study = Study(candidates=(LAYERS,), suite=name, **definition)
     own = [(one["lr"], one.get("weight_decay")) for one in study.measured.sweep]
     assert own == points

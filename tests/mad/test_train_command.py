@@ -54,7 +54,7 @@ def test_a_dry_run_says_sizes_and_a_key_that_is_the_same_however_workers_train(c
         assert key(f"--strategy {strategy}") == key("") != key("--schedule constant")
 
 
-def test_flags_reach_the_protocol_and_several_workers(capsys):
+def test_flags_reach_the_recipe_and_several_workers(capsys):
     words = "--epochs 2 --workers mlx:cpu*2 --strategy sync --weight-decay 0.1 --select val"
     result = trained(capsys, *words.split())
     assert (result["backend"], result["strategy"]) == ("mlx:cpu,mlx:cpu", "sync")

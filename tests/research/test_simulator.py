@@ -62,7 +62,7 @@ CLOSED_FORMS = [  # strategy, workers, what is predicted
 
 
 @pytest.mark.parametrize("row", CLOSED_FORMS, ids=range(len(CLOSED_FORMS)))
-def test_a_scheme_has_the_speed_of_its_closed_form(row):
+def test_a_strategy_has_the_speed_of_its_closed_form(row):
     strategy, workers, expected = row
     prediction = simulate(workers, strategy, updates=ROUNDS)
     for name, value in expected.items():
@@ -265,7 +265,7 @@ def learned(strategy, workers):
     return learner.model
 
 
-def test_a_late_gradient_is_taken_where_it_was_read_and_others_are_gradient_descent():
+def test_a_stale_gradient_is_that_of_the_parameters_read_and_others_are_gradient_descent():
     descent = (1 - 0.1 * np.array(BOWL.curvatures)) ** 30
     assert learned(SimulatedHogwild(), 1) == pytest.approx(descent)
     assert learned(SimulatedSync(), 4) == pytest.approx(descent)

@@ -152,11 +152,7 @@ def _with_commas(value: float, _: float) -> str:
 
 
 def front(ranking: Ranking, cost: str) -> list[int]:
-    """Return the indices in `ranking.rows` of the complete candidates on the front, by cost.
-
-    They are those that no other one dominates: has a lower cost or a higher score, and the other of
-    the two not worse.
-    """
+    """Return the indices in `ranking.rows` of the complete candidates on the Pareto front."""
     complete = [
         (getattr(row, cost), -row.score, k)
         for k, row in enumerate(ranking.rows)

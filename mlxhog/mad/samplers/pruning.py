@@ -1,10 +1,9 @@
 """Asynchronous successive halving: candidates that rank low at a rung are pruned.
 
-A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0. When a run reaches
-one, its candidate is compared with all others that have reached it on the same runs, by the mean
-over tasks of the accuracies there. It continues if it is among the best third. No run waits for
-another, so an early decision compares fewer candidates; no decision is made with fewer than three
-candidates, or on one task only.
+A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0. There the candidate is
+compared with all others that have reached it on the same runs, by the mean accuracy over tasks. It
+continues if it is among the best third. No run waits for another; fewer than three candidates, or
+one task, decide nothing.
 
 Recall is learned in a sudden jump (plain attention makes no progress for 880 steps before it), so
 tasks with a `phase_transition`, recall, depo and state tracking, have no rung before step 1,000.

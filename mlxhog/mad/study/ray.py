@@ -1,9 +1,8 @@
 """The runs of a study on a Ray cluster, or on one machine through Ray: a plain task for each.
 
-A task is never retried by Ray. At a rung it asks through one small actor, the mailbox. A task whose
-process died is a lost run: Ray does not tell a crash from a kill. The command starts Ray and shuts
-it down, or joins a cluster. If it is killed, agents of Ray's own may try for a few minutes to reach
-their dead server before they end.
+Ray never retries a task. At a rung a task asks through one small actor, the mailbox; if its process
+dies, the run is lost, as Ray does not tell a crash from a kill. The command starts Ray and shuts it
+down, or joins a cluster. If it is killed, Ray's agents end after some minutes.
 
 Source: Ray 2.60, `ray.init`, tasks, asynchronous actors, fault tolerance.
 """
@@ -45,12 +44,8 @@ def cluster(
 ) -> Iterator["Cluster"]:
     """Start or join Ray, after `check`, and yield the executor.
 
-    Args:
-        run: executes one run; pickled, so an importable function.
-        parallel: runs at once.
-        threads: of a worker's libraries.
-        cores: CPU cores that Ray reserves for a run.
-        address: of a running cluster; None starts Ray here and shuts it down afterwards.
+    `run` executes one run; it is pickled, so an importable function. Ray reserves `cores` for each
+    of the `parallel` runs. Without the `address` of a cluster Ray is started here.
 
     Raises:
         EnvironmentLacks: Ray does not start, or the address does not answer.

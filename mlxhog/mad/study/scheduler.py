@@ -40,17 +40,11 @@ class StudyProgress:
 
 
 class Scheduler:
-    """One session of a study; `run` executes it once.
+    """One session of a study, whose lock the caller holds; `run` executes it once.
 
-    Args:
-        store: of the study, with the proposals and scores so far; the caller holds its lock.
-        study: its definition.
-        executor: of the runs.
-        parallel: runs at once.
-        limit: the candidates of the whole study after which no other begins, or its seconds after
-            which no run begins; so it ends at the same point with and without interruptions.
-        observer: gets the progress.
-        keep: called before each record, to store what the run shares with others.
+    `limit` has the candidates of the whole study after which no other begins, or its seconds after
+    which no run begins; so it ends at the same point with and without interruptions. `keep` is
+    called before each record, to store what the run shares with others.
     """
 
     def __init__(

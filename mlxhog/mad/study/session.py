@@ -61,15 +61,7 @@ def execute(
     observer: AbstractContextManager[Observer[StudyProgress]],
     run: RunFunction | None = None,
 ) -> StudyProgress:
-    """Execute a session.
-
-    Args:
-        store: of the study; locked until the session ends.
-        study: its definition.
-        how: its execution.
-        observer: gets the progress.
-        run: executes one run; default: `candidate.train`.
-    """
+    """Execute a session, which locks the store; `run` is `candidate.train` by default."""
     parallel, threads = check_execution(how, study), study.threads
     run = run or partial(train, parallel=parallel)
     keep: Callable[[], None] | None = None

@@ -1,8 +1,8 @@
 """The execution of a study's runs in worker processes of this machine.
 
 If a run's worker dies by its own fault (a crash, an exit), the run has failed. If it was killed
-from outside, or macOS took its GPU away, the run is lost, and the scheduler repeats it: a process
-whose GPU gave up work computes nothing right any more, so a new one does.
+from outside, or lost its GPU (macOS; the process computes nothing right any more), the run is lost,
+and the scheduler repeats it in another process.
 """
 
 import faulthandler
@@ -11,10 +11,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
@@ -52,7 +53,7 @@ class _WorkerRun(NamedTuple):
     began_s: float
 
 
-class Pool:
+class Pool(AbstractContextManager["Pool"]):
     """An `Executor` in processes of this machine; none outlives the `with` block.
 
     Args:
@@ -107,10 +108,6 @@ class Pool:
             del self._running[pipe]
             self._idle.append(number)
             yield config, result
-
-    def __enter__(self) -> Self:
-        """Return the pool; workers start with their first run."""
-        return self
 
     def __exit__(self, *_: object) -> None:
         """End every worker, whatever it does."""

@@ -54,17 +54,13 @@ def train(
 
     Args:
         config: the run.
-        callbacks: called at steps, evaluations and rungs. Its `beat` may raise KeyboardInterrupt:
-            the run is evaluated once more and is "interrupted"; a second one leaves this function.
+        callbacks: called at steps, evaluations and rungs; see `Callbacks` for interrupts.
         rungs: steps at which the run is evaluated and `callbacks.should_prune` is called.
         worker_options: options of `TrainConfig`, see `mad.options.worker_options`.
         parallel: runs at once, which share the GPU's memory.
         on_end: called with the arena, at rest, before it is removed; not for a diverged run.
         tell: gets messages for the user: choices for this machine, dead workers.
         prepare: called with the context of the one worker before its first step.
-
-    Returns:
-        The record; its status is "done", "diverged", "pruned" or "interrupted".
 
     Raises:
         ConfigError: the configuration is impossible; no row has been drawn.

@@ -45,11 +45,8 @@ KEPT = 2
 class TaskRows:
     """The rows of a task as batches: in every epoch each row once, in an order of its own.
 
-    The last batch of an epoch is smaller if the batch size does not divide the number of rows.
-    Small and hashable: rows are drawn when they are needed.
-
-    Concurrency: equal objects in different processes give equal batches. One object is not for
-    several threads.
+    Small and hashable: rows are drawn when they are needed. Equal objects in different processes
+    give equal batches; one object is not for several threads.
     """
 
     settings: Task  # of the task; to unpickle those of a user's task, a process loads its file
@@ -123,10 +120,7 @@ def make_run_plan(
 ) -> CandidatePlan:
     """Check a run against its task and this machine, without a row and without a framework.
 
-    Args:
-        config: the run.
-        worker_options: options of `TrainConfig` for several workers, see `mad.options`.
-        parallel: runs at once, which share the GPU's memory.
+    Arguments are those of `candidate.train`.
 
     Raises:
         ConfigError: a setting, a size or a mix of backends is impossible.

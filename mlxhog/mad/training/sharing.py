@@ -55,13 +55,9 @@ def shared_tables(
 ) -> "Iterator[SharedRun]":
     """Create a table for each run of a candidate; the end of the block removes them.
 
-    Args:
-        configs: every run of any candidate, after `check_sharing`; the runs of the others use the
-            same tables.
-        kept: the tables of `SharedRun.write` in an earlier session; None: initial values.
-
-    Yields:
-        The function that executes a run, in this process or in one spawned from the block.
+    `configs` are the runs of any candidate, after `check_sharing`; `kept` the tables that
+    `SharedRun.write` had in an earlier session, None for initial values. It yields the function
+    that executes a run, in this process or in one spawned from the block.
 
     Raises:
         EnvironmentLacks: there is not enough memory.

@@ -1,8 +1,7 @@
 """The staleness of a run, the facts of a model that was measured, and the advice that follows.
 
-With P workers that always have a gradient in flight the mean staleness over all updates is P - 1 at
-any speeds: each update falls between the read and the write of the P - 1 others. Its largest value
-has no such limit. The theory's tau is a staleness in updates: a property of a run, not of a model.
+With P workers that always have a gradient in flight the mean staleness is P - 1 at any speeds: each
+update falls between the read and the write of the P - 1 others. Its largest value has no limit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,7 @@
 """Omega, rho, Delta and conflict: of each block of a model, and of rows of the embedding.
 
-A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`Hypergraph.of_bitmaps`). Rows of the
-embedding are counted, exactly: a batch looks up those of its text and moves no other row.
+A spawned process computes gradients (`sampling.py`); this side turns their bitmaps into estimates
+with intervals. Rows of the embedding are counted exactly: those of a batch's tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -142,10 +141,8 @@ def count_rows(
 ) -> dict[str, Any]:
     """Count the conflicts of two or more batches in rows of the embedding, exactly.
 
-    Returns:
-        Omega, rho, Delta and p_conf as of `Hypergraph`; `never`, the rows that no batch touched;
-        the `hottest` rows with the text of their token and the share of the batches that touch
-        each; and p_conf `without_hottest`.
+    Beside Omega, rho, Delta and p_conf of `Hypergraph` it returns how many rows `never` occur, the
+    `hottest` rows with their tokens' texts and shares of batches, and p_conf `without_hottest`.
     """
     edges = []
     for number, ticket in enumerate(tickets):

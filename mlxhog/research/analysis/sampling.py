@@ -81,10 +81,7 @@ Ticket = tuple[int, int]  # epoch and number of a batch
 
 @dataclass(frozen=True)
 class Subject:
-    """The gradients to sample: a model at some parameters, and batches of its training text.
-
-    Each batch is one update, one hyperedge of the theory.
-    """
+    """The gradients to sample: a model at some parameters, and batches, one hyperedge each."""
 
     plan: Plan  # of a run of one worker
     steps: TrainConfig  # options of the optimizer that steps on these gradients
@@ -177,9 +174,8 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
 class OwnSteps:
     """One worker's steps on parameters of its own; it writes no shared memory.
 
-    Every step is taken at `params`, (n,) float32 in the layout of the slots, which do not change by
-    it. It begins without moments. `decay` names those that weight decay applies to; `hidden` and
-    `groups` are as `optim.build` takes them.
+    Every step is computed at the same `params`, (n,) float32 in the layout of the slots. `decay`
+    names those with weight decay; `hidden` and `groups` are as of `optim.build`.
     """
 
     def __init__(

@@ -127,11 +127,10 @@ class ClassicConfig:
 def check(config: ClassicConfig, **facts: str) -> None:
     """Refuse options that have no effect in a run.
 
-    Facts are properties of the run, such as `problem="svm"`; what an option requires of other
-    properties is not checked.
+    Facts are the properties of the run that are known, such as `problem="svm"`.
 
     Raises:
-        ConfigError: such an option is set; the message has the requirement that is not met.
+        ConfigError: the message has the requirement that is not met.
     """
     for name, spec in options(ClassicConfig).items():
         for fact in spec.unmet(facts) if is_set(config, name) else ():

@@ -145,9 +145,8 @@ PRESENT, WAITS = 0, 1  # rows of `Simulation.seconds`
 class Simulation:
     """Simulated workers, advanced until a number of updates is reached; arguments as `simulate`.
 
-    `alive` are ranks, `now` is in seconds, `version` counts updates of all copies of the parameters
-    together, `gradients` those in these updates; `wasted` ones were thrown away. `clocks` counts
-    the steps of each rank.
+    `alive` are ranks, `version` counts updates of all copies of the parameters together,
+    `gradients` those in them, `wasted` the dropped ones, `clocks` the steps of each rank.
 
     Raises:
         ConfigError: the strategy does not fit the workers.

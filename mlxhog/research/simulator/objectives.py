@@ -1,7 +1,4 @@
-"""A small convex objective, and the parameters that simulated updates move.
-
-It shows the cost of a schedule in updates; times alone give only their number.
-"""
+"""A small convex objective, and the parameters that simulated updates move."""
 
 from collections import deque
 from collections.abc import Sequence

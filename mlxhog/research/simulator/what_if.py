@@ -186,12 +186,11 @@ def _events(config: SimulateConfig) -> list[Event]:
 def compare(
     config: SimulateConfig, recorded: Sequence[Worker] | None = None
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
-    """Simulate every strategy of the options; `recorded` workers are in place of theirs.
+    """Simulate every strategy of the options; `recorded` workers replace theirs.
 
-    Returns:
-        The workers; and of each `strategy` its `prediction`; `target_s`, the seconds to the toy
-        problem's target (None without one, or if no learning rate reaches it); `sent_bytes_per_s`
-        by each machine (None on one machine); and what `rounds` of cluster did with the links.
+    Returns the workers, and per strategy its prediction; `target_s`, the seconds to the toy
+    problem's target (None if it is not reached); `sent_bytes_per_s` of each machine (None for one);
+    and the use of links by `rounds` of cluster.
     """
     workers, events = _workers(config, recorded), _events(config)
     return workers, [_row(name, config, workers, events) for name in _strategies(config)]

@@ -15,7 +15,7 @@ from tests.mad.report.sample import STUDY, runs
 
 
 @given(st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12))
-def test_repeats_are_counted_and_a_folded_sequence_unfolds_to_itself(layers):
+def test_repeats_are_counted_and_a_compact_sequence_reads_back_as_itself(layers):
     assert compact(["mlstm", "swiglu"] * 7 + ["slstm"] * 3) == "(mlstm swiglu)*7 slstm*3"
     assert parse(compact(layers)) == parse(" ".join(layers))
 

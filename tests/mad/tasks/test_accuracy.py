@@ -59,7 +59,7 @@ def test_targets_that_are_all_ignored_are_refused():
 @pytest.mark.parametrize(
     ("vocab", "share"), [(1024, 1.0), (2048, 0.982), (4096, 0.865), (8192, 0.632)]
 )
-def test_the_ceiling_of_memorization_is_the_share_of_keys_that_training_shows(vocab, share):
+def test_the_best_of_memorization_is_the_share_of_keys_that_training_shows(vocab, share):
     data = make_task("M", vocab=vocab)
     assert best_achievable(data) == pytest.approx(share, abs=0.02)
     known = dict(zip(data.train_x[:, ::2].ravel(), data.train_y[:, 1::2].ravel(), strict=True))

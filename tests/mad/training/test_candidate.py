@@ -73,7 +73,7 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, recipe):
     assert_close(actual, torch_losses(config), STEP_LOSSES_F32)
 
 
-def test_the_optimizer_is_part_of_a_run_and_an_open_step_size_follows_from_the_width():
+def test_the_optimizer_is_part_of_a_run_and_an_open_learning_rate_follows_from_the_width():
     for dim in (16, 32):
         config = small_run(optimizer="muon", lr=None, dim=dim)
         assert make_run_plan(config).config.top_lr == Muon().default_lr(dim)
@@ -136,7 +136,7 @@ def test_validation_rows_decide_where_asked_for_and_both_are_told():
     assert small_run(select="val").settings["val_rows"] == 32  # as many as test rows
 
 
-def test_what_training_rows_never_show_is_the_ceiling_of_a_result():
+def test_what_training_rows_never_show_bounds_the_best_achievable_accuracy():
     settings = {"vocab": 64, "train_rows": 1}
     result = train(small_run(task="memorization", settings=settings, steps=1))
     assert 0 < result.best_achievable < 0.5

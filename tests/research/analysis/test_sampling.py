@@ -92,7 +92,7 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon(moments=shared, embedding_lr=2.0)"])
-def test_gradients_age_by_the_steps_of_others_which_leave_the_parameters_as_they_were(
+def test_gradients_get_stale_by_the_updates_of_others_which_leave_the_parameters_as_they_were(
     tmp_path, optimizer
 ):
     others, cosines = [(0, k) for k in range(DELAYS[-1])], []
