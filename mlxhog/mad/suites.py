@@ -91,7 +91,7 @@ _REDUCED: Mapping[str, Axes] = {
 """Values beside those of `smoke`; one setting changes at a time."""
 _ROWS = {"train_rows": 6400, "test_rows": 256}
 _SWEEP: tuple[Mapping[str, float], ...] = ({"lr": 2e-3, "weight_decay": 0.0},)
-_PROTOCOL: Mapping[str, Any] = dict(
+_RECIPE: Mapping[str, Any] = dict(
     schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
 )
 _RECALL_STEPS = 3600
@@ -123,7 +123,7 @@ def _grid(axes: Mapping[str, Axes], base: Mapping[str, Own] = {}) -> Iterator[Ta
 def smoke() -> Suite:
     """Small configs of the six tasks, seconds to a minute or two each on one core."""
     configs = (_config(t, {**_ROWS, **own}, recipe=how) for t, (own, how) in _SMALL.items())
-    return Suite("smoke", tuple(configs), _SWEEP, _PROTOCOL, dim=64)
+    return Suite("smoke", tuple(configs), _SWEEP, _RECIPE, dim=64)
 
 
 def reduced() -> Suite:
@@ -132,7 +132,7 @@ def reduced() -> Suite:
     for task, (values, how) in _SMALL.items():
         longer = {"steps": _RECALL_STEPS} if task.endswith("recall") else {}
         base[task] = {**_ROWS, **values}, {**how, **longer}
-    recipe = {**_PROTOCOL, "steps": 1200}
+    recipe = {**_RECIPE, "steps": 1200}
     return Suite("reduced", tuple(_grid(_REDUCED, base)), _SWEEP, recipe, dim=64)
 
 
@@ -183,7 +183,7 @@ def recall() -> Suite:
         _config(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
         for task, own, label, batch, dim in rows
     )
-    return Suite("recall", tuple(configs), _SWEEP, _PROTOCOL, dim=64)
+    return Suite("recall", tuple(configs), _SWEEP, _RECIPE, dim=64)
 
 
 def state() -> Suite:
@@ -204,7 +204,7 @@ def knowledge() -> Suite:
         for task, (own, name, values) in _KNOWLEDGE.items()
         for value in values
     )
-    recipe = {**_PROTOCOL, "batch_size": 32, "steps": 800}
+    recipe = {**_RECIPE, "batch_size": 32, "steps": 800}
     return Suite("knowledge", configs, _SWEEP, recipe, dim=64)
 
 

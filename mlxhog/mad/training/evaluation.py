@@ -53,9 +53,9 @@ class CandidateEvaluations:
         self.curve: list[EvalPoint] = []  # every evaluation, on the selection split
         self.last_step = -1  # of the last evaluation
         self.status: str | None = None  # "done" or "pruned"; None while the run continues
-        self._config, self._protocol = config, config.recipe
+        self._config, self._recipe = config, config.recipe
         self._limit, self._callbacks, self._rungs = limit, callbacks, sorted(rungs)
-        self._every = self._protocol.eval_every or max(per_epoch, MIN_STEPS)
+        self._every = self._recipe.eval_every or max(per_epoch, MIN_STEPS)
         self._best, self._since_best = -1.0, 0
         self._scores: Scores = {}
 
@@ -68,18 +68,18 @@ class CandidateEvaluations:
     def take(self, step: int, seconds: float, loss: float | None, scores: Scores) -> None:
         """Record an evaluation `step` steps and `seconds` after the begin; it may end the run."""
         before, self.last_step, self._scores = self.last_step, step, scores
-        kind = "acc" if self._protocol.select == "test" else "val"
+        kind = "acc" if self._recipe.select == "test" else "val"
         token, macro = scores[f"{kind}_token"], scores[f"{kind}_macro"]
         point = EvalPoint(step=step, seconds=seconds, loss=loss, acc_token=token, acc_macro=macro)
         self.curve.append(point)
         self._callbacks.on_eval(point)
         self._since_best = 0 if token > self._best else self._since_best + 1
         self._best = max(token, self._best)
-        patience = self._protocol.patience
+        patience = self._recipe.patience
         if self.status is not None:  # of workers that are stopping
             return
         if (
-            token >= self._protocol.stop_accuracy
+            token >= self._recipe.stop_accuracy
             or step >= self._limit
             or (patience is not None and self._since_best >= patience)
         ):
@@ -95,7 +95,7 @@ class CandidateEvaluations:
         if status == "diverged":
             ends = tuple((end, 0.0) for end, _ in scores.pop("by_length", ()))
             scores = {**dict.fromkeys(scores, 0.0), "by_length": ends}
-        enough = min(SOLVED, self._protocol.stop_accuracy)
+        enough = min(SOLVED, self._recipe.stop_accuracy)
         solved = (point.step for point in self.curve if point.acc_token >= enough)
         return self._config.record(
             status,

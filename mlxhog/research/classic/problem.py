@@ -1,4 +1,4 @@
-"""The protocol of a classic problem: f(x) = sum of f_e(x_e), its data, a native loop over the e.
+"""The interface of a classic problem: f(x) = sum of f_e(x_e), its data, a native loop over the e.
 
 `run.train` puts parameters and data into one arena. Every worker maps it and builds the native
 problem over those views, so the data are read once and nothing large is sent to a worker.
