@@ -84,13 +84,13 @@ def test_a_diverged_run_ends_soon_says_so_and_exits_with_4(capsys):
 
 
 def test_ctrl_c_ends_with_what_was_reached(capsys, monkeypatch):
-    take = CandidateEvaluations.take
+    add = CandidateEvaluations.add
 
     def interrupted(*how):
-        take(*how)
+        add(*how)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(CandidateEvaluations, "take", interrupted)
+    monkeypatch.setattr(CandidateEvaluations, "add", interrupted)
     words = "--workers mlx:cpu*2 --steps 1000000 --stop-accuracy 2 --json"
     assert mad_train(*SMALL, *words.split()) == 130
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -97,7 +97,7 @@ class Scheduler:
                     break
                 for run, result in self._executor.ended(POLL_S, self._pruner.should_prune):
                     self._running -= 1
-                    self._take(run, result)
+                    self._finish(run, result)
                 if time.monotonic() - self._shown_s >= SHOW_S:
                     self._show()
             interrupted = interrupts.count > 0
@@ -165,7 +165,7 @@ class Scheduler:
             self._best = result
         return result.selection_score
 
-    def _take(self, run: RunConfig, record: CandidateRecord | str) -> None:
+    def _finish(self, run: RunConfig, record: CandidateRecord | str) -> None:
         """Record a run that ended, or queue it again."""
         key = run.key()
         if isinstance(record, str):

@@ -159,7 +159,7 @@ class CandidateRun(Session):
         scores = score(self.backend, rows, self.plan.model, beat=self._beat)
         self.ended_ns = monotonic_ns()
         mean = math.fsum(losses) / len(losses) if losses else None
-        evaluations.take(step, self.seconds(), mean, scores)
+        evaluations.add(step, self.seconds(), mean, scores)
 
     def _start_backend(self) -> None:
         """Load the framework of the first worker in this process."""

@@ -65,7 +65,7 @@ class CandidateEvaluations:
         rungs = (rung for rung in self._rungs if rung > step)
         return min(self._limit, regular, next(rungs, self._limit))
 
-    def take(self, step: int, seconds: float, loss: float | None, scores: Scores) -> None:
+    def add(self, step: int, seconds: float, loss: float | None, scores: Scores) -> None:
         """Record an evaluation `step` steps and `seconds` after the begin; it may end the run."""
         before, self.last_step, self._scores = self.last_step, step, scores
         kind = "acc" if self._recipe.select == "test" else "val"

@@ -22,7 +22,7 @@ def evaluations(*accuracies, callbacks=None, rungs=(), **recipe):
     step = 0
     for accuracy in accuracies:
         step = evaluator.next_evaluation(step)
-        evaluator.take(step, 1.0, 2.0, full(accuracy))
+        evaluator.add(step, 1.0, 2.0, full(accuracy))
     return evaluator
 
 
@@ -58,7 +58,7 @@ def test_only_rungs_ask_whether_to_go_on_also_one_that_workers_ran_past_and_a_no
     assert callbacks.asked == []
     assert evaluations(0.1, 0.1, callbacks=callbacks, rungs=(20,)).status == "pruned"
     late = evaluations(callbacks=callbacks, rungs=(20,))
-    late.take(23, 1.0, 2.0, full(0.1))
+    late.add(23, 1.0, 2.0, full(0.1))
     assert (late.status, callbacks.asked) == ("pruned", [20, 23])
 
 
