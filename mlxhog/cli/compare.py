@@ -125,7 +125,7 @@ def _report(comparison: "Comparison", kind: str) -> Report:
             "A tok/s": pair.a.tokens / pair.a.seconds,
             "B tok/s": pair.b.tokens / pair.b.seconds,
         }
-        for pair in comparison.pairs[: facts["pairs_told_from"]]
+        for pair in comparison.pairs[: facts["pairs_used"]]
     ]
     if kind != "text":
         return tabular(facts, table("", pairs, [facts["answer"]]), kind)

@@ -75,7 +75,7 @@ def compared(a: str, b: str, tell: TellStep) -> PairedResult:
         one, other = (Side(mix, TrainConfig(workers=mix, **options)) for mix in (a, b))
         terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, val_subset_tokens=1024)
         comparison = Comparison(one, other, terms, folder / "pairs")
-        while not (result := paired_test.judge(speeds, PAIRS)).ended:
+        while not (result := paired_test.decide(speeds, PAIRS)).ended:
             pair = comparison.run_pair(
                 len(speeds) + 1, lambda part, step: tell(PART, f"{part}: {step}")
             )

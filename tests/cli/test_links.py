@@ -13,7 +13,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import MlxhogError, RunError
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import EvalPoint
 from mlxhog.mad.study.store import open_store
 from mlxhog.training.supervisor.replay import event_log
 from tests.cli.command import refused, said
@@ -182,7 +182,7 @@ def test_a_run_keeps_its_own_links_and_drops_checkpoints_that_are_links(home):
 def study(home):
     """A study with a run and its curve."""
     store = open_store(definition(1, 1), "studies", "evil")
-    point = Point(step=1, seconds=0.1, loss=0.5, acc_token=0.1, acc_macro=0.2)
+    point = EvalPoint(step=1, seconds=0.1, loss=0.5, acc_token=0.1, acc_macro=0.2)
     store.append(replace(result(config()), curve=(point,)))
     return store
 

@@ -268,7 +268,7 @@ def measured(monkeypatch):
 
         def compared(together, alone, tell):
             teams[:] = [together, alone]
-            return paired_test.judge([math.log(one) for one in gains], pair.PAIRS)
+            return paired_test.decide([math.log(one) for one in gains], pair.PAIRS)
 
         monkeypatch.setattr(pair, "compared", compared)
         monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8 * busy, 2, 9.3))

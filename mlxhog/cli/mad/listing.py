@@ -68,7 +68,7 @@ def suites(config: Json) -> Report:
     rows = []
     for make in SUITES.values():
         suite, about = make(), (inspect.getdoc(make) or "").partition("\n")[0]
-        runs = Counter(setting.task for setting in suite.settings for _ in suite.points)
+        runs = Counter(setting.task for setting in suite.task_configs for _ in suite.sweep)
         facts = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
         each = ", ".join(f"{task} {n}" for task, n in runs.items())
         detail = f"{suite.runs} runs, width {suite.dim}: {each}"

@@ -13,15 +13,15 @@ from mlxhog.config.options import argument, option, options, switch
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import ConfigError
 from mlxhog.mad import api
-from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
+from mlxhog.mad.options import RECIPE, ExecutionConfig, Recipe
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
-_protocol_part = OptionGroup(
-    Protocol,
-    " ".join(PROTOCOL),
+_recipe_part = OptionGroup(
+    Recipe,
+    " ".join(RECIPE),
     "training of every run; replaces the values of the suite",
     "the suite's",
     merged=True,
@@ -76,7 +76,7 @@ class _Search(_StudyOptions):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-@command("mad search", typed=_protocol_part, writes=True)
+@command("mad search", typed=_recipe_part, writes=True)
 def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report:
     """Search a space of architectures.
 
@@ -101,7 +101,7 @@ def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report
         space suite tasks sampler seeds rates dim steps backend workers parallel budget study
         no_prune dry_run json
     """
-    protocol = api.protocol_of(typed)
+    recipe = api.recipe_of(typed)
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.samplers.space import read_space, to_space
 
@@ -110,7 +110,7 @@ def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report
     return _begin(
         config, how, Path(config.space).stem, space=keys, position=space.position,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
-        protocol=protocol, sampler=config.sampler, sampler_seed=config.seed,
+        recipe=recipe, sampler=config.sampler, sampler_seed=config.seed,
         prune=not config.no_prune,
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ class _Bench(_StudyOptions):
     )
 
 
-@command("mad bench", typed=_protocol_part, writes=True)
+@command("mad bench", typed=_recipe_part, writes=True)
 def bench(config: _Bench, typed: ConfigSource, how: ExecutionConfig) -> Report:
     """Score architectures over a suite of tasks.
 
@@ -144,7 +144,7 @@ def bench(config: _Bench, typed: ConfigSource, how: ExecutionConfig) -> Report:
         layers config suite tasks seeds rates dim steps backend workers parallel budget study
         dry_run json
     """
-    protocol = api.protocol_of(typed)
+    recipe = api.recipe_of(typed)
     if not config.layers and not config.config:
         raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
     # These import NumPy: wrong flags are reported before.
@@ -163,7 +163,7 @@ def bench(config: _Bench, typed: ConfigSource, how: ExecutionConfig) -> Report:
     return _begin(
         config, how, None, candidates=tuple(dict.fromkeys(map(canonical, layers))),
         suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
-        position=positions.pop() if positions else config.position or "none", protocol=protocol,
+        position=positions.pop() if positions else config.position or "none", recipe=recipe,
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
     outcome = execute(store, study, how, view)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
     best = {} if outcome.best is None or failed else {
-        "candidate": outcome.best.candidate, "score": outcome.best.worth,
+        "candidate": outcome.best.candidate, "score": outcome.best.selection_score,
         "interval": outcome.best.interval, "missing": len(outcome.best.missing),
     }  # fmt: skip
     facts = {

@@ -12,10 +12,10 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
+from mlxhog.mad.options import RECIPE, Recipe, worker_options
 
 if TYPE_CHECKING:
-    from mlxhog.mad.run import Callbacks, Point, RunConfig
+    from mlxhog.mad.run import Callbacks, EvalPoint, RunConfig
     from mlxhog.mad.training.run_plan import CandidatePlan
 
 OTHERWISE = "; a setting of the task is given as in --task-set vocab=32"
@@ -45,8 +45,9 @@ def data(config: _Data) -> Report:
 
     It has train_inputs, train_targets, test_inputs, test_targets, and meta (JSON). Targets are
     aligned with inputs; -100 is ignored. One seed draws the same rows on every machine, and writes
-    the same file. It says what a constant answer reaches (unigram_accuracy), and what all keys of
-    the training rows reach (ceiling). `mlxhog mad tasks` lists the tasks and their settings.
+    the same file. It reports the accuracy of the majority token (majority_accuracy), and the
+    best that the training rows permit (best_achievable). `mlxhog mad tasks` lists the tasks and
+    their settings.
 
     Examples:
         mad data --task in-context-recall --task-set vocab=16 --task-set seq_len=32 --output cr.npz
@@ -65,8 +66,8 @@ def data(config: _Data) -> Report:
     drawn = tasks.make_task(config.task, seed=config.seed, **asdict(settings))
     seconds = time.perf_counter() - began
     facts |= {
-        "ceiling": dataset.ceiling(drawn),
-        "unigram_accuracy": dataset.unigram(drawn),
+        "best_achievable": dataset.best_achievable(drawn),
+        "majority_accuracy": dataset.majority_accuracy(drawn),
         "rows_per_s": n_rows / seconds,
         "seconds": seconds,
         "bytes": dataset.write(path, drawn),
@@ -108,10 +109,10 @@ class _Candidate(Settings, Quiet):
 
 
 @command(
-    "mad train", OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),
+    "mad train", OTHERWISE, recipe=OptionGroup(Recipe, " ".join(RECIPE)),
     written=OptionGroup(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
-def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> Report:
+def train(candidate: _Candidate, recipe: Recipe, written: ConfigSource) -> Report:
     """Train one candidate on one task and score it on validation rows.
 
     By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the
@@ -134,11 +135,11 @@ def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> R
     resolve(TrainConfig, [written])
     of_workers = {name: value for name, (value, _) in written.items()}
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.mad.tasks.dataset import held_length
+    from mlxhog.mad.tasks.dataset import generalization_length
     from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
 
-    plan = make_run_plan(_run_config(candidate, protocol), of_workers)
+    plan = make_run_plan(_run_config(candidate, recipe), of_workers)
     facts = _facts(plan)
     if candidate.dry_run:
         return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
@@ -150,11 +151,15 @@ def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> R
             worker_options=of_workers,
             tell=line.tell,
         )
-    held = {"held_length": held_length(result.by_length)} if result.by_length else {}
+    held = (
+        {"generalization_length": generalization_length(result.by_length)}
+        if result.by_length
+        else {}
+    )
     numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
     first = {name: facts[name] for name in ("task", "layers", "backend")}
     facts = {**first, **numbers, **held, **facts}
-    hidden = ("curve", "settings", "protocol", "key")
+    hidden = ("curve", "settings", "recipe", "key")
     text: list[Any] = [{name: value for name, value in facts.items() if name not in hidden}]
     if result.status == "diverged":
         text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
@@ -166,7 +171,7 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
 
     text = f"step 0/{limit}"
 
-    def show(point: "Point") -> None:
+    def show(point: "EvalPoint") -> None:
         nonlocal text
         rate = point.step / max(point.seconds, 1e-9)
         loss = "-" if point.loss is None else f"{point.loss:.3f}"
@@ -175,7 +180,7 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
             f"at most {format_duration((limit - point.step) / rate)} to go"
         )
 
-    return Callbacks(beat=lambda: tick(lambda: text), point=show)
+    return Callbacks(beat=lambda: tick(lambda: text), on_eval=show)
 
 
 def _facts(plan: "CandidatePlan") -> dict[str, Any]:
@@ -195,13 +200,13 @@ def _facts(plan: "CandidatePlan") -> dict[str, Any]:
         "state": state(config.layers, config.dim, plan.model.max_length),
         "seed": config.seed,
         "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
-        "protocol": config.protocol.to_dict(),
+        "recipe": config.recipe.to_dict(),
         "limit": plan.limit,
         "key": config.key(),
     }
 
 
-def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
+def _run_config(candidate: _Candidate, recipe: Recipe) -> "RunConfig":
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.config import plugins
@@ -233,7 +238,7 @@ def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
         layers=layers,
         dim=candidate.dim or dim,
         position=position,
-        protocol=protocol,
+        recipe=recipe,
         seed=candidate.seed,
         workers=",".join(each.backend for each in workers),
         threads=min(threads, default=1),

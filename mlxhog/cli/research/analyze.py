@@ -114,15 +114,15 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
         "do two updates overlap? rows of the embedding",
         [{name: x for name, x in facts["embedding"].items() if name not in ("name", "hottest")}],
     )
-    staleness, lag, notes = facts["staleness"], f"{facts['lag']['largest']:g}", []
-    ageing = ", ".join(f"{one['lag']}: {one['cosine']:.2f}" for one in facts["gradients"]["ageing"])
+    staleness, assumed, notes = facts["staleness"], f"{facts['assumed_staleness']['largest']:g}", []
+    stale = ", ".join(f"{one['delay']}: {one['cosine']:.2f}" for one in facts["gradients"]["stale"])
     if staleness is not None:
         about = ("workers", "source", "write", "lost_update_rate", "increments")
         notes = [spelt_value("", {name: staleness[name] for name in about})]
     yield table(
         "how stale are updates? counted in updates by others",
         [] if staleness is None else [staleness["all"], *staleness["by_worker"]],
-        [*notes, f"cosine of a batch's gradient with its own some full steps later: {ageing}"],
+        [*notes, f"cosine of a batch's gradient with its own some full steps later: {stale}"],
     )
     rows = defaultdict[str, dict[str, Any]](dict)  # by block
     missing = defaultdict[str, dict[str, None]](dict)  # assumption -> the blocks of which it fails
@@ -138,10 +138,10 @@ def _tables(facts: Mapping[str, Any]) -> Iterator[Section]:
         "bounds of the theorems",
         rows.values(),
         [
-            f"bounds are for a lag of {lag}",
+            f"bounds are for a staleness of {assumed}",
             "proposition 4.1: updates over those of serial SGD; it orders problems. The loss of a "
             "neural network is not strongly convex, so there is no bound; other columns: the "
-            "largest lag of that theorem",
+            "largest staleness of that theorem",
             *(f"{text} (in {', '.join(blocks)})" for text, blocks in missing.items()),
         ],
     )

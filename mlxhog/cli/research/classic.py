@@ -1,4 +1,4 @@
-"""`mlxhog research classic`: the Hogwild paper's own problems, scheme by scheme."""
+"""`mlxhog research classic`: the Hogwild paper's own problems, strategy by strategy."""
 
 import os
 import time
@@ -34,11 +34,11 @@ def run(words: _ClassicOptions, config: ClassicConfig) -> Report:
     Examples:
         research classic
         research classic svm --workers 2 --write racy
-        research classic matrix-completion --rank 32 --scheme round_robin
+        research classic matrix-completion --rank 32 --strategy round_robin
         research classic svm --data rcv1_train.svm
 
     Main options:
-        data size workers scheme write epochs lr batch_size seed all json
+        data size workers strategy write epochs lr batch_size seed all json
     """
     from mlxhog.research.classic import problems
 
@@ -67,15 +67,15 @@ def run(words: _ClassicOptions, config: ClassicConfig) -> Report:
             if progress.message is not None:
                 line.tell(progress.message)
                 return
-            began = began_s.setdefault(progress.scheme, time.monotonic())
+            began = began_s.setdefault(progress.strategy, time.monotonic())
             tick(lambda: _progress_line(progress, time.monotonic() - began))
 
         result, serial = compare(problem, config, show)
     remarks = [result.advice] if result.advice else []
-    if result is serial and result.status == "diverged" and config.scheme != "serial":
-        remarks.insert(0, f"serial diverged, so {config.scheme} was not begun")
+    if result is serial and result.status == "diverged" and config.strategy != "serial":
+        remarks.insert(0, f"serial diverged, so {config.strategy} was not begun")
     if result.status == "interrupted" and not words.quiet:
-        remarks.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
+        remarks.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.strategy}")
     notes = [] if result.status == "diverged" else [*warnings(result, load, machine.here().cores)]
     text = sections(problem.about, result, serial, notes, everything=words.all)
     return Report(result.to_json(serial), text, EXIT_CODES[result.status], remarks)
@@ -85,7 +85,7 @@ def _progress_line(progress: "ClassicProgress", seconds: float) -> str:
     epoch, epochs = progress.epoch, progress.epochs
     ended = 0 if epoch is None else epoch.number
     part = ended + min(1.0, progress.done / progress.examples)
-    parts = [progress.scheme, f"epoch {min(ended + 1, epochs)}/{epochs}"]
+    parts = [progress.strategy, f"epoch {min(ended + 1, epochs)}/{epochs}"]
     if epoch is not None:
         rate = epoch.examples / max(epoch.seconds, 1e-9)
         parts += [f"objective {epoch.objective:.5g}", f"{format_count(rate)} examples/s"]
