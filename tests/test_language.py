@@ -17,7 +17,6 @@ PENDING = {
     "mlxhog/arena",
     "mlxhog/backends",
     "mlxhog/cli",
-    "mlxhog/cluster",
     "mlxhog/conformance",
     "mlxhog/decoding",
     "mlxhog/doctor",

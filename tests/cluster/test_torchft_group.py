@@ -33,7 +33,7 @@ def test_members_commit_the_mean_of_their_buffers_and_have_the_same_bits(dtype):
     assert sorted(answer.membership.rank for answer in first) == [0, 1, 2]
     assert {(a.membership.round, a.membership.members) for a in second} == {(1, 3)}
     assert same(second)
-    assert np.array_equal(second[0].state.anchor, np.full(4, 6.0, np.float32))
+    assert np.array_equal(second[0].state.params, np.full(4, 6.0, np.float32))
 
 
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
@@ -73,7 +73,7 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
                     own.round()
         with Lighthouse(first.address) as second:
             assert second.address == first.address
-            kept = {"round": 1, "anchor": 2.0}
+            kept = {"round": 1, "params": 2.0}
             with Member(second.address, "m0", **kept) as one:
                 with Member(second.address, "m1", **kept) as other:
                     after = together([one, other])
@@ -83,10 +83,10 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
 
 
 def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
-    """As after a mean that shows unequal theta_s."""
+    """As after a mean that shows unequal outer parameters."""
     with Lighthouse() as light:
-        one = Member(light.address, "m0", 1.0, round=5, anchor=-1.0)
-        other = Member(light.address, "m1", 1.0, round=5, anchor=-2.0)
+        one = Member(light.address, "m0", 1.0, round=5, params=-1.0)
+        other = Member(light.address, "m1", 1.0, round=5, params=-2.0)
         with one, other:
             split, healed = together([one, other]), together([one, other])
     assert [answer.commits for answer in split] == [False, False]
@@ -120,7 +120,7 @@ def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
 
 def rounds_until_an_error(one):
     while True:
-        assert one.round().state.anchor.max() < 99.0
+        assert one.round().state.params.max() < 99.0
 
 
 def test_a_state_is_sent_only_for_a_request_with_the_token():
@@ -173,7 +173,7 @@ def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
         _store=SimpleNamespace(set=lambda *_: None, multi_get=lambda keys: map(store.get, keys)),
     )
     group._read = partial(TorchftGroup._read, group)
-    machines = {one.id: one for one in TorchftGroup._meet_machines(group)}
+    machines = {one.id: one for one in TorchftGroup._exchange_machines(group)}
     assert list(machines) == [1, 3, 5]
     assert (machines[3].tokens, machines[3].rounds) == (2**53 - 1, 2**53 - 1)
     assert machines[3].seen_s <= 366 * 86_400
