@@ -18,7 +18,7 @@ _M_CHIP = re.compile(r"Apple M(\d+)")
 _NUMBER = re.compile(r"\s*[+-]?\d+")  # MLX reads the variable by atoi: other text is 0
 
 
-def promise() -> None:
+def disable_tf32() -> None:
     """Switch TF32 off in this process and its children, unless the user has set the variable.
 
     Call it before MLX is imported.
@@ -37,7 +37,7 @@ def user_note(environ: Mapping[str, str] = os.environ) -> str:
     )
 
 
-def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
+def note(backends: Collection[str], machine: Machine, *, disabled: bool) -> str:
     """Say that workers of these backends multiply float32 as TF32 on a machine; "" if they do not.
 
     They do not if they have `promised`, unless the user set the variable.
@@ -45,7 +45,7 @@ def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
     chip = _M_CHIP.match(machine.chip)
     if "mlx:gpu" not in backends or chip is None or int(chip[1]) < FIRST_CHIP:
         return ""
-    if promised or VARIABLE in os.environ:
+    if disabled or VARIABLE in os.environ:
         return user_note()
     return (
         "mlx:gpu multiplies float32 as TF32 from macOS 26.2 on (MLX's default here): the error of "

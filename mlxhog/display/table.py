@@ -12,7 +12,7 @@ from typing import TextIO
 from mlxhog.display.streams import WIDTH, printable, verbatim, wrapped
 
 BOLD, DIM, YELLOW, RED = "bold", "dim", "yellow", "bold red"
-STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "absent": DIM}
+STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "inconclusive": YELLOW, "absent": DIM}
 """Text of a cell -> its style, as rich names it."""
 _WRAPPED = ("what", "found", "writers", "why", "at")
 """Columns that may take several lines."""

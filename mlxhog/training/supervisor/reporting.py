@@ -214,7 +214,7 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": plan.writers.gpu_write,
                 "kernels": plan.kernels_used,
-                "tf32": bool(float32.note(backends, here, promised=config.determinism != "none")),
+                "tf32": bool(float32.note(backends, here, disabled=config.determinism != "none")),
                 "emulated": plan.emulated,
                 "model": _model_name(plan),
                 "data": config.data,
