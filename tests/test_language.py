@@ -23,7 +23,6 @@ PENDING = {
     "mlxhog/nn",
     "mlxhog/optim",
     "mlxhog/research",
-    "mlxhog/serving",
     "mlxhog/strategies",
     "mlxhog/training",
     "models",

@@ -1,4 +1,4 @@
-"""The Python API `evaluate`: a trained model's scores of text."""
+"""Score text with a trained model: the Python API `evaluate`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class TextEvaluation:
         seq_len: tokens of a sequence.
         backend: what computed them, such as "torch:cpu".
         files: the score of each file, by its name.
-        subset: of the fixed validation subset that evaluations of the run score; None where that is
-            all validation text, or other text was given.
+        subset: the score of the fixed validation subset; None where that is the full validation
+            set, or other text was given.
         skipped: files that were not read, and why.
-        notes: what a person should know of these.
-        seconds: that it took.
+        notes: for the user.
+        seconds: duration.
     """
 
     checkpoint: str
@@ -72,7 +72,7 @@ class TextEvaluation:
             "files": [{"file": name, **one.to_json()} for name, one in self.files.items()],
             "skipped": [*self.skipped],
             **self.whole.to_json(),
-            **({} if self.subset is None else {"part": self.subset.to_json()}),
+            **({} if self.subset is None else {"subset": self.subset.to_json()}),
             "seconds": round(self.seconds, 3),
         }
 
@@ -102,8 +102,8 @@ def evaluate(
 
     Args:
         model: a run (its path, name or "latest"), RUN/best, or a checkpoint.
-        data: text files, a folder, a glob or a corpus of the package; None is the validation set of
-            the run.
+        data: text files, a folder, a glob or a bundled corpus; None is the validation set of the
+            run.
         like: another run, whose validation set is scored.
         checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints.
         seq_len: tokens of a sequence; None is that of the run's training, else 512.

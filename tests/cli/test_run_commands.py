@@ -126,7 +126,7 @@ def test_eval_of_the_validation_text_is_what_training_ended_with(here, capsys, t
     assert (first.final_share, second.final_share) == (1.0, 1.0)
     record = told(capsys, "eval", "words", *BACKEND)
     assert record["bits_per_byte"] == about(second.final_bits_per_byte)
-    assert record["part"]["bits_per_byte"] == about(second.val_bits_per_byte)
+    assert record["subset"]["bits_per_byte"] == about(second.val_bits_per_byte)
     assert record["seq_len"] == 32
     earlier = told(capsys, "eval", "words", *BACKEND, "--checkpoint", "step-00000020")
     assert earlier["bits_per_byte"] == about(first.final_bits_per_byte)
@@ -138,7 +138,7 @@ def test_eval_of_the_validation_text_is_what_training_ended_with(here, capsys, t
     refused(capsys, "leave one out", "eval", str(exported), "--like", "words", "--data", "x")
     alike = told(capsys, "eval", str(exported), "--like", "words", *BACKEND)
     assert alike["bits_per_byte"] == about(first.final_bits_per_byte)
-    assert alike["part"]["tokens"] == record["part"]["tokens"]
+    assert alike["subset"]["tokens"] == record["subset"]["tokens"]
     link = told(capsys, "eval", str(here.run.model), *BACKEND)
     assert link["bits_per_byte"] == about(second.final_bits_per_byte)
 

@@ -1,4 +1,4 @@
-"""The server: admission of clients, routes, answers and streams, health, until a signal ends it."""
+"""The HTTP server: authentication, routes, answers and streams, health, until a signal."""
 
 import asyncio
 import contextlib
@@ -45,17 +45,17 @@ _SWITCH_S = 0.0005
 """Switch interval of threads, so that the event loop waits less; a tenth of Python's default."""
 
 PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": requests.chat}
-"""Path of a request for answers -> what checks its body."""
+"""Path of a request for completions -> parser of its body."""
 
 _OPEN = frozenset({"/", "/health"})
-"""Paths without a key: the page, which asks for it, and the state of the server."""
+"""Paths that need no key: the page, which asks for it, and the health of the server."""
 
 
 class Api:
-    """The application that a server runs; its clients must send the key, if there is one.
+    """The server's ASGI application; clients must send the key, if there is one.
 
-    Without a key all programs on this machine may use the server, but only the web pages of
-    `origins` (["*"] is all of them): a browser would send the requests of every page.
+    Without a key all programs on this machine may use the server, but only web pages of `origins`
+    (["*"] is all): a browser would send the requests of every page.
 
     Concurrency: for one event loop.
     """
@@ -203,7 +203,7 @@ class Api:
                     prompt=ids,
                     sampling=sampling,
                     row=row,
-                    ends=model.ends,
+                    ends=model.stop_ids,
                     top=request.logprobs,
                     scores_prompt=request.echo and request.logprobs is not None,
                     writes=request.writes,
@@ -266,7 +266,7 @@ class Api:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
-    """Return the result of `work` for a client; None if it disconnects before."""
+    """Return the result of `work` for a client; None if the client disconnects first."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
