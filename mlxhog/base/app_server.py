@@ -11,8 +11,7 @@ import uvicorn
 from mlxhog.base.http_server import say_once_where_connections_wait
 from mlxhog.base.interrupts import SIGNALS
 
-GRACE_S = 5
-"""Seconds for answers to complete after the request to end."""
+GRACE_S = 5  # seconds for answers to complete after the request to end
 
 MAX_HEAD_BYTES = 65_536
 

@@ -27,8 +27,7 @@ from mlxhog.base.durable import replace_file
 from mlxhog.errors import MAX_SHOWN, EnvironmentLacks, message_of, one_line
 
 FORMAT = 2
-GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
-"""The Metal engine of each kind of GPU worker."""
+GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}  # the Metal engine of each kind of GPU worker
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
 """Backend of a GPU worker that applies its own updates -> its writer in the litmus matrix."""
 PARAMETER_KERNELS = ("dense", "rows")

@@ -24,7 +24,6 @@ from mlxhog.base.reading import open_regular
 from mlxhog.errors import EnvironmentLacks
 
 SPACE_MARGIN = 1.1  # free bytes that are required per byte to be written
-
 _TAIL_BYTES = 1 << 16  # that are read at a time to find the end of the last whole line
 
 _EXPLAINED = {

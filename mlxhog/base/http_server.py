@@ -14,8 +14,7 @@ from mlxhog.base.processes import NO_DESCRIPTORS, descriptors_text
 from mlxhog.base.quantities import split_host
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
-OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Names of this machine in a Host header."""
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})  # names of this machine in a Host header
 
 
 class ForeignRequest(Exception):

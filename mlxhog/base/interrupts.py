@@ -20,9 +20,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 """Ctrl-C, the stop of a service manager, a closed terminal, and warnings."""
 
 LEAVING_S = 10.0  # how long the interpreter's end waits for loops in daemon threads
-
 TOGETHER_S = 0.5  # outside of loops, signals closer than this count as one
-
 _raised = 0  # signals of this process that raised a KeyboardInterrupt
 _raised_s = -TOGETHER_S  # time of the last one
 _answers = True

@@ -34,7 +34,6 @@ _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80
 """Bits of the exponent; only NaN and the infinities have all of them set."""
 
 CHUNK_BYTES = 1 << 22  # bytes that are read or converted at a time
-
 _MAX_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
 

@@ -20,15 +20,9 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any, TextIO, cast
 
-PATIENCE_S = 5.0
-"""The end of a command waits this long for a reader that takes nothing."""
-
-MAX_PENDING_BYTES = 1 << 20
-"""Messages for a reader that takes nothing; later ones are only counted."""
-
-BEHIND_BYTES = 1 << 13
-"""With more bytes pending no picture is drawn: the next one is newer."""
-
+PATIENCE_S = 5.0  # the end of a command waits this long for a reader that takes nothing
+MAX_PENDING_BYTES = 1 << 20  # messages for a reader that takes nothing; later ones are only counted
+BEHIND_BYTES = 1 << 13  # with more bytes pending no picture is drawn: the next one is newer
 _HELD_BYTES = 1 << 16  # pending bytes above which a stream that `ends` waits for its reader
 
 NO_SCREEN = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "CI")

@@ -47,8 +47,7 @@ WAYS_OUT: Final = {
 }
 """Name of what must be equal on all members -> the way out where it is not."""
 
-Identity = Mapping[str, Any]
-"""By the names of `WAYS_OUT`."""
+Identity = Mapping[str, Any]  # by the names of `WAYS_OUT`
 
 
 def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity:
@@ -228,5 +227,4 @@ def root_mean_square(array: Float32) -> float:
 
 GetState = Callable[[], GroupState]
 """Returns the state of this member for a joining machine; called from any thread in `join`."""
-Describe = Callable[[], MemberMachine]
-"""Returns the description of this member that the others see."""
+Describe = Callable[[], MemberMachine]  # returns the description of this member that the others see

@@ -45,8 +45,7 @@ from mlxhog.cluster.group import Float32, GroupState
 from mlxhog.optim import updates
 
 COUNTS = "outer.counts"
-KINDS = ("params", "velocity")
-"""Segments that a checkpoint keeps, without the prefix "outer."."""
+KINDS = ("params", "velocity")  # segments that a checkpoint keeps, without the prefix "outer."
 TABLE = Table(
     sidecar=(
         1,

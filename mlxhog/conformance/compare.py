@@ -26,8 +26,7 @@ from mlxhog.conformance.subject import (
 OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
 """Backends for which the noise of a gradient has been calibrated."""
 STEPWISE = "stepwise/"
-STEP = "step/"
-"""Prefix of results that are compared with a formula."""
+STEP = "step/"  # prefix of results that are compared with a formula
 ROUNDINGS = "roundings of the parameter per step"
 
 

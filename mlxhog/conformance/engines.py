@@ -18,8 +18,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim.gradients import dense
 
-State = Any
-"""Recurrent state of the backend, for its next call or `state_arrays`."""
+State = Any  # recurrent state of the backend, for its next call or `state_arrays`
 
 NamedArrays = Iterator[tuple[str, Array]]
 
@@ -95,8 +94,7 @@ class NumPyEngine:
         return [list(block) for block in state[-len(self._cfg.layout.blocks) :]]
 
 
-ModelEngine = FrameworkEngine | NumPyEngine
-"""Computes a model in the process that made it."""
+ModelEngine = FrameworkEngine | NumPyEngine  # computes a model in the process that made it
 
 
 def results(

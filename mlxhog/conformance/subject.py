@@ -45,8 +45,7 @@ from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
 Array = NDArray[Any]
 Results = Mapping[str, Array]
 
-RULES = (SGD.name, Momentum.name, AdamW.name)
-"""Optimizers of the package that are compared."""
+RULES = (SGD.name, Momentum.name, AdamW.name)  # optimizers of the package that are compared
 
 NOISE = 0.1
 EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient

@@ -29,8 +29,7 @@ from mlxhog.base.child_processes import WorkerProcess
 from mlxhog.base.quantities import format_bytes, format_duration
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
-MAX_GROWTH: Final = 8.0
-"""Most bytes that components other than Unicode's forms may make of one."""
+MAX_GROWTH: Final = 8.0  # most bytes that components other than Unicode's forms may make of one
 MAX_COMPONENTS: Final = 32  # each goes over the whole text
 MAX_ADDED_BYTES: Final = 1 << 20  # of added tokens, which an automaton of 30 times their size finds
 MAX_PATTERN: Final = 8192  # characters

@@ -371,8 +371,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read: {message_of(error)}; {_WAY_OUT}")
 
 
-_with_this_process: dict[Path, TokenFile] = {}
-"""Files with which this process was spawned."""
+_with_this_process: dict[Path, TokenFile] = {}  # files with which this process was spawned
 
 
 def _received(

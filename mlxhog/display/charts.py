@@ -93,10 +93,8 @@ def legend_below(axes: Axes, theme: Theme) -> None:
     )
 
 
-_SHORT = 34
-"""Longest label, in characters, of which two fit in one row."""
-_LINE = 0.19
-"""Height of a line of the legend, in inches."""
+_SHORT = 34  # longest label, in characters, of which two fit in one row
+_LINE = 0.19  # height of a line of the legend, in inches
 
 
 FORMATS = ("png", "svg", "pdf")

@@ -25,12 +25,9 @@ DRAWN = (
     "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
     "lost_update_rate", "memory_bytes", "lr",
 )  # fmt: skip
-OF_RUN = (*AXES, *DRAWN, "val_bytes")
-"""Columns of the run."""
-OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
-"""Columns of each worker."""
-MAX_TAIL = 1 << 26
-"""Bytes at the end of a file in which `newest_line` looks."""
+OF_RUN = (*AXES, *DRAWN, "val_bytes")  # columns of the run
+OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")  # columns of each worker
+MAX_TAIL = 1 << 26  # bytes at the end of a file in which `newest_line` looks
 
 
 class GrowingFile:

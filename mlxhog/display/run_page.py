@@ -15,11 +15,9 @@ from mlxhog.display.charts import LIGHT, without_network
 from mlxhog.display.metrics import WORKER_COLUMNS, best_of, format_loss, rows
 from mlxhog.display.record import RunEvent, RunRecord, different_texts
 
-MAX_NUMBERS = 30_000
-"""Points of all curves of a page; this keeps the page below half a megabyte."""
+MAX_NUMBERS = 30_000  # points of all curves of a page; this keeps the page below half a megabyte
 MIN_POINTS, MAX_POINTS = 100, 2000
-MAX_TEXT = 280
-"""Characters of the newest sample."""
+MAX_TEXT = 280  # characters of the newest sample
 NEWEST, MAX_SAMPLES, MAX_EVENTS = 5, 40, 300
 """Newest samples and events shown, and limits of those folded; older ones are omitted."""
 CURVES = """\

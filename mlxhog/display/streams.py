@@ -20,8 +20,7 @@ from mlxhog.base.output import StreamOver, lasting
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 100
-"""Columns of text for a pipe, and the largest number of columns in a window."""
+WIDTH = 100  # columns of text for a pipe, and the largest number of columns in a window
 
 
 def printable(text: str) -> str:

@@ -144,8 +144,7 @@ class Picture(JupyterMixin):
             yield Text("\n".join(["sample> " + lines[0], *lines[1:]]), style="italic")
 
 
-_WORDS = ("worker", "backend", "state")
-"""Columns that are aligned to the left."""
+_WORDS = ("worker", "backend", "state")  # columns that are aligned to the left
 _NARROW, _FEW = 80, ("worker", "backend", "steps", "tok/s")
 """Below this width only these columns are shown."""
 

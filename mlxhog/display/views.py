@@ -16,11 +16,8 @@ from mlxhog.display.streams import console, wrapped
 
 P = TypeVar("P")
 
-Observer = Callable[[P], None]
-"""Called with a progress a few times a second; must not block."""
-
-Tell = Callable[[str], None]
-"""Shows the user a line."""
+Observer = Callable[[P], None]  # called with a progress a few times a second; must not block
+Tell = Callable[[str], None]  # shows the user a line
 
 TellStep = Callable[[str, str], None]
 """Shows the user a part of the work and its step ("" for none); a `StatusLine` is one."""

@@ -28,14 +28,10 @@ class CheckResult(StrEnum):
     """Outcome of a check."""
 
     PASS = "PASS"
-    WARN = "WARN"
-    """Something works less well than expected, or mlxhog avoids it."""
-    FAIL = "FAIL"
-    """A guarantee of mlxhog is violated; `mlxhog doctor` ends with exit code 1."""
-    INCONCLUSIVE = "inconclusive"
-    """No result, because other programs keep this machine busy."""
-    ABSENT = "absent"
-    """This machine does not have the thing to check."""
+    WARN = "WARN"  # something works less well than expected, or mlxhog avoids it
+    FAIL = "FAIL"  # a guarantee of mlxhog is violated; `mlxhog doctor` ends with exit code 1
+    INCONCLUSIVE = "inconclusive"  # no result, because other programs keep this machine busy
+    ABSENT = "absent"  # this machine does not have the thing to check
 
 
 AGAIN: Final = "run mlxhog doctor again when other programs are quiet"

@@ -58,16 +58,14 @@ COUNTS: Final[Mapping[str, Float32]] = {
 LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
 """Kernel -> passes of each of two writers up to which float32 counts exactly."""
 LOSSLESS: Final = ("lossless", "cas")
-LIVE: Final = ("mlx:gpu", "torch:cpu")
-"""Backends that can compute directly on host memory."""
+LIVE: Final = ("mlx:gpu", "torch:cpu")  # backends that can compute directly on host memory
 PATIENCE_S: Final = 5.0  # until a reader sees a write
 _ARRIVAL_S: Final = 20.0
 _POLL_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 
 Row = dict[str, Any]
-Pass = Callable[[], object]
-"""Adds 1.0 to each element of a kernel `COUNTS[kernel]` times."""
+Pass = Callable[[], object]  # adds 1.0 to each element of a kernel `COUNTS[kernel]` times
 Reader = Callable[[], Float32]
 """Returns a private copy of the dense values as its framework sees them, (1024,) float32."""
 

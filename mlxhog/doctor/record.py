@@ -36,8 +36,7 @@ from mlxhog.training.plan.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.INCONCLUSIVE)
 STAGES: Final = 7
-ADDS_S: Final = {False: 0.15, True: 0.01}
-"""Duration of a litmus case, by `quick`."""
+ADDS_S: Final = {False: 0.15, True: 0.01}  # duration of a litmus case, by `quick`
 GRADIENTS: Final = {False: 30, True: 4}
 """Gradients computed to measure a backend's speed, by `quick`."""
 

@@ -12,23 +12,16 @@ from typing import Any
 from mlxhog.base.workers import BACKEND_WORDS
 from mlxhog.config.options import option
 
-READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")
-"""The default first."""
+READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")  # the default first
 
 CHECKPOINT = "checkpoint"
 MODES = (*READ_MODES, CHECKPOINT)
 """Values of --mode: a read mode, or the newest checkpoint, even if the run trains."""
 
 
-WAIT_S = 60.0
-"""Longest wait for a run that is starting, in seconds."""
-
-
-SEQ_LEN = 512
-"""Default length in tokens of the sequences in which text is scored."""
-
-BACKEND = "auto"
-"""Default backend of `load` and of every command that computes a trained model."""
+WAIT_S = 60.0  # longest wait for a run that is starting, in seconds
+SEQ_LEN = 512  # default length in tokens of the sequences in which text is scored
+BACKEND = "auto"  # default backend of `load` and of every command that computes a trained model
 
 
 def backend_option() -> Any:  # as `option`

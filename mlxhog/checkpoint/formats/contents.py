@@ -27,8 +27,7 @@ PORTABLE = {
 
 GENERATION = "generation_config.json"
 
-THEIRS = "xlstm"
-"""The model_type by which transformers takes its own class."""
+THEIRS = "xlstm"  # the model_type by which transformers takes its own class
 
 _OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
 """Fields of an export that has code of ours, and an older name of dtype."""

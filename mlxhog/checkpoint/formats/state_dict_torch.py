@@ -32,8 +32,7 @@ except UNLOADABLE as error:
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs store the model beside their own data."""
 
-_DEEPEST = 8
-"""Limit of nested wrappers; a mapping may contain itself."""
+_DEEPEST = 8  # limit of nested wrappers; a mapping may contain itself
 
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     getattr(torch, name): np.dtype(name)

@@ -35,8 +35,7 @@ from mlxhog.serving.server.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.serving.server.served_model import AnswerPart, ServedModel
 
 MAX_BODY_BYTES = 1_000_000
-BODY_S = 30.0
-"""Longest time for a client to send the body of a request, in seconds."""
+BODY_S = 30.0  # longest time for a client to send the body of a request, in seconds
 
 MAX_CONNECTIONS = 200
 """The limit is this or twice `max_answers`, whichever is larger; above it uvicorn answers 503."""

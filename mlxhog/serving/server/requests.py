@@ -20,17 +20,13 @@ from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, did_you_mean, shown
 
-MAX_EXAMPLES = 1000
-"""Largest number of examples in one request."""
+MAX_EXAMPLES = 1000  # largest number of examples in one request
 
 DEFAULTS = Sampling(max_new_tokens=16, temperature=1.0)
 """OpenAI's defaults that differ from those of `mlxhog generate`."""
 
-CHAT_TOKENS = 256
-"""Length of a chat's answer if the request has none."""
-
-MAX_LOGPROBS = 20
-"""Largest number of alternatives to each token, as in vLLM."""
+CHAT_TOKENS = 256  # length of a chat's answer if the request has none
+MAX_LOGPROBS = 20  # largest number of alternatives to each token, as in vLLM
 
 IGNORED = frozenset(
     "cache_prompt chat_id id id_slot keep_alive metadata n_keep parallel_tool_calls prediction "
@@ -83,8 +79,7 @@ _SWITCHES: Mapping[str, Sequence[str]] = {
 
 FAILED = "the server failed; its terminal shows the error"
 
-Prompt = str | tuple[int, ...]
-"""A text, or ids of tokens."""
+Prompt = str | tuple[int, ...]  # a text, or ids of tokens
 
 
 class RefusedRequest(HTTPException):

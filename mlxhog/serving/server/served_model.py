@@ -32,8 +32,7 @@ POLL_S = 0.5
 PINNED_S = 10.0
 """Longest wait of newer weights for running answers; then new answers wait for the weights."""
 
-PREFILL_CHUNK = 256
-"""Tokens of a prompt that are read between two tokens of the other answers."""
+PREFILL_CHUNK = 256  # tokens of a prompt that are read between two tokens of the other answers
 
 OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
 """Errors of the weights, which persist until newer weights are loaded."""
