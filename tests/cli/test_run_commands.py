@@ -112,7 +112,7 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
     refused(capsys, "expected one of .html", "report", "one", "--output", "x.pdf")
     write_run(tmp_path / "runs", "old", metrics=lines(9), status={"validation": None})
     shown = " ".join(said(capsys, "plot", "one", "old").out.splitlines())
-    assert "validation numbers of different text cannot be compared: 20260101-000000-one" in shown
+    assert "validation scores of different text cannot be compared: 20260101-000000-one" in shown
     (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
     assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note

@@ -37,33 +37,23 @@ IGNORED = frozenset(
 
 _NOTHING: tuple[object, ...] = (False, 0, "", [], {})
 HARMLESS: Mapping[str, Sequence[object]] = {
-    "add_generation_prompt": (True,),
-    "add_special_tokens": (True,),
-    "add_bos_token": (True,),
-    "best_of": (1,),
-    "cfg_scale": (1,),
+    **dict.fromkeys(
+        "add_generation_prompt add_special_tokens add_bos_token detokenize skip_special_tokens "
+        "spaces_between_special_tokens".split(),
+        (True,),
+    ),
+    **dict.fromkeys(
+        "best_of cfg_scale encoder_repetition_penalty guidance_scale length_penalty num_beams "
+        "rep_pen rep_pen_slope repeat_penalty tfs tfs_z typical typical_p".split(),
+        (1,),
+    ),
+    **dict.fromkeys(("function_call", "tool_choice"), ("none", "auto")),
     "chat_template_kwargs": ({"enable_thinking": False},),
-    "detokenize": (True,),
-    "encoder_repetition_penalty": (1,),
-    "function_call": ("none", "auto"),
-    "guidance_scale": (1,),
-    "length_penalty": (1,),
     "modalities": (["text"],),
-    "num_beams": (1,),
     "reasoning_effort": ("none",),
-    "rep_pen": (1,),
-    "rep_pen_slope": (1,),
-    "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "tfs": (1,),
     "thinking": ({"type": "disabled"},),
-    "tfs_z": (1,),
-    "tool_choice": ("none", "auto"),
     "top_n_sigma": (-1,),
-    "typical": (1,),
-    "typical_p": (1,),
     "verbosity": ("medium",),
 }
 """Unsupported fields, with values that change nothing, as `_NOTHING` does in any field."""
