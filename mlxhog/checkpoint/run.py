@@ -56,8 +56,6 @@ MAX_NAMED = 8  # most runs that a message lists
 
 
 class _RunPath:
-    """The path of a file or folder of a run."""
-
     def __init__(self, name: str) -> None:
         self._name = name
 
@@ -155,34 +153,31 @@ class Run:
         return int(self._read_status().get("created_ns", 0))
 
     def trained_on(self) -> str:
-        """Return the last parts of the names of its text, and its kind; empty if not recorded."""
+        """Return the names of its text, and its kind; "" if not recorded."""
         status = self._read_status()
         names = [Path(name).name or name for name in str(status.get("data") or "").split("\n")]
         return f"{', '.join(names)} ({kind})" if (kind := status.get("text_kind")) else ""
 
     def sample_prompt(self) -> str:
-        """Return the beginning of a validation document, by which its samples begin."""
+        """Return the beginning of a validation document, the prompt of its samples."""
         return self._read_status().get("sample_prompt") or "The"
 
     def order(self) -> int:
-        """Return the place of the run among those of its folder; see `create`."""
+        """Return the run's position among those of its folder; see `create`."""
         status = self._read_status()
         return int(status.get("order") or status.get("created_ns") or 0)
 
     def automatic(self) -> tuple[str, ...]:
-        """Return the options that the user left at "auto"; the stored values are the resolved ones.
-
-        Empty if `run.json` is damaged.
-        """
+        """Return the options that were "auto" and are stored resolved; () if damaged."""
         return tuple(self.read_status().get("automatic", ()))
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> ConfigSource:
-        """Return the options, of `path` or the run's own, with the place where the text is now.
+        """Return the options, of `path` or the run's own, with the present path of the text.
 
-        `data` is the text, if the user names it; else a DataError says that it is neither at the
-        recorded path nor at its full path.
+        Without `data`, which the user may name, the text at neither of its recorded paths is a
+        DataError.
         """
-        from mlxhog.base.paths import words
+        from mlxhog.base.paths import quoted_paths
         from mlxhog.data import corpora
 
         options = read_yaml(path or self.config_path)
@@ -193,8 +188,9 @@ class Run:
         full = self.read_status().get("data_path") or corpora.full_path(spec) or spec
         if corpora.is_missing(full):
             raise DataError(
-                f"the text of the run {self.name}, data {words(spec)}, is not at {words(full)}; "
-                "put it back, or name its new place with --data PATH (train, eval, analyze)"
+                f"the text of the run {self.name}, data {quoted_paths(spec)}, is not at "
+                f"{quoted_paths(full)}; put it back, or name its new place with --data PATH "
+                "(train, eval, analyze)"
             )
         return {**options, "data": (full, origin)}
 
@@ -207,7 +203,7 @@ class Run:
         append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
-        """Append one line to `events.jsonl`, as `append_metrics` does."""
+        """Append one line to `events.jsonl`."""
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -227,7 +223,7 @@ class Run:
         return entries
 
     def write_times(self, workers: Sequence[Mapping[str, Any]]) -> None:
-        """Replace `times.json`: for each worker, the times of its newest steps."""
+        """Replace `times.json`, the times of each worker's newest steps."""
         with disk_errors(f"writing {self.times_path}"):
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
@@ -364,7 +360,7 @@ def default_name(data: str) -> str:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """Return the runs below `root`, the newest last; empty if `root` does not exist."""
+    """Return the runs below `root`, the newest last; [] if `root` does not exist."""
     if not root.is_dir():
         return []
     named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
@@ -425,11 +421,11 @@ def clear(run: Run) -> Path:
 
 
 def find(spec: str, root: Path, *, whole: bool = False) -> Run:
-    """Return the run that `spec` names; every command with the name of a run calls this.
+    """Return the run that `spec` names, for all commands.
 
-    It is `latest`, the name of a run below `root`, with or without date and time, a part of only
-    one name, or a path. For commands that cannot be undone, `whole` refuses `latest` and parts of
-    names. A name is that run, though it is a part of others.
+    It is `latest`, the name of a run below `root`, with or without date and time, a unique part of
+    a name, or a path. `whole`, for commands that cannot be undone, refuses `latest` and parts of
+    names. A whole name wins over names of which it is a part.
 
     Raises:
         RunError: there is no such run (the message suggests the nearest name), or several names
@@ -481,7 +477,7 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The newest names, the newest first, and the number of the others."""
+    """Return the newest names, newest first, and the number of the others."""
     newest = list(reversed(names))
     more = f" and {len(newest) - MAX_NAMED} more"
     return ", ".join(newest[:MAX_NAMED]) + more * (len(newest) > MAX_NAMED)

@@ -31,7 +31,7 @@ from mlxhog.errors import DataError, EnvironmentLacks
 
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
-PART_BYTES = 65_536
+SUBSET_BYTES = 65_536
 """Size of the fixed validation subset; `--val-subset-tokens` sets another, and large models get
 less (`training.plan.validation_subset.choose_bytes`, once per run; the checkpoint stores it)."""
 NGRAM_CONTEXT = 7  # bytes of context of the n-gram baseline
@@ -213,7 +213,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 # -- the part that runs are evaluated on ----------------------------------------------------------
 
 
-def part(file: TokenFile, n_bytes: int) -> TokenFile:
+def subset(file: TokenFile, n_bytes: int) -> TokenFile:
     """Return the validation subset of about `n_bytes` bytes; the file itself if it has no more.
 
     Bits per byte of two texts cannot be compared: documents differ by more than a minute of
@@ -250,7 +250,7 @@ def part(file: TokenFile, n_bytes: int) -> TokenFile:
     return _beginnings(file, chosen)
 
 
-def part_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
+def subset_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
     """Name a validation set: two runs with the same name are evaluated on the same text.
 
     `n_bytes` None is the whole text.
@@ -368,7 +368,7 @@ def ngram_score(
     Raises:
         DataError: a token file is damaged, or the training text is shorter than a context.
     """
-    text, val_part = train, part(val, asked_bytes)
+    text, val_part = train, subset(val, asked_bytes)
     if text.prompts is not None or val_part.prompts is not None or not val_part.header["bytes"]:
         return None
     of = {"train": text.digest, "validation": val_part.digest, "format": _SCORE_FORMAT}

@@ -15,7 +15,7 @@ from mlxhog.checkpoint.checkpoint import best
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.display.metrics import format_loss, share_text
-from mlxhog.display.record import RunRecord, path_words
+from mlxhog.display.record import RunRecord, path_arguments
 from mlxhog.display.streams import printable
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
@@ -90,7 +90,7 @@ def _base(run: Run | None) -> str:
         return ""
     with suppress(RunError):
         if (base := RunRecord(run).config.get("init_from")) not in (None, "none"):
-            return f"base_model: {json.dumps(path_words(base, public=True)[0])}\n"
+            return f"base_model: {json.dumps(path_arguments(base, public=True)[0])}\n"
     return ""
 
 
@@ -107,7 +107,7 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     if "tokens" in used:
         parts += [f"{format_count(used['tokens'])} tokens", format_duration(used["seconds"])]
     return [
-        f"- data: {_code(' '.join(path_words(record.config.get('data', '-'), public=True)))}",
+        f"- data: {_code(' '.join(path_arguments(record.config.get('data', '-'), public=True)))}",
         f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
         f"- score: {_score(record, checkpoint, saved)}",
         *(f"- {steps}: {_code(line)}" for steps, line in record.history_of_commands(public=True)),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.base import darwin
-from mlxhog.base.paths import quoted, words
+from mlxhog.base.paths import quoted, quoted_paths
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
@@ -263,8 +263,8 @@ def command_lines(
             usual = known[name].to_yaml_value(known[name].default)
             value = part.options.get(name, usual)
             if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
-                words = path_words(value, public=public)
-                flags += [shlex.join(argv)] if (argv := known[name].argv(words)) else []
+                argv = known[name].argv(path_arguments(value, public=public))
+                flags += [shlex.join(argv)] if argv else []
         begin = f"mlxhog train --resume {shlex.quote(run)}" if n else "mlxhog train"
         steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
         told.append((steps, " ".join([begin, *flags])))
@@ -273,21 +273,17 @@ def command_lines(
 
 
 def prompt_flags(run: Run) -> str:
-    """Return options of `mlxhog generate` for the beginning of a validation document."""
+    """Return options of `mlxhog generate` whose prompt begins a validation document."""
     question = conversations.question(prompt := run.sample_prompt())
     text = prompt if question is None else question
     text = " " * text.startswith(("-", "@")) + text  # no option, and no file
     return f"{'--chat ' * (question is not None)}--prompt {quoted(text)}"
 
 
-def path_words(value: object, *, public: bool) -> list[str]:
+def path_arguments(value: object, *, public: bool) -> list[str]:
     """Return the arguments of an option; with `public`, only the last part of absolute paths."""
-    words = value if isinstance(value, list) else str(value).split("\n")
-    paths = [Path(str(one)) for one in words]
-    return [
-        path.name if public and (path.is_absolute() or str(word)[:1] == "~") else str(word)
-        for word, path in zip(words, paths, strict=True)
-    ]
+    paths = map(str, value if isinstance(value, list) else str(value).split("\n"))
+    return [Path(one).name if public and one[:1] in ("/", "~") else one for one in paths]
 
 
 def changed(values: Mapping[str, object]) -> dict[str, object]:
@@ -309,7 +305,7 @@ def different_texts(records: Sequence[RunRecord]) -> list[str]:
         return []
     texts = ", ".join(
         f"{each.run.name} ({each.evaluated_text or 'not recorded'}, "
-        f"data {words(each.config.get('data', '-'))})"
+        f"data {quoted_paths(each.config.get('data', '-'))})"
         for each in scored
     )
     return [f"validation scores of different text cannot be compared: {texts}"]

@@ -9,7 +9,7 @@ racy                 the shared parameters while workers write them      between
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.base.workers import BACKEND_WORDS
+from mlxhog.base.workers import BACKEND_NAMES
 from mlxhog.config.options import option
 
 READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")  # the default first
@@ -29,7 +29,7 @@ def backend_option() -> Any:  # as `option`
     return option(
         BACKEND,
         "backend; auto is MLX on a Mac (to write: on its CPU if that is faster), torch elsewhere",
-        choices=BACKEND_WORDS,
+        choices=BACKEND_NAMES,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import machine
-from mlxhog.base.paths import names_in_common_folder, words
+from mlxhog.base.paths import names_in_common_folder, quoted_paths
 from mlxhog.base.workers import one_backend
 from mlxhog.checkpoint.checkpoint import locate
 from mlxhog.checkpoint.run import Run, run_of
@@ -168,10 +168,10 @@ def evaluate(
         elif options is not None and trained is not None:
             validation = _validation(loaded, options, trained, path, like=like is not None)
             of_run = f" of {trained.name}" * (like is not None)
-            name = f"{words(options.data)} (validation text{of_run})"
+            name = f"{quoted_paths(options.data)} (validation text{of_run})"
             files = {name: scored(name, validation)}
             n_bytes = (trained.read_status().get("validation") or {}).get("asked_bytes")
-            part = validation_set.part(validation, n_bytes) if n_bytes else validation
+            part = validation_set.subset(validation, n_bytes) if n_bytes else validation
             subset = None if part is validation else scored(name, part)
     result = TextEvaluation(
         checkpoint=str(path), seq_len=length, backend=loaded.backend, files=files, subset=subset,
@@ -180,7 +180,7 @@ def evaluate(
         seconds=time.monotonic() - began,
     )  # fmt: skip
     if not result.whole.tokens:
-        raise DataError(f"{words(asked)} holds no text; choose other files")
+        raise DataError(f"{quoted_paths(asked)} holds no text; choose other files")
     return result
 
 

@@ -151,7 +151,7 @@ def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
     lengths = file.byte_lengths[file.tokens]
     share = lengths[1 : 16 * n + 1].sum() / lengths.sum()
     assert file.batch(np.arange(n), 16).n_bytes == round(share * n_bytes)
-    part = validation_set.part(file, 160)
+    part = validation_set.subset(file, 160)
     assert part.text_bytes(part.tokens) == part.header["bytes"] < 200
 
 
