@@ -244,7 +244,7 @@ def test_a_scan_of_a_folder_shows_how_far_it_is_and_an_interrupt_ends_it(tmp_pat
     corpora.readable(found, show=lambda text: shown.append(text()))
     assert shown[-1] == f"reading 700 B of text, 2 of 3 files; {folder}/2.txt"
     prepare(str(folder), "bpe:300", val="tail", show=lambda text: shown.append(text()))
-    assert any(text.startswith("learning the vocabulary bpe:300") for text in shown)
+    assert any(text.startswith("training the vocabulary bpe:300") for text in shown)
     assert any(text.startswith("tokenizing ") for text in shown)
     with pytest.raises(KeyboardInterrupt):
         corpora.find(str(folder), None, Mock(side_effect=KeyboardInterrupt))

@@ -103,7 +103,7 @@ BILLIONS["model"]["vocab"]["aa"] = 10**9
         ("[]", "is not a tokenizer.json"),
         ("{}", "not a tokenizer.json"),
         (WORDS.to_str(), "token 'a b' is not byte-level"),
-        (json.dumps(PANIC), "its tokens have 'xxx.*', which no text spells"),
+        (json.dumps(PANIC), "its tokens have 'xxx.*', which no text contains"),
         (json.dumps(BILLIONS).replace(BOS_TOKEN, "<s>"), "the largest id is 1000000000"),
     ],
 )
