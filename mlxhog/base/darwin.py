@@ -22,7 +22,6 @@ PROTECTED = (
 
 @cache
 def _system() -> ctypes.CDLL:
-    """Return the C library of this process, libSystem."""
     return ctypes.CDLL(None, use_errno=True)
 
 

@@ -224,7 +224,6 @@ def append_lines(
 
 
 def _end_of_lines(descriptor: int) -> int:
-    """Return the offset after the last whole line of a file."""
     end = os.fstat(descriptor).st_size
     while end:
         begin = max(end - _TAIL_BYTES, 0)

@@ -74,7 +74,6 @@ class Interrupts:
         self._over.set()
 
     def _wait(self, until_s: float) -> None:
-        """Wait until the block has ended, and a moment for its thread to end."""
         thread, rest_s = self._thread, until_s - monotonic()
         if thread is not None and thread is not threading.current_thread():
             if self._over.wait(rest_s):

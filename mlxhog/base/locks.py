@@ -212,7 +212,6 @@ def if_dead(by: Holder) -> str:
 def _claim(
     folder: Path, refusal: Callable[[str], MlxhogError], *, is_certain: bool
 ) -> tuple[Holder, int]:
-    """Create the record of this process; return it with its descriptor."""
     own = Holder(os.getpid(), host(), boot_id())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -235,7 +234,6 @@ def _claim(
 
 @contextlib.contextmanager
 def _kept(folder: Path, own: Holder, record: int) -> Iterator[None]:
-    """Touch a record during the block, then remove it."""
     over = threading.Event()
 
     def beat() -> None:

@@ -142,7 +142,6 @@ def as_assignments(value: object) -> str:
 
 @contextmanager
 def _reading(text: str) -> "Iterator[_Loader]":
-    """Yield a loader whose failures become `NotYaml`."""
     if len(text) > MAX_YAML_BYTES:
         raise NotYaml(f"more than {MAX_YAML_BYTES:,} bytes")
     try:

@@ -159,7 +159,6 @@ class Interval:
 
 
 def _all_digits(value: float) -> str:
-    """Format a number with as many digits as it needs, and without an exponent."""
     digits = f"{Decimal(repr(float(value))):f}"
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 

@@ -164,7 +164,6 @@ def _groups(controller: str) -> list[Path]:
 
 
 def _memory_groups() -> Iterator[tuple[Path, str, int]]:
-    """Yield each limit of memory: the group's folder, the name of the file, and the bytes."""
     for group in _groups("memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
             if (n_bytes := _column(group / name)) is not None:
@@ -195,6 +194,5 @@ def _column(path: Path, column: int = 0) -> int | None:
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Return the numbers of a file by the names before them."""
     rows = (line.split() for line in _lines(path))
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}

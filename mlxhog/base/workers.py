@@ -133,7 +133,6 @@ def joining_workers(
 
 
 def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
-    """Return the backends of a number or a list, such as `mlx:gpu,torch:cpu*3`."""
     is_number = re.fullmatch(r"[+-]?\d{1,9}", text) is not None
     counts = [("", int(text))] if is_number else []
     for part in () if is_number else text.split(","):
@@ -235,7 +234,6 @@ def _worth_running(
 
 
 def _apple(machine: Machine, count: int | None, both: bool) -> list[str]:
-    """Return the mix of the chip, with a torch:mps worker beside mlx:gpu for `both`."""
     larger = _M_CHIP.fullmatch(machine.chip)
     gpu, cpu = APPLE_MIX[larger[1] if larger else ""]
     if count is None:  # no more workers than cores

@@ -448,7 +448,6 @@ def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> lis
 
 
 def _difference(field: str, there: object, here: object) -> str:
-    """Describe a difference; for two lists of layers, the first difference."""
     if isinstance(there, list) and isinstance(here, list) and field == "layers":
         if len(there) != len(here):
             return f"{field} has {len(there)} items there and {len(here)} here"

@@ -192,5 +192,4 @@ def _size(name: str, x: Array, start: Results) -> float:
 
 
 def _largest(x: Array) -> float:
-    """Return the largest finite magnitude."""
     return float(np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0))

@@ -171,7 +171,6 @@ class _Joined:
 
 
 def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int) -> TokenFile:
-    """Return a token file of a client's documents, without a copy of the tokens."""
     header = {**file.header, "sha256": f"{file.digest}|client {client}"}
     if (rows := file.rows(seq_len)) is not None:  # a row may have text of the documents before
         kept, part = np.isin(rows.document, own), replace(file, header=header)

@@ -101,7 +101,6 @@ def pieces(messages: object) -> list[str]:
 
 
 def _weight(number: int, messages: Any) -> int:
-    """Return 0 for a message without loss, else 1."""
     weight = messages[number - 1].get("weight")
     weight = 1 if weight is None else weight  # a table has None where a row has no weight
     if weight not in (0, 1):

@@ -250,7 +250,6 @@ def _part(
 
 @cache
 def _pseudo_devices() -> frozenset[int]:
-    """Return the device numbers of mounted file systems that are `PSEUDO`."""
     import psutil
 
     devices = set[int]()
@@ -263,7 +262,6 @@ def _pseudo_devices() -> frozenset[int]:
 
 
 def _on_disk(path: Path) -> Path:
-    """Return a path; DataError if it is in a pseudo file system."""
     if (path.is_file() or path.is_dir()) and path.stat().st_dev in _pseudo_devices():
         raise DataError(
             f"{path} is in a pseudo file system of the kernel, whose files may never end; name "

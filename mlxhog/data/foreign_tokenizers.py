@@ -116,7 +116,6 @@ def accepted(description: bytes, origin: str) -> Accepted:
 
 
 def _components(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield a component, and those of a sequence."""
     yield part
     for name in ("normalizers", "pretokenizers"):
         for inner in part.get(name) or ():
@@ -243,7 +242,6 @@ class EncoderProcess:
 
 
 def _encode(pipe: Connection, description: str) -> None:
-    """Encode texts in the process; answer with ids, or an error's message."""
     import tokenizers
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a panic writes lines there

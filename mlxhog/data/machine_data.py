@@ -119,7 +119,6 @@ def _has_long_run(text: bytes) -> bool:
 
 
 def _is_random(piece: bytes) -> bool:
-    """Whether characters look like hexadecimal digits or base64 of data."""
     letters = np.frombuffer(_OTHERS.sub(b"", piece).removeprefix(b"0x"), np.uint8)
     counts = np.bincount(letters, minlength=256)
     shares = counts[counts > 0] / len(letters)

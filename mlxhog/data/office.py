@@ -54,7 +54,6 @@ def office_text(path: Path) -> bytes:
 
 
 def _docx(content: Any) -> Iterator[str]:
-    """Yield the lines of a document or of a cell."""
     for one in content.iter_inner_content():
         if hasattr(one, "rows"):
             for row in one.rows:

@@ -358,7 +358,6 @@ def stored_texts(cache: Path) -> list[Stored]:
 
 
 def _shrink(cache: Path, kept: Path) -> list[Stored]:
-    """Remove cached tokens down to the limit; return them, the newest last."""
     every, limit = stored_texts(cache), max_bytes(cache)
     total, removed = sum(one.n_bytes for one in every), list[Stored]()
     for one in reversed(every):

@@ -241,7 +241,6 @@ def choose(
 
 
 def _fresh(val: str, scan: Scan, *, given: bool, predefined: bool) -> Split:
-    """Return the split of a text without known sides."""
     n = scan.ends[-1]
     if given:
         first = ([0, *scan.ends])[scan.n_documents - scan.n_given]

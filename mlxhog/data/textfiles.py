@@ -204,7 +204,6 @@ def _between_separators(
 
 
 def _plain(path: Path) -> Iterator[bytes]:
-    """Yield the text of a file in chunks, CRLF as LF."""
     n_read, waiting, check = 0, b"", codecs.getincrementaldecoder("utf-8")()
     with _open(path) as file:
         while piece := file.read(_READ_BYTES):
@@ -298,7 +297,6 @@ def _json_lines(path: Path, file: BinaryIO) -> Records:
 
 
 def _json_list(path: Path, file: BinaryIO) -> Records:
-    """Yield the records of one JSON value: a list, or a record."""
     try:
         content = reading.read_all(file, reading.MAX_BYTES)
     except ValueError as error:

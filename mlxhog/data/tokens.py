@@ -352,7 +352,6 @@ class TokenFile:
 
 
 def _shape(header: Mapping[str, Any]) -> dict[str, tuple[np.dtype[Any], int]]:
-    """Return the dtype and length of each file of an array, by suffix."""
     n, documents, vocab = (header[name] for name in ("tokens", "documents", "vocab"))
     shape: dict[str, tuple[np.dtype[Any], int]] = {
         ".bin": (np.dtype(header["dtype"]).newbyteorder("<"), n),

@@ -1,4 +1,4 @@
-"""The model card, `README.md` beside the weights: what is known of a model."""
+"""The model card, `README.md` beside the weights."""
 
 import json
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ hf upload YOUR_NAME/YOUR_MODEL FOLDER
 
 
 def write(run: Run, model: ModelConfig) -> None:
-    """Write the cards of a run's newest and best checkpoint into their folders, if it has any.
+    """Write the cards of a run's newest and best checkpoint into their folders.
 
     Raises:
         EnvironmentLacks: the disk is full, or the system refuses.
@@ -58,9 +58,9 @@ def write(run: Run, model: ModelConfig) -> None:
 
 
 def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: str = "") -> str:
-    """Return the card of a checkpoint, a folder or file; of a run, the record of the run is read.
+    """Return the card of a checkpoint, a folder or file, with the record of its run.
 
-    `to` is the format of the files beside the card, `command` the one that converted them, if any.
+    `to` is the format of the files beside the card, `command` the one that converted them.
     """
     run = run_of(checkpoint)
     size = format_count(families.param_count(model))
@@ -73,7 +73,7 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     trust = "" if is_large else ", trust_remote_code=True"
     needs = "" if is_large else "  # mlxhog must be installed"
     in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
-    # No words of the run's own text: who publishes weights need not publish these.
+    # Nothing of the run's own text: who publishes weights need not publish it.
     loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
     return (
         f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
@@ -85,7 +85,7 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
 
 
 def _base(run: Run | None) -> str:
-    """The line of the model with whose weights a run began, if it began with any."""
+    """Return a line with the model whose weights a run began with, if any."""
     if run is None:
         return ""
     with suppress(RunError):
@@ -95,7 +95,6 @@ def _base(run: Run | None) -> str:
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:
-    """Describe one checkpoint of a run by the run's record."""
     try:
         if run is None:
             raise RunError("of no run")
@@ -115,7 +114,7 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
 
 
 def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str:
-    """The score of this checkpoint in words: the final one, or that of training at its step.
+    """Return the final score of a checkpoint, or the score in training at its step.
 
     The best one was saved a moment after its evaluation.
     """
@@ -151,6 +150,5 @@ def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str
     )
 
 
-def _code(words: str) -> str:
-    """Words as Markdown's code, on one line."""
-    return f"`{printable(words).replace('`', chr(39))}`"
+def _code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"

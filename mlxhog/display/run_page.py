@@ -66,7 +66,6 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
 
 
 def _data(records: Sequence[RunRecord]) -> dict[str, object]:
-    """The data of the page's scripts."""
     curves = sum(9 + 4 * len(record.history.backends) for record in records)
     points = min(max(MAX_NUMBERS // max(curves, 1), MIN_POINTS), MAX_POINTS)
     runs = [
@@ -83,13 +82,11 @@ def _data(records: Sequence[RunRecord]) -> dict[str, object]:
 
 
 def _live(name: str, body: str, tag: str = "div", kind: str = "") -> str:
-    """An element that a dashboard replaces."""
     look = f' class="{kind}"' if kind else ""
     return f'<{tag} id="{name}"{look} data-live>{body}</{tag}>'
 
 
 def _titled(heading: str, body: str) -> str:
-    """A body below its heading; nothing without a body."""
     return f"<h2>{heading}</h2>\n{body}" if body else ""
 
 
@@ -97,7 +94,6 @@ def _titled(heading: str, body: str) -> str:
 
 
 def _head(record: RunRecord, k: int) -> str:
-    """The head of a run's part: its state, model and data, and tiles."""
     status, size = record.status, record.facts()["parameters"]
     subject = " on ".join(str(status[name]) for name in ("model", "data") if status.get(name))
     about = ", ".join(filter(None, [subject, "" if size == "-" else f"{size} parameters"]))
@@ -144,7 +140,6 @@ def tiles(record: RunRecord) -> str:
 
 
 def _facts(records: Sequence[RunRecord]) -> str:
-    """The facts of each run; of several, one column for each."""
     columns = [{k: v for k, v in record.facts().items() if v != "-"} for record in records]
     if len(records) == 1:
         return page.facts(columns[0].items())
@@ -157,7 +152,6 @@ def _facts(records: Sequence[RunRecord]) -> str:
 
 
 def _section(record: RunRecord, k: int, *, named: bool) -> str:
-    """The section of one run, below the curves, `named` on a page of several."""
     workers = [[cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers]
     parts, *shares = rows(record.shares()) or [[]]
     samples = ((one, one.text) for one in record.samples[-MAX_SAMPLES:])
@@ -184,7 +178,6 @@ def _events(record: RunRecord) -> Iterable[tuple[RunEvent, str]]:
 
 
 def _newest_first(kind: str, events: Iterable[tuple[RunEvent, str]]) -> str:
-    """A list of events, older ones folded."""
     items = [
         f'<li><span class="when">{_when(event)}</span><p>{escape(text)}</p></li>'
         for event, text in events

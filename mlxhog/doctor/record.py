@@ -145,7 +145,6 @@ def option_values(known: CapabilityRecord, machine: Machine) -> dict[str, Any]:
 
 
 def _kernels(known: CapabilityRecord, name: str) -> dict[str, str]:
-    """Return `--kernels auto` of a backend's workers, and the reason."""
     framework, device = name.split(":")
     metal = known.model_kernels(name)
     chosen = kernels.resolve(framework, "auto", device, metal_verified=metal.ok)
@@ -196,7 +195,6 @@ def sections(record: Row) -> list[Section]:
 
 
 def _answer(record: Row, tried: list[Row]) -> str:
-    """Say whether all checks passed."""
     failed, workers = record["failed"], record["options"]["workers"]
     if failed:
         return FailureNote(f"FAILED: {len(failed)} of {len(tried)} checks fail here.")

@@ -168,7 +168,6 @@ def train(lane: Lane, folder: str, seconds: int) -> str:
 
 
 def _files_of(folder: Path) -> dict[str, str]:
-    """Return the texts of the training run by their names in the archive."""
     paths = {"output.txt": folder / "output.txt"}
     for run in (folder / "runs").glob("*/run.json"):
         paths["run.json"] = run

@@ -37,7 +37,6 @@ def collect(facts: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dic
 
 
 def _setting(name: str) -> str:
-    """Return a setting of macOS that is text."""
     if text := darwin.sysctl_text(name):
         return text
     raise EnvironmentLacks(

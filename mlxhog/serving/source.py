@@ -192,7 +192,6 @@ class RunWeights(WeightSource):
             )
 
     def _counted(self) -> int:
-        """Number of updates applied so far."""
         return self._arena.counters.load("version")
 
     def newest(self) -> int:
@@ -226,7 +225,6 @@ class RunWeights(WeightSource):
         return self.with_age(loaded)
 
     def _read(self, out: Float32) -> LoadedWeights:
-        """Read the newest published snapshot, or the parameters while workers write them."""
         copies = self._copies
         if copies is not None:
             while (copy := copies.take(out)) is None:

@@ -212,7 +212,6 @@ def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
 def _package_tensors(
     model: ModelConfig, ours: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return the tensors of the package's state dict."""
     arrays = dict(ours)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
         arrays[model.untied_head] = arrays[families.embedding(model)]
@@ -225,7 +224,6 @@ def _package_tensors(
 def _package_configs(
     model: ModelConfig, *, portable: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields of config.yaml and of config.json."""
     fields = model.to_dict()
     if (inside := model.to_package()) is not None:
         if inside["slstm_block"] is not None:

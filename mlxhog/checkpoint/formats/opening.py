@@ -27,7 +27,6 @@ from mlxhog.models.xlstm_large import OUT_NORM
 
 
 def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
-    """Compare tensors with the parameters of a model, by name, shape and type."""
     expected = {name: tuple(spec.shape) for name, spec in families.param_spec(model).items()}
     hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
     legal = " or ".join(dtype.name for dtype in FLOATS)
@@ -60,7 +59,6 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 
 
 def _unwrapped(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays without the prefixes that all their names share."""
     for prefix in PREFIXES:
         if arrays and all(name.startswith(prefix) for name in arrays):
             return _unwrapped({name.removeprefix(prefix): a for name, a in arrays.items()})

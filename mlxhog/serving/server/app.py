@@ -233,7 +233,6 @@ class Api:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
 
     async def _page(self, http: HTTPRequest) -> Response:
-        """Return a page to chat with the model."""
         style, script = page.asset("chat.css"), page.asset("chat.js")
         text = page.document(
             "mlxhog", page.asset("chat.html"), styles=[style], scripts=[script], talks=True

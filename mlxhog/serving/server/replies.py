@@ -138,12 +138,10 @@ class Reply(AnswerJob):
         }
 
     def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        """Return a token of a chat with its log probability and bytes, perhaps half a character."""
         raw = [*self._tokenizer.decode([token])]
         return {"token": self._token_text(token), "logprob": logprob, "bytes": raw}
 
     def _token_text(self, token: int) -> str:
-        """Return a token as text, in the format of other servers."""
         piece = self._tokenizer.decode([token])
         if not piece:
             return f"token_id:{token}"
@@ -168,7 +166,6 @@ class Reply(AnswerJob):
         }  # fmt: skip
 
     def _weights(self) -> dict[str, Any]:
-        """Return the weights of the answer; docs/live.md describes the fields."""
         first, last = self._parts[0].loaded, self._parts[-1].loaded
         return {
             "version_first": first.version,

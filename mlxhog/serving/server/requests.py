@@ -214,7 +214,6 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
-    """Remove a boolean field, and return its value."""
     value = fields.pop(name, default)
     if not isinstance(value, bool):
         raise RefusedRequest(f"{name} is {shown(value)}; wanted true or false", param=name)
@@ -242,7 +241,6 @@ def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
 def _request(
     fields: Mapping[str, Any], model: str, *, length: str = "max_tokens", **known: Any
 ) -> ClientRequest:
-    """Return the request with these fields, and the `known` ones."""
     try:
         given = typed.read(_OpenAIFields, fields)
         stop = stop_strings(given.stop)

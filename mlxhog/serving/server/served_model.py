@@ -224,7 +224,6 @@ class ServedModel:
             return dict.fromkeys(jobs, _refusal(error))
 
     def _update_health(self, loaded: LoadedWeights) -> None:
-        """Update the state of the weights for `/health`."""
         source, now = self._follower.source, monotonic()
         if now - self._polled >= POLL_S:
             self._polled, self._trains = now, not source.ended()
@@ -238,7 +237,6 @@ class ServedModel:
         }
 
     def _has_waited_too_long(self) -> bool:
-        """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
         if self._follower.source.mode != "pinned_per_sequence" or not self._follower.has_newer():
             self._behind_since = 0.0
             return False
@@ -247,7 +245,6 @@ class ServedModel:
 
 
 def _refusal(error: Exception) -> RefusedRequest:
-    """Return the reply to clients for an error of the engine."""
     if isinstance(error, OF_WEIGHTS):
         code = "not_finite" if isinstance(error, Diverged) else "no_weights"
         return RefusedRequest(str(error), status=503, code=code)
