@@ -239,8 +239,6 @@ def format_value(value: object, unit: str = "") -> str:
     return f"{format_number(value)} {unit}".rstrip()
 
 
-# -- addresses -------------------------------------------------------------------------------------
-
 _NAME = r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?"
 _HOST = re.compile(
     rf"(?:\[([0-9a-f:.]+)\]|({_NAME}))(?::([0-9]{{1,5}}))?", re.IGNORECASE | re.ASCII

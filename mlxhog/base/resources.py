@@ -139,9 +139,6 @@ def shortage(error: BaseException) -> str:
     return f"the memory is used up: {reason}"
 
 
-# -- control groups --------------------------------------------------------------------------------
-
-
 def _groups(controller: str) -> list[Path]:
     """Return the folders of this process's groups, in each tree its own first, then those above."""
     folders = list[Path]()

@@ -14,12 +14,10 @@ runs/<utc>-<name>/
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
 
-The folder of a run exists, with the options of the user, before its data is prepared: every other
-command finds the run, as `starting`. A start that fails removes the folder. A run is `running` as
-soon as its parameters can be read. If the lock of a run of either status is free, its process has
-died: the run is `interrupted`.
-
-A run that is removed is first renamed to `.removed-<utc>-<name>`; commands no longer find it.
+The folder of a run exists, with the user's options, before its data is prepared: other commands
+find the run, as `starting`. A failed start removes the folder. A run is `running` as soon as its
+parameters can be read. If the lock of a run of either status is free, its process has died: the run
+is `interrupted`. A run that is removed is first renamed to `.removed-<utc>-<name>`.
 """
 
 from __future__ import annotations
@@ -85,11 +83,10 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of this run in the block; it is free when the holder has died.
+        """Hold the lock of this run in the block.
 
         Raises:
-            RunError: another process holds the run (the message names its pid, and its host), or
-                as of `refuse_links`.
+            RunError: another process holds the run, or as `refuse_links`.
         """
         with locks.lock(self.directory, self._refusal):
             yield
@@ -113,8 +110,8 @@ class Run:
         """Replace `run.json`, keeping time and order of creation, or those of `status`.
 
         Raises:
-            EnvironmentLacks: the system refuses, or another machine has taken this process's run;
-                the old file is unchanged.
+            EnvironmentLacks: the system refuses, or another machine has taken the run; the old file
+                is unchanged.
         """
         locks.require_held(self.directory)
         earlier = {**status, **self._read_status()}
@@ -127,8 +124,8 @@ class Run:
     def read_status(self) -> dict[str, Any]:
         """Return `run.json`; if the lock is free, starting and running become interrupted.
 
-        A run that another host trains has its name as `host`. If the file is damaged, the status is
-        "damaged", with the reason as its `error` alone.
+        A run on another host has its name as `host`; a damaged file gives the status "damaged" and
+        the reason as `error`.
         """
         status = self._read_status()
         if status.get("status") in (STARTING, RUNNING):
@@ -139,7 +136,7 @@ class Run:
         return status
 
     def is_starting(self) -> bool:
-        """Return whether a process prepares this run; its parameters cannot be read yet."""
+        """Return whether the run's parameters cannot be read yet."""
         return self.read_status().get("status") == STARTING
 
     def has_checkpoint(self) -> bool:
@@ -199,11 +196,11 @@ class Run:
         return Path(self.read_status().get("checkpoint") or "").name == checkpoint.name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`, as `append_lines`; NaN and infinities become null."""
+        """Append a line to `metrics.jsonl`; NaN and infinities become null."""
         append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
-        """Append one line to `events.jsonl`."""
+        """Append a line to `events.jsonl`."""
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -270,7 +267,7 @@ class Run:
 
 
 def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
-    """Make the run of a configuration, as `starting` does; None if a run is resumed."""
+    """Create the run of a configuration as `starting`; None if a run is resumed."""
     if config.resume is not None:
         return nullcontext()
     name = config.name or default_name(config.data)
@@ -279,7 +276,7 @@ def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
 
 @contextmanager
 def starting(root: Path, name: str, config: str) -> Iterator[Run]:
-    """Make a new run by `create`, and hold its lock in the block; a failed start removes it."""
+    """Create a run and hold its lock in the block; a failed start removes the run."""
     is_first = not root.exists()
     with ExitStack() as hold:
         run = create(root, name, config, hold)
@@ -296,12 +293,11 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
 
 
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
-    """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
+    """Create a run directory `<utc>-<name>` below `root`, with status `starting`.
 
     It has the user's options, as YAML; `hold` gets its lock before any process can find it. Its
-    `order` is its time of creation, or more than that of every run below `root`, whose clocks may
-    have been ahead. So `latest` is the run that began last, also where runs were copied from
-    elsewhere.
+    `order` is its time of creation, or more than that of every run below `root`, so that `latest`
+    is the run that began last, whatever the clocks.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
@@ -344,7 +340,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
 
 def default_name(data: str) -> str:
-    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its suffix.
+    """Return a run's name after its corpus, or the last plain part of a path, without suffix.
 
     >>> default_name("notes/*.txt")
     'notes'
@@ -387,8 +383,8 @@ def run_of(checkpoint: Path) -> Run | None:
 def remove(run: Run) -> None:
     """Remove a run with all its files.
 
-    It is renamed first, so no command ever finds a half-removed run. If this process is killed, the
-    next removal in the same folder deletes the rest.
+    It is renamed first, so no command finds a half-removed run; after a kill the next removal in
+    the folder deletes the rest.
 
     Raises:
         RunError: a process trains it, or its folder is a link, or has links out of it.

@@ -28,8 +28,6 @@ class ClusterError(MlxhogError):
     """A round that fails: members are out of reach, or have different outer parameters."""
 
 
-# -- the identity of a cluster ---------------------------------------------------------------------
-
 _RESTART = "if all of them have left, restart mlxhog cluster start"  # it keeps the first identity
 _SAME = "give all machines the same "
 WAYS_OUT: Final = {
@@ -82,9 +80,6 @@ def check_identity(own: Identity, others: str) -> None:
     ]
     if problems:
         raise ConfigError("\n".join(problems) + f"; {_RESTART}")
-
-
-# -- a round ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -117,8 +117,6 @@ class OuterState:
         """Return how many of the first `tokens` of this machine are neither committed nor lost."""
         return tokens - self.words["committed"] - self.words["lost"]
 
-    # -- the round -------------------------------------------------------------------------------
-
     def initialize(self) -> None:
         """Copy the parameters to the outer ones, without momentum; no effect on a later call.
 
@@ -204,8 +202,6 @@ class OuterState:
         """Set the schedule's position to the tokens of all machines."""
         others = self.words["tokens"] - self.committed()
         self.arena.counters.store("tokens_elsewhere", max(0, others))
-
-    # -- checkpoints and the report --------------------------------------------------------------
 
     def saved(self) -> tuple[dict[str, Float32], dict[str, int]]:
         """Return arrays by segment, and counts, for a checkpoint; no sidecar may write.

@@ -91,9 +91,6 @@ def _reference(subject: ParitySubject) -> Computed:
     return dict(probes.exact()) | exact, conditions
 
 
-# -- the comparison --------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class ParityReport:
     """The result of a comparison."""

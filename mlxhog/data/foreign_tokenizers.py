@@ -163,8 +163,6 @@ def tokenizer_errors(problem: str) -> Iterator[None]:
         raise
 
 
-# -- patterns of a file's author -------------------------------------------------------------------
-
 START_S: Final = 60.0  # for the start of the process, on a busy machine
 BYTES_PER_S: Final = 10_000  # a hundredth of the usual speed
 

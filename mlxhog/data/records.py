@@ -132,9 +132,6 @@ def plain(text: bytes) -> bytes:
     return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
-# -- tables and data sets --------------------------------------------------------------------------
-
-
 def columns(names: Iterable[str], text_key: str | None) -> list[str]:
     """Return the columns of a table's text; all if they are unknown."""
     names = list(names)

@@ -114,8 +114,6 @@ def picture(figure: Figure, kind: str = "png") -> bytes:
     return out.getvalue()
 
 
-# -- the figure of `mlxhog plot` -------------------------------------------------------------------
-
 TRAINING: dict[str, Any] = {"lw": 1.2}
 VALIDATION: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
 LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}

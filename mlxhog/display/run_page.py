@@ -90,9 +90,6 @@ def _titled(heading: str, body: str) -> str:
     return f"<h2>{heading}</h2>\n{body}" if body else ""
 
 
-# -- at the top ------------------------------------------------------------------------------------
-
-
 def _head(record: RunRecord, k: int) -> str:
     status, size = record.status, record.facts()["parameters"]
     subject = " on ".join(str(status[name]) for name in ("model", "data") if status.get(name))
@@ -146,9 +143,6 @@ def _facts(records: Sequence[RunRecord]) -> str:
     names = dict.fromkeys(name for column in columns for name in column)
     cells = ([name, *(column.get(name, "-") for column in columns)] for name in names)
     return page.text_cards(["", *(record.run.name for record in records)], cells)
-
-
-# -- the section of one run ------------------------------------------------------------------------
 
 
 def _section(record: RunRecord, k: int, *, named: bool) -> str:

@@ -97,8 +97,6 @@ def broken(row: Mapping[str, Any]) -> bool:
     return bool(row["torn"] or failed or (row["lost"] and row["mode"] in LOSSLESS))
 
 
-# -- the machine and the versions ------------------------------------------------------------------
-
 WHEELS: Final = ("mlx", "mlx-metal", "mlx-cpu", "torch", "mlxhog")
 SPIN: Final = "MLX_METAL_FAST_SYNCH"
 APPLE_PAGE: Final = 16_384

@@ -152,8 +152,6 @@ def _kernels(known: CapabilityRecord, name: str) -> dict[str, str]:
     return {"auto": chosen, "why": metal.reason if name in GPU_BACKENDS else native}
 
 
-# -- its tables ------------------------------------------------------------------------------------
-
 Row = Mapping[str, Any]
 
 

@@ -99,9 +99,6 @@ def of_fault(quick: bool) -> dict[str, Any]:
     return {"error": traceback.format_exc(), "effort": effort, "checks": [], "failed": []}
 
 
-# -- measurements, each in a child -----------------------------------------------------------------
-
-
 def _measures(
     machine: Machine, quick: bool, tell: Callable[[str], None]
 ) -> Mapping[str, Callable[[], Any]]:
@@ -140,9 +137,6 @@ def framework(lane: Lane, name: str, function: str, *arguments: Any) -> Any:
 def polar_distance(lane: Lane, name: str) -> float:
     """In a child: return how far a backend's orthogonal matrices are from the CPU's."""
     return muon.distance(create(name, threads=1, kernels="auto").polar)
-
-
-# -- a default training ----------------------------------------------------------------------------
 
 
 def _train(folder: Path, seconds: int) -> Check:

@@ -179,8 +179,6 @@ class ServedModel:
         self._thread.submit(self.model.close)
         self._thread.shutdown()
 
-    # -- in the thread -----------------------------------------------------------------------------
-
     def _step(self) -> dict[AnswerJob, News]:
         """Admit and cancel jobs, then decode a token of every answer; return the news by job."""
         while self._changes:
