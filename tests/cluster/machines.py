@@ -87,9 +87,6 @@ class Machine:
         self.arena.close()
 
 
-# -- a cluster of threads in place of `TorchftGroup` -----------------------------------------------
-
-
 class Table:
     """Where the expected members of one cluster meet, and wait for each other.
 
@@ -166,9 +163,6 @@ class InProcess:
 
     def leave(self):
         """No other waits for it."""
-
-
-# -- groups that the sidecars of these tests open in their own process ---------------------------
 
 
 def alone(cluster, get_state, describe):

@@ -41,9 +41,6 @@ def unresolvable(*words, **more):
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
 
-# -- identities and options ------------------------------------------------------------------------
-
-
 def test_equal_machines_pass_and_every_difference_is_named_with_both_values_and_a_way_out():
     check_identity(IDENTITY, json.dumps(IDENTITY))
     others = {name: f"other {name}" for name in IDENTITY}
@@ -67,9 +64,6 @@ def test_an_address_alone_makes_the_run_lock_free_and_its_token_is_not_stored():
     assert "a secret" not in stored
     layer = of_keywords("config.yaml:1", yaml.safe_load(stored))
     assert train_config([by_flat_names(layer)]).cluster == "mac.lan:8600"
-
-
-# -- addresses and tokens --------------------------------------------------------------------------
 
 
 @each_of(
@@ -122,9 +116,6 @@ def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_seals_a_t
     assert is_hmac("right", "text", hmac_of("right", "text"))
     for wrong in (hmac_of("wrong", "text"), hmac_of("right", "other"), "", None):
         assert not is_hmac("right", "text", wrong)
-
-
-# -- commands and runs -----------------------------------------------------------------------------
 
 
 def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(monkeypatch, capsys):

@@ -127,8 +127,6 @@ def test_an_unknown_tokenizer_says_what_is_known(spec, message):
         tokenizers.build(spec, list)
 
 
-# -- steps of a tokenizer that change a text -------------------------------------------------------
-
 ODD = "The naïve cafe\u0301: ﬁne, 한국어 İstanbul, and a tab\t.\n\n"
 
 
@@ -164,8 +162,6 @@ def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
     changed = [file.header["changed"] for file in (prepared.train, prepared.val)]
     assert sum(changed) == 6
 
-
-# -- the tokenizer that fits a text and a model ----------------------------------------------------
 
 MIB = 1 << 20
 

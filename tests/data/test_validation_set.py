@@ -87,9 +87,6 @@ def test_marks_are_those_of_the_validation_bytes_whatever_the_tokenizer(tmp_path
         assert prepare(str(tmp_path), tokenizer).baselines == baselines
 
 
-# -- the part that is scored: fixed by the text, nested, of a given size ---------------------------
-
-
 def beginnings(file, tokenizer=None):
     """The text of every document of a file."""
     ids, made_by = np.asarray(file.tokens, np.int32), tokenizer or ByteTokenizer()

@@ -210,15 +210,15 @@ def test_both_decoders_of_a_mac_are_measured_and_decide_who_writes_text(measure)
     assert bad == []
     row = measured.decoding
     assert row["tokens_per_s"] == {"mlx:gpu": 50.0, "mlx:cpu": 200.0}
-    verdicts = record(decoding=row)
+    known = record(decoding=row)
     for n_params, on_cpu in ((row["n_params"], True), (5 * row["n_params"], False)):
-        assert verdicts.decodes_on_cpu(n_params).ok == on_cpu
-    assert "200 tokens/s on the CPU, 50 on the GPU" in verdicts.decodes_on_cpu(1).reason
+        assert known.decodes_on_cpu(n_params).ok == on_cpu
+    assert "200 tokens/s on the CPU, 50 on the GPU" in known.decodes_on_cpu(1).reason
     measured, (bad,), _ = measure({"decoder": {"mlx:cpu": 200.0}})
     assert (measured.decoding, bad.result) == (None, CheckResult.WARN)
-    verdicts = record(decoding=None)
+    known = record(decoding=None)
     for n_params, on_cpu in ((2_500_000, True), (160_000_000, False)):
-        assert verdicts.decodes_on_cpu(n_params).ok == on_cpu
+        assert known.decodes_on_cpu(n_params).ok == on_cpu
 
 
 def test_a_decoder_is_measured_by_writing(monkeypatch):

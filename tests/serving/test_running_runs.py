@@ -106,9 +106,6 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     model.close()
 
 
-# -- a run that starts -----------------------------------------------------------------------------
-
-
 def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_before(tmp_path):
     before = saved_run(tmp_path, "before")
     said = []

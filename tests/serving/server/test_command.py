@@ -72,9 +72,6 @@ def test_a_signal_ends_a_server_whose_tokenizer_backtracks_in_a_prompt(tmp_path)
         assert (status, b"use another tokenizer" in answer) == (400, True)
 
 
-# -- beside a run that trains ----------------------------------------------------------------------
-
-
 def trainer(folder, *words):
     return Program("train", "--quiet", *words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
 
