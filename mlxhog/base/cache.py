@@ -40,11 +40,7 @@ def user_cache_directory() -> Path:
 
 
 def _temporary_cache(why: str) -> Path:
-    """Return a private folder of this user below the temporary directory.
-
-    Raises:
-        EnvironmentLacks: another user made it, or could write to it.
-    """
+    """Return a private folder of this user below the temporary directory."""
     folder = Path(tempfile.gettempdir(), f"mlxhog-{os.geteuid()}")
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -183,11 +183,7 @@ class WorkerProcess:
         self._exit_code()
 
     def _exit_code(self) -> int:
-        """Return the exit code after the process's end.
-
-        `multiprocessing` polls all children at each spawn: between another thread's `waitpid` and
-        its note of the result, a `join` here returns without an exit code.
-        """
+        """Wait for the exit code of an ended process, which another thread may be collecting."""
         deadline = time.monotonic() + _NOTED_WITHIN_S
         while (code := self.process.exitcode) is None:
             if time.monotonic() > deadline:

@@ -52,7 +52,6 @@ class Interrupts:
         self.count = max(self.count, 1)
 
     def __enter__(self) -> Self:
-        """Start counting."""
         self._thread = threading.current_thread()
         _open.add(self)
         if self._thread is threading.main_thread():
@@ -64,7 +63,6 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the previous signal handlers."""
         global _answers
         if _only_in_loop:
             _answers = False  # first: between this line and the next no signal may raise

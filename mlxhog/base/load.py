@@ -28,7 +28,6 @@ class Load:
         return self.others > BUSY_SHARE * self.processors
 
     def __str__(self) -> str:
-        """Say that a result is inconclusive, with the load."""
         return (
             f"inconclusive: busy machine (load average {self.average:.1f} on {self.processors} "
             f"processor{'s' * (self.processors > 1)})"

@@ -92,7 +92,6 @@ class Holder:
         return "" if self.host == host() else self.host
 
     def __str__(self) -> str:
-        """Name the process, and its host if it is another one."""
         place = f" on {self.elsewhere}" if self.elsewhere else ""
         return f"process {self.pid or 'unknown'}{place}"
 
@@ -266,7 +265,7 @@ def _read(folder: Path) -> Holder | None:
 
 
 def _living(folder: Path, *, is_certain: bool) -> Holder | None:
-    """Return the living holder in a folder's record; the kernel's lock is free.
+    """Return the living holder in a folder's record, where the kernel's lock is free.
 
     `is_certain` says that this lock was the file's own, not its stand-in's.
     """

@@ -40,7 +40,6 @@ class StreamOver:
             cast(TextIO, self).write(line)
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the other stream."""
         return getattr(self._stream, name)
 
 

@@ -112,7 +112,6 @@ class SpawnedCall:
         self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the call as bytes, which the spawned process unpickles in `__call__`."""
         return {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
@@ -172,10 +171,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _blocked_signals(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Block signals during the block; children that are spawned in it start with them blocked.
-
-    A terminal sends signals to the whole process group; they would kill a child that still imports.
-    """
+    """Block signals in the block and in its children, which a terminal would kill at the start."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield

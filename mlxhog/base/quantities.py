@@ -152,7 +152,6 @@ class Interval:
         return self.seconds is not None and seconds >= self.seconds
 
     def __str__(self) -> str:
-        """Format the interval so that `parse` returns it."""
         if self.steps is not None:
             return str(self.steps)
         return "off" if self.seconds is None else f"{_all_digits(self.seconds)}s"

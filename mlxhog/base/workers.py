@@ -198,10 +198,7 @@ def missing(backend: str, machine: Machine) -> str | None:
 def _auto(
     machine: Machine, count: int | None, notes: list[str], pair: Capability | None = None
 ) -> list[str]:
-    """Return `count` backends for this machine, or as many as suit it.
-
-    A framework that is not installed is replaced by the other one, with a note.
-    """
+    """Return `count` backends for this machine, or as many as suit it, and note replacements."""
     lacks = {name: missing(name, machine) for name in BACKENDS}
     both = False
     if pair is not None and machine.cores > 1 and not any(lacks[name] for name in GPU_BACKENDS):
@@ -252,10 +249,7 @@ def _linux(machine: Machine, count: int | None) -> list[str]:
 def _with_threads(
     backends: list[str], threads: int | None, machine: Machine, notes: list[str]
 ) -> tuple[WorkerSpec, ...]:
-    """Share the cores: CPU workers leave two to each GPU worker, if possible, and split the rest.
-
-    GPU workers share the cores without a CPU worker, up to `threads` each.
-    """
+    """Share the cores: CPU workers leave two to each GPU worker, if possible, split the rest."""
     on_gpu = sum(backend in GPU_BACKENDS for backend in backends)
     on_cpu = len(backends) - on_gpu
     if threads is not None:

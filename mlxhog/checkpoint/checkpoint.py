@@ -357,11 +357,7 @@ def mark_best(run: Run, path: Path) -> None:
 
 
 def _link(path: Path, target: Path) -> bool:
-    """Point a link to a checkpoint; return whether the disk has links.
-
-    Raises:
-        EnvironmentLacks: something else has its name, or the system refuses.
-    """
+    """Point a link to a checkpoint; return whether the disk has links."""
     if os.path.lexists(path) and not path.is_symlink():
         what = "folder" if path.is_dir() else "file"
         raise EnvironmentLacks(

@@ -173,8 +173,7 @@ class OuterState:
     def _apply(self, state: GroupState, **counts: int) -> None:
         """Set the state, add to some words, and add outer.params - outer.read to the parameters.
 
-        The addition is lock-free beside the workers. It counts in the version, so gradients that
-        were read before it are one update older.
+        The addition is lock-free beside the workers, and counts as an update in the version.
         """
         arena, words = self.arena, self.words
         locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]

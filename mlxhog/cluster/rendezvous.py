@@ -40,7 +40,6 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        """HOST:PORT, as other machines write it."""
         return f"{self.host}:{self.port}"
 
     @property

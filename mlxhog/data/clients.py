@@ -42,7 +42,6 @@ class Division:
     tokens: tuple[int, ...]
 
     def __str__(self) -> str:
-        """One line for the user."""
         counts = ", ".join(f"{n:,}" for n in self.tokens)
         return f"text divided among {len(self.tokens)} clients: {counts} tokens"
 

@@ -37,11 +37,6 @@ FORMS: Final = {"NFC": 3.0, "NFD": 3.0, "NFKC": 11.0, "NFKD": 11.0}
 """Unicode's normal forms -> most bytes that they make of one; a further form adds nothing."""
 
 
-def _of_spaces(component: Mapping[str, Any]) -> float:
-    """Return the bound for a text that begins without a space; each byte becomes two."""
-    return 4.0 if component.get("add_prefix_space", True) else 2.0
-
-
 def _of_replace(component: Mapping[str, Any]) -> float:
     """Return the bound for a pattern, which may match nothing, before every character."""
     content, pattern = len(component["content"].encode()), component["pattern"]
@@ -57,7 +52,8 @@ GROWTH: Final[dict[str, Callable[[Mapping[str, Any]], float]]] = {
     "Lowercase": lambda _: 1.5,
     "BertNormalizer": lambda _: 5.0,  # accents stripped from an NFD, spaces beside each ideogram
     "Metaspace": lambda _: 8.0,  # a character of four bytes for a space and before each word
-    "ByteLevel": _of_spaces,
+    # Each byte becomes two, and so does a space before the text.
+    "ByteLevel": lambda component: 4.0 if component.get("add_prefix_space", True) else 2.0,
     "Replace": _of_replace,
     "Prepend": lambda component: 1.0 + len(component["prepend"].encode()),  # to each part
 }
@@ -182,7 +178,6 @@ class EncoderProcess:
         self._process: WorkerProcess | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it without its process."""
         return EncoderProcess, (self._description, self._origin)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:

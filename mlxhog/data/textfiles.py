@@ -391,10 +391,7 @@ def _records_in(start: bytes) -> str:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to read its unpacked content forward, without a byte-order mark.
-
-    A pipe or a device, which may have no end, is refused without opening it.
-    """
+    """Open a file to read its unpacked content forward; pipes and devices are not opened."""
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):

@@ -103,7 +103,6 @@ class ExampleRows:
         )
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.begin)
 
 
@@ -206,7 +205,6 @@ class TokenFile:
         return file
 
     def __reduce__(self) -> "tuple[Callable[..., TokenFile], tuple[Any, ...]]":
-        """Let a process that is being spawned inherit the descriptors."""
         if not self._descriptors:
             arrays = self.tokens, self.starts, self.byte_lengths
             return TokenFile, (self.path, *arrays, self.header, self.prompts)
@@ -414,7 +412,6 @@ class TokenWriter:
         self._file = path.open("wb")
 
     def __enter__(self) -> Self:
-        """Return the writer."""
         return self
 
     def add(self, document: bytes) -> None:
@@ -450,7 +447,6 @@ class TokenWriter:
         self._starts.append(self._starts[-1] + len(block) // self._dtype.itemsize)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Complete the file; after an error only close it."""
         if error is not None:
             self._file.close()
             return

@@ -114,10 +114,7 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
 
 
 def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str:
-    """Return the final score of a checkpoint, or the score in training at its step.
-
-    The best one was saved a moment after its evaluation.
-    """
+    """Return the final score of a checkpoint, or the score in training at its step."""
     bits, result, step = None, record.result, saved["step"]
     if result is not None and result.val_at_end:
         bits = result.val_bits_per_byte

@@ -99,7 +99,6 @@ class History:
         self._evaluation: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        """Number of lines."""
         return self._length
 
     def column(self, name: str, slot: int = 0) -> NDArray[np.float64]:

@@ -19,7 +19,6 @@ class RunView:
     """A view of a run that shows nothing; subclasses `show` messages and `draw` the state."""
 
     def __enter__(self) -> Self:
-        """Take over the output, if necessary."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +49,6 @@ class PlainLines(RunView):
         self._phase: PhaseStatus | None = None
 
     def __exit__(self, *_: object) -> None:
-        """Wait for the reader, in bounded time."""
         self._stream.drain()
 
     def show(self, message: str) -> None:

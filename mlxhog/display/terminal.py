@@ -74,12 +74,10 @@ class LiveTable(RunView):
         self._is_drawn = False
 
     def __enter__(self) -> Self:
-        """Take over the terminal."""
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the terminal; the last picture stays."""
         self._live.stop()
 
     def show(self, message: str) -> None:

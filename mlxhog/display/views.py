@@ -89,7 +89,6 @@ class StatusLine:
                 self._stream.flush()
 
     def __enter__(self) -> Self:
-        """Begin the status line."""
         if self.live:
             self._spinner.start()
         else:
@@ -97,7 +96,6 @@ class StatusLine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Clear the line."""
         if self.live:
             self._spinner.stop()
         self._stream.drain()

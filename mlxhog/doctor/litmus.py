@@ -219,7 +219,6 @@ class Case(NamedTuple):
     mode: str
 
     def __str__(self) -> str:
-        """Return the case as a line."""
         a, b = (kind.name for kind in self.writers)
         return f"{a} + {b}, {self.kernel}, {self.mode}"
 
@@ -326,11 +325,7 @@ class Litmus:
         limit_s: float,
         look: Callable[[], object] = lambda: None,
     ) -> list[Any]:
-        """Run two functions with their arguments in the children at once, for `limit_s` at most.
-
-        Each runs alone before, for one pass, since it imports and compiles. `look` is called all
-        the time while both run.
-        """
+        """Run two functions in the children at once, after a pass alone, and `look` meanwhile."""
 
         def clear() -> None:
             shared(self.arena, kernel)[:] = 0

@@ -30,28 +30,16 @@ from mlxhog.serving.model import LoadedModel, load
 
 @dataclass(frozen=True, kw_only=True)
 class TextEvaluation:
-    """Scores of text.
+    """Scores of text."""
 
-    Attributes:
-        checkpoint: the path of the weights.
-        seq_len: tokens of a sequence.
-        backend: what computed them, such as "torch:cpu".
-        files: the score of each file, by its name.
-        subset: the score of the fixed validation subset; None where that is the full validation
-            set, or other text was given.
-        skipped: files that were not read, and why.
-        notes: for the user.
-        seconds: duration.
-    """
-
-    checkpoint: str
-    seq_len: int
-    backend: str
-    files: dict[str, TextScore]
-    subset: TextScore | None
-    skipped: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
-    seconds: float
+    checkpoint: str  # path of the weights
+    seq_len: int  # tokens of a sequence
+    backend: str  # such as "torch:cpu"
+    files: dict[str, TextScore]  # by name
+    subset: TextScore | None  # fixed validation subset; None where it is the full set, or of files
+    skipped: tuple[dict[str, Any], ...]  # files that were not read, and why
+    notes: tuple[str, ...]  # for the user
+    seconds: float  # duration
 
     @property
     def whole(self) -> TextScore:

@@ -86,17 +86,14 @@ class LoadedModel:
         return self.follower.source.name
 
     def __repr__(self) -> str:
-        """Name weights, size and backend."""
         return (
             f"<LoadedModel: {self.source_name}, {self.num_parameters:,} parameters, {self.backend}>"
         )
 
     def __enter__(self) -> Self:
-        """Use the model until the block ends."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:
@@ -210,11 +207,7 @@ class LoadedModel:
         return bits
 
     def _refresh(self) -> None:
-        """Load the newest weights.
-
-        Raises:
-            ConfigError: the model was closed.
-        """
+        """Load the newest weights; ConfigError if the model was closed."""
         if not self._closed.alive:
             raise ConfigError("this model was closed; load it again with mlxhog.load")
         self.follower.refresh(in_sequence=False)
@@ -238,40 +231,30 @@ def load(
         model: a run (its name or a part of it, `latest`, or its folder), one of its checkpoints, or
             a checkpoint of transformers or of the xlstm package. A run that trains is read with its
             newest weights, another run with its newest checkpoint, or its best if it ended worse.
-        backend: "torch", "mlx" (its GPU if there is one), a device such as "mlx:cpu", or "auto":
-            MLX on a Mac, torch elsewhere, or the one that is installed. On a Mac it is the GPU, but
-            the CPU for models that its native decoder runs faster (`mlxhog doctor` measures it).
-        weights: dtype of the backend's weights: "float32" or "bfloat16"; MLX also has "8bit" and
-            "4bit".
+        backend: "torch", "mlx", a device such as "mlx:cpu", or "auto": MLX on a Mac, torch
+            elsewhere, or the one that is installed. MLX is the GPU if there is one, but the CPU for
+            models that its native decoder runs faster (`mlxhog doctor` measures it).
+        weights: dtype in the backend: "float32" or "bfloat16"; MLX also has "8bit" and "4bit".
         mode: which weights of a run that trains are read, one of `mlxhog.serving.MODES`.
         runs_dir: the folder of the runs.
         wait: seconds to wait for a run that is starting.
         say: called with a message when the wait begins.
-        plugin: a Python file with your own layers in the model, or several with commas. Not needed
-            for a run whose plugin file is unchanged.
+        plugin: a Python file with your own layers, or several with commas; not needed for a run
+            whose file is unchanged.
         pause: waits for some seconds; it may raise an error to end the wait.
 
     Raises:
-        RunError: no run has this name (the message lists the existing ones), or the run did not
-            begin within `wait` seconds.
+        RunError: no run has this name, or the run did not begin within `wait` seconds.
         CheckpointError: there is no checkpoint yet, or it is damaged or of an unknown family.
-        ConfigError: the backend, weights or mode do not exist, or the model is not a language
-            model.
+        ConfigError: no such backend, weights or mode, or the model is not a language model.
         DataError: the model has no tokenizer, or one that does not fit.
         EnvironmentLacks: the backend is not installed.
         ArenaError: the run that trains cannot be read, for example because of another version.
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    opened = open_source(
-        os.fspath(model),
-        Path(runs_dir),
-        weights=weights,
-        mode=mode,
-        wait_s=wait,
-        say=say,
-        pause=pause,
-    )
+    how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": wait}
+    opened = open_source(os.fspath(model), Path(runs_dir), **how, say=say, pause=pause)
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
@@ -285,11 +268,7 @@ def load(
 
 
 def _text(name: str, value: str) -> str:
-    """Return a value that is a text that can be encoded.
-
-    Raises:
-        DataError: the value is not a str, or contains half a character (a surrogate).
-    """
+    """Return a str; DataError for another type, or half a character (a surrogate)."""
     try:
         value.encode()
     except (AttributeError, UnicodeEncodeError) as error:

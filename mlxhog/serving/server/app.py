@@ -167,12 +167,7 @@ class Api:
             self._served.cancel(reply)
 
     def _requests(self, request: ClientRequest) -> tuple[list[str], list[GenerationRequest]]:
-        """Return the prompts as texts, and the requests to the engine.
-
-        Raises:
-            RefusedRequest: a prompt is too long, an id is outside the vocabulary, or there are too
-                many answers.
-        """
+        """Return the prompts as texts, and the requests to the engine, or raise RefusedRequest."""
         model, config = self._model, self._config
         if (count := len(request.prompts) * request.n) > config.batch_size:
             raise RefusedRequest(
