@@ -146,10 +146,10 @@ def option_values(known: CapabilityRecord, machine: Machine) -> dict[str, Any]:
 
 def _kernels(known: CapabilityRecord, name: str) -> dict[str, str]:
     framework, device = name.split(":")
-    metal = known.model_kernels(name)
-    chosen = kernels.resolve(framework, "auto", device, metal_verified=metal.ok)
+    use_metal = known.model_kernels(name)
+    chosen = kernels.resolve(framework, "auto", device, metal_verified=use_metal.ok)
     native = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
-    return {"auto": chosen, "why": metal.reason if name in GPU_BACKENDS else native}
+    return {"auto": chosen, "why": use_metal.reason if name in GPU_BACKENDS else native}
 
 
 Row = Mapping[str, Any]
