@@ -41,7 +41,6 @@ _BEGINNINGS, _PROMPT_TOKENS = 64, 256
 """Documents from which the prompt of the samples is chosen, and its maximum tokens."""
 _FIRST_WORDS = re.compile(r"^\W*(\w.{0,27}\w(?!\w)|\w{1,24})", re.MULTILINE)
 
-
 _KINDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(

@@ -96,7 +96,6 @@ def legend_below(axes: Axes, theme: Theme) -> None:
 _SHORT = 34  # longest label, in characters, of which two fit in one row
 _LINE = 0.19  # height of a line of the legend, in inches
 
-
 FORMATS = ("png", "svg", "pdf")
 _NO_DATE: dict[str, dict[str, Any]] = {
     "png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}
@@ -118,7 +117,6 @@ TRAINING: dict[str, Any] = {"lw": 1.2}
 VALIDATION: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
 LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
 """Styles of training, validation and the larger final score, in the color of the run."""
-
 
 BASELINES = {"gzip": "gzip", "xz": "xz", NGRAM: "n-gram"}
 

@@ -33,7 +33,6 @@ ALLOWED: Final = 1e-3
 and operands cut to 10 bits 5e-3."""
 _EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the reference in float64"
 
-
 DECODED: Final = "10m"  # model that both decoders of a Mac generate with
 DECODE_S: Final = 1.0  # for each
 

@@ -18,7 +18,6 @@ CHECKPOINT = "checkpoint"
 MODES = (*READ_MODES, CHECKPOINT)
 """Values of --mode: a read mode, or the newest checkpoint, even if the run trains."""
 
-
 WAIT_S = 60.0  # longest wait for a run that is starting, in seconds
 SEQ_LEN = 512  # default length in tokens of the sequences in which text is scored
 BACKEND = "auto"  # default backend of `load` and of every command that computes a trained model

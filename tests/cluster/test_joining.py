@@ -106,10 +106,10 @@ def test_a_cluster_that_others_reach_has_a_token_unless_the_user_names_one(monke
     assert token_of("own") == new_token("own", lan) == "own"
 
 
-def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_seals_a_text():
+def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_authenticates_a_text():
     right = hmac_of("secret")
     check_token("secret", right, HERE)
-    for token, received in (("", right), ("other", right), ("own", "no seal \u00e4")):
+    for token, received in (("", right), ("other", right), ("own", "no HMAC \u00e4")):
         with pytest.raises(ConfigError, match=f"has another token.*{TOKEN_VARIABLE}") as refusal:
             check_token(token, received, HERE)
         assert "secret" not in str(refusal.value)

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import threading
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -123,40 +124,41 @@ def rounds_until_an_error(one):
         assert one.round().state.params.max() < 99.0
 
 
-def test_a_state_is_sent_only_for_a_request_with_the_token():
+@contextmanager
+def offered(params):
+    """A state that a member with the token "right" offers, and a function that fetches it."""
     from mlxhog.cluster.torchft_group import _to_tensors, _Transport
 
-    limit = timedelta(seconds=LIMIT_S)
-    state = GroupState(2, 30, np.ones(4, np.float32), np.zeros(4, np.float32), 5.0)
-    sender = _Transport("127.0.0.1", limit, "right")
-    try:
+    limit, state = timedelta(seconds=LIMIT_S), GroupState(2, 30, params, np.zeros(4, np.float32))
+
+    def fetch(token, **bound):
+        own = stack.enter_context(closing_transport(_Transport("127.0.0.1", limit, token, **bound)))
+        return own.recv_checkpoint(0, sender.address(), 2, limit)["user"]["default"]["state"]
+
+    with ExitStack() as stack:
+        sender = stack.enter_context(closing_transport(_Transport("127.0.0.1", limit, "right")))
         content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
         sender.send_checkpoint([1], 2, content, limit)
-        friend, stranger = (_Transport("127.0.0.1", limit, token) for token in ("right", "wrong"))
-        received = friend.recv_checkpoint(0, sender.address(), 2, limit)["user"]["default"]["state"]
+        yield state, fetch
+
+
+@contextmanager
+def closing_transport(transport):
+    try:
+        yield transport
+    finally:
+        transport.shutdown()
+
+
+def test_a_state_is_sent_only_for_a_request_with_the_token_and_read_up_to_its_size():
+    with offered(np.ones(4, np.float32)) as (state, fetch):
+        received = fetch("right")
+        assert (received.digest, received.round) == (state.digest, 2)
         with pytest.raises(OSError, match="403"):
-            stranger.recv_checkpoint(0, sender.address(), 2, limit)
-    finally:
-        sender.shutdown()
-    assert received.digest == state.digest
-    assert received.round == 2
-
-
-def test_a_state_of_more_bytes_than_the_run_has_is_not_read():
-    from mlxhog.cluster.torchft_group import _to_tensors, _Transport
-
-    limit = timedelta(seconds=LIMIT_S)
-    state = GroupState(2, 30, np.ones(10**6, np.float32), np.zeros(4, np.float32), 5.0)
-    sender = _Transport("127.0.0.1", limit, "t")
-    receiver = _Transport("127.0.0.1", limit, "t", 10**6)
-    try:
-        content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
-        sender.send_checkpoint([1], 2, content, limit)
+            fetch("wrong")
+    with offered(np.ones(10**6, np.float32)) as (_, fetch):
         with pytest.raises(ClusterError, match="is not what mlxhog sends: more than 1,000,000 by"):
-            receiver.recv_checkpoint(0, sender.address(), 2, limit)
-    finally:
-        for one in (sender, receiver):
-            one.shutdown()
+            fetch("right", max_bytes=10**6)
 
 
 def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
