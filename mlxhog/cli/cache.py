@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base.paths import path_from_here, words
+from mlxhog.base.paths import path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.flags import Json
 from mlxhog.cli.frame import Report, command, table
@@ -82,7 +82,7 @@ def _entries(folder: Path) -> list[_Entry]:
 def _spelled(text: str | None) -> str:
     """Return the texts of a corpus as a user types them here."""
     each = [path_from_here(Path(one)) for one in text.split("\n")] if text else []
-    return words([*map(str, each)])
+    return quoted_paths([*map(str, each)])
 
 
 def _kind_of(name: str) -> str:

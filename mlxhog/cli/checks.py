@@ -35,7 +35,7 @@ def doctor(config: _Doctor) -> Report:
     at once, readers beside a writer; on a Mac every Metal kernel, and whether torch:mps beside
     mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The result is stored
     for this machine and these versions, and `mlxhog train` uses it. A check that other programs
-    leave too little processor time is unclear, which is no failure. Exit code 1 if a promise of
+    leave too little processor time is inconclusive, not a failure. Exit code 1 if a promise of
     mlxhog does not hold here.
 
     Examples:
@@ -74,7 +74,7 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     """Store a record, and return where it is and what follows for runs."""
     from mlxhog.base import capabilities as verdicts
     from mlxhog.base import machine
-    from mlxhog.doctor.record import conclude
+    from mlxhog.doctor.record import option_values
 
     stored, not_stored = None, "--quick is not stored; run `mlxhog doctor`"
     if not quick:
@@ -85,8 +85,8 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     known = verdicts.load()  # as a run would
     if not known.usable:
         known = verdicts.CapabilityRecord(known.path, None, record)
-    verdict = conclude(known, machine.here())
-    return {"stored": stored, "not_stored": None if stored else not_stored, "verdict": verdict}
+    options = option_values(known, machine.here())
+    return {"stored": stored, "not_stored": None if stored else not_stored, "options": options}
 
 
 MAX_NAMES = 50  # characters of the sides' names in the answer
@@ -153,7 +153,7 @@ def parity(config: _Parity) -> Report:
 
 def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
     rows, sides = result.rows, ", ".join(side.name for side in result.sides)
-    failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
+    failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.tolerance_ratio)
     sides = sides if len(sides) <= MAX_NAMES else f"{len(result.sides)} sides"
     answer: str = AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
     if failed:
@@ -175,9 +175,9 @@ def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
     ]
     good = [row for row in rows if row.ok and row.max_abs is not None]
     closest = [
-        f"closest to its limit: {row.what} of {row.a} against {row.b}, at {row.pressure:.0%} of "
-        "the tolerance"
-        for row in sorted(good, key=lambda row: -row.pressure)[:1]
+        f"closest to its limit: {row.what} of {row.a} against {row.b}, at "
+        f"{row.tolerance_ratio:.0%} of the tolerance"
+        for row in sorted(good, key=lambda row: -row.tolerance_ratio)[:1]
     ]
     more = ["--verbose has a line for every tensor"] * (not everything)
     yield Section(result.subject.title, header, cells, [*result.notes, *closest, *more])

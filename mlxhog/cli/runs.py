@@ -197,7 +197,7 @@ def show(config: OneRun) -> Report:
             {"steps": steps, "command": line} for steps, line in record.history_of_commands()
         ],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
-        "validation": record.part or None,
+        "validation": record.status.get("validation"),
         "last": {name: record.last(name) for name in _LAST}
         | {"val_step": record.progress.val_step},
         "baselines": dict(record.progress.baselines),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mlxhog.base.http_server import listen, url_of
 from mlxhog.cli.flags import Json, OneRun, Plugins, run_argument
 from mlxhog.cli.frame import Report, command
-from mlxhog.cluster.lighthouse import TOKEN_VARIABLE, check_torchft, new_token, parse_address
+from mlxhog.cluster.rendezvous import TOKEN_VARIABLE, check_torchft, new_token, parse_address
 from mlxhog.config.options import argument, option
 from mlxhog.serving.server.config import ServeConfig
 
@@ -119,10 +119,10 @@ def cluster(config: _Cluster) -> int:
     address = parse_address(config.address)
     check_torchft()
     token = new_token(config.token, address)
-    from mlxhog.cluster.torchft_group import Authority
+    from mlxhog.cluster.torchft_group import Rendezvous
 
-    authority = Authority(address, token)
-    variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(authority.address)
+    rendezvous = Rendezvous(address, token)
+    variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(rendezvous.address)
     text = [f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}"]
     if token:
         text += [f"to start it again:\n  {variable}mlxhog cluster start --address {where}"]
@@ -134,5 +134,5 @@ def cluster(config: _Cluster) -> int:
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)
     finally:
-        authority.close()
+        rendezvous.close()
     return 0

@@ -165,10 +165,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
-        from mlxhog.cluster import anchor
+        from mlxhog.cluster import outer_state
 
-        segments = anchor.segments()
-        max_workers = None if max_workers is None else max_workers + 1  # the link's slot
+        segments = outer_state.segments()
+        max_workers = None if max_workers is None else max_workers + 1  # the sidecar's slot
 
     def lay_out(regime: Regime, max_slots: int | None = None) -> Layout:
         strategy, optimizer, n_tickets = regime.strategy, regime.optimizer, regimes[0].n_tickets
@@ -181,10 +181,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     max_slots = max(one.strategy.slots for one in regimes)
     layouts = [lay_out(one, max_slots) for one in regimes]
     arena_bytes = max(layout.total_bytes for layout in layouts)
-    link = None
+    sidecar = None
     if config.cluster is not None:
         from mlxhog.cluster.group import identity_of
-        from mlxhog.cluster.link import LinkJob
+        from mlxhog.cluster.sidecar import SidecarJob
 
         identity = identity_of(
             config,
@@ -194,7 +194,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
         )
-        link = LinkJob(cluster=config, identity=identity, log=Path("link.log"))
+        sidecar = SidecarJob(cluster=config, identity=identity, log=Path("sidecar.log"))
     plans = [
         TextPlan(
             **vars(replace(regime, notes=(*notes, *regime.notes))),
@@ -213,7 +213,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             gpu_share=gpu_share(config, workers, writers, layout),
             background_tasks=partial(TextTasks, data.val, data.tokenizer, validation),
             sampled=sampled,
-            link=link,
+            sidecar=sidecar,
         )
         for regime, layout in zip(regimes, layouts, strict=True)
     ]

@@ -78,7 +78,7 @@ def choose(
     writers, forms = choose_for(config, backends, note)
     promised = config.determinism != "none"
     for text in (
-        float32.note(backends, here, promised=promised),
+        float32.note(backends, here, disabled=promised),
         gpu_share.token_note(backends, config.micro_batch, config.seq_len),
     ):
         if text:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from mlxhog import optim
 from mlxhog.arena.ledger import Position
-from mlxhog.base.paths import quoted, words
+from mlxhog.base.paths import quoted, quoted_paths
 from mlxhog.base.quantities import format_count, parse_number
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
@@ -226,7 +226,7 @@ class Resumption:
             raise self._other_text(", and its text is divided among clients")
 
     def _other_text(self, why: str) -> CheckpointError:
-        run, data = quoted(str(self.config.resume)), words(self.config.data)
+        run, data = quoted(str(self.config.resume)), quoted_paths(self.config.data)
         return CheckpointError(
             f"{self.config.resume} was trained with other text than --data {data} holds now{why}; "
             f"begin a new run with its weights: mlxhog train --init-from {run} --data {data}"

@@ -63,11 +63,11 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
         is_kept = kind in plan.optimizer.state_segments and not plan.config.reset_optimizer
         if kind in waiting and not is_kept:
             arena.param(name)[...] += np.float32(waiting[kind]) * value
-    if plan.link is not None and "cluster" in saved.state:
-        from mlxhog.cluster.anchor import Anchor
+    if plan.sidecar is not None and "cluster" in saved.state:
+        from mlxhog.cluster.outer_state import OuterState
 
         with taking_over(saved.path):
-            Anchor(arena).resume(
+            OuterState(arena).resume(
                 saved.optimizer,
                 saved.state["cluster"],
                 seconds=saved.state["used"]["seconds"],
@@ -253,12 +253,12 @@ def dump(
     """
     counters, config, stored = arena.counters, plan.config, plan.stored
     moments, position = _moments_of(plan, arena), ledger.position()
-    link: dict[str, NDArray[np.float32]] = {}
+    outer: dict[str, NDArray[np.float32]] = {}
     cluster: dict[str, Any] = {}
-    if plan.link is not None:
-        from mlxhog.cluster.anchor import Anchor
+    if plan.sidecar is not None:
+        from mlxhog.cluster.outer_state import OuterState
 
-        link, saved = Anchor(arena).saved()
+        outer, saved = OuterState(arena).saved()
         cluster = {"cluster": saved}
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     spent = counters.load("steps"), counters.load("tokens"), monitor.clock.seconds()
@@ -300,7 +300,7 @@ def dump(
         "tokens_sha256": plan.data.train.digest,
         "val_sha256": plan.data.val.digest,
     }
-    return {**moments.arrays, **link}, state
+    return {**moments.arrays, **outer}, state
 
 
 # -- joining ----------------------------------------------------------------------

@@ -128,7 +128,7 @@ def start_backend(
     and at the end.
     """
     if job.config.determinism != "none":
-        float32.promise()
+        float32.disable_tf32()
     backend = backends.create(
         job.spec.backend,
         threads=job.compute_threads,

@@ -81,8 +81,8 @@ class Gradients:
 
     def _batch(self, epoch: int, ticket: int) -> Batch:
         """The batch of a ticket; in a cluster, in an order of this machine's own."""
-        if self._job.plan.link is not None:
-            from mlxhog.cluster.anchor import own_epochs
+        if self._job.plan.sidecar is not None:
+            from mlxhog.cluster.outer_state import own_epochs
 
             epoch += own_epochs(self._arena)
         return self._batches.at(epoch, ticket)

@@ -398,7 +398,7 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_bat
     data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
     one = SimpleNamespace(
         micro_batch=micro_batch, slot=1, config=SimpleNamespace(inject_stragglers=None),
-        plan=SimpleNamespace(batches=lambda: data, link=None),
+        plan=SimpleNamespace(batches=lambda: data, sidecar=None),
     )  # fmt: skip
     backend, entry = SimpleNamespace(loss_and_grads=loss_and_grads), SimpleNamespace(beat=list)
     gradients = Gradients(one, None, entry, backend)
