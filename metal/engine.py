@@ -48,7 +48,7 @@ class MetalEngine(ABC):
         """An array of zeros."""
 
     @abstractmethod
-    def start(self, launch: Launch, group: Size) -> Sequence[Any]:
+    def start(self, launch: Launch, threadgroup: Size) -> Sequence[Any]:
         """Run a launch whose arguments fit; return its outputs in order."""
 
     def run(self, launch: Launch) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class MetalEngine(ABC):
         """
         check(launch, self.dtype_of, self.framework)
         kernel = launch.kernel
-        x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
+        x, y, z = (min(sizes) for sizes in zip(launch.threadgroup, launch.grid, strict=True))
         outputs: Sequence[Any]
         try:
             if x * y * z == 0:
@@ -73,8 +73,8 @@ class MetalEngine(ABC):
                 outputs = self.start(launch, (x, y, z))
         except ValueError as error:  # more threads than its registers allow on this chip
             raise MetalError(
-                f"kernel {kernel.name} cannot run in groups of {x} x {y} x {z} threads on this "
-                f"GPU: {error}; use --kernels reference and --gpu-write cpu"
+                f"kernel {kernel.name} cannot run in threadgroups of {x} x {y} x {z} threads on "
+                f"this GPU: {error}; use --kernels reference and --gpu-write cpu"
             ) from error
         except (RuntimeError, SyntaxError, AttributeError) as error:
             raise MetalError(f"kernel {kernel.name} failed: {error}") from error

@@ -71,7 +71,7 @@ class MLXEngine(MetalEngine):
         """An array of zeros."""
         return mx.zeros(shape, _dtype(dtype))
 
-    def start(self, launch: Launch, group: Size) -> list[mx.array]:
+    def start(self, launch: Launch, threadgroup: Size) -> list[mx.array]:
         """Launch a kernel, lazily unless it writes an input."""
         kernel = launch.kernel
         inputs = [_input(one, launch.inputs[one.name]) for one in kernel.inputs]
@@ -81,7 +81,7 @@ class MLXEngine(MetalEngine):
         outputs = self._kernel(kernel, launch.instance)(
             inputs=inputs,
             grid=launch.grid,
-            threadgroup=group,
+            threadgroup=threadgroup,
             output_shapes=[launch.outputs[one.name] for one in kernel.outputs],
             output_dtypes=[_dtype(one.dtype) for one in kernel.outputs],
         )

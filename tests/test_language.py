@@ -14,7 +14,6 @@ from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
 PENDING = {
-    "mlxhog/arena",
     "mlxhog/backends",
     "mlxhog/cli",
     "mlxhog/cluster",
@@ -30,7 +29,6 @@ PENDING = {
     "mlxhog/strategies",
     "mlxhog/training",
     "models",
-    "metal",
 }  # fmt: skip
 """Folders with private phrases that are still to be mended."""
 

@@ -112,6 +112,6 @@ STEP_RECORDED = FLAT.kernel(
 )
 STEP_ROWS = ROWS.kernel(
     "step_rows", "arena! rows g decays hp", "done", "n_columns n_rows height offset",
-    grid=lambda n: (n["n_columns"], n["n_rows"], 1), group=_group,
+    grid=lambda n: (n["n_columns"], n["n_rows"], 1), threadgroup=_group,
 )  # fmt: skip
 KERNELS = (DENSE_AXPY, STEP, STEP_RECORDED, STEP_ROWS)

@@ -8,8 +8,8 @@ using namespace metal;
 namespace mlxhog {
 
 enum : uint {
-  kMlstmChunk = 64,  // the longest chunk: its keys fit the memory of a group, its weights that of a thread
-  kMlstmLanes = 32,  // a simdgroup; a group of threads is whole simdgroups
+  kMlstmChunk = 64,  // the longest chunk: its keys fit the memory of a threadgroup, its weights that of a thread
+  kMlstmLanes = 32,  // a simdgroup; a threadgroup is whole simdgroups
 };
 
 // The sizes of one launch, and where its arrays keep what belongs to a position or a chunk:

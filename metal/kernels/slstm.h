@@ -1,4 +1,4 @@
-// The sLSTM cell over a whole sequence in one launch, and its gradient. A group of threads is a head of a sequence,
+// The sLSTM cell over a whole sequence in one launch, and its gradient. A threadgroup is a head of a sequence,
 // a thread one of its DH units; only h passes between them.
 //
 //     pre = G_t + R h + bias            of the gates i, f, z, o, in this order
@@ -9,8 +9,8 @@
 // Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero.
 //
 // Layouts: G and pre (B, S, 4, NH, DH), R (NH, 4, DH, DH) from the last index to the one before, R_T the other way
-// round, bias (4, NH, DH), h, c, n, m (B, S, NH, DH) and a state (B, NH, DH). So neighbouring threads, which are
-// neighbouring units, read neighbouring floats of R_T for R h, and of R for its transpose times dG.
+// round, bias (4, NH, DH), h, c, n, m (B, S, NH, DH) and a state (B, NH, DH). So neighboring threads, which are
+// neighboring units, read neighboring floats of R_T for R h, and of R for its transpose times dG.
 //
 // For gradients m is constant, since h does not depend on the scale of c and n; the gradient of m from the last state
 // itself, `free`, follows max(i, lf) back to one gate. That is exact.

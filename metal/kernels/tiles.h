@@ -1,4 +1,4 @@
-// Products of matrices by a group of threads: tiles of both come to threadgroup memory, where simdgroups multiply them
+// Products of matrices by a threadgroup: tiles of both come to threadgroup memory, where simdgroups multiply them
 // as matrices of 8 x 8. A result has kTileRows x kTileColumns elements; each simdgroup holds kTileOwnRows rows of it.
 #pragma once
 

@@ -111,7 +111,7 @@ class Ring:
     def append(self, **fields: float) -> None:
         """Write one record and publish it; only the ring's worker may call this.
 
-        The successor of a worker that died amid a record writes that record anew.
+        The next worker of a slot writes a record anew that a death has left half written.
         """
         record = self._records[self._published() % CAPACITY]
         _native.begin_writing(self._data, 0)

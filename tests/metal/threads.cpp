@@ -96,7 +96,7 @@ int digest() {
     std::vector<float> dst(kFloats), prev(kFloats, 0.5f);
     mlxhog_predict(dst.data(), shared.w.data(), prev.data(), 0.25f, kFloats);
     for (const auto* floats : {&shared.w, &shared.v, &own.m, &dst, &prev}) absorb(*floats);
-    mlxhog_look_ahead(dst.data(), shared.w.data(), shared.last.data(), shared.prev.data(), 1.5f, 0.5f, kFloats);
+    mlxhog_extrapolate(dst.data(), shared.w.data(), shared.last.data(), shared.prev.data(), 1.5f, 0.5f, kFloats);
     for (const auto* floats : {&shared.m, &shared.last, &shared.prev, &own.x, &dst}) absorb(*floats);
   }
   std::printf("%016llx\n", static_cast<unsigned long long>(hash));
@@ -118,7 +118,7 @@ int race(Mode mode) {
     for (int step = 0; step < 40; ++step) {
       mlxhog_copy(dst.data(), shared.w.data(), kFloats);
       mlxhog_predict(dst.data(), shared.w.data(), prev.data(), 0.5f, kFloats);
-      mlxhog_look_ahead(dst.data(), shared.w.data(), shared.last.data(), shared.prev.data(), 1.5f, 0.5f, kFloats);
+      mlxhog_extrapolate(dst.data(), shared.w.data(), shared.last.data(), shared.prev.data(), 1.5f, 0.5f, kFloats);
     }
   });
   for (std::thread& thread : threads) thread.join();
@@ -130,7 +130,7 @@ int race(Mode mode) {
 
 // Beside another worker no add is lost in modes that promise it, and no lock is left.
 int striped(Mode mode) {
-  constexpr std::size_t kMany = 4 * kLeastStripes * kStripe + 99, kEach = 10;
+  constexpr std::size_t kMany = 4 * kMinStripes * kStripe + 99, kEach = 10;
   const std::vector<float> ones(kMany, 1.0f);
   std::vector<std::uint32_t> words(stripes(kMany + kOffset));
   std::vector<WorkerEntry> workers(3);

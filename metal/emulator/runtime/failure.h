@@ -6,7 +6,7 @@
 
 #include "shim/runtime.h"
 
-namespace metal_host {
+namespace metal_emulator {
 
 struct Failure : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -16,4 +16,4 @@ inline std::string name(const SourceLocation& location) {
   return std::string(location.call) + " at " + location.file + ":" + std::to_string(location.line);
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

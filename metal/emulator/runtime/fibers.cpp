@@ -4,7 +4,7 @@
 
 #ifdef MLXHOG_FIBERS_BY_UCONTEXT
 
-namespace metal_host {
+namespace metal_emulator {
 namespace {
 
 // makecontext passes ints, so pointers travel in halves.
@@ -34,7 +34,7 @@ void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
 void Fiber::enter() { swapcontext(&outside_, &inside_); }
 void Fiber::leave() { swapcontext(&inside_, &outside_); }
 
-}  // namespace metal_host
+}  // namespace metal_emulator
 
 #else
 
@@ -74,7 +74,7 @@ __attribute__((visibility("hidden"))) void mlxhog_switch_stack(void** from, void
 __attribute__((visibility("hidden"))) void mlxhog_start_fiber();
 }
 
-namespace metal_host {
+namespace metal_emulator {
 
 void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
   auto** top = reinterpret_cast<void**>(stack + Stacks::bytes_each);  // aligned to 16 bytes
@@ -91,6 +91,6 @@ void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
 void Fiber::enter() { mlxhog_switch_stack(&outside_, inside_); }
 void Fiber::leave() { mlxhog_switch_stack(&inside_, outside_); }
 
-}  // namespace metal_host
+}  // namespace metal_emulator
 
 #endif

@@ -10,7 +10,7 @@
 #include <ucontext.h>
 #endif
 
-namespace metal_host {
+namespace metal_emulator {
 
 // Stacks for the fibers of one threadgroup, kept for the next launch when it ends.
 class Stacks {
@@ -49,4 +49,4 @@ class Fiber {
 #endif
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace metal_host {
+namespace metal_emulator {
 
 class Random {
  public:
@@ -35,4 +35,4 @@ class Random {
   std::uint64_t state_;
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

@@ -16,7 +16,7 @@
 #include "shim/launch.h"
 #include "threadgroup.h"
 
-namespace metal_host {
+namespace metal_emulator {
 
 int fuzzed_launches = 0;
 
@@ -32,16 +32,16 @@ struct Workers {
   Body body;
   void* const* buffers;
   const Launch& launch;
-  metal::uint3 groups;
-  std::vector<std::uint32_t> order;  // of groups; empty: ascending
-  std::uint32_t n_groups;
+  metal::uint3 threadgroups;
+  std::vector<std::uint32_t> order;  // of threadgroups; empty: ascending
+  std::uint32_t n_threadgroups;
   std::atomic<unsigned> n_threads{1};
   std::atomic<unsigned> present{0};
   std::atomic<std::uint32_t> next{0};
   std::atomic<bool> failed{false};
   std::mutex message_lock;
 
-  // All start together: else the first takes every group before the second exists, and nothing races.
+  // All start together: else the first takes every threadgroup before the second exists, and nothing races.
   void work() {
     present.fetch_add(1);
     while (present.load() < n_threads) sched_yield();
@@ -50,9 +50,9 @@ struct Workers {
       here = &threadgroup;
       while (!failed.load(std::memory_order_relaxed)) {
         std::uint32_t taken = next.fetch_add(1, std::memory_order_relaxed);
-        if (taken >= n_groups) break;
+        if (taken >= n_threadgroups) break;
         std::uint32_t i = order.empty() ? taken : order[taken];
-        threadgroup.run({i % groups.x, i / groups.x % groups.y, i / groups.x / groups.y});
+        threadgroup.run({i % threadgroups.x, i / threadgroups.x % threadgroups.y, i / threadgroups.x / threadgroups.y});
       }
     } catch (const std::exception& error) {
       std::lock_guard guard(message_lock);
@@ -67,21 +67,21 @@ struct Workers {
 }  // namespace
 
 int run(Body body, void* const* buffers, const Launch& launch) {
-  auto groups_along = [&](int axis) {
-    return (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
+  auto threadgroups_along = [&](int axis) {
+    return (launch.grid[axis] + launch.threads_per_threadgroup[axis] - 1) / launch.threads_per_threadgroup[axis];
   };
   Workers workers{.body = body,
             .buffers = buffers,
             .launch = launch,
-            .groups = {groups_along(0), groups_along(1), groups_along(2)},
+            .threadgroups = {threadgroups_along(0), threadgroups_along(1), threadgroups_along(2)},
             .order = {},
-            .n_groups = groups_along(0) * groups_along(1) * groups_along(2),
+            .n_threadgroups = threadgroups_along(0) * threadgroups_along(1) * threadgroups_along(2),
             .message_lock = {}};
-  workers.n_threads = std::max(1u, std::min(launch.os_threads, workers.n_groups));
+  workers.n_threads = std::max(1u, std::min(launch.os_threads, workers.n_threadgroups));
   if (launch.fuzz_period != 0) {
-    workers.order.resize(workers.n_groups);
+    workers.order.resize(workers.n_threadgroups);
     std::iota(workers.order.begin(), workers.order.end(), 0u);
-    Random(launch.seed).shuffle(workers.order.data(), workers.n_groups);
+    Random(launch.seed).shuffle(workers.order.data(), workers.n_threadgroups);
   }
   const int chaotic = launch.fuzz_period != 0 ? 1 : 0;
   __atomic_fetch_add(&fuzzed_launches, chaotic, __ATOMIC_RELAXED);
@@ -97,7 +97,7 @@ int run(Body body, void* const* buffers, const Launch& launch) {
   return workers.failed ? 1 : 0;
 }
 
-void wait_for_group(SourceLocation location, uint flags) { here->arrive_at_group(location, flags); }
+void wait_for_threadgroup(SourceLocation location, uint flags) { here->arrive_at_threadgroup(location, flags); }
 void wait_for_simdgroup(SourceLocation location, uint flags) { here->arrive_at_simdgroup(location, flags); }
 Values publish(const void* value, uint bytes, SourceLocation location) { return here->publish(value, bytes, location); }
 void poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
@@ -108,4 +108,4 @@ void note_access(const void* at, std::size_t bytes, bool writes) {
   if (here != nullptr) here->note_access(at, bytes, writes);
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

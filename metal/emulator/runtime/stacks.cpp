@@ -5,7 +5,7 @@
 
 #include "fibers.h"
 
-namespace metal_host {
+namespace metal_emulator {
 namespace {
 
 std::mutex spare_lock;
@@ -33,4 +33,4 @@ Stacks::~Stacks() {
   spare.push_back(base_);
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

@@ -8,10 +8,10 @@
 
 #include "failure.h"
 
-namespace metal_host {
+namespace metal_emulator {
 namespace {
 
-constexpr std::size_t most_threadgroup_bytes = 32 * 1024;
+constexpr std::size_t max_threadgroup_bytes = 32 * 1024;
 constexpr std::size_t set_bytes = simd_width * 16;
 constexpr uint os_switch_period = 64;
 
@@ -21,8 +21,8 @@ bool same(const SourceLocation& a, const SourceLocation& b) {
   return a.line == b.line && std::strcmp(a.call, b.call) == 0 && std::strcmp(a.file, b.file) == 0;
 }
 
-uint threads_left(uint grid, uint group, uint position) {
-  return std::min(group, grid - position * group);
+uint threads_left(uint grid, uint threadgroup, uint position) {
+  return std::min(threadgroup, grid - position * threadgroup);
 }
 
 }  // namespace
@@ -30,13 +30,13 @@ uint threads_left(uint grid, uint group, uint position) {
 Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone)
     : body_(body), buffers_(buffers), launch_(launch), alone_(alone), seed_(Random(launch.seed).next()) {
   common_.threads_per_grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
-  common_.dispatch_threads_per_threadgroup = {launch.group[0], launch.group[1], launch.group[2]};
+  common_.dispatch_threads_per_threadgroup = {launch.threads_per_threadgroup[0], launch.threads_per_threadgroup[1], launch.threads_per_threadgroup[2]};
   for (int axis = 0; axis < 3; ++axis) {
     common_.threadgroups_per_grid[axis] =
-        (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
+        (launch.grid[axis] + launch.threads_per_threadgroup[axis] - 1) / launch.threads_per_threadgroup[axis];
   }
-  if (launch.lockstep != 0 || launch.fuzz_period != 0) {
-    std::size_t most = launch.group[0] * launch.group[1] * launch.group[2];
+  if (launch.uses_barriers != 0 || launch.fuzz_period != 0) {
+    std::size_t most = launch.threads_per_threadgroup[0] * launch.threads_per_threadgroup[1] * launch.threads_per_threadgroup[2];
     stacks_.emplace();
     threads_.resize(most);
     simd_barriers_.resize((most + simd_width - 1) / simd_width);
@@ -65,9 +65,9 @@ void Threadgroup::describe(metal::uint3 position) {
   serial_ = last_serial.fetch_add(1, std::memory_order_relaxed) + 1;
   threadgroup_bytes_ = 0;
   accesses_.begin(serial_);
-  // Schedule fuzzing depends on the group alone, not on the OS thread that happens to take it.
-  const metal::uint3 groups = common_.threadgroups_per_grid;
-  random_ = Random(seed_ + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
+  // Schedule fuzzing depends on the threadgroup alone, not on the OS thread that happens to take it.
+  const metal::uint3 threadgroups = common_.threadgroups_per_grid;
+  random_ = Random(seed_ + (position.z * threadgroups.y + position.y) * ulong(threadgroups.x) + position.x);
 }
 
 Thread Threadgroup::thread(uint index) const {
@@ -75,9 +75,9 @@ Thread Threadgroup::thread(uint index) const {
   const metal::uint3 size = common_.threads_per_threadgroup;
   t.thread_position_in_threadgroup = {index % size.x, index / size.x % size.y,
                                       index / size.x / size.y};
-  const metal::uint3 group = common_.threadgroup_position_in_grid, full = common_.dispatch_threads_per_threadgroup;
+  const metal::uint3 threadgroup = common_.threadgroup_position_in_grid, full = common_.dispatch_threads_per_threadgroup;
   const metal::uint3 at = t.thread_position_in_threadgroup;
-  t.thread_position_in_grid = {group.x * full.x + at.x, group.y * full.y + at.y, group.z * full.z + at.z};
+  t.thread_position_in_grid = {threadgroup.x * full.x + at.x, threadgroup.y * full.y + at.y, threadgroup.z * full.z + at.z};
   t.thread_index_in_threadgroup = index;
   t.thread_index_in_simdgroup = index % simd_width;
   t.simdgroup_index_in_threadgroup = index / simd_width;
@@ -89,7 +89,7 @@ void Threadgroup::run_lanes() {
 }
 
 void Threadgroup::run_fibers() {
-  group_barrier_ = {.members = n_};
+  threadgroup_barrier_ = {.members = n_};
   for (uint i = 0; i * simd_width < n_; ++i) {
     simd_barriers_[i] = {.members = std::min(simd_width, n_ - i * simd_width)};
   }
@@ -98,7 +98,7 @@ void Threadgroup::run_fibers() {
     alive_[i] = i;
     MetalThread& member = threads_[i];
     member.thread = thread(i);
-    member.group = this;
+    member.threadgroup = this;
     member.finished = false;
     member.barrier = nullptr;
     member.shown = 0;
@@ -106,8 +106,8 @@ void Threadgroup::run_fibers() {
     if (!member.begun) member.fiber.begin((*stacks_)[i], fiber_main, &member);
     member.begun = true;
   }
-  // Under schedule fuzzing any thread is next, or, in half of the groups, a simd-group is as far ahead as the others let it be.
-  const bool one_ahead = launch_.lockstep != 0 && random_.below(2) == 0;
+  // Under schedule fuzzing any thread is next, or, in half of the threadgroups, a simdgroup is as far ahead as the others let it be.
+  const bool one_ahead = launch_.uses_barriers != 0 && random_.below(2) == 0;
   const uint ahead = one_ahead ? random_.below((n_ + simd_width - 1) / simd_width) * simd_width : 0;
   std::size_t next = 0;
   while (!alive_.empty()) {
@@ -139,11 +139,11 @@ std::size_t Threadgroup::next_ready(std::size_t from) const {
 
 void Threadgroup::fiber_main(void* argument) {
   auto& member = *static_cast<MetalThread*>(argument);
-  for (;;) {  // a group each time
+  for (;;) {  // a threadgroup each time
     try {
-      member.group->body_(member.group->buffers_, member.thread);
+      member.threadgroup->body_(member.threadgroup->buffers_, member.thread);
     } catch (const std::exception& error) {
-      member.group->failure_ = error.what();
+      member.threadgroup->failure_ = error.what();
     }
     member.finished = true;
     member.fiber.leave();
@@ -151,8 +151,8 @@ void Threadgroup::fiber_main(void* argument) {
 }
 
 void Threadgroup::require_lockstep(SourceLocation location) const {
-  if (launch_.lockstep == 0) {
-    throw Failure(name(location) + " in a kernel that is not declared with lockstep=True");
+  if (launch_.uses_barriers == 0) {
+    throw Failure(name(location) + " in a kernel that is not declared with uses_barriers=True");
   }
 }
 
@@ -175,9 +175,9 @@ void Threadgroup::arrive(Barrier& barrier, SourceLocation location) {
   current_->barrier = nullptr;
 }
 
-void Threadgroup::arrive_at_group(SourceLocation location, uint flags) {
+void Threadgroup::arrive_at_threadgroup(SourceLocation location, uint flags) {
   require_lockstep(location);
-  arrive(group_barrier_, location);
+  arrive(threadgroup_barrier_, location);
   current_->passed.pass(flags, true);
 }
 
@@ -193,7 +193,7 @@ void Threadgroup::note_access(const void* at, std::size_t bytes, bool writes) {
   const uint thread = member.thread.thread_index_in_threadgroup;
   const char* wrong = accesses_.note(thread, member.passed, reinterpret_cast<std::uintptr_t>(at), bytes, writes);
   if (wrong == nullptr) return;
-  failure_ = "unordered access: thread " + std::to_string(thread) + " of a group " + wrong +
+  failure_ = "unordered access: thread " + std::to_string(thread) + " of a threadgroup " + wrong +
              ", and no barrier of both with the flag of this memory is between them";
   member.fiber.leave();  // for ever; a compiler does not expect an exception here
 }
@@ -214,7 +214,7 @@ void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_f
   std::memset(variable, 0xff, bytes);
   accesses_.add(variable, bytes);
   threadgroup_bytes_ += bytes;
-  if (threadgroup_bytes_ > most_threadgroup_bytes) {
+  if (threadgroup_bytes_ > max_threadgroup_bytes) {
     throw Failure("threadgroup memory of " + std::to_string(threadgroup_bytes_) +
                   " bytes; a GPU has 32768");
   }
@@ -235,8 +235,8 @@ void Threadgroup::report_divergence() const {
     barrier = member.barrier;
     message += "thread " + std::to_string(i) + " waits in " + name(barrier->location) + ", ";
   }
-  throw Failure(message + std::to_string(n_ - alive_.size()) + " of the group's " +
+  throw Failure(message + std::to_string(n_ - alive_.size()) + " of the threadgroup's " +
                 std::to_string(n_) + " threads have returned");
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

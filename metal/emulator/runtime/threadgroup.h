@@ -11,17 +11,17 @@
 #include "shim/launch.h"
 #include "shim/runtime.h"
 
-namespace metal_host {
+namespace metal_emulator {
 
 // Runs threadgroups on one OS thread, one at a time.
 class Threadgroup {
  public:
   Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone);
 
-  // Runs the group at `position`, counted in groups. Throws Failure.
+  // Runs the threadgroup at `position`, counted in threadgroups. Throws Failure.
   void run(metal::uint3 position);
 
-  void arrive_at_group(SourceLocation location, uint flags);
+  void arrive_at_threadgroup(SourceLocation location, uint flags);
   void arrive_at_simdgroup(SourceLocation location, uint flags);
   Values publish(const void* value, uint bytes, SourceLocation location);
   void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
@@ -39,12 +39,12 @@ class Threadgroup {
   struct MetalThread {
     Fiber fiber;
     Thread thread;
-    Threadgroup* group;
-    bool begun = false;  // its fiber, which serves one group after another
+    Threadgroup* threadgroup;
+    bool begun = false;  // its fiber, which serves one threadgroup after another
     bool finished;
     const Barrier* barrier;  // where it waits, or null
     ulong openings;    // of the barrier when it came
-    ulong shown;       // how many values it has shown to its simd-group
+    ulong shown;       // how many values it has shown to its simdgroup
     Passed passed;
   };
 
@@ -62,7 +62,7 @@ class Threadgroup {
   void* const* buffers_;
   const Launch& launch_;
   bool alone_;
-  Thread common_{};  // what all threads of the group have in common
+  Thread common_{};  // what all threads of the threadgroup have in common
   uint n_ = 0;
   ulong serial_ = 0;
   std::size_t threadgroup_bytes_ = 0;
@@ -72,9 +72,9 @@ class Threadgroup {
   std::optional<Stacks> stacks_;
   std::vector<MetalThread> threads_;
   std::vector<uint> alive_;  // indices of members that have not returned
-  Barrier group_barrier_;
+  Barrier threadgroup_barrier_;
   std::vector<Barrier> simd_barriers_;
-  // Values shown, of each simd-group in turn: two sets, because the first threads show the next value
+  // Values shown, of each simdgroup in turn: two sets, because the first threads show the next value
   // while the last still read this one.
   std::vector<std::byte> shown_;
   MetalThread* current_ = nullptr;
@@ -82,4 +82,4 @@ class Threadgroup {
   std::optional<std::string> failure_;
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

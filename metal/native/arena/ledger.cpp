@@ -66,7 +66,7 @@ bool TicketLedger::move(uint64_t ticket, uint32_t owner, TicketState from, Ticke
 // Every finisher tries, with any ticket, so that a death before the last line loses nothing. One ring
 // of turns passes all tickets that were done at the start, since each turn saw the watermark rise.
 //
-// Fence: of two workers that finish neighbouring tickets at once, each might else read the other's slot as it
+// Fence: of two workers that finish neighboring tickets at once, each might else read the other's slot as it
 // was before, and no process would move the watermark. After the later of two fences, a worker sees the writes
 // before the earlier one.
 void TicketLedger::advance() {

@@ -189,8 +189,8 @@ struct Scratch {
   Buffer k, v, q_rows, q_lanes, scores, result, rows, spare;
 
   explicit Scratch(const AttentionShape& s)
-      : k(uninitialised(s.L * s.DH)), v(uninitialised(s.L * s.DH)), scores(uninitialised(s.L * kLanes)) {
-    for (Buffer* buffer : {&q_rows, &q_lanes, &result, &rows, &spare}) *buffer = uninitialised(kLanes * s.DH);
+      : k(uninitialized(s.L * s.DH)), v(uninitialized(s.L * s.DH)), scores(uninitialized(s.L * kLanes)) {
+    for (Buffer* buffer : {&q_rows, &q_lanes, &result, &rows, &spare}) *buffer = uninitialized(kLanes * s.DH);
   }
 };
 
@@ -235,11 +235,11 @@ struct GradientScratch : Scratch {
 
   explicit GradientScratch(const AttentionShape& s)
       : Scratch(s),
-        dP(uninitialised(s.L * kLanes)),
-        d_lanes(uninitialised(kLanes * s.DH)),
-        d_rows(uninitialised(kLanes * s.DH)),
-        dk(uninitialised(s.L * s.DH)),
-        dv(uninitialised(s.L * s.DH)) {}
+        dP(uninitialized(s.L * kLanes)),
+        d_lanes(uninitialized(kLanes * s.DH)),
+        d_rows(uninitialized(kLanes * s.DH)),
+        dk(uninitialized(s.L * s.DH)),
+        dv(uninitialized(s.L * s.DH)) {}
 };
 
 void backward_head(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,

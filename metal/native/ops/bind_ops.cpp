@@ -54,7 +54,7 @@ void bind_ops(nb::module_& parent) {
   m.def("bfloat16_kernel", &bfloat16_kernel,
         "Which product of bfloat16: 'amx' or 'avx512bf16', or one of these, which then takes longer than with floats.");
   m.def("has_blas", &has_blas, "Whether the system's BLAS multiplies large matrices here, as Accelerate does on a Mac.");
-  m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
+  m.def("empty", &empty, "shape"_a, "An uninitialized float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",

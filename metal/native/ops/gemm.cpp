@@ -22,7 +22,7 @@ constexpr Index kDepth = 256;
 constexpr Index kAhead = 16;  // steps of k whose elements are fetched ahead
 
 // A row of tiles; the next 32 columns of B begin `panel` floats on. In a product of bfloat16 a float of A or B holds two
-// of them, neighbours along k.
+// of them, neighbors along k.
 struct Tiles {
   const float *a, *b;
   float* c;
@@ -301,9 +301,9 @@ namespace {
 void by_panels(const Kernel& own, Index M, Index N, Index K, Index unit, const float* A, Index am, Index ak,
                const float* panels, float* C, Index ldc, bool accumulate) {
   // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together; about equal parts of K.
-  constexpr Index kCols = 512, kMost = 512;
+  constexpr Index kCols = 512, kMaxDepth = 512;
   const Index block = 336 / own.height * own.height;
-  const Index parts = std::max<Index>(1, (K + kMost - 1) / kMost), part = ((K + parts - 1) / parts + unit - 1) / unit * unit;
+  const Index parts = std::max<Index>(1, (K + kMaxDepth - 1) / kMaxDepth), part = ((K + parts - 1) / parts + unit - 1) / unit * unit;
   for (Index m0 = 0; m0 < M; m0 += block)
     for (Index n0 = 0; n0 < N; n0 += kCols) {
       const Index rows = std::min(block, M - m0), cols = std::min(kCols, N - n0);
@@ -364,11 +364,11 @@ Index vnni_steps(Index K) { return (K + 2 * kUnit - 1) / (2 * kUnit) * kUnit; }
 void vnni_panels(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
                  Index ldc, bool accumulate) {
   const Index pairs = vnni_steps(K), ld = pairs + kUnit;  // rows of a power of two would share few sets of a cache
-  const Buffer rows = uninitialised(M * ld);
+  const Buffer rows = uninitialized(M * ld);
   if (ak == 1) {
     for (Index m = 0; m < M; ++m) vnni_row(K, A + m * am, &rows[m * ld], pairs);
   } else {
-    const Buffer columns = uninitialised(pairs * M);
+    const Buffer columns = uninitialized(pairs * M);
     vnni_rows(K, M, A, ak, columns.get(), M, pairs);
     transpose(columns.get(), M, pairs, M, rows.get(), ld);
   }
@@ -414,7 +414,7 @@ MLXHOG_CLONES void pack(Index K, Index N, const float* from, Index k_step, Index
 void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
                 float* panels) {
   const Index pairs = vnni_steps(K);
-  const Buffer columns = n_step == 1 ? nullptr : uninitialised(K * kPanel);
+  const Buffer columns = n_step == 1 ? nullptr : uninitialized(K * kPanel);
   for (Index panel = first; panel < last; ++panel) {
     const Index n0 = panel * kPanel, cols = std::min(kPanel, N - n0);
     const float* from_panel = from + n0 * n_step;

@@ -21,7 +21,7 @@ inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kP
 // Packs panels [first, last) of B[k, n] = from[k * k_step + n * n_step]; one of the steps is 1.
 void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
-// The same for a product in bfloat16, VNNI-packed: pairs of numbers, neighbours along k, in the place of floats, up to
+// The same for a product in bfloat16, VNNI-packed: pairs of numbers, neighbors along k, in the place of floats, up to
 // the next multiple of 32 along k. For K of 16 or more they fit in `packed_floats`.
 void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 

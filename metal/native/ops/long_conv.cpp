@@ -26,7 +26,7 @@ constexpr Index kTile = 4;  // outputs, and inputs, of a tile: 16 products for 1
 class Sequence {
  public:
   explicit Sequence(Index S)
-      : rows_((S + kTile - 1) / kTile * kTile), data_(uninitialised((rows_ + kTile) * kLaneCount)) {
+      : rows_((S + kTile - 1) / kTile * kTile), data_(uninitialized((rows_ + kTile) * kLaneCount)) {
     clear();
   }
 

@@ -27,7 +27,7 @@ struct LossSum {
 
 constexpr Index kRows = 64;
 constexpr Index kTile = 14;            // rows of gemm's highest tile
-constexpr Index kLeast = 18 * kTile;   // rows that amortize one load and store of all of dW
+constexpr Index kMinRows = 18 * kTile;   // rows that amortize one load and store of all of dW
 constexpr Index kLogits = 1 << 20;     // floats of logits that a shared cache keeps
 
 struct Partition {
@@ -114,8 +114,8 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
 LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const float* W,
                              const std::int32_t* labels, const float* log_inclusion, float* dx, float* dW,
                              bool bfloat16, int threads) {
-  const Index at_once = std::max(kLeast, kLogits / std::max<Index>(1, V) / kTile * kTile);
-  const Buffer logits = uninitialised(std::min(rows, at_once) * V);
+  const Index at_once = std::max(kMinRows, kLogits / std::max<Index>(1, V) / kTile * kTile);
+  const Buffer logits = uninitialized(std::min(rows, at_once) * V);
   LossSum total;
   for (Index first = 0; first == 0 || first < rows; first += at_once) {  // without rows the gradients are 0
     const Index count = std::min(at_once, rows - first);

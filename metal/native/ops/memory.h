@@ -17,7 +17,7 @@ struct FreeLines {
 // Not initialized, and aligned to a cache line: vector loads that cross lines cost 10 % of gemm's speed.
 using Buffer = std::unique_ptr<float[], FreeLines>;
 
-inline Buffer uninitialised(Index count) { return Buffer(new (std::align_val_t(kLine)) float[count]); }
+inline Buffer uninitialized(Index count) { return Buffer(new (std::align_val_t(kLine)) float[count]); }
 
 // Lets malloc keep freed blocks for the next step (glibc; process-wide); false where malloc has no such switch.
 // Saves 5 % of a step.

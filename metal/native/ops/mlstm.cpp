@@ -333,7 +333,7 @@ MLXHOG_CLONES void negative_sigmoids(const float* f, Index stride, Index L, floa
 
 // r_t becomes the gradient of M_t = max(lf_t + M_t-1, i_t) with all that later stabilizers owe to it; dm is that of
 // the stabilizer after the chunk, and becomes that of the one before it.
-void chain_stabilisers(const ChunkGates& g, Index L, float* r, double* dm) {
+void chain_stabilizers(const ChunkGates& g, Index L, float* r, double* dm) {
   for (Index t = L - 1; t >= 0; --t) {
     r[t] = static_cast<float>(*dm += r[t]);
     if (g.opened[t] || g.starts(t)) *dm = 0;
@@ -391,7 +391,7 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     const Index until = gates.until, from = gates.from;
     output_gradients(saved.h + v_at, dh_all + v_at, v_ld, saved.den + gate_at, s.NH, gates.floor.data(), s.eps,
                      L, DV, u.data(), e.data(), r.data());
-    chain_stabilisers(gates, L, r.data(), &dm);
+    chain_stabilizers(gates, L, r.data(), &dm);
     scaled_rows(q, k_ld, until, DK, gates.w.data(), scale, queries.data());
     scaled_rows(k + from * k_ld, k_ld, L - from, DK, gates.y.data() + from, 1.0f, keys.data());
 

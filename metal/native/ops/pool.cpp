@@ -118,8 +118,8 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& ta
     for (Index i = 0; i < count; ++i) task(i);
     return;
   }
-  constexpr int kMostThreads = 1024;  // of one process; an absurd number asks for no more
-  Owner::owner().pool->run(count, std::min(threads, kMostThreads), task);
+  constexpr int kMaxThreads = 1024;  // of one process; an absurd number asks for no more
+  Owner::owner().pool->run(count, std::min(threads, kMaxThreads), task);
 }
 
 MLXHOG_CLONES void add_to(Index count, const float* x, float* sum) {

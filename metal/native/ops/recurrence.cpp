@@ -38,8 +38,8 @@ struct Chunk {
   const RecurrenceShape& s;
   const Index PK = whole_lanes(s.DK), PV = whole_lanes(s.DV), length = (s.chunk() + 2) * PK;
   Index L = 0;
-  Buffer rows = uninitialised(kRowKinds * length), beta = uninitialised(s.chunk()), decay = uninitialised(s.chunk());
-  Buffer v = uninitialised(s.chunk() * PV), held = uninitialised(s.chunk() * PV), dh = uninitialised(s.chunk() * PV);
+  Buffer rows = uninitialized(kRowKinds * length), beta = uninitialized(s.chunk()), decay = uninitialized(s.chunk());
+  Buffer v = uninitialized(s.chunk() * PV), held = uninitialized(s.chunk() * PV), dh = uninitialized(s.chunk() * PV);
 
   const float* row(Row kind, Index t) const { return &rows[kind * length + (t + 1) * PK]; }
 
@@ -192,10 +192,10 @@ struct Backward {
   Chunk chunk;
   Buffer S, S_T, dS, dS_T, history, dv, dx, written, sums[kRowKinds];
 
-  explicit Backward(const RecurrenceShape& s) : chunk{s}, history(uninitialised((s.chunk() + 1) * kRows * kLaneCount)) {
-    for (Buffer* buffer : {&S, &S_T, &dS, &dS_T}) *buffer = uninitialised(chunk.PK * chunk.PV);
-    for (Buffer* buffer : {&dv, &dx, &written}) *buffer = uninitialised(s.chunk() * chunk.PV);
-    for (Buffer& buffer : sums) buffer = uninitialised(s.chunk() * chunk.PK);
+  explicit Backward(const RecurrenceShape& s) : chunk{s}, history(uninitialized((s.chunk() + 1) * kRows * kLaneCount)) {
+    for (Buffer* buffer : {&S, &S_T, &dS, &dS_T}) *buffer = uninitialized(chunk.PK * chunk.PV);
+    for (Buffer* buffer : {&dv, &dx, &written}) *buffer = uninitialized(s.chunk() * chunk.PV);
+    for (Buffer& buffer : sums) buffer = uninitialized(s.chunk() * chunk.PK);
   }
 };
 
@@ -309,8 +309,8 @@ struct Forward {
   Buffer S, S_T, h;
 
   explicit Forward(const RecurrenceShape& s)
-      : chunk{s}, S(uninitialised(chunk.PK * chunk.PV)), S_T(uninitialised(s.by_value ? chunk.PK * chunk.PV : 0)),
-        h(uninitialised(s.chunk() * std::max(chunk.PK, chunk.PV))) {}
+      : chunk{s}, S(uninitialized(chunk.PK * chunk.PV)), S_T(uninitialized(s.by_value ? chunk.PK * chunk.PV : 0)),
+        h(uninitialized(s.chunk() * std::max(chunk.PK, chunk.PV))) {}
 };
 
 void forward_head(const RecurrenceShape& s, const RecurrenceInputs& in, Index b, Index head, Forward& work, float* h,
@@ -448,7 +448,7 @@ void bind_recurrence(nb::module_& m) {
                 "recurrence_grad: give a gradient for each input, and for no other");
         const RecurrenceInputs in{q, k, v, log_decay, beta, read, removal, nullptr};
         const RecurrenceGradients grad{dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state};
-        // The gates' gradients are one float per head: neighbours share lines, whatever the width of the heads.
+        // The gates' gradients are one float per head: neighbors share lines, whatever the width of the heads.
         const Index width = s.removal == Removal::own_key ? 1 : std::min(s.DK, s.DV);
         for_each_head(s.B, s.NH, width, threads, [&] { return Backward(s); },
                       [&](Index b, Index head, Backward& work) {

@@ -40,8 +40,8 @@ struct System {
   Index P;
   Buffer S, k, ridge, x, rest, direction, image;
 
-  explicit System(Index D) : P(whole_lanes(D)), S(uninitialised(P * P)) {
-    for (Buffer* vector : {&k, &ridge, &x, &rest, &direction, &image}) *vector = uninitialised(P);
+  explicit System(Index D) : P(whole_lanes(D)), S(uninitialized(P * P)) {
+    for (Buffer* vector : {&k, &ridge, &x, &rest, &direction, &image}) *vector = uninitialized(P);
   }
 };
 

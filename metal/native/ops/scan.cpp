@@ -60,13 +60,13 @@ struct Chunk {
   Chunk(const ScanShape& s, const ScanInputs& in)
       : CP(whole_lanes(s.C)),
         NP(s.whole_rows()),
-        A(uninitialised(NP * CP)),
-        u(uninitialised(kChunk * CP)),
-        dt(uninitialised(kChunk * CP)),
-        dy(uninitialised(kChunk * CP)),
-        Bt(uninitialised(kChunk * NP)),
-        Ct(uninitialised(kChunk * NP)),
-        decays(uninitialised(kChunk * NP * kLaneCount)) {
+        A(uninitialized(NP * CP)),
+        u(uninitialized(kChunk * CP)),
+        dt(uninitialized(kChunk * CP)),
+        dy(uninitialized(kChunk * CP)),
+        Bt(uninitialized(kChunk * NP)),
+        Ct(uninitialized(kChunk * NP)),
+        decays(uninitialized(kChunk * NP * kLaneCount)) {
     to_lanes(s, in.A, A.get());
   }
 
@@ -175,7 +175,7 @@ MLXHOG_CLONES void chunk_backward(const Chunk& c, Index channel, Index n, const 
 void forward_row(const ScanShape& s, const ScanInputs& in, Index b, float* y, float* last, float* kept) {
   Chunk c(s, in);
   const Index state = c.NP * c.CP;
-  const Buffer S = uninitialised(state), sums = uninitialised(kChunk * c.CP);
+  const Buffer S = uninitialized(state), sums = uninitialized(kChunk * c.CP);
   to_lanes(s, in.state ? in.state + b * s.C * s.N : nullptr, S.get());
   for (Index n = 0; n < s.chunks(); ++n) {
     c.load_inputs(s, in, b, n);
@@ -213,8 +213,8 @@ void backward_row(const ScanShape& s, const ScanInputs& in, const float* kept, c
                   Index b, const ScanGradients& grad, float* dA) {
   Chunk c(s, in);
   const Index state = c.NP * c.CP, steps = kChunk * c.CP, entries = kChunk * c.NP * kLaneCount;
-  const Buffer dS = uninitialised(state), dx = uninitialised(steps), ddt = uninitialised(steps);
-  const Buffer dB = uninitialised(entries), dC = uninitialised(entries);
+  const Buffer dS = uninitialized(state), dx = uninitialized(steps), ddt = uninitialized(steps);
+  const Buffer dB = uninitialized(entries), dC = uninitialized(entries);
   to_lanes(s, d_last ? d_last + b * s.C * s.N : nullptr, dS.get());
   for (Index n = s.chunks() - 1; n >= 0; --n) {
     const Index row = b * s.S + n * kChunk;

@@ -22,7 +22,7 @@ struct SlstmRows {
 // -- forward
 
 constexpr Index kPanel = 32;       // columns that one pass of the matrix product covers
-constexpr Index kMostRows = 14;    // sequences that share one pass over R
+constexpr Index kMaxRows = 14;    // sequences that share one pass over R
 constexpr Index kWorthPanels = 4;  // steps from which on cutting them costs less than it gains
 
 // The products h R^T of a head. For many steps R^T is kept, (DH, 4 DH), cut into panels of columns so that a product
@@ -109,7 +109,7 @@ void forward_rows(const SlstmShape& s, const SlstmInputs& in, const SlstmState& 
 
 SlstmRows::SlstmRows(const SlstmShape& s, int threads) {
   const Index idle = std::min(s.B, (threads + s.NH - 1) / s.NH);  // tasks that each head should give
-  blocks = std::max((s.B + kMostRows - 1) / kMostRows, idle);
+  blocks = std::max((s.B + kMaxRows - 1) / kMaxRows, idle);
   rows = (s.B + blocks - 1) / blocks;
   blocks = (s.B + rows - 1) / rows;
 }
@@ -252,7 +252,7 @@ void slstm_forward(const SlstmShape& s, const SlstmInputs& in, const SlstmState&
 void bind_slstm(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
-  m.attr("SLSTM_TAPE") = static_cast<Index>(kSlstmTape);
+  m.attr("SLSTM_SAVED") = static_cast<Index>(kSlstmTape);
   const std::string tape = "tape: B S NH " + std::to_string(kSlstmTape) + " DH, ";
   def(m, "slstm",
       "i f z o: B S NH DH, R: NH 4*DH DH, b: 4*NH*DH, starts: B S, h: B S NH DH, " + tape +

@@ -1,6 +1,6 @@
 // Adds at scattered elements of one parameter, under the parameter's own exclusion unit.
 //
-// The elements are ascending, so that those behind one lock are neighbours: the lock is taken once for all of
+// The elements are ascending, so that those behind one lock are neighbors: the lock is taken once for all of
 // them, and all other writers of the parameter (whole, by rows, or scattered) take the same one.
 #pragma once
 

@@ -73,7 +73,7 @@ void read_floats(Flat dst, Values src, std::optional<Values> last, std::optional
   float* own = floats_of("own_prev", own_prev, floats);
   const float first = static_cast<float>(a), second = static_cast<float>(b);
   const auto part = [&](std::size_t i, std::size_t n) {
-    if (u != nullptr) mlxhog_look_ahead(to + i, from + i, u + i, before + i, first, second, n);
+    if (u != nullptr) mlxhog_extrapolate(to + i, from + i, u + i, before + i, first, second, n);
     else if (own != nullptr) mlxhog_predict(to + i, from + i, own + i, first, n);
     else mlxhog_copy(to + i, from + i, n);
   };
@@ -97,7 +97,7 @@ void bind_turns(nb::module_& m) {
       .def("settle", [](TurnsObject& self) { self.turns.settle(); }, "End the access that a torn step left.")
       .def_prop_ro("done", [](const TurnsObject& self) { return self.turns.done(); }, "Accesses of this step so far.");
   m.attr("TURNS_HEAD") = Turns::kHead;
-  m.def("follow_turns",
+  m.def("attach_turns",
         [](LocksObject& locks, TurnsObject& turns) {
           require(turns.next.size() == locks.locks.size(), "turns of ", turns.next.size(),
                   " lock words, the locks have ", locks.locks.size());

@@ -79,7 +79,7 @@ void step(const std::string& name, const std::vector<double>& own, const Write& 
   require(last.has_value() == prev.has_value(), "last and prev: wanted both or neither");
   require(!last || !(rows || pending), "only steps that are written to dense parameters are recorded");
   const Place place = place_of(locks, mode, flat, offset, g.size(), rows, true);
-  std::array<float, kMostRates> rates;
+  std::array<float, kMaxRates> rates;
   std::transform(own.begin(), own.end(), rates.begin(), single);
   const auto [lr, scale, coupled, decoupled] = write;
   const float of_write[] = {single(lr), single(scale), single(coupled), single(decoupled)};
@@ -191,7 +191,7 @@ void bind_updates(nb::module_& m) {
         parallel_for(static_cast<Index>(xs.size()), threads, [&](Index i) {
           const Index height = sizes.at("R_j", i), cols = sizes.at("C_j", i);
           if (height == 0 || cols == 0) return;
-          const Buffer x = uninitialised(height * cols);  // is scaled on the way
+          const Buffer x = uninitialized(height * cols);  // is scaled on the way
           std::copy_n(xs[i], height * cols, x.get());
           const Index together = rows == 0 ? height : std::min(height, rows);
           for (Index row = 0; row < height; row += together)

@@ -1,4 +1,4 @@
-// The updates' SIMD code on shared floats: built without link-time optimisation, fused multiply-add, errno
+// The updates' SIMD code on shared floats: built without link-time optimization, fused multiply-add, errno
 // of sqrt, and loops turned into memcpy (see CMakeLists.txt).
 #include "elements.h"
 
@@ -54,7 +54,7 @@ MLXHOG_SIMD void mlxhog_predict(float* __restrict dst, const float* __restrict s
   compiler_barrier();
 }
 
-MLXHOG_SIMD void mlxhog_look_ahead(float* __restrict dst, const float* __restrict src,
+MLXHOG_SIMD void mlxhog_extrapolate(float* __restrict dst, const float* __restrict src,
                                    const float* __restrict last, const float* __restrict prev, float a, float b,
                                    std::size_t n) {
   compiler_barrier();

@@ -27,7 +27,7 @@ void mlxhog_copy(float* dst, const float* src, std::size_t n);
 // dst = src + coef * (src - prev); prev = src
 void mlxhog_predict(float* dst, const float* src, float* prev, float coef, std::size_t n);
 // dst = src + (a * last - b * prev)
-void mlxhog_look_ahead(float* dst, const float* src, const float* last, const float* prev, float a, float b,
+void mlxhog_extrapolate(float* dst, const float* src, const float* last, const float* prev, float a, float b,
                        std::size_t n);
 // prev = last; last = d
 void mlxhog_record(float* last, float* prev, const float* d, std::size_t n);

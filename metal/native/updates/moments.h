@@ -10,7 +10,7 @@
 
 namespace mlxhog {
 
-inline constexpr std::size_t kMostMoments = 4, kMostRates = 12;
+inline constexpr std::size_t kMaxMoments = 4, kMaxRates = 12;
 
 struct Kernel {
   std::string_view name;

@@ -9,8 +9,8 @@ namespace {
 WorkerEntry* table_of(const LocksObject::Table& table, std::uint32_t slot) {
   require(table.size() % sizeof(WorkerEntry) == 0 && reinterpret_cast<std::uintptr_t>(table.data()) % 8 == 0,
           "worker table of ", table.size(), " bytes: wanted a multiple of ", sizeof(WorkerEntry), ", 8-byte aligned");
-  constexpr std::size_t kMost = std::numeric_limits<std::uint16_t>::max();  // slots that a lock word can name
-  const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMost);
+  constexpr std::size_t kMaxSlots = std::numeric_limits<std::uint16_t>::max();  // slots that a lock word can name
+  const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMaxSlots);
   require(slot > 0 && slot <= slots, "worker slot ", slot, ": wanted 1 to ", slots, ", the entries of the worker table");
   return reinterpret_cast<WorkerEntry*>(table.data());
 }

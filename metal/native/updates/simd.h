@@ -1,7 +1,7 @@
-// Vectorised loops over shared floats: several SIMD widths of one function, and the access to an element.
+// Vectorized loops over shared floats: several SIMD widths of one function, and the access to an element.
 //
 // Only for loops whose operations are each correctly rounded and never fused: then every width gives the same bits.
-// Files that use `element` are built with the element options of CMakeLists.txt (no link-time optimisation, no loops
+// Files that use `element` are built with the element options of CMakeLists.txt (no link-time optimization, no loops
 // turned into memcpy).
 #pragma once
 

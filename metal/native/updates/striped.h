@@ -14,14 +14,14 @@
 
 namespace mlxhog {
 
-inline constexpr std::size_t kLeastStripes = 32;   // of a task: waking a thread costs a tenth of their time
+inline constexpr std::size_t kMinStripes = 32;   // of a task: waking a thread costs a tenth of their time
 inline constexpr std::size_t kTasksPerThread = 4;  // a thread that loses its core holds up a quarter of its share
 
-// Cuts `n` stripes into runs of neighbours and calls run(from, to) of each, beginning with one that `seed` chooses.
+// Cuts `n` stripes into runs of neighbors and calls run(from, to) of each, beginning with one that `seed` chooses.
 template <class Run>
 void in_runs(std::size_t n, std::uint64_t seed, int threads, const Run& run) {
   const std::size_t most = threads > 1 ? kTasksPerThread * static_cast<std::size_t>(threads) : 1;
-  const std::size_t runs = std::min(most, n / kLeastStripes);
+  const std::size_t runs = std::min(most, n / kMinStripes);
   if (runs <= 1) return run(std::size_t{0}, n);
   const std::size_t start = scatter(seed) % runs;
   const auto task = [&](Index k) {

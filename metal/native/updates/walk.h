@@ -22,7 +22,7 @@ inline bool takes_locks(Mode mode) { return mode == Mode::lossless || mode == Mo
 
 inline constexpr std::ptrdiff_t kStripes = -1;  // row parameters give their first lock word instead
 
-// The splitmix64 finaliser: neighbouring seeds start far apart.
+// The splitmix64 finalizer: neighboring seeds start far apart.
 inline std::uint64_t scatter(std::uint64_t seed) {
   seed += 0x9e3779b97f4a7c15ull;
   seed = (seed ^ seed >> 30) * 0xbf58476d1ce4e5b9ull;

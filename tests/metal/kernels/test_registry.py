@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mlxhog.metal.kernel import read_source, whole_text
+from mlxhog.metal.kernel import amalgamated_source, read_source
 from mlxhog.metal.registry import KERNELS, instances
 from tests.pairs import each_of
 from tools import dump
@@ -26,7 +26,7 @@ def test_the_text_of_every_kernel_is_that_of_mlx_but_for_its_name():
     for kernel, instance in instances():
         name, text = kernel.entry(instance), dump.mlx_text(kernel, instance)
         own = re.sub(rf"\bcustom_kernel_{name}\w*\(", f"{name}(", text)
-        assert own.split() == whole_text(kernel, instance).split(), name
+        assert own.split() == amalgamated_source(kernel, instance).split(), name
 
 
 PROMISES_BITS = sorted(name for name, kernel in KERNELS.items() if kernel.rtol == 0)

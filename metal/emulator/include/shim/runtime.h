@@ -3,7 +3,7 @@
 
 #include "shim/types.h"
 
-namespace metal_host {
+namespace metal_emulator {
 
 constexpr uint simd_width = 32;
 
@@ -14,12 +14,12 @@ struct SourceLocation {
   int line;
 };
 
-// Waits until every thread of the threadgroup (simd-group) stands at the same location. Throws where the
+// Waits until every thread of the threadgroup (simdgroup) stands at the same location. Throws where the
 // kernel was not declared to meet, or where threads stand apart for ever. `flags` are Metal's.
-void wait_for_group(SourceLocation location, uint flags);
+void wait_for_threadgroup(SourceLocation location, uint flags);
 void wait_for_simdgroup(SourceLocation location, uint flags);
 
-// The values of a simd-group's existing threads, 16 bytes for each, valid until the thread meets others again.
+// The values of a simdgroup's existing threads, 16 bytes for each, valid until the thread meets others again.
 struct Values {
   const std::byte* bytes;
   uint self;
@@ -61,7 +61,7 @@ void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
 // Before a thread reads or writes memory; ends the launch where no barrier orders that, see `runtime/accesses.h`.
 void note_access(const void* at, std::size_t bytes, bool writes);
 
-// Schedule fuzzing: whether another thread of the group runs first. `fuzzed_launches` are running now; a launch without it
+// Schedule fuzzing: whether another thread of the threadgroup runs first. `fuzzed_launches` are running now; a launch without it
 // beside them never switches.
 extern int fuzzed_launches;
 void switch_at_random();
@@ -71,4 +71,4 @@ inline void race_point() {
     switch_at_random();
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

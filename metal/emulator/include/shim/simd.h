@@ -1,4 +1,4 @@
-// Functions of a simd-group that our kernels use: 32 threads, fewer in the last of a ragged group. Every thread shows its
+// Functions of a simdgroup that our kernels use: 32 threads, fewer in the last of a ragged threadgroup. Every thread shows its
 // value to the others; those that do not exist contribute nothing.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace metal {
 #define MLXHOG_REDUCTION(NAME, LAST, COMBINE)                     \
   template <typename T>                                           \
   T NAME(T value, MLXHOG_HERE) {                                  \
-    auto lanes = metal_host::published(value, {#NAME, file, line});   \
+    auto lanes = metal_emulator::published(value, {#NAME, file, line});   \
     T a = lanes[0];                                               \
     for (uint lane = 1; lane <= LAST; ++lane) {                   \
       T b = lanes[lane];                                          \
