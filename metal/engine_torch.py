@@ -85,10 +85,6 @@ class MPSEngine(MetalEngine):
         ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type
         return str(value.dtype).removeprefix("torch.") if ours and value.is_contiguous() else None
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        """A tensor of zeros."""
-        return torch.zeros(shape, dtype=getattr(torch, dtype), device=self._device)
-
     def start(self, launch: Launch, threadgroup: Size) -> list[torch.Tensor]:
         """Launch a kernel of MPS; wait for one that writes an input."""
         kernel = launch.kernel

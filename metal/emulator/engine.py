@@ -72,10 +72,6 @@ class EmulatorEngine(MetalEngine):
         flat = isinstance(value, np.ndarray) and value.flags.c_contiguous
         return str(value.dtype) if flat else None
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """An array of zeros."""
-        return np.zeros(shape, dtype)
-
     def start(self, launch: Launch, threadgroup: Size) -> Sequence[NDArray[Any]]:
         """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
         kernel = launch.kernel

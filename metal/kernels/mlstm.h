@@ -8,7 +8,8 @@
 //     h_t = (s w_t q_t C + sum_j A_tj v_j) / (max(|den_t|, exp(-M_t)) + eps)
 //
 // n follows C with 1 in place of v. Where `starts` (B, S) is not 0 a document starts: the state before that position
-// counts as zero, m too, and sums and maxima begin there; `since_t` is where, see mlstm_first. Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
+// counts as zero, m too, and sums and maxima begin there; `since_t` is where, see mlstm_first.
+// Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 #pragma once
 
 #include "mlstm_shape.h"

@@ -1,9 +1,8 @@
 """The mLSTM cell: three launches forward, `mlstm.h`, and four backward, `mlstm_backward.h`.
 
 Forward they compute gates, states and outputs, backward denominators, states, scores and outputs,
-these by products of tiles in threadgroup memory. Arrays keep the layout of the model, so that
-nothing is transposed; a last chunk that is shorter is handled in the kernels, so that nothing is
-padded.
+these by products of tiles in threadgroup memory. Arrays keep the layout of the model, and a last
+chunk may be shorter: nothing is transposed or padded.
 
 Backward, the stabilizers m and M are constants. The gradient of M, on which h depends through eps,
 is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in

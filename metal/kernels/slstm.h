@@ -31,9 +31,8 @@ inline void slstm_pre(const device float* G, const device float* R_T, const devi
                       thread float* gates) {
   const uint units = s.NH * s.DH, own = head * s.DH + unit, matrix = s.DH * s.DH;
   for (uint g = 0; g < 4; ++g) gates[g] = G[((b * s.S + t) * 4 + g) * units + own] + bias[g * units + own];
-  for (uint j = 0; j < past; ++j) {
+  for (uint j = 0; j < past; ++j)
     for (uint g = 0; g < 4; ++g) gates[g] += R_T[(head * 4 + g) * matrix + j * s.DH + unit] * h[j];
-  }
   for (uint g = 0; g < 4; ++g) pre[((b * s.S + t) * 4 + g) * units + own] = gates[g];
 }
 
@@ -87,8 +86,7 @@ inline void slstm_backward(const device float* R, const device float* c0, const 
                            const device float* n, const device float* m, const device float* pre,
                            const device float* dh, const device float* dc_last, const device float* dn_last,
                            const device float* dm_last, device float* dG, device float* dh0, device float* dc0,
-                           device float* dn0, device float* dm0, SlstmShape s, threadgroup float* shared_dG,
-                           uint3 id) {
+                           device float* dn0, device float* dm0, SlstmShape s, threadgroup float* shared_dG, uint3 id) {
   const uint unit = id.x, b = id.y / s.NH, head = id.y % s.NH, start = id.y * s.DH + unit, units = s.NH * s.DH;
   const uint last = (b * s.S + s.S - 1) * units + head * s.DH + unit;
   float dh_through = 0.0f, dc = dc_last[start], dn = dn_last[start];
@@ -119,8 +117,7 @@ inline void slstm_backward(const device float* R, const device float* c0, const 
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every dG is written
     dh_through = 0.0f;
-    for (uint row = 0; row < 4 * s.DH; ++row)
-      dh_through += R[(head * 4 * s.DH + row) * s.DH + unit] * shared_dG[row];
+    for (uint row = 0; row < 4 * s.DH; ++row) dh_through += R[(head * 4 * s.DH + row) * s.DH + unit] * shared_dG[row];
     dc *= by.F;
     dn *= by.F;
     if (by.by_input) free = 0.0f;

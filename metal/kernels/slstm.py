@@ -1,10 +1,9 @@
 """The sLSTM cell over a whole sequence in one launch, and its gradient in another (`slstm.h`).
 
-Time is sequential, so a head of a sequence is one threadgroup, a thread per unit; a GPU allows
-at most 1024. It has memory for the next number of units in `UNITS`. The recurrent
-matrices are read from device memory, through its cache, neighboring threads from neighboring
-addresses: forward transposed, backward as they are. Their gradient and that of the bias are sums
-over all positions; the caller computes them by one matrix product, which adds in a fixed order:
+Time is sequential, so a head of a sequence is one threadgroup, a thread per unit; a GPU allows at
+most 1024. It has memory for the next number of units in `UNITS`. Adjacent threads read adjacent
+addresses of the recurrent matrices: forward transposed, backward as they are. Their gradient and
+that of the bias are sums over all positions, by one matrix product of the caller, in a fixed order:
 
     dR[:, g] = sum_t dG[t, g] h[t - 1]^T        dbias = sum_t dG[t]
 

@@ -1,7 +1,7 @@
 """A process for trials that may crash it, such as a framework's operations on shared memory.
 
-It ends when its parent closes it or ends. Its output goes to a file. It runs one function after the
-other, and keeps objects for later ones (an engine, a writer). A function may ask its parent.
+It runs one function after the other, and keeps objects for later ones (an engine, a writer). Its
+output goes to a file. It ends when its parent closes it or ends.
 """
 
 import os

@@ -11,8 +11,7 @@ A log of a worker is a sequence of records, appended and never changed:
     u32   CRC-32 of the payload
     ...   payload: u8 index in `KINDS`, then each field behind its length (u32), as `_FIELDS` says
 
-Accesses to shared parameters are numbered under each lock (`metal/native/updates/turns.h` calls the
-numbers turns). Those of a step are nearly equal, so they are compressed.
+Accesses to shared parameters are numbered under each lock (turns, `metal/native/updates/turns.h`).
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ KINDS: Final = (Begin, RecordedStep, Torn)
 
 
 def _packed(array: Accesses) -> bytes:
-    """Compressed by planes: first the lowest byte of each number, last the highest."""
+    """Compress by byte planes, lowest first: the turns of a step are nearly equal."""
     return zlib.compress(array.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
 
 

@@ -13,8 +13,8 @@ its connection, and sends one more byte if it needs snapshots: the run publishes
 readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
-other requests on. The supervisor polls for them (`pop_requests`), and never waits
-for a client. It holds the lock of its run, so a socket that it finds there is of a dead one.
+other requests on. The supervisor polls for them (`pop_requests`), and never waits for a client. It
+holds the lock of its run, so a socket that it finds there is of a dead one.
 """
 
 import contextlib

@@ -11,13 +11,13 @@ void Accesses::add(const void* variable, std::size_t bytes) {
   variables_.push_back({reinterpret_cast<std::uintptr_t>(variable), bytes, word});
 }
 
-bool Accesses::is_ordered(const Mark& before, const Mark& now) {
+bool Accesses::is_ordered(const Access& before, const Access& now) {
   return before.thread == now.thread || now.threadgroup_passed > before.threadgroup_passed ||
          (before.simdgroup == now.simdgroup && now.simdgroup_passed > before.simdgroup_passed);
 }
 
-void Accesses::note_read(Word& word, const Mark& now) const {
-  Mark& read = word.read;
+void Accesses::note_read(Word& word, const Access& now) const {
+  Access& read = word.read;
   if (word.read_in != serial_ || read.threadgroup_passed != now.threadgroup_passed) {
     word.read_in = serial_, read = now;
     return;
@@ -33,7 +33,7 @@ const char* Accesses::note(uint thread, const Passed& passed, std::uintptr_t at,
   for (const Variable& variable : variables_)
     if (at - variable.at < variable.bytes)
       space = kThreadgroup, word = &threadgroup_[variable.word + (at - variable.at) / 4];
-  const Mark now{thread, thread / simd_width, passed.threadgroup[space], passed.simdgroup[space]};
+  const Access now{thread, thread / simd_width, passed.threadgroup[space], passed.simdgroup[space]};
   const std::uintptr_t end = (at + bytes) / 4;
   for (std::uintptr_t own = at / 4; own < end; ++own) {  // nothing smaller than a word is watched
     if (space == kDevice) {

@@ -1,10 +1,10 @@
-// Which barriers order the accesses of a threadgroup's threads to memory. A barrier orders those to the memory that its flags
-// name, and no others: behind one with the wrong flag a GPU may still show what was there before.
+// Which barriers order the accesses of a threadgroup's threads to memory. A barrier orders those to the memory that its
+// flags name, and no others: behind one with the wrong flag a GPU may still show what was there before.
 //
-// A read is refused of a word that another thread of the threadgroup has written, and so is a write to a word of threadgroup
-// memory that another has read, with no barrier of both between them that has the memory's flag. The order in which
-// this thread runs them does not matter. Accesses are told by the calls that a compiler puts before each for a kernel's
-// address sanitizer (`build.py`); of device memory the last words that the threadgroup has written are known.
+// A read is refused of a word that another thread of the threadgroup has written, and so is a write to a word of
+// threadgroup memory that another has read, with no barrier of both between them that has the memory's flag. The order
+// in which this thread runs them does not matter. Accesses are told by the calls that a compiler puts before each for a
+// kernel's address sanitizer (`build.py`); of device memory the last words that the threadgroup has written are known.
 #pragma once
 
 #include <cstdint>
@@ -43,21 +43,21 @@ class Accesses {
   static constexpr uint kSeveral = ~0u;
 
   // When a word was accessed: by which thread, or by several, of which simdgroup, or of several.
-  struct Mark {
+  struct Access {
     uint thread, simdgroup, threadgroup_passed, simdgroup_passed;
   };
   struct Word {
     ulong written_in = 0, read_in = 0;  // the threadgroup's serial
     std::uintptr_t at = 0;
-    Mark write{}, read{};
+    Access write{}, read{};
   };
   struct Variable {
     std::uintptr_t at;
     std::size_t bytes, word;
   };
 
-  static bool is_ordered(const Mark& before, const Mark& now);
-  void note_read(Word& word, const Mark& now) const;
+  static bool is_ordered(const Access& before, const Access& now);
+  void note_read(Word& word, const Access& now) const;
 
   ulong serial_ = 0;
   std::vector<Word> device_, threadgroup_;

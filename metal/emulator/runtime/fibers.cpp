@@ -8,8 +8,7 @@ namespace metal_emulator {
 namespace {
 
 // makecontext passes ints, so pointers travel in halves.
-void start(unsigned function_high, unsigned function_low, unsigned argument_high,
-           unsigned argument_low) {
+void start(unsigned function_high, unsigned function_low, unsigned argument_high, unsigned argument_low) {
   auto joined = [](unsigned high, unsigned low) {
     return static_cast<std::uintptr_t>(static_cast<std::uint64_t>(high) << 32 | low);
   };
@@ -27,8 +26,7 @@ void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
   auto at = reinterpret_cast<std::uintptr_t>(function);
   auto with = reinterpret_cast<std::uintptr_t>(argument);
   makecontext(&inside_, reinterpret_cast<void (*)()>(start), 4, static_cast<unsigned>(at >> 32),
-              static_cast<unsigned>(at), static_cast<unsigned>(with >> 32),
-              static_cast<unsigned>(with));
+              static_cast<unsigned>(at), static_cast<unsigned>(with >> 32), static_cast<unsigned>(with));
 }
 
 void Fiber::enter() { swapcontext(&outside_, &inside_); }

@@ -32,9 +32,9 @@ struct Workers {
   Body body;
   void* const* buffers;
   const Launch& launch;
-  metal::uint3 threadgroups;
+  Thread common{};                   // what all threads have in common
   std::vector<std::uint32_t> order;  // of threadgroups; empty: ascending
-  std::uint32_t n_threadgroups;
+  std::uint32_t n_threadgroups = 1;
   std::atomic<unsigned> n_threads{1};
   std::atomic<unsigned> present{0};
   std::atomic<std::uint32_t> next{0};
@@ -46,19 +46,16 @@ struct Workers {
     present.fetch_add(1);
     while (present.load() < n_threads) sched_yield();
     try {
-      Threadgroup threadgroup(body, buffers, launch, n_threads == 1);
+      Threadgroup threadgroup(body, buffers, launch, common, n_threads == 1);
       here = &threadgroup;
       while (!failed.load(std::memory_order_relaxed)) {
-        std::uint32_t taken = next.fetch_add(1, std::memory_order_relaxed);
-        if (taken >= n_threadgroups) break;
-        std::uint32_t i = order.empty() ? taken : order[taken];
-        threadgroup.run({i % threadgroups.x, i / threadgroups.x % threadgroups.y, i / threadgroups.x / threadgroups.y});
+        const std::uint32_t claimed = next.fetch_add(1, std::memory_order_relaxed);
+        if (claimed >= n_threadgroups) break;
+        threadgroup.run(position_in(common.threadgroups_per_grid, order.empty() ? claimed : order[claimed]));
       }
     } catch (const std::exception& error) {
       std::lock_guard guard(message_lock);
-      if (!failed.exchange(true)) {
-        std::snprintf(launch.message, launch.message_bytes, "%s", error.what());
-      }
+      if (!failed.exchange(true)) std::snprintf(launch.message, launch.message_bytes, "%s", error.what());
     }
     here = nullptr;
   }
@@ -67,24 +64,21 @@ struct Workers {
 }  // namespace
 
 int run(Body body, void* const* buffers, const Launch& launch) {
-  auto threadgroups_along = [&](int axis) {
-    return (launch.grid[axis] + launch.threads_per_threadgroup[axis] - 1) / launch.threads_per_threadgroup[axis];
-  };
-  Workers workers{.body = body,
-            .buffers = buffers,
-            .launch = launch,
-            .threadgroups = {threadgroups_along(0), threadgroups_along(1), threadgroups_along(2)},
-            .order = {},
-            .n_threadgroups = threadgroups_along(0) * threadgroups_along(1) * threadgroups_along(2),
-            .message_lock = {}};
+  Workers workers{.body = body, .buffers = buffers, .launch = launch, .order = {}, .message_lock = {}};
+  for (uint axis = 0; axis < 3; ++axis) {
+    const uint grid = launch.grid[axis], full = launch.threads_per_threadgroup[axis];
+    workers.common.threads_per_grid[axis] = grid;
+    workers.common.dispatch_threads_per_threadgroup[axis] = full;
+    workers.n_threadgroups *= workers.common.threadgroups_per_grid[axis] = (grid + full - 1) / full;
+  }
   workers.n_threads = std::max(1u, std::min(launch.os_threads, workers.n_threadgroups));
   if (launch.fuzz_period != 0) {
     workers.order.resize(workers.n_threadgroups);
     std::iota(workers.order.begin(), workers.order.end(), 0u);
     Random(launch.seed).shuffle(workers.order.data(), workers.n_threadgroups);
   }
-  const int chaotic = launch.fuzz_period != 0 ? 1 : 0;
-  __atomic_fetch_add(&fuzzed_launches, chaotic, __ATOMIC_RELAXED);
+  const int is_fuzzed = launch.fuzz_period != 0;
+  __atomic_fetch_add(&fuzzed_launches, is_fuzzed, __ATOMIC_RELAXED);
   std::vector<std::thread> others;
   try {
     for (unsigned i = 1; i < workers.n_threads; ++i) others.emplace_back([&] { workers.work(); });
@@ -93,7 +87,7 @@ int run(Body body, void* const* buffers, const Launch& launch) {
   }
   workers.work();
   for (std::thread& thread : others) thread.join();
-  __atomic_fetch_sub(&fuzzed_launches, chaotic, __ATOMIC_RELAXED);
+  __atomic_fetch_sub(&fuzzed_launches, is_fuzzed, __ATOMIC_RELAXED);
   return workers.failed ? 1 : 0;
 }
 

@@ -15,6 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../updates/cas_add.h"
 #include "../updates/locks.h"
 
 // For a problem's prefetch(): else GCC finds that the function has no effect, and drops the calls.
@@ -61,11 +62,7 @@ struct Lossless : Relaxed {
 
   template <class F>
   void update(float* p, F f) const {
-    float seen = load(p), next;
-    do {
-      next = f(seen);
-      // Relaxed: each element is a sum of its own; nothing else is published through it.
-    } while (!__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    update_by_cas(p, f);
   }
   template <class F>
   void update(float* const* p, std::size_t n, F f) const {

@@ -74,9 +74,8 @@ class Board {
   // Wait until every worker that is not gone has read at least `reads` gradients; false if stopped.
   bool await_reads(std::uint64_t reads_wanted) const {
     return await([&] {
-      for (std::uint32_t r = 0; r < workers_; ++r) {
+      for (std::uint32_t r = 0; r < workers_; ++r)
         if (reads(r) < reads_wanted) return false;
-      }
       return true;
     });
   }
@@ -104,11 +103,8 @@ class Board {
     for (int spin = 0;; ++spin) {
       if (ready()) return true;
       if (stopped()) return false;
-      if (spin < kSpins) {
-        pause_cpu();
-      } else {
-        sched_yield();
-      }
+      if (spin < kSpins) pause_cpu();
+      else sched_yield();
     }
   }
 

@@ -125,7 +125,7 @@ class Loop {
 
   // row -= pull * other + shrink * own
   MLXHOG_INLINE void subtract(float* row, float pull, const float* other, float shrink, const float* own) const {
-    element::compiler_barrier();
+    const element::LoopFence fence;
     for (std::size_t j = 0; j < width(); j += kRowStep) {
       Vector now, towards, old;
       load(now, row + j);
@@ -134,7 +134,6 @@ class Loop {
       now -= pull * towards + shrink * old;
       store(row + j, now);
     }
-    element::compiler_barrier();
   }
 
   const Completion& p_;

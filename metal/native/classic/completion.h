@@ -2,8 +2,7 @@
 //
 //   sum over ratings of (L_u . R_v - Z)^2 + mu / (2 d_u) |L_u|^2 + mu / (2 d_v) |R_v|^2
 //
-// One example moves both rows, from their old values; its bits do not depend on the
-// machine's vector width.
+// One example moves both rows, from their old values; its bits do not depend on the machine's vector width.
 #pragma once
 
 #include <algorithm>

@@ -26,11 +26,10 @@
 // `frozen` asks that write() takes nothing from x as it is then: others have written since read(). Otherwise
 // terms that only scale a coordinate (shrinking) may take its newest value. With one worker there is none.
 //
-// Promises. One worker of any scheme gives the bits of serial SGD. round_robin and sync
-// give the same bits in every run with the same orders. A stop ends every loop within kBetweenChecks examples
-// and every wait at once, except for a lock, which ends with its owner's write or death. Nothing of
-// `lossless` and `aig` is lost. Each element is old or new, never torn.
-// Source: Niu et al. 2011 (round-robin and AIG).
+// Promises. One worker of any scheme gives the bits of serial SGD. round_robin and sync give the same bits in every run
+// with the same orders. A stop ends every loop within kBetweenChecks examples and every wait at once, except for a
+// lock, which ends with its owner's write or death. Nothing of `lossless` and `aig` is lost. Each element is old or
+// new, never torn. Source: Niu et al. 2011 (round-robin and AIG).
 #pragma once
 
 #include <algorithm>
@@ -55,9 +54,9 @@ struct Scheme {
   Locks* locks;  // null where the kind takes none
   std::size_t row_word0;
   std::uint32_t rank;
-  std::size_t hot;     // hot_cold: coordinates in the head
-  std::size_t period;  // hot_cold: examples between two merges
-  float* probe;        // null, or a counter raised by 1 the way this scheme writes
+  std::size_t hot;              // hot_cold: coordinates in the head
+  std::size_t period;           // hot_cold: examples between two merges
+  float* probe;                 // null, or a counter raised by 1 the way this scheme writes
   std::size_t probe_every = 1;  // one of this number of examples of this worker
   std::size_t probe_seen = 0;
 };
@@ -85,11 +84,8 @@ struct Share {
 template <class Access>
 inline void raise_probe(Scheme& scheme, const Access& access, std::size_t examples) {
   if (scheme.probe == nullptr) return;
-  for (std::size_t k = 0; k < examples; ++k) {
-    if (++scheme.probe_seen % scheme.probe_every == 0) {
-      access.update(scheme.probe, [](float v) { return v + 1.0f; });
-    }
-  }
+  for (std::size_t k = 0; k < examples; ++k)
+    if (++scheme.probe_seen % scheme.probe_every == 0) access.update(scheme.probe, [](float v) { return v + 1.0f; });
 }
 
 // The loop of the schemes without turns; `write(examples, b, scratch)` follows each read.
@@ -267,19 +263,14 @@ template <class P>
 std::size_t run(Scheme& scheme, P& problem, const Share& share) {
   switch (scheme.kind) {
     case Kind::private_copy:
-    case Kind::racy:
-      return run_free(scheme, problem, share, Relaxed{});
-    case Kind::lossless:
-      return run_free(scheme, problem, share, Lossless{{}, scheme.locks, scheme.row_word0});
+    case Kind::racy: return run_free(scheme, problem, share, Relaxed{});
+    case Kind::lossless: return run_free(scheme, problem, share, Lossless{{}, scheme.locks, scheme.row_word0});
     case Kind::hot_cold:
       if constexpr (HasHead<P>) return run_hot_cold(scheme, problem, share);
       return 0;  // the binding has refused it
-    case Kind::aig:
-      return run_locked(scheme, problem, share);
-    case Kind::round_robin:
-      return run_round_robin(scheme, problem, share);
-    case Kind::sync:
-      return run_sync(scheme, problem, share);
+    case Kind::aig: return run_locked(scheme, problem, share);
+    case Kind::round_robin: return run_round_robin(scheme, problem, share);
+    case Kind::sync: return run_sync(scheme, problem, share);
   }
   return 0;
 }

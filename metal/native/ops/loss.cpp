@@ -140,11 +140,8 @@ void check_labels(Index n, Index V, const std::int32_t* labels) {
 using Loss = std::pair<double, Index>;
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_loss(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   def(m, "cross_entropy", "logits: N... V, labels: N, log_inclusion: V, gradient: N... V",
       "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) less log_inclusion, and the count "
       "of labels other than -100; the sum's gradient with respect to the raw logits.",
@@ -171,3 +168,5 @@ void bind_loss(nb::module_& m) {
         in_pieces(sizes["N"], 65536, threads, [=](Index at, Index n) { scale(n, factor, x + at); });
       }, "factor"_a);
 }
+
+}  // namespace mlxhog

@@ -1,5 +1,5 @@
-// Memory of the operators: intermediate results, and requests to the system. Every step allocates and frees activations,
-// and a block that malloc returned to the kernel costs a page fault for every 4 KiB at its next use.
+// Memory of the operators: intermediate results, and requests to the system. Every step allocates and frees
+// activations, and a block that malloc returned to the kernel costs a page fault for every 4 KiB at its next use.
 #pragma once
 
 #include <memory>

@@ -29,6 +29,11 @@ using Index = std::ptrdiff_t;
 inline constexpr Index kLaneCount = 16;
 using Lanes = float __attribute__((vector_size(sizeof(float) * kLaneCount)));
 
+// Sixteen floats in memory, at any address: `lanes(p)` is a value to read or assign.
+using UnalignedLanes = float __attribute__((vector_size(sizeof(Lanes)), aligned(sizeof(float)), may_alias));
+MLXHOG_INLINE const UnalignedLanes& lanes(const float* at) { return *reinterpret_cast<const UnalignedLanes*>(at); }
+MLXHOG_INLINE UnalignedLanes& lanes(float* at) { return *reinterpret_cast<UnalignedLanes*>(at); }
+
 inline Index whole_lanes(Index count) { return (count + kLaneCount - 1) / kLaneCount * kLaneCount; }
 
 template <class Vector>
@@ -40,7 +45,7 @@ MLXHOG_INLINE void store(const Vector& from, float* to) {
   __builtin_memcpy(to, &from, sizeof(Vector));
 }
 
-// The same of the first `count` numbers, if the vector has more; the others are zero.
+// The first `count` numbers, if the vector has more; the others are zero.
 template <class Vector>
 MLXHOG_INLINE void load(const float* from, Vector& to, Index count) {
   if (count * sizeof(float) >= sizeof(Vector)) return load(from, to);

@@ -1,10 +1,9 @@
 // Element-wise kernels on shared float32 arrays, with SIMD and without locks.
 //
-// Concurrency: another process may read or write the shared arrays meanwhile. Elements never tear (each is
-// one aligned 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous
-// increments of one element may be lost. Shared: `w`, `src`, `last` and `prev`.
-// Every kernel loads each shared element once and stores it once, rounds every operation separately, and so
-// gives the same bits in every SIMD width.
+// Concurrency: another process may read or write the shared arrays meanwhile. Elements never tear (each is one aligned
+// 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous increments of one element
+// may be lost. Shared: `w`, `src`, `last` and `prev`. Every kernel loads each shared element once and stores it once,
+// rounds every operation separately, and so gives the same bits in every SIMD width.
 //
 // MLXHOG_ATOMIC_KERNELS=1 makes every access to a shared element a relaxed atomic: defined behaviour for
 // threads of one process (thread sanitizer), the same bits, several times slower.

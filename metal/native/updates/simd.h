@@ -39,14 +39,16 @@ MLXHOG_INLINE float load(const float* p) {
 }
 MLXHOG_INLINE void store(float* p, float x) { __atomic_store(p, &x, __ATOMIC_RELAXED); }
 #else
-// Plain accesses, so that the loops vectorize. No other thread of this program accesses these elements meanwhile
-// (one worker is one process, and its threads share none); a vector access is single-copy atomic per aligned 4-byte
-// lane.
+// Plain accesses, so that the loops vectorize. No other thread of this program accesses these elements meanwhile (one
+// worker is one process, and its threads share none); a vector access is single-copy atomic per aligned 4-byte lane.
 MLXHOG_INLINE float load(const float* p) { return *p; }
 MLXHOG_INLINE void store(float* p, float x) { *p = x; }
 #endif
 
-// Nothing of the loop may move across the lock and unlock around the call.
-MLXHOG_INLINE void compiler_barrier() { asm volatile("" ::: "memory"); }
+// Nothing of a loop in its scope may move across the lock and unlock around the call.
+struct LoopFence {
+  MLXHOG_INLINE LoopFence() { asm volatile("" ::: "memory"); }
+  MLXHOG_INLINE ~LoopFence() { asm volatile("" ::: "memory"); }
+};
 
 }  // namespace mlxhog::element

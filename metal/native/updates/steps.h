@@ -68,12 +68,12 @@ struct Step {
   float *last = nullptr, *prev = nullptr, *pending = nullptr, *out = nullptr;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
-    for (std::size_t i = 0; i < n; i += kStripe) take(p + i, q + i, std::min(kStripe, n - i), false);
+    for (std::size_t i = 0; i < n; i += kStripe) apply_stripe(p + i, q + i, std::min(kStripe, n - i), false);
   }
-  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { take(p, q, n, true); }
+  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { apply_stripe(p, q, n, true); }
 
  private:
-  void take(std::size_t p, std::size_t q, std::size_t n, bool by_cas) const {
+  void apply_stripe(std::size_t p, std::size_t q, std::size_t n, bool by_cas) const {
     float room[kStripe], d[kStripe];
     const float* u = moments.direction(p, q, n, out != nullptr ? out + q : room, by_cas);
     if (out != nullptr) return;

@@ -1,9 +1,8 @@
 // Passes over whole arrays by several threads of a worker: the write of a dense parameter, and reads.
 //
-// Every element follows from its own values alone, so the bits are those of one thread. No two threads have an element
-// in common, and each holds one lock at a time. A call returns when all threads are done, so the ledger, the marks and
-// the version around it mean what they mean with one thread. A death meanwhile leaves a stripe of each thread half
-// written, under locks that name the worker: others take them over one by one.
+// No two threads have an element in common, so the bits are those of one thread, and each holds one lock at a time. A
+// call returns when all threads are done: ledger, seqlock counters and version around it mean what they mean with one
+// thread. A death leaves a stripe of each thread half written, under locks that others take over one by one.
 #pragma once
 
 #include <algorithm>
@@ -46,7 +45,7 @@ void walk_dense(Locks* locks, Mode mode, std::size_t offset, std::size_t count, 
   const std::size_t first = offset / kStripe, end = offset + count;
   if (mode == Mode::in_turn) threads = 1;  // turns have an order, threads have none
   in_runs(stripes(end) - first, seed, threads, [&](std::size_t from, std::size_t to) {
-    // Release: a process that sees a write of this thread also sees the marks that its caller has set (control.h).
+    // Release: a process that sees a write of this thread also sees the seqlock counters of its caller.
     __atomic_thread_fence(__ATOMIC_RELEASE);
     const std::size_t low = std::max(offset, (first + from) * kStripe), high = std::min(end, (first + to) * kStripe);
     walk_stripes(locks, mode, offset, low - offset, low - offset, high - low, seed, step);

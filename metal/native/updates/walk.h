@@ -64,13 +64,20 @@ void each_locked(Locks& locks, std::size_t n, std::size_t start, WordOf word_of,
   }
 }
 
-// The same, each in its turn and in this order. Never inlined, so that it changes no code of the other modes.
+// Each in its turn and in this order. Never inlined, so that it changes no code of the other modes.
 template <class WordOf, class Run>
 __attribute__((noinline)) void each_in_turn(Locks& locks, std::size_t n, std::size_t start, WordOf word_of, Run run) {
   for (std::size_t k = 0; k < n; ++k) {
     const std::size_t i = rotated(k, start, n);
-    locks.turns->take(locks, word_of(i), [&] { run(i); });
+    locks.turns->access(locks, word_of(i), [&] { run(i); });
   }
+}
+
+// One of the two, by the mode.
+template <class WordOf, class Run>
+void each_in_mode(Locks& locks, Mode mode, std::size_t n, std::size_t start, WordOf word_of, Run run) {
+  if (mode == Mode::in_turn) each_in_turn(locks, n, start, word_of, run);
+  else each_locked(locks, n, start, word_of, run);
 }
 
 template <class Step>
@@ -97,8 +104,9 @@ void walk_stripes(Locks* locks, Mode mode, std::size_t offset, std::size_t p, st
   const auto cas = [&](std::size_t p_, std::size_t q_, std::size_t n) { write_by_cas(step, p_, q_, n); };
   switch (mode) {
     case Mode::lossless:
-      each_locked(*locks, blocks, start, [&](std::size_t i) { return first + i; },
-                  [&](std::size_t i) { cut(i, i + 1, add); });
+    case Mode::in_turn:
+      each_in_mode(*locks, mode, blocks, start, [&](std::size_t i) { return first + i; },
+                   [&](std::size_t i) { cut(i, i + 1, add); });
       break;
     case Mode::racy:
       cut(start, blocks, add);
@@ -107,10 +115,6 @@ void walk_stripes(Locks* locks, Mode mode, std::size_t offset, std::size_t p, st
     case Mode::cas:
       cut(start, blocks, cas);
       cut(0, start, cas);
-      break;
-    case Mode::in_turn:
-      each_in_turn(*locks, blocks, start, [&](std::size_t i) { return first + i; },
-                   [&](std::size_t i) { cut(i, i + 1, add); });
       break;
   }
 }
@@ -122,16 +126,10 @@ void walk_rows(Locks* locks, Mode mode, std::size_t offset, std::size_t width, s
   if (rows == 0 || width == 0) return;
   const auto row_of = [&](std::size_t k) { return index == nullptr ? k : static_cast<std::size_t>(index[k]); };
   const std::size_t start = scatter(seed) % rows;
-  if (mode == Mode::lossless && word0 != kStripes) {
-    each_locked(*locks, rows, start, [&](std::size_t k) { return static_cast<std::size_t>(word0) + row_of(k); },
-                [&](std::size_t k) { step.apply(row_of(k) * width, k * width, width); });
-    return;
-  }
-  if (mode == Mode::in_turn && word0 != kStripes) {
-    each_in_turn(*locks, rows, start, [&](std::size_t k) { return static_cast<std::size_t>(word0) + row_of(k); },
-                 [&](std::size_t k) { step.apply(row_of(k) * width, k * width, width); });
-    return;
-  }
+  if (takes_locks(mode) && word0 != kStripes)
+    return each_in_mode(*locks, mode, rows, start,
+                        [&](std::size_t k) { return static_cast<std::size_t>(word0) + row_of(k); },
+                        [&](std::size_t k) { step.apply(row_of(k) * width, k * width, width); });
   for (std::size_t k = 0; k < rows; ++k) {
     const std::size_t i = rotated(k, start, rows);
     walk_stripes(locks, mode, offset, row_of(i) * width, i * width, width, seed, step);

@@ -88,7 +88,7 @@ def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):
         "#endif\n"
         "#include_next <ucontext.h>\n"
     )
-    source = build.HOST / "runtime" / "fibers.cpp"
+    source = build.FOLDER / "runtime" / "fibers.cpp"
     command = ["g++", *build._FLAGS, *build._APPLE_FLAGS, f"-I{tmp_path}", "-D__APPLE__", "-S"]
     text = subprocess.run(
         [*command, str(source), "-o", "-"], check=True, capture_output=True, text=True

@@ -33,8 +33,8 @@ REFUSED = {
     ),
     "shared is read-only; the kernel writes it in place": count(probes.ATOMIC_COUNT, READ_ONLY, 16),
     # threads at two barriers, and at one that others never reach
-    r"divergent barrier: thread 32 .*meeting\.h:26.*h:24": on(probes.DIVERGENT, ONES, returns=0),
-    r"divergent barrier: .*meeting\.h:24, 32 of the group's 64 threads have": on(
+    r"divergent barrier: thread 32 .*meeting\.h:25.*h:23": on(probes.DIVERGENT, ONES, returns=0),
+    r"divergent barrier: .*meeting\.h:23, 32 of the threadgroup's 64 threads have": on(
         probes.DIVERGENT, ONES, returns=1
     ),
     r"simd_sum at .*meeting\.h:\d+ in a kernel .*uses_barriers=True": on(UNDECLARED[0], ONES),

@@ -1,6 +1,6 @@
 // Metal's atomics that our kernels use: relaxed loads, stores and adds of 32-bit words in device memory. Left out on
-// purpose, so that using them does not compile: what no Apple GPU has (other orders, 64-bit words), and compare-exchange
-// on floats (Metal compares them as floats, so a NaN never matches itself and the loop never ends).
+// purpose, so that using them does not compile: what no Apple GPU has (other orders, 64-bit words), and
+// compare-exchange on floats (Metal compares them as floats, so a NaN never matches itself and the loop never ends).
 #pragma once
 
 #include "shim/runtime.h"

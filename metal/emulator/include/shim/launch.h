@@ -1,4 +1,4 @@
-// How a kernel library and the runtime meet; translate.py puts this before every Metal text.
+// The interface of a kernel library and the runtime; translate.py puts this before every Metal text.
 #pragma once
 
 #include "shim/types.h"
@@ -28,7 +28,7 @@ struct Launch {
   std::uint32_t grid[3];   // threads
   std::uint32_t threads_per_threadgroup[3];  // threads
   std::uint32_t os_threads;
-  std::uint32_t uses_barriers;      // threads of a threadgroup may meet
+  std::uint32_t uses_barriers;
   std::uint32_t fuzz_period;  // threads switch at one of this number of race points; 0: never
   std::uint32_t message_bytes;
   std::uint64_t seed;

@@ -1,5 +1,5 @@
-// Functions of a simdgroup that our kernels use: 32 threads, fewer in the last of a ragged threadgroup. Every thread shows its
-// value to the others; those that do not exist contribute nothing.
+// Functions of a simdgroup that our kernels use: 32 threads, fewer in the last of a ragged threadgroup. Every thread
+// publishes its value to the others; those that do not exist contribute nothing.
 #pragma once
 
 #include "shim/runtime.h"

@@ -1,6 +1,5 @@
 // Adds for tests of the emulator: an atomic one, and one that loses updates.
-#ifndef MLXHOG_TEST_COUNTING_H
-#define MLXHOG_TEST_COUNTING_H
+#pragma once
 
 #include <metal_stdlib>
 using namespace metal;
@@ -24,5 +23,3 @@ inline void plain_count(const device float* shared, float step, uint words, devi
 }
 
 }  // namespace mlxhog
-
-#endif

@@ -1,6 +1,5 @@
 // Threads that meet: barriers and simdgroup functions, right and wrong.
-#ifndef MLXHOG_TEST_MEETING_H
-#define MLXHOG_TEST_MEETING_H
+#pragma once
 
 #include <metal_stdlib>
 using namespace metal;
@@ -30,16 +29,8 @@ inline void divergent(const device float* x, device float* y, uint returns, uint
 
 // A barrier of a threadgroup with some flags, or of a simdgroup.
 inline void meet(uint flags, uint of_simdgroup) {
-  if (of_simdgroup != 0) {
-    if (flags == 0) simdgroup_barrier(mem_flags::mem_none);
-    if (flags == 1) simdgroup_barrier(mem_flags::mem_device);
-    if (flags == 2) simdgroup_barrier(mem_flags::mem_threadgroup);
-    return;
-  }
-  if (flags == 0) threadgroup_barrier(mem_flags::mem_none);
-  if (flags == 1) threadgroup_barrier(mem_flags::mem_device);
-  if (flags == 2) threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (flags == 3) threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+  if (of_simdgroup != 0) simdgroup_barrier(static_cast<mem_flags>(flags));
+  else threadgroup_barrier(static_cast<mem_flags>(flags));
 }
 
 // y[i] = x of the next thread of the simdgroup, or of the threadgroup, through threadgroup memory.
@@ -78,5 +69,3 @@ inline void unwritten(const device float* x, device float* y, threadgroup float*
 }
 
 }  // namespace mlxhog
-
-#endif
