@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "blas.h"
+#include "gemm.h"
 #include "linear.h"
 #include "newton_schulz.h"
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "locks.h"
-#include "striped.h"
+#include "walk.h"
 
 using namespace mlxhog;
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 // The other way is in the assembler's words for ELF, which Apple's does not know.
 #if !defined(__x86_64__) || defined(__APPLE__) || defined(MLXHOG_UCONTEXT)

@@ -11,7 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "failure.h"
 #include "random.h"
 #include "shim/launch.h"
 #include "threadgroup.h"

@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <stdexcept>
 #include <utility>
-
-#include "failure.h"
 
 namespace metal_emulator {
 namespace {
@@ -17,6 +16,15 @@ constexpr std::size_t set_bytes = simd_width * 16;
 constexpr uint os_switch_period = 64;
 
 std::atomic<ulong> last_serial{0};
+
+// Why a launch failed. Thrown inside a Metal thread, caught before it ends, reported to Python.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::string name(const SourceLocation& location) {
+  return std::string(location.call) + " at " + location.file + ":" + std::to_string(location.line);
+}
 
 bool same(const SourceLocation& a, const SourceLocation& b) {
   return a.line == b.line && std::strcmp(a.call, b.call) == 0 && std::strcmp(a.file, b.file) == 0;

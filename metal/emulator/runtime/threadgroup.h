@@ -24,7 +24,7 @@ class Threadgroup {
   // `common`: what all threads of the launch have in common.
   Threadgroup(Body body, void* const* buffers, const Launch& launch, const Thread& common, bool alone);
 
-  // Runs the threadgroup at `position`, counted in threadgroups. Throws Failure.
+  // Runs the threadgroup at `position`, counted in threadgroups. Throws an exception that says why it failed.
   void run(metal::uint3 position);
 
   void arrive_at_threadgroup(SourceLocation location, uint flags);

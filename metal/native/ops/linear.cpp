@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "blas.h"
 #include "gemm.h"
 #include "rows.h"
 

@@ -4,7 +4,6 @@
 // S^2 / 2 products a channel, sixteen channels at once: faster than transforms up to about 1,000 positions, and each
 // entry's error is relative to its own terms.
 #include <algorithm>
-#include <string>
 
 #include "gemm.h"
 #include "memory.h"

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <utility>
 
-#include "blas.h"
 #include "gemm.h"
 #include "rows.h"
 

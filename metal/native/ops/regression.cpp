@@ -4,7 +4,6 @@
 // after `steps` steps, or when the rest is 1e-7 of q. Work is split over B and heads.
 #include <algorithm>
 #include <limits>
-#include <string>
 
 #include "recurrence.h"
 #include "rows.h"

@@ -5,7 +5,6 @@
 // before it. Work is split over B. Source: Gu and Dao 2023, Mamba, arXiv:2312.00752.
 #include <algorithm>
 #include <string>
-#include <vector>
 
 #include "gemm.h"
 #include "rows.h"

@@ -1,7 +1,6 @@
 #include "shared_arrays.h"
 
 #include <limits>
-#include <utility>
 
 namespace mlxhog {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "../ops/shapes.h"
 #include "locks.h"
-#include "striped.h"
+#include "walk.h"
 
 namespace mlxhog {
 
