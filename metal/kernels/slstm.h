@@ -8,9 +8,8 @@
 //
 // Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero.
 //
-// Layouts: G and pre (B, S, 4, NH, DH), R (NH, 4, DH, DH) from the last index to the one before, R_T the other way
-// round, bias (4, NH, DH), h, c, n, m (B, S, NH, DH) and a state (B, NH, DH). So neighboring threads, which are
-// neighboring units, read neighboring floats of R_T for R h, and of R for its transpose times dG.
+// Shapes are in slstm.py; adjacent threads are adjacent units, and read adjacent floats of R_T for R h, and of R for its
+// transpose times dG.
 //
 // For gradients m is constant, since h does not depend on the scale of c and n; the gradient of m from the last state
 // itself, `free`, follows max(i, lf) back to one gate. That is exact.

@@ -1,10 +1,7 @@
-// Which barriers order the accesses of a threadgroup's threads to memory. A barrier orders those to the memory that its
-// flags name, and no others: behind one with the wrong flag a GPU may still show what was there before.
-//
-// A read is refused of a word that another thread of the threadgroup has written, and so is a write to a word of
-// threadgroup memory that another has read, with no barrier of both between them that has the memory's flag. The order
-// in which this thread runs them does not matter. Accesses are told by the calls that a compiler puts before each for a
-// kernel's address sanitizer (`build.py`); of device memory the last words that the threadgroup has written are known.
+// A barrier orders the accesses to the memory that its flags name, and no others. A read is refused of a word that another
+// thread of the threadgroup has written, and so is a write to a word of threadgroup memory that another has read, if no
+// barrier of both with the memory's flag is between them, in whatever order they happen to run. The compiler's calls for
+// a kernel's address sanitizer report accesses (`build.py`); of device memory the last written words are known.
 #pragma once
 
 #include <cstdint>

@@ -29,9 +29,8 @@ class Stacks {
   std::byte* base_;
 };
 
-// One suspended computation. `enter` runs it from the side of the scheduler, `leave` returns there
-// from inside; it continues at the next `enter`. Its function never returns: it leaves for ever.
-// To begin one is slow on Apple's arm64, where makecontext zeroes the whole stack (capnproto 1387).
+// One suspended computation. The scheduler runs it by `enter` until it calls `leave`; its function never returns. To
+// begin one is slow on Apple's arm64, where makecontext zeroes the whole stack (capnproto 1387).
 class Fiber {
  public:
   void begin(std::byte* stack, void (*function)(void*), void* argument);
@@ -40,11 +39,9 @@ class Fiber {
 
  private:
 #ifdef MLXHOG_FIBERS_BY_UCONTEXT
-  ucontext_t inside_;
-  ucontext_t outside_;
+  ucontext_t inside_, outside_;
 #else
-  void* inside_;  // stack pointers
-  void* outside_;
+  void *inside_, *outside_;  // stack pointers
 #endif
 };
 

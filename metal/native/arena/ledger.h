@@ -1,7 +1,5 @@
-// The ticket ledger's atomics: the holder of each ticket. Pointers and sizes only.
-//
-// The state machine, the words and the reasoning are in the docstring of mlxhog/arena/ledger.py.
-// Here a ticket is its number since the beginning of training, `epoch * n + ticket`.
+// The ticket ledger's atomics. The state machine, the words and the reasoning are in the docstring of
+// mlxhog/arena/ledger.py; here a ticket is its number since the beginning of training, `epoch * n + ticket`.
 #pragma once
 
 #include <cstdint>

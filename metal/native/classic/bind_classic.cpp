@@ -170,10 +170,8 @@ void project(Rows rows) {
 }  // namespace mlxhog::classic
 
 void bind_classic(nanobind::module_& m) {
-  namespace nb = nanobind;
+  using namespace mlxhog;
   using namespace mlxhog::classic;
-  using mlxhog::Bytes;
-  using mlxhog::require;
   nb::class_<Board>(m, "ClassicBoard",
                     "Words that the workers of one classic run share: stop, turns, progress.\n\n"
                     "The layout is the table in metal/native/classic/board.h. `reset` is the host's, while no\n"

@@ -37,7 +37,6 @@ struct CutGraph {
   std::size_t words() const { return word0 + n_vertices; }
 };
 
-// One worker's share; returns the examples done, fewer than asked only if stopped.
 std::size_t run(Scheme& scheme, CutGraph& graph, const Share& share);
 
 // Sum over edges of w_uv |x_u - x_v|_1 over the floats of the rows, in double.

@@ -119,12 +119,10 @@ std::size_t run_free(Scheme& scheme, P& problem, const Share& share, const Acces
 // The hot head of a sparse model: the first coordinates, which nearly every example touches, kept in a
 // private copy per worker and merged into the shared vector under locks.
 //
-// Nothing but merges writes the shared head while a run lasts, so they may agree on their exclusion unit: the
-// lock word of the first row of each 4 KiB (8 ns of lock on 64 bytes would cost more than the sums).
-//
-// shared += mine - base; mine = base = shared. Nothing of the head is lost; it only travels later. Where
-// no other worker has written (shared == base) the merge stores `mine` itself, so that one worker's head has the
-// bits of serial SGD. After the remark on contended variables in Niu et al. 2011.
+// Nothing but merges writes the shared head, by the lock word of the first row of each 4 KiB (a lock for 64 bytes would
+// cost more than the sums): shared += mine - base; mine = base = shared. Nothing is lost. Where no other worker has
+// written (shared == base) the merge stores `mine` itself, so that one worker's head has the bits of serial SGD. After
+// the remark on contended variables in Niu et al. 2011.
 class Head {
  public:
   // The first `hot` floats of `x`, whose row r of `width` floats has lock word `word0 + r`.

@@ -1,7 +1,7 @@
 // Single-precision matrix product for the operators: ours, or for large matrices that of the system's BLAS.
 //
-// Why not the framework's: on AMD processors MKL stays on its AVX2 path, 110 GFLOP/s on one Zen 5 core
-// where this reaches 260; on a Xeon both reach 160, and 85 with AVX2. MLX's bundled BLAS on Linux does 8.
+// On AMD processors MKL stays on its AVX2 path, 110 GFLOP/s on one Zen 5 core where this reaches 260; on a Xeon both
+// reach 160, and 85 with AVX2. MLX's bundled BLAS on Linux does 8.
 #pragma once
 
 #include "simd.h"

@@ -96,8 +96,8 @@ class Pool {
   int wanted_ = 0, busy_ = 0;
 };
 
-// This process's pool, never destroyed: a daemon thread may be inside `run` when the process ends. A fork copies the
-// memory of the parent's threads, not the threads: the child does not use that pool, since it has no threads.
+// This process's pool, never destroyed: a daemon thread may be inside `run` when the process ends. A forked child has
+// none of its parent's threads, so it takes a new pool.
 struct Owner {
   Pool* pool = new Pool;
 

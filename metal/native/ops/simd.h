@@ -1,8 +1,6 @@
-// Elementary functions in plain C that the compiler turns into vector code, for the model operators.
-//
-// Every function is branch-free (selects only), so a loop around it vectorizes under `MLXHOG_CLONES`,
-// which compiles a function for AVX-512, AVX2 and the base instruction set and picks one at load time.
-// NaN in gives NaN out everywhere: the worker's test for non-finite gradients relies on it.
+// Elementary functions in plain C for the model operators. Each is branch-free (selects only), so a loop around it
+// vectorizes under `MLXHOG_CLONES`, which compiles a function for AVX-512, AVX2 and the base instruction set and picks
+// one at load time. NaN in gives NaN out: the worker's test for non-finite gradients relies on it.
 #pragma once
 
 #include <bit>

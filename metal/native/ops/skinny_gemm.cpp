@@ -88,9 +88,8 @@ MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const SkinnyLin
     for (Index row = 0; row < rows; ++row) one_tile<1, 1>(in, x, map, out, row);
 }
 
-// -- as many rows as lanes -------------------------------------------------------------------------------------------
-// With a row in each lane nothing has to be summed across lanes, which is most of the work above where rows are short.
-// The kLanes sums of a dot product, and the order in which they are added up, are those of `tile`.
+// -- a row in each lane: nothing is summed across lanes, which is most of the work above where rows are short. The kLanes
+// sums of a dot product, and the order in which they are added up, are those of `tile`.
 
 constexpr Index kGroup = kLaneCount;  // rows, in as many lanes
 constexpr Index kManyRows = 8;  // from here on lanes that no row fills cost less than sums across lanes

@@ -1,7 +1,5 @@
-// Adds at scattered elements of one parameter, under the parameter's own exclusion unit.
-//
-// The elements are ascending, so that those behind one lock are neighbors: the lock is taken once for all of
-// them, and all other writers of the parameter (whole, by rows, or scattered) take the same one.
+// Adds at scattered elements of one parameter, under the lock that its other writers take. The elements are ascending, so
+// those behind one lock are neighbors, and it is taken once for them.
 #pragma once
 
 #include <cstddef>
