@@ -51,7 +51,7 @@ def test_nothing_is_copied_while_nobody_reads(tmp_path):
         assert copies.number() == 0
         run.reader("double_buffer").close()
         wait_until(lambda: run.server.present == 0)
-        run.publisher.publish_at_rest()  # waits for one that is being taken, and takes none
+        run.publisher.publish_quiesced()  # waits for one that is being taken, and takes none
         before = copies.number()
         assert before >= 1
         racy = run.reader("racy")
