@@ -133,7 +133,7 @@ class Here:
         self._result = function(None, *arguments)
         self._end.send(None)
 
-    def take(self, limit_s):
+    def await_result(self, limit_s):
         self.pipe.recv()
         return self._result
 

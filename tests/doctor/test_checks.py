@@ -162,7 +162,7 @@ class Children:
     def start(self, function, *form):
         self.form = form
 
-    def take(self, timeout_s):
+    def await_result(self, timeout_s):
         planned = self.planned.get(self.form)
         if planned == "the GPU is gone":
             raise Failed(planned)
