@@ -19,7 +19,6 @@ PENDING = {
     "mlxhog/cli",
     "mlxhog/decoding",
     "mlxhog/nn",
-    "mlxhog/training",
     "models",
     "metal",
 }  # fmt: skip

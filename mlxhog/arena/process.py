@@ -33,6 +33,19 @@ class WatchedTime:
         return self._seconds
 
 
+class Heartbeat:
+    """The heartbeat of another process, as its supervisor sees it change."""
+
+    def __init__(self) -> None:
+        self._beat_ns, self._seen_s = 0, 0.0
+
+    def silent_s(self, beat_ns: int, now_s: float) -> float:
+        """Return the watched seconds since the heartbeat, which is `beat_ns` now, changed."""
+        if beat_ns != self._beat_ns:
+            self._beat_ns, self._seen_s = beat_ns, now_s
+        return now_s - self._seen_s
+
+
 def process_start_time(pid: int) -> int:
     """Start time of process `pid`, in a unit of the system; 0 if there is no such process.
 
