@@ -26,6 +26,14 @@ def test_imports_point_one_way_without_circles_and_only_some_parts_use_the_nativ
     assert not wrong, "\n".join(wrong)
 
 
+def test_training_has_three_floors_of_which_none_imports_the_one_above():
+    floors = [f"mlxhog.training.{name}." for name in ("plan", "worker", "supervisor")]
+    above = {floor: tuple(floors[k + 1 :]) for k, floor in enumerate(floors)}
+    wrong = [str(edge) for edge in imports() for floor, higher in above.items()
+             if edge.module.startswith(floor) and edge.target.startswith(higher)]  # fmt: skip
+    assert not wrong, "\n".join(wrong)
+
+
 def test_only_backends_operators_and_files_named_for_it_import_a_framework():
     wrong = [
         str(edge)

@@ -18,7 +18,6 @@ PENDING = {
     "mlxhog/cli",
     "mlxhog/decoding",
     "mlxhog/nn",
-    "mlxhog/training",
     "models",
 }  # fmt: skip
 """Folders with private phrases that are still to be mended."""

@@ -32,3 +32,16 @@ class WatchedTime:
         self._seconds += min((now - self._looked_ns) / 1e9, self.MAX_SECONDS)
         self._looked_ns = now
         return self._seconds
+
+
+class Heartbeat:
+    """The heartbeat of another process, as its supervisor sees it change."""
+
+    def __init__(self) -> None:
+        self._beat_ns, self._seen_s = 0, 0.0
+
+    def silent_s(self, beat_ns: int, now_s: float) -> float:
+        """Return the watched seconds since the heartbeat, which is `beat_ns` now, changed."""
+        if beat_ns != self._beat_ns:
+            self._beat_ns, self._seen_s = beat_ns, now_s
+        return now_s - self._seen_s

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.control import ControlCommand
-from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.process import Heartbeat, WatchedTime, monotonic_ns
 from mlxhog.arena.published import SeqlockCounters
 from mlxhog.arena.workers import WorkerPhase, WorkerState
 from mlxhog.base.child_processes import WorkerProcess, last_lines
@@ -242,8 +242,7 @@ class Sidecar:
         self._error: MlxhogError | None = None  # the last of the present process
         self._faulty = False
         self._rounds = 0
-        self._watched = WatchedTime()
-        self._beat_ns, self._beat_seen_s = 0, 0.0
+        self._watched, self._heartbeat = WatchedTime(), Heartbeat()
 
     def start(self, slot: int) -> None:
         """Initialize the outer parameters, and start the process in a free worker slot.
@@ -314,14 +313,11 @@ class Sidecar:
 
     def _kill_stale(self, process: WorkerProcess) -> None:
         """Kill a process without a heartbeat for longer than its calls may take."""
-        entry, now_s = self.arena.workers.entry(self.slot), self._watched.look()
-        if entry.heartbeat_ns != self._beat_ns:
-            self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
+        entry = self.arena.workers.entry(self.slot)
         limit_s = CALLS * self._job.cluster.cluster_limit_s
         if entry.state == WorkerState.STARTING:
             limit_s = max(limit_s, START_S)
-        if now_s - self._beat_seen_s > limit_s:
-            self._beat_seen_s = now_s
+        if self._heartbeat.silent_s(entry.heartbeat_ns, self._watched.look()) > limit_s:
             process.kill()
 
     def _reap(self, process: WorkerProcess) -> None:

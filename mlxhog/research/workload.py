@@ -29,7 +29,7 @@ from mlxhog.strategies import (
 )
 from mlxhog.strategies.averaging import Averaged
 from mlxhog.strategies.sync import BY_SPEED
-from mlxhog.training.plan import strategy_rule as choose_strategy
+from mlxhog.training.plan import strategy_rule
 
 ROUNDS = 4000  # simulated steps for the mean of the slowest gradient
 LASTING = 1.5
@@ -117,7 +117,7 @@ class Profile:
     @property
     def gain_over_speed(self) -> float:
         """Gain over speed-weighted sync, as `--strategy auto` computes it, with its overhead."""
-        return choose_strategy.gain(self.rounds.tolist(), self.batch) - 1 + self.overhead
+        return strategy_rule.gain(self.rounds.tolist(), self.batch) - 1 + self.overhead
 
     @property
     def scaling(self) -> float:

@@ -24,7 +24,7 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.ops.operators import Ops
-from mlxhog.training.worker import loop as worker
+from mlxhog.training.plan.job import check_kernels
 from tests.backends.test_gpu_worker import gpu
 from tests.backends.untrained import batch, lay, values
 from tests.metal.fake_gpu import FakeMLX, FakeMPS, FaultyEngine
@@ -179,14 +179,14 @@ def checked(faulty, *, requested, safety_checks=True):
     job = SimpleNamespace(config=config, slot=2, spec=spec, **log)
     asked = []
     backend = SimpleNamespace(check_kernels=lambda beat: asked.append(True) or faulty)
-    worker.check_kernels(job, backend)
+    check_kernels(job, backend)
     return bool(asked)
 
 
 def test_a_worker_names_the_kernel_and_what_it_uses_and_refuses_it_where_it_is_requested(capfd):
     assert checked(FAULTS, requested="auto")
     assert capfd.readouterr().out == (
-        "worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels failed "
+        "worker 2 (mlx:gpu) uses the eager mlx operators slstm_cell, whose Metal kernels failed "
         "their check (slstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at "
         "most)\nslstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most\n"
     )

@@ -9,7 +9,7 @@ from mlxhog.errors import WorkerFailed
 from mlxhog.research.classic.config import ClassicConfig
 from mlxhog.research.classic.problems.linear import SparseLinear
 from mlxhog.research.classic.run import train as classic_train
-from mlxhog.training.worker import main as worker_process
+from mlxhog.training.worker import process
 from mlxhog.training.worker.steps import Gradients
 from tests.research.classic import small
 from tests.training.small import small_config
@@ -42,7 +42,7 @@ def faulty(pipe, job):
     Gradients.of = failing
     if seed == EARLY:
         Gradients.warm_up = failing_at_once
-    worker_process.main(pipe, job)
+    process.main(pipe, job)
 
 
 def classic_kernel(memory):
@@ -58,7 +58,7 @@ TEXT = (
 
 @pytest.fixture(autouse=True)
 def _faulty(monkeypatch):
-    monkeypatch.setattr(worker_process, "main", faulty)
+    monkeypatch.setattr(process, "main", faulty)
 
 
 @pytest.mark.parametrize("when", ["while it trains", "while it starts"])

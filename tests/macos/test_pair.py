@@ -33,7 +33,7 @@ class Watching(Killer):
         if held or self._killed:
             return super()._hold(session, held)
         victim = session.arena.workers.entry(self._slot)
-        (other,) = {entry.pid for entry in map(session.entry, session.handles)} - {victim.pid}
+        (other,) = {one.entry.pid for one in session.workers.handles} - {victim.pid}
         os.kill(other, signal.SIGSTOP)
         super()._hold(session, held)
         wait_until(lambda: victim.steps, what="a step of the victim")
@@ -46,8 +46,10 @@ class Watching(Killer):
             poll(session, doing)
             if self.goes_on or not self._killed:
                 return
-            handles = sorted(session.handles, key=lambda one: one.spec.backend in self.backends)
-            other, new = map(session.entry, handles)
+            by_backend = sorted(
+                session.workers.handles, key=lambda one: one.spec.backend in self.backends
+            )
+            other, new = (one.entry for one in by_backend)
             if new.pid and new.pid not in self._killed:
                 steps.append(other.steps)
                 self.goes_on = steps[-1] > steps[0] or session.steps_done() == config.steps

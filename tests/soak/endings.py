@@ -19,6 +19,7 @@ from mlxhog.errors import EnvironmentLacks, MlxhogError
 from mlxhog.training.supervisor import checkpoints
 from mlxhog.training.supervisor import handles as handle
 from mlxhog.training.supervisor import training as runs
+from mlxhog.training.supervisor.session import Session
 from tests.processes import alive
 from tests.soak import Counts
 from tests.training.small import small_config, tickets
@@ -53,7 +54,7 @@ def kills(number, most):
     """A cause: a signal to workers, which are not replaced."""
 
     def cause(run):
-        for one in list(run.pool.values())[:most]:
+        for one in list(run.workers.pool.values())[:most]:
             os.kill(one.pid, number)
 
     return cause
@@ -62,7 +63,7 @@ def kills(number, most):
 CAUSES = {
     "SIGINT": signals(signal.SIGINT),
     "SIGTERM": signals(signal.SIGTERM),
-    "mlxhog stop": lambda run: run.signals.end(),
+    "mlxhog stop": lambda run: run._on_poll.__self__.signals.end(),
     "a caller's error": error(KeyError, "a plot"),
     "a lack": error(EnvironmentLacks, "the machine lacks it"),
     "a fault": error(OSError, 5, "Input/output error"),
@@ -74,8 +75,8 @@ AFTER_THE_SAVE = (ControlCommand.EVALUATE, ControlCommand.SAMPLE)
 MOMENTS = ("start", "step", "pause", "save", ControlCommand.DRAIN, *AFTER_THE_SAVE)
 
 
-class Ended(runs.Training):
-    """A run that ends by a cause at a moment.
+class Ended(Session):
+    """The session of a run that ends by a cause at a moment.
 
     Attributes:
         moment, cause: which; `cause` becomes None when it has happened.
@@ -86,33 +87,34 @@ class Ended(runs.Training):
 
     def happens(self, moment):
         """Let the cause happen if this is its moment."""
-        self.pids.update(one.pid for one in self.pool.values())
+        self.pids.update(one.pid for one in self.workers.pool.values())
         if moment == self.moment and self.cause is not None:
             cause, Ended.cause = Ended.cause, None
             cause(self)
 
-    def ready(self):
-        """As of `Training`."""
-        self.happens("start")
-        return super().ready()
+    def until(self, condition, *of, **how):
+        """As of `Session`."""
+        if condition == self.workers.ready:
+            self.happens("start")
+        return super().until(condition, *of, **how)
 
     def budget_is_used(self):
         waits = self.cause is not None and self.moment in MOMENTS[:4]
         return not waits and super().budget_is_used()
 
     def poll(self, doing=None):
-        """As of `Training`."""
+        """As of `Session`."""
         if doing is None and self.arena.counters.load("steps") >= 3:
             self.happens("step")
         super().poll(doing)
 
     def is_quiesced(self):
-        """As of `Training`."""
+        """As of `Session`."""
         self.happens("pause")
         return super().is_quiesced()
 
     def command(self, command):
-        """As of `Training`."""
+        """As of `Session`."""
         super().command(command)
         self.happens(command)
 
@@ -122,7 +124,7 @@ class Saved(checkpoints.Checkpoints):
 
     def save(self):
         """As of `Checkpoints`."""
-        self._run.happens("save")
+        self.session.happens("save")
         return super().save()
 
 
@@ -187,6 +189,6 @@ def ended(folder, moment, cause, strategy):
 
 @contextlib.contextmanager
 def _patched():
-    changes = {"Training": Ended, "Checkpoints": Saved}
+    changes = {"Session": Ended, "Checkpoints": Saved}
     with mock.patch.multiple(runs, **changes), mock.patch.object(handle, "FIRST_STEP_S", SILENT_S):
         yield

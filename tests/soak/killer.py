@@ -57,11 +57,10 @@ class Killer:
             return False
         up = {
             handle.slot: handle.spec.backend
-            for handle in session.handles
-            if session.entry(handle).state == WorkerState.RUNNING
-            and session.entry(handle).pid not in self._killed
+            for handle in session.workers.handles
+            if handle.entry.state == WorkerState.RUNNING and handle.entry.pid not in self._killed
         }
-        if len(up) < len(session.handles):
+        if len(up) < len(session.workers.handles):
             return self._holds
         if not self.left:
             self._looks = False

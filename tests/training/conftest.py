@@ -3,10 +3,12 @@
 import pytest
 
 from mlxhog import train
+from mlxhog.arena import clock
 from mlxhog.arena.control import ControlCommand
 from mlxhog.training.supervisor import evaluations as evaluation
 from mlxhog.training.supervisor import reporting
 from mlxhog.training.supervisor import training as runs
+from mlxhog.training.supervisor.session import Session
 from tests.training.small import small_config
 
 
@@ -14,10 +16,19 @@ from tests.training.small import small_config
 def _observed_often_and_ended_without_haste(monkeypatch):
     """Nothing that a run does at its end is left out because the machine is slow."""
     monkeypatch.setattr(reporting, "REPORT_S", 0.0)
-    for name in ("COUNTING_S", "LEAVING_S"):
+    for name in ("NGRAM_S", "LEAVING_S"):
         monkeypatch.setattr(runs, name, 60.0)
     for name in ("INTERRUPTED_S", "SAMPLE_S"):
         monkeypatch.setattr(evaluation, name, 60.0)
+
+
+@pytest.fixture
+def deadline(monkeypatch):
+    """The list gets what ends the time of a run, of 600 s; no step may run on after it."""
+    events, seconds = [], clock.Clock.seconds
+    monkeypatch.setattr(clock.Clock, "seconds", lambda self: seconds(self) + 600.0 * len(events))
+    monkeypatch.setattr(clock, "GRACE_S", 0.5)
+    return events
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +45,8 @@ def run_of(tmp_path_factory):
     return of
 
 
-class Deadly(runs.Training):
-    """Kills workers of a run at moments: a command, or a step, a pause, a "choice" and its "end".
+class Deadly(Session):
+    """Kills workers at moments: a command, or a step, a pause, a "choice" and its "end".
 
     The training ends by its budget, but not before all are replaced that are to die in it.
 
@@ -52,7 +63,7 @@ class Deadly(runs.Training):
     def budget_is_used(self):
         trains = self.arena.counters.load("command") == ControlCommand.TRAIN
         waits = {"step", "pause"} & {moment for moment, _ in self.kills}
-        if trains and (waits or any(one in self.killed for one in self.pool.values())):
+        if trains and (waits or any(one in self.killed for one in self.workers.pool.values())):
             return False
         return super().budget_is_used()
 
@@ -72,17 +83,22 @@ class Deadly(runs.Training):
         super().continue_by(*args)
         self._kill_at("choice")
 
-    def ready(self):
-        is_ready = super().ready()
-        if is_ready and self.arena.counters.load("start_ns"):
+    def until(self, condition, *args, **how):
+        is_met = super().until(condition, *args, **how)
+        if condition == self.workers.ready and self.arena.counters.load("start_ns"):
             self._kill_at("end")
-        return is_ready
+        return is_met
 
     def _kill_at(self, moment):
         begins, kills = self.arena.counters.load("steps") >= self.begins, self.kills
-        if begins and kills and kills[-1][0] == moment and len(self.pool) == len(self.handles):
+        if (
+            begins
+            and kills
+            and kills[-1][0] == moment
+            and len(self.workers.pool) == len(self.workers.handles)
+        ):
             _, victims = kills.pop()
-            for process in list(self.pool.values())[:victims]:
+            for process in list(self.workers.pool.values())[:victims]:
                 process.process.kill()
                 self.killed.append(process)
 
@@ -92,7 +108,7 @@ def trained_with_kills(tmp_path, monkeypatch):
     """Trains, by `train` or another function, and kills workers at these moments."""
 
     def with_kills(*kills, begins=1, run=train, **options):
-        monkeypatch.setattr(runs, "Training", Deadly)
+        monkeypatch.setattr(runs, "Session", Deadly)
         monkeypatch.setattr(Deadly, "kills", [*reversed(kills)])
         monkeypatch.setattr(Deadly, "killed", [])
         monkeypatch.setattr(Deadly, "begins", begins)

@@ -12,8 +12,8 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.options import options
 from mlxhog.training.plan.decide import make_plan
-from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.arena_state import load
+from mlxhog.training.supervisor.handles import WorkerHandle
 from mlxhog.training.supervisor.session import Session
 
 SMALL_MODEL = """
@@ -59,13 +59,13 @@ def let_no_worker_finish(monkeypatch):
     monkeypatch.setattr(clock, "GRACE_S", 0.2)
     monkeypatch.setattr(clock, "FIRST_STEP_S", 0.5)
     monkeypatch.setattr(Session, "is_drained", lambda self: False)
-    monkeypatch.setattr(Session, "_is_idle", lambda self, handle: False)
+    monkeypatch.setattr(WorkerHandle, "is_idle", False)
 
 
 def lasts_until(monkeypatch, condition):
     """Let no training end by its budget before a condition holds, however late it looks."""
-    is_used = runs.Training.budget_is_used
-    monkeypatch.setattr(runs.Training, "budget_is_used", lambda run: condition() and is_used(run))
+    is_used = Session.budget_is_used
+    monkeypatch.setattr(Session, "budget_is_used", lambda run: condition() and is_used(run))
 
 
 def small_config(tmp_path, **options):

@@ -23,7 +23,7 @@ from mlxhog.base.inside import subfolder
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
 from mlxhog.mad.run import Callbacks, CandidateRecord, EvalPoint, RunConfig
-from mlxhog.training.plan.values import LOST_GPU_EXIT_CODE
+from mlxhog.training.plan.job import LOST_GPU_EXIT_CODE
 
 REASON_CHARACTERS = 500
 

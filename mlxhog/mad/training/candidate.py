@@ -29,8 +29,9 @@ from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
 from mlxhog.progress import Phase, PhaseStatus
 from mlxhog.strategies.context import Context, show_model
+from mlxhog.training.plan.job import start_backend
 from mlxhog.training.supervisor.session import Session
-from mlxhog.training.worker import loop as worker
+from mlxhog.training.worker.loop import make_context
 from mlxhog.training.worker.steps import Gradients, Steps
 
 Prepare = Callable[[Context], None]
@@ -80,29 +81,32 @@ def train(
             status = run.execute(evaluations, prepare)
         except Diverged:
             status, run.ended_ns = "diverged", monotonic_ns()
-        run.stop()
+        run.session.workers.stop()
         if status != "diverged":
             on_end(run.arena)
         seconds, best = run.seconds(), best_achievable(plan.task_rows.dataset())
         return evaluations.record(status, run.steps_so_far(), seconds, best)
 
 
-class CandidateRun(Session):
+class CandidateRun:
     """A run in progress, whose one worker is this process: steps, and evaluations between them."""
 
     backend: Backend
-    plan: CandidatePlan
+    poll_s = Session.poll_s
 
     def __init__(
         self, plan: CandidatePlan, stack: ExitStack, callbacks: Callbacks, tell: Tell
     ) -> None:
         """Create the arena, and fill it; this starts no worker."""
-        super().__init__(plan, self._folder(stack), stack=stack)
-        self._callbacks, self._tell, self._stack = callbacks, tell, stack
+        self.plan, self._callbacks, self._stack = plan, callbacks, stack
+        self.session = Session(
+            plan, self._folder(stack), stack=stack, report=tell, on_poll=self._on_poll
+        )
+        self.session.poll_s, self.arena = self.poll_s, self.session.arena
         for name, value in init_params(plan.model, plan.asked.seed).items():
             self.arena.param(name)[...] = value
         plan.strategy.begin(self.arena)
-        self.begin(plan.limit)
+        self.session.begin(plan.limit)
         self.losses: list[float] = []  # finite ones since the last evaluation
         self.began_ns = self.ended_ns = 0
 
@@ -110,15 +114,11 @@ class CandidateRun(Session):
         """The folder for the logs of workers."""
         return Path(os.devnull)
 
-    def report(self, message: str) -> None:
-        """Pass on a message about workers."""
-        self._tell(message)
-
     def execute(self, evaluations: CandidateEvaluations, prepare: Prepare) -> str:
         """Train until the evaluations or the budget end the run; return its status."""
         try:
             self._start(prepare)
-            self.began_ns = self.begin_training()
+            self.began_ns = self.session.begin_training()
             due = evaluations.next_evaluation(0)
             while evaluations.status is None and self.steps_done() < self.plan.limit:
                 self._advance()
@@ -151,10 +151,10 @@ class CandidateRun(Session):
 
     def _evaluate(self, evaluations: CandidateEvaluations) -> None:
         """Score the validation rows at the present parameters, and record the evaluation."""
-        self.drain()
+        self._drain()
         step, losses = self.steps_so_far(), self.losses
         self.losses = []  # of steps that end while the rows are scored, and later
-        show_model(self.strategy, self.arena, self.backend)
+        show_model(self.plan.strategy, self.arena, self.backend)
         rows = self.plan.task_rows.dataset()
         scores = score(self.backend, rows, self.plan.model, beat=self._beat)
         self.ended_ns = monotonic_ns()
@@ -163,19 +163,19 @@ class CandidateRun(Session):
 
     def _start_backend(self) -> None:
         """Load the framework of the first worker in this process."""
-        job = self._job(1)
+        job = self.session.workers.job(1)
         with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
-            self.backend = worker.start_backend(job, self.arena, job.kernels)
+            self.backend = start_backend(job, self.arena, job.kernels)
         self._stack.callback(self.backend.close)
 
     # -- the worker of this process --------------------------------------------------------------
 
     def _start(self, prepare: Prepare) -> None:
         """Make the workers and the backend, which scores, ready for the first step."""
-        pid, job = os.getpid(), self._job(1)
+        pid, job = os.getpid(), self.session.workers.job(1)
         self._entry = self.arena.workers.acquire_slot(1, pid, process_start_time(pid))
         self._start_backend()
-        context = worker.make_context(job, self.arena, self._entry, self.backend)
+        context = make_context(job, self.arena, self._entry, self.backend)
         prepare(context)
         self._entry.state = WorkerState.RUNNING
         gradients = Gradients(job, self.arena, self._entry, self.backend)
@@ -197,8 +197,13 @@ class CandidateRun(Session):
     def _rest(self) -> None:
         """Wait until every step in progress has ended."""
 
-    def drain(self) -> None:
-        """Do nothing: each step reads the worker itself."""
+    def _drain(self) -> None:
+        """Read the records of the workers; each step reads this one's itself."""
+
+    def _on_poll(self, doing: PhaseStatus | None) -> None:
+        """Give a sign of life while workers are watched."""
+        self._drain()
+        self._callbacks.beat()
 
 
 class SeveralWorkers(CandidateRun):
@@ -219,31 +224,26 @@ class SeveralWorkers(CandidateRun):
     def _start(self, prepare: Prepare) -> None:
         slots = range(1, len(self.plan.workers) + 1)
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
-        self.spawn()
+        self.session.workers.spawn()
         self._start_backend()
-        self.until(self.ready, PhaseStatus(Phase.STARTING))
+        self.session.until(self.session.workers.ready, PhaseStatus(Phase.STARTING))
 
     def steps_done(self) -> int:
         """Return the finished steps, exact even after deaths of workers."""
-        return Session.steps_done(self)
+        return self.session.steps_done()
 
     def _rest(self) -> None:
-        self.command(ControlCommand.DRAIN)
-        self.until(self.is_drained, PhaseStatus(Phase.FINISHING))
-        self.settle()
+        session = self.session
+        session.command(ControlCommand.DRAIN)
+        session.until(session.is_drained, PhaseStatus(Phase.FINISHING))
+        session.settle()
 
     def _advance(self) -> None:
-        self.poll()
+        self.session.poll()
 
     _beat = _advance
 
-    def poll(self, doing: PhaseStatus | None = None) -> None:
-        """Watch the workers for a moment, and give a sign of life."""
-        super().poll(doing)
-        self._callbacks.beat()
-
-    def drain(self) -> None:
-        """Read the records of the workers."""
+    def _drain(self) -> None:
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == RecordKind.STEP and math.isfinite(record["loss"]):
                 self.losses.append(float(record["loss"]))

@@ -12,7 +12,6 @@ from typing import Self
 import numpy as np
 
 from mlxhog import optim, strategies
-from mlxhog.arena.control import Ring
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import capabilities as verdicts
 from mlxhog.base import machine
@@ -32,10 +31,8 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.optim import schedules
 from mlxhog.strategies import Serial, Sim, Strategy
-from mlxhog.strategies.context import Context
-from mlxhog.training.plan import kernel_choice
-from mlxhog.training.plan import strategy_rule as choose_strategy
-from mlxhog.training.plan.values import Job, Plan, plan_layout
+from mlxhog.training.plan import kernel_choice, strategy_rule
+from mlxhog.training.plan.values import Plan, plan_layout
 
 KEPT = 2
 """Data sets in the memory of a process: candidates are mostly compared on the same one."""
@@ -91,18 +88,6 @@ def _order(settings: Task, seed: int) -> Order:
     return Order(settings.train_rows, f"{settings.name}|{values}", seed)
 
 
-class NoJobs:
-    """No background tasks: the supervisor of a candidate scores the validation rows."""
-
-    def __init__(self, job: Job, context: Context, ring: Ring) -> None:
-        """Take what every worker's background tasks get."""
-
-    def serve(self) -> None:
-        """Do nothing."""
-
-    evaluate_rest = serve
-
-
 @dataclass(frozen=True, kw_only=True)
 class CandidatePlan(Plan):
     """A candidate's run that has passed every check; picklable."""
@@ -146,7 +131,7 @@ def make_run_plan(
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
         training = training.having(strategy=Serial(), read="live" if live else "snapshot")
     elif training.strategy is None:  # runs are short, so no strategy is measured
-        training = training.having(strategy=choose_strategy.by_likelihood(workers)[0])
+        training = training.having(strategy=strategy_rule.by_likelihood(workers)[0])
     hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
     training = strategies.for_model(
         training, model.hidden_size, hidden, len(workers), vocabulary=model.vocab_size
@@ -184,7 +169,6 @@ def make_run_plan(
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
         schedule=partial(schedule.of_run, training.top_lr * factor, schedules.Epochs(per_epoch)),
-        background_tasks=NoJobs,
         limit=limit,
         per_epoch=per_epoch,
     )

@@ -1,7 +1,7 @@
-"""The choice of a batch by measured tokens per second (`--batch-size auto`).
+"""The choice of a batch size by measured throughput (`--batch-size auto`).
 
 A device computes more tokens per second with a larger batch until it is busy; a larger one then
-only lets a step take longer. So before training all workers of the run compute gradients at the
+only makes a step longer. So before training all workers of the run compute gradients at the
 same time, each in a process of its own, with batches of 1, 2, 4, ... sequences of the run's text.
 The chosen batch is the first whose double gains less than `MIN_RISE` of its tokens per second, or
 the largest that memory, text and time allow. Times are of gradients alone: the optimizer's time
@@ -25,43 +25,46 @@ from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import max_sequences
 from mlxhog.base.quantities import format_share
-from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.run import list_runs
 from mlxhog.data.batch import Batch, joined
 from mlxhog.display.views import StatusLine
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models.ops.operators import MAX_SUM_TERMS
+from mlxhog.training.plan.job import Job, start_backend
 from mlxhog.training.plan.memory import WORKER_BASE_BYTES, own_gpu_bytes
-from mlxhog.training.plan.values import BatchChoice, BatchSpeed, Job, Plan, _sequences
+from mlxhog.training.plan.values import BatchChoice, BatchSpeed, Plan, sequences_text
 
 if TYPE_CHECKING:
     from mlxhog.training.plan.values import TextPlan
 
 MIN_RISE: Final = 0.05
 """A doubling that gains less than this is not worth a step that takes twice as long."""
-MOST = 1024  # no larger batch is tried
+MAX_SEQUENCES = 1024  # no larger batch is tried
 MEASURE_S = 20.0  # of gradients, at most, without a budget of time
 SHARE = 0.1  # largest part of a budget of time that the measurement may take
 ENOUGH_S = 1.0  # of gradients of one batch; four times as long if fewer than `ENOUGH` are done
-ENOUGH, LEAST = 8, 2  # gradients that suffice, and that every worker has to measure
+ENOUGH, MIN_GRADIENTS = 8, 2  # gradients that suffice, and that every worker has to measure
 MIN_UPDATES = 8  # in an epoch, with a batch that is proposed
 NEAR = 4.0  # tokens in a step of two runs whose times compare
 PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that hangs
 
 
 def limit_of(plan: TextPlan) -> tuple[int, str]:
-    """The largest batch that memory and text allow, and what limits it, as a clause."""
+    """Return the largest batch size that memory and text allow, and what limits it, as a clause."""
     config, workers, memory = plan.config, len(plan.workers), plan.memory
     ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     of_backends = min(max_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
-        (MOST, f"no more than {MOST} are tried"),
+        (MAX_SEQUENCES, f"no more than {MAX_SEQUENCES} are tried"),
         (memory.max_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
         (of_backends, f"torch:mps sums at most {MAX_SUM_TERMS:,} tokens right in a gradient"),
     ]
     if config.follow is None:
         text = plan.data.train.n_sequences(config.seq_len)
         each = text // (workers * config.grad_accumulation)
-        why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
+        why = (
+            f"the {sequences_text(text)} of the text are at most {each} for each gradient of a step"
+        )
         limits.append((each, why))
     if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
         most = memory.max_sequences(own_bytes)
@@ -84,7 +87,7 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
         ]
 
         def measure(sequences: int, rest_s: float) -> list[tuple[int, list[float]]]:
-            line.show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
+            line.show(f"measuring tokens/s with {sequences_text(sequences)} in a batch")
             for function in (warm_up, gradient_times):  # all begin at the same time
                 for rank, child in enumerate(children):
                     child.start(function, plan, rank, sequences, rest_s)
@@ -107,8 +110,8 @@ def choose(
     """
     speeds, sequences, rest_s = list[BatchSpeed](), 1, limit_s
     while sequences <= most:
-        batch = _sequences(sequences)
-        if speeds and (1 + LEAST) * 2 * speeds[-1].gradient_s > rest_s:
+        batch = sequences_text(sequences)
+        if speeds and (1 + MIN_GRADIENTS) * 2 * speeds[-1].gradient_s > rest_s:
             limit = f"gradients of {batch} would take the measurement over {limit_s:.3g} s"
             break
         try:
@@ -135,13 +138,10 @@ def choose(
     return BatchChoice(speeds[-1].sequences, limit, tuple(speeds))
 
 
-# -- short examples --------------------------------------------------------------------------------
-
-
 def alike(plan: TextPlan) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield name and result of the runs with as many parameters and such workers, newest first."""
     backends = sorted(worker.backend for worker in plan.workers)
-    for one in reversed(runs.list_runs(Path(plan.config.runs_dir))):
+    for one in reversed(list_runs(Path(plan.config.runs_dir))):
         with suppress(RunError):
             status = one.read_status()
             result = status.get("result") or {}
@@ -189,9 +189,6 @@ def advice(plan: TextPlan, result: Mapping[str, Any]) -> str | None:
     )
 
 
-# -- gradients, in a child -------------------------------------------------------------------------
-
-
 def times_of(backend: Backend, batch: Batch, enough: Callable[[list[float]], bool]) -> list[float]:
     """Seconds of gradients of a batch, until there are enough; the backend is warm."""
     times = list[float]()
@@ -212,11 +209,9 @@ def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int, limit_s: float) -
 
     The values of parameters do not change the time.
     """
-    from mlxhog.training.worker import loop as worker
-
     if "backend" not in lane.store:
         job = Job(plan=plan, handle=None, slot=rank + 1, run_dir=Path(), budget=plan.budget)
-        lane.store["backend"] = worker.start_backend(job, None, job.kernels)
+        lane.store["backend"] = start_backend(job, None, job.kernels)
         noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
         lane.store["backend"].take(np.resize(noise, plan.layout.n_floats))
     # The first sequences of the text, and again from its beginning if it has fewer.
@@ -233,7 +228,7 @@ def gradient_times(
 
     def enough(times: list[float]) -> bool:
         needed_s = ENOUGH_S if len(times) >= ENOUGH else 4 * ENOUGH_S
-        return sum(times) >= (min(limit_s, needed_s) if len(times) >= LEAST else limit_s)
+        return sum(times) >= (min(limit_s, needed_s) if len(times) >= MIN_GRADIENTS else limit_s)
 
     batch = lane.store["batch"]
     return batch.n_tokens, times_of(lane.store["backend"], batch, enough)

@@ -25,11 +25,11 @@ from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import Component
-from mlxhog.config.config import TrainConfig
+from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile
-from mlxhog.display.views import StatusLine
+from mlxhog.display.views import StatusLine, Tell
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
@@ -38,23 +38,18 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
-from mlxhog.training.plan import initial_weights, kernel_choice
-from mlxhog.training.plan import resume as origin
-from mlxhog.training.plan import strategy_rule as choose_strategy
-from mlxhog.training.plan import values as job
+from mlxhog.training.plan import batch_size, initial_weights, kernel_choice, resume, strategy_rule
 from mlxhog.training.plan.initial_weights import BigramWeights, InitialWeights
-from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.memory import Memory, gpu_share
 from mlxhog.training.plan.resume import Resumption
-from mlxhog.training.plan.validation_subset import ValidationSubset
-from mlxhog.training.plan.values import Regime, TextPlan, epochs_read, plan_layout
-from mlxhog.training.worker.background_tasks import TextTasks
+from mlxhog.training.plan.validation_subset import ValidationSubset, ValidationText
+from mlxhog.training.plan.values import BatchChoice, Regime, TextPlan, epochs_read, plan_layout
 
 if TYPE_CHECKING:
     from mlxhog.data.clients import Division
 
 MANY_EPOCHS = 4.0
-"""Up to about four passes, repeated text is nearly as useful as new text; after that its use
+"""Up to about four epochs, repeated text is nearly as useful as new text; after that its use
 declines (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264)."""
 LARGE_VOCAB, NEGATIVES = 4096, 1024
 """Vocabulary from which on a costly head has a sampled softmax, and its negatives."""
@@ -69,17 +64,15 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend, a package or memory is missing.
     """
-    from mlxhog.training.plan import batch_size
-
     if config.batch_size is not None:
         plan = _plan(config, progress=progress)
         note = batch_size.proposed(plan)
         return plan if note is None else replace(plan, notes=(*plan.notes, note))
     if config.resume is not None:
         run, _ = checkpoint.resumable(config.resume, Path(config.runs_dir))
-        sequences = origin.stored_options(run).get("batch_size", TrainConfig().micro_batch)
+        sequences = resume.stored_options(run).get("batch_size", TrainConfig().micro_batch)
         try:
-            batch = job.BatchChoice(parse_count(sequences), "the run began with it")
+            batch = BatchChoice(parse_count(sequences), "the run began with it")
         except ValueError as error:
             raise ConfigError(
                 f"{run.config_path}: batch_size is {shown(sequences)}; {error}; give --batch-size"
@@ -93,15 +86,15 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
 
 def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     notes: list[str] = []
-    note: Note = notes.append
+    note: Tell = notes.append
     if config.trackers:
         from mlxhog.display import trackers
 
         trackers.require(config.trackers)
 
     # Origin and model.
-    asked = origin.located(config)
-    config = origin.with_model_and_tokenizer(asked)
+    asked = resume.located(config)
+    config = resume.with_model_and_tokenizer(asked)
     weights = None if config.init_from is None else InitialWeights(formats.open(config.init_from))
     if weights is not None and asked.model == "auto":
         model = registry.with_changes(weights.opened.config, config.model, config.set)
@@ -114,7 +107,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     # Workers and kernels, then memory before the model's blocks are listed one by one.
     here, of_engines = machine.here(), list[str]()
-    workers, writers, forms = kernel_choice.choose(config, here, of_engines.append)
+    workers, writers, kernels = kernel_choice.choose(config, here, of_engines.append)
     memory = Memory(here.memory_bytes, config.memory_limit, here.memory_limit)
     memory.check_parameters(config.model, model)
     resumption = Resumption.of(config, model)
@@ -131,13 +124,13 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             strict=config.strict_data,
             show=line.tick,
             **{name: getattr(config, name) for name in prepare.OPTIONS},
-            **origin.known_text(config),
+            **resume.known_text(config),
         )
     data.check_length(config.seq_len)
     train, val = data.train, data.val
     config = config.having(tokenizer=data.spec)
     begin: Resumption | InitialWeights | None = weights or resumption
-    model, weights = origin.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
+    model, weights = resume.with_vocabulary(asked, config, model, data.tokenizer, begin, note)
     if resumption is not None:
         begin = resumption = resumption.with_text(data)
         notes += resumption.of_text(data)
@@ -157,12 +150,12 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
     saved = None if resumption is None else resumption.state["regime"]
-    choices = choose_strategy.choices(strategies.strategy_of(config), workers, saved)
+    choices = strategy_rule.choices(strategies.strategy_of(config), workers, saved)
     begun = asked, config, model, workers, resumption, data, train
     regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.
-    live = memory.keeps_copies(config.live, parameters, note)
+    live = memory.keeps_snapshots(config.live, parameters, note)
     max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
         from mlxhog.cluster import outer_state
@@ -205,13 +198,13 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             validation=validation,
             workers=workers,
             writers=writers,
-            kernels=forms,
+            kernels=kernels,
             layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
             memory=memory.with_gradients(regime.config, model, layout, len(workers)),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
-            background_tasks=partial(TextTasks, data.val, data.tokenizer, validation),
+            validation_text=ValidationText(data.val, data.tokenizer, validation),
             sampled=sampled,
             sidecar=sidecar,
         )
@@ -224,23 +217,23 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
 
 def _parameters(
-    config: TrainConfig, model: ModelConfig, train: TokenFile, note: Note
+    config: TrainConfig, model: ModelConfig, train: TokenFile, note: Tell
 ) -> tuple[dict[str, ParamSpec], SampledSoftmax | None]:
     """The model's parameters, and the sampled softmax of its training loss, if any.
 
-    Refuses options of tables of n-grams and of a sampled head that do not fit the model.
+    Refuses options of n-gram embedding tables and of a sampled softmax that do not fit the model.
     """
     spec, tables = dict(param_spec(model)), ngrams.of(model)
     if tables is None and config.ngram_lr != TrainConfig.ngram_lr:
         raise ConfigError(
-            f"ngram_lr is {config.ngram_lr}, and model {config.model} has no tables of n-grams; "
-            "add some, such as --set ngram_orders=2-8, or leave ngram_lr out"
+            f"ngram_lr is {config.ngram_lr}, and model {config.model} has no n-gram embedding "
+            "tables; add some, such as --set ngram_orders=2-8, or leave ngram_lr out"
         )
     if tables is not None:
         rows = sum(one.shape[0] for one in tables.specs.values())
         note(
             f"n-gram embedding tables, orders {', '.join(map(str, tables.orders))}: {rows:,} "
-            f"rows of {tables.dim}, {format_count(tables.floats)} floats beside the parameters"
+            f"rows of {tables.dim}, {format_count(tables.floats)} floats, not counted as parameters"
         )
     head, drawn = families.head(model), config.sampled_softmax
     if drawn is None:
@@ -264,9 +257,6 @@ def _parameters(
     return spec, SampledSoftmax.of_counts(drawn, counts)
 
 
-# -- a strategy that the run may have --------------------------------------------------------------
-
-
 def _regime(
     choice: Strategy, asked: TrainConfig, config: TrainConfig, model: ModelConfig,
     workers: Sequence[WorkerSpec], resumption: Resumption | None, data: prepare.Prepared,
@@ -278,8 +268,10 @@ def _regime(
 
     # Open options.
     chosen = config.having(strategy=choice)
-    is_new = config.init_from is None and (resumption is None or resumption.has_new_weights)
-    vocabulary = model.vocab_size if is_new else 0  # trained rows need no long steps
+    is_new = config.init_from is None and (
+        resumption is None or resumption.stored.get("init_from") in (None, "none")
+    )
+    vocabulary = model.vocab_size if is_new else 0  # trained rows need no large updates
     resolved = strategies.for_model(
         chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary
     )
@@ -288,7 +280,7 @@ def _regime(
             raise ConfigError(
                 f"follow: there is no folder {new}; create it (mkdir), or name another"
             )
-        text = f"follows {new}: new text files there are trained once"
+        text = f"follows {new}: new text files there are trained on once"
         if not (resolved.has_budget or schedules.schedule_of(resolved).falls):  # the run has no end
             constant = format_number(resolved.top_lr)
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
@@ -302,9 +294,9 @@ def _regime(
     if factor != 1.0:
         notes.append(
             f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
-            "since each worker adds steps of its own (lr_workers)"
+            "since each worker applies updates of its own (lr_workers)"
         )
-    given, numbers = optim.open_hyperparameters(chosen), optim.open_hyperparameters(resolved)
+    given, decided = optim.open_hyperparameters(chosen), optim.open_hyperparameters(resolved)
     if (named := optim.optimizer_of(chosen)).beside and not hidden:
         notes.append(
             f"optimizer {named.name}: this {model.title} has no hidden matrix "
@@ -313,7 +305,7 @@ def _regime(
         )
     if is_open and config.strategy is None:
         regime = None if resumption is None else resumption.state["regime"]
-        notes.append(choose_strategy.first_note(choice.name, regime))
+        notes.append(strategy_rule.first_note(choice.name, regime))
 
     # The strategy and its batches.
     strategy = strategies.build(resolved, n_workers)
@@ -321,8 +313,8 @@ def _regime(
     folder = None if resumption is None else resumption.run.directory
     division = strategy.division(data, train, folder) if isinstance(strategy, Local) else None
     grown = () if resumption is None else resumption.grown()
-    if division is not None and resumption is not None:
-        resumption.check_same_text()
+    if division is not None and resumption is not None and resumption.text != "same":
+        raise resumption.other_text(", and its text is divided among clients")
     strategy, batches, n_tickets = _batches(resolved, strategy, division, train, grown)
     notes += [] if division is None else [str(division)]
     per_step = strategy.batches_per_step()
@@ -333,13 +325,13 @@ def _regime(
         budget = resumption.budget(budget, per_step)
     epoch_tokens = train.epoch_tokens(resolved.seq_len)
     of_ticket = resolved.sequences_per_ticket * epoch_tokens / train.n_sequences(resolved.seq_len)
-    mean_tokens = of_ticket * choose_strategy.mean_batches_per_step(config, strategy)
+    mean_tokens = of_ticket * strategy_rule.mean_batches_per_step(config, strategy)
     if resolved.follow is None:
         read = epochs_read(budget, epoch_tokens=epoch_tokens, tokens_per_step=mean_tokens)
         if read is not None and read > MANY_EPOCHS:
             notes.append(
                 f"the text of {format_count(epoch_tokens)} tokens is read {read:.3g} times in this "
-                f"budget; beyond {MANY_EPOCHS:g} a model mostly memorises it: use more text, a "
+                f"budget; beyond {MANY_EPOCHS:g} a model mostly memorizes it: use more text, a "
                 "smaller budget, or a smaller model"
             )
     stored_choice = config.strategy if is_open or config.strategy is None else resolved.strategy
@@ -348,7 +340,7 @@ def _regime(
         stored=_stored(asked, resolved, resumption, stored_choice),
         automatic=tuple(
             name
-            for name, value in numbers.items()
+            for name, value in decided.items()
             if value is not None and given.get(name) in (None, before.get(name))
         ),
         notes=tuple(notes),
@@ -396,7 +388,8 @@ def _stored(
     if strategy != resolved.strategy:
         changes["strategy"] = strategy
     if begin is not None:
-        changes |= {**begin.began_with(), "resume": None, "reset_optimizer": False}
+        origins = {name: kept[name] for name in INITIAL_WEIGHTS if name in kept}
+        changes |= {**origins, "resume": None, "reset_optimizer": False}
     return replace(resolved, **changes) if changes else resolved
 
 
@@ -429,7 +422,7 @@ def _batches(
 def _schedule(
     config: TrainConfig, strategy: Strategy, lr: float, n_tickets: int, resumed: Resumption | None
 ) -> Callable[[float], schedules.Rate]:
-    """A factory of the schedule; an epoch counts the batches that steps drop, too."""
+    """A factory of the schedule; an epoch counts the batches of dropped steps, too."""
     epochs = schedules.Epochs(n_tickets, strategy.workers if strategy.averages else 1)
     if resumed is not None:
         at = resumed.position(n_tickets, config.sequences_per_ticket)
@@ -441,7 +434,7 @@ def _schedule(
 def _in_steps(
     budget: Budget, config: TrainConfig, train: TokenFile, n_tickets: int, batches_per_step: float
 ) -> Budget:
-    """Convert passes, and tokens of rows that differ in length, to steps."""
+    """Convert epochs, and tokens of examples that differ in length, to steps."""
     if config.epochs is not None and budget.is_open:
         steps = round(config.epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
         return replace(budget, steps=math.ceil(steps))

@@ -9,7 +9,6 @@ initial values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
@@ -25,6 +24,7 @@ from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
+from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import bigrams, families, ngrams, registry
 from mlxhog.models.families import ModelConfig
@@ -32,10 +32,8 @@ from mlxhog.models.families import ModelConfig
 MIN_BIGRAM_VOCAB = 1024
 """Smallest vocabulary whose embedding and head are initialized from bigrams."""
 
-
 OF_TRAINING = {"dropout", "reset_at_document_boundaries", "context_length", "vocab_size"}
 """Fields in which a model may differ from the checkpoint of its initial weights."""
-
 
 MAX_DIFFERENCES = 6
 
@@ -47,7 +45,7 @@ def keeps_vocabulary(config: TrainConfig) -> bool:
 
 
 def tied(name: str, config: TrainConfig) -> ConfigError:
-    """The refusal of an option for models with a head of their own."""
+    """Return the error for an option that needs an untied head."""
     return ConfigError(
         f"{name} needs a head of its own, and model {config.model} has its head tied to the "
         "embedding; untie it in the model (tie_word_embeddings or tie_weights: false), or leave "
@@ -57,15 +55,15 @@ def tied(name: str, config: TrainConfig) -> ConfigError:
 
 @dataclass(frozen=True)
 class BigramWeights:
-    """A text whose pairs of words give embedding and head their first rows."""
+    """The text whose bigram statistics initialize embedding and output head."""
 
     text: TokenFile
 
     @classmethod
     def of(
-        cls, config: TrainConfig, model: ModelConfig, text: TokenFile, note: Callable[[str], None]
+        cls, config: TrainConfig, model: ModelConfig, text: TokenFile, note: Tell
     ) -> Self | None:
-        """The pairs of a new run's text; None if its rows are random."""
+        """Return those of a new run's text; None if the weights are random."""
         is_tied, how = model.tie_word_embeddings, config.embedding_init
         if how == "bigrams" and is_tied:
             raise tied("embedding_init", config)
@@ -78,10 +76,10 @@ class BigramWeights:
         return cls(text)
 
     def fill(self, arena: Arena, model: ModelConfig) -> None:
-        """Write the rows into an arena that holds initial values; the embedding keeps its size."""
+        """Overwrite both in an arena of initial values; the embedding keeps its norm."""
         embedding, head = arena.param(families.embedding(model)), arena.param(families.head(model))
-        words, heads = bigrams.embedding_and_head(self.text.tokens, *embedding.shape)
-        embedding[...] = words * (np.linalg.norm(embedding) / np.linalg.norm(words))
+        rows, heads = bigrams.embedding_and_head(self.text.tokens, *embedding.shape)
+        embedding[...] = rows * (np.linalg.norm(embedding) / np.linalg.norm(rows))
         head[...] = heads
 
 
@@ -99,7 +97,7 @@ class InitialWeights:
     def fitted(
         self, config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, *, own: bool
     ) -> tuple[Self, ModelConfig]:
-        """This with the rows for a run's model and tokenizer, and the model with as many rows.
+        """Return this with the rows of a run's model and tokenizer, and the model with as many.
 
         The vocabulary of the checkpoint's `own` model follows the text.
         """
@@ -148,7 +146,7 @@ class InitialWeights:
         if self.rows is None:
             return (where,)
         rows, kept = len(self.rows), int((self.rows >= 0).sum())
-        tables = ", like the tables of n-grams" * (ngrams.of(self.opened.config) is not None)
+        tables = ", like the n-gram embedding tables" * (ngrams.of(self.opened.config) is not None)
         return (
             where,
             f"vocabulary resized from {self.opened.config.vocab_size:,} to {rows:,} rows: {kept:,} "

@@ -1,17 +1,17 @@
-"""The workers of a run, and their kernels: for the optimizer's steps, and for the model.
+"""The workers of a run, and their kernels: for updates, and for the model.
 
-Which kernel adds the steps (`gpu_write` and `write`):
+Which kernel applies the updates (`gpu_write` and `write`):
 
-    gpu_write        steps of a GPU worker      steps of a CPU worker        write mode
+    gpu_write        updates of a GPU worker    updates of a CPU worker      write mode
     cpu              native kernel              native kernel                write
     metal            Metal kernel, in place     native compare-and-swap      cas
     metal-emulated   Metal source on the CPU    the same                     cas
 
 Locks do not protect from a GPU that writes, so every CPU writer uses compare-and-swap then. No
 specification says that the two are atomic to each other: `mlxhog doctor` counts lost updates on
-this machine, and without its verdict `metal` and live reads of a GPU are refused.
+this machine, and without its record `metal` and live reads of a GPU are refused.
 
-The form of the model's operations (`kernels`), by worker:
+The implementation of the model's operators (`kernels`), by worker:
 
     kernels      worker on a CPU                          worker on a GPU
     auto         native, where it is built                metal, unless doctor found it wrong or
@@ -21,47 +21,44 @@ The form of the model's operations (`kernels`), by worker:
 
 All choices are made before any worker starts, so no worker fails for lack of a kernel. A worker
 with Metal kernels checks them when it starts; with auto it replaces each operator whose kernels
-have a fault by the plain one, and says so (`mlxhog.training.worker.loop.check_kernels`).
+have a fault by the eager one, and says so (`mlxhog.training.plan.job.check_kernels`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlxhog.backends import gpu_share
-from mlxhog.base import capabilities as verdicts
-from mlxhog.base import float32
+from mlxhog.base import capabilities, float32
 from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import rules
 from mlxhog.config.config import EMULATED, TrainConfig
+from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops import kernels
 from mlxhog.strategies import strategy_of
 
-Note = Callable[[str], None]
-"""Takes what the user should know of the run."""
-
 
 @dataclass(frozen=True)
 class Writers:
-    """How steps are added: `gpu_write` is cpu, metal or metal-emulated; the arena's write mode."""
+    """How updates are applied: by the CPU, Metal or emulated Metal, and the arena's write mode."""
 
     gpu_write: str
     write: str
 
     def engine(self, backend: str) -> str | None:
-        """The Metal engine through which a worker adds its steps; None for native code."""
+        """The Metal engine through which a worker applies its updates; None for native code."""
         if self.gpu_write == EMULATED:  # a test of the source, never of a GPU
             return "emulated"
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
 
 def choose(
-    config: TrainConfig, here: Machine, note: Note
+    config: TrainConfig, here: Machine, note: Tell
 ) -> tuple[tuple[WorkerSpec, ...], Writers, tuple[str, ...]]:
     """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`."""
-    record, strategy = verdicts.load(), strategy_of(config)
+    record, strategy = capabilities.load(), strategy_of(config)
     chosen = resolve_workers(
         config.workers,
         config.threads,
@@ -75,7 +72,7 @@ def choose(
         note(text)
     rules.check_ranks(config.inject_stragglers, len(chosen.workers))
     backends = [worker.backend for worker in chosen.workers]
-    writers, forms = choose_for(config, backends, note)
+    writers, variants = choose_for(config, backends, note)
     promised = config.determinism != "none"
     for text in (
         float32.note(backends, here, disabled=promised),
@@ -83,31 +80,29 @@ def choose(
     ):
         if text:
             note(text)
-    return chosen.workers, writers, forms
+    return chosen.workers, writers, variants
 
 
 def choose_for(
-    config: TrainConfig, backends: Sequence[str], note: Note = lambda message: None
+    config: TrainConfig, backends: Sequence[str], note: Tell = lambda message: None
 ) -> tuple[Writers, tuple[str, ...]]:
-    """Choose writers, and the form of the model's operations of each of these workers."""
-    record = verdicts.load()
+    """Choose writers, and the kernel variant of each of these workers."""
+    record = capabilities.load()
     writers = choose_writers(config, backends, record, note)
-    forms = choose_kernels(config, backends, record, note)
-    check_recorded(config, backends, forms, record)
-    return writers, forms
+    variants = choose_kernels(config, backends, record, note)
+    check_recorded(config, backends, variants, record)
+    return writers, variants
 
 
 def choose_writers(
-    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Note
+    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Tell
 ) -> Writers:
-    """Choose how the steps of workers with these backends are added."""
+    """Choose how the updates of workers with these backends are applied."""
     on_gpu = sorted(set(backends) & set(GPU_BACKENDS))
     if config.read == "live" and config.safety_checks:  # its bits may be torn, or old
         for backend in on_gpu:
-            verdict = record.live_read(backend)
-            _require(
-                verdict.ok, f"read=live of {backend}", "safe", verdict.reason, "--read snapshot"
-            )
+            found = record.live_read(backend)
+            _require(found.ok, f"read=live of {backend}", "safe", found.reason, "--read snapshot")
     if config.gpu_write == EMULATED:
         return Writers(EMULATED, "cas")
     if config.gpu_write == "metal":
@@ -123,7 +118,7 @@ def choose_writers(
     if config.gpu_write == "auto":
         if (strategy := strategy_of(config)) is not None and strategy.copies:
             own = f"every worker of {strategy.name} has parameters of its own"
-            refusal = f"{own}, and the CPU adds to them"
+            refusal = f"{own}, and the CPU updates them"
         elif config.write not in ("auto", "cas") and on_gpu:
             refusal = f"write={config.write} was requested, and a GPU that writes needs cas"
         else:
@@ -151,19 +146,19 @@ def doctors_refusal(backends: Sequence[str], record: CapabilityRecord) -> str | 
 
 
 def why_not_metal(backends: Sequence[str], record: CapabilityRecord) -> str | None:
-    """The reason why `auto` lets the CPU add the steps of GPU workers; None if the GPU may."""
+    """The reason why `auto` lets the CPU apply the updates of GPU workers; None if the GPU may."""
     on_gpu = set(backends) & set(GPU_BACKENDS)
     if not on_gpu:
         return "no worker of this run uses a GPU"
     if set(backends) - on_gpu:
-        return "CPU workers add to the same parameters"
+        return "CPU workers update the same parameters"
     return doctors_refusal(backends, record)
 
 
 def choose_kernels(
-    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Note
+    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Tell
 ) -> tuple[str, ...]:
-    """Choose the form of the model's operations of each worker, never "auto"."""
+    """Choose the kernel variant of each worker, never "auto"."""
     choice = config.kernels
     chosen: dict[str, str] = {}
     for name in dict.fromkeys(backends):
@@ -177,23 +172,23 @@ def choose_kernels(
             _require(ok, f"kernels=metal of {name}", "right", right.reason, "--kernels auto")
         elif choice == "auto" and chosen[name] == "metal":
             note(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
-        elif choice == "auto" and not right.ok:  # else the plain operations are merely faster
+        elif choice == "auto" and not right.ok:  # else the eager operators are merely faster
             note(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
     if config.compute_dtype == "auto" and any(
-        kernels.narrow(form, "auto") for form in chosen.values()
+        kernels.narrow(variant, "auto") for variant in chosen.values()
     ):
         note("bf16 matmuls, faster on this machine (--compute-dtype float32 to disable)")
     return tuple(chosen[name] for name in backends)
 
 
 def check_recorded(
-    config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: CapabilityRecord
+    config: TrainConfig, backends: Sequence[str], variants: Sequence[str], record: CapabilityRecord
 ) -> None:
     """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat."""
     if config.determinism != "record" or not config.safety_checks:
         return
-    for name, form in zip(backends, forms, strict=True):
-        if name in GPU_BACKENDS and not (verdict := record.repeats(name, form)).ok:
+    for name, variant in zip(backends, variants, strict=True):
+        if name in GPU_BACKENDS and not (verdict := record.repeats(name, variant)).ok:
             raise EnvironmentLacks(
                 f"determinism=record: {name} is not known to compute the same bits again here: "
                 f"{verdict.reason}; record workers on the CPU, such as --workers "

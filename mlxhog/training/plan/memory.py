@@ -1,6 +1,6 @@
 """The memory of a run: estimates, limits, and the number of free worker slots.
 
-The arena is shared: parameters, optimizer state, copies for readers, and a part for each worker
+The arena is shared: parameters, optimizer state, snapshots for readers, and a part for each worker
 slot. Snapshots, gradients, activations and the process itself are private to each worker; their
 size is an estimate.
 """
@@ -15,12 +15,13 @@ from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
+from mlxhog.display.views import Tell
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import ModelConfig, param_count
-from mlxhog.training.plan.kernel_choice import Note, Writers
+from mlxhog.training.plan.kernel_choice import Writers
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
-LIVE_PART = 0.1  # largest part of a run's memory for copies for readers, with --live auto
+LIVE_PART = 0.1  # largest part of a run's memory for snapshots for readers, with --live auto
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 SURELY_RECOMMENDED = 0.5  # of a Mac's memory for its GPU: macOS recommends two thirds or more
 GIB = 2**30
@@ -44,7 +45,7 @@ class Memory:
     def with_gradients(
         self, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int
     ) -> Memory:
-        """This with the estimate for each worker of a run."""
+        """Return this with the estimate for each worker of a run."""
         copies = 1 + (config.read != "live") + config.overlap
         copies += strategies.prediction_of(config) == "own" and workers > 1
         copies += strategies.build_optimizer(config).scratch_arrays
@@ -108,13 +109,13 @@ class Memory:
             "--seq-len"
         )
 
-    def keeps_copies(self, live: str, parameters: int, note: Note) -> bool:
-        """Whether to keep copies for readers: `live` is on, or auto, if they take `LIVE_PART`."""
+    def keeps_snapshots(self, live: str, parameters: int, note: Tell) -> bool:
+        """Whether `live` keeps snapshots for readers; auto, if they take at most `LIVE_PART`."""
         n_bytes = 2 * 4 * parameters
         if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
             return live != "off"
         note(
-            f"no copies for live readers: the two would take {n_bytes / GIB:.1f} GiB; --live on "
+            f"no snapshots for live readers: the two would take {n_bytes / GIB:.1f} GiB; --live on "
             "keeps them all the same"
         )
         return False

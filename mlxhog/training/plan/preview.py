@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlxhog.base import capabilities as verdicts
+from mlxhog.base import capabilities
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, yaml_values_of
@@ -117,7 +117,7 @@ def tokens_per_s(plan: TextPlan) -> tuple[float, str] | None:
         if rate := result["tokens_per_s"]:
             return float(rate), f"run {name}, as large and with such workers"
     backends = [worker.backend for worker in plan.workers]
-    measured = verdicts.load().tokens_per_s
+    measured = capabilities.load().tokens_per_s
     if not all(backend in measured for backend in backends):
         return None
     size = param_count(load_architecture(MEASURED)) / plan.parameters

@@ -6,7 +6,7 @@ Its model, tokenizer and text come from its folder, unless options name others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,13 +22,14 @@ from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.batches import Growth
 from mlxhog.data.prepare import Prepared
 from mlxhog.data.split import KnownText
 from mlxhog.data.tokenizers import Tokenizer
+from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models import families, registry
 from mlxhog.models.families import ModelConfig, param_count
@@ -82,9 +83,6 @@ def known_text(config: TrainConfig) -> dict[str, Any]:
     return {} if source is None else {"known": KnownText.read(source.directory)}
 
 
-# -- a run that is resumed -----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Resumption:
     """A run, and the checkpoint from which it resumes."""
@@ -118,8 +116,8 @@ class Resumption:
             rest = {unit: None if n is None else 0 for unit, n in rest.items()}
         budget = Budget(**rest)
         if budget.is_used_up and run.read_status().get("status") == "done":
-            spelt = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
-            ended = saved.state["ended"] or f"it has used up its budget, {spelt}"
+            asked_for = ", ".join(f"{unit} {n}" for unit, n in own.items() if n is not None)
+            ended = saved.state["ended"] or f"it has used up its budget, {asked_for}"
             raise ConfigError(
                 f"the run {run.directory} is done: {ended}; give "
                 "a further budget with --steps, --tokens or --time: mlxhog train --resume "
@@ -146,19 +144,10 @@ class Resumption:
                 values[name] = parse_number(self.stored[name])
         return values
 
-    def began_with(self) -> dict[str, Any]:
-        """Return the options of the run's initial weights."""
-        return {name: self.stored[name] for name in INITIAL_WEIGHTS if name in self.stored}
-
-    @property
-    def has_new_weights(self) -> bool:
-        """Whether the run began with initial values."""
-        return self.stored.get("init_from") in (None, "none")
-
     def budget(self, asked: Budget, batches_per_step: float) -> Budget:
         """The budget of this call: as asked, or the rest of the run's own.
 
-        The rest of passes or tokens is converted to steps of this number of batches.
+        The rest of epochs or tokens is converted to steps of this number of batches.
         """
         budget, rest = self.own_budget or asked, self.state["left"]
         if self.own_budget is not None and budget.steps is not None and "batches_per_step" in rest:
@@ -216,16 +205,12 @@ class Resumption:
         if data.train.digest == self.state["tokens_sha256"]:
             return self
         if data.kept < MIN_KEPT:
-            raise self._other_text(data.corpus.in_brackets())
+            raise self.other_text(data.corpus.in_brackets())
         own = data.train.digest_of(self.state["text"]["documents"])
         return replace(self, text="grown" if own == self.state["tokens_sha256"] else "changed")
 
-    def check_same_text(self) -> None:
-        """Refuse other text than that of the checkpoint, also if it has only grown."""
-        if self.text != "same":
-            raise self._other_text(", and its text is divided among clients")
-
-    def _other_text(self, why: str) -> CheckpointError:
+    def other_text(self, why: str) -> CheckpointError:
+        """Return the refusal of other text than that of the checkpoint."""
         run, data = quoted(str(self.config.resume)), quoted_paths(self.config.data)
         return CheckpointError(
             f"{self.config.resume} was trained with other text than --data {data} holds now{why}; "
@@ -236,8 +221,9 @@ class Resumption:
         """Say what is new in the text."""
         if new := data.added:
             yield (
-                f"{new['documents']:,} new documents, {new['val_documents']:,} of them held "
-                "out, join the text; to train files as they arrive: mlxhog train --follow FOLDER"
+                f"{new['documents']:,} new documents, {new['val_documents']:,} of them for "
+                "validation, join the text; to train on files as they arrive: mlxhog train "
+                "--follow FOLDER"
             )
         if self.text == "changed":
             yield "text of the run was edited or removed, so a new epoch begins"
@@ -284,16 +270,13 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
     return replace(config, strategy=choice)
 
 
-# -- the vocabulary ------------------------------------------------------------------------------
-
-
 def with_vocabulary(
     asked: TrainConfig,
     config: TrainConfig,
     model: ModelConfig,
     tokenizer: Tokenizer,
     begin: Resumption | InitialWeights | None,
-    note: Callable[[str], None],
+    note: Tell,
 ) -> tuple[ModelConfig, InitialWeights | None]:
     """The model over the tokenizer's ids, and the initial weights with its rows.
 
@@ -333,6 +316,3 @@ def with_vocabulary(
             f"{format_count(param_count(model))}"
         )
     return fitted, begin
-
-
-# -- first values: of a text, or of another run ----------------------------------------------------

@@ -24,7 +24,7 @@ REPEATED_DECAY: Final = 1.0
 NEAR: Final = log(2.5)  # of a measured size or time
 NOISE: Final = 0.02  # bits per byte by which one run may be better than an equal one
 TOKENS_PER_MINUTE: Final = {"minute": 960_000, "minute-ngrams": 960_000, "5m": 160_000}
-"""Of two quiet cores of a server; a budget is as many such minutes as it has tokens for."""
+"""Measured on two quiet cores of a server; a budget is as many minutes as it has tokens for."""
 
 
 class Row(NamedTuple):
@@ -50,7 +50,7 @@ ROWS: Final = (
 
 
 def overfitting(plan: TextPlan, epochs: float | None) -> str | None:
-    """Say from which epoch on a model overfits, if it is too large or reads its text so often."""
+    """Say from which epoch on a model overfits, if it is too large or has so many epochs."""
     parameters, tokens = plan.parameters, plan.data.train.n_tokens
     ratio = parameters / max(tokens, 1)
     best = next((epoch for least, epoch in BEST_EPOCHS if ratio >= least), None)

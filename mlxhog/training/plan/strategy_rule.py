@@ -1,30 +1,30 @@
-"""The rule by which a run is lock-free or averages in rounds (`--strategy auto`).
+"""The rule by which a run is lock-free or synchronous (`--strategy auto`).
 
 Lock-free workers never wait, but their gradients are stale. Gradients of `sync` are never stale,
-but a round lasts until its last sequence is done, however `sync_shares=speed` divides the
-sequences. So what counts is the share of the gradients that rounds lose to waiting:
+but a step lasts until its last sequence is done, however `sync_shares=speed` divides the sequences.
+So what counts is the share of the gradients that synchronous steps lose to waiting:
 
-    in rounds     1 - n / (T sum over workers of n_w / c_w), n_w the tokens of a worker in the last
-                  rounds, n their sum, c_w its seconds of computing, T the mean over workers of
+    sync          1 - n / (T sum over workers of n_w / c_w), n_w the tokens of a worker in the last
+                  steps, n their sum, c_w its seconds of computing, T the mean over workers of
                   c_w and its seconds of waiting
-    lock-free     1 - 1 / gain, with the gain of gradients per second over rounds:
+    lock-free     1 - 1 / gain, with the gain of gradients per second over sync:
 
         hogwild   sum over workers of 1 / (mean time)
-        sync      P / (mean over rounds of the largest n t / B)
+        sync      P / (mean over steps of the largest n t / B)
 
 with n a worker's sequences, divided by mean times, B the sequences of a batch, and t the times of
 a worker in the order of measurement.
 
 A run begins with the strategy that suits its devices (`by_likelihood`), and its own steps say
-whether it changes to the other (`Changes`). It changes while all workers hold still after their
-step, as for a checkpoint, so no worker holds a ticket. Each step is in one of the two strategies,
-with the numbers of that strategy alone: learning rate, momentum, kind of moments, look-ahead.
+whether it changes to the other (`StrategyChanges`). It changes while all workers are quiesced, as
+for a checkpoint, so no worker holds a ticket. Each step is in one of the two strategies, with the
+hyperparameters of that strategy alone: learning rate, momentum, kind of moments, weight prediction.
 
-Rounds need exactly the workers of the start. If others are to join, or one leaves, rounds end
-first, and they do not begin again while the workers differ.
+Synchronous steps need exactly the workers of the start. If others are to join, or one leaves, they
+end first, and do not begin again while the workers differ.
 
-With `--async-after` the first part of the budget is trained in rounds, and they end once: workers
-stop at the last round of it, if the budget is in steps or tokens.
+With `--async-after` the first part of the budget is synchronous: workers stop at the last such
+step, if the budget is in steps or tokens.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from mlxhog.training.plan.values import TextPlan
 
 LOCK_FREE: Final = Hogwild()
-ROUNDS: Final = BY_SPEED
+SYNC: Final = BY_SPEED
 
 MAX_LOST: Final = 0.15
-"""Share of the gradients of two workers whose loss to waiting ends rounds (`max_lost`).
+"""Share of the gradients of two workers whose loss to waiting ends sync (`max_lost`).
 
-Gradients that are never late are worth about 13 % (measured once), but a lock-free run tolerates
-disturbances, such as another program. Rounds of two equal workers lose 7 %, to three barriers and
-to uneven gradients. Data: schemes in docs/results.md.
+Gradients that are never stale are worth about 13 % (measured once), but a lock-free run tolerates
+disturbances, such as another program. Synchronous steps of two equal workers lose 7 %, to three
+barriers and to uneven gradients. Data: schemes in docs/results.md.
 """
 
 LATER: Final = 0.07
@@ -65,11 +65,11 @@ At equal loss, hogwild takes 1.04 times the gradients of sync with 2 workers, 1.
 """
 
 BEGIN_AT: Final = 0.6
-"""Times `max_lost`: the share below which rounds begin again, far below."""
+"""Times `max_lost`: the share below which sync begins again, far below."""
 
-LAST_ROUNDS = 32  # that are looked at: a second or two of a small model
-GRADIENTS = 64  # of each worker that show whether rounds pay; twice as many after each end
-ABSENT_S = 1.0  # without a round, since a worker is not there, end rounds
+LAST_STEPS = 32  # synchronous ones that are looked at: a second or two of a small model
+GRADIENTS = 64  # of each worker that show whether sync pays; twice as many after each end
+ABSENT_S = 1.0  # without a synchronous step, since a worker is not there, end sync
 
 
 def max_lost(workers: int) -> float:
@@ -80,7 +80,7 @@ def max_lost(workers: int) -> float:
 def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[Strategy, Strategy]:
     """The strategies to choose from; a run begins with the first."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
-    return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)
+    return (SYNC, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, SYNC)
 
 
 def choices(
@@ -102,40 +102,40 @@ def choices(
 
 def title(strategy: str) -> str:
     """The name of a strategy of `auto` in messages."""
-    return f"{strategy}, shares by speed" if strategy == ROUNDS.name else strategy
+    return f"{strategy}, speed-weighted shares" if strategy == SYNC.name else strategy
 
 
 def first_note(strategy: str, before: str | None) -> str:
     """A note on the strategy with which a run begins; `before` is that of the resumed run."""
-    why = "workers are on one kind of device" if strategy == ROUNDS.name else "workers differ"
+    why = "workers are on one kind of device" if strategy == SYNC.name else "workers differ"
     why = "as when it was saved" if before == strategy else f"since {why}"
     return f"strategy {title(strategy)} to begin with, {why}; it changes by measured times"
 
 
 def gain(seconds: Sequence[Sequence[float]], sequences: int) -> float:
-    """Gradients per second of hogwild over those of sync with shares by speed.
+    """Gradients per second of hogwild over those of sync with speed-weighted shares.
 
     `seconds` are those of each worker's gradients, each of `sequences` sequences.
     """
     means = [fmean(times) for times in seconds]
     shares = division.sequences(sequences * len(means), [mean / sequences for mean in means])
-    rounds = [
+    steps_s = [
         max(share * time / sequences for share, time in zip(shares, times, strict=True))
-        for times in zip(*seconds, strict=False)  # as many rounds as the slowest has gradients
+        for times in zip(*seconds, strict=False)  # as many as the slowest has gradients
     ]
-    return sum(1.0 / mean for mean in means) * fmean(rounds) / len(means)
+    return sum(1.0 / mean for mean in means) * fmean(steps_s) / len(means)
 
 
 class StepTime(NamedTuple):
-    """Tokens and times of a worker's step; both times are those of its round."""
+    """Tokens and times of a worker's step; both are those of all workers' step."""
 
     tokens: int
     compute_s: float
     wait_s: float
 
 
-def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
-    """Share of the gradients that rounds lost to waiting."""
+def lost_in_sync(steps: Sequence[Sequence[StepTime]]) -> float:
+    """Share of the gradients that synchronous steps lost to waiting."""
     tokens, computed_s, waited_s = np.array([np.sum(own, axis=0) for own in steps]).T
     worked = tokens > 0
     per_s = float(np.sum(tokens[worked] / computed_s[worked]))
@@ -143,27 +143,24 @@ def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     return 1 - float(np.sum(tokens)) / (lasted_s * per_s) if per_s else 0.0
 
 
-def lost_by_last_rounds(steps: Sequence[Sequence[StepTime]]) -> float | None:
-    """The share that the last `LAST_ROUNDS` of each worker lost; None if there are fewer.
+def lost_by_last_steps(steps: Sequence[Sequence[StepTime]]) -> float | None:
+    """The share that the last `LAST_STEPS` of each worker lost; None if there are fewer.
 
     The longest is left out: one pause of a worker does not show that there will be another.
     """
-    if any(len(own) < LAST_ROUNDS for own in steps):
+    if any(len(own) < LAST_STEPS for own in steps):
         return None
-    by_length = [sorted(own[-LAST_ROUNDS:], key=lambda s: s.compute_s + s.wait_s) for own in steps]
-    return lost_in_rounds([own[:-1] for own in by_length])
+    by_length = [sorted(own[-LAST_STEPS:], key=lambda s: s.compute_s + s.wait_s) for own in steps]
+    return lost_in_sync([own[:-1] for own in by_length])
 
 
-def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
-    """The share that rounds would lose, by lock-free steps of each worker."""
+def sync_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
+    """The share that synchronous steps would lose, by lock-free steps of each worker."""
     return 1 - 1 / gain([[one.compute_s for one in own] for own in steps], sequences)
 
 
-# -- in a run --------------------------------------------------------------------------------------
-
-
-def rounds_share(plan: TextPlan) -> float:
-    """The share of the budget after which rounds end; 0 where measured times say so."""
+def sync_share(plan: TextPlan) -> float:
+    """The share of the budget after which sync ends; 0 where measured times say so."""
     chosen = strategy_of(plan.stored)
     return 0.0 if chosen is None else chosen.async_after
 
@@ -177,14 +174,14 @@ def mean_batches_per_step(config: TrainConfig, strategy: Strategy) -> float:
     return float(strategy.batches_per_step())
 
 
-def rounds_before(plan: TextPlan) -> int | None:
-    """Rounds of this call before its lock-free steps (`async_after`); None for no limit."""
-    share, budget = rounds_share(plan), plan.budget
-    if not share or plan.strategy.name != ROUNDS.name:
+def sync_steps_before(plan: TextPlan) -> int | None:
+    """Synchronous steps before the lock-free ones of this call (`async_after`); None: no limit."""
+    share, budget = sync_share(plan), plan.budget
+    if not share or plan.strategy.name != SYNC.name:
         return None
     limits = [
-        max(0, math.ceil(round((share * (limit + before) - before) / of_round, 6)))
-        for limit, before, of_round in (
+        max(0, math.ceil(round((share * (limit + before) - before) / per_step, 6)))
+        for limit, before, per_step in (
             (budget.steps, budget.progress_before, 1),
             (budget.tokens, budget.tokens_before, plan.strategy.tokens_per_step),
         )

@@ -1,7 +1,7 @@
-"""The validation text that the evaluations of a run score, and its size.
+"""The fixed validation subset that the evaluations of a run score, and its size.
 
-All evaluations of a run score the same part of the validation text (`data.validation_set`), and
-`validation bits per byte` always refers to that part. At the end workers score a larger part, too,
+All evaluations of a run score the same subset of the validation set (`data.validation_set`), and
+`validation bits per byte` always refers to it. At the end workers score a larger part, too,
 whose score is a separate number. Both sizes follow from the options alone, whatever the budget.
 """
 
@@ -13,23 +13,18 @@ from typing import NamedTuple
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import validation_set
 from mlxhog.data.prepare import Prepared
+from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 
 PART_FLOPS, LARGER_FLOPS = 1e12, 2e12
 """Most work to score the part and the larger text: 10 s and 20 s of two CPU cores."""
-
-
 EMULATED_SHARE = 0.01  # of these, for emulated models, which are slow
-
-
 LARGER_TOKENS = 2_000_000
-
-
 MIN_BYTES = 1024
 
 
 class ScoreSums(NamedTuple):
-    """Sums over a piece of validation text: nats of its labels, bytes of text, labels."""
+    """Sums over a piece of validation text: nats of its targets, bytes of text, targets."""
 
     nats: float
     n_bytes: int
@@ -43,7 +38,7 @@ class ScoreSums(NamedTuple):
 
 @dataclass(frozen=True)
 class ValidationSubset:
-    """The part of the validation text that all evaluations of a run score, as run.json has it."""
+    """The part of the validation set that all evaluations of a run score, as run.json has it."""
 
     asked_bytes: int  # its size, as `validation_set.subset` takes it
     text: str  # its name; scores of the same text have the same name
@@ -58,12 +53,14 @@ class ValidationSubset:
     def of(
         cls, data: Prepared, config: TrainConfig, parameters: int, asked_bytes: int | None = None
     ) -> ValidationSubset:
-        """Choose the part, or take the size that a resumed run had before."""
+        """Choose the subset, or keep the size that a resumed run had before."""
         file = data.val
         if asked_bytes is None or config.val_subset_tokens is not None:
             asked_bytes = choose_bytes(config, parameters, file)
         texts = texts_of(file, config, parameters, asked_bytes)
-        n_batches = [validation_set.n_batches(one, **_rows(config, parameters)) for one in texts]
+        n_batches = [
+            validation_set.n_batches(one, **rows_of_batch(config, parameters)) for one in texts
+        ]
         n_bytes = [one.header["bytes"] for one in texts]
         is_all, whole = texts[0] is file, file.header["bytes"]
         return cls(
@@ -80,6 +77,14 @@ class ValidationSubset:
         )
 
 
+class ValidationText(NamedTuple):
+    """The text that the background tasks of workers score and sample from."""
+
+    file: TokenFile
+    tokenizer: Tokenizer
+    subset: ValidationSubset  # of each evaluation
+
+
 def texts_of(
     file: TokenFile, config: TrainConfig, parameters: int, asked_bytes: int
 ) -> list[TokenFile]:
@@ -94,7 +99,8 @@ def texts_of(
     return [part] if is_alone else [part, validation_set.subset(file, n_bytes)]
 
 
-def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
+def rows_of_batch(config: TrainConfig, parameters: int) -> dict[str, int]:
+    """Return the options of `validation_set.batches` for the batches of evaluations."""
     rows = validation_set.rows_of_batch(parameters, config.seq_len)
     return {"seq_len": config.seq_len, "batch_size": rows}
 
@@ -106,8 +112,8 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     large model it is halved until scoring takes at most `PART_FLOPS`, or to `MIN_BYTES`.
     """
     if config.val_subset_tokens is not None:
-        labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
-        return max(1, round(config.val_subset_tokens * text_bytes / max(int(labels), 1)))
+        targets, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
+        return max(1, round(config.val_subset_tokens * text_bytes / max(int(targets), 1)))
     n_bytes, most = validation_set.SUBSET_BYTES, _max_tokens(PART_FLOPS, config, parameters)
     while n_bytes > MIN_BYTES and n_bytes > most:
         n_bytes //= 2

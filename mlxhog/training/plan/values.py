@@ -1,4 +1,4 @@
-"""The values of a plan: what a run is, and the job of one of its workers.
+"""The values of a plan: what a run is.
 
 Kinds of training differ by functions that the worker calls. So each process maps the token file, or
 draws the rows of a task, for itself.
@@ -7,17 +7,15 @@ draws the rows of a task, for itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from mlxhog import arena
-from mlxhog.arena import ArenaHandle, Layout, control, published
-from mlxhog.backends.gpu_share import GPUShare, max_sequences
+from mlxhog.arena import Layout, control, published
+from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.quantities import format_count
-from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
@@ -31,18 +29,14 @@ from mlxhog.strategies import Strategy
 from mlxhog.training.plan.kernel_choice import Writers
 from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
 
-if TYPE_CHECKING:
-    from mlxhog.data.clients import Division
-
 if TYPE_CHECKING:  # a worker loads few of them
     from mlxhog.cluster.sidecar import SidecarJob
     from mlxhog.data.batches import Growth
     from mlxhog.data.clients import Division
     from mlxhog.data.prepare import Prepared
-    from mlxhog.strategies.context import Context
     from mlxhog.training.plan.initial_weights import BigramWeights, InitialWeights
     from mlxhog.training.plan.resume import Resumption
-    from mlxhog.training.plan.validation_subset import ValidationSubset
+    from mlxhog.training.plan.validation_subset import ValidationSubset, ValidationText
 
 
 class BatchSource(Protocol):
@@ -59,16 +53,6 @@ class BatchSource(Protocol):
         """Return a batch of the usual shape, for warmup."""
 
 
-class BackgroundTasks(Protocol):
-    """The background tasks of a worker, such as evaluations."""
-
-    def serve(self) -> None:
-        """Do a requested job if no other worker has taken it on."""
-
-    def evaluate_rest(self) -> None:
-        """Do this worker's part of the evaluation at the end of a run."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A run that has passed every check. Each kind of training adds what its supervisor reads.
@@ -82,17 +66,15 @@ class Plan:
     model: ModelConfig
     workers: tuple[WorkerSpec, ...]  # those that have joined included; worker k has slot k + 1
     writers: Writers
-    kernels: tuple[str, ...]  # form of the model's operations of each worker; never "auto"
+    kernels: tuple[str, ...]  # kernel variant of each worker; never "auto"
     notes: tuple[str, ...]  # for the user, on these choices
     layout: Layout
     decay: frozenset[str]  # parameters that weight decay applies to
     gpu_share: GPUShare  # for each worker that uses the GPU
     batches: Callable[[], BatchSource]  # opens the training batches
     schedule: Callable[[float], Rate]  # of learning rates, by the share of the run that is one step
-    background_tasks: Callable[[Job, Context, control.Ring], BackgroundTasks]
-    sampled: SampledSoftmax | None = (
-        None  # words of the training loss; None for the whole vocabulary
-    )
+    sampled: SampledSoftmax | None = None  # None for the full softmax
+    validation_text: ValidationText | None = None  # for background tasks; None: there are none
     sidecar: SidecarJob | None = None  # of the run's cluster; the supervisor starts it
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
@@ -100,7 +82,7 @@ class Plan:
         return partial(Plan, **{one.name: getattr(self, one.name) for one in fields(Plan)}), ()
 
     def with_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> Self:
-        """This with another worker in a slot: an existing slot or the next one."""
+        """Return this with another worker in a slot: an existing slot or the next one."""
         before, after = slice(slot - 1), slice(slot, None)
         return replace(
             self,
@@ -122,7 +104,7 @@ def plan_layout(
     """Lay out the arena of a run.
 
     It has `n_tickets` batches per epoch, `max_workers` slots or those of the strategy, further
-    `kept` segments, as `arena.plan` takes them, and with `live` copies for readers.
+    `kept` segments, as `arena.plan` takes them, and with `live` snapshots for readers.
     """
     most = max_workers or strategy.slots
     return arena.plan(
@@ -156,7 +138,7 @@ class Regime:
     n_tickets: int  # of an epoch, in the layout
     grown: tuple[Growth, ...]  # of the training text, in this epoch
     division: Division | None  # of the text among clients; None if all workers share one text
-    epoch_tokens: int  # in one pass over the training text
+    epoch_tokens: int  # in one epoch of the training text
     mean_tokens_per_step: float  # in one update, on average over a budget in steps
     budget: Budget
     schedule: Callable[[float], Rate]
@@ -176,18 +158,18 @@ class TextPlan(Regime, Plan):
     other: TextPlan | None = None  # with the strategy that the run may change to
 
     def changed(self) -> TextPlan:
-        """The other plan, whose other is this."""
+        """Return the other plan, with this as its own other."""
         assert self.other is not None, "the strategy stays"
         return replace(self.other, other=replace(self, other=None))
 
     @property
-    def _ways(self) -> list[TextPlan]:
+    def _regimes(self) -> list[TextPlan]:
         return [self] if self.other is None else [self, self.other]
 
     @property
     def arena_bytes(self) -> int:
         """Shared memory."""
-        return max(way.layout.total_bytes for way in self._ways)
+        return max(one.layout.total_bytes for one in self._regimes)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -206,8 +188,8 @@ class TextPlan(Regime, Plan):
     def free_slots(self) -> int:
         """Number of workers that can join."""
         return max(
-            0 if way.strategy.fixed else way.layout.max_workers - way.strategy.workers
-            for way in self._ways
+            0 if one.strategy.fixed else one.layout.max_workers - one.strategy.workers
+            for one in self._regimes
         )
 
     @property
@@ -222,7 +204,7 @@ class TextPlan(Regime, Plan):
 
     @property
     def kernels_used(self) -> str:
-        """The distinct forms of the model's operations."""
+        """The distinct kernel variants of the workers."""
         return ",".join(dict.fromkeys(self.kernels))
 
 
@@ -236,7 +218,7 @@ def epochs_read(
 
 
 class BatchSpeed(NamedTuple):
-    """The speed of a run's workers, all at the same time, with one batch."""
+    """The throughput of a run's workers, all at the same time, with one batch size."""
 
     sequences: int
     tokens_per_s: float  # of all workers together, gradients alone
@@ -245,7 +227,7 @@ class BatchSpeed(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchChoice:
-    """The chosen batch, why no larger one is taken, and the speeds of all measured ones."""
+    """The chosen batch size, why none is larger, and the throughput of all measured ones."""
 
     sequences: int
     why: str
@@ -253,7 +235,7 @@ class BatchChoice:
 
     def __str__(self) -> str:
         """One line for the user."""
-        line = f"batch_size auto: {_sequences(self.sequences)}, because {self.why}"
+        line = f"batch_size auto: {sequences_text(self.sequences)}, because {self.why}"
         each = [f"{format_count(one.tokens_per_s)} with {one.sequences}" for one in self.speeds]
         return f"{line}; tokens/s of all workers: {', '.join(each)}" if each else line
 
@@ -263,93 +245,6 @@ class BatchChoice:
         return {"sequences": self.sequences, "why": self.why, "tokens_per_s": speeds}
 
 
-def _sequences(n: int) -> str:
+def sequences_text(n: int) -> str:
+    """Return a number of sequences as text."""
     return f"{n} sequence{'s' * (n != 1)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """The plan of a run, and what one of its workers needs beside it; picklable for `spawn`."""
-
-    plan: Plan  # with the run's present strategy
-    handle: ArenaHandle | None  # None in a job for a worker that has the arena
-    slot: int  # in the worker table, from 1
-    run_dir: Path
-    budget: Budget  # of this call, in steps of the present strategy
-    step_limit: int | None = None  # of the present strategy; None for no limit
-    halvings: int = 0  # of its micro-batch, see `LOST_GPU_EXIT_CODE`
-    notices: list[str] = field(default_factory=list)  # of the worker, for the user
-
-    @property
-    def config(self) -> TrainConfig:
-        """The run's configuration."""
-        return self.plan.config
-
-    @property
-    def log(self) -> Path:
-        """The file of the worker's output."""
-        return self.run_dir / "logs" / f"worker-{self.slot}.log"
-
-    @property
-    def spec(self) -> WorkerSpec:
-        """Backend and threads."""
-        return self.plan.workers[self.slot - 1]
-
-    @property
-    def step_threads(self) -> int:
-        """Threads of norm, step and read; a CPU worker has one of its own for overlapped steps."""
-        return 1 if self._is_split else self.spec.threads
-
-    @property
-    def compute_threads(self) -> int:
-        """Threads of its gradients."""
-        return max(1, self.spec.threads - self._is_split)
-
-    @property
-    def _is_split(self) -> bool:
-        return self.config.overlap and self.spec.backend not in GPU_BACKENDS
-
-    @property
-    def kernels(self) -> str:
-        """The form of the model's operations that it uses; never "auto"."""
-        return self.plan.kernels[self.slot - 1]
-
-    @property
-    def micro_batch(self) -> int:
-        """Sequences per gradient of the backend."""
-        most = max_sequences(self.spec.backend, self.config.seq_len)
-        return max(1, min(self.config.micro_batch >> self.halvings, most))
-
-    @property
-    def gpu_share(self) -> GPUShare:
-        """The worker's share of the GPU, if it uses one."""
-        share = self.plan.gpu_share
-        return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))
-
-    def leave_notice(self, text: str, *details: str) -> None:
-        """Keep a notice for the user, which the worker sends when it is up; log it with details."""
-        self.notices.append(text)
-        self.log_lines(f"notice: {text}", *details)
-
-    def log_lines(self, *lines: str) -> None:
-        """Write to the worker's log, which is its standard output."""
-        with suppress(OSError):  # the disk of the log may be full
-            print(*lines, sep="\n", flush=True)
-
-
-# -- a GPU that is lost ----------------------------------------------------------------------------
-#
-# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
-# at the next wait for the GPU; older versions abort the process on a thread of Metal, where no
-# error can be caught. torch does not look, so its backend does (`TorchBackend`). A process does not
-# recover from either. The remedy is less work at a time, so the worker restarts with half the
-# micro-batch; the sequences of its ticket, and so the gradient, stay the same.
-# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where
-# users report that the hints help; pytorch issue 193571.
-
-LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
-MAX_HALVINGS = 3
-HINTS = (
-    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
-    "off may help"
-)

@@ -1,4 +1,4 @@
-"""The state of a run, out of an arena at rest and into one: checkpoint, resume, other strategies.
+"""The state of a run, out of a quiesced arena and into one: checkpoint, resume, other strategies.
 
 A checkpoint may be resumed by another number of workers or with another kind of moments: they begin
 with the average of the private ones, or with those of the worker with the most steps if they have
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.workers import WorkerState
 from mlxhog.base import mapped
 from mlxhog.config.budget import Budget
+from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError
 from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -29,28 +30,21 @@ from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.strategies import prediction, strategy_of
-from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.resume import text_kind
 from mlxhog.training.plan.saved_state import taking_over
 from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor.monitor import Monitor
-
-if TYPE_CHECKING:
-    pass
 
 MEAN_FLOATS = 1 << 20  # of each worker's moments that are averaged at a time, in private memory
 Arrays = Mapping[str, NDArray[np.float32]]
 """By "segment/parameter"."""
 
 
-# -- into an arena -------------------------------------------------------------------------------
-
-
-def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda message: None) -> None:
+def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Tell = lambda message: None) -> None:
     """Write the first parameters, moments and data position into a new arena."""
     strategy = plan.strategy
     if plan.resumption is None:
-        _initialise(plan, arena)
+        _initialize(plan, arena)
         strategy.begin(arena)
         return
     saved = plan.resumption.checkpoint
@@ -100,7 +94,7 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
         strategy.restore_state(arena, state)
 
 
-def _initialise(plan: TextPlan, arena: Arena) -> None:
+def _initialize(plan: TextPlan, arena: Arena) -> None:
     """Draw the first parameters; those that a text or `init_from` gives are written over them."""
 
     def draw(spec: ParamSpec) -> None:
@@ -112,11 +106,8 @@ def _initialise(plan: TextPlan, arena: Arena) -> None:
         plan.initial_weights.fill(arena, plan.model)
 
 
-# -- moments -------------------------------------------------------------------------------------
-
-
 class _Moments(NamedTuple):
-    """The optimizer's state of a run at rest."""
+    """The optimizer's state of a quiesced run."""
 
     steps: dict[int, int]  # of each slot's own state
     since: int | None  # version at which shared moments began; None if each worker has its own
@@ -124,7 +115,7 @@ class _Moments(NamedTuple):
 
 
 def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
-    """The moments in an arena at rest, as views."""
+    """The moments in a quiesced arena, as views."""
     slots = plan.strategy.state_slots(arena)
     segments = [f"{kind}.{slot}" for kind in plan.optimizer.state_segments for slot in slots]
     arrays = {
@@ -138,7 +129,7 @@ def _moments_of(plan: TextPlan, arena: Arena) -> _Moments:
 
 
 def change(old: TextPlan, new: TextPlan, arena: Arena) -> None:
-    """Divide the arena of a run at rest anew, for another strategy, which takes the moments over.
+    """Lay out the arena of a quiesced run for another strategy, which continues with the moments.
 
     Both plans have the same kept segments; all others are cleared. Moments are averaged where they
     are; those for which the new layout has no such place are copied first.
@@ -166,7 +157,7 @@ def change(old: TextPlan, new: TextPlan, arena: Arena) -> None:
             arena.segment(segment.name).fill(0)
 
 
-def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> set[str]:
+def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Tell) -> set[str]:
     """Give every worker its moments, or the average if the workers have changed.
 
     Private moments become their average if the new run shares them; shared moments are copied to
@@ -241,9 +232,6 @@ def _fill(arena: Arena, segments: list[str], sources: list[str], saved: Arrays) 
                 one[name].reshape(-1)[piece] = mean
 
 
-# -- out of an arena -----------------------------------------------------------------------------
-
-
 def dump(
     plan: TextPlan, arena: Arena, ledger: Ledger, budget: Budget, monitor: Monitor
 ) -> tuple[Arrays, dict[str, Any]]:
@@ -266,7 +254,7 @@ def dump(
         unit: None if (limit := getattr(budget, unit)) is None else limit - used
         for unit, used in zip(("steps", "tokens", "seconds"), spent, strict=True)
     }
-    if budget.steps is not None and config.steps is None:  # converted from passes or tokens
+    if budget.steps is not None and config.steps is None:  # converted from epochs or tokens
         rest["batches_per_step"] = plan.strategy.batches_per_step()
         rest["steps_before"] = budget.progress_before + counters.load("steps")
     chosen = strategy_of(stored)
@@ -303,11 +291,8 @@ def dump(
     return {**moments.arrays, **outer}, state
 
 
-# -- joining ----------------------------------------------------------------------
-
-
 def inherit(arena: Arena, slot: int, private: tuple[str, ...], *, one_state: bool = False) -> None:
-    """Give a free slot the optimizer state of the worker with the most steps; all hold still.
+    """Give a free slot the optimizer state of the worker with the most steps; all are quiesced.
 
     Updates that a worker still has to write, or wrote in advance (error feedback), stay its own.
     Where all workers have `one_state`, that of slot 1, there is nothing to give.

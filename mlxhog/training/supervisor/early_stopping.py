@@ -44,7 +44,7 @@ class ValidationWatch:
                 self.best = typed.read(BestScore, best)
 
     def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
-        """Take in a new evaluation, if any; returns whether training is to end.
+        """Compare a new evaluation, if any; returns whether training is to end.
 
         If the weights of a new best cannot be saved, the best before it stays the best, so the next
         better evaluation is saved.
@@ -61,7 +61,7 @@ class ValidationWatch:
                 self.best = before
         else:
             self.since += 1
-        self.mark(monitor)
+        self.show(monitor)
         if config.stop_at_loss is not None and best.bits_per_byte <= config.stop_at_loss:
             self.ended = (
                 f"validation text reached {best.bits_per_byte:.3f} bits per byte at step "
@@ -69,9 +69,8 @@ class ValidationWatch:
             )
         elif config.patience is not None and self.since >= config.patience:
             self.ended = (
-                f"{self.since} validation evaluation{'s' * (self.since > 1)} without a new best "
-                f"(patience), which was {best.bits_per_byte:.3f} bits per byte at step "
-                f"{best.step:,}"
+                f"{self.since} validation evaluation{'s' * (self.since > 1)} without improvement "
+                f"(patience) over {best.bits_per_byte:.3f} bits per byte at step {best.step:,}"
             )
         if self.ended is not None:
             report(f"{self.ended}: training ends")
@@ -81,7 +80,7 @@ class ValidationWatch:
         nats = tuple(monitor.val_nats)
         return BestScore(bits_per_byte=bits, step=step, text=self._text, nats=nats)
 
-    def mark(self, monitor: Monitor) -> None:
+    def show(self, monitor: Monitor) -> None:
         """Let views of the run show the best."""
         if (best := self.best) is not None:
             monitor.note(best_bits_per_byte=best.bits_per_byte, best_step=best.step)
@@ -108,7 +107,7 @@ class ValidationWatch:
                     checkpoint.link_model(run, kept)
         except EnvironmentLacks as error:
             report(f"no link leads to the best checkpoint: {error}")
-        self.mark(monitor)
+        self.show(monitor)
         if kept and self.best and rose:
             report(
                 f"validation loss rose: best validation evaluation {self.best.bits_per_byte:.3f} "

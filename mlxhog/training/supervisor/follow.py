@@ -1,4 +1,4 @@
-"""Following a folder: new text files and examples become rows that a run trains on.
+"""Following a folder: new text files and examples become sequences that a run trains on.
 
 A thread of the supervisor looks at the folder twice a second, reads new files and publishes them
 (`mlxhog.data.stream`), so that a large file does not delay the supervisor. The supervisor gives
@@ -53,7 +53,7 @@ LEAVE_S = 5.0  # limit for a piece of a file that is being read when the run end
 PART_TOKENS = 4 << 20  # per part, unless one file has more
 EXAMPLES_BYTES = 1 << 20  # examples that are read at once
 MAX_BYTES = 64 << 20  # of one file, unpacked, whose rows are in memory until they are published
-ROW_BYTES = 256  # least that a document counts for: Python's own for its row
+ROW_BYTES = 256  # least that a document counts for: Python's own for its sequence
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
@@ -87,7 +87,7 @@ class Follower:
     # -- in the supervisor -----------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        """Take examples, and start the thread.
+        """Accept examples, and start the thread.
 
         The run has a checkpoint by now, so text that it acknowledges is trained, even after a kill.
         """
@@ -142,7 +142,7 @@ class Follower:
         rows, sources = list[TrainingRow](), list[SourceFile]()
         for name, size, changed_ns in self._settled():
             try:
-                refused = self._take(name, rows)
+                refused = self._add(name, rows)
             except (EnvironmentLacks, MemoryError) as error:
                 self._postponed.add(name)
                 reason = message_of(error)
@@ -154,14 +154,14 @@ class Follower:
             if sum(len(row.ids) for row in rows) >= PART_TOKENS:
                 break
         with disk_errors(f"reading {self._writer.folder}"):
-            examples_end = self._take_examples(rows)
+            examples_end = self._add_examples(rows)
         if not sources and examples_end == self._writer.last.examples_end:
             return False
         self._writer.publish(rows, sources, examples_end)
         self.end = self._writer.last.end_ticket
         return True
 
-    def _take(self, name: str, rows: list[TrainingRow]) -> str | None:
+    def _add(self, name: str, rows: list[TrainingRow]) -> str | None:
         """Add all rows of a file, or none; then returns the reason.
 
         A reader's or a tokenizer's own error concerns this file only.
@@ -246,7 +246,7 @@ class Follower:
             return example_rows(document, tokenizer, seq_len, where)
         return document_rows(document, tokenizer, seq_len)
 
-    def _take_examples(self, rows: list[TrainingRow]) -> int:
+    def _add_examples(self, rows: list[TrainingRow]) -> int:
         """Add the rows of newly appended examples; returns where these end."""
         path, begin = self._writer.folder / EXAMPLES, self._writer.last.examples_end
         try:

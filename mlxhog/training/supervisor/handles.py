@@ -1,22 +1,30 @@
-"""One worker of a run as its supervisor keeps it: its signs of life, and its deaths."""
+"""One worker of a run as its supervisor keeps it: its heartbeat, and its deaths."""
 
+import signal
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Entry, WorkerState
-from mlxhog.base.workers import WorkerSpec
-from mlxhog.errors import WorkerFailed
+from mlxhog.arena.process import Heartbeat, monotonic_ns
+from mlxhog.arena.workers import Entry, WorkerPhase, WorkerState
+from mlxhog.base.child_processes import Death
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.training.plan.job import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS
 
 RESTART_WINDOW_S = 600.0
-FIRST_STEP_S = 300.0  # a first gradient gives no sign of life, and its time is not known yet
+EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
+"""Exit codes of a GPU worker that macOS has ended."""
+
+FIRST_STEP_S = 300.0  # a first gradient has no heartbeat, and its time is not known yet
 
 
 @dataclass
 class WorkerHandle:
     """A worker slot, and the state of the process in it."""
 
-    slot: int
+    entry: Entry  # of the worker table
     spec: WorkerSpec
     deaths_s: deque[float] = field(default_factory=deque)
     failed_starts: int = 0  # in a row
@@ -28,29 +36,66 @@ class WorkerHandle:
     cancelled: bool = False  # ended within a step when the time was over; not replaced
     respawn_s: float | None = None  # when its replacement is to start, in watched time
     notices_read: bool = False  # its notices were reported
-    was_silent: bool = False  # its process was killed for its silence
-    beat_ns: int = 0  # last observed heartbeat
-    beat_seen_s: float = 0.0  # time of that observation, in watched time
+    was_silent: bool = False  # its process was killed for a missing heartbeat
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+
+    @property
+    def slot(self) -> int:
+        """Its worker slot."""
+        return self.entry.slot
 
     def __str__(self) -> str:
         """Its name in messages."""
         return f"worker {self.slot} ({self.spec.backend})"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is outside a step and an evaluation, and none is to come from it."""
+        is_idle = self.entry.state == WorkerState.RUNNING and self.entry.phase == WorkerPhase.IDLE
+        return self.cancelled or is_idle
 
     def begin(self) -> None:
         """Forget the process before the one that is being spawned."""
         self.parked = self.notices_read = self.cancelled = self.was_silent = False
         self.respawn_s = self.leaving_s = None
 
-    def silent_s(self, entry: Entry, now_s: float) -> float:
-        """Return the watched seconds since its last sign of life."""
-        if entry.heartbeat_ns != self.beat_ns:
-            self.beat_ns, self.beat_seen_s = entry.heartbeat_ns, now_s
-        return now_s - self.beat_seen_s
+    def max_silent_s(self, timeout_s: float) -> float:
+        """Return how long it may have no heartbeat; `timeout_s` is for a worker with steps."""
+        starts = self.entry.state == WorkerState.STARTING and not self.parked
+        return timeout_s if self.entry.steps and not starts else max(timeout_s, FIRST_STEP_S)
 
-    def may_be_silent_s(self, entry: Entry, timeout_s: float) -> float:
-        """Return how long it may give no sign of life; `timeout_s` is for a worker with steps."""
-        starts = entry.state == WorkerState.STARTING and not self.parked
-        return timeout_s if entry.steps and not starts else max(timeout_s, FIRST_STEP_S)
+    def judge(
+        self, death: Death, last: str, log: Path, restarts: int, *, is_first: bool, was_up: bool
+    ) -> str | None:
+        """Judge a death by the last line of its log, and count it.
+
+        A GPU worker that macOS has ended gets half its micro-batch; the cause is returned.
+
+        Raises:
+            ConfigError, EnvironmentLacks: a first worker cannot start; the message is its own.
+            WorkerFailed: a restart cannot cure the error, or there were more than `restarts`.
+        """
+        if is_first and death.code in EXIT_ERRORS:
+            raise EXIT_ERRORS[death.code](f"{self} cannot start: {last}")
+        if death.is_fault:
+            raise WorkerFailed(
+                f"{self} met an error that a restart cannot cure: {last}; see {log}, and please "
+                "report it"
+            )
+        cause = None
+        if self.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
+            lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
+            cause = f"{self} {lost}"
+            if self.halvings == MAX_HALVINGS:
+                raise WorkerFailed(
+                    f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
+                )
+            self.halvings += 1
+        way_out = death.way_out(last, otherwise="allow more with --restarts")
+        if self.was_silent:
+            way_out = "allow a longer silence with --heartbeat-timeout"
+        self.count_death(restarts, f"{death}; {last}", f"see {log}, or {way_out}", was_up=was_up)
+        return cause
 
     def count_death(self, restarts: int, why: str, way_out: str, *, was_up: bool) -> None:
         """Count a death in the last ten minutes, or a start that failed.

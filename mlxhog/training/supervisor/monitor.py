@@ -47,7 +47,7 @@ class _Slot:
         # Of the newest steps, the `PARTS` and `other_s`, which a step has that follows another.
         self.times: deque[tuple[float | None, ...]] = deque(maxlen=MAX_TIMES)
 
-    def take(self, record: np.void) -> None:
+    def add(self, record: np.void) -> None:
         """Add the record of a step."""
         self.recent.append(record)
         self.staleness[int(record["staleness"])] += 1
@@ -79,7 +79,7 @@ class _Slot:
         return tokens / (spent_ns / 1e9)
 
     def times_to_json(self) -> dict[str, Any]:
-        """Microseconds of each gradient, in order; for the other activities the median, in s."""
+        """Microseconds of each gradient, in order; for the other times the median, in s."""
         columns = dict(zip((*PARTS, "other_s"), zip(*self.times, strict=True), strict=True))
         gradients = columns.pop("compute_s")
         measured = {name: [s for s in of if s is not None] for name, of in columns.items()}
@@ -120,6 +120,10 @@ class Monitor:
         self.on_score: Callable[[np.void], None] | None = None  # gets each scored batch
         self.evaluations = 0  # evaluations during training
         self.evaluating_s = 0.0  # seconds that workers spent on them
+
+    def release(self) -> None:
+        """Let go of those who read the records, and have this monitor."""
+        self.on_step = self.on_score = None
 
     def note(self, **values: Any) -> None:
         """Change fields of the state."""
@@ -162,7 +166,7 @@ class Monitor:
         for number, slot in self._slots.items():
             for record in slot.drain():
                 if record["kind"] == RecordKind.STEP:
-                    slot.take(record)
+                    slot.add(record)
                     t_ns = int(record["t_ns"])
                     self._first_step_ns = min(t_ns, self._first_step_ns or t_ns)
                     if self.on_step is not None:
@@ -181,7 +185,7 @@ class Monitor:
             nats = sum(float(step["nats"]) for step in steps)
             self.note(train_bits_per_byte=bits_per_byte(nats, n_bytes))
 
-    def take_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
+    def add_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
         """Store an evaluation on validation text: its nats, bytes and targets, and the step."""
         self.note(
             val_bits_per_byte=bits_per_byte(nats, n_bytes),
@@ -191,8 +195,8 @@ class Monitor:
             val_bytes=n_bytes,
         )
 
-    def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
-        """Store the final score: its labels, and its share of the text."""
+    def add_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
+        """Store the final score: its targets, and its share of the text."""
         self.note(final_bits_per_byte=bits_per_byte, final_tokens=tokens, final_share=share)
 
     def first_step_s(self) -> float | None:

@@ -45,9 +45,10 @@ from mlxhog.optim import updates
 from mlxhog.strategies import Lease, recorded
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training.plan.decide import make_plan
-from mlxhog.training.plan.values import Job, TextPlan
+from mlxhog.training.plan.job import Job
+from mlxhog.training.plan.values import TextPlan
 from mlxhog.training.supervisor import arena_state
-from mlxhog.training.worker import loop as worker
+from mlxhog.training.worker.loop import make_context, start_gradients
 from mlxhog.training.worker.steps import Steps
 
 CONFIG = "config.yaml"
@@ -67,7 +68,7 @@ class ReplayResult:
     steps: int  # replayed, torn ones included
     deaths: int
     hashes: int  # compared, the final ones included
-    difference: str | None  # the first one, in words
+    difference: str | None  # the first one, for people
     sha256: str  # of the final weights, as recorded
     seconds: float
 
@@ -119,8 +120,8 @@ def processes(directory: Path, slot: int, max_bytes: int = MAX_BYTES) -> list[Pr
 def repeat(lane: Lane, job: Job, process: Process) -> str | None:
     """In a child: repeat the steps of a process; returns the first difference."""
     arena, entry = lane.arena, lane.arena.workers.entry(job.slot)
-    gradients = worker.start_gradients(job, arena, entry)
-    context = worker.make_context(job, arena, entry, gradients.backend)
+    gradients = start_gradients(job, arena, entry)
+    context = make_context(job, arena, entry, gradients.backend)
     ring = control.Ring(arena.segment(f"ring.{job.slot}"))
     repeated = Steps(job, context, ring, gradients).strategy
     assert isinstance(repeated, ReplayedWorker)
@@ -141,9 +142,6 @@ def repeat(lane: Lane, job: Job, process: Process) -> str | None:
     return None
 
 
-# -- the record of the supervisor -----------------------------------------------------------------
-
-
 def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
     """Write the header of a run whose arena is filled and whose workers have not started."""
     path = directory / event_log.FOLDER / CONFIG
@@ -152,7 +150,7 @@ def begin_record(plan: TextPlan, directory: Path, arena: Arena) -> None:
         replace_file(path, plan.config.to_yaml().encode())
     pairs = zip(plan.workers, plan.kernels, strict=True)
     header = event_log.Header(
-        workers=tuple(event_log.Begin(one.backend, one.threads, form) for one, form in pairs),
+        workers=tuple(event_log.Begin(one.backend, one.threads, kernels) for one, kernels in pairs),
         slots=plan.strategy.slots,
         layout_sha256=layout_digest(arena.layout),
         tokens_sha256=plan.data.train.digest,
@@ -206,9 +204,6 @@ def versions(backends: set[str]) -> dict[str, str]:
     }
 
 
-# -- the replay ----------------------------------------------------------------------------------
-
-
 def replay(run: Run, *, ignore_versions: bool = False) -> ReplayResult:
     """Replay a recorded run and compare.
 
@@ -238,7 +233,9 @@ def replay(run: Run, *, ignore_versions: bool = False) -> ReplayResult:
                 f"the run began with other values of {', '.join(differ)} than this mlxhog and "
                 "NumPy make of its seed; replay it with the versions that recorded it"
             )
-        difference = _follow(slots, plan, arena, directory) or _compare(arena, end)
+        difference = _repeat_all(slots, plan, arena, directory)
+        if not difference and (differ := differing(arena, end.sha256)):
+            difference = f"the end: {', '.join(differ)} differ from the record"
     return ReplayResult(
         run=str(directory),
         workers=tuple(worker.backend for worker in header.workers),
@@ -293,10 +290,10 @@ def _plan(header: Header, run: Run) -> TextPlan:
     return plan
 
 
-def _follow(
+def _repeat_all(
     slots: Sequence[Sequence[Process]], plan: TextPlan, arena: Arena, directory: Path
 ) -> str | None:
-    """Repeat all processes, those of a slot one after the other; returns the first difference."""
+    """Repeat all processes, those of a slot in order; returns the first difference."""
     waiting = [[process for process in slot if process.steps] for slot in slots]
     running: dict[int, tuple[Process, Child]] = {}
     try:
@@ -333,10 +330,3 @@ def _start(process: Process, plan: TextPlan, arena: Arena, directory: Path) -> C
     child = Child(arena, slot, threads=spec.threads, store=texts)
     child.start(repeat, job, process)
     return child
-
-
-def _compare(arena: Arena, end: End) -> str | None:
-    """Compare the arena with the end of the run; returns the differences in words."""
-    if not (differ := differing(arena, end.sha256)):
-        return None
-    return f"the end: {', '.join(differ)} differ from the record"

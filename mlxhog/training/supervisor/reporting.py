@@ -28,6 +28,7 @@ from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.models import registry
 from mlxhog.progress import EVALUATED, REFERENCE_BITS_PER_BYTE, PhaseStatus, Progress, Result
 from mlxhog.training.plan.values import TextPlan
+from mlxhog.training.supervisor import run_folder
 from mlxhog.training.supervisor.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -195,6 +196,18 @@ class Reporter:
             self.run.drop_metrics_after(budget.steps_before, budget.seconds_before)
         except (RunError, EnvironmentLacks) as error:
             self.report(f"metrics keep the lost steps: {error}; training continues")
+
+    def drain(self) -> None:
+        """Read the records of workers; a new sample becomes an event."""
+        samples = self.monitor.samples
+        self.monitor.drain()
+        if self.monitor.samples > samples:
+            self.sample = self.run.last_sample()
+            self.record("sample", text=self.sample)
+
+    def write_options(self) -> None:
+        """Replace the options in the run's folder."""
+        run_folder.write_options(self.run, self.plan, self.commands)
 
     def write_status(self, *, status: str, checkpoint: Path | None, **more: Any) -> None:
         """Replace run.json."""

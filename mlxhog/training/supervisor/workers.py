@@ -1,4 +1,4 @@
-"""The worker processes of a run and their arena: spawned, watched, replaced, ended.
+"""The worker processes of a run: spawned, watched, replaced, ended.
 
 Only this process reaps: it returns a worker's tickets and frees its locks only after `waitpid` has
 reported its end. A worker keeps its slot through restarts and so inherits its predecessor's
@@ -9,18 +9,15 @@ that has joined cannot start, or dies too often, the run continues without it.
 
 from __future__ import annotations
 
-import signal
 import statistics
 import threading
-import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mlxhog.arena import Arena
 from mlxhog.arena.clock import Clock
@@ -28,154 +25,75 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.published import SeqlockCounters
-from mlxhog.arena.workers import MAX_NONFINITE, QUIESCED, Entry, WorkerPhase, WorkerState
+from mlxhog.arena.workers import MAX_NONFINITE, WorkerPhase, WorkerState
 from mlxhog.base.child_processes import Death, WorkerPool, WorkerProcess, last_lines_of
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
-from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
-from mlxhog.config.budget import Budget
+from mlxhog.base.workers import WorkerSpec
+from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.training.plan.values import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS, Job, Plan
+from mlxhog.training.plan.job import HINTS, Job
+from mlxhog.training.plan.values import Plan, sequences_text
 from mlxhog.training.supervisor.handles import WorkerHandle
-from mlxhog.training.worker import main as worker_process
+from mlxhog.training.worker import process
 
 if TYPE_CHECKING:  # only runs of a cluster load it
     from mlxhog.cluster.sidecar import Sidecar
 
 SIDECAR_LEAVES_S = 1.0
-MAX_PAUSE_S = 30.0  # before a replacement that could not start is tried again
+MAX_RETRY_S = 30.0  # before a replacement that could not start is tried again
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
-EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
-WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
-"""Exit codes of a GPU worker that macOS has ended."""
+
+P = TypeVar("P", bound=Plan)
 
 
-class Processes(ABC):
-    """An arena and its workers; used by one thread of one process."""
-
-    plan: Plan  # of the run, with its present strategy and workers
-    budget: Budget  # of this call, in steps of the present strategy
+class Workers(Generic[P]):
+    """The worker processes of an arena, and the sidecar of its cluster; for one thread."""
 
     def __init__(
-        self, plan: Plan, run_dir: Path, *, stack: ExitStack, fallback: Path | None = None
+        self, plan: P, run_dir: Path, arena: Arena, ledger: Ledger, clock: Clock, report: Tell
     ) -> None:
-        """Create the arena, which the caller fills; this spawns no process.
-
-        Logs of workers go to the folder `logs` of `run_dir`. On close, the stack kills the workers
-        and closes the arena. If shared memory is too small, the arena is a file in `fallback`.
-        """
-        self.plan, self.run_dir, self.budget = plan, run_dir, plan.budget
-        self._steps_allowed: int | None = None  # that the present strategy may take
-        self.arena = stack.enter_context(
-            Arena.create(plan.layout, write=plan.writers.write, fallback=fallback)
-        )
-        self.ledger = Ledger(self.arena)
-        self.handles = [WorkerHandle(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
+        """Spawn no process yet. Logs of workers go to the folder `logs` of `run_dir`."""
+        self.plan = plan  # with the present strategy, and those that have joined
+        self.budget = plan.budget  # of this call, in steps of the present strategy
+        self.steps_allowed: int | None = None  # that the present strategy may take
+        self.run_dir, self.report = run_dir, report
+        self._arena, self._ledger, self._clock = arena, ledger, clock
+        self.handles = [
+            WorkerHandle(arena.workers.entry(slot), spec)
+            for slot, spec in enumerate(plan.workers, start=1)
+        ]
         self.pool = WorkerPool()
-        self.sidecar: Sidecar | None = None  # of the run's cluster
+        self.sidecar: Sidecar | None = None
         if plan.sidecar is not None:
             from mlxhog.cluster.sidecar import Sidecar
 
             log = run_dir / "logs" / "sidecar.log"
-            self.sidecar = Sidecar(self.arena, replace(plan.sidecar, log=log))
-        self.restarts = self.removed = 0  # replaced workers, and those that left or were given up
+            self.sidecar = Sidecar(arena, replace(plan.sidecar, log=log))
+        self.restarts = self.removed = 0  # replaced workers, and those that left or were evicted
         self.torn = 0  # batches that died half applied
         self.notices: dict[str, None] = {}  # of workers, each once, in order
-        self.clock = Clock(self.arena.counters, self.budget.seconds)
         self._watched = WatchedTime()
-        stack.callback(self.stop, 0.0)
-
-    @abstractmethod
-    def report(self, message: str) -> None:
-        """Show the user a message."""
-
-    # -- the state of workers --------------------------------------------------------------------
-
-    def entry(self, handle: WorkerHandle) -> Entry:
-        """The worker table entry of a handle."""
-        return self.arena.workers.entry(handle.slot)
 
     def ready(self) -> bool:
         """Whether every worker is up, and the sidecar of a cluster has data for them."""
         return (self.sidecar is None or self.sidecar.is_ready) and all(
-            self.entry(handle).state == WorkerState.RUNNING for handle in self.handles
+            handle.entry.state == WorkerState.RUNNING for handle in self.handles
         )
 
-    def ends(self) -> int:
-        """Number of ended workers, which may have left accepted jobs undone."""
-        return self.restarts + self.removed
-
-    def has_workers(self) -> bool:
+    def has_any(self) -> bool:
         """Whether a worker process exists, or is to be started again."""
         return bool(self.pool) or any(handle.respawn_s is not None for handle in self.handles)
 
-    def is_drained(self) -> bool:
-        """Whether every worker is up or cancelled, and none is inside a step or an evaluation.
-
-        A dead or starting worker may have left work half done that others wait for.
-        """
-        return self._twice(lambda: [self._is_idle(handle) for handle in self.handles])
-
-    def only_dead_in_step(self) -> bool:
-        """Whether all workers that are inside a step or an evaluation are dead."""
-
-        def look() -> list[bool]:
-            dead = self.pool.wait(0.0)
-            return [handle.slot in dead for handle in self.in_step()]
-
-        return self._twice(look)
-
     def in_step(self) -> list[WorkerHandle]:
         """Workers, dead ones included, that are inside a step or an evaluation."""
-        return [
-            handle
-            for handle in self.handles
-            if handle.slot in self.pool
-            and self.entry(handle).state != WorkerState.STARTING
-            and not self._is_idle(handle)
-        ]
+        inside = [one for one in self.handles if one.slot in self.pool and not one.is_idle]
+        return [one for one in inside if one.entry.state != WorkerState.STARTING]
 
-    def is_quiesced(self) -> bool:
-        """Whether no worker changes the state of a checkpoint while `pause` is set.
-
-        Others may be waiting for a starting worker, unless they are inside a collective step. A
-        worker that evaluates or samples holds no ticket and writes nothing of a checkpoint. It
-        claims next, and every `claim` checks `pause` before a change, except for its part in a
-        joint step (`between_steps`).
-        """
-
-        def look() -> list[bool]:
-            phases = [self.entry(handle).phase in QUIESCED for handle in self.handles]
-            return [*phases, self.plan.strategy.between_steps(self.arena)]
-
-        return self._twice(look)
-
-    def has_background_task(self) -> bool:
-        """Whether a worker evaluates or samples; this ends by itself."""
-        background_tasks = (WorkerPhase.EVALUATE, WorkerPhase.SAMPLE)
-        return any(self.entry(handle).phase in background_tasks for handle in self.handles)
-
-    def _is_idle(self, handle: WorkerHandle) -> bool:
-        entry = self.entry(handle)
-        return handle.cancelled or (
-            entry.state == WorkerState.RUNNING and entry.phase == WorkerPhase.IDLE
-        )
-
-    def _twice(self, look: Callable[[], list[bool]]) -> bool:
-        """Whether all are true twice, with no step in between, and the sidecar is idle."""
-
-        def steps() -> list[tuple[int, int]] | None:
-            still = all(look()) and (self.sidecar is None or self.sidecar.is_idle())
-            every = map(self.entry, self.handles)
-            return [(entry.steps, entry.state) for entry in every] if still else None
-
-        if (before := steps()) is None:
-            return False
-        time.sleep(0.02)
-        return before == steps()
-
-    # -- their start, and the next job -----------------------------------------------------------
+    def n_ended(self) -> int:
+        """Number of ended workers, which may have left background tasks undone."""
+        return self.restarts + self.removed
 
     def spawn(self) -> None:
         """Start every worker, and the sidecar of a cluster."""
@@ -191,45 +109,45 @@ class Processes(ABC):
 
     def _spawn(self, handle: WorkerHandle) -> None:
         handle.begin()
-        job = self._job(handle.slot, handle.halvings)
+        job = self.job(handle.slot, handle.halvings)
         if self.plan.config.determinism == "record":
             from mlxhog.arena import event_log
 
             begin = event_log.Begin(job.spec.backend, job.spec.threads, job.kernels)
             event_log.append(event_log.worker_path(self.run_dir, handle.slot), begin)
         self.pool[handle.slot] = WorkerProcess(
-            worker_process.main,
+            process.main,
             (job,),
             name=f"mlxhog-worker-{handle.slot}",
             threads=handle.spec.threads,
-            table=self.arena.workers,
+            table=self._arena.workers,
             slot=handle.slot,
         )
 
-    def _job(self, slot: int, halvings: int = 0) -> Job:
+    def job(self, slot: int, halvings: int = 0) -> Job:
+        """Return the job of the worker in a slot by the present plan."""
         return Job(
             plan=self.plan,
-            handle=self.arena.handle(),
+            handle=self._arena.handle(),
             slot=slot,
             run_dir=self.run_dir,
             budget=self.budget,
-            step_limit=self._steps_allowed,
+            step_limit=self.steps_allowed,
             halvings=halvings,
         )
 
     def are_parked(self) -> bool:
-        """Let workers leave their strategy, while they hold still; whether all wait for a job.
+        """Let quiesced workers leave their strategy; returns whether all wait for a job.
 
         One that is still starting, or has died meanwhile, has no job from now on.
         """
         if any(handle.leaving_s is not None for handle in self.handles):
             return False
         for handle in self.handles:
-            entry = self.entry(handle)
-            if entry.state == WorkerState.RUNNING:
-                entry.state, handle.parked = WorkerState.STARTING, True
+            if handle.entry.state == WorkerState.RUNNING:
+                handle.entry.state, handle.parked = WorkerState.STARTING, True
         parked = [handle for handle in self.handles if handle.parked]
-        if any(self.entry(handle).phase != WorkerPhase.STARTING for handle in parked):
+        if any(handle.entry.phase != WorkerPhase.STARTING for handle in parked):
             return False
         for handle in self.handles:
             if not handle.parked and handle.slot in self.pool:
@@ -251,16 +169,14 @@ class Processes(ABC):
                 self._or_remove(handle, self._respawn)
                 continue
             handle.parked = False
-            job = replace(self._job(handle.slot, handle.halvings), handle=None)
+            job = replace(self.job(handle.slot, handle.halvings), handle=None)
             message = self.pool[handle.slot].pipe, bytes(ForkingPickler.dumps(job))
             threading.Thread(target=send, args=message, daemon=True).start()
 
     def _count(self) -> None:
         """Store the number of workers, on which learning rates and predictions depend."""
         n = sum(handle.up or not handle.joined for handle in self.handles)
-        self.arena.counters.store("workers", n)
-
-    # -- watching --------------------------------------------------------------------------------
+        self._arena.counters.store("workers", n)
 
     def watch(self, wait_s: float) -> None:
         """Wait, or until a worker dies; reap and replace the dead.
@@ -271,7 +187,7 @@ class Processes(ABC):
             Diverged: `MAX_NONFINITE` gradients in a row were not finite.
             ConfigError, EnvironmentLacks: a first worker cannot start; the message is its own.
         """
-        self._kill_stale()
+        self._kill_silent()
         dead = self.pool.wait(wait_s)
         if self.sidecar is not None:
             self.sidecar.poll()
@@ -286,17 +202,16 @@ class Processes(ABC):
                 continue
             if handle.respawn_s is not None and self._watched.look() >= handle.respawn_s:
                 self._or_remove(handle, self._respawn)
-            entry = self.entry(handle)
-            if not handle.notices_read and entry.state == WorkerState.RUNNING:
-                self._welcome(handle)
-            if entry.nonfinite_in_row >= MAX_NONFINITE:
+            if not handle.notices_read and handle.entry.state == WorkerState.RUNNING:
+                self._read_notices(handle)
+            if (in_row := handle.entry.nonfinite_in_row) >= MAX_NONFINITE:
                 raise Diverged(
-                    f"{handle} computed {entry.nonfinite_in_row} non-finite gradients in a row; "
+                    f"{handle} computed {in_row} non-finite gradients in a row; "
                     "lower --lr or --clip, then --resume from the last checkpoint"
                 )
-        self.ledger.sweep_orphans()
+        self._ledger.sweep_orphans()
 
-    def _welcome(self, handle: WorkerHandle) -> None:
+    def _read_notices(self, handle: WorkerHandle) -> None:
         handle.notices_read = True
         with suppress(EOFError, OSError):  # it has died since
             for notice in self.pool[handle.slot].pipe.recv():
@@ -307,51 +222,43 @@ class Processes(ABC):
             self._count()
             self.report(f"{handle} has joined")
 
-    def _kill_stale(self) -> None:
+    def _kill_silent(self) -> None:
         """Kill workers without a heartbeat for too long; `watch` then reaps them."""
-        steps_s = [
-            (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
-            for entry in map(self.entry, self.handles)
-            if entry.steps
-        ]
         limit_s = self.plan.config.heartbeat_timeout
-        if steps_s:
+        if steps_s := [handle.entry.step_s for handle in self.handles if handle.entry.steps]:
             limit_s = max(limit_s, STALE_STEPS * statistics.median(steps_s))
         now_s = self._watched.look()
         for handle in self.handles:
-            entry = self.entry(handle)
-            silent_s = handle.silent_s(entry, now_s)
-            is_silent = silent_s > handle.may_be_silent_s(entry, limit_s)
+            entry = handle.entry
+            silent_s = handle.heartbeat.silent_s(entry.heartbeat_ns, now_s)
+            is_silent = silent_s > handle.max_silent_s(limit_s)
             is_late = handle.leaving_s is not None and now_s - handle.leaving_s > LEAVE_S
-            process = self.pool.get(handle.slot)
-            if (is_late or is_silent) and process is not None and process.is_alive():
-                process.kill()
+            worker = self.pool.get(handle.slot)
+            if (is_late or is_silent) and worker is not None and worker.is_alive():
+                worker.kill()
                 if not is_late:
                     handle.was_silent = True
                     first = "" if entry.steps else ", before its first step was done"
                     self.report(
-                        f"{handle} gave no sign of life for {silent_s:.0f} s in phase "
+                        f"{handle} had no heartbeat for {silent_s:.0f} s in phase "
                         f"{WorkerPhase(entry.phase).name.lower()}{first}; killed (a slow machine "
                         "may need more: --heartbeat-timeout)"
                     )
 
-    # -- death -----------------------------------------------------------------------------------
-
     def _reap(self, handle: WorkerHandle, timeout_s: float = 0.0) -> Death:
         """Free the tickets and locks of a dead worker; kill it first after `timeout_s`."""
-        entry = self.entry(handle)
         if self.plan.config.determinism == "record":
             from mlxhog.strategies import recorded
 
             self.pool[handle.slot].end(timeout_s)
-            recorded.settle(self.arena, self.run_dir, handle.slot)
+            recorded.settle(self._arena, self.run_dir, handle.slot)
         death = self.pool.reap(handle.slot, timeout_s)
-        report = self.ledger.reap(entry.incarnation)
-        entry.torn += report.torn
+        report = self._ledger.reap(handle.entry.incarnation)
+        handle.entry.torn += report.torn
         self.torn += report.torn
         # If all write an update together, the replacement finishes it.
-        if self.plan.strategy.between_steps(self.arena):
-            SeqlockCounters(self.arena, handle.slot).end_update()
+        if self.plan.strategy.between_steps(self._arena):
+            SeqlockCounters(self._arena, handle.slot).end_update()
         return death
 
     def _or_remove(self, handle: WorkerHandle, act: Callable[[WorkerHandle], None]) -> None:
@@ -365,43 +272,36 @@ class Processes(ABC):
             self._remove(handle, f"{error}; the run continues without it")
 
     def _replace(self, handle: WorkerHandle) -> None:
-        state = self.entry(handle).state
+        state = handle.entry.state
         death = self._reap(handle)
-        is_over = self.arena.counters.load("command") == ControlCommand.EXIT
+        is_over = self._arena.counters.load("command") == ControlCommand.EXIT
         if is_over or state == WorkerState.FINISHED:
             return
-        log = self._job(handle.slot).log
-        last = last_lines_of(log)[-1]
-        is_first = not self.clock.has_started or (handle.joined and not handle.up)
-        if state == WorkerState.STARTING and death.code in EXIT_ERRORS and is_first:
-            raise EXIT_ERRORS[death.code](f"{handle} cannot start: {last}")
-        if death.is_fault:
-            raise WorkerFailed(
-                f"{handle} met an error that a restart cannot cure: {last}; see {log}, and please "
-                "report it"
-            )
-        if handle.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
-            lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
-            self._halve(handle, f"{handle} {lost}", last)
-        way_out = death.way_out(last, otherwise="allow more with --restarts")
-        if handle.was_silent:
-            way_out = "allow a longer silence with --heartbeat-timeout"
+        log = self.job(handle.slot).log
+        last, starts = last_lines_of(log)[-1], state == WorkerState.STARTING
+        is_first = starts and (not self._clock.has_started or (handle.joined and not handle.up))
         # One that was up may be building another strategy, and is in state STARTING again.
-        why, was_up = f"{death}; {last}", state != WorkerState.STARTING or handle.notices_read
-        restarts = self.plan.config.restarts
-        handle.count_death(restarts, why, f"see {log}, or {way_out}", was_up=was_up)
+        was_up, restarts = not starts or handle.notices_read, self.plan.config.restarts
+        lost = handle.judge(death, last, log, restarts, is_first=is_first, was_up=was_up)
+        if lost is not None:
+            n = self.job(handle.slot, handle.halvings).micro_batch
+            self.report(
+                f"{lost}, as happens on macOS when GPU work keeps the display waiting; it "
+                f"starts again with micro-batches of {sequences_text(n)}. If this happens again, "
+                f"{HINTS}"
+            )
         self.restarts += 1
-        if not was_up and self.clock.has_started:
-            self._pause(handle, why)
+        if not was_up and self._clock.has_started:
+            self._retry_later(handle, f"{death}; {last}")
             return
         self._respawn(handle)
         if handle.respawn_s is None:
             self.report(f"{handle} died ({death}) and is being replaced")
 
-    def _pause(self, handle: WorkerHandle, why: str) -> None:
-        pause_s = min(MAX_PAUSE_S, 2.0 ** (handle.failed_starts - 1))
+    def _retry_later(self, handle: WorkerHandle, why: str) -> None:
+        pause_s = min(MAX_RETRY_S, 2.0 ** (handle.failed_starts - 1))
         handle.respawn_s = self._watched.look() + pause_s
-        self.entry(handle).phase = WorkerPhase.STARTING  # it holds no ticket
+        handle.entry.phase = WorkerPhase.STARTING  # it holds no ticket
         self.report(f"{handle} could not start ({why}); tried again in {pause_s:.0f} s")
 
     def _respawn(self, handle: WorkerHandle) -> None:
@@ -411,25 +311,29 @@ class Processes(ABC):
         except EnvironmentLacks as error:
             way_out, restarts = "allow more with --restarts", self.plan.config.restarts
             handle.count_death(restarts, str(error), way_out, was_up=False)
-            self._pause(handle, str(error))
+            self._retry_later(handle, str(error))
 
-    def _halve(self, handle: WorkerHandle, cause: str, last: str) -> None:
-        """Halve the micro-batch of a worker that the GPU watchdog ended."""
-        if handle.halvings == MAX_HALVINGS:
-            raise WorkerFailed(
-                f"{cause} with ever smaller micro-batches, last line {last!r}; {HINTS}"
-            )
-        handle.halvings += 1
-        n = self._job(handle.slot, handle.halvings).micro_batch
-        self.report(
-            f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
-            f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
-            f"{HINTS}"
-        )
+    def cancel(self, handle: WorkerHandle) -> None:
+        """End a worker at once and without a replacement; its ticket is returned."""
+        if handle.slot in self.pool:
+            self._reap(handle)
+        handle.respawn_s, handle.cancelled = None, True
+
+    def revive(self) -> bool:
+        """Start a worker again if none is left, to evaluate; returns whether there is one.
+
+        A worker that was late, and those that waited for it inside a step, were cancelled.
+        """
+        if not self.has_any():
+            try:
+                self._spawn(self.handles[0])
+            except EnvironmentLacks as error:
+                self.report(f"no worker is left to evaluate the end: {error}")
+        return self.has_any()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ask all workers to leave, kill those that do not, and reap all."""
-        self.arena.counters.store("command", ControlCommand.EXIT)
+        self._arena.counters.store("command", ControlCommand.EXIT)
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         with ExitStack() as reaps:  # all, whatever one of them raises
             if self.sidecar is not None:
@@ -441,16 +345,14 @@ class Processes(ABC):
 
     def _reap_by(self, handle: WorkerHandle, deadline_ns: int) -> None:
         # A starting worker holds no ticket and would react late.
-        starting = self.entry(handle).state == WorkerState.STARTING
-        rest_s = (deadline_ns - monotonic_ns()) / 1e9
-        self._reap(handle, 0.0 if starting else max(0.0, rest_s))
-
-    # -- joining and leaving ---------------------------------------------------------------------
+        starting = handle.entry.state == WorkerState.STARTING
+        left_s = (deadline_ns - monotonic_ns()) / 1e9
+        self._reap(handle, 0.0 if starting else max(0.0, left_s))
 
     def free_slots(self) -> list[int]:
         """Slots in which workers could join, unused ones first."""
-        used = {handle.slot for handle in self.handles} | {self.sidecar and self.sidecar.slot}
-        free = [entry for entry in self.arena.workers if entry.slot not in used]
+        used = {one.slot for one in (*self.handles, self.sidecar) if one is not None}
+        free = [entry for entry in self._arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
 
     def join(self, workers: Sequence[tuple[int, WorkerSpec, str]]) -> None:
@@ -459,34 +361,33 @@ class Processes(ABC):
         Raises:
             EnvironmentLacks: the system starts no process now; none of the workers has joined.
         """
-        plan, n = self.plan, len(self.handles)
+        plan, n, table = self.plan, len(self.handles), self._arena.workers
         try:
             for slot, spec, kernels in workers:
                 self.plan = self.plan.with_worker(slot, spec, kernels)
-                self.handles.append(WorkerHandle(slot, spec, joined=True))
+                self.handles.append(WorkerHandle(table.entry(slot), spec, joined=True))
                 self._spawn(self.handles[-1])
         except BaseException:
             for handle in self.handles[n:]:
                 if handle.slot in self.pool:
                     self._reap(handle)
-                self.arena.workers.release(handle.slot)
+                table.release(handle.slot)
             self.plan, self.handles[n:] = plan, []
             raise
 
     def leave(self, slot: int) -> None:
         """Let a worker finish its step and leave; `watch` reports its end."""
         (handle,) = [handle for handle in self.handles if handle.slot == slot]
-        entry = self.entry(handle)
-        if entry.state == WorkerState.RUNNING:
+        if handle.entry.state == WorkerState.RUNNING:
             handle.leaving_s = self._watched.look()
-            entry.state = WorkerState.LEAVING
+            handle.entry.state = WorkerState.LEAVING
         else:  # it holds no ticket
             self._remove(handle)
 
     def cancel_starting(self) -> None:
         """End joining workers that have not started yet; no worker may begin a step meanwhile."""
         for handle in [handle for handle in self.handles if handle.joined and not handle.up]:
-            if self.entry(handle).state != WorkerState.RUNNING:  # since the last look
+            if handle.entry.state != WorkerState.RUNNING:  # since the last look
                 self._remove(handle)
 
     def _remove(self, handle: WorkerHandle, why: str = "") -> None:
@@ -494,6 +395,6 @@ class Processes(ABC):
             self._reap(handle)
         self.handles.remove(handle)
         self.removed += 1
-        self.arena.workers.release(handle.slot)
+        self._arena.workers.release(handle.slot)
         self._count()
-        self.report(why or f"{handle} has left after {self.entry(handle).steps} steps")
+        self.report(why or f"{handle} has left after {handle.entry.steps} steps")

@@ -1,7 +1,7 @@
 """The background tasks of a worker: evaluations and samples.
 
 Each scored batch is a record in the worker's ring, for the supervisor (`evaluations.py`). During
-training one worker takes on a request and scores all batches, at its copy of the parameters. At the
+training one worker claims a request and scores all batches, at its copy of the parameters. At the
 end all workers share the batches, by the counter `eval_next`.
 """
 
@@ -17,12 +17,16 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import WorkerPhase
 from mlxhog.checkpoint.run import Run
 from mlxhog.data import validation_set
-from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import param_count
-from mlxhog.training.plan.validation_subset import ScoreSums, ValidationSubset, _rows, texts_of
-from mlxhog.training.plan.values import Job
+from mlxhog.training.plan.job import Job
+from mlxhog.training.plan.validation_subset import (
+    ScoreSums,
+    ValidationText,
+    rows_of_batch,
+    texts_of,
+)
 
 if TYPE_CHECKING:  # only workers load them
     from mlxhog.strategies.context import Context
@@ -31,7 +35,7 @@ SAMPLE_TOKENS = 160
 
 
 def claims_task(context: Context, what: str) -> bool:
-    """Take on an open "eval" or "sample" of the supervisor. At most one worker gets each."""
+    """Claim an open "eval" or "sample" request of the supervisor; at most one worker gets each."""
     counters, taken = context.arena.counters, f"{what}_taken"
     n = counters.load(taken)
     if not (counters.load(f"{what}_asked") > n and counters.compare_exchange(taken, n, n + 1)):
@@ -40,19 +44,15 @@ def claims_task(context: Context, what: str) -> bool:
     return True
 
 
-class TextTasks:
-    """Evaluations and samples; one worker takes on each request.
+class BackgroundTasks:
+    """Evaluations and samples; one worker claims each request.
 
     During training both end with the training; after it, when the supervisor says so.
     """
 
-    def __init__(
-        self, val: TokenFile, tokenizer: Tokenizer, part: ValidationSubset,
-        job: Job, context: Context, ring: Ring,
-    ) -> None:  # fmt: skip
-        """Prepare to score validation text, and first a part of it."""
+    def __init__(self, job: Job, context: Context, ring: Ring, text: ValidationText) -> None:
         self.job, self.context, self.ring = job, context, ring
-        self._val, self._tokenizer, self.part = val, tokenizer, part
+        self._val, self._tokenizer, self.part = text
         self._counters, self._ended_round = context.arena.counters, 0
 
     @cached_property
@@ -62,7 +62,10 @@ class TextTasks:
 
     def score(self, place: int) -> ScoreSums:
         """Score the batch at a place, at the parameters in the backend's parameter buffer."""
-        file, rows = self._texts[0], _rows(self.job.config, param_count(self.job.plan.model))
+        file, rows = (
+            self._texts[0],
+            rows_of_batch(self.job.config, param_count(self.job.plan.model)),
+        )
         if place >= self.part.batches:
             file, place = self._texts[1], place - self.part.batches
         (batch,) = validation_set.batches(file, **rows, first=place, count=1)
@@ -72,7 +75,7 @@ class TextTasks:
     def serve(self) -> None:
         """Evaluate or write a sample on request.
 
-        It evaluates only during training: all workers share the last evaluation (`evaluate_rest`).
+        It evaluates only during training: all workers share the last evaluation (`evaluate_end`).
         """
         if self.context.training() and claims_task(self.context, "eval"):
             begin = self._counters.load("eval_next")
@@ -80,7 +83,7 @@ class TextTasks:
         if claims_task(self.context, "sample"):
             self._sample()
 
-    def evaluate_rest(self) -> None:
+    def evaluate_end(self) -> None:
         """Score batches of the validation text until the round is complete or its time is over."""
         if self._counters.load("eval_next") // EVAL_ROUND != self._ended_round:
             self._score(self._free_batches())
@@ -92,7 +95,7 @@ class TextTasks:
         self._ended_round = number // EVAL_ROUND
 
     def _score(self, numbers: Iterable[int]) -> None:
-        """Score batches, given as the values of `eval_next` at which they were taken."""
+        """Score batches; `numbers` are the claimed values of `eval_next`."""
         context, entry, copied_round, numbers = self.context, self.context.entry, -1, iter(numbers)
         while not self._is_over() and (number := next(numbers, None)) is not None:
             began_ns, (round_, place) = monotonic_ns(), divmod(number, EVAL_ROUND)
@@ -112,7 +115,7 @@ class TextTasks:
             )
 
     def _is_over(self) -> bool:
-        """Whether a background task has to end; also a sign of life."""
+        """Whether a background task has to end; also gives a heartbeat."""
         context, counters = self.context, self._counters
         context.entry.beat()
         if context.training():

@@ -1,15 +1,16 @@
-"""A worker's training steps: from the ticket to the gradient, the write and the record.
+"""A worker's training steps: from the ticket to the gradient, the update and the record.
 
-With `--overlap` each step is added beside the computation of the worker's next gradient:
+With `--overlap` each update is applied while the worker computes its next gradient:
 
     this thread   read 1 | compute 1 | read 2 | compute 2 ..... | read 3 | compute 3
-    its helper                                | add step 1      |        | add step 2
+    its helper                                | apply 1         |        | apply 2
 
-While a GPU computes, its CPU norms, steps and adds. A worker reads first, so the gradient has no
-part of the step that waits: with one worker each gradient is exactly one update late. Reads and
-adds of one worker are never at the same time, nor two of its adds. Rows of n-gram tables alone are
-read within the gradient, and may have that step already. Without a next batch, and before anything
-but a step (an evaluation, a pause, the end), the worker settles: it adds the step that waits.
+While a GPU computes, the CPU does the norm, the optimizer and the write. A worker reads first, so
+its snapshot excludes the pending update: with one worker each gradient is exactly one update stale.
+It never reads while its own update is applied, nor applies two at once. Rows of n-gram embedding
+tables alone are read within the gradient, and may have that update already. Without a next batch,
+and before anything but a step (an evaluation, a pause, the end), the worker settles: it applies the
+pending update.
 """
 
 import math
@@ -31,16 +32,16 @@ from mlxhog.optim.gradients import GradientSum
 from mlxhog.strategies import Idle, Lease, WriteResult
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.strategies.hogwild import HogwildWorker
-from mlxhog.training.plan.values import Job
+from mlxhog.training.plan.job import Job
 
 WARM_UP_TOKENS = 64
-MAX_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
+MAX_NAP_S = 0.01  # sleep of a straggler between checks whether the run continues
 
 
 def mean_gradient(
     backend: Backend, batches: Sequence[Batch], beat: Callable[[], object] = lambda: None
 ) -> tuple[float, Grads]:
-    """Mean loss and gradient of some batches, each weighted by its counted labels.
+    """Mean loss and gradient of some batches, each weighted by its targets.
 
     `beat` is called after each of several.
     """
@@ -88,11 +89,11 @@ class Gradients:
         return self._batches.at(epoch, ticket)
 
     def of(self, batches: list[Batch]) -> tuple[float, Grads]:
-        """Mean loss and gradient over the micro-batches, each weighted by its counted labels."""
+        """Mean loss and gradient over the micro-batches, each weighted by its targets."""
         return mean_gradient(self.backend, batches, self._entry.beat)
 
     def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
-        """Sleep as `inject_stragglers` says of this step, or until the run ends."""
+        """Sleep as `inject_stragglers` says of this step, at most until the run ends."""
         factor = self.slowdown.factor_of(self._job.config.seed, self._rank, step)
         end_ns = monotonic_ns() + (factor - 1) * spent_ns
         while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and continues():
@@ -114,13 +115,13 @@ class Gradients:
 
 @dataclass
 class WorkerStep:
-    """A step of a worker: first a gradient that is not added yet, then with its outcome."""
+    """A step of a worker: its gradient, then the outcome of its update."""
 
     lease: Lease
     batches: list[Batch]  # micro-batches of the ticket's sequences
     began_ns: int  # begin of its read
     grads: Grads = field(default_factory=dict)
-    loss: float = math.nan  # mean nats of the labels
+    loss: float = math.nan  # mean nats of the targets
     read_ns: int = 0  # times of read, gradient and write are without waits
     compute_ns: int = 0
     forward_ns: int = 0  # of `compute_ns`; 0 if it was not measured
@@ -136,7 +137,7 @@ class WorkerStep:
 
 
 class Steps:
-    """Takes tickets, computes gradients and lets the strategy read and write."""
+    """Claims tickets, computes gradients and lets the strategy read and write."""
 
     def __init__(
         self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
@@ -148,7 +149,7 @@ class Steps:
     def step(self) -> None:
         """Process one ticket from claim to record, or wait a moment if there is no ticket."""
         entry, context, delay_s = self.context.entry, self.context, self.gradients.slowdown.delay_s
-        # Before the claim, since a worker with a ticket must not be taken for one at rest.
+        # Before the claim, since a worker with a ticket must not be taken for a quiesced one.
         asked_ns, waited_ns = entry.beat(WorkerPhase.DATA), entry.wait_ns
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
@@ -158,7 +159,7 @@ class Steps:
             lease = self.strategy.claim()
         if isinstance(lease, Lease):
             waited_ns = entry.wait_ns - waited_ns
-            busy_ns = self._take(lease)
+            busy_ns = self._process(lease)
             entry.other_ns += monotonic_ns() - asked_ns - busy_ns - waited_ns
             return
         self.context.settle()
@@ -170,8 +171,8 @@ class Steps:
             entry.beat(WorkerPhase.IDLE)
             time.sleep(0.002)
 
-    def _take(self, lease: Lease) -> int:
-        """Take a step; returns the nanoseconds of all but its record."""
+    def _process(self, lease: Lease) -> int:
+        """Process a ticket; returns the nanoseconds of all but the record of its step."""
         step = self._computed(lease)
         self._write(step)
         self.context.entry.apply_ns += step.apply_ns
@@ -198,9 +199,9 @@ class Steps:
         """Before each gradient."""
 
     def _write(self, step: WorkerStep) -> int:
-        """Add a step, and the lost-update probe; returns the nanoseconds of waits for locks.
+        """Apply an update, and the lost-update probe; returns the nanoseconds of waits for locks.
 
-        The probe gets 1.0 in the way of parameter updates; missing counts are lost updates.
+        The probe gets 1.0 as parameters get their updates; missing counts are lost updates.
         """
         entry, samples = self.context.entry, sum(len(batch.x) for batch in step.batches)
         began_ns, waited_ns = monotonic_ns(), entry.wait_ns
@@ -236,10 +237,10 @@ class Steps:
             entry.nonfinite_in_row = 0 if outcome.is_stale else entry.nonfinite_in_row + 1
         counts, counters = self.strategy.counts_step(), self.context.arena.counters
         if not outcome.applied and (counts or outcome.is_stale):
-            entry.dropped += 1  # one worker counts a step that all drop together
+            entry.dropped += 1  # one worker counts an update that all skip together
         if counts:
             counters.add("steps", 1)
-        if counts or not outcome.is_stale:  # else it was too late for a step of others
+        if counts or not outcome.is_stale:  # else it was too stale for an update of others
             counters.add("tokens", tokens)
         times = ("read", "compute", "apply", "wait")
         self.ring.append(
@@ -257,7 +258,7 @@ class Steps:
 
 
 class OverlappedSteps(Steps):
-    """Steps of lock-free workers, each added beside the worker's next gradient."""
+    """Steps of lock-free workers, whose updates overlap with the next gradient."""
 
     def __init__(
         self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
@@ -272,40 +273,40 @@ class OverlappedSteps(Steps):
             )
         context.settle = self.settle
         self._helper = ThreadPoolExecutor(1, initializer=darwin.ask_for_performance_cores)
-        self._waiting: WorkerStep | None = None  # the gradient whose step is not begun
-        self._adding: Future[None] | None = None
+        self._pending: WorkerStep | None = None  # its update is not begun
+        self._applying: Future[None] | None = None
 
     def step(self) -> None:
         """Process one ticket as far as its gradient."""
         budget, counters = self.context.budget.tokens, self.context.arena.counters
-        if self._waiting is not None and budget is not None:
-            if counters.load("tokens") + self._waiting.tokens >= budget:
+        if self._pending is not None and budget is not None:
+            if counters.load("tokens") + self._pending.tokens >= budget:
                 self.settle()  # it is the last one of the budget
         super().step()
 
     def settle(self) -> None:
-        """Add the step that waits, if any."""
+        """Apply the pending update, if any."""
         self._after_read()
         self._finish()
 
-    def _take(self, lease: Lease) -> int:
+    def _process(self, lease: Lease) -> int:
         try:
             step = self._computed(lease)
-        finally:  # after an error, too: a step is added whole
+        finally:  # after an error, too: an update is applied whole
             waited_ns = self._finish()
-        self._waiting = step
+        self._pending = step
         return step.read_ns + step.wait_ns + step.compute_ns + waited_ns
 
     def _after_read(self) -> None:
-        if self._waiting is not None:
-            self._adding = self._helper.submit(self._add, self._waiting)
-            self._waiting = None
+        if self._pending is not None:
+            self._applying = self._helper.submit(self._apply, self._pending)
+            self._pending = None
 
-    def _add(self, step: WorkerStep) -> None:
-        """Add a step and record it at once, so that a death during the gradient costs no record.
+    def _apply(self, step: WorkerStep) -> None:
+        """Apply an update and record it at once: a death during the gradient costs no record.
 
-        Waits for locks beside a gradient are not the worker's. The phase is that of the write as
-        long as it lasts.
+        Waits for locks meanwhile are not the worker's. The phase is that of the write as long as it
+        lasts.
         """
         entry, waited_ns = self.context.entry, self._write(step)
         entry.wait_ns -= waited_ns
@@ -313,12 +314,12 @@ class OverlappedSteps(Steps):
         entry.phase = WorkerPhase.COMPUTE
 
     def _finish(self) -> int:
-        """Wait until the step is added; returns the nanoseconds, which are its time of writing."""
-        if self._adding is None:
+        """Wait until the update is applied; returns the nanoseconds, its time of writing."""
+        if self._applying is None:
             return 0
         began_ns = monotonic_ns()
-        self._adding.result()
-        self._adding = None
+        self._applying.result()
+        self._applying = None
         waited_ns = monotonic_ns() - began_ns
         self.context.entry.apply_ns += waited_ns
         return waited_ns

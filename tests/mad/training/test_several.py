@@ -13,7 +13,7 @@ from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import score
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.strategies import SSP, Hogwild, Sync
-from mlxhog.training.plan import strategy_rule as choose_strategy
+from mlxhog.training.plan import strategy_rule
 from tests.mad.training.small_runs import Recorder, small_run
 from tests.soak.killer import Killer
 
@@ -63,7 +63,7 @@ def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devic
     assert isinstance(alike, Sync)
     assert alike.shares == "speed"
     unlike = (WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:cpu", 1))
-    assert choose_strategy.by_likelihood(unlike)[0] == Hogwild()
+    assert strategy_rule.by_likelihood(unlike)[0] == Hogwild()
     by_number = make_run_plan(small_run(workers=TWO), {"slack": 1})
     assert isinstance(by_number.config.strategy, SSP)
     assert by_number.per_epoch == 6  # a step has one batch, that of a round has more

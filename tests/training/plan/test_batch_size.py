@@ -21,8 +21,6 @@ from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan.values import BatchChoice, BatchSpeed
 from tests.training.small import Messages, small_config
 
-# -- short examples --------------------------------------------------------------------------------
-
 
 def test_a_run_of_short_examples_in_which_updates_took_half_of_a_step_proposes_a_batch(tmp_path):
     lines = (json.dumps({"prompt": f"{n} + 1 =", "completion": f"{n + 1}"}) for n in range(900))
@@ -41,9 +39,6 @@ def test_a_run_of_short_examples_in_which_updates_took_half_of_a_step_proposes_a
     assert advice(plan, {**result, "shares": {"optimizer": 0.4}}) is None
     assert advice(plan, result) == text
     assert proposed(make_plan(replace(config, batch_size=32))) is None
-
-
-# -- the rule --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,8 +92,6 @@ def test_a_worker_that_fails_bounds_the_batch_and_one_sequence_at_least_is_neede
         choose(1024, "", 60.0, measure)
 
 
-# -- the measurement -------------------------------------------------------------------------------
-
 TWO = {"workers": "mlx:cpu*2"}
 
 
@@ -127,9 +120,6 @@ def test_real_workers_are_measured(tmp_path):
     assert len(plan.batch.speeds) > 1
     assert plan.config.batch_size == plan.batch.sequences
     assert str(plan.batch) in plan.notes
-
-
-# -- limits ----------------------------------------------------------------------------------------
 
 
 def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):

@@ -137,7 +137,7 @@ def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(before):
     assert plan.model.vocab_size == 320
 
 
-def test_counted_pairs_change_embedding_and_head_alone_and_keep_the_embeddings_size(tmp_path):
+def test_bigram_statistics_change_embedding_and_head_alone_and_keep_the_embeddings_norm(tmp_path):
     plan, counted = planned(small_config(tmp_path, embedding_init="bigrams"))
     _, drawn = planned(small_config(tmp_path))
     rows = {families.embedding(plan.model), families.head(plan.model)}

@@ -17,7 +17,7 @@ from mlxhog.base.machine import Machine
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.training.plan import kernel_choice
-from mlxhog.training.worker import main as worker_process
+from mlxhog.training.worker import process
 from tests.base.test_capabilities import kernel
 from tests.pairs import each_of
 from tests.training.small import Messages, identical, parameters, small_config
@@ -64,7 +64,7 @@ LIVE, EMULATED = {"read": "live", "predict": "none"}, {"gpu_write": "metal-emula
         ("mlx:gpu", BAD, {**METAL, **UNCHECKED}, "metal cas", ""),
         ("mlx:gpu", GOOD, AUTO, "metal cas", "auto: metal, no update was lost"),
         ("torch:cpu", BAD, EMULATED, "metal-emulated cas", ""),
-        ("mlx:gpu mlx:cpu", GOOD, AUTO, "cpu lossless", "CPU workers add to the same parameters"),
+        ("mlx:gpu mlx:cpu", GOOD, AUTO, "cpu lossless", "CPU workers update the same parameters"),
         ("mlx:gpu", BAD, AUTO, "cpu lossless", "auto: cpu, because lost 3 of 9 adds here"),
         ("mlx:cpu", GOOD, AUTO, "cpu lossless", "no worker of this run uses a GPU"),
         ("mlx:gpu", GOOD, {**AUTO, "write": "lossless"}, "cpu lossless", "write=lossless was req"),
@@ -165,9 +165,6 @@ def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by
             check(record, determinism="record")
 
 
-# -- runs through Metal source say so --------------------------------------------------------------
-
-
 def status_of(result):
     return json.loads((Path(result.run) / "run.json").read_text())
 
@@ -196,9 +193,6 @@ def test_a_run_multiplies_in_the_type_that_it_is_given(tmp_path):
     assert not identical(parameters(first), parameters(other))
 
 
-# -- kernels that cannot compute a model -----------------------------------------------------------
-
-
 def on_a_stand_in(pipe, job):
     """A worker whose GPU is the CPU, with a kernel for small batches only; children import it."""
     import mlx.core as mx
@@ -215,24 +209,24 @@ def on_a_stand_in(pipe, job):
     mx.disable_compile()  # the stand-in evaluates
     engine = FaultyEngine(kernel="mlstm_out", by=None, only={"B": 4})
     FakeMLX(dict(KERNELS), engine=engine).install(pytest.MonkeyPatch())
-    worker_process.main(pipe, job)
+    process.main(pipe, job)
 
 
 @pytest.mark.slow
-def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_plain_operators_and_says_so(
+def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_eager_operators_and_says_so(
     tmp_path, monkeypatch
 ):
     here = replace(machine.here(), chip="Apple M4 Pro")
     monkeypatch.setattr(Machine, "apple_gpu", True)
     monkeypatch.setattr(machine, "here", lambda: here)
-    monkeypatch.setattr(worker_process, "main", on_a_stand_in)
+    monkeypatch.setattr(process, "main", on_a_stand_in)
     on_gpu = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
     messages = Messages()
     faulty = train(small_config(tmp_path, **on_gpu), observer=messages)
     plain = train(small_config(tmp_path, **on_gpu, kernels="reference"))
     assert identical(parameters(faulty), parameters(plain))
     (said,) = status_of(faulty)["notices"]
-    assert said.startswith("worker 1 (mlx:gpu) uses plain operators only: its Metal kernels")
+    assert said.startswith("worker 1 (mlx:gpu) uses eager operators only: its Metal kernels")
     assert "mlstm_out does not compile" in said
     assert said in messages
     assert status_of(plain)["notices"] == []

@@ -43,7 +43,7 @@ def config_of(tmp_path, *, model=SMALL_MODEL, **options):
 @each_of(
     ("options", "words"),
     [
-        ({"ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no tables"),
+        ({"ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no n-gram"),
         ({"model": TIED, "sampled_softmax": 40}, "tied to the embedding; untie"),
         ({"sampled_softmax": 320}, "vocab_size 320; draw fewer"),
         ({"model": TIED, "embedding_init": "bigrams"}, "tied to the embedding; untie"),
@@ -77,7 +77,9 @@ def test_what_cannot_be_is_refused_with_the_way_out(options, words, tmp_path):
         ("tiny", {"tokenizer": "sotu", "embedding_init": "random"}, False),
     ],
 )
-def test_embedding_and_head_of_many_words_begin_with_counted_pairs(model, options, counts):
+def test_embedding_and_head_of_a_large_vocabulary_begin_with_bigram_statistics(
+    model, options, counts
+):
     plan = make_plan(TrainConfig(model=model, steps=1, **options))
     assert isinstance(plan.initial_weights, BigramWeights) == counts
     assert any("bigram statistics" in note for note in plan.notes) == counts
@@ -93,7 +95,7 @@ def test_embedding_and_head_of_many_words_begin_with_counted_pairs(model, option
         ("10m", {"tokenizer": "sotu"}, None),  # most of the work is in the blocks
     ],
 )
-def test_a_costly_head_draws_words(model, options, drawn):
+def test_a_costly_head_has_a_sampled_softmax(model, options, drawn):
     sampled = make_plan(TrainConfig(model=model, steps=1, **options)).sampled
     assert (sampled and sampled.negatives) == drawn
 
@@ -122,7 +124,7 @@ def test_a_vocabulary_becomes_the_tokenizers_unless_it_is_asked_for(
     assert [note[: len(said)] for note in notes(plan, "vocabulary")] == [said] * bool(said)
 
 
-def test_a_learnt_tokenizer_brings_as_many_rows_as_it_has_ids_which_a_resume_keeps(tmp_path):
+def test_a_learned_tokenizer_brings_as_many_rows_as_it_has_ids_which_a_resume_keeps(tmp_path):
     plan = make_plan(config_of(tmp_path, model=model_of(1000), tokenizer="bpe:4000"))
     assert plan.model.vocab_size == plan.data.tokenizer.vocab_size < 4000
     assert plan.model.bos_token_id == plan.data.tokenizer.bos
@@ -152,7 +154,7 @@ def test_a_checkpoints_vocabulary_is_kept_and_refused_where_it_is_too_small(tmp_
     assert grown.model.vocab_size == 320
 
 
-def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(tmp_path):
+def test_two_lock_free_workers_of_lion_have_a_smaller_learning_rate_and_the_plan_says_so(tmp_path):
     options = {"lr": 1e-3, "optimizer": "lion", "workers": "2"}
     plan = make_plan(small_config(tmp_path, **options))
     assert plan.schedule(0.0)(0.03, 0) == pytest.approx(1e-3 / math.sqrt(2))
@@ -180,9 +182,6 @@ def test_only_workers_that_do_not_wait_for_others_have_free_slots(
     assert plan.free_slots == slots - len(plan.workers)
     fixed = None if strategy == "hogwild" else f"strategy {strategy} divides its work"
     assert fixed is None or fixed in plan.strategy.fixed
-
-
-# -- a dry run, and text that is read too often ----------------------------------------------------
 
 
 WORDS = (
@@ -260,7 +259,7 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
     assert like["tokens_per_s_from"].startswith("run ")
 
 
-def test_epochs_count_the_batches_of_synchronous_rounds(here):
+def test_epochs_count_the_batches_of_synchronous_steps(here):
     config = small_config(here, workers="mlx:cpu*3", async_after=0.25, steps=None, epochs=6)
     plan = make_plan(config)
     tickets = plan.batches().n_tickets
@@ -283,7 +282,7 @@ def test_the_tokens_of_an_epoch_are_those_that_a_run_reads_of_cut_and_of_short_e
         assert sum(read) / len(read) == pytest.approx(plan.mean_tokens_per_step, rel=0.05)
 
 
-def test_a_budget_is_counted_in_passes():
+def test_a_budget_is_counted_in_epochs():
     for budget, rate, read in (
         (Budget(steps=10), None, 6.4),
         (Budget(steps=10, tokens=200), None, 2.0),

@@ -21,12 +21,13 @@ from mlxhog.arena.workers import WorkerState
 from mlxhog.base.durable import read_lines
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.training.plan import strategy_rule as choose_strategy
+from mlxhog.training.plan import strategy_rule
 from mlxhog.training.plan.decide import make_plan
-from mlxhog.training.plan.strategy_rule import LOCK_FREE, ROUNDS, StepTime, by_likelihood, gain
+from mlxhog.training.plan.strategy_rule import LOCK_FREE, SYNC, StepTime, by_likelihood, gain
 from mlxhog.training.supervisor import arena_state, change_strategy
 from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.arena_state import change
+from mlxhog.training.supervisor.session import Session
 from tests.pairs import each_of
 from tests.threads import wait_until
 from tests.training.asking import LIMIT_S, endless, trained, until
@@ -36,10 +37,7 @@ from tests.training.supervisor.test_elastic import has_left, works
 AUTO = {"strategy": "auto", "workers": "mlx:cpu*2"}
 
 
-# -- the rule --------------------------------------------------------------------------------------
-
-
-def test_lock_free_workers_gain_what_rounds_lose_to_waiting():
+def test_lock_free_workers_gain_what_synchronous_steps_lose_to_waiting():
     rng = np.random.default_rng(0)
     for seconds, sequences, expected in (
         # 12 sequences: 8 for the fast one and 4 for the other take both equally long.
@@ -51,21 +49,21 @@ def test_lock_free_workers_gain_what_rounds_lose_to_waiting():
     held_up = [(0.02 * rng.choice([1.0, 6.0], 60, p=[0.9, 0.1])).tolist() for _ in range(2)]
     assert gain(held_up, sequences=2) > 1.2
     lock_free = [[StepTime(64, s, 0.0)] * 64 for s in (0.02, 0.02)]
-    assert choose_strategy.rounds_would_lose(lock_free, 2) == pytest.approx(0.0)
+    assert strategy_rule.sync_would_lose(lock_free, 2) == pytest.approx(0.0)
     lock_free = [[StepTime(64, s, 0.0) for s in (0.02, 0.08)[::k] * 32] for k in (1, -1)]
-    assert choose_strategy.rounds_would_lose(lock_free, 2) > choose_strategy.max_lost(2)
+    assert strategy_rule.sync_would_lose(lock_free, 2) > strategy_rule.max_lost(2)
 
 
-def test_the_later_gradients_are_the_more_rounds_may_lose():
-    may_lose = [choose_strategy.max_lost(workers) for workers in (2, 4, 8, 16)]
+def test_the_staler_gradients_are_the_more_synchronous_steps_may_lose():
+    may_lose = [strategy_rule.max_lost(workers) for workers in (2, 4, 8, 16)]
     assert may_lose == pytest.approx([0.15, 0.254, 0.401, 0.571], abs=1e-3)
 
 
 def test_workers_that_look_alike_are_taken_for_even():
     gpu, mlx, torch = (WorkerSpec(name, 1) for name in ("mlx:gpu", "mlx:cpu", "torch:cpu"))
-    assert by_likelihood([mlx, mlx])[0] == by_likelihood([mlx, torch])[0] == ROUNDS
+    assert by_likelihood([mlx, mlx])[0] == by_likelihood([mlx, torch])[0] == SYNC
     two = by_likelihood([mlx, WorkerSpec("mlx:cpu", 2)])
-    assert by_likelihood([gpu, mlx]) == two == (LOCK_FREE, ROUNDS)
+    assert by_likelihood([gpu, mlx]) == two == (LOCK_FREE, SYNC)
 
 
 def rounds(*seconds):
@@ -77,10 +75,10 @@ def rounds(*seconds):
     ]
 
 
-ONE, SLOW = ((seconds,) * choose_strategy.LAST_ROUNDS for seconds in (0.02, 0.03))
+ONE, SLOW = ((seconds,) * strategy_rule.LAST_STEPS for seconds in (0.02, 0.03))
 
 
-def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting():
+def test_synchronous_steps_lose_the_gradients_that_the_workers_compute_without_waiting():
     for first, second, lost in (
         (ONE, ONE, 0.0),
         # Rounds of .03 s give two gradients, without waiting 2.5 are computed in that time.
@@ -90,14 +88,11 @@ def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting
         (ONE + ONE, SLOW + ONE, 0.0),  # it became fast
         (ONE[1:], SLOW[1:], None),  # too few
     ):
-        share = choose_strategy.lost_by_last_rounds(rounds(first, second))
+        share = strategy_rule.lost_by_last_steps(rounds(first, second))
         assert share == pytest.approx(lost, abs=0.01)
     idle = [StepTime(0, 0.0, 0.02)] * 9  # a worker without a sequence has no speed
     steps = [[StepTime(128, 0.02, 0.0)] * 9, idle]
-    assert choose_strategy.lost_in_rounds(steps) == pytest.approx(0.0)
-
-
-# -- plans, budgets and state ----------------------------------------------------------------------
+    assert strategy_rule.lost_in_sync(steps) == pytest.approx(0.0)
 
 
 @each_of(
@@ -110,7 +105,7 @@ def test_either_plan_is_that_of_the_strategy_when_it_is_named(tmp_path, optimize
     assert [one.strategy.name for one in (plan, plan.other)] == ["sync", "hogwild"]
     assert plan.changed().changed().strategy == plan.strategy
     assert plan.layout.total_bytes == plan.other.layout.total_bytes
-    alone = [make_plan(replace(config, strategy=choice)) for choice in (ROUNDS, LOCK_FREE)]
+    alone = [make_plan(replace(config, strategy=choice)) for choice in (SYNC, LOCK_FREE)]
     for own, named in zip((plan, plan.other), alone, strict=True):
         assert (own.strategy, own.budget) == (named.strategy, named.budget)
         assert own.stored == replace(named.stored, strategy=None)
@@ -199,9 +194,6 @@ def test_a_change_needs_little_memory_and_averages_the_moments_of_workers_bit_fo
                 assert np.array_equal(view, np.mean(both, axis=0)), (segment, name)
 
 
-# -- runs ------------------------------------------------------------------------------------------
-
-
 def stored(result):
     """The strategy in the run's configuration, and the one in its checkpoint."""
     values = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
@@ -211,11 +203,13 @@ def stored(result):
 @pytest.mark.slow
 def test_a_run_says_how_it_begins_and_a_resume_continues_with_its_strategy(tmp_path, monkeypatch):
     messages = Messages()
-    monkeypatch.setattr(choose_strategy, "ABSENT_S", math.inf)
+    monkeypatch.setattr(strategy_rule, "ABSENT_S", math.inf)
     first = train(small_config(tmp_path, steps=6, **AUTO), observer=messages)
     assert (first.steps, stored(first)) == (6, ("auto", "sync"))
     (line,) = [text for text in messages if text.startswith("strategy ")]
-    assert line.startswith("strategy sync, shares by speed to begin with, since workers are on one")
+    assert line.startswith(
+        "strategy sync, speed-weighted shares to begin with, since workers are on one"
+    )
     path = Path(first.checkpoint) / "state.json"
     path.write_text(path.read_text().replace('"regime": "sync"', '"regime": "hogwild"'))
     monkeypatch.setattr("mlxhog.checkpoint.manifest._own_digest", lambda record: record["sha256"])
@@ -265,16 +259,16 @@ def rule(monkeypatch):
     """Changes the rule, which looks at few steps; by lock-free gradients rounds cost nothing."""
 
     def of(**constants):
-        for name, value in {"LAST_ROUNDS": 8, "GRADIENTS": 8, **constants}.items():
-            monkeypatch.setattr(choose_strategy, name, value)
+        for name, value in {"LAST_STEPS": 8, "GRADIENTS": 8, **constants}.items():
+            monkeypatch.setattr(strategy_rule, name, value)
             monkeypatch.setattr(change_strategy, name, value, raising=False)
-        monkeypatch.setattr(choose_strategy, "gain", lambda seconds, sequences: 1.0)
+        monkeypatch.setattr(strategy_rule, "gain", lambda seconds, sequences: 1.0)
 
     return of
 
 
 @pytest.mark.slow
-def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_is_not(
+def test_a_run_whose_worker_is_stopped_becomes_lock_free_and_synchronous_again_when_it_is_not(
     tmp_path, rule
 ):
     def stop_and_continue(pid):
@@ -293,8 +287,8 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
     config = endless(tmp_path, optimizer="muon", lr=None, inject_stragglers="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_, last = changes(Path(result.run))
-    assert ended["lost"] > choose_strategy.max_lost(2)
-    assert "rounds lost" in ended["text"]
+    assert ended["lost"] > strategy_rule.max_lost(2)
+    assert "synchronous steps lost" in ended["text"]
     assert result.restarts == 0
     check_tickets(result)
     *_, metrics = (Path(result.run) / "metrics.jsonl").read_text().splitlines()
@@ -302,12 +296,12 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
 
 
 @pytest.mark.slow
-def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
+def test_synchronous_steps_end_where_a_worker_is_absent_and_before_others_join_or_leave(
     tmp_path, rule, monkeypatch
 ):
     late_s = 240
 
-    class ComesAtTheChange(runs.Training):
+    class ComesAtTheChange(Session):
         """Its late worker begins at the first change of the strategy, and is there from then on."""
 
         def continue_by(self, *args):
@@ -324,16 +318,16 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
         until(directory, works(3, steps=5))
         last = changes(directory)[-1]
         assert (last["strategy"], last["text"]) == (
-            "hogwild", "strategy hogwild: workers join and leave without rounds",
+            "hogwild", "strategy hogwild: workers join and leave without synchronous steps",
         )  # fmt: skip
         ask(directory, "leave")
         until(directory, has_left(3))
 
-    monkeypatch.setattr(runs, "Training", ComesAtTheChange)
+    monkeypatch.setattr(runs, "Session", ComesAtTheChange)
     rule(MAX_LOST=1.0, ABSENT_S=0.5)
     result = trained(endless(tmp_path, inject_stragglers=f"1=late:{late_s}s", **AUTO), come_and_go)
     first, *_ = changes(Path(result.run))
-    assert "no round has begun" in first["text"]
+    assert "no synchronous step has begun" in first["text"]
     assert first["step"] == 0
 
 

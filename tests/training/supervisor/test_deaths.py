@@ -4,7 +4,6 @@ Many deaths at random moments, of supervisors too, are the soak of `tests/soak/k
 """
 
 import contextlib
-import math
 import os
 import shutil
 import signal
@@ -13,23 +12,14 @@ from pathlib import Path
 import pytest
 
 from mlxhog import train
-from mlxhog.arena import clock
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import MAX_NONFINITE
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.training.supervisor import training as runs
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
-from tests.training.small import (
-    Messages,
-    checkpoint_of,
-    lasts_until,
-    sample_prompt,
-    small_config,
-    tickets,
-)
+from tests.training.small import Messages, checkpoint_of, lasts_until, small_config
 
 EVALUATES = {"save_every": 12, "eval_every": "1h", "sample_every": "1h"}
 COMMANDS = ("pause", ControlCommand.DRAIN, ControlCommand.EVALUATE, ControlCommand.SAMPLE)
@@ -69,9 +59,6 @@ def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_p
     result = train(small_config(tmp_path, steps=1000, **options))
     assert result.status == "diverged"
     assert result.dropped_steps == MAX_NONFINITE
-
-
-# -- full disks, frozen workers, steps without an end ----------------------------------------------
 
 
 @pytest.mark.slow
@@ -152,55 +139,15 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(tmp_path, monkey
     assert "lower --lr" in str(result.error)
 
 
-@pytest.fixture
-def time_passes(monkeypatch):
-    """The list gets what ends the time of a run, of 600 s."""
-    events, seconds = [], clock.Clock.seconds
-    monkeypatch.setattr(clock.Clock, "seconds", lambda self: seconds(self) + 600.0 * len(events))
-    return events
-
-
 @pytest.mark.slow
-def test_time_limits_training_and_the_start_is_shown_beside_it(tmp_path, time_passes):
+def test_time_limits_training_and_the_start_is_shown_beside_it(tmp_path, deadline):
     result = train(small_config(tmp_path, steps=2, time=3000))
     assert result.to_json()["start_s"] == round(result.start_s, 3) > 0
     assert result.start_s < result.first_step_s < result.start_s + result.seconds
 
     def observe(progress):
-        if progress.step >= 1 and not time_passes:
-            time_passes.append(progress.step)
+        if progress.step >= 1 and not deadline:
+            deadline.append(progress.step)
 
     short = train(small_config(tmp_path, steps=None, time=600.0), observer=observe)
     assert (short.status, short.steps >= 1) == ("done", True)
-
-
-@pytest.mark.slow
-def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
-    tmp_path, monkeypatch, time_passes
-):
-    until_ = runs.Training.until
-
-    def until_the_other_rests(run, condition, doing, limit_s=math.inf, **how):
-        if limit_s == clock.GRACE_S:
-            until_(run, lambda: run._is_idle(run.handles[0]), doing, **how)
-        return until_(run, condition, doing, limit_s, **how)
-
-    def stop_the_second_worker(progress):
-        if progress.step >= 1 and not time_passes:
-            time_passes.append(progress.workers[1].pid)
-            os.kill(progress.workers[1].pid, signal.SIGSTOP)
-
-    monkeypatch.setattr(clock, "GRACE_S", 0.0)
-    monkeypatch.setattr(runs.Training, "until", until_the_other_rests)
-
-    config = small_config(
-        tmp_path, workers="mlx:cpu*2", steps=None, time=600.0, eval_every="1h", sample_every="1h",
-        write="racy",  # without locks, for which the other worker would wait
-    )  # fmt: skip
-    result = train(config, observer=stop_the_second_worker)
-    assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
-    assert result.sample.startswith(sample_prompt(result))
-    state = checkpoint_of(result).state
-    # A worker that was stopped amid its write counts as torn, as after a kill there.
-    assert result.steps <= tickets(state) <= result.steps + 1
-    assert state["over"] is True

@@ -16,7 +16,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.models.spec import ParamSpec
 from mlxhog.training.supervisor import arena_state
-from mlxhog.training.supervisor import training as runs
+from mlxhog.training.supervisor.session import Session
 from tests.processes import alive
 from tests.training.asking import endless, trained, until
 from tests.training.small import Messages, checkpoint_of, lasts_until, small_config, tickets
@@ -63,7 +63,7 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
     # Slow, so that most steps are left when the supervisor sees one and holds all workers.
     options = {"inject_stragglers": "0=10,1=10", "lr_workers": "sqrt"}
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=600, **options)
-    disturbed, poll = threading.Event(), runs.Training.poll
+    disturbed, poll = threading.Event(), Session.poll
 
     def poll_and_hold(run, doing=None):
         poll(run, doing)
@@ -84,7 +84,7 @@ def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_p
         assert not alive(joined[1]["pid"])
         disturbed.set()
 
-    monkeypatch.setattr(runs.Training, "poll", poll_and_hold)
+    monkeypatch.setattr(Session, "poll", poll_and_hold)
     lasts_until(monkeypatch, disturbed.is_set)  # all steps may be done before the first look
     result = trained(config, disturb, stops=False)
     state = checkpoint_of(result).state
@@ -114,7 +114,7 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
         for request, fields, message in [
             ("join", {"workers": 3}, r"workers is 3, and join has \(workers: str, threads: int\)"),
             ("leave", {}, "no worker has joined"),
-            ("explode", {}, "no request 'explode'; a run takes status, stop"),
+            ("explode", {}, "no request 'explode'; expected status, stop"),
         ]:
             with pytest.raises(Refused, match=message):
                 ask(directory, request, **fields)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mlxhog import train
-from mlxhog.arena import clock
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, manifest
@@ -17,8 +16,9 @@ from mlxhog.cli import main
 from mlxhog.cli.train import summary
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.progress import Phase
-from mlxhog.training.supervisor import training as runs
 from mlxhog.training.supervisor.monitor import Monitor
+from mlxhog.training.supervisor.session import Session
+from mlxhog.training.supervisor.workers import Workers
 from tests.training.small import Messages, checkpoint_of, sample_prompt, small_config, tickets
 
 pytestmark = pytest.mark.slow
@@ -113,44 +113,36 @@ def test_an_error_after_the_save_leaves_the_evaluation_to_a_resume(tmp_path, err
     assert (resumed.status, resumed.steps, resumed.val_at_end) == ("done", 20, True)
 
 
-# -- the last seconds --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def deadline(monkeypatch):
-    """The list gets what ends the time of a run, of 600 s; no step may run on after it."""
-    events, seconds = [], clock.Clock.seconds
-    monkeypatch.setattr(clock.Clock, "seconds", lambda self: seconds(self) + 600.0 * len(events))
-    monkeypatch.setattr(clock, "GRACE_S", 0.5)
-    return events
-
-
 EVALUATED = {"steps": None, "time": 600.0, "eval_every": "1h", "sample_every": "1h"}
 
 
-@pytest.mark.parametrize("strategy", ["sync", "round_robin", "locked", "hogwild", "avg_runs"])
-def test_one_late_worker_costs_neither_the_evaluation_nor_the_sample(tmp_path, deadline, strategy):
-    def stop(progress):
-        os.kill(progress.workers[1].pid, signal.SIGSTOP)
+@pytest.mark.parametrize(
+    ("strategy", "number"),
+    [
+        *(
+            (one, signal.SIGSTOP)
+            for one in ("sync", "round_robin", "locked", "hogwild", "avg_runs")
+        ),
+        *((one, signal.SIGKILL) for one in ("sync", "hogwild", "avg_runs")),
+    ],
+)
+def test_a_worker_that_stops_or_dies_at_the_deadline_costs_no_evaluation_and_no_sample(
+    tmp_path, deadline, strategy, number
+):
+    def end(progress):
+        os.kill(progress.workers[1].pid, number)
         deadline.append(progress.step)
 
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy=strategy, **EVALUATED)
-    result = train(config, observer=At(stop))
-    assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
-    assert result.sample.startswith(sample_prompt(result))
-    assert tickets(checkpoint_of(result).state) >= result.steps
-
-
-@pytest.mark.parametrize("strategy", ["sync", "hogwild", "avg_runs"])
-def test_a_worker_that_dies_at_the_deadline_costs_no_evaluation(tmp_path, deadline, strategy):
-    def kill(progress):
-        os.kill(progress.workers[1].pid, signal.SIGKILL)
-        deadline.append(progress.step)
-
-    config = small_config(tmp_path, workers="mlx:cpu*2", strategy=strategy, **EVALUATED)
-    result = train(config, observer=At(kill))
+    result = train(config, observer=At(end))
     assert (result.status, result.val_at_end) == ("done", True)
-    assert len(result.copies_bits_per_byte) == (2 if strategy == "avg_runs" else 0)
+    assert result.sample.startswith(sample_prompt(result))
+    state = checkpoint_of(result).state
+    assert (state["over"], tickets(state) >= result.steps) == (True, True)
+    if number == signal.SIGSTOP:
+        assert result.restarts == 0
+    elif strategy == "avg_runs":
+        assert len(result.copies_bits_per_byte) == 2
 
 
 def test_no_pause_outlasts_the_time_budget(tmp_path, deadline, monkeypatch):
@@ -158,22 +150,22 @@ def test_no_pause_outlasts_the_time_budget(tmp_path, deadline, monkeypatch):
         deadline.append("in the pause")
         return False
 
-    monkeypatch.setattr(runs.Training, "is_quiesced", never_still)
-    monkeypatch.setattr(runs.Training, "pause_limit_s", lambda run: 3600.0)
+    monkeypatch.setattr(Session, "is_quiesced", never_still)
+    monkeypatch.setattr(Session, "pause_limit_s", lambda run: 3600.0)
     config = small_config(tmp_path, steps=None, time=600.0, save_every=1)
     assert train(config, observer=None).status == "done"
 
 
 def test_a_finished_run_whose_last_evaluator_dies_is_done_without_a_score(tmp_path, monkeypatch):
-    messages, command = Messages(), runs.Training.command
+    messages, command = Messages(), Session.command
 
     def kill_at_the_evaluation(run, what):
         if what == ControlCommand.EVALUATE:
-            for process in run.pool.values():
+            for process in run.workers.pool.values():
                 process.process.kill()
         command(run, what)
 
-    monkeypatch.setattr(runs.Training, "command", kill_at_the_evaluation)
+    monkeypatch.setattr(Session, "command", kill_at_the_evaluation)
     config = small_config(tmp_path, restarts=0, eval_every="1h")
     result = train(config, observer=messages)
     assert (result.status, result.val_bits_per_byte) == ("done", None)
@@ -236,7 +228,7 @@ def test_a_request_to_join_without_processes_is_refused_and_the_run_continues(
             raise EnvironmentLacks("no process can be started: the limit of processes is reached")
 
         with monkeypatch.context() as patch:
-            patch.setattr(runs.Training, "_spawn", no_process)
+            patch.setattr(Workers, "_spawn", no_process)
             asked = ask_in_thread(run.directory, "join", answers)
             while asked.is_alive():
                 yield

@@ -34,7 +34,7 @@ CASES = [
         {"optimizer": "momentum", "lr": 0.01, "strategy": "sync", **TWO},
     )),
     ({"steps": 10}, {"kernels": "reference"}, {"kernels": "metal-emulated"}, 1e-4),
-    # The CPU and the worker's device orthogonalise alike.
+    # The CPU and the worker's device orthogonalize alike.
     *(({**ORTHOGONAL, **one}, {"orthogonalization_device": "cpu"},
        {"orthogonalization_device": "worker"}, 5e-4)
       for one in (

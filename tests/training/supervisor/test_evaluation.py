@@ -34,8 +34,8 @@ from mlxhog.training.plan.validation_subset import texts_of
 from mlxhog.training.supervisor import checkpoints
 from mlxhog.training.supervisor import evaluations as evaluation
 from mlxhog.training.supervisor.early_stopping import ValidationWatch
-from mlxhog.training.worker import main as worker_process
-from mlxhog.training.worker.background_tasks import TextTasks
+from mlxhog.training.worker import process
+from mlxhog.training.worker.background_tasks import BackgroundTasks
 from tests.display.sample_run import VALIDATION, lines, write_run
 from tests.pairs import each_of
 from tests.saved import SMALL, save, saved_run
@@ -74,22 +74,24 @@ class Asked:
     """Evaluations of a run of two workers for 100 s, which records of scored batches fill."""
 
     def __init__(self, **options):
-        self.run, self.words = mock.Mock(), {}
-        self.run.plan = mock.Mock(config=TrainConfig(**options), validation=mock.Mock(batches=3))
-        self.run.strategy.workers = 2
-        self.run.ends.return_value = self.run.interrupts.return_value = 0
-        self.run.arena.counters.store = self.words.__setitem__
-        self.monitor = self.run.monitor
+        self.session, self.reporter, self.words = mock.Mock(), mock.Mock(), {}
+        self.session.plan = mock.Mock(
+            config=TrainConfig(**options), validation=mock.Mock(batches=3)
+        )
+        self.session.strategy.workers = 2
+        self.session.workers.n_ended.return_value = self.session.interrupts.return_value = 0
+        self.session.arena.counters.store = self.words.__setitem__
+        self.monitor = self.reporter.monitor
         self.monitor.evaluations, self.monitor.evaluating_s = 0, 0.0
         self.monitor.clock.seconds.return_value, self.monitor.budget = 100.0, Budget()
-        self.run.arena.counters.load = lambda name: self.words.get(name, 0)
-        self.run.has_background_task.return_value = True
-        self.evaluations = evaluation.Evaluations(self.run)
+        self.session.arena.counters.load = lambda name: self.words.get(name, 0)
+        self.session.has_background_task.return_value = True
+        self.evaluations = evaluation.Evaluations(self.session, self.reporter)
 
     def asks(self):
-        self.run.ask.reset_mock()
+        self.session.ask.reset_mock()
         self.evaluations.ask_for_next()
-        return self.run.ask.called
+        return self.session.ask.called
 
     def score(self, *places, seconds=1.0):
         for place in places:
@@ -103,12 +105,12 @@ def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score():
     assert asked.asks()
     asked.score(0, 1)
     assert not asked.asks()  # one at a time
-    asked.run.ends.return_value += 1  # perhaps of the worker that evaluates
+    asked.session.workers.n_ended.return_value += 1  # perhaps of the worker that evaluates
     assert asked.asks()
     asked.score(2)  # of the new one
-    assert not asked.monitor.take_evaluation.called
+    assert not asked.monitor.add_evaluation.called
     asked.score(0, 1)
-    asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 5)
+    asked.monitor.add_evaluation.assert_called_once_with(6.0, 12, 9, 5)
     assert asked.monitor.evaluations == 1
 
 
@@ -116,18 +118,18 @@ def test_an_evaluation_whose_records_a_stalled_supervisor_lost_is_followed_by_an
     asked = Asked(eval_every=5)
     assert asked.asks()
     asked.score(0)
-    asked.run.has_background_task.return_value = False
+    asked.session.has_background_task.return_value = False
     assert not asked.asks()  # its worker may have ended it since the records were read
     asked.score(1)
     assert not asked.asks()
     assert asked.asks()
-    asked.words["eval_asked"] = 1  # no worker has taken it on yet
+    asked.words["eval_asked"] = 1  # no worker has claimed it yet
     assert not any(asked.asks() for _ in range(3))
 
 
 def test_batches_whose_records_were_lost_at_the_end_of_a_run_are_scored_again():
     asked, rounds = Asked(eval_every=5), [(0, 2), (1, 2)]
-    asked.run.plan.validation.all_batches = 3
+    asked.session.plan.validation.all_batches = 3
 
     def until(is_over, doing, limit_s):
         places = rounds.pop(0)
@@ -136,12 +138,12 @@ def test_batches_whose_records_were_lost_at_the_end_of_a_run_are_scored_again():
         asked.words["eval_next"] += 3 - places[0]
         return is_over()
 
-    asked.run.until, asked.run.strategy.own_copies.return_value = until, True
-    asked.run.strategy.each_copy = lambda arena: nullcontext(())
+    asked.session.until, asked.session.strategy.own_copies.return_value = until, True
+    asked.session.strategy.each_copy = lambda arena: nullcontext(())
     asked.monitor.totals.return_value = (20, 60)
     asked.evaluations.begin_last()
     asked.evaluations.finish()
-    asked.monitor.take_evaluation.assert_called_once_with(6.0, 12, 9, 20)
+    asked.monitor.add_evaluation.assert_called_once_with(6.0, 12, 9, 20)
     assert not rounds
 
 
@@ -213,12 +215,12 @@ def test_a_validation_loss_that_rose_by_more_than_its_noise_is_said_and_the_best
 def test_saves_of_the_best_at_an_interval_of_time_take_a_twentieth_of_it(
     tmp_path, monkeypatch, every, saved
 ):
-    run, times = mock.Mock(run=saved_run(tmp_path, step=1)), iter([0, 2e9] * 3)
-    run.plan.config.eval_every = TrainConfig(eval_every=every).eval_every
-    run.clock.seconds.side_effect = [10.0, 39.0, 41.0]
+    run, session, times = saved_run(tmp_path, step=1), mock.Mock(), iter([0, 2e9] * 3)
+    session.plan.config.eval_every = TrainConfig(eval_every=every).eval_every
+    session.clock.seconds.side_effect = [10.0, 39.0, 41.0]
     monkeypatch.setattr(checkpoints, "monotonic_ns", lambda: next(times))
-    saves = checkpoints.Checkpoints(run, None, None, None)
-    saves.save_now_and_then = lambda what: run.run.checkpoints / "step-00000001"
+    saves = checkpoints.Checkpoints(session, mock.Mock(run=run), None, None, None)
+    saves.save_now_and_then = lambda what: run.checkpoints / "step-00000001"
     assert [saves.save_best() for _ in range(3)] == saved
 
 
@@ -233,8 +235,6 @@ def test_a_loss_that_is_reached_ends_the_run_and_no_best_is_kept_unasked():
     assert [ends(watch, k, bits, pytest.fail) for k, bits in enumerate((2.1, 2.0))] == [False, True]
     assert "stop_at_loss is 2" in watch.ended
 
-
-# -- what is shown ---------------------------------------------------------------------------------
 
 VERDICT = "does not beat it"
 
@@ -267,9 +267,6 @@ def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(interrupted_run
     assert "at step 100 of 400" in str(tiles(RunRecord(interrupted_run)))
 
 
-# -- real runs -------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the_end_has_a_verdict(
     tmp_path,
@@ -291,7 +288,7 @@ def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the
 
 def that_is_killed(pipe, job, where, often):
     """A worker that is killed when it scores the part, or the larger text. Children import it."""
-    score, mark = TextTasks.score, job.run_dir / "killed"
+    score, mark = BackgroundTasks.score, job.run_dir / "killed"
 
     def killed(jobs, place):
         is_larger = place >= jobs.part.batches
@@ -300,13 +297,13 @@ def that_is_killed(pipe, job, where, often):
             os.kill(os.getpid(), signal.SIGKILL)
         return score(jobs, place)
 
-    TextTasks.score = killed
-    worker_process.main(pipe, job)
+    BackgroundTasks.score = killed
+    process.main(pipe, job)
 
 
 @pytest.mark.slow
 def test_batches_of_a_dead_worker_are_scored_by_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_process, "main", partial(that_is_killed, where="part", often=False))
+    monkeypatch.setattr(process, "main", partial(that_is_killed, where="part", often=False))
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.status, result.restarts, result.val_tokens) == ("done", 1, 1024)
     assert result.final_share == 1.0
@@ -317,7 +314,7 @@ def test_batches_of_a_dead_worker_are_scored_by_another(tmp_path, monkeypatch):
 def test_a_complete_run_whose_workers_keep_dying_in_the_larger_score_is_done_without_it(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(worker_process, "main", partial(that_is_killed, where="larger", often=True))
+    monkeypatch.setattr(process, "main", partial(that_is_killed, where="larger", often=True))
     messages = Messages()
     config = small_config(tmp_path, steps=4, eval_every="1h", restarts=1)
     result = train(config, observer=messages)
@@ -363,13 +360,13 @@ def patient(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_without_a_new_best_ends_early_and_its_best_is_found_by_name_and_path(
+def test_a_run_without_improvement_ends_early_and_its_best_is_found_by_name_and_path(
     patient, capsys
 ):
     folder, result, messages = patient
     assert result.status == "done"
     assert 15 <= result.steps < 100_000
-    assert any("2 validation evaluations without a new best (patience)" in m for m in messages)
+    assert any("2 validation evaluations without improvement (patience)" in m for m in messages)
     run = Run(Path(result.run))
     best = checkpoint.best(run)
     assert best != checkpoint.latest(run)
@@ -392,7 +389,7 @@ def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(patien
     assert watch.best.bits_per_byte == saved.state["best"]["bits_per_byte"]
     assert watch.best.nats
     assert ValidationWatch(config, plan.resumption, "another text").best is None
-    with pytest.raises(ConfigError, match="without a new best"):
+    with pytest.raises(ConfigError, match="without improvement"):
         make_plan(small_config(folder, steps=None, resume=result.run))
 
 
@@ -443,7 +440,7 @@ def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scor
     ask = evaluation.Evaluations.ask_for_next
 
     def ask_once(evaluations):
-        if not evaluations._run.monitor.evaluations:
+        if not evaluations._monitor.evaluations:
             ask(evaluations)
 
     monkeypatch.setattr(evaluation.Evaluations, "ask_for_next", ask_once)

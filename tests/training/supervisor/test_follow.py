@@ -120,8 +120,6 @@ def test_a_run_trains_on_its_text_and_on_new_files_in_turn(tmp_path):
     assert ledgers["data"]["watermark"] + len(ledgers["data"]["done"]) == 12
 
 
-# -- files -----------------------------------------------------------------------------------------
-
 TALK = b"User: a\nAssistant: b"
 
 
@@ -175,7 +173,7 @@ def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_
     assert len(follower.messages) == len(reasons) + 1
 
 
-def test_documents_of_new_files_are_cut_at_marks_which_is_said_once(follower, tmp_path):
+def test_documents_of_new_files_are_cut_at_separators_which_is_said_once(follower, tmp_path):
     for name in "ab":
         (follower.folder / f"{name}.txt").write_text(f"{name} one<|endoftext|>{name} two")
     assert follower.look()

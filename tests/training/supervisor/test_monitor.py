@@ -61,7 +61,9 @@ def test_clock_share_and_time_left_are_of_this_call_and_its_training(monkeypatch
 @pytest.mark.parametrize(
     ("step_s", "ago_s", "rate"), [(8.0, 6.0, 10 / 8), (3.0, 0.0, 10 / 3), (8.0, 17.0, 0.0)]
 )
-def test_slow_steps_have_a_speed_until_a_worker_is_still_for_two(step_s, ago_s, rate, monkeypatch):
+def test_slow_steps_have_a_throughput_until_a_worker_ends_none_for_two(
+    step_s, ago_s, rate, monkeypatch
+):
     now_ns = monotonic_ns()
     monkeypatch.setattr(monitor, "monotonic_ns", lambda: now_ns)
     with monitored() as (_, observed, step):
@@ -125,7 +127,7 @@ with monitored() as (_, ours, _):
 
 
 @pytest.mark.slow
-def test_a_command_that_ends_at_once_does_not_wait_for_counts():
+def test_a_command_that_ends_at_once_does_not_wait_for_the_ngram_baseline():
     ended = python("-c", COUNTING, limit_s=LIMIT_S)
     assert (ended.stdout, ended.stderr) == ("begun\n", "the run has failed\n")
 
@@ -142,8 +144,6 @@ def test_staleness_and_times_are_counted_for_each_worker():
         assert first["compute_us"] == [250_000] * 3
         assert (first["wait_s"], first["other_s"], second["other_s"]) == (0.5, 0.75, 1.25)
 
-
-# -- the machines of a cluster, as one of them sees them ---------------------------------------
 
 HERE = MemberMachine(7, "studio", 1_200_000, 40)
 AWAY = MemberMachine(9, "air", 300_000, 12, seen_s=90.0)

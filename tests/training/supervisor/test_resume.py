@@ -106,7 +106,7 @@ def test_a_resumed_run_has_its_state_or_on_request_none_of_its_optimizer(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_path):
+def test_the_rest_of_a_budget_in_epochs_is_the_same_text_for_other_workers(tmp_path):
     options = {"epochs": 1, "steps": None}
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     steps = make_plan(config).budget.steps
@@ -135,7 +135,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(tmp_path):
+def test_an_automatic_learning_rate_is_that_of_the_strategy_that_resumes(tmp_path):
     options = {"optimizer": "muon", "lr": None, "workers": "mlx:cpu*2", "strategy": "sync"}
     first = train(small_config(tmp_path, steps=4, sync_shares="speed", **options))
     stored = run.Run(Path(first.run))
@@ -226,7 +226,7 @@ def test_a_resumed_run_takes_new_text_in_the_order_and_on_the_sides_of_the_old(
     new = {name for name in now if name.startswith("00-")}
     assert new
     assert now - new == validation
-    assert f"40 new documents, {len(new)} of them held out" in said
+    assert f"40 new documents, {len(new)} of them for validation" in said
     assert "--follow" in said
     position = plan.resumption.position(plan.layout.n_tickets, 2)
     assert (position["watermark"], position["n"]) == (2, plan.layout.n_tickets)
@@ -337,9 +337,6 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(tmp_path, mo
     stored.write_status({"status": "done"})
     with pytest.raises(DataError, match=f"is not at {tmp_path}/notes; .*--data PATH"):
         stored.options()
-
-
-# -- the state of optimizers -----------------------------------------------------------------------
 
 
 @pytest.mark.slow

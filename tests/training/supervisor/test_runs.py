@@ -20,7 +20,7 @@ from mlxhog.data.texts import package_file
 from mlxhog.models import families
 from mlxhog.optim import Muon
 from mlxhog.training.plan.decide import make_plan
-from mlxhog.training.supervisor import training as runs
+from mlxhog.training.supervisor.session import Session
 from tests.training.small import (
     Messages,
     checkpoint_of,
@@ -66,7 +66,7 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(tmp_path):
+def test_a_run_over_learned_subwords_is_resumed_scored_and_loaded_by_transformers(tmp_path):
     minute = {"optimizer": "muon", "lr": None, "strategy": "serial", "seq_len": 16, "steps": 5}
     first = train(small_config(tmp_path, tokenizer="sotu", sample_every="1h", **minute))
     stored = yaml.safe_load((Path(first.run) / "config.yaml").read_text())
@@ -130,9 +130,6 @@ def test_a_run_can_start_synchronous_and_continue_lock_free_within_its_budget(tm
         assert 6400 <= result.tokens < 6400 + 2 * 64
 
 
-# -- examples and conversations --------------------------------------------------------------------
-
-
 COLOURS = ["red", "blue", "green", "black", "white", "gold"]
 
 
@@ -166,7 +163,7 @@ def test_every_strategy_learns_completions(tmp_path, options):
 
 
 @pytest.mark.slow
-def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path):
+def test_micro_batches_weigh_by_their_targets_as_one_batch_would(tmp_path):
     options = {"steps": 3, "strategy": "serial", "optimizer": "sgd", "lr": 0.1, "clip": 0.0}
     one, other = (
         parameters(train(config_of(tmp_path, batch_size=size, grad_accumulation=n, **options)))
@@ -208,9 +205,9 @@ def test_a_run_on_one_conversation_answers_it_and_exports_its_template(tmp_path)
 @pytest.mark.slow
 def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path, monkeypatch):
     def both_have_trained(run):
-        return run.steps_done() >= 120 and all(run.entry(handle).steps for handle in run.handles)
+        return run.steps_done() >= 120 and all(handle.entry.steps for handle in run.workers.handles)
 
-    monkeypatch.setattr(runs.Training, "budget_is_used", both_have_trained)
+    monkeypatch.setattr(Session, "budget_is_used", both_have_trained)
     options = {"steps": 100_000, "lr": 1e-2, "schedule": "constant", "warmup": 0}
     result = train(small_config(tmp_path, workers="mlx:cpu,torch:cpu", eval_every="1h", **options))
     assert result.status == "done"

@@ -53,16 +53,6 @@ class Starts(list):
             raise error
 
 
-class Watched(Session):
-    """A session that keeps its messages."""
-
-    def report(self, message):
-        self.messages.append(message)
-
-    def drain(self):
-        pass
-
-
 @pytest.fixture
 def session(clock, tmp_path, monkeypatch):
     """The session of two spawned workers, with slots for two others."""
@@ -75,54 +65,57 @@ def session(clock, tmp_path, monkeypatch):
         small_config(tmp_path, workers="mlx:cpu*2", heartbeat_timeout=TIMEOUT_S, max_workers=4)
     )
     with ExitStack() as stack:
-        session = Watched(plan, tmp_path, stack=stack)
-        session.messages, session.starts = [], starts
-        session.spawn()
+        messages = []
+        session = Session(
+            plan, tmp_path, stack=stack, report=messages.append, on_poll=lambda doing: None
+        )
+        session.messages, session.starts = messages, starts
+        session.workers.spawn()
         yield session
 
 
 def run(session, phase=WorkerPhase.COMPUTE):
-    for handle in session.handles:
-        session.entry(handle).state = WorkerState.RUNNING
-        session.entry(handle).beat(phase)
-        session.entry(handle).steps = 1
+    for handle in session.workers.handles:
+        handle.entry.state = WorkerState.RUNNING
+        handle.entry.beat(phase)
+        handle.entry.steps = 1
 
 
 def die(session, slot=1):
-    session.pool[slot].kill()
+    session.workers.pool[slot].kill()
     session.poll()
 
 
-def test_a_pause_of_the_whole_group_is_no_silence_of_a_worker(session, clock):
+def test_a_pause_of_the_whole_group_counts_for_no_heartbeat_timeout(session, clock):
     run(session)
     for _ in range(10):
         session.poll()
         clock.wait(10 * TIMEOUT_S)  # Ctrl-Z, or the lid of a laptop
     session.poll()
-    assert session.restarts == 0
-    assert all(session.pool[slot].is_alive() for slot in (1, 2))
+    assert session.workers.restarts == 0
+    assert all(session.workers.pool[slot].is_alive() for slot in (1, 2))
 
 
-def test_a_worker_that_is_silent_while_it_is_watched_is_replaced(session):
+def test_a_worker_without_a_heartbeat_while_it_is_watched_is_replaced(session):
     run(session)
-    silent, other = session.handles
+    silent, other = session.workers.handles
     for part, restarts in ((0.9, 0), (0.2, 1)):
         for _ in range(round(part * TIMEOUT_S / POLL_S)):
-            session.entry(other).beat()
+            other.entry.beat()
             session.poll()
-        assert session.restarts == session.entry(silent).restarts == restarts
-    assert "no sign of life for 60 s" in session.messages[0]
+        assert session.workers.restarts == silent.entry.restarts == restarts
+    assert "no heartbeat for 60 s" in session.messages[0]
 
 
 def test_a_first_step_may_take_five_minutes_and_its_limit_is_named(session):
     run(session)
-    slow, other = session.handles
-    session.entry(slow).steps = 0
+    slow, other = session.workers.handles
+    slow.entry.steps = 0
     for limit_s, restarts in ((FIRST_STEP_S - 5, 0), (10, 1)):
         for _ in range(round(limit_s / POLL_S)):
-            session.entry(other).beat()
+            other.entry.beat()
             session.poll()
-        assert session.restarts == restarts
+        assert session.workers.restarts == restarts
     killed, _ = session.messages
     assert "300 s in phase compute, before its first step" in killed
     assert "--heartbeat-timeout" in killed
@@ -143,9 +136,9 @@ def test_only_deaths_of_a_worker_that_was_up_are_forgotten_in_time(session, cloc
 @pytest.mark.parametrize("phase", [WorkerPhase.EVALUATE, WorkerPhase.SAMPLE])
 def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(session, phase):
     run(session, WorkerPhase.WAITING)
-    busy, _ = session.handles
+    busy, _ = session.workers.handles
     for own, still in ((WorkerPhase.COMPUTE, False), (WorkerPhase.DATA, False), (phase, True)):
-        session.entry(busy).beat(own)
+        busy.entry.beat(own)
         assert session.is_quiesced() == still
     assert session.has_background_task()
 
@@ -157,8 +150,8 @@ def live(session):
 
 def joined(session):
     """The slot of a worker that has joined two others; it is up."""
-    slot = session.free_slots()[0]
-    session.join([(slot, WorkerSpec("mlx:cpu", 1), "native")])
+    slot = session.workers.free_slots()[0]
+    session.workers.join([(slot, WorkerSpec("mlx:cpu", 1), "native")])
     assert live(session) == 2  # it has a framework to load first
     run(session)
     session.poll()
@@ -168,45 +161,42 @@ def joined(session):
 
 
 def test_a_joined_worker_counts_until_it_has_left(session):
-    assert (joined(session), session.free_slots()) == (3, [4])
-    session.leave(3)
+    assert (joined(session), session.workers.free_slots()) == (3, [4])
+    session.workers.leave(3)
     session.poll()
     assert live(session) == 3  # its step is under way
     die(session, 3)
-    assert (live(session), session.restarts, session.removed) == (2, 0, 1)
+    assert (live(session), session.workers.restarts, session.workers.removed) == (2, 0, 1)
     assert session.arena.workers.entry(3).state == WorkerState.FREE
-    assert session.free_slots() == [4, 3]  # the unused one comes first
+    assert session.workers.free_slots() == [4, 3]  # the unused one comes first
     assert joined(session) == 4
 
 
 def test_a_worker_that_leaves_and_does_not_go_is_killed(session, clock):
     slot = joined(session)
-    session.leave(slot)
+    session.workers.leave(slot)
     for _ in range(round(LEAVE_S) + 2):
-        assert session.entry(session.handles[-1]).state in (
-            WorkerState.LEAVING,
-            WorkerState.RUNNING,
-        )
+        assert session.workers.handles[-1].entry.state in (WorkerState.LEAVING, WorkerState.RUNNING)
         clock.wait(1.0)
         session.poll()
-    assert slot not in session.pool
+    assert slot not in session.workers.pool
     assert session.messages == [f"worker {slot} (mlx:cpu) has left after 1 steps"]
 
 
-def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(session):
-    session.join([(3, WorkerSpec("mlx:gpu", 1), "metal")])
-    session.pool[3].process.exitcode = 3  # the environment lacks something
+def test_a_worker_that_joins_and_fails_is_evicted_and_the_run_continues(session):
+    session.workers.join([(3, WorkerSpec("mlx:gpu", 1), "metal")])
+    session.workers.pool[3].process.exitcode = 3  # the environment lacks something
     session.poll()
     assert "cannot start" in session.messages[0]
     assert "the run continues without it" in session.messages[0]
-    assert [handle.slot for handle in session.handles] == [1, 2]
+    assert [handle.slot for handle in session.workers.handles] == [1, 2]
     slot = joined(session)
     session.messages.clear()
     for _ in range(6):
         run(session)
         die(session, slot)
     assert "died 6 times" in session.messages[-1]
-    assert (live(session), len(session.handles)) == (2, 2)
+    assert (live(session), len(session.workers.handles)) == (2, 2)
 
 
 LACKS = 3  # the exit code of a worker whose framework cannot be loaded
@@ -215,13 +205,13 @@ SHORT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE)
 
 def wait(session, seconds):
     for _ in range(round(seconds / POLL_S)):
-        for handle in session.handles:
-            session.entry(handle).beat()
+        for handle in session.workers.handles:
+            handle.entry.beat()
         session.poll()
 
 
 def end(session, slot, code):
-    session.pool[slot].process.exitcode = code
+    session.workers.pool[slot].process.exitcode = code
     session.poll()
 
 
@@ -236,9 +226,13 @@ def test_a_replacement_that_cannot_start_is_tried_again_after_growing_pauses(ses
             in (session.messages[-1])
         )
         wait(session, pause_s - 0.2)
-        assert (1 in session.pool, 2 in session.pool, session.has_workers()) == (False, True, True)
+        assert (
+            1 in session.workers.pool,
+            2 in session.workers.pool,
+            session.workers.has_any(),
+        ) == (False, True, True)
         wait(session, 0.4)
-        assert 1 in session.pool
+        assert 1 in session.workers.pool
     with pytest.raises(WorkerFailed, match=r"died 6 times .*--restarts"):
         end(session, 1, LACKS)
 
@@ -255,9 +249,9 @@ def test_a_replacement_waits_while_the_system_starts_no_process(session, code):
     session.starts.append(OSError(code, "no"))
     end(session, 1, -9)
     assert "no process can be started" in session.messages[-1]
-    assert (1 in session.pool, session.is_quiesced(), session.is_drained()) == (False,) * 3
+    assert (1 in session.workers.pool, session.is_quiesced(), session.is_drained()) == (False,) * 3
     wait(session, 1.2)
-    assert 1 in session.pool
+    assert 1 in session.workers.pool
 
 
 @pytest.mark.parametrize("code", SHORT)
@@ -266,75 +260,68 @@ def test_workers_join_all_or_none(session, code):
     session.starts.extend([OSError(code, "no"), None])
     plan, spec = session.plan, WorkerSpec("mlx:cpu", 1)
     with pytest.raises(EnvironmentLacks, match="no process can be started"):
-        session.join([(3, spec, "native"), (4, spec, "native")])
-    assert [handle.slot for handle in session.handles] == [1, 2]
-    assert (session.pool.keys(), session.plan) == ({1, 2}, plan)
-    assert set(session.free_slots()) == {3, 4}
+        session.workers.join([(3, spec, "native"), (4, spec, "native")])
+    assert [handle.slot for handle in session.workers.handles] == [1, 2]
+    assert (session.workers.pool.keys(), session.workers.plan) == ({1, 2}, plan)
+    assert set(session.workers.free_slots()) == {3, 4}
 
 
 def test_the_end_reaps_all_workers_whatever_one_of_them_raises(session):
     run(session)
-    reap = session._reap
+    reap = session.workers._reap
 
     def fails_for_the_first(handle, *how):
         reap(handle, *how)
         if handle.slot == 1:
             raise OSError(errno.ENOSPC, "full")
 
-    session._reap = fails_for_the_first
+    session.workers._reap = fails_for_the_first
     with pytest.raises(OSError, match="full"):
-        session.stop(0.0)
-    assert not session.pool
+        session.workers.stop(0.0)
+    assert not session.workers.pool
 
 
-def test_a_joined_worker_that_has_just_started_is_not_dismissed(session):
-    session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    session.entry(session.handles[2]).state = WorkerState.RUNNING  # since the last look
-    session.cancel_starting()
-    assert [handle.slot for handle in session.handles] == [1, 2, 3]
+def test_a_joined_worker_that_has_just_started_is_not_cancelled(session):
+    session.workers.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
+    session.workers.handles[2].entry.state = WorkerState.RUNNING  # since the last look
+    session.workers.cancel_starting()
+    assert [handle.slot for handle in session.workers.handles] == [1, 2, 3]
 
 
 def test_only_workers_inside_a_step_are_cancelled_and_nobody_waits_for_them(session):
     run(session)
-    session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    late, idle, starting, _ = session.handles
-    session.entry(idle).beat(WorkerPhase.IDLE)
-    run_again = session.entry(session.handles[3])
+    session.workers.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
+    late, idle, starting, _ = session.workers.handles
+    idle.entry.beat(WorkerPhase.IDLE)
+    run_again = session.workers.handles[3].entry
     run_again.state = WorkerState.RUNNING
     run_again.beat(WorkerPhase.IDLE)
     assert not session.is_drained()
     session.cancel_steps()
-    assert session.pool.keys() == {2, 3, 4}
-    session.entry(starting).state = WorkerState.RUNNING
-    session.entry(starting).beat(WorkerPhase.IDLE)
+    assert session.workers.pool.keys() == {2, 3, 4}
+    starting.entry.state = WorkerState.RUNNING
+    starting.entry.beat(WorkerPhase.IDLE)
     assert session.is_drained()
     assert late.cancelled
     session.poll()
-    assert session.restarts == 0
-
-
-def test_an_evaluator_is_started_where_all_workers_were_cancelled(session):
-    run(session)
-    session.cancel_steps()
-    assert not session.has_workers()
-    assert session.revive()
-    assert len(session.pool) == 1
+    assert session.workers.restarts == 0
 
 
 def test_an_evaluator_may_have_the_slot_of_a_worker_that_was_to_leave(session):
     run(session)
-    session.leave(1)
+    session.workers.leave(1)
     session.cancel_steps()
-    assert session.revive()
+    assert not session.workers.has_any()
+    assert session.workers.revive()
     wait(session, LEAVE_S + 2)
-    assert 1 in session.pool
+    assert 1 in session.workers.pool
 
 
 def test_nobody_waits_for_a_dead_worker_to_end_its_step(session):
     run(session)
-    session.pool[1].process.exitcode = -9
+    session.workers.pool[1].process.exitcode = -9
     assert not session.only_dead_in_step()
-    session.entry(session.handles[1]).beat(WorkerPhase.IDLE)
+    session.workers.handles[1].entry.beat(WorkerPhase.IDLE)
     assert session.only_dead_in_step()
     assert not session.is_drained()
 
@@ -348,16 +335,16 @@ def test_a_joined_worker_that_dies_often_and_cannot_start_is_removed_and_that_is
     session.starts.append(OSError(errno.EAGAIN, "no"))
     die(session, slot)
     assert "the run continues without it" in session.messages[-1]
-    assert [handle.slot for handle in session.handles] == [1, 2]
+    assert [handle.slot for handle in session.workers.handles] == [1, 2]
 
 
 def test_a_worker_that_is_removed_amid_a_change_of_strategy_costs_no_other_its_job(session):
-    session.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
-    first, second, dead, last = session.handles
+    session.workers.join([(slot, WorkerSpec("mlx:cpu", 1), "native") for slot in (3, 4)])
+    first, second, dead, last = session.workers.handles
     first.parked = second.parked = last.parked = True
-    session._reap(dead)
+    session.workers._reap(dead)
     dead.deaths_s.extend([0.0] * 5)
     session.starts.append(OSError(errno.EAGAIN, "no"))
-    session.reassign()
-    assert session.handles == [first, second, last]
-    assert not any(handle.parked for handle in session.handles)
+    session.workers.reassign()
+    assert session.workers.handles == [first, second, last]
+    assert not any(handle.parked for handle in session.workers.handles)

@@ -81,7 +81,7 @@ TWO = "mlx:cpu*2"
     ("kind", "options", "sign"),
     [("residual", {"sparsify": "topk:0.02"}, 1), ("feedback", {"delay_feedback": True}, -1)],
 )
-def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_option(
+def test_pending_updates_are_kept_for_other_workers_and_settled_without_the_option(
     tmp_path, kind, options, sign
 ):
     """Those of a residual are not written yet; those of the feedback were written in advance."""
@@ -114,7 +114,7 @@ def test_updates_that_wait_are_kept_for_other_workers_and_settled_without_the_op
 
 
 @pytest.mark.slow
-def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path):
+def test_a_sampled_softmax_has_a_lock_per_row_and_evaluation_is_over_the_vocabulary(tmp_path):
     options = {"eval_every": "1h", "steps": 50, "seed": 3}
     config = small_config(tmp_path, sampled_softmax=60, **options)
     head = make_plan(config).layout.slots["lm_head.weight"]

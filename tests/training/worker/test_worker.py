@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig, backends, train
 from mlxhog.arena import Arena, control, plan
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.workers import WorkerPhase
@@ -27,11 +27,10 @@ from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
 from mlxhog.strategies.worker import Lease
-from mlxhog.training.plan.values import Job
-from mlxhog.training.supervisor import workers as processes
-from mlxhog.training.worker import background_tasks as background_tasks
+from mlxhog.training.plan.job import Job, live_params
+from mlxhog.training.supervisor import handles
+from mlxhog.training.worker import background_tasks, process
 from mlxhog.training.worker import loop as worker
-from mlxhog.training.worker import main as worker_process
 from mlxhog.training.worker.steps import Gradients, OverlappedSteps
 from tests.processes import python
 from tests.soak.killer import Killer
@@ -57,15 +56,12 @@ def a_job(backend, engine=None, **options):
     return job(slot=2, plan=its_plan)
 
 
-# -- orthogonalisation on the device ---------------------------------------------------------------
-
-
 def a_backend(error):
-    """A backend that orthogonalises as the CPU does, but for a relative error."""
+    """A backend that orthogonalizes as the CPU does, but for a relative error."""
     return SimpleNamespace(polar=lambda *of: [(1 + error) * u for u in muon.on_cpu(*of)])
 
 
-def test_each_worker_orthogonalises_where_the_option_says():
+def test_each_worker_orthogonalizes_where_the_option_says():
     backend = a_backend(1e-6)
     on = {"auto": {"mlx:gpu", "torch:mps"}, "cpu": set(), "worker": set(BACKENDS)}
     for device, name in itertools.product(on, BACKENDS):
@@ -83,10 +79,7 @@ def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(cap
         worker.polar_of_device(asked, backend)
     assert worker.polar_of_device(a_job("mlx:gpu", optimizer="muon"), backend) is None
     notice = capsys.readouterr().out
-    assert notice.startswith("notice: worker 2 orthogonalises on the CPU: directions of mlx:gpu")
-
-
-# -- unified memory --------------------------------------------------------------------------------
+    assert notice.startswith("notice: worker 2 orthogonalizes on the CPU: directions of mlx:gpu")
 
 
 class Unified(EmulatorEngine):
@@ -117,13 +110,13 @@ WRITES = a_job("mlx:gpu", "mlx")
 
 def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(monkeypatch, arena):
     monkeypatch.setattr(metal_steps.engines, "create", lambda name, **_: Unified())
-    assert np.shares_memory(worker.live_params(LIVE, arena), arena.params)
-    assert worker.live_params(a_job("mlx:gpu"), arena) is None  # not requested
+    assert np.shares_memory(live_params(LIVE, arena), arena.params)
+    assert live_params(a_job("mlx:gpu"), arena) is None  # not requested
     assert worker.gpu_steps(WRITES, arena) is not None
     assert worker.gpu_steps(a_job("mlx:gpu"), arena) is None
     monkeypatch.setattr(metal_steps.engines, "create", pytest.fail)
     on_cpu = a_job("torch:cpu", read="live", predict="none")
-    assert worker.live_params(on_cpu, arena) is not None
+    assert live_params(on_cpu, arena) is not None
 
 
 @pytest.mark.parametrize(
@@ -138,19 +131,18 @@ def test_a_gpu_that_cannot_share_memory_falls_back_aloud(monkeypatch, arena, cap
     monkeypatch.setattr(metal_steps.engines, "create", lambda name, **_: engine())
     if engine is Unified:
         monkeypatch.setattr(type(arena.layout), "straddles", lambda self, name: name == "params")
-    assert worker.live_params(LIVE, arena) is None
+    assert live_params(LIVE, arena) is None
     assert worker.gpu_steps(WRITES, arena) is None
     live, writes = capsys.readouterr().out.splitlines()
-    assert live.startswith("notice: worker 2 (mlx:gpu) takes snapshots, not live reads: ")
-    assert writes.startswith("notice: worker 2 (mlx:gpu) lets the CPU add its steps, not the GPU: ")
+    assert live.startswith("notice: worker 2 (mlx:gpu) reads snapshots, not live parameters: ")
+    assert writes.startswith(
+        "notice: worker 2 (mlx:gpu) lets the CPU apply its updates, not the GPU: "
+    )
     assert why in live
     assert why in writes
 
 
-# -- the start -------------------------------------------------------------------------------------
-
-
-def test_a_worker_gives_signs_of_life_through_its_start_and_logs_why_its_kernels_do_not_compile(
+def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_not_compile(
     monkeypatch, capsys
 ):
     events, config = [], TrainConfig(kernels="auto", determinism="none", read="snapshot")
@@ -159,9 +151,7 @@ def test_a_worker_gives_signs_of_life_through_its_start_and_logs_why_its_kernels
         bind=lambda *of: events.append("bind"),
         close=lambda: None,
     )
-    monkeypatch.setattr(
-        worker.backends, "create", lambda *of, **how: events.append("import") or backend
-    )
+    monkeypatch.setattr(backends, "create", lambda *of, **how: events.append("import") or backend)
     outcomes = iter([MetalError(f"kernel slstm failed: {compiler_text()}"), None])
 
     class FirstGradient:
@@ -194,7 +184,7 @@ ENDS = """
 import sys, types
 from pathlib import Path
 from mlxhog.errors import MetalError
-from mlxhog.training.worker import main as worker_process
+from mlxhog.training.worker import process
 from tests.test_errors import compiler_text
 
 def run(pipe, job):
@@ -204,7 +194,7 @@ def run(pipe, job):
 sys.modules["mlxhog.training.worker.loop"] = types.SimpleNamespace(run=run)
 run_dir = Path(sys.argv[1])
 job = types.SimpleNamespace(run_dir=run_dir, log=run_dir / "logs" / "worker-1.log")
-worker_process.main(None, job)
+process.main(None, job)
 """
 
 
@@ -221,13 +211,10 @@ def test_a_compilers_text_that_ends_a_worker_is_whole_in_its_log_and_the_last_li
     assert ERROR in lines[-1]
 
 
-# -- an aborted GPU worker -------------------------------------------------------------------------
-
-
 @pytest.fixture
 def gpu(monkeypatch):
     """Workers of MLX on the CPU count as GPU workers."""
-    monkeypatch.setattr(processes, "GPU_BACKENDS", ("mlx:cpu",))
+    monkeypatch.setattr(handles, "GPU_BACKENDS", ("mlx:cpu",))
 
 
 @pytest.mark.slow
@@ -264,13 +251,13 @@ def that_loses_its_gpu(pipe, job):
         return gradient(self, batches)
 
     Gradients.of = ended
-    worker_process.main(pipe, job)
+    process.main(pipe, job)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_process, "main", that_loses_its_gpu)
+    monkeypatch.setattr(process, "main", that_loses_its_gpu)
     messages = Messages()
     result = train(small_config(tmp_path, batch_size=4, steps=40), observer=messages)
     assert (result.status, result.restarts) == ("done", 2)
@@ -288,20 +275,20 @@ def that_lacks_memory(pipe, job):
         raise MemoryError
 
     Gradients.of = ended
-    worker_process.main(pipe, job)
+    process.main(pipe, job)
 
 
 @pytest.mark.slow
 def test_workers_that_lack_memory_say_so_and_the_run_names_the_limit_and_how_to_need_less(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(worker_process, "main", that_lacks_memory)
+    monkeypatch.setattr(process, "main", that_lacks_memory)
     words = "the memory is used up: .*log, or use fewer --workers.*smaller --model: .* GiB"
     with pytest.raises(WorkerFailed, match=words):
         train(small_config(tmp_path, steps=4, restarts=1))
 
 
-def test_every_abort_halves_micro_batches_and_pieces_down_to_one():
+def test_every_abort_halves_micro_batches_and_chunks_down_to_one():
     its_plan = SimpleNamespace(
         config=SimpleNamespace(micro_batch=6, seq_len=10_000),
         gpu_share=GPUShare(piece_tokens=4096),
@@ -312,9 +299,6 @@ def test_every_abort_halves_micro_batches_and_pieces_down_to_one():
     of_mps = [replace(job, slot=2).micro_batch for job in jobs]
     assert of_mps == [3, 3, 1, 1], "no gradient has more tokens than MPS adds right"
     assert [job.gpu_share.piece_tokens for job in jobs] == [4096, 2048, 1024, 512]
-
-
-# -- a step beside the next gradient ---------------------------------------------------------------
 
 
 TOKENS = 10
@@ -349,7 +333,7 @@ def of_steps():
         yield result
 
 
-def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(of_steps):
+def test_an_update_is_applied_and_recorded_while_the_next_gradient_is_computed(of_steps):
     gradients = itertools.count()
 
     def compute():
@@ -367,7 +351,7 @@ def test_a_step_is_added_and_recorded_while_the_next_gradient_is_computed(of_ste
     assert of_steps.counters.load("tokens") == 4 * TOKENS
 
 
-def test_the_arena_keeps_still_at_a_pause_and_before_any_request(of_steps):
+def test_the_arena_is_quiesced_at_a_pause_and_before_any_request(of_steps):
     steps = overlapped(of_steps)
     steps.step()
     assert (steps.context.entry.steps, of_steps.counters.load("version")) == (0, 0)
@@ -380,8 +364,8 @@ def test_the_arena_keeps_still_at_a_pause_and_before_any_request(of_steps):
     assert background_tasks.claims_task(steps.context, "eval")
     assert steps.context.entry.steps == of_steps.counters.load("version") == 2
     steps.step()
-    jobs = SimpleNamespace(evaluate_rest=list)
-    assert not worker.follow(ControlCommand.EVALUATE, steps, jobs)
+    jobs = SimpleNamespace(evaluate_end=list)
+    assert not worker.obey(ControlCommand.EVALUATE, steps, jobs)
     assert steps.context.entry.steps == 3
     assert steps.context.entry.staleness_max == 0  # each was read after the last one's write
 

@@ -9,7 +9,7 @@ from mlxhog.base.inside import inside, subfolder
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
-from mlxhog.training.plan.values import LOST_GPU_EXIT_CODE, Job
+from mlxhog.training.plan.job import LOST_GPU_EXIT_CODE, Job
 
 LAST_LINE = 1000
 """Characters of the log's last line, which the supervisor quotes, of an error with several."""
