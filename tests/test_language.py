@@ -17,7 +17,6 @@ PENDING = {
     "mlxhog/arena",
     "mlxhog/cli",
     "mlxhog/training",
-    "models/mad",
     "metal",
 }  # fmt: skip
 """Folders with private phrases that are still to be mended."""
