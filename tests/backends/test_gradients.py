@@ -24,7 +24,6 @@ DROPOUT = v1_config(**DROPPING, **RESETS)
 
 
 def text(cfg, B=3, S=14, seed=5):
-    """A batch in which documents end."""
     x, y = drawn(cfg, B, S, seed=seed)
     if cfg.reset_at_document_boundaries:
         x[1, S // 3] = x[2, S // 2] = cfg.bos_token_id
@@ -44,7 +43,6 @@ def completions(cfg, *, frozen=True):
 
 
 def whole(cfg, params, batch):
-    """Loss and gradients in float64."""
     masks = lm.dropout_masks(cfg, batch.x.shape, batch.seed)
     return lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
 
@@ -82,7 +80,7 @@ CASES = {
     "v1, frozen contexts": (v1_config(), completions, behind_contexts, None),
     "xlstm, every id drawn": (config(), text, whole, head_of(config(), 23)),
 }
-KERNELS = [(case, kernels) for case in CASES for kernels in ("reference", "auto")]
+KERNELS = [(case, kernels) for case in CASES for kernels in ("eager", "auto")]
 KERNELS += [("v1, mixed", "metal-emulated"), ("v1, documents", "metal-emulated")]
 
 
@@ -107,9 +105,8 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
 
 
 @on_both
-@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("kernels", ["native", "eager"])
 def test_a_gradient_is_not_changed_by_the_next_one(name, kernels):
-    """Its step may be added meanwhile."""
     cfg = config()
     backend = bound(name, cfg, perturbed_params(cfg, seed=1), kernels)
     assert backend.forward_share is None
@@ -133,9 +130,6 @@ def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name):
     loss, grads = bound(name, cfg, perturbed_params(cfg, seed=0)).loss_and_grads(nothing)
     assert loss == 0.0
     assert not any(grad.any() for grad in values(grads).values())
-
-
-# -- dropped units, tables, contexts, candidates ---------------------------------------------------
 
 
 def test_units_are_dropped_where_the_package_has_it_and_a_mask_keeps_the_mean():
@@ -172,12 +166,12 @@ def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cf
 
 
 @on_both
-@each_of("kernels", ["reference", "auto"])
+@each_of("kernels", ["eager", "auto"])
 @each_of("cap", [30.0, 2.0])
 def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidates(
     name, kernels, cap
 ):
-    """-s_y + log(sum over targets of exp(s) + sum over drawn ones of exp(s) / pi), float64."""
+    """-s_y + log(sum over targets of exp(s) + sum over negatives of exp(s) / pi), float64."""
     cfg = config(output_logit_soft_cap=cap)
     params, batch, head = perturbed_params(cfg, seed=5), text(cfg, 2, 4), head_of(cfg, 6)
     loss, grads = bound(name, cfg, params, kernels, head=head).loss_and_grads(batch)
@@ -193,16 +187,13 @@ def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidat
     assert actual.values.any(axis=1).all()
 
 
-# -- compiled --------------------------------------------------------------------------------------
-
-
 class Traced(Exception):
     """A gradient that was traced."""
 
 
 @pytest.mark.parametrize("cfg", [config(), v1_config()], ids=["xlstm", "v1"])
 def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(cfg, monkeypatch):
-    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "reference")
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "eager")
     compiled, results = backend._mx.compile(backend._value_and_grad), []
 
     def trace(*arguments):
@@ -217,26 +208,24 @@ def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(
         assert grads[name].shape == backend.params[name].shape
 
 
-# -- products in bfloat16 leave everything else of a training step in float32 ----------------------
-
-NARROW = {
+MIXED = {
     "large": config(use_bias=True),
     "tied": config(tie_word_embeddings=True),
     "v1": v1_config(bias=True),
 }
-of_each = pytest.mark.parametrize("cfg", NARROW.values(), ids=NARROW)
+of_each = pytest.mark.parametrize("cfg", MIXED.values(), ids=MIXED)
 
 
 @on_both
 @of_each
-@each_of("kernels", ("native", "reference"))
+@each_of("kernels", ("native", "eager"))
 def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name, cfg, kernels):
     # With wide open gates a denominator may pass near 0, and no rounding is small there.
     params = families.init_params(cfg, seed=3)
     batch = Batch(*drawn(cfg, 3, 14, seed=3), n_bytes=0)
     wanted_loss, expected = bound(name, cfg, params).loss_and_grads(batch)
-    narrow = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
-    loss, grads = narrow.loss_and_grads(batch)
+    mixed = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
+    loss, grads = mixed.loss_and_grads(batch)
     assert loss != wanted_loss
     assert_close(loss, wanted_loss, LOSS_BF16)
     assert grads.keys() == expected.keys()
@@ -247,12 +236,12 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name
         for all_of_them in ([actual[name] - exact[name] for name in exact], exact.values())
     )
     assert_close(apart / size, 0.0, GRADIENT_BF16)
-    assert narrow.param_buffer.dtype == np.float32
+    assert mixed.param_buffer.dtype == np.float32
 
 
 @on_both
 @of_each
-def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
+def test_matmul_weights_alone_are_cast_to_bfloat16(name, cfg, monkeypatch):
     given, right = {}, lm.mean_loss
 
     def mean_loss(model, params, *arrays, **how):
@@ -261,20 +250,20 @@ def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
 
     monkeypatch.setattr(lm, "mean_loss", mean_loss)
     params = perturbed_params(cfg, seed=0)
-    backend = bound(name, cfg, params, "reference", compute_dtype="bfloat16")
+    backend = bound(name, cfg, params, "eager", compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*drawn(cfg, 2, 9, seed=0), n_bytes=0))
-    narrow = {key for key, kind in given.items() if kind.endswith("bfloat16")}
-    assert narrow == families.products(cfg)
+    cast = {key for key, kind in given.items() if kind.endswith("bfloat16")}
+    assert cast == families.matmul_weights(cfg)
     assert {kind.rpartition(".")[2] for kind in given.values()} == {"float32", "bfloat16"}
 
 
 @on_both
-@each_of("kernels", ("native", "reference"))
+@each_of("kernels", ("native", "eager"))
 def test_evaluation_and_generation_stay_in_float32(name, kernels):
     cfg = config()
     params = perturbed_params(cfg, seed=1)
     batch = Batch(*drawn(cfg, 2, 9, seed=1), n_bytes=0)
     exact = bound(name, cfg, params, kernels)
-    narrow = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
-    assert narrow.evaluate(batch) == exact.evaluate(batch)
-    assert np.array_equal(narrow.logits(batch.x, None)[0], exact.logits(batch.x, None)[0])
+    mixed = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
+    assert mixed.evaluate(batch) == exact.evaluate(batch)
+    assert np.array_equal(mixed.logits(batch.x, None)[0], exact.logits(batch.x, None)[0])

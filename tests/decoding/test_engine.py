@@ -13,11 +13,11 @@ from mlxhog.errors import DataError, Diverged
 from tests.pairs import each_of, max_examples
 
 BYTES = ByteTokenizer()
-ON = {"ends": ()}
+ON = {"stop_ids": ()}
 
 
-class Reader:
-    """A model whose state is what each row has read, for the tests."""
+class HistoryModel:
+    """A model whose state is the tokens that each row has read."""
 
     def __init__(self):
         self.calls = []
@@ -31,7 +31,7 @@ class Reader:
         self.read = tuple((*old, *new) for old, new in zip(before, tokens.tolist(), strict=True))
         return np.stack([self.says(history) for history in self.read]), self.read
 
-    def every_logits(self, tokens, state):
+    def all_logits(self, tokens, state):
         parts = []
         for k in range(tokens.shape[1]):
             logits, state = self.logits(tokens[:, k : k + 1], state)
@@ -42,14 +42,14 @@ class Reader:
     def stack_states(self, states):
         return tuple(history for state in states for history in state)
 
-    def take_state(self, state, rows):
+    def select_state(self, state, rows):
         return tuple(state[row] for row in rows)
 
     def says(self, history):
         raise NotImplementedError
 
 
-class MarkovModel(Reader):
+class MarkovModel(HistoryModel):
     """Logits that depend on the last two tokens."""
 
     def __init__(self, vocab_size=320, seed=0):
@@ -63,7 +63,7 @@ class MarkovModel(Reader):
         return 3 * (self.first[history[-1]] + self.second[before])
 
 
-class Countdown(Reader):
+class Countdown(HistoryModel):
     """Says fixed texts after prompts of one token: the text is chosen by that token."""
 
     def __init__(self, *texts):
@@ -87,7 +87,6 @@ def asked(prompt, n=8, **numbers):
 
 
 def rest(engine):
-    """Every piece until the engine has nothing to do."""
     pieces = []
     while engine.is_busy:
         pieces += engine.step()
@@ -99,7 +98,6 @@ def tokens(pieces, row=0):
 
 
 def answers(model, prompts, n=8, *, how=None, **numbers):
-    """The pieces of prompts that are answered together."""
     sampling = Sampling(max_new_tokens=n, **numbers)
     return list(answer(model, prompts, tokenizer=BYTES, sampling=sampling, **(how or {})))
 
@@ -109,13 +107,9 @@ def alone(prompt, n=8, seed=0):
 
 
 def said(pieces):
-    """Tokens, text and finish reason of one answer."""
     assert all(one.finish_reason is None for one in pieces[:-1])
     ids = [one.token for one in pieces if one.token is not None]
     return ids, "".join(one.text for one in pieces), pieces[-1].finish_reason
-
-
-# -- one answer ------------------------------------------------------------------------------------
 
 
 def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last():
@@ -152,13 +146,10 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone():
 def test_a_repetition_penalty_counts_prompt_and_answer():
     logits = np.zeros(320, np.float32)
     logits[[65, 66, 67, 68]] = [9.0, 8.0, 7.0, 1.0]
-    stubborn = Reader()
+    stubborn = HistoryModel()
     stubborn.says = lambda history: logits
     pieces = answers(stubborn, [[66]], 4, temperature=0.0, repetition_penalty=2.0)
     assert tokens(pieces) == [65, 67, 65, 65]
-
-
-# -- several answers -------------------------------------------------------------------------------
 
 
 def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another():
@@ -236,20 +227,17 @@ def test_after_a_wrong_prompt_or_logits_that_are_not_finite_the_engine_goes_on()
     assert tokens(rest(e), row) == alone([84], seed=4)
 
 
-# -- scores ----------------------------------------------------------------------------------------
-
-
-@each_of(("chunk", "writes"), [(2, True), (100, True), (100, False)])
-def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes):
+@each_of(("chunk", "generates"), [(2, True), (100, True), (100, False)])
+def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, generates):
     e, prompt = engine(prefill_chunk=chunk), [84, 65, 66]
     sampling = Sampling(max_new_tokens=2, temperature=5.0, top_k=3)
-    how = {"top": 2, "scores_prompt": True, "writes": writes}
+    how = {"top": 2, "scores_prompt": True, "generates": generates}
     e.submit(GenerationRequest(prompt=prompt, sampling=sampling, **how))
     pieces = rest(e)
     scores = [score for piece in pieces for score in piece.scores]
     text = [*prompt, *said(pieces)[0]]
     assert [score.token for score in scores] == text
-    if not writes:
+    if not generates:
         assert (text, pieces[-1].finish_reason) == (prompt, "length")
     for k, score in enumerate(scores):
         logits = MarkovModel().says((BYTES.bos, *text[:k]))[: BYTES.n_ids].astype(np.float64)
@@ -258,11 +246,7 @@ def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes)
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
 
 
-# -- text ------------------------------------------------------------------------------------------
-
-
 def read(text, *stop):
-    """The pieces of a text, and whether a stop string ended it."""
     stream, pieces = TextStream(BYTES, stop), []
     for token in BYTES.encode(text).tolist():
         pieces.append(stream.read(token))

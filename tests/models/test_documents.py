@@ -60,9 +60,9 @@ class Packed:
         return self.places[-1]
 
     def fixed(self):
-        starts = np.zeros((1, S), bool)
-        starts[:, self.places] = True
-        return {"chunk_size": CHUNK, "eps": 1e-3, "starts": starts}
+        reset_mask = np.zeros((1, S), bool)
+        reset_mask[:, self.places] = True
+        return {"chunk_size": CHUNK, "eps": 1e-3, "reset_mask": reset_mask}
 
     def run(self, twin):
         """h, C, n and m, and the gradients of the new document's and the last state's loss."""
@@ -71,7 +71,6 @@ class Packed:
         return twin.run(run_mlstm, self.inputs, self.fixed(), weights)
 
     def alone(self, twin):
-        """The same of the new document by itself."""
         inputs = {name: self.inputs[name][:, self.new :] for name in MLSTM}
         weights = [draw(1, S, 1, 5, seed=7)[:, self.new :]]
         weights += [draw(*shape, seed=7) for shape in STATE]
@@ -142,14 +141,12 @@ def test_a_document_that_starts_with_a_step_has_the_state_of_a_first_step(form):
     x = cell_inputs(1, 1, 1, 3, 5, seed=3)
     x["i"] -= np.float32(80)
     state = (1e30 * draw(*STATE[0]), draw(*STATE[1]), 80 + draw(*STATE[2]))
-    old = dict(zip(MLSTM_STATE, state, strict=True)) | {"starts": np.ones((1, 1), np.uint8)}
+    old = dict(zip(MLSTM_STATE, state, strict=True)) | {"reset_mask": np.ones((1, 1), np.uint8)}
     how = {"chunk_size": CHUNK, "eps": 1e-6}
     first, again = (form.results(run_mlstm, inputs, how) for inputs in (x, x | old))
     for y, expected in zip(again, first, strict=True):
         np.testing.assert_array_equal(y, expected)
 
-
-# -- models ----------------------------------------------------------------------------------------
 
 BOS = 3
 RESET = {"reset_at_document_boundaries": True, "bos_token_id": BOS, "tie_word_embeddings": False}
@@ -207,9 +204,6 @@ def test_a_decoder_reads_a_document_from_the_state_of_the_start(name):
     np.testing.assert_array_equal(packed[0], first[0])
 
 
-# -- beside documents ------------------------------------------------------------------------------
-
-
 @each_of("shut", [slice(4, 8), slice(0, None)], ids=["a chunk", "all"])
 @form
 def test_input_gates_of_minus_infinity_write_nothing(form, shut):
@@ -226,7 +220,7 @@ def test_input_gates_of_minus_infinity_write_nothing(form, shut):
 
 @form
 def test_an_array_may_be_given_in_two_places(form):
-    case = recurrence(2, 9, 2, 4, 4, by_value=True, chunk=4)
+    case = recurrence(2, 9, 2, 4, 4, transpose_state=True, chunk=4)
     case.inputs["q"] = case.inputs["v"]
 
     def call(ops, x):

@@ -20,9 +20,9 @@ from tests.pairs import each_of
 
 
 @each_of("chunk_size", [4, 64])
-def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chunk_size):
-    def kept(S):
-        """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
+def test_what_the_cell_saves_for_backward_grows_linearly_with_the_length(chunk_size):
+    def saved(S):
+        """Number of elements saved for backward; heads are wider than the chunk."""
         sizes = []
         inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
         gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
@@ -31,7 +31,7 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chu
             NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
         return sum(sizes)
 
-    assert kept(4096) - kept(2048) == 4 * (kept(1024) - kept(512))
+    assert saved(4096) - saved(2048) == 4 * (saved(1024) - saved(512))
 
 
 def test_a_second_backward_through_the_loss_says_what_to_do():
@@ -57,22 +57,17 @@ def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():
     np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
 
 
-# -- along the sequence ----------------------------------------------------------------------------
-
-
 def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
     q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
     q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
     inputs = (q, k, -np.abs(draw(1, 4, 1, 1)), np.ones((1, 3), np.float32), None)
-    (x, _), _ = REGRESSION.forward(*inputs, steps=20, keep=False, threads=1)
+    (x, _), _ = REGRESSION.forward(*inputs, steps=20, save=False, threads=1)
     assert np.isfinite(x).all(-1).ravel().tolist() == [True, False, False, True]
     q = 1e3 * np.ones((1, 40, 1, 4), np.float32)  # scores too large to exponentiate
     q[0, ::2] *= -1
-    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, keep=False, threads=1)
+    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, save=False, threads=1)
     np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
 
-
-# -- the step computes a sequence to the same bits in any batch; where it is chosen ---------------
 
 MODELS = {
     **LARGE,
@@ -92,7 +87,6 @@ def native(cfg, params, *, threads=1, kernels="native"):
 
 
 def decode(decoder, tokens):
-    """Logits (B, S, V) of tokens read one at a time, and the last state."""
     logits, state = [], None
     for t in range(tokens.shape[1]):
         result, state = decoder.step(tokens[:, t], state)
@@ -137,7 +131,7 @@ def test_a_parameter_that_is_not_finite_shows_in_the_logits_and_a_wrong_token_is
 def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     cfg, params = model("plain")
     assert native(cfg, params) is not None
-    assert native(cfg, params, kernels="reference") is None
+    assert native(cfg, params, kernels="eager") is None
 
 
 @each_of(
@@ -145,7 +139,7 @@ def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     [
         ("mlx", "native", "gpu", "'native', which mlx:gpu cannot run; use auto"),
         ("torch", "metal", "cpu", "'metal', which torch:cpu cannot run; use auto"),
-        ("torch", "fast", "cpu", "'fast'; choose one of auto, reference, native"),
+        ("torch", "fast", "cpu", "'fast'; choose one of auto, eager, native"),
     ],
 )
 def test_kernels_that_a_device_cannot_run_are_refused(framework, kernels, device, message):
@@ -155,7 +149,7 @@ def test_kernels_that_a_device_cannot_run_are_refused(framework, kernels, device
 
 def test_auto_is_native_on_a_cpu_and_metal_on_a_gpu_where_the_kernels_are_verified():
     for framework, plain, gpu in (("torch", ops_torch.OPS, "mps"), ("mlx", ops_mlx.OPS, "gpu")):
-        assert choose(framework, "auto", gpu) is choose(framework, "reference", "cpu") is plain
+        assert choose(framework, "auto", gpu) is choose(framework, "eager", "cpu") is plain
         assert resolve(framework, "auto", gpu, metal_verified=True) == "metal"
-        assert resolve(framework, "reference", gpu, metal_verified=True) == "reference"
+        assert resolve(framework, "eager", gpu, metal_verified=True) == "eager"
         assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"

@@ -109,7 +109,7 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
             whole_text(error),
         )
         gradients.backend.close()
-        gradients = Gradients(job, arena, entry, start_backend(job, arena, "reference", beat))
+        gradients = Gradients(job, arena, entry, start_backend(job, arena, "eager", beat))
         gradients.warm_up()
     return gradients
 
@@ -151,9 +151,9 @@ def polar_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None
-    far = muon.distance(backend.polar)
+    far = muon.distance(backend.orthogonalize)
     if far <= muon.MAX_DISTANCE:
-        return backend.polar
+        return backend.orthogonalize
     reason = (
         f"directions of {name} differ from the CPU's by {far:.1g} of the largest element, "
         f"expected at most {muon.MAX_DISTANCE:g}, as if its matmuls kept fewer bits than "
