@@ -110,8 +110,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
     metadata = header.pop("__metadata__", None) or {}
     arrays = {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
-    shared = {name: arrays[kept] for name, kept in metadata.items() if kept in arrays}
-    return shared | arrays
+    return {name: arrays[kept] for name, kept in metadata.items() if kept in arrays} | arrays
 
 
 def _check(path: Path, data: NDArray[np.uint8], first: int) -> None:

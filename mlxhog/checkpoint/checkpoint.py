@@ -172,8 +172,7 @@ def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
 
 def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
     """Return the model and the tokenizer that `write_model` has written."""
-    fields = read_config(folder / CONFIG)
-    model = families.read(fields)
+    model = families.read(read_config(folder / CONFIG))
     return model, tokenizers.load(folder, model.bos_token_id)
 
 

@@ -174,8 +174,7 @@ def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int)
     if (rows := file.rows(seq_len)) is not None:  # a row may have text of the documents before
         kept, part = np.isin(rows.document, own), replace(file, header=header)
         names = ("begin", "length", "context", "ends", "document")
-        columns = {name: getattr(rows, name)[kept] for name in names}
-        part._rows[seq_len] = replace(rows, **columns)
+        part._rows[seq_len] = replace(rows, **{name: getattr(rows, name)[kept] for name in names})
         return part
     tokens: Any = _Joined(file, own)
     return replace(

@@ -78,8 +78,7 @@ def spans(text: bytes) -> list[tuple[int, int]]:
     """Return begin and end of each piece of such data in a text."""
     if not _has_long_run(text):
         return []
-    pieces = _PATTERN.finditer(text)
-    return [one.span() for one in pieces if one["sure"] or _is_random(one[0])]
+    return [one.span() for one in _PATTERN.finditer(text) if one["sure"] or _is_random(one[0])]
 
 
 def without(documents: Iterable[bytes]) -> Iterator[bytes]:

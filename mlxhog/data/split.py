@@ -439,8 +439,7 @@ class KnownText:
                 split = Split(str(rule), int(cell), int(cut), file["validation"], file["turn"])
                 others = dict(zip(file["others"].tolist(), file["sides"].tolist(), strict=True))
                 files = [(str(a), int(b)) for a, b in files]
-                told = frozenset(map(str, skipped))
-                known = cls(split, file["digests"], files, others, told)
+                known = cls(split, file["digests"], files, others, frozenset(map(str, skipped)))
             arrays = (known.digests, split.validation, split.turn)
             if [str(one.dtype) for one in arrays] != _TYPES or len(
                 {one.shape for one in arrays}

@@ -161,8 +161,7 @@ def of_records(
         texts = (
             [text] if whole else map(b"".join, _between_separators([text], separator, separators))
         )
-        pieces = short_documents(texts)
-        yield from ((where, piece) for piece in pieces if piece.strip())
+        yield from ((where, piece) for piece in short_documents(texts) if piece.strip())
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:

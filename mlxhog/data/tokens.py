@@ -369,8 +369,7 @@ _with_this_process: dict[Path, TokenFile] = {}  # files with which this process 
 def _received(
     path: Path, header: dict[str, Any], descriptors: Mapping[str, _Descriptor]
 ) -> TokenFile:
-    file = TokenFile._of(path, header, descriptors)
-    return _with_this_process.setdefault(path, file)
+    return _with_this_process.setdefault(path, TokenFile._of(path, header, descriptors))
 
 
 def _known(path: Path) -> TokenFile:

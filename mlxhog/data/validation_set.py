@@ -254,8 +254,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
     if file.prompts is not None:
         ids = file.ids(begin, end)
         return end - begin, int(file.byte_lengths[ids[1:]].sum())
-    stop = min(end, begin + 1 + n_bytes)
-    ids = file.ids(begin + 1, stop)
+    ids = file.ids(begin + 1, min(end, begin + 1 + n_bytes))
     ends = np.cumsum(file.byte_lengths[ids])
     n = max(int(np.searchsorted(ends, n_bytes, side="right")), min(1, len(ids)))
     is_whole = 1 + n == end - begin

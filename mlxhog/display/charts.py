@@ -56,8 +56,7 @@ def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure  # takes 0.5 s, so only plots import it
 
-    size = (width, height)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor=theme.paper)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
     axes = figure.subplots()
     axes.set_facecolor(theme.paper)
     axes.tick_params(colors=theme.ink, which="both", labelsize=8)

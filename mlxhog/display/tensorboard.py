@@ -68,8 +68,7 @@ class TensorBoard:
 
         records = io.BytesIO()
         for event in events:
-            whole = Event(wall_time=time.time(), **event)
-            RecordWriter(records).write(whole.SerializeToString())
+            RecordWriter(records).write(Event(wall_time=time.time(), **event).SerializeToString())
         opener = inside(self.path.parent)
         with disk_errors(f"writing {self.path}"), open(self.path, "ab", 0, opener=opener) as file:
             append_all(file.fileno(), records.getvalue())

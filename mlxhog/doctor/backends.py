@@ -63,8 +63,7 @@ def check_backends(
     measured, expected = MeasuredGradients(), reference()
     for name in BACKENDS:
         if (lack := missing(name, machine)) is not None:
-            absent = Check(f"backend {name}", CheckResult.ABSENT, lack, _EXPECTED)
-            measured.checks.append(absent)
+            measured.checks.append(Check(f"backend {name}", CheckResult.ABSENT, lack, _EXPECTED))
             continue
         metal = ["metal"] if GPU_ENGINES.get(name) in agreed else []
         for form in ["eager", *metal] if name in GPU_ENGINES else ["auto"]:

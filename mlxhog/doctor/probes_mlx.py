@@ -42,8 +42,7 @@ def imports(sizes: Sequence[int]) -> list[dict[str, Any]]:
             began_s = time.perf_counter()
             array = mx.asarray(host, copy=False)
             row["seconds"] = time.perf_counter() - began_s
-            address = np.array(array, copy=False).ctypes.data
-            row["same_address"] = address == host.ctypes.data
+            row["same_address"] = np.array(array, copy=False).ctypes.data == host.ctypes.data
         except (EnvironmentLacks, OSError, ValueError, RuntimeError) as error:
             row["error"] = message_of(error)
         rows.append(row)

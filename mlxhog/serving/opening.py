@@ -151,8 +151,7 @@ def _attached(run: Run, weights: str, mode: str, patience_s: float) -> Opened:
         if (holder := run.holder()) is None:
             raise NoWeights(f"run {run.name} has just ended") from error
         if holder.elsewhere:
-            there = f"run {run.name} trains in the memory of {holder.elsewhere}"
-            raise NoWeights(there) from error
+            raise NoWeights(f"run {run.name} trains in the memory of {holder.elsewhere}") from error
         if not path.is_socket():
             raise NoWeights(f"run {run.name} is starting and cannot be read yet") from error
         raise

@@ -175,5 +175,5 @@ def fail(error, cluster, get_state, describe):
 
 
 refusing = partial(fail, ConfigError("cluster: the token is wrong; take that of the line"))
-out_of_reach = partial(fail, ClusterError("cluster: no lighthouse answers"))
+out_of_reach = partial(fail, ClusterError("cluster: no rendezvous answers"))
 faulty = partial(fail, TypeError("a fault of the program"))  # a restart repeats it

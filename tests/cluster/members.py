@@ -1,4 +1,4 @@
-"""Members of a cluster and its lighthouse in processes of their own, which tests kill and stop."""
+"""Members of a cluster and its rendezvous in processes of their own, which tests kill and stop."""
 
 import zlib
 from contextlib import ExitStack, contextmanager
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Lighthouse(Child):
-    """A lighthouse; it has its address."""
+    """A rendezvous; it has its address."""
 
     def __init__(self, address="127.0.0.1:0", token="", silent_s=SILENT_S):
         super().__init__()
@@ -70,7 +70,7 @@ def together(members):
 
 @contextmanager
 def cluster(*values, silent_s=SILENT_S, **options):
-    """Run a lighthouse and a member for each value; nothing of them is left afterwards."""
+    """Run a rendezvous and a member for each value; nothing of them is left afterwards."""
     with Lighthouse(silent_s=silent_s) as light, ExitStack() as stack:
         members = []
         for n, value in enumerate(values):

@@ -69,11 +69,13 @@ def poll_until(sidecar, condition):
 
 def on_its_life(sidecar):
     """Its messages, but for those on rounds that took long, as they may on a busy machine."""
-    return [message for message in sidecar.messages if message.startswith("the sidecar ")]
+    return [
+        message for message in sidecar.messages if message.startswith(("the sidecar ", "back "))
+    ]
 
 
 @pytest.mark.slow
-def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine, start):
+def test_a_killed_sidecar_is_replaced_and_the_next_continues_from_the_arena(machine, start):
     machine.train(1.0)
     sidecar = start(groups.alone)
     poll_until(sidecar, lambda: machine.own.words["rounds"] > 1)
@@ -89,14 +91,14 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine
     ended, back = on_its_life(sidecar)
     assert "signal SIGKILL" in ended
     assert "trains alone" in ended
-    assert back == "the sidecar is back, in a round of 1 machines"
+    assert back == "back in the cluster, in a round of 1 machines"
     assert not alive(first)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "why"),
-    [(groups.refusing, "the token is wrong"), (groups.out_of_reach, "no lighthouse answers")],
+    [(groups.refusing, "the token is wrong"), (groups.out_of_reach, "no rendezvous answers")],
 )
 def test_a_cluster_lost_after_the_start_is_reported_once_and_tried_again(
     machine, start, group, why
@@ -118,7 +120,7 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
 
 
 @pytest.mark.slow
-def test_a_stopped_link_is_killed_and_replaced(machine, start):
+def test_a_stopped_sidecar_is_killed_and_replaced(machine, start):
     sidecar = start(groups.alone)
     poll_until(sidecar, lambda: machine.own.words["rounds"] > 0)
     first = sidecar.pid
@@ -130,7 +132,7 @@ def test_a_stopped_link_is_killed_and_replaced(machine, start):
 
 
 @pytest.mark.slow
-def test_a_link_changes_no_parameter_during_a_pause(machine, start):
+def test_a_sidecar_changes_no_parameter_during_a_pause(machine, start):
     # With outer_lr 1 a machine alone would add nothing, and the test could not fail.
     machine.cluster = choice(round_every=0.02, outer_lr=0.5, outer_momentum=0.0)
     sidecar = start(groups.alone)

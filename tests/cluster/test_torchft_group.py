@@ -64,7 +64,7 @@ def test_a_member_that_cannot_load_the_state_does_not_take_part_with_its_old_one
             first.begin_round()  # the lost member was still in that one
 
 
-def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_join_again():
+def test_without_the_rendezvous_no_round_begins_and_with_the_next_one_members_join_again():
     with Lighthouse() as first:
         with Member(first.address, "m0", 1.0) as one, Member(first.address, "m1", 3.0) as other:
             before = together([one, other])
