@@ -1,13 +1,29 @@
-"""`mlxhog mad train`: one candidate on one task; `mad data`: the rows of a task."""
+"""Train one candidate on one task, and score it on validation examples.
 
-import time
+By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the test
+positions are right. `mlxhog mad tasks` lists the tasks and their settings, `mlxhog mad layers` the
+layers.
+
+Examples:
+    mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
+    mad train --task CR --task-set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3
+    mad train --task M --arch arch.yaml --backend mlx --steps 500 --json
+    mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu
+    mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
+
+Main options:
+    task task_set layers arch dim backend workers batch_size optimizer lr steps epochs seed
+    dry_run json
+"""
+
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.flags import Json, OptionGroup, Plugins, Quiet
-from mlxhog.cli.frame import EXIT_CODES, Report, Tick, command, ticking, writable
+from mlxhog.cli.frame import EXIT_CODES, CommandResult, Tick, command, ticking
+from mlxhog.cli.frame.flags import OptionGroup, Quiet
+from mlxhog.cli.mad.data import OTHERWISE, TaskOptions
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option, switch
 from mlxhog.config.sources import ConfigSource, resolve
@@ -18,68 +34,13 @@ if TYPE_CHECKING:
     from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import CandidatePlan
 
-OTHERWISE = "; a setting of the task is given as in --task-set vocab=32"
-SIZES = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Plugins):
-    """The option --task-set of a task."""
-
-    task_set: str | None = option(
-        None, "settings of the task, such as vocab=32; may be given several times",
-        repeats=True, reads=assignments,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data(Settings, Json):
-    task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
-    output: str = option("", "file to write or replace", required=True)
-    seed: int = option(12345, "random seed", low=0)
-
-
-@command("mad data", otherwise=OTHERWISE, writes=True)
-def data(config: _Data) -> Report:
-    """Draw the training and test rows of a MAD task, and write them to an .npz file.
-
-    It has train_inputs, train_targets, test_inputs, test_targets, and meta (JSON). Targets are
-    aligned with inputs; -100 is ignored. One seed draws the same rows on every machine, and writes
-    the same file. It says what a constant answer reaches (unigram_accuracy), and what all keys of
-    the training rows reach (ceiling). `mlxhog mad tasks` lists the tasks and their settings.
-
-    Examples:
-        mad data --task in-context-recall --task-set vocab=16 --task-set seq_len=32 --output cr.npz
-        mad data --task NR --task-set frac_noise=0.4 --output noisy.npz --json
-    """
-    # These import NumPy: wrong flags are reported before.
-    from mlxhog.mad import tasks
-    from mlxhog.mad.tasks import dataset
-
-    settings = tasks.resolve(config.task, assignments(config.task_set), origin="--task-set")
-    path = writable("--output", config.output)
-    facts: dict[str, Any] = {"file": str(path), "task": settings.name, "seed": config.seed}
-    facts |= {name: getattr(settings, name) for name in SIZES}
-    n_rows = settings.train_rows + settings.test_rows + settings.val_rows
-    began = time.perf_counter()
-    drawn = tasks.make_task(config.task, seed=config.seed, **asdict(settings))
-    seconds = time.perf_counter() - began
-    facts |= {
-        "ceiling": dataset.ceiling(drawn),
-        "unigram_accuracy": dataset.unigram(drawn),
-        "rows_per_s": n_rows / seconds,
-        "seconds": seconds,
-        "bytes": dataset.write(path, drawn),
-    }
-    return Report(facts)
-
 
 OF_PLAN = ("key", "candidate", "config", "label", "host", "at")
 """Fields of a record that its plan has in other words."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Candidate(Settings, Quiet):
+class _Candidate(TaskOptions, Quiet):
     layers: str | None = option(
         None, 'the layers, as words or one text, such as "(mlstm swiglu)*2"', lines=True,
         metavar="LAYER",
@@ -107,41 +68,25 @@ class _Candidate(Settings, Quiet):
     seed: int = option(12345, "of rows, initial values and order of batches", low=0, high=2**32 - 1)
 
 
-@command(
-    "mad train", OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),
-    written=OptionGroup(TrainConfig, worker_options, merged=True),
+@command(OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),
+    overrides=OptionGroup(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
-def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> Report:
-    """Train one candidate on one task and score it on validation rows.
-
-    By default it is the task's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the
-    test positions are right. `mlxhog mad tasks` lists the tasks and their settings, `mlxhog mad
-    layers` the layers.
-
-    Examples:
-        mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"
-        mad train --task CR --task-set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3
-        mad train --task M --arch arch.yaml --backend mlx --steps 500 --json
-        mad train --task SC --layers "mlstm swiglu mlstm swiglu" --workers mlx:cpu,torch:cpu
-        mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR
-
-    Main options:
-        task task_set layers arch dim backend workers batch_size optimizer lr steps epochs seed
-        dry_run json
-    """
+def run(candidate: _Candidate, protocol: Protocol, overrides: ConfigSource) -> CommandResult:
     if candidate.layers is None and candidate.arch is None:
         raise ConfigError('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
-    resolve(TrainConfig, [written])
-    of_workers = {name: value for name, (value, _) in written.items()}
+    resolve(TrainConfig, [overrides])
+    of_workers = {name: value for name, (value, _) in overrides.items()}
     # These import NumPy: wrong flags are answered before.
     from mlxhog.mad.tasks.dataset import held_length
     from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
 
     plan = make_run_plan(_run_config(candidate, protocol), of_workers)
-    facts = _facts(plan)
+    payload = _payload_of(plan)
     if candidate.dry_run:
-        return Report(facts | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes})
+        return CommandResult(
+            payload | {"epoch": plan.per_epoch, "arena_bytes": plan.layout.total_bytes}
+        )
     line = candidate.status()
     with ticking(line) as tick:
         result = training.train(
@@ -152,13 +97,13 @@ def train(candidate: _Candidate, protocol: Protocol, written: ConfigSource) -> R
         )
     held = {"held_length": held_length(result.by_length)} if result.by_length else {}
     numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
-    first = {name: facts[name] for name in ("task", "layers", "backend")}
-    facts = {**first, **numbers, **held, **facts}
+    first = {name: payload[name] for name in ("task", "layers", "backend")}
+    payload = {**first, **numbers, **held, **payload}
     hidden = ("curve", "settings", "protocol", "key")
-    text: list[Any] = [{name: value for name, value in facts.items() if name not in hidden}]
+    text: list[Any] = [{name: value for name, value in payload.items() if name not in hidden}]
     if result.status == "diverged":
         text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
-    return Report(facts, text, EXIT_CODES[result.status])
+    return CommandResult(payload, text, EXIT_CODES[result.status])
 
 
 def _shown(tick: Tick, limit: int) -> "Callbacks":
@@ -178,7 +123,7 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
     return Callbacks(beat=lambda: tick(lambda: text), point=show)
 
 
-def _facts(plan: "CandidatePlan") -> dict[str, Any]:
+def _payload_of(plan: "CandidatePlan") -> dict[str, Any]:
     from mlxhog.mad.run import state
     from mlxhog.models.families import param_count
     from mlxhog.models.mad.sequence import canonical

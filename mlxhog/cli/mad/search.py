@@ -1,4 +1,24 @@
-"""`mlxhog mad search`, `mlxhog mad bench` and `mlxhog mad resume`: commands that run a study."""
+"""Search a space of architectures, several at once.
+
+It trains candidates on every task config of a suite, and keeps every result in studies/NAME. Runs
+end early if their candidate has a low rank at a rung. After a kill at any time, the same line or
+mad resume continues. After one Ctrl-C the runs in progress end, a second one drops them.
+
+The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short one:
+
+  space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}
+
+Examples:
+    mad search --space space-small --suite smoke --parallel 2 --study first
+    mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3
+    mad search --space space.yaml --no-prune --executor ray --study first
+    mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20
+    mad search --space space.yaml --suite full --dry-run
+
+Main options:
+    space suite tasks sampler seeds rates dim steps backend workers parallel budget study
+    no_prune dry_run json
+"""
 
 import shlex
 import sys
@@ -7,11 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import disk
-from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
-from mlxhog.cli.frame import INTERRUPTED, Report, command, written
-from mlxhog.config.options import argument, option, options, switch
+from mlxhog.cli.frame import CommandResult, command, command_line
+from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
+from mlxhog.config.options import option, options, switch
 from mlxhog.config.sources import ConfigSource
-from mlxhog.errors import ConfigError
+from mlxhog.errors import INTERRUPTED
 from mlxhog.mad import api
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 
@@ -19,7 +39,8 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
-_protocol_part = OptionGroup(
+
+TRAINING = OptionGroup(
     Protocol,
     " ".join(PROTOCOL),
     "training of every run; replaces the values of the suite",
@@ -29,12 +50,16 @@ _protocol_part = OptionGroup(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Session(Plugins, Quiet):
+class SessionOptions(Plugins, Quiet):
+    """Options of a session of a study that have no effect on its results."""
+
     dry_run: bool = switch("print the plan and exit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StudyOptions(_Session):
+class StudyOptions(SessionOptions):
+    """Options that begin a study."""
+
     study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
     suite: str | None = option(
         None,
@@ -67,7 +92,7 @@ class _StudyOptions(_Session):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Search(_StudyOptions):
+class _Search(StudyOptions):
     no_prune: bool = switch("no run ends early")
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
@@ -76,38 +101,15 @@ class _Search(_StudyOptions):
     seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
-@command("mad search", typed=_protocol_part, writes=True)
-def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report:
-    """Search a space of architectures.
-
-    It trains candidates on every setting of a suite, several at once, and keeps every result in
-    studies/NAME. Runs end early if their candidate has a low rank at a rung. After a kill at any
-    time, the same line or mad resume continues. After one Ctrl-C the runs in progress end, a second
-    one drops them.
-
-    The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short
-    one:
-
-      space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}
-
-    Examples:
-        mad search --space space-small --suite smoke --parallel 2 --study first
-        mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3
-        mad search --space space.yaml --no-prune --executor ray --study first
-        mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20
-        mad search --space space.yaml --suite full --dry-run
-
-    Main options:
-        space suite tasks sampler seeds rates dim steps backend workers parallel budget study
-        no_prune dry_run json
-    """
-    protocol = api.protocol_of(typed)
+@command(overrides=TRAINING, writes=True)
+def run(config: _Search, overrides: ConfigSource, how: ExecutionConfig) -> CommandResult:
+    protocol = api.protocol_of(overrides)
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.samplers.space import read_space, to_space
 
     keys = read_space(config.space)
     space = to_space(keys)
-    return _begin(
+    return begin(
         config, how, Path(config.space).stem, space=keys, position=space.position,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
         protocol=protocol, sampler=config.sampler, sampler_seed=config.seed,
@@ -115,85 +117,9 @@ def search(config: _Search, typed: ConfigSource, how: ExecutionConfig) -> Report
     )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bench(_StudyOptions):
-    layers: tuple[str, ...] = option((), "an architecture's layers", many=True, metavar="TEXT")
-    config: tuple[str, ...] = option(
-        (), "an architecture; both flags may be given several times",
-        many=True, metavar="NAME_OR_FILE", short="c",
-    )  # fmt: skip
-    position: str | None = option(
-        None, "positional embedding", choices=("none", "learned", "sincos"), none="its own"
-    )
-
-
-@command("mad bench", typed=_protocol_part, writes=True)
-def bench(config: _Bench, typed: ConfigSource, how: ExecutionConfig) -> Report:
-    """Score architectures over a suite of tasks.
-
-    It is a study with a list of candidates, in which no run ends early. After a kill, the same line
-    or mad resume continues.
-
-    Examples:
-        mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke
-        mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3
-        mad bench --config arch.yaml --suite full --parallel 2 --study mine
-        mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3
-
-    Main options:
-        layers config suite tasks seeds rates dim steps backend workers parallel budget study
-        dry_run json
-    """
-    protocol = api.protocol_of(typed)
-    if not config.layers and not config.config:
-        raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
-    # These import NumPy: wrong flags are reported before.
-    from mlxhog.models.mad.sequence import canonical, parse
-    from mlxhog.models.registry import load_candidate
-
-    files = {name: load_candidate(name) for name in config.config}
-    widths = {config.dim or each.hidden_size for each in files.values()}
-    positions = {config.position or each.position for each in files.values()}
-    if len(widths) > 1 or len(positions) > 1:
-        raise ConfigError(
-            f"the architectures have widths {sorted(widths)} and positions "
-            f"{sorted(positions)}; bench them one by one, or give --dim and --position"
-        )
-    layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
-    return _begin(
-        config, how, None, candidates=tuple(dict.fromkeys(map(canonical, layers))),
-        suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
-        position=positions.pop() if positions else config.position or "none", protocol=protocol,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Resume(_Session):
-    study: str = argument("STUDY", "a name under studies/, or a path")
-
-
-@command("mad resume", writes=True)
-def resume(config: _Resume, how: ExecutionConfig) -> Report:
-    """Continue a study after any stop: results are kept, failed and other runs are started.
-
-    The execution may change from session to session, the definition does not.
-
-    Examples:
-        mad resume first
-        mad resume first --parallel 4 --budget 2h
-        mad resume first --executor ray --ray-address auto
-    """
-    # It imports NumPy: wrong flags are reported before.
-    from mlxhog.mad.study.store import find
-
-    store = find(config.study, Path(how.studies_dir))
-    store.refuse_links()
-    study = store.study()
-    store.refuse_other_files(study.remembering())
-    return _session(store, study, how, config)
-
-
-def _begin(config: _StudyOptions, how: ExecutionConfig, name: str | None, **fields: Any) -> Report:
+def begin(
+    config: StudyOptions, how: ExecutionConfig, name: str | None, **fields: Any
+) -> CommandResult:
     """Begin a study with some fields, or continue the same one."""
     store, study = api.define(
         config.study, name, Path(how.studies_dir),
@@ -203,10 +129,12 @@ def _begin(config: _StudyOptions, how: ExecutionConfig, name: str | None, **fiel
         rates=() if config.rates is None else api.read_rates(config.rates),
         share_embedding=config.share_embedding, **fields,
     )  # fmt: skip
-    return _session(store, study, how, config)
+    return run_session(store, study, how, config)
 
 
-def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Session) -> Report:
+def run_session(
+    store: "Store", study: "Study", how: ExecutionConfig, config: SessionOptions
+) -> CommandResult:
     """Execute a session of a study, whose store may not exist yet, or report its plan."""
     from mlxhog.mad.report.progress import shown
     from mlxhog.mad.study.session import check_execution, execute
@@ -214,7 +142,7 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
 
     parallel = check_execution(how, study)
     if config.dry_run:
-        return Report(_plan(store, study, how, parallel))
+        return CommandResult(_plan(store, study, how, parallel))
     store = open_store(study, store.directory.parent, store.name)
     view = shown(sys.stderr, quiet=config.quiet)
     outcome = execute(store, study, how, view)
@@ -223,7 +151,7 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
         "candidate": outcome.best.candidate, "score": outcome.best.worth,
         "interval": outcome.best.interval, "missing": len(outcome.best.missing),
     }  # fmt: skip
-    facts = {
+    payload = {
         "study": str(store.directory),
         "status": outcome.status,
         "runs": {
@@ -234,7 +162,7 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
     }
     state = {"budget": "the budget is used up"}.get(outcome.status, outcome.status)
     lacks = disk.note(store.directory, disk.FILES_ALONE)
-    text: list[Any] = [facts | {"status": state}, *filter(None, [lacks])]
+    text: list[Any] = [payload | {"status": state}, *filter(None, [lacks])]
     default = options(type(how))["studies_dir"].default
     name = shlex.quote(store.name if how.studies_dir == default else str(store.directory))
     if outcome.statuses.get("failed"):
@@ -243,10 +171,12 @@ def _session(store: "Store", study: "Study", how: ExecutionConfig, config: _Sess
             f"it; again with mlxhog mad resume {name}"
         )
     if outcome.status != "done":  # its budget is used up
-        flags = written(how, leave_out=("budget", "studies_dir"))
+        flags = command_line(how, leave_out=("budget", "studies_dir"))
         text.append(f"continue: mlxhog mad resume {name}" + f" {flags}" * bool(flags))
     text += [f"next: mlxhog mad leaderboard {name}", f"      mlxhog mad plot {name}"]
-    return Report(facts, text, 1 if failed else INTERRUPTED * (outcome.status == "interrupted"))
+    return CommandResult(
+        payload, text, 1 if failed else INTERRUPTED * (outcome.status == "interrupted")
+    )
 
 
 def _plan(store: "Store", study: "Study", how: ExecutionConfig, parallel: int) -> dict[str, Any]:
