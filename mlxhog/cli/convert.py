@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.cli.frame import CommandResult, command, command_line
-from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory
+from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory, run_argument
 from mlxhog.config.options import argument, option, switch
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ ROUNDING = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class _Convert(RunsDirectory, Plugins, Quiet):
-    source: str = argument("SRC", "a run, latest, or a checkpoint's path")
+    source: str = run_argument("SRC")
     target: str = argument("DST", "the directory to create")
     check: bool = switch("compute with both, and compare the logits")
     format: str = option(

@@ -3,7 +3,7 @@
 These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
 momentum, AdamW and an optimizer that --plugin adds, and one token at a time against the whole
 sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
-directory, or a run (its whole name, or latest); with such a plugin, it may be left out. Exit code 1
+directory, or a run; with such a plugin, it may be left out. Exit code 1
 if anything disagrees; stderr names the first tensor that does.
 
 Examples:

@@ -135,6 +135,7 @@ def test_show_has_every_option_that_is_no_default_and_fits(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = said(capsys, "show", "sotu")
+    assert said(capsys, "show", "latest/best") == shown
     assert max(map(len, shown)) <= columns
     for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
                   "51.2k", "1 min 20 s"):  # fmt: skip

@@ -81,7 +81,8 @@ class RunsDirectory:
 
 def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a dataclass field
     """Declare the word that names a run, or several."""
-    return argument(usage, "a path, a run's name or a part of it, or latest", default)
+    about = "a path, a run's name or a part of it, or latest; RUN/best, RUN/latest: its checkpoints"
+    return argument(usage, about, default)
 
 
 @dataclass(frozen=True, kw_only=True)
