@@ -83,9 +83,9 @@ class Squares(NamedTuple):
     def train(self, workers, rule, seed):
         """log10 of the excess f(x) - f* over that of x = 0, after each epoch."""
         problem, least = _min_squares(self.rows, self.features, seed)
-        options = {"scheme": "serial"}
+        options = {"strategy": "serial"}
         if workers > 1:
-            options = {"scheme": "hogwild", "workers": workers, "write": "lossless"}
+            options = {"strategy": "hogwild", "workers": workers, "write": "lossless"}
         if rule.schedule in FALLING:
             options["backoff_epochs"] = rule.first_steps(self.epochs)
         else:

@@ -44,7 +44,7 @@ def synthetic_svm(findings, chosen):
     free = chosen.pick(tiny=(1, 2), quick=(1, 2, 4, 10), full=(1, 2, 4, 10))
     counts = {"hogwild": free, "round_robin": waiting, "sync": waiting}
     arms = [
-        Arm.of(f"{scheme} {n}", scheme=scheme, workers=n, epochs=epochs)
+        Arm.of(f"{scheme} {n}", strategy=scheme, workers=n, epochs=epochs)
         for scheme, own in counts.items()
         for n in own
     ]
@@ -93,7 +93,7 @@ def image_svm(findings, chosen):
 def tune_images(_):
     """Search the learning rate of image_svm."""
     problem = dense.image_svm(seed=TUNED_ON)
-    base = replace(IMAGES, epochs=20, scheme="serial", seed=TUNED_ON)
+    base = replace(IMAGES, epochs=20, strategy="serial", seed=TUNED_ON)
 
     def loss(name, point):
         return train(problem, replace(base, **point)).measures["test_loss"]

@@ -36,11 +36,11 @@ EPOCHS, BETA = 20, 0.9
 NEAR = 1.005  # objective over serial's
 TUNED_ON = 7
 SCHEMES = {
-    "hogwild": {"scheme": "hogwild", "write": "racy"},
-    "hot-cold": {"scheme": "hogwild", "write": "hot-cold"},
-    "lossless": {"scheme": "hogwild", "write": "lossless"},
-    "aig": {"scheme": "aig"},
-    "round_robin": {"scheme": "round_robin"},
+    "hogwild": {"strategy": "hogwild", "write": "racy"},
+    "hot-cold": {"strategy": "hogwild", "write": "hot-cold"},
+    "lossless": {"strategy": "hogwild", "write": "lossless"},
+    "aig": {"strategy": "aig"},
+    "round_robin": {"strategy": "round_robin"},
 }
 FIXED = {"Abdomen": 0.01}
 """The learning rate of a problem that has no best one, of every scheme. The grid's relaxed
@@ -65,7 +65,7 @@ def problems(*, tiny, seed=0):
 def configs(problem, epochs):
     """Scheme -> its options, of serial SGD and every scheme that the problem supports."""
     base = ClassicConfig(beta=BETA, epochs=epochs, lr=problem.defaults.lr)
-    return {"serial": replace(base, scheme="serial")} | {
+    return {"serial": replace(base, strategy="serial")} | {
         name: replace(base, workers=max(2, len(cores())), **options)
         for name, options in SCHEMES.items()
         if options.get("write", "racy") in problem.defaults.writes

@@ -28,6 +28,7 @@ from mlxhog.display.streams import printable_output
 from mlxhog.errors import (
     INTERRUPTED,
     LACKS,
+    WRONG_INPUT,
     MlxhogError,
     did_you_mean,
     is_lost_gpu,
@@ -156,7 +157,7 @@ def _run(argv: list[str]) -> int:
         hint = did_you_mean(rest[0], [*known, "--help", "--version"])
         name = f"{family} {rest[0]}".lstrip()
         print(f"no command {name!r}{hint or '; mlxhog help lists them'}", file=sys.stderr)
-        return 2
+        return WRONG_INPUT
     # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
     # operators: beside other programs, prompts take ten times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -230,12 +231,12 @@ def _explained(command: str, error: BaseException) -> tuple[str, int] | None:
             return (
                 "the current folder cannot be used; was it deleted or moved? change to another "
                 "one: cd ~"
-            ), 2
+            ), WRONG_INPUT
         case OSError(errno=errno.EACCES | errno.ENAMETOOLONG | errno.EPERM, filename=name) if name:
             return (
                 f"cannot use {shown(str(name))}: {darwin.reason(error)}; name another path, or "
                 "make it usable for you"
-            ), 2
+            ), WRONG_INPUT
         case OSError(errno=errno.EMFILE | errno.ENFILE):
             from mlxhog.base.processes import descriptors_text
 

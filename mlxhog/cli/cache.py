@@ -21,7 +21,7 @@ from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.frame import CommandResult, command, table
 from mlxhog.cli.frame.flags import Json
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError, did_you_mean
 
 KINDS = {
@@ -146,7 +146,7 @@ class _Clear(Json):
         "a name, a text or a kind as mlxhog cache lists them; all tokens and kernels without one",
         (),
     )
-    yes: bool = switch("remove them; without it they are only listed")
+    yes: bool = option(False, "remove them; without it they are only listed")
 
 
 @command(writes=True)

@@ -47,7 +47,7 @@ BREAKS = (":", "=")
 """Characters at which bash splits arguments."""
 
 
-RUNS = {"run", "run_or_checkpoint", "config_or_run", "subject", "resume"}
+RUNS = {"run", "src", "run_or_checkpoint", "config_or_run", "subject", "resume"}
 
 
 MODELS = {"model", "config_or_run", "subject", "name_or_file"}

@@ -17,7 +17,7 @@ from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.cli.frame import CommandResult, command, command_line
 from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory, run_argument
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import argument, option
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
@@ -34,7 +34,7 @@ ROUNDING = 1e-4
 class _Convert(RunsDirectory, Plugins, Quiet):
     source: str = run_argument("SRC")
     target: str = argument("DST", "the directory to create")
-    check: bool = switch("compute with both, and compare the logits")
+    check: bool = option(False, "compute with both, and compare the logits")
     format: str = option(
         "", "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
         choices=("hf", "xlstm", "mlxhog"), required=True,

@@ -19,13 +19,13 @@ from typing import Any
 
 from mlxhog.cli.frame import CommandResult, command
 from mlxhog.cli.frame.flags import Quiet
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.errors import EnvironmentLacks
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Doctor(Quiet):
-    quick: bool = switch("a little of everything; the result is not stored")
+    quick: bool = option(False, "a little of everything; the result is not stored")
     report: str | None = option(
         None,
         "also measure speeds, train by default for 20 s, and write all results and logs to a zip "

@@ -83,7 +83,7 @@ def _of_flag(spec: Option) -> Iterator[Row]:
         yield {
             "name": spec.name, "also": list(spec.aliases),
             "default": spec.shown or own.default_text or "none",
-            "value": "no value" if own.switch else own.metavar or own.expected,
+            "value": "no value" if own.type is bool else own.metavar or own.expected,
             "unit": own.unit, "help": own.help, "kind": of[0].kind.title if of else "",
             "of": [each.name for each in of], "inside": own.name if of else "",
         }  # fmt: skip

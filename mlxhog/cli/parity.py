@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from mlxhog.base import float32
 from mlxhog.cli.frame import CommandResult, command
 from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory
-from mlxhog.config.options import argument, option, switch
+from mlxhog.config.options import MAX_SEED, argument, option
 from mlxhog.display.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 @dataclass(frozen=True, kw_only=True)
 class _Parity(RunsDirectory, Plugins, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
-    verbose: bool = switch("every tensor")
+    verbose: bool = option(False, "every tensor")
     backends: str = option(
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
@@ -53,7 +53,7 @@ class _Parity(RunsDirectory, Plugins, Quiet):
         "other values for fields of an architecture, such as hidden_size=64, as in mlxhog train",
         repeats=True,
     )
-    seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
+    seed: int = option(0, "seed of tokens and noise", low=0, high=MAX_SEED)
     batch_size: int = option(2, "sequences", low=1)
     seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)

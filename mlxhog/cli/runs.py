@@ -20,7 +20,7 @@ from mlxhog.base.durable import disk_bytes
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
 from mlxhog.cli.frame import CommandResult, command, short_name, table, tabular
 from mlxhog.cli.frame.flags import Json, RunsDirectory, Tabular
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument, option
 from mlxhog.display.metrics import format_loss, label, scored_at, share_text
 from mlxhog.errors import ConfigError, RunError
 
@@ -114,7 +114,7 @@ class _Remove(RunsDirectory, Json):
     runs: tuple[str, ...] = argument(
         "RUN...", "a path, or a run's whole name, with date and time or without"
     )
-    yes: bool = switch("remove them for good; without it they are only listed")
+    yes: bool = option(False, "remove them for good; without it they are only listed")
 
 
 @command(writes=True)

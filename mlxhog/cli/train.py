@@ -28,7 +28,7 @@ from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.cli.frame import EXIT_CODES, CommandResult, command
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import option
 from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
@@ -45,7 +45,7 @@ class _TrainOptions(Plugins, Quiet):
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )
-    dry_run: bool = switch("print the plan and exit")
+    dry_run: bool = option(False, "print the plan and exit")
 
 
 @command(overrides=OptionGroup(TrainConfig, merged=True), writes=True)

@@ -12,7 +12,7 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import constraints, plugins
 from mlxhog.config.components import OPTIMIZERS, SCHEDULES, STRATEGIES, Component
-from mlxhog.config.options import option, yaml_values
+from mlxhog.config.options import MAX_SEED, option, yaml_values
 from mlxhog.config.rules import parse_slowdowns
 from mlxhog.config.sources import ConfigBase, ConfigSource, resolve
 from mlxhog.errors import ConfigError, did_you_mean
@@ -277,7 +277,7 @@ class TrainConfig(ConfigBase):
         lines=True, reads=lambda text: _trackers(text),
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
-    seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=2**32 - 1)
+    seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=MAX_SEED)
     runs_dir: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
         None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")

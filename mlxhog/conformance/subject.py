@@ -35,6 +35,7 @@ from mlxhog.base import machine
 from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.data.batch import IGNORED
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, did_you_mean
 from mlxhog.experiments.target import not_found
 from mlxhog.models import families
@@ -91,9 +92,9 @@ class ParitySubject:
         if not families.is_language_model(cfg):
             notes.append(WHOLE)
         if S > 1:
-            targets = np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], -100)], axis=1)
+            targets = np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], IGNORED)], axis=1)
             rng = np.random.default_rng([self.seed, 1])
-            targets[:, 1:][rng.random((B, S - 1)) < LEFT_OUT] = -100
+            targets[:, 1:][rng.random((B, S - 1)) < LEFT_OUT] = IGNORED
             fixed["targets"] = targets
         else:
             notes.append("a single token has no target: no loss, no gradient, no steps")

@@ -11,6 +11,9 @@ from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
 
+DEFAULT_SEED: Final = 12345
+"""Of a run of a candidate, and the first of several."""
+
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
 

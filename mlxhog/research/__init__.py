@@ -23,7 +23,7 @@ class AnalyzeConfig:
         4096, "batches whose tokens are counted, without gradients", unit="batches", low=FEWEST
     )
     backend: str = option("auto", "computes the gradients; such as torch:cpu or mlx:cpu")
-    seconds: float | None = option(
+    time: float | None = option(
         None,
         f"length of the short lock-free run that shows staleness; auto is {PROBE_S:g} s, and 0 (no "
         "run) for a run of several workers, which has recorded its staleness",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
 from mlxhog.config.components import RUN_REGISTRIES, ComponentRegistry
-from mlxhog.config.options import Option, argument, option, options, switch, to_flag
+from mlxhog.config.options import Option, argument, option, options, to_flag
 from mlxhog.config.sources import ConfigSource, added, resolve, suggestion
 from mlxhog.display.streams import WIDTH
 from mlxhog.display.table import FORMATS
@@ -33,7 +33,7 @@ COLUMN = 24  # where the text beside a flag begins
 class Json:
     """The option of every command."""
 
-    json: bool = switch("JSON in place of text")
+    json: bool = option(False, "JSON in place of text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Tabular(Json):
 class Quiet(Json):
     """Options of a command that reports its work."""
 
-    quiet: bool = switch("suppress progress output; errors and the JSON of --json stay")
+    quiet: bool = option(False, "suppress progress output; errors and the JSON of --json stay")
 
     def status(self) -> StatusLine:
         """Return the line of the terminal that shows the work."""
@@ -217,8 +217,8 @@ class Flags:
                 unknown.append(flag)
             elif self.by_flag[flag].type is bool:
                 add(spec := self.by_flag[flag], [str(flag != spec.off_flag).lower()], flag)
-                off = f"; {spec.off_flag} switches it off" * bool(spec.off_flag)
-                problems += [f"{flag} takes no value, it has {text!r}{off}"] * bool(equals)
+                off = f"{spec.off_flag} switches it off"
+                problems += [f"{flag} takes no value, it has {text!r}; {off}"] * bool(equals)
             elif texts := [text] if equals else self._value(self.by_flag[flag], words):
                 add(self.by_flag[flag], texts, flag)
             else:
@@ -282,12 +282,15 @@ class Flags:
     def _left(self, spec: Option) -> str:
         value = "" if spec.type is bool else _metavar(spec)
         value += f" [{value} ...]" * (spec.lines and not self._words)
-        return f"{', '.join(filter(None, [*spec.flags, spec.off_flag]))} {value}".strip()
+        _, group = self._declared[spec.argument or spec.flag]
+        may_be_on = spec.default is not False or group.merged  # --no-x is read in any case
+        flags = [*spec.flags, spec.off_flag * may_be_on]
+        return f"{', '.join(filter(None, flags))} {value}".strip()
 
 
 def _about(spec: Option) -> str:
     """The effect of an option, and the default if it shows one."""
-    bare = spec.switch or spec.argument or spec.many or spec.required
+    bare = spec.default is False or spec.argument or spec.many or spec.required
     default = spec.shown if bare or (spec.metavar and spec.default is None) else spec.default_text
     words = words_of(spec) if default else ()
     is_listed = bool(default) and (len(words) > MAX_CHOICES or spec.kind is not None)

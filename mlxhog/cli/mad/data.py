@@ -18,6 +18,7 @@ from mlxhog.base.plain_yaml import assignments
 from mlxhog.cli.frame import CommandResult, command, writable
 from mlxhog.cli.frame.flags import Json, Plugins
 from mlxhog.config.options import option
+from mlxhog.mad.options import DEFAULT_SEED
 
 OTHERWISE = "; a setting of the task is given as in --task-set vocab=32"
 
@@ -39,7 +40,7 @@ class TaskOptions(Plugins):
 class _Data(TaskOptions, Json):
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     output: str = option("", "file to write or replace", required=True)
-    seed: int = option(12345, "random seed", low=0)
+    seed: int = option(DEFAULT_SEED, "random seed", low=0)
 
 
 @command(otherwise=OTHERWISE, writes=True)

@@ -5,7 +5,7 @@ printed. They are learning curves per task; score with its interval against para
 time, with the Pareto front. The study may be running.
 
 Examples:
-    mad plot first --output figures
+    mad plot first --output-dir figures
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from mlxhog.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class _Plot(OneStudy):
-    output: str | None = option(None, "folder for the files; none: plots/ in the study's")
+    output_dir: str | None = option(None, "folder for the files; none: plots/ in the study's")
 
 
 @command(writes=True)
@@ -34,14 +34,14 @@ def run(config: _Plot) -> CommandResult:
 
     store = find(config.study)
     ranking = read_ranking(store)
-    folder = expanded(config.output) if config.output else store.directory / "plots"
+    folder = expanded(config.output_dir) if config.output_dir else store.directory / "plots"
     try:
-        if config.output:
+        if config.output_dir:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             subfolder(store.directory, "plots")
     except OSError as error:
-        raise ConfigError(f"--output {folder}: {explained(error)}") from error
+        raise ConfigError(f"--output-dir {folder}: {explained(error)}") from error
     drawn, target = list(plots(ranking)), folder / "index.html"
     paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
     for plot in drawn:

@@ -17,7 +17,7 @@ Examples:
 
 Main options:
     space suite tasks sampler seeds rates dim steps backend workers parallel budget study
-    no_prune dry_run json
+    prune dry_run json
 """
 
 import shlex
@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base import disk
 from mlxhog.cli.frame import CommandResult, command, command_line
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
-from mlxhog.config.options import option, options, switch
+from mlxhog.config.options import MAX_SEED, option, options
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import INTERRUPTED
 from mlxhog.mad import api
-from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
+from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, ExecutionConfig, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
@@ -53,7 +53,7 @@ TRAINING = OptionGroup(
 class SessionOptions(Plugins, Quiet):
     """Options of a session of a study that have no effect on its results."""
 
-    dry_run: bool = switch("print the plan and exit")
+    dry_run: bool = option(False, "print the plan and exit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class StudyOptions(SessionOptions):
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
         "1",
-        f"number of seeds of every run, from {api.FIRST_SEED} on; or a list: 1,2,3 (one seed: 7,)",
+        f"number of seeds of every run, from {DEFAULT_SEED} on; or a list: 1,2,3 (one seed: 7,)",
         reads=api.read_seeds,
     )
     rates: str | None = option(
@@ -93,12 +93,12 @@ class StudyOptions(SessionOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class _Search(StudyOptions):
-    no_prune: bool = switch("no run ends early")
+    prune: bool = option(True, "end runs early whose candidate has a low rank at a rung")
     space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
         "grid", "sampler of candidates", choices=("grid", "random", "evolution", "tpe")
     )
-    seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
+    seed: int = option(0, "seed of the sampler", low=0, high=MAX_SEED)
 
 
 @command(overrides=TRAINING, writes=True)
@@ -113,7 +113,7 @@ def run(config: _Search, overrides: ConfigSource, how: ExecutionConfig) -> Comma
         config, how, Path(config.space).stem, space=keys, position=space.position,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
         protocol=protocol, sampler=config.sampler, sampler_seed=config.seed,
-        prune=not config.no_prune,
+        prune=config.prune,
     )  # fmt: skip
 
 

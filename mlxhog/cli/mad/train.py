@@ -25,10 +25,10 @@ from mlxhog.cli.frame import EXIT_CODES, CommandResult, Tick, command, ticking
 from mlxhog.cli.frame.flags import OptionGroup, Quiet
 from mlxhog.cli.mad.data import OTHERWISE, TaskOptions
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option, switch
+from mlxhog.config.options import MAX_SEED, option
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
+from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
     from mlxhog.mad.run import Callbacks, Point, RunConfig
@@ -45,7 +45,7 @@ class _Candidate(TaskOptions, Quiet):
         None, 'the layers, as words or one text, such as "(mlstm swiglu)*2"', lines=True,
         metavar="LAYER",
     )  # fmt: skip
-    dry_run: bool = switch("print the plan and exit")
+    dry_run: bool = option(False, "print the plan and exit")
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(
         None, "architecture: a YAML file or a name, instead of --layers", excludes=("layers",)
@@ -65,7 +65,9 @@ class _Candidate(TaskOptions, Quiet):
     threads: int | None = option(
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
-    seed: int = option(12345, "of rows, initial values and order of batches", low=0, high=2**32 - 1)
+    seed: int = option(
+        DEFAULT_SEED, "of rows, initial values and order of batches", low=0, high=MAX_SEED
+    )
 
 
 @command(OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),

@@ -8,11 +8,11 @@ says so.
 CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint.
 
 Examples:
-    research advise tiny --workers torch:cpu*2 --no-try
+    research advise tiny --workers torch:cpu*2 --no-trial
     research advise conf.yaml --json
 
 Main options:
-    no_try measure reproducible data workers threads batch_size seq_len optimizer lr
+    trial measure reproducible data workers threads batch_size seq_len optimizer lr
     inject_stragglers json quiet
 """
 
@@ -23,7 +23,7 @@ from mlxhog.cli.frame import CommandResult, command
 from mlxhog.cli.frame.flags import OptionGroup
 from mlxhog.cli.research.analyze import OTHERWISE, SubjectOptions
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import switch
+from mlxhog.config.options import option
 from mlxhog.config.sources import ConfigSource
 from mlxhog.display.streams import wrapped
 from mlxhog.research import AdviseConfig
@@ -35,7 +35,7 @@ sampled_softmax optimizer lr clip weight_decay inject_stragglers seed runs_dir""
 
 @dataclass(frozen=True, kw_only=True)
 class _AdviseOptions(SubjectOptions):
-    no_try: bool = switch("predict only")
+    trial: bool = option(True, "train the two best strategies in pairs, not only predict")
 
 
 @command(OTHERWISE, training=OptionGroup(TrainConfig, ADVISE_TRAINING, "training", merged=True))
@@ -44,7 +44,7 @@ def run(args: _AdviseOptions, config: AdviseConfig, training: ConfigSource) -> C
     from mlxhog.research.advise import advise_on
 
     with args.status() as status:
-        advice = advise_on(target, config, tries=not args.no_try, tell=status)
+        advice = advise_on(target, config, tries=args.trial, tell=status)
     profile, trial = advice["profile"], advice["trial"]
     why: dict[str, object] = {
         "why": f"{advice['rule']}: {advice['because']}",

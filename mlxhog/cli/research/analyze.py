@@ -12,7 +12,7 @@ Examples:
     research analyze conf.yaml --batch-size 8 --samples 1000 --verbose
 
 Main options:
-    samples seconds backend data workers batch_size seq_len optimizer lr verbose json quiet
+    samples time backend data workers batch_size seq_len optimizer lr verbose json quiet
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from mlxhog.base.quantities import format_count
 from mlxhog.cli.frame import CommandResult, command, format_value, table
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument, option
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.display.table import Section
 from mlxhog.research import AnalyzeConfig
@@ -59,7 +59,7 @@ class SubjectOptions(Plugins, Quiet):
 
 @dataclass(frozen=True, kw_only=True)
 class _AnalyzeOptions(SubjectOptions):
-    verbose: bool = switch("all tables, not only answer and advice")
+    verbose: bool = option(False, "all tables, not only answer and advice")
 
 
 @command(OTHERWISE, training=OptionGroup(TrainConfig, TRAINING, "training", merged=True))

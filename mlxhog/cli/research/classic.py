@@ -8,11 +8,11 @@ per touch of the busiest shared coordinate; other coordinates lose fewer.
 Examples:
     research classic
     research classic svm --workers 2 --write racy
-    research classic matrix-completion --rank 32 --scheme round_robin
+    research classic matrix-completion --rank 32 --strategy round_robin
     research classic svm --data rcv1_train.svm
 
 Main options:
-    data size workers scheme write epochs lr batch_size seed all json
+    data size workers strategy write epochs lr batch_size seed verbose json
 """
 
 import os
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from mlxhog.base.quantities import format_count, format_duration
 from mlxhog.cli.frame import EXIT_CODES, CommandResult, command, ticking
 from mlxhog.cli.frame.flags import Quiet
-from mlxhog.config.options import argument, switch
+from mlxhog.config.options import argument, option
 from mlxhog.errors import ConfigError
 from mlxhog.research.classic.config import ClassicConfig
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class _ClassicOptions(Quiet):
     problem: str | None = argument("[PROBLEM]", "see the list: mlxhog research classic")
-    all: bool = switch("all numbers, not only the main ones")
+    verbose: bool = option(False, "every number, not only the main ones")
 
 
 @command()
@@ -68,17 +68,17 @@ def run(args: _ClassicOptions, config: ClassicConfig) -> CommandResult:
             if progress.message is not None:
                 line.tell(progress.message)
                 return
-            began = began_s.setdefault(progress.scheme, time.monotonic())
+            began = began_s.setdefault(progress.strategy, time.monotonic())
             tick(lambda: _progress_line(progress, time.monotonic() - began))
 
         result, serial = compare(problem, config, show)
     messages = [result.advice] if result.advice else []
-    if result is serial and result.status == "diverged" and config.scheme != "serial":
-        messages.insert(0, f"serial diverged, so {config.scheme} was not begun")
+    if result is serial and result.status == "diverged" and config.strategy != "serial":
+        messages.insert(0, f"serial diverged, so {config.strategy} was not begun")
     if result.status == "interrupted" and not args.quiet:
-        messages.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.scheme}")
+        messages.insert(0, f"interrupted after {len(result.epochs)} epochs of {result.strategy}")
     notes = [] if result.status == "diverged" else [*warnings(result, load, machine.here().cores)]
-    text = sections(problem.about, result, serial, notes, everything=args.all)
+    text = sections(problem.about, result, serial, notes, everything=args.verbose)
     return CommandResult(result.to_json(serial), text, EXIT_CODES[result.status], messages)
 
 
@@ -86,7 +86,7 @@ def _progress_line(progress: "ClassicProgress", seconds: float) -> str:
     epoch, epochs = progress.epoch, progress.epochs
     ended = 0 if epoch is None else epoch.number
     part = ended + min(1.0, progress.done / progress.examples)
-    parts = [progress.scheme, f"epoch {min(ended + 1, epochs)}/{epochs}"]
+    parts = [progress.strategy, f"epoch {min(ended + 1, epochs)}/{epochs}"]
     if epoch is not None:
         rate = epoch.examples / max(epoch.seconds, 1e-9)
         parts += [f"objective {epoch.objective:.5g}", f"{format_count(rate)} examples/s"]

@@ -18,9 +18,6 @@ GENERATOR_VERSION = 1
 LONGEST = 2**20
 """Largest T, and largest V."""
 
-IGNORED = -100
-"""Target of a position without training and scoring."""
-
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 Rows = tuple[Ints, Ints]

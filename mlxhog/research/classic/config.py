@@ -1,6 +1,6 @@
 """Options of `mlxhog research classic`, which of them a run has, and the plan of a run.
 
-    scheme       promise
+    strategy       promise
     hogwild      no worker waits; `write` decides whether simultaneous increments can be lost
     aig          an update locks its rows in ascending order; the gradient is computed without locks
     round_robin  worker p applies the updates p, p + P, p + 2P, ...; reads are ordered, so the
@@ -17,19 +17,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.config.options import is_set, option, options
+from mlxhog.config.options import MAX_SEED, is_set, option, options
 from mlxhog.errors import ConfigError
 from mlxhog.optim.schedules import FALLING
 
-SCHEMES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "serial")
+STRATEGIES = ("hogwild", "aig", "round_robin", "sync", "cyclades", "serial")
 WRITES = ("auto", "racy", "lossless", "hot-cold")
 
 _TEXT = {"problem": ("svm", "logistic", "least-squares")}
 _COMPLETION = {"problem": ("matrix-completion",)}
 _ITS_OWN = "the problem's"  # shown as the default of an option that is None
 
-_problem, _scheme, _steps = (
-    partial(option, group=group) for group in ("problem", "scheme", "steps")
+_problem, _strategy, _steps = (
+    partial(option, group=group) for group in ("problem", "strategy", "steps")
 )
 
 
@@ -63,31 +63,31 @@ class ClassicConfig:
         requires=_COMPLETION, low=1, none=_ITS_OWN,
     )  # fmt: skip
     seed: int = _problem(
-        0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1
+        0, "seed of the data, the initial values and the order of examples", low=0, high=MAX_SEED
     )
-    workers: int | None = _scheme(
+    workers: int | None = _strategy(
         None, "worker processes; auto is one per core", low=1, high=256, none="auto"
     )
-    scheme: str = _scheme("hogwild", "how workers share the parameters", choices=SCHEMES)
-    write: str = _scheme(
+    strategy: str = _strategy("hogwild", "how workers share the parameters", choices=STRATEGIES)
+    write: str = _strategy(
         "auto",
         "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the most "
         "frequent coordinates private between merges; auto is the problem's recommendation",
-        requires={"scheme": ("hogwild",)},
+        requires={"strategy": ("hogwild",)},
         choices=WRITES,
     )
-    component_batch: int | None = _scheme(
+    component_batch: int | None = _strategy(
         None,
         "cyclades: examples per conflict search; auto tries several sizes",
-        requires={"scheme": ("cyclades",)},
+        requires={"strategy": ("cyclades",)},
         low=1,
         none="auto",
     )
-    hot: int = _scheme(
+    hot: int = _strategy(
         8192, "hot-cold: most frequent coordinates kept private",
         requires={"write": ("hot-cold",)}, low=1,
     )  # fmt: skip
-    period: int = _scheme(
+    period: int = _strategy(
         256, "hot-cold: examples between two merges", requires={"write": ("hot-cold",)}, low=1
     )
     epochs: int | None = _steps(
@@ -145,8 +145,8 @@ def check(config: ClassicConfig, **facts: str) -> None:
 class ClassicPlan:
     """One run that has passed every check, as the host and its workers have it."""
 
-    scheme: str  # one of `SCHEMES`
-    kind: str  # of the native loop: "private", a write ("racy", "hot_cold", ...) or a scheme
+    strategy: str  # one of `STRATEGIES`
+    kind: str  # of the native loop: "private", a write ("racy", "hot_cold", ...) or a strategy
     workers: int  # worker processes
     batch: int  # examples in a step
     epochs: int  # passes over the examples

@@ -31,7 +31,7 @@ class ProblemMemory:
 Kernel = Callable[[ProblemMemory], Any]
 """Builds the native problem over the arena's memory; picklable and small: workers get it.
 
-Its `run(scheme, order, gamma, batch)` takes a step for each `batch` examples of `order`; returns
+Its `run(strategy, order, gamma, batch)` takes a step for each `batch` examples of `order`; returns
 the examples done, which are fewer only if the stop word was set.
 """
 

@@ -33,7 +33,7 @@ class ClassicProgress:
     An observer may raise KeyboardInterrupt to end the run; its current epoch is not measured.
     """
 
-    scheme: str
+    strategy: str
     epochs: int  # their number
     examples: int  # in an epoch
     epoch: Epoch | None = None  # the last measured epoch; None before the first one
@@ -46,8 +46,8 @@ class ClassicResult:
     """One run."""
 
     problem: str
-    scheme: str
-    write: str  # "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write
+    strategy: str
+    write: str  # "racy", "lossless" or "hot-cold"; "" if the strategy has one way to write
     workers: int
     status: str  # "done", "diverged" or "interrupted"
     start_s: float  # from spawning the workers until all have mapped the arena; in no other number
@@ -89,7 +89,7 @@ class ClassicResult:
         """One JSON object, with the serial reference; the numbers that users look for come last."""
         rows = [asdict(epoch) for epoch in self.epochs]
         names = ("status", "write", "start_s", "measures", "advice", "probe_updates")
-        last = ("problem", "scheme", "workers", "seconds", "examples_per_s", "objective")
+        last = ("problem", "strategy", "workers", "seconds", "examples_per_s", "objective")
         return {
             **{name: getattr(self, name) for name in names},
             "native_s": sum(row["native_s"] for row in rows),
@@ -147,7 +147,7 @@ def _answer(result: ClassicResult, serial: ClassicResult) -> str:
 
 def _label(run: ClassicResult) -> str:
     write = f" {run.write}" if run.write else ""
-    return f"{run.scheme}{write}, {run.workers} worker{'s' * (run.workers > 1)}"
+    return f"{run.strategy}{write}, {run.workers} worker{'s' * (run.workers > 1)}"
 
 
 BUSY = 0.3  # load average per core above which speeds are not meaningful

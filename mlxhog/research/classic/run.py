@@ -10,7 +10,7 @@ An epoch is one round of the workers; with cyclades a batch is. All begin a roun
 by a clock that all processes share. A worker that dies ends the run.
 
 Lost updates are counted in a last round with a probe, a shared float. Workers add 1 to it in the
-way in which the scheme writes, as often as they update the busiest coordinate (with hot-cold the
+way in which the strategy writes, as often as they update the busiest coordinate (with hot-cold the
 busiest of those that are not private between merges): with every n-th example, but a thousand times
 at least. The number of lost updates is the number of additions less the final value. Its share is
 at least the share that the busiest coordinate loses; other coordinates lose less. The workers run
@@ -65,7 +65,7 @@ def train(
     config: ClassicConfig,
     observer: Observer[ClassicProgress] = lambda progress: None,
 ) -> ClassicResult:
-    """Run a problem by the scheme that `config` names.
+    """Run a problem by the strategy that `config` names.
 
     Raises:
         ConfigError: the options contradict each other or the problem.
@@ -86,8 +86,8 @@ def compare(
     result is returned twice.
     """
     plan = plan_run(problem, config)
-    alone = replace(plan, scheme="serial", kind="private", workers=1, probe_every=None)
-    results = _run(problem, plan, observer, [] if plan.scheme == "serial" else [alone])
+    alone = replace(plan, strategy="serial", kind="private", workers=1, probe_every=None)
+    results = _run(problem, plan, observer, [] if plan.strategy == "serial" else [alone])
     return results[-1], results[0]
 
 
@@ -122,21 +122,21 @@ def plan_run(problem: Problem, config: ClassicConfig) -> ClassicPlan:
     Raises:
         ConfigError: the options contradict each other or the problem.
     """
-    defaults, scheme, n = problem.defaults, config.scheme, problem.n_examples
+    defaults, strategy, n = problem.defaults, config.strategy, problem.n_examples
     write = defaults.writes[0] if config.write == "auto" else config.write
-    write = write if scheme == "hogwild" else scheme
-    check(config, scheme=scheme, write=write, schedule=config.schedule)
+    write = write if strategy == "hogwild" else strategy
+    check(config, strategy=strategy, write=write, schedule=config.schedule)
     batch = config.batch_size or defaults.batch_size
     most = n // batch
-    workers = config.workers or (1 if scheme == "serial" else min(machine.here().cores, most))
+    workers = config.workers or (1 if strategy == "serial" else min(machine.here().cores, most))
     for wrong, message in (
-        (scheme == "hogwild" and write not in defaults.writes,
+        (strategy == "hogwild" and write not in defaults.writes,
          f"{problem.name} has no --write {write}; it has {' and '.join(defaults.writes)}"),
         (batch > n, f"--batch-size {batch} is more than the {n:,} examples of {problem.name}"),
-        (scheme == "cyclades" and batch != 1,
+        (strategy == "cyclades" and batch != 1,
          f"cyclades assigns single examples, not steps of {batch}; add --batch-size 1"),
-        (scheme == "serial" and workers != 1,
-         f"--scheme serial has one worker, not {workers}; omit --workers"),
+        (strategy == "serial" and workers != 1,
+         f"--strategy serial has one worker, not {workers}; omit --workers"),
         (workers > most,
          f"--workers {workers}, but {problem.name} has {n:,} examples in mini-batches of {batch}; "
          f"every worker needs one mini-batch, so give at most --workers {most}"),
@@ -144,10 +144,10 @@ def plan_run(problem: Problem, config: ClassicConfig) -> ClassicPlan:
         if wrong:
             raise ConfigError(message)
     private = config.hot if write == "hot-cold" else 0
-    can_lose = workers > 1 and scheme != "cyclades"
+    can_lose = workers > 1 and strategy != "cyclades"
     return ClassicPlan(
-        scheme=scheme,
-        kind="private" if scheme in ("serial", "cyclades") else write.replace("-", "_"),
+        strategy=strategy,
+        kind="private" if strategy in ("serial", "cyclades") else write.replace("-", "_"),
         workers=workers,
         batch=batch,
         epochs=config.epochs or defaults.epochs,
@@ -215,12 +215,12 @@ class _ClassicRun:
     ) -> None:
         self.problem, self.arena, self.memory, self.plan = problem, arena, memory, plan
         self.observer, self.n, self.params = observer, problem.n_examples, memory.params
-        self.progress = ClassicProgress(scheme=plan.scheme, epochs=plan.epochs, examples=self.n)
+        self.progress = ClassicProgress(strategy=plan.strategy, epochs=plan.epochs, examples=self.n)
         for name, values in problem.initial(plan.config.seed).items():
             np.copyto(self.params[name], values)
         self.initial, self.epochs = problem.measures(self.params), list[Epoch]()
         self.conflict_free: ConflictFree | None = None
-        if plan.workers > 1 and plan.scheme == "cyclades":
+        if plan.workers > 1 and plan.strategy == "cyclades":
             batch = plan.config.component_batch
             self.conflict_free = ConflictFree(problem.supports(), plan.workers, batch, self._tell)
         self.board = _native.ClassicBoard(arena.segment(WORDS), plan.workers)
@@ -252,8 +252,8 @@ class _ClassicRun:
                 child.close()
         return ClassicResult(
             problem=self.problem.name,
-            scheme=plan.scheme,
-            write=plan.kind.replace("_", "-") if plan.scheme == "hogwild" else "",
+            strategy=plan.strategy,
+            write=plan.kind.replace("_", "-") if plan.strategy == "hogwild" else "",
             workers=plan.workers,
             status=status,
             start_s=start_s,

@@ -64,7 +64,7 @@ def problem_memory(arena: Arena, shapes: Shapes) -> ProblemMemory:
 def prepare(
     lane: Lane, rank: int, core: int | None, kernel: Kernel, shapes: Shapes, run: ClassicPlan
 ) -> None:
-    """Map the arena, and build the native problem and its schemes, without and with the probe."""
+    """Map the arena; build the native problem and its schemes, without and with the probe."""
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     arena = lane.arena
@@ -74,7 +74,7 @@ def prepare(
     for array in (*memory.params.values(), *memory.data.values(), order):
         # Read a byte of every page, so that the page faults do not fall into an epoch.
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
-    schemes = [
+    strategies = [
         _native.ClassicScheme(
             run.kind,
             arena.segment(WORDS),
@@ -89,15 +89,15 @@ def prepare(
         )
         for probe in (None, arena.probe[:1])
     ]
-    lane.store["run"] = kernel(memory).run, schemes, order, run.batch
+    lane.store["run"] = kernel(memory).run, strategies, order, run.batch
 
 
 def do_share(
     lane: Lane, start: int, count: int, gamma: float, probe: bool, at_ns: int
 ) -> tuple[int, int]:
     """Take the steps of a part of the order from a time on; returns when they began and ended."""
-    run, schemes, order, batch = lane.store["run"]
+    run, strategies, order, batch = lane.store["run"]
     while (begin_ns := monotonic_ns()) < at_ns:
         pass
-    run(schemes[probe], order[start : start + count], gamma, batch)
+    run(strategies[probe], order[start : start + count], gamma, batch)
     return begin_ns, monotonic_ns()

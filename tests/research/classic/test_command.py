@@ -16,7 +16,7 @@ from tests.pairs import each_of
 from tests.research.classic.small import hinge
 
 LAST = (
-    "problem", "scheme", "workers", "seconds", "examples_per_s", "objective", "serial_objective",
+    "problem", "strategy", "workers", "seconds", "examples_per_s", "objective", "serial_objective",
     "lost_updates",
 )  # fmt: skip
 
@@ -80,15 +80,15 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process(capsys, monkey
 # -- the answer ------------------------------------------------------------------------------------
 
 
-def run(objective, seconds, *, scheme="hogwild", workers=2, status="done"):
+def run(objective, seconds, *, strategy="hogwild", workers=2, status="done"):
     epoch = Epoch(1, 0.1, seconds, seconds * workers, 1000, {"objective": objective})
     return ClassicResult(
-        problem="svm", scheme=scheme, write="racy", workers=workers, status=status, start_s=0.1,
+        problem="svm", strategy=strategy, write="racy", workers=workers, status=status, start_s=0.1,
         initial={"objective": 10.0}, epochs=(epoch,), lost_updates=5, probe_updates=1000,
     )  # fmt: skip
 
 
-ALONE = run(1.0, 2.0, scheme="serial", workers=1)
+ALONE = run(1.0, 2.0, strategy="serial", workers=1)
 INTERRUPTED = run(1.1, 1.0, status="interrupted")
 
 

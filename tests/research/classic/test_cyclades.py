@@ -46,7 +46,7 @@ RATINGS = MatrixCompletion(*hold_out(netflix_like(3000, 900, 700), seed=0), rank
 def told(problem, **options):
     """A run's result and its messages."""
     messages = []
-    config = ClassicConfig(scheme="cyclades", workers=2, **options)
+    config = ClassicConfig(strategy="cyclades", workers=2, **options)
     result = train(problem, config, lambda progress: messages.append(progress.message))
     return result, list(filter(None, messages))
 
@@ -62,7 +62,7 @@ def told(problem, **options):
 )
 def test_two_workers_are_serial_bit_for_bit(problem, options):
     serial = {name: value for name, value in options.items() if name != "component_batch"}
-    reference = train(problem, ClassicConfig(scheme="serial", **serial))
+    reference = train(problem, ClassicConfig(strategy="serial", **serial))
     result, messages = told(problem, **options)
     assert same(result, reference)
     examples, expected = ([epoch.examples for epoch in r.epochs] for r in (result, reference))

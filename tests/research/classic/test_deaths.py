@@ -26,11 +26,11 @@ def worker_pids():
 
 
 @pytest.mark.parametrize(
-    ("scheme", "amid"),
+    ("strategy", "amid"),
     [("hogwild", True), ("aig", True), ("round_robin", True), ("sync", True), ("cyclades", True),
      ("serial", True), ("hogwild", False)],
 )  # fmt: skip
-def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(many, scheme, amid):
+def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(many, strategy, amid):
     """In the midst of an epoch, or while it starts."""
     victims = []
 
@@ -39,9 +39,9 @@ def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(many
             victims.append(worker_pids()[-1])
             os.kill(victims[0], signal.SIGKILL)
 
-    options = {"component_batch": 50_000} if scheme == "cyclades" else {}
-    workers = 1 if scheme == "serial" else 2
-    config = ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
+    options = {"component_batch": 50_000} if strategy == "cyclades" else {}
+    workers = 1 if strategy == "serial" else 2
+    config = ClassicConfig(workers=workers, strategy=strategy, epochs=10_000, beta=1.0, **options)
     words = r"worker \d failed, and the run .* \(signal SIGKILL, perhaps for.*use fewer --workers"
     with pytest.raises(WorkerFailed, match=words):
         train(many, config, kill)

@@ -26,7 +26,7 @@ GRID = json.loads((HERE.parents[1] / "golden/hogwild/classic_reference.json").re
 ]
 RANKS = json.loads((HERE / "netflix_like.json").read_text())["ranks"]
 ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
-SERIAL = ClassicConfig(scheme="serial")
+SERIAL = ClassicConfig(strategy="serial")
 
 # -- reference values ------------------------------------------------------------------------------
 
@@ -76,14 +76,14 @@ def test_serial_cuts_of_abdomen_like_repeat_the_recorded_trace(side):
 
 
 @pytest.mark.parametrize(
-    ("scheme", "write", "workers"),
+    ("strategy", "write", "workers"),
     [("hogwild", "racy", 4), ("round_robin", "auto", 2), ("sync", "auto", 2)],
 )
-def test_workers_round_the_recorded_grid_to_its_maximum_flow(scheme, write, workers):
+def test_workers_round_the_recorded_grid_to_its_maximum_flow(strategy, write, workers):
     # A turn per edge would make the test one of the system's scheduler.
-    batch = {"round_robin": 32, "sync": 128}.get(scheme, 1)
+    batch = {"round_robin": 32, "sync": 128}.get(strategy, 1)
     config = ClassicConfig(
-        scheme=scheme, write=write, workers=workers, beta=0.97, epochs=100, batch_size=batch,
+        strategy=strategy, write=write, workers=workers, beta=0.97, epochs=100, batch_size=batch,
         lr=0.02 * batch,
     )  # fmt: skip
     measures = train(GraphCuts(cut_grid()), config).measures

@@ -1,4 +1,4 @@
-"""A run of a classic problem: what its schemes promise, through spawned workers."""
+"""A run of a classic problem: what its strategies promise, through spawned workers."""
 
 from dataclasses import replace
 from functools import cache
@@ -29,7 +29,7 @@ from tests.tolerances import (
     assert_close,
 )
 
-SERIAL = ClassicConfig(scheme="serial")
+SERIAL = ClassicConfig(strategy="serial")
 
 
 def same(a, b):
@@ -52,7 +52,7 @@ def problem_and_serial(name, batch):
     return problem, train(problem, replace(SERIAL, **steps, batch_size=batch))
 
 
-RACY, LOSSLESS, AIG = {"write": "racy"}, {"write": "lossless"}, {"scheme": "aig"}
+RACY, LOSSLESS, AIG = {"write": "racy"}, {"write": "lossless"}, {"strategy": "aig"}
 HOT_COLD = {"write": "hot-cold", "hot": 32, "period": 16}  # its tail is racy
 TURN = 8  # examples; a turn for each would make these tests some of the system's scheduler
 
@@ -61,15 +61,15 @@ TURN = 8  # examples; a turn for each would make these tests some of the system'
     ("name", "options"),
     [
         ("svm", RACY), ("svm", LOSSLESS), ("svm", HOT_COLD),
-        ("svm", AIG), ("svm", {"scheme": "round_robin", "batch_size": TURN}),
-        ("svm", {"scheme": "sync", "batch_size": TURN}),
+        ("svm", AIG), ("svm", {"strategy": "round_robin", "batch_size": TURN}),
+        ("svm", {"strategy": "sync", "batch_size": TURN}),
         ("ratings", RACY), ("ratings", AIG), ("cut", RACY), ("cut", LOSSLESS),
     ],
     ids=str,
 )  # fmt: skip
 def test_several_workers_come_near_to_serial_and_the_probe_counts_what_they_lose(name, options):
     _, steps, workers, near = CASES[name]
-    gradients = workers if options.get("scheme") == "sync" else 1  # of an update
+    gradients = workers if options.get("strategy") == "sync" else 1  # of an update
     problem, serial = problem_and_serial(name, gradients * options.get("batch_size", 1))
     assert serial.objective < 0.9 * serial.initial["objective"]
     result = train(problem, ClassicConfig(workers=workers, **steps, **options))
@@ -132,9 +132,9 @@ FEW = hinge(n=50, d=30)
     [
         ({"workers": 8, "batch_size": 10}, "at most --workers 5"),
         ({"batch_size": 51}, "--batch-size 51 is more than the 50 examples"),
-        ({"scheme": "serial", "workers": 2}, "serial has one worker, not 2"),
-        ({"scheme": "aig", "write": "racy"}, "--write racy is for scheme=hogwild, .* is aig"),
-        ({"scheme": "cyclades", "batch_size": 4}, "add --batch-size 1"),
+        ({"strategy": "serial", "workers": 2}, "serial has one worker, not 2"),
+        ({"strategy": "aig", "write": "racy"}, "--write racy is for strategy=hogwild, .* is aig"),
+        ({"strategy": "cyclades", "batch_size": 4}, "add --batch-size 1"),
         ({"hot": 10, "write": "racy"}, "--hot 10 is for write=hot-cold"),
         ({"schedule": "inverse", "beta": 0.9}, r"--beta 0.9 is for schedule=geometric\|backoff"),
         ({"write": "hot-cold"}, "no --write hot-cold; it has lossless and racy"),
