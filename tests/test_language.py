@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 PENDING = {
     "mlxhog/arena",
     "mlxhog/backends",
-    "mlxhog/cli",
     "mlxhog/cluster",
     "mlxhog/conformance",
     "mlxhog/decoding",

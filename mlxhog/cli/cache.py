@@ -19,9 +19,7 @@ from typing import Any
 
 from mlxhog.base.paths import path_from_here, words
 from mlxhog.base.quantities import format_bytes
-from mlxhog.cli.frame import CommandResult, command, table
-from mlxhog.cli.frame.flags import Json
-from mlxhog.config.options import argument, option
+from mlxhog.cli.frame import CommandResult, Json, argument, command, option, table
 from mlxhog.errors import ConfigError, did_you_mean
 
 KINDS = {
@@ -33,10 +31,7 @@ KINDS = {
 }
 """Kinds of things in the cache folder, each with what its removal means."""
 
-
 _MADE_AGAIN = ("tokens", "kernels")
-
-
 _NAME_LENGTH = 12  # letters that are shown of the name of a prepared text
 
 
@@ -175,7 +170,9 @@ def clear(config: _Clear) -> CommandResult:
     if free and not config.yes:
         means = [f"{kind}: {KINDS[kind]}" for kind in dict.fromkeys(one.kind for one in free)]
         listed = ", ".join(map(str, free))
-        raise ConfigError(f"would remove {listed}; {'; '.join(means)}; add --yes")
+        raise ConfigError(
+            f"would remove {listed}; {'; '.join(means)}; run it again with --yes to remove them"
+        )
     removed = [one for one in free if one.remove()]
     kept = [one for one in chosen if one not in removed]
     payload = {

@@ -13,10 +13,8 @@ import sys
 from dataclasses import dataclass
 from time import sleep
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json
+from mlxhog.cli.frame import CommandResult, Json, argument, command, option
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE, check_torchft, new_token, parse_address
-from mlxhog.config.options import argument, option
 
 POLL_S = 0.5  # between two looks for a signal
 

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.frame import CommandResult, command, table, tabular
+from mlxhog.cli.frame import CommandResult, argument, command, option, table, tabular
 from mlxhog.cli.frame.flags import Flags, OptionGroup, Plugins, Quiet, Tabular
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import argument, option
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import INTERRUPTED, ConfigError
 from mlxhog.experiments import BUDGETS, CompareConfig
@@ -34,19 +33,14 @@ from mlxhog.experiments import BUDGETS, CompareConfig
 if TYPE_CHECKING:
     from mlxhog.experiments.pairs import Comparison
 
-
 BOTH = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
 seq_len batch_size kernels workers threads strategy optimizer lr schedule"""
 """Options of train that are flags for both sides; the others belong in --a and --b."""
 
-
 NOT_OF_A_SIDE = ("seed", "runs_dir", "name", "resume", "reset_optimizer", "follow", "plugin")
 """Options of train that a comparison sets for both sides, beside the budget."""
 
-
 MAX_UNSURE = 100  # ratio of the ends of an interval of speeds above which it is not shown
-
-
 OTHERWISE = '; other options of train go to one side, as in --b "--clip 1", or into YAML'
 
 

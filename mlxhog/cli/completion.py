@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, words_of
-from mlxhog.config.options import Option, argument
+from mlxhog.cli.frame import CommandResult, Json, argument, command
+from mlxhog.cli.frame.flags import choices_of
+from mlxhog.config.options import Option
 
 SCRIPTS = {
     "bash": """\
@@ -42,14 +42,10 @@ _mlxhog() {
 compdef _mlxhog mlxhog""",
 }
 
-
 BREAKS = (":", "=")
 """Characters at which bash splits arguments."""
 
-
 RUNS = {"run", "src", "run_or_checkpoint", "config_or_run", "subject", "resume"}
-
-
 MODELS = {"model", "config_or_run", "subject", "name_or_file"}
 
 
@@ -110,7 +106,7 @@ def _completions(before: Sequence[str], current: str) -> Iterable[str]:
 
 
 def _values(spec: Option) -> Iterator[str]:
-    yield from words_of(spec)
+    yield from choices_of(spec)
     names = {spec.argument.strip("[].").lower() or spec.name, spec.metavar.lower()}
     if names & RUNS:
         yield "latest"

@@ -15,19 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count
-from mlxhog.cli.frame import CommandResult, command, command_line
+from mlxhog.cli.frame import CommandResult, argument, command, command_line, option
 from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory, run_argument
-from mlxhog.config.options import argument, option
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
 
-
 TOKENS = 64  # random ones, of --check
-
-
 ROUNDING = 1e-4
-"""Of the largest logit: the possible effect of another order of the same sums."""
+"""Share of the largest logit by which another order of the same sums may change a logit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,7 @@ import sys
 from dataclasses import dataclass
 
 from mlxhog.base.http_server import listen, url_of
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import OneRun, run_argument
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, OneRun, command, option, run_argument
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,5 +37,5 @@ def run(config: _Dashboard) -> int:
         text = f"dashboard of {followed.directory}\n  {address}#{token}"
         CommandResult(payload, text).print(json=config.json)
         server.run(sockets=[listener])
-    print("the dashboard has ended; it changed nothing in the run", file=sys.stderr)
+    print("the dashboard has ended; the run is unaffected", file=sys.stderr)
     return 0

@@ -17,9 +17,7 @@ Examples:
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Quiet
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, Quiet, command, option
 from mlxhog.errors import EnvironmentLacks
 
 

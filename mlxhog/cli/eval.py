@@ -15,10 +15,10 @@ Examples:
 import sys
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command
+from mlxhog.cli.frame import CommandResult, command, option
 from mlxhog.cli.frame.flags import Json, OptionGroup, Plugins, RunsDirectory, run_argument
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import is_set, option
+from mlxhog.config.options import is_set
 from mlxhog.display.views import StatusLine
 from mlxhog.serving import SEQ_LEN, backend_option
 

@@ -17,9 +17,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, Plugins, run_argument
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, run_argument
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import verbatim
 from mlxhog.errors import ConfigError, DataError, shown
@@ -27,7 +25,6 @@ from mlxhog.serving import Reading
 
 if TYPE_CHECKING:
     from mlxhog.serving.source import Loaded, WeightSource
-
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 

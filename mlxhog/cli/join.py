@@ -10,10 +10,8 @@ Examples:
 
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import OneRun
+from mlxhog.cli.frame import CommandResult, OneRun, command, option
 from mlxhog.cli.stop import ask_run
-from mlxhog.config.options import option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,7 @@ Examples:
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, Plugins
-from mlxhog.config.options import argument, option
+from mlxhog.cli.frame import CommandResult, Json, Plugins, argument, command, option
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -16,16 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.cli.frame import CommandResult, command, to_lines
-from mlxhog.cli.frame.flags import Json
+from mlxhog.cli.frame import CommandResult, Json, argument, command, to_lines
 from mlxhog.config.components import RUN_REGISTRIES
-from mlxhog.config.options import Option, argument, options, to_flag
+from mlxhog.config.options import Option, options, to_flag
 from mlxhog.config.sources import suggestion
 from mlxhog.errors import ConfigError
 
 MAX_COMMANDS = 3  # they fit into a line of the list
-
-
 Row = dict[str, Any]
 
 

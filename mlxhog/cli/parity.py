@@ -19,22 +19,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.base import float32
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory
-from mlxhog.config.options import MAX_SEED, argument, option
+from mlxhog.cli.frame import CommandResult, Plugins, Quiet, RunsDirectory, argument, command, option
+from mlxhog.config.options import MAX_SEED
 from mlxhog.display.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
     from mlxhog.conformance.compare import ComparedTensor
     from mlxhog.conformance.compute import ParityReport
 
-
 MAX_NAMES = 50  # characters of the sides' names in the answer
-
-
 MAX_FAILURES = 30  # in the table; the JSON has all
-
-
 KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
 
 
@@ -46,7 +40,7 @@ class _Parity(RunsDirectory, Plugins, Quiet):
         "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
     )
     kernels: str = option(
-        "all", "forms of the operators: all of each backend, or one", choices=KERNELS
+        "all", "kernel implementations: all of each backend, or one", choices=KERNELS
     )
     set: str | None = option(
         None,
@@ -57,7 +51,9 @@ class _Parity(RunsDirectory, Plugins, Quiet):
     batch_size: int = option(2, "sequences", low=1)
     seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
-    perturb: str | None = option(None, "change this parameter on one side; must end with 1")
+    perturb: str | None = option(
+        None, "self-test: change this parameter on one side; the comparison must then fail"
+    )
 
 
 _COMPUTED = "backends kernels set seed batch_size seq_len steps perturb runs_dir".split()

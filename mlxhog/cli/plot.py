@@ -23,7 +23,6 @@ from mlxhog.errors import RunError
 if TYPE_CHECKING:
     from mlxhog.display.record import RunRecord
 
-
 NAMES_WIDTH, NUMBERS_WIDTH = 26, 24  # of `plot` in the terminal
 
 

@@ -12,9 +12,7 @@ Examples:
 
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import OneRun, Plugins
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, OneRun, Plugins, command, option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, RunsDirectory, run_argument
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, Json, RunsDirectory, command, option, run_argument
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base import locks
 from mlxhog.base.durable import disk_bytes
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_number
-from mlxhog.cli.frame import CommandResult, command, short_name, table, tabular
+from mlxhog.cli.frame import CommandResult, argument, command, option, short_name, table, tabular
 from mlxhog.cli.frame.flags import Json, RunsDirectory, Tabular
-from mlxhog.config.options import argument, option
 from mlxhog.display.metrics import format_loss, label, scored_at, share_text
 from mlxhog.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
-
 
 ADVICE = {
     "interrupted": "mlxhog train --resume RUN continues it",
@@ -142,7 +140,9 @@ def rm(config: _Remove) -> CommandResult:
     sizes = {each.name: disk_bytes(each.directory) for each in chosen.values()}
     names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
-        raise ConfigError(f"would remove {', '.join(names)} for good; add --yes")
+        raise ConfigError(
+            f"would remove {', '.join(names)}; run it again with --yes to remove them for good"
+        )
     for each in chosen.values():
         remove(each)
     payload = {"removed": [*map(str, chosen)], "bytes": sum(sizes.values())}

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, Plugins, run_argument
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command, run_argument
 from mlxhog.serving.server.config import ServeConfig
 
 if TYPE_CHECKING:

@@ -13,15 +13,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import path_from_here
-from mlxhog.cli.frame import CommandResult, command, short_name
-from mlxhog.cli.frame.flags import OneRun
+from mlxhog.cli.frame import CommandResult, OneRun, command, short_name
 from mlxhog.cli.runs import on_host
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
     from mlxhog.models.families import ModelConfig
-
 
 _LAST = (
     "step", "tokens", "elapsed_s", "loss", "train_bits_per_byte", "val_bits_per_byte",

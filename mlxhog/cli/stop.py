@@ -9,9 +9,7 @@ Examples:
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import OneRun
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, OneRun, command, option
 from mlxhog.errors import RunError
 
 LAST = "last"

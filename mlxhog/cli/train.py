@@ -25,10 +25,8 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.frame import EXIT_CODES, CommandResult, command
-from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
+from mlxhog.cli.frame import EXIT_CODES, CommandResult, OptionGroup, Plugins, Quiet, command, option
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
 from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
@@ -85,15 +83,15 @@ def summary(result: "Result") -> str:
         f"{format_duration(result.seconds)} ({format_count(result.tokens_per_s)} tok/s)"
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
-        lines.append(f"validation text: {_validation(result)}")
+        lines.append(f"validation: {_validation(result)}")
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_ngram(bits, counts))
     if bits is not None and result.base_bits_per_byte is not None:
         lines.append(f"the {BASE} had {result.base_bits_per_byte:.3f} before the first step")
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
-            f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "
-            f"batches torn {result.torn}"
+            f"workers restarted {result.restarts}, updates skipped {result.dropped_steps}, "
+            f"batches partially applied {result.torn}"
         )
     if shown := label(result.gpu_write, result.kernels):
         note = ": Metal source ran on the CPU, which is no measure of a GPU's speed"
@@ -121,15 +119,16 @@ def _validation(result: "Result") -> str:
 
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:
-        return "it was not evaluated"
+        return "not evaluated"
     shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
     if SAME in (result.val_text or ""):
-        shown += " of the training text, since none is held out"
+        shown += " of the training text, which has no validation split"
     shown += scored_at(result.val_step, result.steps)
     if share is not None and share < 1:
-        shown += f" of the same {share_text(share)} as in every evaluation"
+        shown += f" (fixed {share_text(share)} subset)"
     if not result.val_at_end and result.status in ("done", "unsaved"):
         return f"{shown}; the end was not evaluated"
     if final is not None and result.final_share is not None:
-        shown += f"; {final:.3f} of {share_text(result.final_share)}"
+        whole = "full set" if result.final_share == 1 else share_text(result.final_share)
+        shown += f", {final:.3f} ({whole})"
     return shown

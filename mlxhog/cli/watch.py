@@ -16,8 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.frame import command
-from mlxhog.cli.frame.flags import OneRun, Quiet
+from mlxhog.cli.frame import OneRun, Quiet, command
 from mlxhog.display.plain import RunView
 from mlxhog.display.views import Observer, observer
 from mlxhog.errors import INTERRUPTED, RunError
@@ -26,13 +25,8 @@ from mlxhog.progress import Progress, Result
 if TYPE_CHECKING:
     from mlxhog.display.record import RunRecord
 
-
 START_POLL_S = 0.1
-
-
 POLL_S = 0.5
-
-
 MAX_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
 
@@ -58,7 +52,7 @@ def run(config: OneRun, how: Quiet) -> int:
             print(_ending(record))
     except KeyboardInterrupt:
         state = "the run continues" if watched.is_locked() else "the run has ended"
-        print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
+        print(f"detached; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

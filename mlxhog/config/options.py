@@ -22,6 +22,7 @@ from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, pars
 from mlxhog.errors import ConfigError, did_you_mean, shown
 
 MAX_SEED = 2**32 - 1
+RESEARCH = "research"  # the last group of options in a help
 _METADATA = "mlxhog.option"
 _OFF = ("none", "off", "auto", "false", "0", "0.0")  # values with which an option is not set
 _PLAIN = (int, float, bool, str)  # types of a plain field that is an option; it may also be None

@@ -50,7 +50,7 @@ def trainer(monkeypatch, tmp_path):
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
     out, err = said(capsys, "train")
     for text in (
-        "validation text: 2.050 bits per byte",
+        "validation: 2.050 bits per byte",
         f"run: {RESULT.run}",
         f"mlxhog generate {RESULT.run} --prompt The",
         f"mlxhog train --resume {RESULT.run}",
@@ -59,7 +59,7 @@ def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsy
     assert "\x1b" not in out
     assert "step 640" in err
     trainer.result = replace(RESULT, val_text="0123 training examples 65536")
-    text = "per byte of the training text, since none is held out"
+    text = "per byte of the training text, which has no validation split"
     assert text in said(capsys, "train").out
 
 
@@ -197,6 +197,8 @@ def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_
         assert sum(line.startswith("  -") for line in listed.splitlines()) == 15
         assert int(rest.split()[0]) > 100
         assert max(map(len, listed.splitlines())) <= 80
+        *_, last, _ = re.findall(r"^([a-z -]+):$", shown[-1], re.MULTILINE)
+        assert last == "research"
 
 
 @pytest.mark.parametrize("before", [None, "ACTIVE"])

@@ -26,12 +26,29 @@ from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.output import OutputLost, may_redraw
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
-from mlxhog.cli.frame.flags import Flags, OptionGroup, RunsDirectory
-from mlxhog.config.options import options
+from mlxhog.cli.frame.flags import (
+    Flags,
+    Json,
+    OneRun,
+    OptionGroup,
+    Plugins,
+    Quiet,
+    RunsDirectory,
+    Tabular,
+    run_argument,
+)
+from mlxhog.config.options import argument, option, options
 from mlxhog.display.streams import WIDTH, in_columns
 from mlxhog.display.table import Section, exported, lines, show
 from mlxhog.display.views import StatusLine
 from mlxhog.errors import DIVERGED, INTERRUPTED, LACKS, ConfigError
+
+__all__ = (
+    "EXIT_CODES", "Command", "CommandResult", "Flags", "Json", "OneRun", "OptionGroup", "Plugins",
+    "Quiet", "RunsDirectory", "Tabular", "Tick", "argument", "command", "command_line",
+    "format_value", "option", "run_argument", "short_name", "table", "tabular", "ticking",
+    "to_lines", "writable",
+)  # fmt: skip
 
 EXIT_CODES = {"done": 0, "unsaved": LACKS, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 """By the status of a training."""

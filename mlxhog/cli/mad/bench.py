@@ -16,9 +16,8 @@ Main options:
 
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command
+from mlxhog.cli.frame import CommandResult, command, option
 from mlxhog.cli.mad.search import TRAINING, StudyOptions, begin
-from mlxhog.config.options import option
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import ConfigError
 from mlxhog.mad import api

@@ -12,10 +12,9 @@ Examples:
 import shlex
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command, command_line
+from mlxhog.cli.frame import CommandResult, command, command_line, option
 from mlxhog.cli.mad.deepen import model_file
 from mlxhog.cli.mad.leaderboard import OneStudy
-from mlxhog.config.options import option
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlxhog.base.plain_yaml import assignments
-from mlxhog.cli.frame import CommandResult, command, writable
-from mlxhog.cli.frame.flags import Json, Plugins
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, writable
 from mlxhog.mad.options import DEFAULT_SEED
 
 OTHERWISE = "; a setting of the task is given as in --task-set vocab=32"
-
-
 SIZES = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
 
 

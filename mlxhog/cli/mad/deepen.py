@@ -16,9 +16,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxhog.cli.frame import CommandResult, command, writable
-from mlxhog.cli.frame.flags import Json, Plugins
-from mlxhog.config.options import argument, option
+from mlxhog.cli.frame import CommandResult, Json, Plugins, argument, command, option, writable
 from mlxhog.errors import ConfigError
 
 

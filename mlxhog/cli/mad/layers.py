@@ -13,8 +13,7 @@ import re
 import sys
 from typing import Any, get_type_hints
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, Plugins
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command
 from mlxhog.cli.mad.tasks import assignments_text, first_line, listing
 
 

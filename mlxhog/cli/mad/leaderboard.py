@@ -9,9 +9,7 @@ Examples:
 
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command, tabular
-from mlxhog.cli.frame.flags import Json, Plugins, Tabular
-from mlxhog.config.options import argument
+from mlxhog.cli.frame import CommandResult, Json, Plugins, Tabular, argument, command, tabular
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from pathlib import Path
 from mlxhog.base.durable import explained, replace_file
 from mlxhog.base.inside import subfolder
 from mlxhog.base.paths import expanded
-from mlxhog.cli.frame import CommandResult, command
+from mlxhog.cli.frame import CommandResult, command, option
 from mlxhog.cli.mad.leaderboard import OneStudy
-from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 
 

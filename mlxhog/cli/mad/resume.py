@@ -12,9 +12,8 @@ Examples:
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.frame import CommandResult, command
+from mlxhog.cli.frame import CommandResult, argument, command
 from mlxhog.cli.mad.search import SessionOptions, run_session
-from mlxhog.config.options import argument
 from mlxhog.mad.options import ExecutionConfig
 
 

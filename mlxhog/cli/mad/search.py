@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base import disk
-from mlxhog.cli.frame import CommandResult, command, command_line
+from mlxhog.cli.frame import CommandResult, command, command_line, option
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
-from mlxhog.config.options import MAX_SEED, option, options
+from mlxhog.config.options import MAX_SEED, options
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import INTERRUPTED
 from mlxhog.mad import api
@@ -38,7 +38,6 @@ from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, ExecutionConfig, Protocol
 if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
-
 
 TRAINING = OptionGroup(
     Protocol,

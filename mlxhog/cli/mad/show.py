@@ -13,9 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, Plugins
-from mlxhog.config.options import argument, option
+from mlxhog.cli.frame import CommandResult, Json, Plugins, argument, command, option
 
 
 @dataclass(frozen=True, kw_only=True)

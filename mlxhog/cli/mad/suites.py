@@ -11,8 +11,7 @@ Examples:
 import inspect
 from collections import Counter
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json
+from mlxhog.cli.frame import CommandResult, Json, command
 from mlxhog.cli.mad.tasks import listing
 
 

@@ -12,8 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import Json, Plugins
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command
 from mlxhog.config.options import options
 from mlxhog.display.streams import wrapped
 

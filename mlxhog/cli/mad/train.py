@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.frame import EXIT_CODES, CommandResult, Tick, command, ticking
+from mlxhog.cli.frame import EXIT_CODES, CommandResult, Tick, command, option, ticking
 from mlxhog.cli.frame.flags import OptionGroup, Quiet
 from mlxhog.cli.mad.data import OTHERWISE, TaskOptions
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import MAX_SEED, option
+from mlxhog.config.options import MAX_SEED
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, Protocol, worker_options
@@ -33,7 +33,6 @@ from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, Protocol, worker_options
 if TYPE_CHECKING:
     from mlxhog.mad.run import Callbacks, Point, RunConfig
     from mlxhog.mad.training.run_plan import CandidatePlan
-
 
 OF_PLAN = ("key", "candidate", "config", "label", "host", "at")
 """Fields of a record that its plan has in other words."""

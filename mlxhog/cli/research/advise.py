@@ -19,11 +19,9 @@ Main options:
 from dataclasses import dataclass
 
 from mlxhog.base.quantities import format_duration
-from mlxhog.cli.frame import CommandResult, command
-from mlxhog.cli.frame.flags import OptionGroup
+from mlxhog.cli.frame import CommandResult, OptionGroup, command, option
 from mlxhog.cli.research.analyze import OTHERWISE, SubjectOptions
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
 from mlxhog.config.sources import ConfigSource
 from mlxhog.display.streams import wrapped
 from mlxhog.research import AdviseConfig

@@ -22,10 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_count
-from mlxhog.cli.frame import CommandResult, command, format_value, table
+from mlxhog.cli.frame import CommandResult, argument, command, format_value, option, table
 from mlxhog.cli.frame.flags import OptionGroup, Plugins, Quiet
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import argument, option
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.display.table import Section
 from mlxhog.research import AnalyzeConfig
@@ -33,11 +32,9 @@ from mlxhog.research import AnalyzeConfig
 if TYPE_CHECKING:
     from mlxhog.experiments.target import AnalysisTarget
 
-
 TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
 context seq_len batch_size grad_accumulation kernels compute_dtype workers threads strategy predict
 async_after write sampled_softmax blocks optimizer lr clip ngram_lr weight_decay seed runs_dir"""
-
 
 OTHERWISE = "; other options of train are read from a YAML file or a run"
 

@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.frame import EXIT_CODES, CommandResult, command, ticking
-from mlxhog.cli.frame.flags import Quiet
-from mlxhog.config.options import argument, option
+from mlxhog.cli.frame import EXIT_CODES, CommandResult, Quiet, argument, command, option, ticking
 from mlxhog.errors import ConfigError
 from mlxhog.research.classic.config import ClassicConfig
 

@@ -22,9 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_bytes, format_share
-from mlxhog.cli.frame import CommandResult, command, table
-from mlxhog.cli.frame.flags import Json, OptionGroup, RunsDirectory
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, Json, OptionGroup, RunsDirectory, command, option, table
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.display.table import Section
 from mlxhog.errors import RunError
@@ -32,7 +30,6 @@ from mlxhog.research.simulator.what_if import TARGET, SimulateConfig, compare
 
 if TYPE_CHECKING:
     from mlxhog.research.simulator.machine import Worker
-
 
 RECORDED = ("workers", "times", "read", "apply")
 """Options that --run sets."""
