@@ -59,7 +59,7 @@ def missing(command):
 
 def refused(words):
     """Why a line would be refused before it does anything; what it leaves out is not looked at."""
-    no_command = words[0] in ("help", *cli.FAMILIES) and " ".join(words[:2]) not in cli.names()
+    no_command = words[0] in ("help", *cli.COMMANDS) and " ".join(words[:2]) not in cli.names()
     if no_command or {"--help", "--help-all"} & set(words):
         return []
     end = next((at for at, word in enumerate(words) if re.match(r"[<>|&\[]", word)), len(words))

@@ -68,10 +68,11 @@ resource is missing or the last checkpoint was not saved, 4 diverged, 130 interr
 
 
 def _files(family: str) -> dict[str, Path]:
-    folder = Path(__file__).parent / family
+    folder, listed = Path(__file__).parent / family, " ".join(GROUPS[family].values()).split()
     files = {file.stem: file for file in sorted(folder.glob("*.py")) if file.stem != "__init__"}
-    packages = sorted(folder.glob("*/__init__.py"))
-    return files | {file.parent.name: file for file in packages if file.parent.name in GROUPS}
+    packages = (folder / name / "__init__.py" for name in GROUPS if name and not family)
+    files |= {file.parent.name: file for file in packages}
+    return {name: files[name] for name in [*listed, *(n for n in files if n not in listed)]}
 
 
 COMMANDS = {family: _files(family) for family in GROUPS}
@@ -176,8 +177,7 @@ def _run(argv: list[str]) -> int:
 def _help(family: str) -> str:
     """Return the help of all commands, or of those of a family."""
     known, groups = COMMANDS[family], {title: own.split() for title, own in GROUPS[family].items()}
-    listed = {name for own in groups.values() for name in own}
-    groups["others"] = [name for name in known if name not in listed]
+    groups["others"] = [*known][sum(map(len, groups.values())) :]
     package = importlib.import_module(f"{__name__}.{family}".rstrip("."))
     about, _, examples = (package.__doc__ or "").partition("\n\nExamples:\n")
     prefix, width = f"mlxhog {family}".rstrip(), max(map(len, known))

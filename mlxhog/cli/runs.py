@@ -140,9 +140,7 @@ def rm(config: _Remove) -> CommandResult:
     sizes = {each.name: disk_bytes(each.directory) for each in chosen.values()}
     names = [f"{name} ({format_bytes(n_bytes)})" for name, n_bytes in sizes.items()]
     if not config.yes:
-        raise ConfigError(
-            f"would remove {', '.join(names)}; run it again with --yes to remove them for good"
-        )
+        raise ConfigError(f"would remove {', '.join(names)}; run it again with --yes")
     for each in chosen.values():
         remove(each)
     payload = {"removed": [*map(str, chosen)], "bytes": sum(sizes.values())}
