@@ -19,7 +19,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 from mlxhog.base import darwin
@@ -67,11 +66,12 @@ exit codes: 0 done, 1 a check failed or workers died too often, 2 wrong input, 3
 resource is missing or the last checkpoint was not saved, 4 diverged, 130 interrupted"""
 
 
-def _files(family: str) -> dict[str, Path]:
-    folder, listed = Path(__file__).parent / family, " ".join(GROUPS[family].values()).split()
-    files = {file.stem: file for file in sorted(folder.glob("*.py")) if file.stem != "__init__"}
-    packages = (folder / name / "__init__.py" for name in GROUPS if name and not family)
-    files |= {file.parent.name: file for file in packages}
+def _files(family: str) -> dict[str, str]:
+    folder, listed = os.path.join(__path__[0], family), " ".join(GROUPS[family].values()).split()
+    names = sorted(name.removesuffix(".py") for name in os.listdir(folder) if name.endswith(".py"))
+    files = {name: os.path.join(folder, f"{name}.py") for name in names if name != "__init__"}
+    packages = (name for name in GROUPS if name and not family)
+    files |= {name: os.path.join(folder, name, "__init__.py") for name in packages}
     return {name: files[name] for name in [*listed, *(n for n in files if n not in listed)]}
 
 
@@ -85,9 +85,9 @@ def names() -> list[str]:
     return [*(name for name in COMMANDS[""] if name not in GROUPS), *ACTIONS, *of_families]
 
 
-def summary(file: Path) -> str:
+def summary(file: str) -> str:
     """Return the first line of a file's docstring; the file is not imported."""
-    with file.open(encoding="utf-8") as lines:
+    with open(file, encoding="utf-8") as lines:
         return next(lines).strip().lstrip("r").strip('"').removesuffix(".")
 
 

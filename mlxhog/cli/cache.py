@@ -77,11 +77,12 @@ def _entries(folder: Path) -> list[_Entry]:
         )
         for one in texts
     ]  # fmt: skip
+    kinds = {"metal": "kernels", "named": "named-files", "doctor": "doctor"}
     others = sorted(set(folder.iterdir()) - {one.path for one in texts} - {folder / "locks"})
     return of_texts + [
         _Entry(
-            path.name, _kind_of(path.name), disk_bytes(path), path.lstat().st_mtime,
-            partial(gone, path),
+            path.name, kinds.get(path.name.partition("-")[0], "other"), disk_bytes(path),
+            path.lstat().st_mtime, partial(gone, path),
         )
         for path in others
     ]  # fmt: skip
@@ -91,12 +92,6 @@ def _text_here(text: str | None) -> str:
     """Return the texts of a corpus as a user types them here."""
     each = [path_from_here(Path(one)) for one in text.split("\n")] if text else []
     return words([*map(str, each)])
-
-
-def _kind_of(name: str) -> str:
-    if name.startswith("doctor-"):
-        return "doctor"
-    return {"metal": "kernels", "named-files": "named-files"}.get(name, "other")
 
 
 @command(otherwise="; cache lists what is kept: `mlxhog cache clear` removes it")

@@ -123,7 +123,7 @@ def _report(comparison: "Comparison", kind: str) -> CommandResult:
         return tabular(payload, table("", pairs, [payload["answer"]]), kind)
     speed, (low, high) = payload["speed"]["a_over_b"], payload["speed"]["interval"]
     sure = "few pairs, no interval" if high > MAX_UNSURE * low else f"{low:.3f} to {high:.3f}"
-    words = {
+    text = {
         "pairs": pairs,
         "what differs": {name: f"A {a}, B {b}" for name, (a, b) in payload["differing"].items()},
         **{letter: payload[letter] for letter in "ab"},
@@ -133,4 +133,4 @@ def _report(comparison: "Comparison", kind: str) -> CommandResult:
         "kept in": payload["folder"],
         "notes": payload["notes"],
     }
-    return CommandResult(payload, [payload["answer"], words])
+    return CommandResult(payload, [payload["answer"], text])

@@ -41,19 +41,16 @@ def run(config: RunsDirectory, how: Tabular) -> CommandResult:
     from mlxhog.checkpoint.run import list_runs
 
     records = [_fields(each) for each in list_runs(Path(config.runs_dir))]
-    if not records:
-        text = f"no runs in {config.runs_dir}; `mlxhog train` makes one"
-        if how.format != "text":
-            return CommandResult(records, (), messages=[text], one_per_line=True)
-        return CommandResult(records, text, one_per_line=True)
     rows = list(map(_row, records))
     statuses = dict.fromkeys(row["status"].partition(",")[0] for row in rows)
     notes = [f"{status}: {ADVICE[status]}" for status in statuses if status in ADVICE]
+    if not rows:
+        notes = [f"no runs in {config.runs_dir}; `mlxhog train` makes one"]
     return tabular(records, table("", rows, notes), how.format, one_per_line=True)
 
 
 def _fields(run: "Run") -> dict[str, Any]:
-    """Return the payload of a run.json, and of other files what it lacks before the run is done."""
+    """Return the fields of a run.json, and from other files those that it lacks meanwhile."""
     from mlxhog.config.sources import read_yaml
     from mlxhog.display.history import newest_line
 

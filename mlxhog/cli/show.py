@@ -65,7 +65,7 @@ def run(config: OneRun) -> CommandResult:
         "notes": record.notes,
     }
     texts, (whole, *each) = record.options_in_words(), payload["shares"].items()
-    words = {
+    rows = {
         **{name: payload[name] for name in ("model", "family", "data", "tokenizer")},
         **{k: text for k, text in record.facts().items() if k != "status" and text != "-"},
         "a step": format_parts(whole[1]),
@@ -86,7 +86,7 @@ def run(config: OneRun) -> CommandResult:
     after = [f"next: mlxhog plot {word}", f"      mlxhog train {train}"]
     if record.is_running:
         after = [f"next: mlxhog watch {word}"]
-    return CommandResult(payload, [f"{run.name}: {record.state}{on_host(status)}", words, *after])
+    return CommandResult(payload, [f"{run.name}: {record.state}{on_host(status)}", rows, *after])
 
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:

@@ -72,7 +72,7 @@ def run(config: _Show) -> CommandResult:
     }
     columns = ("layer", "text", "kind", "params", "state", "grows")
     rows = [{**part, "state": sum(part["state"].values())} for part in parts.values()]
-    words = {**payload, "parts": [{name: row[name] for name in columns} for row in rows]}
+    text = {**payload, "parts": [{name: row[name] for name in columns} for row in rows]}
     details = {  # of equal layers once; apart, as a part may have the name of a fact
         part["text"]: [
             *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
@@ -80,4 +80,4 @@ def run(config: _Show) -> CommandResult:
         ]
         for part in parts.values()
     }
-    return CommandResult(payload, [words, details])
+    return CommandResult(payload, [text, details])
