@@ -101,9 +101,9 @@ class Apart(Quadratic):
         grad = self.h * (1 + sign / 2) * (x - sign * self.drift)
         return grad + self.noise * rng.standard_normal(len(x))
 
-    def excess(self, x):
+    def suboptimality_gap(self, x):
         """The mean of both, less its minimum."""
-        return super().excess(x - self.drift / 2)
+        return super().suboptimality_gap(x - self.drift / 2)
 
 
 class ScaffoldLearner(SimulatedSGD):
@@ -183,7 +183,7 @@ def seconds_to_target(scenario, arm, seeds):
     profile, objective = scenario.profile, scenario.objective
     workers = [profile.alone] if arm.strategy.one_process else list(profile.workers)
     together = len(workers) if arm.strategy.averages else 1
-    target, best = TARGET * objective.excess(objective.start()), math.inf
+    target, best = TARGET * objective.suboptimality_gap(objective.start()), math.inf
     for rate in RATES:
         times = []
         for seed in seeds:
@@ -194,7 +194,7 @@ def seconds_to_target(scenario, arm, seeds):
                 objective, lr=rate, seed=seed, target=target, every=max(1, len(workers) // together)
             )
             most = MAX_GRADIENTS // together
-            machine = Simulation(workers, arm.scheme, seed=seed, learner=learner)
+            machine = Simulation(workers, arm.simulated, seed=seed, learner=learner)
             machine.run_until(most, 3 * best)
             times.append(learner.reached[0] if learner.reached else math.inf)
         best = min(best, fmean(times))

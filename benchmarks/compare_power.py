@@ -28,7 +28,7 @@ from training.recording import model_file
 
 from mlxhog import TrainConfig
 from mlxhog.experiments import CompareConfig
-from mlxhog.experiments.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
+from mlxhog.experiments.paired_test import ERROR, MIN_PAIRS, SHAPE, boundary, decide
 from mlxhog.experiments.pairs import Comparison, Side
 
 PLANNED = 6
@@ -83,7 +83,7 @@ def told(differences, *, tests, gain):
     rng, signs, planned = np.random.default_rng(0), [], min(PLANNED, len(differences))
     for _ in range(tests):
         drawn = rng.choice(differences, planned, replace=False) * rng.choice((-1, 1), planned)
-        signs.append(judge((drawn + gain).tolist(), planned).sign)
+        signs.append(decide((drawn + gain).tolist(), planned).sign)
     return sum(sign > 0 if gain else sign != 0 for sign in signs)
 
 
@@ -133,7 +133,7 @@ def levels():
         pairs = np.arange(2, MAX_PAIRS + 1)
         ratios = 2 * t.sf(statistics, pairs - 1) / pairs**SHAPE
         for planned, values in least.items():
-            first = min(FEWEST, planned) - 2
+            first = min(MIN_PAIRS, planned) - 2
             min_ratio = ratios[:, first : planned - 1].min(1) * planned**SHAPE
             lowest = np.partition(min_ratio, lowest_n)[:lowest_n]
             least[planned] = np.concatenate([values, lowest])

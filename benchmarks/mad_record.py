@@ -88,7 +88,7 @@ def measure(findings, chosen):
         candidates=tuple(names), suite=own, seeds=read_seeds(chosen.seeds or n),
         tasks=("in-context-recall", "memorization") if mode == "quick" else (),
         rates=read_rates(chosen.rates) if chosen.rates else (),
-        protocol=smallest({"steps": 2, "eval_every": 2}, {}),
+        recipe=smallest({"steps": 2, "eval_every": 2}, {}),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         root = scratch if chosen.tiny else chosen.studies

@@ -48,7 +48,7 @@ def measure(findings, chosen):
     study = Study(
         candidates=tuple(canonical(parse(one)) for one in smallest(SEQUENCES[-2:], SEQUENCES)),
         suite="smoke", tasks=("memorization",), seeds=(0,),
-        protocol={**ends, "stop_accuracy": 2.0, "lr": 2e-3},
+        recipe={**ends, "stop_accuracy": 2.0, "lr": 2e-3},
     )  # fmt: skip
     n, accuracies = len(cores()), []
 

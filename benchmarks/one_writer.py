@@ -22,7 +22,7 @@ from harness.frame import run
 from harness.machine import smallest
 from training.recording import BYTES
 
-from mlxhog import TrainConfig, arena, backends, optim, train
+from mlxhog import TrainConfig, arena, backends, strategies, train
 from mlxhog.checkpoint import formats
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.sotu import read_sotu
@@ -74,7 +74,7 @@ class Writer:
             {name: parameter(param_buffer, slot) for name, slot in layout.slots.items()}
         )
         decay = frozenset(name for name, one in spec.items() if one.decay)
-        config = optim.for_model(config, model.hidden_size, hidden, 1)
+        config = strategies.for_model(config, model.hidden_size, hidden, 1)
         self._written = OwnSteps(config, layout.slots, param_buffer, decay, hidden)
 
     def learn(self, batch):

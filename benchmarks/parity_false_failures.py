@@ -91,7 +91,7 @@ def examine(number):
     right = computed(subject)
     rows, _ = compare_all(subject, SIDES, right)
     failed = [
-        f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
+        f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.tolerance_ratio:.2f}"
         for row in rows
         if not row.ok
     ]
@@ -99,7 +99,7 @@ def examine(number):
     what = f"grad/{parameter}"
     found = is_found(subject, right, victim, wrong_sign(parameter, place), what)
     missed = [f"{subject.title}: {what} at {place} in {victim.name}"] * (not found)
-    return max(row.pressure for row in rows), failed, missed
+    return max(row.tolerance_ratio for row in rows), failed, missed
 
 
 def measure(findings, chosen):
@@ -128,7 +128,7 @@ def drawn(number, *, steps=3):
     cfg = families.read((_large if family == "xlstm" else _v1)(r), strict=True)
     shape = int(r.integers(1, 3)), int(r.choice([2, 5, 12, 33]))
     subject = perturbed_subject(f"{family} {number}", cfg, seed=number, shape=shape, steps=steps)
-    return subject.made()
+    return subject.with_arrays()
 
 
 def _large(r):

@@ -65,7 +65,7 @@ class OptunaTPE(ModelBasedSampler):
         self._slots = candidates.slots(depth)
         self._trial = None
 
-    def learned(self):
+    def suggest(self):
         """Return a proposal of Optuna that is new; None if it repeats candidates."""
         for _ in range(MAX_REPEATS):
             trial = self._study.ask()

@@ -92,7 +92,7 @@ def trained(job):
     for lr in RATES:
         study = Study(
             candidates=(layers,), suite="state", seeds=(seed,), rates=(lr,), workers=backend,
-            protocol=whole,
+            recipe=whole,
         )  # fmt: skip
         (config,) = (run for run in study.runs(layers) if run.settings.get("group") == group)
         run = train(config)

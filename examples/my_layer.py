@@ -10,7 +10,7 @@ mlxhog mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task
 
 from collections.abc import Iterable
 
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
+from mlxhog.models.layers.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec
 

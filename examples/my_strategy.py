@@ -8,7 +8,7 @@ from mlxhog.config.options import option
 from mlxhog.optim.gradients import Grads
 from mlxhog.strategies.delays import SpeedRescaled
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
-from mlxhog.strategies.look_ahead import LookAhead
+from mlxhog.strategies.prediction import PredictionOptions
 
 
 class Worker(HogwildWorker):
@@ -27,7 +27,7 @@ class Worker(HogwildWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class MyStrategy(
-    LookAhead, SpeedRescaled, LockFree
+    PredictionOptions, SpeedRescaled, LockFree
 ):  # so it has --predict, --staleness-lr and others
     """A strategy of your own: lock-free workers that hardly undo what others have just done."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models import families, model, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
-from mlxhog.models.mad.layer import ForwardContext
+from mlxhog.models.layers.layer import ForwardContext
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import generator

@@ -24,7 +24,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MAX_WIDTH, Fields, custom, positive, read
-from mlxhog.models.mad.layer import ForwardContext, Layer
+from mlxhog.models.layers.layer import ForwardContext, Layer
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec, small
 

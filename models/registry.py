@@ -22,8 +22,8 @@ from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import families
 from mlxhog.models.fields import described
 from mlxhog.models.layers import to_dict
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.model import LAST, ModelConfig
 

@@ -21,8 +21,8 @@ from mlxhog.errors import ConfigError, shown
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MAX_LAYERS, Fields, check_most, custom, positive
 from mlxhog.models.layers.feed_forward import FeedForwardV1
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.model import BlockStack, ResidualBlock, XLSTMConfig
 from mlxhog.models.spec import ParamSpec, bound, normal
 

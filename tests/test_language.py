@@ -16,17 +16,8 @@ ROOT = Path(__file__).parents[1]
 PENDING = {
     "mlxhog/arena",
     "mlxhog/backends",
-    "mlxhog/cluster",
-    "mlxhog/conformance",
     "mlxhog/decoding",
-    "mlxhog/doctor",
-    "mlxhog/experiments",
-    "mlxhog/mad",
     "mlxhog/nn",
-    "mlxhog/optim",
-    "mlxhog/research",
-    "mlxhog/serving",
-    "mlxhog/strategies",
     "mlxhog/training",
     "models",
     "metal",
@@ -143,8 +134,9 @@ def test_no_help_no_message_and_no_public_docstring_has_a_private_phrase():
     assert not found, "\n".join(found)
 
 
+# docs/generated/options.md has the helps, which are looked at above.
 PAGES = [page for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "benchmarks/claims.yaml")
-         for page in ROOT.glob(pattern)]  # fmt: skip
+         for page in ROOT.glob(pattern) if page.name != "options.md"]  # fmt: skip
 
 
 @each_of("page", sorted(PAGES), ids=lambda page: page.name)

@@ -64,7 +64,7 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports() -> tuple[Import, ...]:
-    """Every import statement but the front door's, also in functions; not those for types only."""
+    """Every import statement but the front door's, also in functions and for types only."""
     return tuple(edge for module in modules() if module != "mlxhog" for edge in _of(module))
 
 
@@ -73,9 +73,6 @@ def _of(module: str) -> Iterator[Import]:
     waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            waiting += node.orelse
-            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield Import(module, alias.name, file, node.lineno)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from harness.machine import smallest
 
-from mlxhog import arena, backends, optim
+from mlxhog import arena, backends, strategies
 from mlxhog.arena import Arena
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
@@ -94,7 +94,7 @@ def load_backend(name, cfg, *, threads=1, kernels="auto", layout=None):
 def training_step(size, threads, backend="torch:cpu"):
     """A step of xLSTM Large, or of a stack of the original blocks where it has an sLSTM."""
     model = v1(size) if size.slstm_at else large(size)
-    spec, optimizer = families.param_spec(model), optim.build(OPTIONS)
+    spec, optimizer = families.param_spec(model), strategies.build_optimizer(OPTIONS)
     layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
     shared, worker = (
         Arena.create(layout),

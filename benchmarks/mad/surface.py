@@ -54,9 +54,9 @@ class Surface:
         """The scores that a search of each seed sees, (seeds, candidates)."""
         rows = []
         for seed in self.study.seeds:
-            judge = replace(self.study, seeds=(seed,)).judge
+            judge = replace(self.study, seeds=(seed,)).score_of
             own = ([run for run in runs if run.seed == seed] for runs in self.runs.values())
-            rows.append([judge(records).worth for records in own])
+            rows.append([judge(records).selection_score for records in own])
         return np.array(rows)
 
 

@@ -231,7 +231,7 @@ def _worker(arena, slot, strategy, lr):
     def take(flat, threads=1):
         param_buffer[:] = flat[: param_buffer.size]
 
-    return strategy.worker(
+    return strategy.worker_class()(
         Context(
             arena=arena, ledger=Ledger(arena), entry=entry, slot=slot, owner=entry.incarnation,
             strategy=strategy, backend=SimpleNamespace(param_buffer=param_buffer, take=take),

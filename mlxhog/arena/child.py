@@ -176,7 +176,7 @@ def _main(
     store: Mapping[str, Any],
 ) -> None:
     if promises:
-        float32.promise()
+        float32.disable_tf32()
     with open(output, "ab", opener=inside(Path(output).parent)) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -29,7 +29,7 @@ NAMES = (
     "version",  # updates applied to the parameters, since the model was initialized
     "moments_since",  # the version at which the optimizer's shared moments began
     "tokens",  # tokens computed by this call
-    # By the link: tokens that other machines of the cluster computed, from its beginning, and
+    # By the sidecar: tokens that other machines of the cluster computed, from its beginning, and
     # milliseconds of training that the cluster was ahead when this machine joined it.
     "tokens_elsewhere", "ms_elsewhere",
     "workers",  # workers of the run now that have started; the supervisor writes it

@@ -56,7 +56,7 @@ def create(
 
 
 def create_alone(word: str, native_params: int | None = None) -> Backend:
-    """Start a backend, one of `BACKEND_WORDS`, that may use the whole machine; errors as above.
+    """Start a backend, one of `BACKEND_NAMES`, that may use the whole machine; errors as above.
 
     It will write tokens of a model with `native_params` parameters and a native decoder: then
     "auto" on a Mac is the CPU where the native decoder is faster than the GPU. None otherwise.

@@ -1,4 +1,4 @@
-"""Run an ASGI application, as `mlxhog serve` and `dashboard` do, until a signal ends it."""
+"""Run an ASGI application until a signal ends it."""
 
 import contextlib
 import signal
@@ -8,20 +8,19 @@ from typing import Any
 
 import uvicorn
 
-from mlxhog.base.http_server import say_once_where_connections_wait
+from mlxhog.base.http_server import report_full_descriptors_once
 from mlxhog.base.interrupts import SIGNALS
 
-GRACE_S = 5
-"""Seconds for answers to complete after the request to end."""
+GRACE_S = 5  # seconds for answers to complete after the request to end
 
 MAX_HEAD_BYTES = 65_536
 
 
 class AppServer(uvicorn.Server):
-    """A server that ends on a signal, or if it is over; a second signal ends it at once.
+    """A server that ends on a signal or when `is_over`; a second signal ends it at once.
 
     `on_started` is called when requests are answered, `is_over` ten times a second, and `on_ending`
-    before answers complete; further settings are those of `uvicorn.Config`.
+    before answers complete; `settings` are those of `uvicorn.Config`.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class AppServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, and call `on_started`."""
-        say_once_where_connections_wait()
+        report_full_descriptors_once()
         await super().startup(sockets)
         self._on_started()
 

@@ -1,15 +1,14 @@
-"""The cache folder: files that mlxhog can compute again, and the check before one is used.
+"""The cache folder, and the checks before one of its files is used.
 
-A library that this process loads runs with its user's rights, so it must belong to that user. The
-same holds for the list of the Python files that may be loaded again (`config/plugins.py`), the
-record of doctor, and stored tokens, by which others could choose what a model learns:
+A library that this process loads runs with its user's rights, so it must belong to that user. So
+must the list of trusted Python files (`config/plugins.py`), the capability record, and stored
+tokens, which decide what a model learns:
 
-    folder  owned by this user, mode 0700 when we make it, never writable by others
+    folder  owned by this user, created with mode 0700, never writable by others
     file    owned by this user, a regular file, not a link, not writable by others
 
-A path that breaks a rule is refused or made anew, not repaired: another user may already have
-changed it. The cache folder itself is taken from others (`own_directory`), as earlier versions made
-it by the umask.
+A path that breaks a rule is refused or created anew, not repaired: another user may already have
+changed it. Only the cache folder itself is closed to others (`own_directory`).
 """
 
 import os
@@ -41,11 +40,7 @@ def user_cache_directory() -> Path:
 
 
 def _temporary_cache(why: str) -> Path:
-    """Return a private folder for the files of this user below the temporary directory.
-
-    Raises:
-        EnvironmentLacks: another user made it, or could write to it.
-    """
+    """Return a private folder of this user below the temporary directory."""
     folder = Path(tempfile.gettempdir(), f"mlxhog-{os.geteuid()}")
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -57,7 +52,7 @@ def _temporary_cache(why: str) -> Path:
 
 
 def own_directory(directory: Path) -> Path:
-    """Create the cache folder, unless it exists, and take the rights of others to it.
+    """Create the cache folder, unless it exists, and close it to others.
 
     Returns:
         Its path without links; use this one.
@@ -77,7 +72,7 @@ def own_directory(directory: Path) -> Path:
 
 
 def is_own(folder: Path) -> bool:
-    """Whether no other user can have written a folder of files; a missing one nobody has."""
+    """Whether no other user can have written a folder of files; True if it is missing."""
     with suppress(FileNotFoundError):
         every = [(folder, stat.S_ISDIR), *((path, stat.S_ISREG) for path in folder.iterdir())]
         for path, is_kind in every:
@@ -87,7 +82,7 @@ def is_own(folder: Path) -> bool:
 
 
 def restrict(folder: Path) -> None:
-    """Take the rights of others to a folder of files of this user."""
+    """Close a folder of files of this user to others."""
     for path in (folder, *folder.iterdir()):
         if (mode := stat.S_IMODE(path.lstat().st_mode)) & _OF_OTHERS:
             path.chmod(mode & ~_OF_OTHERS)
@@ -117,7 +112,7 @@ def _created(directory: Path) -> Path:
 
 
 def is_kept(file: Path) -> bool:
-    """Whether a file of the cache exists, and so may be used.
+    """Whether a file of the cache exists and may be used.
 
     Raises:
         EnvironmentLacks: the file exists, and another user could have created or changed it.

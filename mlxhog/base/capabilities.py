@@ -1,10 +1,10 @@
-"""The capability record of this machine, which `mlxhog doctor` writes, and what it permits.
+"""The capability record of this machine, written by `mlxhog doctor`, and what it permits.
 
     ~/Library/Caches/mlxhog/doctor-<chip>-<system>-<mlx>.json         macOS
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
 
-A record holds for one identity: the machine and the versions in use. A record of another identity
-and a damaged record count as absent, with a reason.
+A record belongs to one identity: machine and versions. One of another identity and a damaged one
+count as absent, with a reason.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from mlxhog.base.durable import replace_file
 from mlxhog.errors import MAX_SHOWN, EnvironmentLacks, message_of, one_line
 
 FORMAT = 2
-GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
-"""The Metal engine of each kind of GPU worker."""
+GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}  # the Metal engine of each kind of GPU worker
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
 """Backend of a GPU worker that applies its own updates -> its writer in the litmus matrix."""
 PARAMETER_KERNELS = ("dense", "rows")
@@ -41,7 +40,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Identity:
-    """The identity of a record: a chip, a system, and the tested versions."""
+    """Chip, system and versions of a record."""
 
     chip: str
     system: str
@@ -51,7 +50,7 @@ class Identity:
 
     @property
     def file_name(self) -> str:
-        """Name of the record: chip, system and MLX, as a file name."""
+        """File name of the record: chip, system and MLX."""
         parts = (re.sub(r"[^A-Za-z0-9.]+", "_", x) for x in (self.chip, self.system, self.mlx))
         return "-".join(["doctor", *(part.strip("_").lower() for part in parts)]) + ".json"
 
@@ -65,18 +64,18 @@ class Capability:
 
 
 def _judged(judge: Callable[..., tuple[bool, str]]) -> Callable[..., Capability]:
-    """Turn a function of the record into a capability; without a record it is denied."""
+    """Turn a method of the record into a capability, denied without a record."""
 
     @wraps(judge)
-    def verdict(self: CapabilityRecord, *of: Any) -> Capability:
+    def judged(self: CapabilityRecord, *of: Any) -> Capability:
         return Capability(*(judge(self, *of) if self.problem is None else (False, self.problem)))
 
-    return verdict
+    return judged
 
 
 @dataclass(frozen=True)
 class CapabilityRecord:
-    """The record of this machine, or the reason why there is no valid record."""
+    """The record of this machine, or why there is no valid one."""
 
     path: Path  # of the record, whether it exists or not
     problem: str | None = None  # why the record does not count
@@ -89,12 +88,12 @@ class CapabilityRecord:
 
     @property
     def tokens_per_s(self) -> dict[str, float]:
-        """Speed of a worker with one thread, by backend; a GPU's without our Metal kernels."""
+        """Speed of a worker with one thread, by backend; of a GPU without Metal kernels."""
         return dict(self.record.get("tokens_per_s", {}))
 
     @_judged
     def pair(self) -> tuple[bool, str]:
-        """Whether torch:mps beside mlx:gpu, on one GPU, certainly trains more tokens/s."""
+        """Whether torch:mps beside mlx:gpu on one GPU is certainly faster."""
         row = self.record.get("pair")
         if row is None:
             return False, "the two have not been measured together: run `mlxhog doctor`"
@@ -107,19 +106,19 @@ class CapabilityRecord:
 
     @_judged
     def repeats(self, backend: str, kernels: str) -> tuple[bool, str]:
-        """Whether two processes computed the same bits of a gradient on a GPU, by these kernels."""
+        """Whether two processes computed the same bits of a GPU gradient with these kernels."""
         same = self.record.get("repeats", {}).get(backend, {}).get(kernels)
         if same is None:
             return False, f"doctor has not compared two gradients of {backend} ({kernels})"
-        words = "computed the same bits" if same else "differed in their bits"
-        return same is True, f"two processes of {backend} ({kernels}) {words}"
+        what = "computed the same bits" if same else "differed in their bits"
+        return same is True, f"two processes of {backend} ({kernels}) {what}"
 
     @_judged
     def gpu_write(self, backends: Iterable[str]) -> tuple[bool, str]:
         """Whether the GPU workers of a run may apply their own updates to the arena.
 
-        Every pair of the run's writers with a GPU in it, and each such writer with itself, must
-        have lost and torn nothing, in dense and in row writes, as two processes.
+        Every pair of the run's writers with a GPU, two equal GPU writers included, must have lost
+        and torn nothing in dense and in row writes.
         """
         writers = sorted({GPU_WRITERS.get(backend, "native") for backend in backends})
         on_gpu = set(writers) & set(GPU_WRITERS.values())
@@ -173,11 +172,11 @@ class CapabilityRecord:
         return True, f"{len(rows)} kernels agree with their references on {engine}"
 
     def model_kernels(self, backend: str) -> Capability:
-        """Whether a GPU worker should compute the model with our Metal kernels.
+        """Whether a GPU worker should compute the model with mlxhog's Metal kernels.
 
-        By a record, all kernels must agree with their references on that engine, and a gradient
-        must take less time than with the framework's own operations. Without a record the check of
-        each worker decides (`mlxhog.backends.probes`).
+        With a record, all kernels must agree with their references on that engine, and a gradient
+        must be faster than with the framework's operations. Without one each worker checks itself
+        (`mlxhog.backends.probes`).
         """
         if backend not in GPU_ENGINES:
             return Capability(False, f"{backend} does not compute on a GPU")
@@ -187,12 +186,11 @@ class CapabilityRecord:
         return self._faster(backend) if right.ok else right
 
     def decodes_on_cpu(self, n_params: int) -> Capability:
-        """Whether the native decoder of a CPU writes a model's tokens faster than MLX on the GPU.
+        """Whether the CPU's native decoder is faster than MLX on the GPU for a model.
 
-        A CPU's time for a token grows with the parameters, a GPU's time hardly does in small
-        models: launches take it. So the GPU is faster from the size on at which the CPU would take
-        the time that the GPU took in the model that doctor measured; without a record, from
-        `CPU_DECODES` parameters on.
+        A CPU's time for a token grows with the parameters, a GPU's hardly does in small models,
+        where launches take it. So the GPU is faster from the size on at which the CPU would need
+        the GPU's time in the measured model; without a record, from `CPU_DECODES` parameters on.
         """
         row, limit = self.record.get("decoding"), CPU_DECODES
         reason = "doctor has not measured both decoders"
@@ -231,10 +229,10 @@ def identity() -> Identity:
 
 
 def load(directory: Path | None = None, here: Identity | None = None) -> CapabilityRecord:
-    """Read the record of this machine and these versions from the user's cache, by default.
+    """Read the record of this machine and these versions, by default from the user's cache.
 
-    Returns a record in every case. Without a valid one it permits nothing but Metal kernels of
-    the model, which every worker checks itself, and states the reason.
+    Without a valid one the result has the reason, and permits nothing but Metal kernels of the
+    model, which every worker checks itself.
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name
@@ -263,8 +261,8 @@ def save(record: Row, identity: Identity, directory: Path | None = None) -> Path
     """Replace the record of an identity in a folder, by default the user's cache directory.
 
     Raises:
-        EnvironmentLacks: the directory cannot be written, and the old record is unchanged; or
-            others could write the record, on a disk without modes, and no run will use it.
+        EnvironmentLacks: the directory cannot be written, and the old record is unchanged; or, on a
+            disk without modes, others could write the record, so no run will use it.
     """
     path = (directory or user_cache_directory()) / identity.file_name
     try:

@@ -1,8 +1,8 @@
-"""Worker processes: spawned, watched, ended and reaped; one alone, or a pool by their slots.
+"""Worker processes, alone or in a pool: spawn, watch, end and reap them.
 
-None outlives the process that spawned it: it watches that process from its start
-(`processes.SpawnedCall`), and is killed at the end of that process's interpreter if a daemon thread
-still uses it. The locks and slots of a dead process are freed only after `waitpid` has returned it.
+None outlives its parent: it watches the parent from its start (`processes.SpawnedCall`), and is
+killed when the parent's interpreter exits. The locks and slots of a dead process are freed only
+after `waitpid` has returned it.
 """
 
 import atexit
@@ -41,7 +41,7 @@ class Death:
 
     @property
     def is_fault(self) -> bool:
-        """Whether it ended by an error that a restart would repeat; see `processes.FAULTS`."""
+        """Whether it ended by an error that a restart would repeat (`processes.FAULTS`)."""
         return self.code == FAULT_EXIT_CODE
 
     @property
@@ -50,7 +50,7 @@ class Death:
         return signal.Signals(-self.code).name if self.code < 0 else None
 
     def __str__(self) -> str:
-        """Spell it.
+        """Format it.
 
         >>> str(Death(-9)), str(Death(-9, was_asked_for=True)), str(Death(3))
         ('signal SIGKILL, perhaps for lack of memory', 'signal SIGKILL', 'exit code 3')
@@ -61,7 +61,7 @@ class Death:
 
     @property
     def suspicion(self) -> str:
-        """What a SIGKILL that nobody here sent is about; "" of another death."""
+        """The likely reason for a SIGKILL that this process did not send; "" for other deaths."""
         if self.lacked_memory:
             return ", by the kernel for lack of memory"
         is_foreign = self.code == -signal.SIGKILL and not self.was_asked_for
@@ -71,12 +71,12 @@ class Death:
         self, last: str = "", *, otherwise: str,
         less_memory: str = "use fewer --workers, a smaller --batch-size or a smaller --model",
     ) -> str:  # fmt: skip
-        """Say what to do against such deaths.
+        """Return the way out for an error message.
 
         Args:
-            last: the last line that the process wrote.
-            otherwise: the answer unless it died, perhaps, for lack of memory.
-            less_memory: how its processes need less; the answer names the limit, too.
+            last: last line of the process's output.
+            otherwise: the way out unless it died, perhaps, for lack of memory.
+            less_memory: how to need less memory; the limit is added.
         """
         if not (self.suspicion or says_out_of_memory(last)):
             return otherwise
@@ -90,7 +90,7 @@ _explained_kills = oom_kills()  # those before, and those of processes reaped he
 
 
 def _is_oom_kill() -> bool:
-    """Whether a kill for lack of memory is left for the process that is being reaped."""
+    """Whether the kernel counts an OOM kill that no reaped process explains yet."""
     global _explained_kills
     is_one = oom_kills() > _explained_kills
     _explained_kills += is_one
@@ -98,13 +98,13 @@ def _is_oom_kill() -> bool:
 
 
 class SlotTable(Protocol):
-    """A table in which a process has a slot from before its spawn until it is reaped."""
+    """A table with a slot for each process, from before its spawn until it is reaped."""
 
     def acquire_slot(self, slot: int, /) -> object:
         """Assign the slot before the spawn."""
 
     def seated(self, slot: int, pid: int, /) -> None:
-        """Note the process of the slot."""
+        """Record the pid of the slot."""
 
     def mark_dead(self, slot: int, /) -> None:
         """Free the slot of a process that `waitpid` has returned."""
@@ -174,7 +174,7 @@ class WorkerProcess:
         return self._death is None and self.process.is_alive()
 
     def kill(self) -> None:
-        """Kill it, if it has started, and wait until it has ended; call `reap` afterwards."""
+        """Kill it, if it has started, and wait for its end; call `reap` afterwards."""
         if self.process.pid is None:
             return
         self._was_killed = self.process.exitcode is None
@@ -183,11 +183,7 @@ class WorkerProcess:
         self._exit_code()
 
     def _exit_code(self) -> int:
-        """Return the exit code of a process that has ended.
-
-        `multiprocessing` polls all children at each spawn: between another thread's `waitpid` and
-        its note of the result, a `join` here returns without an exit code.
-        """
+        """Wait for the exit code of an ended process, which another thread may be collecting."""
         deadline = time.monotonic() + _NOTED_WITHIN_S
         while (code := self.process.exitcode) is None:
             if time.monotonic() > deadline:
@@ -202,7 +198,7 @@ class WorkerProcess:
             self.kill()
 
     def reap(self, timeout_s: float | None = 0.0) -> Death:
-        """Wait until it ends, kill it after `timeout_s`, free its slot, and return how it ended."""
+        """Wait for its end, kill it after `timeout_s`, free its slot, and return its death."""
         if self._death is None:
             self.end(timeout_s)
             code = self._exit_code()
@@ -223,7 +219,7 @@ class WorkerPool(dict[int, WorkerProcess]):
     """Worker processes that are not reaped yet, by their slot in the arena."""
 
     def wait(self, timeout_s: float) -> list[int]:
-        """Wait up to `timeout_s` until a process ends; return the slots of all that have ended."""
+        """Wait up to `timeout_s` for an end; return the slots of all ended processes."""
         connection.wait([one.process.sentinel for one in self.values()], timeout=timeout_s)
         return [slot for slot, one in self.items() if not one.is_alive()]
 
@@ -236,7 +232,7 @@ class WorkerPool(dict[int, WorkerProcess]):
 
 
 def last_lines(output: IO[bytes], since: int = 0) -> list[str]:
-    """Return the last lines that are not blank in a process's log, from byte `since` on."""
+    """Return the last lines of a process's log from byte `since` on, without blank ones."""
     output.seek(max(since, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
     lines = output.read().decode(errors="replace").split("\n")
     return [line for line in lines if line.strip()] or ["it left no message"]
@@ -252,10 +248,7 @@ def last_lines_of(log: Path) -> list[str]:
 
 
 def _end_with_interpreter() -> None:
-    """Kill the processes of daemon threads; the interpreter's end stops these threads.
-
-    `multiprocessing` would send the processes SIGTERM, which they ignore, and wait forever.
-    """
+    """Kill all processes; `multiprocessing` would send SIGTERM, which they ignore, and wait."""
     interrupts.end_all()
     end_spawning()
     for process in list(_processes):

@@ -1,4 +1,4 @@
-"""Facts and services of macOS: sysctl, scheduling class, sleep.
+"""macOS: sysctl, scheduling class, displays, sleep.
 
 Only C functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
@@ -22,12 +22,11 @@ PROTECTED = (
 
 @cache
 def _system() -> ctypes.CDLL:
-    """The C library of this process: libSystem, which every program on macOS is linked to."""
     return ctypes.CDLL(None, use_errno=True)
 
 
 def sysctl(name: str) -> bytes | None:
-    """The raw value of a system setting; None without such a setting, or outside macOS."""
+    """Return the raw value of a system setting; None without it, or outside macOS."""
     if sys.platform != "darwin":
         return None
     call = _system().sysctlbyname
@@ -42,21 +41,20 @@ def sysctl(name: str) -> bytes | None:
 
 
 def sysctl_int(name: str) -> int | None:
-    """A setting that is a number, 32 or 64 bits wide."""
+    """Return a setting that is a number of 32 or 64 bits."""
     value = sysctl(name)
     return int.from_bytes(value, sys.byteorder) if value else None
 
 
 def sysctl_text(name: str) -> str:
-    """A setting that is text; "" if there is no such setting."""
+    """Return a setting that is text; "" without such a setting."""
     return (sysctl(name) or b"").rstrip(b"\0").decode(errors="replace")
 
 
 def reason(error: OSError) -> str:
     """Return why the system refuses a file, with the setting of macOS that may allow it.
 
-    A program of a terminal that was once denied ~/Documents, ~/Desktop, ~/Downloads or a removable
-    disk gets EPERM there, whatever the mode of the file.
+    A terminal that was once denied ~/Documents, ~/Downloads or a removable disk gets EPERM there.
     """
     text = error.strerror or str(error)
     if sys.platform == "darwin" and error.errno == errno.EPERM:
@@ -65,10 +63,7 @@ def reason(error: OSError) -> str:
 
 
 def cores(*, efficiency: bool) -> int:
-    """Number of cores of the level Efficiency, or of all other levels.
-
-    The others are Performance and, on an M5 Pro or Max, Super. 0 if the system names no levels.
-    """
+    """Return the number of efficiency cores, or of all others; 0 if macOS names no levels."""
     return sum(
         sysctl_int(f"hw.perflevel{level}.physicalcpu") or 0
         for level in range(sysctl_int("hw.nperflevels") or 0)
@@ -77,7 +72,7 @@ def cores(*, efficiency: bool) -> int:
 
 
 def fast_cores() -> int:
-    """Number of cores that are not efficiency cores; of all on a Mac with one kind. At least 1."""
+    """Return the number of cores that are not efficiency cores, at least 1."""
     return cores(efficiency=False) or sysctl_int("hw.physicalcpu") or 1
 
 
@@ -89,10 +84,9 @@ def translated() -> bool:
 def ask_for_performance_cores() -> bool:
     """Keep the calling thread off the efficiency cores; return whether macOS agreed.
 
-    Users saw macOS move threads of the default class there after some minutes of full load
-    (stan-dev/math 3277). A new thread has the default class, whatever the class of the thread that
-    started it (Apple, `sys/qos.h`). The pool of the native operators gives its threads the class of
-    its caller; threads that a framework starts keep the default. No effect on another system.
+    macOS may move threads of the default class there after some minutes of full load (stan-dev/math
+    3277), and new threads have the default class (Apple, `sys/qos.h`). The native operators' pool
+    gives its threads the class of its caller. No effect on another system.
     """
     if sys.platform != "darwin":
         return False
@@ -119,9 +113,8 @@ def displays() -> int:
 def awake() -> Iterator[str]:
     """Keep a Mac from falling asleep during the block, or until this process dies.
 
-    Yields a sentence for the user if that fails, else "". A Mac whose lid is closed, or whose
-    battery is empty, sleeps all the same; processes continue when it wakes. No effect on another
-    system.
+    Yields a sentence for the user if that fails, else "". A closed or empty Mac sleeps anyway;
+    processes continue when it wakes. No effect on another system.
     """
     if sys.platform != "darwin":
         yield ""

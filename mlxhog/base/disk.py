@@ -1,10 +1,9 @@
 """Capabilities of a folder's file system, and stand-ins for files that it cannot hold.
 
 Memory sticks (exFAT, FAT), network disks (NFS, SMB, Lustre) and FUSE lack file locks, flushing of
-folders, shared mappings, Unix sockets or links, and each says so with an error of its own. So an
-operation is simply tried. If the system refuses it, `disk_of` tries the same on a file of its own:
-an operation that fails there, too, is one that the disk lacks, and its caller falls back. Any other
-refusal, as of a full or failing disk, stays an error.
+folders, shared mappings, Unix sockets or links, each with errors of its own. So an operation is
+tried. If it is refused, `disk_of` tries it on a file of its own: if that fails, too, the disk lacks
+it, and the caller falls back. Other refusals, as of a full or failing disk, stay errors.
 
 A lock or a socket that the disk cannot hold goes to `stand_in`, on the local disk.
 """
@@ -27,10 +26,10 @@ from mlxhog.errors import EnvironmentLacks
 SOCKET_PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 
 _NO_FLUSH = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY)
-"""Errors of a file system that cannot flush a file; other ones are of a disk that fails."""
+"""Errors of a file system that cannot flush a file; others are of a failing disk."""
 
 _INSTEAD = {
-    "locks": "file locks (other users and machines notice a process by its sign of life)",
+    "locks": "file locks (other users and machines notice a process by its heartbeat)",
     "folder_fsync": "flushing of folders (a power failure may lose the newest files)",
     "shared_maps": "shared mappings (files may be read into memory as a whole)",
     "sockets": "Unix sockets (a run's socket is in TMPDIR)",
@@ -50,10 +49,10 @@ class Disk:
 
 
 def flush(descriptor: int) -> bool:
-    """Flush the written bytes of a file or a folder to the disk; False if it says it cannot.
+    """Flush the written bytes of a file or a folder to the disk; False if it cannot.
 
-    macOS's fsync leaves them in the drive's cache, where a power failure loses them. F_FULLFSYNC
-    flushes that cache, too; network filesystems and some others support only fsync, or neither.
+    macOS's fsync leaves them in the drive's cache. F_FULLFSYNC flushes that cache, too; some file
+    systems support only fsync, or neither.
     """
     if full := getattr(fcntl, "F_FULLFSYNC", None):
         try:
@@ -72,7 +71,7 @@ def flush(descriptor: int) -> bool:
 
 
 def disk_of(folder: Path) -> Disk:
-    """Return what the disk of a folder can do; each process asks once for each folder.
+    """Return the capabilities of a folder's disk, tested once per process and folder.
 
     Raises:
         OSError: no file can be written there, so nothing can be said.
@@ -80,12 +79,11 @@ def disk_of(folder: Path) -> Disk:
     return _ask(os.path.realpath(folder))
 
 
-FILES_ALONE = ("locks", "folder_fsync", "shared_maps")
-"""What is asked of the disk of a folder that holds no run."""
+FILES_ALONE = ("locks", "folder_fsync", "shared_maps")  # needs of a folder without runs
 
 
 def note(folder: Path, needs: Sequence[str] = tuple(_INSTEAD)) -> str:
-    """Return a sentence for the user about what a folder's disk lacks; "" if it has everything."""
+    """Return a sentence for the user about capabilities that a folder's disk lacks, or ""."""
     try:
         disk = disk_of(folder)
     except OSError:  # writing there says why
@@ -136,10 +134,10 @@ def _bind(path: Path) -> None:
 
 
 def stand_in(path: Path, *, make: bool = True) -> Path:
-    """Return the path of the file that takes the place of one that its disk cannot hold.
+    """Return the path of the stand-in for a file that its disk cannot hold.
 
-    It is in a private folder of this user in TMPDIR, and the same for all processes that have the
-    same TMPDIR. `make` creates the folder, unless it exists.
+    It is in a private folder of this user in TMPDIR, the same for all processes with that TMPDIR.
+    `make` creates the folder, unless it exists.
 
     Raises:
         EnvironmentLacks: the folder cannot be made, or is not this user's alone.

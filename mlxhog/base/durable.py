@@ -1,9 +1,9 @@
-"""Files that are whole or absent, even if a process is killed or the disk is full.
+"""Write files that are whole or absent, even after a kill or on a full disk.
 
 New content is written beside the old under a `.part` name with the writer's pid, flushed to the
 disk, and renamed.
 
-What a disk cannot do at all (see `disk`) is left out: flushing, flushing of folders, links.
+Flushing, flushing of folders and links are left out on a disk without them (`disk`).
 """
 
 import contextlib
@@ -24,7 +24,6 @@ from mlxhog.base.reading import open_regular
 from mlxhog.errors import EnvironmentLacks
 
 SPACE_MARGIN = 1.1  # free bytes that are required per byte to be written
-
 _TAIL_BYTES = 1 << 16  # that are read at a time to find the end of the last whole line
 
 _EXPLAINED = {
@@ -43,7 +42,7 @@ _EXPLAINED = {
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a directory that has been written to the disk."""
+    """Flush a written file or directory to the disk."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -58,8 +57,7 @@ def sync(path: Path) -> None:
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and flush it to the disk; not atomic, for files in a `.part` directory.
 
-    An existing file of that name is removed first, so another user with write access to the
-    directory cannot redirect the content by a link.
+    An existing file is removed first, so that no link redirects the content.
     """
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -70,10 +68,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory with its content, a file, or a link (not the link's target).
-
-    Files that the system refuses to remove stay.
-    """
+    """Remove a directory, a file, or a link (not its target), as far as the system allows."""
     with contextlib.suppress(OSError):
         if stat.S_ISDIR(path.lstat().st_mode):
             shutil.rmtree(path, ignore_errors=True)
@@ -82,7 +77,7 @@ def remove(path: Path) -> None:
 
 
 def disk_bytes(path: Path) -> int:
-    """Return the size of a file, or of all files of a directory; no link is followed."""
+    """Return the size of a file, or of all files of a directory, without following links."""
     files, n_bytes = [os.fspath(path)], 0
     if path.is_dir() and not path.is_symlink():
         files = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
@@ -94,11 +89,10 @@ def disk_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
-    """A directory to fill in the block; at the end it is flushed and renamed to `target`.
+    """Create a directory, to be filled in the block, then flush it and rename it to `target`.
 
-    An existing `target` is first renamed to an `.old` name and then removed. If the block raises,
-    the new directory is removed; a killed process leaves `.part` or `.old` names, with `mark`
-    before their ending.
+    An existing `target` is first renamed to an `.old` name, then removed. If the block raises, the
+    new directory is removed; a killed process leaves `.part` or `.old` names, `mark` before them.
     """
     part, old = (target.with_name(f"{target.name}{mark}.{end}") for end in ("part", "old"))
     try:
@@ -115,7 +109,7 @@ def new_directory(target: Path, *, mark: str = "") -> Iterator[Path]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give `path` new content; a reader sees the old file or the new one, never a mixture.
+    """Replace the content of a file; a reader sees the old file or the new one.
 
     Raises:
         EnvironmentLacks: the disk is full; the old file is untouched.
@@ -131,7 +125,7 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A `.part` name to create in the block, which then takes the place of `path`."""
+    """Rename the `.part` file that the block creates to `path`."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -144,9 +138,8 @@ def _replacing(path: Path) -> Iterator[Path]:
 def replace_link(path: Path, target: Path) -> bool:
     """Make `path` a link to `target`; at any moment it leads to the old or the new target.
 
-    On a file system without links, such as that of a memory stick, no link is made. A file or
-    folder at `path` that is not a link is somebody's own, as in a copy by `cp -rL`, and stays.
-    Returns whether there is a link now.
+    Returns whether there is a link now: none on a file system without links. A file or folder at
+    `path` that is not a link, as in a copy by `cp -rL`, stays.
 
     Raises:
         OSError: the system refuses otherwise; the old link is unchanged.
@@ -165,7 +158,7 @@ def replace_link(path: Path, target: Path) -> bool:
 
 
 def require_space(directory: Path, n_bytes: int, what: str) -> None:
-    """Raise EnvironmentLacks if the disk of a directory lacks the space for so many bytes."""
+    """Raise EnvironmentLacks if a directory's disk lacks the space for so many bytes."""
     try:
         status = os.statvfs(directory)
     except OSError:  # writing there says why, or the disk does not know, as some FUSE
@@ -183,9 +176,9 @@ def require_space(directory: Path, n_bytes: int, what: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors(doing: str, *, only_full: bool = False) -> Iterator[None]:
-    """Turn every OSError, or only that of a full disk or quota, into `EnvironmentLacks`.
+    """Turn OSErrors, or only those of a full disk or quota, into `EnvironmentLacks`.
 
-    The message names the work of the block, which is `doing`, such as "writing notes.txt".
+    `doing` names the block's work in the message, such as "writing notes.txt".
     """
     try:
         yield
@@ -200,7 +193,7 @@ def disk_errors(doing: str, *, only_full: bool = False) -> Iterator[None]:
 
 
 def explained(error: OSError) -> str:
-    """Say in words why a file cannot be written."""
+    """Return why a file cannot be written, and the way out."""
     if error.errno == errno.EEXIST and error.filename:
         return f"{printable(error.filename)} is something else; rename or remove it"
     reason = f"{darwin.reason(error)}; choose another directory, or make it writable"
@@ -210,10 +203,10 @@ def explained(error: OSError) -> str:
 def append_lines(
     path: Path, lines: bytes, *, synced: bool = False, below: Path | None = None
 ) -> None:
-    """Append whole lines to a file; an unfinished last line of a killed process is removed first.
+    """Append whole lines to a file, in place of the unfinished last line of a killed process.
 
-    The file is created if it does not exist; `synced` lines are flushed to the disk. No link is
-    followed below the folder `below`, or else for the file itself.
+    A missing file is created; `synced` lines are flushed to the disk. No link is followed below the
+    folder `below`, or for the file itself.
 
     Raises:
         EnvironmentLacks: the system refuses; none of the lines is written.
@@ -231,7 +224,6 @@ def append_lines(
 
 
 def _end_of_lines(descriptor: int) -> int:
-    """Return the offset behind the last whole line of a file."""
     end = os.fstat(descriptor).st_size
     while end:
         begin = max(end - _TAIL_BYTES, 0)
@@ -242,10 +234,10 @@ def _end_of_lines(descriptor: int) -> int:
 
 
 def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None:
-    """Append bytes to a file that is open with O_APPEND: all of them, or none if it raises OSError.
+    """Append bytes to a file that is open with O_APPEND: all, or none with an OSError.
 
-    The write is unbuffered: a buffer would write its rest again when it is closed after an error.
-    No other process may append meanwhile.
+    The write is unbuffered: a buffer would write its rest when it is closed after an error. No
+    other process may append meanwhile.
     """
     end = os.fstat(descriptor).st_size
     try:
@@ -260,10 +252,10 @@ def append_all(descriptor: int, content: bytes, *, synced: bool = False) -> None
 
 
 def read_lines(path: Path, begin: int, most: int) -> bytes:
-    """Return whole lines of a file that others append to, from the offset of a line on.
+    """Return whole lines of a growing file, from the offset of a line on.
 
-    It waits for an append that is in progress, so no returned line is removed later. The line that
-    crosses `most` bytes is read to its end.
+    It waits for an append in progress, so no returned line is removed later. The line that crosses
+    `most` bytes is read to its end.
 
     Raises:
         OSError: the file cannot be read; FileNotFoundError if it does not exist.

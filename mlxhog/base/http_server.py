@@ -1,4 +1,4 @@
-"""HTTP servers on this machine: their address, and which requests they answer."""
+"""HTTP servers on this machine: addresses, and protection against foreign web pages."""
 
 import asyncio
 import errno
@@ -14,22 +14,21 @@ from mlxhog.base.processes import NO_DESCRIPTORS, descriptors_text
 from mlxhog.base.quantities import split_host
 from mlxhog.errors import ConfigError, EnvironmentLacks
 
-OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Names of this machine in a Host header."""
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})  # names of this machine in a Host header
 
 
 class ForeignRequest(Exception):
-    """A browser sent this request for a web page of another site; its answer has the `status`."""
+    """A request of another site's web page; its answer has the `status`."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
 
-def say_once_where_connections_wait() -> None:
-    """Make the running event loop report in one line that it can accept no more connections.
+def report_full_descriptors_once() -> None:
+    """Report once, in a line, that the running event loop can accept no more connections.
 
-    asyncio itself prints a traceback for each waiting connection, a thousand times a second.
+    asyncio prints a traceback for each waiting connection, a thousand times a second.
     """
     has_said = False
 
@@ -51,7 +50,7 @@ def say_once_where_connections_wait() -> None:
 def check_names(
     headers: Mapping[bytes, bytes], names: frozenset[str] | None, origins: Collection[str] = ()
 ) -> None:
-    """Raise ForeignRequest for a foreign Host or Origin, which web pages of other sites send.
+    """Raise ForeignRequest for a Host or Origin of another site's web page.
 
     Args:
         headers: headers of the request, names in lower case.
@@ -71,7 +70,7 @@ def check_names(
 
 
 def is_own(host: str) -> bool:
-    """Return whether an address can be reached only from this machine."""
+    """Return whether only this machine can reach an address."""
     return all(
         ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback
         for *_, address in _addresses(host, 0)
@@ -114,7 +113,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def _addresses(host: str, port: int) -> list[tuple[Any, ...]]:
-    """Return the result of `socket.getaddrinfo`, which reads some odd names as an address."""
+    """Return `socket.getaddrinfo` of a plausible name; it reads some odd ones as addresses."""
     try:
         if not re.fullmatch(r"[\w.:-]+(%[\w.-]+)?", host, re.ASCII):  # fe80::1%en0 names a link
             raise OSError

@@ -1,7 +1,7 @@
-"""Writing inside a folder that a stranger may have made: below it, no link is followed.
+"""Write inside a folder that a stranger may have made, without following links below it.
 
-An archive keeps links. If `samples.txt` of a run were one to a file of the user, a resumed run
-would append to that file; if `checkpoints` were one, it would delete folders there. So whatever
+An archive keeps links. If `samples.txt` of a run were a link to a file of the user, a resumed run
+would append to that file; if `checkpoints` were one, it would delete folders there. So code that
 appends, truncates, locks, replaces or deletes below a run, study, comparison or cache
 
     refuses the folder at the start, if a link leads out of it: `refuse_links`, by `locks.lock`
@@ -24,11 +24,11 @@ from mlxhog.errors import MlxhogError
 
 _WRITES = os.O_WRONLY | os.O_RDWR
 _APPENDED = ("lock", ".jsonl", ".log", ".txt")
-"""Ends of the names of files that are written in place, where a second name sees the change."""
+"""Ends of the names of files that are written in place, visible under a second name."""
 
 
 def inside(folder: Path) -> Callable[[str, int], int]:
-    """Return an opener, for `open(..., opener=inside(folder))`, of regular files below a folder.
+    """Return an opener of regular files below a folder, for `open(..., opener=inside(folder))`.
 
     It raises OSError: ELOOP if the file or a folder on the way to it is a link, EMLINK if it would
     write to a file with a second name, and those of `reading.regular`.
@@ -60,7 +60,7 @@ def inside(folder: Path) -> Callable[[str, int], int]:
 
 
 def subfolder(folder: Path, name: str) -> Path:
-    """Return a folder in another one, made if it is missing; OSError if it is a link."""
+    """Create a folder in another one, unless it exists, and return it; OSError for a link."""
     path = folder / name
     if path.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -71,9 +71,9 @@ def subfolder(folder: Path, name: str) -> Path:
 def refuse_links(folder: Path, refusal: Callable[[str], MlxhogError]) -> None:
     """Raise the error of `refusal` if writing in a folder could change files elsewhere.
 
-    A link is fine that leads inside, as those to checkpoints do, unless it has the name of a file
-    that is written in place, which is refused a second name by a hard link, too. The argument of
-    `refusal` is the end of a sentence about the folder, with the link and a way out.
+    A link may lead inside, as links to checkpoints do, unless it has the name of a file that is
+    written in place, which may have no hard link, either. The argument of `refusal` is the end of a
+    sentence about the folder, with the link and a way out.
     """
     root = folder.resolve()
     for parent, folders, files in os.walk(folder):

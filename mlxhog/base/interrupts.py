@@ -1,8 +1,7 @@
 """Count the signals that ask a command to end, so that a loop can finish its step.
 
-Before such a loop runs, and in commands without one, each of the signals raises KeyboardInterrupt.
-When a command has its result, the signals are ignored. A loop in a daemon thread also ends at the
-end of the interpreter.
+Before such a loop, and in commands without one, each signal raises KeyboardInterrupt. When a
+command has its result, signals are ignored. Loops in daemon threads end with the interpreter, too.
 """
 
 import os
@@ -20,9 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
 """Ctrl-C, the stop of a service manager, a closed terminal, and warnings."""
 
 LEAVING_S = 10.0  # how long the interpreter's end waits for loops in daemon threads
-
 TOGETHER_S = 0.5  # outside of loops, signals closer than this count as one
-
 _raised = 0  # signals of this process that raised a KeyboardInterrupt
 _raised_s = -TOGETHER_S  # time of the last one
 _answers = True
@@ -32,11 +29,10 @@ _only_in_loop = False
 class Interrupts:
     """Counts signals while its block runs; they do not end the process meanwhile.
 
-    Outside the main thread Python cannot handle signals, so the count stays 0 there. If SIGHUP is
-    ignored, as under `nohup`, it stays ignored; so does a warning, which a handler of the caller's
-    keeps, too. A warning counts only as the first signal. Signals before the block whose
-    KeyboardInterrupt was caught and dropped count; `received` is the count without the effect of
-    `end`.
+    Outside the main thread Python handles no signals, so the count stays 0. An ignored SIGHUP, as
+    under `nohup`, and a warning that is ignored or has the caller's handler stay so. A warning
+    counts only as the first signal. Signals before the block count if their KeyboardInterrupt was
+    dropped; `received` is the count without `end`.
     """
 
     def __init__(self) -> None:
@@ -52,11 +48,10 @@ class Interrupts:
         self.received += 1
 
     def end(self) -> None:
-        """Ask the loop to end, as one signal does; further calls change nothing."""
+        """Ask the loop to end, as one signal does; no effect when repeated."""
         self.count = max(self.count, 1)
 
     def __enter__(self) -> Self:
-        """Start counting."""
         self._thread = threading.current_thread()
         _open.add(self)
         if self._thread is threading.main_thread():
@@ -68,7 +63,6 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the previous signal handlers."""
         global _answers
         if _only_in_loop:
             _answers = False  # first: between this line and the next no signal may raise
@@ -78,7 +72,6 @@ class Interrupts:
         self._over.set()
 
     def _wait(self, until_s: float) -> None:
-        """Wait until the block has ended, and a moment for its thread to end."""
         thread, rest_s = self._thread, until_s - monotonic()
         if thread is not None and thread is not threading.current_thread():
             if self._over.wait(rest_s):
@@ -92,8 +85,8 @@ os.register_at_fork(after_in_child=_open.clear)  # their threads do not exist in
 def end_all() -> None:
     """End every loop at once, as two signals do, and wait for them; called at interpreter exit.
 
-    If the interpreter's end stops a thread in native code, the process aborts. Nothing is saved:
-    saving needs new threads, and they cannot be started any more.
+    A thread stopped in native code would abort the process. Nothing is saved: that needs new
+    threads, which cannot be started any more.
     """
     loops, until_s = list(_open), monotonic() + LEAVING_S
     for loop in loops:
@@ -103,10 +96,7 @@ def end_all() -> None:
 
 
 def answer_in_loop_only() -> None:
-    """After the next loop, ignore the signals: the command then has its result.
-
-    The rest of the command is short, and its output has to be complete.
-    """
+    """Ignore the signals after the next loop, so that the command completes its output."""
     global _only_in_loop
     _only_in_loop = True
 
@@ -125,10 +115,7 @@ def raise_keyboard_interrupt() -> None:
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt, but once for signals at the same time, as from a service manager.
-
-    A second one would interrupt the code that handles the first.
-    """
+    """Raise KeyboardInterrupt, but once for simultaneous signals, as from a service manager."""
     global _raised, _raised_s
     if signum in WARNINGS and _raised:
         return
@@ -138,7 +125,7 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 def _handled(number: signal.Signals) -> bool:
-    """Whether a signal is to be handled, and not left as the caller has it."""
+    """Whether to handle a signal in place of the caller."""
     handler = signal.getsignal(number)
     is_ours = handler is _raise or isinstance(getattr(handler, "__self__", None), Interrupts)
     if number in WARNINGS:

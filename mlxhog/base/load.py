@@ -1,4 +1,4 @@
-"""Load of other programs on this machine, which decides whether timings can be trusted.
+"""Load of other programs on this machine: whether timings can be trusted.
 
 The system counts the busy seconds of all processors, and those of every process. The difference
 between the first and those of this process and its descendants is the work of other programs.
@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 import psutil
 
-BUSY_PART = 0.25
-"""Share of all processors; if other programs use more, measured times cannot be trusted."""
+BUSY_SHARE = 0.25  # of all processors; above it timings cannot be trusted
 
 
 @dataclass(frozen=True)
 class Load:
-    """Number of this machine's processors that other programs used."""
+    """Processors of this machine that other programs used."""
 
     others: float  # processors that other programs used, on average
     processors: int  # of the machine
@@ -25,11 +24,10 @@ class Load:
 
     @property
     def busy(self) -> bool:
-        """Whether measured times cannot be trusted."""
-        return self.others > BUSY_PART * self.processors
+        """Whether timings cannot be trusted."""
+        return self.others > BUSY_SHARE * self.processors
 
     def __str__(self) -> str:
-        """Say that a result is inconclusive, and the reason."""
         return (
             f"inconclusive: busy machine (load average {self.average:.1f} on {self.processors} "
             f"processor{'s' * (self.processors > 1)})"
@@ -37,14 +35,14 @@ class Load:
 
 
 class LoadWatch:
-    """Measures the processors that other programs use, from its creation on."""
+    """Measures the load of other programs from its creation on."""
 
     def __init__(self) -> None:
         self._average, self._began_s = os.getloadavg()[0], time.monotonic()
         self._busy_s, self._own_s = _busy_s(), _own_s()
 
     def look(self) -> Load:
-        """The load since the creation of this object."""
+        """Return the load since the creation of this object."""
         processors, average = os.cpu_count() or 1, os.getloadavg()[0]
         spent_s = max(time.monotonic() - self._began_s, 1e-9)
         ticks_s = (1 + processors) / os.sysconf("SC_CLK_TCK")  # each counter is off by one at most
@@ -60,10 +58,7 @@ def _busy_s() -> float:
 
 
 def _own_s() -> float:
-    """Processor seconds of this process and its living descendants, with their reaped children.
-
-    macOS does not say those of the reaped children of another process.
-    """
+    """Processor seconds of this process and its descendants; on macOS without their dead ones."""
     own, gone = psutil.Process(), os.times()
     spent_s = gone.children_user + gone.children_system
     for process in (own, *own.children(recursive=True)):

@@ -1,20 +1,20 @@
-"""Locks of files and folders, which free themselves when their holder dies.
+"""Locks of files and folders, released when their holder dies.
 
-A lock is the kernel's, on an open file (flock), or on its stand-in on the local disk where the disk
-of the file has none. Neither need reach other machines that use the same disk: NFS, Lustre and
-FUSE may keep flock to one machine. So the holder of a folder also leaves a record there, made by
-O_EXCL, which is atomic on every disk, and touches it every `BEAT_S`:
+A lock is the kernel's, on an open file (flock), or on its stand-in on the local disk where the
+file's disk has no locks. Neither need reach other machines on the same disk: NFS, Lustre and FUSE
+may keep flock to one machine. So the holder of a folder also writes a record there, created by
+O_EXCL, which is atomic on every disk, and touches it every `HEARTBEAT_S`:
 
     FOLDER/lock          empty; its lock is the kernel's
-    FOLDER/holder.json   pid, host and boot of the holder; absent while nobody holds the folder
+    FOLDER/holder.json   pid, host and boot of the holder; absent while the folder is free
 
-Who gets the kernel's lock reads the record before anything else:
+A process that gets the kernel's lock first reads the record:
 
     the same host and boot   the holder is dead, for it has lost the kernel's lock. On a disk
                              without locks it may be of another user: it lives while its pid does
     the same host, rebooted  the holder is dead
-    another host             the holder lives if it touched its record within `DEAD_S`; the age is
-                             by the clock of the disk, so clocks of machines may differ
+    another host             the holder lives if it touched its record within the heartbeat timeout,
+                             by the clock of the disk, since clocks of machines may differ
 """
 
 import contextlib
@@ -34,8 +34,8 @@ from mlxhog.base.disk import disk_of, stand_in
 from mlxhog.base.inside import inside, refuse_links
 from mlxhog.errors import EnvironmentLacks, MlxhogError
 
-BEAT_S = 5.0
-DEAD_S = 60.0
+HEARTBEAT_S = 5.0
+HEARTBEAT_TIMEOUT_S = 60.0
 PATIENCE_S = 0.2
 """How long `lock` waits: `holder` of another process has the lock for some microseconds."""
 
@@ -80,7 +80,7 @@ def lock_file(file: IO[Any], path: Path, kind: int) -> IO[Any]:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a folder, and its machine."""
+    """A process that holds a folder, and its machine."""
 
     pid: int = 0  # 0 is unknown
     host: str = ""
@@ -88,11 +88,10 @@ class Holder:
 
     @property
     def elsewhere(self) -> str:
-        """The name of its host, if that is not this host's; else ""."""
+        """The name of its host if that is another one, else ""."""
         return "" if self.host == host() else self.host
 
     def __str__(self) -> str:
-        """Name the process, and its host if that is another one."""
         place = f" on {self.elsewhere}" if self.elsewhere else ""
         return f"process {self.pid or 'unknown'}{place}"
 
@@ -104,7 +103,7 @@ def host() -> str:
 
 @cache
 def boot_id() -> str:
-    """Return what is another text after every start of this machine; "" if the system has none."""
+    """Return an id of this machine's present boot; "" if the system has none."""
     if uuid := darwin.sysctl_text("kern.bootsessionuuid"):
         return uuid
     with contextlib.suppress(OSError):
@@ -116,8 +115,8 @@ def boot_id() -> str:
 def lock(folder: Path, refusal: Callable[[str], MlxhogError]) -> Iterator[None]:
     """Hold the lock of a folder in the block.
 
-    `refusal` makes the error for a folder that another process holds, that cannot be opened, or
-    has links out of it, of the end of a sentence, "is in use by process 7; wait for it, ...".
+    `refusal` makes the error for a folder that another process holds, that cannot be opened or has
+    links out of it, from the end of a sentence: "is in use by process 7; wait for it, ...".
     """
     refuse_links(folder, refusal)
     try:
@@ -168,15 +167,16 @@ def is_locked(folder: Path) -> bool:
 def require_held(folder: Path) -> None:
     """Raise EnvironmentLacks if this process held a folder, and another machine has taken it.
 
-    That happens if this machine gives no sign of life for `DEAD_S`: it sleeps, or its network is
-    cut off.
+    That happens after `HEARTBEAT_TIMEOUT_S` without a heartbeat: this machine sleeps, or its
+    network is cut off.
     """
     own = _held.get(os.path.realpath(folder))
     other = _read(folder)
     if own is not None and other is not None and other != own:
         raise EnvironmentLacks(
-            f"{folder} now belongs to {other}: this process gave no sign of life for {DEAD_S:g} s "
-            "(did its machine sleep?), so it writes no more there; stop one of the two"
+            f"{folder} now belongs to {other}: this process had no heartbeat for "
+            f"{HEARTBEAT_TIMEOUT_S:g} s (did its machine sleep?), so it writes no more there; stop "
+            "one of the two"
         )
 
 
@@ -184,7 +184,7 @@ _held: dict[str, Holder] = {}  # by real paths of the folders that this process 
 
 
 def _try(file: IO[Any], path: Path, kind: int, patience_s: float) -> IO[Any] | None:
-    """Do as `lock_file`, without waiting longer; None if another process holds it."""
+    """Lock as `lock_file`, or return None if another process holds the lock for so long."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -201,8 +201,8 @@ def _in_use(by: Holder) -> str:
 
 
 def if_dead(by: Holder) -> str:
-    """Return the way out if the holder's host may have died, for the end of a message; or ""."""
-    return by.elsewhere and f", try again in {DEAD_S:g} s if {by.elsewhere} has died"
+    """Return the end of a message for the case that the holder's host has died; or ""."""
+    return by.elsewhere and f", try again in {HEARTBEAT_TIMEOUT_S:g} s if {by.elsewhere} has died"
 
 
 # -- the record ------------------------------------------------------------------------------------
@@ -211,7 +211,6 @@ def if_dead(by: Holder) -> str:
 def _claim(
     folder: Path, refusal: Callable[[str], MlxhogError], *, is_certain: bool
 ) -> tuple[Holder, int]:
-    """Make the record of this process, and return it with its descriptor."""
     own = Holder(os.getpid(), host(), boot_id())
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     while True:
@@ -234,11 +233,10 @@ def _claim(
 
 @contextlib.contextmanager
 def _kept(folder: Path, own: Holder, record: int) -> Iterator[None]:
-    """Touch a record during the block, then remove it."""
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(BEAT_S):
+        while not over.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
                 os.utime(record)
 
@@ -267,9 +265,9 @@ def _read(folder: Path) -> Holder | None:
 
 
 def _living(folder: Path, *, is_certain: bool) -> Holder | None:
-    """Return the holder in a folder's record unless it is dead; the kernel's lock is free.
+    """Return the living holder in a folder's record, where the kernel's lock is free.
 
-    `is_certain` says that this lock was the file's own, not that of its stand-in.
+    `is_certain` says that this lock was the file's own, not its stand-in's.
     """
     one = _read(folder) or Holder()  # opening it makes NFS ask for its time anew
     try:
@@ -282,7 +280,7 @@ def _living(folder: Path, *, is_certain: bool) -> Holder | None:
                 return None
         elif is_certain or not _exists(one.pid):
             return None
-    return one if _disk_time_s(folder) - touched_s <= DEAD_S else None
+    return one if _disk_time_s(folder) - touched_s <= HEARTBEAT_TIMEOUT_S else None
 
 
 def _exists(pid: int) -> bool:
@@ -296,7 +294,7 @@ def _exists(pid: int) -> bool:
 
 
 def _disk_time_s(folder: Path) -> float:
-    """Return the time of the machine that has the disk; of this one if it cannot be asked."""
+    """Return the disk's time, or this machine's if it is unknown."""
     try:
         with tempfile.NamedTemporaryFile(prefix=".time-", dir=folder) as file:
             return os.fstat(file.fileno()).st_mtime

@@ -1,4 +1,4 @@
-"""The properties of this machine on which the choice of workers depends."""
+"""Properties of this machine that decide which workers can run on it."""
 
 import importlib.util
 import platform
@@ -13,7 +13,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """The properties of a machine that decide which workers can run on it."""
+    """System, processor, memory and frameworks of a machine."""
 
     system: str  # "linux", "macos", or another system's own name
     architecture: str  # "x86_64", "arm64" or "aarch64"
@@ -26,12 +26,12 @@ class Machine:
 
     @property
     def apple_gpu(self) -> bool:
-        """Whether this is macOS on Apple silicon, which Metal and MPS workers need."""
+        """Whether this is macOS on Apple silicon, as Metal and MPS need."""
         return self.system == "macos" and self.architecture == "arm64"
 
     @property
     def name(self) -> str:
-        """System and architecture in words."""
+        """System and architecture, for people."""
         return f"{self.system} {self.architecture}"
 
 
@@ -53,7 +53,7 @@ def here() -> Machine:
 
 
 def chip_name() -> str:
-    """Marketing name of the processor, on every system; "" if the system does not say."""
+    """Return the marketing name of the processor; "" if the system does not say."""
     if sys.platform == "darwin":
         return darwin.sysctl_text("machdep.cpu.brand_string")
     try:

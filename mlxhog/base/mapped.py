@@ -1,13 +1,12 @@
-"""A file mapped into memory, and arrays that view it: read without a second copy.
+"""Files mapped into memory, and arrays that view them without a second copy.
 
-A file on a disk that cannot map it is read into memory as a whole.
-
-A view takes no memory until it is read. `in_memory`, `chunks` and `copy` read its data from the
-file, not through the mapping: loading a model of N bytes takes little more than N bytes of memory.
+A file on a disk that cannot map it is read as a whole. A view takes no memory until it is read.
+`in_memory`, `chunks` and `copy` read its data from the file, not through the mapping, so loading a
+model of N bytes takes little more than N bytes of memory.
 
 Concurrency: a mapping stays valid when its file is removed or replaced by a rename. If a program
-shortens the file in place, these three raise an error. An element of the view itself would be a bus
-error, which ends a process without a word; so nothing that lasts may hold a view.
+shortens the file in place, these three functions raise an error, but an element of the view is a
+bus error, which ends the process; so nothing that lasts may hold a view.
 """
 
 import errno
@@ -31,15 +30,14 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float16), BFLOAT16)
 """The types that parameters may have."""
 
 _EXPONENT = {np.dtype(np.float16): np.uint16(0x7C00), BFLOAT16: np.uint16(0x7F80)}
-"""Bits of the exponent; only NaN and the infinities have all of them set."""
+"""Bits of the exponent, all set in NaN and infinities only."""
 
 CHUNK_BYTES = 1 << 22  # bytes that are read or converted at a time
-
 _MAX_DIMENSIONS = 32  # NumPy 2 has 64, PyTorch's conversion and older ones 32
 
 
 class _Mapping(mmap.mmap):
-    """A mapping of a file, with a descriptor of the file of its own."""
+    """A mapping of a file with its own descriptor."""
 
     def __init__(self, descriptor: int, *_: Any, **__: Any) -> None:
         self.descriptor = os.dup(descriptor)
@@ -87,12 +85,12 @@ def _read(descriptor: int, first: int, n_bytes: int) -> NDArray[np.uint8]:
 
 
 def is_mapped(view: NDArray[Any]) -> bool:
-    """Whether an array views a mapping of `map_file`, and not a copy in memory."""
+    """Whether an array views a mapping of `map_file`."""
     return _mapping(view) is not None
 
 
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
-    """Whether NumPy can make an array of a shape; it cannot for some empty ones, as (0, 2^62)."""
+    """Whether NumPy can create an array of a shape, unlike some empty ones, as (0, 2^62)."""
     n_bytes = math.prod(max(size, 1) for size in shape) * dtype.itemsize
     return len(shape) <= _MAX_DIMENSIONS and n_bytes <= np.iinfo(np.intp).max
 
@@ -113,7 +111,7 @@ def copy(source: NDArray[Any], out: NDArray[Any]) -> bool:
 
 
 def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Yield the elements of an array in C order, in flat pieces of at most `CHUNK_BYTES`.
+    """Yield the elements of an array in C order, in flat chunks of at most `CHUNK_BYTES`.
 
     Those of a mapped file are copies; a CheckpointError says that it has been shortened.
     """
@@ -126,7 +124,7 @@ def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def in_memory(view: NDArray[Any]) -> NDArray[Any]:
-    """Return an array that needs no mapped file: the same array, or what a view has in its file.
+    """Return an array without a mapped file: the array itself, or a copy of a view.
 
     Raises:
         CheckpointError: the file has been shortened since it was mapped.
@@ -147,7 +145,7 @@ def in_memory(view: NDArray[Any]) -> NDArray[Any]:
 
 
 def is_finite(source: NDArray[Any]) -> bool:
-    """Whether an array of floats holds neither NaN nor an infinity; others are always finite."""
+    """Whether an array has neither NaN nor an infinity."""
     return all(_finite(chunk) for chunk in chunks(source))
 
 

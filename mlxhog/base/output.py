@@ -1,10 +1,9 @@
-"""Standard streams that never make the work wait, and outlast their readers.
+"""Standard streams that never block the work, and outlast their readers.
 
 A terminal may take no text for hours (Ctrl-S, a stuck ssh), the reader of a pipe may sleep or exit,
 a disk may be full, and a host program may have no standard streams, or objects with `write` alone.
-None of that may end or delay the work. So text for a file descriptor is written by a thread, in
-order for all streams of one file; text for another object is written at once, in the caller's
-thread, because consoles inside a program often belong to one thread.
+So a thread writes the text of a file descriptor, in order for all streams of one file. Text for
+another object is written at once by the caller, since consoles often belong to one thread.
 """
 
 import errno
@@ -20,23 +19,17 @@ from contextlib import suppress
 from functools import cache, partial
 from typing import Any, TextIO, cast
 
-PATIENCE_S = 5.0
-"""The end of a command waits this long for a reader that takes nothing."""
-
-MAX_PENDING_BYTES = 1 << 20
-"""Messages for a reader that takes nothing; later ones are only counted."""
-
-BEHIND_BYTES = 1 << 13
-"""With more bytes pending no picture is drawn: the next one is newer."""
-
+PATIENCE_S = 5.0  # the end of a command waits this long for a reader that takes nothing
+MAX_PENDING_BYTES = 1 << 20  # messages for a reader that takes nothing; later ones are only counted
+BEHIND_BYTES = 1 << 13  # with more bytes pending no picture is drawn: the next one is newer
 _HELD_BYTES = 1 << 16  # pending bytes above which a stream that `ends` waits for its reader
 
+# Environment variables of notebooks, whose `!` has a pseudo-terminal, and of build servers.
 NO_SCREEN = ("JPY_PARENT_PID", "COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "CI")
-"""Environment variables of notebooks, whose `!` has a pseudo-terminal, and of build servers."""
 
 
 class StreamOver:
-    """A text stream over another one, which does all that this one does not."""
+    """A text stream that delegates to another one what it does not define."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -47,25 +40,23 @@ class StreamOver:
             cast(TextIO, self).write(line)
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the stream below."""
         return getattr(self._stream, name)
 
 
 class OutputLost(Exception):
-    """Standard output cannot be written any more; the cause is the system's error."""
+    """Standard output failed; the cause is the system's error."""
 
 
 class LastingStream(StreamOver):
-    """A text stream that never blocks its writer, and drops its text once a write fails.
+    """A text stream that never blocks its writer, and drops text after a failed write.
 
-    The stream below may be None, closed, or an object with `write` alone. `failure` is the error of
-    the write that failed.
+    `failure` is the error of the failed write.
 
     Args:
-        stream: the stream below.
-        ends: the output is the only result of a command. Writing then waits for the reader, as with
-            any stream, and a failure raises `OutputLost`.
-        max_bytes: most bytes that wait for the reader; lines beyond them are left out.
+        stream: the stream below; None, closed, or an object with `write` alone, too.
+        ends: the output is a command's only result. Writing then waits for the reader, and a
+            failure raises `OutputLost`.
+        max_bytes: bytes that may wait for the reader; lines beyond them are left out.
 
     Concurrency: any thread may write; streams of one file keep their common order.
     """
@@ -84,16 +75,16 @@ class LastingStream(StreamOver):
 
     @property
     def encoding(self) -> str:
-        """The encoding of the stream below; UTF-8 if it does not say."""
+        """The encoding of the stream below, or UTF-8."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     @property
     def is_behind(self) -> bool:
-        """Whether the reader takes less than is written, so that a picture would be late."""
+        """Whether the reader is too slow for a picture."""
         return self._queue is not None and self._queue.n_bytes > BEHIND_BYTES
 
     def isatty(self) -> bool:
-        """Whether the stream below says that it is a terminal."""
+        """Whether the stream below is a terminal."""
         try:
             return bool(cast(Any, self._stream).isatty())
         except Exception:  # it has no such method, or is closed
@@ -118,11 +109,11 @@ class LastingStream(StreamOver):
         self._raise_if_lost()
 
     def drain(self, patience_s: float | None = PATIENCE_S) -> bool:
-        """Wait until all text is written, or the reader has taken nothing for so many seconds."""
+        """Wait until all text is written, or the reader takes nothing for so many seconds."""
         return self._queue is None or self._queue.drain(patience_s)
 
     def end(self, patience_s: float | None) -> None:
-        """Drain; text that nothing reads is lost, except on a terminal that a person has paused."""
+        """Drain; unread text is lost, except on a paused terminal."""
         if self._queue is None:
             self.flush()
         elif not self._queue.drain(patience_s) and not self.isatty():
@@ -151,7 +142,7 @@ class LastingStream(StreamOver):
         self._wait(_HELD_BYTES, text.encode(self.encoding, errors))
 
     def _wait(self, n_bytes: int, text: bytes = b"") -> None:
-        """Put a text; wait for the reader if more bytes are pending, and the stream `ends`."""
+        """Put a text; if the stream `ends` and more bytes are pending, wait for the reader."""
         assert self._queue is not None
         try:
             if text:
@@ -164,7 +155,7 @@ class LastingStream(StreamOver):
 
 
 class _Queue:
-    """Texts for one file, and the thread that writes them; it lives while there are some."""
+    """Texts for one file, and the thread that writes them while there are some."""
 
     def __init__(self) -> None:
         self.n_bytes = 0  # pending
@@ -190,7 +181,7 @@ class _Queue:
             self._write()
 
     def drain(self, patience_s: float | None) -> bool:
-        """Wait as `LastingStream.drain`; not again after as long a wait in vain."""
+        """Wait as `LastingStream.drain`, but not again after as long a wait in vain."""
         with self._changed:
             while self._texts:
                 seen = self._n_writes
@@ -208,10 +199,7 @@ class _Queue:
         return self._writer is not None and self._writer.is_alive()
 
     def _write(self) -> None:
-        """Write texts until none is left, unless another thread does.
-
-        An interrupt in `put` may leave a thread that has not begun yet, so that there are two.
-        """
+        """Write all texts, unless another thread does, as after an interrupt in `put`."""
         with self._changed:
             if self._has_writer():
                 return
@@ -225,7 +213,7 @@ class _Queue:
                     self._writer = None
 
     def _write_some(self) -> bool:
-        """Write as much of the first text as the file takes; returns False if there is none."""
+        """Write as much of the first text as the file takes; return False if there is none."""
         with self._changed:
             if not self._texts:
                 self._writer = None
@@ -262,7 +250,7 @@ def _queue_of(descriptor: int) -> _Queue:
 
 
 def _descriptor(stream: object) -> int | None:
-    """Return the file to which a stream writes its text as it is; None if there is none."""
+    """Return the file to which a stream writes its text unchanged; None if there is none."""
     if not isinstance(stream, io.TextIOWrapper) or type(stream).write is not io.TextIOWrapper.write:
         return None
     try:
@@ -274,7 +262,7 @@ def _descriptor(stream: object) -> int | None:
 
 
 def lasting(stream: object) -> LastingStream:
-    """Return a stream for messages over a text stream, maybe one that cleans text, or over None."""
+    """Return a stream for messages over a text stream or None."""
     below = stream
     while isinstance(below, StreamOver) and not isinstance(below, LastingStream):
         below = below._stream
@@ -284,10 +272,7 @@ def lasting(stream: object) -> LastingStream:
 
 
 def may_redraw(stream: object, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a picture can be redrawn: on a terminal that somebody looks at.
-
-    `NO_COLOR` removes only the colors of a picture; rich reads it.
-    """
+    """Whether a picture can be redrawn: on a terminal that somebody looks at."""
     if environ.get("TERM", "").lower() in ("dumb", "unknown"):
         return False
     if any(environ.get(name, "").lower() not in ("", "0", "false") for name in NO_SCREEN):

@@ -1,4 +1,4 @@
-"""Paths as users write them."""
+"""Paths in the notation of users and shells."""
 
 import os
 import shlex
@@ -9,7 +9,7 @@ from mlxhog.errors import ConfigError, shown
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path in which `~` or `~NAME` at the start is the home of this user or of another.
+    """Return a path with a leading `~` or `~NAME` replaced by that user's home.
 
     Raises:
         ConfigError: the system does not know that user, or has no home for this user.
@@ -26,7 +26,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def path_from_here(path: Path) -> Path:
-    """A path as a user types it here: relative if it lies below the current folder."""
+    """Return a path relative to the current folder if it is below it."""
     try:
         here = Path.cwd()
     except FileNotFoundError:  # it was removed
@@ -35,7 +35,7 @@ def path_from_here(path: Path) -> Path:
 
 
 def printable(path: str | Path) -> str:
-    r"""Return a path for a message: bytes that are not UTF-8 become escapes.
+    r"""Return a path for a message, with escapes for bytes that are not UTF-8.
 
     >>> print(printable("caf\udce9.txt"))
     caf\xe9.txt
@@ -44,7 +44,7 @@ def printable(path: str | Path) -> str:
 
 
 def quoted(path: str | Path) -> str:
-    r"""Return a path as a user types it in a shell, also if it is not printable.
+    r"""Return a path quoted for a shell, printable or not.
 
     >>> quoted("my notes/a.txt")
     "'my notes/a.txt'"
@@ -54,20 +54,20 @@ def quoted(path: str | Path) -> str:
     text = str(path)
     if text.isprintable():
         return shlex.quote(text)
-    spelt = (
+    escaped = (
         chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}"
         for byte in os.fsencode(text)
     )
-    return f"$'{''.join(spelt)}'"
+    return f"$'{''.join(escaped)}'"
 
 
-def words(data: object) -> str:
-    """Return the texts that an option `data`, or its list in YAML, names, as in a shell."""
+def quoted_paths(data: object) -> str:
+    """Return the paths of an option `data`, or of its list in YAML, quoted for a shell."""
     return " ".join(map(quoted, data if isinstance(data, list) else str(data).split("\n")))
 
 
 def names_in_common_folder(paths: Iterable[str]) -> dict[str, str]:
-    """Return each path with its part below the folder of all; what is no full path stays.
+    """Return each absolute path relative to their common folder; other paths stay.
 
     >>> names_in_common_folder(["/a/b/README.md", "/a/c/README.md", "sotu"])
     {'/a/b/README.md': 'b/README.md', '/a/c/README.md': 'c/README.md', 'sotu': 'sotu'}

@@ -1,7 +1,6 @@
-"""Writing JSON of NumPy scalars, paths and numbers that are not finite; reading JSON with limits.
+"""Write JSON of NumPy values, paths and non-finite numbers; read JSON within limits.
 
-Reading any file ends soon, with a value or a ValueError; the limits stand in
-`mlxhog.base.reading`.
+Reading any file ends soon, with a value or a ValueError; `mlxhog.base.reading` has the limits.
 """
 
 import json
@@ -18,20 +17,19 @@ from mlxhog.errors import shown
 
 
 def dumps(value: object, *, indent: int | None = None) -> bytes:
-    """Return strict JSON in UTF-8: NaN and infinities become null, NumPy values plain ones.
+    """Return strict JSON in UTF-8, with null for NaN and infinities, and plain NumPy values.
 
     Raises:
-        TypeError: the value holds something that JSON has no form for.
+        TypeError: a part of the value has no form in JSON.
     """
     return json.dumps(_plain(value), indent=indent, allow_nan=False).encode()
 
 
 def loads(text: str | bytes, *, strict: bool = True) -> Any:
-    """Return the value that a JSON text spells.
+    """Return the value of a JSON text.
 
-    Strict refuses what Python's `json.loads` accepts and other code cannot handle: NaN and
-    infinities, duplicate keys, numbers of hundreds of digits, deep nesting, lone surrogates. Not
-    strict, for large files of other programs, is Python's `json.loads`.
+    `strict` refuses NaN and infinities, duplicate keys, numbers of hundreds of digits, deep nesting
+    and lone surrogates. Otherwise, for large files of other programs, it is Python's `json.loads`.
 
     Raises:
         ValueError: the text is not such JSON, or is strict and longer than
@@ -55,12 +53,12 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
 
 
 def read(path: Path, *, strict: bool = True, most: int = reading.MAX_JSON_BYTES) -> Any:
-    """Return the value of a file, as `loads` does; ValueError above `most` bytes, too."""
+    """Return the value of a file as `loads`; ValueError also above `most` bytes."""
     return loads(reading.read_bytes(path, most), strict=strict)
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines; a last line without its end is left out.
+    """Yield the objects of a file of JSON lines, without an unfinished last line.
 
     Raises:
         OSError: the file cannot be read.

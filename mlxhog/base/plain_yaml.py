@@ -1,11 +1,9 @@
 """YAML with plain values only: null, true, false, numbers, text, lists and mappings.
 
-The text is a file, or assignments in one line as in `--set`.
-
-PyYAML's safe loader reads `no` as false, `010` as 8, `1:30` as 90 and a date as an object, and
-takes the last of two equal keys. Here these words are text, which an option converts to its type,
-and a key that occurs twice is an error. So are tags, anchors and aliases: with them a few hundred
-bytes can expand to gigabytes. `yaml.safe_dump` writes nothing that is read differently here.
+PyYAML's safe loader reads `no` as false, `010` as 8, `1:30` as 90 and a date as an object, and uses
+the last of two equal keys. Here these values are text, which an option converts to its type, and
+duplicate keys are errors. So are tags, anchors and aliases, by which a few hundred bytes can expand
+to gigabytes. `yaml.safe_dump` writes nothing that is read differently here.
 """
 
 import json
@@ -28,13 +26,13 @@ _FORMS = {
     "float": r"([-+]?[0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?"
     r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""Types of a word without quotes; every other word is text, also `1e-3`, as PyYAML has it."""
+"""Types of a scalar without quotes; every other one is text, also `1e-3`, as in PyYAML."""
 ASSIGNMENT = "NAME=VALUE, such as hidden_size=256"
 _COMMA = re.compile(r",(?=\s*(?:[\w.]+\s*=|$))")  # before the next name, or at the end
 
 
 class NotYaml(ValueError):
-    """A text is not YAML of plain values: the problem in words, and its line if it has one."""
+    """A text that is not YAML of plain values: the problem, and its line if it has one."""
 
     def __init__(self, problem: str, line: int | None = None) -> None:
         super().__init__(problem if line is None else f"line {line}: {problem}")
@@ -102,8 +100,8 @@ def entries(text: str) -> list[tuple[str, Any, int]] | None:
 def assignments(text: str | None) -> dict[str, Any]:
     """Return name -> value of a text such as `hidden_size=256, slstm_at=[1]`.
 
-    Commas outside of brackets separate assignments, which keep their order. A value is YAML: a
-    number, a word, true, null, a list. If a name occurs twice, its last value holds.
+    Commas outside of brackets separate assignments, which keep their order. Values are YAML. The
+    last of two equal names counts.
 
     Raises:
         ValueError: a part is not an assignment, or its value is not YAML.
@@ -125,7 +123,7 @@ def assignments(text: str | None) -> dict[str, Any]:
 
 
 def as_assignments(value: object) -> str:
-    """Return a text, a list of texts, or a mapping of values as one text that `assignments` reads.
+    """Return a text, a list of texts or a mapping as one text for `assignments`.
 
     Raises:
         ValueError: it has another type.
@@ -144,7 +142,6 @@ def as_assignments(value: object) -> str:
 
 @contextmanager
 def _reading(text: str) -> "Iterator[_Loader]":
-    """Give a loader whose every failure becomes `NotYaml`."""
     if len(text) > MAX_YAML_BYTES:
         raise NotYaml(f"more than {MAX_YAML_BYTES:,} bytes")
     try:
@@ -182,7 +179,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
-        """Compose a mapping; each of its keys is a word, and occurs once."""
+        """Compose a mapping whose keys are scalars that occur once."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
         for key, _ in node.value:

@@ -1,10 +1,9 @@
-"""The environment in which processes are spawned, and the first and last acts of a spawned process.
+"""Spawn processes in a safe environment; the start and the end of a spawned process.
 
-A spawned process ends with its parent: it begins to watch the parent before it imports its
-function. Its libraries use a limited number of threads. It imports nothing from the current
-directory, and not the caller's program, so a script without `if __name__ == "__main__"`, a program
-on standard input and a notebook can all train. One exit code marks errors that a restart would
-repeat.
+A spawned process ends with its parent: it watches the parent before it imports its function. Its
+libraries use a limited number of threads. It imports nothing from the current directory, and not
+the caller's program, so a script without `if __name__ == "__main__"`, a program on standard input
+and a notebook can all train. One exit code marks errors that a restart would repeat.
 """
 
 import errno
@@ -29,21 +28,20 @@ FAULTS = (
     TypeError, ValueError, AttributeError, NameError, LookupError, AssertionError, ArithmeticError,
     ImportError, NotImplementedError, RecursionError,
 )  # fmt: skip
-"""Errors of the program itself. A new process would repeat them, so the worker is not restarted.
+"""Errors of the program itself, which a restart would repeat.
 
-Other RuntimeErrors, OSError and MemoryError are not among them: frameworks and systems raise them
-for conditions that may be over at a restart, such as a lack of memory.
+Other RuntimeErrors, OSError and MemoryError may be over at a restart, such as a lack of memory.
 """
 
 FAULT_EXIT_CODE = 70  # of a process that ended by one of `FAULTS`; the same as EX_SOFTWARE
 
 _process_wide = threading.RLock()
-"""Held while the environment, `__main__` or the standard streams of this process are replaced."""
+"""Lock of the environment, `__main__` and the standard streams while they are replaced."""
 
 
 @contextmanager
 def spawning(threads: int | None = None) -> Iterator[None]:
-    """Give a safe environment to the processes that are spawned in this block.
+    """Spawn processes of this block in a safe environment.
 
     Args:
         threads: see `limits_of_threads`; None sets no limits.
@@ -79,7 +77,7 @@ def spawning(threads: int | None = None) -> Iterator[None]:
 
 
 def require_children() -> None:
-    """Raise EnvironmentLacks if Python lets this process have no children; call it early."""
+    """Raise EnvironmentLacks if this process may have no children; call it early."""
     if current_process().daemon:
         raise EnvironmentLacks(
             f"{current_process().name} is a daemonic process, as those of multiprocessing.Pool, "
@@ -91,7 +89,7 @@ def require_children() -> None:
 
 
 def end_spawning() -> None:
-    """Make every other thread that spawns wait forever; called at the end of the interpreter."""
+    """Block other threads from spawning; called at the interpreter's exit."""
     _process_wide.acquire()
 
 
@@ -100,23 +98,20 @@ def _renew_lock() -> None:
     _process_wide = threading.RLock()
 
 
-os.register_at_fork(
-    after_in_child=_renew_lock
-)  # the thread that held it does not exist in the child
+os.register_at_fork(after_in_child=_renew_lock)  # its holder does not exist in the child
 
 
 class SpawnedCall:
-    """The function that a spawned process calls; it is imported after `follow_parent`.
+    """The call of a spawned process: an importable function, and picklable arguments.
 
-    An import takes a second or more on a busy machine, and the parent may die meanwhile.
+    The function is imported after `follow_parent`: an import takes seconds on a busy machine, and
+    the parent may die meanwhile.
     """
 
     def __init__(self, target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-        """Take an importable function and picklable arguments."""
         self._call: bytes | tuple[Callable[..., object], tuple[Any, ...]] = (target, arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle the call as bytes, which the spawned process unpickles in `__call__`."""
         return {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
@@ -148,7 +143,7 @@ def follow_parent() -> None:
 
 
 def limits_of_threads(threads: int) -> dict[str, str]:
-    """Return the variables with which the libraries of a child start at most `threads` threads."""
+    """Return environment variables that limit the threads of a child's libraries."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -160,7 +155,7 @@ def limits_of_threads(threads: int) -> dict[str, str]:
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables during the block; other threads that do the same wait."""
+    """Set environment variables during the block; other threads that do so wait."""
     with _process_wide:
         before = {name: os.environ.get(name) for name in variables}
         os.environ.update(variables)
@@ -176,10 +171,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _blocked_signals(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
-    """Block signals during the block; children that are spawned in it start with them blocked.
-
-    A terminal sends signals to the whole process group; they would kill a child that still imports.
-    """
+    """Block signals in the block and in its children, which a terminal would kill at the start."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
@@ -210,8 +202,7 @@ def _without_broken_output() -> Iterator[None]:
         yield
 
 
-NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-"""Error codes of a process, or a machine, that has reached its limit of open files."""
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # the limit of open files is reached
 
 
 def require_descriptors(n: int, what: str) -> None:
@@ -231,7 +222,6 @@ def require_descriptors(n: int, what: str) -> None:
 
 
 def _lacking(error: OSError) -> str:
-    """Say why the system starts no process."""
     if error.errno in NO_DESCRIPTORS:
         return descriptors_text()
     if error.errno == errno.EAGAIN:
@@ -245,13 +235,13 @@ def _lacking(error: OSError) -> str:
 
 
 def descriptors_text() -> str:
-    """Say how many files this process may have open, and how to raise this limit."""
+    """Return the limit of open files, and how to raise it."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return f"this process may have {allowed:,} (ulimit -n); raise it with: ulimit -n 1024"
 
 
 def end_by(fault: BaseException) -> NoReturn:
-    """Print a fault, with type and message as the last line, and end this process at once."""
+    """Print a fault, its type and message on the last line, and end this process at once."""
     try:
         traceback.print_exception(fault)
         print(f"{type(fault).__name__}: {message_of(fault)}", file=sys.stderr, flush=True)

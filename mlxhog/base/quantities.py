@@ -1,10 +1,10 @@
-"""Numbers and addresses as people write them: "10k", "10M", an interval "500", HOST:PORT.
+"""Parse and format numbers and addresses: "10k", "10M", an interval "500", HOST:PORT.
 
-`M` is a million and `m` a minute, everywhere, and no duration has an `M` or `Ms`; other units may
-be in capitals or small letters.
+`M` is a million and `m` a minute, everywhere, and no duration has an `M` or `Ms`; the case of other
+units does not matter.
 
-`format_value` spells the value of an option for people. Tables and pages call the function of their
-kind of number: `format_bytes`, `format_duration`, ... Files and command lines keep every digit.
+`format_value` formats the value of an option for people. Tables and pages call `format_bytes`,
+`format_duration`, ... Files and command lines keep every digit.
 """
 
 import ipaddress
@@ -90,7 +90,7 @@ def parse_duration_s(value: object) -> float:
 
 
 def _text(value: object, expected: str, *, lower: bool = True) -> str:
-    """A number or a text, perhaps in lower case; a whole number may have too many digits."""
+    """Return a number as text, or a text, perhaps in lower case."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"wanted {expected}")
     try:
@@ -119,7 +119,7 @@ class Interval:
 
     @classmethod
     def parse(cls, value: object) -> "Interval":
-        """Read 500, "10k" or "1M" (steps), "10s" or "1m" (time), "off", None, 0 or -1 (never).
+        """Parse 500, "10k" or "1M" (steps), "10s" or "1m" (time), "off", None, 0 or -1 (never).
 
         Raises:
             ValueError: another value.
@@ -152,14 +152,12 @@ class Interval:
         return self.seconds is not None and seconds >= self.seconds
 
     def __str__(self) -> str:
-        """Spell the interval so that `parse` reads the same one back."""
         if self.steps is not None:
             return str(self.steps)
         return "off" if self.seconds is None else f"{_all_digits(self.seconds)}s"
 
 
 def _all_digits(value: float) -> str:
-    """Format a number with as many digits as it needs, and without an exponent."""
     digits = f"{Decimal(repr(float(value))):f}"
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
@@ -192,10 +190,7 @@ def format_clock(seconds: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds with their units: 350 ms, 4.2 s, 38 s, 12 min 30 s, 1 h 05 min, 3 d 4 h.
-
-    A duration beside a running clock is formatted by `format_clock` instead.
-    """
+    """Format seconds with units: 350 ms, 4.2 s, 38 s, 12 min 30 s, 1 h 05 min, 3 d 4 h."""
     if 0 < seconds < 0.9995:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 9.95:
@@ -215,8 +210,8 @@ def format_duration(seconds: float) -> str:
 def format_number(value: float) -> str:
     """Format a number in few digits: 0.00424, 0.9995, 1e-08, 2,000.
 
-    A number of up to six digits was probably typed by a person, and keeps them. Other numbers get
-    three digits, or six if three would round them to 1.
+    A number of up to six digits, as a person types it, keeps them. Others get three digits, or six
+    if three would round them to 1.
     """
     if abs(value) < 1e15 and value == round(value):
         return f"{value:,.0f}"
@@ -233,7 +228,7 @@ def format_share(value: float) -> str:
 
 
 def format_value(value: object, unit: str = "") -> str:
-    """Format the value of an option for people: a text, a boolean, or a number with its unit."""
+    """Format the value of an option: a text, a boolean, or a number with its unit."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if not isinstance(value, int | float):
@@ -242,8 +237,6 @@ def format_value(value: object, unit: str = "") -> str:
         return format_duration(value)
     return f"{format_number(value)} {unit}".rstrip()
 
-
-# -- addresses -------------------------------------------------------------------------------------
 
 _NAME = r"[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_])?"
 _HOST = re.compile(
@@ -255,7 +248,7 @@ def split_host(text: str) -> tuple[str, int | None]:
     """Return the host, in small letters, and the port of HOST, HOST:PORT or [IPv6]:PORT.
 
     Raises:
-        ValueError: it is anything else: a user before the host, a path behind it, an empty port.
+        ValueError: anything else, such as a user before the host, a path after it, an empty port.
 
     >>> split_host("LocalHost:8321"), split_host("[::1]")
     (('localhost', 8321), ('::1', None))

@@ -1,19 +1,17 @@
-"""Reading files of other people: limits on bytes, digits and nesting, and no links out of a folder.
+"""Read files of strangers within limits on bytes, digits and nesting, and no links out of a folder.
 
-A text within these limits is read in bounded time. The limits are far above what our own programs
-write.
+A text within these limits, which are far above what mlxhog writes, is read in bounded time.
 
 The author of a checkpoint chooses its files, and `mlxhog convert` copies the tokenizer's file into
-its output, which may be published. A link in a checkpoint could so publish a private file. So a
-small file of a checkpoint, which is read as a whole (`read_small`), must
+its output, which may be published; a link could so publish a private file. So a small file of a
+checkpoint, which is read as a whole (`read_small`), must
 
-    be a regular file of at most `most` bytes: a sparse file of 200 GB takes no room on the disk,
-    but would fill the memory;
-    not be a link out of its directory, with one exception: the cache of the Hugging Face hub has
-    models--NAME/snapshots/REVISION/FILE as links to models--NAME/blobs/DIGEST.
+    be a regular file of at most `most` bytes: a sparse file of 200 GB would fill the memory;
+    not be a link out of its directory, except in the cache of the Hugging Face hub, where
+    models--NAME/snapshots/REVISION/FILE is a link to models--NAME/blobs/DIGEST.
 
 The path that a user names may contain any links. Files of tensors may be links, too: they are
-mapped, not copied, and only tensors of the model's shapes are taken from them.
+mapped, and only tensors of the model's shapes are read.
 """
 
 import errno
@@ -65,7 +63,7 @@ def regular(path: str | Path, flags: int, folder: int | None = None) -> int:
 
 
 def open_regular(path: Path) -> io.BufferedReader:
-    """Open a file that our own programs wrote, such as a file of a run, to read its bytes.
+    """Open a regular file, such as a file of a run, to read its bytes.
 
     Raises:
         OSError: it cannot be opened, or is a folder, a pipe or a device.
@@ -74,7 +72,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """Return the content of a regular file that has to fit into memory.
+    """Return the content of a regular file that fits into memory.
 
     Raises:
         OSError: it cannot be read, or is a pipe or a device.
@@ -87,7 +85,7 @@ def read_bytes(path: Path, most: int = MAX_BYTES) -> bytes:
 def refuse_lfs_pointer(
     path: Path, begins: bytes | None = None, refusal: type[MlxhogError] = CheckpointError
 ) -> None:
-    """Refuse a pointer, which git leaves in place of a large file if Git LFS is missing.
+    """Refuse a pointer, which git leaves in place of a large file without Git LFS.
 
     `begins` are the first bytes of the file, if they have been read.
 
@@ -105,7 +103,7 @@ def refuse_lfs_pointer(
 
 
 def read_all(file: BinaryIO, most: int) -> bytes:
-    """Return the rest of an open file, as `read_bytes` does; the file may be a decompressor."""
+    """Return the rest of an open file or decompressor as `read_bytes`."""
     content = io.BytesIO()  # its `getvalue` makes no copy
     while piece := file.read(1 << 20):  # `read` allocates its argument before any byte arrives
         content.write(piece)
@@ -115,7 +113,7 @@ def read_all(file: BinaryIO, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int = MAX_CONFIG_BYTES, *, named: bool = False) -> str:
-    """Return the text of a small file; one that the user has named may be a pipe.
+    """Return the text of a small file; one that the user has `named` may be a pipe.
 
     Raises:
         OSError: it cannot be read, or is a pipe or a device and not `named`.
@@ -127,7 +125,7 @@ def read_text(path: Path, most: int = MAX_CONFIG_BYTES, *, named: bool = False) 
 
 
 def text_of(content: bytes) -> str:
-    """Decode the text of a config; a ValueError says what other content is."""
+    """Decode the text of a config; ValueError says what other content is."""
     if one := _WEIGHTS(content):
         raise ValueError(
             f"a {one.lastgroup} file, not text; the config.json beside weights describes their "

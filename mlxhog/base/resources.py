@@ -1,8 +1,8 @@
-"""The memory and the cores that this process may use: those of the machine, or fewer.
+"""Memory and cores that this process may use: the machine's, or fewer.
 
-Containers, batch systems and systemd put a process into control groups. A group may have limits,
-and those of every group above it hold, too. Version 2 has one tree of groups, version 1 a tree for
-each controller; a machine may have both. The files of a group:
+Containers, batch systems and systemd put a process into control groups, whose limits, and those of
+every group above, hold. Version 2 has one tree of groups, version 1 a tree per controller; a
+machine may have both. The files of a group:
 
                      version 2                  version 1
     memory limit     memory.max, memory.high    memory.limit_in_bytes
@@ -12,8 +12,7 @@ each controller; a machine may have both. The files of a group:
     kills            memory.events              memory.oom_control
 
 The memory in use includes the page cache, which the kernel drops before it refuses memory, so clean
-file pages count as available. Swap does not count: a model that is swapped out does not train. A
-file that is missing, unreadable or malformed sets no limit.
+file pages count as available. Swap does not count. A missing or malformed file sets no limit.
 
 Sources: Linux, admin-guide/cgroup-v2 and cgroup-v1/memory; cgroups(7), proc_pid_mountinfo(5).
 """
@@ -46,7 +45,7 @@ _SHORTAGE = re.compile(
 
 
 class MemoryLimit(NamedTuple):
-    """An amount of memory, what limits it, and what to do if it is too little."""
+    """An amount of memory, what limits it, and the way out if it is too little."""
 
     n_bytes: int
     cause: str
@@ -54,7 +53,7 @@ class MemoryLimit(NamedTuple):
 
 
 def memory_limit() -> MemoryLimit:
-    """Return the memory that this process may use, whatever others use now."""
+    """Return the memory that this process may use, whatever is in use now."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [MemoryLimit(physical, "the memory of this machine", "use a larger machine")]
     for group, name, n_bytes in _memory_groups():
@@ -104,9 +103,8 @@ def available_shared_memory() -> MemoryLimit:
 def usable_cores() -> int:
     """Return the number of cores that this process may use, at least 1.
 
-    These are the cores of its affinity mask, which taskset and cpusets narrow, or the quota of a
-    control group, rounded up: the kernel stops all threads of the group together, so none waits
-    for another, and the last part of a core is used.
+    These are the cores of its affinity mask, or the quota of a control group, rounded up: the
+    kernel stops all threads of the group together, so none waits for another.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -120,19 +118,19 @@ def usable_cores() -> int:
 
 
 def oom_kills() -> int:
-    """Return how many processes of this one's group the kernel has killed for lack of memory."""
+    """Return the number of OOM kills in this process's control group."""
     names = ("memory.events", "memory.oom_control")
     tables = [_table(group / name) for group in _groups("memory")[:1] for name in names]
     return sum(table.get("oom_kill", 0) for table in tables)
 
 
 def says_out_of_memory(text: str) -> bool:
-    """Whether a message, of Python, NumPy, a framework or C++, is about too little memory."""
+    """Whether a message of Python, NumPy, a framework or C++ is about too little memory."""
     return _SHORTAGE.search(text) is not None
 
 
 def shortage(error: BaseException) -> str:
-    """Return what to tell the user of an error for lack of memory; "" if it is another error."""
+    """Return a message for an error for lack of memory; "" for other errors."""
     if not isinstance(error, MemoryError) and not (
         isinstance(error, OSError | RuntimeError) and says_out_of_memory(str(error))
     ):
@@ -141,14 +139,8 @@ def shortage(error: BaseException) -> str:
     return f"the memory is used up: {reason}"
 
 
-# -- control groups --------------------------------------------------------------------------------
-
-
 def _groups(controller: str) -> list[Path]:
-    """Return the folders of this process's groups, in each tree its own first, then those above.
-
-    A mount shows a part of a tree: in a container often just the container's own group.
-    """
+    """Return the folders of this process's groups, in each tree its own first, then those above."""
     folders = list[Path]()
     for line in _lines(_PROC / "cgroup"):
         _, _, rest = line.partition(":")
@@ -169,7 +161,6 @@ def _groups(controller: str) -> list[Path]:
 
 
 def _memory_groups() -> Iterator[tuple[Path, str, int]]:
-    """Yield each limit of memory: the group's folder, the name of the file, and the bytes."""
     for group in _groups("memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
             if (n_bytes := _column(group / name)) is not None:
@@ -177,7 +168,7 @@ def _memory_groups() -> Iterator[tuple[Path, str, int]]:
 
 
 def _bytes_in_use(group: Path) -> int:
-    """Return the memory of a group and those below it that the kernel cannot simply drop."""
+    """Return the memory of a group that the kernel cannot simply drop."""
     used = _column(group / "memory.current") or _column(group / "memory.usage_in_bytes") or 0
     parts = _table(group / "memory.stat")
     total, file = ("total_", "total_") if "total_inactive_file" in parts else ("", "file_")
@@ -194,12 +185,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def _column(path: Path, column: int = 0) -> int | None:
-    """Return a number in the first line of a file; None if a word, such as "max", is there."""
-    words = "".join(_lines(path)[:1]).split()[column : column + 1]
-    return int(words[0]) if words and words[0].isdecimal() else None
+    """Return a number in the first line of a file; None for a text such as "max"."""
+    texts = "".join(_lines(path)[:1]).split()[column : column + 1]
+    return int(texts[0]) if texts and texts[0].isdecimal() else None
 
 
 def _table(path: Path) -> dict[str, int]:
-    """Return the numbers of a file by the words before them."""
     rows = (line.split() for line in _lines(path))
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}

@@ -1,4 +1,4 @@
-"""A safetensors file, mapped for reading and written piece by piece.
+"""Read a safetensors file by mapping it, and write one in chunks.
 
 Layout: u64 length of the header, little endian; the header, JSON, padded with spaces to a multiple
 of 64 bytes with the length; the tensors' bytes, the widest types first, so that each lies on a
@@ -33,7 +33,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def stored_dtype(array: NDArray[Any], dtype: np.dtype[Any] | None) -> np.dtype[Any]:
-    """Return the type of an array in a file whose parameters are stored as `dtype`."""
+    """Return the type of an array in a file that stores parameters as `dtype`."""
     return array.dtype if dtype is None or array.dtype not in mapped.FLOATS else dtype
 
 
@@ -46,7 +46,7 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def write_each(
     path: Path, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any] | None = None
 ) -> Iterator[tuple[str, bool]]:
-    """Write arrays one after the other; yield the name of each and whether it is finite.
+    """Write arrays in turn; yield the name of each and whether it is finite.
 
     Types of parameters (`mapped.FLOATS`) become `dtype`; None keeps them. At the end the file is
     whole and on the disk. It takes a few `mapped.CHUNK_BYTES` of memory.
@@ -86,10 +86,9 @@ def write_each(
 
 
 def read(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the tensors of a file as read-only views of one mapping of it.
+    """Return the tensors of a file as read-only views of its mapping.
 
-    `safetensors.torch.save_model` writes a shared tensor once, and its other names as metadata;
-    here every name has it.
+    A shared tensor, which `safetensors.torch.save_model` writes once, has all of its names.
 
     Raises:
         CheckpointError: the file is missing, truncated, not a safetensors file, or has a tensor of
@@ -116,7 +115,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _check(path: Path, data: NDArray[np.uint8], first: int) -> None:
-    """Check the header of a file, its offsets and its length; `data` from `first` are tensors."""
+    """Check header, offsets and length of a file whose tensors begin at byte `first`."""
     if mapped.is_mapped(data):
         with safe_open(path, "numpy"):
             return

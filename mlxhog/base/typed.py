@@ -3,9 +3,9 @@
     read(cls, record)   strict: a wrong or missing field is an error that names it
     fill(cls, record)   lenient, for files that may be damaged: such a field gets its default
 
-A tuple is a list, of its length unless its type ends with `...`; a mapping is an object whose keys
-are converted to their type, and a dataclass is an object. Numbers are finite; whole ones fit 64
-bits, and may stand for a float.
+A tuple is a list, of a fixed length unless its type ends with `...`; a mapping is an object whose
+keys are converted, a dataclass an object. Numbers are finite; integers have 64 bits, and may be
+floats.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from mlxhog.errors import shown
 
 T = TypeVar("T")
 _MISSING = object()
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def read(cls: type[T], record: Mapping[str, Any]) -> T:
-    """Return the dataclass of a record; fields that it does not have are ignored.
+    """Return the dataclass of a record; unknown fields are ignored.
 
     Raises:
         ValueError: a field is missing or has another type; the message begins with its name.
@@ -34,7 +34,7 @@ def read(cls: type[T], record: Mapping[str, Any]) -> T:
 
 
 def fill(cls: type[T], record: Mapping[str, Any]) -> T:
-    """Return the dataclass of a record; a missing field, or one of another type, gets its default.
+    """Return the dataclass of a record; a missing or wrong field gets its default.
 
     An entry of a list or mapping that cannot be read is left out.
 
@@ -72,7 +72,7 @@ def _dataclass(cls: type[T], record: Mapping[str, Any], *, lenient: bool) -> T:
 
 
 def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time only
-    if type(value) is hint and hint in _WORDS and _is_usual(value):
+    if type(value) is hint and hint in _NAMES and _is_usual(value):
         return value
     origin, arguments = _parts(hint)
     forgiving = suppress(ValueError) if lenient else nullcontext()
@@ -106,25 +106,25 @@ def _value(hint: Any, value: Any, lenient: bool) -> Any:  # known at run time on
         with suppress(OverflowError):
             if math.isfinite(number := float(value)):
                 return number
-    raise ValueError(f"is {shown(value)}; wanted {_words(hint)}")
+    raise ValueError(f"is {shown(value)}; wanted {_name_of(hint)}")
 
 
 def _is_usual(value: bool | int | float | str) -> bool:
-    """Whether a value is no number, or one that fits 64 bits."""
+    """Whether a value is not a number, or finite and of 64 bits."""
     if type(value) is int:
         return -(2**63) <= value < 2**63
     return type(value) is not float or math.isfinite(value)
 
 
-def _words(hint: Any) -> str:
-    """Say what is wanted.
+def _name_of(hint: Any) -> str:
+    """Return the name of a type for messages.
 
-    >>> _words(tuple[int | None, ...])
+    >>> _name_of(tuple[int | None, ...])
     'a list of a whole number or null'
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_words, arguments))
+        return " or ".join(map(_name_of, arguments))
     if origin is tuple:
-        return f"a list of {_words(arguments[0])}"
-    return "null" if hint is types.NoneType else _WORDS.get(hint, "an object")
+        return f"a list of {_name_of(arguments[0])}"
+    return "null" if hint is types.NoneType else _NAMES.get(hint, "an object")

@@ -1,4 +1,4 @@
-"""The workers of `--workers`: which backends run, and with how many threads each.
+"""Resolve `--workers`: the backends of a run, and the threads of each worker.
 
 auto                    as many as suit this machine
 4                       four workers of the kinds that suit this machine
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from mlxhog.base.capabilities import Capability
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
-BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
-"""Names of one backend; for `auto` and for a framework this machine decides the device."""
+BACKEND_NAMES = ("auto", "torch", "mlx", *BACKENDS)
+"""Names of one backend; the device of `auto` and of a framework depends on the machine."""
 GPU_BACKENDS = ("mlx:gpu", "torch:mps")  # the two engines of an Apple GPU
 
-# M chips by the word after their number: (GPU workers, MLX CPU workers). First guesses, chosen so
-# that two performance cores stay free to feed the GPU and to add its steps. Other chips, such as
-# the A18 Pro of a MacBook Neo, have the mix of a plain M chip.
+# M chips by suffix: (GPU workers, MLX CPU workers). First guesses, which leave two performance
+# cores to feed the GPU and to apply its updates. Other chips, such as the A18 Pro of a MacBook
+# Neo, have the mix of a plain M chip.
 APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
-FED_BY = 2  # cores that CPU workers leave to each GPU worker: one feeds the GPU, both add its steps
+FED_BY = 2  # cores that CPU workers leave to each GPU worker, to feed it and apply its updates
 _M_CHIP = re.compile(r"Apple M\d+ (Pro|Max|Ultra)")
 
 # On Linux more workers mean more staleness, and then a dense model needs more steps; a first guess.
 MAX_AUTO_WORKERS = 4
 
 # A CPU worker slower than this share of the fastest kind costs the others memory bandwidth and
-# staleness, and adds next to no steps.
+# staleness, for next to no updates.
 WORTH_RUNNING = 0.05
 
 MAX_WORKERS = 4096  # slots that an arena can have
@@ -42,14 +42,14 @@ MAX_WORKERS = 4096  # slots that an arena can have
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """One worker to start: its backend, and the number of its CPU threads."""
+    """A worker to start: its backend and number of CPU threads."""
 
     backend: str
     threads: int
 
 
 class WorkerChoice(NamedTuple):
-    """The workers of a run, and notes for the user about the choice."""
+    """Workers of a run, and notes for the user."""
 
     workers: tuple[WorkerSpec, ...]
     notes: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ def resolve_workers(
     tokens_per_s: Mapping[str, float] | None = None,
     pair: Capability | None = None,
 ) -> WorkerChoice:
-    """Return the workers that the option means on this machine.
+    """Return the workers of the option on this machine.
 
     Args:
         workers: `auto`, a number, or a list of backends.
@@ -133,7 +133,6 @@ def joining_workers(
 
 
 def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
-    """Return the backends of a number, or of a list such as `mlx:gpu,torch:cpu*3`."""
     is_number = re.fullmatch(r"[+-]?\d{1,9}", text) is not None
     counts = [("", int(text))] if is_number else []
     for part in () if is_number else text.split(","):
@@ -160,21 +159,21 @@ def _listed(text: str, machine: Machine, notes: list[str]) -> list[str]:
 
 
 def backend_here(name: str, machine: Machine) -> str:
-    """Return the backend that a framework's name means on this machine; others stay.
+    """Return the backend of a framework's name on this machine; other names stay.
 
-    "mlx" is its GPU where there is one, else the CPU. "torch" is the CPU: a model as small as a MAD
-    candidate is faster there than on MPS.
+    "mlx" is the GPU if there is one, else the CPU. "torch" is the CPU, which is faster than MPS for
+    models as small as MAD candidates.
     """
     on_gpu = name == "mlx" and machine.apple_gpu
     return f"{name}:{'gpu' if on_gpu else 'cpu'}" if name in ("mlx", "torch") else name
 
 
 def one_backend(word: str, machine: Machine) -> str:
-    """Return the backend that one of `BACKEND_WORDS` means here; another one is a ConfigError."""
-    if word not in BACKEND_WORDS:
+    """Return the backend of one of `BACKEND_NAMES` here; ConfigError for another name."""
+    if word not in BACKEND_NAMES:
         raise ConfigError(
-            f"no backend {word!r}; choose from {', '.join(BACKEND_WORDS)}"
-            f"{did_you_mean(word, BACKEND_WORDS)}"
+            f"no backend {word!r}; choose from {', '.join(BACKEND_NAMES)}"
+            f"{did_you_mean(word, BACKEND_NAMES)}"
         )
     if word == "auto":
         has_mlx, has_torch = (name in machine.frameworks for name in ("mlx", "torch"))
@@ -183,7 +182,7 @@ def one_backend(word: str, machine: Machine) -> str:
 
 
 def missing(backend: str, machine: Machine) -> str | None:
-    """Say what this machine lacks for a backend and how to get it; None if it can run."""
+    """Return what a backend lacks on this machine and how to get it; None if it can run."""
     framework = backend.partition(":")[0]
     if backend in GPU_BACKENDS and not machine.apple_gpu:
         return (
@@ -199,10 +198,7 @@ def missing(backend: str, machine: Machine) -> str | None:
 def _auto(
     machine: Machine, count: int | None, notes: list[str], pair: Capability | None = None
 ) -> list[str]:
-    """Return `count` backends that suit the machine; for None the machine decides the number.
-
-    A framework that is not installed is named in `notes` and replaced by the other one.
-    """
+    """Return `count` backends for this machine, or as many as suit it, and note replacements."""
     lacks = {name: missing(name, machine) for name in BACKENDS}
     both = False
     if pair is not None and machine.cores > 1 and not any(lacks[name] for name in GPU_BACKENDS):
@@ -221,7 +217,7 @@ def _auto(
 def _worth_running(
     backends: list[str], tokens_per_s: Mapping[str, float], notes: list[str]
 ) -> list[str]:
-    """Leave out CPU workers far slower than the fastest kind of the run; unmeasured ones stay."""
+    """Leave out CPU workers measured as far slower than the fastest kind of the run."""
     fastest = max((tokens_per_s.get(name, 0.0) for name in backends), default=0.0)
     shares = {name: tokens_per_s.get(name, fastest) / (fastest or 1.0) for name in backends}
     slow = {name for name in backends if fastest and shares[name] < WORTH_RUNNING} - {*GPU_BACKENDS}
@@ -235,7 +231,6 @@ def _worth_running(
 
 
 def _apple(machine: Machine, count: int | None, both: bool) -> list[str]:
-    """The mix of the chip, with a worker of torch:mps beside those of mlx:gpu for `both`."""
     larger = _M_CHIP.fullmatch(machine.chip)
     gpu, cpu = APPLE_MIX[larger[1] if larger else ""]
     if count is None:  # no more workers than cores
@@ -254,10 +249,7 @@ def _linux(machine: Machine, count: int | None) -> list[str]:
 def _with_threads(
     backends: list[str], threads: int | None, machine: Machine, notes: list[str]
 ) -> tuple[WorkerSpec, ...]:
-    """Share the cores: CPU workers leave two to each GPU worker, if they can, and split the rest.
-
-    GPU workers have equal shares of the cores that no CPU worker has, up to `threads` each.
-    """
+    """Share the cores: CPU workers leave two to each GPU worker, if possible, split the rest."""
     on_gpu = sum(backend in GPU_BACKENDS for backend in backends)
     on_cpu = len(backends) - on_gpu
     if threads is not None:

@@ -86,7 +86,6 @@ def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _bincount(numbers: NDArray[Any], least: int) -> Numbers:
-    """Count each number from 0 to `least` - 1."""
     return sum(
         (np.bincount(part.astype(np.int64), minlength=least) for part in _pieces(numbers)),
         np.zeros(least, np.int64),
@@ -120,7 +119,6 @@ def _blocks(
 
 
 def _joined(keys: Keys, times: Numbers) -> tuple[Keys, Numbers]:
-    """Add the counts of equal keys; keys become ascending."""
     order = np.argsort(keys)
     keys = keys[order]
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
@@ -152,6 +150,5 @@ def _look_up(keys: Keys, times: Numbers, wanted: Keys, bits: int) -> Numbers:
 
 
 def _places(ascending: Keys, wanted: Keys) -> NDArray[np.intp]:
-    """The place of each number, or -1."""
     at = np.searchsorted(ascending, wanted).clip(max=len(ascending) - 1)
     return np.where(ascending[at] == wanted, at, -1)

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to continue, whole or absent.
+"""Checkpoints: save, find and load the state from which training continues.
 
     checkpoints/step-00001000/
       model.safetensors       parameters under transformers' names, float32
@@ -7,14 +7,13 @@
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest checkpoint
-    checkpoints/best          a link to that with the best validation score, a file with its name
-                              where the disk has no links; none with `--no-keep-best`
+    checkpoints/best          a link to the checkpoint with the best validation score, or a file
+                              with its name on a disk without links; none with `--no-keep-best`
     model                     a link to the newest checkpoint, or to the best of a run that ended
                               worse (`choose`), for programs that need a path
 
-A checkpoint is written under a `.part` name, flushed and renamed. Then `latest` and `model` are
-updated, and after that older checkpoints are removed. So a kill at any moment leaves the previous
-checkpoint whole.
+A checkpoint is written under a `.part` name, flushed and renamed; then `latest` and `model` are
+updated, and older checkpoints removed. So a kill at any moment leaves the previous one whole.
 """
 
 import math
@@ -59,19 +58,19 @@ MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
 MIN_BATCHES, FEW_MARGIN = 4, 0.01
-"""Batches that tell the noise of two evaluations' difference, and the share of the best score that
-stands for it where there are fewer."""
+"""Batches needed to estimate the noise of two evaluations' difference, and its share of the best
+score with fewer batches."""
 
 NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {
     "chunk_size", "bos_token_id", "zero_init_residual", plugins.KEY,
 }  # fmt: skip
-"""Fields of config.json that change no equation of trained parameters. Files of layers are among
-them: their digests are compared when the files are loaded."""
+"""Fields of config.json that change no equation of trained parameters, among them files of layers,
+whose digests are compared when they are loaded."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint; its arrays are read-only views of mappings of the files."""
+    """A loaded checkpoint, whose arrays are read-only views of mapped files."""
 
     path: Path
     step: int  # updates applied when it was saved
@@ -94,13 +93,12 @@ def save(
     keep_last: int = 3,
     note: Callable[[str], object] = lambda text: None,
 ) -> Path:
-    """Save a checkpoint, then drop all but the last few; returns its directory.
+    """Save a checkpoint, then remove all but the last few; return its directory.
 
     The caller holds the run's lock. `step` counts the updates applied so far. `params` are float32
-    arrays that no process writes meanwhile, `model_config` is what `families.read` takes, and
-    `state`, of the trainer, has JSON values. `keep_last` is at least 1. If the folder of
-    checkpoints was removed, it is made again. `note` gets a sentence if `latest` or `model` cannot
-    name the checkpoint, which is found without them.
+    arrays that no process writes meanwhile, `model_config` is for `families.read`, and `state`, of
+    the trainer, has JSON values. `keep_last` is at least 1. A missing folder of checkpoints is
+    created. `note` gets a sentence if `latest` or `model` cannot name the checkpoint.
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
@@ -151,7 +149,7 @@ def save(
 
 
 def _read_back(part: Path) -> None:
-    """Open a new checkpoint as its readers will, whose numbers the manifest has just read."""
+    """Open a new checkpoint as its readers will; the manifest has just read its tensors."""
     try:
         manifest.verify(part, manifest.read(part), large=())
         for name in (MODEL, OPTIMIZER):
@@ -180,8 +178,7 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
 def load(path: Path, *, verify: bool = True) -> Checkpoint:
     """Load a checkpoint from which training can continue.
 
-    `verify` compares the tensor files with their digests and checks that all numbers are finite;
-    both read the whole files.
+    `verify` reads the tensor files, compares their digests, and checks that they are finite.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or of another program; or a tensor is
@@ -215,10 +212,9 @@ def find(
 ) -> tuple[Run | None, Path]:
     """Return the checkpoint that `spec` names, and the run to which it belongs.
 
-    `spec` is the path of a directory or file with tensors, of any format, perhaps in no run; or a
-    run in the folder `root`, or a run and `/best` or `/latest`. `which` of a run's checkpoints
-    is "latest", "best", or the name of a folder; None is that of `choose`, or the newest for a
-    command that `resumes`.
+    `spec` is the path of a directory or file of tensors, of any format; or a run in the folder
+    `root`, or a run and `/best` or `/latest`. `which` of a run's checkpoints is "latest", "best",
+    or the name of a folder; None is `choose`, or the newest for a command that `resumes`.
 
     Raises:
         RunError: there is no such run.
@@ -290,13 +286,13 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
 def noise(a: Sequence[float], b: Sequence[float], n_bytes: int) -> float | None:
     """Return the noise of the difference of two evaluations of a text, in bits per byte.
 
-    It is two standard errors of the paired difference, from the nats of their batches: how much
-    the difference would vary with other text of the same kind. None with too few batches.
+    It is two standard errors of the paired difference, from the nats of their batches. None with
+    too few batches.
     """
     if len(a) != len(b) or len(a) < MIN_BATCHES:
         return None
-    apart = float(np.subtract(a, b).std(ddof=1))
-    return 2.0 * apart * math.sqrt(len(a)) / (math.log(2) * n_bytes)
+    deviation = float(np.subtract(a, b).std(ddof=1))
+    return 2.0 * deviation * math.sqrt(len(a)) / (math.log(2) * n_bytes)
 
 
 def is_worse(last: float, best: float, noise: float | None) -> bool:
@@ -319,21 +315,21 @@ def better(run: Run) -> tuple[Path, str] | None:
 
 
 def choose(run: Run) -> Path:
-    """Return the newest checkpoint, or the best with a line on stderr if `is_worse` says so."""
+    """Return the newest checkpoint, or the best, with a line on stderr, if the last `is_worse`."""
     if (found := better(run)) is None:
         return latest(run)
     name = shlex.quote(run.name)
-    say_once(f"{run.name}: takes the best checkpoint, {found[1]}; {name}/{LATEST} names the last")
+    say_once(f"{run.name}: the best checkpoint, {found[1]}; {name}/{LATEST} names the last")
     return found[0]
 
 
 def link_model(run: Run, path: Path) -> None:
-    """Let `model` lead to a checkpoint of the run; the caller holds its lock."""
+    """Point `model` to a checkpoint of the run; the caller holds its lock."""
     _link(run.model, path.relative_to(run.directory))
 
 
 def mark_best(run: Run, path: Path) -> None:
-    """Let `best` name a checkpoint of the run; the caller holds its lock."""
+    """Point `best` to a checkpoint of the run; the caller holds its lock."""
     place = run.checkpoints / BEST
     with disk_errors(f"writing {place}"):
         subfolder(run.directory, run.checkpoints.name)
@@ -344,11 +340,7 @@ def mark_best(run: Run, path: Path) -> None:
 
 
 def _link(path: Path, target: Path) -> bool:
-    """Let a link lead to a checkpoint; returns whether it does, on a disk that has links.
-
-    Raises:
-        EnvironmentLacks: something else has its name, or the system refuses.
-    """
+    """Point a link to a checkpoint; return whether the disk has links."""
     if os.path.lexists(path) and not path.is_symlink():
         what = "folder" if path.is_dir() else "file"
         raise EnvironmentLacks(
@@ -373,7 +365,7 @@ def best(run: Run) -> Path | None:
 
 
 def latest(run: Run) -> Path:
-    """Return the newest checkpoint of a run: that named in `latest`, never another.
+    """Return the newest checkpoint of a run, which `latest` names.
 
     Raises:
         CheckpointError: the run has no checkpoint yet, or the newest is damaged.
@@ -414,9 +406,9 @@ def check_architecture(
 
 
 def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> list[str]:
-    """The differences of two architectures but for some fields, in words."""
+    """Return the differences of two architectures, some fields ignored, for a message."""
     if there.model_type != here.model_type:
-        return [f"it is of the family {there.title}, that model of {here.title}"]
+        return [f"it is of the family {there.title}, the model of {here.title}"]
     theirs, ours = (plain_json.loads(plain_json.dumps(one.to_dict())) for one in (there, here))
     unread = {name for name in (*there.extra, *here.extra) if not name.endswith("_block")}
     ignored |= NOT_ARCHITECTURE | unread
@@ -431,7 +423,6 @@ def differences(there: ModelConfig, here: ModelConfig, ignored: Set[str]) -> lis
 
 
 def _difference(field: str, there: object, here: object) -> str:
-    """Describe a difference; for two lists of layers, the first difference."""
     if isinstance(there, list) and isinstance(here, list) and field == "layers":
         if len(there) != len(here):
             return f"{field} has {len(there)} items there and {len(here)} here"
@@ -441,7 +432,7 @@ def _difference(field: str, there: object, here: object) -> str:
 
 
 def check_tokenizer(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
-    """Raise CheckpointError, with both digests, unless the data has a checkpoint's tokenizer."""
+    """Raise CheckpointError, with both digests, unless a tokenizer is the checkpoint's."""
     saved = checkpoint.tokenizer
     if (saved.sha256, saved.bos) != (tokenizer.sha256, tokenizer.bos):
         raise CheckpointError(

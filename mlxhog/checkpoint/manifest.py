@@ -1,7 +1,6 @@
-"""`state.json` of a checkpoint: the trainer's state, and digests that show any change of a file.
+"""`state.json` of a checkpoint: the trainer's state, and size and SHA-256 of every file.
 
-It lists every other file of the directory but the model card with its size and SHA-256, and has a
-digest of itself.
+The model card is not listed. The manifest has a digest of itself.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ FORMAT = 1
 NAME = "state.json"
 CARD = "README.md"  # the model card; not in the manifest, so that its reader may edit it
 CARD_MARK = b"<!-- mlxhog convert --overwrite replaces this file; remove this line to keep it -->\n"
-"""In cards that may be replaced, since another README.md is the user's."""
+"""Mark of cards that may be replaced; another README.md is the user's."""
 _TENSORS = ".safetensors"
 
 
@@ -83,9 +82,9 @@ def read(directory: Path) -> dict[str, Any]:
 def verify(
     directory: Path, record: Mapping[str, Any], *, large: Iterable[str] | None = None
 ) -> None:
-    """Compare the files of a checkpoint with its manifest: all sizes, and digests.
+    """Compare sizes and digests of a checkpoint's files with its manifest.
 
-    Of the files of tensors only the digests of `large` are compared, which reads them; None is all.
+    Of files of tensors only the digests of `large` are compared, which reads them; None is all.
 
     Raises:
         CheckpointError: a file is missing, changed, or not listed; the message names it.
@@ -109,17 +108,13 @@ def verify(
 
 
 def by_age(parent: Path) -> list[Path]:
-    """Return the whole checkpoints of a directory, in the order of saving.
-
-    Each checkpoint stores its number in that order, which neither a wrong clock nor a copy of the
-    directory changes.
-    """
+    """Return the whole checkpoints of a directory in the order of saving, which each stores."""
     whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
     return sorted(whole, key=lambda path: (_read_order(path), path.name))
 
 
 def _read_order(checkpoint: Path) -> int:
-    """The number of a checkpoint in the order of saving, from 1; 0 if it has none."""
+    """Return a checkpoint's number in the order of saving, from 1; 0 if it has none."""
     try:
         order = json.loads(reading.read_small(checkpoint / NAME))["order"]
     except (OSError, ValueError, TypeError, LookupError, RecursionError, CheckpointError):

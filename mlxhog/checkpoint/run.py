@@ -14,12 +14,10 @@ runs/<utc>-<name>/
   checkpoints/       see `checkpoint`
   samples.txt        text sampled on the way
 
-The folder of a run exists, with the options of the user, before its data is prepared: every other
-command finds the run, as `starting`. A start that fails removes the folder. A run is `running` as
-soon as its parameters can be read. If the lock of a run of either status is free, its process has
-died: the run is `interrupted`.
-
-A run that is removed is first renamed to `.removed-<utc>-<name>`; commands no longer find it.
+The folder of a run exists, with the user's options, before its data is prepared: other commands
+find the run, as `starting`. A failed start removes the folder. A run is `running` as soon as its
+parameters can be read. If the lock of a run of either status is free, its process has died: the run
+is `interrupted`. A run that is removed is first renamed to `.removed-<utc>-<name>`.
 """
 
 from __future__ import annotations
@@ -58,8 +56,6 @@ MAX_NAMED = 8  # most runs that a message lists
 
 
 class _RunPath:
-    """The path of a file or folder of a run."""
-
     def __init__(self, name: str) -> None:
         self._name = name
 
@@ -89,11 +85,10 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of this run in the block; it is free when the holder has died.
+        """Hold the lock of this run in the block.
 
         Raises:
-            RunError: another process holds the run (the message names its pid, and its host), or
-                as of `refuse_links`.
+            RunError: another process holds the run, or as `refuse_links`.
         """
         with locks.lock(self.directory, self._refusal):
             yield
@@ -117,8 +112,8 @@ class Run:
         """Replace `run.json`, keeping time and order of creation, or those of `status`.
 
         Raises:
-            EnvironmentLacks: the system refuses, or another machine has taken this process's run;
-                the old file is unchanged.
+            EnvironmentLacks: the system refuses, or another machine has taken the run; the old file
+                is unchanged.
         """
         locks.require_held(self.directory)
         earlier = {**status, **self._read_status()}
@@ -131,8 +126,8 @@ class Run:
     def read_status(self) -> dict[str, Any]:
         """Return `run.json`; if the lock is free, starting and running become interrupted.
 
-        A run that another host trains has its name as `host`. If the file is damaged, the status is
-        "damaged", with the reason as its `error` alone.
+        A run on another host has its name as `host`; a damaged file gives the status "damaged" and
+        the reason as `error`.
         """
         status = self._read_status()
         if status.get("status") in (STARTING, RUNNING):
@@ -143,7 +138,7 @@ class Run:
         return status
 
     def is_starting(self) -> bool:
-        """Return whether a process prepares this run; its parameters cannot be read yet."""
+        """Return whether the run's parameters cannot be read yet."""
         return self.read_status().get("status") == STARTING
 
     def has_checkpoint(self) -> bool:
@@ -157,34 +152,31 @@ class Run:
         return int(self._read_status().get("created_ns", 0))
 
     def trained_on(self) -> str:
-        """Return the last parts of the names of its text, and its kind; empty if not recorded."""
+        """Return the names of its text, and its kind; "" if not recorded."""
         status = self._read_status()
         names = [Path(name).name or name for name in str(status.get("data") or "").split("\n")]
         return f"{', '.join(names)} ({kind})" if (kind := status.get("text_kind")) else ""
 
     def sample_prompt(self) -> str:
-        """Return the beginning of a validation document, by which its samples begin."""
+        """Return the beginning of a validation document, the prompt of its samples."""
         return self._read_status().get("sample_prompt") or "The"
 
     def order(self) -> int:
-        """Return the place of the run among those of its folder; see `create`."""
+        """Return the run's position among those of its folder; see `create`."""
         status = self._read_status()
         return int(status.get("order") or status.get("created_ns") or 0)
 
     def automatic(self) -> tuple[str, ...]:
-        """Return the options that the user left at "auto"; the stored values are the resolved ones.
-
-        Empty if `run.json` is damaged.
-        """
+        """Return the options that were "auto" and are stored resolved; () if damaged."""
         return tuple(self.read_status().get("automatic", ()))
 
     def options(self, *, data: str | None = None, path: Path | None = None) -> ConfigSource:
-        """Return the options, of `path` or the run's own, with the place where the text is now.
+        """Return the options, of `path` or the run's own, with the present path of the text.
 
-        `data` is the text, if the user names it; else a DataError says that it is neither at the
-        recorded path nor at its full path.
+        Without `data`, which the user may name, the text at neither of its recorded paths is a
+        DataError.
         """
-        from mlxhog.base.paths import words
+        from mlxhog.base.paths import quoted_paths
         from mlxhog.data import corpora
 
         options = read_yaml(path or self.config_path)
@@ -195,8 +187,9 @@ class Run:
         full = self.read_status().get("data_path") or corpora.full_path(spec) or spec
         if corpora.is_missing(full):
             raise DataError(
-                f"the text of the run {self.name}, data {words(spec)}, is not at {words(full)}; "
-                "put it back, or name its new place with --data PATH (train, eval, analyze)"
+                f"the text of the run {self.name}, data {quoted_paths(spec)}, is not at "
+                f"{quoted_paths(full)}; put it back, or name its new place with --data PATH "
+                "(train, eval, analyze)"
             )
         return {**options, "data": (full, origin)}
 
@@ -205,11 +198,11 @@ class Run:
         return Path(self.read_status().get("checkpoint") or "").name == checkpoint.name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`, as `append_lines`; NaN and infinities become null."""
+        """Append a line to `metrics.jsonl`; NaN and infinities become null."""
         append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
-        """Append one line to `events.jsonl`, as `append_metrics` does."""
+        """Append a line to `events.jsonl`."""
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -229,7 +222,7 @@ class Run:
         return entries
 
     def write_times(self, workers: Sequence[Mapping[str, Any]]) -> None:
-        """Replace `times.json`: for each worker, the times of its newest steps."""
+        """Replace `times.json`, the times of each worker's newest steps."""
         with disk_errors(f"writing {self.times_path}"):
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
@@ -276,7 +269,7 @@ class Run:
 
 
 def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
-    """Make the run of a configuration, as `starting` does; None if a run is resumed."""
+    """Create the run of a configuration as `starting`; None if a run is resumed."""
     if config.resume is not None:
         return nullcontext()
     name = config.name or default_name(config.data)
@@ -285,7 +278,7 @@ def new_run(config: TrainConfig) -> AbstractContextManager[Run | None]:
 
 @contextmanager
 def starting(root: Path, name: str, config: str) -> Iterator[Run]:
-    """Make a new run by `create`, and hold its lock in the block; a failed start removes it."""
+    """Create a run and hold its lock in the block; a failed start removes the run."""
     is_first = not root.exists()
     with ExitStack() as hold:
         run = create(root, name, config, hold)
@@ -302,12 +295,11 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
 
 
 def create(root: Path, name: str, config: str = "", hold: ExitStack | None = None) -> Run:
-    """Make a new run directory `<utc>-<name>` below `root`, with status `starting`.
+    """Create a run directory `<utc>-<name>` below `root`, with status `starting`.
 
     It has the user's options, as YAML; `hold` gets its lock before any process can find it. Its
-    `order` is its time of creation, or more than that of every run below `root`, whose clocks may
-    have been ahead. So `latest` is the run that began last, also where runs were copied from
-    elsewhere.
+    `order` is its time of creation, or more than that of every run below `root`, so that `latest`
+    is the run that began last, whatever the clocks.
 
     Raises:
         RunError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
@@ -350,7 +342,7 @@ def create(root: Path, name: str, config: str = "", hold: ExitStack | None = Non
 
 
 def default_name(data: str) -> str:
-    """Name a run after its corpus: `sotu`, or the last plain part of a path, without its suffix.
+    """Return a run's name after its corpus, or the last plain part of a path, without suffix.
 
     >>> default_name("notes/*.txt")
     'notes'
@@ -366,7 +358,7 @@ def default_name(data: str) -> str:
 
 
 def list_runs(root: Path) -> list[Run]:
-    """Return the runs below `root`, the newest last; empty if `root` does not exist."""
+    """Return the runs below `root`, the newest last; [] if `root` does not exist."""
     if not root.is_dir():
         return []
     named = (path for path in root.iterdir() if not path.name.startswith(_REMOVED))
@@ -393,8 +385,8 @@ def run_of(checkpoint: Path) -> Run | None:
 def remove(run: Run) -> None:
     """Remove a run with all its files.
 
-    It is renamed first, so no command ever finds a half-removed run. If this process is killed, the
-    next removal in the same folder deletes the rest.
+    It is renamed first, so no command finds a half-removed run; after a kill the next removal in
+    the folder deletes the rest.
 
     Raises:
         RunError: a process trains it, or its folder is a link, or has links out of it.
@@ -427,12 +419,12 @@ def clear(run: Run) -> Path:
 
 
 def find(spec: str, root: Path, *, whole: bool = False) -> Run:
-    """Return the run that `spec` names; every command with the name of a run calls this.
+    """Return the run that `spec` names, for all commands.
 
-    It is `latest`, the name of a run below `root`, with or without date and time, a part of only
-    one name, or a path; or one of its checkpoints, RUN/best, RUN/latest or a path, which stands for
-    its run. A whole name is that run, though it is a part of others. For commands that cannot be
-    undone, `whole` refuses `latest`, parts of names, and checkpoints.
+    It is `latest`, the name of a run below `root`, with or without date and time, a unique part of
+    a name, or a path; or one of its checkpoints, RUN/best, RUN/latest or a path, which stands for
+    its run. `whole`, for commands that cannot be undone, refuses `latest`, parts of names, and
+    checkpoints. A whole name wins over names of which it is a part.
 
     Raises:
         RunError: there is no such run (the message suggests the nearest name), or several names
@@ -496,7 +488,7 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The newest names, the newest first, and the number of the others."""
+    """Return the newest names, newest first, and the number of the others."""
     newest = list(reversed(names))
     more = f" and {len(newest) - MAX_NAMED} more"
     return ", ".join(newest[:MAX_NAMED]) + more * (len(newest) > MAX_NAMED)

@@ -1,8 +1,7 @@
-"""The types of a run's JSON files: what commands read of `run.json`, metrics and times.
+"""Types of a run's JSON files: `run.json`, metrics and times.
 
 A stranger's file, or one that was edited, may have any value anywhere. A file is damaged unless
-every field here has its type, so that what reads its record needs no checks. Other fields have
-other readers (`mlxhog/report`), or none.
+every field here has its type, so its readers need no checks.
 """
 
 from collections.abc import Mapping
@@ -22,8 +21,8 @@ class _UsedWorker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reached:
-    """The result of the newest command."""
+class _Outcome:
+    """The result of the newest command, as far as lists of runs show it."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -34,8 +33,8 @@ class _Reached:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _HeldOut:
-    """The part of the validation text for evaluations."""
+class _Subset:
+    """The validation subset of evaluations."""
 
     asked_bytes: int | None = None
     n_bytes: float | None = None
@@ -49,22 +48,34 @@ class CommandRecord:
 
     from_step: int
     to_step: int
-    options: Mapping[str, Any]  # but those that were left at "auto"
+    options: Mapping[str, Any]  # without those left at "auto"
+
+
+@dataclass(frozen=True)
+class _AddedText:
+    """Text that a resumed run added."""
+
+    step: int
+    documents: int
+    val_documents: int
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestScore:
-    """The best evaluation during training, and what tells whether the last one is worse."""
+    """The best evaluation during training, for comparison with the last one."""
 
     bits_per_byte: float
     step: int  # that was scored
-    text: str = ""  # name of the scored part of the validation text
+    text: str = ""  # name of the validation subset
     nats: tuple[float, ...] = ()  # of its batches
     noise: float | None = None  # of the difference to the last evaluation, in bits per byte
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Status:
+class RunStatus:
+    """The content of run.json."""
+
     status: str = "unknown"
     created_ns: int = 0  # since 1970
     order: int = 0  # among the runs of its folder
@@ -89,10 +100,10 @@ class _Status:
     automatic: tuple[str, ...] = ()
     resumed: tuple[int, ...] = ()
     commands: tuple[CommandRecord, ...] = ()
-    text_added: tuple[Mapping[str, float], ...] = ()
-    validation: _HeldOut | None = None
+    text_added: tuple[_AddedText, ...] = ()
+    validation: _Subset | None = None
     best: BestScore | None = None
-    result: _Reached | None = None
+    result: _Outcome | None = None
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -101,11 +112,11 @@ def read_status(path: Path) -> dict[str, Any]:
         record = plain_json.read(path, most=reading.MAX_STATUS_BYTES)
         if not isinstance(record, dict):
             raise ValueError("it is not a JSON object")
-        status = typed.read(_Status, record)
-        reached, part = status.result or _Reached(), status.validation or _HeldOut()
+        status = typed.read(RunStatus, record)
+        reached, subset = status.result or _Outcome(), status.validation or _Subset()
         for number in (
             status.created_ns, status.order, status.parameters, status.steps, status.seconds,
-            reached.steps, reached.seconds, part.asked_bytes, part.share,
+            reached.steps, reached.seconds, subset.asked_bytes, subset.share,
         ):  # fmt: skip
             if number is not None and number < 0:
                 raise ValueError(f"{number} is below 0")
@@ -113,12 +124,12 @@ def read_status(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         return {"status": DAMAGED, "error": f"{path.name}: {error}; --resume writes it again"}
-    return {"status": _Status.status, **record}
+    return {"status": RunStatus.status, **record}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsLine:
-    """The part that the run itself reads of a line of `metrics.jsonl`; reports read more."""
+    """Fields that every line of `metrics.jsonl` must have; reports read more."""
 
     step: int = 0
     elapsed_s: float = 0.0

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base.paths import path_from_here, words
+from mlxhog.base.paths import path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes
 from mlxhog.cli.frame import CommandResult, Json, argument, command, option, table
 from mlxhog.errors import ConfigError, did_you_mean
@@ -91,7 +91,7 @@ def _entries(folder: Path) -> list[_Entry]:
 def _text_here(text: str | None) -> str:
     """Return the texts of a corpus as a user types them here."""
     each = [path_from_here(Path(one)) for one in text.split("\n")] if text else []
-    return words([*map(str, each)])
+    return quoted_paths([*map(str, each)])
 
 
 @command(otherwise="; cache lists what is kept: `mlxhog cache clear` removes it")

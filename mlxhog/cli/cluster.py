@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import sleep
 
 from mlxhog.cli.frame import CommandResult, Json, argument, command, option
-from mlxhog.cluster.lighthouse import TOKEN_VARIABLE, check_torchft, new_token, parse_address
+from mlxhog.cluster.rendezvous import TOKEN_VARIABLE, check_torchft, new_token, parse_address
 
 POLL_S = 0.5  # between two looks for a signal
 
@@ -37,10 +37,10 @@ def run(config: _Cluster) -> int:
     address = parse_address(config.address)
     check_torchft()
     token = new_token(config.token, address)
-    from mlxhog.cluster.torchft_group import Authority
+    from mlxhog.cluster.torchft_group import Rendezvous
 
-    authority = Authority(address, token)
-    variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(authority.address)
+    rendezvous = Rendezvous(address, token)
+    variable, where = f"{TOKEN_VARIABLE}={token} " if token else "", str(rendezvous.address)
     text = [f"on each machine, this one too:\n  {variable}mlxhog train --cluster {where}"]
     if token:
         text += [f"to start it again:\n  {variable}mlxhog cluster start --address {where}"]
@@ -52,5 +52,5 @@ def run(config: _Cluster) -> int:
     except KeyboardInterrupt:
         print("the cluster has ended; each machine continues to train alone", file=sys.stderr)
     finally:
-        authority.close()
+        rendezvous.close()
     return 0

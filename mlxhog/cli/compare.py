@@ -117,7 +117,7 @@ def _report(comparison: "Comparison", kind: str) -> CommandResult:
             "A tok/s": pair.a.tokens / pair.a.seconds,
             "B tok/s": pair.b.tokens / pair.b.seconds,
         }
-        for pair in comparison.pairs[: payload["pairs_told_from"]]
+        for pair in comparison.pairs[: payload["pairs_used"]]
     ]
     if kind != "text":
         return tabular(payload, table("", pairs, [payload["answer"]]), kind)

@@ -4,7 +4,7 @@ It tests shared memory, a gradient of every backend against the reference, every
 once, and readers beside a writer; on a Mac also every Metal kernel, and whether torch:mps beside
 mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The result is stored for
 this machine and these versions, and `mlxhog train` uses it. A check that other programs leave too
-little processor time is unclear, which is no failure. Exit code 1 if a promise of mlxhog does not
+little processor time is inconclusive, not a failure. Exit code 1 if a promise of mlxhog does not
 hold here.
 
 Examples:
@@ -64,7 +64,7 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     """Store a record, and return where it is and what follows for runs."""
     from mlxhog.base import capabilities as verdicts
     from mlxhog.base import machine
-    from mlxhog.doctor.record import conclude
+    from mlxhog.doctor.record import option_values
 
     stored, not_stored = None, "--quick is not stored; run `mlxhog doctor`"
     if not quick:
@@ -75,5 +75,5 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     known = verdicts.load()  # as a run would
     if not known.usable:
         known = verdicts.CapabilityRecord(known.path, None, record)
-    verdict = conclude(known, machine.here())
-    return {"stored": stored, "not_stored": None if stored else not_stored, "verdict": verdict}
+    options = option_values(known, machine.here())
+    return {"stored": stored, "not_stored": None if stored else not_stored, "options": options}

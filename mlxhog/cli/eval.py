@@ -68,6 +68,6 @@ def run(config: EvalConfig, text: TrainConfig) -> CommandResult:
     payload = result.to_json()
     rows = [*payload["files"], {"file": "whole", **result.whole.to_json()}]
     if result.subset is not None:
-        rows.append({"file": "validation subset", **payload["part"]})
+        rows.append({"file": "validation subset", **payload["subset"]})
     about = {name: payload[name] for name in ("checkpoint", "seq_len", "backend")}
     return CommandResult(payload, [rows, about])

@@ -21,16 +21,16 @@ from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, run_
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import verbatim
 from mlxhog.errors import ConfigError, DataError, shown
-from mlxhog.serving import Reading
+from mlxhog.serving import LoadOptions
 
 if TYPE_CHECKING:
-    from mlxhog.serving.source import Loaded, WeightSource
+    from mlxhog.serving.source import LoadedWeights, WeightSource
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, Reading, Plugins, Json):
+class GenerateConfig(Sampling, LoadOptions, Plugins, Json):
     """Options of `mlxhog generate`."""
 
     model: str = run_argument("RUN_OR_CHECKPOINT")
@@ -62,7 +62,7 @@ class _Answer:
     text: str = ""
     finish_reason: str | None = None
     ttft_s: float | None = None  # seconds from the start of all answers to its first token
-    weights: "tuple[Loaded, Loaded] | None" = None  # of the first token and of the last
+    weights: "tuple[LoadedWeights, LoadedWeights] | None" = None  # first and last
 
     def to_json(self, source: "WeightSource") -> dict[str, Any]:
         payload: dict[str, Any] = {
@@ -73,7 +73,7 @@ class _Answer:
             first, last = self.weights
             counts = source.counts_updates
             payload["weights"] = {
-                "of": source.whose,
+                "of": source.name,
                 "mode": source.mode,
                 "version_first": first.version if counts else None,
                 "version_last": last.version if counts else None,
@@ -95,7 +95,7 @@ def run(config: GenerateConfig) -> CommandResult:
         talk = [{"role": "user", "content": prompts[0]}]
         prompts, ends = [conversations.prompt(talk)], conversations.STOPS
     config = replace(config, stop=(*ends, *_stop_strings(config.stop)))
-    reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
+    reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(LoadOptions)}
     model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
     source, trains = model.follower.source, not model.follower.source.ended()
     answers, n_written = list(map(_Answer, prompts)), 0

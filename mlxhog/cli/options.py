@@ -50,7 +50,7 @@ def run(config: _Options) -> CommandResult:
         raise ConfigError(f"no option {name!r}{hint or '; mlxhog options lists all'}")
     listed = [row for row in listed if row not in exact]
     full = ["\n".join([f"{row['name']}: {row['help']}", *to_lines(_details(row))]) for row in exact]
-    lines = [f"{choice.kind.title} {name}: {choice.about}" for choice in choices]
+    lines = [f"{choice.registry.title} {name}: {choice.about}" for choice in choices]
     width = max((len(row["name"]) for row in listed), default=0)
     lines += [f"{row['name']:{width}}  {_line(row)}" for row in listed]
     text = "\n\n".join(filter(None, [*full, "\n".join(lines)]))
@@ -81,7 +81,7 @@ def _of_flag(spec: Option) -> Iterator[Row]:
             "name": spec.name, "also": list(spec.aliases),
             "default": spec.shown or own.default_text or "none",
             "value": "no value" if own.type is bool else own.metavar or own.expected,
-            "unit": own.unit, "help": own.help, "kind": of[0].kind.title if of else "",
+            "unit": own.unit, "help": own.help, "kind": of[0].registry.title if of else "",
             "of": [each.name for each in of], "inside": own.name if of else "",
         }  # fmt: skip
 

@@ -78,7 +78,7 @@ def run(config: _Parity) -> CommandResult:
 
 def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
     rows, sides = result.rows, ", ".join(side.name for side in result.sides)
-    failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.pressure)
+    failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.tolerance_ratio)
     sides = sides if len(sides) <= MAX_NAMES else f"{len(result.sides)} sides"
     answer: str = AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
     if failed:
@@ -100,9 +100,9 @@ def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
     ]
     good = [row for row in rows if row.ok and row.max_abs is not None]
     closest = [
-        f"closest to its limit: {row.what} of {row.a} against {row.b}, at {row.pressure:.0%} of "
-        "the tolerance"
-        for row in sorted(good, key=lambda row: -row.pressure)[:1]
+        f"closest to its limit: {row.what} of {row.a} against {row.b}, at "
+        f"{row.tolerance_ratio:.0%} of the tolerance"
+        for row in sorted(good, key=lambda row: -row.tolerance_ratio)[:1]
     ]
     more = ["--verbose has a line for every tensor"] * (not everything)
     yield Section(result.subject.title, header, cells, [*result.notes, *closest, *more])

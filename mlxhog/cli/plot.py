@@ -48,7 +48,7 @@ def run(config: ReportOptions) -> CommandResult:
             "lines": len(each.history),
             **{name: each.last(name) for name in columns},
             "val_step": each.progress.val_step,
-            "validation": each.part or None,
+            "validation": each.status.get("validation"),
         }
         for each in records
     ]

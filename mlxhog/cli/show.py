@@ -55,7 +55,7 @@ def run(config: OneRun) -> CommandResult:
             {"steps": steps, "command": line} for steps, line in record.history_of_commands()
         ],
         "checkpoints": [*names[:-1], *(f"{name} (latest)" for name in names[-1:])],
-        "validation": record.part or None,
+        "validation": status.get("validation"),
         "last": {name: record.last(name) for name in _LAST}
         | {"val_step": record.progress.val_step},
         "baselines": dict(record.progress.baselines),

@@ -1,4 +1,4 @@
-"""What the members of a cluster have in common, and what they tell each other of themselves."""
+"""Members of a cluster: the identity that they share, their state, and bounds on what they send."""
 
 import hashlib
 import json
@@ -25,10 +25,8 @@ Float32 = NDArray[np.float32]
 
 
 class ClusterError(MlxhogError):
-    """A round cannot go on: members are out of reach, or do not have the same theta_s."""
+    """A round that fails: members are out of reach, or have different outer parameters."""
 
-
-# -- what all members have in common ---------------------------------------------------------------
 
 _RESTART = "if all of them have left, restart mlxhog cluster start"  # it keeps the first identity
 _SAME = "give all machines the same "
@@ -47,14 +45,13 @@ WAYS_OUT: Final = {
 }
 """Name of what must be equal on all members -> the way out where it is not."""
 
-Identity = Mapping[str, Any]
-"""By the names of `WAYS_OUT`."""
+Identity = Mapping[str, Any]  # by the names of `WAYS_OUT`
 
 
 def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity:
     """Describe this machine's run: its configuration, layout, tokenizer, data, batch and seed.
 
-    Numbers of its own, such as its workers, do not count.
+    Options that may differ between machines, such as workers, are left out.
     """
     places = [(slot.name, slot.shape, slot.offset) for slot in layout.slots.values()]
     return {
@@ -70,7 +67,7 @@ def identity_of(cluster: TrainConfig, layout: Layout, **of_run: Any) -> Identity
 
 
 def check_identity(own: Identity, others: str) -> None:
-    """Raise ConfigError, with every difference, beside machines whose identity is this JSON."""
+    """Raise ConfigError with every difference from the identity of the other machines, as JSON."""
     try:
         theirs = dict(plain_json.loads(others))
     except (ValueError, TypeError):  # of another version
@@ -85,16 +82,13 @@ def check_identity(own: Identity, others: str) -> None:
         raise ConfigError("\n".join(problems) + f"; {_RESTART}")
 
 
-# -- a round ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class MemberMachine:
     """A machine of a cluster, as it describes itself at each join."""
 
     id: int  # no other machine has it, 0 < id < 2^63
     name: str  # for people; several machines may have it
-    tokens: int = 0  # in theta_s
+    tokens: int = 0  # in the outer parameters
     rounds: int = 0  # that it has committed
     seen_s: float = 0.0  # seconds since its last join, if the clocks of the machines agree
 
@@ -114,38 +108,36 @@ class Membership:
         return len(self.ids)
 
     def name(self, rank: int) -> str:
-        """Name of a member, as it describes itself."""
+        """Return the name of a member, as it describes itself."""
         names = {one.id: one.name for one in self.machines}
         return shown(names.get(self.ids[rank], f"of rank {rank}"))
 
     def others(self) -> str:
-        """Names of all members but this one."""
+        """Return the names of all members but this one."""
         return " or ".join(self.name(rank) for rank in range(self.members) if rank != self.rank)
 
 
-class Roster:
-    """The machines that the links of a run have met; used by one thread of its supervisor."""
+class ClusterMembers:
+    """The machines of a run's cluster; used by one thread of its supervisor."""
 
     def __init__(self) -> None:
         self.is_alone = False  # whether this machine trains alone
         self._own, self._members = 0, tuple[int, ...]()
-        self._met = dict[
-            int, tuple[MemberMachine, float]
-        ]()  # by id; with the time of the last join
+        self._known = dict[int, tuple[MemberMachine, float]]()  # by id; time of the last join
 
-    def meet(self, member: Membership, own: MemberMachine) -> None:
-        """Take the members of the newest round, and this machine as it is now."""
+    def update(self, member: Membership, own: MemberMachine) -> None:
+        """Record the members of the newest round, and this machine as it is now."""
         self._own, self._members = own.id, member.ids
         now_s = time.monotonic()
         for one in (*member.machines, own):
-            self._met[one.id] = one, now_s - one.seen_s
+            self._known[one.id] = one, now_s - one.seen_s
 
     def reports(self) -> tuple[MachineReport, ...]:
-        """One report per machine, this one first, then by name."""
+        """Return a report per machine, this one first, then by name."""
         members = () if self.is_alone else self._members
         now_s, names, reports = time.monotonic(), Counter[str](), list[MachineReport]()
-        met = sorted(self._met.values(), key=lambda x: (x[0].id != self._own, x[0].name, x[0].id))
-        for one, seen_s in met:
+        known = self._known.values()
+        for one, seen_s in sorted(known, key=lambda x: (x[0].id != self._own, x[0].name, x[0].id)):
             is_own, name = one.id == self._own, printable(one.name)
             names[name] += 1
             reports.append(
@@ -161,10 +153,10 @@ class Roster:
         return tuple(reports)
 
 
-# Bounds of what a member with the token may send, beside the values that the others have.
+# Bounds on what a member with the token may send, relative to the state of the others.
 MAX_RATIO: Final = 100.0  # of what others send to what the members have, by root mean square
-MIN_RMS: Final = 0.1  # parameters that begin at zero, too, may move
-MAX_RMS: Final = 1e4  # of parameters; no number of rounds leads further
+MIN_RMS: Final = 0.1  # for parameters that begin at zero
+MAX_RMS: Final = 1e4  # of parameters, after any number of rounds
 MAX_SECONDS: Final = 366 * 86_400
 MAX_COUNT: Final = (1 << 53) - 1
 MAX_TOKENS_PER_S: Final = 1e8  # of a cluster
@@ -173,31 +165,31 @@ SLACK_S: Final = 3600.0  # the clocks of machines that wait for each other diffe
 
 @dataclass(frozen=True)
 class GroupState:
-    """What all members have after the same rounds, and a joiner loads."""
+    """State that all members share after a round, and that a joining machine loads."""
 
     round: int  # committed rounds
     tokens: int  # tokens in them, of all members; the position of the schedule
-    anchor: Float32  # theta_s, (n,) float32
-    velocity: Float32  # v of the outer optimizer, (n,) float32
+    params: Float32  # the outer parameters, (n,) float32
+    velocity: Float32  # of the outer optimizer, (n,) float32
     seconds: float = 0.0  # of training since the cluster began
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of theta_s, 32 bytes; the same on all members."""
-        return hashlib.sha256(self.anchor.data).digest()
+        """SHA-256 of the outer parameters, 32 bytes; the same on all members."""
+        return hashlib.sha256(self.params.data).digest()
 
     def check(self, own: "GroupState") -> None:
-        """Raise ClusterError unless a machine with a state of its own may take over this one.
+        """Raise ClusterError unless a machine whose state is `own` may load this one.
 
-        Another member sent it, perhaps with nonsense that is finite.
+        Another member sent it, perhaps with finite nonsense.
         """
-        n, most = len(own.anchor), own.max_movement()
-        for name in ("anchor", "velocity"):
+        n, most = len(own.params), own.max_rms()
+        for name in ("params", "velocity"):
             array = getattr(self, name)
             if not (array.dtype == np.float32 and array.shape == (n,) and np.isfinite(array).all()):
                 raise self._wrong(f"is not {n:,} finite float32")
             if (rms := root_mean_square(array)) > most:
-                raise self._wrong(f"has numbers of {rms:.3g} on average, expected up to {most:.3g}")
+                raise self._wrong(f"has a root mean square of {rms:.3g}, expected up to {most:.3g}")
         seconds, tokens = self.seconds, self.tokens
         if not (isinstance(seconds, int | float) and 0 <= seconds <= MAX_SECONDS):
             raise self._wrong(f"has trained for {shown(seconds)} s, expected up to {MAX_SECONDS:,}")
@@ -205,14 +197,14 @@ class GroupState:
         if not (type(tokens) is int and 0 <= tokens <= max_tokens):
             raise self._wrong(f"has {shown(tokens)} tokens, expected up to {max_tokens:,}")
         if not (type(self.round) is int and 0 <= self.round <= MAX_COUNT):
-            raise self._wrong("has no such number")
+            raise self._wrong("has an invalid round number")
 
-    def max_movement(self) -> float:
-        """Largest root mean square that what other members send may have beside this state.
+    def max_rms(self) -> float:
+        """Return the largest root mean square of arrays that other members may send.
 
-        A function of what all members share, so they refuse the same rounds.
+        It depends on the shared state alone, so that all members refuse the same rounds.
         """
-        shared = max(MIN_RMS, *map(root_mean_square, (self.anchor, self.velocity)))
+        shared = max(MIN_RMS, *map(root_mean_square, (self.params, self.velocity)))
         return min(MAX_RATIO * shared, MAX_RMS)
 
     def _wrong(self, problem: str) -> ClusterError:
@@ -223,12 +215,11 @@ class GroupState:
 
 
 def root_mean_square(array: Float32) -> float:
-    """Root mean square of finite numbers; infinity if their squares are too large."""
+    """Return the root mean square of finite values; infinity if their squares overflow."""
     with np.errstate(over="ignore"):
         return math.sqrt(float(np.dot(array, array)) / max(1, len(array)))
 
 
-Offer = Callable[[], GroupState]
-"""Gives the state of this member, for one that joins; called from any thread during `join`."""
-Describe = Callable[[], MemberMachine]
-"""Gives this member as the others shall see it."""
+GetState = Callable[[], GroupState]
+"""Returns the state of this member for a joining machine; called from any thread in `join`."""
+Describe = Callable[[], MemberMachine]  # returns the description of this member that the others see

@@ -6,8 +6,8 @@ member that is behind, and says whether a round is committed. What this file add
 - connections, store and transfers use the machine's address in the cluster, not its hostname;
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
 - each machine describes itself in the store at each join;
-- a member answers only those that know the token: it refuses a round with a member whose greeting
-  is not sealed with it, and sends its state only for a sealed request (`lighthouse.seal`);
+- members authenticate by HMAC under the token (`rendezvous.hmac_of`): a round with a member whose
+  hello has another one is refused, and the state is sent only for an authenticated request;
 - members exchange their ids whenever the membership changes.
 
 A group is used once: after an exception from `join` its process ends, since a torchft manager
@@ -51,29 +51,29 @@ from mlxhog.cluster.group import (
     ClusterError,
     Describe,
     Float32,
+    GetState,
     GroupState,
     Identity,
     MemberMachine,
     Membership,
-    Offer,
     check_identity,
 )
-from mlxhog.cluster.lighthouse import Address, check_token, is_sealed, seal
+from mlxhog.cluster.rendezvous import Address, check_token, hmac_of, is_hmac
 from mlxhog.errors import message_of, shown
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 MIN_REPLICAS: Final = 1
-"""Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
+"""The lighthouse's minimum; a machine without others trains on and does not wait for them."""
 JOIN_S: Final = 10.0
-"""Longest wait of a round for machines that are alive; above `SILENT_S`, else they take turns."""
-SILENT_S: Final = 2.0
-"""Silence after which a round does not wait for a machine."""
+"""Longest wait of a round for live machines; above `HEARTBEAT_TIMEOUT_S`, else they take turns."""
+HEARTBEAT_TIMEOUT_S: Final = 2.0
+"""A round does not wait for a machine without a heartbeat for this long."""
 CONNECT_S: Final = 10.0
 MAX_NAME: Final = 64
 MAX_MACHINES: Final = 1000  # that a machine reads about, the newest
 
 
-class Authority:
+class Rendezvous:
     """The store at a named address and torchft's lighthouse, until `close`.
 
     Raises:
@@ -88,12 +88,12 @@ class Authority:
             bind=f"{address.ip}:0",
             min_replicas=MIN_REPLICAS,
             join_timeout_ms=round(1000 * JOIN_S),
-            heartbeat_timeout_ms=round(1000 * SILENT_S),
+            heartbeat_timeout_ms=round(1000 * HEARTBEAT_TIMEOUT_S),
         )
         port = self._lighthouse.address().rpartition(":")[2]
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
         self._store.append("machines", " ")
-        self._store.set("token", seal(token))  # last: members wait for it
+        self._store.set("token", hmac_of(token))  # last: members wait for it
 
     def close(self) -> None:
         """End both servers."""
@@ -104,23 +104,23 @@ class Authority:
 class TorchftGroup:
     """A member of the cluster at an address; used by one thread.
 
-    A link makes these calls, in this order; `check` once, the others for every round:
+    A sidecar makes these calls, in this order; `check` once, the others for every round:
 
-        check    compare what all members must have in common
+        check    compare the identity that all members share
         join     wait for the members of the next round
-        state    what the members have, if it is not what this one has; the link takes it over
+        state    the members' state, where this one's is older
         average  the mean of the members' buffers, or none for any of them
 
-    Each may raise an error of the network. The link then ends; the next begins from the arena.
+    Each may raise a network error. The sidecar then ends; the next begins from the arena.
 
     Args:
         address: of the cluster.
         describe: see `group.py`; the name is also that of torchft's logs.
-        offer: see `group.py`. Its arrays must not change before `average` returns.
+        get_state: see `group.py`. Its arrays must not change before `average` returns.
         own: address of this machine, which the others reach.
         round: rounds that this member has committed, 0 for a new one.
         token: of the cluster.
-        dtype: of the numbers on the wire but the exact ones of `average`: float32 or bfloat16.
+        dtype: of values on the wire, the exact ones of `average` apart: float32 or bfloat16.
         timeout_s: limit for a join, for a transfer, and for an average.
 
     Raises:
@@ -132,7 +132,7 @@ class TorchftGroup:
         self,
         address: Address,
         describe: Describe,
-        offer: Offer,
+        get_state: GetState,
         *,
         own: str,
         round: int = 0,
@@ -144,23 +144,23 @@ class TorchftGroup:
         self._loaded: GroupState | None = None
         connect, timeout = timedelta(seconds=CONNECT_S), timedelta(seconds=timeout_s)
         id = describe().id
-        max_bytes = 4 * offer().anchor.nbytes + (1 << 20)  # of a state: two such arrays, and words
+        max_bytes = 4 * get_state().params.nbytes + (1 << 20)  # two such arrays, and scalars
         with _failures(f"joining the cluster at {address}"):
             self._store = dist.TCPStore(
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
             )
-            sealed, machines, lighthouse = self._read("token", "machines", "lighthouse")
-            check_token(token, sealed, address)
+            proof, machines, lighthouse = self._read("token", "machines", "lighthouse")
+            check_token(token, proof, address)
             if str(id) not in machines.split():
                 self._store.set(f"machine/{id}", "null")
                 self._store.append("machines", f"{id} ")
             port, self._rendezvous = _serve_store(own, 0)
             self._connections = _Connections(own, timeout, token, id)
             for name in [one for one in os.environ if one.startswith("TORCHFT_")]:
-                del os.environ[name]  # torchft takes them before the arguments below
+                del os.environ[name]  # torchft prefers them to the arguments below
             self._manager = torchft.Manager(
                 pg=self._connections,
-                state_dict=lambda: _to_tensors(offer()),
+                state_dict=lambda: _to_tensors(get_state()),
                 load_state_dict=lambda state: setattr(self, "_loaded", state["state"]),
                 min_replica_size=1,
                 use_async_quorum=False,
@@ -178,12 +178,12 @@ class TorchftGroup:
             )
             client = LighthouseClient(lighthouse, connect)
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
-            self._be_seen = partial(client.heartbeat, replica_id, connect)
-            self._be_seen()  # from now on a round waits for this member
+            self._heartbeat = partial(client.heartbeat, replica_id, connect)
+            self._heartbeat()  # from now on a round waits for this member
         self.be_at(round)
 
     def check(self, identity: Identity) -> None:
-        """Refuse this member if it does not fit the others; ConfigError as `check_identity`."""
+        """Compare this member with the others; ConfigError as `check_identity`."""
         with _failures("comparing with the other machines"):
             own = json.dumps(dict(identity), sort_keys=True)
             first = self._store.compare_set("identity", "", own).decode()
@@ -193,8 +193,8 @@ class TorchftGroup:
         """Wait for the members of the next round; ClusterError if one is out of reach."""
         self._loaded = None
         with _failures("joining a round"):
-            self._be_seen()
-            machines = self._meet_machines()
+            self._heartbeat()
+            machines = self._exchange_machines()
             self._manager.start_quorum()
             # torchft notes a failed connection or transfer, and would go on with the old state:
             # what this member has sent would count as not committed.
@@ -207,14 +207,14 @@ class TorchftGroup:
         return Membership(self._manager.current_step(), self._connections.rank, ids, here)
 
     def _read(self, *keys: str) -> list[str]:
-        """Values of the store, which are waited for; a call for each would cost two trips each."""
+        """Wait for values of the store, in one round trip."""
         return [value.decode() for value in self._store.multi_get(keys)]
 
-    def _meet_machines(self) -> list[MemberMachine]:
-        """Describe this machine in the store; returns all that describe themselves."""
+    def _exchange_machines(self) -> list[MemberMachine]:
+        """Describe this machine in the store; return all machines that have done so."""
         own, now_s = self._describe(), time.time()
-        words = [own.name[:MAX_NAME], own.tokens, own.rounds, now_s]
-        self._store.set(f"machine/{own.id}", json.dumps(words))
+        described = [own.name[:MAX_NAME], own.tokens, own.rounds, now_s]
+        self._store.set(f"machine/{own.id}", json.dumps(described))
         (known,) = self._read("machines")
         every = dict.fromkeys(id for id in known.split() if re.fullmatch("[0-9]{1,19}", id))
         ids = list(every)[-MAX_MACHINES:]  # whoever reaches the store may add to them
@@ -229,9 +229,9 @@ class TorchftGroup:
         return machines
 
     def state(self) -> GroupState | None:
-        """The members' state after `join`; None if this member's own is of the same round.
+        """Return the members' state after `join`; None if this member has the same round.
 
-        In round 0 it is that of rank 0, so that all begin at the same parameters.
+        In round 0 it is the state of rank 0, so that all begin at the same parameters.
         """
         return self._loaded
 
@@ -256,19 +256,19 @@ class TorchftGroup:
         return commits
 
     def be_at(self, round: int) -> None:
-        """Count as a member that has committed this number of rounds, whatever it averaged."""
+        """Set the number of committed rounds that this member reports."""
         self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def leave(self) -> None:
         """Leave the cluster; no other call follows."""
         with suppress(ClusterError), _failures("leaving"):
-            self._meet_machines()  # with what the last round has committed
+            self._exchange_machines()  # with what the last round has committed
         self._manager.shutdown()
         self._connections.abort(errored=False)
 
 
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
-    """Gloo on one address of this machine; members tell their ids when it is configured."""
+    """Gloo on one address of this machine; members exchange their ids in `configure`."""
 
     def __init__(self, own: str, timeout: timedelta, token: str, id: int) -> None:
         super().__init__(timeout)
@@ -279,26 +279,26 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
     def configure(
         self, store_addr: str, replica_id: str, rank: int, world_size: int, *more: Any
     ) -> None:
-        """Greet the members of a new membership, and connect to them."""
+        """Authenticate the members of a new quorum, and connect to them."""
         store = create_store_client(store_addr, self._timeout)
-        sealed = seal(self._token, f"{store_addr} {rank} {self._id}")
-        store.set(f"greeting/{rank}", json.dumps([self._id, sealed]))
-        texts = [store.get(f"greeting/{other}").decode() for other in range(world_size)]
-        with _foreign("the greeting of a member"):
-            greetings = [plain_json.loads(text) for text in texts]
-            for other, (id, sealed) in enumerate(greetings):
-                if not is_sealed(self._token, f"{store_addr} {other} {id}", sealed):
+        proof = hmac_of(self._token, f"{store_addr} {rank} {self._id}")
+        store.set(f"hello/{rank}", json.dumps([self._id, proof]))
+        texts = [store.get(f"hello/{other}").decode() for other in range(world_size)]
+        with _foreign("the hello of a member"):
+            hellos = [plain_json.loads(text) for text in texts]
+            for other, (id, proof) in enumerate(hellos):
+                if not is_hmac(self._token, f"{store_addr} {other} {id}", proof):
                     raise ClusterError(
                         f"member {other} of the round does not know the cluster's token, so no "
                         "round takes place with it; let only machines of this run reach the ports"
                     )
-            self.ids, self.rank = tuple(int(id) for id, _ in greetings), rank
+            self.ids, self.rank = tuple(int(id) for id, _ in hellos), rank
             if not all(0 < id < 1 << 63 for id in self.ids):
                 raise ValueError(f"{shown(self.ids)} has an id that no machine has")
         super().configure(store_addr, replica_id, rank, world_size, *more)
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
-        """Connect as torchft does, but by this machine's address and not by its hostname."""
+        """Connect as torchft does, but by this machine's address in place of its hostname."""
         group = dist.ProcessGroup(store, rank, world_size)
         gloo, cpu = dist.ProcessGroup.BackendType.GLOO, torch.device("cpu")
         options = dist.ProcessGroupGloo._Options()
@@ -312,7 +312,7 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
 
 
 class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
-    """torchft's HTTP transfer by address; what arrives is loaded as data, never executed."""
+    """torchft's HTTP transfer by address; a state is loaded as data and never executed."""
 
     def __init__(
         self, own: str, timeout: timedelta, token: str, max_bytes: int = MAX_BYTES
@@ -321,20 +321,20 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
         super().__init__(timeout, num_chunks=0)
         handler: Any = self._server.RequestHandlerClass
 
-        class SealedOnly(handler):  # type: ignore[misc]
+        class Authenticated(handler):  # type: ignore[misc]
             def do_GET(self) -> None:
-                if is_sealed(token, self.path, self.headers.get("Authorization")):
+                if is_hmac(token, self.path, self.headers.get("Authorization")):
                     super().do_GET()
                 else:
-                    self.send_error(403, "the request is not sealed with the cluster's token")
+                    self.send_error(403, "the request has no HMAC by the cluster's token")
 
-            def log_message(self, *words: object) -> None:
+            def log_message(self, *arguments: object) -> None:
                 pass  # else each request adds a line to the log
 
-        self._server.RequestHandlerClass = SealedOnly
+        self._server.RequestHandlerClass = Authenticated
 
     def address(self) -> str:
-        """The URL of this server; torchft's names the host."""
+        """Return the URL of this server by address; torchft's has the hostname."""
         return f"http://{self._own}:{self._server.socket.getsockname()[1]}/checkpoint/"
 
     def shutdown(self, wait: bool = True) -> None:
@@ -347,7 +347,7 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     ) -> dict[str, Any]:
         """Load the state of a round from the member at a URL; anything else is an error."""
         path = urllib.parse.urlsplit(url := f"{metadata}{step}/full").path
-        request = urllib.request.Request(url, headers={"Authorization": seal(self._token, path)})
+        request = urllib.request.Request(url, headers={"Authorization": hmac_of(self._token, path)})
         with (
             urllib.request.urlopen(request, timeout=timeout.total_seconds()) as stream,
             warnings.catch_warnings(),
@@ -357,14 +357,14 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
             bounded: Any = _Bounded(stream, self._max_bytes)
             loaded: Any = _streaming_load(bounded, weights_only=True)
             values = loaded["user"]["default"]
-            arrays = {name: values[name].numpy().copy() for name in ("anchor", "velocity")}
+            arrays = {name: values[name].numpy().copy() for name in ("params", "velocity")}
             state = GroupState(**{**values, **arrays})  # `GroupState.check` checks its numbers
         torchft_own = {"step": step, "batches_committed": 0}
         return {"user": {"default": {"state": state}}, "torchft": torchft_own}
 
 
 class _Bounded:
-    """A stream that ends in a ValueError behind a number of bytes, before memory is asked for."""
+    """A stream that raises ValueError beyond a number of bytes, before memory is allocated."""
 
     def __init__(self, stream: Any, max_bytes: int) -> None:
         self._stream, self._left, self._max_bytes = stream, max_bytes, max_bytes
@@ -395,7 +395,7 @@ def _serve_store(ip: str, port: int) -> tuple[int, dist.TCPStore]:
 
 
 def _to_tensors(state: GroupState) -> dict[str, Any]:
-    arrays = {name: torch.from_numpy(getattr(state, name)) for name in ("anchor", "velocity")}
+    arrays = {name: torch.from_numpy(getattr(state, name)) for name in ("params", "velocity")}
     return {**vars(state), **arrays}
 
 

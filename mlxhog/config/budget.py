@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 class Budget:
     """Limits of one `train` call, and the steps, tokens and seconds of the run before it.
 
-    Limits count from the start of this call. The schedule sees `progress`, which spans the whole
-    run: the part before this call and its limits.
+    Limits count from the start of this call; `progress`, for schedules, spans the whole run.
     """
 
     steps: int | None = None
@@ -18,8 +17,7 @@ class Budget:
     steps_before: int = 0
     tokens_before: int = 0
     seconds_before: float = 0.0
-    # `steps_before`, rescaled to steps of as many batches as this call's; None if the budget is in
-    # steps
+    # `steps_before` in steps of as many batches as this call's; None if the budget is in steps
     equal_steps_before: float | None = None
 
     @property
@@ -30,7 +28,7 @@ class Budget:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing limits this call."""
+        """Whether this call has no limit."""
         return (self.steps, self.tokens, self.seconds) == (None,) * 3
 
     @property
@@ -39,20 +37,16 @@ class Budget:
         return 0 in (self.steps, self.tokens, self.seconds)
 
     def step_limit(self, tokens_per_step: int, *, steps: int = 0, tokens: int = 0) -> int | None:
-        """Steps this call may take, or None where only time limits it.
-
-        `tokens_per_step` is of the steps from now on, `steps` and `tokens` are of those so far.
-        """
+        """Return the steps this call may take, `steps` with `tokens` so far included; None: any."""
         limits = [self.steps] if self.steps is not None else []
         if self.tokens is not None:
             limits.append(steps + math.ceil(max(0, self.tokens - tokens) / tokens_per_step))
         return min(limits) if limits else None
 
     def continuing(self, earlier: "Budget", steps: int) -> "Budget":
-        """Continue an earlier budget with steps of another number of batches.
+        """Continue an earlier budget, after `steps` of this call, with another number of batches.
 
-        The finished share of the run stays the same, and the rest is in steps of this budget.
-        `steps` are those of this call so far.
+        The finished share of the run stays the same; the rest is in steps of this budget.
         """
         if self.steps is None or earlier.steps is None:
             return self

@@ -8,16 +8,16 @@ file of the user's own):
         name: ClassVar[str] = "ssp"
         slack: int = option(3, "steps that a worker may be ahead", unit="steps", low=0)
 
-Its text has the hyperparameters; the others have their defaults:
+Its text has the hyperparameters that are not the defaults:
 
     ssp    ssp(slack=2)    {name: ssp, slack: 2}    ssp(slack=2, staleness_lr=linear:0.1)
 
 A comma separates hyperparameters only before NAME=, so `staleness=speed:1,4` is one. Flat names
-(`--slack 2`, `slack: 2`) are shorthand for hyperparameters of the component that a run has; one
-whose name is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
+(`--slack 2`, `slack: 2`) are shorthand for hyperparameters of the component that a run has; a name
+that is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
 
-A `ComponentRegistry` has the components of one kind. Its module registers those of the package and
-is imported at the first look-up. `--plugin` loads files of the user's own.
+A registry has the components of one kind. The module that registers those of the package is
+imported at the first look-up; `--plugin` loads files of the user's own.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from mlxhog.config.options import Option, convert_fields, options, yaml_values
 from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
-_SPELT = re.compile(rf"({NAME.pattern})\s*(?:\((.*)\))?", re.DOTALL)  # of a stripped text
+_TEXT = re.compile(rf"({NAME.pattern})\s*(?:\((.*)\))?", re.DOTALL)  # of a stripped text
 _FORMS = "a name, a name with hyperparameters such as ssp(slack=2), or {name: ssp, slack: 2}"
 _COMMA = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
 
 T = TypeVar("T")
-"""The type of the entries of a registry, such as classes of choices."""
+"""The type of the entries of a registry, such as classes of components."""
 
 
 class UnknownComponent(ConfigError):
@@ -49,13 +49,13 @@ class UnknownComponent(ConfigError):
 class Registry(Generic[T]):
     """Components of one kind by name: those of the package, and those of users' files."""
 
-    def __init__(self, title: str, home: str, form: str, *, plural: str = "") -> None:
+    def __init__(self, title: str, module: str, form: str, *, plural: str = "") -> None:
         """Name the kind, and the module that registers those of the package.
 
         `form` describes one in a user's file, for errors.
         """
         self.title, self.form, self.plural = title, form, plural or f"{title}s"
-        self._home = home
+        self._module = module
         self._by_name: dict[str, T] = {}
         self._check: Callable[[T], object] | None = None
 
@@ -64,30 +64,30 @@ class Registry(Generic[T]):
         self._check = check
         return check
 
-    def register(self, choice: T) -> T:
-        """Add a choice under its name; also as a decorator.
+    def register(self, component: T) -> T:
+        """Add a component under its name; also as a decorator.
 
         Raises:
             ConfigError: its name is illegal or taken, or `checked_by` refuses it.
         """
-        name = getattr(choice, "name", None)
+        name = getattr(component, "name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"its name is {shown(name)}; use a letter and then letters, digits, '-' or '_'"
             )
         if self._check is not None:
-            self._check(choice)
-        if self._by_name.setdefault(name, choice) is not choice:
+            self._check(component)
+        if self._by_name.setdefault(name, component) is not component:
             raise ConfigError(f"there is a {self.title} {name!r} already; give yours another name")
-        return choice
+        return component
 
     def known(self) -> Mapping[str, T]:
-        """Every choice by its name, in the order of registration."""
-        importlib.import_module(self._home)
+        """Return every component by its name, in the order of registration."""
+        importlib.import_module(self._module)
         return MappingProxyType(self._by_name)
 
     def find(self, name: str) -> T:
-        """Return the choice of a name.
+        """Return the component of a name.
 
         Raises:
             UnknownComponent: no component has that name; the error suggests the nearest one.
@@ -122,9 +122,9 @@ class Component:
     A plain field such as `depth: int = 3` is a hyperparameter, too, without limits and help.
     """
 
-    name: ClassVar[str]  # in flags and files; only a class that defines it itself is a choice
+    name: ClassVar[str]  # in flags and files; a class that defines none itself cannot be chosen
     about: ClassVar[str]  # one line for help and documentation
-    kind: ClassVar[ComponentRegistry]  # the registry that it belongs to
+    registry: ClassVar[ComponentRegistry]
     takes_plain_fields: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -165,12 +165,12 @@ class Component:
     def __str__(self) -> str:
         """Format it, with the hyperparameters that are not the defaults; `read` reads it back."""
         specs = options(type(self))
-        numbers = [
+        changed = [
             f"{name}={'true' if value is True else 'false' if value is False else value}"
             for name, value in yaml_values(self).items()
             if getattr(self, name) != specs[name].default
         ]
-        return f"{self.name}({', '.join(numbers)})" if numbers else self.name
+        return f"{self.name}({', '.join(changed)})" if changed else self.name
 
     def to_dict(self) -> dict[str, object]:
         """Return its name and all hyperparameters, as YAML and JSON have them."""
@@ -180,57 +180,57 @@ class Component:
 class ComponentRegistry(Registry[type[Component]]):
     """Components that a run chooses by an option, such as `--strategy`."""
 
-    def register(self, choice: type[Component]) -> type[Component]:
-        """Add a choice, also as a decorator.
+    def register(self, component: type[Component]) -> type[Component]:
+        """Add a component, also as a decorator.
 
         Raises:
             ConfigError: as of a `Registry`; or the class is not a frozen dataclass, so its
                 hyperparameters would be lost.
         """
-        params = vars(choice).get("__dataclass_params__")
-        forgot = any(isinstance(value, Field) for value in vars(choice).values())
+        params = vars(component).get("__dataclass_params__")
+        forgot = any(isinstance(value, Field) for value in vars(component).values())
         if forgot if params is None else not params.frozen:
             raise ConfigError(
                 f"put @dataclass(frozen=True, kw_only=True) above it, as above every {self.title}"
             )
-        return super().register(choice)
+        return super().register(component)
 
     def read(self, value: object) -> Component:
-        """Return a choice from its text, a mapping, or itself.
+        """Return a component from its text, a mapping, or itself.
 
         Raises:
             UnknownComponent: no component has that name.
             ConfigError: it has no such hyperparameter, or one has an invalid value.
         """
-        if isinstance(value, Component) and value.kind is self:
+        if isinstance(value, Component) and value.registry is self:
             return value
-        name, numbers = self.parts(value)
-        return self.make(name, {flat: (one, "") for flat, one in numbers.items()})
+        name, values = self.parts(value)
+        return self.make(name, {flat: (one, "") for flat, one in values.items()})
 
     def make(
-        self, choice: type[Component] | str, numbers: Mapping[str, tuple[object, str]]
+        self, component: type[Component] | str, flat_values: Mapping[str, tuple[object, str]]
     ) -> Component:
         """Return a component, given or by its name, with hyperparameters.
 
-        `numbers` maps a flat name to the value and the prefix of an error about it, or "".
+        `flat_values` maps a flat name to the value and the prefix of an error about it, or "".
 
         Raises:
             UnknownComponent: no component has that name.
             ConfigError: every hyperparameter that it lacks, or that has an invalid value.
         """
-        choice = self.find(choice) if isinstance(choice, str) else choice
-        specs = {spec.flat: spec for spec in options(choice).values()}
+        cls = self.find(component) if isinstance(component, str) else component
+        specs = {spec.flat: spec for spec in options(cls).values()}
         values, wrong = dict[str, object](), list[str]()
-        for flat, (value, begin) in numbers.items():
+        for flat, (value, begin) in flat_values.items():
             try:
                 values[specs[flat].name] = specs[flat].convert(value)
             except KeyError:
-                wrong.append(f"{begin or self.title}: {self.lacks(choice, flat)}")
+                wrong.append(f"{begin or self.title}: {self.lacks(cls, flat)}")
             except ValueError as error:
-                wrong.append(f"{begin or f'{choice.name}: {specs[flat].name}'} {error}")
+                wrong.append(f"{begin or f'{cls.name}: {specs[flat].name}'} {error}")
         if wrong:
             raise ConfigError("\n".join(wrong))
-        return choice(**values)
+        return cls(**values)
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
         """Return the name and the hyperparameters of a value, whether or not the component exists.
@@ -241,25 +241,24 @@ class ComponentRegistry(Registry[type[Component]]):
             ConfigError: it has no form above, or lacks a hyperparameter.
         """
         name: object = None
-        numbers: dict[str, object] = {}
+        values: dict[str, object] = {}
         if isinstance(value, Component):
-            name, numbers = value.name, yaml_values(value)
+            name, values = value.name, yaml_values(value)
         elif isinstance(value, Mapping):
-            numbers = {str(key): one for key, one in value.items()}
-            name = numbers.pop("name", None)
-        elif isinstance(value, str) and (match := _SPELT.fullmatch(value.strip())):
-            name, numbers = match[1], _hyperparameters_in(match[2] or "")
+            values = {str(key): one for key, one in value.items()}
+            name = values.pop("name", None)
+        elif isinstance(value, str) and (match := _TEXT.fullmatch(value.strip())):
+            name, values = match[1], _hyperparameters_in(match[2] or "")
         if not isinstance(name, str):
             raise ConfigError(f"wanted {_FORMS}")
-        choice = type(value) if isinstance(value, Component) else self.known().get(name)
-        if choice is None:
-            return name, numbers
-        specs = options(choice).values()
-        flat = {word: one.flat for one in specs for word in (one.flat, one.name)}
-        for number in numbers:
-            if number not in flat:
-                raise ConfigError(self.lacks(choice, number))
-        return name, {flat[number]: one for number, one in numbers.items()}
+        cls = type(value) if isinstance(value, Component) else self.known().get(name)
+        if cls is None:
+            return name, values
+        flat = {word: one.flat for one in options(cls).values() for word in (one.flat, one.name)}
+        for word in values:
+            if word not in flat:
+                raise ConfigError(self.lacks(cls, word))
+        return name, {flat[word]: one for word, one in values.items()}
 
     @property
     def expected(self) -> str:
@@ -269,47 +268,43 @@ class ComponentRegistry(Registry[type[Component]]):
     def hyperparameters(self) -> Mapping[str, Option]:
         """Return every hyperparameter of any component by its flat name.
 
-        One means the same in all components of a kind; its default, here that of the first,
-        may differ.
+        It means the same in all components of a kind; its default, here that of the first, may
+        differ.
         """
         return _hyperparameters_of(tuple(self.known().values()))
 
-    def lacks(self, choice: type[Component], number: str) -> str:
+    def lacks(self, component: type[Component], name: str) -> str:
         """Return the error for a hyperparameter that a component lacks; it names those with it."""
-        by_name = {
-            **{one.name: one for one in self.hyperparameters().values()},
-            **self.hyperparameters(),
-        }
-        if number in by_name:
-            owners = [owner.name for owner in by_name[number].owners]
+        by_name = {one.name: one for one in self.hyperparameters().values()}
+        if (known := (by_name | dict(self.hyperparameters())).get(name)) is not None:
+            owners = [owner.name for owner in known.owners]
             has = "has" if len(owners) == 1 else "have"
-            return f"{choice.name} has no {number}; {', '.join(owners)} {has}"
-        own = options(choice)
-        near = did_you_mean(number, own)
+            return f"{component.name} has no {name}; {', '.join(owners)} {has}"
+        own = options(component)
         listed = f"; it has {', '.join(own)}" if own else "; it has no hyperparameters"
-        return f"{choice.name} has no {number}{near or listed}"
+        return f"{component.name} has no {name}{did_you_mean(name, own) or listed}"
 
 
 def _hyperparameters_in(text: str) -> dict[str, object]:
-    numbers: dict[str, object] = {}
+    values: dict[str, object] = {}
     for part in filter(str.strip, _COMMA.split(text)):
-        number, equals, value = (word.strip() for word in part.partition("="))
+        name, equals, value = (word.strip() for word in part.partition("="))
         if not equals:
-            raise ConfigError(f"{number!r} has no value; write number=value")
-        if number in numbers:
-            raise ConfigError(f"{number} is given twice; keep one")
-        numbers[number] = value
-    return numbers
+            raise ConfigError(f"{name!r} has no value; write name=value")
+        if name in values:
+            raise ConfigError(f"{name} is given twice; keep one")
+        values[name] = value
+    return values
 
 
 @cache
-def _hyperparameters_of(choices: tuple[type[Component], ...]) -> Mapping[str, Option]:
+def _hyperparameters_of(components: tuple[type[Component], ...]) -> Mapping[str, Option]:
     owners: dict[str, list[type[Component]]] = {}
     first: dict[str, Option] = {}
-    for choice in choices:
-        for spec in options(choice).values():
+    for component in components:
+        for spec in options(component).values():
             first.setdefault(spec.flat, spec)
-            owners.setdefault(spec.flat, []).append(choice)
+            owners.setdefault(spec.flat, []).append(component)
     return {flat: replace(spec, owners=tuple(owners[flat])) for flat, spec in first.items()}
 
 
@@ -317,7 +312,7 @@ _OF_BASE = "a dataclass with a name and the base mlxhog."
 SCHEDULES = ComponentRegistry(
     "schedule", "mlxhog.optim.schedules", f"{_OF_BASE}optim.schedules.Schedule"
 )
-OPTIMIZERS = ComponentRegistry("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerChoice")
+OPTIMIZERS = ComponentRegistry("optimizer", "mlxhog.optim", f"{_OF_BASE}optim.OptimizerComponent")
 STRATEGIES = ComponentRegistry(
     "strategy", "mlxhog.strategies", f"{_OF_BASE}strategies.Strategy (examples/my_strategy.py)",
     plural="strategies",

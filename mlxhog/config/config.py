@@ -4,25 +4,24 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
 
 import yaml
 
 from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, split_host
-from mlxhog.config import constraints, plugins
-from mlxhog.config.components import OPTIMIZERS, SCHEDULES, STRATEGIES, Component
+from mlxhog.config import plugins
+from mlxhog.config.components import (
+    OPTIMIZERS,
+    SCHEDULES,
+    STRATEGIES,
+    Component,
+    Constraints,
+    broken,
+)
 from mlxhog.config.options import MAX_SEED, RESEARCH, option, yaml_values
 from mlxhog.config.rules import parse_slowdowns
-from mlxhog.config.sources import ConfigBase, ConfigSource, resolve
+from mlxhog.config.sources import ConfigBase, ConfigSource, resolve, unmet_requirements
 from mlxhog.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from mlxhog.optim.choice import OptimizerChoice
-    from mlxhog.optim.schedules import Schedule
-    from mlxhog.strategies.strategy import Strategy
-else:
-    OptimizerChoice = Schedule = Strategy = Component  # modules imported when one is looked up
 
 DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"
@@ -42,7 +41,7 @@ _cluster = partial(option, group="cluster", requires={"cluster": ()})
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """What `report_to` may name, each by the name of its package."""
 
-ORIGINS = ("init_from", "resize_vocab", "embedding_init")
+INITIAL_WEIGHTS = ("init_from", "resize_vocab", "embedding_init")
 """Options of the initial weights of a new run."""
 
 
@@ -168,11 +167,11 @@ class TrainConfig(ConfigBase):
         reads=parse_slowdowns,
     )
 
-    strategy: Strategy | None = _strategy(
+    strategy: Component | None = _strategy(
         "auto",
         "training strategy; auto: serial for one worker, else hogwild or sync by measurement: "
         "docs/training.md",
-        kind=STRATEGIES, none="auto",
+        registry=STRATEGIES, none="auto",
     )  # fmt: skip
     read: str = _research(
         "snapshot",
@@ -211,9 +210,9 @@ class TrainConfig(ConfigBase):
         low=0, none="auto",
     )  # fmt: skip
 
-    optimizer: OptimizerChoice | None = _optimizer(
+    optimizer: Component | None = _optimizer(
         "auto", "optimizer; auto: muon, or that of the resumed run",
-        kind=OPTIMIZERS, none="auto",
+        registry=OPTIMIZERS, none="auto",
     )  # fmt: skip
     lr: float | None = _optimizer(
         None,
@@ -228,8 +227,8 @@ class TrainConfig(ConfigBase):
         0.5, "clip the gradient norm to this value; 0 disables clipping", low=0
     )
 
-    schedule: Schedule = _schedule(
-        "cosine", "learning-rate schedule (wsd: warmup, stable, decay)", kind=SCHEDULES
+    schedule: Component = _schedule(
+        "cosine", "learning-rate schedule (wsd: warmup, stable, decay)", registry=SCHEDULES
     )
 
     steps: int | None = _budget(
@@ -359,9 +358,8 @@ class TrainConfig(ConfigBase):
     def __post_init__(self) -> None:
         """Check the values together, and set those implied by others.
 
-        Other options may imply a strategy. A new run gets the default budget, optimizer and
-        model; a resumed run has its own, and a run with the weights of a checkpoint has the
-        checkpoint's model. The data decides a tokenizer left at auto.
+        Other options may imply a strategy. A new run gets the default budget, optimizer and model;
+        a resumed run has its own, and a run with the weights of a checkpoint has its model.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -369,9 +367,13 @@ class TrainConfig(ConfigBase):
         if self.resume is None:
             optimizer = self.optimizer or OPTIMIZERS.read(DEFAULT_OPTIMIZER)
             object.__setattr__(self, "optimizer", optimizer)
-        if self.strategy is None and (name := constraints.implied_strategy(self)):
-            object.__setattr__(self, "strategy", STRATEGIES.read(name))
-        if problems := [*constraints.of(self)]:
+        if self.strategy is None and (implied := self._implied_strategy()):
+            object.__setattr__(self, "strategy", STRATEGIES.read(implied))
+        problems = [*unmet_requirements(self), *broken(self._constraints())]
+        for component in (self.strategy, self.optimizer, self.schedule):
+            if component is not None:
+                problems += component.broken("run_constraints", self)
+        if problems:
             raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems))
         if self.resume is not None:
             return
@@ -379,6 +381,45 @@ class TrainConfig(ConfigBase):
             object.__setattr__(self, "model", DEFAULT_MODEL)
         if self.follow is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
+
+    def _implied_strategy(self) -> str | None:
+        """Return the strategy that other options require, if it is open."""
+        if self.determinism == "rounds":
+            return "sync"
+        is_asked_for = (self.follow, self.max_workers, self.cluster) != (None,) * 3
+        is_lock_free = self.determinism != "none" or self.overlap or is_asked_for
+        return "hogwild" if is_lock_free or self.read == "live" or self.write == "racy" else None
+
+    def _constraints(self) -> Constraints:
+        """Constraints between the options of the run itself."""
+        resume, follow = self.resume, self.follow
+        return (
+            (self.cluster and self.cluster_limit_s <= self.round_every, "cluster_timeout",
+             f"{self.cluster_timeout} s, not above round_every, {self.round_every} s, so a "
+             "machine could not wait for the next round of the others; set six times that"),
+            (self.cluster and self.determinism != "none", "cluster",
+             "its rounds follow the clock, so no run is deterministic; leave determinism out"),
+            (self.cluster and follow, "cluster",
+             "gives machines batches of one text; leave follow or cluster out"),
+            (self.gpu_write.startswith("metal") and self.write not in ("auto", "cas"), "write",
+             f"is {self.write}, but beside gpu_write={self.gpu_write} every CPU writer has to use "
+             "cas; set write=auto, or gpu_write=cpu"),
+            (not self.live_every.on and self.live != "off", "live_every",
+             "off, so readers would get no snapshot; set live=off as well"),
+            (self.init_from and resume, "init_from",
+             f"resume {resume} has its own weights; leave one of the two out"),
+            *((value and self.embedding_init != "auto", "embedding_init",
+               f"{self.embedding_init}, but {source} {value} has embeddings; leave one of the two "
+               "out")
+              for source, value in (("init_from", self.init_from), ("resume", resume))),
+            *((self.epochs and value, "epochs",
+               f"is {self.epochs}, and {budget} {value} is a budget, too; leave one of them out, "
+               "or set it to none")
+              for budget, value in (
+                ("steps", self.steps), ("tokens", self.tokens), ("time", self.time))),
+            (self.epochs and follow, "epochs",
+             "a followed folder never ends, so it has no epochs; leave epochs out"),
+        )  # fmt: skip
 
     @property
     def micro_batch(self) -> int:
@@ -397,33 +438,10 @@ class TrainConfig(ConfigBase):
 
     @property
     def top_lr(self) -> float:
-        """`lr` as a number, which it is once `mlxhog.optim.for_model` has seen the model."""
+        """`lr` as a number, which it is once `mlxhog.strategies.for_model` has seen the model."""
         if self.lr is None:
             raise ConfigError("lr is auto, which depends on the model; give a number")
         return self.lr
-
-    @property
-    def shares_moments(self) -> bool:
-        """Whether all workers have one pair of moments."""
-        strategy, optimizer = self.strategy, self.optimizer
-        lock_free = strategy is not None and strategy.shares_moments and strategy.writes_whole_steps
-        optimizer = optimizer or cast("OptimizerChoice", OPTIMIZERS.read(DEFAULT_OPTIMIZER))
-        return optimizer.shares_moments(lock_free=lock_free)
-
-    @property
-    def moments(self) -> str:
-        """Where the optimizer keeps its moments: auto, private or shared."""
-        return "auto" if self.optimizer is None else self.optimizer.moments
-
-    @property
-    def strategy_name(self) -> str:
-        """Name of the strategy; "auto" where it is open."""
-        return "auto" if self.strategy is None else self.strategy.name
-
-    @property
-    def prediction(self) -> str:
-        """Weight prediction: one of none, own, last."""
-        return "none" if self.strategy is None else self.strategy.prediction(self)
 
     @property
     def has_budget(self) -> bool:
@@ -459,18 +477,18 @@ class TrainConfig(ConfigBase):
         return yaml.safe_dump(values, sort_keys=False)  # ASCII: it reads back all that it writes
 
 
-def train_config(layers: Iterable[ConfigSource]) -> TrainConfig:
+def train_config(sources: Iterable[ConfigSource]) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
-    A component that only a user's file defines is looked up in the files that the sources record.
+    A component that only a user's file defines is looked up in the files that sources remember.
 
     Raises:
         ConfigError: everything that is wrong in any of them; or such a file may not be loaded.
     """
-    layers = list(layers)
-    *_, named = None, *(layer[plugins.KEY][0] for layer in layers if plugins.KEY in layer)
+    sources = list(sources)
+    *_, named = None, *(source[plugins.KEY][0] for source in sources if plugins.KEY in source)
     return plugins.recalled(
         plugins.texts("" if named in (None, "none") else str(named)),
-        lambda: resolve(TrainConfig, layers),
+        lambda: resolve(TrainConfig, sources),
         lambda config: vars(config).values(),
     )

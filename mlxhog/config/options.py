@@ -1,8 +1,7 @@
 """Options: one definition from which YAML keys, flags, help and documentation derive.
 
-A command's options are a frozen dataclass whose fields are made by `option`. `options` turns the
-fields into `Option` objects; `Option.convert` is the only place where a written value becomes a
-typed one.
+A command's options are a frozen dataclass whose fields are made by `option`. `options` turns them
+into `Option` objects, whose `convert` is the only place where a text becomes a typed value.
 """
 
 import dataclasses
@@ -48,24 +47,22 @@ class Option:
     """One option; limits and choices are those of legal values."""
 
     default: object  # value if neither YAML nor a flag gives one
-    help: str  # one line about its effect
+    help: str  # one line
     group: str = ""  # heading under which `--help` and the documentation list it
     unit: str = ""  # of a number; "s" makes durations such as "10m" legal
-    choices: tuple[str, ...] = ()  # words of a text
+    choices: tuple[str, ...] = ()  # legal texts
     low: float | None = None  # smallest number
     high: float | None = None  # largest number
     above: float | None = None  # numbers are greater
     below: float | None = None  # numbers are less
-    aliases: tuple[str, ...] = ()  # other spellings, in snake_case, in YAML and as flags
+    aliases: tuple[str, ...] = ()  # other names, in snake_case, in YAML and as flags
     none: str = "none"  # the text for None, if the type allows it
     repeats: bool = False  # `NAME=VALUE`; values of further flags and sources are added
-    lines: bool = False  # may have several values: a list, words or flags; kept as lines
+    lines: bool = False  # may have several values: a list, arguments or flags; kept as lines
     flat: str = ""  # of a hyperparameter: its name outside of the component, by default its own
-    kind: Any = (
-        None  # of a component: the `mlxhog.config.components.ComponentRegistry` that reads it
-    )
+    registry: Any = None  # of a component: the `ComponentRegistry` that reads it
     argument: str = ""  # of a positional argument: its name in the usage line, see `argument`
-    many: bool = False  # several words or flags, each one more text of a tuple
+    many: bool = False  # several arguments or flags, each one more text of a tuple
     metavar: str = ""  # name of the value in the help, in place of its type
     required: bool = False  # a command line must have it
     excludes: tuple[str, ...] = ()  # options that may not stand beside it on a command line
@@ -109,14 +106,14 @@ class Option:
         """The default as text."""
         if self.shown or self.many or self.required:
             return self.shown or "none"
-        yaml_values = self.to_yaml_value(self.default)
-        return str(yaml_values).lower() if isinstance(yaml_values, bool) else str(yaml_values)
+        value = self.to_yaml_value(self.default)
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
     @property
     def expected(self) -> str:
         """Description of a legal value, for error messages and documentation."""
-        if self.kind is not None:
-            return f"{self.kind.expected}{f', or {self.none}' * self.optional}"
+        if self.registry is not None:
+            return f"{self.registry.expected}{f', or {self.none}' * self.optional}"
         if self.choices:
             return "one of " + ", ".join(self.choices)
         if self.type is bool:
@@ -128,7 +125,7 @@ class Option:
             base = f'{self.unit or "steps"}, a duration such as "10s", or off'
         elif self.type is float and self.unit == "s":
             base = 'seconds or a duration such as "10m"'
-        limits = [f"{word} {x}" for word, _, x in self._limits if x is not None]
+        limits = [f"{text} {x}" for text, _, x in self._limits if x is not None]
         text = " ".join([str(base), " and ".join(limits)]).strip()
         return f"{text}, or {self.none}" if self.optional else text
 
@@ -146,15 +143,15 @@ class Option:
         if self.many:
             return tuple(value) if isinstance(value, list | tuple) else (str(value),)
         got, converted = f"is {shown(value)}", cast(Any, None)
-        if self.kind is None:
+        if self.registry is None:
             with suppress(KeyError, TypeError, ValueError):
                 converted = self._typed(value)
             if converted is None or not self._is_legal(converted):
                 near = did_you_mean(value, self.choices)
                 raise ValueError(f"{got}; wanted {self.expected}{near}")
         try:
-            if self.kind is not None:
-                return self.kind.read(value)
+            if self.registry is not None:
+                return self.registry.read(value)
             if self.reads is not None:
                 self.reads(converted)
         except (ConfigError, ValueError) as error:
@@ -203,15 +200,15 @@ class Option:
             return self.none
         if self.lines and "\n" in str(value):
             return str(value).split("\n")
-        return str(value) if isinstance(value, Interval) or self.kind is not None else value
+        return str(value) if isinstance(value, Interval) or self.registry is not None else value
 
 
 def options(cls: type) -> Mapping[str, Option]:
     """Return the options of a dataclass by name: its own in their order, then inherited ones.
 
-    Positional arguments are in the order of declaration, the inherited ones first.
-    If a class `takes_plain_fields`, fields such as `depth: int = 3` are options, too, unless they
-    have `compare=False`. One that is an option of a base differs from it in the default only.
+    Positional arguments are in the order of declaration. If a class `takes_plain_fields`, fields
+    such as `depth: int = 3` are options, too, unless they have `compare=False`; one that is an
+    option of a base differs from it in the default only.
     """
     return _options(cls)
 
@@ -221,12 +218,12 @@ def _options(cls: type) -> Mapping[str, Option]:
     hints = {name: hint for base in reversed(cls.__mro__) for name, hint in _hints(base).items()}
     own = vars(cls).get("__annotations__", {})
 
-    def is_late(field: dataclasses.Field[Any]) -> bool:
+    def is_inherited(field: dataclasses.Field[Any]) -> bool:
         spec = field.metadata.get(_METADATA)
         return field.name not in own and not (spec and spec.argument)
 
     specs = {}
-    for field in sorted(dataclasses.fields(cls), key=is_late):
+    for field in sorted(dataclasses.fields(cls), key=is_inherited):
         spec = field.metadata.get(_METADATA)
         base, optional = _strip_none(hints[field.name])
         plain = base in _PLAIN and field.compare and field.default is not dataclasses.MISSING
@@ -240,7 +237,7 @@ def _options(cls: type) -> Mapping[str, Option]:
 
 
 def _inherited(cls: type, name: str) -> Option | None:
-    """The inherited option whose default a plain field of a class overrides, if any."""
+    """Return the inherited option whose default a plain field of a class overrides, if any."""
     fields = (vars(base).get("__dataclass_fields__", {}).get(name) for base in cls.__mro__[1:])
     return next((one.metadata[_METADATA] for one in fields if one and one.metadata), None)
 
@@ -248,6 +245,17 @@ def _inherited(cls: type, name: str) -> Option | None:
 @cache  # get_type_hints would evaluate those of every base again for every class
 def _hints(cls: type) -> Mapping[str, Any]:
     return inspect.get_annotations(cls, eval_str=True)
+
+
+def without_effect(specs: Mapping[str, Option], values: Mapping[str, object]) -> list[str]:
+    """Return the options that have no effect beside values of others, given as text."""
+    return [name for name, spec in specs.items() if any(spec.unmet(values))]
+
+
+def settled(config: type, **values: object) -> dict[str, Any]:
+    """Return these values of a configuration, and the defaults of options without effect then."""
+    specs = options(config)
+    return {**{name: specs[name].default for name in without_effect(specs, values)}, **values}
 
 
 def is_set(config: object, name: str) -> bool:
@@ -259,12 +267,6 @@ def yaml_values(config: object) -> dict[str, object]:
     """Return the value of every option as YAML has it."""
     specs = options(type(config))
     return {name: spec.to_yaml_value(getattr(config, name)) for name, spec in specs.items()}
-
-
-def hyperparameters_of(choice: object) -> dict[str, object]:
-    """Return the hyperparameters of a component by their flat names."""
-    specs = options(type(choice)).items()
-    return {spec.flat: getattr(choice, name) for name, spec in specs}
 
 
 def convert_fields(config: object) -> list[str]:

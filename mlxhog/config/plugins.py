@@ -1,19 +1,16 @@
-"""Plugins: Python files of a user that add choices, their way to other processes, and their memory.
+"""Plugins: Python files of a user that add components, and travel to other processes.
 
-A file is executed once in a process, and its definitions are registered by their kind:
-
-    a class with a `name` and a `kind` that is text     a layer
-    a class with its own `name` whose `kind` is a registry (bases `Choice`, `Task`)
-                                                        a schedule, optimizer, strategy, task
+A file is executed once in a process, and its classes are registered: one with a `registry` (bases
+`Component`, `Task`) and its own `name` there, one with a `name` and a `kind` as a layer.
 
 Objects of its classes can be sent to other processes: the bytes of the file go with them and are
 executed there before the objects are unpickled, so the user may edit the file meanwhile.
 
-Runs, studies, architectures and checkpoints with a choice of the user's own remember its file by
-path and digest (`Plugin.text`) under `KEY`. A command that finds such a choice loads the remembered
-file (`recalled`) if it has the remembered digest, and this user has named these bytes to mlxhog on
-this machine, by a flag or a Python argument; the cache folder has a file for each digest. So
-nothing from elsewhere runs code by naming a file.
+Runs, studies, architectures and checkpoints with such a component remember its file by path and
+digest (`Plugin.text`) under `KEY`. A command that finds one loads the remembered file (`recalled`)
+if it has the remembered digest, and this user has named these bytes to mlxhog on this machine, by a
+flag or a Python argument; the cache folder has a file for each digest. So nothing from elsewhere
+runs code by naming a file.
 """
 
 from __future__ import annotations
@@ -133,7 +130,7 @@ def _parsed(text: str) -> tuple[str, str | None]:
 
 
 def load(path: str | Path) -> ModuleType:
-    """Execute a file that the user names, note that it was named, and register its choices.
+    """Execute a file that the user names, note that it was named, and register its components.
 
     A loaded file is not executed again. `path` may be its text in a configuration.
 
@@ -173,11 +170,11 @@ def _named_files() -> Path:
 
 
 def recalled(
-    files: Sequence[str], read: Callable[[], T], chosen: Callable[[T], Iterable[object]]
+    files: Sequence[str], read: Callable[[], T], components: Callable[[T], Iterable[object]]
 ) -> T:
-    """Call `read`; after an unknown choice load the remembered files and call it again.
+    """Call `read`; after an `UnknownComponent` load the remembered files and call it again.
 
-    `files` are the texts of `remembered`, or paths alone; `chosen` returns the choices in a result.
+    `files` are the texts of `remembered`, or paths alone; `components` are those of a result.
 
     Raises:
         ConfigError: as of `read`; or a remembered file is gone, has changed, or was never named by
@@ -197,7 +194,7 @@ def recalled(
         except ConfigError as reason:
             raise ConfigError(f"{str(unknown).partition(';')[0]}: {reason}") from error
         result = read()
-    digests, used = {_parsed(text)[1] for text in files}, files_of(chosen(result))
+    digests, used = {_parsed(text)[1] for text in files}, files_of(components(result))
     if None not in digests and not digests <= {file.digest for file in used}:
         for one in used:
             if one.digest not in digests:
@@ -263,7 +260,7 @@ def _made(plugin: Plugin, function: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def _received(path: str, digest: str, source: bytes) -> Plugin:
-    """Execute bytes from another process, and register their choices."""
+    """Execute bytes from another process, and register their components."""
     plugin = Plugin(path, digest)
     if plugin not in _loaded:
         _execute(plugin, source)
@@ -272,9 +269,9 @@ def _received(path: str, digest: str, source: bytes) -> Plugin:
 
 
 def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
-    """Register the choices of an executed file, which has one at least; again does nothing.
+    """Register the components of an executed file, which has one at least; again does nothing.
 
-    With `skips_taken` a choice whose name is taken is left out, not refused.
+    With `skips_taken` a component whose name is taken is left out, not refused.
     """
     own = [
         (registry, value)
@@ -294,8 +291,9 @@ def _register(plugin: Plugin, *, skips_taken: bool = False) -> None:
 
 
 def _registry_of(value: object) -> Registry[Any] | None:
-    """Return the registry of a value of a file; None if it is not a choice."""
-    kind = getattr(value, "kind", None) if isinstance(value, type) else None
-    if isinstance(kind, Registry):
-        return kind if "name" in vars(value) else None
-    return LAYERS if hasattr(value, "name") and kind is not None else None
+    """Return the registry of a value of a file; None if it is not a component."""
+    if not isinstance(value, type):
+        return None
+    if isinstance(registry := getattr(value, "registry", None), Registry):
+        return registry if "name" in vars(value) else None
+    return LAYERS if hasattr(value, "name") and hasattr(value, "kind") else None

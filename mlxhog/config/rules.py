@@ -1,4 +1,4 @@
-"""Rules written `WORD:NUMBER`, such as `linear:0.5` and `topk:0.01`, and straggler injection."""
+"""Rules written `NAME:NUMBER`, such as `linear:0.5` and `topk:0.01`, and straggler injection."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ share = number(lambda x: 0 <= x <= 1)
 
 
 class Forms:
-    """The legal texts `WORD:NUMBER:NUMBER` of an option, and the description `expected` of them.
+    """The legal texts `NAME:NUMBER:NUMBER` of an option, and their description `expected`.
 
-    `readers` are those of a word's numbers; `usual` has the number of a word that stands alone.
+    `readers` read the numbers of a name; `usual` has the number of a name that stands alone.
     """
 
     def __init__(
@@ -39,22 +39,20 @@ class Forms:
         self.expected, self._usual, self._readers = expected, usual, readers
 
     def read(self, text: str) -> tuple[str, list[Any]]:
-        """Return word and numbers of a text.
+        """Return name and numbers of a text.
 
         Raises:
-            ValueError: the word is unknown, or a number is missing or not legal.
+            ValueError: the name is unknown, or a number is missing or not legal.
         """
-        word, *parts = text.split(":")
-        if not parts and word in self._usual:
-            return word, [self._usual[word]]
+        name, *parts = text.split(":")
+        if not parts and name in self._usual:
+            return name, [self._usual[name]]
         try:
-            readers = self._readers[word]
-            return word, [read(part) for read, part in zip(readers, parts, strict=True)]
+            readers = self._readers[name]
+            return name, [read(part) for read, part in zip(readers, parts, strict=True)]
         except (KeyError, OverflowError, ValueError):
             raise ValueError(f"wanted {self.expected}; got {text!r}") from None
 
-
-# -- straggler injection ---------------------------------------------------------------------------
 
 _SLOW_FORMS = Forms(
     "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
@@ -66,19 +64,19 @@ _SLOW_FORMS = Forms(
 )
 
 
-_SLOW_FIELDS = {"factor": ["factor"], "random": ["probability", "factor"], "late": ["late_s"]}
+_SLOW_FIELDS = {"factor": ["factor"], "random": ["probability", "factor"], "late": ["delay_s"]}
 
 
 @dataclass(frozen=True)
 class Slowdown:
-    """The slowdown of one worker, for experiments and tests."""
+    """A simulated straggler."""
 
     factor: float = 1.0  # of the time of a gradient, at least 1
     probability: float = 1.0  # that a gradient takes this time
-    late_s: float = 0.0  # seconds of training before it takes its first batch
+    delay_s: float = 0.0  # seconds of training before it takes its first batch
 
     def factor_of(self, seed: int, rank: int, step: int) -> float:
-        """The factor of one gradient: a function of these numbers, the same on every machine."""
+        """Return the factor of one gradient, the same on every machine."""
         if self.probability == 1:
             return self.factor
         drawn = Random(f"mlxhog-slow-1|{seed}|{rank}|{step}").random()
@@ -97,10 +95,10 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
         how = how if how.startswith(("random:", "late:")) else f"factor:{how}"
         if not (equals and rank.isdecimal()):
             raise ValueError(f"wanted {_SLOW_FORMS.expected}; got {part.strip()!r}")
-        word, numbers = _SLOW_FORMS.read(how)
+        name, numbers = _SLOW_FORMS.read(how)
         if int(rank) in slowdowns:
             raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
-        slowdowns[int(rank)] = Slowdown(**dict(zip(_SLOW_FIELDS[word], numbers, strict=True)))
+        slowdowns[int(rank)] = Slowdown(**dict(zip(_SLOW_FIELDS[name], numbers, strict=True)))
     return slowdowns
 
 

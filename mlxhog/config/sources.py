@@ -1,7 +1,7 @@
 """Option values from YAML files, flags and programs, merged over the defaults.
 
-A config source maps a name as written to (value, origin). The origin (`conf.yaml:7`, `--lr`) is its
-provenance, where an error points; all problems are reported together.
+A config source maps a name as written to (value, provenance). The provenance (`conf.yaml:7`,
+`--lr`) is where an error points; all problems are reported together.
 
 A source may name a component, give hyperparameters of it, or both; these are in parentheses after
 the name, or alone under their flat names:
@@ -16,7 +16,7 @@ not have is an error.
 
 import copy
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,18 +24,18 @@ from typing import Any, TypeVar
 from mlxhog.base import darwin, plain_yaml, reading
 from mlxhog.base.plain_yaml import as_assignments
 from mlxhog.config.components import RUN_REGISTRIES, Component, ComponentRegistry, UnknownComponent
-from mlxhog.config.options import Option, hyperparameters_of, options
-from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, nearest, shown
+from mlxhog.config.options import Option, options
+from mlxhog.errors import MAX_SUGGESTIONS, ConfigError, did_you_mean, nearest, shown
 
 Config = TypeVar("Config")
 ConfigSource = dict[str, tuple[object, str]]
-"""Name of an option as written, in snake_case -> its value and its origin."""
+"""Name of an option as written, in snake_case -> its value and its provenance."""
 
 
-def label(name: str, origin: str) -> str:
-    """The prefix of an error about a value: origin and name, unless the origin has the name."""
-    has_name = origin.startswith("-") or ": " in origin or origin.lower() == name
-    return origin if has_name else f"{origin}: {name}" if origin else name
+def label(name: str, provenance: str) -> str:
+    """Return the prefix of an error about a value: provenance and name, each once."""
+    has_name = provenance.startswith("-") or ": " in provenance or provenance.lower() == name
+    return provenance if has_name else f"{provenance}: {name}" if provenance else name
 
 
 def of_keywords(call: str, keywords: Mapping[str, object]) -> ConfigSource:
@@ -47,9 +47,7 @@ def of_keywords(call: str, keywords: Mapping[str, object]) -> ConfigSource:
 
 
 def read_yaml(path: Path, *, named: bool = False) -> ConfigSource:
-    """Return the keys of a YAML file, or of a pipe that the user named, with their lines.
-
-    A component is its name, with its hyperparameters beside it under their flat names.
+    """Return the keys of a YAML file, or of a pipe that the user named, by flat names.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values,
@@ -72,42 +70,43 @@ def read_yaml(path: Path, *, named: bool = False) -> ConfigSource:
     return by_flat_names({name: (value, f"{path}:{line}") for name, value, line in entries})
 
 
-def by_flat_names(layer: ConfigSource) -> ConfigSource:
+def by_flat_names(source: ConfigSource) -> ConfigSource:
     """Return a source with each component as its name, and its hyperparameters beside it."""
-    flat = dict(layer)
-    for kind in RUN_REGISTRIES:
-        with suppress(ConfigError, KeyError):  # merging reports it; or the layer has none
-            value, origin = layer[kind.title]
-            name, numbers = kind.parts(value)
-            if name in kind.known():
-                flat[kind.title] = name, origin
-                flat = {number: (one, origin) for number, one in numbers.items()} | flat
+    flat = dict(source)
+    for registry in RUN_REGISTRIES:
+        with suppress(ConfigError, KeyError):  # merging reports it; or the source has none
+            value, provenance = source[registry.title]
+            name, values = registry.parts(value)
+            if name in registry.known():
+                flat[registry.title] = name, provenance
+                flat = {word: (one, provenance) for word, one in values.items()} | flat
     return flat
 
 
 def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
     """Return the options of a configuration, and all hyperparameters by their flat names.
 
-    The name of a component in `values` gives the defaults of its hyperparameters.
+    Defaults are those of the components that `values` name.
     """
     specs = dict(options(cls))
-    for name, kind in _kinds(cls).items():
-        chosen = kind.known().get(str(values.get(name)))
-        own = () if chosen is None else options(chosen).values()
-        specs |= {**kind.hyperparameters(), **{one.flat: one for one in own}}
+    for name, registry in _registries(cls).items():
+        named = registry.known().get(str(values.get(name)))
+        own = () if named is None else options(named).values()
+        specs |= {**registry.hyperparameters(), **{one.flat: one for one in own}}
     return specs
 
 
-def _kinds(cls: type) -> dict[str, ComponentRegistry]:
-    return {name: spec.kind for name, spec in options(cls).items() if spec.kind is not None}
+def _registries(cls: type) -> dict[str, ComponentRegistry]:
+    return {name: spec.registry for name, spec in options(cls).items() if spec.registry is not None}
 
 
 def values_of(config: object) -> dict[str, object]:
     """Return every option: components as their names, hyperparameters under flat names."""
     values = {name: getattr(config, name) for name in options(type(config))}
-    for name, choice in list(values.items()):
-        if isinstance(choice, Component):
-            values |= {name: choice.name, **hyperparameters_of(choice)}
+    for name, value in list(values.items()):
+        if isinstance(value, Component):
+            own = options(type(value))
+            values |= {name: value.name, **{own[n].flat: getattr(value, n) for n in own}}
     return values
 
 
@@ -118,20 +117,40 @@ def yaml_values_of(config: object) -> dict[str, object]:
     return {name: specs[name].to_yaml_value(value) for name, value in values.items()}
 
 
-def resolve(cls: type[Config], layers: Iterable[ConfigSource]) -> Config:
+def unmet_requirements(config: object) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) of every option that is set without those that it requires.
+
+    Raises:
+        ConfigError: an option of a user's own class requires one that does not exist.
+    """
+    values = yaml_values_of(config)
+    specs = specs_of(type(config), values)
+    for name, spec in specs.items():
+        if unknown := min(spec.requires.keys() - specs.keys(), default=""):
+            near = did_you_mean(unknown, specs)
+            raise ConfigError(f"{name} requires {unknown!r}, which is no option{near}")
+        value = values.get(name)
+        if value is False or value in (spec.to_yaml_value(spec.default), "none", "off", None):
+            continue
+        for other in spec.unmet(values):
+            wanted = "|".join(spec.requires[other])
+            is_for = f"is for {other}={wanted}, and {other} is {values[other]}"
+            yield name, f"{is_for if wanted else f'needs {other}'}; set that, or leave {name} out"
+
+
+def resolve(cls: type[Config], sources: Iterable[ConfigSource]) -> Config:
     """Return `cls`, a dataclass of `option` fields, from sources; later ones override earlier.
 
     Raises:
         ConfigError: every unknown name, invalid value, repetition and constraint, one per line.
     """
-    return cls(**_merged(cls, layers))
+    return cls(**_merged(cls, sources))
 
 
 class ConfigBase:
     """A frozen dataclass (`init=False`) whose arguments are a source, hyperparameters included.
 
-    `dataclasses.replace` takes hyperparameters by their flat names, too. `__post_init__` checks
-    the typed values.
+    So they are for `dataclasses.replace`. `__post_init__` checks the typed values.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -152,116 +171,113 @@ class ConfigBase:
         return other
 
 
-def _merged(cls: type, layers: Iterable[ConfigSource]) -> dict[str, Any]:
+def _merged(cls: type, sources: Iterable[ConfigSource]) -> dict[str, Any]:
     """Return the typed value of every option that a source gives.
 
     Raises:
         ConfigError: every unknown name, wrong value and repetition.
     """
-    wrong, specs, kinds = list[str](), options(cls), _kinds(cls)
-    found = specs_of(cls, {}).items()
-    names = {word: name for name, spec in found for word in (name, *spec.aliases)}
-    written = (
-        ConfigSource()
-    )  # components by their classes; with the prefix of an error for the origin
-    for layer in layers:
-        known = _known(cls, layer, names, wrong)
-        for name, kind in kinds.items():
+    wrong, specs, registries = list[str](), options(cls), _registries(cls)
+    every = specs_of(cls, {}).items()
+    names = {word: name for name, spec in every for word in (name, *spec.aliases)}
+    merged = ConfigSource()  # components by their classes, with the prefixes of errors
+    for source in sources:
+        known = _known(cls, source, names, wrong)
+        for name, registry in registries.items():
             if name in known:
                 value, where = known.pop(name)
                 is_open = specs[name].optional and value in (None, specs[name].none)
                 try:
-                    title, numbers = ("", {}) if is_open else kind.parts(value)
+                    title, values = ("", {}) if is_open else registry.parts(value)
                 except ConfigError as error:
                     wrong.append(f"{where} is {shown(value)}; {error}")
                     continue
-                choice = type(value) if isinstance(value, Component) else kind.known().get(title)
-                earlier, _ = written.get(name, (None, ""))
-                if is_open or earlier not in (None, choice or title):
-                    written = {
-                        n: one for n, one in written.items() if n not in kind.hyperparameters()
-                    }
-                if choice is not None:
-                    own = {n: (one, f"{where}: {title}: {n}") for n, one in numbers.items()}
-                    known = {**own, **known}
-                known[name] = choice or title, where
+                own = type(value) if isinstance(value, Component) else registry.known().get(title)
+                earlier, _ = merged.get(name, (None, ""))
+                if is_open or earlier not in (None, own or title):
+                    of_another = registry.hyperparameters()
+                    merged = {n: one for n, one in merged.items() if n not in of_another}
+                if own is not None:
+                    known = {n: (x, f"{where}: {title}: {n}") for n, x in values.items()} | known
+                known[name] = own or title, where
         for name, (value, where) in known.items():
-            both = name in written and name in specs and specs[name].repeats
-            written[name] = (added(written[name][0], value) if both else value, where)
-    values, unknown = dict[str, Any](), None
-    for name, kind in kinds.items():
-        own = {flat: written.pop(flat) for flat in kind.hyperparameters() if flat in written}
-        if name in written or own:
-            chosen, where = written.pop(name, ("", ""))
+            both = name in merged and name in specs and specs[name].repeats
+            merged[name] = (added(merged[name][0], value) if both else value, where)
+    typed, unknown = dict[str, Any](), None
+    for name, registry in registries.items():
+        flat = {word: merged.pop(word) for word in registry.hyperparameters() if word in merged}
+        if name in merged or flat:
+            component, where = merged.pop(name, ("", ""))
             try:
-                values[name] = _made(specs[name], chosen, own)
+                typed[name] = _component(specs[name], component, flat)
             except UnknownComponent as error:
                 unknown = error
                 wrong.append(f"{where}: {error}")
             except ConfigError as error:
                 wrong.append(str(error))
-    for name, (value, where) in written.items():
+    for name, (value, where) in merged.items():
         try:
-            values[name] = specs[name].convert(value)
+            typed[name] = specs[name].convert(value)
         except ValueError as error:
             wrong.append(f"{where} {error}")
     if wrong:
         raise ConfigError("\n".join(wrong)) from unknown
-    return values
+    return typed
 
 
-def _made(spec: Option, choice: Any, numbers: ConfigSource) -> Component | None:
-    """Make a component, or that of a name, with all its hyperparameters.
+def _component(spec: Option, component: Any, values: ConfigSource) -> Component | None:
+    """Make a component, given or by its name, with all its hyperparameters.
 
     An open one, "", is the default, or the first that has all hyperparameters, or stays open: None.
 
     Raises:
-        UnknownChoice: no choice has that name.
+        UnknownComponent: no component has that name.
         ConfigError: every hyperparameter that it lacks, or that has an invalid value.
     """
-    kind: ComponentRegistry = spec.kind
-    if not choice and spec.default not in (None, spec.none):
-        choice = spec.default
-    elif not choice:
-        owners = {flat: kind.hyperparameters()[flat].owners for flat in numbers}
+    registry: ComponentRegistry = spec.registry
+    if not component and spec.default not in (None, spec.none):
+        component = spec.default
+    elif not component:
+        owners = {flat: registry.hyperparameters()[flat].owners for flat in values}
         (first, those), *others = owners.items() or [("", ())]
-        choice = next((one for one in those if all(one in own for _, own in others)), None)
-        if choice is None and those:
+        component = next((one for one in those if all(one in own for _, own in others)), None)
+        if component is None and those:
             other = next(flat for flat, own in others if those[0] not in own)
             raise ConfigError(
-                f"{numbers[other][1]}: {kind.lacks(those[0], other)}; no {kind.title} has both "
-                f"{first} and {other}, leave one out"
+                f"{values[other][1]}: {registry.lacks(those[0], other)}; no {registry.title} has "
+                f"both {first} and {other}, leave one out"
             )
-    choice = kind.find(choice) if isinstance(choice, str) else choice
-    return None if choice is None else kind.make(choice, numbers)
+    return None if component is None else registry.make(component, values)
 
 
 def _known(
-    cls: type, layer: ConfigSource, names: Mapping[str, str], wrong: list[str]
+    cls: type, source: ConfigSource, names: Mapping[str, str], wrong: list[str]
 ) -> ConfigSource:
     """Return a source by the options' own names, each with the prefix of an error about it.
 
     Unknown and repeated names are appended to `wrong`.
     """
     known, first = ConfigSource(), dict[str, tuple[str, str]]()
-    for written, (value, origin) in layer.items():
+    for written, (value, provenance) in source.items():
         name = names.get(written)
         if name is None:
             near = suggestion(written, names) if len(wrong) < MAX_SUGGESTIONS else ""
-            wrong.append(f"{origin or f'{cls.__name__}()'}: no option {shown(written)}{near}")
+            place = provenance or f"{cls.__name__}()"
+            wrong.append(f"{place}: no option {shown(written)}{near}")
         elif name in known:
             other, place = first[name]
             wrong.append(
-                f"{origin}: {written!r} and {other!r} ({place}) are the same option; keep one"
+                f"{provenance}: {written!r} and {other!r} ({place}) are the same option; keep one"
             )
         else:
-            first[name] = written, origin
-            known[name] = value, label(written if origin.endswith("()") else name, origin)
+            first[name] = written, provenance
+            is_call = provenance.endswith("()")
+            known[name] = value, label(written if is_call else name, provenance)
     return known
 
 
 def added(earlier: object, later: object) -> object:
-    """Both values of an option that repeats, the later one last; `none` drops the earlier."""
+    """Return both values of an option that repeats; `none` drops the earlier."""
     if later in (None, "none") or earlier in (None, "none"):
         return later
     try:
@@ -347,9 +363,7 @@ _ELSEWHERE = {
     "validation text is a part of the data, see --val": "test_file val_data valid validation_file",
     "the vocabulary is the tokenizer's: --tokenizer bpe:N": "vocab_size",
 }  # fmt: skip
-"""Our name, a field of a model, or advice -> names in transformers, nanoGPT and mlx-lm.
-
-One of these may stand several times: a command has only one of ours."""
+"""Our name, a field of a model, or advice -> names in transformers, nanoGPT and mlx-lm."""
 
 _OURS: dict[str, list[str]] = {}
 for _ours, _others in _ELSEWHERE.items():
@@ -358,10 +372,7 @@ for _ours, _others in _ELSEWHERE.items():
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Return the end of an error for an unknown name: "; did you mean 'x'?", advice, or nothing.
-
-    `name` is a flag, a YAML key or a keyword, as `known` has the legal ones.
-    """
+    """Return the end of an error for an unknown name: "; did you mean 'x'?", advice, or nothing."""
     plain = _plain(name)
     spelled = {_plain(each): each for each in known}
     for ours in [*[plain] * (plain in spelled), *_OURS.get(plain, ())]:

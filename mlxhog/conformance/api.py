@@ -41,8 +41,8 @@ def parity(
 
     Args:
         subject: an architecture (a name, a YAML file, a line of layers), the directory of a
-            checkpoint, or a run, with /best or without. None is "tiny" with an optimizer
-            that a plug-in adds.
+            checkpoint, or a run, with /best or without. None is "tiny" with an optimizer that a
+            plugin adds.
         backends: the sides: "auto", or some of numpy, torch:cpu, mlx:cpu .., by commas.
         kernels: implementations of the operators: all of each backend, or one.
         set: other values for fields of an architecture.
@@ -86,7 +86,7 @@ def parity(
     chosen, lacks = choose(backends, kernels)
     check_memory(opened, chosen)
     result = compare_sides(
-        replace(opened.made(), plugins=own),
+        replace(opened.with_arrays(), plugins=own),
         chosen,
         numbered(observer or (lambda part, step: None), len(chosen)),
         perturb=perturb,

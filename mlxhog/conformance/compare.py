@@ -1,4 +1,4 @@
-"""The comparison of two sides, tensor by tensor.
+"""Compare the tensors of two sides.
 
 every side                  with the reference, NumPy where it runs
 every side, step by step    with itself, over the whole sequence
@@ -26,14 +26,13 @@ from mlxhog.conformance.subject import (
 OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
 """Backends for which the noise of a gradient has been calibrated."""
 STEPWISE = "stepwise/"
-STEP = "step/"
-"""Prefix of results that are compared with a formula."""
+STEP = "step/"  # prefix of results that are compared with a formula
 ROUNDINGS = "roundings of the parameter per step"
 
 
 @dataclass(frozen=True)
 class ComparedTensor:
-    """One tensor of two sides."""
+    """A tensor of two sides, its deviation and tolerance."""
 
     a: str  # the side that is compared
     b: str  # the side that it is compared with
@@ -51,13 +50,11 @@ class ComparedTensor:
     unit: str = ""  # of `max_abs` and `tolerance`; "" for plain numbers
 
     @property
-    def pressure(self) -> float:
-        """Difference as a share of the tolerance."""
-        if self.max_abs is None:
-            return float("inf")
-        if self.tolerance == 0.0:
-            return 0.0 if self.max_abs == 0.0 else float("inf")
-        return self.max_abs / self.tolerance
+    def tolerance_ratio(self) -> float:
+        """Deviation over tolerance; at most 1 if the tensor is ok."""
+        if not self.max_abs:
+            return float("inf") if self.max_abs is None else 0.0
+        return self.max_abs / self.tolerance if self.tolerance else float("inf")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields by name, without the reason of the tolerance, which is its kind's."""
@@ -73,7 +70,7 @@ def rows(
     computed: Mapping[str, Results],
     conditions: Mapping[str, float],
 ) -> Iterator[ComparedTensor]:
-    """Compare the results of all sides, by name; the reference is the first, and has conditions."""
+    """Yield the comparisons of all results, by side; the first side is the reference."""
     reference = sides[0]
     how: dict[str, Any] = {"start": subject.inputs, "steps": subject.steps}
     expected = computed[reference.name]
@@ -119,8 +116,8 @@ def tensor_rows(
 ) -> Iterator[ComparedTensor]:
     """Compare arrays of two sides, by pairs of names.
 
-    The conditions are from `tolerances.measure`, `start` has the parameters before the steps of
-    each optimizer: after them, their movement counts. A side is compared with itself in 0 steps.
+    The conditions are from `tolerances.measure`. `start` has the parameters before the steps of
+    each optimizer, after which their movement is compared; a side and itself have 0 steps.
     """
     a, b = sides
     inexact = 1 if a.float64 or b.float64 else 2
@@ -173,10 +170,10 @@ def _measured(row: ComparedTensor, x: Array, y: Array, largest: float) -> Compar
     if not x.size:
         return replace(row, max_abs=0.0, ok=True, reason="both are empty")
     with np.errstate(invalid="ignore"):
-        apart = np.abs(x.astype(np.float64) - y)
-    apart = np.where(np.isfinite(x) & np.isfinite(y), apart, np.inf)
-    at = _index(int(apart.argmax()), x.shape)
-    worst = float(apart[at])
+        deviation = np.abs(x.astype(np.float64) - y)
+    deviation = np.where(np.isfinite(x) & np.isfinite(y), deviation, np.inf)
+    at = _index(int(deviation.argmax()), x.shape)
+    worst = float(deviation[at])
     located = replace(row, where=at, got=float(x[at]), wanted=float(y[at]))
     if not np.isfinite(worst):
         return replace(located, reason="not finite")
@@ -195,5 +192,4 @@ def _size(name: str, x: Array, start: Results) -> float:
 
 
 def _largest(x: Array) -> float:
-    """Return the largest finite magnitude."""
     return float(np.abs(np.where(np.isfinite(x), x, 0.0)).max(initial=0.0))

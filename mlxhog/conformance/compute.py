@@ -21,7 +21,7 @@ from mlxhog.errors import ConfigError, WorkerFailed
 PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
 
 Computed = tuple[Results, Mapping[str, float]]
-"""The results of a side, and those of the reference's conditions, see `tolerances.py`."""
+"""Results of a side, and conditions of the reference (`tolerances.py`)."""
 
 
 def computed_results(
@@ -32,7 +32,7 @@ def computed_results(
 ) -> dict[str, Computed]:
     """Compute the results of every side; sides of one backend follow each other in its process.
 
-    `changed` has other values of inputs, by side. Errors are those of `compare_sides`.
+    `changed` has other inputs, by side. Errors as in `compare_sides`.
     """
     results: dict[str, Computed] = {}
     with ExitStack() as stack:
@@ -69,7 +69,7 @@ def side_results(side: ParitySide, subject: ParitySubject) -> Computed:
     if side.backend == NUMPY:
         return _reference(subject)
     engine = FrameworkEngine(side.backend, side.kernels)
-    steps = partial(optimizers.ours, plugins=subject.plugins)
+    steps = partial(optimizers.native_steps, plugins=subject.plugins)
     return dict([*engine.probes(), *engines.results(engine, subject, subject.inputs, steps)]), {}
 
 
@@ -77,7 +77,7 @@ def _reference(subject: ParitySubject) -> Computed:
     """Compute the results in float64, and how far they move when the inputs are rounded."""
 
     def compute(moved: Results, tokenwise: bool = False) -> NamedArrays:
-        steps = optimizers.reference
+        steps = optimizers.float64_steps
         return engines.results(NumPyEngine(), subject, moved, steps, tokenwise=tokenwise)
 
     def rounding(moved: Results) -> Results:
@@ -89,9 +89,6 @@ def _reference(subject: ParitySubject) -> Computed:
     noise = rounding if "targets" in subject.fixed else None
     conditions = tolerances.measure(exact, subject.inputs, compute, noise)
     return dict(probes.exact()) | exact, conditions
-
-
-# -- the comparison --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

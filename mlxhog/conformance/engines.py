@@ -1,7 +1,7 @@
-"""Engines compute a model with NumPy arrays in and out; and all results of a subject by one.
+"""Engines, which compute a model on NumPy arrays, and all results of a subject.
 
-`NumPyEngine` runs the reference of models in float64. `FrameworkEngine` is a backend as a worker
-has it, in its place in training and in generation.
+`NumPyEngine` runs the float64 reference of models. `FrameworkEngine` is a backend as workers and
+generation use it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +18,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.optim.gradients import dense
 
-State = Any
-"""Of the backend; callers pass it to the next call, or to `state_arrays`."""
+State = Any  # recurrent state of the backend, for its next call or `state_arrays`
 
 NamedArrays = Iterator[tuple[str, Array]]
 
@@ -28,7 +27,7 @@ LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
 
 
 class FrameworkEngine:
-    """A backend as a worker has it, such as "torch:cpu"; holds one model at a time."""
+    """A worker's backend, such as "torch:cpu", with one model at a time."""
 
     def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
         framework, _, device = name.partition(":")
@@ -38,7 +37,7 @@ class FrameworkEngine:
         self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Copy a model's parameters, float32 under our names."""
+        """Copy a model's float32 parameters, by mlxhog's names."""
         if cfg != self._cfg:
             self._layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
             self.backend.bind(cfg, self._layout)
@@ -62,26 +61,26 @@ class FrameworkEngine:
 
 
 class NumPyEngine:
-    """The reference of models in float64, with the methods of `FrameworkEngine` and its backend.
+    """The float64 reference of models, with the methods of `FrameworkEngine` and its backend.
 
-    If it is `rounded`, every result of a gradient is rounded to float32.
+    With `rounded`, every intermediate result of a gradient is rounded to float32.
     """
 
     def __init__(self, *, rounded: bool = False) -> None:
         self._rounded, self.backend = rounded, self
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Take a model's parameters; they are neither copied nor written."""
+        """Use a model's parameters, without a copy; they are not written."""
         self._cfg, self._params = cfg, params
 
     def every_logits(
         self, tokens: Array, state: State, hidden: list[Array] | None = None
     ) -> tuple[Array, State]:
-        """Compute tokens; see `Reader`."""
+        """Return the logits of every token, and the next state."""
         return lm_float64.logits(self._cfg, self._params, tokens, state, hidden=hidden)
 
     def logits(self, tokens: Array, state: State) -> tuple[Array, State]:
-        """Compute a token of each row."""
+        """Return the logits of one token per sequence, and the next state."""
         logits, state = self.every_logits(tokens, state)
         return logits[:, -1], state
 
@@ -95,8 +94,7 @@ class NumPyEngine:
         return [list(block) for block in state[-len(self._cfg.layout.blocks) :]]
 
 
-ModelEngine = FrameworkEngine | NumPyEngine
-"""Computes a model in the process that made it."""
+ModelEngine = FrameworkEngine | NumPyEngine  # computes a model in the process that made it
 
 
 def results(
@@ -107,9 +105,9 @@ def results(
     *,
     tokenwise: bool = True,
 ) -> NamedArrays:
-    """Compute all results of a subject, in the order of the computation.
+    """Compute all results of a subject with other parameters, in the order of the computation.
 
-    The parameters stand in place of the subject's; `steps` is `optimizers.ours` or `.reference`.
+    `steps` is `optimizers.native_steps` or `optimizers.float64_steps`.
     """
     cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
     engine.load(cfg, params)
@@ -144,9 +142,9 @@ def results(
         spec = cfg.layout.spec  # tables stay
         return {k: x for k, x in every.items() if k in params and spec[k].kind != "table"}
 
-    for rule, values, apart in steps(cfg, params, gradient, subject.steps):
+    for rule, values, deviation in steps(cfg, params, gradient, subject.steps):
         yield from ((f"after/{rule}/{name}", value) for name, value in values.items())
-        yield from ((f"step/{rule}/{name}", value) for name, value in apart.items())
+        yield from ((f"step/{rule}/{name}", value) for name, value in deviation.items())
 
 
 def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArrays:

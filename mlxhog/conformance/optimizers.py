@@ -1,12 +1,12 @@
 """A few steps of each optimizer on one batch: the native ones in float32, formulas in float64.
 
-Two comparisons use them. The steps of a side have to be the formula's on that side's own gradients,
-to a few units in the last place of each parameter (`Formula`): this tests the optimizer alone. And
-SGD, momentum and AdamW have to lead where the reference's steps lead, as near as float32 can
+Two comparisons use them. A side's steps must equal the formula's on the side's own gradients, to a
+few units in the last place of each parameter (`Formula`): this tests the optimizer alone. And after
+steps of SGD, momentum and AdamW the parameters must equal the reference's within float32's error
 (`tolerances.py`): this tests gradients, optimizer and the parameters' way back into the model.
 
-An optimizer of a plugin is compared by the first alone. How far it may lead from the reference is
-unknown, since that depends on how it enlarges errors of gradients.
+A plugin's optimizer gets the first comparison only: how it amplifies errors of gradients is
+unknown.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +20,12 @@ from mlxhog import arena, optim
 from mlxhog.conformance.subject import RULES, Array
 from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
-from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
-from mlxhog.optim.groups import factors
+from mlxhog.optim import SGD, AdamW, Momentum, OptimizerComponent
+from mlxhog.optim.component import factors
 from mlxhog.optim.rule import parameter
 
 LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
-"""Steps far above the rounding of a parameter, but too short for chaos."""
+"""Learning rates whose steps exceed rounding, without chaos."""
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.1
 BETA1, BETA2 = 0.9, 0.95
@@ -33,7 +33,7 @@ EPS = 1e-2
 """AdamW's. With the usual 1e-8 an entry whose gradient is rounding noise moves by a whole lr in a
 random direction, so that no two programs would agree."""
 
-CHOICES: Mapping[str, OptimizerChoice] = {
+CHOICES: Mapping[str, OptimizerComponent] = {
     choice.name: choice
     for choice in (
         SGD(weight_decay=WEIGHT_DECAY),
@@ -63,23 +63,22 @@ After = tuple[str, Mapping[str, Array], Mapping[str, Array]]
 class Formula:
     """An optimizer in float64, on given gradients.
 
-    It takes the steps of a method of the optimizer, `reference(w, g, *state, lr, decay, count)`,
-    which returns the step of one parameter and then its new state in the order of `state_segments`.
-    `decay` says whether weight decay applies to the parameter, `count` is the number of the step,
-    from 1 on. `SGD`, `Momentum` and `AdamW` have a formula for it. Without such a method it
-    takes those of `update`, whose directions are then written in float64.
+    It uses the optimizer's method `reference(w, g, *state, lr, decay, count)`, which returns the
+    step of one parameter and its new state in the order of `state_segments`; `decay` says whether
+    weight decay applies, `count` is the step's number, from 1 on. `SGD`, `Momentum` and `AdamW`
+    have a formula here. Without `reference` it calls `update` in float64.
 
-    Differences of a parameter are measured in units of its rounding: the spacing of float32 at its
-    largest value so far, plus that at the largest step of its tensor.
+    Deviations of a parameter are measured in units of its rounding: the spacing of float32 at its
+    largest value so far, plus the spacing at the largest step of its tensor.
     """
 
     def __init__(
-        self, cfg: ModelConfig, choice: OptimizerChoice, params: Mapping[str, Array]
+        self, cfg: ModelConfig, choice: OptimizerComponent, params: Mapping[str, Array]
     ) -> None:
         """Start from float32 parameters by name, all of a model or some."""
         rule = fitted = choice.fitted(hidden=True)
         self._factors = factors(fitted, rate_groups(cfg))
-        self.optimizer: Any = optim.Grouped(rule, self._factors) if self._factors else rule
+        self.optimizer: Any = optim.GroupedRates(rule, self._factors) if self._factors else rule
         self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
         own = partial(_reference, choice.name) if choice.name in LR else None
         self._reference = own or getattr(rule, "reference", None)
@@ -126,12 +125,12 @@ class Formula:
             for part, value in zip(state, after, strict=True):
                 part[...] = value
 
-    def apart(self, name: str, value: Array) -> Array:
-        """Measure how far a float32 parameter is from the formula's.
+    def deviation(self, name: str, value: Array) -> Array:
+        """Measure the deviation of a float32 parameter from the formula's.
 
         Returns:
-            (4,): the largest difference per step, in units of its rounding; its place in the flat
-            parameter; the value there; the formula's there.
+            (4,): the largest deviation per step, in units of its rounding; its index in the flat
+            parameter; the value there; the formula's value there.
         """
         reach = np.spacing(self._reach[name].astype(np.float32)).astype(np.float64)
         units = self._step * (reach + np.spacing(np.float32(self._pace[name])))
@@ -166,7 +165,7 @@ def _reference(
 
 
 class _Float64Target(optim.UpdateTarget):
-    """A target in float64, where the native write of directions is replaced by its formula."""
+    """A float64 target that writes directions by a formula in place of the native kernel."""
 
     def native(
         self, kernel: Any, slot: Any, grad: Any, form: Any, step: Any, out: Any = None
@@ -194,17 +193,17 @@ def _new_target(
     return kind.alone(optimizer, flat, layout.slots, decay), views
 
 
-def ours(
+def native_steps(
     cfg: ModelConfig,
     params: Mapping[str, Array],
     gradient: Gradient,
     steps: int,
-    plugins: Sequence[OptimizerChoice] = (),
+    plugins: Sequence[OptimizerComponent] = (),
 ) -> Iterator[After]:
     """Take the steps of `mlxhog.optim` and of `plugins` in float32.
 
-    Every second step gets twice the gradient and a `grad_scale` of 1/2, and is added to `pending`
-    in place of the parameters. Neither may change where it leads.
+    Every second step gets twice the gradient with `grad_scale` 1/2, and goes to `pending` in place
+    of the parameters. Neither may change the result.
     """
     for choice in (*CHOICES.values(), *plugins):
         formula = Formula(cfg, choice, params)
@@ -218,17 +217,17 @@ def ours(
                 continue
             before, pending = target.flat.copy(), np.zeros_like(target.flat)
             grads = {name: 2 * grad for name, grad in grads.items()}
-            apart = replace(target, pending=pending)
-            optimizer.step(apart, grads, lr=lr, step=step, grad_scale=0.5)
+            other = replace(target, pending=pending)
+            optimizer.step(other, grads, lr=lr, step=step, grad_scale=0.5)
             np.add(before, pending, out=target.flat)
-        differences = {name: formula.apart(name, view) for name, view in views.items()}
+        differences = {name: formula.deviation(name, view) for name, view in views.items()}
         yield choice.name, views if choice.name in LR else {}, differences
 
 
-def reference(
+def float64_steps(
     cfg: ModelConfig, params: Mapping[str, Array], gradient: Gradient, steps: int
 ) -> Iterator[After]:
-    """Take the steps of `RULES` by their formulas, in float64, without differences."""
+    """Take the steps of `RULES` by their formulas in float64; without deviations."""
     for rule, choice in CHOICES.items():
         formula = Formula(cfg, choice, params)
         for step in range(1, steps + 1):

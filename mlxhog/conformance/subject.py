@@ -5,7 +5,7 @@ that is too large for this machine is refused before. Its sides are
 
     numpy                   float64, the reference of the others
     torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
-    torch:cpu+reference     the same backend with another form of its kernels
+    torch:cpu+reference     the same backend with another implementation of its kernels
 
 Names of results, the same for every side:
 
@@ -30,8 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.base import capabilities as verdicts
-from mlxhog.base import machine
+from mlxhog.base import capabilities, machine
 from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.checkpoint import checkpoint, formats
@@ -42,13 +41,12 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
 from mlxhog.models.registry import load_architecture
-from mlxhog.optim import SGD, AdamW, Momentum, OptimizerChoice
+from mlxhog.optim import SGD, AdamW, Momentum, OptimizerComponent
 
 Array = NDArray[Any]
 Results = Mapping[str, Array]
 
-RULES = (SGD.name, Momentum.name, AdamW.name)
-"""Optimizers of the package that are compared."""
+RULES = (SGD.name, Momentum.name, AdamW.name)  # optimizers of the package that are compared
 
 NOISE = 0.1
 EMBEDDING_NOISE = 0.5  # the norm behind a small embedding would enlarge its gradient
@@ -62,27 +60,27 @@ OWN = "parameters are the checkpoint's own"
 WHOLE = "an auto-encoder reads whole sequences: no results token by token"
 MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
-"""Of the parameters in one process: values, leaves, gradients and results; then optimizer state,
-formulas in float64, and three results."""
+"""Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
+state, formulas in float64, and three results."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParitySubject:
-    """A computation, maybe before its arrays are made."""
+    """A model to compute, with its arrays or before they are made."""
 
     title: str  # its name in the output
     cfg: ModelConfig  # the architecture
     seed: int = 0  # of tokens and noise
     shape: tuple[int, int] = (2, 67)  # of its tokens, (B, S)
     steps: int = 3  # updates with each optimizer; 0 for none
-    plugins: tuple[OptimizerChoice, ...] = ()  # optimizers of plugins, compared beside `RULES`
+    plugins: tuple[OptimizerComponent, ...] = ()  # optimizers of plugins, compared beside `RULES`
     draw: Callable[[], dict[str, Array]] | None = None  # draws or reads the parameters
     inputs: Results = field(default_factory=dict)  # parameters by name; `--perturb` changes one
-    fixed: Results = field(default_factory=dict)  # `tokens` and `targets` (B, S), -100: not scored
+    fixed: Results = field(default_factory=dict)  # `tokens`, `targets` (B, S), or IGNORED
     notes: tuple[str, ...] = ()  # for the user: results not compared, origin of the values
 
-    def made(self) -> "ParitySubject":
-        """Return it with its arrays, of random tokens."""
+    def with_arrays(self) -> "ParitySubject":
+        """Return the subject with its arrays and random tokens."""
         (B, S), cfg = self.shape, self.cfg
         ids = np.random.default_rng(self.seed).integers(0, cfg.vocab_size, (B, S), dtype=np.int32)
         if (bos := families.reset_token(cfg)) is not None:  # a document begins in the middle
@@ -140,13 +138,13 @@ def open_subject(
 
 
 def perturbed_subject(title: str, cfg: ModelConfig, **sizes: Any) -> ParitySubject:
-    """Return an architecture with the parameters of `perturbed_init`, before they are drawn."""
+    """Return an architecture whose parameters `perturbed_init` will draw."""
     subject = ParitySubject(title=title, cfg=cfg, notes=(PERTURBED,), **sizes)
     return replace(subject, draw=partial(perturbed_init, cfg, subject.seed))
 
 
 def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
-    """Return initial values with noise of std 0.1, or less if a row sums over many inputs.
+    """Return initial values with noise of std 0.1, less for parameters with many inputs.
 
     Initial values alone would hide errors: gates are closed and matrices zero, so that whole
     gradients vanish.
@@ -165,7 +163,7 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
 
 
 def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
-    """Return the input `name` plus noise of a tenth of its size.
+    """Return the input `name` plus noise of a tenth of its root mean square.
 
     A factor in place of noise could vanish in a norm.
 
@@ -181,7 +179,7 @@ def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
 
 
 def check_memory(subject: ParitySubject, sides: "Sequence[ParitySide]") -> None:
-    """Refuse a model that does not fit into this machine's memory once for every backend.
+    """Refuse a model of which this machine's memory cannot hold a copy per backend.
 
     Raises:
         EnvironmentLacks: says how much is needed, and which options need less.
@@ -213,11 +211,11 @@ EVERYONE = (NUMPY, "torch:cpu", "mlx:cpu", "torch:mps", "mlx:gpu")
 
 @dataclass(frozen=True)
 class ParitySide:
-    """Computes a subject."""
+    """A backend, with one implementation of its kernels, that computes a subject."""
 
     name: str  # as above
     backend: str  # one of `EVERYONE`; sides of one backend share a process
-    kernels: str = ""  # form of the operators; "" if there is one form only
+    kernels: str = ""  # implementation of the operators; "" if there is only one
 
     @property
     def float64(self) -> bool:
@@ -225,11 +223,11 @@ class ParitySide:
         return self.backend == NUMPY
 
 
-def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
+def choose(backends: str, implementations: str) -> tuple[list[ParitySide], list[str]]:
     """Return the sides, the reference first, and notes on those that are left out.
 
-    `backends` is "auto" for all that are present, or names of `EVERYONE` by commas; `forms` is
-    "all" of every backend, or one of `kernels.CHOICES`.
+    `backends` is "auto" for all that are present, or names of `EVERYONE` by commas;
+    `implementations` is "all" of every backend, or one of `kernels.CHOICES`.
 
     Raises:
         ConfigError: an unknown name, or kernels that a backend cannot run.
@@ -248,7 +246,7 @@ def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
             continue
         lack = missing(name, here) if name in BACKENDS else None
         if lack is None:
-            sides += _of_backend(name, forms)
+            sides += _of_backend(name, implementations)
         elif named:
             raise EnvironmentLacks(lack)
         elif name not in GPU_BACKENDS or here.apple_gpu:
@@ -256,15 +254,19 @@ def choose(backends: str, forms: str) -> tuple[list[ParitySide], list[str]]:
     return sides, notes
 
 
-def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
+def _of_backend(name: str, implementations: str) -> Sequence[ParitySide]:
     if name == NUMPY:
         return [ParitySide(name, name)]
     framework, device = name.split(":")
-    verified = verdicts.load().model_kernels(name).ok
+    verified = capabilities.load().model_kernels(name).ok
     resolve = partial(kernels.resolve, framework, device=device, metal_verified=verified)
     usual = resolve("auto")
-    every = ["auto", "reference", *["metal"] * (device != "cpu")] if forms == "all" else [forms]
+    every = (
+        ["auto", "reference", *["metal"] * (device != "cpu")]
+        if implementations == "all"
+        else [implementations]
+    )
     return [
-        ParitySide(name if form == usual else f"{name}+{form}", name, form)
-        for form in dict.fromkeys(map(resolve, every))
+        ParitySide(name if one == usual else f"{name}+{one}", name, one)
+        for one in dict.fromkeys(map(resolve, every))
     ]

@@ -1,4 +1,4 @@
-"""How far two sides may differ, and why, in one table.
+"""Tolerances: how far two sides may differ, and why.
 
 A tensor may differ from its exact value by the sum of
 
@@ -44,7 +44,7 @@ from mlxhog.conformance.subject import Array, Results, parameter_after
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Allowed difference, see above."""
+    """Terms of the allowed difference, as above."""
 
     reason: str
     atol: float = 0.0

@@ -1,4 +1,4 @@
-"""One batch as every backend receives it."""
+"""A batch of training data, as every backend receives it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORED = -100  # a label that no loss counts, as in torch and transformers
-LENGTHS = 32  # rows of unequal lengths are padded to a multiple of this length
+LENGTHS = 32  # sequences of unequal lengths are padded to a multiple of this length
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B sequences of S tokens with the token that follows each position.
+    """B sequences of S tokens with the target of each position.
 
     `y[:, t]` is the target of position t and equals `x[:, t + 1]` where both exist; it is `IGNORED`
-    where there is nothing to predict. If `frozen`, no gradient flows through a row's context, its
-    inputs before the first counted label: their recurrent state is used, but gets no gradient.
+    where there is nothing to predict. With `frozen` no gradient flows into a sequence's context,
+    its inputs before the first counted label.
     """
 
     x: NDArray[np.int32]  # inputs, (B, S), C-contiguous
     y: NDArray[np.int32]  # labels, (B, S), C-contiguous
-    n_bytes: int  # of the original text that the counted labels stand for; separators have none
+    n_bytes: int  # of the original text of the counted labels, without separators
     seed: int = 0  # of the random numbers of this batch, such as dropout
     frozen: bool = False
 
@@ -32,13 +32,13 @@ class Batch:
 
     @property
     def n_tokens(self) -> int:
-        """Number of inputs, without the padding behind a row's last counted label."""
+        """Number of inputs, without padding."""
         return int(_ends(self.y).sum())
 
     def behind_context(self) -> "tuple[Batch, NDArray[np.intp]]":
-        """Return the rows without their contexts, and the lengths of the contexts, (B,).
+        """Return the sequences without their contexts, and the lengths of the contexts, (B,).
 
-        The shortened rows begin at position 0; the batch is as wide as its longest row needs.
+        The shortened sequences begin at position 0 and are padded to the longest.
         """
         lengths = (self.y != IGNORED).argmax(axis=1)
         rest = _ends(self.y) - lengths
@@ -49,34 +49,31 @@ class Batch:
         return Batch(x, y, self.n_bytes, self.seed), lengths
 
     def beginning(self, length: int) -> "Batch":
-        """Return the first `length` tokens of every row, with the same share of `n_bytes`."""
+        """Return the first `length` tokens of every sequence, with that share of `n_bytes`."""
         x, y = (np.ascontiguousarray(tokens[:, :length]) for tokens in (self.x, self.y))
         n_bytes = self.n_bytes * x.shape[1] // self.x.shape[1]
         return Batch(x, y, n_bytes, self.seed, self.frozen)
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Return rows start .. stop - 1, with the same share of `n_bytes`."""
+        """Return sequences start .. stop - 1, with their share of `n_bytes`."""
         x = self.x[start:stop]
         n_bytes = self.n_bytes * len(x) // len(self.x)
         return Batch(x, self.y[start:stop], n_bytes, self.seed + start, self.frozen)
 
 
 def padded(longest: int) -> int:
-    """Return the width of rows of unequal lengths, so that a framework compiles for few shapes."""
+    """Return the padded length, so that a framework compiles for few shapes."""
     return LENGTHS * -(-max(longest, 1) // LENGTHS)
 
 
 def empty_rows(count: int, longest: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Return inputs and labels to fill, for rows of unequal lengths; every label is `IGNORED`."""
+    """Return inputs and labels to fill for sequences of unequal lengths; labels are `IGNORED`."""
     width = padded(longest)
     return np.zeros((count, width), np.int32), np.full((count, width), IGNORED, np.int32)
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
-    """Return the rows of one or more batches, in order, padded to the widest.
-
-    The seed is that of the first batch.
-    """
+    """Return the sequences of batches in order, padded to the widest, with the first seed."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.x.shape[1] for part in parts)
@@ -88,5 +85,5 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 def _ends(y: NDArray[np.int32]) -> NDArray[np.intp]:
-    """End of each row's last counted label, (B,); the width if no label of the row counts."""
+    """Return the end of each sequence's last counted label, (B,); the width if none counts."""
     return np.asarray(y.shape[1] - (y[:, ::-1] != IGNORED).argmax(axis=1), np.intp)

@@ -1,9 +1,8 @@
-"""Tickets to training batches: the order of an epoch, applied to a token file.
+"""Training batches by ticket: the order of an epoch, applied to a token file.
 
-A batch ticket b covers positions [b B, (b + 1) B) of the order. Position to sequence is a bijection
-that depends on the corpus, the seed and the epoch, never on the number of workers, so a resumed run
-needs one integer and not a shuffled list. NumPy's own `permutation` is not used because its stream
-may change between versions.
+Ticket b covers positions [b B, (b + 1) B) of the order. The bijection from positions to sequences
+depends on corpus, seed and epoch, never on the number of workers, so a resumed run needs one
+integer, not a shuffled list. NumPy's `permutation` may change between versions.
 
 All arithmetic is uint64 and wraps. `mix` is the finaliser of SplitMix64 (Steele, Lea and Flood
 2014, "Fast splittable pseudorandom number generators"); for n > 65,536 four Feistel rounds permute
@@ -26,12 +25,12 @@ _EPOCHS = 1 << 32
 
 
 class Order:
-    """The order of the sequences in an epoch: position -> sequence.
+    """The order of the sequences in an epoch.
 
     `corpus_sha` is a digest of the training text or the token file.
 
-    Concurrency: plain functions of the arguments; every process that builds the same `Order`
-    sees the same permutation. One object is not for several threads.
+    Concurrency: every process that builds the same `Order` has the same permutation. One object is
+    not for several threads.
     """
 
     def __init__(self, n: int, corpus_sha: str, seed: int) -> None:
@@ -80,7 +79,7 @@ def _feistel(x: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray
 
 
 class Growth(NamedTuple):
-    """The end of a file when it grew: the epoch, its rows, and its digest."""
+    """A file when it grew: the epoch, its number of sequences, and its digest."""
 
     epoch: int
     rows: int
@@ -90,10 +89,9 @@ class Growth(NamedTuple):
 class Batches:
     """The training batches of every epoch, by ticket.
 
-    An epoch's tickets hold every sequence exactly once; the last is shorter where the batch size
-    does not divide their number. `frozen` stops gradients at the prompts of examples, see `Batch`.
-    `grown` says when, in an epoch, the file has grown at its end: the order of the sequences that
-    it had stays, and the new ones follow in that epoch.
+    An epoch's tickets hold every sequence exactly once; the last may be smaller. `frozen` stops
+    gradients at the prompts of examples (`Batch`). `grown` lists when, in an epoch, the file has
+    grown at its end: earlier sequences keep their order, and the new ones follow in that epoch.
 
     Concurrency: any process that builds the same object gets the same batches. One object is not
     for several threads.
@@ -119,7 +117,7 @@ class Batches:
         return -(-self._order.n // self._batch_size)
 
     def example(self) -> Batch:
-        """Return a batch of the usual shape, to try a model with."""
+        """Return a batch of the usual shape, for a trial of the model."""
         return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
@@ -127,7 +125,7 @@ class Batches:
         start = ticket * self._batch_size
         count = min(self._batch_size, self._order.n - start)
         batch = self._file.batch(self._sequences(epoch, start, count), self._seq_len)
-        # A seed per sequence and epoch, so that parts of a batch have different seeds, too.
+        # A seed per sequence and epoch, so that micro-batches differ in their seeds, too.
         seed = (self._seed * _EPOCHS + epoch) * self._order.n + start
         return replace(batch, seed=seed, frozen=self._frozen)
 

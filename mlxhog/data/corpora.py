@@ -2,17 +2,16 @@
 
     sotu                    the bundled corpus: 233 State of the Union addresses
     FILE, FOLDER, GLOB      the user's own text
-    hf:NAME, hf:FOLDER      a data set that the package `datasets` loads: a name on the hub, or a
+    hf:NAME, hf:FOLDER      a data set of the package `datasets`: a name on the hub, or a
                             folder with data files or of `save_to_disk`; a comma and the name of a
                             subset may follow
 
-Several names, one per line, are one corpus. If some of them bring validation text, that is all of
-it.
+Several names, one per line, are one corpus. If some have validation text, it is the only one.
 
-docs/own-text.md says which files of a folder are read, those of its subfolders too. A file that
-looks like text and cannot be read is a bad file. It is skipped like the others, and messages name
-it. A file that `--data` itself names is read as it is. Of equal files the first is read, so no copy
-of a training file is held out.
+docs/own-text.md says which files of a folder are read, subfolders included. A file that looks like
+text and cannot be read is a bad file, which is skipped and named in a message. A file that `--data`
+itself names is read as it is. Only the first of equal files is read, so no copy of a training file
+is in the validation set.
 """
 
 import glob
@@ -37,16 +36,16 @@ from mlxhog.data.split import CUTS, Scan
 from mlxhog.errors import DataError, EnvironmentLacks, nearest, visible
 
 Documents = Callable[[], Iterator[bytes]]
-"""Reads the documents from the start, in their fixed order, each time it is called."""
+"""Yields the documents from the start, in a fixed order, at each call."""
 
 Show = Callable[[Callable[[], str]], object]
-"""Shows how far the work is, if it is time to; called often, such as `StatusLine.tick`."""
+"""Shows the progress from time to time; called often, such as `StatusLine.tick`."""
 
 PSEUDO = frozenset(
     "proc sysfs devfs devtmpfs devpts cgroup cgroup2 debugfs tracefs securityfs pstore bpf "
     "configfs mqueue hugetlbfs fusectl binfmt_misc efivarfs rpc_pipefs selinuxfs nsfs".split()
 )
-"""File systems without files of a disk: reading one of theirs may never end, or act on a device."""
+"""File systems without a disk: reading their files may never end, or act on a device."""
 
 NO_TEXT = "no text in it"  # the reason why an empty file is skipped
 VAL_SPLITS = ("validation", "valid", "val", "dev")
@@ -56,9 +55,9 @@ _COPIES = re.compile(
     r"|.*\.([^.]*-)?sw[nopx]",
     re.I,
 ).fullmatch
-"""Files that editors and file managers write beside those of the user."""
-_MOST = 5  # most files of a reason that a note names
-_MAX_BAD = 50  # most files of a reason that an error names
+"""Files of editors and file managers beside the user's."""
+_MAX_NOTED = 5  # files of a reason in a note
+_MAX_BAD = 50  # files of a reason in an error
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Skipped:
 
     @classmethod
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> "Skipped":
-        """A file whose reader raised an error, which begins with its path and line."""
+        """Return a file whose reader raised an error that begins with its path and line."""
         # The text of an error has no character that a terminal cannot show.
         reason = str(error).removeprefix(visible(str(path)))
         reason = re.sub(r"^:(\d+): ?", r"line \1: ", reason)
@@ -98,7 +97,7 @@ class TextSource:
     version: object = None  # text without a path is the same if this is; None: perhaps not
 
     def stamp(self) -> tuple[object, float]:
-        """Return what changes with the text, and when it last did, in seconds since 1970."""
+        """Return a value that changes with the text, and the time of its last change."""
         file: tuple[int, ...] = ()
         changed_s = math.inf if self.version is None else 0.0
         with suppress(OSError):  # reading it says so
@@ -111,7 +110,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents in a fixed order, of which some may be marked as the validation split."""
+    """Documents in a fixed order, some of which may be the validation split."""
 
     source: str  # the user's name for it; a path is made absolute
     parts: tuple[TextSource, ...]
@@ -124,11 +123,11 @@ class Corpus:
         return any(one.validation for one in self.parts)
 
     def files(self, *, validation: bool = False) -> list[Path]:
-        """Return the files of training text, or those of validation text, which their names say."""
+        """Return the files of training text, or of validation text by name."""
         return [one.path for one in self.parts if one.path and one.validation == validation]
 
     def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> "Corpus":
-        """Return a corpus whose documents `change` yields from those of a part and its name."""
+        """Return a corpus whose documents `change` makes of a part's documents and name."""
 
         def changed(one: TextSource) -> TextSource:
             return replace(one, read=lambda: change(one.read(), one.name))
@@ -138,10 +137,7 @@ class Corpus:
     def notes(
         self, listed_by: str = "--dry-run", before: Container[str] = frozenset()
     ) -> list[str]:
-        """Say which files are held out by name or skipped and why, and the separators found.
-
-        Separators are known once the text has been read.
-        """
+        """Return notes on validation files by name, skipped files, and separators of read text."""
         notes = list[str]()
         if n_files := sum(bool(one.separators) for one in self.parts):
             separators = sorted({repr(mark)[1:-1] for one in self.parts for mark in one.separators})
@@ -150,20 +146,20 @@ class Corpus:
                 "are cut there, and the separators are left out"
             )
         if validation := self.files(validation=True):
-            notes.append(f"validation text, by name: {self._names(validation, _MOST)}")
+            notes.append(f"validation text, by name: {self._names(validation, _MAX_NOTED)}")
         return notes + self.skipped_note(listed_by, before)
 
     def skipped_note(self, listed_by: str, before: Container[str]) -> list[str]:
-        """Say which files are skipped and why, but of those of `before` only how many."""
+        """Return a note on skipped files, with the number alone of those of `before`."""
         new = tuple(one for one in self.skipped if printable(one.path) not in before)
         n_before = len(self.skipped) - len(new)
         said = [f"{n_before} files skipped as before"] * bool(n_before)
-        said += [replace(self, skipped=new).skipped_files(_MOST)] * bool(new)
+        said += [replace(self, skipped=new).skipped_files(_MAX_NOTED)] * bool(new)
         refuses = "; --strict-data refuses bad files" * any(one.is_bad for one in new)
         return [f"{'; '.join(said)}; {listed_by} lists them{refuses}"] if said else []
 
     def skipped_files(self, most: int = _MAX_BAD) -> str:
-        """The skipped files by their reasons, at most so many for each; bad ones first."""
+        """Return the skipped files by reason, `most` of each; bad ones first."""
         names = defaultdict[str, list[Path]](list)
         for one in sorted(self.skipped, key=lambda one: not one.is_bad):
             # The way out of a bad file names the file.
@@ -173,7 +169,7 @@ class Corpus:
         return f"{len(self.skipped)} of {n_files} files skipped: {'; '.join(reasons)}"
 
     def in_brackets(self) -> str:
-        """The notes in brackets, for an error about missing text; empty without notes."""
+        """Return the notes in brackets, for an error about missing text, or ""."""
         return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
     def _names(self, paths: Sequence[Path], most: int) -> str:
@@ -197,8 +193,7 @@ def find(
 ) -> Corpus:  # fmt: skip
     """Return the corpus that `spec` names, without reading its text yet.
 
-    `text_key` and `separator` are those of `textfiles.documents`; `show` is told of the files of a
-    folder.
+    `text_key` and `separator` are as in `textfiles.documents`; `show` gets the progress in folders.
 
     Raises:
         DataError: no corpus or path of that name, a folder without text, not a regular file.
@@ -255,7 +250,6 @@ def _part(
 
 @cache
 def _pseudo_devices() -> frozenset[int]:
-    """Return the device numbers of mounted file systems that are `PSEUDO`."""
     import psutil
 
     devices = set[int]()
@@ -268,7 +262,6 @@ def _pseudo_devices() -> frozenset[int]:
 
 
 def _on_disk(path: Path) -> Path:
-    """Return a path; a DataError if it is in a pseudo file system."""
     if (path.is_file() or path.is_dir()) and path.stat().st_dev in _pseudo_devices():
         raise DataError(
             f"{path} is in a pseudo file system of the kernel, whose files may never end; name "
@@ -335,7 +328,7 @@ def _selected(
     skipped: Iterable[Skipped] = (),
     folder: Path | None = None,
 ) -> Corpus:
-    """The corpus of the files that a folder or a glob selected; their names divide them."""
+    """Return the corpus of files that a folder or a glob selected, divided by their names."""
     root = folder or Path(os.path.commonpath([path.parent for path in files]))
     train, validation, test = validation_set.by_name(files, root)
     reasons = dict.fromkeys(files, f"beside {train[0].name}, the training text")
@@ -379,7 +372,7 @@ def _names_path(spec: str) -> bool:
 
 
 def full_path(spec: str) -> str | None:
-    """Return the name of a corpus with its full paths; None for one without a path."""
+    """Return the name of a corpus with full paths; None without a path."""
     names = spec.split("\n")
     full = [os.path.abspath(expanded(one)) if _names_path(one) else one for one in names]
     return "\n".join(full) if any(map(_names_path, names)) else None
@@ -397,7 +390,7 @@ def is_missing(spec: str) -> bool:
 def readable(
     corpus: Corpus, *, strict: bool = False, show: Show = show_nothing, cut: int = CUTS[0]
 ) -> tuple[Corpus, Scan]:
-    """Read a corpus once; return it without bad files and those equal to earlier ones.
+    """Read a corpus once; return it without bad files and copies, and its scan.
 
     `cut` is the size of the scan's parts.
 

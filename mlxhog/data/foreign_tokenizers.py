@@ -1,14 +1,14 @@
-"""Bounds on a `tokenizer.json` of another program: on the length of a text, on memory and on time.
+"""Bounds on memory and time of a foreign `tokenizer.json`.
 
 The author of such a file chooses what it does to every text, in Rust code that no signal ends:
 
     a component lengthens a text    `GROWTH` has a bound for every kind; other kinds are refused
-    a pattern backtracks or panics  unless it is one of `PATTERNS`, a process of its own encodes
-                                    (`EncoderProcess`), with a limit of time, until it is killed
-    what we do not use              truncation, padding, the post-processor, which may repeat a
-                                    text, the decoder and the random `dropout` are taken out
+    a pattern backtracks or panics  unless it is one of `PATTERNS`, a separate process encodes
+                                    (`EncoderProcess`), and is killed after a time limit
+    unused parts                    truncation, padding, the post-processor, the decoder and the
+                                    random `dropout` are removed
 
-A text of ours is a million bytes, and the package `tokenizers` takes about 200 bytes for each.
+A document has up to a million bytes, and the package `tokenizers` takes about 200 for each.
 """
 
 import json
@@ -29,22 +29,16 @@ from mlxhog.base.child_processes import WorkerProcess
 from mlxhog.base.quantities import format_bytes, format_duration
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
-MAX_GROWTH: Final = 8.0
-"""Most bytes that components other than Unicode's forms may make of one."""
-MAX_COMPONENTS: Final = 32  # each goes over the whole text
+MAX_GROWTH: Final = 8.0  # most bytes that components other than Unicode's forms may make of one
+MAX_COMPONENTS: Final = 32  # each processes the whole text
 MAX_ADDED_BYTES: Final = 1 << 20  # of added tokens, which an automaton of 30 times their size finds
 MAX_PATTERN: Final = 8192  # characters
 FORMS: Final = {"NFC": 3.0, "NFD": 3.0, "NFKC": 11.0, "NFKD": 11.0}
 """Unicode's normal forms -> most bytes that they make of one; a further form adds nothing."""
 
 
-def _of_spaces(component: Mapping[str, Any]) -> float:
-    """Bound for a word that begins without a space; each byte becomes two bytes."""
-    return 4.0 if component.get("add_prefix_space", True) else 2.0
-
-
 def _of_replace(component: Mapping[str, Any]) -> float:
-    """A pattern may match nothing, before every character."""
+    """Return the bound for a pattern, which may match nothing, before every character."""
     content, pattern = len(component["content"].encode()), component["pattern"]
     literal = pattern.get("String")
     return 1.0 + content if literal is None else max(1.0, content / len(literal.encode()))
@@ -58,11 +52,12 @@ GROWTH: Final[dict[str, Callable[[Mapping[str, Any]], float]]] = {
     "Lowercase": lambda _: 1.5,
     "BertNormalizer": lambda _: 5.0,  # accents stripped from an NFD, spaces beside each ideogram
     "Metaspace": lambda _: 8.0,  # a character of four bytes for a space and before each word
-    "ByteLevel": _of_spaces,
+    # Each byte becomes two, and so does a space before the text.
+    "ByteLevel": lambda component: 4.0 if component.get("add_prefix_space", True) else 2.0,
     "Replace": _of_replace,
     "Prepend": lambda component: 1.0 + len(component["prepend"].encode()),  # to each part
 }
-"""Kind of a normalizer or pre-tokenizer -> most bytes that it makes of one."""
+"""Kind of a normalizer or pre-tokenizer -> largest growth of a text."""
 
 _ENGLISH = "'s|'t|'re|'ve|'m|'ll|'d"
 _OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -73,19 +68,19 @@ PATTERNS: Final = frozenset(
         rf"(?i:{_ENGLISH})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_OTHERS}",  # Qwen 2
     ]
 )
-"""Patterns of well-known models, which read every text in linear time."""
+"""Patterns of well-known models, which take linear time."""
 
 
 class Accepted(NamedTuple):
     """A description within the bounds."""
 
     text: str  # JSON for the package `tokenizers`
-    growth: float  # most bytes that the components make of one
+    growth: float  # largest growth of a text by the components
     is_foreign: bool  # whether it has a pattern that is not known
 
 
 def accepted(description: bytes, origin: str) -> Accepted:
-    """Return the part of a `tokenizer.json` that encodes; `origin` is for messages.
+    """Return the encoding part of a `tokenizer.json`; `origin` is for messages.
 
     Raises:
         DataError: it is damaged, or beyond the bounds.
@@ -100,7 +95,7 @@ def accepted(description: bytes, origin: str) -> Accepted:
                 f"{format_bytes(MAX_ADDED_BYTES)} are accepted"
             )
         if mark := model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
-            raise ValueError(f"its tokens have {shown(mark)}, which no text spells")
+            raise ValueError(f"its tokens have {shown(mark)}, which no text contains")
         parts = [fields.get(name) for name in ("normalizer", "pre_tokenizer")]
         components = [one for part in parts if part is not None for one in _components(part)]
         growth, is_foreign = _bounds(components)
@@ -117,7 +112,6 @@ def accepted(description: bytes, origin: str) -> Accepted:
 
 
 def _components(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield a component, and those of a sequence."""
     yield part
     for name in ("normalizers", "pretokenizers"):
         for inner in part.get(name) or ():
@@ -125,10 +119,10 @@ def _components(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _bounds(components: Sequence[Mapping[str, Any]]) -> tuple[float, bool]:
-    """Return how many bytes components may make of one, and whether a pattern is not known."""
+    """Return the largest growth by components, and whether a pattern is not known."""
     kinds = [str(one["type"]) for one in components]
     if unknown := [kind for kind in kinds if kind not in GROWTH]:
-        raise ValueError(f"no bound is known for what its {shown(unknown[0])} makes of a text")
+        raise ValueError(f"the growth of a text by its {shown(unknown[0])} has no known bound")
     if len(kinds) > MAX_COMPONENTS:
         raise ValueError(
             f"it changes and splits every text {len(kinds)} times, and at most {MAX_COMPONENTS} "
@@ -152,8 +146,8 @@ def _bounds(components: Sequence[Mapping[str, Any]]) -> tuple[float, bool]:
 
 
 @contextmanager
-def in_words(problem: str) -> Iterator[None]:
-    """Raise a DataError for the errors of the package `tokenizers` in the block."""
+def tokenizer_errors(problem: str) -> Iterator[None]:
+    """Turn errors of the package `tokenizers` into DataErrors."""
     try:
         yield
     except MemoryError:
@@ -165,17 +159,15 @@ def in_words(problem: str) -> Iterator[None]:
         raise
 
 
-# -- patterns of a file's author -------------------------------------------------------------------
-
 START_S: Final = 60.0  # for the start of the process, on a busy machine
 BYTES_PER_S: Final = 10_000  # a hundredth of the usual speed
 
 
 class EncoderProcess:
-    """Encodes texts in a process of its own, which ends when it is slow, or with this process.
+    """Encodes texts in a separate process, which is killed when it is slow.
 
-    It starts at the first text, and anew after a failure. `description` is one that the package
-    `tokenizers` has loaded.
+    It starts at the first text, and again after a failure. The package `tokenizers` has loaded
+    `description` before.
 
     Concurrency: any thread may call; one call after the other is answered.
     """
@@ -186,7 +178,6 @@ class EncoderProcess:
         self._process: WorkerProcess | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it without its process."""
         return EncoderProcess, (self._description, self._origin)
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -216,7 +207,7 @@ class EncoderProcess:
                 raise DataError(
                     f"{problem}ended the process that encodes by {death}; use another tokenizer"
                 ) from error
-            except BaseException:  # also Ctrl-C: its answer would be taken for that of another text
+            except BaseException:  # also Ctrl-C: its answer would count for another text
                 process.reap()
                 raise
             finally:
@@ -237,14 +228,13 @@ class EncoderProcess:
         return WorkerProcess(_encode, (self._description,), name="mlxhog-tokenizer")
 
     def close(self) -> None:
-        """End the process for ever; a text that it encodes is a DataError."""
+        """End the process for good; a text in work becomes a DataError."""
         self._is_closed = True
         if (process := self._process) is not None:
             process.process.kill()
 
 
 def _encode(pipe: Connection, description: str) -> None:
-    """Encode texts in the process; answer with ids, or an error's message."""
     import tokenizers
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a panic writes lines there

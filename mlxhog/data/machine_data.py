@@ -1,6 +1,6 @@
-"""Machine data, encoded or binary-like text: base64, hexadecimal digits, data: URIs, PEM blocks.
+"""Detect encoded or binary-like text: base64, hexadecimal digits, data: URIs, PEM blocks.
 
-A model cannot learn it, and a tokenizer cuts it into many tokens. What counts:
+A model cannot learn it, and it needs many tokens. It is a
 
     run      at least 100 characters without a blank
     block    at least three lines of 60 characters or more, each perhaps in quotes
@@ -105,21 +105,20 @@ def _rest(text: bytes) -> bytes:
 
 
 def _has_long_run(text: bytes) -> bool:
-    """Whether six words of eight bytes in a row are letters of base64, and none only one letter.
+    """Whether six blocks of eight bytes in a row are base64, and none repeats one character.
 
-    Of 60 random letters in a row they always are. It takes a hundredth of the time of the search.
+    60 random characters in a row always are. It takes a hundredth of the time of the search.
     """
     content = np.frombuffer(text[: len(text) // 8 * 8], np.uint8)
     values = content.view(np.uint64)
     is_ruler = values == (values & np.uint64(0xFF)) * _EIGHT
-    words = (_IS_LETTER[content].view(np.uint64) == _EIGHT) & ~is_ruler
+    blocks = (_IS_LETTER[content].view(np.uint64) == _EIGHT) & ~is_ruler
     for _ in range(5):
-        words = words[1:] & words[:-1]
-    return bool(words.any())
+        blocks = blocks[1:] & blocks[:-1]
+    return bool(blocks.any())
 
 
 def _is_random(piece: bytes) -> bool:
-    """Whether characters look like hexadecimal digits or base64 of data."""
     letters = np.frombuffer(_OTHERS.sub(b"", piece).removeprefix(b"0x"), np.uint8)
     counts = np.bincount(letters, minlength=256)
     shares = counts[counts > 0] / len(letters)

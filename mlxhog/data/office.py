@@ -1,8 +1,8 @@
-"""The text of word processors' documents: `.docx` by python-docx, `.odt` by odfpy.
+"""Read the text of word processors' documents: `.docx` by python-docx, `.odt` by odfpy.
 
-Both come with the extra `mlxhog[office]`. A file is one document, a line for each paragraph or
-heading, and one for each row of a table, with tabs between its cells. Headers, footers, comments
-and pictures are no part of the text.
+Both come with the extra `mlxhog[office]`. A file is one document, with a line for each paragraph,
+heading and row of a table, whose cells tabs separate. Headers, footers, comments and pictures are
+left out.
 """
 
 import zipfile
@@ -34,7 +34,9 @@ def office_text(path: Path) -> bytes:
         with reading.open_regular(path) as file:
             reading.refuse_lfs_pointer(path, file.peek(64), DataError)
             with zipfile.ZipFile(file) as archive:
-                n_bytes = sum(one.file_size for one in archive.infolist() if _is_xml(one))
+                entries = archive.infolist()
+            xml = (one for one in entries if one.filename.lower().endswith((".xml", ".rels")))
+            n_bytes = sum(one.file_size for one in xml)
             if n_bytes > reading.MAX_BYTES:
                 raise DataError(
                     f"{path} has {format_bytes(n_bytes)} of text unpacked, and at most "
@@ -51,12 +53,7 @@ def office_text(path: Path) -> bytes:
         ) from error
 
 
-def _is_xml(entry: zipfile.ZipInfo) -> bool:
-    return entry.filename.lower().endswith((".xml", ".rels"))
-
-
 def _docx(content: Any) -> Iterator[str]:
-    """Yield the lines of a document, or of a cell of its tables."""
     for one in content.iter_inner_content():
         if hasattr(one, "rows"):
             for row in one.rows:
@@ -66,7 +63,6 @@ def _docx(content: Any) -> Iterator[str]:
 
 
 def _odt(document: Any) -> Iterator[str]:
-    """Yield the lines of a document."""
     from odf import teletype
 
     def lines(element: Any) -> Iterator[str]:

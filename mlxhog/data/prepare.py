@@ -1,12 +1,11 @@
-"""Preparing a corpus once: token files of training and validation text, stored for later runs.
+"""Prepare a corpus once: token files of training and validation text, cached for later runs.
 
-The name of a prepared directory is a digest of its inputs: the text, the tokenizer and the
-validation split. It appears when it is whole, under a file lock, so processes that prepare the same
-corpus at once end with one good copy, and no process trusts the incomplete directory of a killed
-one.
+The name of a prepared directory is a digest of the text, the tokenizer and the validation split. It
+appears when it is whole, under a file lock, so that concurrent processes share one good copy, and
+no process trusts the incomplete directory of a killed one.
 
-The stored tokens are bounded (`max_bytes`): a new text takes the place of those whose last use is
-the longest ago, but for those that a process has open. Only this user can read or write them.
+The cache is bounded (`max_bytes`): a new text replaces the least recently used ones that no process
+has open. Only this user can read or write them.
 """
 
 import contextlib
@@ -51,8 +50,8 @@ from mlxhog.errors import DataError, EnvironmentLacks
 _VERSION = "mlxhog-prepared-4"
 _RECORD = "prepared.json"
 OPTIONS = ("text_key", "document_separator", "skip_machine_data", "loss_on", "val")
-"""Options of `train` that `prepare` has by the same names."""
-SETTLED_S = 3.0  # age of a file whose next change has another time on every disk; FAT counts in 2 s
+"""Options of `train` that are arguments of `prepare`."""
+SETTLED_S = 3.0  # age of a file whose next change gets another time; FAT counts in 2 s
 _last: tuple[object, tuple[Corpus, Scan, MachineData]] | None = None
 
 
@@ -63,14 +62,14 @@ class Prepared:
     train: TokenFile  # the training text
     val: TokenFile  # the validation text
     tokenizer: Tokenizer  # of both files
-    spec: str  # its name, see `tokenizers.build`
+    spec: str  # the tokenizer's name, see `tokenizers.build`
     corpus_sha256: str  # over the documents, joined by one zero byte
-    text: KnownText  # its parts and their sides
-    added: Mapping[str, int] | None  # what a resumed run has not had before, see `split`
-    kept: float  # share of the known parts of a resumed run that are there, or edited
-    notes: tuple[str, ...]  # for the user about the text, one sentence each
+    text: KnownText  # parts and their sides
+    added: Mapping[str, int] | None  # new text of a resumed run, see `split`
+    kept: float  # share of a resumed run's known parts that are present, edited ones included
+    notes: tuple[str, ...]  # for the user, one sentence each
     corpus: Corpus  # without the files that cannot be read
-    n_bytes: int  # of its text, with the validation text
+    n_bytes: int  # of all text
     baselines: Mapping[str, float]  # see `baselines.compressors`
 
     def check_length(self, seq_len: int) -> None:
@@ -89,10 +88,10 @@ class Prepared:
         return self.text.split.rule
 
     def inventory(self) -> dict[str, Any]:
-        """Describe the files of the corpus in JSON types; this reads them again.
+        """Read the files of the corpus again, and describe them as JSON values.
 
-        It has `source`; `files` with `path`, `n_bytes` on the disk and `val_bytes`; and
-        `skipped`, files with `path` and `reason`.
+        These are `source`, `files` with `path`, `n_bytes` on the disk and `val_bytes`, and
+        `skipped` files with `path` and `reason`.
         """
         corpus, validation = self.corpus, Counter[str]()
         for file, is_validation, text in _pieces(corpus, self.text.split, Scan(split.WHOLE)):
@@ -124,16 +123,15 @@ def prepare(
     learned: Path | None = None,
     show: Show = show_nothing,
 ) -> Prepared:
-    """Make the token files of a corpus, or return those that an earlier call made.
+    """Create the token files of a corpus, or return those of an earlier call.
 
-    `source`, `text_key` and `document_separator` are those of `corpora.find`; `tokenizer` is that
-    of `tokenizers.build`, or "auto" (`tokenizers.choose`, for a model of this width); `val` is the
-    validation split.
-    `loss_on="all"` also learns prompts and the messages of users, `strict` refuses bad files of a
-    folder, and `skip_machine_data` leaves out base64 and the like. `known` is the text of the run
-    that is resumed (`resumes`), or whose weights a new run begins with; `learned` is a folder with
-    the tokenizer of the former, in place of one that would be learned anew. `show` is told how far
-    it is.
+    `source`, `text_key` and `document_separator` are as in `corpora.find`, `tokenizer` as in
+    `tokenizers.build`, or "auto" (`tokenizers.choose`, for a model of this width); `val` is the
+    validation split. `loss_on="all"` also computes the loss on prompts and users' messages,
+    `strict` refuses bad files of a folder, and `skip_machine_data` leaves out base64 and the like.
+    `known` is the text of the run that is resumed (`resumes`), or whose weights a new run begins
+    with; `learned` is a folder with the former's tokenizer, which is not trained again. `show` gets
+    the progress.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
@@ -160,10 +158,7 @@ def prepare(
     )  # fmt: skip
     named = document_separator not in (textfiles.AUTO, None, "")
     if named and not any(one.separators for one in corpus.parts):
-        notes.append(
-            f"the document separator {document_separator!r} is nowhere in the text, which it leaves"
-            " as it is"
-        )
+        notes.append(f"the document separator {document_separator!r} does not occur in the text")
     rule, spec = chosen.rule, tokenizer
     if spec == tokenizers.AUTO:
         n_bytes = scan.n_bytes - scan.given_bytes
@@ -177,7 +172,7 @@ def prepare(
     unread = {str(one.path) for one in corpus.skipped if one.reason != corpora.NO_TEXT}
     notes += machine.notes(scan.n_bytes, unread)
     specs = [spec] if learned is None else [spec, str(learned)]
-    for one in specs:  # a tokenizer that was learned of this text is stored
+    for one in specs:  # a tokenizer that was trained on this text is cached
         parts = [_VERSION, scan.sha256, tokenizers.identity(one), chosen.key, str(scan.n_given)]
         key = hashlib.sha256("|".join(parts).encode()).hexdigest()
         target = (cache / key[:32]).absolute()
@@ -232,10 +227,9 @@ def _scanned(
     every: Corpus, text_key: str | None, separator: str | None, loss_on: str, skip: bool,
     strict: bool, cut: int, show: Show,
 ) -> tuple[Corpus, Scan, MachineData]:  # fmt: skip
-    """Read a corpus as `corpora.readable`, or return what the last call for the same text read.
+    """Read a corpus as `corpora.readable`, or return the last call's result for the same text.
 
-    A comparison or a study plans each of its runs. A file that changed shortly before it was read
-    is read again, since another change may leave it the same time.
+    A file that changed shortly before is read again, since its next change may have the same time.
     """
     global _last
     stamps = [one.stamp() for one in every.parts]
@@ -260,7 +254,6 @@ def with_loss_on(corpus: Corpus, loss_on: str) -> Corpus:
 
 
 def _check_tail(val: str, corpus: Corpus, scan: Scan) -> None:
-    """Refuse to cut examples in two."""
     if val == "tail" and scan.n_examples and not corpus.has_validation:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
@@ -289,7 +282,7 @@ def _notes(scan: Scan, rule: str, changed: int) -> list[str]:
 
 
 def _pieces(corpus: Corpus, chosen: Split, scan: Scan) -> Iterator[tuple[str, bool, bytes]]:
-    """Yield (file, held out, text) pieces of a corpus; `scan` counts its documents."""
+    """Yield (file, is validation, text) of a corpus's parts; `scan` counts its documents."""
     for turn in range(chosen.n_turns):
         first = 0
         for part in corpus.parts:
@@ -314,7 +307,7 @@ _NAME = re.compile("[0-9a-f]{32}(.part|.old)?")
 
 @dataclass(frozen=True)
 class Stored:
-    """The stored tokens of a text, or what a killed process has left of them."""
+    """The cached tokens of a text, or the remains of a killed process."""
 
     path: Path
     source: str  # the corpus; empty if it cannot be read
@@ -335,11 +328,11 @@ class Stored:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a process that lives has it open."""
+        """Whether a living process has it open."""
         return is_in_use(self.path / "train.bin")
 
     def remove(self) -> bool:
-        """Remove it, unless a process writes it or has it open; whether it is gone."""
+        """Remove it, unless a process writes it or has it open; return whether it is gone."""
         name = self.path.name.partition(".")[0]
         with contextlib.suppress(BlockingIOError), _locked(self.path.parent, name, wait=False):
             if not self.is_in_use:
@@ -349,13 +342,13 @@ class Stored:
 
 
 def max_bytes(cache: Path) -> int:
-    """Return the bound of all stored tokens: `MAX_BYTES`, or `MAX_SHARE` of a large disk."""
+    """Return the size limit of the cache: `MAX_BYTES`, or `MAX_SHARE` of a large disk."""
     size = shutil.disk_usage(cache).total if cache.is_dir() else 0
     return int(max(MAX_BYTES, MAX_SHARE * size))
 
 
 def stored_texts(cache: Path) -> list[Stored]:
-    """Return the stored tokens in the cache folder, those of the last use first."""
+    """Return the cached tokens, the most recently used first."""
     paths = [path for path in cache.iterdir() if _NAME.fullmatch(path.name)]
     every = list[Stored]()
     for path in paths:
@@ -365,7 +358,6 @@ def stored_texts(cache: Path) -> list[Stored]:
 
 
 def _shrink(cache: Path, kept: Path) -> list[Stored]:
-    """Remove stored tokens until the rest is within the bound; returns them, the newest last."""
     every, limit = stored_texts(cache), max_bytes(cache)
     total, removed = sum(one.n_bytes for one in every), list[Stored]()
     for one in reversed(every):
@@ -431,12 +423,11 @@ def _stored(
 def _write(
     target: Path, key: str, corpus: Corpus, scan: Scan, chosen: Split, spec: str, show: Show
 ) -> None:
-    """Write a prepared directory; it appears when it is whole."""
     doing, n_bytes = f"preparing {corpus.source}", scan.n_bytes
 
     def training_text() -> Iterator[bytes]:
         for _, validation, text in _pieces(corpus, chosen, Scan(split.WHOLE)):
-            show(lambda: f"learning the vocabulary {spec} of {format_bytes(n_bytes)} of text")
+            show(lambda: f"training the vocabulary {spec} on {format_bytes(n_bytes)} of text")
             if not validation:
                 yield text
 
@@ -460,7 +451,7 @@ def _write(
 def _write_tokens(
     part: Path, corpus: Corpus, scan: Scan, chosen: Split, tokenizer: Tokenizer, show: Show
 ) -> bytes:
-    """Write both token files; returns the begin of the validation text."""
+    """Write both token files; return the beginning of the validation text."""
     files = [part / f"{split}.bin" for split in ("train", "val")]
     train, val = (
         TokenWriter(file, tokenizer, split=file.stem, source=corpus.source) for file in files

@@ -1,14 +1,14 @@
-"""The text of a record: the keys that have it, and its bytes.
+"""The text of a record: its keys and its bytes.
 
 A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
 
     text, or content      the text itself
-    prompt, completion    an example, of which the completion is learned: two texts, or two lists
-                          of messages; `PROMPTS` and `COMPLETIONS` have other names of the two
-    messages              a conversation, of which the assistant's messages are learned
+    prompt, completion    an example, whose loss is on the completion: two texts, or two lists of
+                          messages; `PROMPTS` and `COMPLETIONS` have other names of the two
+    messages              a conversation, whose loss is on the assistant's messages
 
-A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are the parts of an
-example, of which the last is learned.
+A `text_key` names another key. Keys with commas, `QUESTION,REPLY`, are the parts of an example,
+whose loss is on the last.
 """
 
 import codecs
@@ -23,25 +23,23 @@ from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 
 _CONVERSATIONS = ("messages", "conversations")
 TEXT_KEYS = (("text",), ("content",), ("prompt", "completion"), *((key,) for key in _CONVERSATIONS))
-"""Keys of the text, the first that a record has; then an example of these names:"""
+"""Keys of the text, by priority; then come examples with these names:"""
 PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 MORE_OF_PROMPT = ("input", "context")
 COMPLETIONS = ("completion", "answer", "response", "output", "solution", "chosen")
-"""Names of the keys of an example: its prompt, texts behind the prompt, and its completion."""
+"""Keys of an example: its prompt, texts after the prompt, and its completion."""
 
 
 class Example(bytes):
     """A document of alternating contexts and answers; the loss is computed on the answers.
 
     If no white space separates a context from its answer, a line break is added to the context.
-
-    `lengths` are the bytes of contexts and answers, in turns.
     """
 
-    lengths: tuple[int, ...]
+    lengths: tuple[int, ...]  # bytes of contexts and answers, in turns
 
     def __new__(cls, *pieces: bytes) -> Self:
-        """Join contexts and answers, in turns; a last context without an answer is not learned."""
+        """Join contexts and answers, in turns; a last context has no answer."""
         parts = list(pieces)
         for k, (context, answer) in enumerate(zip(pieces[::2], pieces[1::2], strict=False)):
             if context and not context[-1:].isspace() and not answer[:1].isspace():
@@ -62,9 +60,9 @@ class Example(bytes):
 
 
 def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
-    """Return the keys of a record that have its text; empty if they are unknown.
+    """Return the keys of a record's text; () if they are unknown.
 
-    Several keys are those of an example; the last is that of its completion.
+    Several keys are an example's, the last its completion's.
     """
     if not isinstance(record, dict):
         return ()
@@ -82,7 +80,7 @@ def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
 
 
 def record_text(record: object, text_key: str | None, where: str) -> bytes:
-    """Return the text of a record; for a prompt and a completion or a conversation, an `Example`.
+    """Return the text of a record, an `Example` for completions and conversations.
 
     `where` is its file and line, for errors.
 
@@ -121,9 +119,7 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
     if not context:
         return texts[0]
     if not texts[-1].strip():
-        raise DataError(
-            f"{where}: the completion is empty, so there is nothing to learn; remove this line"
-        )
+        raise DataError(f"{where}: the completion is empty, so there is no loss; remove this line")
     return Example(b"\n".join(texts[:-1]), texts[-1])
 
 
@@ -136,17 +132,14 @@ def plain(text: bytes) -> bytes:
     return text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n")
 
 
-# -- tables and data sets --------------------------------------------------------------------------
-
-
 def columns(names: Iterable[str], text_key: str | None) -> list[str]:
-    """Return the columns of a table that have the text of its rows; all if they are unknown."""
+    """Return the columns of a table's text; all if they are unknown."""
     names = list(names)
     return [*text_keys(dict.fromkeys(names), text_key)] or names
 
 
 def package(module: str, what: str, install: str = "") -> Any:
-    """Import an optional package; pip installs it by the name `install`, else that of the module.
+    """Import an optional package, which pip installs as `install` or by the module's name.
 
     Raises:
         EnvironmentLacks: it is not installed.
@@ -178,9 +171,9 @@ def data_set(name: str) -> tuple[str, Mapping[str, Any]]:
             splits = datasets.load_from_disk(where)
         else:
             config = datasets.load_dataset_builder(where, subset or None).config
-            # In CSV the words null, NA and None are words; the default makes them empty.
-            words = {"keep_default_na": False} if hasattr(config, "keep_default_na") else {}
-            splits = datasets.load_dataset(where, subset or None, **words)
+            # In CSV the texts null, NA and None stay texts; the default makes them empty.
+            options = {"keep_default_na": False} if hasattr(config, "keep_default_na") else {}
+            splits = datasets.load_dataset(where, subset or None, **options)
     except Exception as error:  # its readers and the network raise errors of any type
         causes: list[BaseException] = [error]
         while cause := causes[-1].__cause__ or causes[-1].__context__:  # the first says most

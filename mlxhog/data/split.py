@@ -1,15 +1,15 @@
-"""The validation split: which documents, and which parts of long ones, no step trains on.
+"""The validation split: documents, and parts of long ones, that are not trained on.
 
 hash K/96 of CUT   documents whose digest, as a fraction, is below K/96; those above CUT bytes are
                    cut into parts that are chosen like documents. K is 8, or else the next number
                    with an even share; CUT is 64 KiB, and less for a short text
 tail               the last 8 % of every document; also for a text too short for the other rule
 predefined         documents 5, 17, 29, ... of the bundled corpus
-given              files that are held out by their names (`validation_set.by_name`), or a split of
+given              files with names of validation text (`validation_set.by_name`), or a split of
                    a data set
 
 A digest depends on the content alone, so a new file moves no document. `KnownText` is the text of
-an earlier run: its documents keep their side, and so do the edited ones of its files.
+an earlier run, whose documents keep their side, edited ones of its files included.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from mlxhog.errors import DataError, did_you_mean, message_of
 
 RULES = ("hash", "tail")
 PREDEFINED, GIVEN, SAME = "predefined", "given", "training examples"
-"""`SAME` is the rule for few examples: none is held out, evaluations are of the training text."""
+"""`SAME` is the rule for few examples: evaluations use the training text."""
 FILE = "documents.npz"
 TAIL, WHOLE = 0, 1 << 62  # as a size of parts: two of each document, and documents as they are
 CUTS = (65_536, 4096, 1024, 256)
 _GRID, _CELL = 96, 8  # thresholds, and the usual one: a twelfth
 _MANY, _POINT = 300, 0.01  # from so many documents on the share is as exact
 _FEW = 5  # of so many documents none is held out whole
-_LEAST, _MOST = 1 / 24, 1 / 6  # share of fewer documents; and of the longest one
+_MIN_SHARE, _MAX_SHARE = 1 / 24, 1 / 6  # share of fewer documents; and of the longest one
 _KEPT_BYTES = 1 << 21  # a text up to this size may be cut again
 _SAMPLE_BYTES = 65_536
 _TAIL = 0.08
@@ -55,7 +55,7 @@ _TYPES = "uint64 bool uint8".split()
 
 @dataclass
 class Scan:
-    """Counts of the documents of a text, and a digest of each part, in their order.
+    """Counts of a text's documents, and a digest of each part, in order.
 
     Copies share their parts: `undo` of the older one drops what was added to a newer one.
     """
@@ -75,7 +75,7 @@ class Scan:
     _digest: Any = field(default_factory=hashlib.sha256)
 
     def add(self, document: bytes, *, validation: bool = False) -> None:
-        """Count a document; `validation` says that the corpus has it in a validation split."""
+        """Count a document, which may be in a validation split of the corpus."""
         size = len(document)
         if isinstance(document, Example):
             self.n_examples += 1
@@ -101,7 +101,7 @@ class Scan:
         self.ends.append(len(self.digests))
 
     def copy(self) -> Scan:
-        """Return a scan to count more documents with."""
+        """Return a copy that can count more documents."""
         return replace(self, _digest=self._digest.copy())
 
     def undo(self) -> None:
@@ -117,7 +117,7 @@ class Scan:
 
     @property
     def sha256(self) -> str:
-        """Digest of the documents, joined by a zero byte; those of examples have their lengths."""
+        """Digest of the documents, joined by a zero byte, and of the lengths of examples."""
         return str(self._digest.hexdigest())
 
 
@@ -148,10 +148,10 @@ def _after_space(document: bytes, at: int) -> int:
 
 @dataclass(frozen=True)
 class Split:
-    """The side of every part of a text, in the order in which it is read.
+    """The side of every part of a text, in reading order.
 
-    `turn` is 0, or of text that a run took later the number of that time: a run reads its text in
-    the order of turns, so text of a later one moves nothing.
+    `turn` is 0, or a later number for text that a resumed run added: a run reads its text in the
+    order of turns, so later text moves nothing.
     """
 
     rule: str
@@ -163,7 +163,7 @@ class Split:
 
     @property
     def key(self) -> str:
-        """Text of two splits is the same if it is the same text, and this is the same."""
+        """Digest of the split."""
         arrays = np.packbits(self.validation).tobytes() + self.turn.tobytes() * bool(
             self.n_turns > 1
         )
@@ -175,9 +175,9 @@ class Split:
         return int(self.turn.max(initial=0)) + 1
 
     def of(self, parts: Sequence[bytes], first: int, turn: int) -> Iterator[tuple[bool, bytes]]:
-        """Yield (held out, text) of a document's parts in a turn; `first` is the first's number.
+        """Yield (is validation, text) of a document's parts in a turn, from number `first` on.
 
-        Neighboring parts of a side are one text.
+        Neighboring parts of a side are joined.
         """
         own = (bool(self.validation[k]) for k in range(first, first + len(parts)))
         due = (self.turn[k] == turn for k in range(first, first + len(parts)))
@@ -189,7 +189,7 @@ class Split:
 
 
 def cut_of(val: str, *, predefined: bool) -> int:
-    """Return the size of parts to scan a text with; a DataError if `val` is not one of `RULES`."""
+    """Return the size of parts for the scan of a text; DataError if `val` is no rule."""
     if val not in RULES:
         raise DataError(
             f"no validation split {val!r}; expected one of {', '.join(RULES)}"
@@ -202,11 +202,10 @@ def choose(
     val: str, scan: Scan, *, given: bool, predefined: bool, known: KnownText | None,
     resumes: bool = False,
 ) -> Split:  # fmt: skip
-    """Return the split of a scanned text; `given` is whether it brings its own validation text.
+    """Return the split of a scanned text, which may have its own validation text (`given`).
 
-    The parts of the scan are those of the split when this returns. Those that are `known` keep
-    their side, and so do the parts in place of known ones in a file of the same name; in a run that
-    `resumes` other parts have a later turn.
+    The scan gets the parts of the split. `known` parts, and edited ones in files of the same name,
+    keep their side; in a run that `resumes` other parts have a later turn.
     """
     if known is None:
         return _fresh(val, scan, given=given, predefined=predefined)
@@ -230,9 +229,7 @@ def choose(
         validation = split.validation.copy()
         validation[list(edited)] = list(edited.values())
         validation = np.where(is_known, sides, validation)
-        if (
-            not validation.any() or validation.all()
-        ):  # of known training text alone nothing is unseen
+        if not validation.any() or validation.all():  # all of it is known training text
             of_all = float(sizes @ was_trained / sizes.sum())
             return replace(_fresh(val, scan, given=False, predefined=False), seen=of_all)
         split = replace(split, validation=validation)
@@ -244,7 +241,6 @@ def choose(
 
 
 def _fresh(val: str, scan: Scan, *, given: bool, predefined: bool) -> Split:
-    """The split of a text of which no side is known."""
     n = scan.ends[-1]
     if given:
         first = ([0, *scan.ends])[scan.n_documents - scan.n_given]
@@ -279,7 +275,7 @@ def _tails(scan: Scan) -> Split:
 
 
 def is_predefined(document: Any) -> Any:
-    """Whether a document of the bundled corpus is validation text, by its number, or an array."""
+    """Whether a document of the bundled corpus is validation text, by number."""
     return document % 12 == 5
 
 
@@ -297,9 +293,9 @@ def _below(cell: int, scan: Scan) -> Split:
 
 
 def _cell_of(scan: Scan, *, at_any_share: bool = False) -> int | None:
-    """The threshold nearest to the usual one that holds out a good share; None without one.
+    """Return the threshold with a good share nearest to the usual one; None without one.
 
-    Thresholds are few, so that a new file hardly ever moves a document by another threshold.
+    Thresholds are few, so that a new file hardly ever changes the threshold.
     """
     sizes = np.ones(len(scan.sizes)) if at_any_share else np.array(scan.sizes, np.float64)
     volumes = np.bincount(_cells(np.array(scan.digests, np.uint64)), sizes, minlength=_GRID)
@@ -312,8 +308,8 @@ def _cell_of(scan: Scan, *, at_any_share: bool = False) -> int | None:
         thresholds = thresholds[np.argsort(off[thresholds], kind="stable")]
         good = [k for k in thresholds if 0 < volumes[: k + 1].sum() < volumes.sum()]
     else:
-        is_even = sizes.max() <= (_MOST + 1e-9) * sizes.sum()
-        good = [k for k in thresholds if is_even and _LEAST <= shares[k] <= _MOST + 1e-9]
+        is_even = sizes.max() <= (_MAX_SHARE + 1e-9) * sizes.sum()
+        good = [k for k in thresholds if is_even and _MIN_SHARE <= shares[k] <= _MAX_SHARE + 1e-9]
         if len(sizes) >= _MANY:
             good.sort(key=lambda k: off[k])
     return int(good[0]) + 1 if good else None
@@ -326,21 +322,21 @@ def _cell_of(scan: Scan, *, at_any_share: bool = False) -> int | None:
 class KnownText:
     """The text of a run, by the digests of its parts, in the run's folder.
 
-    `others` are of texts that the run, or the one whose weights it began with, had before: 1 is
-    validation text, 0 training text.
+    `others` are digests of earlier texts of the run, or of the run whose weights it began with: 1
+    is validation text, 0 training text.
     """
 
     split: Split
     digests: NDArray[np.uint64]  # (parts,)
     files: list[tuple[str, int]]  # name, end in parts
     others: Mapping[int, int]
-    skipped: frozenset[str]  # files of which the user has been told
+    skipped: frozenset[str]  # files that a note has named
 
     @classmethod
     def of(
         cls, scan: Scan, split: Split, known: KnownText | None, skipped: Iterable[str] = ()
     ) -> Self:
-        """The text of a scan, and all text that was known before."""
+        """Return the text of a scan with all text that was known before."""
         digests, ends = np.array(scan.digests, np.uint64), [0, *scan.ends]
         others = {} if known is None else known.sides()
         for digest in digests.tolist():
@@ -349,7 +345,7 @@ class KnownText:
         return cls(split, digests, files, others, frozenset(skipped))
 
     def sides(self) -> dict[int, int]:
-        """The side of every known part: 1 is validation text."""
+        """Return the side of every known part: 1 is validation text."""
         own = zip(self.digests.tolist(), map(int, self.split.validation.tolist()), strict=True)
         return {**self.others, **dict(own)}
 
@@ -360,7 +356,7 @@ class KnownText:
         return found >= 0, found == 1
 
     def turns(self, digests: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """The turns of parts of the same run's text now: new ones have the next."""
+        """Return the turns of the parts of the run's present text; new ones have the next."""
         own, new = self.split.turn, self.split.n_turns
         known = dict(zip(self.digests.tolist(), own.tolist(), strict=True))
         turn = np.array([known.get(one, new) for one in digests.tolist()])
@@ -370,12 +366,12 @@ class KnownText:
         return (turn if is_grown else np.zeros(len(turn))).astype(np.uint8)
 
     def has_any(self, scan: Scan) -> bool:
-        """Whether a part of a scan is known, or is in place of one."""
+        """Whether a scan has a known part or an edited one."""
         known = not self.sides().keys().isdisjoint(scan.digests)
         return known or bool(self.edited(scan, np.array(scan.digests, np.uint64)))
 
     def added(self, scan: Scan, chosen: Split) -> dict[str, int] | None:
-        """Return how many parts and bytes the text of the run has not had before, if any."""
+        """Return the numbers of parts and bytes that are new in the run's text, if any."""
         sides = self.sides()
         new = [k for k, one in enumerate(scan.digests) if one not in sides]
         if not new or scan.cut != self.split.cut:
@@ -385,13 +381,13 @@ class KnownText:
         return {"documents": len(new), "val_documents": validation, "bytes": n_bytes}
 
     def kept(self, scan: Scan) -> float:
-        """Return the share of this text that a scan still has, as it was or edited."""
+        """Return the share of this text in a scan, edited parts included."""
         digests = np.array(scan.digests, np.uint64)
         here = int(np.isin(self.digests, digests).sum()) + len(self.edited(scan, digests))
         return here / max(1, len(self.digests))
 
     def edited(self, scan: Scan, digests: NDArray[np.uint64]) -> dict[int, bool]:
-        """The sides of unknown parts that are in place of known ones in a file of the same name."""
+        """Return the sides of unknown parts in place of known ones in a file of the same name."""
         old, first = dict[str, slice](), 0
         for name, end in self.files:
             old[name], first = slice(first, end), end
@@ -428,7 +424,7 @@ class KnownText:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Return the text of the run in a folder; None if it has none, as one by another version.
+        """Return the text of the run in a folder; None if it has none.
 
         Raises:
             DataError: the file is damaged.

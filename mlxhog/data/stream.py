@@ -1,14 +1,14 @@
-"""Text that arrives while a run trains: a file of lines in the run's folder that only grows.
+"""Text that arrives while a run trains, in files of the run's folder that only grow.
 
     stream/rows.jsonl        a line for each ticket, a list of rows; a row is [number of its first
-                             labels that are not trained, id, id, ...]; then, for some tickets
-                             together, an object: a `StreamChunk`
-    stream/stream.json       seq_len: the requirement for examples
-    stream/examples.jsonl    examples of `append_examples`; only grows
+                             labels without loss, id, id, ...]; then, for several tickets, an
+                             object: a `StreamChunk`
+    stream/stream.json       seq_len: the limit for examples
+    stream/examples.jsonl    examples of `append_examples`
 
-The line of a part publishes the tickets before it; those that no part counts are of a killed
-process. A published part never changes, so a ticket means the same rows in every process and after
-every kill. Parts name their files, so that each file is read once.
+The line of a chunk publishes the tickets before it; tickets without a chunk are of a killed
+process. A published chunk never changes, so a ticket means the same rows in every process and after
+every kill. Chunks name their files, so that each file is read once.
 
 A document is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token.
 An answer is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the last BOS.
@@ -36,12 +36,12 @@ from mlxhog.errors import CheckpointError, DataError, RunError, shown
 FOLDER = "stream"
 ROWS, EXAMPLES, ABOUT = "rows.jsonl", "examples.jsonl", "stream.json"
 TICKETS = 1024
-"""Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
+"""Tickets of an "epoch" of the endless stream, whose tickets are epoch * TICKETS + ticket."""
 _BLOCK = 1 << 20
 
 
 class TrainingRow(NamedTuple):
-    """Tokens to train on, (n,) int32 with n >= 2; the first `masked` of their labels are not."""
+    """Tokens, (n,) int32 with n >= 2, without loss on the first `masked` of their labels."""
 
     ids: NDArray[np.int32]
     masked: int = 0
@@ -49,7 +49,7 @@ class TrainingRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that was read: path below the followed folder, size, time, and why it was refused."""
+    """A file that was read: path below the followed folder, size, time, and any refusal."""
 
     name: str
     n_bytes: int
@@ -62,8 +62,8 @@ class StreamChunk:
     """Tickets that were published together."""
 
     end_ticket: int  # the ticket after its last
-    examples_end: int  # bytes of `examples.jsonl` that are in this part and those before
-    sources: tuple[SourceFile, ...]  # files whose text it has
+    examples_end: int  # bytes of `examples.jsonl` in this chunk and those before
+    sources: tuple[SourceFile, ...]
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,9 @@ class _StreamAbout:
 
 
 class Stream:
-    """The published tickets of a folder; `update` finds those that are new.
+    """The published tickets of a folder; `update` finds new ones.
 
-    `last` is the last part, an empty one before the first; `sources` are the files in parts, by
-    name.
+    `last` is the last chunk, an empty one at first; `sources` are the files of all chunks, by name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,11 +85,7 @@ class Stream:
         self.last, self.sources = StreamChunk(0, 0, ()), dict[str, SourceFile]()
 
     def update(self) -> Self:
-        """Find the new parts.
-
-        Raises:
-            DataError: a part is damaged, or the file cannot be read.
-        """
+        """Find the new chunks; DataError if one is damaged or the file cannot be read."""
         at, begins = self._end, array("q")
         if not at and not self._path.exists():  # nothing is published yet
             return self
@@ -110,11 +105,7 @@ class Stream:
         return self
 
     def rows(self, ticket: int) -> list[TrainingRow]:
-        """Return the rows of a published ticket.
-
-        Raises:
-            DataError: it is damaged, or not published.
-        """
+        """Return the rows of a published ticket; DataError if it is damaged or not published."""
         with self._reading(), self._path.open("rb") as file:
             if ticket >= self.last.end_ticket:
                 raise ValueError(f"ticket {ticket} is not published")
@@ -138,15 +129,15 @@ class Stream:
 
 
 class Closed(Exception):
-    """The stream of a run takes no more parts: the run has ended."""
+    """The run has ended, so its stream takes no more chunks."""
 
 
 class StreamWriter(Stream):
-    """Publishes rows, and lets a run take examples; only the holder of the run's lock has one.
+    """Publishes rows and accepts examples, for the holder of the run's lock.
 
     Raises:
         CheckpointError: the run has accepted examples that may be longer than `seq_len`.
-        DataError: a part is damaged.
+        DataError: a chunk is damaged.
         EnvironmentLacks: the disk is full.
     """
 
@@ -167,7 +158,7 @@ class StreamWriter(Stream):
         self.update()
 
     def accept_examples(self) -> None:
-        """Let `append_examples` store examples; from now on the run can be resumed after a kill."""
+        """Let `append_examples` store examples; the run can now be resumed after a kill."""
         path = self.folder / ABOUT
         with disk_errors(f"writing {path}"):
             replace_file(path, plain_json.dumps({"seq_len": self.seq_len}))
@@ -175,7 +166,7 @@ class StreamWriter(Stream):
     def publish(
         self, rows: Sequence[TrainingRow], sources: Sequence[SourceFile], examples_end: int
     ) -> None:
-        """Append a part; workers may train on it when this returns.
+        """Append a chunk, which workers may train on when this returns.
 
         Raises:
             Closed: `close` has been called; nothing is published.
@@ -192,7 +183,7 @@ class StreamWriter(Stream):
             self.update()
 
     def close(self) -> None:
-        """Let no more parts be published, also by other threads."""
+        """Let no thread publish any more."""
         with self._publishing:
             self._closed = True
 
@@ -200,8 +191,8 @@ class StreamWriter(Stream):
 class StreamBatches:
     """The batches of a stream, by ticket; the same in every process.
 
-    A part is read when its tickets are requested. `byte_lengths` are of each id; `example` is a
-    batch of other text, for `example` before the first part.
+    A chunk is read when its tickets are requested. `byte_lengths` are of each id; `example` is a
+    batch of other text, for trials.
     """
 
     n_tickets = TICKETS
@@ -210,11 +201,7 @@ class StreamBatches:
         self._stream, self._byte_lengths, self._example = Stream(folder), byte_lengths, example
 
     def at(self, epoch: int, ticket: int) -> Batch:
-        """Return the batch of one ticket, its rows padded to one length.
-
-        Raises:
-            DataError: its part is not published, or damaged.
-        """
+        """Return the batch of one ticket, padded; DataError if it is damaged or not published."""
         g = epoch * TICKETS + ticket
         if g >= self._stream.last.end_ticket:
             self._stream.update()
@@ -226,7 +213,7 @@ class StreamBatches:
         return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
 
     def example(self) -> Batch:
-        """Return a batch of the usual shape, to try a model with."""
+        """Return a batch of the usual shape, for a trial of the model."""
         return self._example
 
 
@@ -234,7 +221,7 @@ class StreamBatches:
 
 
 def document_rows(document: bytes, tokenizer: Tokenizer, seq_len: int) -> Iterator[TrainingRow]:
-    """Cut a document into rows; each of its tokens is a label exactly once."""
+    """Cut a document into rows, in which each token is a label exactly once."""
     bos = np.array([tokenizer.bos], np.int32)
     ids = np.concatenate([bos, tokenizer.encode(document).astype(np.int32), bos])
     for at in range(0, len(ids) - 1, seq_len):
@@ -245,8 +232,8 @@ def read_example(record: object, where: str) -> Example:
     """Return the example of a record: `{"prompt": TEXT, "answer": TEXT}`, or `{"messages": [...]}`.
 
     Raises:
-        DataError: a part is missing or not text, an answer is empty, or there are other keys; the
-            text begins with `where`.
+        DataError: a key is missing, unknown or not text, or an answer is empty; the message begins
+            with `where`.
     """
     keys = text_keys(record, None)
     example = record_text(record, None, where) if keys else None
@@ -260,13 +247,12 @@ def read_example(record: object, where: str) -> Example:
 def example_rows(
     example: Example, tokenizer: Tokenizer, seq_len: int, where: str
 ) -> Iterator[TrainingRow]:
-    """Yield a row for each answer of an example; only the answer and its end are trained.
+    """Yield a row for each answer of an example; the loss is on the answer and its end.
 
-    Of later answers of a conversation the beginning of the text before is left out if it is too
-    long; earlier rows have it.
+    Later answers of a conversation lose the beginning of a context that is too long.
 
     Raises:
-        DataError: the first row, or an answer, is too long; the text begins with `where`.
+        DataError: the first row, or an answer, is too long; the message begins with `where`.
     """
     bos = np.array([tokenizer.bos], np.int32)
     before = bos
@@ -285,7 +271,7 @@ def example_rows(
 
 
 def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer) -> None:
-    """Store examples, as for `read_example`; they are on the disk when this returns.
+    """Store examples (`read_example`), which are on the disk when this returns.
 
     The run trains on each of them once, even if it is killed and resumed meanwhile.
 
@@ -315,10 +301,10 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
 
 
 def seq_len_of(run: Path) -> int | None:
-    """Return the longest examples that a run accepts; None if it does not follow a folder.
+    """Return the length of examples that a run accepts; None if it does not follow a folder.
 
     Raises:
-        DataError: the file that says it is damaged.
+        DataError: its file is damaged.
     """
     path = run / FOLDER / ABOUT
     try:

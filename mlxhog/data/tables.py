@@ -13,7 +13,7 @@ from mlxhog.data.records import columns, package
 from mlxhog.errors import DataError, message_of, shown
 
 Records = Iterator[tuple[str, object]]
-"""Place for errors, and record: a JSON value, or a row of a table as names of columns -> values."""
+"""Place for errors, and record: a JSON value, or a row of a table as column -> value."""
 
 _MAX_ROWS = 64  # of a Parquet file that are in memory at once
 _QUOTED = re.compile(rb'[^"]*|"(?:[^"]|"")*"').fullmatch  # a field of CSV
@@ -28,10 +28,10 @@ class _Unquoted(csv.excel_tab):
 def csv_rows(
     path: Path, file: BinaryIO, text_key: str | None, *, unquoted: bool = False
 ) -> Records:
-    """Yield the rows of CSV or TSV with a line of names; no column is guessed.
+    """Yield the rows of CSV or TSV with a header; no column is guessed.
 
-    The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the first line.
-    In an `unquoted` file a quote is a character.
+    The delimiter of `.csv` is the most frequent of comma, semicolon and tab in the header. In an
+    `unquoted` file quotes are characters.
 
     Raises:
         DataError: there is no `text_key`, or a row is malformed.
@@ -69,12 +69,12 @@ def csv_rows(
 
 
 def is_tsv(path: Path) -> bool:
-    """Whether a file's name says that tabs separate its columns."""
+    """Whether a file's suffix is that of TSV."""
     return ".tsv" in map(str.lower, path.suffixes)
 
 
 def is_unquoted(file: BinaryIO) -> bool:
-    """Whether TSV has no quoting (as Tatoeba's): each line is a row, and some field is no CSV."""
+    """Whether TSV has no quoting, as Tatoeba's: each line is a row, and a field is no CSV."""
     n_columns, is_csv = 0, True
     for line in iter(lambda: file.readline(MAX_LINE_BYTES), b""):
         if not (text := line.rstrip(b"\r\n")):
@@ -87,7 +87,7 @@ def is_unquoted(file: BinaryIO) -> bool:
 
 
 def parquet_rows(path: Path, text_key: str | None) -> Records:
-    """Yield the rows of Parquet, of which only the columns with text are read.
+    """Yield the rows of Parquet; only columns with text are read.
 
     Raises:
         DataError: the file is damaged.
@@ -108,11 +108,7 @@ def parquet_rows(path: Path, text_key: str | None) -> Records:
 
 
 def _rows_at_once(metadata: Any) -> int:
-    """Number of rows that fit into memory; the file may have a value of many rows only once.
-
-    Raises:
-        ValueError: not even one.
-    """
+    """Return how many rows fit into memory; ValueError if none does."""
     most = 1
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):

@@ -1,11 +1,11 @@
 """The documents of one file: plain text, JSON, JSON lines, CSV, Parquet, .docx or .odt.
 
-Text is UTF-8. Everything else is refused with the command that converts it. A byte-order mark is
+Text is UTF-8; everything else is refused with the command that converts it. A byte-order mark is
 left out, and CRLF becomes LF. Nothing else is altered.
 
-A file is read forward in pieces, so memory does not grow with its unpacked size, and a document has
-at most `DOCUMENT_BYTES`. A truncated file is an error, never a shorter text. Every error begins
-with the path of the file and, if known, the line, and ends with the way out.
+A file is read in chunks, so memory does not grow with its unpacked size, and a document has at most
+`DOCUMENT_BYTES`. A truncated file is an error, never a shorter text. Every error begins with the
+path of the file and, if known, the line, and ends with the way out.
 """
 
 import codecs
@@ -39,7 +39,7 @@ except ImportError as error:  # as of Pythons that were compiled on a Mac withou
     ) from error
 
 PACKED_SUFFIXES = frozenset([".gz", ".xz", ".zst"])
-"""Suffixes of compressed files, in small letters or capitals; the first bytes say how to unpack."""
+"""Suffixes of compressed files; the first bytes say how to unpack."""
 
 LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
 """Suffixes of files with a record in every line."""
@@ -53,7 +53,7 @@ SOURCE_CODE = frozenset(
 )
 PROSE = frozenset(".txt .text .md .rst .tex .org".split())
 TEXT_SUFFIXES = LINES_SUFFIXES | SOURCE_CODE | PROSE | {".parquet"}
-"""Suffixes of text; for a file with another suffix the content decides."""
+"""Suffixes of text; the content of other files decides."""
 
 NOT_TEXT = {
     **dict.fromkeys(".geojson .map .lock .svg".split(), ""),
@@ -67,12 +67,11 @@ NOT_TEXT = {
     **dict.fromkeys((".tar", ".tgz"), "; unpack it: tar -xf {}"),
     ".bz2": "; unpack it: bunzip2 {}",
 }
-"""Suffixes of markup, data of programs, documents and archives, which a folder skips, with the
-command that makes text of them."""
+"""Suffixes of markup, program data, documents and archives, which folders skip -> conversion."""
 
 AUTO = "auto"
 _USUAL = rb"<\|(?:end|start|begin)_?of_?text\|>"
-"""Marks between documents, as of GPT-2's and TinyStories' files; our BOS takes their place."""
+"""Separators of documents, as in GPT-2's and TinyStories' files, in place of which BOS is used."""
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\f": "\f", "\\\\": "\\"}
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
@@ -89,15 +88,15 @@ XZ_BYTES = 1 << 28
 
 
 def kind(path: Path) -> str:
-    """Return the suffix of a file's content, without that of its compression."""
+    """Return the suffix of a file without that of its compression."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix in PACKED_SUFFIXES else suffix
 
 
 def record_kind(path: Path) -> str:
-    """Return the suffix that says how the records of a file are written; empty for plain text.
+    """Return the one of `RECORD_SUFFIXES` by which a file's records are read; "" for plain text.
 
-    It is in `RECORD_SUFFIXES`. The content decides for `.json` and for suffixes that are not known.
+    The content decides for `.json` and for unknown suffixes.
 
     Raises:
         DataError: the content decides, and the file is unreadable.
@@ -125,13 +124,12 @@ def documents(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield (place for errors, document) of a file, without those that have only white space.
 
-    A file with a `record_kind` has records, of which one with a prompt and a completion, or with a
-    conversation, becomes an `Example`; other files are one document, or several above
-    `DOCUMENT_BYTES`. `text_key` names the key or column of the text (`records.text_keys`); None
-    looks for the usual ones, except in CSV. `split` cuts a large file of prose at blank lines.
-    Text is cut at each `separator`, which is left out; None or "" cuts nothing, and "auto" cuts at
-    separators such as <|endoftext|>, but not in source code. `separators` gets those that were
-    found.
+    A file with a `record_kind` has records; one with a prompt and a completion, or a conversation,
+    becomes an `Example`. Other files are one document, or several above `DOCUMENT_BYTES`.
+    `text_key` names the key or column of the text (`records.text_keys`); None means the usual ones,
+    except in CSV. `split` cuts a large file of prose at blank lines. Text is cut at each
+    `separator`, which is left out; None or "" cuts nothing, "auto" cuts at separators such as
+    <|endoftext|>, but not in source code. Found ones are added to `separators`.
 
     Raises:
         DataError: the file is missing, unreadable, not a regular file, not UTF-8 or truncated, or
@@ -156,7 +154,7 @@ def of_records(
     separator: str | None,
     separators: set[str] | None = None,
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield (place for errors, document) of records, as `documents`."""
+    """Yield (place for errors, document) of records as `documents`."""
     for where, record in records:
         text = record_text(record, text_key, where)
         whole = isinstance(text, Example)
@@ -168,7 +166,7 @@ def of_records(
 
 
 def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield documents, cut into pieces of at most `DOCUMENT_BYTES`; examples stay whole."""
+    """Yield documents of at most `DOCUMENT_BYTES`, cut if longer; examples stay whole."""
     for document in documents:
         is_short = isinstance(document, Example) or len(document) <= DOCUMENT_BYTES
         yield from [document] if is_short else _cut([document], prose=False)
@@ -177,7 +175,7 @@ def short_documents(documents: Iterable[bytes]) -> Iterator[bytes]:
 def _between_separators(
     pieces: Iterable[bytes], separator: str | None, separators: set[str] | None
 ) -> Iterator[Iterable[bytes]]:
-    """Yield the pieces of each text between separators; each is read before the next."""
+    """Yield the chunks of each text between separators, each before the next."""
     named = re.sub(r"\\[ntf\\]", lambda one: _ESCAPES[one[0]], separator or "")
     if not (mark := plain(named.encode(errors="replace"))):
         yield pieces
@@ -206,7 +204,6 @@ def _between_separators(
 
 
 def _plain(path: Path) -> Iterator[bytes]:
-    """Yield the text of a file in pieces of any size, CRLF as LF."""
     n_read, waiting, check = 0, b"", codecs.getincrementaldecoder("utf-8")()
     with _open(path) as file:
         while piece := file.read(_READ_BYTES):
@@ -226,10 +223,7 @@ def _plain(path: Path) -> Iterator[bytes]:
 
 
 def _cut(pieces: Iterable[bytes], *, prose: bool) -> Iterator[bytes]:
-    """Yield the documents of a text; joined, they are the text again.
-
-    A text of prose above `SPLIT_BYTES` is cut at blank lines.
-    """
+    """Cut a text into documents; prose above `SPLIT_BYTES` is cut at blank lines."""
     text, is_long = b"", False
     for piece in pieces:
         text += piece
@@ -247,7 +241,7 @@ def _cut(pieces: Iterable[bytes], *, prose: bool) -> Iterator[bytes]:
 
 
 def _at_blank_lines(text: bytes) -> list[bytes]:
-    """Cut a text after blank lines; the last piece may be incomplete or empty."""
+    """Cut a text after blank lines; the last part may be incomplete or empty."""
     pieces, start = [], 0
     while start < len(text):
         blank = text.find(b"\n\n", start + PIECE_BYTES)
@@ -263,9 +257,7 @@ def _at_blank_lines(text: bytes) -> list[bytes]:
 
 
 def records(path: Path, text_key: str | None = None) -> Records:
-    """Yield (place for errors, record) of a file that has a `record_kind`.
-
-    CSV needs a `text_key`; Parquet reads the usual columns without.
+    """Yield (place for errors, record) of a file with a `record_kind`; CSV needs a `text_key`.
 
     Raises:
         DataError: the file is unreadable, or a line is not JSON.
@@ -305,7 +297,6 @@ def _json_lines(path: Path, file: BinaryIO) -> Records:
 
 
 def _json_list(path: Path, file: BinaryIO) -> Records:
-    """Yield the records of one JSON value: a list, or a record."""
     try:
         content = reading.read_all(file, reading.MAX_BYTES)
     except ValueError as error:
@@ -336,7 +327,7 @@ def _json(path: Path, where: str, text: bytes, way_out: str) -> Any:
 
 
 def why_skipped(path: Path, text_key: str | None) -> str:
-    """Say why a folder skips a file, by its suffix, else by its content; empty if it is read.
+    """Return why a folder skips a file, by its suffix or content; "" if it is read.
 
     Raises:
         DataError, EnvironmentLacks: its content decides, and cannot be read.
@@ -366,7 +357,7 @@ def why_skipped(path: Path, text_key: str | None) -> str:
 
 
 def _not_utf8(path: Path, where: str, content: bytes, offset: int | None = None) -> DataError:
-    """The error about content that is not UTF-8, with the command that converts it."""
+    """Return the error for content that is not UTF-8, with the command that converts it."""
     encoding = "UTF-16LE" if 0 in content[:64] else "LATIN1"
     if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         encoding = "UTF-32"
@@ -379,7 +370,7 @@ def _not_utf8(path: Path, where: str, content: bytes, offset: int | None = None)
 
 
 def _records_in(start: bytes) -> str:
-    """The suffix of files of records that begin with these `HEAD_BYTES`; empty for others."""
+    """Return the suffix of records by a file's first `HEAD_BYTES`; "" for other files."""
     if start.startswith(b"PAR1"):
         return ".parquet"
     first, newline, _ = start.lstrip().partition(b"\n")
@@ -400,11 +391,7 @@ def _records_in(start: bytes) -> str:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to read its unpacked content forward, without a byte-order mark.
-
-    A pipe or a device may have no end, so it is refused without waiting; a device is not even
-    opened, which may act on it.
-    """
+    """Open a file to read its unpacked content forward; pipes and devices are not opened."""
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
@@ -442,7 +429,7 @@ def _zstd(packed: io.BufferedReader) -> BinaryIO:
 
 
 class _Unxz(io.RawIOBase):
-    """The content of xz streams, unpacked within `XZ_BYTES`, which `lzma.open` cannot limit."""
+    """The content of xz streams, unpacked within `XZ_BYTES`, unlike by `lzma.open`."""
 
     def __init__(self, packed: io.BufferedReader) -> None:
         self._packed, self._waiting = packed, b""

@@ -1,16 +1,15 @@
-"""Tokenizers: single bytes, byte-level BPE of the package `tokenizers`, or a `tokenizer.json`.
+"""Tokenizers: bytes, byte-level BPE of the package `tokenizers`, or a `tokenizer.json`.
 
 `--tokenizer auto` fits text and model (`choose`):
 
     sotu       the bundled corpus, on whose training documents it was trained
-    bytes      less than `LEAST` KiB of training text, or a narrow model
+    bytes      less than `MIN_IDS` KiB of training text, or a narrow model
     bpe:N      any other text
 
-N is a power of two. The text limits it, since a row of the embedding learns from the gradients of
-its own token only: with one for each KiB of text, of about four bytes a token, a token occurs 250
-times on average. The model limits it, since embedding and head have 2 N d parameters:
-`IDS_PER_WIDTH` is the ratio that was best in a minute of width 128 (`python benchmarks/defaults.py
---only minute`).
+N is a power of two. The text limits it, since an embedding gets gradients from its own token only:
+with an id per KiB of text, at about four bytes a token, a token occurs 250 times on average. The
+model limits it, since embedding and head have 2 N d parameters: `IDS_PER_WIDTH` was best in a
+minute at width 128 (`python benchmarks/defaults.py --only minute`).
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from mlxhog.base import plain_json, reading
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes
-from mlxhog.data.foreign_tokenizers import EncoderProcess, accepted, in_words
+from mlxhog.data.foreign_tokenizers import EncoderProcess, accepted, tokenizer_errors
 from mlxhog.data.sotu import SOTU, SOTU_SHA256
 from mlxhog.data.texts import package_file
 from mlxhog.errors import DataError, shown
@@ -35,7 +34,7 @@ _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
 _CHAR_TO_BYTE = {chr(byte): byte for byte in _PRINTABLE}
 _CHAR_TO_BYTE |= {chr(256 + i): byte for i, byte in enumerate(_MOVED)}
-"""GPT-2's table of bytes: printable Latin-1 stands for itself, characters above 255 for others."""
+"""GPT-2's byte table: printable Latin-1 is itself, other bytes are characters above 255."""
 
 
 class Tokenizer:
@@ -64,7 +63,7 @@ class Tokenizer:
         return [self.encode(text) for text in texts]
 
     def close(self) -> None:
-        """End what encodes in another process; a text that it has in work is a DataError."""
+        """End an encoder process; a text in work becomes a DataError."""
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
         """Return the bytes of the ids."""
@@ -90,7 +89,7 @@ class Tokenizer:
 
 
 class ByteTokenizer(Tokenizer):
-    """One token per byte, ids 0-255, and id 256, which starts a document.
+    """One token per byte, ids 0-255, and id 256, which begins a document.
 
     It needs no training, decodes exactly, and makes bits per byte comparable between runs.
     """
@@ -117,12 +116,10 @@ _MAX_UNUSED = 1 << 20  # most ids without a token; each costs a row of the embed
 
 
 class BpeTokenizer(Tokenizer):
-    """A byte-level `tokenizer.json`.
+    """The tokenizer of a byte-level `tokenizer.json`.
 
-    Only byte-level vocabularies are accepted: only their tokens have a known number of bytes, which
-    bits per byte need.
-
-    `bos_token`, a token or its id, starts a document; `origin` is for messages.
+    Bits per byte need the bytes of every token, so only byte-level vocabularies are accepted.
+    `bos_token`, a token or its id, begins a document; `origin` is for messages.
 
     Raises:
         DataError: the description is damaged or not byte-level, or lacks `bos_token`.
@@ -134,7 +131,7 @@ class BpeTokenizer(Tokenizer):
         import tokenizers
 
         text, self._growth, is_foreign = accepted(description, origin)
-        with in_words(f"{origin} is not a tokenizer.json"):
+        with tokenizer_errors(f"{origin} is not a tokenizer.json"):
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(text)
         self._process = EncoderProcess(text, origin) if is_foreign else None
         self._origin = origin
@@ -149,7 +146,7 @@ class BpeTokenizer(Tokenizer):
                 f"{origin}: the start token {shown(bos_token)} is not in the vocabulary"
             )
         self.bos, self.bos_token, self.description = int(bos), name, description
-        self.token_bytes = _pieces(self._tokenizer, origin)
+        self.token_bytes = _token_bytes(self._tokenizer, origin)
         self.n_ids = len(self.token_bytes)
         self.vocab_size = -(-self.n_ids // 64) * 64
 
@@ -176,7 +173,7 @@ class BpeTokenizer(Tokenizer):
         if self._process is not None:
             return self._process.encode(texts)
         how = {"add_special_tokens": False}
-        with in_words(f"{self._origin} fails on this text, so use another tokenizer"):
+        with tokenizer_errors(f"{self._origin} fails on this text, so use another tokenizer"):
             if len(texts) == 1:  # without the threads of the package
                 batch = [self._tokenizer.encode(texts[0], **how)]
             else:
@@ -189,8 +186,7 @@ class BpeTokenizer(Tokenizer):
             self._process.close()
 
 
-def _pieces(tokenizer: Any, origin: str) -> list[bytes]:
-    """Return the bytes of each id."""
+def _token_bytes(tokenizer: Any, origin: str) -> list[bytes]:
     added = tokenizer.get_added_tokens_decoder()
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     largest = max(vocabulary.values(), default=-1)
@@ -262,13 +258,13 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
 
 # -- by name ---------------------------------------------------------------------------------------
 
-SHIPPED = SOTU  # the tokenizer of the text in the package, learned from its training documents
+SHIPPED = SOTU  # the tokenizer of the bundled corpus, trained on its training documents
 SHIPPED_FILE = "sotu.tokenizer.json"
 SHIPPED_SHA256 = "12866ef2f8e39656b9da53db3d43c446cb94eb2e36c035c6680d8d6e1ab6e65b"
 
 
 def identity(spec: str) -> str:
-    """Return a text that identifies the specified tokenizer, without training it.
+    """Return a text that identifies a tokenizer, without training it.
 
     Raises:
         DataError, ConfigError: as `build`.
@@ -368,22 +364,22 @@ def _content(path: Path, *, named: bool = False) -> bytes:
 AUTO: Final = "auto"
 BYTES_PER_ID: Final = 1024
 IDS_PER_WIDTH: Final = 64
-LEAST: Final = 1024
-MOST: Final = 32_768
+MIN_IDS: Final = 1024
+MAX_IDS: Final = 32_768
 
 
 def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, str | None]:
-    """Return the tokenizer for a text and a model, and a line for the user that says why."""
+    """Return the tokenizer for a text and a model, and the reason for the user."""
     if (sha256, rule) == (SOTU_SHA256, "predefined"):
         return SHIPPED, None
     of_text, of_model = _power_of_two(n_bytes // BYTES_PER_ID), _power_of_two(IDS_PER_WIDTH * width)
-    ids = min(of_text, of_model, MOST)
-    if ids >= LEAST:
+    ids = min(of_text, of_model, MAX_IDS)
+    if ids >= MIN_IDS:
         return f"bpe:{ids}", (
             f"tokenizer bpe:{ids}, trained on {format_bytes(n_bytes)} of text for width {width} "
             "(--tokenizer bytes to disable)"
         )
-    if of_text < LEAST:
+    if of_text < MIN_IDS:
         why = f"{format_bytes(n_bytes)} of text is too little to train a subword vocabulary"
     else:
         why = f"a model of width {width} is too narrow for a subword vocabulary"
@@ -391,5 +387,4 @@ def choose(*, n_bytes: int, width: int, sha256: str, rule: str) -> tuple[str, st
 
 
 def _power_of_two(number: int) -> int:
-    """The largest power of two up to a number; 0 below 1."""
     return 1 << (number.bit_length() - 1) if number > 0 else 0

@@ -10,16 +10,15 @@
                 changed (documents whose text the tokenizer has changed), decoded (bytes of the
                 changed text, which the tokens decode to)
 
-Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
-ends it. Each answer of a conversation is a document with the context before it; only the first
-begins with BOS.
+The `.bin` alone is nanoGPT's format. Every document begins with BOS, and the next BOS ends it. Each
+answer of a conversation is a document with the context before it; only the first begins with BOS.
 
-A model reads rows. Row i of length T is tokens [i T, i T + T + 1): inputs are all but the last,
-labels all but the first. Neighboring rows overlap by one token, and a tail shorter than T + 1 is
-not used. In a file with examples the rows are its `ExampleRows`, of unequal lengths.
+Sequence i of length T is tokens [i T, i T + T + 1): inputs are all but the last, labels all but the
+first. Neighboring sequences overlap by one token, and a tail shorter than T + 1 is not used. In a
+file with examples they are its `ExampleRows`, of unequal lengths.
 
-An open token file is read to the end, also if it is removed meanwhile: it keeps its descriptors,
-and a process that is spawned with it inherits them. So a run needs the cache only at its start.
+An open token file stays readable when it is removed: it keeps its descriptors, which a process that
+is spawned with it inherits. So a run needs the cache only at its start.
 """
 
 import fcntl
@@ -56,12 +55,11 @@ _WAY_OUT = "prepare the corpus again"
 
 @dataclass(frozen=True)
 class ExampleRows:
-    """The rows of a token file with examples: for each answer BOS, all before it, the answer, BOS.
+    """The rows of a token file with examples: for each answer BOS, its context, the answer, BOS.
 
-    The model reads all of it; the loss counts the answer and its end. If a text has more labels
-    than `seq_len`, the beginning of what is not counted is left out, as few tokens as possible. A
-    text that is still too long is cut into several consecutive rows. Documents without a prompt may
-    be mixed with examples. Arrays are (rows,).
+    The loss counts the answer and its end. A context loses its beginning if the row would have more
+    than `seq_len` labels, and a row that is still too long is cut into several. Documents without a
+    prompt may be mixed with examples. Arrays are (rows,).
     """
 
     begin: Int64  # position of each row's first token
@@ -69,8 +67,8 @@ class ExampleRows:
     context: Int64  # number of its first labels that belong to the prompt
     ends: NDArray[np.bool_]  # whether its last label is the BOS that ends its document
     document: Int64  # number of its document
-    cut: int  # number of answers of which the text before has lost its beginning
-    longest: int  # number of labels of the longest text
+    cut: int  # number of answers whose context has lost its beginning
+    longest: int  # number of labels of the longest row before cuts
 
     @classmethod
     def of(
@@ -80,7 +78,7 @@ class ExampleRows:
         continues: NDArray[np.bool_],
         seq_len: int,
     ) -> Self:
-        """Lay out rows of at most `seq_len` inputs; the arrays are those of a `TokenFile`.
+        """Lay out rows of at most `seq_len` inputs from the arrays of a `TokenFile`.
 
         `continues` says whether a document belongs to the conversation before it, (documents,).
         """
@@ -105,12 +103,11 @@ class ExampleRows:
         )
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return len(self.begin)
 
 
 class _Descriptor:
-    """A file that stays open, and that a process inherits if this is sent to it by its spawn."""
+    """An open file, which a process inherits if this is sent to it at its spawn."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd  # owned
@@ -139,10 +136,10 @@ def _inherited(descriptor: Any) -> _Descriptor:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """An open token file; `TokenFile.open` makes one, which maps its arrays read-only.
+    """An open token file; `TokenFile.open` maps its arrays read-only.
 
-    A process that is spawned with it has the same files. Elsewhere a pickle of it has its path: the
-    process that reads the pickle takes the file with which it was spawned, or opens the path.
+    A process that is spawned with it has the same files. Other pickles have its path: their reader
+    uses the file with which it was spawned, or opens the path.
 
     Concurrency: any number of threads and processes may read at once.
     """
@@ -208,7 +205,6 @@ class TokenFile:
         return file
 
     def __reduce__(self) -> "tuple[Callable[..., TokenFile], tuple[Any, ...]]":
-        """Let a process that is being spawned inherit the descriptors."""
         if not self._descriptors:
             arrays = self.tokens, self.starts, self.byte_lengths
             return TokenFile, (self.path, *arrays, self.header, self.prompts)
@@ -217,7 +213,7 @@ class TokenFile:
         return _received, (self.path, self.header, self._descriptors)
 
     def hold(self) -> None:
-        """Mark the file as in use, as long as a process has it open; see `is_in_use`."""
+        """Mark the file as in use while a process has it open; see `is_in_use`."""
         with suppress(OSError):  # a disk may have no locks
             self._descriptors[".bin"].lock(fcntl.LOCK_SH)
 
@@ -233,11 +229,11 @@ class TokenFile:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tokens and of the prompts' lengths, as the header states it."""
+        """SHA-256 of the tokens and prompts' lengths, from the header."""
         return str(self.header["sha256"])
 
     def digest_of(self, documents: int) -> str:
-        """Return the digest of a file of the first documents alone; "" if there are fewer."""
+        """Return the digest of the first documents alone; "" if there are fewer."""
         if documents >= len(self.starts):
             return ""
         end, step = int(self.starts[documents]), _COUNTED
@@ -249,12 +245,12 @@ class TokenFile:
         return digest.hexdigest()
 
     def n_sequences(self, seq_len: int) -> int:
-        """Return the number of rows; of plain text only whole ones count."""
+        """Return the number of sequences, whole ones of plain text."""
         rows = self.rows(seq_len)
         return (self.n_tokens - 1) // seq_len if rows is None else len(rows)
 
     def epoch_tokens(self, seq_len: int) -> int:
-        """Return the tokens of all rows, as long as each is."""
+        """Return the tokens of all sequences."""
         rows = self.rows(seq_len)
         return self.n_sequences(seq_len) * seq_len if rows is None else int(rows.length.sum())
 
@@ -276,10 +272,10 @@ class TokenFile:
     def read(
         self, indices: Int64, seq_len: int, width: int
     ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """Return inputs and labels of some rows, (B, width) each; plain text may end in the last.
+        """Return inputs and labels of sequences, (B, width) each; the last may be shorter.
 
-        Labels of a prompt, and those behind a row's end, are `IGNORED`. Behind its end the inputs
-        repeat the last token, so no other row of the embedding is read.
+        Labels of prompts and of padding are `IGNORED`. Padded inputs repeat the last token, so no
+        other row of the embedding is read.
 
         Raises:
             DataError: an id is not in the vocabulary.
@@ -304,7 +300,7 @@ class TokenFile:
         return x, y
 
     def ids(self, first: int, end: int) -> NDArray[np.unsignedinteger[Any]]:
-        """Return some consecutive ids, in memory: reading a mapping may end in a bus error.
+        """Return consecutive ids, in memory: reading a mapping may end in a bus error.
 
         Raises:
             DataError: an id is not in the vocabulary, or the file has been shortened.
@@ -317,7 +313,7 @@ class TokenFile:
         return ids
 
     def batch(self, indices: Int64, seq_len: int) -> Batch:
-        """Return the rows `indices`, (B,) int64, as one batch; padded to the longest."""
+        """Return the sequences `indices`, (B,) int64, as a batch, padded to the longest."""
         table, width = self.rows(seq_len), seq_len
         if table is not None:
             width = padded(int(table.length[indices].max(initial=1)))
@@ -325,16 +321,16 @@ class TokenFile:
         return Batch(x, y, self.text_bytes(y))
 
     def text_bytes(self, ids: NDArray[np.integer[Any]]) -> int:
-        """Return how many bytes of the original text some tokens stand for, without `IGNORED`.
+        """Return the bytes of the original text of tokens, without `IGNORED`.
 
-        In a file whose tokenizer has changed the text, their share of it.
+        Where the tokenizer has changed the text, it is their share of all bytes.
         """
-        spelled = int(self.byte_lengths[ids[ids != IGNORED]].sum())
+        n_bytes = int(self.byte_lengths[ids[ids != IGNORED]].sum())
         decoded = self.header.get("decoded")
-        return round(spelled * self.header["bytes"] / decoded) if decoded else spelled
+        return round(n_bytes * self.header["bytes"] / decoded) if decoded else n_bytes
 
     def check_known(self, ids: NDArray[np.integer[Any]]) -> None:
-        """Refuse ids outside of the vocabulary by a DataError; `open` does not check every id."""
+        """Raise DataError for ids outside of the vocabulary; `open` does not check every id."""
         vocab = self.header["vocab"]
         if ids.size and ids.max() >= vocab:
             raise DataError(
@@ -342,22 +338,18 @@ class TokenFile:
             )
 
     def sampled(self, most: int, run: int) -> NDArray[np.unsignedinteger[Any]]:
-        """Return all ids, or of more than `most` those of evenly spaced runs of `run` ids each."""
+        """Return all ids, or above `most` evenly spaced spans of `run` ids each."""
         if self.n_tokens <= most:
             return self.ids(0, self.n_tokens)
         starts = np.linspace(0, self.n_tokens - run, most // run).astype(np.int64)
         return np.concatenate([self.ids(start, start + run) for start in starts.tolist()])
 
     def frequencies(self, vocab: int) -> Int64:
-        """Number of occurrences of each id, (vocab,), in a sample of a long file.
-
-        Deterministic: every process gets the same counts.
-        """
+        """Return the occurrences of each id, (vocab,), in a deterministic sample."""
         return np.bincount(self.sampled(_COUNTED, _RUN), minlength=vocab)
 
 
 def _shape(header: Mapping[str, Any]) -> dict[str, tuple[np.dtype[Any], int]]:
-    """The files of arrays, by their suffixes: the type and the number of their items."""
     n, documents, vocab = (header[name] for name in ("tokens", "documents", "vocab"))
     shape: dict[str, tuple[np.dtype[Any], int]] = {
         ".bin": (np.dtype(header["dtype"]).newbyteorder("<"), n),
@@ -371,8 +363,7 @@ def _unreadable(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} cannot be read: {message_of(error)}; {_WAY_OUT}")
 
 
-_with_this_process: dict[Path, TokenFile] = {}
-"""Files with which this process was spawned."""
+_with_this_process: dict[Path, TokenFile] = {}  # files with which this process was spawned
 
 
 def _received(
@@ -403,13 +394,10 @@ def item_size(tokenizer: Tokenizer) -> int:
 
 
 class TokenWriter:
-    """Appends documents to a new token file; leaving the `with` block completes it.
+    """Appends documents to a new token file, which is complete at the end of the `with` block.
 
-    Some MiB of documents are encoded together, in parallel, and written at once, so memory does not
-    grow. The files are flushed to the disk but not renamed: the caller writes into a directory that
-    it renames when all files are whole.
-
-    `split` (`train` or `val`) and `source` are for the header.
+    Some MiB of documents are encoded together, in parallel, so memory does not grow. The caller
+    renames the files' directory. `split` (`train` or `val`) and `source` are for the header.
     """
 
     def __init__(self, path: Path, tokenizer: Tokenizer, *, split: str, source: str) -> None:
@@ -424,11 +412,10 @@ class TokenWriter:
         self._file = path.open("wb")
 
     def __enter__(self) -> Self:
-        """Return the writer."""
         return self
 
     def add(self, document: bytes) -> None:
-        """Append BOS and the tokens of one document; contexts and answers are encoded apart."""
+        """Append BOS and the tokens of a document, with contexts and answers encoded apart."""
         self._waiting.append(document)
         self._waiting_bytes += len(document)
         if self._waiting_bytes >= _TOGETHER:
@@ -450,7 +437,7 @@ class TokenWriter:
     def _append(
         self, context: NDArray[np.int32], answer: NDArray[np.int32], *, continues: bool
     ) -> None:
-        """Append a prompt and its text, behind BOS unless they continue a conversation."""
+        """Append a prompt and its text, after BOS unless they continue a conversation."""
         self._prompts.append(len(context) - continues)
         ids = np.concatenate([context, answer])
         self._decoded += int(self._lengths[ids].sum(dtype=np.int64))
@@ -460,7 +447,6 @@ class TokenWriter:
         self._starts.append(self._starts[-1] + len(block) // self._dtype.itemsize)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Complete the file; after an error only close it."""
         if error is not None:
             self._file.close()
             return

@@ -1,6 +1,4 @@
-"""The validation set: files predefined by their names, and its evaluation.
-
-`split` chooses it in other text.
+"""The validation set: files predefined by their names (`split` chooses other text), and batches.
 
 Every evaluation uses the same sequences, in the same order, in batches of the same shape, and so
 does the n-gram baseline.
@@ -31,7 +29,7 @@ from mlxhog.errors import DataError, EnvironmentLacks
 
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
-PART_BYTES = 65_536
+SUBSET_BYTES = 65_536
 """Size of the fixed validation subset; `--val-subset-tokens` sets another, and large models get
 less (`training.plan.validation_subset.choose_bytes`, once per run; the checkpoint stores it)."""
 NGRAM_CONTEXT = 7  # bytes of context of the n-gram baseline
@@ -42,7 +40,6 @@ _DOCUMENTS = 16  # minimum documents of a subset, if the text has as many
 _BEGINNINGS, _PROMPT_TOKENS = 64, 256
 """Documents from which the prompt of the samples is chosen, and its maximum tokens."""
 _FIRST_WORDS = re.compile(r"^\W*(\w.{0,27}\w(?!\w)|\w{1,24})", re.MULTILINE)
-
 
 _KINDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -55,15 +52,14 @@ _NAME = re.compile(
     rf"({'|'.join(_KINDS)})"
     r"(?:(?:[-_ ]?(?:set|data|split))?(?:[-_. ]?\d+(?:[-_]of[-_]\d+)?)?|[-_.].*-\d+-of-\d+)"
 )
-"""A name without its suffixes, perhaps with the number of a shard."""
+"""A name without suffixes, perhaps with the number of a shard."""
 _WORD = re.compile(rf"(?<![a-z0-9])({'|'.join(_KINDS)})(?![a-z])")
 
 
 def beginning(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, str]:
     """Return the kind of a validation set, and a prompt from one of its documents, for samples.
 
-    That is a conversation up to its first answer, the prompt of an example, or else the first words
-    of a text.
+    The prompt is a conversation up to its first answer, an example's prompt, or a text's start.
     """
     kind, prompt = "plain text", "The"
     places = itertools.pairwise(file.starts[: _BEGINNINGS + 1].astype(np.int64).tolist())
@@ -80,23 +76,22 @@ def beginning(file: TokenFile, tokenizer: Tokenizer) -> tuple[str, str]:
             kind, is_found = "prompts and answers", asked < len(ids)
             prompt = tokenizer.decode(ids[: asked + 1]).decode(errors="ignore")
         else:
-            words = _FIRST_WORDS.search(text)
-            prompt, is_found = words[1] if words else prompt, bool(words)
+            start = _FIRST_WORDS.search(text)
+            prompt, is_found = start[1] if start else prompt, bool(start)
         if is_found:
             break
     return kind, prompt
 
 
 def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return the training, validation and test text among files, by their names.
+    """Divide files into training, validation and test text by their names.
 
-    The name of a file counts in the folder itself, and beside training text also in a subfolder; so
-    does the name of a subfolder with its files. A word within a name counts beside the same name
-    with train in its place: `wiki.valid.tokens` beside `wiki.train.tokens`. Source code is training
-    text with every name.
+    Names of files count in the folder itself, and beside training text also in subfolders; so do
+    names of subfolders. A part of a name counts beside the same name with train in its place:
+    `wiki.valid.tokens` beside `wiki.train.tokens`. Source code is always training text.
 
-    The test text is the validation text if there is no other. Other files beside records of
-    training text are in none of the lists. If the names leave no training text, all files are.
+    Without validation text the test text is used. Other files beside records of training text are
+    in no list. If the names leave no training text, all files are.
     """
     named = {path: _named(path, folder, set(files)) for path in files}
     beside = {place.parent for place, kind in named.values() if kind == "train"}
@@ -114,7 +109,7 @@ def by_name(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
 
 
 def _named(path: Path, folder: Path, files: Collection[Path]) -> tuple[Path, str]:
-    """Return the file, or a folder that it is in, whose name says its kind, and the kind."""
+    """Return the file or its folder whose name says the kind, and the kind."""
     places = [path, *path.parents]
     if textfiles.kind(path) in textfiles.SOURCE_CODE:
         return path, ""
@@ -156,11 +151,10 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the validation text as batches of exactly (batch_size, seq_len).
 
-    Document separators have the label `IGNORED`, and so has the padding of the last sequence and
-    the last batch. Over the whole file the sum of the batches' `n_bytes` is that of the text. In a
-    file with examples only completions are counted, the rows are those of `ExampleRows`, and all
-    batches are as wide as the longest row. `val_subset_tokens` labels, those of prompts included,
-    rounded up to whole sequences, are spread evenly over the file; None is the whole file.
+    Document separators and padding have the label `IGNORED`. Over the whole file the sum of the
+    batches' `n_bytes` is that of the text. In a file with examples only completions count, in
+    `ExampleRows` that are padded to the longest. `val_subset_tokens` labels, those of prompts
+    included, rounded up to whole sequences, are spread evenly over the file; None is all of it.
     """
     indices = _chosen(file, seq_len, val_subset_tokens)
     stop = len(indices) if count is None else min(len(indices), (first + count) * batch_size)
@@ -178,21 +172,19 @@ def batches(
 
 
 def _chosen(file: TokenFile, seq_len: int, val_subset_tokens: int | None) -> NDArray[np.int64]:
-    """The sequences to evaluate; the last may be shorter than seq_len."""
+    """Return the sequences to evaluate; the last may be shorter than seq_len."""
     table, length = file.rows(seq_len), float(seq_len)
-    total = -(-(file.n_tokens - 1) // seq_len)
+    n = total = -(-(file.n_tokens - 1) // seq_len)
     if table is not None:
-        total, length = len(table), float(table.length.mean())
-    n = (
-        total
-        if val_subset_tokens is None
-        else min(total, max(1, math.ceil(val_subset_tokens / length)))
-    )
+        n = total = len(table)
+        length = float(table.length.mean())
+    if val_subset_tokens is not None:
+        n = min(total, max(1, math.ceil(val_subset_tokens / length)))
     return np.arange(n, dtype=np.int64) * total // n
 
 
 def n_labels(file: TokenFile, seq_len: int, val_subset_tokens: int | None) -> int:
-    """Return the number of labels in `batches`, those of prompts and separators included."""
+    """Return the number of labels in `batches`, prompts and separators included."""
     chosen, table = _chosen(file, seq_len, val_subset_tokens), file.rows(seq_len)
     if table is not None:
         return int(table.length[chosen].sum())
@@ -200,34 +192,30 @@ def n_labels(file: TokenFile, seq_len: int, val_subset_tokens: int | None) -> in
 
 
 def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """Return the summed cross entropy of the text's labels in bits per byte of text.
+    """Return a summed cross entropy in bits per byte, comparable between tokenizers.
 
-    Unlike the loss per token, it can be compared between tokenizers.
-
-    `nats` is the sum over the labels that `batches` counts, `n_bytes` that of the batches, of the
-    text before a tokenizer changed it.
+    `nats` is the sum over the labels of `batches`, `n_bytes` the sum of their bytes of text.
     """
     return nats / (math.log(2) * n_bytes)
 
 
-# -- the part that runs are evaluated on ----------------------------------------------------------
+# -- the fixed validation subset ------------------------------------------------------------------
 
 
-def part(file: TokenFile, n_bytes: int) -> TokenFile:
+def subset(file: TokenFile, n_bytes: int) -> TokenFile:
     """Return the validation subset of about `n_bytes` bytes; the file itself if it has no more.
 
     Bits per byte of two texts cannot be compared: documents differ by more than a minute of
     training changes. So all evaluations of all runs on the same data use the same text:
 
-    - The part depends only on the validation documents and `n_bytes`, and larger parts contain
-      smaller ones.
-    - The documents are in one random order. The part has their beginnings in that order, each at
-      most a sixteenth of the size, so it is never a single long document. If this is too little
-      text, it has the beginnings of all documents, as long as the size requires.
-    - Examples and conversations are used whole: a completion without its end is another task. Two
-      tokenizers cut the beginning of a document at the same byte, except for part of a token.
+    - The subset depends only on the validation documents and `n_bytes`; larger ones contain smaller
+      ones.
+    - It has the beginnings of documents in one random order, each at most a sixteenth of the size,
+      and if that is too little text, longer beginnings of all documents.
+    - Examples and conversations are whole: a completion without its end is another task. Two
+      tokenizers cut a document at the same byte, except for part of a token.
     """
-    n_bytes = _DOCUMENTS * -(-n_bytes // _DOCUMENTS)  # a multiple, so that parts are nested
+    n_bytes = _DOCUMENTS * -(-n_bytes // _DOCUMENTS)  # a multiple, so that subsets are nested
     if n_bytes >= file.header["bytes"]:
         return file
     n = file.header["documents"]
@@ -250,20 +238,17 @@ def part(file: TokenFile, n_bytes: int) -> TokenFile:
     return _beginnings(file, chosen)
 
 
-def part_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
-    """Name a validation set: two runs with the same name are evaluated on the same text.
-
-    `n_bytes` None is the whole text.
-    """
+def subset_name(corpus_sha256: str, rule: str, n_bytes: int | None) -> str:
+    """Return the name of a validation subset, the same for the same text; None is all of it."""
     size = "all" if n_bytes is None else str(n_bytes)
     return f"{corpus_sha256[:16]} {rule} {size}"
 
 
 def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
-    """Number of tokens, with BOS, and bytes of a document's beginning of at most `n_bytes`.
+    """Return tokens, with BOS, and bytes of a document's beginning of at most `n_bytes`.
 
-    It has at least one token of text, and always the whole of an example. It counts as `n_bytes`,
-    although its last token may end before, so that every tokenizer gets the same documents.
+    It has at least one token of text; an example is whole. It counts as `n_bytes`, although its
+    last token may end before, so that every tokenizer gets the same documents.
     """
     begin, end = (int(place) for place in file.starts[document : document + 2])
     if file.prompts is not None:
@@ -278,7 +263,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
 
 
 def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Bytes of each document that make up a total: equally many, or all of a shorter one.
+    """Return bytes of each document for a total: equally many, or all of a shorter one.
 
     >>> _depths(np.array([3, 100, 1, 100]), 25).tolist()
     [3, 11, 1, 10]
@@ -295,7 +280,7 @@ def _depths(lengths: NDArray[np.int64], total: int) -> NDArray[np.int64]:
 
 
 def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
-    """A token file of the first tokens of each chosen document, in the order of the file."""
+    """Return a token file of the first tokens of each chosen document, in the file's order."""
     documents = np.array(sorted(chosen), np.int64)
     counts = np.array([chosen[document] for document in documents.tolist()], np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -327,7 +312,7 @@ def _beginnings(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
 def ngram_probabilities(
     file: TokenFile, ids: NDArray[np.int32], check: Callable[[], None] = lambda: None
 ) -> NDArray[np.float64]:
-    """Return the probability of each token of a text under the n-grams of a training text, (n,).
+    """Return the probability of each token under the n-grams of a training text, (n,).
 
     A context is the ids that span 7 bytes on average: 7 bytes, or 2 to 3 ids of a BPE. Of a text
     with more than `NGRAM_SAMPLE` tokens, evenly spaced runs are counted. `check` is called before
@@ -352,7 +337,7 @@ def ngram_probabilities(
 
 
 def ngram_cost(file: TokenFile) -> tuple[int, float]:
-    """Estimate the bytes of memory, and the seconds of a core, that counting a text takes."""
+    """Estimate bytes of memory and seconds of a core for counting a text."""
     counted = min(file.n_tokens, NGRAM_SAMPLE) if file.prompts is None else 0
     return bool(counted) * _NGRAM_BYTES + _NGRAM_TOKEN_BYTES * counted, _NGRAM_TOKEN_S * counted
 
@@ -360,15 +345,15 @@ def ngram_cost(file: TokenFile) -> tuple[int, float]:
 def ngram_score(
     train: TokenFile, val: TokenFile, asked_bytes: int, check: Callable[[], None] = lambda: None
 ) -> float | None:
-    """Return the bits per byte of a training text's n-grams on the validation subset.
+    """Return the bits per byte of the n-gram baseline on the validation subset.
 
-    The score is computed at the first call, and stored beside the validation text; `check` as in
-    `ngram_probabilities`. Prompts and completions, which are not plain text, have none.
+    It is stored beside the validation text; `check` as in `ngram_probabilities`. Prompts and
+    completions, which are not plain text, have none.
 
     Raises:
         DataError: a token file is damaged, or the training text is shorter than a context.
     """
-    text, val_part = train, part(val, asked_bytes)
+    text, val_part = train, subset(val, asked_bytes)
     if text.prompts is not None or val_part.prompts is not None or not val_part.header["bytes"]:
         return None
     of = {"train": text.digest, "validation": val_part.digest, "format": _SCORE_FORMAT}

@@ -1,4 +1,4 @@
-"""The model card, `README.md` beside the weights: what is known of a model."""
+"""The model card, `README.md` beside the weights."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from mlxhog.checkpoint.checkpoint import best
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.display.metrics import format_loss, share_text
-from mlxhog.display.record import RunRecord, path_words
+from mlxhog.display.record import RunRecord, path_arguments
 from mlxhog.display.streams import printable
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.models import families
@@ -46,7 +46,7 @@ hf upload YOUR_NAME/YOUR_MODEL FOLDER
 
 
 def write(run: Run, model: ModelConfig) -> None:
-    """Write the cards of a run's newest and best checkpoint into their folders, if it has any.
+    """Write the cards of a run's newest and best checkpoint into their folders.
 
     Raises:
         EnvironmentLacks: the disk is full, or the system refuses.
@@ -58,9 +58,9 @@ def write(run: Run, model: ModelConfig) -> None:
 
 
 def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: str = "") -> str:
-    """Return the card of a checkpoint, a folder or file; of a run, the record of the run is read.
+    """Return the card of a checkpoint, a folder or file, with the record of its run.
 
-    `to` is the format of the files beside the card, `command` the one that converted them, if any.
+    `to` is the format of the files beside the card, `command` the one that converted them.
     """
     run = run_of(checkpoint)
     size = format_count(families.param_count(model))
@@ -73,7 +73,7 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     trust = "" if is_large else ", trust_remote_code=True"
     needs = "" if is_large else "  # mlxhog must be installed"
     in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
-    # No words of the run's own text: who publishes weights need not publish these.
+    # Nothing of the run's own text: who publishes weights need not publish it.
     loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
     return (
         f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
@@ -85,17 +85,16 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
 
 
 def _base(run: Run | None) -> str:
-    """The line of the model with whose weights a run began, if it began with any."""
+    """Return a line with the model whose weights a run began with, if any."""
     if run is None:
         return ""
     with suppress(RunError):
         if (base := RunRecord(run).config.get("init_from")) not in (None, "none"):
-            return f"base_model: {json.dumps(path_words(base, public=True)[0])}\n"
+            return f"base_model: {json.dumps(path_arguments(base, public=True)[0])}\n"
     return ""
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:
-    """Describe one checkpoint of a run by the run's record."""
     try:
         if run is None:
             raise RunError("of no run")
@@ -107,7 +106,7 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
     if "tokens" in used:
         parts += [f"{format_count(used['tokens'])} tokens", format_duration(used["seconds"])]
     return [
-        f"- data: {_code(' '.join(path_words(record.config.get('data', '-'), public=True)))}",
+        f"- data: {_code(' '.join(path_arguments(record.config.get('data', '-'), public=True)))}",
         f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
         f"- score: {_score(record, checkpoint, saved)}",
         *(f"- {steps}: {_code(line)}" for steps, line in record.history_of_commands(public=True)),
@@ -115,10 +114,7 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
 
 
 def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str:
-    """The score of this checkpoint in words: the final one, or that of training at its step.
-
-    The best one was saved a moment after its evaluation.
-    """
+    """Return the final score of a checkpoint, or the score in training at its step."""
     bits, result, step = None, record.result, saved["step"]
     if result is not None and result.val_at_end:
         bits = result.val_bits_per_byte
@@ -151,6 +147,5 @@ def _score(record: RunRecord, checkpoint: Path, saved: Mapping[str, Any]) -> str
     )
 
 
-def _code(words: str) -> str:
-    """Words as Markdown's code, on one line."""
-    return f"`{printable(words).replace('`', chr(39))}`"
+def _code(text: str) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"

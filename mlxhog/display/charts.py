@@ -1,4 +1,4 @@
-"""Figures of matplotlib without its global state: themes, axes, legends, losses of runs."""
+"""Draw figures with matplotlib, without its global state: themes, axes, legends, losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlxhog.display.record import RunRecord
 
 DPI = 150
-OTHER = "candidates further down"
+OTHER = "candidates with lower scores"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure, Axes]:
-    """Return a figure with one pair of axes, without a frame; sizes are in inches."""
+    """Return a figure with one pair of axes, without a frame; sizes in inches."""
     # It logs where its cache is, and that it builds one.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure  # takes 0.5 s, so only plots import it
@@ -73,7 +73,7 @@ def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure
 
 
 def legend_below(axes: Axes, theme: Theme) -> None:
-    """Put the legend below the axes, each label once, and make the figure taller by its height."""
+    """Add a legend below the axes, each label once, and enlarge the figure by its height."""
     of = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     handles, labels = [*of.values()], [*of]
     columns = 1 if any(len(label) > _SHORT for label in labels) else 2
@@ -93,11 +93,8 @@ def legend_below(axes: Axes, theme: Theme) -> None:
     )
 
 
-_SHORT = 34
-"""Longest label, in characters, of which two fit in one row."""
-_LINE = 0.19
-"""Height of a line of the legend, in inches."""
-
+_SHORT = 34  # longest label, in characters, of which two fit in one row
+_LINE = 0.19  # height of a line of the legend, in inches
 
 FORMATS = ("png", "svg", "pdf")
 _NO_DATE: dict[str, dict[str, Any]] = {
@@ -106,7 +103,7 @@ _NO_DATE: dict[str, dict[str, Any]] = {
 
 
 def picture(figure: Figure, kind: str = "png") -> bytes:
-    """Return the figure as a file of one of `FORMATS`, the same bytes for the same numbers."""
+    """Return a figure as a file of one of `FORMATS`, the same bytes for the same values."""
     from matplotlib import rc_context
 
     out = io.BytesIO()
@@ -116,28 +113,25 @@ def picture(figure: Figure, kind: str = "png") -> bytes:
     return out.getvalue()
 
 
-# -- the picture of `mlxhog plot` ------------------------------------------------------------------
-
 TRAINING: dict[str, Any] = {"lw": 1.2}
 VALIDATION: dict[str, Any] = {"lw": 1.0, "ls": "--", "marker": "o", "ms": 3.5}
 LARGER: dict[str, Any] = {"ls": "", "marker": "*", "ms": 9}
-"""Styles of training, validation text and the larger final score, in the color of the run."""
-
+"""Styles of training, validation and the larger final score, in the color of the run."""
 
 BASELINES = {"gzip": "gzip", "xz": "xz", NGRAM: "n-gram"}
 
 
 def without_network(record: RunRecord) -> dict[str, float]:
-    """Bits per byte of the baselines on the validation set: compressors and n-grams."""
+    """Return the baselines' bits per byte on the validation set: compressors and n-grams."""
     baselines = record.progress.baselines
     return {shown: baselines[name] for name, shown in BASELINES.items() if name in baselines}
 
 
 def losses(records: Sequence[RunRecord], kind: str = "png") -> bytes:
-    """Return a picture with the bits per byte of all runs over time; dots are validation text.
+    """Return a figure with the bits per byte of all runs over time, as one of `FORMATS`.
 
-    A star is the final score, on more validation text than the dots; the baselines of one run have
-    their names. `kind` is one of `FORMATS`.
+    Dots are validation scores, a star is the final score on more validation text; a single run has
+    the baselines, too.
     """
     figure, axes = panel(LIGHT, 8.0, 4.6)
     end_s = max(record.last("elapsed_s") or 0.0 for record in records)

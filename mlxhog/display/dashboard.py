@@ -1,8 +1,8 @@
-"""A board: the report of one run, which follows it, with buttons to control it.
+"""The dashboard: a live report of one run, with buttons to control it.
 
-Its script asks for the page again and replaces what has changed. Every client that reaches the port
-may read it; a button needs the token that was printed in the terminal. Pages of other sites reach
-the port too, so requests with a host name other than this machine's are refused.
+Its script fetches the page again and replaces what has changed. Every client that reaches the port
+may read it; buttons need the token printed in the terminal. Web pages of other sites reach the
+port, too, so requests with a host name other than this machine's are refused.
 """
 
 import asyncio
@@ -23,8 +23,7 @@ from mlxhog.display.record import RunRecord
 from mlxhog.display.run_page import report
 from mlxhog.errors import MlxhogError
 
-LOOK_S = 0.5
-"""Shortest time between two reads of the files; a run writes its metrics every two seconds."""
+POLL_S = 0.5  # least time between two reads of the files, which a run writes every two seconds
 ASKS = {
     "checkpoint": ("Save a checkpoint", ""),
     "sample": ("Write a sample", ""),
@@ -40,27 +39,26 @@ class Dashboard:
     """
 
     def __init__(self, record: RunRecord, token: str) -> None:
-        """Show the run of a record; requests of its buttons need the token."""
+        """Show a run; its buttons need the token."""
         self.record, self._token = record, token.encode()
         self._lock = asyncio.Lock()
-        self._looked_s, self._tag, self._text = -LOOK_S, "", ""
+        self._polled_s, self._tag, self._text = -POLL_S, "", ""
         self._news: tuple[object, ...] = ()  # what the page shows
         self._routes = Starlette(
             routes=[Route("/", self._page), Route("/ask/{what}", self._ask, methods=["POST"])]
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request of ASGI, unless a page of another site sends it."""
+        """Answer an ASGI request, unless a page of another site sends it."""
         try:
             check_names(dict(scope["headers"]), OWN_NAMES)
         except ForeignRequest:
-            refusal = _error(421, "this board answers at its own address only")
+            refusal = _error(421, "this dashboard answers at its own address only")
             await refusal(scope, receive, send)
         else:
             await self._routes(scope, receive, send)
 
     async def _page(self, request: Request) -> Response:
-        """Return the page; 304 if the client has it."""
         async with self._lock:
             await asyncio.to_thread(self._refresh)
         headers = {"Cache-Control": "no-store", "ETag": self._tag}
@@ -69,19 +67,18 @@ class Dashboard:
         return HTMLResponse(self._text, headers=headers)
 
     def _refresh(self) -> None:
-        """Read the files again, and write the page again if they have changed."""
         record, history = self.record, self.record.history
-        if monotonic() - self._looked_s < LOOK_S:
+        if monotonic() - self._polled_s < POLL_S:
             return
         record.refresh()
-        self._looked_s = monotonic()
+        self._polled_s = monotonic()
         news = (len(history), history.newest, len(record.events), record.status, record.notes)
         if news != self._news:
             self._news, self._text = news, report([record], buttons=BUTTONS)
             self._tag = f'"{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"'
 
     async def _ask(self, request: Request) -> Response:
-        """Pass the request of a button on to the run, if the token is right."""
+        """Send the request of a button to the run, if the token is right."""
         what = request.path_params["what"]
         sent = request.headers.get("x-mlxhog-token", "").encode()
         if not hmac.compare_digest(sent, self._token):
@@ -112,4 +109,4 @@ BUTTONS = f"""<div class="bar live" id="asks" hidden>{
 <p id="told" class="note" role="status" aria-live="polite"></p>
 <p id="gone" class="partial" role="status" hidden>The server of this page (mlxhog dashboard) does
 not answer; trying again.</p>"""
-"""The buttons, which a page shows that was opened by the link with the token; their answers."""
+"""The buttons, shown on a page that was opened with the token, and their answers."""

@@ -1,6 +1,6 @@
-"""A run's metrics.jsonl as columns, read while the file grows.
+"""Read a run's metrics.jsonl as columns, while the file grows.
 
-A line that is not a progress is skipped; a missing field has its default.
+Damaged lines are skipped; missing fields have defaults.
 """
 
 import json
@@ -25,18 +25,15 @@ DRAWN = (
     "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
     "lost_update_rate", "memory_bytes", "lr",
 )  # fmt: skip
-OF_RUN = (*AXES, *DRAWN, "val_bytes")
-"""Columns of the run."""
-OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
-"""Columns of each worker."""
-MAX_TAIL = 1 << 26
-"""Bytes at the end of a file in which `newest_line` looks."""
+OF_RUN = (*AXES, *DRAWN, "val_bytes")  # columns of the run
+OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")  # columns of each worker
+MAX_TAIL = 1 << 26  # bytes at the end of a file in which `newest_line` looks
 
 
 class GrowingFile:
-    """Reads a file of JSON lines while it grows; a missing file is empty.
+    """A file of JSON lines, read while it grows; a missing file is empty.
 
-    `on_replaced` is called before a replaced file is read from its begin.
+    `on_replaced` is called before a replaced file is read from its beginning.
     """
 
     def __init__(self, path: Path, on_replaced: Callable[[], object] = lambda: None) -> None:
@@ -75,7 +72,7 @@ def _object(line: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Line(Progress):
-    """A line of metrics.jsonl; without a possible step and time it is damaged."""
+    """A line of metrics.jsonl, damaged without a plausible step and time."""
 
     step: int = field()
     elapsed_s: float = field()
@@ -87,7 +84,7 @@ class _Line(Progress):
 
 
 class History:
-    """The lines of one metrics.jsonl as columns; `update` reads them."""
+    """The lines of a metrics.jsonl as columns; `update` reads them."""
 
     def __init__(self, path: Path) -> None:
         self._file = GrowingFile(path, self._begin)  # a resume replaces it
@@ -102,18 +99,17 @@ class History:
         self._evaluation: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        """Number of lines."""
         return self._length
 
     def column(self, name: str, slot: int = 0) -> NDArray[np.float64]:
-        """A copy of a column of `OF_RUN`, or of `OF_WORKER` of a slot; NaN is a gap."""
+        """Return a copy of a column of `OF_RUN`, or of `OF_WORKER` of a slot; NaN is a gap."""
         values = np.full(self._length, math.nan)
         known = self._columns.get((slot, name), ())
         values[: len(known)] = known
         return values
 
     def last(self, name: str) -> float | None:
-        """The newest number of a column of the run, or None."""
+        """Return the newest number of a column of the run, or None."""
         return next(reversed(self._columns.get((0, name), ())), None)
 
     @property
@@ -125,17 +121,15 @@ class History:
         """Append the new lines of the file; OSError if it cannot be read."""
         for record in self._file.read():
             with suppress(ValueError):
-                self._take(fill(_Line, record))
+                self._append(fill(_Line, record))
 
     def _put(self, slot: int, name: str, value: float | None) -> None:
-        """Set a number of the last line; no number leaves a gap, which ends with the next one."""
         if value is not None:
             column = self._columns.setdefault((slot, name), array("d"))
             column.extend([math.nan] * (self._length - 1 - len(column)))
             column.append(value)
 
-    def _take(self, line: _Line) -> None:
-        """Append one line to the columns."""
+    def _append(self, line: _Line) -> None:
         values, last, since_s = dict[str, Any](vars(line)), self.newest, line.elapsed_s
         if last is not None:
             if line.supervisor_pid != last.supervisor_pid:
@@ -154,16 +148,16 @@ class History:
             self._put(0, name, values[name])
         by_slot = {one.slot: one for one in line.workers if one.slot > 0}  # each once
         for one in by_slot.values():
-            self._take_worker(one, since_s)
+            self._append_worker(one, since_s)
         self.newest = line
 
-    def _take_worker(self, worker: WorkerReport, since_s: float) -> None:
+    def _append_worker(self, worker: WorkerReport, since_s: float) -> None:
         slot, last = worker.slot, self._workers.get(worker.slot, WorkerReport())
         applied, applied_before = worker.steps - worker.dropped, last.steps - last.dropped
         self._put(slot, "memory_bytes", worker.memory_bytes)
         if applied > applied_before:
-            late = applied * worker.mean_staleness - applied_before * last.mean_staleness
-            self._put(slot, "staleness", late / (applied - applied_before))
+            stale = applied * worker.mean_staleness - applied_before * last.mean_staleness
+            self._put(slot, "staleness", stale / (applied - applied_before))
         if since_s > 0:
             self._put(slot, "tokens_per_s", worker.tokens_per_s)
         if since_s > 0 and last.slot:
@@ -172,9 +166,9 @@ class History:
         self.backends[slot], self._workers[slot] = worker.backend, worker
 
     def drawn(self, points: int) -> dict[str, Any]:
-        """Return the columns `AXES`, `DRAWN` and, by slot, `OF_WORKER`, as `thin` draws them.
+        """Return the columns `AXES`, `DRAWN` and, by slot, `OF_WORKER`, thinned to `points`.
 
-        They are lists of one length, of at most `points` numbers; None is a gap.
+        They are lists of one length; None is a gap.
         """
         starts = buckets(len(self), points)
 
@@ -191,15 +185,15 @@ class History:
 
 
 def buckets(rows: int, points: int) -> NDArray[np.int64] | None:
-    """The first row of each of `points` / 2 buckets, or None if every row can be a point."""
+    """Return the first row of each of `points` / 2 buckets; None if all rows can be points."""
     n = max(points // 2, 1)
     return None if rows <= max(points, 2) else np.arange(n, dtype=np.int64) * rows // n
 
 
 def thin(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """Keep the smallest and the largest number of every bucket, so that no peak is lost.
+    """Keep the smallest and largest number of every bucket, in the direction of its change.
 
-    The two keep the direction in which the bucket rises or falls. A bucket of gaps stays a gap.
+    A bucket of gaps stays a gap.
 
     >>> thin(np.array([1.0, 9.0, 2.0, 5.0, 4.0, 0.0]), np.array([0, 3])).tolist()
     [1.0, 9.0, 5.0, 0.0]
@@ -213,7 +207,7 @@ def thin(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArr
 
 
 def ends(values: NDArray[np.float64], starts: NDArray[np.int64] | None) -> NDArray[np.float64]:
-    """The first and the last number of every bucket: the places of `thin`'s two numbers."""
+    """Return the first and last number of every bucket, the places of `thin`'s numbers."""
     if starts is None:
         return values
     lasts = np.append(starts[1:], len(values)) - 1

@@ -1,4 +1,4 @@
-"""Texts of a run's progress and result: columns, scores, shares of a step."""
+"""Format a run's progress and result: columns, scores, shares of a step."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,7 +7,7 @@ from mlxhog.progress import PARTS, Progress, WorkerReport
 
 
 def label(gpu_write: str, kernels: str) -> str:
-    """Label of a run with Metal kernels in every output; "" without Metal kernels.
+    """Return the label of a run with Metal kernels; "" without them.
 
     >>> label("metal-emulated", "native")
     'gpu-write metal-emulated'
@@ -26,7 +26,7 @@ WORKER_COLUMNS: tuple[tuple[str, Callable[[WorkerReport], str]], ...] = (
     ("dropped", lambda one: str(one.dropped)),
     ("memory", lambda one: format_bytes(one.memory_bytes)),
 )
-"""The columns of a table of workers: name, and the text of a worker's cell."""
+"""Columns of a table of workers: name, and text of a cell."""
 
 
 def format_loss(value: float | None) -> str:
@@ -35,9 +35,9 @@ def format_loss(value: float | None) -> str:
 
 
 def scored_at(val_step: object, steps: float | None) -> str:
-    """Name the step of a validation score if it is not the last one, else "".
+    """Return the step of a validation score if it is not the last one, else "".
 
-    A run without an evaluation has no step, and an edited file may have any value.
+    A run without an evaluation has no step; an edited file may have any value.
 
     >>> scored_at(3, 16), scored_at(16, 16)
     (' at step 3 of 16', '')
@@ -48,7 +48,7 @@ def scored_at(val_step: object, steps: float | None) -> str:
 
 
 def best_of(progress: Progress) -> str:
-    """Say that the newest evaluation is the best, or which is; "" if none was.
+    """Return which evaluation is the best; "" without one.
 
     >>> best_of(Progress(val_step=9, best_step=9, best_bits_per_byte=1.5))
     'the best so far'
@@ -66,10 +66,8 @@ def beside_ngram(bits: float, baseline: float) -> str:
     >>> beside_ngram(1.707, 1.439)
     'n-gram baseline (Kneser-Ney, 7 bytes of context): 1.439; the model does not beat it'
     """
-    verdict = "beats" if bits < baseline else "does not beat"
-    return (
-        f"n-gram baseline (Kneser-Ney, 7 bytes of context): {baseline:.3f}; the model {verdict} it"
-    )
+    beats = "beats" if bits < baseline else "does not beat"
+    return f"n-gram baseline (Kneser-Ney, 7 bytes of context): {baseline:.3f}; the model {beats} it"
 
 
 def share_text(share: float) -> str:
@@ -98,7 +96,7 @@ def format_parts(parts: Mapping[str, float]) -> list[str]:
 
 
 def rows(by_worker: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """A table as texts, its header first: a row for each worker with shares, a column a part."""
+    """Return a table of shares, header first: a row per worker, a column per part of a step."""
     filled = {name: parts for name, parts in by_worker.items() if parts}
     columns = [part for part in PARTS if any(part in parts for parts in filled.values())]
     header = [["", *columns]] if filled else []

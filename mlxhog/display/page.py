@@ -1,7 +1,7 @@
-"""An HTML page in one file that loads nothing else; it has a light, a dark and a print style.
+"""An HTML page in one file, with light, dark and print styles.
 
-Texts of the page may come from untrusted files. So the page names the hashes of its own scripts,
-and a browser runs no others.
+Its texts may come from untrusted files, so it names the hashes of its own scripts, and a browser
+runs no others.
 """
 
 import base64
@@ -24,10 +24,10 @@ def document(
     data: object = None,
     talks: bool = False,
 ) -> str:
-    """Return a page with a title, plain text, and a body of HTML.
+    """Return a page with a plain-text title and a body of HTML.
 
-    Scripts run at its end, with `data` as JSON in the element `data`; if the page `talks`, they may
-    connect to its server.
+    Scripts run at its end, with `data` as JSON in the element `data`; with `talks` they may connect
+    to its server.
     """
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -60,18 +60,18 @@ def _sha256(script: str) -> str:
 
 @cache
 def asset(name: str) -> str:
-    """Return a file of `web/`: our scripts and styles, and those of uPlot (MIT license)."""
+    """Return a file of `web/`: scripts and styles, also of uPlot (MIT license)."""
     return resources.files("mlxhog.display").joinpath("web", name).read_text(encoding="utf-8")
 
 
 def chart_scripts() -> list[str]:
-    """Scripts of the charts of a run: uPlot 1.6.32 with its license, then our own."""
-    licence = asset("uPlot-LICENSE.txt").strip().replace("*/", "")
-    return [f"/*\n{licence}\n*/\n{asset('uPlot.iife.min.js')}", asset("run.js")]
+    """Return the scripts of a run's charts: uPlot 1.6.32 with its license, then run.js."""
+    notice = asset("uPlot-LICENSE.txt").strip().replace("*/", "")
+    return [f"/*\n{notice}\n*/\n{asset('uPlot.iife.min.js')}", asset("run.js")]
 
 
 def chart_styles() -> list[str]:
-    """Styles of the charts of a run, with the colors of lines as --ink-0, --ink-1, ..."""
+    """Return the styles of a run's charts, with line colors as --ink-0, --ink-1, ..."""
     light, dark = (
         " ".join(f"--ink-{k}: {ink};" for k, ink in enumerate(theme.inks))
         for theme in (LIGHT, DARK)
@@ -84,10 +84,10 @@ def chart_styles() -> list[str]:
 def table(
     header: Sequence[str], rows: Iterable[str], left: Sequence[str] = (), *, cards: bool = False
 ) -> str:
-    """Return a table whose rows are HTML; it scrolls sideways in a narrow window.
+    """Return a table of HTML rows; in a narrow window it scrolls sideways.
 
-    With `cards` its rows become cards there; `data-head` of a cell is the name of its column. The
-    columns named in `left` are aligned to the left.
+    With `cards` its rows become cards there; `data-head` of a cell is the name of its column.
+    Columns named in `left` are aligned to the left.
     """
     columns = "".join(
         f'<th{" class=t" * (head in left)} scope="col">{escape(head)}</th>' for head in header
@@ -99,7 +99,7 @@ def table(
 
 
 def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of plain texts, whose rows become cards in a narrow window; "" for no rows."""
+    """Return a table of texts, whose rows become cards in a narrow window; "" without rows."""
 
     def cell(head: str, text: str) -> str:
         return f'<td class="t" data-head="{escape(head)}">{escape(text)}</td>'
@@ -109,7 +109,7 @@ def text_cards(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Return a table of names and values, given as plain texts."""
+    """Return a table of names and values, as texts."""
     rows = (
         f'<th class="t" scope="row">{escape(name)}</th><td class="t">{escape(value)}</td>'
         for name, value in pairs

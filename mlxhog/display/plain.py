@@ -1,4 +1,4 @@
-"""Views of a training run: their common part, and plain lines."""
+"""Views of a training run: the base class, and plain lines."""
 
 import math
 import time
@@ -16,10 +16,9 @@ MAX_WORKERS = 4  # a line lists up to this many workers one by one
 
 
 class RunView:
-    """A view of a run that shows nothing; others `show` a message and `draw` the state."""
+    """A view of a run that shows nothing; subclasses `show` messages and `draw` the state."""
 
     def __enter__(self) -> Self:
-        """Take over the output, if necessary."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,10 +38,7 @@ class RunView:
 
 
 class PlainLines(RunView):
-    """A view of a run as a line every `every_s` seconds, and each new message and sample once.
-
-    Lines are wrapped at 100 characters.
-    """
+    """A view of a run as a line every `every_s` seconds, and each new message and sample once."""
 
     def __init__(
         self, stream: object, *, every_s: float = 5.0, clock: Callable[[], float] = time.monotonic
@@ -50,10 +46,9 @@ class PlainLines(RunView):
         self._stream, self._every_s, self._clock = lasting(stream), every_s, clock
         self._next_s, self._step = clock(), 0
         self._sample: str | None = None
-        self._doing: PhaseStatus | None = None
+        self._phase: PhaseStatus | None = None
 
     def __exit__(self, *_: object) -> None:
-        """Wait for the reader, in bounded time."""
         self._stream.drain()
 
     def show(self, message: str) -> None:
@@ -62,18 +57,18 @@ class PlainLines(RunView):
         self._stream.flush()
 
     def draw(self, progress: Progress) -> None:
-        """Write a new sample and activity at once, the state and percentages every few seconds.
+        """Write a new sample and phase at once, the state and percentages every few seconds.
 
-        Nothing while the stream takes no text: what is newest then, comes afterwards.
+        Nothing is written while the stream takes no text.
         """
         if self._stream.is_behind:
             return
-        doing, shown = progress.phase, self._doing
-        is_new = doing is None or shown is None or doing.activity != shown.activity
-        if doing != shown and (is_new or self._is_due()):
-            self._doing = doing
-            if doing is not None:
-                self.show(str(doing))
+        phase, shown = progress.phase, self._phase
+        is_new = phase is None or shown is None or phase.activity != shown.activity
+        if phase != shown and (is_new or self._is_due()):
+            self._phase = phase
+            if phase is not None:
+                self.show(str(phase))
         if progress.sample not in (None, self._sample):
             self._sample = progress.sample
             self.show(f"sample: {progress.sample}")
@@ -82,7 +77,7 @@ class PlainLines(RunView):
             self.show(line(progress))
 
     def _is_due(self) -> bool:
-        """Whether a line of the state is due; if so, the next one is due `every_s` later."""
+        """Whether a line is due; if so, the next one is due `every_s` later."""
         now = self._clock()
         if is_due := now >= self._next_s:
             self._next_s = now + self._every_s
@@ -90,7 +85,7 @@ class PlainLines(RunView):
 
 
 def heading(progress: Progress) -> list[str]:
-    """Return how far a run is, how fast, and how much memory it takes."""
+    """Return progress, speed and memory of a run."""
     eta_s = progress.eta_s
     return [
         f"step {progress.step}",
@@ -104,7 +99,7 @@ def heading(progress: Progress) -> list[str]:
 
 
 def losses(progress: Progress) -> list[str]:
-    """Return the losses of a run, its share of lost updates, and a label of Metal kernels."""
+    """Return losses, share of lost updates, and label of Metal kernels."""
     train, validation = map(format_loss, (progress.train_bits_per_byte, progress.val_bits_per_byte))
     validation += f" ({best})" if (best := best_of(progress)) else ""
     return [
@@ -116,7 +111,7 @@ def losses(progress: Progress) -> list[str]:
 
 
 def line(progress: Progress) -> str:
-    """Return the state of the run in one line; its parts are two spaces apart."""
+    """Return the state of a run in one line, with two spaces between parts."""
     workers = [
         f"[{one.slot} {one.backend} {one.state} {one.steps} steps "
         f"{format_count(one.tokens_per_s)} tok/s staleness {one.mean_staleness:.1f}]"

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from mlxhog.base import darwin
-from mlxhog.base.paths import quoted, words
+from mlxhog.base.paths import quoted, quoted_paths
 from mlxhog.base.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.base.typed import fill, read
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
-from mlxhog.checkpoint.run_files import CommandRecord
+from mlxhog.checkpoint.run_files import CommandRecord, RunStatus
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, specs_of
 from mlxhog.data import conversations
@@ -33,7 +33,7 @@ from mlxhog.progress import NGRAM, Result, shares
 ALL = "all workers"
 _BUDGET = ("time", "tokens", "steps", "epochs")
 _ASIDE = ("runs_dir", "name", "cluster_token")
-"""Options that do not change a run's training: its folder, and a secret."""
+"""Options that do not change a run's training: its folder, name, and a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,55 +46,17 @@ class RunEvent:
     text: str = ""  # the message, the sample, or the path of the checkpoint
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SubsetRecord:
-    """The validation subset of evaluations in run.json."""
-
-    n_bytes: float | None = None
-    share: float | None = None
-
-
-@dataclass(frozen=True)
-class _Added:
-    """Text that a resumed run took."""
-
-    step: int
-    documents: int
-    val_documents: int
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _RunAbout:
-    """The run and its machine in run.json."""
-
-    status: str = "unknown"
-    commands: tuple[CommandRecord, ...] = ()
-    error: str | None = None
-    machine: str | None = None
-    chip: str | None = None
-    cores: int | None = None
-    memory_bytes: float | None = None
-    mlxhog: str | None = None
-    kernels: str | None = None
-    gpu_write: str | None = None
-    parameters: float | None = None
-    validation: _SubsetRecord = _SubsetRecord()
-    text_added: tuple[_Added, ...] = ()
-    result: Result | None = None
-
-
 class RunRecord:
     """The files of a run, read together; `refresh` reads them again.
 
     Attributes:
         progress: the last line of the metrics, with the newest evaluation and the newest sample.
-        status: contents of run.json.
+        status: content of run.json.
         state: the status of the run, in one word.
-        result: that of the newest command; None before it ends, and if it was killed.
-        config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
+        result: of the newest command; None before it ends, and if it was killed.
+        config: option -> value, as in config.yaml; hyperparameters of components by flat names.
         samples: samples of text from the model.
-        notes: sentences about the numbers, for the reader of a report.
+        notes: for the reader of a report.
     """
 
     def __init__(self, run: Run) -> None:
@@ -118,8 +80,11 @@ class RunRecord:
             RunError: one cannot be read.
         """
         self.status: dict[str, Any] = self.run.read_status()
-        self._about = fill(_RunAbout, self.status)
-        self.state, self.result = self._about.status, self._about.result
+        self._about = fill(RunStatus, self.status)
+        self.state, result = self._about.status, self.status.get("result")
+        self.result: Result | None = None
+        with suppress(ValueError):  # of another version
+            self.result = fill(Result, result) if result else None
         try:
             self.history.update()
             for record in self._event_file.read():
@@ -153,33 +118,33 @@ class RunRecord:
         return self.state in (STARTING, RUNNING)
 
     @property
-    def part(self) -> Mapping[str, Any]:
-        """The part of the validation text for evaluations; {} if unknown."""
-        part = self.status.get("validation")
-        return part if isinstance(part, dict) else {}
+    def text(self) -> str | None:
+        """Name of the validation text of evaluations; None if unknown."""
+        subset = self._about.validation
+        return None if subset is None else subset.text
 
     @property
     def evaluated_text(self) -> str:
-        """Size and share of the validation text for evaluations; "" if unknown."""
-        part = self._about.validation
-        if part.n_bytes is None or part.share is None:
+        """Size and share of the validation subset of evaluations; "" if unknown."""
+        subset = self._about.validation
+        if subset is None or subset.n_bytes is None or subset.share is None:
             return ""
-        return f"{format_bytes(part.n_bytes)}, {share_text(part.share)}"
+        return f"{format_bytes(subset.n_bytes)}, {share_text(subset.share)}"
 
     @property
     def larger_score(self) -> tuple[float, str] | None:
-        """The final score, in bits per byte, and its share of the validation text, or None."""
+        """The final score in bits per byte, and its share of the validation text, or None."""
         bits, share = self.progress.final_bits_per_byte, self.progress.final_share
         return None if bits is None or share is None else (bits, share_text(share))
 
     @property
     def scored_at(self) -> str:
-        """The step that its newest evaluation scored; "" if it is the last one, or unknown."""
+        """The step of the newest evaluation; "" if it is the last step, or unknown."""
         return scored_at(self.progress.val_step, self.last("step"))
 
     @property
     def strategy(self) -> str:
-        """The strategy; for auto also the newest one, and the number of changes; - is unknown."""
+        """The strategy; for auto also the present one and the number of changes; - is unknown."""
         requested, now = self.config.get("strategy"), self.progress.strategy
         if requested != "auto" or now is None:
             return str(requested or "-")
@@ -188,16 +153,16 @@ class RunRecord:
         return f"auto: {now}{changed}"
 
     def shares(self) -> dict[str, dict[str, float]]:
-        """Shares of a step in the newest command: of `ALL`, and of each of several workers."""
+        """Return shares of a step in the newest command: of `ALL`, and of several workers."""
         workers = [vars(worker) for worker in self.progress.workers]
         each = {f"{worker['slot']} {worker['backend']}": [worker] for worker in workers}
         named = {ALL: workers, **(each if len(each) > 1 else {})}
         return {name: shares(some) for name, some in named.items()}
 
     def facts(self) -> dict[str, str]:
-        """The rows of a table about the run and its machine: name -> value; - is unknown."""
+        """Return the rows of a table about the run and its machine; - is unknown."""
         history, now, about, last = self.history, self.progress, self._about, self.last
-        result, backends = about.result, [one for _, one in sorted(history.backends.items())]
+        result, backends = self.result, [one for _, one in sorted(history.backends.items())]
         tokens, seconds, bits = last("tokens"), last("elapsed_s"), last("val_bits_per_byte")
         counts, larger, beside = now.baselines.get(NGRAM), self.larger_score, None
         if bits is not None and counts is not None and not self.scored_at:
@@ -206,17 +171,17 @@ class RunRecord:
         best = f"{format_loss(now.best_bits_per_byte)} at step {now.best_step or 0:,}"
         memory = np.nanmax(history.column("memory_bytes"), initial=0.0)
 
-        def spelled(value: Any, spell: Callable[[Any], str] = str) -> str:
-            return "-" if value is None else spell(value)
+        def shown(value: Any, to_text: Callable[[Any], str] = str) -> str:
+            return "-" if value is None else to_text(value)
 
         rows = {
             "status": self.state,
             "error": about.error,
-            "training time": spelled(seconds, format_duration),
-            "first step after": spelled(now.first_step_s, format_duration),
-            "steps": spelled(last("step"), lambda n: f"{n:,.0f}"),
-            "tokens": spelled(tokens, format_count),
-            "tokens/s": spelled(tokens and seconds and tokens / seconds, format_count),
+            "training time": shown(seconds, format_duration),
+            "first step after": shown(now.first_step_s, format_duration),
+            "steps": shown(last("step"), lambda n: f"{n:,.0f}"),
+            "tokens": shown(tokens, format_count),
+            "tokens/s": shown(tokens and seconds and tokens / seconds, format_count),
             "train bits per byte": format_loss(last("train_bits_per_byte")),
             "epochs": None if now.epoch is None else f"{now.epoch:.2f}",
             "validation bits per byte": format_loss(bits) + self.scored_at,
@@ -228,35 +193,35 @@ class RunRecord:
             "strategy": self.strategy,
             "workers": ", ".join(backends) or "-",
             **{f"machine {one.name}": str(one) for one in (result or now).machines},
-            "workers restarted": spelled(result and result.restarts),
+            "workers restarted": shown(result and result.restarts),
             **{
                 f"text added at step {one.step:,}": f"{one.documents:,} documents, "
-                f"{one.val_documents:,} of them held out, {format_bytes(one.bytes)}"
+                f"{one.val_documents:,} of them for validation, {format_bytes(one.bytes)}"
                 for one in about.text_added
             },
-            "steps dropped": spelled(dropped if result is None else result.dropped_steps),
-            "batches torn": spelled(result and result.torn),
-            "largest memory of all workers": spelled(memory or None, format_bytes),
-            "parameters": spelled(about.parameters, format_count),
-            "machine": spelled(about.machine),
-            "chip": spelled(about.chip),
-            "cores": spelled(about.cores),
-            "memory": spelled(about.memory_bytes, format_bytes),
-            "mlxhog": spelled(about.mlxhog),
-            "kernels": spelled(about.kernels),
+            "steps dropped": shown(dropped if result is None else result.dropped_steps),
+            "batches torn": shown(result and result.torn),
+            "largest memory of all workers": shown(memory or None, format_bytes),
+            "parameters": shown(about.parameters, format_count),
+            "machine": shown(about.machine),
+            "chip": shown(about.chip),
+            "cores": shown(about.cores),
+            "memory": shown(about.memory_bytes, format_bytes),
+            "mlxhog": shown(about.mlxhog),
+            "kernels": shown(about.kernels),
             "Metal": label(about.gpu_write or "", about.kernels or "") or None,
         }
         return {name: value for name, value in rows.items() if value is not None}
 
     def changed(self) -> dict[str, object]:
-        """The options of this version that differ from their defaults, in YAML's spelling."""
+        """Return the options that differ from their defaults, as in YAML."""
         return changed(self.config)
 
     def history_of_commands(self, *, public: bool = False) -> list[tuple[str, str]]:
-        """Every command of the run, in order: its steps, and the command line.
+        """Return the steps and the command line of every command of the run, in order.
 
-        A resume has the options that it changed, and its budget. `public` names no folder of this
-        machine: of an absolute path, only the last part.
+        A resume has the options that it changed, and its budget. With `public` an absolute path is
+        its last part only, so that no folder of this machine is named.
         """
         own = {k: v for k, v in self.changed().items() if k not in self.run.automatic()}
         last = CommandRecord(from_step=0, to_step=int(self.last("step") or 0), options=own)
@@ -264,7 +229,7 @@ class RunRecord:
         return command_lines(self.run.name, parts, self.config, public=public)
 
     def options_in_words(self) -> dict[str, str]:
-        """Every option of the run in readable form: rounded, with its unit."""
+        """Return every option of the run as text, rounded, with its unit."""
         known, automatic = specs_of(TrainConfig, self.config), self.run.automatic()
         return {
             name: format_value(value, known[name].unit if name in known else "").removesuffix(
@@ -275,7 +240,7 @@ class RunRecord:
         }
 
     def commands(self) -> dict[str, str]:
-        """Command lines, by their purpose."""
+        """Return command lines by their purpose."""
         run = shlex.quote(str(self.run.directory))
         more = " --time 10m" * (self.state == "done")  # its budget is used up
         return {
@@ -298,8 +263,8 @@ def command_lines(
             usual = known[name].to_yaml_value(known[name].default)
             value = part.options.get(name, usual)
             if str(value) != str(before.get(name, usual)) or (name in _BUDGET and value):
-                words = path_words(value, public=public)
-                flags += [shlex.join(argv)] if (argv := known[name].argv(words)) else []
+                argv = known[name].argv(path_arguments(value, public=public))
+                flags += [shlex.join(argv)] if argv else []
         begin = f"mlxhog train --resume {shlex.quote(run)}" if n else "mlxhog train"
         steps = f"steps {part.from_step + 1:,} to {part.to_step:,}"
         told.append((steps, " ".join([begin, *flags])))
@@ -308,25 +273,21 @@ def command_lines(
 
 
 def prompt_flags(run: Run) -> str:
-    """Return options of `mlxhog generate` for the beginning of a validation document."""
+    """Return options of `mlxhog generate` whose prompt begins a validation document."""
     question = conversations.question(prompt := run.sample_prompt())
     text = prompt if question is None else question
     text = " " * text.startswith(("-", "@")) + text  # no option, and no file
     return f"{'--chat ' * (question is not None)}--prompt {quoted(text)}"
 
 
-def path_words(value: object, *, public: bool) -> list[str]:
-    """Return the words of an option; `public`: of an absolute path, only its last part."""
-    words = value if isinstance(value, list) else str(value).split("\n")
-    paths = [Path(str(one)) for one in words]
-    return [
-        path.name if public and (path.is_absolute() or str(word)[:1] == "~") else str(word)
-        for word, path in zip(words, paths, strict=True)
-    ]
+def path_arguments(value: object, *, public: bool) -> list[str]:
+    """Return the arguments of an option; with `public`, only the last part of absolute paths."""
+    paths = map(str, value if isinstance(value, list) else str(value).split("\n"))
+    return [Path(one).name if public and one[:1] in ("/", "~") else one for one in paths]
 
 
 def changed(values: Mapping[str, object]) -> dict[str, object]:
-    """Return the options of this version that differ from their defaults, in YAML's spelling."""
+    """Return the options of this version that differ from their defaults, as in YAML."""
     known = specs_of(TrainConfig, values)
     return {
         name: value
@@ -338,13 +299,13 @@ def changed(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def different_texts(records: Sequence[RunRecord]) -> list[str]:
-    """Return a warning if validation numbers of runs are of different texts."""
+    """Return a warning if validation scores of runs are of different texts."""
     scored = [each for each in records if each.last("val_bits_per_byte") is not None]
-    if len({each.part.get("text", each.run.name) for each in scored}) < 2:
+    if len({each.text or each.run.name for each in scored}) < 2:
         return []
     texts = ", ".join(
         f"{each.run.name} ({each.evaluated_text or 'not recorded'}, "
-        f"data {words(each.config.get('data', '-'))})"
+        f"data {quoted_paths(each.config.get('data', '-'))})"
         for each in scored
     )
-    return [f"validation numbers of different text cannot be compared: {texts}"]
+    return [f"validation scores of different text cannot be compared: {texts}"]

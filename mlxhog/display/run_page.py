@@ -15,11 +15,9 @@ from mlxhog.display.charts import LIGHT, without_network
 from mlxhog.display.metrics import WORKER_COLUMNS, best_of, format_loss, rows
 from mlxhog.display.record import RunEvent, RunRecord, different_texts
 
-MAX_NUMBERS = 30_000
-"""Points of all curves of a page; this keeps the page below half a megabyte."""
+MAX_NUMBERS = 30_000  # points of all curves of a page; this keeps the page below half a megabyte
 MIN_POINTS, MAX_POINTS = 100, 2000
-MAX_TEXT = 280
-"""Characters of the newest sample."""
+MAX_TEXT = 280  # characters of the newest sample
 NEWEST, MAX_SAMPLES, MAX_EVENTS = 5, 40, 300
 """Newest samples and events shown, and limits of those folded; older ones are omitted."""
 CURVES = """\
@@ -68,7 +66,6 @@ def report(records: Sequence[RunRecord], *, buttons: str = "") -> str:
 
 
 def _data(records: Sequence[RunRecord]) -> dict[str, object]:
-    """The data of the page's scripts."""
     curves = sum(9 + 4 * len(record.history.backends) for record in records)
     points = min(max(MAX_NUMBERS // max(curves, 1), MIN_POINTS), MAX_POINTS)
     runs = [
@@ -85,21 +82,15 @@ def _data(records: Sequence[RunRecord]) -> dict[str, object]:
 
 
 def _live(name: str, body: str, tag: str = "div", kind: str = "") -> str:
-    """An element that a dashboard replaces."""
     look = f' class="{kind}"' if kind else ""
     return f'<{tag} id="{name}"{look} data-live>{body}</{tag}>'
 
 
 def _titled(heading: str, body: str) -> str:
-    """A body below its heading; nothing without a body."""
     return f"<h2>{heading}</h2>\n{body}" if body else ""
 
 
-# -- at the top ------------------------------------------------------------------------------------
-
-
 def _head(record: RunRecord, k: int) -> str:
-    """The head of a run's part: its state, model and data, and tiles."""
     status, size = record.status, record.facts()["parameters"]
     subject = " on ".join(str(status[name]) for name in ("model", "data") if status.get(name))
     about = ", ".join(filter(None, [subject, "" if size == "-" else f"{size} parameters"]))
@@ -146,7 +137,6 @@ def tiles(record: RunRecord) -> str:
 
 
 def _facts(records: Sequence[RunRecord]) -> str:
-    """The facts of each run; of several, one column for each."""
     columns = [{k: v for k, v in record.facts().items() if v != "-"} for record in records]
     if len(records) == 1:
         return page.facts(columns[0].items())
@@ -155,11 +145,7 @@ def _facts(records: Sequence[RunRecord]) -> str:
     return page.text_cards(["", *(record.run.name for record in records)], cells)
 
 
-# -- the section of one run ------------------------------------------------------------------------
-
-
 def _section(record: RunRecord, k: int, *, named: bool) -> str:
-    """The section of one run, below the curves, `named` on a page of several."""
     workers = [[cell(one)[:40] for _, cell in WORKER_COLUMNS] for one in record.progress.workers]
     parts, *shares = rows(record.shares()) or [[]]
     samples = ((one, one.text) for one in record.samples[-MAX_SAMPLES:])
@@ -186,7 +172,6 @@ def _events(record: RunRecord) -> Iterable[tuple[RunEvent, str]]:
 
 
 def _newest_first(kind: str, events: Iterable[tuple[RunEvent, str]]) -> str:
-    """A list of events, older ones folded."""
     items = [
         f'<li><span class="when">{_when(event)}</span><p>{escape(text)}</p></li>'
         for event, text in events

@@ -1,9 +1,8 @@
-"""Standard streams that are safe to write: without control characters.
+"""Standard streams without control characters.
 
-Names from other people's files reach terminals. The name of a tensor, a file or a study may contain
-control characters that move the cursor of a terminal, change its title or type into it. So all that
-the command line prints goes through a `PrintableStream`, and colored output of rich through
-`console`, which cleans text before it is colored. JSON needs neither: it escapes such characters.
+The name of a tensor, a file or a study may contain control characters that move a terminal's
+cursor, change its title or type into it. So the command line prints through a `PrintableStream`,
+and rich through `console`, which cleans text before it is colored. JSON escapes such characters.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ from mlxhog.base.output import StreamOver, lasting
 if TYPE_CHECKING:
     from rich.console import Console
 
-WIDTH = 100
-"""Columns of text for a pipe, and the largest number of columns in a window."""
+WIDTH = 100  # columns of text for a pipe, and the largest number of columns in a window
 
 
 def printable(text: str) -> str:
@@ -32,12 +30,12 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """As `printable`, but keep line ends."""
+    """Clean a text as `printable`, but keep line ends."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Break lines at two spaces, else between words; further lines are indented by two columns.
+    """Break lines at two spaces, else between words, and indent further lines by two columns.
 
     Indentation is kept. No line is wider than `width`, unless one word is.
     """
@@ -60,7 +58,7 @@ def in_columns(name: str, parts: Iterable[str], width: int) -> list[str]:
 
 
 def _filled(first: str, parts: Iterable[str], gap: str, rest: str, width: int) -> list[str]:
-    """Fill lines that begin with `first` and `rest`; a part breaks only if no line can hold it."""
+    """Fill lines that begin with `first` and `rest`; only a part longer than a line breaks."""
     glue, room = "\0", max(width - len(rest), 16)
     whole = gap.join(part if len(part) > room else part.replace(" ", glue) for part in parts)
     lines = textwrap.wrap(
@@ -71,17 +69,17 @@ def _filled(first: str, parts: Iterable[str], gap: str, rest: str, width: int) -
 
 
 class PrintableStream(StreamOver):
-    """A text stream that removes control characters except newlines, over another stream."""
+    """A text stream that removes control characters except newlines."""
 
     def write(self, text: str) -> int:
-        """Write cleaned text; returns the number of its characters."""
+        """Write cleaned text; return the number of its characters."""
         if self._stream is not None:
             self._stream.write(printable_lines(text))
         return len(text)
 
 
 def verbatim(stream: TextIO) -> TextIO:
-    """Return the stream below a `PrintableStream`, for data for a file or a program."""
+    """Return the stream below a `PrintableStream`, for data."""
     return cast(TextIO, stream._stream) if isinstance(stream, PrintableStream) else stream
 
 

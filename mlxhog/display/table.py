@@ -1,4 +1,4 @@
-"""Tables as text: sections that fit the window, in color on a terminal, or as plain lines."""
+"""Tables as text: sections that fit the window, in color on a terminal."""
 
 import csv
 import io
@@ -12,12 +12,11 @@ from typing import TextIO
 from mlxhog.display.streams import WIDTH, printable, verbatim, wrapped
 
 BOLD, DIM, YELLOW, RED = "bold", "dim", "yellow", "bold red"
-STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "unclear": YELLOW, "absent": DIM}
+STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "inconclusive": YELLOW, "absent": DIM}
 """Text of a cell -> its style, as rich names it."""
-_WRAPPED = ("what", "found", "writers", "why", "at")
-"""Columns that may take several lines."""
+_WRAPPED = ("what", "found", "writers", "why", "at")  # columns that may take several lines
 _NUMBER = re.compile(r"-|[-+]?[\d.,]+(?: ± [\d.,]+)?").fullmatch
-_LEAST = 16  # least width of such a column in a table that is too wide
+_MIN_WIDTH = 16  # of such a column in a table that is too wide
 _GAP = 2  # columns of a terminal between two columns of a table
 _SCREEN = 1 << 20  # columns that no cell fills
 
@@ -97,9 +96,9 @@ def show(parts: Iterable[Section], stream: TextIO, *, plain: bool) -> None:
 def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
     """Yield the lines of a section, no wider than `width` unless one word is.
 
-    Columns of numbers are aligned to the right, others to the left. In a table that is too wide,
-    headings and cells of the columns in `_WRAPPED` take several lines. If it is still too wide, the
-    last columns come below the others, with the names of the rows repeated.
+    Columns of numbers are aligned to the right. In a table that is too wide, headings and cells of
+    the columns in `_WRAPPED` take several lines; if that is not enough, the last columns come below
+    the others, with the names of the rows repeated.
     """
     from rich.console import Console  # takes 50 ms, so only a table imports it
     from rich.table import Table
@@ -134,7 +133,7 @@ def lines(part: Section, width: int, *, colored: bool = False) -> Iterator[str]:
 
 
 def _blocks(columns: Sequence[Sequence[str]], width: int) -> Iterator[dict[int, int]]:
-    """Yield the columns of each part of a table with their least widths, gaps included."""
+    """Yield the columns of each part of a table with their minimum widths, gaps included."""
     from rich.cells import cell_len
 
     widths = [max(map(cell_len, column)) + _GAP for column in columns]
@@ -142,7 +141,7 @@ def _blocks(columns: Sequence[Sequence[str]], width: int) -> Iterator[dict[int, 
         widths = [
             _GAP + max([*map(cell_len, name.split()), min(max(map(cell_len, cells)), most)])
             for name, *cells in columns
-            for most in [_LEAST if name in _WRAPPED else _SCREEN]
+            for most in [_MIN_WIDTH if name in _WRAPPED else _SCREEN]
         ]
     names = 1 + next((k for k, (name, *_) in enumerate(columns) if name), 0)
     block = first = dict(enumerate(widths[:names]))

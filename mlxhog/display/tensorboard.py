@@ -1,6 +1,6 @@
-"""A run's numbers as events of TensorBoard, in the run's folder: `tensorboard --logdir runs`.
+"""Write a run's metrics as TensorBoard events, in the run's folder: `tensorboard --logdir runs`.
 
-Every command that trains the run writes its own file, because a file whose last event is incomplete
+Every command that trains the run writes its own file, since a file whose last event is incomplete
 after a kill cannot be continued. A resumed run names the step from which earlier events are void.
 PyTorch's `SummaryWriter` would import a framework, and write in a thread without reporting errors.
 """
@@ -19,11 +19,11 @@ from mlxhog.base.durable import append_all, disk_errors
 from mlxhog.base.inside import inside
 
 VERSION = "brain.Event:2"
-"""First event of every file; without it readers ignore the step at which a run was resumed."""
+"""First event of every file, without which readers ignore the step of a resume."""
 
 
 class TensorBoard:
-    """Writes the events of one command that trains a run to the file `path`."""
+    """Writes the events of one command to the file `path`."""
 
     def __init__(
         self, folder: Path, first_step: int = 0, config: Mapping[str, object] | None = None
@@ -63,7 +63,6 @@ class TensorBoard:
         """Do nothing: every event is in the file."""
 
     def _append(self, *events: dict[str, Any]) -> None:
-        """Append events with one write."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 

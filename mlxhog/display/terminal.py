@@ -1,4 +1,4 @@
-"""Progress of a training run as a live table with a scale of bits per byte."""
+"""Show a training run as a live table with a scale of bits per byte."""
 
 import importlib
 import math
@@ -35,7 +35,7 @@ STATE_STYLES = {"running": "green", "starting": "yellow", "dead": "red"}
 
 
 class _Live(Live):
-    """A picture that is not drawn while the terminal takes no text: the next one is newer."""
+    """A live display that skips frames while the terminal takes no text."""
 
     def __init__(self, screen: Console, *, transient: bool = False) -> None:
         self._stream = lasting(screen.file)
@@ -47,7 +47,7 @@ class _Live(Live):
             super().refresh()
 
     def stop(self) -> None:
-        """Draw the last state and give the terminal back, in bounded time."""
+        """Draw the last state and release the terminal, in bounded time."""
         self._stream.drain()
         super().stop()
         self._stream.drain()
@@ -67,19 +67,17 @@ class Spinner(_Live):
 
 
 class LiveTable(RunView):
-    """The picture of a run, redrawn below the messages; terms are explained once, above it."""
+    """The picture of a run, redrawn below the messages, with a legend above."""
 
     def __init__(self, screen: Console) -> None:
         self._live = _Live(screen)
         self._is_drawn = False
 
     def __enter__(self) -> Self:
-        """Take over the terminal."""
         self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the terminal back; the last picture stays."""
         self._live.stop()
 
     def show(self, message: str) -> None:
@@ -95,14 +93,14 @@ class LiveTable(RunView):
 
 
 class Cell(RunView):
-    """The live table as the output of a notebook's cell; rich's `Live` would need `ipywidgets`."""
+    """The live table in a notebook's cell, where rich's `Live` would need `ipywidgets`."""
 
     def __init__(self) -> None:
         self._above = [LEGEND]
         self._output: Any = None  # IPython's handle
 
     def show(self, message: str) -> None:
-        """Keep a message above the picture, which is redrawn next."""
+        """Add a message above the picture."""
         self._above.append(Text(message, style="yellow"))
 
     def draw(self, progress: Progress) -> None:
@@ -116,7 +114,7 @@ class Cell(RunView):
 
 
 class Picture(JupyterMixin):
-    """The picture of a run: budget, losses, scale, workers, sample; no wider than the terminal."""
+    """The picture of a run: budget, losses, scale, workers, sample."""
 
     def __init__(self, progress: Progress, above: Sequence[Text] = ()) -> None:
         self._progress, self._above = progress, above
@@ -125,8 +123,8 @@ class Picture(JupyterMixin):
         """Yield the parts."""
         progress, width = self._progress, min(WIDTH, options.max_width)
         yield from self._above
-        doing = [str(progress.phase)] if progress.phase else []
-        yield Text("   ".join([*heading(progress), *doing]), style="bold")
+        phase = [str(progress.phase)] if progress.phase else []
+        yield Text("   ".join([*heading(progress), *phase]), style="bold")
         yield Padding(ProgressBar(total=1.0, completed=progress.budget_fraction, width=width), 0)
         yield Text("   ".join(losses(progress)))
         validation = progress.val_bits_per_byte
@@ -144,8 +142,7 @@ class Picture(JupyterMixin):
             yield Text("\n".join(["sample> " + lines[0], *lines[1:]]), style="italic")
 
 
-_WORDS = ("worker", "backend", "state")
-"""Columns that are aligned to the left."""
+_LEFT = ("worker", "backend", "state")  # columns that are aligned to the left
 _NARROW, _FEW = 80, ("worker", "backend", "steps", "tok/s")
 """Below this width only these columns are shown."""
 
@@ -154,7 +151,7 @@ def _workers(progress: Progress, width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     columns = [one for one in WORKER_COLUMNS if width >= _NARROW or one[0] in _FEW]
     for name, _ in columns:
-        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
     for worker in progress.workers:
         cells = (cell(worker) for _, cell in columns)
         table.add_row(*(Text(cell, style=STATE_STYLES.get(cell, "")) for cell in cells))
@@ -170,7 +167,7 @@ def scale(
     """Draw a logarithmic scale from the worst reference on the left to about `BEST` on the right.
 
     Returns:
-        Three lines of at most `width` columns: names, axis with `o` at the value, numbers. A word
+        Three lines of at most `width` columns: names, axis with `o` at the value, numbers. A label
         that would touch the one before it is left out.
     """
     worst, best = max(references.values()), min(BEST, BELOW * min(references.values()))

@@ -1,17 +1,17 @@
-"""Trackers that a run logs to beside metrics.jsonl: `--report-to tensorboard,wandb,trackio`.
+"""Experiment trackers beside metrics.jsonl: `--report-to tensorboard,wandb,trackio`.
 
     train/loss              recent mean, nats per token
     train/bits_per_byte     the same per byte of text
     train/lr                learning rate of the next update
     train/epoch             epochs, with a fraction
     train/tokens_per_s      all workers together
-    eval/loss               validation text, nats per token; at the step that was scored
+    eval/loss               validation, nats per token; at the scored step
     eval/bits_per_byte      the same per byte of text
     final/bits_per_byte     more validation text, at the end
 
-Each tracker has them, and the options. None opens a connection or asks for a login unless the
-user's environment says so (WANDB_MODE=online; TRACKIO_SPACE_ID, TRACKIO_SERVER_URL). wandb writes
-beside the run's folder, trackio to a place of its own. A resumed run continues the tracker's.
+Each tracker gets these and the options. None connects or asks for a login unless the user's
+environment says so (WANDB_MODE=online; TRACKIO_SPACE_ID, TRACKIO_SERVER_URL). wandb writes beside
+the run's folder, trackio to its own. A resumed run continues the tracker's run.
 """
 
 import importlib
@@ -31,23 +31,23 @@ from mlxhog.progress import Progress
 
 PROJECT = "mlxhog"
 Points = Iterable[tuple[int, Mapping[str, float]]]
-"""Steps, each with its values by tag; a later step may stand before an earlier one."""
+"""Steps with values by tag, in any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedRun:
-    """The facts of a run that a tracker gets."""
+    """Facts about a run for trackers."""
 
     folder: Path
-    name: str  # as the run was called first
-    id: str  # the same after a resume, and for no other run
+    name: str  # the run's first name
+    id: str  # unique, and the same after a resume
     config: Mapping[str, object]
     first_step: int
     resumed: bool
 
 
 class Tracker(Protocol):
-    """Shows one run; any of its methods may raise any error."""
+    """Logs one run; any method may raise any error."""
 
     def write(self, points: Points) -> None:
         """Add values."""
@@ -126,11 +126,11 @@ TRACKERS: Mapping[str, Callable[[TrackedRun], Tracker]] = {
     "wandb": _Wandb,
     "trackio": _Trackio,
 }
-"""Name of a tracker and of its package -> begins to write."""
+"""Name of a tracker and of its package -> tracker of a run."""
 
 
 def require(names: Sequence[str]) -> None:
-    """Refuse at once if a tracker's package is not installed, by EnvironmentLacks."""
+    """Raise EnvironmentLacks if a tracker's package is not installed."""
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         raise EnvironmentLacks(
             f"report_to {', '.join(missing)} needs a package that is not installed: python -m pip "
@@ -139,7 +139,7 @@ def require(names: Sequence[str]) -> None:
 
 
 class Trackers:
-    """The trackers of one command; one that fails is left out, and `tell` says so once."""
+    """The trackers of one command; `tell` gets a line for one that fails and is dropped."""
 
     def __init__(self, names: Sequence[str], run: TrackedRun, tell: Callable[[str], None]) -> None:
         self._open, self._step, self._tell = dict[str, Tracker](), run.first_step, tell
@@ -147,7 +147,7 @@ class Trackers:
             self._try(name, partial(self._begin, name, run))
 
     def write(self, progress: Progress, epoch: float | None) -> None:
-        """Write the numbers of training after new steps, and each evaluation at its step."""
+        """Write training metrics after new steps, and each evaluation at its step."""
         trained = progress.step if progress.step > self._step else None
         self._step = max(self._step, progress.step)
         rows: tuple[tuple[int | None, dict[str, float | None]], ...] = (
@@ -189,4 +189,4 @@ class Trackers:
             act()
         except Exception as error:  # a foreign package's, of any type
             self._open.pop(name, None)
-            self._tell(f"{name} gets no more numbers: {message_of(error)}; training continues")
+            self._tell(f"{name} gets no more metrics: {message_of(error)}; training continues")

@@ -1,4 +1,4 @@
-"""Views of work in progress: functions that observe it, and a line of the terminal that changes.
+"""Views of work in progress: observers, and a status line.
 
 A view is called a few times a second and must not block; its text waits for a terminal in a
 `LastingStream`. rich, whose import takes 50 ms, is imported only to draw.
@@ -16,20 +16,17 @@ from mlxhog.display.streams import console, wrapped
 
 P = TypeVar("P")
 
-Observer = Callable[[P], None]
-"""Called with a progress a few times a second; must not block."""
-
-Tell = Callable[[str], None]
-"""Shows the user a line."""
+Observer = Callable[[P], None]  # called with a progress a few times a second; must not block
+Tell = Callable[[str], None]  # shows the user a line
 
 TellStep = Callable[[str, str], None]
-"""Shows the user a part of the work and its step ("" for none); a `StatusLine` is one."""
+"""Shows a part of the work and its step, or ""; a `StatusLine` is one."""
 
 
 def observer(
     stream: object, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> RunView:
-    """Return a live table in a notebook and on a terminal that can redraw it, else plain lines."""
+    """Return a live table for a notebook or a capable terminal, else plain lines."""
     if quiet:
         return RunView()
     module = sys.modules.get("IPython")
@@ -47,11 +44,10 @@ REDRAW_S, LINE_S = 0.2, 5.0
 
 
 class StatusLine:
-    """One line of a terminal that changes while a command works, and disappears at the end.
+    """A status line of a terminal, for the time of its `with` block.
 
-    A context manager over the line. Called with (part, step) it shows the next step of the work.
-    If the stream is no terminal, so that the line is not `live`, it writes a line for each part,
-    and nothing of `show`.
+    Called with (part, step) it shows the next step of the work. On another stream, where it is not
+    `live`, it writes a line for each part, and nothing of `show`.
     """
 
     def __init__(self, stream: object, *, quiet: bool) -> None:
@@ -77,14 +73,14 @@ class StatusLine:
             self._spinner.show(text)
 
     def tick(self, text: Callable[[], str]) -> None:
-        """Show a text if it is time to, and elsewhere than on a terminal write it; called often."""
+        """Show a text from time to time, or write it where there is no terminal; called often."""
         now = time.monotonic()
         if not self.quiet and now >= self._next_s:
             self._next_s = now + (REDRAW_S if self.live else LINE_S)
             (self.show if self.live else self.tell)(text())
 
     def tell(self, message: str) -> None:
-        """Write a line that stays, above the changing one; nothing if `quiet`."""
+        """Write a line above the status line; nothing if `quiet`."""
         for part in wrapped(message):
             if self.live:
                 self._spinner.console.print(part, markup=False, highlight=False)
@@ -93,7 +89,6 @@ class StatusLine:
                 self._stream.flush()
 
     def __enter__(self) -> Self:
-        """Take over a line of the terminal."""
         if self.live:
             self._spinner.start()
         else:
@@ -101,14 +96,13 @@ class StatusLine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Clear the line and give it back."""
         if self.live:
             self._spinner.stop()
         self._stream.drain()
 
 
 def numbered(tell: TellStep, count: int) -> TellStep:
-    """Number the `count` parts of a command's work, each with a name: `2 of 9: backends`."""
+    """Number the `count` parts of a command's work: `2 of 9: backends`."""
     parts = list[str]()
 
     def tell_numbered(part: str, step: str) -> None:

@@ -1,4 +1,4 @@
-"""A gradient of every backend, each in processes of its own: right, fast, and the same again?"""
+"""Check every backend's gradient in child processes: its error, speed and repeatability."""
 
 import math
 import time
@@ -33,23 +33,21 @@ ALLOWED: Final = 1e-3
 and operands cut to 10 bits 5e-3."""
 _EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the reference in float64"
 
-
-DECODED: Final = "10m"
-"""The model whose tokens both decoders of a Mac write."""
+DECODED: Final = "10m"  # model that both decoders of a Mac generate with
 DECODE_S: Final = 1.0  # for each
 
 
 @dataclass
 class MeasuredGradients:
-    """What the gradients of this machine's backends showed."""
+    """Checks and speeds of this machine's backends."""
 
     checks: list[Check] = field(default_factory=list)
     tokens_per_s: dict[str, float] = field(default_factory=dict)
-    """Of one worker with one thread: native kernels on a CPU, the framework's own on a GPU."""
+    """Speed of a worker with one thread: native kernels on a CPU, the framework's on a GPU."""
     metal: dict[str, float] = field(default_factory=dict)
-    """The same of GPUs with our Metal kernels."""
+    """Speeds of GPUs with mlxhog's Metal kernels."""
     repeats: dict[str, dict[str, bool]] = field(default_factory=dict)
-    """Whether two processes computed the same bits, by GPU backend and form of the operators."""
+    """Whether two processes computed the same bits, by GPU backend and kernels."""
     decoding: dict[str, Any] | None = None
     """The row `decoding` of the record: tokens/s of MLX on the GPU and of the native decoder."""
 
@@ -77,7 +75,7 @@ def check_backends(
 
 
 def _measure_decoding(checks: list[Check]) -> dict[str, Any] | None:
-    """Let MLX on the GPU and the native decoder write tokens; None if one of them cannot."""
+    """Measure the decoders, MLX on the GPU and the native one; None if one of them fails."""
     speeds = dict[str, float]()
 
     def measure() -> tuple[bool, str]:
@@ -98,7 +96,7 @@ def _measure_decoding(checks: list[Check]) -> dict[str, Any] | None:
 def _measure(
     measured: MeasuredGradients, name: str, form: str, gradients: int, expected: Gradient
 ) -> None:
-    """Add what one backend shows with one form of the operators."""
+    """Add checks and speeds of one backend with one implementation of the kernels."""
     title, speeds, otherwise = f"backend {name}", measured.tokens_per_s, CheckResult.FAIL
     consequence = float32.user_note() or (
         f"--workers {name} cannot be trained here; `mlxhog parity {MODEL}` names the operators"
@@ -149,16 +147,16 @@ def reference() -> Gradient:
 
 
 def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
-    """In a child: return the same as a worker of the backend computes it."""
+    """In a child: return the loss and gradients of a backend's worker."""
     return _gradient(FrameworkEngine(name, form, 1))
 
 
 def measure_speed(
     lane: Lane, name: str, form: str, gradients: int, model: str = MODEL, limit_s: float = math.inf
 ) -> dict[str, float]:
-    """In a child: return the seconds of a first gradient, start included, and tokens/s then.
+    """In a child: return the seconds of the first gradient, start included, and then tokens/s.
 
-    The speed is of the faster half of `gradients`, or of those of `limit_s` if that comes first.
+    The speed is the faster half's of `gradients`, or of those within `limit_s`.
     """
     began_s = time.perf_counter()
     engine = FrameworkEngine(name, form, 1)
@@ -172,7 +170,7 @@ def measure_speed(
 
 
 def measure_decoder(lane: Lane, name: str, seconds: float) -> float:
-    """In a child: return tokens/s of one text that a backend writes, alone on this machine."""
+    """In a child: return a backend's tokens/s for one sequence, alone on this machine."""
     backend, model = create_alone(name), load_architecture(DECODED)
     backend.load(model, init_params(model, 0))
     token, state, times = np.ones((1, 1), np.int32), None, list[float]()

@@ -14,29 +14,24 @@ from typing import Any, Final
 
 from mlxhog.arena import segment
 from mlxhog.arena.child import Failed
-from mlxhog.base import capabilities as verdicts
-from mlxhog.base import darwin, float32
+from mlxhog.base import capabilities, darwin, float32
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.resources import available_shared_memory
-from mlxhog.doctor.litmus import PROMISED, untold
+from mlxhog.doctor.litmus import LOSSLESS, inconclusive
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.emulator import build
 from mlxhog.models.ops.operators import MAX_SUM_TERMS
 
 
 class CheckResult(StrEnum):
-    """Result of a check."""
+    """Outcome of a check."""
 
     PASS = "PASS"
-    WARN = "WARN"
-    """Something works less well than expected, or mlxhog avoids it."""
-    FAIL = "FAIL"
-    """A promise does not hold here; `mlxhog doctor` ends with exit code 1."""
-    UNCLEAR = "unclear"
-    """No result, because other programs keep this machine busy."""
-    ABSENT = "absent"
-    """This machine does not have the thing to check."""
+    WARN = "WARN"  # something works less well than expected, or mlxhog avoids it
+    FAIL = "FAIL"  # a guarantee of mlxhog is violated; `mlxhog doctor` ends with exit code 1
+    INCONCLUSIVE = "inconclusive"  # no result, because other programs keep this machine busy
+    ABSENT = "absent"  # this machine does not have the thing to check
 
 
 AGAIN: Final = "run mlxhog doctor again when other programs are quiet"
@@ -44,7 +39,7 @@ AGAIN: Final = "run mlxhog doctor again when other programs are quiet"
 
 @dataclass(frozen=True)
 class Check:
-    """One check: the thing that is checked, the observation, and what follows from a difference."""
+    """A check: what was found, what was expected, and the consequence of a difference."""
 
     name: str
     result: CheckResult
@@ -61,7 +56,7 @@ def check(
     consequence: str,
     otherwise: CheckResult = CheckResult.FAIL,
 ) -> Check:
-    """Return PASS, or `otherwise` with its consequence."""
+    """Return a check that passes if `ok`, else `otherwise` with its consequence."""
     if ok:
         return Check(name, CheckResult.PASS, observed, expected)
     return Check(name, otherwise, observed, expected, consequence)
@@ -74,35 +69,33 @@ def check_child(
     consequence: str,
     otherwise: CheckResult = CheckResult.FAIL,
 ) -> Check:
-    """Check what `measure` observes by child processes: whether it is as expected, and the words.
+    """Check what `measure` returns from child processes: whether it is as expected, and a text.
 
-    A child without time on a busy machine proves nothing.
+    A child that times out on a busy machine is inconclusive.
     """
     watch = LoadWatch()
     try:
         return check(name, *measure(), expected, consequence, otherwise)
     except Failed as failure:
-        if reason := untold(failure, watch):
-            return Check(name, CheckResult.UNCLEAR, f"{reason}: {failure}", expected, AGAIN)
+        if reason := inconclusive(failure, watch):
+            return Check(name, CheckResult.INCONCLUSIVE, f"{reason}: {failure}", expected, AGAIN)
         return Check(name, otherwise, str(failure), expected, consequence)
 
 
 def broken(row: Mapping[str, Any]) -> bool:
-    """Whether a row of the litmus tests breaks a promise of mlxhog.
+    """Whether a row of the litmus tests violates a guarantee of mlxhog.
 
     Writers on a CPU must not fail, lose or tear; racy ones may lose. Live reads of a CPU must be
-    whole and in order. What a GPU does is a fact, not an error.
+    whole and in order. A GPU has no guarantee: the record says what it may do.
     """
-    failed = "error" in row and "untold" not in row
+    failed = "error" in row and "inconclusive" not in row
     if "reader" in row:
         is_wrong = bool(row["torn"] or row["backwards"] or failed)
         return is_wrong and row["reader"].endswith(":cpu")
     if any(name.startswith("metal:") for name in row["writers"]):
         return False
-    return bool(row["torn"] or failed or (row["lost"] and row["mode"] in PROMISED))
+    return bool(row["torn"] or failed or (row["lost"] and row["mode"] in LOSSLESS))
 
-
-# -- the machine and the versions ------------------------------------------------------------------
 
 WHEELS: Final = ("mlx", "mlx-metal", "mlx-cpu", "torch", "mlxhog")
 SPIN: Final = "MLX_METAL_FAST_SYNCH"
@@ -113,8 +106,8 @@ COMPILERS: Final = ("c++", "g++", "clang++")
 
 
 def collect_facts(machine: Machine) -> dict[str, Any]:
-    """Describe the machine and the versions, as plain values."""
-    identity = verdicts.identity()
+    """Describe the machine and the versions as JSON values."""
+    identity = capabilities.identity()
     return {
         "system": identity.system,
         "architecture": machine.architecture,
@@ -135,7 +128,7 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
 
 
 def wheel_tags(package: str) -> list[str]:
-    """Return the tags of the wheel that was installed: the system and Python it is made for."""
+    """Return the tags of the installed wheel: the system and Python that it is made for."""
     try:
         text = metadata.distribution(package).read_text("WHEEL") or ""
     except metadata.PackageNotFoundError:
@@ -144,7 +137,7 @@ def wheel_tags(package: str) -> list[str]:
 
 
 def compiler() -> str | None:
-    """Return the path of a C++ compiler and its first line; None if there is none that runs."""
+    """Return the path and version line of a C++ compiler; None if none runs."""
     for name in COMPILERS:
         with suppress(EnvironmentLacks):
             first, _, _ = build.version(name).partition("\n")
@@ -153,7 +146,7 @@ def compiler() -> str | None:
 
 
 def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
-    """Check what the machine, its environment and its versions are known to do wrong."""
+    """Check the machine, its environment and its versions for known problems."""
     page, torch, spin = facts["page_bytes"], facts["versions"]["torch"], os.environ.get(SPIN)
     yield check(
         "page size",
@@ -179,7 +172,7 @@ def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
     )
     for name, versions in TESTED.items():
         tested, here = versions.get(machine.system, versions[""]), facts["versions"][name]
-        if here != verdicts.NONE:
+        if here != capabilities.NONE:
             yield check(
                 f"version of {name}",
                 here.partition("+")[0] == tested,
@@ -188,14 +181,14 @@ def check_facts(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Check]:
                 "it may work as well; the tested one: python -m pip install -c constraints.txt .",
                 CheckResult.WARN,
             )
-    if machine.apple_gpu and torch != verdicts.NONE:
+    if machine.apple_gpu and torch != capabilities.NONE:
         version = tuple(map(int, re.findall(r"\d+", torch)[:2]))
         yield check(
             "torch's long sums",
             re.match(r"Apple M[12]\b", machine.chip) is None or version >= (2, 14),
             f"torch {torch} on an {machine.chip}",
             "torch 2.14 or newer on an M1 or M2",
-            f"on this GPU it adds more than {MAX_SUM_TERMS:,} terms wrong; mlxhog splits such "
+            f"on this GPU sums of more than {MAX_SUM_TERMS:,} terms are wrong; mlxhog splits such "
             "sums, your own code may not: python -m pip install -U torch",
             CheckResult.WARN,
         )
@@ -207,7 +200,7 @@ LARGE_BYTES: Final = 1 << 30
 
 
 def check_shared_memory() -> Check:
-    """Create a large segment, as a run with a large model does."""
+    """Check that a large segment of shared memory can be created."""
     name, expected, available = "shared memory", "1 GiB", available_shared_memory()
     nbytes = min(LARGE_BYTES, available.n_bytes // 4) or LARGE_BYTES
     try:

@@ -1,6 +1,6 @@
-"""The Metal kernels on each engine of an Apple GPU.
+"""Check the Metal kernels on each engine of an Apple GPU.
 
-Those that write parameters are compared with native steps, those of the models as operators.
+Kernels that write parameters are compared with native steps, kernels of models as operators.
 """
 
 import math
@@ -35,17 +35,16 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
     """Start an engine of `mlxhog.metal.engines`, and run the kernels on it.
 
     Returns:
-        The check of the engine, and a row of the record for the steps of parameters, and per
-        operator of the models; no rows if it does not start. One that ends its process is a row
-        with `error`.
+        The check of the engine, and a row of the record for parameter updates and for each operator
+        of the models; no rows if it does not start. A crash is a row with `error`.
     """
     rows, child = list[dict[str, Any]](), Child()
 
-    def tried(function: Callable[..., Any], *words: str) -> Any:
+    def tried(function: Callable[..., Any], *arguments: str) -> Any:
         """Call a function in the child, which is replaced after a failure."""
         nonlocal child
         try:
-            return child.call(_LIMIT_S, function, name, *words)
+            return child.call(_LIMIT_S, function, name, *arguments)
         except Failed as failure:
             child.close()
             child = Child()
@@ -84,13 +83,13 @@ def check_engine(name: str, tell: Callable[[str], None]) -> tuple[Check, list[di
 
 
 def start(lane: Lane, name: str) -> str:
-    """In a child: start an engine; returns ""."""
+    """In a child: start an engine; return ""."""
     lane.keep(name, lambda: engines.create(name))
     return ""
 
 
 def operator_cases(lane: Lane, name: str, operator: str) -> list[probes.Compared]:
-    """In a child: compare an operator of the models on an engine with the plain one."""
+    """In a child: compare an operator of the models on an engine with the eager one."""
     framework, device, kernels = {
         "mlx": ("mlx", "gpu", "metal"),
         "mps": ("torch", "mps", "metal"),
@@ -101,10 +100,10 @@ def operator_cases(lane: Lane, name: str, operator: str) -> list[probes.Compared
 
 
 def step_error(lane: Lane, name: str) -> float:
-    """In a child: return the largest error of an engine's steps in memory that it imports.
+    """In a child: return the largest error of an engine's updates of shared memory.
 
-    Of a dense parameter, with a record of its steps, and of some rows of another one, against
-    native steps. It is relative to the largest value, if that is above 1; infinite for a NaN.
+    The updates are of a dense parameter, with a trace, and of some rows of another, against native
+    ones. The error is relative to the largest value if that is above 1, and infinite for a NaN.
     """
     engine = lane.keep(name, lambda: engines.create(name))
     places = {"dense": ((SIZE,), 32), "rows": ((101, 33), 32 * (SIZE // 32 + 2))}

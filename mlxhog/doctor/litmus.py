@@ -1,22 +1,22 @@
-"""Two writers at once, and a reader beside a writer: lost adds, torn values and speed.
+"""Litmus tests of concurrent writers and readers: lost adds, torn values and speed.
 
 Two processes wait at a start line, then add 1.0 to every element, pass after pass, until the time
 is over or float32 could no longer count exactly; meanwhile this process reads. Afterwards every
-element must equal the number of its adds. A value is torn if it is not a whole number, is larger
-than what was written, or (in modes that lose nothing) falls. Lossless and cas promise to lose
-nothing; racy writers may lose adds, but no value tears.
+element must equal the number of its adds. A value is torn if it is not an integer, is larger than
+what was written, or decreases in a lossless mode. Modes lossless and cas must lose nothing; racy
+writers may lose adds, but no value may be torn.
 
 A reader in another process must see whole values, in order and soon: the writer publishes the
 number of its passes, and each must become visible after a short time.
 
     writer      native        the kernels of `mlxhog.optim.updates`, as every CPU worker adds
                 metal:mlx ..  our Metal kernels on an Apple GPU
-    reader      mlx:gpu ..    a framework that computes with the shared bytes themselves (live)
+    reader      mlx:gpu ..    a framework that computes directly on shared memory (live)
 
 The arena has a parameter `dense` of 1024 floats with one stripe lock, and `rows` of 16 x 64 with a
-lock per row, whose adds name rows 0 .. 15 and every second again. Its counters: `steps` are the
+lock per row, whose adds name rows 0 .. 15 and every second row again. Its counters: `steps` are the
 processes at the start line, `version` the number of the last published pass. An arena has one write
-mode; here the mode changes between rounds, while no writer runs.
+mode; here it changes between cases, while no writer runs.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ from mlxhog.base.workers import missing
 from mlxhog.metal import engines
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import updates
-from mlxhog.optim.gradients import Rows
+from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.updates import Float32, Int32
 
 FLOATS: Final = 1024
 ROWS: Final = 16
@@ -56,24 +55,22 @@ COUNTS: Final[Mapping[str, Float32]] = {
 }
 """Kernel -> number of adds to each element in one pass."""
 LIMITS: Final = {"dense": 1 << 23, "rows": 1 << 22}
-"""Kernel -> passes of each of two writers that every element can count exactly."""
-PROMISED: Final = ("lossless", "cas")
-LIVE: Final = ("mlx:gpu", "torch:cpu")
-"""Backends that can compute with host memory itself."""
+"""Kernel -> passes of each of two writers up to which float32 counts exactly."""
+LOSSLESS: Final = ("lossless", "cas")
+LIVE: Final = ("mlx:gpu", "torch:cpu")  # backends that can compute directly on host memory
 PATIENCE_S: Final = 5.0  # until a reader sees a write
 _ARRIVAL_S: Final = 20.0
-_LOOK_S = 0.001
+_POLL_S = 0.001
 _GRACE_S = 30.0  # for a writer that compiles its kernel, or waits for a core
 
 Row = dict[str, Any]
-Pass = Callable[[], object]
-"""Adds 1.0 to each element of a kernel `COUNTS[kernel]` times."""
+Pass = Callable[[], object]  # adds 1.0 to each element of a kernel `COUNTS[kernel]` times
 Reader = Callable[[], Float32]
-"""Returns a private copy of the dense values that its framework sees now, (1024,) float32."""
+"""Returns a private copy of the dense values as its framework sees them, (1024,) float32."""
 
 
-def untold(failure: Failed, watch: LoadWatch) -> str:
-    """Return why a failure of a child proves nothing: this machine was too busy; else ""."""
+def inconclusive(failure: Failed, watch: LoadWatch) -> str:
+    """Return the load of a busy machine that may have caused a child's failure, else ""."""
     load = watch.look()
     return str(load) if isinstance(failure, Late) and load.busy else ""
 
@@ -97,14 +94,14 @@ def values_of(mapped: Arena, kernel: str) -> Float32:
 def torn(
     values: Float32, most: NDArray[Any] | float, least: Float32 | float = 0.0
 ) -> NDArray[np.bool_]:
-    """Which values no order of whole adds explains, from `least` to `most` of them; NaN is one."""
+    """Which values are no integer from `least` to `most`, NaN included."""
     whole: NDArray[np.bool_] = values == np.rint(values)
     return ~(whole & (values >= least) & (values <= most))
 
 
 @dataclass(frozen=True)
 class Accessor:
-    """A writer or a reader, made in the process that uses it."""
+    """A writer or a reader, created in the process that uses it."""
 
     name: str
     make: Callable[..., Any]
@@ -119,14 +116,14 @@ def increments(kernel: str) -> Float32 | Rows:
 
 
 def native(mapped: Arena, slot: int, kernel: str, mode: str) -> Pass:
-    """Create the writer by native kernels."""
+    """Create a writer with native kernels."""
     place, number = mapped.layout.slots[kernel], updates.WRITE_MODES[mode]
     how: dict[str, Any] = {"locks": mapped.locks(slot), "mode": number, "seed": slot}
     return partial(updates.add, mapped.params, place, increments(kernel), **how)
 
 
 def metal(mapped: Arena, slot: int, kernel: str, mode: str, *, name: str) -> Pass:
-    """Create the writer that steps in place in the arena that a Metal engine imported."""
+    """Create a writer that updates the arena in place on a Metal engine."""
     slots, add = mapped.layout.slots, (-1.0, 1.0, 0.0, 0.0)  # rates of a step that is an add
     steps = MetalSteps(engines.create(name), mapped.params, slots, frozenset())
     ones = increments(kernel)
@@ -135,7 +132,7 @@ def metal(mapped: Arena, slot: int, kernel: str, mode: str, *, name: str) -> Pas
 
 
 def live(mapped: Arena, *, framework: str) -> Reader:
-    """Create the reader that computes with the shared bytes; imports its framework."""
+    """Create a reader that computes directly on shared memory; imports its framework."""
     reader: Reader = importlib.import_module(f"mlxhog.doctor.probes_{framework}").live(mapped)
     return reader
 
@@ -153,7 +150,7 @@ def all_readers(machine: Machine) -> list[Accessor]:
 
 
 def line_up(mapped: Arena, processes: int) -> None:
-    """Wait at the start line for `processes` in all; TimeoutError if the others do not arrive."""
+    """Wait at the start line for all `processes`; TimeoutError if one does not arrive."""
     mapped.counters.add("steps")
     watched = WatchedTime()
     while mapped.counters.load("steps") < processes:
@@ -165,9 +162,9 @@ def line_up(mapped: Arena, processes: int) -> None:
 def add_until(
     lane: Lane, kind: Accessor, kernel: str, mode: str, *, seconds: float, processes: int = 1
 ) -> tuple[int, float]:
-    """Line up, then add until the time is over, at least once; returns passes and seconds."""
-    words = (lane.arena, lane.slot, kernel, mode)
-    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.make(*words))
+    """Line up, then add until the time is over, at least once; return passes and seconds."""
+    arguments = (lane.arena, lane.slot, kernel, mode)
+    add: Pass = lane.keep((kind.name, kernel, mode), lambda: kind.make(*arguments))
     line_up(lane.arena, processes)
     begin, spent_s, passes = time.perf_counter(), 0.0, 0
     while not passes or (passes < LIMITS[kernel] and spent_s < seconds):
@@ -221,24 +218,23 @@ class Case(NamedTuple):
     mode: str
 
     def __str__(self) -> str:
-        """Return it as a line."""
         a, b = (kind.name for kind in self.writers)
         return f"{a} + {b}, {self.kernel}, {self.mode}"
 
 
 def cases(usable: Sequence[str]) -> Iterator[Case]:
-    """Yield every pair of writers, also of equal ones, in every mode that is possible.
+    """Yield every pair of writers, equal ones included, in every possible mode.
 
     A Metal writer, on each of the usable engines, is atomic, so one beside it must use `cas`.
     """
     on_gpu = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable]
     for pair in combinations_with_replacement([NATIVE, *on_gpu], 2):
-        for mode in (*PROMISED, "racy") if pair == (NATIVE, NATIVE) else ("cas",):
+        for mode in (*LOSSLESS, "racy") if pair == (NATIVE, NATIVE) else ("cas",):
             yield from (Case(pair, kernel, mode) for kernel in COUNTS)
 
 
 class Litmus:
-    """The two children that write and read, and their arena; `seconds` is the time of a case.
+    """Two child processes that write and read, and their arena; a case takes `seconds`.
 
     Concurrency: used by one thread; without `close`, the children live as long as this process.
     """
@@ -272,7 +268,7 @@ class Litmus:
             nonlocal least, n_torn
             values = values_of(self.arena, kernel)
             n_torn += int(torn(values, most, least).sum())
-            least = values if mode in PROMISED else least
+            least = values if mode in LOSSLESS else least
 
         def measure() -> Row:
             writers = (add_until, a, kernel, mode), (add_until, b, kernel, mode)
@@ -312,14 +308,14 @@ class Litmus:
         return row | self._measured(measure)
 
     def _measured(self, measure: Callable[[], Row]) -> Row:
-        """Return what was measured, or the `error`, with `untold` for why that proves nothing."""
+        """Return the measurement, or `error`, with `inconclusive` if the machine was busy."""
         watch = LoadWatch()
         try:
             return measure()
         except Failed as failure:
             self._end_children()
-            reason = untold(failure, watch)
-            return {"error": str(failure)} | ({"untold": reason} if reason else {})
+            reason = inconclusive(failure, watch)
+            return {"error": str(failure)} | ({"inconclusive": reason} if reason else {})
 
     def _at_once(
         self,
@@ -328,11 +324,7 @@ class Litmus:
         limit_s: float,
         look: Callable[[], object] = lambda: None,
     ) -> list[Any]:
-        """Run two functions with their arguments in the children at once, for `limit_s` at most.
-
-        Each runs alone before, for one pass, since it imports and compiles. `look` is called all
-        the time while both run.
-        """
+        """Run two functions in the children at once, after a pass alone, and `look` meanwhile."""
 
         def clear() -> None:
             shared(self.arena, kernel)[:] = 0
@@ -340,16 +332,16 @@ class Litmus:
                 self.arena.counters.store(counter, 0)
 
         self._children = self._children or [Child(self.arena, slot) for slot in (1, 2)]
-        for child, (function, *words) in zip(self._children, both, strict=True):
+        for child, (function, *arguments) in zip(self._children, both, strict=True):
             clear()
-            child.call(START_S + _GRACE_S, function, *words, seconds=0.0)
+            child.call(START_S + _GRACE_S, function, *arguments, seconds=0.0)
         clear()
-        for child, (function, *words) in zip(self._children, both, strict=True):
-            child.start(function, *words, seconds=self.seconds, processes=2)
+        for child, (function, *arguments) in zip(self._children, both, strict=True):
+            child.start(function, *arguments, seconds=self.seconds, processes=2)
         running: dict[Any, Child] = {child.pipe: child for child in self._children}
         results, watched = dict[Any, Any](), WatchedTime()
         while running:
-            for pipe in connection.wait(list(running), _LOOK_S):
+            for pipe in connection.wait(list(running), _POLL_S):
                 results[pipe] = running.pop(pipe).take(0.0)
             look()
             if running and watched.look() > limit_s + _GRACE_S:

@@ -1,8 +1,8 @@
-"""Whether a worker of torch:mps beside those of mlx:gpu makes runs on this Mac faster.
+"""Measure whether a torch:mps worker beside mlx:gpu workers makes runs on this Mac faster.
 
-Two engines share one GPU: the second one fills gaps of the first, or takes its time. So pairs of
-runs are compared as by `mlxhog compare`, with the GPU workers that `--workers auto` has here and
-with one of torch:mps beside them, until the interval of the ratio of their speeds excludes 1.
+Two engines share one GPU: the second fills gaps of the first, or competes with it. So pairs of runs
+are compared as by `mlxhog compare`: the GPU workers of `--workers auto` against these and a
+torch:mps worker, until the interval of the ratio of their speeds excludes 1.
 """
 
 import math
@@ -33,7 +33,7 @@ _EXPECTED: Final = "both train, so that --workers auto can take the faster team"
 def check_pair(
     machine: Machine, watch: LoadWatch, tell: TellStep
 ) -> tuple[Check, dict[str, Any] | None]:
-    """Compare runs with both engines of the GPU with runs of mlx:gpu alone.
+    """Compare runs with both engines of the GPU and runs with mlx:gpu alone.
 
     The watch began before doctor's own work.
 
@@ -59,12 +59,12 @@ def check_pair(
     times = f"{gain:.2f} times the tokens/s ({low:.2f} to {high:.2f})"
     observed = f"{times} in {result.pairs} pairs of runs of {MODEL}"
     if (load := watch.look()).busy:
-        return Check(_NAME, CheckResult.UNCLEAR, f"{load}: {observed}", _EXPECTED, AGAIN), None
+        return Check(_NAME, CheckResult.INCONCLUSIVE, f"{load}: {observed}", _EXPECTED, AGAIN), None
     return Check(_NAME, CheckResult.PASS, observed, _EXPECTED), row
 
 
 def compared(a: str, b: str, tell: TellStep) -> PairedResult:
-    """Run pairs until they decide; returns the result for the logarithm of speed(a) / speed(b)."""
+    """Run pairs until the test ends; return its result for log(speed(a) / speed(b))."""
     with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as name:
         folder, speeds = Path(name), list[float]()
         (text := folder / "text.txt").write_text(_TEXT)
@@ -75,7 +75,7 @@ def compared(a: str, b: str, tell: TellStep) -> PairedResult:
         one, other = (Side(mix, TrainConfig(workers=mix, **options)) for mix in (a, b))
         terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, val_subset_tokens=1024)
         comparison = Comparison(one, other, terms, folder / "pairs")
-        while not (result := paired_test.judge(speeds, PAIRS)).ended:
+        while not (result := paired_test.decide(speeds, PAIRS)).ended:
             pair = comparison.run_pair(
                 len(speeds) + 1, lambda part, step: tell(PART, f"{part}: {step}")
             )

@@ -1,4 +1,4 @@
-"""MLX as a reader of the litmus arena, and its view of a GPU; imported in a child."""
+"""Read the litmus arena with MLX, and describe a GPU; imported in a child."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from mlxhog.arena import Arena, segment
 from mlxhog.doctor.litmus import Reader
 from mlxhog.errors import EnvironmentLacks, message_of
-from mlxhog.optim.updates import Float32
+from mlxhog.optim.gradients import Float32
 
 
 def live(mapped: Arena) -> Reader:
@@ -33,7 +33,7 @@ def device() -> dict[str, Any]:
 
 
 def imports(sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Import shared memory of some sizes in bytes: at the same address, and how fast?"""
+    """Measure imports of shared memory: whether the address stays, and the seconds, by bytes."""
     rows = list[dict[str, Any]]()
     for nbytes in sizes:
         row: dict[str, Any] = {"bytes": nbytes}

@@ -1,4 +1,4 @@
-"""Let PyTorch read the litmus arena, and share memory with MPS; imported in a child."""
+"""Read the litmus arena with PyTorch, and share memory with MPS; imported in a child."""
 
 import torch
 
@@ -7,14 +7,14 @@ from mlxhog.doctor.litmus import Reader, shared
 
 
 def live(mapped: Arena) -> Reader:
-    """Create the reader whose tensor aliases the shared bytes; the product is a new tensor."""
+    """Create a reader whose tensor aliases shared memory; the product is a new tensor."""
     torch.set_num_threads(1)
     alias = torch.from_numpy(shared(mapped, "dense"))
     return lambda: (alias * 1.0).numpy()
 
 
 def shares_memory(device: str = "mps") -> bool:
-    """Whether the CPU sees a tensor of MPS where it lies, and MPS what the CPU writes there."""
+    """Whether the CPU and MPS see each other's writes to one tensor's memory."""
     tensor = torch.ones(1024, device=device)
     torch.mps.synchronize()
     view = torch.empty(0).set_(torch.mps._host_alias_storage(tensor.untyped_storage()))

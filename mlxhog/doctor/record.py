@@ -1,4 +1,4 @@
-"""The record of doctor: how it is made, its consequences for runs, and its tables.
+"""Make the capability record, the values of options that follow from it, and its tables.
 
 `mlxhog.base.capabilities` writes and reads the file.
 """
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mlxhog.base import capabilities as stored
+from mlxhog.base import capabilities
 from mlxhog.base import machine as machines
 from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord
 from mlxhog.base.load import LoadWatch
@@ -28,26 +28,24 @@ from mlxhog.doctor.checks import (
     check_shared_memory,
     collect_facts,
 )
-from mlxhog.doctor.litmus import LIVE, PROMISED, Litmus, all_readers, cases
+from mlxhog.doctor.litmus import LIVE, LOSSLESS, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.errors import EnvironmentLacks, one_line
 from mlxhog.models.ops import kernels
 from mlxhog.training.plan.kernel_choice import doctors_refusal, why_not_metal
 
-TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.UNCLEAR)
+TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.INCONCLUSIVE)
 STAGES: Final = 7
-ADDS_S: Final = {False: 0.15, True: 0.01}
-"""Time for which each pair of writers adds, by `quick`."""
+ADDS_S: Final = {False: 0.15, True: 0.01}  # duration of a litmus case, by `quick`
 GRADIENTS: Final = {False: 30, True: 4}
-"""Gradients that each backend computes for its speed, by `quick`."""
+"""Gradients computed to measure a backend's speed, by `quick`."""
 
 
 def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
-    """Examine this machine and return the record, without a verdict.
+    """Examine this machine and return the record, without the values of options.
 
     Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
-    and no shared memory behind. It calls `tell` with the names of `STAGES` parts, one less if
-    `quick`.
+    and no shared memory behind. Calls `tell` with the names of `STAGES` parts, one less if `quick`.
     """
     machine, watch = machines.here(), LoadWatch()
     tell("facts", "")
@@ -75,12 +73,12 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
             tell("litmus", f"{number} of {len(pairs)}: {case}")
             writes.append(litmus.run(case))
         for reader in all_readers(machine):
-            for mode in PROMISED:
+            for mode in LOSSLESS:
                 tell("reads", f"{reader.name}, live, beside {mode} writes")
                 reads.append(litmus.read(reader, mode))
     record: dict[str, Any] = {
-        "format": stored.FORMAT,
-        "identity": asdict(stored.identity()),
+        "format": capabilities.FORMAT,
+        "identity": asdict(capabilities.identity()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "effort": {"seconds": ADDS_S[quick], "quick": quick},
         "facts": facts,
@@ -111,15 +109,15 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     return record
 
 
-def conclude(verdicts: CapabilityRecord, machine: Machine) -> dict[str, Any]:
-    """Return the choices of options that depend on a record, each with its reason.
+def option_values(known: CapabilityRecord, machine: Machine) -> dict[str, Any]:
+    """Return the values of options that depend on a record, each with its reason.
 
-    They are those of `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto`;
-    and whether each backend may use `--read live`, `--gpu-write metal` and `--determinism record`.
+    They are `--workers auto`, `--gpu-write auto` and, for each backend, `--kernels auto`; and
+    whether each backend may use `--read live`, `--gpu-write metal` and `--determinism record`.
     """
-    speeds, team = verdicts.tokens_per_s, list[str]()
+    speeds, team = known.tokens_per_s, list[str]()
     try:
-        choice = resolve_workers("auto", machine=machine, tokens_per_s=speeds, pair=verdicts.pair())
+        choice = resolve_workers("auto", machine=machine, tokens_per_s=speeds, pair=known.pair())
     except EnvironmentLacks as error:
         workers = {"auto": "", "why": str(error)}
     else:
@@ -129,39 +127,36 @@ def conclude(verdicts: CapabilityRecord, machine: Machine) -> dict[str, Any]:
         workers = {"auto": ",".join(team), "why": "; ".join([why, *choice.notes])}
     here = [name for name in BACKENDS if missing(name, machine) is None]
     on_gpu = [name for name in here if name in GPU_BACKENDS]
-    forms = {name: _kernels(verdicts, name) for name in here}
+    forms = {name: _kernels(known, name) for name in here}
 
     def permitted(no: str | None, names: Sequence[str]) -> tuple[bool, str]:
-        return no is None, no or verdicts.gpu_write(names).reason
+        return no is None, no or known.gpu_write(names).reason
 
-    is_metal, why = permitted(why_not_metal(team, verdicts), team)
-    of_metal = {name: permitted(doctors_refusal([name], verdicts), [name]) for name in on_gpu}
+    is_metal, why = permitted(why_not_metal(team, known), team)
+    of_metal = {name: permitted(doctors_refusal([name], known), [name]) for name in on_gpu}
     return {
         "workers": workers,
         "kernels": forms,
         "gpu_write": {"auto": "metal" if is_metal else "cpu", "why": why},
         "gpu_write_metal": {n: {"ok": ok, "reason": why} for n, (ok, why) in of_metal.items()},
-        "record": {n: asdict(verdicts.repeats(n, forms[n]["auto"])) for n in on_gpu},
-        "read_live": {name: asdict(verdicts.live_read(name)) for name in here if name in LIVE},
+        "record": {n: asdict(known.repeats(n, forms[n]["auto"])) for n in on_gpu},
+        "read_live": {name: asdict(known.live_read(name)) for name in here if name in LIVE},
     }
 
 
-def _kernels(verdicts: CapabilityRecord, name: str) -> dict[str, str]:
-    """Return the choice of `--kernels auto` for workers of a backend, and its reason."""
+def _kernels(known: CapabilityRecord, name: str) -> dict[str, str]:
     framework, device = name.split(":")
-    verdict = verdicts.model_kernels(name)
-    chosen = kernels.resolve(framework, "auto", device, metal_verified=verdict.ok)
+    use_metal = known.model_kernels(name)
+    chosen = kernels.resolve(framework, "auto", device, metal_verified=use_metal.ok)
     native = "our C++ kernels" if chosen == "native" else "our C++ kernels are not built"
-    return {"auto": chosen, "why": verdict.reason if name in GPU_BACKENDS else native}
+    return {"auto": chosen, "why": use_metal.reason if name in GPU_BACKENDS else native}
 
-
-# -- its tables ------------------------------------------------------------------------------------
 
 Row = Mapping[str, Any]
 
 
 def sections(record: Row) -> list[Section]:
-    """Return the answer, what is not as expected, and the choices of `mlxhog train`, as tables."""
+    """Return tables: the result, what is not as expected, and options of `mlxhog train`."""
     troubles = list[tuple[str, str, str]]()
     for one in record["checks"]:
         if one["result"] in TROUBLE:
@@ -170,17 +165,17 @@ def sections(record: Row) -> list[Section]:
     for row in (*record["litmus"], *record["reads"]):
         if "error" in row:
             name = row.get("reader") or " + ".join(row["writers"])
-            result = "unclear" if "untold" in row else "FAIL"
+            result = "inconclusive" if "inconclusive" in row else "FAIL"
             troubles.append((result, name, one_line(row["error"])))
     for row in record["kernels"]:
         if not row["ok"]:
             why = row.get("error", f"error {row['max_error']}, allowed {row['tolerance']:.3g}")
             troubles.append(("FAIL", f"{row['engine']}, {row['name']}", one_line(why)))
-    verdict, tried = record["verdict"], _tried(record)
+    options, tried = record["options"], _tried(record)
     choices = [
-        ("--workers auto", verdict["workers"]["auto"] or "none"),
-        *((f"--kernels auto, {name}", one["auto"]) for name, one in verdict["kernels"].items()),
-        ("--gpu-write auto", verdict["gpu_write"]["auto"]),
+        ("--workers auto", options["workers"]["auto"] or "none"),
+        *((f"--kernels auto, {name}", one["auto"]) for name, one in options["kernels"].items()),
+        ("--gpu-write auto", options["gpu_write"]["auto"]),
     ]
     stored = f"stored in {record['stored']}" if record["stored"] else str(record["not_stored"])
     about = [stored, f"--json has all {len(tried)} checks, with their numbers."]
@@ -198,18 +193,17 @@ def sections(record: Row) -> list[Section]:
 
 
 def _answer(record: Row, tried: list[Row]) -> str:
-    """A line that says whether all promises hold."""
-    failed, workers = record["failed"], record["verdict"]["workers"]
+    failed, workers = record["failed"], record["options"]["workers"]
     if failed:
         return FailureNote(f"FAILED: {len(failed)} of {len(tried)} checks fail here.")
-    if n := sum(row.get("result") == CheckResult.UNCLEAR or "untold" in row for row in tried):
+    if n := sum(CheckResult.INCONCLUSIVE in (row.get("result"), *row) for row in tried):
         return FailureNote(
-            f"{n} of {len(tried)} checks are unclear on a busy machine ({AGAIN}); the others pass "
-            "here."
+            f"{n} of {len(tried)} checks are inconclusive on a busy machine ({AGAIN}); the others "
+            "passed."
         )
     if not workers["auto"]:
         return FailureNote(f"No worker can run here: {workers['why']}")
-    return AnswerNote("Every promise holds here; `mlxhog train` needs no options.")
+    return AnswerNote("All checks passed; `mlxhog train` needs no options.")
 
 
 def _tried(record: Row) -> list[Row]:

@@ -1,13 +1,13 @@
-"""The file of `mlxhog doctor --report`: what one paste from a Mac should hold.
+"""The file of `mlxhog doctor --report`, for a bug report from a Mac.
 
-    doctor.json        the record; below `details` this machine, imports of shared memory, speeds at
+    doctor.json        the record; below `details` this machine, imports of shared memory, speeds of
                        the default model, and why a value is unknown
-    train/output.txt   what a default training printed
+    train/output.txt   output of a default training run
     train/run.json     its result
     train/logs/        the ends of its workers' logs
 
-It has no text of the user's: the training reads the text in the package and writes no sample, and
-the path of the home directory is `~`.
+It has no text of the user: the run trains on the bundled corpus and writes no sample, and the path
+of the home directory is `~`.
 """
 
 import importlib
@@ -48,7 +48,7 @@ TRAINING: Final = "default training"
 
 
 def target(text: str) -> Path:
-    """Return the path of a report before anything is measured; a ConfigError if it cannot be."""
+    """Return the path of a report, checked before anything is measured, or raise ConfigError."""
     path = expanded(text)
     if path.suffix != ".zip":
         raise ConfigError(
@@ -63,7 +63,7 @@ def target(text: str) -> Path:
 
 
 def write(path: Path, record: dict[str, Any], machine: Machine, tell: TellStep) -> None:
-    """Measure what a report has beyond the record, train, and write the file.
+    """Measure the details of a report, train, and write the file.
 
     `record` gets the keys `details` and `report`, the path, and the training among its checks.
 
@@ -94,12 +94,9 @@ def write(path: Path, record: dict[str, Any], machine: Machine, tell: TellStep) 
 
 
 def of_fault(quick: bool) -> dict[str, Any]:
-    """Return the record of a doctor that an error ended, which is being handled."""
+    """Return the record of a doctor that failed with the exception being handled."""
     effort = {"quick": quick}
     return {"error": traceback.format_exc(), "effort": effort, "checks": [], "failed": []}
-
-
-# -- measurements, each in a child -----------------------------------------------------------------
 
 
 def _measures(
@@ -142,9 +139,6 @@ def polar_distance(lane: Lane, name: str) -> float:
     return muon.distance(create(name, threads=1, kernels="auto").polar)
 
 
-# -- a default training ----------------------------------------------------------------------------
-
-
 def _train(folder: Path, seconds: int) -> Check:
     """Train by default below a folder; its output goes to `output.txt`."""
     expected = f"trains for {seconds} s"
@@ -158,7 +152,7 @@ def _train(folder: Path, seconds: int) -> Check:
 
 
 def train(lane: Lane, folder: str, seconds: int) -> str:
-    """In a child: train the default model on the text in the package; returns the status."""
+    """In a child: train the default model on the bundled corpus; return the status."""
     try:
         return api.train(runs_dir=folder, time=seconds, sample_every="off", live="off").status
     except Exception as error:
@@ -168,7 +162,6 @@ def train(lane: Lane, folder: str, seconds: int) -> str:
 
 
 def _files_of(folder: Path) -> dict[str, str]:
-    """Return the files of the training by their names in the archive."""
     paths = {"output.txt": folder / "output.txt"}
     for run in (folder / "runs").glob("*/run.json"):
         paths["run.json"] = run

@@ -1,7 +1,6 @@
-"""Facts of this machine for a report: macOS, Python, memory, power.
+"""Facts about this machine for a report: macOS, Python, memory, power.
 
-Each is a function; one that this machine does not have raises, and the reason is reported. No
-framework is started.
+Each is a function; where it raises, the report has the reason. No framework is imported.
 """
 
 import importlib
@@ -20,14 +19,14 @@ import psutil
 from mlxhog.base import darwin
 from mlxhog.errors import EnvironmentLacks, message_of
 
-LIMIT_S: Final = 20.0  # for a program of macOS
+LIMIT_S: Final = 20.0  # for a macOS program
 MAX_CHARACTERS: Final = 4000  # of what a program prints
 LANGUAGES: Final = {14: "3.1", 15: "3.2"}
-"""Metal language that MLX and PyTorch ask for, by macOS; 4.0 from 26 on."""
+"""Version of the Metal language that MLX and PyTorch request, by macOS; 4.0 from 26 on."""
 
 
 def collect(facts: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the facts, None where this machine cannot tell, and the reasons of these."""
+    """Return the facts, None where one is unknown, and the reasons."""
     values, reasons = dict[str, Any](), dict[str, str]()
     for name, fact in facts.items():
         try:
@@ -38,7 +37,6 @@ def collect(facts: Mapping[str, Callable[[], Any]]) -> tuple[dict[str, Any], dic
 
 
 def _setting(name: str) -> str:
-    """Return a setting of macOS that is text."""
     if text := darwin.sysctl_text(name):
         return text
     raise EnvironmentLacks(
@@ -47,7 +45,7 @@ def _setting(name: str) -> str:
 
 
 def output_of(*command: str) -> str:
-    """Return what a program of macOS prints.
+    """Return the output of a macOS program.
 
     Raises:
         EnvironmentLacks: it does not run here.
@@ -65,7 +63,7 @@ def output_of(*command: str) -> str:
 
 
 def import_seconds(lane: object, module: str) -> float:
-    """In a child that has no framework yet: return the seconds of an import."""
+    """In a child without frameworks: return the seconds of an import."""
     began_s = time.perf_counter()
     importlib.import_module(module)
     return time.perf_counter() - began_s

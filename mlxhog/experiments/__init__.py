@@ -1,4 +1,4 @@
-"""Comparing ways to train: pairs of short runs, judged by a sequential test."""
+"""Comparing ways to train: pairs of short runs, decided by a sequential test."""
 
 from dataclasses import dataclass
 
@@ -17,22 +17,22 @@ class CompareConfig:
     """Options of `mlxhog compare`; a comparison has one of the three budgets."""
 
     pairs: int = option(
-        6, "most pairs of runs; fewer if the answer is clear earlier", low=2, high=20
+        6, "maximum pairs of runs; fewer if the answer is clear earlier", low=2, high=20
     )
     time: float | None = option(
-        None, "training time of each run; 1m where neither side says another budget", unit="s",
+        None, "training time of each run; auto: 1m, unless both sides set a budget", unit="s",
         above=0, none="auto", excludes=("tokens", "steps"),
     )  # fmt: skip
     tokens: int | None = option(
-        None, "tokens of each run, in place of time", unit="tokens", low=1, excludes=("steps",)
+        None, "tokens of each run, instead of time", unit="tokens", low=1, excludes=("steps",)
     )
-    steps: int | None = option(None, "steps of each run, in place of time", unit="steps", low=1)
+    steps: int | None = option(None, "steps of each run, instead of time", unit="steps", low=1)
     val_subset_tokens: int = option(
-        262_144, "validation text that every run is scored on", unit="tokens", low=1
+        262_144, "validation tokens that every run is scored on", unit="tokens", low=1
     )
     seed: int = option(1, "seed of the first pair; others follow", low=0, high=MAX_SEED)
     folder: str | None = option(
-        None, "folder of this comparison; auto is one in comparisons/", none="auto"
+        None, "folder of this comparison; auto: one in comparisons/", none="auto"
     )
     runs_dir: str = option("runs", "folder that holds the runs A and B may name")
 

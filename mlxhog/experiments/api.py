@@ -183,7 +183,7 @@ def result_of(comparison: Comparison) -> ComparisonResult:
         "error_rate": paired_test.ERROR,
         "p_value": None,
         "p_value_reason": NO_P_VALUE,
-        "pairs_told_from": outcome.pairs,
+        "pairs_used": outcome.pairs,
         "pairs_planned": outcome.planned,
         "budget": {"time_s": terms.time, "tokens": terms.tokens, "steps": terms.steps},
         "speed": {"a_over_b": speed, "interval": [low, high]},

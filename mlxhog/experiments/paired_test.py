@@ -1,22 +1,19 @@
 """Tests of paired differences: which of two is better, or no decision.
 
 `single_look` is the t-test of a fixed number of pairs; the rest of this file is sequential. After
-each pair, from the third on, Student's t of the differences (their mean over its standard error) is
-compared with a boundary. The first crossing decides, and ends the comparison. Without a crossing up
-to the planned number of pairs there is no decision.
+each pair, from the third on, Student's t of the differences is compared with a boundary. The first
+crossing decides; without one up to the planned number of pairs there is no decision.
 
-The boundary is t's quantile at the level `c_N (k / N)^5` for pair k of N: little of the error is
-spent early, so that the last look is nearly as sharp as a test with a single look. `c_N` is in
-`LEVELS`. It is the quantile of min over k of p_k / (k / N)^5, less two standard errors, among two
-million sequences of differences with mean 0; p_k is the two-sided p-value of the t after k pairs
-(`python benchmarks/compare_power.py --table` makes the table again).
+The boundary is t's quantile at the level `c_N (k / N)^5` for pair k of N, which spends little of
+the error early, so that the last look is nearly as sharp as a single one. `c_N`, in `LEVELS`, is
+the quantile of min over k of p_k / (k / N)^5, less two standard errors, among two million sequences
+of differences with mean 0 (`python benchmarks/compare_power.py --table`).
 
-The promise: if both sides are equal, the test calls one of them better with a probability of at
-most `ERROR`, over all looks together. It is exact for independent normal differences of one unknown
-variance; for symmetric differences with longer tails the probability is smaller (Benjamini 1983,
-Is the t test really conservative when the parent distribution is long-tailed?). The interval is the
-repeated one of Jennison and Turnbull 1989: it holds at all looks at once, with probability
-1 - `ERROR`, so it stays valid if the comparison stops by it.
+If both sides are equal, the test calls one of them better with a probability of at most `ERROR`,
+over all looks together: exactly for independent normal differences of one unknown variance, less
+for longer symmetric tails (Benjamini 1983, Is the t test really conservative when the parent
+distribution is long-tailed?). The interval is the repeated one of Jennison and Turnbull 1989, which
+holds at all looks at once, so it stays valid if the comparison stops by it.
 """
 
 import math
@@ -25,7 +22,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 ERROR = 0.01
-FEWEST = 3  # pairs before the first look: two show next to nothing of their variance
+MIN_PAIRS = 3  # pairs before the first look: two show next to nothing of their variance
 SHAPE = 5.0
 LEVELS = dict(enumerate((
     0.009930, 0.009844, 0.008374, 0.007721, 0.007424, 0.007236, 0.007092, 0.006908, 0.006792,
@@ -56,7 +53,7 @@ class PairedResult:
         return self.sign != 0 or self.pairs >= self.planned
 
 
-def judge(differences: Sequence[float], planned: int) -> PairedResult:
+def decide(differences: Sequence[float], planned: int) -> PairedResult:
     """Look after each pair, and stop at the first crossing of the boundary; ignore later pairs.
 
     Differences are in the order in which the pairs were run; `planned` is fixed before the first.
@@ -78,7 +75,7 @@ def student_limit(level: float, pairs: int) -> float:
 
 def boundary(pairs: int, planned: int) -> float:
     """Return the t that decides after some pairs; infinite before the first look."""
-    if pairs < min(FEWEST, planned):
+    if pairs < min(MIN_PAIRS, planned):
         return math.inf
     return student_limit(LEVELS[planned] * (pairs / planned) ** SHAPE, pairs)
 

@@ -164,14 +164,14 @@ class Comparison:
         """Yield remarks for the user: on differences of the sides, and on the runs."""
         a, b = self.plans.values()
         if not self.differing() and a.model == b.model:
-            yield "A and B are the same settings"
+            yield "A and B have the same options"
         of_a, of_b = (
             (plan.data.train.digest, plan.config.seq_len,
              plan.config.sequences_per_ticket)
             for plan in (a, b)
         )  # fmt: skip
         if of_a != of_b:
-            yield "pairs share seeds, not batches: text, --seq-len or --batch-size differ"
+            yield "pairs share seeds but not batches: text, --seq-len or --batch-size differ"
         per_step = [plan.mean_tokens_per_step for plan in (a, b)]
         if self.terms.steps is not None and per_step[0] != per_step[1]:
             yield f"a step of A has {per_step[0]:,.0f} tokens, of B {per_step[1]:,.0f}"
@@ -188,8 +188,8 @@ class Comparison:
         unequal = sum(abs(pair.a.seconds / pair.b.seconds - 1) > UNEQUAL for pair in self.pairs)
         if unequal and self.terms.time is not None:
             yield (
-                f"in {unequal} pairs the runs trained for unequal times: a step is long beside "
-                "them; give more --time"
+                f"in {unequal} pairs the runs trained for unequal times, as a step is long; give "
+                "more --time"
             )
 
     def _identity(self) -> dict[str, Any]:
@@ -261,7 +261,7 @@ class Comparison:
     @property
     def outcome(self) -> PairedResult:
         """The result of the pairs so far."""
-        return paired_test.judge([pair.difference for pair in self.pairs], self.terms.pairs)
+        return paired_test.decide([pair.difference for pair in self.pairs], self.terms.pairs)
 
     @property
     def speed(self) -> PairedResult:

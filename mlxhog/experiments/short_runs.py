@@ -14,8 +14,7 @@ from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.constraints import settled
-from mlxhog.config.options import options
+from mlxhog.config.options import options, settled
 from mlxhog.data import validation_set
 from mlxhog.data.tokens import TokenFile
 from mlxhog.display.views import Observer, Tell
@@ -65,36 +64,34 @@ def train(settings: TrainConfig, observer: Observer[Progress]) -> Result:
     return result
 
 
-LONGER, TRIES = 4.0, 3  # factor of the time of a repeated short run, and most runs
+RETRY_FACTOR, MAX_TRIES = 4.0, 3  # of the time of a short run
 
 
 def run_shortly(
-    config: TrainConfig, tell: Tell, *, seconds: float, fewest: int, flag: str, **chosen: Any
+    config: TrainConfig, tell: Tell, *, seconds: float, min_steps: int, flag: str, **chosen: Any
 ) -> tuple[Result, list[dict[str, Any]]]:
     """Train for some seconds in a temporary folder; return the result and the workers' times.
 
-    The start-up does not count. If a worker takes too few steps, as with a large model or on a busy
-    machine, the run is repeated for longer.
-
-    `fewest` are the steps of every worker; `flag` gives runs longer.
+    The start-up does not count. If a worker takes less than `min_steps`, as with a large model or
+    on a busy machine, the run is repeated for longer. `flag` gives runs longer.
 
     Raises:
         MlxhogError: as `mlxhog.training.supervisor.training.train`.
         WorkerFailed: a worker finished no step.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         with tempfile.TemporaryDirectory(prefix="mlxhog-short-") as folder:
             settings = settings_for(config, folder, "short", **chosen, time=seconds)
             result = train(settings, lambda now: tell(f"{now.step} steps"))
             times = Run(Path(result.run)).read_times()
         least = min((one["steps"] for one in times), default=0)
-        if len(times) == len(result.workers) and least >= fewest:
+        if len(times) == len(result.workers) and least >= min_steps:
             break
-        seconds *= LONGER
+        seconds *= RETRY_FACTOR
     if len(times) < len(result.workers) or not result.steps:
         raise WorkerFailed(
-            f"not every worker finished a step within {seconds / LONGER:g} s; give them longer, "
-            f"as in {flag} 30"
+            f"not every worker finished a step within {seconds / RETRY_FACTOR:g} s; give them "
+            f"longer, as in {flag} 30"
         )
     return result, times
 

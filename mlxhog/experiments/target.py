@@ -32,11 +32,7 @@ class AnalysisTarget:
 
 
 def options_of(spec: str) -> tuple[str, ConfigSource] | None:
-    """Return title and options of an architecture or a file; None for a run or a checkpoint.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
+    """Return title and options of an architecture or a file; None for a run or a checkpoint."""
     path = expanded(spec)
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
     if shipped in architectures() or is_line(spec):

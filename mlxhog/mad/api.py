@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from mlxhog.base.quantities import parse_number
 from mlxhog.config import plugins
 from mlxhog.config.options import options
 from mlxhog.config.sources import ConfigSource, of_keywords, resolve, values_of
-from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, ExecutionConfig, Protocol
+from mlxhog.mad.options import DEFAULT_SEED, RECIPE, ExecutionConfig, Recipe
 
 if TYPE_CHECKING:
     from mlxhog.display.views import Observer
@@ -92,16 +92,11 @@ def search(
         backend=backend, workers=workers, threads=threads, share_embedding=share_embedding,
         seeds=tuple(range(DEFAULT_SEED, DEFAULT_SEED + seeds) if isinstance(seeds, int) else seeds),
         space=keys, position=found.position, suite=suite or found.suite or "smoke",
-        dim=dim or found.dim, protocol=protocol_of(of_keywords(CALL, values)),
+        dim=dim or found.dim, recipe=recipe_of(of_keywords(CALL, values)),
         sampler=sampler, sampler_seed=seed, prune=prune,
     )  # fmt: skip
     store = open_store(definition, planned.directory.parent, planned.name)
-    return execute(store, definition, how, _observed(observer))
-
-
-@contextmanager
-def _observed(observer: Observer[StudyProgress] | None) -> Iterator[Observer[StudyProgress]]:
-    yield observer or (lambda progress: None)
+    return execute(store, definition, how, nullcontext(observer or (lambda progress: None)))
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
@@ -131,16 +126,16 @@ def read_rates(text: str) -> tuple[float, ...]:
     return values
 
 
-def protocol_of(typed: ConfigSource) -> dict[str, object]:
-    """Return the written fields of the protocol as plain values; steps replace a suite's epochs.
+def recipe_of(typed: ConfigSource) -> dict[str, object]:
+    """Return the written fields of the recipe as plain values; steps replace a suite's epochs.
 
-    Numbers of an optimizer that is not named are those of the suite's.
+    Without `optimizer` its hyperparameters change the suite's optimizer.
     """
-    chosen, named = resolve(Protocol, [typed]), set(typed)
+    chosen, named = resolve(Recipe, [typed]), set(typed)
     values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
     if "optimizer" in named:
-        named -= set(PROTOCOL) - set(options(Protocol))
-    fields = {name: values[name] for name in PROTOCOL if name in named}
+        named -= set(RECIPE) - set(options(Recipe))
+    fields = {name: values[name] for name in RECIPE if name in named}
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if fields.get(one) is not None:
             fields.setdefault(other, None)

@@ -9,30 +9,30 @@ from mlxhog.config.components import OPTIMIZERS, STRATEGIES
 from mlxhog.config.options import is_set, option, options
 from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
-from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerChoice
+from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
 DEFAULT_SEED: Final = 12345
-"""Of a run of a candidate, and the first of several."""
+"""Seed of a candidate's run, and the first of several."""
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
-"""The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
+"""The benchmark's optimizer, without weight decay; suites `lite` and `full` use it."""
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
-class Protocol(ConfigBase):
+class Recipe(ConfigBase):
     """Training and scoring of a candidate: the optimizer of `mlxhog train`, else the benchmark's.
 
-    Numbers of the optimizer have their flat names as shorthand: `Protocol(beta2=0.99)`. A switch
-    undoes each fix, for comparison with numbers of the reference (athms/mad-lab).
+    Hyperparameters of the optimizer are also keywords: `Recipe(beta2=0.99)`. A switch undoes each
+    fix of the reference (athms/mad-lab), so that results compare.
 
     Raises:
         ConfigError: naming every wrong value at once.
     """
 
-    optimizer: OptimizerChoice = option(
+    optimizer: OptimizerComponent = option(
         DEFAULT.name,
         f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
-        kind=OPTIMIZERS,
+        registry=OPTIMIZERS,
     )
     lr: float | None = option(
         None,
@@ -48,27 +48,30 @@ class Protocol(ConfigBase):
         choices=("cosine", "constant"),
     )
     min_lr: float = option(1e-6, "cosine: minimum learning rate, reached at the end", low=0)
-    batch_size: int = option(128, "sequences in one step", low=1)
+    batch_size: int = option(128, "sequences per step", low=1)
     steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
     epochs: int | None = option(None, "stop after this number of epochs", low=1)
     eval_every: int | None = option(
-        None, "steps between evaluations; by default an epoch, but at least 25 steps", low=1
+        None, "steps between evaluations; by default an epoch, 25 steps at least", low=1
     )
     stop_accuracy: float = option(
         0.999,
-        "end as soon as acc_token of the selecting rows reaches this; above 1 is never",
+        "stop once token accuracy on the selection split reaches this; above 1: never",
         above=0,
     )
     patience: int | None = option(
-        None, "end after this many evaluations without an improvement", low=1, none="off"
+        None,
+        "early stopping: stop after this many evaluations without improvement",
+        low=1,
+        none="off",
     )
     labels: str = option(
         "dense",
-        "recall tasks train on every position, or on the scored ones",
+        "recall tasks: loss on every position, or on the scored ones only",
         choices=("dense", "scored"),
     )
     select: str = option(
-        "test", "rows whose accuracy selects between runs", choices=("test", "val")
+        "test", "split whose accuracy selects between runs", choices=("test", "val")
     )
     wd_all: bool = option(False, "compat: also decay norms, biases and embeddings")
     fuzzy_compat: bool = option(
@@ -88,7 +91,7 @@ class Protocol(ConfigBase):
         return float(getattr(self.optimizer, "weight_decay", 0.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; the optimizer's weight decay stands apart from its other numbers."""
+        """Return plain values; weight decay apart from the optimizer's other hyperparameters."""
         values = {name: getattr(self, name) for name in options(type(self))}
         optimizer = values["optimizer"]
         if isinstance(optimizer, Decayed):
@@ -97,13 +100,13 @@ class Protocol(ConfigBase):
         return values | {"optimizer": str(optimizer)}
 
 
-PROTOCOL: Final = (*options(Protocol), "weight_decay", "beta2", "moments")
-"""Flags of the protocol: its options, and some numbers of the optimizer by their flat names."""
+RECIPE: Final = (*options(Recipe), "weight_decay", "beta2", "moments")
+"""Flags of the recipe: its options, and some hyperparameters of the optimizer."""
 
 
-def point_name(protocol: Mapping[str, Any]) -> str:
-    """Return the optimizer point of a protocol as plain values: "lr 2e-03 wd 0.1"."""
-    lr, decay = protocol.get("lr"), protocol.get("weight_decay", 0)
+def sweep_label(recipe: Mapping[str, Any]) -> str:
+    """Return the sweep entry of a recipe, as text: "lr 2e-03 wd 0.1"."""
+    lr, decay = recipe.get("lr"), recipe.get("weight_decay", 0)
     rate = "auto" if lr is None else f"{lr:.0e}"
     if lr is not None and float(rate) != lr:
         rate = f"{lr:g}"
@@ -113,20 +116,20 @@ def point_name(protocol: Mapping[str, Any]) -> str:
 def worker_options() -> tuple[str, ...]:
     """Return the options of `mlxhog train` for several workers of one candidate.
 
-    With one worker they have no effect. Numbers of strategies are there by their flat names, those
-    of the user's own strategies, too.
+    With one worker they have no effect. Hyperparameters of strategies are among them, also those
+    of the user's own strategies.
     """
-    numbers = STRATEGIES.hyperparameters().items()
+    hyperparameters = STRATEGIES.hyperparameters().items()
     return (
         *("strategy", "read", "write", "gpu_write", "kernels", "safety_checks", "restarts"),
         "heartbeat_timeout",
-        *(name for name, number in numbers if not number.train_only),
+        *(name for name, spec in hyperparameters if not spec.train_only),
     )
 
 
 # -- execution -------------------------------------------------------------------------------------
 
-_GROUP = "execution; it may change from session to session"
+_GROUP = "execution, which may change between sessions"
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -138,11 +141,11 @@ class ExecutionConfig(ConfigBase):
     """
 
     parallel: int | None = option(
-        None, "candidates at once; auto: a core for each, and one free core", low=1, none="auto",
+        None, "candidates in parallel; auto: one per core, less one", low=1, none="auto",
         group=_GROUP,
     )  # fmt: skip
     executor: str = option(
-        "local", "processes of this command, or Ray (extra [ray])",
+        "local", "local processes, or Ray (extra [ray])",
         choices=("local", "ray"), group=_GROUP,
     )  # fmt: skip
     ray_address: str | None = option(
@@ -150,8 +153,8 @@ class ExecutionConfig(ConfigBase):
         group=_GROUP,
     )  # fmt: skip
     budget: Interval = option(
-        Interval(), "begin no candidate after this number (40), or no run after this time (2h), of "
-        "the whole study", unit="candidates", group=_GROUP,
+        Interval(), "budget of the whole study: candidates (40), or time (2h)", unit="candidates",
+        group=_GROUP,
     )  # fmt: skip
     studies_dir: str = option("studies", "folder that holds the studies", group=_GROUP)
 

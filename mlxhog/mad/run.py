@@ -14,13 +14,13 @@ from mlxhog.base import typed
 from mlxhog.config.plugins import KEY, Plugin
 from mlxhog.errors import ConfigError, shown
 from mlxhog.mad import tasks
-from mlxhog.mad.options import Protocol, point_name
+from mlxhog.mad.options import Recipe, sweep_label
 from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models import families
 from mlxhog.models.layers import at_width, to_dict
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import Layer
 
 version = cache(metadata.version)  # which reads a file
 
@@ -41,31 +41,31 @@ def state(layers: Iterable[Layer], d: int, length: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A candidate on one setting of one task, at one optimizer point, with one seed."""
+    """A candidate on one task config, with one recipe and one seed."""
 
     task: str  # full name, such as "in-context-recall"
     # every setting of the task; `select` val draws validation rows, `fuzzy_compat` sets its own
     settings: Mapping[str, Any]
     layers: tuple[Layer, ...]  # the flat list
     dim: int  # width d
-    protocol: Protocol  # of training and scoring
+    recipe: Recipe  # of training and scoring
     seed: int  # of the data, the initial values and the order of batches
     position: str = "none"  # positional embedding, one of `models.mad.config.POSITIONS`
     # backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu"
     workers: str = "torch:cpu"
     threads: int = 1  # of each worker
     plugins: tuple[Plugin, ...] = ()  # the user's files of tasks and layers
-    # canonical string of the candidate in its study; a setting may have a width of its own, so that
-    # `layers` have other numbers. It is not part of the key, nor is `label`.
+    # canonical string of the candidate in its study; a task config may have a width of its own, so
+    # that `layers` have other hyperparameters. It is not part of the key, nor is `label`.
     candidate: str = ""
-    label: str = ""  # the setting's name in its suite, such as "baseline" or "vocab=32"
+    label: str = ""  # of the task config in its suite, such as "baseline" or "vocab=32"
 
     def __post_init__(self) -> None:
-        """Set the numbers of layers that follow from the width, and settings from the protocol."""
+        """Set what layers derive from the width, and settings that follow from the recipe."""
         settings = dict(self.settings)
-        if self.protocol.select == "val" and not settings.get("val_rows"):
+        if self.recipe.select == "val" and not settings.get("val_rows"):
             settings["val_rows"] = settings.get("test_rows", tasks.Task.test_rows)
-        if self.protocol.fuzzy_compat and "fuzzy_compat" in settings:
+        if self.recipe.fuzzy_compat and "fuzzy_compat" in settings:
             settings["fuzzy_compat"] = True
         object.__setattr__(self, "settings", settings)
         object.__setattr__(self, "layers", at_width(self.layers, self.dim))
@@ -79,7 +79,7 @@ class RunConfig:
             "layers": [to_dict(layer) for layer in self.layers],
             "dim": self.dim,
             "position": self.position,
-            "protocol": self.protocol.to_dict(),
+            "recipe": self.recipe.to_dict(),
             "seed": self.seed,
             "workers": self.workers,
             "threads": self.threads,
@@ -140,7 +140,7 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class EvalPoint:
     """One evaluation of a run; its loss is None if none was finite."""
 
     step: int
@@ -157,7 +157,7 @@ class _Plan:
     task: str
     seed: int
     dim: int
-    protocol: Mapping[str, Any]
+    recipe: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,16 +182,16 @@ class CandidateRecord:
     val_macro: float | None = None  # likewise
     # ends of the parts of longer test rows, with the acc_token in each part; else ()
     by_length: ByLength = ()
-    ceiling: float = 1.0  # the best possible accuracy on these rows
+    best_achievable: float = 1.0  # the best accuracy that these rows permit
     # step of the first evaluation at which the task is solved; None without one
     solved: int | None = None
-    curve: tuple[Point, ...] = ()  # every evaluation; a study has it in a file of its own
+    curve: tuple[EvalPoint, ...] = ()  # every evaluation; a study has it in a file of its own
     reason: str = ""  # of the failure, else ""
 
     key: str  # of the run, see `RunConfig.key`
     candidate: str  # canonical string of the layers
     config: Mapping[str, Any]  # of the run, see `RunConfig.to_dict`
-    label: str  # of the setting, such as "baseline" or "vocab=32"
+    label: str  # of the task config, such as "baseline" or "vocab=32"
     params: int  # elements of all parameters of the model
     state: int  # numbers kept per sequence at the task's length, in all layers
     host: str  # name of its machine
@@ -199,7 +199,7 @@ class CandidateRecord:
 
     def check(self) -> None:
         """Raise ValueError, with its name, if a value of a stored record is impossible."""
-        typed.read(_Rates, typed.read(_Plan, self.config).protocol)
+        typed.read(_Rates, typed.read(_Plan, self.config).recipe)
         try:
             datetime.fromisoformat(self.at).timestamp()
         except (ValueError, OverflowError):
@@ -218,7 +218,7 @@ class CandidateRecord:
     @property
     def title(self) -> str:
         """Name of the run within its candidate."""
-        return f"{self.task} {self.label}, {point_name(self.config['protocol'])}, seed {self.seed}"
+        return f"{self.task} {self.label}, {sweep_label(self.config['recipe'])}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,6 @@ class Callbacks:
     # at least once per step, as a sign of life. It may raise KeyboardInterrupt: the first one ends
     # the run after one more evaluation, the second one at once
     beat: Callable[[], None] = lambda: None
-    point: Callable[[Point], object] = lambda point: None  # takes evaluations in the order of steps
-    # whether to end the run early; at rungs only, after `point`
-    should_prune: Callable[[Point], bool] = lambda point: False
+    on_eval: Callable[[EvalPoint], object] = lambda point: None  # after each evaluation
+    # whether to end the run early; at rungs only, after `on_eval`
+    should_prune: Callable[[EvalPoint], bool] = lambda point: False

@@ -2,13 +2,13 @@
 
 One seed of a candidate scores
 
-    setting = accuracy (acc_macro) of the best of its optimizer points
-    task    = mean over the settings of the task
-    score   = mean over the tasks
+    task config = accuracy (acc_macro) at the best learning rate and decay of the sweep
+    task        = mean over its configs
+    score       = mean over the tasks
 
 and a candidate the mean over its seeds, with a 95 % t-interval for two or more. A run that diverged
 or failed scores 0 and is counted; the reference drops it before it takes the best, and so drops
-every setting on which an architecture always diverges.
+every task config on which an architecture always diverges.
 
 Source: Poli et al. 2024, arXiv:2403.17844; athms/mad-lab.
 """
@@ -49,7 +49,7 @@ class CandidateScore:
     tasks: Mapping[str, float]  # task -> score, in the suite's order; absent without a run
     intervals: Mapping[str, float | None]  # task -> interval of its score
     acc_token: Mapping[str, float]  # task -> mean share of right positions, of the same runs
-    ceiling: Mapping[str, float]  # task -> the best possible score
+    best_achievable: Mapping[str, float]  # task -> the best achievable accuracy
     best: tuple[CandidateRecord, ...]  # the runs in the score, with 0 for lost ones
     params: int  # parameters of the layers at the suite's width, see `run.params`
     state: int  # numbers kept per sequence after the longest row, at the suite's width
@@ -61,7 +61,7 @@ class CandidateScore:
     n_diverged: int  # runs that score 0 because they diverged
     n_failed: int  # runs that score 0 because they failed
     missing: tuple[str, ...]  # the runs without a result, in words
-    select: Select = "test"  # rows that select between optimizer points
+    select: Select = "test"  # split whose accuracy selects within a sweep
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -74,11 +74,11 @@ class CandidateScore:
         return STATE_BYTES * self.state
 
     @property
-    def worth(self) -> float:
-        """The score of the rows that select; skipped runs of a pruned candidate count as 0.
+    def selection_score(self) -> float:
+        """The objective of a search: the score of the split that selects; skipped runs count as 0.
 
-        They may be harder than the others, and a sampler must not rank it above candidates that had
-        them.
+        A pruned candidate's skipped runs may be harder than its others, and a sampler must not rank
+        it above candidates that had them.
         """
         by_val = self.select == "val" and self.val_score is not None
         score = self.val_score if by_val else self.score
@@ -86,8 +86,8 @@ class CandidateScore:
         return (score or 0.0) * (self.n_runs / planned if self.status == "pruned" else 1.0)
 
     @property
-    def settings(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Task -> label of a setting -> its accuracy (mean over seeds), width and state."""
+    def task_configs(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Task -> label of a task config -> its accuracy (mean over seeds), width and state."""
         return {
             task: {
                 label: {
@@ -106,36 +106,32 @@ def scores(
 ) -> list[CandidateScore]:
     """Return the score of every candidate: finished ones first, then by score, then by size.
 
-    Args:
-        records: in the order in which the runs ended; a later one replaces an earlier one of the
-            same candidate, setting, point and seed. Interrupted runs count as missing; runs outside
-            the suite or the seeds are ignored.
-        suite: the planned runs.
-        seeds: the planned ones.
-        select: rows whose accuracy selects between optimizer points, and orders the candidates.
-            The accuracies of both kinds of rows are returned, of the selected runs.
+    Of the records of one run the last one counts. Interrupted runs count as missing; runs outside
+    the suite or the seeds are ignored. `select` is the split whose accuracy selects within a sweep,
+    and orders the candidates.
     """
     expected = {
         (one.task, one.label, seed, number): f"{one.task} {one.label} {_words(point)} seed {seed}"
         for seed in seeds
-        for one in suite.settings
-        for number, point in enumerate(suite.points)
+        for one in suite.task_configs
+        for number, point in enumerate(suite.sweep)
     }
     runs: dict[str, dict[Place, CandidateRecord]] = defaultdict(dict)
     for run in records:
-        for number, point in enumerate(suite.points):
-            place, protocol = (run.task, run.label, run.seed, number), run.config["protocol"]
-            fits = all(protocol.get(name) == value for name, value in point.items())
+        for number, point in enumerate(suite.sweep):
+            place, recipe = (run.task, run.label, run.seed, number), run.config["recipe"]
+            fits = all(recipe.get(name) == value for name, value in point.items())
             if fits and place in expected and run.status != "interrupted":
                 runs[run.candidate][place] = run
     rows = [_row(candidate, own, expected, suite, select) for candidate, own in runs.items()]
     return sorted(
-        rows, key=lambda row: (row.status in UNFINISHED, -row.worth, row.params, row.candidate)
+        rows,
+        key=lambda row: (row.status in UNFINISHED, -row.selection_score, row.params, row.candidate),
     )
 
 
 Place = tuple[str, str, int, int]
-"""Task, label of the setting, seed and number of the point of a run."""
+"""Task, label of the task config, seed and place in the sweep of a run."""
 
 
 def _row(
@@ -163,7 +159,7 @@ def _row(
     vals = [[run.val_macro for run in own if run.val_macro is not None] for own in of_task.values()]
     statuses = [run.status for run in runs]
     status = statuses[-1] if all(status in LOST for status in statuses) else "done"
-    # Settings with a width of their own count only while there is no other run.
+    # Runs of another width count only while there is no other run.
     sized = [run for run in runs if run.config["dim"] == suite.dim] or runs
     return CandidateScore(
         candidate=candidate,
@@ -174,7 +170,9 @@ def _row(
         tasks={task: fmean(run.acc_macro for run in own) for task, own in of_task.items()},
         intervals={task: interval(own[task] for own in by_seed.values()) for task in of_task},
         acc_token={task: fmean(run.acc_token for run in own) for task, own in of_task.items()},
-        ceiling={task: fmean(run.ceiling for run in own) for task, own in of_task.items()},
+        best_achievable={
+            task: fmean(run.best_achievable for run in own) for task, own in of_task.items()
+        },
         best=tuple(counted),
         params=params(at_width(parse(candidate), suite.dim), suite.dim),
         state=max(run.state for run in sized),
@@ -189,7 +187,7 @@ def _row(
 
 
 def _best(runs: Iterable[CandidateRecord], select: Select) -> list[CandidateRecord]:
-    """The best run of every seed and setting, the first of equal ones; lost ones have 0."""
+    """The best run of every seed and task config, the first of equal ones; lost ones have 0."""
     best: dict[tuple[str, str, int], tuple[float, CandidateRecord]] = {}
     for run in runs:
         if run.status in LOST:

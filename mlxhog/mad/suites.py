@@ -1,4 +1,4 @@
-"""Suites: settings of tasks, and optimizer points, on which an architecture is scored.
+"""Suites: task configs and a learning-rate sweep, on which an architecture is scored.
 
 Sources: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid of the six published tasks;
 the modules of the other tasks.
@@ -15,38 +15,38 @@ from mlxhog.mad.tasks.automata import ORDERS
 
 
 @dataclass(frozen=True)
-class Setting:
+class TaskConfig:
     """One task at one difficulty."""
 
     task: str  # full name
     settings: Mapping[str, Any]  # every setting of the task
-    label: str  # the difference from the task's first setting, such as "vocab=32", or "baseline"
-    # its fields of the protocol, which replace those of the suite
-    protocol: Mapping[str, Any] = field(default_factory=dict)
-    dim: int | None = None  # width of a candidate on this setting only; None is the suite's
+    label: str  # the difference from the task's baseline, such as "vocab=32", or "baseline"
+    # fields of the recipe that replace the suite's
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    dim: int | None = None  # width of a candidate on this task config; None is the suite's
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The settings, points and protocol behind one score."""
+    """The task configs, sweep and recipe behind one score."""
 
     name: str  # one of `SUITES`
-    settings: tuple[Setting, ...]  # in the order of the tasks
-    # lr and weight_decay of the runs on each setting; the best one counts
-    points: tuple[Mapping[str, float | None], ...]
-    # other fields of `Protocol`; the optimizer is the published one by default, so that scores
+    task_configs: tuple[TaskConfig, ...]  # in the order of the tasks
+    # lr and weight_decay of the runs on each task config; the best one counts
+    sweep: tuple[Mapping[str, float | None], ...]
+    # other fields of `Recipe`; the optimizer is the published one by default, so that scores
     # compare with earlier ones, whatever `mlxhog train` has
-    protocol: Mapping[str, Any]
+    recipe: Mapping[str, Any]
     dim: int = 128  # width of a candidate; its parameters and its state are counted at this width
 
     def __post_init__(self) -> None:
         """Set the optimizer."""
-        object.__setattr__(self, "protocol", {"optimizer": PUBLISHED, **self.protocol})
+        object.__setattr__(self, "recipe", {"optimizer": PUBLISHED, **self.recipe})
 
     @property
     def runs(self) -> int:
         """Runs of one candidate with one seed."""
-        return len(self.settings) * len(self.points)
+        return len(self.task_configs) * len(self.sweep)
 
 
 # -- the published tasks ---------------------------------------------------------------------------
@@ -66,10 +66,10 @@ _HARDER: Mapping[str, Axes] = {
     "compression": {**_RECALL, "seq_len": (64, 128, 256)},
     "memorization": {"vocab": (512, 1024, 2048, 4096, 8192)},
 }
-"""Beside the baseline; one setting changes at a time."""
+"""Values beside the baseline; one setting changes at a time."""
 
 Own = tuple[Mapping[str, Any], Mapping[str, Any]]
-"""Settings of a task, and their fields of the protocol."""
+"""Settings of a task, and their fields of the recipe."""
 
 _SMALL: Mapping[str, Own] = {
     "in-context-recall": ({"seq_len": 32}, {}),
@@ -79,7 +79,7 @@ _SMALL: Mapping[str, Own] = {
     "compression": ({"train_rows": 12_800}, {}),
     "memorization": ({"train_rows": 256}, {"batch_size": 32}),
 }
-"""Of smoke."""
+"""The task configs of `smoke`."""
 _REDUCED: Mapping[str, Axes] = {
     "in-context-recall": {"vocab": (32,), "seq_len": (64,)},
     "fuzzy-in-context-recall": {"seq_len": (128,)},
@@ -88,67 +88,67 @@ _REDUCED: Mapping[str, Axes] = {
     "compression": {"vocab": (64,)},
     "memorization": {"vocab": (1024, 4096)},
 }
-"""Beside the settings of smoke; one setting changes at a time."""
+"""Values beside those of `smoke`; one setting changes at a time."""
 _ROWS = {"train_rows": 6400, "test_rows": 256}
-_POINTS: tuple[Mapping[str, float], ...] = ({"lr": 2e-3, "weight_decay": 0.0},)
-_PROTOCOL: Mapping[str, Any] = dict(
+_SWEEP: tuple[Mapping[str, float], ...] = ({"lr": 2e-3, "weight_decay": 0.0},)
+_RECIPE: Mapping[str, Any] = dict(
     schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
 )
 _RECALL_STEPS = 3600
 """Attention finds recall late: at 2e-3 its accuracy is below .5 for 1,600 steps, and 1 at 2,300."""
 
 
-def _setting(
+def _config(
     task: str,
     values: Mapping[str, Any],
     label: str = "baseline",
-    protocol: Mapping[str, Any] = {},
+    recipe: Mapping[str, Any] = {},
     dim: int | None = None,
-) -> Setting:
-    """A setting that differs from the task's defaults in some values."""
+) -> TaskConfig:
+    """Return the task config with these values, else the task's defaults."""
     name = find(task).name
-    return Setting(name, asdict(resolve(name, values)), label, protocol, dim)
+    return TaskConfig(name, asdict(resolve(name, values)), label, recipe, dim)
 
 
-def _grid(axes: Mapping[str, Axes], base: Mapping[str, Own] = {}) -> Iterator[Setting]:
-    """Yield each task's `base`, then its settings with one value of one axis."""
+def _grid(axes: Mapping[str, Axes], base: Mapping[str, Own] = {}) -> Iterator[TaskConfig]:
+    """Yield each task's `base`, then its configs with one value of one axis."""
     for task in axes:
-        values, protocol = base.get(task, ({}, {}))
-        yield _setting(task, values, "baseline", protocol)
+        values, recipe = base.get(task, ({}, {}))
+        yield _config(task, values, "baseline", recipe)
         for name, choices in axes[task].items():
             for value in choices:
-                yield _setting(task, {**values, name: value}, f"{name}={value}", protocol)
+                yield _config(task, {**values, name: value}, f"{name}={value}", recipe)
 
 
 def smoke() -> Suite:
-    """Small settings of the six tasks, seconds to a minute or two each on one core."""
-    settings = (_setting(t, {**_ROWS, **own}, protocol=how) for t, (own, how) in _SMALL.items())
-    return Suite("smoke", tuple(settings), _POINTS, _PROTOCOL, dim=64)
+    """Small configs of the six tasks, seconds to a minute or two each on one core."""
+    configs = (_config(t, {**_ROWS, **own}, recipe=how) for t, (own, how) in _SMALL.items())
+    return Suite("smoke", tuple(configs), _SWEEP, _RECIPE, dim=64)
 
 
 def reduced() -> Suite:
-    """15 settings of the axes of `full` at the sizes of `smoke`: half an hour on one core."""
+    """15 task configs of the axes of `full` at the sizes of `smoke`: half an hour on one core."""
     base: dict[str, Own] = {}
     for task, (values, how) in _SMALL.items():
         longer = {"steps": _RECALL_STEPS} if task.endswith("recall") else {}
         base[task] = {**_ROWS, **values}, {**how, **longer}
-    protocol = {**_PROTOCOL, "steps": 1200}
-    return Suite("reduced", tuple(_grid(_REDUCED, base)), _POINTS, protocol, dim=64)
+    recipe = {**_RECIPE, "steps": 1200}
+    return Suite("reduced", tuple(_grid(_REDUCED, base)), _SWEEP, recipe, dim=64)
 
 
 def lite() -> Suite:
     """The six baselines."""
-    points = tuple({"lr": lr, "weight_decay": 0.0} for lr in (5e-4, 2e-3))
-    settings = tuple(_setting(task, {}) for task in BENCHMARK)
-    return Suite("lite", settings, points, {"steps": 2000, "eval_every": 100})
+    sweep = tuple({"lr": lr, "weight_decay": 0.0} for lr in (5e-4, 2e-3))
+    configs = tuple(_config(task, {}) for task in BENCHMARK)
+    return Suite("lite", configs, sweep, {"steps": 2000, "eval_every": 100})
 
 
 def full() -> Suite:
-    """The difficulty grid of the benchmark: 66 settings, 6 points each."""
-    points = tuple(
+    """The difficulty grid of the benchmark: 66 task configs, each with 6 optimizer configs."""
+    sweep = tuple(
         {"lr": lr, "weight_decay": decay} for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)
     )
-    return Suite("full", tuple(_grid(_HARDER)), points, {"epochs": 200})
+    return Suite("full", tuple(_grid(_HARDER)), sweep, {"epochs": 200})
 
 
 # -- one skill each --------------------------------------------------------------------------------
@@ -179,33 +179,33 @@ def recall() -> Suite:
         ),
         *(("SG", {"gap_prob": gap}, f"gap_prob={gap}", 64, None) for gap in (0.0, 0.1)),
     ]
-    settings = (
-        _setting(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
+    configs = (
+        _config(task, {**_ROWS, **own}, label, {"batch_size": batch}, dim)
         for task, own, label, batch, dim in rows
     )
-    return Suite("recall", tuple(settings), _POINTS, _PROTOCOL, dim=64)
+    return Suite("recall", tuple(configs), _SWEEP, _RECIPE, dim=64)
 
 
 def state() -> Suite:
     """Word problems of five groups, and Dyck: rows of 40 to train on, scored to 2,048."""
-    groups = (_setting("state-tracking", {"group": one}, f"group={one}") for one in ORDERS)
-    protocol = dict(
+    groups = (_config("state-tracking", {"group": one}, f"group={one}") for one in ORDERS)
+    recipe = dict(
         optimizer=replace(PUBLISHED, beta2=0.95), schedule="cosine", clip=0.25, batch_size=32,
         steps=3000, eval_every=100, stop_accuracy=1.0,
     )  # fmt: skip
-    points = ({"lr": 8e-3, "weight_decay": 0.0},)
-    return Suite("state", (*groups, _setting("dyck", {})), points, protocol, dim=32)
+    sweep = ({"lr": 8e-3, "weight_decay": 0.0},)
+    return Suite("state", (*groups, _config("dyck", {})), sweep, recipe, dim=32)
 
 
 def knowledge() -> Suite:
     """Hops along a cycle in the context; arithmetic and a map in the parameters."""
-    settings = tuple(
-        _setting(task, {"test_rows": 256, **own, name: value}, f"{name}={value}")
+    configs = tuple(
+        _config(task, {"test_rows": 256, **own, name: value}, f"{name}={value}")
         for task, (own, name, values) in _KNOWLEDGE.items()
         for value in values
     )
-    protocol = {**_PROTOCOL, "batch_size": 32, "steps": 800}
-    return Suite("knowledge", settings, _POINTS, protocol, dim=64)
+    recipe = {**_RECIPE, "batch_size": 32, "steps": 800}
+    return Suite("knowledge", configs, _SWEEP, recipe, dim=64)
 
 
 SUITES: Mapping[str, Callable[[], Suite]] = {

@@ -1,16 +1,15 @@
-"""From a study to a model for `mlxhog train`: a vote of the best candidates, or more layers.
+"""From a study to a model for `mlxhog train`: the consensus architecture, or a deeper one.
 
-*The vote.* The scores are split in two with the least variance within both parts, and the upper
-part votes (or the K best). The model has their most frequent depth, and in each slot the layer of
-most candidates of that depth. A tie goes to the layer whose candidates have the higher mean score.
+*Consensus.* The scores are split in two with the least variance within both parts; the upper part
+(or the K best) decides by majority. The model has their most frequent depth, and in each slot the
+layer of most candidates of that depth; a tie goes to the higher mean score.
 
-*More layers*, from L layers in units u1 .. um (single layers, or blocks of a mixer and a channel
-map):
+*Deeper*, from L layers in units u1 .. um (single layers, or blocks of a mixer and a channel mixer):
 
     stack     u1 u2 .. um u1 u2 .. um ..         whole copies; the last one may be cut
     stretch   u1 u1 .. u2 u2 .. um um ..         unit j of M is u[j m // M]: proportions are kept
 
-Source: Composer (Acun et al. 2025, arXiv:2510.00379): a vote per slot was better than the best
+Source: Composer (Acun et al. 2025, arXiv:2510.00379): a majority per slot was better than the best
 candidate, results of a search at 6 layers were stacked, those at 16 and more stretched. The split
 of the scores is ours.
 """
@@ -29,8 +28,8 @@ from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study.store import ROOT, Store, find
 from mlxhog.models.layers import at_width
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import VOCABULARY, MADConfig
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_candidate, to_yaml
 
@@ -74,7 +73,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
 
 
 def write(path: Path, cfg: MADConfig) -> None:
-    """Write a model file with every number of every layer, or replace it."""
+    """Write a model file with every hyperparameter of every layer, or replace it."""
     whole = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     replace_file(path, to_yaml(whole).encode())
 
@@ -83,10 +82,10 @@ Scored = tuple[tuple[str, ...], float]
 """Layers of a candidate as texts, and its score."""
 
 
-def vote(
+def consensus(
     scored: Sequence[Scored], top: int | None = None
 ) -> tuple[list[dict[str, int]], list[Scored]]:
-    """Let the best candidates vote: the `top` ones, or the upper part of the scores.
+    """Return the majority of the best candidates, in each slot: the `top`, or the upper part.
 
     Returns:
         Layer -> votes in each slot, the winner first; and the candidates that voted, the best
@@ -137,7 +136,7 @@ def unit_of(layers: tuple[Layer, ...]) -> int:
     return 1
 
 
-def scaled(layers: tuple[Layer, ...], depth: int, *, stack: bool) -> tuple[Layer, ...]:
+def deepened(layers: tuple[Layer, ...], depth: int, *, stack: bool) -> tuple[Layer, ...]:
     """Return a sequence of `depth` layers in units of `unit_of` it, stacked or stretched.
 
     Raises:

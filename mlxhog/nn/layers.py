@@ -32,7 +32,7 @@ from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import families, model
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.mad.layer import ForwardContext, linear_params
+from mlxhog.models.layers.layer import ForwardContext, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture

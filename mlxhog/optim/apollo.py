@@ -11,15 +11,12 @@ A hidden matrix G of r rows and c columns is projected along its shorter side, t
     w <- (1 - lr weight_decay) (w - lr sqrt(1 - beta2^t) / (1 - beta1^t) U)
 
 APOLLO-Mini has rank 1 and one factor for the whole matrix. `limited` lets the norm of an update
-grow by at most 1 % from one step to the next. P is drawn anew every 200 steps; the moments stay as
-they are. It comes from NumPy's Philox with the run's seed, the parameter's name and the number of
-the drawing as key and counter, so every worker, of either framework, has the same one, also after a
-resume.
+grow by at most 1 % from one update to the next. P is drawn anew every 200 updates; the moments stay
+as they are. It is not stored: NumPy's Philox, keyed by the run's seed, the parameter's name and the
+number of the draw, gives every worker the same one, also after a resume.
 
-All other parameters take Adam's steps with the same learning rate and decay.
-
-State is private, since the limiter remembers the last update: moments of R for hidden matrices and
-whole ones for the rest, and one norm per hidden matrix. P is drawn, not stored.
+All other parameters have Adam with the same learning rate and decay. State is private, since the
+limiter needs the last update: moments of R and one norm per hidden matrix, moments of the rest.
 Source: arXiv:2412.05270; where it differs, the authors' package apollo-torch 1.0.3.
 """
 
@@ -33,7 +30,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 from mlxhog.config.options import option
-from mlxhog.optim.choice import Adaptive
+from mlxhog.optim.component import Adaptive
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import (
     DirectionKernel,
@@ -54,15 +51,12 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = "NDArray[Any]"
 
-GROWTH: Final = 1.01  # largest factor between the norms of successive updates of a matrix
-LEAST: Final = 1e-8  # added to norms that divide
+MAX_GROWTH: Final = 1.01  # largest factor between the norms of successive updates of a matrix
+TINY: Final = 1e-8  # added to norms that divide
 
 
 def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bool) -> Float32:
-    """Draw a matrix's projection, N(0, 1 / rank): (rank, c) if `right`, (r, rank) if not.
-
-    The same for every worker, framework and process.
-    """
+    """Draw a matrix's projection, N(0, 1 / rank): (rank, c) if `right`, (r, rank) if not."""
     import numpy as np
 
     digest = hashlib.sha256(slot.name.encode()).digest()
@@ -78,11 +72,11 @@ def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bo
 class Projected(Adaptive):
     """Channels of hidden matrices, scaled by moments of a projection; Adam for the rest.
 
-    All state is private. A gradient of some rows of a hidden matrix counts as zero in the others.
+    A gradient of some rows of a hidden matrix counts as zero in the others.
 
-    With `zero_guard` an update of norm 0 does not change `norm`, and the update after norm 0 counts
-    as a first one. Without it, as in the authors' package, a gradient of zeros stops a matrix for
-    long: its update must grow from 1e-8 by 1 % a step.
+    With `zero_guard` an update of norm 0 does not change `norm`, and the one after it counts as the
+    first. Without it, as in the authors' package, a gradient of zeros stops a matrix for long: its
+    update must grow from 1e-8 by 1 % at a time.
     """
 
     beside: ClassVar[str] = "adam"
@@ -103,10 +97,10 @@ class Projected(Adaptive):
 
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         moments = {
-            name: self._projected(shape) if name in self.use.hidden else shape
+            name: self._projected(shape) if name in self.run.hidden else shape
             for name, shape in shapes.items()
         }
-        return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.use.hidden}}
+        return {"m": moments, "v": moments, "norm": {name: (1,) for name in self.run.hidden}}
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.decay1**step.count)
@@ -119,7 +113,7 @@ class Projected(Adaptive):
             shrunk = 1.0 - step.lr * self.weight_decay * decays
             return ElementwiseUpdate(Write(size, shrunk, decay * decays), rates)
 
-        hidden, rest = split(pairs, self.use.hidden)
+        hidden, rest = split(pairs, self.run.hidden)
         target.step(DirectionKernel("adam", ("m", "v")), rest, form, step)
         scaled = ((slot, g * s) for slot, g, s in self._factors(target, hidden, step))
         write(target, scaled, step, lr=size, weight_decay=decay)
@@ -127,7 +121,7 @@ class Projected(Adaptive):
     def _factors(
         self, target: UpdateTarget, pairs: list[tuple[Slot, Float32]], step: UpdateStep
     ) -> Iterator[tuple[Slot, Float32, Floats]]:
-        """Update the state of each hidden matrix; yield it, its gradient, the factors of that."""
+        """Update the state of each hidden matrix; yield it, its gradient and the factors."""
         import numpy as np
 
         keep1, take1, keep2, take2 = self.decays
@@ -142,12 +136,12 @@ class Projected(Adaptive):
             v[...] = keep2 * v + take2 * r**2
             axis = None if self.by_matrix else int(tall)  # one norm for all, per row or per column
             norms: Callable[..., Any] = partial(np.linalg.norm, axis=axis, keepdims=True)
-            factors = norms(m / (np.sqrt(v) + self.eps)) / (norms(r) + LEAST)
+            factors = norms(m / (np.sqrt(v) + self.eps)) / (norms(r) + TINY)
             length, before = float(np.linalg.norm(factors * norms(g))), float(norm[0])
             if not (self.zero_guard and length == 0):
                 excess = 1.0
                 if not (step.count == 1 or (self.zero_guard and before == 0)):
-                    excess = max(length / (before + LEAST), GROWTH) / GROWTH
+                    excess = max(length / (before + TINY), MAX_GROWTH) / MAX_GROWTH
                 factors, norm[0] = factors / excess, length / excess
             scale = min(slot.shape) / rank if self.scale is None else self.scale
             shrunk = 1.0 - step.lr * self.weight_decay * (slot.name in target.decay)
@@ -164,7 +158,7 @@ class Projected(Adaptive):
     def _projection(self, slot: Slot, count: int, rank: int, *, right: bool) -> Floats:
         refresh = (count - 1) // self.every
         if self._drawn.get(slot.name, (-1,))[0] != refresh:
-            p = draw_projection(slot, rank, refresh, seed=self.use.seed, right=right)
+            p = draw_projection(slot, rank, refresh, seed=self.run.seed, right=right)
             self._drawn[slot.name] = refresh, p
         return self._drawn[slot.name][1]
 

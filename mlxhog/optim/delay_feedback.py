@@ -1,41 +1,35 @@
-"""Error feedback on delay: with a late step, a worker adds a guess of the next ones.
+"""Error feedback on delay: with a stale update, a worker adds a prediction of its next ones.
 
-While a worker computes, others add tau steps, so each of its steps u comes tau updates late. The
-guess is that pending steps are like the last ones. The worker adds it in advance, and takes it back
-with its next step:
+An update u with staleness tau is applied tau updates after its gradient was read. The worker
+assumes that pending updates equal the last one, adds them in advance, and subtracts that with its
+next update:
 
     w <- w + u + e - e'        e = F u,  e' the last addition,  F = tau / n
 
-n is the number of updates of all workers between two steps of this worker, the later one included.
-So the parameters are always where plain steps would have led, and F times the last step of each
-worker further: about tau steps. Without staleness nothing changes.
-
-With one stream of steps and tau = 1 it is w <- w + 2 u(t - 1) - u(t - 2): the update-level error
-feedback of Zmushko et al. 2026, arXiv:2606.30634, who have no other tau. e - e' is the error of the
-step that took the place of u.
+n is the number of updates of all workers between two of this worker, the later one included. So
+the parameters are F times the last update of each worker ahead, about tau updates. Without
+staleness nothing changes. With one worker and tau = 1 it is w <- w + 2 u(t - 1) - u(t - 2): the
+update-level error feedback of Zmushko et al. 2026, arXiv:2606.30634, who have no other tau.
 
     segment          meaning
     feedback.<slot>  float32, laid out as the parameters: e of this worker, which they contain
 
-Like moments it is private to a worker slot: inherited by the worker that replaces a dead one, saved
-and resumed. A worker that is killed amid a step leaves at most that step's e in the parameters. It
-applies to the steps that optimizers record, see `mlxhog.optim.rule.StepTrace`: those of dense
-parameters, with Muon of hidden matrices.
+Like moments it is private to a worker slot: inherited, saved and resumed. A worker that is killed
+amid an update leaves at most that update's e in the parameters. It applies to the updates that
+optimizers trace, see `mlxhog.optim.rule.StepTrace`: those of dense parameters, with Muon of hidden
+matrices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
-from mlxhog.config.components import Component, Constraints
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Rows
 from mlxhog.optim.rule import (
-    Around,
     Optimizer,
+    OptimizerWrapper,
     Pairs,
     StepTrace,
     UpdateStep,
@@ -46,26 +40,8 @@ from mlxhog.optim.rule import (
 FEEDBACK: Final = "feedback"
 
 
-@dataclass(frozen=True, kw_only=True)
-class DelayFeedbackOptions(Component):
-    """The number of strategies with error feedback on late steps."""
-
-    delay_feedback: bool = option(
-        False,
-        "to a step with staleness tau add tau/n of it in advance, and take that back with the "
-        "worker's next one; n updates come between the two (error feedback)",
-    )
-
-    def run_constraints(self, config: TrainConfig) -> Constraints:
-        return (
-            (self.delay_feedback and config.gpu_write != "cpu", "gpu_write",
-             f"is {config.gpu_write}, and only steps that the CPU writes whole are corrected; "
-             "leave it out, or delay_feedback"),
-        )  # fmt: skip
-
-
-class DelayFeedback(Around):
-    """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker."""
+class DelayFeedback(OptimizerWrapper):
+    """An optimizer with error feedback on stale updates. Belongs to one worker."""
 
     own = (FEEDBACK,)
 
@@ -75,7 +51,7 @@ class DelayFeedback(Around):
         self._before: Float32 | None = None  # the last addition
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
-        """Take one step, add `step.feedback` times as much, and take back the last addition.
+        """Apply an update, add `step.feedback` times as much, and subtract the last addition.
 
         Concurrency: both are added as the arena's mode promises; other workers may write between
         the two.
@@ -91,9 +67,9 @@ class DelayFeedback(Around):
         for slot, grad in pairs:
             if isinstance(grad, Rows) or slot.kind != "dense":
                 continue
-            ahead, before = (parameter(flat, slot) for flat in own)
-            ahead *= step.feedback
-            change = ahead - before
+            added, before = (parameter(flat, slot) for flat in own)
+            added *= step.feedback
+            change = added - before
             if change.any():
                 with target.writing():
                     updates.add(target.flat, slot, change, **how)

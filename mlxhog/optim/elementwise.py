@@ -1,8 +1,7 @@
-"""Rules whose direction is a formula of an element: SGD, momentum, Lion, AdamW, Adan.
+"""Element-wise optimizers, whose directions native code computes as it writes them.
 
-Native code computes it in the pass that writes it. So a rule is a kernel with its moments, and the
-form of its step. Rows that a gradient does not touch keep their moments, as in
-torch.optim.SparseAdam; a dense gradient decays all of them.
+SGD, momentum, Lion, AdamW and Adan are each a kernel with its moments, and its coefficients. Rows
+that a gradient does not touch keep their moments, as in torch.optim.SparseAdam.
 """
 
 from __future__ import annotations
@@ -13,7 +12,14 @@ from functools import cached_property, partial
 from typing import ClassVar
 
 from mlxhog.config.options import option
-from mlxhog.optim.choice import Adaptive, Averaging, Decayed, OptimizerChoice, Sharing, like
+from mlxhog.optim.component import (
+    Adaptive,
+    Decayed,
+    MomentAverages,
+    OptimizerComponent,
+    SharedMoments,
+    like,
+)
 from mlxhog.optim.rule import (
     GRADIENT,
     DirectionKernel,
@@ -25,8 +31,8 @@ from mlxhog.optim.rule import (
 )
 
 
-class Elementwise(OptimizerChoice):
-    """A rule of a native kernel."""
+class Elementwise(OptimizerComponent):
+    """An optimizer of one native kernel."""
 
     kernel: ClassVar[DirectionKernel] = GRADIENT
 
@@ -35,7 +41,7 @@ class Elementwise(OptimizerChoice):
         return self.kernel.state
 
     def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
-        """The step of an element in an update; `decays` says whether weight decay applies to it."""
+        """The coefficients of an update; `decays`: weight decay applies to the parameter."""
         raise NotImplementedError
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
@@ -66,7 +72,7 @@ class Momentum(Elementwise, Decayed):
     about: ClassVar[str] = "gradient descent with momentum, as torch.optim.SGD"
     kernel: ClassVar[DirectionKernel] = DirectionKernel("momentum", ("m",))
 
-    momentum: float = option(0.9, "share of the last step that is added again", low=0, below=1)
+    momentum: float = option(0.9, "share of the last update that is added again", low=0, below=1)
 
     def form(self, step: UpdateStep, decays: bool) -> ElementwiseUpdate:
         nesterov, decay = False, self.weight_decay * decays
@@ -74,13 +80,12 @@ class Momentum(Elementwise, Decayed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lion(Elementwise, Averaging):
+class Lion(Elementwise, MomentAverages):
     """The sign of a momentum (Chen et al. 2023, arXiv:2302.06675), with `m` private.
 
-    `w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)`, where m is the exponential
-    mean of g with decay beta2. Any gradient moves every element by lr, so P workers move it by up
-    to P * lr while one computes. The steps of other rules shrink where gradients of different
-    workers disagree.
+    `w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)`, where m is the EMA of g with
+    decay beta2. Any gradient moves every element by lr, so P workers move it by up to P * lr while
+    one computes.
     """
 
     name: ClassVar[str] = "lion"
@@ -95,7 +100,7 @@ class Lion(Elementwise, Averaging):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdamW(Sharing):
+class AdamW(SharedMoments):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
 
     Bias correction counts the updates of the moments, private or shared.
@@ -106,7 +111,7 @@ class AdamW(Sharing):
     about: ClassVar[str] = "Adam with decoupled weight decay"
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
-        count = step.shared_count if self.use.shared else step.count
+        count = step.shared_count if self.run.shared else step.count
         bias1, bias2 = 1.0 - self.decay1**count, 1.0 - self.beta2**count
         rates = (step.grad_scale, *self.decays, 1.0 / math.sqrt(bias2), self.eps)
 
@@ -114,17 +119,17 @@ class AdamW(Sharing):
             decay = step.lr * self.weight_decay * decays
             return ElementwiseUpdate(Write(step.lr / bias1, decoupled=decay), rates)
 
-        target.step(DirectionKernel("adam", ("m", "v"), self.use.shared), pairs, form, step)
+        target.step(DirectionKernel("adam", ("m", "v"), self.run.shared), pairs, form, step)
 
 
 class BesideAdamW(Adaptive):
-    """A rule for hidden matrices, beside AdamW for all other parameters."""
+    """An optimizer of hidden matrices, beside AdamW for all other parameters."""
 
     beside: ClassVar[str] = "adamw"
 
     @cached_property
     def adamw(self) -> AdamW:
-        """The rule of other parameters; its moments are shared if those of hidden matrices are."""
+        """The optimizer of other parameters, with moments shared as those of hidden matrices."""
         return like(AdamW, self)
 
 
@@ -132,14 +137,11 @@ class BesideAdamW(Adaptive):
 class Adan(Elementwise, Adaptive):
     """Adan (Xie et al. 2022, arXiv:2208.06677): private `m`, `diff`, `v`, and last gradient `prev`.
 
-    Differences of successive gradients replace the gradient at a point ahead of Nesterov's
-    momentum. With d = g - prev, m, diff and v are the exponential means of g, d and
-    (g + beta3 * d)^2, and u = (m / bias1 + beta3 * diff / bias3) / (sqrt(v / bias2) + eps). A
-    parameter with weight decay becomes (w - lr * u) / (1 + lr * weight_decay).
-
-    Bias corrections and the proximal weight decay are those of the authors' code,
-    https://github.com/sail-sg/Adan; its betas (0.98, 0.92, 0.99) are beta1, beta3, beta2 here, so
-    that beta2 is the decay of the second moment in every rule.
+    With d = g - prev, m, diff and v are the EMAs of g, d and (g + beta3 * d)^2, and
+    u = (m / bias1 + beta3 * diff / bias3) / (sqrt(v / bias2) + eps). A parameter with weight decay
+    becomes (w - lr * u) / (1 + lr * weight_decay). Bias corrections and this proximal decay are
+    those of the authors' code, https://github.com/sail-sg/Adan; its betas (0.98, 0.92, 0.99) are
+    beta1, beta3, beta2 here, so that beta2 is the decay of the second moment everywhere.
     """
 
     name: ClassVar[str] = "adan"

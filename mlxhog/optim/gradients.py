@@ -54,7 +54,7 @@ Grads = Mapping[str, "Float32 | Rows"]
 
 
 def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
-    """Return a gradient as an array of its parameter's shape; rows that it lacks are zero."""
+    """Return a gradient as an array of its parameter's shape."""
     import numpy as np
 
     if not isinstance(grad, Rows):
@@ -95,7 +95,7 @@ class GradientSum:
 
 
 def without_tables(grads: Grads, slots: Mapping[str, Slot]) -> Grads:
-    """The gradients of all parameters but tables, whose steps no norm changes (`tables.py`)."""
+    """The gradients of all parameters but tables, which are not clipped (`tables.py`)."""
     if all(slots[name].kind != "table" for name in grads):
         return grads
     return {name: grad for name, grad in grads.items() if slots[name].kind != "table"}
@@ -104,8 +104,8 @@ def without_tables(grads: Grads, slots: Mapping[str, Slot]) -> Grads:
 def global_norm(grads: Grads, threads: int = 1) -> float:
     """Euclidean norm of the whole gradient, summed in float64 in the order of `grads`.
 
-    Finite exactly if every element is, so a caller needs no second pass to find NaN or infinity.
-    Duplicate rows are summed up first, as in an update. The bits do not depend on `threads`.
+    Finite exactly if every element is. Duplicate rows are summed up first. The bits do not depend
+    on `threads`.
     """
     arrays = [
         grad.coalesced().values if isinstance(grad, Rows) else grad for grad in grads.values()

@@ -1,12 +1,9 @@
-"""Optimizer steps through Metal kernels: from directions in NumPy to launches on the wrapped arena.
+"""Optimizer updates by Metal kernels: from directions in NumPy to launches on the wrapped arena.
 
-Neighbouring dense parameters share a launch; each parameter with touched rows has its own. The
-parameters, and segments that record steps, are wrapped once, and kernels write them in place; only
-directions and rates are copied to the engine. Moments are the CPU's. A launch ends before the next
-begins.
-
-A GPU uses the arena in place only if the system lets it import the memory without a copy
-(`NotShared`).
+Neighboring dense parameters share a launch; each parameter with touched rows has its own. The
+parameters, and segments that trace updates, are wrapped once without a copy (else `NotShared`), and
+kernels write them in place; directions and coefficients are copied. Moments are the CPU's. A launch
+ends before the next begins.
 """
 
 from __future__ import annotations
@@ -42,10 +39,10 @@ def steps_of_worker(
     arena: Arena, decay: frozenset[str], *, engine: str, threads: int, slot: int,
     recorded: Sequence[str],
 ) -> MetalSteps:  # fmt: skip
-    """Return the writer of a worker's steps, with imported memory and built kernels.
+    """Return the writer of a worker's updates, with wrapped memory and built kernels.
 
     `engine` is one of `mlxhog.metal.engines.NAMES`, emulated by some threads; `recorded` are the
-    segments that take the last steps, see `Target.record`.
+    segments that trace updates, see `UpdateTarget.record`.
 
     Raises:
         NotShared: the engine cannot import the memory, and is not emulated.
@@ -61,7 +58,7 @@ def steps_of_worker(
 def _wrapped(
     gpu: MetalEngine, arena: Arena, slot: int, decay: frozenset[str], recorded: Sequence[str]
 ) -> MetalSteps:
-    """The writer of an engine, once it and the CPU have seen each other's changes."""
+    """Return the writer of an engine, once it and the CPU have seen each other's changes."""
     try:
         for name in ("params", *recorded):
             if arena.layout.straddles(name) and not gpu.emulated:
@@ -88,7 +85,7 @@ class MetalSteps:
     def __init__(
         self, engine: MetalEngine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
     ) -> None:
-        """Adopt the parameters, (n,) float32, or raise EnvironmentLacks."""
+        """Wrap the parameters, (n,) float32, or raise EnvironmentLacks."""
         self.engine = engine
         self.arena = engine.wrap(wrappable(flat))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
@@ -108,10 +105,10 @@ class MetalSteps:
         plain: Sequence[float],
         record: tuple[Float32, Float32] | None = None,
     ) -> None:
-        """Step parameters along directions, in place, or raise MetalError.
+        """Update parameters along directions, in place, or raise MetalError.
 
-        Parameters with weight decay are written as `decayed` says, others as `plain`: `rule.Write`.
-        `record` takes the steps of dense ones, see `Target.record`.
+        `decayed` and `plain` are the `rule.Write` of parameters with and without weight decay;
+        `record` traces the updates of dense ones.
 
         Concurrency: no add is lost beside others of one GPU, nor in emulation; `mlxhog doctor`
         measures whether one is lost beside a CPU.
@@ -131,7 +128,7 @@ class MetalSteps:
             self.engine.run(step(x, **rates, offset=first.offset, height=height))
 
     def add(self, offset: int, values: Float32) -> None:
-        """Add values to floats of the parameter segment from `offset` on, by the steps' kernel."""
+        """Add values to floats of the parameter segment from `offset` on, as updates are."""
         self.engine.run(dense_axpy(self.arena, self.engine.array(values), scale=1.0, offset=offset))
 
     def warm_up(self, *, recorded: bool = False) -> None:
@@ -149,7 +146,7 @@ class MetalSteps:
 
 
 def _staged(run: Sequence[tuple[Slot, Any]]) -> Float32:
-    """Directions of neighbouring parameters in one array; that of the padding is zero."""
+    """Directions of neighboring parameters in one array, zero in the padding."""
     first, last = run[0][0], run[-1][0]
     staged = np.zeros(last.offset + last.size - first.offset, np.float32)
     for slot, u in run:
@@ -159,7 +156,7 @@ def _staged(run: Sequence[tuple[Slot, Any]]) -> Float32:
 
 
 def runs(pairs: Sequence[tuple[Slot, Float32 | Rows]]) -> list[list[tuple[Slot, Any]]]:
-    """Group gradients into launches: neighbouring dense ones together, each `Rows` alone."""
+    """Group gradients into launches: neighboring dense ones together, each `Rows` alone."""
     groups: list[list[tuple[Slot, Any]]] = []
     for slot, grad in sorted(pairs, key=lambda pair: pair[0].offset):
         before, of_before = groups[-1][-1] if groups else (slot, None)

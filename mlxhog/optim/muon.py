@@ -1,34 +1,32 @@
-"""Muon: momentum, orthogonalised, for hidden matrices; AdamW for everything else (Jordan 2024).
+"""Muon: momentum, orthogonalized, for hidden matrices; AdamW for everything else (Jordan 2024).
 
 A hidden matrix (r, c), with g its gradient after clipping, moves by
 
     m <- beta1 m + (1 - beta1) g
     x  = (1 - nesterov) m + nesterov g
-    u  = 0.2 sqrt(max(r, c)) polar(x)
+    u  = 0.2 sqrt(max(r, c)) orthogonalize(x)
     w <- w - lr (u + weight_decay w)
 
-`polar` brings the singular values of x / (1.01 |x|) near 1 and keeps the singular vectors. The
-factor makes an element of u about as large as one of an AdamW step (Liu et al. 2025,
-arXiv:2502.16982), so one `lr` and one `weight_decay` serve both rules. The rest of the model takes
-AdamW steps with the same beta1.
+`orthogonalize` brings the singular values of x / (1.01 |x|) near 1 by Newton-Schulz iterations and
+keeps the singular vectors. The factor makes an element of u about as large as one of an AdamW
+update (Liu et al. 2025, arXiv:2502.16982), so one `lr` and one `weight_decay` serve both. The rest
+of the model has AdamW with the same beta1.
 
-Evaluation of the polynomials: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
-where X has its smaller side as rows. All these A, and the factors, are polynomials of the first A,
-so they commute and are symmetric: the steps need matrices of the smaller side only, one triangle of
-each, and X is multiplied once, at the end. A holds the squares of the singular values, so those
-below 1e-3 of the largest drown in its rounding, which the steps multiply by up to 134 (`polar3`) or
-485 (`ns5`): a direction is off by up to 4e-5 or 6e-4 of its largest element, in native code and in
-frameworks alike. Sums in float64 would leave a fifth of that, an A of every X a twentieth.
+Each iteration is X <- (a I + b A + c A^2) X with A = X X^T, where X has its smaller side as rows.
+All these A, and the factors, are polynomials of the first A, so they commute and are symmetric: the
+iterations need matrices of the smaller side only, one triangle of each, and X is multiplied once,
+at the end. A holds the squares of the singular values, so those below 1e-3 of the largest drown in
+its rounding, which the iterations multiply by up to 134 (`polar3`) or 485 (`ns5`): a direction is
+off by up to 4e-5 or 6e-4 of its largest element, in native code and in frameworks alike.
 
 State is `m` of every parameter and `v` of those that AdamW moves, private to a worker or one for
-all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,
-then x is orthogonalised without a lock. Plain SGD's kernels, locks and write modes add the
-directions u, natively or in Metal. In between x is orthogonalised by native code on the CPU
-(`on_cpu`), or by the worker's framework on its own device (`UpdateTarget.polar`): all matrices of
-one shape at once, in float32.
+all workers: a shared m is updated under the locks of its parameter, then x is orthogonalized
+without a lock, by native code on the CPU (`on_cpu`), or by the worker's framework on its own device
+(`UpdateTarget.orthogonalize`): all matrices of one shape at once, in float32. The directions are
+written as those of plain SGD.
 
-Only steps of hidden matrices are recorded, because looking ahead helps for them
-(`mlxhog.strategies.look_ahead`).
+Only updates of hidden matrices are traced, because extrapolation helps for them
+(`mlxhog.strategies.prediction`).
 """
 
 from __future__ import annotations
@@ -41,15 +39,15 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from mlxhog import _native
 from mlxhog.config.options import option
-from mlxhog.optim.choice import OptimizerChoice, Sharing, like
+from mlxhog.optim.component import OptimizerComponent, SharedMoments, like
 from mlxhog.optim.elementwise import AdamW, BesideAdamW
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import (
     OPERATIONS,
     Coefficients,
     DirectionKernel,
+    Orthogonalize,
     Pairs,
-    Polar,
     UpdateStep,
     UpdateTarget,
     split,
@@ -61,13 +59,13 @@ if TYPE_CHECKING:
 
 LR: Final = 3e-3
 WIDTH: Final = 128  # of the model for which a search found that learning rate; others scale it
-PIECES: Final = 1024  # smallest vocabulary of pieces of words with a search; below are bytes
-PIECES_LR: Final = 0.0065  # as `LR`, for such a vocabulary
+SUBWORDS: Final = 1024  # smallest vocabulary that counts as subword tokens, not bytes
+SUBWORD_LR: Final = 0.0065  # as `LR`, for subword tokens
 BETA1: Final = 0.75  # from 300,000 to 1,200,000 tokens; .9 costs .01 to .02 bits per byte
 NESTEROV: Final = 0.1
-MANY: Final = 4  # smallest number of workers that look ahead for which Muon takes the next two
-LATE_BETA1: Final = 0.95
-LATE_NESTEROV: Final = 0.15
+MANY_WORKERS: Final = 4  # fewest with parameter extrapolation for which these are the defaults:
+PREDICTED_BETA1: Final = 0.95
+PREDICTED_NESTEROV: Final = 0.15
 
 ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
     # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on the range of
@@ -83,24 +81,23 @@ ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
 }
 
 ROOM: Final = 1.01  # keeps singular values below 1: beyond it the first step grows fast
-RMS: Final = 0.2  # root mean square of a step's elements, about, over lr
+RMS: Final = 0.2  # root mean square of an update's elements, about, over lr
 MIN_NORM: Final = 1e-30  # a shorter direction, such as that of zero gradients, moves nothing
-BATCH: Final = 1 << 18  # floats of directions that are computed, then written, in a core's cache
+BATCH: Final = 1 << 18  # floats of directions that stay in a core's cache until they are written
 DEVICE_BATCH: Final = 1 << 22  # the same on a worker's own device, for several matrices at once
 MAX_DISTANCE: Final = 1e-4  # of a device's directions from the CPU's; float32 sums have 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon(BesideAdamW, Sharing):
-    """Muon for hidden matrices, AdamW for the rest.
+class Muon(BesideAdamW, SharedMoments):
+    """Muon for hidden matrices, AdamW for the rest; results do not depend on the threads.
 
-    A gradient of some rows of a hidden matrix counts as zero in the others. Each thread takes
-    other matrices, so results do not depend on their number.
+    A gradient of some rows of a hidden matrix counts as zero in the others.
     """
 
     name: ClassVar[str] = "muon"
     title: ClassVar[str] = "Muon"
-    about: ClassVar[str] = "orthogonalised momentum for hidden matrices, AdamW for the rest"
+    about: ClassVar[str] = "orthogonalized momentum for hidden matrices, AdamW for the rest"
     shares_by_itself: ClassVar[bool] = True
 
     nesterov: float | None = option(
@@ -110,24 +107,22 @@ class Muon(BesideAdamW, Sharing):
         low=0, high=1, none="auto",
     )  # fmt: skip
     orthogonalization: str = option(
-        "polar3", "three steps of Polar Express, or five of Newton and Schulz",
+        "polar3", "three steps of Polar Express, or five of Newton-Schulz",
         choices=("polar3", "ns5"),
     )  # fmt: skip
     device: str = option(
         "auto",
-        "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
+        "where a worker orthogonalizes: on the CPU, by native code, or on its own device, by its "
         "framework; auto is worker for GPU workers",
         choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
     )  # fmt: skip
 
-    # -- what follows from model and workers -----------------------------------------------------
-
-    def fitted(self, *, hidden: bool, ahead: int = 1) -> OptimizerChoice:
+    def fitted(self, *, hidden: bool, predicted: int = 1) -> OptimizerComponent:
         if not hidden:
-            return like(AdamW, self).fitted(hidden=hidden, ahead=ahead)
-        late = ahead >= MANY
-        beta1 = LATE_BETA1 if late else BETA1
-        nesterov = LATE_NESTEROV if late else NESTEROV
+            return like(AdamW, self).fitted(hidden=hidden, predicted=predicted)
+        many = predicted >= MANY_WORKERS
+        beta1 = PREDICTED_BETA1 if many else BETA1
+        nesterov = PREDICTED_NESTEROV if many else NESTEROV
         return replace(
             self,
             beta1=beta1 if self.beta1 is None else self.beta1,
@@ -135,48 +130,45 @@ class Muon(BesideAdamW, Sharing):
         )
 
     def default_lr(self, width: int, vocabulary: int = 0, averaged: int = 1) -> float:
-        """Return the default learning rate.
+        """Return the default learning rate, larger for subword tokens than for bytes.
 
-        A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect on
-        activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
+        An update of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect
+        on activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
         arXiv:2310.17813.
-
-        Pieces of words want longer steps than bytes.
         """
-        lr = LR if vocabulary < PIECES else PIECES_LR
+        lr = LR if vocabulary < SUBWORDS else SUBWORD_LR
         return lr * math.sqrt(averaged * WIDTH / width)
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
         return on_gpu if self.device == "auto" else self.device == "worker"
 
     def cost(self, slot: Slot) -> float:
-        """Count the products of a hidden matrix's polar factor, too, one triangle of each."""
+        """Count the matmuls of the orthogonalization of a hidden matrix, too."""
         steps = len(ORTHOGONALIZATIONS[self.orthogonalization])
-        work = operations(slot.shape, steps) if slot.name in self.use.hidden else 0
+        work = operations(slot.shape, steps) if slot.name in self.run.hidden else 0
         return slot.size + work / OPERATIONS
-
-    # -- a step ----------------------------------------------------------------------------------
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
         """Apply one update, of matrices in batches, large ones first."""
-        hidden, rest = split(pairs, self.use.hidden)
+        hidden, rest = split(pairs, self.run.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
         nesterov = NESTEROV if self.nesterov is None else self.nesterov
         rates = (step.grad_scale, *self.decays[:2], nesterov, 1.0 - nesterov)
-        kernel = DirectionKernel("mean", ("m",), self.use.shared)
-        threads, coefficients = self.use.threads, ORTHOGONALIZATIONS[self.orthogonalization]
-        polar = target.polar or partial(on_cpu, threads=threads)
-        for batch in _batches(hidden, DEVICE_BATCH if target.polar else BATCH * threads):
+        kernel = DirectionKernel("mean", ("m",), self.run.shared)
+        threads, coefficients = self.run.threads, ORTHOGONALIZATIONS[self.orthogonalization]
+        orthogonalize = target.orthogonalize or partial(on_cpu, threads=threads)
+        for batch in _batches(hidden, DEVICE_BATCH if target.orthogonalize else BATCH * threads):
             xs = [target.direction(kernel, slot, grad, rates, step) for slot, grad in batch]
-            scales = [RMS * math.sqrt(max(slot.shape)) for slot, _ in batch]
-            us = zip((slot for slot, _ in batch), polar(xs, scales, coefficients), strict=True)
+            slots = [slot for slot, _ in batch]
+            scales = [RMS * math.sqrt(max(slot.shape)) for slot in slots]
+            us = zip(slots, orthogonalize(xs, scales, coefficients), strict=True)
             write(target, us, step, lr=step.lr, weight_decay=self.weight_decay)
 
 
 def on_cpu(
     xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients, threads: int = 1
 ) -> list[Float32]:
-    """Orthogonalise by native code, in place: a `Polar`."""
+    """Orthogonalize by native code, in place: an `Orthogonalize`."""
     import numpy as np
 
     us = list(xs)
@@ -184,10 +176,10 @@ def on_cpu(
     return us
 
 
-def distance(polar: Polar) -> float:
-    """Return how far a device's directions are from the CPU's, of the largest element.
+def distance(orthogonalize: Orthogonalize) -> float:
+    """Return how far a device's directions are from the CPU's, relative to the largest element.
 
-    NaN if an element is. Products that keep 10 bits of their factors, as TF32 does, are far.
+    NaN if an element is. Matmuls in TF32 are far.
     """
     import numpy as np
 
@@ -195,17 +187,14 @@ def distance(polar: Polar) -> float:
     shapes = ((128, 192), (192, 128), (128, 192))  # small ones may take other kernels
     xs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
     us, exact = (
-        by([x.copy() for x in xs], [1.0, 2.0, 3.0], coefficients) for by in (polar, on_cpu)
+        by([x.copy() for x in xs], [1.0, 2.0, 3.0], coefficients) for by in (orthogonalize, on_cpu)
     )
     pairs = zip(us, exact, strict=True)
     return float(np.max([np.abs(u - v).max() / np.abs(v).max() for u, v in pairs]))
 
 
 def operations(shape: Sequence[int], steps: int) -> int:
-    """Count multiplications and additions of the orthogonalisation of a matrix, by some quintics.
-
-    Symmetric products are of one triangle.
-    """
+    """Count the FLOPs of the orthogonalization of a matrix, by some quintics on one triangle."""
     n, longer = sorted(shape)
     return 3 * n * n * longer + (4 * steps - 3) * n**3
 

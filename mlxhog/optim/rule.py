@@ -1,8 +1,8 @@
 """Common parts of optimizers: `Optimizer`, `UpdateTarget`, and an update's `UpdateStep`.
 
-A step is applied to a target: shared parameters, their locks, the optimizer's state. Native code
-computes the directions of most optimizers, element by element, and writes them in the same pass;
-others compute theirs in NumPy, and `write` adds them by the same kernels, locks and write modes.
+An update is applied to a target: shared parameters, their locks, the optimizer's state. Native code
+computes most directions element-wise and writes them in the same pass; other optimizers compute
+theirs in NumPy, and `write` applies them by the same kernels, locks and write modes.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ if TYPE_CHECKING:
     from mlxhog.optim.metal_steps import MetalSteps
 
 OPERATIONS = 150
-"""Operations of matrix products that take as long as one element of a parameter under AdamW.
-
-The element is averaged over the workers' gradients, squared for the norm, and applied.
-"""
+"""Matmul FLOPs that cost as much as one parameter element under AdamW (average, norm, update)."""
 
 Coefficients = tuple[tuple[float, float, float], ...]
 """(a, b, c) of each odd quintic a s + b s^3 + c s^5."""
 
-Polar = Callable[[Sequence[Float32], Sequence[float], Coefficients], list[Float32]]
-"""`polar(xs, scales, coefficients)`: each x orthogonalised, perhaps in place, times its scale."""
+Orthogonalize = Callable[[Sequence[Float32], Sequence[float], Coefficients], list[Float32]]
+"""`f(xs, scales, coefficients)`: each x orthogonalized, perhaps in place, times its scale."""
 
 Pairs: TypeAlias = "Sequence[tuple[Slot, Float32 | Rows]]"
 """Parameters with their gradients, checked; rows ascending, each once."""
@@ -43,13 +40,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class StepTrace(NamedTuple):
-    """The last two steps of all workers, (n,) float32, shared and laid out as the parameters.
+    """The last two updates of all workers, (n,) float32, shared and laid out as the parameters.
 
-    Parameters that are written by rows are not recorded: their elements stay 0.
+    Parameters that are written by rows are not traced: their elements stay 0.
     """
 
     last: Float32
-    prev: Float32  # the step before
+    prev: Float32  # the update before
 
 
 class Write(NamedTuple):
@@ -62,7 +59,7 @@ class Write(NamedTuple):
 
 
 class ElementwiseUpdate(NamedTuple):
-    """The step of an element: how its direction is written, and the rates of its kernel."""
+    """An element-wise update: coefficients of the write, and of the direction's kernel."""
 
     write: Write
     rates: tuple[float, ...] = ()
@@ -81,21 +78,21 @@ GRADIENT = DirectionKernel("gradient")
 
 @dataclass(frozen=True)
 class UpdateStep:
-    """The numbers of one update."""
+    """The scalars of one update."""
 
     lr: float  # learning rate, > 0
     count: int  # number of updates of the private state, this one included, from 1
     shared_count: int  # the same count for the shared state
     seed: int  # chooses the start of the pass; differs between workers and steps
     grad_scale: float  # factor of every gradient, from clipping
-    feedback: float = 0.0  # share of a late step that is added in advance (`delay_feedback.py`)
+    feedback: float = 0.0  # share of an update that is added in advance (`delay_feedback.py`)
 
 
 class StepWatch:
-    """Tells the time to compute steps apart from that to write them, in `entry.optimizer_ns`.
+    """Measures the time to compute updates, without that to write them, in `entry.optimizer_ns`.
 
-    A pass that computes a direction and writes it at once counts as computing; the write of a
-    finished direction counts as writing. Waits for locks count as neither.
+    A fused pass counts as computing, the write of a finished direction as writing; waits for locks
+    count as neither.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -103,7 +100,7 @@ class StepWatch:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """Count a block, without the writes in it."""
+        """Measure a block, without the writes in it."""
         began_ns = self._now_ns() - self._written_ns
         yield
         spent_ns = self._now_ns() - self._written_ns - began_ns
@@ -117,16 +114,16 @@ class StepWatch:
         self._written_ns += self._now_ns() - began_ns
 
     def _now_ns(self) -> int:
-        """A clock that stands still while this worker waits."""
+        """A clock that stops while this worker waits."""
         return monotonic_ns() - self._entry.wait_ns
 
 
 @dataclass(frozen=True)
 class UpdateTarget:
-    """The part of the arena that one optimizer step uses.
+    """The part of the arena that an optimizer reads and writes.
 
     State is laid out as `flat`, or by `places`. With `pending` the parameters are only read,
-    without a lock. Steps are recorded under the locks of the parameters.
+    without a lock. Updates are traced under the locks of the parameters.
     """
 
     flat: Float32  # (n,) float32, the parameter segment with its tables, shared
@@ -137,18 +134,18 @@ class UpdateTarget:
     shared: Mapping[str, Float32]  # that of all workers, likewise
     decay: frozenset[str]  # names of the parameters that weight decay applies to
     metal: MetalSteps | None = None  # writes by Metal kernels; None by native code
-    pending: Float32 | None = None  # (n,) float32 of this worker: takes the steps
-    record: StepTrace | None = None  # takes those of dense parameters, too
+    pending: Float32 | None = None  # (n,) float32 of this worker, written in place of `flat`
+    record: StepTrace | None = None  # of the updates of dense parameters
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)  # of state, by parameter
-    watch: StepWatch | None = None  # counts the time of steps; None counts nothing
-    polar: Polar | None = None  # orthogonalises on the worker's device; None on the CPU
+    watch: StepWatch | None = None
+    orthogonalize: Orthogonalize | None = None  # on the worker's device; None: on the CPU
     threads: int = 1  # of one pass over a dense parameter, whose result is the same
 
     @classmethod
     def alone(
         cls, rule: Optimizer, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
     ) -> Self:
-        """That of one process without an arena: state of zeros of the type of `flat`, no locks."""
+        """Make the target of one process without an arena: no locks, state of zeros as `flat`."""
         import numpy as np
 
         from mlxhog.arena.layout import place_state
@@ -194,9 +191,9 @@ class UpdateTarget:
         form: Callable[[bool], ElementwiseUpdate],
         step: UpdateStep,
     ) -> None:
-        """Step parameters along the directions of a kernel, in one pass, or one launch.
+        """Update parameters along the directions of a kernel, in one pass, or one launch.
 
-        `form` is the step of an element, by whether weight decay applies to its parameter.
+        `form(decays)` has the coefficients of parameters with and without weight decay.
         """
         forms = {decays: form(decays) for decays in (True, False)}
         of_each = [(slot, grad, forms[slot.name in self.decay]) for slot, grad in pairs]
@@ -220,7 +217,7 @@ class UpdateTarget:
         rates: tuple[float, ...],
         step: UpdateStep,
     ) -> Any:
-        """Move the moments of a parameter, and return its direction without a step."""
+        """Update the moments of a parameter, and return its direction without applying it."""
         import numpy as np
 
         u = np.empty_like(grad.values if isinstance(grad, Rows) else grad)
@@ -236,7 +233,7 @@ class UpdateTarget:
         self, kernel: DirectionKernel, slot: Slot, grad: Float32 | Rows, form: ElementwiseUpdate,
         step: UpdateStep, out: Float32 | None = None,
     ) -> None:  # fmt: skip
-        """Take a native step of a parameter, or leave its direction in `out`."""
+        """Update a parameter by native code, or leave its direction in `out`."""
         index, values = (grad.index, grad.values) if isinstance(grad, Rows) else (None, grad)
         rows, record = None, self.record or (None, None)
         if index is not None or slot.kind != "dense":
@@ -256,7 +253,7 @@ class UpdateTarget:
         )  # fmt: skip
 
     def probe(self, offset: int, count: int, *, scattered: bool) -> None:
-        """Add 1.0 to `count` elements of the arena's lost-update probe, as steps are added.
+        """Add 1.0 to `count` elements of the arena's lost-update probe, as updates are written.
 
         `scattered` says whether the run adds to single elements of parameters.
         """
@@ -272,7 +269,7 @@ class UpdateTarget:
             _native.add(self.locks, self.mode, self.flat, offset, ones)
 
     def writing(self) -> AbstractContextManager[None]:
-        """Count a block as the write of finished steps, unless they go to `pending`."""
+        """Measure a block as the write of finished directions, unless they go to `pending`."""
         if self.watch is None or self.pending is not None:
             return nullcontext()
         return self.watch.writing()
@@ -284,7 +281,7 @@ def parameter(flat: Float32, slot: Slot) -> Float32:
 
 
 class Optimizer(ABC):
-    """One update rule; its state lives in the arena, not in the object."""
+    """An update rule; its state lives in the arena, not in the object."""
 
     scratch_arrays: int = 0  # arrays of the parameters' size that it has beside its state
 
@@ -303,14 +300,11 @@ class Optimizer(ABC):
         """Apply one update of some parameters, with the promises of `step`."""
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """Shapes of private state that is not laid out like the parameters, of given shapes.
-
-        Segment -> parameter -> shape; segments laid out like the parameters are missing.
-        """
+        """Segment -> parameter -> shape, of private state not laid out as the parameters."""
         return {}
 
     def cost(self, slot: Slot) -> float:
-        """Cost of averaging and stepping a parameter, in elements under AdamW."""
+        """Cost of averaging and updating a parameter, in elements under AdamW."""
         return slot.size
 
     def step(
@@ -328,23 +322,23 @@ class Optimizer(ABC):
         """Apply one update, in place.
 
         Of each parameter `grads` has a float32 gradient of its shape, or `Rows`; names may be
-        missing. Numbers are those of `UpdateStep`; `step` is its `count`, and `shared_step` its
-        `shared_count`, by default the same.
+        missing. `step` is the `count` of `UpdateStep`, and `shared_step` its `shared_count`, by
+        default the same.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
 
-        Concurrency: the parameters (and shared state) are written as the arena's mode promises;
-        the step is computed from the values under the same lock that guards the write.
+        Concurrency: parameters and shared state are written as the arena's mode promises; the
+        update is computed under the same lock that guards the write.
         """
         count = step if shared_step is None else shared_step
-        numbers = UpdateStep(lr, step, count, seed, grad_scale, feedback)
+        scalars = UpdateStep(lr, step, count, seed, grad_scale, feedback)
         with nullcontext() if target.watch is None else target.watch.computing():
-            self.update(target, target.pairs(grads), numbers)
+            self.update(target, target.pairs(grads), scalars)
 
 
-class Around(Optimizer):
-    """An optimizer around a rule, with the state of the rule, and perhaps `own` private state."""
+class OptimizerWrapper(Optimizer):
+    """An optimizer around another, `rule`, with the state of that and perhaps `own`."""
 
     own: tuple[str, ...] = ()
 
@@ -366,9 +360,6 @@ class Around(Optimizer):
         return self.rule.cost(slot)
 
 
-# -- directions that a rule computes itself --------------------------------------------------------
-
-
 def directions(
     target: UpdateTarget,
     pairs: Pairs,
@@ -377,8 +368,8 @@ def directions(
 ) -> Iterator[tuple[Slot, Float32 | Rows]]:
     """Update the state of parameters, of touched rows only, and yield their directions.
 
-    A formula takes a gradient and its parts of the private segments `state`, and returns a
-    direction and the new parts.
+    A formula maps a gradient and its parts of the private segments `state` to a direction and the
+    new parts.
     """
     for slot, grad in pairs:
         at, g = (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
@@ -397,15 +388,12 @@ def write(
     lr: float,
     weight_decay: float = 0.0,
 ) -> None:
-    """Write directions as plain SGD writes a gradient: `w -= lr * (u + weight_decay * w)`.
-
-    One by one; Metal kernels write all at once, in few launches. `weight_decay` is of the
-    parameters that decay.
-    """
+    """Write directions as plain SGD writes a gradient: `w -= lr * (u + weight_decay * w)`."""
 
     def form(decays: bool) -> ElementwiseUpdate:
         return ElementwiseUpdate(Write(lr, coupled=weight_decay * decays))
 
+    # Metal kernels write all at once, in few launches.
     for batch in ((pair,) for pair in directions) if target.metal is None else [list(directions)]:
         target.step(GRADIENT, batch, form, step)
 

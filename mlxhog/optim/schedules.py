@@ -1,9 +1,8 @@
 """Learning-rate schedules: constant, cosine, warmup-stable-decay, 1/k, robust 1/k with back-off.
 
 A schedule maps (lr, progress, update) to a learning rate. `progress` in [0, 1] is the largest used
-share of any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the
-run; `update` counts updates applied so far by all workers. Step-based schedules use `update` alone,
-so they need not know when the run ends; they may count epochs instead.
+share of any budget (steps, tokens or time); `update` counts updates of all workers so far.
+Step-based schedules use `update` alone, so the run needs no end; they may count epochs instead.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
 from mlxhog.config.components import SCHEDULES, Component, ComponentRegistry, Constraints
+from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 
 Rate = Callable[[float, int], float]
@@ -42,7 +42,7 @@ class Epochs:
 class Schedule(Component, ABC):
     """The learning rate of a run as a function of its progress, or of its updates."""
 
-    kind: ClassVar[ComponentRegistry] = SCHEDULES
+    registry: ClassVar[ComponentRegistry] = SCHEDULES
     falls: ClassVar[bool] = False
     """Whether it depends on the number of updates, so that a run needs no end."""
 
@@ -50,13 +50,17 @@ class Schedule(Component, ABC):
     def at(self, lr: float, progress: float, update: int) -> float:
         """Return the learning rate of an update; the peak is `lr`.
 
-        `progress` is the finished share of the run, in [0, 1]. `update` counts the updates before
-        it, by all workers; or epochs, if the schedule counts those.
+        `update` counts the updates before it, by all workers; or epochs, if the schedule does.
         """
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
         """Return the schedule of a run; `step_share` is `Budget.step_share`."""
         return lambda progress, update: self.at(lr, progress, update)
+
+
+def schedule_of(config: TrainConfig) -> Schedule:
+    """Return the schedule of a configuration."""
+    return cast(Schedule, config.schedule)
 
 
 def _floor() -> Any:  # a dataclass field
@@ -65,12 +69,11 @@ def _floor() -> Any:  # a dataclass field
 
 @dataclass(frozen=True, kw_only=True)
 class WarmedUp(Schedule):
-    """A linear warmup over a share of the run: of its n steps the first has `lr / n`."""
+    """A schedule with linear warmup over a share of the run."""
 
     warmup: float = option(0.03, "fraction of the run used for linear warmup", low=0, below=1)
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
-        """Return the schedule of a run."""
 
         def at(progress: float, update: int) -> float:
             warmed = min(1.0, (progress + step_share) / self.warmup) if self.warmup else 1.0
@@ -87,7 +90,6 @@ class Constant(WarmedUp):
     about: ClassVar[str] = "one learning rate after the warmup"
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the learning rate of an update, without the warmup."""
         return lr
 
 
@@ -101,7 +103,6 @@ class Cosine(WarmedUp):
     min_lr_ratio: float = _floor()
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the learning rate of an update, without the warmup."""
         warmup, floor = self.warmup, self.min_lr_ratio
         x = min(1.0, max(0.0, (progress - warmup) / (1.0 - warmup)))
         return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * x)))
@@ -117,7 +118,6 @@ class WSD(WarmedUp):
     min_lr_ratio: float = _floor()
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the learning rate of an update, without the warmup."""
         x = min(1.0, max(0.0, (progress - (1.0 - WSD_DECAY)) / WSD_DECAY))
         return lr * (1.0 - (1.0 - self.min_lr_ratio) * x)
 
@@ -140,14 +140,12 @@ class Falling(Schedule):
     )  # fmt: skip
 
     def constraints(self) -> Constraints:
-        """`epochs` takes the place of `steps`."""
         return (
             (self.epochs is not None and self.steps != 1000, "backoff_epochs",
              f"takes the place of backoff_steps, which is {self.steps}; keep one"),
         )  # fmt: skip
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
-        """Return the schedule of a run."""
         if self.epochs is None:
             return super().of_run(lr, epochs, step_share)
         return lambda progress, update: self.at(lr, progress, epochs.of(update))
@@ -165,7 +163,6 @@ class Inverse(Falling):
     about: ClassVar[str] = "1/k, half after the first steps"
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the learning rate of an update."""
         return lr / (1.0 + update / self._first)
 
 
@@ -187,7 +184,6 @@ class Backoff(Falling):
     )
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the learning rate of an update."""
         stage = backoff_stage(update, steps=self._first, beta=self.beta)
         return float(lr * self.beta**stage)
 
@@ -199,7 +195,7 @@ FALLING: Final = (Backoff.name, Inverse.name)  # the step-based schedules
 
 @dataclass(frozen=True)
 class CosineByEpoch:
-    """Half a cosine down to `floor`, a learning rate, that moves once per epoch, as mad-lab has it.
+    """Half a cosine down to `floor`, a learning rate, that changes once per epoch, as in mad-lab.
 
     Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.
     """
@@ -209,7 +205,6 @@ class CosineByEpoch:
     per_epoch: int  # steps of an epoch
 
     def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
-        """Return the schedule of a run with this peak learning rate."""
         low = min(self.floor, lr)
 
         def at(progress: float, update: int) -> float:

@@ -7,14 +7,11 @@ A hidden matrix G of r rows and c columns, after clipping, moves by
     u  = Q_L ((Q_L^T m Q_R) / (sqrt(v) + eps)) Q_R^T
     w <- w - lr sqrt(1 - beta2^t) / (1 - beta1^t) u - lr weight_decay w
 
-Q_L and Q_R are eigenvectors of L and R. The first gradient only begins L and R, which the second
-one decomposes, so t is one less than the number of gradients. Every `every` steps each Q takes one
-step of orthogonal iteration, Q <- qr(L Q), its columns sorted by the eigenvalues that diag(Q^T L Q)
-estimates, and v is sorted likewise. A side longer than `LONGEST` has no basis. All other parameters
-take AdamW's steps.
-
-State is private: `m` and `v` of every parameter, `left` and `right` (L, R), `left_basis` and
-`right_basis` (Q_L, Q_R) of hidden matrices.
+Q_L and Q_R are eigenvectors of L and R. The first gradient only initializes L and R, which the
+second one decomposes, so t is one less than the number of gradients. Every `every` updates each Q
+takes one step of orthogonal iteration, Q <- qr(L Q), its columns sorted by the eigenvalues that
+diag(Q^T L Q) estimates, and v is sorted likewise. A side above `MAX_SIDE` has no basis. All other
+parameters have AdamW. State is private.
 Order and bias correction follow the authors' code, https://github.com/nikhilvyas/SOAP.
 """
 
@@ -33,8 +30,8 @@ from mlxhog.optim.rule import OPERATIONS, Pairs, Shapes, UpdateStep, UpdateTarge
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Slot
 
-LONGEST: Final = 10_000  # side with a basis: a decomposition takes its cube of operations
-ROUNDING: Final = 1e-3  # largest distance of the mean squared length of a basis's columns from 1
+MAX_SIDE: Final = 10_000  # with a basis: a decomposition takes its cube of operations
+ROUNDING: Final = 1e-3  # tolerance on the mean squared norm of a basis's columns
 BASES: Final = (("left", "left_basis", 0), ("right", "right_basis", 1))
 """Second moments, their eigenvectors, and their axis of the matrix."""
 Side = tuple[Float32, Float32, int]
@@ -43,10 +40,9 @@ Side = tuple[Float32, Float32, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Soap(BesideAdamW):
-    """SOAP for hidden matrices, AdamW for the rest; all state private.
+    """SOAP for hidden matrices, AdamW for the rest.
 
-    A gradient of some rows of a hidden matrix counts as zero in the others. beta2 is the decay of
-    second moments and of L and R.
+    A gradient of some rows of a hidden matrix counts as zero in the others.
     """
 
     name: ClassVar[str] = "soap"
@@ -63,19 +59,19 @@ class Soap(BesideAdamW):
     def state_shapes(self, shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
         own: dict[str, dict[str, tuple[int, ...]]] = {}
         for second, basis, axis in BASES:
-            sides = {name: shapes[name][axis] for name in self.use.hidden}
+            sides = {name: shapes[name][axis] for name in self.run.hidden}
             own[second] = own[basis] = {
-                n: (size, size) for n, size in sides.items() if size <= LONGEST
+                n: (size, size) for n, size in sides.items() if size <= MAX_SIDE
             }
         return own
 
     def cost(self, slot: Slot) -> float:
-        # of a hidden matrix about four products with each of its sides, too
-        work = 8 * slot.size * sum(slot.shape) if slot.name in self.use.hidden else 0
+        # about four matmuls of a hidden matrix with each of its sides, too
+        work = 8 * slot.size * sum(slot.shape) if slot.name in self.run.hidden else 0
         return slot.size + work / OPERATIONS
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
-        hidden, rest = split(pairs, self.use.hidden)
+        hidden, rest = split(pairs, self.run.hidden)
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.decay1**t)
@@ -103,33 +99,31 @@ class Soap(BesideAdamW):
                 second *= self.beta2
                 second += (1.0 - self.beta2) * (g.T @ g if axis else g @ g.T)
                 if moves and t % self.every == 0:  # one step of orthogonal iteration
-                    turned = second @ basis
-                    order = np.argsort(-np.einsum("ij,ij->j", basis, turned), kind="stable")
-                    basis[...], _ = np.linalg.qr(turned[:, order])
+                    product = second @ basis
+                    order = np.argsort(-np.einsum("ij,ij->j", basis, product), kind="stable")
+                    basis[...], _ = np.linalg.qr(product[:, order])
                     v[...] = v.take(order, axis=axis)
 
     def _direction(self, m: Float32, v: Float32, g: Float32, sides: list[Side]) -> Float32:
-        """Update m and v, and return m, scaled in the eigenbases and turned back."""
+        """Update m and v, and return m, scaled in the eigenbases."""
         import numpy as np
 
         m *= self.decay1
         m += (1.0 - self.decay1) * g
-        turned_g, turned_m = g, m
+        rotated_g, rotated_m = g, m
         for _, basis, axis in sides:
-            turned_g, turned_m = (x @ basis if axis else basis.T @ x for x in (turned_g, turned_m))
+            pair = rotated_g, rotated_m
+            rotated_g, rotated_m = (x @ basis if axis else basis.T @ x for x in pair)
         v *= self.beta2
-        v += (1.0 - self.beta2) * np.square(turned_g)
-        u: Float32 = np.divide(turned_m, np.sqrt(v) + self.eps)
+        v += (1.0 - self.beta2) * np.square(rotated_g)
+        u: Float32 = np.divide(rotated_m, np.sqrt(v) + self.eps)
         for _, basis, axis in sides:
             u = u @ basis.T if axis else basis @ u
         return np.ascontiguousarray(u)
 
 
 def _have_bases(sides: list[Side]) -> bool:
-    """Whether a matrix has had a gradient; bases that are not orthonormal are computed anew.
-
-    Columns of an average of several workers' bases are shorter; those of an unfilled one are zero.
-    """
+    """Whether a matrix has had a gradient; bases that are not orthonormal are computed anew."""
     import numpy as np
 
     for second, basis, _ in sides:

@@ -1,38 +1,40 @@
-"""Sparsified training: of each step only a few elements are written, the rest waits.
+"""Sparsified updates: few elements of each are written, the rest waits (error feedback).
 
-The worker takes the optimizer's whole step in private, moments included, and adds it to its
-residual, the part of earlier steps that it has not written yet. A selection of the residual is
-added to the arena, element by element, and removed from the residual. So no part is lost, only late
-(error feedback). Other workers see only the selected elements, and the theory's Omega, rho and
-Delta count only these.
+The worker adds the optimizer's whole update to its private residual, the part of earlier updates
+that is not written yet. Selected elements of the residual are added to the arena and removed from
+it, so nothing is lost, only delayed. Conflicts, and the theory's Omega, rho and Delta, count only
+the selected elements.
 
-With SGD this is memory SGD: r += lr * g, and a selection of r is written.
-The selection comes after AdamW, so its moments are those of the true gradient. With a sparse
-gradient the second moment of an element that is rarely chosen would decay to nothing, and the
-element's next step would be far too large.
+With SGD this is memory SGD: r += lr * g, and a selection of r is written. The selection comes after
+AdamW: with a sparse gradient, the second moment of a rarely chosen element would decay to nothing,
+and its next update would be far too large.
 Source: Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847.
 
     segment          meaning
-    residual.<slot>  float32, laid out as the parameters: the unwritten part of this worker's steps
+    residual.<slot>  float32, laid out as the parameters: what this worker has not written yet
 
-Like the moments it is private to a worker slot: inherited by the worker that replaces a dead one,
-saved and resumed. With `error_feedback=False` the rest of each step is dropped.
+Like the moments it is private to a worker slot: inherited, saved and resumed. With
+`error_feedback=False` the rest of each update is dropped.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from mlxhog.config.components import Component, Constraints
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, number, positive
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32, Rows
-from mlxhog.optim.rule import Around, Optimizer, Pairs, UpdateStep, UpdateTarget, parameter
+from mlxhog.optim.rule import (
+    Optimizer,
+    OptimizerWrapper,
+    Pairs,
+    UpdateStep,
+    UpdateTarget,
+    parameter,
+)
 from mlxhog.optim.updates import row_width
 
 if TYPE_CHECKING:
@@ -50,15 +52,12 @@ _FORMS = Forms(
 
 
 class Selection(NamedTuple):
-    """A rule for one parameter at a time; of a row-sparse step it chooses from the touched rows.
+    """Which elements of a parameter, or of the touched rows, are written; zeros never are.
 
-    kind "topk": the ceil(share * elements) of largest magnitude, at least one; among equals the
-    first. Source: Stich, Cordonnier and Jaggi 2018, arXiv:1809.07599.
-    kind "threshold": every element of magnitude >= share * lr. The unit is the learning rate, so
-    the written part does not depend on the schedule; AdamW's steps are about 1 unit, SGD's are the
-    gradient. Related: Strom 2015, Interspeech (there a fixed number).
-
-    Zeros are never written.
+    kind "topk": the ceil(share * elements) of largest magnitude; among equals the first. Source:
+    Stich, Cordonnier and Jaggi 2018, arXiv:1809.07599.
+    kind "threshold": every element of magnitude >= share * lr, so the written part does not depend
+    on the schedule; AdamW's updates are about 1 lr. Related: Strom 2015, Interspeech.
     """
 
     kind: Literal["topk", "threshold"]
@@ -71,49 +70,13 @@ class Selection(NamedTuple):
         return cls("topk" if kind == "topk" else "threshold", *share) if share else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sparse(Component):
-    """Numbers of strategies whose workers may write a part of their steps."""
-
-    sparsify: str = option(
-        "none",
-        "part of a step that is written: all, the share F of each parameter's elements with the "
-        "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
-        train_only=True, reads=Selection.parse,
-    )  # fmt: skip
-    error_feedback: bool = option(
-        True, "sparsify: the worker adds the rest of a step to later ones, or drops it",
-        train_only=True, requires={"sparsify": ()},
-    )  # fmt: skip
-
-    @property
-    def writes_whole_steps(self) -> bool:
-        return self.sparsify == "none"
-
-    def run_constraints(self, config: TrainConfig) -> Constraints:
-        sparse = self.sparsify != "none"
-        return (
-            (sparse and config.gpu_write != "cpu", "sparsify",
-             f"single elements are added by the CPU, and gpu_write is {config.gpu_write}; set "
-             "gpu_write=cpu"),
-            (sparse and config.moments == "shared", "sparsify",
-             "shared moments would still be written whole at every step; set moments=private"),
-        )  # fmt: skip
-
-
-def sparsify(config: Any) -> str:
-    """Return the part of a step that a run writes: a value of `Sparse.sparsify`; "none" is all."""
-    return config.strategy.sparsify if isinstance(config.strategy, Sparse) else "none"
-
-
-def take(
+def pop_selected(
     selection: Selection, pending: Float32, slot: Slot, rows: Int32 | None, *, lr: float, keep: bool
 ) -> tuple[Int32, Float32]:
     """Remove the selected elements of one parameter from `pending`, (n,) float32, its segment.
 
-    `rows` to choose from ascend; None is all. A threshold is in units of `lr`. Other elements stay
-    if `keep`, else they are dropped. Returns the elements of the row-major parameter, ascending
-    (k,) int32, and their values, (k,) float32.
+    They are chosen from `rows`, ascending, or all; the others stay if `keep`, else they are
+    dropped. Returns their places in the row-major parameter, ascending (k,) int32, and values.
     """
     import numpy as np
 
@@ -135,7 +98,7 @@ def take(
 
 
 def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
-    """Places of the k largest numbers, of equal ones the first, but of no zero."""
+    """Places of the k largest numbers, of equal ones the first; never of a zero."""
     import numpy as np
 
     if k == 0:
@@ -148,27 +111,23 @@ def _largest(size: NDArray[np.uint32], k: int) -> NDArray[np.intp]:
     return np.flatnonzero(larger)
 
 
-class Sparsified(Around):
-    """An optimizer whose steps are written in part, by no Metal kernel. Belongs to one worker.
-
-    With `error_feedback` the elements that are not selected are kept for later steps.
-    """
+class Sparsified(OptimizerWrapper):
+    """An optimizer whose updates are written in part, by the CPU. Belongs to one worker."""
 
     def __init__(self, rule: Optimizer, selection: Selection, error_feedback: bool = True) -> None:
         assert not rule.shared_segments  # they would be written whole
         super().__init__(rule)
         self.selection, self.error_feedback = selection, error_feedback
         self.own = (RESIDUAL,) if error_feedback else ()
-        self.written: Mapping[str, Int32] = {}  # elements of the last step, ascending (k,) int32
+        self.written: Mapping[str, Int32] = {}  # elements of the last update, ascending
         self.scratch_arrays = int(not error_feedback)
-        self._scratch: Float32 | None = None  # a step before the selection
+        self._scratch: Float32 | None = None  # an update before the selection
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:
-        """Take one step and write the selected elements.
+        """Compute one update and write the selected elements.
 
-        Concurrency: the step is computed from parameters read without a lock; the elements are
-        added as the arena's mode promises. If the worker is killed in between, the residual still
-        has the step, or the elements are removed and lost: at most those of one step.
+        Concurrency: parameters are read without a lock; elements are added as the arena's mode
+        promises. A worker killed in between loses at most the elements of one update.
         """
         import numpy as np
 
@@ -181,7 +140,7 @@ class Sparsified(Around):
         written = {}
         for slot, grad in pairs:
             rows = grad.index if isinstance(grad, Rows) else None
-            index, values = take(
+            index, values = pop_selected(
                 self.selection, pending, slot, rows, lr=step.lr, keep=self.error_feedback
             )
             with target.writing():

@@ -1,15 +1,12 @@
-"""Add deltas to shared parameters, and read them: the only code that touches parameter bytes.
-
-Fused optimizer steps (`mlxhog.optim`) go through the same native locks and kernels.
+"""Add deltas to shared parameters, and read them; fused updates use the same locks and kernels.
 
     mode       number  promise of concurrent adds
     lossless   0       no increment is lost; locks of a dead worker are taken over (locks.h)
     racy       1       elements never tear; simultaneous increments of one element may be lost
     cas        2       no increment is lost, also beside 32-bit atomics of a GPU; 20-100 x slower
 
-All writers of an arena use the mode in its header. Each parameter has one exclusion unit: `dense`
-(a lock per 1024 floats of the segment), or `rows` and `table` (a lock per row), whatever form a
-gradient has.
+All writers of an arena use the mode in its header. A `dense` parameter has a lock per 1024 floats
+of the segment, one of `rows` and a `table` a lock per row, whether a gradient is dense or rows.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730; the lossless mode is the one its theorem covers.
 """
 
@@ -20,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog import _native
 from mlxhog.errors import ShapeError
-from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
+from mlxhog.optim.gradients import Float32, Int32, Rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,14 +110,8 @@ def add_at(
 
 
 def snapshot(dst: Float32, src: Float32, *, threads: int = 1) -> None:
-    """Copy the shared floats `src` into the private `dst`, both (n,) float32, by some threads.
+    """Copy the shared floats `src` into the private `dst`, both (n,) float32.
 
-    Concurrency: takes no lock; each element is whole, elements may be of different ages.
+    Concurrency: takes no lock; no element is torn, but they may be of different updates.
     """
     _native.read(dst, src, threads=threads)
-
-
-__all__ = [
-    "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Rows", "add",
-    "add_at", "check", "row_width", "snapshot",
-]  # fmt: skip

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlxhog.config.options import option
 
-FEWEST = 12  # sampled gradients below which intervals are as wide as the range of their quantity
+MIN_SAMPLES = 12  # sampled gradients: below it, intervals span the range of their quantity
 PROBE_S = 3.0
 
 
@@ -17,16 +17,16 @@ class AnalyzeConfig:
     """Options of `mlxhog research analyze` beside those of training: amounts of measurement."""
 
     samples: int = option(
-        256, "gradients to sample, each of one batch", unit="gradients", low=FEWEST
+        256, "gradients to sample, one per batch", unit="gradients", low=MIN_SAMPLES
     )
     batches: int = option(
-        4096, "batches whose tokens are counted, without gradients", unit="batches", low=FEWEST
+        4096, "batches whose tokens are counted, without gradients", unit="batches", low=MIN_SAMPLES
     )
-    backend: str = option("auto", "computes the gradients; such as torch:cpu or mlx:cpu")
+    backend: str = option("auto", "backend that computes gradients, such as torch:cpu or mlx:cpu")
     time: float | None = option(
         None,
-        f"length of the short lock-free run that shows staleness; auto is {PROBE_S:g} s, and 0 (no "
-        "run) for a run of several workers, which has recorded its staleness",
+        f"length of the short lock-free run that measures staleness; auto: {PROBE_S:g} s, or 0 (no "
+        "run) if the run has recorded it",
         unit="s",
         low=0,
         none="auto",
@@ -39,16 +39,15 @@ class AdviseConfig:
 
     measure: float = option(
         4.0,
-        "training time of each of the three short runs that are measured; up to 16 times as long "
-        "if a worker takes fewer than eight steps in it",
+        "training time of each of the three measured runs; up to 16 times as long if a worker "
+        "takes fewer than eight steps in it",
         unit="s",
         above=0,
     )
     samples: int = option(24, "gradients whose conflicts and noise are measured", low=12)
-    reproducible: bool = option(False, "only strategies that repeat bit for bit")
+    reproducible: bool = option(False, "only strategies whose runs repeat bit for bit")
     heterogeneity: float | None = option(
         None,
-        "if workers have data of their own: variance of the workers' mean gradients over that of a "
-        "batch's gradient",
+        "for non-IID data: variance between the workers' mean gradients over that of a batch",
         low=0,
     )

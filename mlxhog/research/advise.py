@@ -1,8 +1,4 @@
-"""Choose a strategy: a profile by three short runs, rules, a trial of the two best.
-
-Numbers of steps decide whether they count: a short run is repeated for longer until every worker
-takes enough steps, and a trial on a busy machine counts if an arm's runs have similar numbers.
-"""
+"""Choose a strategy: a profile by three short runs, rules, a trial of the two best."""
 
 import tempfile
 import time
@@ -61,7 +57,7 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
             target.config,
             lambda step: tell(part, step),
             seconds=how.measure,
-            fewest=MIN_STEPS,
+            min_steps=MIN_STEPS,
             flag="--measure",
             **{**PLAIN, **chosen},
         )
@@ -70,7 +66,7 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
     one = workers[0].backend
     together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     (alone,), _ = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
-    in_rounds, rounds_per_s = short(f"{len(workers)} workers, in rounds", strategy=Sync())
+    in_rounds, rounds_per_s = short(f"{len(workers)} workers, synchronous", strategy=Sync())
     slowest_s = float(rounds_of(in_rounds, target.config.seed).max(axis=0).mean())
     drawn = tickets(
         subject.plan.batches().n_tickets, min(how.samples, max_samples(subject)), target.config.seed
@@ -78,7 +74,7 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
     with Child() as child:
         tell("gradients", f"starting {subject.plan.workers[0].backend}")
         measured = measure(child, subject, drawn, lambda part, step: tell("gradients", step))
-        tell("gradients", "their noise")
+        tell("gradients", "noise scale")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
     total = sum(one.parameters for one in measured.blocks)
     p_conf = sum(one.parameters * one.p_conf for one in measured.blocks) / total
@@ -91,7 +87,7 @@ def measured_profile(target: AnalysisTarget, how: AdviseConfig, tell: TellStep) 
         noise_scale=noise,
         batch=subject.plan.config.sequences_per_ticket,
         backend=one,
-        adaptive=optim.chosen(target.config).is_adaptive,
+        adaptive=optim.optimizer_of(target.config).is_adaptive,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
         seed=target.config.seed,
@@ -125,9 +121,7 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
 PAIRS = 4
 TRY_S = 60.0  # training time of each of the two, in all pairs
 TIE_BITS = 0.02  # bits per byte within which two losses are a tie, whatever the interval
-UNEVEN = 1.3
-"""Largest ratio of steps between runs of an arm at which a trial on a busy machine counts: beyond
-it the load of other programs, and not the arms, decided about steps."""
+UNEVEN = 1.3  # ratio of an arm's steps above which a trial on a busy machine does not count
 
 VAL_TOKENS = 65_536
 
@@ -135,10 +129,9 @@ VAL_TOKENS = 65_536
 def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[str, Any]:
     """Return the result of some pairs of runs, the first arm being A.
 
-    It has of each arm `names`, `seconds` and `steps` of training, and mean validation
-    `bits_per_byte`; the `difference` of the second's bits to the first's with its interval of 95 %,
-    `low` to `high`; whether it is a `tie`, and the `winner`, of a tie the first arm that repeats.
-    `untold` is the load of a busy machine, for which the trial does not count; the first arm wins.
+    The `difference` of bits per byte, second less first, has a 95 % interval, `low` to `high`. The
+    `winner` of a `tie` is the first arm that repeats. If a busy machine makes the trial
+    `inconclusive`, which has the load, the first arm wins.
 
     Raises:
         Diverged: every run of both arms diverged.
@@ -153,9 +146,9 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[
     tie, winner = result.sign == 0 or abs(result.mean) < TIE_BITS, arms[int(result.mean < 0)]
     if tie:
         winner = next((arm for arm in arms if arm.repeats), arms[0])
-    steps, untold = [[run.steps for run in side] for side in runs], None
+    steps, inconclusive = [[run.steps for run in side] for side in runs], None
     if load.busy and any(max(each) > UNEVEN * min(each) for each in steps):
-        untold, winner, tie = str(load), arms[0], True
+        inconclusive, winner, tie = str(load), arms[0], True
     return {
         "names": [arm.name for arm in arms],
         "seconds": [sum(run.seconds for run in side) for side in runs],
@@ -166,7 +159,7 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[
         "high": result.high,
         "winner": winner.name,
         "tie": tie,
-        "untold": untold,
+        "inconclusive": inconclusive,
     }
 
 
@@ -174,10 +167,6 @@ def try_both(target: AnalysisTarget, arms: tuple[Arm, Arm], tell: TellStep) -> d
     """Train both in pairs of runs at a constant learning rate, as `mlxhog compare`; `decide`.
 
     The first arm is the recommended one.
-
-    Raises:
-        MlxhogError: as `mlxhog.experiments.pairs.Comparison.run_pair`.
-        Diverged: every run of both arms diverged.
     """
     watch, config = LoadWatch(), target.config
     terms = CompareConfig(
@@ -197,8 +186,7 @@ def try_both(target: AnalysisTarget, arms: tuple[Arm, Arm], tell: TellStep) -> d
 
 # -- the answer ------------------------------------------------------------------------------------
 
-PROFILE_PARTS, TRIAL_PARTS = 4, 3 * PAIRS
-"""Three short runs and the gradients; of each pair both runs, and their scores."""
+PROFILE_PARTS, TRIAL_PARTS = 4, 3 * PAIRS  # short runs and gradients; runs and their scores
 
 
 def advise_on(
@@ -207,13 +195,7 @@ def advise_on(
     """Measure, predict and try; returns what `advise --json` prints.
 
     The advice is `chosen` with its `flags` of train: the winner of the `trial`, or without one the
-    choice of the rules, `advised`. `untold` says why it is a guess (the load of a busy machine), or
-    is None.
-
-    `tell` is called with (part, step) before each step.
-
-    Raises:
-        MlxhogError: bad input, or a failed measurement; see `measured_profile`.
+    choice of the rules, `advised`. `inconclusive` says why it is a guess, or is None.
     """
     began = time.monotonic()
     if target.config.strategy is None:
@@ -222,15 +204,15 @@ def advise_on(
     watch = LoadWatch()
     profile = measured_profile(target, options, tell)
     load, choice = watch.look(), recommend(profile)
-    arm, trial, untold = choice.first, None, str(load) if load.busy else None
+    arm, trial, inconclusive = choice.first, None, str(load) if load.busy else None
     if tries and choice.second is not None:
         both = arm, choice.second
         trial = try_both(target, both, tell)
         arm = next(one for one in both if one.name == trial["winner"])
-        untold = trial["untold"]
+        inconclusive = trial["inconclusive"]
     answer = f"{arm.name}: mlxhog train {arm.flags}"
-    if untold is not None:
-        answer = f"{untold}; run advise again when other programs are quiet; a guess is {answer}"
+    if inconclusive is not None:
+        answer = f"{inconclusive}; best guess: {answer}; run advise again on an idle machine"
     return {
         "subject": target.title,
         "machine": machine.here().name,
@@ -244,6 +226,6 @@ def advise_on(
         "expected": choice.expected,
         "profile": profile.to_json(),
         "trial": trial,
-        "untold": untold,
+        "inconclusive": inconclusive,
         "seconds": time.monotonic() - began,
     }

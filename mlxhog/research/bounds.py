@@ -1,9 +1,8 @@
 """The theorems on lock-free SGD as rows: numbers and assumptions.
 
-No bound limits the number of workers: Proposition 4.1 orders problems, and is wrong by orders of
-magnitude as a prediction. For the Netflix problem its penalty at a lag of 9 is 467, but ten cores
-were measured to be about five times as fast as one. Where the objective is not strongly convex, as
-the loss of a neural network, it sets no bound at all.
+No bound limits the number of workers: Proposition 4.1 orders problems, but predicts a penalty of
+467 for Netflix at a staleness of 9, where ten cores were measured to be about five times as fast as
+one. Without strong convexity, as in neural networks, it sets no bound at all.
 """
 
 import math
@@ -48,7 +47,7 @@ ASSUMPTIONS = {
 }
 """By name: the assumption, why it holds, why it fails."""
 
-K_LAG_SQUARED, LAG = 6, 6
+K_QUADRATIC, K_LINEAR = 6, 6
 """Factors of tau^2 Omega sqrt(Delta) and of rho tau in the updates of Proposition 4.1."""
 
 ORDER_ONE = 100
@@ -62,27 +61,29 @@ Bound = dict[str, Any]  # of `apply`
 
 
 def _penalty(tau: float, omega: float, rho: float, delta: float) -> Values:
-    """Updates of Proposition 4.1 at lag tau, over those of serial SGD.
+    """Updates of Proposition 4.1 at staleness tau, over those of serial SGD.
 
     pen(tau) = 1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)
 
     The proof is for updates that change one coordinate of an example at a time, drawn with
     replacement; the program changes all of them.
     """
-    return {"penalty": 1 + LAG * rho * tau + K_LAG_SQUARED * tau * (tau * omega * math.sqrt(delta))}
+    return {
+        "penalty": 1 + K_LINEAR * rho * tau + K_QUADRATIC * tau * (tau * omega * math.sqrt(delta))
+    }
 
 
 def _root(tau: float, n: float, rho: float, delta: float) -> Values:
-    return {"largest_tau": n**0.25, "met": float(tau <= n**0.25)}
+    return {"largest_tau": n**0.25, "holds": float(tau <= n**0.25)}
 
 
 def _perturbed_iterate(tau: float, n_examples: float, mean_degree: float) -> Values:
-    """Largest lag for which conflicts cost nothing, tau <= n / (2 Dbar).
+    """Largest staleness at which conflicts cost nothing, tau <= n / (2 Dbar).
 
     The theorem's second limit, M^2 / (eps m^2), is for solutions of high accuracy.
     """
     largest = n_examples / (2 * mean_degree) if mean_degree > 0 else math.inf
-    return {"largest_tau": largest, "met": float(tau <= largest)}
+    return {"largest_tau": largest, "holds": float(tau <= largest)}
 
 
 THEOREMS: dict[str, tuple[str, tuple[str, ...], Callable[..., Values]]] = {

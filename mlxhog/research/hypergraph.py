@@ -2,10 +2,10 @@
 
     omega   Omega = max |e|                        a count
     delta   Delta = max_v |{e : v in e}| / |E|     share of the examples at the busiest coordinate
-    rho     rho   = max_e |{e' : e' meets e}| / |E|    e meets itself
+    rho     rho   = max_e |{e' : e' overlaps e}| / |E|    e overlaps itself
     p_conf  share of the pairs of distinct examples that share a coordinate
 
-Always rho >= Delta and rho <= Omega * Delta. An example without coordinates meets no example, not
+Always rho >= Delta and rho <= Omega * Delta. An example without coordinates overlaps none, not
 even itself: it has nothing to overwrite. The edges are all examples, or a sample: supports drawn
 independently and uniformly from the examples (or batches), which shows the largest values among
 its own.
@@ -27,11 +27,11 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Hypergraph:
-    """Edges, by what each of them touches and meets."""
+    """Edges, by the coordinates that each touches, and the edges that it overlaps."""
 
     sizes: Int64  # coordinates per edge, (|E|,)
     degrees: Int64  # edges per coordinate, (n,)
-    edge_degrees: Int64  # edges that each edge meets, itself included, (|E|,)
+    edge_degrees: Int64  # edges that each edge overlaps, itself included, (|E|,)
 
     @classmethod
     def of_lists(cls, edges: Iterable[Sequence[int] | NDArray[np.integer]], n: int) -> Self:
@@ -46,11 +46,11 @@ class Hypergraph:
         edge = np.repeat(np.arange(len(rows)), sizes)
         holders = np.zeros((len(vertices), -(-len(rows) // 64)), np.uint64)  # edges as bits
         np.bitwise_or.at(holders.view(np.uint8), (at, edge >> 3), (1 << (edge & 7)).astype("u1"))
-        met = [
+        overlaps = [
             np.bitwise_count(np.bitwise_or.reduce(holders[row])).sum()
             for row in np.split(at, np.cumsum(sizes)[:-1])
         ]
-        return cls(sizes, np.bincount(indices, minlength=n), np.array(met, np.int64))
+        return cls(sizes, np.bincount(indices, minlength=n), np.array(overlaps, np.int64))
 
     @classmethod
     def of_bitmaps(cls, bits: NDArray[np.uint8], n: int) -> Self:
@@ -58,16 +58,16 @@ class Hypergraph:
 
         `bits` is (|E|, ceil(n / 8)), C-contiguous, in little bit order, 0 beyond n > 0.
         """
-        degrees, met = np.zeros(n, np.int64), np.zeros(len(bits), np.int64)
+        degrees, overlaps = np.zeros(n, np.int64), np.zeros(len(bits), np.int64)
         for edge, row in enumerate(bits):
             degrees += np.unpackbits(row, count=n, bitorder="little")
             touched, left, begin, width = np.flatnonzero(row), np.arange(len(bits)), 0, 64
-            while begin < len(touched) and len(left):  # most meet at the first bytes, or never
+            while begin < len(touched) and len(left):  # most overlap at the first bytes, or never
                 part = touched[begin : begin + width]
-                meets = (bits[np.ix_(left, part)] & row[part]).any(axis=1)
-                met[edge] += np.count_nonzero(meets)
-                left, begin, width = left[~meets], begin + width, 8 * width
-        return cls(np.bitwise_count(bits).sum(axis=1, dtype=np.int64), degrees, met)
+                hits = (bits[np.ix_(left, part)] & row[part]).any(axis=1)
+                overlaps[edge] += np.count_nonzero(hits)
+                left, begin, width = left[~hits], begin + width, 8 * width
+        return cls(np.bitwise_count(bits).sum(axis=1, dtype=np.int64), degrees, overlaps)
 
     def __len__(self) -> int:
         """Number of edges |E|."""
@@ -85,24 +85,24 @@ class Hypergraph:
 
     @property
     def rho(self) -> float:
-        """Largest share of the edges that one edge meets."""
+        """Largest share of the edges that one edge overlaps."""
         return float(self.edge_degrees.max()) / len(self)
 
     @property
     def sampled_rho(self) -> float:
-        """Of a sample: the largest share of the others that one edge meets; at least Delta."""
+        """Largest share of the others that one edge of a sample overlaps; at least Delta."""
         others = (self.edge_degrees - (self.sizes > 0)).max()
         return max(self.delta, float(others) / (len(self) - 1))
 
     @property
     def p_conf(self) -> float:
-        """Probability that two distinct edges meet, 0 for a single edge; unbiased of a sample."""
-        meetings = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
-        return meetings / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
+        """Probability that two distinct edges overlap, unbiased; 0 for a single edge."""
+        pairs = int(self.edge_degrees.sum()) - int(np.count_nonzero(self.sizes))
+        return pairs / (len(self) * (len(self) - 1)) if len(self) > 1 else 0.0
 
     @property
     def p_conf_interval(self) -> tuple[float, float]:
-        """Of a sample: the interval of p_conf with `CONFIDENCE`.
+        """Interval of p_conf of a sample, with `CONFIDENCE`.
 
         These are the limits of Clopper and Pearson 1934 for floor(|E| / 2) disjoint pairs, which
         are independent. The share of all pairs is the average of such shares over all orders of the

@@ -1,7 +1,7 @@
 """The rules that advise: which strategy suits a workload, and what suits a model that was measured.
 
-Of each topic, the first row of a table that holds is the advice. The facts of `STRATEGIES` are a
-`workload.Profile`, those of `TRAINING` an `analysis.advice.Analysis`.
+Of each topic, the first row of a table that holds is the advice. The facts of `STRATEGY_RULES` are
+a `workload.Profile`, those of `TRAINING_RULES` an `analysis.advice.Analysis`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,8 @@ from mlxhog.strategies import (
     Scaffold,
     Serial,
     Sync,
+    prediction_of,
+    shares_moments,
 )
 from mlxhog.strategies.sync import BY_SPEED
 
@@ -47,21 +49,21 @@ SATURATED = 1.15
 MARGIN = 1.1  # gradients per second, hogwild over sync, from which workers do not wait
 LARGE_PERIOD = 32
 
-STRATEGIES = (
+STRATEGY_RULES = (
     Rule(
-        "the machine is full",
+        "the CPU is saturated",
         lambda p: p.count == 1 or p.scaling < SATURATED,
         lambda p: (Serial(),),
         lambda p: (
             "there is one worker"
             if p.count == 1
             else f"{p.count} workers compute {p.scaling:.2f} times as much as one (below "
-            f"{SATURATED}), and no strategy creates compute; a larger batch may still help"
+            f"{SATURATED}), and no strategy adds compute; a larger batch may still help"
         ),
         f"more cores, or workers that scale to {SATURATED} times one",
     ),
     Rule(
-        "runs must repeat",
+        "runs must be reproducible",
         lambda p: p.reproducible,
         lambda p: (Sync(), RoundRobin()) if p.gain < 0.5 else (RoundRobin(), Sync()),
         lambda p: (
@@ -71,11 +73,11 @@ STRATEGIES = (
         "without --reproducible the rules below apply",
     ),
     Rule(
-        "rounds cost next to nothing",
+        "synchronization costs next to nothing",
         lambda p: 1 + p.gain < MARGIN,
         lambda p: (Sync(),),
         lambda p: (
-            f"rounds cost {p.gain:.1%} (slowest {p.straggling:.1%}, barrier and average "
+            f"synchronization costs {p.gain:.1%} (slowest {p.straggling:.1%}, barrier and average "
             f"{p.overhead:.1%}), which bounds the gain of any method without barriers"
         ),
         f"workers or a barrier that cost {MARGIN - 1:.0%} or more",
@@ -92,7 +94,7 @@ STRATEGIES = (
         "denser updates",
     ),
     Rule(
-        "one worker is slow for good",
+        "one worker is persistently slow",
         lambda p: p.straggling > p.overhead and p.slow_worker is not None,
         lambda p: (
             (Hogwild(), AsyncPS(), BY_SPEED)
@@ -100,24 +102,25 @@ STRATEGIES = (
             else (BY_SPEED, Hogwild(), AsyncPS())
         ),
         lambda p: (
-            f"worker {p.slow_worker} is slow for good: rounds cost {p.straggling:.0%} with equal "
-            f"shares, and {p.gain_over_speed:.1%} with shares by speed (lock-free from "
-            f"{MARGIN - 1:.0%} on); a bound on staleness would only make all as slow"
+            f"worker {p.slow_worker} is persistently slow: synchronization costs "
+            f"{p.straggling:.0%} with equal shares, and {p.gain_over_speed:.1%} with "
+            f"speed-weighted ones (lock-free from {MARGIN - 1:.0%} on); a bound on staleness would "
+            "only make all as slow"
         ),
-        "workers of one speed",
+        "equally fast workers",
     ),
     Rule(
         "stragglers dominate",
         lambda p: p.straggling > p.overhead,
         lambda p: (Hogwild(), AsyncPS(), SSP()),
         lambda p: (
-            f"the slowest gradient of a round takes {p.straggling:.0%} more than the mean, more "
+            f"the slowest gradient of a step takes {p.straggling:.0%} more than the mean, more "
             f"than barrier and average ({p.overhead:.0%}), and asynchronous updates do not wait"
         ),
-        "steadier times of gradients",
+        "less variable gradient times",
     ),
     Rule(
-        "merging dominates, and data differ",
+        "averaging dominates, and data are non-IID",
         lambda p: p.heterogeneity > 1 / p.period,
         lambda p: (DiLoCo(), Sync()) if p.adaptive else (Scaffold(), FedProx(), Sync()),
         lambda p: (
@@ -125,27 +128,27 @@ STRATEGIES = (
             "steps drift farther than gradients are noisy, which control variates correct"
             + (" (not with an adaptive optimizer: shorter periods there)" if p.adaptive else "")
         ),
-        "shards that are alike, or a cheaper merge",
+        "more similar shards, or cheaper averaging",
     ),
     Rule(
-        "merging dominates",
+        "averaging dominates",
         lambda p: p.period < LARGE_PERIOD,
         lambda p: (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild()),
         lambda p: (
             f"barrier and average cost {p.overhead:.0%} of a gradient; after {p.period} local "
-            "steps a merge takes a tenth of the time"
+            "steps averaging takes a tenth of the time"
         ),
         "a cheaper barrier",
     ),
     Rule(
-        "merging is very expensive",
+        "averaging is very expensive",
         lambda p: True,
         lambda p: (DiLoCo(), LocalSGD(), Hogwild(), Sync()),
         lambda p: (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period} local steps lie "
-            "between two merges"
+            "between two averages"
         ),
-        "a faster merge",
+        "faster averaging",
     ),
 )
 """By the facts of a `workload.Profile` p."""
@@ -153,25 +156,25 @@ STRATEGIES = (
 # -- after a measurement: how to train -------------------------------------------------------------
 
 OFTEN = 0.5  # share of parameters, or of pairs of updates, above which conflict is common
-TURNED = 0.5  # cosine of an old and a fresh gradient below which the old one mostly misleads
-FRESH = 0.9  # cosine above which an old gradient is nearly as good as a fresh one
+MISLEADING = 0.5  # cosine of a stale and a fresh gradient below which the stale one mostly misleads
+FRESH = 0.9  # cosine above which a stale gradient is nearly as good as a fresh one
 
 
 def verdict(f: Any) -> str:
     """Return one line of up to 80 characters: whether lock-free training is sound."""
-    if f.lag.mean == 0:
+    if f.staleness.mean == 0:
         return "Yes: the gradients of one worker are never stale."
-    if f.allowed >= f.lag.largest:
+    if f.allowed >= f.staleness.largest:
         return (
             f"Yes: updates seldom overlap; theory allows a staleness of {f.allowed:.3g}, and "
-            f"{f.lag.largest:g} is the largest."
+            f"{f.staleness.largest:g} is the largest."
         )
     if f.stale is None:
         return f"Not by theory: updates overlap in {f.dense_share:.0%} of the parameters."
     words = "Doubtful: stale gradients mislead"
     if f.stale.cosine >= FRESH:
         words = "Yes in practice: stale gradients stay good"
-    elif f.stale.cosine >= TURNED:
+    elif f.stale.cosine >= MISLEADING:
         words = "With care: stale gradients lose some of their value"
     return f"{words} (cosine {f.stale.cosine:.2f}); no theorem covers it."
 
@@ -186,10 +189,10 @@ def _lost(f: Any) -> str:
     )
 
 
-def _lag_rule(f: Any) -> str:
+def _staleness_rule(f: Any) -> str:
     return (
-        f"tau <= n / (2 Dbar) allows a lag of {f.allowed:.3g} in {f.strictest['block']}, and "
-        f"{f.lag.largest:g} is the largest"
+        f"tau <= n / (2 Dbar) allows a staleness of {f.allowed:.3g} in {f.strictest['block']}, and "
+        f"{f.staleness.largest:g} is the largest"
     )
 
 
@@ -198,10 +201,10 @@ def _workers(f: Any) -> tuple[str, str]:
     return f"up to {count}", f"--workers {count}"
 
 
-def _predicted_reads(f: Any) -> tuple[str, str]:
-    if f.config.prediction != "none":
-        return f"keep predict={f.config.prediction}", ""
-    kind = "last" if f.config.shares_moments else "own"
+def _weight_prediction(f: Any) -> tuple[str, str]:
+    if (kind := prediction_of(f.config)) != "none":
+        return f"keep predict={kind}", ""
+    kind = "last" if shares_moments(f.config) else "own"
     return f"use predict={kind}", f"--predict {kind}"
 
 
@@ -209,22 +212,25 @@ def _start(f: Any) -> tuple[str, str]:
     own = f.lock_free
     if own is None or not (own.writes_whole_steps and own.is_lock_free):
         return "a longer warmup, as the other options leave no synchronous start", ""
-    return "train the first part in sync", f"--async-after {0.1 if f.ages < TURNED else 0.05}"
-
-
-def _ageing(f: Any) -> str:
     return (
-        f"a batch's gradient has a cosine of {f.stale.cosine:.2f} with its own {f.stale.lag} "
+        "train the first part synchronously",
+        f"--async-after {0.1 if f.stale_cosine < MISLEADING else 0.05}",
+    )
+
+
+def _measured_cosine(f: Any) -> str:
+    return (
+        f"a batch's gradient has a cosine of {f.stale.cosine:.2f} with its own {f.stale.delay} "
         f"updates later, at {'this checkpoint' if f.trained else 'the initial values'}"
     )
 
 
-TRAINING = (
+TRAINING_RULES = (
     Rule(
         "write",
         lambda f: True,
         lambda f: (
-            "add steps losslessly (stripe locks), as write=auto does on CPUs",
+            "apply updates losslessly (stripe locks), as write=auto does on CPUs",
             "--write lossless" if f.write == "racy" else "",
         ),
         lambda f: f"{_lost(f)}, and no theorem here covers lost ones",
@@ -236,36 +242,41 @@ TRAINING = (
             f"at most one per core ({f.cores} here), and compare their loss with one worker's",
             "",
         ),
-        lambda f: f"sparsity does not justify a second worker: {_lag_rule(f)}",
+        lambda f: f"sparsity does not justify a second worker: {_staleness_rule(f)}",
     ),
-    Rule("workers", lambda f: True, _workers, _lag_rule),
+    Rule("workers", lambda f: True, _workers, _staleness_rule),
     Rule(
-        "predicted reads",
+        "weight prediction",
         lambda f: f.lock_free is not None,
-        _predicted_reads,
+        _weight_prediction,
         lambda f: (
-            f"a step is {f.lag.mean:.2g} updates old on average when it is added, for a part of "
-            "which predicted parameters make up"
+            f"a gradient is {f.staleness.mean:.2g} updates stale on average when it is applied, "
+            "which weight prediction partly compensates"
         ),
     ),
     Rule(
         "synchronous start",
-        lambda f: f.ages is not None and f.ages >= FRESH,
+        lambda f: f.stale_cosine is not None and f.stale_cosine >= FRESH,
         lambda f: ("not needed: stale gradients are good here", ""),
-        _ageing,
+        _measured_cosine,
     ),
     Rule(
         "freshness",
-        lambda f: f.ages is not None and f.ages < FRESH and f.trained,
+        lambda f: f.stale_cosine is not None and f.stale_cosine < FRESH and f.trained,
         lambda f: ("fewer workers, or a smaller lr, would make more of each gradient", ""),
-        _ageing,
+        _measured_cosine,
     ),
-    Rule("synchronous start", lambda f: f.ages is not None and not f.trained, _start, _ageing),
+    Rule(
+        "synchronous start",
+        lambda f: f.stale_cosine is not None and not f.trained,
+        _start,
+        _measured_cosine,
+    ),
     Rule(
         "disjoint blocks",
         lambda f: f.dense_share > OFTEN and getattr(f.config.strategy, "blocks", "") != "disjoint",
         lambda f: (
-            "worth a try against conflicts, but not against stale gradients",
+            "may help against conflicts, but not against stale gradients",
             "--blocks disjoint",
         ),
         lambda f: (

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.research.rules import STRATEGIES, Rule, decide
+from mlxhog.research.rules import STRATEGY_RULES, Rule, decide
 from mlxhog.research.simulator import simulate
-from mlxhog.research.simulator import strategies as schemes
+from mlxhog.research.simulator import strategies as simulated
 from mlxhog.research.simulator.machine import SimulatedStrategy, Worker
 from mlxhog.strategies import (
     SSP,
@@ -31,7 +31,7 @@ from mlxhog.strategies.averaging import Averaged
 from mlxhog.strategies.sync import BY_SPEED
 from mlxhog.training.plan import strategy_rule as choose_strategy
 
-ROUNDS = 4000  # simulated rounds for the mean of the slowest gradient
+ROUNDS = 4000  # simulated steps for the mean of the slowest gradient
 LASTING = 1.5
 """Mean time of the slowest worker over the median one's above which it is a slow worker."""
 
@@ -43,8 +43,8 @@ LOCAL_COST = 0.05
 0.064, n 12) more steps (`python benchmarks/advisor.py --constants`)."""
 
 STALENESS_COST = 0.01
-"""Share of the samples that a mean staleness of one costs if every update meets every other, beyond
-the cost of the larger batch: 0.00 (-0.04 to 0.03, n 3) for each unit (the same command)."""
+"""Share of the samples that a mean staleness of one costs if every update overlaps every other,
+beyond the cost of the larger batch: 0.00 (-0.04 to 0.03, n 3) for each unit (the same command)."""
 
 CANDIDATES: tuple[Strategy, ...] = (
     Serial(), Sync(), BY_SPEED, Hogwild(), AsyncPS(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
@@ -54,7 +54,7 @@ CANDIDATES: tuple[Strategy, ...] = (
 
 
 def rounds_of(workers: Sequence[Worker], seed: int) -> NDArray[np.float64]:
-    """Draw the compute times of each worker in many rounds, (P, ROUNDS)."""
+    """Draw the compute times of each worker in many synchronous steps, (P, ROUNDS)."""
     rng, rows = np.random.default_rng(seed), []
     for worker in workers:
         times = worker.compute.successive(rng)
@@ -81,7 +81,7 @@ class Profile:
 
     @property
     def count(self) -> int:
-        """P."""
+        """P, the number of workers."""
         return len(self.workers)
 
     @cached_property
@@ -96,7 +96,7 @@ class Profile:
 
     @cached_property
     def slowest_s(self) -> float:
-        """E[max]: mean time of the slowest gradient of a round."""
+        """E[max]: mean time of the slowest gradient of a synchronous step."""
         return float(self.rounds.max(axis=0).mean())
 
     @property
@@ -116,7 +116,7 @@ class Profile:
 
     @property
     def gain_over_speed(self) -> float:
-        """The same over sync by speed, as `--strategy auto` has it, with barrier and average."""
+        """Gain over speed-weighted sync, as `--strategy auto` computes it, with its overhead."""
         return choose_strategy.gain(self.rounds.tolist(), self.batch) - 1 + self.overhead
 
     @property
@@ -160,21 +160,21 @@ class Profile:
         }
 
 
-# -- arms: strategies of train, each with its scheme in the simulator ------------------------------
+# -- arms: strategies of train, each with its simulation -------------------------------------------
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to train."""
 
-    strategy: Strategy  # with its numbers
-    scheme: SimulatedStrategy  # of the strategy in the simulator
+    strategy: Strategy  # with its hyperparameters
+    simulated: SimulatedStrategy  # of the strategy in the simulator
     workers: str = ""  # as --workers takes them; "" for those of the run
 
     @property
     def name(self) -> str:
         """For people."""
-        return self.strategy.name + " by speed" * (self.strategy == BY_SPEED)
+        return str(self.strategy) if self.strategy == BY_SPEED else self.strategy.name
 
     @property
     def repeats(self) -> bool:
@@ -183,12 +183,12 @@ class Arm:
 
     @property
     def family(self) -> str:
-        """How its workers meet: serial, rounds, asynchronous or local."""
+        """How its workers synchronize: serial, synchronous, asynchronous or local."""
         if self.strategy.one_process:
             return "serial"
         if self.strategy.copies:
             return "local"
-        return "rounds" if self.strategy.averages else "asynchronous"
+        return "synchronous" if self.strategy.averages else "asynchronous"
 
     @property
     def flags(self) -> str:
@@ -208,26 +208,26 @@ def arms(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -> dic
     for kind in strategies:
         strategy = replace(kind, average_every=period) if isinstance(kind, Averaged) else kind
         workers = profile.backend if strategy.one_process else ""
-        arm = Arm(strategy, _scheme(strategy, barrier_s), workers)
+        arm = Arm(strategy, _simulated(strategy, barrier_s), workers)
         if arm.repeats or not profile.reproducible:
             known[kind] = arm
     return known
 
 
-def _scheme(strategy: Strategy, barrier_s: float) -> SimulatedStrategy:
+def _simulated(strategy: Strategy, barrier_s: float) -> SimulatedStrategy:
     """Simulate a strategy; a barrier takes some seconds beyond the workers' own copies."""
     match strategy:
         case Sync():
-            return schemes.SimulatedSync(round_s=barrier_s, by_speed=strategy == BY_SPEED)
+            return simulated.SimulatedSync(round_s=barrier_s, by_speed=strategy == BY_SPEED)
         case SSP():
-            return schemes.SimulatedSSP(strategy.slack)
+            return simulated.SimulatedSSP(strategy.slack)
         case AsyncPS():
-            return schemes.ParameterServer()
+            return simulated.ParameterServer()
         case RoundRobin():
-            return schemes.SimulatedRoundRobin()
+            return simulated.SimulatedRoundRobin()
         case Averaged():
-            return schemes.OuterLoop(strategy.local_steps, round_s=barrier_s)
-    return schemes.SimulatedHogwild()
+            return simulated.OuterLoop(strategy.local_steps, round_s=barrier_s)
+    return simulated.SimulatedHogwild()
 
 
 # -- a prediction, and the choice ------------------------------------------------------------------
@@ -249,7 +249,7 @@ def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -
     """
     known = arms(profile, strategies)
     expected = predict(profile, known.values())
-    rule = decide(STRATEGIES, profile)[0]
+    rule = decide(STRATEGY_RULES, profile)[0]
     first = next(known[one] for one in rule.answer(profile) if one in known)
     second = next((arm for arm in expected if arm.family != first.family), None)
     return Recommendation(first, second, rule, [*expected.values()])
@@ -258,15 +258,14 @@ def recommend(profile: Profile, strategies: Collection[Strategy] = CANDIDATES) -
 def predict(profile: Profile, known: Iterable[Arm]) -> dict[Arm, dict[str, Any]]:
     """Predict arms; returns what is expected of each, the soonest first.
 
-    It has `name` and `flags`; `gradients_per_s`, mean `staleness`, and the share of time in which
-    workers are `idle`; `samples` to a loss, over those of one worker alone, a guess before a trial;
-    and `time` to that loss, over that of sync.
+    `idle` is the share of time in which workers wait; `samples` to a loss are over those of one
+    worker alone, a guess before a trial, and `time` to that loss over that of sync.
     """
     expected: dict[Arm, dict[str, Any]] = {}
     for arm in known:
         workers = [profile.alone] if arm.strategy.one_process else profile.workers
         updates = max(100, SIMULATED // (len(workers) if arm.strategy.averages else 1))
-        prediction = simulate(workers, arm.scheme, updates=updates, seed=profile.seed)
+        prediction = simulate(workers, arm.simulated, updates=updates, seed=profile.seed)
         samples = samples_needed(profile, arm.strategy)
         expected[arm] = {
             "name": arm.name,
@@ -287,7 +286,7 @@ def samples_needed(profile: Profile, strategy: Strategy) -> float:
     """Guess the samples to a loss, over those of one worker alone, before a trial.
 
     Gradients in flight together count as one larger batch, 1 + B / B_noise (McCandlish et al. 2018,
-    arXiv:1812.06162). Late gradients cost `STALENESS_COST` if updates meet, and local steps
+    arXiv:1812.06162). Stale gradients cost `STALENESS_COST` if updates overlap, and local steps
     `LOCAL_COST` each, more if data differ.
     """
     if strategy.one_process:
@@ -296,7 +295,7 @@ def samples_needed(profile: Profile, strategy: Strategy) -> float:
     if profile.noise_scale is not None:
         ratio = profile.batch / max(1e-9, profile.noise_scale)
         larger = (1 + profile.count * ratio) / (1 + ratio)
-    late = STALENESS_COST * (strategy.steppers(profile.count) - 1) * profile.p_conf
+    stale = STALENESS_COST * (strategy.steppers(profile.count) - 1) * profile.p_conf
     drift = 0.0 if isinstance(strategy, Scaffold) else profile.heterogeneity
     steps = strategy.local_steps if isinstance(strategy, Averaged) else 1
-    return larger * (1 + late) * (1 + (LOCAL_COST + drift) * (steps - 1))
+    return larger * (1 + stale) * (1 + (LOCAL_COST + drift) * (steps - 1))

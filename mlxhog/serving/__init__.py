@@ -1,34 +1,26 @@
-"""Read the weights of a run while it trains, or those of a checkpoint, by the same interface.
+"""Load the weights of a run while it trains, or of a checkpoint, through one interface.
 
 mode                 weights of a run that trains                        they change
-double_buffer        the copy that the run published last                between tokens
-pinned_per_sequence  the same                                            between sequences
+double_buffer        the last published snapshot                         between tokens
+pinned_per_sequence  the last published snapshot                         between sequences
 racy                 the shared parameters while workers write them      between tokens
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from mlxhog.base.workers import BACKEND_WORDS
+from mlxhog.base.workers import BACKEND_NAMES
 from mlxhog.config.options import option
 
-READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")
-"""The default first."""
+READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")  # the default first
 
 CHECKPOINT = "checkpoint"
 MODES = (*READ_MODES, CHECKPOINT)
 """Values of --mode: a read mode, or the newest checkpoint, even if the run trains."""
 
-
-WAIT_S = 60.0
-"""Longest wait for a run that is starting, in seconds."""
-
-
-SEQ_LEN = 512
-"""Tokens of a sequence in which text is scored, where no training says another number."""
-
-BACKEND = "auto"
-"""The backend of `load` and of every command that computes a trained model, unless it is named."""
+WAIT_S = 60.0  # longest wait for a run that is starting, in seconds
+SEQ_LEN = 512  # default length in tokens of the sequences in which text is scored
+BACKEND = "auto"  # default backend of `load` and of every command that computes a trained model
 
 
 def backend_option() -> Any:  # as `option`
@@ -36,13 +28,13 @@ def backend_option() -> Any:  # as `option`
     return option(
         BACKEND,
         "backend; auto is MLX on a Mac (to write: on its CPU if that is faster), torch elsewhere",
-        choices=BACKEND_WORDS,
+        choices=BACKEND_NAMES,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How the commands that write text read a model: the arguments of `mlxhog.load`."""
+class LoadOptions:
+    """Options of `mlxhog.load`, which all commands that generate text share."""
 
     backend: str = backend_option()
     weights: str = option(
@@ -51,8 +43,8 @@ class Reading:
     )  # fmt: skip
     mode: str = option(
         READ_MODES[0],
-        "weights of a run that trains: its last published copy, one such copy for the whole "
-        "answer, unsynchronised reads, or its newest checkpoint",
+        "weights of a run that trains: its last published snapshot, one snapshot for the whole "
+        "answer, unsynchronized reads, or its newest checkpoint",
         choices=MODES,
     )
     wait: float = option(WAIT_S, "longest wait for a run that is starting", unit="s", low=0)

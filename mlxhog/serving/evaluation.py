@@ -1,4 +1,4 @@
-"""The Python API `evaluate`: a trained model's scores of text."""
+"""Score text with a trained model: the Python API `evaluate`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.base import machine
-from mlxhog.base.paths import names_in_common_folder, words
+from mlxhog.base.paths import names_in_common_folder, quoted_paths
 from mlxhog.base.workers import one_backend
 from mlxhog.checkpoint.checkpoint import locate
 from mlxhog.checkpoint.run import Run, run_of
@@ -30,28 +30,16 @@ from mlxhog.serving.model import LoadedModel, load
 
 @dataclass(frozen=True, kw_only=True)
 class TextEvaluation:
-    """Scores of text.
+    """Scores of text."""
 
-    Attributes:
-        checkpoint: the path of the weights.
-        seq_len: tokens of a sequence.
-        backend: what computed them, such as "torch:cpu".
-        files: the score of each file, by its name.
-        subset: of the fixed validation subset that evaluations of the run score; None where that is
-            all validation text, or other text was given.
-        skipped: files that were not read, and why.
-        notes: what a person should know of these.
-        seconds: that it took.
-    """
-
-    checkpoint: str
-    seq_len: int
-    backend: str
-    files: dict[str, TextScore]
-    subset: TextScore | None
-    skipped: tuple[dict[str, Any], ...]
-    notes: tuple[str, ...]
-    seconds: float
+    checkpoint: str  # path of the weights
+    seq_len: int  # tokens of a sequence
+    backend: str  # such as "torch:cpu"
+    files: dict[str, TextScore]  # by name
+    subset: TextScore | None  # fixed validation subset; None where it is the full set, or of files
+    skipped: tuple[dict[str, Any], ...]  # files that were not read, and why
+    notes: tuple[str, ...]  # for the user
+    seconds: float  # duration
 
     @property
     def whole(self) -> TextScore:
@@ -72,7 +60,7 @@ class TextEvaluation:
             "files": [{"file": name, **one.to_json()} for name, one in self.files.items()],
             "skipped": [*self.skipped],
             **self.whole.to_json(),
-            **({} if self.subset is None else {"part": self.subset.to_json()}),
+            **({} if self.subset is None else {"subset": self.subset.to_json()}),
             "seconds": round(self.seconds, 3),
         }
 
@@ -102,8 +90,8 @@ def evaluate(
 
     Args:
         model: a run (its path, name or "latest"), RUN/best, or a checkpoint.
-        data: text files, a folder, a glob or a corpus of the package; None is the validation set of
-            the run.
+        data: text files, a folder, a glob or a bundled corpus; None is the validation set of the
+            run.
         like: another run, whose validation set is scored.
         checkpoint: of the run: "latest", "best", or the name of a folder in its checkpoints.
         seq_len: tokens of a sequence; None is that of the run's training, else 512.
@@ -168,10 +156,10 @@ def evaluate(
         elif options is not None and trained is not None:
             validation = _validation(loaded, options, trained, path, like=like is not None)
             of_run = f" of {trained.name}" * (like is not None)
-            name = f"{words(options.data)} (validation text{of_run})"
+            name = f"{quoted_paths(options.data)} (validation text{of_run})"
             files = {name: scored(name, validation)}
             n_bytes = (trained.read_status().get("validation") or {}).get("asked_bytes")
-            part = validation_set.part(validation, n_bytes) if n_bytes else validation
+            part = validation_set.subset(validation, n_bytes) if n_bytes else validation
             subset = None if part is validation else scored(name, part)
     result = TextEvaluation(
         checkpoint=str(path), seq_len=length, backend=loaded.backend, files=files, subset=subset,
@@ -180,7 +168,7 @@ def evaluate(
         seconds=time.monotonic() - began,
     )  # fmt: skip
     if not result.whole.tokens:
-        raise DataError(f"{words(asked)} holds no text; choose other files")
+        raise DataError(f"{quoted_paths(asked)} holds no text; choose other files")
     return result
 
 

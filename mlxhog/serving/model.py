@@ -1,4 +1,4 @@
-"""`mlxhog.load`: a trained model in Python that writes and scores text."""
+"""Load a trained model that generates and scores text: `mlxhog.load`."""
 
 import os
 import time
@@ -33,9 +33,9 @@ from mlxhog.serving.source import WeightFollower, WeightSource
 
 
 class LoadedModel:
-    """A model with its weights: those of a checkpoint, or of a run while it trains.
+    """A model with the weights of a checkpoint, or of a run while it trains.
 
-    With a run that trains, each call begins with the newest weights, and takes newer ones between
+    With a run that trains, each call begins with the newest weights, and loads newer ones between
     two tokens as its read mode allows.
 
     Attributes:
@@ -65,36 +65,35 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """Name for clients: that of its run, or of its folder."""
+        """Name for clients: the name of its run, or of its folder."""
         return self.checkpoint.name if self.run is None else self.run.name
 
     @property
     def run(self) -> Run | None:
-        """The run of its weights; None of a checkpoint that is not in a run."""
+        """The run of the weights; None for a checkpoint outside of runs."""
         return Run(self.checkpoint) if is_run(self.checkpoint) else run_of(self.checkpoint)
 
     @property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end an answer: BOS, and the EOS of the config, one or several."""
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: BOS, and the EOS tokens of the config."""
         eos = self.config.to_dict().get("eos_token_id")
         tokens = [self.tokenizer.bos, *(eos if isinstance(eos, list) else [eos])]
         return frozenset(token for token in tokens if token is not None)
 
     @property
-    def whose(self) -> str:
-        """Name of the run or checkpoint of the weights, in words."""
-        return self.follower.source.whose
+    def source_name(self) -> str:
+        """Name of the run or checkpoint of the weights, for people."""
+        return self.follower.source.name
 
     def __repr__(self) -> str:
-        """Name weights, size and backend."""
-        return f"<LoadedModel: {self.whose}, {self.num_parameters:,} parameters, {self.backend}>"
+        return (
+            f"<LoadedModel: {self.source_name}, {self.num_parameters:,} parameters, {self.backend}>"
+        )
 
     def __enter__(self) -> Self:
-        """Use the model until the block ends."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
         self.close()
 
     def close(self) -> None:
@@ -124,7 +123,7 @@ class LoadedModel:
     def stream(
         self, prompt: str = "", *, stop: str | Sequence[str] = (), **options: object
     ) -> Iterator[str]:
-        """Return the text of `generate` piece by piece, each as soon as it is certain.
+        """Yield the text of `generate` in parts, each as soon as it is final.
 
         Arguments and errors are those of `generate`; the iterator raises `Diverged`.
         """
@@ -134,14 +133,14 @@ class LoadedModel:
         return (piece.text for piece in pieces if piece.text)
 
     def answer(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Piece]:
-        """Answer texts together, token by token.
+        """Yield the tokens of the answers to several prompts, decoded together.
 
         Raises:
             ConfigError: prompt and answer have more tokens than the model has positions for, or the
                 model was closed.
             Diverged: the model's logits are not finite.
         """
-        self._take_newest()
+        self._refresh()
         ids = [self.tokenizer.encode(prompt.encode()) for prompt in prompts]
         most = max((len(tokens) for tokens in ids), default=0)
         families.check_length(self.config, most + sampling.max_new_tokens)
@@ -150,7 +149,7 @@ class LoadedModel:
             ids,
             tokenizer=self.tokenizer,
             sampling=sampling,
-            ends=self.ends,
+            ends=self.stop_ids,
             before_step=partial(self.follower.refresh, in_sequence=True),
         )
 
@@ -183,15 +182,15 @@ class LoadedModel:
         rows = np.atleast_2d(tokens).astype(np.int64)
         check_tokens(rows, self.config.vocab_size)
         families.check_length(self.config, rows.shape[1])
-        self._take_newest()
+        self._refresh()
         logits, _ = self.follower.backend.every_logits(rows.astype(np.int32), None)
         return logits if tokens.ndim == 2 else logits[0]
 
     def score(self, text: str) -> float:
         """Return the model's bits per byte on a text; a uniform guess has 8.
 
-        The text is one document, read from begin to end with one state. The validation evaluation
-        of a run is less favourable: it cuts its text into pieces of `seq_len` tokens.
+        The text is one document, read with one state. The evaluation of a run is less favorable: it
+        cuts its text into sequences of `seq_len` tokens.
 
         Raises:
             DataError: the text is empty.
@@ -201,18 +200,14 @@ class LoadedModel:
         encoded = _text("text", text)
         if not encoded:
             raise DataError("the text to score is empty; give at least one character")
-        self._take_newest()
+        self._refresh()
         scored = score_document(self.follower.backend, self.config, self.tokenizer, encoded)
         bits = scored.bits_per_byte
         assert bits is not None
         return bits
 
-    def _take_newest(self) -> None:
-        """Load the newest weights.
-
-        Raises:
-            ConfigError: the model was closed.
-        """
+    def _refresh(self) -> None:
+        """Load the newest weights; ConfigError if the model was closed."""
         if not self._closed.alive:
             raise ConfigError("this model was closed; load it again with mlxhog.load")
         self.follower.refresh(in_sequence=False)
@@ -230,46 +225,36 @@ def load(
     plugin: str | Path | None = None,
     pause: Callable[[float], object] = time.sleep,
 ) -> LoadedModel:
-    """Load a model that writes and scores text.
+    """Load a model that generates and scores text.
 
     Args:
         model: a run (its name or a part of it, `latest`, or its folder), one of its checkpoints, or
             a checkpoint of transformers or of the xlstm package. A run that trains is read with its
             newest weights, another run with its newest checkpoint, or its best if it ended worse.
-        backend: "torch", "mlx" (its GPU if there is one), a device such as "mlx:cpu", or "auto":
-            MLX on a Mac, torch elsewhere, or the one that is installed. On a Mac it is the GPU, but
-            the CPU for models that its native decoder writes faster (`mlxhog doctor` measures it).
-        weights: dtype of the backend's weights: "float32" or "bfloat16"; MLX also has "8bit" and
-            "4bit".
-        mode: which weights of a run that trains are read, one of `MODES` in `mlxhog/live`.
+        backend: "torch", "mlx", a device such as "mlx:cpu", or "auto": MLX on a Mac, torch
+            elsewhere, or the one that is installed. MLX is the GPU if there is one, but the CPU for
+            models that its native decoder runs faster (`mlxhog doctor` measures it).
+        weights: dtype in the backend: "float32" or "bfloat16"; MLX also has "8bit" and "4bit".
+        mode: which weights of a run that trains are read, one of `mlxhog.serving.MODES`.
         runs_dir: the folder of the runs.
         wait: seconds to wait for a run that is starting.
         say: called with a message when the wait begins.
-        plugin: a Python file with your own layers in the model, or several with commas. A run that
-            remembers an unchanged file does not need it.
+        plugin: a Python file with your own layers, or several with commas; not needed for a run
+            whose file is unchanged.
         pause: waits for some seconds; it may raise an error to end the wait.
 
     Raises:
-        RunError: no run has this name (the message lists the existing ones), or the run did not
-            begin within `wait` seconds.
+        RunError: no run has this name, or the run did not begin within `wait` seconds.
         CheckpointError: there is no checkpoint yet, or it is damaged or of an unknown family.
-        ConfigError: the backend, weights or mode do not exist, or the model is not a language
-            model.
+        ConfigError: no such backend, weights or mode, or the model is not a language model.
         DataError: the model has no tokenizer, or one that does not fit.
         EnvironmentLacks: the backend is not installed.
         ArenaError: the run that trains cannot be read, for example because of another version.
     """
     for file in plugins.texts(plugin):
         plugins.load(file)
-    opened = open_source(
-        os.fspath(model),
-        Path(runs_dir),
-        weights=weights,
-        mode=mode,
-        wait_s=wait,
-        say=say,
-        pause=pause,
-    )
+    how: dict[str, Any] = {"weights": weights, "mode": mode, "wait_s": wait}
+    opened = open_source(os.fspath(model), Path(runs_dir), **how, say=say, pause=pause)
     # If torch's thread pool spins between its jobs, the native operators lack its cores.
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
@@ -283,11 +268,7 @@ def load(
 
 
 def _text(name: str, value: str) -> str:
-    """Check that a value is a text that can be encoded, and return it.
-
-    Raises:
-        DataError: the value is not a str, or contains half a character (a surrogate).
-    """
+    """Return a str; DataError for another type, or half a character (a surrogate)."""
     try:
         value.encode()
     except (AttributeError, UnicodeEncodeError) as error:

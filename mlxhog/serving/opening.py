@@ -1,4 +1,4 @@
-"""Open a run or a checkpoint for a text generator: its model, and the source of its weights.
+"""Open a run or a checkpoint for generation: its model, and the source of its weights.
 
 A run that trains is read from its arena, a run that has ended from its newest checkpoint, and a
 resumed run from its arena again.
@@ -29,7 +29,7 @@ POLL_S = 0.1
 SOON_S = 0.5  # longest wait for a resumed run's answer, because text generation stops meanwhile
 
 Opened = tuple[WeightSource, ModelConfig, Tokenizer, Path]
-"""Weights that are not loaded yet, architecture, tokenizer, and the path of the weights."""
+"""Weights to load, architecture, tokenizer, and the path of the weights."""
 
 
 def open_source(
@@ -44,8 +44,8 @@ def open_source(
 ) -> Opened:
     """Open a run while it trains, the newest checkpoint of a run that has ended, or a checkpoint.
 
-    If a run that trains does not publish copies, modes that need them read its newest checkpoint.
-    If its process does not answer, all modes do. Then the source's `note` gives the reason.
+    If a run that trains publishes no snapshots, modes that need them read its newest checkpoint. If
+    its process does not answer, all modes do. Then the source's `note` gives the reason.
 
     `load` in `mlxhog/serving/model.py` describes arguments and errors. The caller closes the
     source.
@@ -55,7 +55,7 @@ def open_source(
     run = _begun(spec, root, wait_s, say, pause)
     if run is not None:
         of_run = _open_run(run, weights, mode)
-        of_run[0].successor = partial(_after, run, weights, mode)
+        of_run[0].next_source = partial(_after, run, weights, mode)
         return of_run
     opened = formats.open(checkpoint.locate(spec, root))
     source = CheckpointWeights(opened, mode, weights)
@@ -65,7 +65,7 @@ def open_source(
 def _begun(
     spec: str, root: Path, wait_s: float, say: Tell, pause: Callable[[float], object]
 ) -> Run | None:
-    """The run that `spec` names, once it has begun; None if it names no run."""
+    """Wait until the run that `spec` names has begun, and return it; None if it names no run."""
     began_s, first_s = time.monotonic(), min(wait_s, FIRST_RUN_S)
     while (run := _run(spec, root)) is None:
         if spec != "latest" or runs.list_runs(root) or time.monotonic() - began_s >= first_s:
@@ -99,7 +99,7 @@ def _run(spec: str, root: Path) -> Run | None:
 
 
 def _open_run(run: Run, weights: str, mode: str) -> Opened:
-    """Open the weights that a run trains with, else those of its checkpoint (`choose`)."""
+    """Open the weights of a run that trains, else its checkpoint (`checkpoint.choose`)."""
     note = ""
     if mode != CHECKPOINT and run.is_locked():
         try:
@@ -116,10 +116,7 @@ def _open_run(run: Run, weights: str, mode: str) -> Opened:
 
 
 def _after(run: Run, weights: str, mode: str, version: int) -> WeightSource | None:
-    """A source on the resumed run, or on a checkpoint after a version; None if neither can be read.
-
-    A later look may succeed: a run that is starting answers then, another process frees its files.
-    """
+    """Open the resumed run, or a checkpoint after a version; None if neither can be read now."""
     if mode != CHECKPOINT and run.is_locked():
         with suppress(MlxhogError, OSError):  # silent, starting, or another version
             live, *_ = _attached(run, weights, mode, SOON_S)
@@ -137,7 +134,7 @@ def _attached(run: Run, weights: str, mode: str, patience_s: float) -> Opened:
     """Attach to a run while it trains, whose process may take `patience_s` to answer.
 
     Raises:
-        NoWeights: the run does not answer, is starting or has just ended, or has no copies.
+        NoWeights: the run does not answer, is starting or has just ended, or has no snapshots.
         ArenaError: the run cannot be read at all.
     """
     path = socket_path(run.directory)

@@ -1,10 +1,10 @@
-"""Sources of a text generator's weights: a run that trains, or a checkpoint.
+"""Sources of a generator's weights: a run that trains, or a checkpoint.
 
     source, model = open_source("latest", mode="double_buffer", ...)     # `opening.py`
     follower = WeightFollower(source, model.backend)
     loaded = follower.refresh(in_sequence=False)                         # between two tokens
 
-A generator checks between two tokens for newer weights and loads them. A run that trains is read
+A generator checks for newer weights between two tokens and loads them. A run that trains is read
 from its arena, which is mapped read-only: a reader never waits for a worker, and no worker waits
 for a reader. `mlxhog/serving/__init__.py` lists the modes.
 """
@@ -34,16 +34,16 @@ from mlxhog.optim.gradients import Float32
 from mlxhog.optim.rule import parameter
 from mlxhog.serving import CHECKPOINT, READ_MODES
 
-LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
-LOADING_PART = 0.1  # largest share of a generator's time for finding and loading newer weights
+POLL_S = 0.5  # seconds between two checks whether a run that has ended trains again
+LOADING_SHARE = 0.1  # largest share of a generator's time for finding and loading weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """The version of the weights that a backend holds, and their age at the time of asking."""
+class LoadedWeights:
+    """Version and age of the weights in a backend."""
 
     version: int  # number of the last update, since initialization, that may be in the weights
-    oldest: int  # all updates up to this one are in them completely; smaller if some were going on
+    oldest: int  # number of the last update that is in them completely, with all before it
     age_updates: int = 0  # updates that the run applied since then
     age_s: float = 0.0  # seconds since these weights were the newest
     racy: bool = False  # whether they were read while workers wrote them
@@ -55,14 +55,14 @@ class Loaded:
 
 
 class WeightSource:
-    """Weights that may change, for the thread of the backend that it loads into."""
+    """Weights that may change; used by the thread of the backend into which they are loaded."""
 
     mode: str  # one of `READ_MODES`
-    whose: str  # name of the run, average or checkpoint of the weights, in words
+    name: str  # of the run, average or checkpoint, for people
     note = ""  # why the weights are not read as requested
     counts_updates = True  # whether versions are known; foreign checkpoints have none
-    successor: "Callable[[int], WeightSource | None]" = staticmethod(lambda version: None)
-    """Called with a version after this source has ended; returns the resumed run, a checkpoint of a
+    next_source: "Callable[[int], WeightSource | None]" = staticmethod(lambda version: None)
+    """Function of a version, called after this source has ended: the resumed run, a checkpoint of a
     later version, or None."""
 
     def newest(self) -> int:
@@ -73,17 +73,17 @@ class WeightSource:
         """Whether there are newer weights than the loaded ones; cheap, never blocks."""
         return False
 
-    def load(self, backend: Backend) -> Loaded:
+    def load(self, backend: Backend) -> LoadedWeights:
         """Load the newest weights into the backend; its recurrent states stay valid.
 
         Raises:
-            CheckpointError: the weights are not finite; the backend must not be used until another
-                load succeeds.
+            CheckpointError: the weights are not finite; the backend is unusable until a load
+                succeeds.
         """
         raise NotImplementedError
 
-    def aged(self, loaded: Loaded) -> Loaded:
-        """Return what was loaded with its age as it is now."""
+    def with_age(self, loaded: LoadedWeights) -> LoadedWeights:
+        """Return the loaded weights with their present age."""
         return loaded
 
     def ended(self) -> bool:
@@ -95,9 +95,9 @@ class WeightSource:
 
 
 class CheckpointWeights(WeightSource):
-    """The weights of a checkpoint, which never change, whatever the requested read mode.
+    """Weights of a checkpoint, which never change, whatever the requested read mode.
 
-    `weights` is the dtype of the backend's; `note` says why it is read and not the run.
+    `weights` is their dtype in the backend; `note` says why the run itself is not read.
     """
 
     def __init__(self, opened: Opened, mode: str, weights: str, note: str = "") -> None:
@@ -105,7 +105,7 @@ class CheckpointWeights(WeightSource):
         self._tensors = opened.tensors
         self.mode = READ_MODES[0] if mode == CHECKPOINT else mode
         path, run = opened.path, run_of(opened.path)
-        self.whose = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
+        self.name = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
         self.counts_updates = (path / manifest.NAME).is_file()
         self._version = manifest.read(path)["step"] if self.counts_updates else 0
 
@@ -113,11 +113,11 @@ class CheckpointWeights(WeightSource):
         """The checkpoint's version."""
         return self._version
 
-    def load(self, backend: Backend) -> Loaded:
+    def load(self, backend: Backend) -> LoadedWeights:
         """Load the weights into the backend; see `WeightSource.load`."""
         not_finite = backend.load(self._opened.config, self._tensors, weights=self._weights)
         refuse_not_finite(not_finite, self._opened.path)
-        return Loaded(version=self._version, oldest=self._version)
+        return LoadedWeights(version=self._version, oldest=self._version)
 
     def close(self) -> None:
         """Release the files."""
@@ -125,18 +125,18 @@ class CheckpointWeights(WeightSource):
 
 
 class NoWeights(ArenaError):
-    """Why a run that trains gives no weights now, so that its newest checkpoint is read."""
+    """A run that trains but has no readable weights; its newest checkpoint is read."""
 
 
 class RunWeights(WeightSource):
-    """The weights in the arena of a run that trains.
+    """Weights in the arena of a run that trains.
 
-    This object closes the connected arena, unless an error is raised here. `weights` is the dtype
-    of the backend's, `patience_s` the longest wait for the first copy.
+    It owns the connected arena, unless an error is raised here. `weights` is the dtype in the
+    backend, `patience_s` the longest wait for the first snapshot.
 
     Raises:
-        NoWeights: the mode needs copies, and the run publishes none.
-        NoAnswer: no copy is published in this time.
+        NoWeights: the mode needs snapshots, and the run publishes none.
+        NoAnswer: no snapshot is published in this time.
     """
 
     def __init__(
@@ -153,23 +153,23 @@ class RunWeights(WeightSource):
         self._arena, self._model, self._weights, self._name = arena, model, weights, name
         segments = arena.layout.segments
         self._n = arena.layout.probe.offset  # floats of the parameters
-        self._shared, self.whose = arena.params, f"run {name}"
-        # Of averaged runs each worker has parameters of its own.
+        self._shared, self.name = arena.params, f"run {name}"
+        # With local averaging each worker has its own parameters.
         own = [one for one in segments if re.fullmatch(r"copies\.\d+", one)]
         if own and mode == "racy":
             self._shared = arena.segment(own[0])
-            self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
+            self.name = f"run {name}, the own parameters of worker 1 of {len(own)}"
         elif own:
-            self.whose = f"run {name}, the average of its workers' own parameters"
+            self.name = f"run {name}, the average of its workers' own parameters"
         self._marks = SeqlockReader(arena) if MARKS in segments else None
-        self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
+        self._number, self._version, self._read_ns = 0, -1, monotonic_ns()
         self._bound: Backend | None = None
         self._copies: Copies | None = None
         if mode == "racy":
             return
         if WORDS not in segments:
             raise NoWeights(
-                f"run {name} does not publish copies for readers (start it with --live on, or "
+                f"run {name} publishes no snapshots (start it with --live on, or "
                 "read its parameters while workers write them with --mode racy)"
             )
         self._copies = Copies(arena)
@@ -178,25 +178,24 @@ class RunWeights(WeightSource):
         self._wait_for_copy(self._copies, since=before)
 
     def _wait_for_copy(self, copies: Copies, since: int) -> None:
-        """Wait for a copy with a number above `since`, unless none will come."""
+        """Wait for a snapshot with a number above `since`, unless none will come."""
         until = monotonic() + self._patience_s
         while copies.number() <= since and not self.ended() and monotonic() < until:
             newest = copies.newest()
             if newest is not None and newest.version == self._counted() == newest.oldest:
-                return  # without new updates the run publishes no new copy
+                return  # without new updates the run publishes no new snapshot
             time.sleep(0.005)
         if copies.number() == 0:
             raise NoAnswer(
-                f"run {self._name} has published no copy of its weights within "
-                f"{self._patience_s:.0f} s; is its process stopped? --mode racy needs no copy"
+                f"run {self._name} has published no snapshot of its weights within "
+                f"{self._patience_s:.0f} s; is its process stopped? --mode racy needs no snapshot"
             )
 
     def _counted(self) -> int:
-        """Number of updates applied so far."""
         return self._arena.counters.load("version")
 
     def newest(self) -> int:
-        """Version of the newest copy, or of the parameters themselves."""
+        """Version of the newest snapshot, or of the shared parameters."""
         if self._copies is None:
             return self._counted()
         newest = self._copies.newest()
@@ -208,8 +207,8 @@ class RunWeights(WeightSource):
             return self._counted() != self._version
         return self._copies.number() != self._number
 
-    def load(self, backend: Backend) -> Loaded:
-        """Load the weights of the read mode; see `WeightSource.load`."""
+    def load(self, backend: Backend) -> LoadedWeights:
+        """Load the weights in the read mode; see `WeightSource.load`."""
         layout = self._arena.layout
         out = np.zeros(layout.n_floats, np.float32)
         loaded = self._read(out[: self._n])
@@ -218,31 +217,30 @@ class RunWeights(WeightSource):
             tensors = {name: parameter(out, slot) for name, slot in layout.slots.items()}
             not_finite = backend.load(self._model, tensors, weights=self._weights)
             refuse_not_finite(not_finite, Path(self._name))
-            return self.aged(loaded)
+            return self.with_age(loaded)
         if self._bound is not backend:
             backend.bind(self._model, layout)
             self._bound = backend
         backend.take(out)
-        return self.aged(loaded)
+        return self.with_age(loaded)
 
-    def _read(self, out: Float32) -> Loaded:
-        """Read the newest published copy, or the parameters while workers write them."""
+    def _read(self, out: Float32) -> LoadedWeights:
         copies = self._copies
         if copies is not None:
             while (copy := copies.take(out)) is None:
                 self._wait_for_copy(copies, since=0)
-            self._number, self._taken_ns = copy.number, copy.time_ns
-            return Loaded(version=copy.version, oldest=copy.oldest)
-        self._taken_ns, oldest = monotonic_ns(), self._counted()
+            self._number, self._read_ns = copy.number, copy.time_ns
+            return LoadedWeights(version=copy.version, oldest=copy.oldest)
+        self._read_ns, oldest = monotonic_ns(), self._counted()
         copy_racily(out, self._shared[: self._n])
         # Updates in progress are counted first, so that one that ends now is counted.
         version = 0 if self._marks is None else self._marks.writers()
-        return Loaded(version=version + self._counted(), oldest=oldest, racy=True)
+        return LoadedWeights(version=version + self._counted(), oldest=oldest, racy=True)
 
-    def aged(self, loaded: Loaded) -> Loaded:
-        """Return the same with its present age."""
+    def with_age(self, loaded: LoadedWeights) -> LoadedWeights:
+        """Return the loaded weights with their present age."""
         behind = max(0, self._counted() - loaded.version)
-        age_s = (monotonic_ns() - self._taken_ns) / 1e9 if behind else 0.0
+        age_s = (monotonic_ns() - self._read_ns) / 1e9 if behind else 0.0
         return replace(loaded, age_updates=behind, age_s=age_s)
 
     def ended(self) -> bool:
@@ -262,8 +260,8 @@ class RunWeights(WeightSource):
 class WeightFollower:
     """A backend whose weights follow a source, as the read mode allows.
 
-    After the source has ended, it looks for the source's successor. Loads and looks take at most a
-    tenth of the time, so a large model changes less often than the run publishes copies. For the
+    After the source has ended, it polls for the next source. Loads and polls take at most a tenth
+    of the time, so a large model changes less often than the run publishes snapshots. For the
     thread of the backend.
 
     Raises:
@@ -275,31 +273,31 @@ class WeightFollower:
         self.source, self.backend = source, backend
         self._load()
         # The first load also prepared the backend: its time does not count.
-        self._load_after = self._look_after = 0.0
+        self._load_after = self._poll_after = 0.0
 
     def _load(self) -> None:
         began = monotonic()
         self._loaded = self.source.load(self.backend)
         self._replaced = False  # whether the source is another than that of the loaded weights
         ended = monotonic()
-        self._load_after = ended + (ended - began) / LOADING_PART
+        self._load_after = ended + (ended - began) / LOADING_SHARE
 
     def has_newer(self) -> bool:
         """Whether the newest weights differ from the loaded ones."""
         began = monotonic()
-        if began >= self._look_after:
+        if began >= self._poll_after:
             ended = self.source.ended()
-            newer = self.source.successor(self.source.newest()) if ended else None
+            newer = self.source.next_source(self.source.newest()) if ended else None
             now = monotonic()
-            self._look_after = now + max(LOOK_S, (now - began) / LOADING_PART)
+            self._poll_after = now + max(POLL_S, (now - began) / LOADING_SHARE)
             if newer is not None:
-                newer.successor = self.source.successor
+                newer.next_source = self.source.next_source
                 self.source.close()
                 self.source, self._replaced = newer, True
         return self._replaced or self.source.has_newer()
 
-    def refresh(self, *, in_sequence: bool) -> Loaded:
-        """Load newer weights if they are due, between two tokens; return those of the next one.
+    def refresh(self, *, in_sequence: bool) -> LoadedWeights:
+        """Load newer weights if they are due, between two tokens; return those in use.
 
         In a sequence, an answer in progress, mode `pinned_per_sequence` keeps its weights.
         """
@@ -308,6 +306,6 @@ class WeightFollower:
             self._load()
         return self._loaded
 
-    def loaded(self) -> Loaded:
-        """The weights in the backend, with their present age."""
-        return self.source.aged(self._loaded)
+    def loaded(self) -> LoadedWeights:
+        """Return the weights in the backend with their present age."""
+        return self.source.with_age(self._loaded)

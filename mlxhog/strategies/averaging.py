@@ -1,13 +1,12 @@
-"""Averages of the workers' copies: once, or every H steps, and what a method does with one.
+"""Parameter averaging: local SGD and its relatives.
 
-    avg_runs   the mean of all copies, once at the end
-    local_sgd  every H steps the mean of all copies becomes each copy
-    fedprox    the same; local steps are pulled towards the last average
-    scaffold   the same; local steps are corrected by control variates
-    diloco     every H steps the mean movement of the copies is an outer step of the parameters
+    avg_runs   the mean of all replicas, once at the end
+    local_sgd  every H steps the mean of all replicas becomes each replica
+    fedprox    the same; local updates are pulled towards the last average
+    scaffold   the same; local updates are corrected by control variates
+    diloco     every H steps the mean movement of the replicas is an outer step of the parameters
 
-`local.py` has the steps, and the meetings of all workers: each mixes a share of the new parameters,
-keeps what the method needs, and takes them as its copy.
+`local.py` has the local steps and the stages of averaging: reduce, commit, broadcast.
 
     segment                           dtype    meaning
     anchor                            float32  the last average, or theta_s of diloco
@@ -48,10 +47,10 @@ NEXT: Final = "outer.next"
 class AvgRuns(Local):
     """Independent runs, averaged (Zinkevich et al. 2010, Parallelized SGD: SimuParallelSGD).
 
-    Every worker trains its own copy of the parameters on every P-th batch of an epoch. The copies
-    are averaged in rank order once, at the end. The theory is for convex problems. Copies of a
-    network may leave the common basin of their first values; their average is then worse than each
-    of them, so a run evaluates them, too.
+    Every worker trains its own replica on every P-th batch of an epoch; they are averaged in rank
+    order once, at the end. The theory is for convex problems. Replicas of a network may leave the
+    common basin of their initial values; the average is then worse than each, so a run evaluates
+    them, too.
     """
 
     name: ClassVar[str] = "avg_runs"
@@ -98,7 +97,7 @@ class Averaged(Local):
                 "avg_runs"
             )
 
-    def round_steps(self, done: int) -> int:
+    def interval(self, done: int) -> int:
         return self.local_steps
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
@@ -106,7 +105,7 @@ class Averaged(Local):
         if position is None and ANCHOR in self.kept_segments():
             updates.snapshot(arena.segment(ANCHOR), arena.params)
 
-    def keep(self, arena: Arena, rank: int) -> None:
+    def commit(self, arena: Arena, rank: int) -> None:
         if ANCHOR in self.kept_segments():
             span = self.share(arena, rank)
             arena.segment(ANCHOR)[span] = arena.params[span]
@@ -118,10 +117,8 @@ class LocalSGD(Averaged):
 
     H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by
     one, as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). One worker is the serial run, and
-    each keeps its own optimizer state.
-
-    Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-    arXiv:2002.07839). `mlxhog research advise` has a rule for H.
+    each keeps its own optimizer state. It is not always better than synchronous steps that send as
+    much (Woodworth et al. 2020, arXiv:2002.07839). `mlxhog research advise` has a rule for H.
     """
 
     name: ClassVar[str] = "local_sgd"
@@ -132,32 +129,31 @@ class LocalSGD(Averaged):
         unit="steps", low=0,
     )  # fmt: skip
 
-    def round_steps(self, done: int) -> int:
+    def interval(self, done: int) -> int:
         return 1 if done < self.local_after else self.local_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedProx(Averaged):
-    """Local SGD whose steps are pulled towards the last average.
+    """Local SGD with a proximal term, for workers whose texts differ (`--split`).
 
-    With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` chooses where
-    the pull goes:
+    With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` is
 
-        grad       the optimizer takes g + mu (w - a), so that Adam scales the pull as well
-        decoupled  w <- w - lr mu (w - a), and then the step for g, as with weight decay
+        grad       the optimizer gets g + mu (w - a), so that Adam scales the pull as well
+        decoupled  w <- w - lr mu (w - a), and then the update for g, as with weight decay
 
-    It is for workers whose texts differ (`--split`). `--prox-mu 0` is local SGD, bit for bit.
+    `--prox-mu 0` is local SGD, bit for bit.
     Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127.
     """
 
     name: ClassVar[str] = "fedprox"
-    about: ClassVar[str] = "local_sgd whose steps are pulled towards the last average"
+    about: ClassVar[str] = "local_sgd whose updates are pulled towards the last average"
 
     mu: float = option(
-        0.01, "pull of the last average on local steps; 0 is local_sgd", low=0, flat="prox_mu"
+        0.01, "pull of the last average on local updates; 0 is local_sgd", low=0, flat="prox_mu"
     )
     prox: str = option(
-        "grad", "the pull is part of the gradient, or a separate step beside the optimizer's",
+        "grad", "the pull is part of the gradient, or decoupled from the optimizer",
         choices=("grad", "decoupled"),
     )  # fmt: skip
 
@@ -165,7 +161,7 @@ class FedProx(Averaged):
         return (*super().kept_segments(), ANCHOR)
 
     def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
-        """`mu (w - a)`, unless the pull is decoupled."""
+        """Return `mu (w - a)`, unless the pull is decoupled."""
         if self.prox == "decoupled" or not self.mu:
             return None
         anchor = parameter(one.context.arena.segment(ANCHOR), slot)
@@ -184,31 +180,31 @@ class FedProx(Averaged):
 class Scaffold(Averaged):
     """Local SGD with control variates (Karimireddy et al. 2020, arXiv:1910.06378).
 
-    Where workers train on different text, each one's steps drift towards its own optimum. Here
-    worker i steps along g - c_i + c: c_i is the recent mean of its gradients, and c the mean of all
-    c_i. After a round of K steps at the learning rate eta, from x to y_i (Option II),
+    Where workers train on different text, each one's updates drift towards its own optimum. Here
+    worker i has the gradient g - c_i + c: c_i is the mean of its gradients in the last round, and c
+    the mean of all c_i. After a round of K steps at the learning rate eta, from x to y_i (Option
+    II),
 
         c_i <- c_i - c + (x - y_i) / (K eta)        x <- mean of y_i        c <- mean of c_i
 
-    With plain SGD at a constant learning rate the first line is the mean of the round's gradients.
-    With any other optimizer, schedule or clipping it is not, so that mean itself is taken, of the
-    gradients that the backend returned. A worker without a step in a round keeps its c_i. All
-    workers take part in every round, so c stays the mean of all c_i, which are 0 at first: the
-    first round is local SGD. Clipping is by the norm of g - c_i + c.
+    With plain SGD at a constant learning rate the first line is the mean of the round's gradients;
+    with other optimizers, schedules or clipping that mean itself is used. A worker without a step
+    in a round keeps its c_i. They are 0 at first: the first round is local SGD. Clipping is by the
+    norm of g - c_i + c.
     """
 
     name: ClassVar[str] = "scaffold"
     about: ClassVar[str] = "local_sgd corrected by control variates, for texts that differ"
-    models_per_meeting: ClassVar[int] = 2
+    models_per_average: ClassVar[int] = 2
 
     def pull(self, one: LocalWorker, slot: Slot) -> Float32 | None:
-        """`c - c_i`."""
+        """Return `c - c_i`."""
         arena, own = one.context.arena, f"{CONTROL}.{one.context.slot}"
         by: Float32 = parameter(arena.segment(CONTROL), slot) - parameter(arena.segment(own), slot)
         return by
 
     def before_step(self, one: LocalWorker, grads: Grads) -> None:
-        """Add up the gradient of the backend; the step is along the corrected one."""
+        """Sum the gradients of the backend; the update is along the corrected one."""
         arena = one.context.arena
         total, slots = arena.segment(f"{SUM}.{one.context.slot}"), arena.layout.slots
         for name, grad in without_tables(grads, slots).items():
@@ -216,17 +212,17 @@ class Scaffold(Averaged):
             part += dense(grad, slots[name].shape)
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Copies, and all control variates: a run may be resumed within a round."""
+        """Add all control variates: a run may be resumed within a round."""
         of_workers = [f"{name}.{k + 1}" for name in (CONTROL, SUM) for k in range(self.workers)]
         return (*super().kept_segments(), CONTROL, *of_workers)
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        """Control variates without those of tables, whose rows few workers share."""
+        """Add control variates without those of tables, whose rows few workers share."""
         controls = [name for name in self.kept_segments() if name.startswith(CONTROL)]
         return {**super().segments(spec), **parameter_copies(controls, tables=False)}
 
     def next_control(self, arena: Arena, rank: int, span: slice) -> Float32:
-        """A part of a worker's next c_i: the same through all stages but the last."""
+        """Return a part of a worker's next c_i: the same in all stages but the last."""
         words = self.words(arena)
         steps = words["updates", rank] - words["updates_before", rank]
         if steps == 0:
@@ -234,43 +230,42 @@ class Scaffold(Averaged):
         total: Float32 = arena.segment(f"{SUM}.{rank + 1}")[span]
         return total * (1.0 / steps)
 
-    def mix(self, arena: Arena, rank: int) -> None:
-        super().mix(arena, rank)
+    def reduce(self, arena: Arena, rank: int) -> None:
+        super().reduce(arena, rank)
         span = self.share(arena, rank)
         every = (self.next_control(arena, other, span) for other in range(self.workers))
         arena.segment(CONTROL)[span] = mean_of(every)
 
-    def keep(self, arena: Arena, rank: int) -> None:
-        """A worker's control variate, and its share of the anchor."""
-        super().keep(arena, rank)
+    def commit(self, arena: Arena, rank: int) -> None:
+        """Store a worker's control variate, and its share of the anchor."""
+        super().commit(arena, rank)
         span, own = slice(arena.layout.probe.offset), arena.segment(f"{CONTROL}.{rank + 1}")
         own[span] = self.next_control(arena, rank, span)
 
-    def take(self, arena: Arena, rank: int) -> None:
+    def broadcast(self, arena: Arena, rank: int) -> None:
         arena.segment(f"{SUM}.{rank + 1}").fill(0.0)
-        super().take(arena, rank)
+        super().broadcast(arena, rank)
 
 
 def nesterov(
     anchor: Float32, velocity: Float32, mean: Float32, *, lr: float, momentum: float
 ) -> tuple[Float32, Float32]:
-    """The outer step of `DiLoCo`, also that between machines (`mlxhog/cluster/round.py`).
+    """Return theta_s (`anchor`) and v after an outer step of `DiLoCo`, element by element.
 
-    From theta_s (`anchor`), v and D, (n,) float32, it makes theta_s and v after the step, new
-    arrays; element by element, so parts give the same bits.
+    Also between machines (`mlxhog/cluster/round.py`).
     """
     velocity = momentum * velocity + mean
-    ahead: Float32 = mean + momentum * velocity
-    return anchor - lr * ahead, velocity
+    direction: Float32 = mean + momentum * velocity
+    return anchor - lr * direction, velocity
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiLoCo(Averaged):
     """Local steps, and an outer step along their mean (Douillard et al. 2023, arXiv:2311.08105).
 
-    Each worker takes H steps (`--average-every`) with the optimizer of `--optimizer` on one of M
-    replicas (`--replicas`); the P / M workers of a replica train it lock-free. Then, with theta_s
-    the parameters that the round began with and v the outer momentum, 0 at first,
+    Each worker takes H steps (`--average-every`) on one of M replicas (`--replicas`); the P / M
+    workers of a replica train it lock-free. Then, with theta_s the parameters at the start of the
+    round and v the outer momentum, 0 at first,
 
         D = mean over m of (theta_s - theta_m)
         v <- beta v + D
@@ -278,8 +273,7 @@ class DiLoCo(Averaged):
         theta_m <- theta_s
 
     Inner optimizers keep their state. The form is that of OpenDiLoCo and torchft. With eta = 1 and
-    beta = 0 this is local SGD but for rounding. The steps of one replica are taken as one direction
-    (Zhang et al. 2019, Lookahead Optimizer, arXiv:1907.08610).
+    beta = 0 this is local SGD but for rounding. Related: Lookahead, arXiv:1907.08610.
     """
 
     name: ClassVar[str] = "diloco"
@@ -319,14 +313,14 @@ class DiLoCo(Averaged):
     def kept_segments(self) -> tuple[str, ...]:
         return (*super().kept_segments(), ANCHOR, VELOCITY)
 
-    def mix(self, arena: Arena, rank: int) -> None:
+    def reduce(self, arena: Arena, rank: int) -> None:
         span = self.share(arena, rank)
         anchor, velocity = arena.segment(ANCHOR)[span], arena.segment(VELOCITY)[span]
         mean = mean_of(anchor - replica for replica in self.replicas_in(arena, span))
         rates = {"lr": self.outer_lr, "momentum": self.outer_momentum}
         arena.params[span], arena.segment(NEXT)[span] = nesterov(anchor, velocity, mean, **rates)
 
-    def keep(self, arena: Arena, rank: int) -> None:
-        super().keep(arena, rank)
+    def commit(self, arena: Arena, rank: int) -> None:
+        super().commit(arena, rank)
         span = self.share(arena, rank)
         arena.segment(VELOCITY)[span] = arena.segment(NEXT)[span]

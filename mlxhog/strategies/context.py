@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,19 +16,16 @@ from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import NO_END, Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.published import SeqlockCounters
-from mlxhog.arena.workers import Entry, WorkerPhase
+from mlxhog.arena.workers import Entry
 from mlxhog.backends.backend import Backend
 from mlxhog.config.budget import Budget
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, UpdateTarget, gradients, updates
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.rule import Polar, StepWatch
-from mlxhog.strategies import look_ahead
-from mlxhog.strategies.strategy import Lease
-
-if TYPE_CHECKING:
-    from mlxhog.strategies.strategy import Strategy
+from mlxhog.optim.rule import Orthogonalize, StepWatch
+from mlxhog.strategies import prediction
+from mlxhog.strategies.strategy import Strategy
 
 
 @dataclass
@@ -51,19 +47,19 @@ class Context:
     decay: frozenset[str]
     model: ModelConfig
     run_dir: Path | None = None
-    polar: Polar | None = None
-    threads: int = 1  # for norm, step and read
-    # Before a rest or a background task: applies the pending step, leaves the gate (`ssp`).
+    orthogonalize: Orthogonalize | None = None
+    threads: int = 1  # for norm, update and read
+    # Before a pause or a background task: applies the pending update, leaves the gate (`ssp`).
     settle: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        """Look up what the strategy knows of the run."""
+        """Set what follows from the other fields."""
         self.run, self.workers = self.strategy.run, self.strategy.workers
-        self.rank = self.slot - 1  # its place among the workers at the start
+        self.rank = self.slot - 1
         self.clock = Clock(self.arena.counters, self.budget.seconds)
 
     @cached_property
-    def marks(self) -> SeqlockCounters:
+    def seqlock(self) -> SeqlockCounters:
         return SeqlockCounters(self.arena, self.slot)
 
     @property
@@ -72,7 +68,7 @@ class Context:
         return self.arena.counters.load("workers") or self.workers
 
     def target(self, state_slot: int) -> UpdateTarget:
-        """Where optimizer steps go: the parameters, and the moments kept by one slot."""
+        """Return what optimizers write: the parameters, and the moments of a slot."""
         arena, optimizer = self.arena, self.optimizer
         return UpdateTarget(
             flat=arena.params,
@@ -85,20 +81,20 @@ class Context:
             shared={name: arena.segment(name) for name in optimizer.shared_segments},
             decay=self.decay,
             metal=self.metal,
-            record=look_ahead.record(arena, self.run, self.live_workers),
+            record=prediction.record(arena, self.run, self.live_workers),
             places=arena.layout.state,
             watch=None if self.run.overlap else StepWatch(self.entry),
-            polar=self.polar,
+            orthogonalize=self.orthogonalize,
             threads=self.threads,
         )
 
-    # -- the course of the run -------------------------------------------------------------------
+    # -- progress of the run ---------------------------------------------------------------------
 
     def training(self) -> bool:
         return self.arena.counters.load("command") == ControlCommand.TRAIN
 
     def paused(self) -> bool:
-        """Whether workers must hold still, for a checkpoint."""
+        """Whether workers must be quiesced, for a checkpoint."""
         return bool(self.arena.counters.load("pause"))
 
     def _tokens(self) -> int:
@@ -107,10 +103,10 @@ class Context:
         return counters.load("tokens") + counters.load("tokens_elsewhere")
 
     def is_over(self, step_s: float | None = None) -> bool:
-        """Whether the training phase has ended, or its budget in tokens, or in time, is used up.
+        """Whether the training phase has ended, or its budget in tokens or time is used up.
 
-        In time it is before a step of `step_s` would end, by default one of this worker. A budget
-        in steps is a limit of `claim`.
+        A step of `step_s`, by default one of this worker, must end in time. A budget in steps is a
+        limit of `claim`.
         """
         tokens = self.budget.tokens
         step_s = self.entry.step_s if step_s is None else step_s
@@ -122,8 +118,8 @@ class Context:
 
     def progress(self) -> float:
         """Share of the whole run that is done, in [0, 1]."""
-        counters, ahead_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
-        budget = replace(self.budget, seconds_before=self.budget.seconds_before + ahead_s)
+        counters, other_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
+        budget = replace(self.budget, seconds_before=self.budget.seconds_before + other_s)
         return budget.progress(
             steps=counters.load("steps"), tokens=self._tokens(), seconds=self.clock.seconds()
         )
@@ -136,19 +132,11 @@ class Context:
         return self.arena.counters.load("end_ticket") or NO_END
 
     def is_handed_out(self, number: int) -> bool:
-        """Whether a ticket has been taken; a dead worker's may come back later."""
+        """Whether a ticket has been claimed; a dead worker's may come back later."""
         return self.ledger.state(*self.ledger.locate(number)) != TicketState.FREE
 
-    def begin_apply(self, lease: Lease) -> None:
-        """Begin to write the step of a lease; from here on it counts as torn if the worker dies."""
-        self.entry.phase = WorkerPhase.APPLY
-        self.ledger.begin_apply(lease.epoch, lease.ticket, self.owner)
-
-    def finish(self, lease: Lease) -> None:
-        self.ledger.finish(lease.epoch, lease.ticket, self.owner)
-
     def wait_until(self, condition: Callable[[], bool], *, max_s: float = 1e-3) -> None:
-        """Wait for other workers, with growing naps, in the same phase."""
+        """Wait for other workers, with growing naps."""
         began_ns, nap_s = monotonic_ns(), 0.0
         while not condition():
             self.entry.beat()
@@ -156,7 +144,7 @@ class Context:
             nap_s = min(max_s, nap_s + 2e-5)
         self.entry.wait_ns += monotonic_ns() - began_ns
 
-    # -- numbers of a step -----------------------------------------------------------------------
+    # -- values of an update ---------------------------------------------------------------------
 
     def shared_step(self) -> int:
         """Number of the next update of the moments that all workers share, from 1."""
@@ -172,7 +160,7 @@ class Context:
         return lr
 
     def lr_at(self, steps: int, tokens: int, version: int) -> float:
-        """Learning rate of an update after so many steps and tokens of this call, at a version."""
+        """Learning rate of an update after some steps and tokens of this call, at a version."""
         progress = self.budget.progress(steps=steps, tokens=tokens, seconds=self.clock.seconds())
         return self.schedule(progress, version)
 
@@ -185,12 +173,12 @@ class Context:
         return gradients.clip_factor(norm, self.run.clip)
 
     def copy_to_param_buffer(self) -> None:
-        """Copy the current model to the backend, without any prediction."""
+        """Copy the current model to the backend, without prediction."""
         show_model(self.strategy, self.arena, self.backend, self.threads)
 
 
 def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:
-    """Copy the current model to a backend, without any prediction."""
+    """Copy the current model to a backend, without prediction."""
     if backend.param_buffer.ctypes.data == arena.params.ctypes.data:
         return  # it computes with the arena's
     flat = arena.params

@@ -1,24 +1,22 @@
-"""Late gradients of one worker: how the options change their steps.
+"""Stale gradients of one worker: staleness-aware learning rates, and corrections.
 
     staleness_lr        a factor of lr by the gradient's staleness
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
-                        with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
-                        for F, where ms = .95 ms + .05 g g of this worker's gradients, over
-                        1 - .95^t after t gradients of its process, which begins with ms = 0
-    delay_feedback      u + e - e' for a step u: e = u tau/n is added in advance, e' was before; n
-                        updates come between two steps of a worker (`mlxhog.optim.delay_feedback`)
+                        with g g for the second derivative. adaptive: F / sqrt(ms + eps) for F,
+                        where ms is the EMA of g g with decay .95, bias-corrected
+    delay_feedback      u + e - e' for an update u: e = u tau/n is added in advance, e' was before;
+                        n updates come between two of a worker (`mlxhog.optim.delay_feedback`)
     rescale_by_speed    lr T_p mean(1 / T), T_p a worker's time for a gradient: workers then move
-                        the parameters equally far in the same time, and all together as far as
-                        without it
+                        the parameters equally far in the same time, all together as without it
 
-Learning rate by `staleness_lr` of a gradient that comes tau updates late, with P workers (with
-`--overlap` P is one more, since the worker's own last step comes in between, too):
+Learning rate by `staleness_lr` of a gradient with staleness tau, with P workers (one more with
+`--overlap`, for the worker's own pending update):
 
     staleness_lr      learning rate
     none              lr
     linear:C          lr / (1 + C tau); C is 0.5 by default
     exp:D             lr D^tau; D is 0.9 by default
-    delay_adaptive    lr min(1, (P - 1) / tau): lr up to the usual age, and less for older gradients
+    delay_adaptive    lr min(1, (P - 1) / tau)
     drop:T            lr up to tau = T, and 0 beyond; T is 2 P by default
 
 Sources: linear, Zhang et al. 2015, arXiv:1511.05950 (there lr / tau); delay_adaptive and drop,
@@ -27,9 +25,8 @@ know the smoothness of the objective; delay_compensation, Zheng et al. 2017, DC-
 arXiv:1609.08326; rescale_by_speed, Mahran, Maranjyan and Richtarik 2026, Rescaled Asynchronous SGD,
 arXiv:2605.13434. lr / P and lr / sqrt(P), which do not depend on tau, are `lr_workers`.
 
-Rules by staleness, and different speeds, give some workers a larger share of the result than
-others. That is a bias if fast workers see other text than slow ones;
-`mlxhog.training.supervisor.monitor` warns.
+Rules by staleness, and different speeds, give some workers a larger share of the result: a bias if
+they train on different text, of which `mlxhog.training.supervisor.monitor` warns.
 """
 
 from __future__ import annotations
@@ -46,14 +43,14 @@ from mlxhog.config.rules import Forms, not_negative, positive, share
 from mlxhog.optim import gradients, updates
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies.strategy import IndependentSteps
+from mlxhog.strategies.strategy import IndependentSteps, Strategy
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlxhog.strategies.context import Context
 
-_LATE_FORMS = Forms(
+_STALENESS_FORMS = Forms(
     "none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or drop:T with T >= 0",
     {"linear": 0.5, "exp": 0.9, "drop": None},
     none=(), linear=(not_negative,), exp=(share,), delay_adaptive=(), drop=(not_negative,),
@@ -67,14 +64,14 @@ _COMPENSATION_FORMS = Forms(
 
 @dataclass(frozen=True, kw_only=True)
 class StaleGradientOptions(IndependentSteps):
-    """Numbers of strategies whose workers add gradients that come late."""
+    """Options of strategies whose workers apply stale gradients."""
 
     staleness_lr: str = option(
         "none",
         "learning rate of a gradient with staleness tau: linear:C divides it by 1 + C tau, "
         "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau if that is less than 1, "
         "drop:T drops gradients staler than T",
-        reads=_LATE_FORMS.read,
+        reads=_STALENESS_FORMS.read,
     )
     delay_compensation: str = option(
         "none",
@@ -91,13 +88,13 @@ class StaleGradientOptions(IndependentSteps):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether the step of a stale gradient is scaled or corrected."""
+        """Whether the update of a stale gradient is scaled or corrected."""
         return (self.staleness_lr, self.delay_compensation) != ("none", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedRescaled(StaleGradientOptions):
-    """Numbers of strategies whose workers are late and differ in speed."""
+    """Options of strategies whose workers differ in speed."""
 
     rescale_by_speed: bool = option(
         False,
@@ -110,13 +107,31 @@ class SpeedRescaled(StaleGradientOptions):
         return super().is_adapted or self.rescale_by_speed
 
 
+@dataclass(frozen=True, kw_only=True)
+class DelayFeedbackOptions(Strategy):
+    """Options of strategies with error feedback on stale updates."""
+
+    delay_feedback: bool = option(
+        False,
+        "to an update with staleness tau add tau/n of it in advance, and subtract that with the "
+        "worker's next one; n updates come between the two (error feedback)",
+    )
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        return (
+            (self.delay_feedback and config.gpu_write != "cpu", "gpu_write",
+             f"is {config.gpu_write}, and only updates that the CPU writes whole are corrected; "
+             "leave it out, or delay_feedback"),
+        )  # fmt: skip
+
+
 def staleness_factor(rule: str, staleness: int, workers: int) -> float:
-    """Factor of lr by a rule of `staleness_lr`, for tau >= 0 and P >= 1; 0 leaves a gradient out.
+    """Return the factor of lr by a `staleness_lr`, for tau >= 0 and P >= 1; 0 drops a gradient.
 
     Raises:
         ValueError: it is no such rule.
     """
-    kind, numbers = _LATE_FORMS.read(rule)
+    kind, numbers = _STALENESS_FORMS.read(rule)
     factors: dict[str, Callable[..., float]] = {
         "linear": lambda c: 1.0 / (1.0 + c * staleness),
         "exp": lambda d: float(d**staleness),
@@ -127,10 +142,10 @@ def staleness_factor(rule: str, staleness: int, workers: int) -> float:
 
 
 def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
-    """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
+    """Return the factor of lr for a worker that takes `own_s` for a gradient.
 
-    factor / seconds is the same for every worker (`all_s` has its own, too), and its sum is that of
-    1 / seconds, so all together move the parameters as far as without it.
+    factor / seconds is the same for every worker (`all_s` includes it), and its sum is that of
+    1 / seconds. It is 1 until all are measured.
     """
     if own_s <= 0.0 or not all_s or min(all_s) <= 0.0:
         return 1.0
@@ -145,21 +160,21 @@ class Delays:
     """One worker's stale gradients."""
 
     def __init__(self, context: Context, *, workers: int | None = None) -> None:
-        """P is the run's when a gradient lands, or that of simulated workers."""
+        """Use a number of simulated workers, or that of the run when a gradient lands."""
         self._context, self._strategy, self._simulated = context, context.strategy, workers
         compensation = _COMPENSATION_FORMS.read(self._strategy.delay_compensation)
         self._compensation, self._strengths = compensation
         self._mean_squares: dict[str, tuple[Float32, Float32]] = {}
 
     def factor(self, staleness: int) -> float:
-        """The factor of lr by `staleness_lr`; a gradient with factor 0 is left out."""
+        """Return the factor of lr by `staleness_lr`; a gradient with factor 0 is dropped."""
         workers = self._simulated
-        if workers is None:  # with overlap a worker's own step lands between, as another's
+        if workers is None:  # with overlap a worker's own update lands between, too
             workers = self._context.live_workers + self._context.run.overlap
         return staleness_factor(self._strategy.staleness_lr, staleness, workers)
 
     def rate(self, lr: float, staleness: int) -> float:
-        """The learning rate of a gradient with this staleness; added up if options change it."""
+        """Return the learning rate of a gradient with this staleness; summed if adapted."""
         entry = self._context.entry
         lr *= self.factor(staleness)
         if self._strategy.rescale_by_speed:
@@ -173,9 +188,9 @@ class Delays:
         return lr
 
     def feedback(self, staleness: int, since: int) -> float:
-        """The share of a late step that is added in advance, F = tau / n.
+        """Return the share of a stale update that is added in advance, F = tau / n.
 
-        `since` is n, updates after the worker's previous step, up to and with this: tau + 1 for a
+        `since` is n, the updates after the worker's previous one, this one included: tau + 1 for a
         worker that reads as soon as it has written.
         """
         return staleness / since if self._strategy.delay_feedback else 0.0
@@ -183,7 +198,7 @@ class Delays:
     def compensated(self, grads: Grads) -> Grads:
         """Approximate the gradient at the current parameters; it was taken at those of the buffer.
 
-        One that is not finite stays as it is: it will be dropped, and would spoil the mean square.
+        One that is not finite stays as it is: it will be skipped, and would spoil the mean square.
         """
         import numpy as np
 
@@ -204,7 +219,7 @@ class Delays:
         return corrected
 
     def _strength(self, name: str, square: Float32, at: slice | Int32) -> Float32 | np.float32:
-        """F, or F over the root of the running mean square, which these squares join."""
+        """Return F, or F over the root of the mean square, which includes these squares."""
         import numpy as np
 
         factor = np.float32(self._strengths[0])
@@ -216,8 +231,8 @@ class Delays:
             zeros = np.zeros(shape, np.float32), np.zeros(of_rows, np.float32)
             self._mean_squares[name] = zeros
         mean, weight = self._mean_squares[name]
-        keep, take = np.float32(MEMORY), np.float32(1.0 - MEMORY)
-        mean[at] = keep * mean[at] + take * square
-        weight[at] = keep * weight[at] + take
+        decay, rate = np.float32(MEMORY), np.float32(1.0 - MEMORY)
+        mean[at] = decay * mean[at] + rate * square
+        weight[at] = decay * weight[at] + rate
         strength: Float32 = factor / np.sqrt(mean[at] / weight[at] + np.float32(EPS))
         return strength

@@ -1,20 +1,17 @@
 """Block-disjoint workers: `--blocks disjoint`.
 
 Every worker holds one group of the model's blocks, computes the gradient of the whole model and
-writes only its own group. After `ROTATE_EVERY` of its steps it gives the group back and takes the
-one that has been free for longest. There is one group more than there are workers, so this never
-waits; and no two updates that overlap in time write a common element: p_conf between concurrent
-updates is 0.
+writes only its own group, so concurrent updates never overlap. After `ROTATE_EVERY` updates it
+releases the group and acquires the one that has been free for longest; there is one group more than
+there are workers, so this never waits.
 
-Optimizer state belongs to the block, not to the worker: the holder of a group continues with the
-moments, residuals and step counts of the last holder. One worker holds everything and is `serial`,
-bit for bit.
+Optimizer state belongs to the block: the holder of a group continues with the moments, residuals
+and step counts of the last holder. One worker holds everything and is `serial`, bit for bit.
 Related: asynchronous block coordinate descent, Liu and Wright 2015, arXiv:1403.3862.
 
-The words of the strategy are a clock; of each group the holder's slot (low 16 bits; 0 is free) and
-the clock when it was last given back; and the updates that each parameter has had, in the layout's
-order, which only its holder writes. A worker killed with a group leaves it to the worker that
-replaces it, which has the same slot.
+The words are a clock; of each group the holder's slot (low 16 bits; 0 is free) and the clock of its
+last release; and the updates of each parameter, in the layout's order, which only its holder
+writes. The worker that replaces a dead one has its slot, and so its group.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from mlxhog.errors import ConfigError
 from mlxhog.optim.gradients import Float32, Grads, Rows
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.strategy import Idle, Lease
+from mlxhog.strategies.worker import Idle, Lease
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -49,10 +46,10 @@ class DisjointWorker(HogwildWorker):
         self._steps_here = 0
         groups = range(len(members))
         of_predecessor = [g for g in groups if words["holder", g] & 0xFFFF == context.slot]
-        self.held = of_predecessor[0] if of_predecessor else self._take()
+        self.held = of_predecessor[0] if of_predecessor else self._acquire()
 
-    def _take(self) -> int:
-        """Take the group that has been free for longest; others may be doing so, too."""
+    def _acquire(self) -> int:
+        """Acquire the group that has been free for longest; others may be doing so, too."""
         words, groups = self._words, range(len(self._params))
         while True:
             free = [(w, g) for g in groups if not (w := words["holder", g]) & 0xFFFF]
@@ -62,16 +59,16 @@ class DisjointWorker(HogwildWorker):
                     return group
 
     def claim(self) -> Lease | Idle:
-        """Change the group when it is time, between two steps."""
+        """Change the group when it is time."""
         if self._steps_here >= ROTATE_EVERY and len(self._params) > 1:
-            # Clock before word: a group is never younger than one that was given back after it.
+            # Clock before word: a group is never younger than one that was released after it.
             now = self._words.add("clock") + 1
             self._words["holder", self.held] = now << 16
-            self.held, self._steps_here = self._take(), 0
+            self.held, self._steps_here = self._acquire(), 0
         return super().claim()
 
     def corrected(self, grads: Grads) -> Grads:
-        """The gradient of the blocks this worker holds; it is clipped by their norm."""
+        """Return the gradient of the blocks this worker holds; it is clipped by their norm."""
         own_params = self._params[self.held]
         return {name: grad for name, grad in grads.items() if name in own_params}
 
@@ -92,7 +89,7 @@ class Disjoint(Hogwild):
     """Lock-free workers of which each writes only the blocks it holds."""
 
     Worker = DisjointWorker
-    probes: ClassVar[bool] = False  # no two updates meet, so none is lost
+    probes: ClassVar[bool] = False  # no two updates overlap, so none is lost
     one_state: ClassVar[bool] = True  # of the blocks, whichever worker holds them
 
     def check(self, model: ModelConfig) -> None:
@@ -122,9 +119,9 @@ class Disjoint(Hogwild):
 
 
 def block_groups(cfg: ModelConfig, workers: int) -> list[list[ParameterBlock]]:
-    """A model's blocks in groups of about the same size, one more than there are workers.
+    """Return a model's blocks in groups of about the same size, one more than workers.
 
-    So a worker can always change. Each block goes into the smallest group, the largest first.
+    Each block goes into the smallest group, the largest first.
 
     Raises:
         ConfigError: the model has too few blocks.

@@ -1,4 +1,4 @@
-"""How workers of a synchronous round divide its work: sequences by speed, parameters by cost.
+"""Division of a synchronous round's work: sequences by speed, parameters by cost.
 
 Gradients of tables are the rows that each worker's batch touched:
 
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from mlxhog.config.options import option
 from mlxhog.optim.gradients import GradientSum, Rows
-from mlxhog.strategies.strategy import Segments, Strategy, TicketPart
+from mlxhog.strategies.strategy import Segments, Strategy
+from mlxhog.strategies.worker import TicketPart
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from mlxhog.arena.words import Words
 
 MEMORY = 0.1  # weight of the newest in the mean time of a sequence, from the tenth gradient on
-OUTLIER = 4.0  # largest multiple of that mean as which the time of a gradient counts
-FORGETTING = 0.98  # of that mean in a round without a sequence, so that the worker gets one again
+OUTLIER = 4.0  # longer times of a gradient count as this multiple of the mean
+FORGETTING = 0.98  # factor of the mean in a round without a sequence, so the worker gets one again
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynchronousShares(Strategy):
-    """The number of strategies with rounds, at least in the beginning."""
+    """Options of strategies with synchronous rounds, at least in the beginning."""
 
     shares: str = option(
         "equal",
@@ -44,10 +45,10 @@ class SynchronousShares(Strategy):
 
 
 def sequences(total: int, seconds: Sequence[float]) -> list[int]:
-    """Divide sequences so that the last worker to end does so as soon as possible.
+    """Divide sequences so that the last worker ends as soon as possible.
 
-    Each sequence goes to the worker that would then end first, of equal ones to the first in the
-    list. `seconds` are the times of each worker for one sequence, > 0.
+    Each goes to the worker that would then end first. `seconds` are the times of each worker for
+    one sequence, > 0.
     """
     counts = [0] * len(seconds)
     done_s = [(each_s, rank) for rank, each_s in enumerate(seconds)]
@@ -60,14 +61,14 @@ def sequences(total: int, seconds: Sequence[float]) -> list[int]:
 
 
 class SharesBySpeed(NamedTuple):
-    """The number of sequences of each rank in a round, by its measured time for one (`sync.py`)."""
+    """The sequences of each rank in a round, by its measured time for one (`sync.py`)."""
 
     words: Words
     workers: int
     each: int  # sequences of a ticket
 
     def publish(self) -> None:
-        """Store the sequences of each rank in a round; equal numbers until all are measured."""
+        """Store the sequences of each rank; equal numbers until all are measured."""
         seconds = [self.words.real(("seconds", rank)) for rank in range(self.workers)]
         counts = [self.each] * self.workers
         if all(seconds):
@@ -76,7 +77,7 @@ class SharesBySpeed(NamedTuple):
             self.words["sequences", rank] = count
 
     def parts(self, rank: int, first: int, n: int) -> tuple[TicketPart, ...]:
-        """A rank's sequences of the round that begins with ticket `first`, of `n` in an epoch."""
+        """Return a rank's sequences of a round from ticket `first` on, with `n` in an epoch."""
         each = self.each
         begin = sum(self.words["sequences", other] for other in range(rank))
         end = begin + self.words["sequences", rank]
@@ -101,10 +102,10 @@ class SharesBySpeed(NamedTuple):
 
 
 def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:
-    """Indices of the parameters for each worker, ascending: the most costly first, greedily.
+    """Return the indices of each worker's parameters, ascending: the most costly first, greedily.
 
-    Every worker has a part if there are as many parameters as workers. Source: Graham 1969, Bounds
-    on multiprocessing timing anomalies: at most 4/3 of the best division's largest part.
+    Source: Graham 1969, Bounds on multiprocessing timing anomalies: at most 4/3 of the best
+    division's largest part.
     """
     loads = [0.0] * workers
     shares: list[list[int]] = [[] for _ in range(workers)]
@@ -119,7 +120,7 @@ def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:
 
 
 def row_segments(workers: int, spec: Mapping[str, Parameter], tokens: int) -> Segments:
-    """Arena segments of the rows of a model's tables; a worker computes at most `tokens`."""
+    """Return arena segments of the rows of tables; a worker computes at most `tokens`."""
     segments: Segments = {}
     for name, one in spec.items():
         if one.kind == "table":
@@ -138,7 +139,7 @@ def put_rows(arena: Arena, rank: int, name: str, grad: Rows) -> None:
 
 
 def mean_rows(arena: Arena, name: str, shares: Iterable[tuple[int, float]]) -> Rows:
-    """The sum of (rank, share of its gradient of a table), in this order."""
+    """Return the weighted sum of gradients of a table, of (rank, weight) in this order."""
     total, width = GradientSum(), arena.layout.tables[name].shape[1]
     for rank, share in shares:
         index = arena.segment(f"index.{name}.{rank + 1}")

@@ -1,17 +1,12 @@
-"""Lock-free training: read, compute and add without waiting (Niu et al. 2011, Hogwild!).
+"""Lock-free training: read, compute and write without waiting (Niu et al. 2011, Hogwild!).
 
-With one worker nothing runs beside it, so this is serial SGD, bit for bit.
+One worker is serial SGD, bit for bit. With several, a gradient is taken at the parameters that are
+expected when it lands (`prediction.py`); `--staleness-lr` and related options change the updates of
+stale gradients (`delays.py`). Neither applies to rows of tables, where updates rarely overlap.
 
-Rows of tables are read and written where they are, one by one; neither looking ahead nor the
-options of stale gradients apply to them, since updates rarely meet there.
-
-With several workers a gradient is taken where the parameters are expected to be when it lands, as
-`--predict` says (`look_ahead.py`). `--staleness-lr` and related options change the steps of late
-gradients (`delays.py`).
-
-With `--overlap` a worker reads for its next gradient before it adds its last step, beside which it
+With `--overlap` a worker copies the parameters for gradient k + 1, then applies update k while it
 computes that gradient (`mlxhog.training.worker.steps`). It holds two tickets then: if it dies, the
-ledger gives out both again, or counts the one whose step was being added as torn.
+ledger hands out both again, or counts the one being applied as partially applied.
 """
 
 from __future__ import annotations
@@ -25,17 +20,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
-from mlxhog.optim.delay_feedback import DelayFeedbackOptions
+from mlxhog.optim.component import optimizer_of
 from mlxhog.optim.gradients import Grads
 from mlxhog.optim.muon import Muon
 from mlxhog.optim.schedules import Falling
-from mlxhog.optim.sparsified import Sparse
-from mlxhog.strategies import look_ahead
-from mlxhog.strategies.delays import Delays, SpeedRescaled
+from mlxhog.optim.sparsified import Selection
+from mlxhog.strategies import prediction
+from mlxhog.strategies.delays import DelayFeedbackOptions, Delays, SpeedRescaled
 from mlxhog.strategies.division import SynchronousShares
-from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
-from mlxhog.strategies.strategy import Idle, Lease, Segments, Strategy, StrategyWorker, WriteResult
+from mlxhog.strategies.prediction import PredictingReader, PredictionOptions
+from mlxhog.strategies.strategy import Segments, Strategy
 from mlxhog.strategies.sync import Sync
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena.layout import Parameter
@@ -43,9 +39,7 @@ if TYPE_CHECKING:
 
 
 class HogwildWorker(StrategyWorker):
-    """Read, compute, add.
-
-    With `overlap` a step is late by the worker's own last one, too, which counts in its staleness.
+    """A lock-free worker; with `overlap` its own pending update adds one to the staleness.
 
     Concurrency: then `write` may run in another thread than the others, but beside none of them.
     """
@@ -55,15 +49,15 @@ class HogwildWorker(StrategyWorker):
         arena = context.arena
         self._live = context.backend.param_buffer.ctypes.data == arena.params.ctypes.data
         self._state_slot = 1 if self.strategy.one_state else context.slot
-        self._state = arena.workers.entry(self._state_slot)  # counts the optimizer's steps
-        self._reads = deque[int]()  # versions of reads whose steps are not added, the oldest first
+        self._state = arena.workers.entry(self._state_slot)  # counts the optimizer's updates
+        self._reads = deque[int]()  # versions of reads with pending updates, the oldest first
         self._delays = Delays(context)
-        self._follow(context.live_workers)
+        self._prepare_for(context.live_workers)
 
-    def _follow(self, workers: int) -> None:
+    def _prepare_for(self, workers: int) -> None:
         context, self._workers = self.context, workers
-        if workers == 1:  # steps recorded now would be old when others join
-            for name in look_ahead.SEGMENTS:
+        if workers == 1:  # updates traced now would be old when others join
+            for name in prediction.SEGMENTS:
                 if name in context.arena.layout.segments:
                     context.arena.segment(name).fill(0.0)
         self._reader = PredictingReader(context.arena, context.run, workers)
@@ -94,37 +88,37 @@ class HogwildWorker(StrategyWorker):
     def _pull(self) -> None:
         context = self.context
         if (workers := context.live_workers) != self._workers:
-            self._follow(workers)
+            self._prepare_for(workers)
         context.entry.version_read = context.arena.counters.load("version")
         self._reads.append(context.entry.version_read)
         if not self._live:
             self._reader.read(context.backend.param_buffer, context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Add this worker's optimizer step; other workers' steps may land in between."""
+        """Apply this worker's update; those of other workers may land in between."""
         context, counters, entry = self.context, self.context.arena.counters, self.context.entry
         self._version_read = self._reads.popleft()
         grads = self._delays.compensated(self.corrected(grads))
         norm = context.norm(grads)
-        context.begin_apply(lease)
+        self.begin_apply(lease)
         # Read once: the reported staleness is that of the learning rate.
-        staleness = counters.load("version") - self._version_read  # the reported one, too
-        late = self._delays.factor(staleness) == 0.0
-        applied = math.isfinite(norm) and not late
-        context.marks.begin_update()
+        staleness = counters.load("version") - self._version_read
+        is_stale = self._delays.factor(staleness) == 0.0
+        applied = math.isfinite(norm) and not is_stale
+        context.seqlock.begin_update()
         if applied:
             self._step(grads, norm, staleness)
             self._state.opt_step += 1
         version = counters.add("version", int(applied)) + applied
-        context.marks.end_update()
-        context.finish(lease)
+        context.seqlock.end_update()
+        self.finish(lease)
         if entry.ticket == lease.ticket:  # else it is that of the next gradient
             entry.ticket = -1
         self._reader.landed(staleness)
-        return WriteResult(applied, staleness, version, too_late=late)
+        return WriteResult(applied, staleness, version, is_stale)
 
     def corrected(self, grads: Grads) -> Grads:
-        """The gradient of the step, or the part of it that the worker writes."""
+        """Return the gradient of the update, or the part of it that the worker applies."""
         return grads
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
@@ -146,31 +140,67 @@ class HogwildWorker(StrategyWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class LockFree(Strategy):
-    """Lock-free workers, without a number: the base of `hogwild`, of others, and of your own.
+    """Lock-free workers, without options: the base of `hogwild`, of others, and of your own.
 
-    No worker waits for another, so workers may join and leave during the run: a batch belongs to
-    the worker that takes its ticket.
+    Workers may join and leave: a batch belongs to the worker that claims its ticket.
     """
 
     Worker: ClassVar[type[Any]] = HogwildWorker
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        """Those for looking ahead, too, even if it takes workers that join to need them."""
-        return {**super().segments(spec), **look_ahead.segments(self.run, self.slots)}
+        # Also those of prediction that only workers who join will need.
+        return {**super().segments(spec), **prediction.segments(self.run, self.slots)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return tuple(look_ahead.segments(self.run, self.workers))
+        return tuple(prediction.segments(self.run, self.workers))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedRescaled, LockFree):
+class SparseUpdates(Strategy):
+    """Options of strategies whose workers may write a part of their updates."""
+
+    sparsify: str = option(
+        "none",
+        "part of an update that is written: all, the share F of each parameter's elements with the "
+        "largest updates (topk:F), or the elements whose sum has reached F times lr (threshold:F)",
+        train_only=True, reads=Selection.parse,
+    )  # fmt: skip
+    error_feedback: bool = option(
+        True, "sparsify: the worker adds the rest of an update to later ones, or drops it",
+        train_only=True, requires={"sparsify": ()},
+    )  # fmt: skip
+
+    @property
+    def writes_whole_steps(self) -> bool:
+        return self.sparsify == "none"
+
+    def run_constraints(self, config: TrainConfig) -> Constraints:
+        sparse = self.sparsify != "none"
+        return (
+            (sparse and config.gpu_write != "cpu", "sparsify",
+             f"single elements are added by the CPU, and gpu_write is {config.gpu_write}; set "
+             "gpu_write=cpu"),
+            (sparse and optimizer_of(config).moments == "shared", "sparsify",
+             "shared moments would still be written whole at every update; set moments=private"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hogwild(
+    PredictionOptions,
+    SparseUpdates,
+    DelayFeedbackOptions,
+    SynchronousShares,
+    SpeedRescaled,
+    LockFree,
+):
     """Lock-free workers, perhaps after rounds, or each on its own blocks (`disjoint.py`)."""
 
     name: ClassVar[str] = "hogwild"
-    about: ClassVar[str] = "lock-free: each worker adds its own steps, and none waits for another"
+    about: ClassVar[str] = "lock-free: each worker applies its own updates and waits for none"
     elastic: ClassVar[bool] = True
     recorded: ClassVar[bool] = True
-    looks_ahead: ClassVar[bool] = True
+    predicts_by_default: ClassVar[bool] = True
     shares_moments: ClassVar[bool] = True
 
     async_after: float = option(
@@ -198,19 +228,20 @@ class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedR
     def constraints(self) -> Constraints:
         parts = [("sparsify", self.sparsify), ("blocks", self.blocks)]
         partial = [(name, value) for name, value in parts if value not in ("none", "all")]
-        late, alone = self.delay_feedback, [("delay_feedback", True)] * self.delay_feedback
+        corrects = self.delay_feedback
+        alone = [("delay_feedback", True)] * corrects
         return (
             (not self.async_after and self.shares != "equal", "sync_shares",
              "hogwild has rounds after async_after only; add that, or take sync"),
             *((self.async_after, name,
-               "is for workers that write their own steps, without async_after; leave one of them "
-               "out") for name, _ in (*partial, *alone)),
+               "is for workers that write their own updates, without async_after; leave one of "
+               "them out") for name, _ in (*partial, *alone)),
             (self.is_adapted and self.blocks == "disjoint", "blocks",
              "disjoint, so updates of others are of other blocks and make no gradient stale; "
              "leave it out, or the rule for stale gradients"),
-            *((late, name,
-               f"is {value}, and only steps that the CPU writes whole are corrected; leave it out, "
-               "or delay_feedback") for name, value in partial),
+            *((corrects, name,
+               f"is {value}, and only updates that the CPU writes whole are corrected; leave it "
+               "out, or delay_feedback") for name, value in partial),
         )  # fmt: skip
 
     def run_constraints(self, config: TrainConfig) -> Constraints:
@@ -232,9 +263,9 @@ class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedR
               for name, value in (
                 ("gpu_write", config.gpu_write), ("orthogonalization_device", device))),
             (overlap and config.read == "live", "overlap",
-             "live reads would see the step in the middle of the next gradient; set "
+             "live reads would see the update in the middle of the next gradient; set "
              "read=snapshot"),
-            (self.blocks == "disjoint" and config.moments == "shared", "moments",
+            (self.blocks == "disjoint" and optimizer_of(config).moments == "shared", "moments",
              "the moments of disjoint blocks go from worker to worker with the block; leave it "
              "out"),
             *((record and value != off, "determinism",
@@ -248,7 +279,7 @@ class Hogwild(LookAhead, Sparse, DelayFeedbackOptions, SynchronousShares, SpeedR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serial(LookAhead, Sparse, LockFree):
+class Serial(PredictionOptions, SparseUpdates, LockFree):
     """One worker: nothing runs beside it."""
 
     name: ClassVar[str] = "serial"
@@ -261,5 +292,5 @@ class Serial(LookAhead, Sparse, LockFree):
     def run_constraints(self, config: TrainConfig) -> Constraints:
         return (
             (self.predict == "last", "predict",
-             "last is for workers that add their own steps, not for serial; leave it out"),
+             "last is for workers that apply their own updates, not for serial; leave it out"),
         )  # fmt: skip

@@ -1,40 +1,37 @@
-"""Steps in a fixed order: step t is taken at the parameters after step t - tau.
+"""Updates in a fixed order: the gradient of step t is taken at the parameters after step t - tau.
 
-    round_robin  step t belongs to worker t mod P, and tau = P - 1: a worker adds its step, copies
-                 the parameters for its next gradient, and computes that while the others have
-                 their turns (Langford, Smola, Zinkevich 2009, Slow Learners are Fast,
-                 arXiv:0911.0491)
+    round_robin  step t belongs to worker t mod P, and tau = P - 1: a worker applies its update,
+                 copies the parameters, and computes its next gradient while the others have their
+                 turns (Langford, Smola, Zinkevich 2009, Slow Learners are Fast, arXiv:0911.0491)
     sim          one process simulates the workers; `--sim-staleness` is the rule of tau. Each
                  simulated worker has its own optimizer state. With tau = 0 it is `serial`, with
                  `fixed:N` round_robin of N + 1 workers, bit for bit
 
 No two workers write at once: with a budget of steps or tokens reruns are equal bit for bit, and one
-worker is the serial run. With `predict=last` the copies are extrapolated by N steps like the last
-ones (`look_ahead.py`).
+worker is the serial run. With `predict=last` the snapshots are extrapolated by N updates.
 
-The copies are in the arena: a process that replaces a dead one computes the very same gradient.
-Turns are opened one by one, each by the worker that has the turn P before it. When none is opened
-(for a checkpoint, or at the end) the open turns run out, and the copies stay unchanged. A
-checkpoint keeps them, so a pause or a resume changes nothing.
+The snapshots are in the arena: a process that replaces a dead one computes the very same gradient.
+Each turn is opened by the worker that has the turn P before it. When none is opened (for a
+checkpoint, or at the end) the open turns finish, and a checkpoint keeps the snapshots, so a pause
+or a resume changes nothing.
 
     segment                        dtype    meaning
     turns.after.0 .. turns.after.D float32  parameters after step k, of the last D + 1 steps: in
-                                            k mod (D + 1), D being the largest tau; 0 is the begin
+                                            k mod (D + 1), D being the largest tau; 0 is the start
 
 The words (see also `rounds.py`): every turn below `open_below` is open; the tokens of this call;
-the version of each copy.
+the version of each snapshot.
 
 The rules of tau:
 
-    fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
+    fixed:N             every gradient has staleness N, as in `round_robin` with N + 1 workers
     uniform:LOW:HIGH    drawn from LOW to HIGH
     geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
-                        in a thousand would be older
-    histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
-    speed:1,1,4         ages of lock-free workers that take these times for a gradient
+                        in a thousand would be larger
+    histogram:0=10,2=5  drawn with weights, such as the histogram of a run's result
+    speed:1,1,4         staleness of lock-free workers that take these times for a gradient
 
-Each draw has a generator of its own, keyed by seed and step, so a step's age depends only on the
-two. A gradient is never older than the run: step t is at most t steps late.
+Each draw has a generator of its own, keyed by seed and step. Step t has at most staleness t.
 """
 
 from __future__ import annotations
@@ -55,13 +52,13 @@ from mlxhog.config.options import option
 from mlxhog.config.rules import Forms, positive
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
-from mlxhog.optim.delay_feedback import DelayFeedbackOptions
 from mlxhog.optim.gradients import Grads
-from mlxhog.strategies import look_ahead
-from mlxhog.strategies.delays import Delays, StaleGradientOptions
-from mlxhog.strategies.look_ahead import LookAhead, PredictingReader
+from mlxhog.strategies import prediction
+from mlxhog.strategies.delays import DelayFeedbackOptions, Delays, StaleGradientOptions
+from mlxhog.strategies.prediction import PredictingReader, PredictionOptions
 from mlxhog.strategies.rounds import Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Idle, IndependentSteps, Lease, Segments, WriteResult
+from mlxhog.strategies.strategy import IndependentSteps, Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -70,57 +67,46 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 MAX_NAP_S = 2e-4
-_MAX_AGE = 4095
+_MAX_STALENESS = 4095
 _CUT = 1e-3  # chance of the ages that geometric leaves out
 
 
-def _age(text: str) -> int:
-    age = int(text)
-    if not 0 <= age <= _MAX_AGE:
+def _staleness(text: str) -> int:
+    if not 0 <= (tau := int(text)) <= _MAX_STALENESS:
         raise ValueError
-    return age
+    return tau
 
 
 def _weights(text: str) -> list[float]:
     pairs = [part.split("=") for part in text.split(",")]
-    by_age = {_age(age): positive(weight) for age, weight in pairs}
-    return [by_age.get(age, 0.0) for age in range(max(by_age) + 1)]
+    weights = {_staleness(tau): positive(weight) for tau, weight in pairs}
+    return [weights.get(tau, 0.0) for tau in range(max(weights) + 1)]
 
 
 _FORMS = Forms(
-    "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:AGE=WEIGHT,... or speed:SECONDS,... with "
-    f"whole ages from 0 to {_MAX_AGE}, and weights and seconds above 0",
+    "fixed:N, uniform:LOW:HIGH, geometric:MEAN, histogram:STALENESS=WEIGHT,... or "
+    f"speed:SECONDS,... with whole numbers up to {_MAX_STALENESS}, and weights and seconds above 0",
     {},
-    fixed=(_age,),
-    uniform=(_age, _age),
+    fixed=(_staleness,),
+    uniform=(_staleness, _staleness),
     geometric=(positive,),
     histogram=(_weights,),
     speed=(lambda text: list(map(positive, text.split(","))),),
 )
 
 
-def _multiples(unit: float, limit: float, also_limit: bool = True) -> int:
-    """Return how many of unit, 2 unit, ... are below a limit, or equal to it, as floats."""
-    n = int(limit / unit)
-    while (n + 1) * unit <= limit:
-        n += 1
-    while n and (n * unit > limit or (n * unit == limit and not also_limit)):
-        n -= 1
-    return n
-
-
 class SimulatedStep(NamedTuple):
-    """The worker of a step, from 0, and the age of its parameters in steps."""
+    """The worker of a step, from 0, and the staleness of its gradient."""
 
     worker: int
     staleness: int
 
 
-class Course:
+class StalenessTrace:
     """The steps of a run by a rule of `sim(staleness=)`, or a ValueError.
 
-    Of P simulated `workers` step t is that of t mod P, but for the rule speed. No age is above
-    `most`.
+    Of P simulated `workers` step t is that of t mod P, but for the rule speed. `most` is the
+    largest staleness.
     """
 
     def __init__(self, rule: str, seed: int = 0) -> None:
@@ -141,45 +127,32 @@ class Course:
                 sum(math.floor(own / other) + 1 for q, other in enumerate(numbers) if q != p)
                 for p, own in enumerate(numbers)
             )
-        if self.most > _MAX_AGE or (self._kind == "uniform" and numbers[0] > numbers[1]):
+        if self.most > _MAX_STALENESS or (self._kind == "uniform" and numbers[0] > numbers[1]):
             raise ValueError(f"wanted {_FORMS.expected}; got {rule!r}")
-        self._window = self.most + 2  # steps kept of speed: back to a worker's previous one
         if self._kind == "speed":
             exponent = math.frexp(max(numbers))[1]  # no number of gradients takes inf then
             self._numbers = [math.ldexp(own, -exponent) for own in numbers]
-            self._seek(0)
+            self._restart()
 
     def at(self, step: int) -> SimulatedStep:
         if self._kind != "speed":
             return SimulatedStep(step % self.workers, min(step, self._draw(step)))
-        if not self._next - len(self._steps) <= step <= self._next + self._window:
-            self._seek(step)
+        if step < self._next - len(self._steps):
+            self._restart()
         while self._next <= step:  # the first worker to end its gradient begins another
             _, worker = heapq.heappop(self._ends)
-            age = min(self._next - self._read_at[worker], self.most)
-            self._steps.append(SimulatedStep(worker, age))
+            staleness = min(self._next - self._read_at[worker], self.most)
+            self._steps.append(SimulatedStep(worker, staleness))
             self._next += 1
             self._done[worker], self._read_at[worker] = self._done[worker] + 1, self._next
             heapq.heappush(self._ends, ((self._done[worker] + 1) * self._numbers[worker], worker))
         return self._steps[step - self._next]
 
-    def _seek(self, step: int) -> None:
-        """Set the state to that about a window before a step.
-
-        Steps are in the order of their ends. A worker's n-th one ends after n of its gradients.
-        """
-        numbers, earlier = self._numbers, max(0, step - self._window)
-        time = earlier / sum(1.0 / own for own in numbers)  # before which about so many end
-        self._done = [_multiples(own, time) for own in numbers]
-        self._next = sum(self._done)
-        self._ends = sorted(
-            ((n + 1) * own, w) for w, (n, own) in enumerate(zip(self._done, numbers, strict=True))
-        )
-        self._read_at = [  # the steps that have ended by the worker's last end
-            sum(_multiples(other, n * own, v <= w) for v, other in enumerate(numbers))
-            for w, (n, own) in enumerate(zip(self._done, numbers, strict=True))
-        ]
-        self._steps = deque[SimulatedStep](maxlen=self._window)
+    def _restart(self) -> None:
+        self._next, self._done = 0, [0] * self.workers
+        self._read_at = [0] * self.workers
+        self._ends = sorted((own, worker) for worker, own in enumerate(self._numbers))
+        self._steps = deque[SimulatedStep](maxlen=self.most + 2)  # back to a worker's last one
 
     def _draw(self, step: int) -> int:
         numbers = self._numbers
@@ -204,12 +177,12 @@ class InOrderWorker(NumberedWorker):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         strategy, arena = self.strategy, context.arena
-        record = look_ahead.record(arena, strategy.run, strategy.in_flight)
+        record = prediction.record(arena, strategy.run, strategy.in_flight)
         self._targets = {
             slot: replace(context.target(slot), record=record)
             for slot in (strategy.state_slots(arena) if context.workers == 1 else (context.slot,))
         }
-        self._delays = Delays(context, workers=strategy.course.workers)
+        self._delays = Delays(context, workers=strategy.trace.workers)
         self._turn = 0
         self._end = self._words["first"] + self._limit
 
@@ -227,12 +200,12 @@ class InOrderWorker(NumberedWorker):
 
     def read(self) -> None:
         context, strategy = self.context, self.strategy
-        k = (self._turn - strategy.course.at(self._turn).staleness) % strategy.in_flight
+        k = (self._turn - strategy.trace.at(self._turn).staleness) % strategy.in_flight
         context.entry.version_read = self._words["version", k]
         context.backend.take(context.arena.segment(strategy.past()[k]), context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Wait for the turn, add the step, copy the parameters, pass the turn on."""
+        """Wait for the turn, apply the update, copy the parameters, pass the turn on."""
         context, words, turn, strategy = self.context, self._words, self._turn, self.strategy
         entry, end = context.entry, turn + context.workers
         grads = self._delays.compensated(grads)  # of one process: it waits for none
@@ -241,11 +214,11 @@ class InOrderWorker(NumberedWorker):
         is_next = words["open_below"] == end and context.workers > 1  # one process opens in `claim`
         if is_next and end < self._end and not (context.is_over() or context.paused()):
             words["open_below"] = end + 1
-        context.marks.begin_update()
-        version, worker = context.arena.counters.load("version"), strategy.course.at(turn).worker
+        context.seqlock.begin_update()
+        version, worker = context.arena.counters.load("version"), strategy.trace.at(turn).worker
         staleness = version - entry.version_read
-        late = self._delays.factor(staleness) == 0.0
-        applies = math.isfinite(norm) and not late
+        is_stale = self._delays.factor(staleness) == 0.0
+        applies = math.isfinite(norm) and not is_stale
         opt_step = context.arena.workers.entry(worker + 1).opt_step + applies
         tokens = words["tokens"] + samples * context.run.seq_len
 
@@ -262,15 +235,15 @@ class InOrderWorker(NumberedWorker):
                 feedback=self._delays.feedback(staleness, since=strategy.since(turn)),
             )
 
-        record = self.once(lease, (opt_step, version + applies, tokens, applies), apply)
-        context.marks.end_update()
+        record = self.apply_once(lease, (opt_step, version + applies, tokens, applies), apply)
+        context.seqlock.end_update()
         staleness = max(0, record.version - record.applied - entry.version_read)
-        return WriteResult(record.applied, staleness, record.version, too_late=late)
+        return WriteResult(record.applied, staleness, record.version, is_stale)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InOrder(Numbered):
-    """Steps in a fixed order, of workers or of one process that simulates them."""
+    """Updates in a fixed order, of workers or of one process that simulates them."""
 
     Worker: ClassVar[type[Any]] = InOrderWorker
     repeats: ClassVar[bool] = True
@@ -280,36 +253,36 @@ class InOrder(Numbered):
 
     def constraints(self) -> Constraints:
         return (
-            (isinstance(self, LookAhead) and self.predict == "own", "predict",
-             "own, but steps in order have none and last only; set one of them"),
+            (isinstance(self, PredictionOptions) and self.predict == "own", "predict",
+             "own, but updates in a fixed order have none and last only; set one of them"),
         )  # fmt: skip
 
     @cached_property
-    def course(self) -> Course:
-        """The worker and the staleness of each step, by its number: of workers that take turns."""
-        return Course(f"fixed:{self.workers - 1}")
+    def trace(self) -> StalenessTrace:
+        """The worker and the staleness of each step, by its number."""
+        return StalenessTrace(f"fixed:{self.workers - 1}")
 
     @property
     def slots(self) -> int:
-        return self.course.workers
+        return self.trace.workers
 
     @property
     def in_flight(self) -> int:
-        """Most gradients that are computed at once: a gradient, and the steps it does not see."""
-        return self.course.most + 1
+        """Largest number of gradients that are computed at once."""
+        return self.trace.most + 1
 
     def word_groups(self, n_params: int) -> dict[str, tuple[int, str]]:
         return {**super().word_groups(n_params), "copy": (self.in_flight, "version")}
 
     def past(self) -> tuple[str, ...]:
-        """Segments of the parameters after each of the last steps."""
+        """Return the segments of the parameters after each of the last steps."""
         return tuple(f"turns.after.{k}" for k in range(self.in_flight))
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        return {**super().segments(spec), **look_ahead.segments(self.run, self.in_flight)}
+        return {**super().segments(spec), **prediction.segments(self.run, self.in_flight)}
 
     def kept_segments(self) -> tuple[str, ...]:
-        return (*self.past(), *look_ahead.segments(self.run, self.in_flight))
+        return (*self.past(), *prediction.segments(self.run, self.in_flight))
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         return tuple(range(1, self.slots + 1))
@@ -321,7 +294,7 @@ class InOrder(Numbered):
         for k, own in zip(range(self.in_flight), versions, strict=True):
             words["version", k] = own
         words["open_below"] = words["first"]
-        if position is None:  # the age of a gradient begins at 0
+        if position is None:  # staleness begins at 0
             updates.snapshot(arena.segment(self.past()[0]), arena.params)
 
     def same(self) -> dict[str, Any]:
@@ -333,7 +306,7 @@ class InOrder(Numbered):
         return {**(super().position(arena) or {}), "versions": versions}
 
     def turn(self, words: Words) -> int:
-        """The next step. Workers step one by one, so it is exact for the worker that has it."""
+        """Return the next step; exact for the worker whose turn it is."""
         return sum(self.each(words, "steps"))
 
     def between_steps(self, arena: Arena) -> bool:
@@ -341,14 +314,14 @@ class InOrder(Numbered):
         return self.turn(words) == words["open_below"]
 
     def since(self, step: int) -> int:
-        """Steps after the same worker's previous one, up to and with this."""
-        worker, earlier = self.course.at(step).worker, range(step - 1, -1, -1)
-        return next((step - k for k in earlier if self.course.at(k).worker == worker), step + 1)
+        """Count the steps after the same worker's previous one, this one included."""
+        worker, earlier = self.trace.at(step).worker, range(step - 1, -1, -1)
+        return next((step - k for k in earlier if self.trace.at(k).worker == worker), step + 1)
 
-    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
-        """Store the counts of a step, copy the parameters; the last word passes the turn on."""
+    def store_counts(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts of a step, and copy the parameters; the last word passes the turn."""
         step = (record.steps - 1) * self.workers + rank
-        arena.workers.entry(self.course.at(step).worker + 1).opt_step = record.opt_step
+        arena.workers.entry(self.trace.at(step).worker + 1).opt_step = record.opt_step
         arena.counters.store("version", record.version)
         words["tokens"] = record.tokens
         k = (step + 1) % self.in_flight
@@ -361,7 +334,7 @@ class InOrder(Numbered):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundRobin(LookAhead, DelayFeedbackOptions, IndependentSteps, InOrder):
+class RoundRobin(PredictionOptions, DelayFeedbackOptions, IndependentSteps, InOrder):
     """Workers that apply in turn."""
 
     name: ClassVar[str] = "round_robin"
@@ -369,33 +342,33 @@ class RoundRobin(LookAhead, DelayFeedbackOptions, IndependentSteps, InOrder):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sim(DelayFeedbackOptions, LookAhead, StaleGradientOptions, InOrder):
+class Sim(DelayFeedbackOptions, PredictionOptions, StaleGradientOptions, InOrder):
     """One process that simulates workers."""
 
     name: ClassVar[str] = "sim"
-    about: ClassVar[str] = "one process simulates workers whose gradients have a chosen age"
+    about: ClassVar[str] = "one process simulates workers whose gradients have a chosen staleness"
     one_process: ClassVar[bool] = True
 
     staleness: str = option(
-        "fixed:1", "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
-        "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
+        "fixed:1", "staleness of each gradient: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
+        "histogram:0=10,1=80 (staleness=weight), or speed:1,1,4 (seconds for a gradient of each "
         "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
-        flat="sim_staleness", train_only=True, reads=Course,
+        flat="sim_staleness", train_only=True, reads=StalenessTrace,
     )  # fmt: skip
 
     def constraints(self) -> Constraints:
         return (
             (self.predict == "last" and not self.staleness.startswith("fixed:"), "predict",
-             f"last looks ahead by a fixed age, and staleness is {self.staleness}; set "
+             f"last extrapolates by a fixed staleness, and that is {self.staleness}; set "
              "staleness=fixed:N, or leave predict out"),
         )  # fmt: skip
 
     @cached_property
-    def course(self) -> Course:
-        return Course(self.staleness, self.run.seed)
+    def trace(self) -> StalenessTrace:
+        return StalenessTrace(self.staleness, self.run.seed)
 
     def steppers(self, workers: int) -> int:
-        return Course(self.staleness).workers
+        return StalenessTrace(self.staleness).workers
 
     def check_workers(self) -> None:
         if self.workers > 1:

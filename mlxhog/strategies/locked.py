@@ -1,32 +1,29 @@
-"""Steps under locks: whole steps, blocks, or a parameter server with its gate.
+"""Updates under locks: of whole steps, of blocks, or of a parameter server with its gate.
 
-    locked    read, compute and add under one lock: serial training by workers in no fixed order.
-              No gradient is ever late, so it is a reference without races, and shows what it costs
-    aig       a worker takes the lock of every block that its gradient touches, in ascending order,
-              so that no two wait for each other in a circle; adds its step; and releases them (Niu
-              et al. 2011, section 6). A block is 1024 floats of a parameter, or a row where
-              gradients have rows. Where all are dense, workers add one by one
+    locked    read, compute and write under one lock: serial training by workers in no fixed order,
+              a baseline without staleness that shows what it costs
+    aig       a worker acquires the lock of every block that its gradient touches, in ascending
+              order, so no two deadlock; applies its update; and releases them (Niu et al. 2011,
+              section 6). A block is 1024 floats of a parameter, or a row where gradients have rows
     async_ps  a parameter server: workers pull the parameters of one version, and push gradients,
-              which are applied one by one, as they arrive, with one optimizer state (that of worker
-              slot 1): that is exact for every optimizer. The mean staleness is P - 1 at any speeds
+              which are applied one by one with one optimizer state (that of worker slot 1). The
+              mean staleness is P - 1 at any speeds
     ssp       the same, with a gate where a worker pulls (stale synchronous, Ho et al. 2013)
 
-The server is a role: a worker that pulls or pushes takes it, by the one lock, and does the server's
-work itself. So there is no process whose death stops all, and no gradient is copied to one.
+The server is a role: a worker that pulls or pushes acquires it by the one lock, so no death of a
+server stops all, and no gradient is copied to one.
 
-At the gate every worker has a clock, its number of pushed gradients, and begins the next one only
-when it is at most s steps ahead of the slowest, s being `--slack`. So clocks differ by s + 1 at
-most at any time, and a gradient is at most (P - 1)(2 s + 1) updates late. (A gate at the push, on
-versions, only makes gradients older: versions never fall, so a worker that is too late waits
-forever.) s bounds clocks, not times: in the long run all are as fast as the slowest. It absorbs
-workers that are sometimes slow; for one that is always slow, take `sync --sync-shares speed` or
-`hogwild`. No worker waits for one that is dead, has ended, evaluates, samples or has nothing to do:
-that one takes part again at its next pull, from the clock of the slowest. Clocks change and workers
-come back only under the server's lock, so all clocks are exact there.
+Every worker has a clock, its number of pushed gradients, and passes the gate only when it is at
+most s steps ahead of the slowest, s being `--slack`. So clocks differ by at most s + 1, and
+staleness is at most (P - 1)(2 s + 1). (A gate at the push would deadlock: staleness never shrinks
+while a worker waits.) It absorbs workers that are sometimes slow; for a persistent straggler use
+`sync --sync-shares speed` or `hogwild`. No worker waits for one that is dead, has ended, evaluates,
+samples or has nothing to do: it enters again at its next pull, from the clock of the slowest.
+Clocks and members change only under the server's lock, so all clocks are exact there.
 
 Everything else is `hogwild`. If a holder dies, the next worker that needs a lock takes it over, and
-the ticket counts as torn or comes back. Version and step count are stored under the lock and before
-the ledger marks the ticket done: each update that is done is counted exactly once.
+the ticket counts as partially applied or comes back. Version and step count are stored under the
+lock, before the ledger marks the ticket done: each update is counted exactly once.
 
 The segment step.lock, uint32, is the one lock (`metal/native/updates/locks.h`), alone on its line.
 The words of ssp are the clock of each rank, and its owner: its incarnation while it takes part.
@@ -43,11 +40,13 @@ from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.optim import updates
+from mlxhog.optim.component import optimizer_of
 from mlxhog.optim.gradients import Float32, Grads, Int32, Rows
 from mlxhog.optim.updates import STRIPE
 from mlxhog.strategies.delays import SpeedRescaled
 from mlxhog.strategies.hogwild import HogwildWorker, LockFree
-from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -102,7 +101,7 @@ class Locked(OneLock):
 
 
 def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
-    """The locks that a gradient of a parameter touches, ascending, each once."""
+    """Return the locks that a gradient of a parameter touches, ascending, each once."""
     import numpy as np
 
     if slot.row_word0 is not None:
@@ -118,10 +117,10 @@ def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
 
 
 class AigWorker(HogwildWorker):
-    """Hogwild that adds under the locks of all that it touches, taken together."""
+    """A lock-free worker but for its writes, which hold the locks of all that they touch."""
 
-    def _follow(self, workers: int) -> None:
-        super()._follow(workers)
+    def _prepare_for(self, workers: int) -> None:
+        super()._prepare_for(workers)
         # Plain stores: the holder of the locks is the only writer.
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
@@ -146,7 +145,7 @@ class Aig(SpeedRescaled, LockFree):
 
     Worker: ClassVar[type[Any]] = AigWorker
     name: ClassVar[str] = "aig"
-    about: ClassVar[str] = "locks on just the blocks that a step touches"
+    about: ClassVar[str] = "locks on just the blocks that an update touches"
     writes_alone: ClassVar[bool] = True
 
     def run_constraints(self, config: TrainConfig) -> Constraints:
@@ -169,14 +168,14 @@ class AsyncPSWorker(LockedWorker):
         self._lock.release(0)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Push: the server applies the gradient, unless it is not finite or too late."""
+        """Push: the server applies the gradient, unless it is not finite or too stale."""
         self._lock.acquire(0)
         return super().write(grads, lease, samples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AsyncPS(OneLock):
-    """Workers that pull from a server and push to it."""
+    """Workers that pull from a parameter server and push to it."""
 
     Worker: ClassVar[type[Any]] = AsyncPSWorker
     name: ClassVar[str] = "async_ps"
@@ -186,13 +185,13 @@ class AsyncPS(OneLock):
 
     def run_constraints(self, config: TrainConfig) -> Constraints:
         return (
-            (config.moments == "shared", "moments",
+            (optimizer_of(config).moments == "shared", "moments",
              f"shared, but {self.name} has one optimizer state anyway; leave it out"),
         )  # fmt: skip
 
 
 class SSPWorker(AsyncPSWorker):
-    """Pull at the gate, compute, push; the worker takes part from its first claim on."""
+    """Pull at the gate, compute, push."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -200,7 +199,7 @@ class SSPWorker(AsyncPSWorker):
         context.settle = self._leave
 
     def claim(self) -> Lease | Idle:
-        """Take any free ticket, at most `slack` steps ahead of the slowest."""
+        """Claim any free ticket, at most `slack` steps ahead of the slowest."""
         context, words, rank = self.context, self._words, self.context.rank
         if words["owner", rank] != context.owner:
             self._enter()
@@ -213,11 +212,11 @@ class SSPWorker(AsyncPSWorker):
         return lease
 
     def _leave(self) -> None:
-        """Take no part until the next claim, so that no worker waits for this one."""
+        """Let no worker wait for this one until its next claim."""
         self._words["owner", self.context.rank] = 0
 
     def _enter(self) -> None:
-        """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
+        """Enter, not behind the slowest nor over `slack` behind any, so that none waits."""
         words, rank, strategy = self._words, self.context.rank, self.strategy
         self._lock.acquire(0)
         slowest = min(strategy.clocks(self.context.arena).values(), default=0)
@@ -256,7 +255,7 @@ class SSP(AsyncPS):
         return {"rank": (self.slots, "clock owner")}
 
     def clocks(self, arena: Arena) -> dict[int, int]:
-        """The clocks of the workers that take part, by slot; exact under the server's lock."""
+        """Return the clocks of the workers that take part, by slot."""
         from mlxhog.arena.workers import WorkerState
 
         words, gone = self.words(arena), (WorkerState.FREE, WorkerState.DEAD, WorkerState.FINISHED)

@@ -1,14 +1,13 @@
 """Lock-free training whose order of accesses is recorded, so that it repeats bit for bit.
 
-A worker reads and writes as in `hogwild.py`, with two differences. It reads each stripe (or row)
-under its lock, so that the stripe is of one moment; and it records the number of each access under
-that lock, which `metal/native/updates/turns.h` calls a turn. Batch, learning rate and look-ahead
-are recorded as well, so timing decides nothing else. A worker waits only for the holder of a
-stripe. Rows of tables are read amid the gradient, which looks them up.
+Unlike those of `hogwild.py`, workers read each stripe (or row) under its lock, and record the
+sequence number of each access under that lock (a turn in `metal/native/updates/turns.h`). Batch,
+learning rate and extrapolation are recorded as well, so timing decides nothing else. Rows of tables
+are read amid the gradient, which looks them up.
 
     segment        dtype   meaning
     turns.next     uint32  per lock word: accesses so far, so the number of the next one
-    turns.<slot>   uint8   book of that worker's current step, see `Book`
+    turns.<slot>   uint8   journal of that worker's current step, see `StepJournal`
 """
 
 from __future__ import annotations
@@ -33,14 +32,15 @@ from mlxhog.base.inside import inside
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Grads
 from mlxhog.optim.rule import parameter
-from mlxhog.strategies import look_ahead
+from mlxhog.strategies import prediction
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
-from mlxhog.strategies.look_ahead import PredictingReader
-from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult
+from mlxhog.strategies.prediction import PredictingReader
+from mlxhog.strategies.strategy import Segments
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 NEXT = "turns.next"
-SHARED = ("params", "m", "v", *look_ahead.SEGMENTS)
+SHARED = ("params", "m", "v", *prediction.SEGMENTS)
 """Segments of the parameters' layout that all workers write, where a run has them."""
 IDLE, READING, WRITING = 0, 1, 2
 _NUMBERS_AT, _WORDS_AT = 64, 128
@@ -57,20 +57,19 @@ class Recorded(Hogwild):
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
         # A quarter of the parameters' bytes is room for a step.
-        books = [f"turns.{slot}" for slot in range(1, self.slots + 1)]
-        own = dict.fromkeys(books, ("uint8", PARAMETER_COPY))
+        journals = [f"turns.{slot}" for slot in range(1, self.slots + 1)]
+        own = dict.fromkeys(journals, ("uint8", PARAMETER_COPY))
         return {**super().segments(spec), **own, NEXT: ("uint32", LOCK_WORDS)}
 
-    def worker(self, context: Context) -> OrderedWorker:
-        replays = self.run.determinism == "replay"
-        return (ReplayedWorker if replays else RecordedWorker)(context)
+    def worker_class(self) -> type[OrderedWorker]:
+        return ReplayedWorker if self.run.determinism == "replay" else RecordedWorker
 
 
 # -- the order -------------------------------------------------------------------------------------
 
 
-class Book:
-    """Progress of a worker's current step, in shared memory, which outlives the worker.
+class StepJournal:
+    """Progress of a worker's current step, in shared memory that outlives the worker.
 
     Bytes 0 .. 15 and from 512 on are those of turns.h; 64 its `Numbers`; 128 its words: `phase` is
     one of IDLE, READING, WRITING, and the record of this step begins at `begun_at` of the log.
@@ -86,23 +85,23 @@ class Book:
         return Numbers.unpack(self._numbers.tobytes())
 
     def enter(self, phase: int, numbers: Numbers) -> None:
-        """Store the numbers of this step, as far as they are known in a phase."""
+        """Store the values of this step that are known in a phase."""
         self._numbers[...] = np.frombuffer(numbers.pack(), np.uint8)
         self.words["phase"] = phase
 
     @property
     def last(self) -> tuple[int, int]:
-        """Lock word of the last access of this step, and the number of accesses."""
+        """Lock word of this step's last access, and the number of accesses."""
         word, count = divmod(_native.load_u64(self.content, 0), 1 << 32)
         return word, count
 
     def accesses(self) -> Accesses:
-        """The numbers of this step's accesses, (n,) uint32."""
+        """Return the sequence numbers of this step's accesses, (n,) uint32."""
         return self.content[_native.TURNS_HEAD :].view(np.uint32)[: self.last[1]].copy()
 
 
 def regions(slots: Mapping[str, Slot]) -> list[Region]:
-    """Parameters as runs with one kind of lock."""
+    """Return the parameters as runs with one kind of lock."""
     runs: list[Region] = []
     for slot in sorted(slots.values(), key=lambda one: one.offset):
         if slot.kind != "dense":
@@ -114,7 +113,7 @@ def regions(slots: Mapping[str, Slot]) -> list[Region]:
 
 
 def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
-    """Runs of the parameter segment that a lock word guards, as (first float, end)."""
+    """Return the runs of the parameter segment that a lock word guards, as (first float, end)."""
     runs = []
     for first, floats, width, row_word0 in regions(layout.slots):
         begin, size = word * updates.STRIPE, updates.STRIPE
@@ -127,7 +126,7 @@ def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
 
 
 def private_names(layout: Layout, slot: int) -> list[str]:
-    """Segments of one worker's private optimizer state: floats with the slot in their name."""
+    """Return the segments of one worker's private optimizer state."""
     return [
         name
         for name, segment in layout.segments.items()
@@ -136,11 +135,11 @@ def private_names(layout: Layout, slot: int) -> list[str]:
 
 
 def at_risk(arena: Arena, slot: int, *, unfinished: bool) -> tuple[list[Float32], list[Float32]]:
-    """What a death may leave half written: parts of shared arrays, and private ones.
+    """Return what a death may leave partially written: parts of shared arrays, and private ones.
 
-    Those of an `unfinished` last access are of every array that its lock word guards.
+    An `unfinished` last access is of every array that its lock word guards.
     """
-    runs = guarded(arena.layout, Book(arena, slot).last[0]) if unfinished else []
+    runs = guarded(arena.layout, StepJournal(arena, slot).last[0]) if unfinished else []
     shared = [arena.segment(name) for name in SHARED if name in arena.layout.segments]
     private = [arena.segment(name) for name in private_names(arena.layout, slot)]
     return [array[begin:end] for array in shared for begin, end in runs], private
@@ -172,8 +171,8 @@ class OrderedWorker(HogwildWorker):
 
     def __init__(self, context: Context) -> None:
         arena = context.arena
-        self.book = Book(arena, context.slot)
-        self._order = _native.Turns(arena.segment(NEXT), self.book.content)
+        self.journal = StepJournal(arena, context.slot)
+        self._order = _native.Turns(arena.segment(NEXT), self.journal.content)
         self._locks = arena.locks(context.slot)
         _native.follow_turns(self._locks, self._order)
         self._regions = regions(arena.layout.dense)
@@ -184,8 +183,8 @@ class OrderedWorker(HogwildWorker):
         }
         super().__init__(context)
 
-    def _follow(self, workers: int) -> None:
-        """Do it in the first step, since it reads."""
+    def _prepare_for(self, workers: int) -> None:
+        """Leave it to the first step, since it reads."""
         self._workers = 0
 
     def _seed(self, numbers: Numbers) -> int:
@@ -201,10 +200,10 @@ class OrderedWorker(HogwildWorker):
                 context.target(context.slot),
                 locks=self._locks,
                 mode=updates.IN_TURN,
-                record=look_ahead.record(arena, run, workers),
+                record=prediction.record(arena, run, workers),
             )
             if workers == 1:
-                names = [n for n in look_ahead.SEGMENTS if n in arena.layout.segments]
+                names = [n for n in prediction.SEGMENTS if n in arena.layout.segments]
                 last = [arena.segment(name) for name in names]
                 _native.zero_in_turn(self._locks, self._regions, last, seed)
             if self._reader.previous is not None:  # each stripe of it is read in order
@@ -225,13 +224,13 @@ class OrderedWorker(HogwildWorker):
         )
 
     def _digest(self) -> bytes:
-        """SHA-256 of the weights of this step that the backend has; parameters only."""
+        """Return the SHA-256 of the weights that the backend has."""
         weights = self.context.backend.param_buffer[: self.context.arena.layout.dense_end]
         return hashlib.sha256(weights.data).digest()
 
 
 class RecordedWorker(OrderedWorker):
-    """Records its steps, in its book first and then in its log."""
+    """A worker that records its steps, in its journal first and then in its log."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -246,8 +245,8 @@ class RecordedWorker(OrderedWorker):
         return self._lease
 
     def read(self) -> None:
-        """Take a snapshot, extrapolated if so chosen; each stripe is of one moment."""
-        context, lease, words = self.context, self._lease, self.book.words
+        """Copy the parameters, perhaps extrapolated; each stripe is of one moment."""
+        context, lease, words = self.context, self._lease, self.journal.words
         assert isinstance(lease, Lease)
         self._order.record()
         context.entry.version_read = version = context.arena.counters.load("version")
@@ -256,7 +255,7 @@ class RecordedWorker(OrderedWorker):
         horizon = self._reader.horizon(version) if workers == self._workers else workers - 1.0
         numbers = Numbers(lease.epoch, lease.ticket, version, workers, horizon)
         words["begun_at"] = self._log.stat().st_size
-        self.book.enter(READING, numbers)
+        self.journal.enter(READING, numbers)
         self._read_in_order(numbers)
         self._sha256 = b"" if self._number % CHECK_EVERY else self._digest()
         context.backend.refresh()
@@ -264,18 +263,18 @@ class RecordedWorker(OrderedWorker):
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         outcome = super().write(grads, lease, samples)
         self._number += 1
-        numbers, accesses = self.book.numbers, self.book.accesses()
+        numbers, accesses = self.journal.numbers, self.journal.accesses()
         event_log.append(self._log, RecordedStep(numbers, outcome.applied, accesses, self._sha256))
-        self.book.words["phase"] = IDLE
+        self.journal.words["phase"] = IDLE
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
         context = self.context
         lr, shared_step = self._delays.rate(context.lr(), staleness), context.shared_step()
-        numbers = self.book.numbers._replace(
+        numbers = self.journal.numbers._replace(
             opt_step=step, shared_step=shared_step, lr=lr, norm=norm
         )
-        self.book.enter(WRITING, numbers)
+        self.journal.enter(WRITING, numbers)
         self._write_in_order(grads, numbers)
 
 
@@ -284,7 +283,7 @@ class Mismatch(Exception):
 
 
 @contextmanager
-def _contradictions() -> Iterator[None]:
+def _as_mismatch() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -292,13 +291,13 @@ def _contradictions() -> Iterator[None]:
 
 
 class ReplayedWorker(OrderedWorker):
-    """Repeats the steps of a log in the recorded order of accesses, or raises `Mismatch`."""
+    """A worker that repeats the recorded accesses of a log, or raises `Mismatch`."""
 
     def repeat_read(self, record: RecordedStep | Torn) -> bool:
         """Repeat the read of a recorded step; returns whether its gradient was begun."""
         torn = isinstance(record, Torn) and record.writing and record.unfinished
         self._order.repeat(record.accesses.tolist(), torn=torn)
-        with _contradictions():
+        with _as_mismatch():
             self._read_in_order(record.numbers)
         if isinstance(record, RecordedStep) and record.sha256 and record.sha256 != self._digest():
             raise Mismatch("the weights that it reads have another SHA-256")
@@ -312,11 +311,11 @@ class ReplayedWorker(OrderedWorker):
     def repeat_write(self, record: RecordedStep | Torn, grads: Grads) -> None:
         """Repeat the write of a step as far as it was written, and check it against the record."""
         norm, numbers = self.context.norm(grads), record.numbers
-        # Not where it came too late, or its worker died amid it.
+        # Not where it was too stale, or its worker died amid it.
         if record.writing if isinstance(record, Torn) else record.applied:
             if norm != numbers.norm:
                 raise Mismatch(f"its gradient has norm {norm!r}, recorded was {numbers.norm!r}")
-            with _contradictions():
+            with _as_mismatch():
                 self._write_in_order(grads, numbers)
         if self._order.done != len(record.accesses):
             raise Mismatch(
@@ -339,24 +338,24 @@ class ReplayedWorker(OrderedWorker):
 
 
 def settle(arena: Arena, run_dir: Path, slot: int) -> None:
-    """Log the unfinished step of a worker that has ended, and free its locks.
+    """Log the unfinished step of a worker whose process is gone, and free its locks.
 
-    Its process is gone, and is not declared dead yet: until then no worker takes over its locks.
+    It is not declared dead yet: until then no worker takes over its locks.
     """
-    book, path = Book(arena, slot), event_log.worker_path(run_dir, slot)
-    phase = book.words["phase"]
+    journal, path = StepJournal(arena, slot), event_log.worker_path(run_dir, slot)
+    phase = journal.words["phase"]
     if phase == IDLE:
         return
     with disk_errors(f"writing {path}"), open(path, "r+b", opener=inside(run_dir)) as file:
-        file.truncate(book.words["begun_at"])  # it may have written a part of its record
-    word, count = book.last
-    accesses, shared = book.accesses(), arena.segment(NEXT)
+        file.truncate(journal.words["begun_at"])  # it may have written a part of its record
+    word, count = journal.last
+    accesses, shared = journal.accesses(), arena.segment(NEXT)
     writing = phase == WRITING
     unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
     both = at_risk(arena, slot, unfinished=unfinished) if writing else ([], [])
     joined = (b"".join(array.tobytes() for array in arrays) for arrays in both)
-    event_log.append(path, Torn(book.numbers, writing, unfinished, accesses, *joined))
+    event_log.append(path, Torn(journal.numbers, writing, unfinished, accesses, *joined))
     if unfinished:
         shared[word] += 1
-    book.words["phase"] = IDLE
+    journal.words["phase"] = IDLE
     _native.sweep_locks(arena.segment("locks"), slot)

@@ -1,26 +1,26 @@
-"""The engine of rounds: steps on numbered tickets, and meetings whose stages all end together.
+"""The engine of rounds: steps on numbered tickets, and collectives of stages with barriers.
 
 Step s of worker p, both from 0, is the strategy's step s P + p, which has the ticket of that
-number. It is applied once, even if workers die: before a worker writes parameters, it stores in its
-journal all counts after the step. Then the ledger marks the ticket, the step is applied, and the
-ledger marks its end. So a replacement knows that the step of a ticket that is done was applied, and
-takes in the counts. They are stored, never added: twice is the same as once.
+number. It is applied once, even if workers die: a worker first stores all counts after the step in
+its journal; then the ledger marks the ticket, the update is applied, and the ledger marks the
+ticket done. So a replacement knows whether it was applied, and stores the counts from the journal:
+twice is the same as once.
 
-In a meeting workers do the same three stages, each its own part. A stage begins when every worker
-has ended the one before, by a count of its own. Doing a part again is harmless, so the replacement
-of a dead worker continues at the count that it finds; no ticket is lost, and none is counted twice.
+In a collective all workers do three stages, each its own part, with a barrier after every stage:
+every worker counts the stages that it has ended. Doing a part again is harmless, so the replacement
+of a dead worker continues at that count; no ticket is lost, and none is counted twice.
 
-    strategy          a worker's step                 stages of a meeting
-    sync              the last stage, on its share    put, average, apply; of every step
-    local methods     on its copy                     mix, keep, take; after some steps
-    round_robin, sim  adds to the parameters in turn  none
+    strategy          a worker's step                  stages of a collective
+    sync              the last stage, on its share     put, average, apply; of every step
+    local methods     on its replica                   reduce, commit, broadcast; after some steps
+    round_robin, sim  updates the parameters in turn   none
 
 The words of such a strategy, beside those of its own file:
 
     first         number of the step that has the first ticket of this call
     steps_before  steps of all workers before this call
     steps         of each worker, over resumes; sync counts stages only
-    stages        of meetings that a worker has ended
+    stages        of collectives that a worker has ended
     *_after       the journal of each worker
 """
 
@@ -30,7 +30,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from mlxhog.strategies.strategy import Idle, Lease, Strategy, StrategyWorker
+from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.worker import Idle, Lease, StrategyWorker
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -39,17 +40,17 @@ if TYPE_CHECKING:
     from mlxhog.strategies.context import Context
 
 
-STAGES: Final = 3  # of a meeting
-NEVER: Final = 1 << 62  # steps without an end
+STAGES: Final = 3  # of a collective
+NEVER: Final = 1 << 62  # no limit of steps
 
 
 class StepRecord(NamedTuple):
     """Counts after a step of a worker."""
 
-    opt_step: int  # steps that its optimizer has taken
+    opt_step: int  # updates by its optimizer
     version: int  # updates of the run, or those of a worker on its copy
     tokens: int  # of this call, or of this worker
-    applied: bool  # whether the step is applied; else its gradient was not finite, or too late
+    applied: bool  # else its gradient was not finite, or too stale
     steps: int  # of this worker; 0 before the first record
 
 
@@ -57,7 +58,7 @@ JOURNAL: Final = tuple(f"{name}_after" for name in StepRecord._fields)
 
 
 def last_record(words: Words, rank: int) -> StepRecord:
-    """The last record in a worker's journal, perhaps a predecessor's."""
+    """Return the last record in a worker's journal, perhaps a predecessor's."""
     opt_step, version, tokens, applied, steps = (words[name, rank] for name in JOURNAL)
     return StepRecord(opt_step, version, tokens, bool(applied), steps)
 
@@ -91,16 +92,16 @@ class Numbered(Strategy):
         return words["steps", rank]
 
     def ticket(self, arena: Arena, words: Words, rank: int) -> int:
-        """Ticket of a worker's next step, counted from the beginning of training."""
+        """Return the ticket of a worker's next step, counted from the start of training."""
         number = self.steps(words, rank) * self.workers + rank
         return arena.counters.load("first_ticket") + number - words["first"]
 
-    def take_in(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
-        """Store the counts of a worker's step; doing it twice changes nothing."""
+    def store_counts(self, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
+        """Store the counts after a worker's step."""
         arena.workers.entry(rank + 1).opt_step = record.opt_step
         words["steps", rank] = record.steps
 
-    def take_part(self, words: Words, rank: int, stage: int, part: Callable[[], None]) -> None:
+    def run_stage(self, words: Words, rank: int, stage: int, part: Callable[[], None]) -> None:
         if words["stages", rank] == stage:
             part()
             words["stages", rank] = stage + 1
@@ -125,12 +126,12 @@ class Numbered(Strategy):
         return sum(self.each(words, "steps")) - words["steps_before"]
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Take in the steps that dead workers have applied and not counted."""
+        """Count the steps that dead workers have applied but not counted."""
         words = self.words(arena)
         for rank in range(self.workers):
             record, is_next = last_record(words, rank), self.steps(words, rank) + 1
             if record.steps == is_next and _is_done(ledger, self.ticket(arena, words, rank)):
-                self.take_in(arena, words, rank, record)
+                self.store_counts(arena, words, rank, record)
         super().settle(arena, ledger)
 
 
@@ -144,12 +145,12 @@ class NumberedWorker(StrategyWorker):
 
     @property
     def _limit(self) -> int:
-        """Steps of all workers in this call; it may change between two steps."""
+        """Limit of the steps of all workers in this call; it may change between two steps."""
         limit = self.context.step_limit
         return NEVER if limit is None else limit
 
     def lease(self) -> Lease | Idle:
-        """Lease the ticket of the next step, or take it over if its step is applied.
+        """Lease the ticket of the next step, also if its update is applied already.
 
         `WAIT` if another owner has it, or it is a whole ring of tickets ahead of the oldest.
         """
@@ -162,10 +163,10 @@ class NumberedWorker(StrategyWorker):
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 
-    def once(
+    def apply_once(
         self, lease: Lease, counts: tuple[int, int, int, bool], apply: Callable[[StepRecord], None]
     ) -> StepRecord:
-        """Apply a step, unless a predecessor has, and take in its counts.
+        """Apply a step, unless a predecessor has, and store its counts.
 
         `counts` are the first fields of `StepRecord` after the step, which `apply` writes.
         """
@@ -175,24 +176,24 @@ class NumberedWorker(StrategyWorker):
             # Not atomic: a death amid these lines leaves the ticket leased, and it comes back.
             for name, value in zip(JOURNAL, record, strict=True):
                 words[name, rank] = int(value)
-            context.begin_apply(lease)
+            self.begin_apply(lease)
             if record.applied:
                 apply(record)
-            context.finish(lease)
+            self.finish(lease)
         record = last_record(words, rank)
-        self.strategy.take_in(context.arena, words, rank, record)
+        self.strategy.store_counts(context.arena, words, rank, record)
         context.entry.ticket = -1
         return record
 
-    def meet(
+    def run_stages(
         self, first: int, parts: Iterable[Callable[[], None]], ranks: Iterable[int] | None = None
     ) -> None:
-        """Take part in the stages from `first` on, as far as this worker has not.
+        """Run the stages from `first` on, as far as this worker has not, with a barrier after each.
 
-        Each ends for all members at once, whose `ranks` are given; None is every worker.
+        `ranks` are the members; None is every worker.
         """
         for stage, part in enumerate(parts, start=first):
-            self.strategy.take_part(self._words, self.context.rank, stage, part)
+            self.strategy.run_stage(self._words, self.context.rank, stage, part)
             self.context.wait_until(partial(self._have_ended, stage, ranks))
 
     def _have_ended(self, stage: int, ranks: Iterable[int] | None) -> bool:

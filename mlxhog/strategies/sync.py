@@ -1,6 +1,6 @@
-"""Synchronous training: gradients averaged through the arena (Dekel et al. 2012, arXiv:1012.1367).
+"""Synchronous data parallelism: gradients averaged in shared memory (Dekel et al. 2012, 1012.1367).
 
-One round is one update of P batches, in three stages (`rounds.py` has meetings):
+One round is one update of P batches, in three stages (`rounds.py` has collectives):
 
     stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
     stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
@@ -8,20 +8,19 @@ One round is one update of P batches, in three stages (`rounds.py` has meetings)
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
                  optimizer to this worker's share
 
-An apply that was under way at a death counts as torn, and is not repeated. A round begins when
-P - b workers are there, so none waits within it for one that evaluates or starts again. One rank
-decides on it, and publishes its learning rate: so all stop after the same.
+An update that a death interrupts is partially applied, and is not repeated. A round begins when
+P - b workers are ready, so none waits within it for one that evaluates or restarts. One rank
+decides on it, and publishes its learning rate: so all stop after the same round.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
-all are done at about the same time (`division.py`). The division is published, too, so the
-replacement of a dead worker computes the same sequences. One without a sequence has no gradient.
+all finish at about the same time (`division.py`). The division is published, too, so the
+replacement of a dead worker computes the same sequences.
 
 When P - b workers have written their gradients, the first that sees it closes the round: these are
 its members, and the lowest of them decides on the next one. b is 0, or `backup_workers`: then a
 round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981), and later gradients are
-dropped: text that takes long to compute counts less, which biases the result if it differs from the
-rest. A worker that was too late marks its tickets of all missed rounds as done, and continues with
-the newest.
+dropped, which biases the result against text that takes long to compute. A worker that was too late
+marks its tickets of all missed rounds as done, and continues with the newest.
 
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters before the tables; those of
@@ -59,7 +58,8 @@ from mlxhog.optim.rule import parameter
 from mlxhog.strategies import division
 from mlxhog.strategies.division import SynchronousShares
 from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Idle, Lease, Segments, WriteResult, parameter_copies
+from mlxhog.strategies.strategy import Segments, parameter_copies
+from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ MAX_WORKERS: Final = 24  # with backup workers: bits of a set of ranks
 
 
 class SyncWorker(NumberedWorker):
-    """One worker's part of every round that it is in time for."""
+    """One worker's part of synchronous rounds."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -92,14 +92,13 @@ class SyncWorker(NumberedWorker):
         self._members: list[int] = []  # of the round whose step was written last
 
     def counts_step(self) -> bool:
-        """A round is one step, counted by the first of its members."""
+        """Let the first member of a round count it as one step."""
         return self._members[:1] == [self.context.rank]
 
     def claim(self) -> Lease | Idle:
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         if strategy.missed(words, rank):
-            # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
-            # of the last one are enough to close the next.
+            # While a checkpoint is saved, `settle` does it; no round waits for this worker.
             if not context.paused():
                 self._pass_over()
             return Idle.WAIT
@@ -118,7 +117,7 @@ class SyncWorker(NumberedWorker):
         return lease._replace(parts=self._speeds.parts(rank, first, context.ledger.n))
 
     def _decide(self, round_: int) -> None:
-        """Begin a round, or end the run before it; the first of the last round's members does."""
+        """Begin a round, or end the run before it, as the first of the last round's members."""
         context, words, strategy = self.context, self._words, self.strategy
         ranks = strategy.members(words)[1]
         if context.rank != ranks[0] or (context.paused() and context.training()):
@@ -127,9 +126,9 @@ class SyncWorker(NumberedWorker):
             words["stopped"] = round_ + 1
             return
         # A worker that died at a round's end did not wait for the others.
-        late = any(one < STAGES * round_ for one in strategy.each(words, "stages", ranks))
+        behind = any(one < STAGES * round_ for one in strategy.each(words, "stages", ranks))
         ready = sum(one > round_ for one in strategy.each(words, "ready"))
-        if late or ready < strategy.batches_per_step():
+        if behind or ready < strategy.batches_per_step():
             return
         words["version"] = version = context.arena.counters.load("version")
         if self._speeds is not None:
@@ -148,27 +147,29 @@ class SyncWorker(NumberedWorker):
         self.context.entry.ticket = -1
 
     def read(self) -> None:
-        """Plain snapshot, of the published version: the counter may be higher if one died."""
+        """Copy the parameters of the published version; the counter may be higher if one died."""
         self.context.entry.version_read = self._words["version"]
         self.context.copy_to_param_buffer()
         self._began_ns = monotonic_ns()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
-        """Average with the other members' gradients, and apply a share, unless it is too late."""
+        """Average the members' gradients, and apply a share, unless this one is too late."""
         context, words, strategy, rank = self.context, self._words, self.strategy, self.context.rank
         round_ = words["stages", rank] // STAGES
         if strategy.members(words)[0] == round_:
             put = partial(self._put, grads, samples)
-            strategy.take_part(words, rank, STAGES * round_, put)
+            strategy.run_stage(words, rank, STAGES * round_, put)
         context.wait_until(lambda: self._is_closed(round_))
         closed, self._members = strategy.members(words)
         if closed > round_ + 1 or rank not in self._members:
             self._pass_over()
             version = context.arena.counters.load("version")
-            return WriteResult(applied=False, version=version, too_late=True)
-        context.marks.begin_update()  # before any worker of the round can apply its share
-        self.meet(STAGES * round_ + 1, (self._average, partial(self._end, lease)), self._members)
-        context.marks.end_update()
+            return WriteResult(applied=False, version=version, is_stale=True)
+        context.seqlock.begin_update()  # before any worker of the round can apply its share
+        self.run_stages(
+            STAGES * round_ + 1, (self._average, partial(self._end, lease)), self._members
+        )
+        context.seqlock.end_update()
         finite = math.isfinite(self._norms.sum())
         return WriteResult(applied=finite, version=context.entry.version_read + finite)
 
@@ -189,7 +190,7 @@ class SyncWorker(NumberedWorker):
     # -- the stages of a round -------------------------------------------------------------------
 
     def _put(self, grads: Grads, samples: int) -> None:
-        """First stage: the worker's gradient, and its weight."""
+        """Write the worker's gradient and its weight (first stage)."""
         rank = self.context.rank
         if self._speeds is not None:
             self._speeds.note(rank, samples, monotonic_ns() - self._began_ns)
@@ -203,7 +204,7 @@ class SyncWorker(NumberedWorker):
             parameter(self._grads[rank], slot)[...] = dense(grads[slot.name], slot.shape)
 
     def _average(self) -> None:
-        """Second stage: this worker's share of the mean, and its sums of squares."""
+        """Compute this worker's share of the mean, and its sums of squares (second stage)."""
         import numpy as np
 
         (first, of_first), *others = self._weights()
@@ -220,12 +221,12 @@ class SyncWorker(NumberedWorker):
             self._norms[index] = _native.sumsq_of_all([mean], self.context.threads)
 
     def _end(self, lease: Lease) -> None:
-        """Last stage: this worker's share of the step, and its counts."""
+        """Apply this worker's share of the update, and count it (last stage)."""
         entry, norm = self.context.entry, math.sqrt(self._norms.sum())
         finite = math.isfinite(norm)
-        version = entry.version_read + finite  # every worker of a round read the same one
+        version = entry.version_read + finite  # the same for every member
         counts = entry.opt_step + finite, version, 0, finite
-        self.once(lease, counts, partial(self._apply, norm))
+        self.apply_once(lease, counts, partial(self._apply, norm))
         if self.counts_step():
             self.context.arena.counters.store("version", version)
 
@@ -257,7 +258,7 @@ class SyncWorker(NumberedWorker):
         return self._shares(len(self._members))[self._members.index(self.context.rank)]
 
     def _weights(self) -> list[tuple[int, np.float32]]:
-        """Ranks with a gradient, and the weight of each, 1 on average."""
+        """Return the ranks with a gradient, and the weight of each, 1 on average."""
         import numpy as np
 
         every = {rank: self._words["weight", rank] for rank in self._members}
@@ -268,11 +269,11 @@ class SyncWorker(NumberedWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class Sync(SynchronousShares, Numbered):
-    """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
+    """Averaged gradients; with equal shares, reruns with the same workers are bitwise identical."""
 
     Worker: ClassVar[type[Any]] = SyncWorker
     name: ClassVar[str] = "sync"
-    about: ClassVar[str] = "rounds: a step is along the mean of all workers' gradients"
+    about: ClassVar[str] = "synchronous data parallelism: averages the workers' gradients"
     repeats: ClassVar[bool] = True
     averages: ClassVar[bool] = True
     one_state: ClassVar[bool] = True
@@ -290,15 +291,15 @@ class Sync(SynchronousShares, Numbered):
     def constraints(self) -> Constraints:
         return (
             (self.backup_workers and self.shares == "speed", "backup_workers",
-             "shares by speed already let slow workers compute less; use one of the two"),
+             "speed-weighted shares already let slow workers compute less; use one of the two"),
         )  # fmt: skip
 
     def run_constraints(self, config: TrainConfig) -> Constraints:
         rounds = config.determinism == "rounds"
         return (
             (rounds and self.shares != "equal", "determinism",
-             "rounds, but shares by speed follow from times that are measured; leave sync_shares "
-             "out"),
+             "rounds, but speed-weighted shares follow from times that are measured; leave "
+             "sync_shares out"),
             (rounds and self.backup_workers, "determinism",
              "rounds, but timing decides which gradients backup_workers drops; leave "
              "backup_workers out"),
@@ -336,12 +337,12 @@ class Sync(SynchronousShares, Numbered):
         return words["stages", rank] // STAGES
 
     def members(self, words: Words) -> tuple[int, list[int]]:
-        """The number of closed rounds, and the ranks in the last of them; before the first, all."""
+        """Return the number of closed rounds, and the members of the last; at first all."""
         closed, mask = divmod(words["members"], 1 << MAX_WORKERS)
         return closed, [rank for rank in range(self.workers) if not mask or mask >> rank & 1]
 
     def rounds_done(self, words: Words) -> int:
-        """Rounds of this call that all of their members have ended."""
+        """Return the number of rounds of this call that all members have ended."""
         closed, ranks = self.members(words)
         return closed - any(one < STAGES * closed for one in self.each(words, "stages", ranks))
 
@@ -350,7 +351,7 @@ class Sync(SynchronousShares, Numbered):
         return words["done_before"] + self.rounds_done(words)
 
     def step_s(self, arena: Arena) -> float:
-        """That of the slowest worker that a round waits for."""
+        """Return the step time of the slowest worker that a round waits for."""
         seconds = sorted(arena.workers.entry(rank + 1).step_s for rank in range(self.workers))
         return seconds[self.batches_per_step() - 1]
 
@@ -367,7 +368,7 @@ class Sync(SynchronousShares, Numbered):
     def pass_over(self, arena: Arena, ledger: Ledger, rank: int) -> None:
         """Mark a rank's tickets of missed rounds as done, and the rank as ready for the next one.
 
-        Concurrency: the worker calls it, or another process while it holds still or is dead.
+        Concurrency: called by the worker, or by another process while it is quiesced or dead.
         """
         words, owner = self.words(arena), arena.workers.entry(rank + 1).incarnation
         closed, begin = self.members(words)[0], self.ticket(arena, words, rank)
@@ -380,10 +381,7 @@ class Sync(SynchronousShares, Numbered):
         words["stages", rank] = STAGES * closed
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Skip the rounds that a worker missed while it evaluates, or is dead.
-
-        A resumed run would else begin with those tickets, and read again what others have read.
-        """
+        """Skip the rounds that a worker missed; else a resumed run would repeat their tickets."""
         words = self.words(arena)
         for rank in range(self.workers):
             if self.missed(words, rank):

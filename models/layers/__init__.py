@@ -11,10 +11,10 @@ from mlxhog.models.layers.attention import MHAttention, MHSlidingAttention, PaTH
 from mlxhog.models.layers.convolution import Canon, GatedConv, Hyena, MHHyena
 from mlxhog.models.layers.delta import KDA, RWKV7, DeltaNet, GatedDeltaNet, GatedDeltaProduct
 from mlxhog.models.layers.feed_forward import GEGLU, MLP, MoESwiGLU, SwiGLU
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.layers.linear import GLA, GSA, LinearAttention, Mesa
 from mlxhog.models.layers.state_space import SSD, Mamba, Mamba3
 from mlxhog.models.layers.xlstm import MLSTMV1, SLSTMV1, MLSTMCell, SLSTMCell
-from mlxhog.models.mad.layer import Layer
 
 BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel mixers
     MHAttention, MHSlidingAttention, PaTH, LinearAttention, GLA, GSA, SSD, Mamba, Mamba3,
@@ -36,7 +36,7 @@ for _layer in BUILT_IN:
 def _check(layer: type[Any]) -> None:
     """Raise a ConfigError if a class lacks a part of a layer; the message names the part."""
     if Layer not in layer.__mro__:
-        raise ConfigError(f"it is not a Layer of mlxhog.models.mad.layer; {EXAMPLE}")
+        raise ConfigError(f"it is not a Layer of mlxhog.models.layers.layer; {EXAMPLE}")
     if layer.kind not in ("mixer", "channel"):
         raise ConfigError(f"its kind is {layer.kind!r}; it is 'mixer' or 'channel'")
     lacking = [method for method in METHODS if getattr(layer, method) is getattr(Layer, method)]

@@ -6,7 +6,7 @@ from typing import Self, cast
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
+from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
     Params,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
+from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
     Params,

@@ -7,7 +7,7 @@ makes it negative, which a linear recurrence needs to count modulo 2 at any leng
 import math
 from collections.abc import Iterable
 
-from mlxhog.models.mad.layer import (
+from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
     Params,

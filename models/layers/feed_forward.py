@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, State, linear_params
+from mlxhog.models.layers.layer import ForwardContext, Layer, Params, State, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec, bound, small
 

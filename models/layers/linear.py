@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
+from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
     Params,

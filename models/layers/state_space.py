@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
+from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
     Params,

@@ -30,7 +30,7 @@ from mlxhog.config import plugins
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MAX_WIDTH, custom, positive
-from mlxhog.models.mad.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
+from mlxhog.models.layers.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
 from mlxhog.models.mad.sequence import check_count, read_layers
 from mlxhog.models.model import Block, BlockStack, ModelConfig, ResidualBlock
 from mlxhog.models.ops.arrays import Array

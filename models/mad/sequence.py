@@ -17,7 +17,7 @@ from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MAX_LAYERS, check_names
 from mlxhog.models.layers import make
-from mlxhog.models.mad.layer import Layer
+from mlxhog.models.layers.layer import Layer
 
 _TOKEN = re.compile(
     r"\s*((?P<name>[A-Za-z][\w-]*)(?P<numbers>\([^()]*\))?"

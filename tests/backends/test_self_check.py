@@ -93,9 +93,9 @@ def test_the_record_has_a_compilers_whole_text_and_the_table_its_error_first(
     record = {
         "checks": [], "litmus": [], "reads": [], "kernels": [{**row, "error": fault}],
         "failed": [], "stored": "here", "facts": {"wheels": {}},
-        "verdict": {"workers": {"auto": ""}, "kernels": {}, "gpu_write": {"auto": "cpu"}},
+        "options": {"workers": {"auto": ""}, "kernels": {}, "gpu_write": {"auto": "cpu"}},
     }  # fmt: skip
-    record["verdict"]["workers"]["why"] = ""
+    record["options"]["workers"]["why"] = ""
     (shown,) = sections(record)[1].rows
     assert shown[-1].startswith(ERROR)
 

@@ -25,7 +25,7 @@ def test_a_promise_switches_it_off_in_children_too_and_keeps_the_value_of_a_user
     with Child(promises=True) as child:
         assert child.call(children.WAIT_S, children.variable, VARIABLE) == "0"
     os.environ[VARIABLE] = "1"
-    float32.promise()
+    float32.disable_tf32()
     assert os.environ[VARIABLE] == "1"
     assert "MLX_ENABLE_TF32=1 is set" in float32.user_note()
     assert "unset MLX_ENABLE_TF32" in float32.user_note()
@@ -47,7 +47,7 @@ def test_it_is_named_where_it_acts_and_by_what(backends, machine, promised, valu
     os.environ.pop(VARIABLE, None)
     if value is not None:
         os.environ[VARIABLE] = value
-    note = float32.note(backends, machine, promised=promised)
+    note = float32.note(backends, machine, disabled=promised)
     assert why in note
     assert bool(note) == bool(why)
     assert bool(float32.user_note()) == (value == "1")

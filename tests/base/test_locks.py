@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.base import darwin, durable, locks, plain_json
-from mlxhog.base.locks import DEAD_S, RECORD, Holder
+from mlxhog.base.locks import HEARTBEAT_TIMEOUT_S, RECORD, Holder
 from mlxhog.errors import EnvironmentLacks, RunError
 from tests.odd_disk import odd_disk
 from tests.pairs import each_of
@@ -66,7 +66,7 @@ def test_a_folder_is_another_hosts_until_its_sign_of_life_is_old(tmp_path, monke
     leave(tmp_path, THERE)
     assert locks.holder(tmp_path) == THERE
     refused(tmp_path, "by process 7 on another; .*stop it there, try again in 60 s if another has")
-    leave(tmp_path, THERE, age_s=DEAD_S + 1)
+    leave(tmp_path, THERE, age_s=HEARTBEAT_TIMEOUT_S + 1)
     monkeypatch.setattr(time, "time", lambda: 0.0)  # the disk's clock counts
     assert locks.holder(tmp_path) is None
     with locks.lock(tmp_path, RunError):
@@ -98,7 +98,7 @@ def test_without_locks_a_process_of_another_user_holds_a_folder_while_it_lives(t
     with odd_disk(tmp_path, "locks", errno.ENOLCK):
         leave(tmp_path, HERE)
         refused(tmp_path, f"in use by process {HERE.pid}; wait")
-        leave(tmp_path, HERE, age_s=DEAD_S + 1)  # a new process has its id
+        leave(tmp_path, HERE, age_s=HEARTBEAT_TIMEOUT_S + 1)  # a new process has its id
         assert not locks.is_locked(tmp_path)
         leave(tmp_path, Holder(dead_pid(), HERE.host, HERE.boot))
         assert not locks.is_locked(tmp_path)
@@ -116,7 +116,7 @@ def test_a_damaged_record_is_another_hosts_until_it_is_old(tmp_path, content):
 def test_a_holder_gives_signs_of_life_and_knows_when_another_machine_has_taken_its_folder(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(locks, "BEAT_S", 0.01)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.01)
     with locks.lock(tmp_path, RunError):
         os.utime(tmp_path / RECORD, (1, 1))
         wait_until(lambda: (tmp_path / RECORD).stat().st_mtime > 1)

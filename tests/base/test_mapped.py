@@ -71,9 +71,6 @@ def test_a_file_that_is_shortened_while_it_is_read_is_an_error_and_no_bus_error(
         read(view)
 
 
-# -- files of tensors ------------------------------------------------------------------------------
-
-
 def with_header(x, n_bytes=0):
     header = json.dumps({"x": x}).encode()
     header += b" " * (-len(header) % 8)

@@ -88,7 +88,7 @@ def test_the_score_is_of_the_validation_part_and_is_kept_until_a_text_changes(
 ):
     words = np.random.default_rng(0).choice(["lock", "free", "adds", "never", "wait"], 3000)
     text = prepare(str(written(tmp_path / "a", {"a.txt": " ".join(words)})))
-    part = validation_set.part(text.val, 512)
+    part = validation_set.subset(text.val, 512)
     ids = part.tokens.astype(np.int32)
     p = validation_set.ngram_probabilities(text.train, ids)[1:]
     bits = validation_set.ngram_score(text.train, text.val, 512)

@@ -223,7 +223,7 @@ def test_a_run_that_ended_worse_than_its_noise_gives_its_best_but_continues_from
     for spec in (run.name, "latest", str(run.directory)):
         assert checkpoint.locate(spec, root) == (best if takes_best else newest)
         assert checkpoint.resumable(spec, root)[1] == newest
-    assert ("takes the best checkpoint, 2.000" in capsys.readouterr().err) == takes_best
+    assert (": the best checkpoint, 2.000" in capsys.readouterr().err) == takes_best
     assert checkpoint.locate(f"{run.name}/latest", root) == newest
     assert checkpoint.locate(f"{run.name}/best", root) == best
     save(run, step=3)  # trained on since that score

@@ -24,9 +24,6 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-# -- made ------------------------------------------------------------------------------------------
-
-
 def test_new_runs_are_private_named_after_their_time_and_apart(tmp_path):
     barrier, results = threading.Barrier(4), []
 
@@ -64,9 +61,6 @@ def test_a_start_that_fails_or_finds_no_room_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(EnvironmentLacks, match="full"):
         runs.create(tmp_path, "new", "")
     assert list(tmp_path.iterdir()) == []
-
-
-# -- held ------------------------------------------------------------------------------------------
 
 
 def hold(directory, connection):
@@ -124,9 +118,6 @@ def test_a_run_with_something_else_in_place_of_its_status_is_listed_as_damaged(r
     assert listed.read_status()["status"] == "damaged"
 
 
-# -- its lines -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("torn", [b'{"step": 3, "lo', b'{"x": "' + b"y" * 200_000])
 def test_a_torn_last_line_is_ignored_and_then_replaced(run, torn):
     assert run.read_metrics() == []
@@ -150,9 +141,6 @@ def test_metrics_may_have_any_number_of_lines_but_no_endless_one(run, monkeypatc
         file.write(b" " * (reading.MAX_LINE_BYTES + 1))
     with pytest.raises(RunError, match=r"damaged after 5 lines: a line has more than \d+ bytes"):
         run.read_metrics()
-
-
-# -- found and removed -----------------------------------------------------------------------------
 
 
 def test_runs_are_listed_oldest_first_and_found_as_latest_by_name_and_by_path(

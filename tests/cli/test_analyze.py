@@ -86,12 +86,12 @@ def test_the_answer_comes_first_and_the_tables_with_verbose(measured, monkeypatc
         lines = shown[-1].replace(words[0], "").splitlines()
         assert lines[0] == facts["answer"]
         assert max(map(len, lines)) <= 100
-        assert "- write: add steps losslessly" in shown[-1]
+        assert "- write: apply updates losslessly" in shown[-1]
     assert shown[0].count("\n") < 30
     for text in (
         "do two updates overlap? rows",
         "because",
-        f"bounds are for a lag of {facts['lag']['largest']:g}",
+        f"bounds are for a staleness of {facts['assumed_staleness']['largest']:g}",
         "loss of a neural network is not strongly convex, so there is no bound",
         "sparse gradients: does not hold",
     ):
@@ -109,8 +109,8 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_
     assert facts["at"] == result["checkpoint"]
     assert facts["staleness"]["source"] == "run"
     assert facts["staleness"]["histogram"] == result["staleness"]
-    lag = {"largest": max(map(int, result["staleness"])), "seen": True}
-    assert facts["lag"] == facts["lag"] | lag
+    assumed = {"largest": max(map(int, result["staleness"])), "measured": True}
+    assert facts["assumed_staleness"] == facts["assumed_staleness"] | assumed
 
 
 @pytest.mark.slow
@@ -170,7 +170,7 @@ def test_advice_is_measured_tried_and_explained(measured):
 @pytest.mark.parametrize("load", [QUIET, BUSY])
 def test_without_a_trial_rules_answer_or_guess_if_busy(measured, monkeypatch, capsys, load):
     def profile(target, options, tell):
-        for part in ("lock-free", "one worker", "in rounds", "gradients", "gradients"):
+        for part in ("lock-free", "one worker", "synchronous", "gradients", "gradients"):
             tell(part, "12 steps")
         return measured[-1]
 
@@ -181,6 +181,6 @@ def test_without_a_trial_rules_answer_or_guess_if_busy(measured, monkeypatch, ca
     assert "mlxhog train --strategy" in " ".join(out.split()).partition("why")[0]
     for text in ("what would change it", "predicted", "measured", "barrier and average"):
         assert text in out
-    assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
-    busy = "inconclusive: busy machine (load average 9.3 on 2 processors); run"
+    assert err.splitlines()[-2:] == ["3 of 4: synchronous ...", "4 of 4: gradients ..."]
+    busy = "inconclusive: busy machine (load average 9.3 on 2 processors); best guess: "
     assert out.startswith(busy) == (load is BUSY)

@@ -55,7 +55,7 @@ def test_a_better_step_size_is_told_early_and_again_at_once(
     assert result["verdict"] == "a"
     assert result["answer"].startswith("A is better by ")
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
-    assert result["pairs_told_from"] == len(result["pairs"]) == err.count("B - A +") == 3
+    assert result["pairs_used"] == len(result["pairs"]) == err.count("B - A +") == 3
     assert result["differing"] == {"lr": [0.01, 1e-05]}
     assert result["p_value"] is None
     assert "fixed before" in result["p_value_reason"]
@@ -90,7 +90,7 @@ def test_what_repeats_cannot_be_told_a_damaged_record_is_named_and_a_diverged_ru
     result, _ = compare("--pairs", "2")
     assert result["verdict"] == "inconclusive"
     assert "ended equal in every pair" in result["answer"]
-    assert result["notes"] == ["A and B are the same settings"]
+    assert result["notes"] == ["A and B have the same options"]
     record = Path(result["folder"]) / "pairs.jsonl"
     whole = record.read_text()
     record.write_text(whole.replace('"seed"', '"sead"', 1))

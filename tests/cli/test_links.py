@@ -13,7 +13,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import MlxhogError, RunError
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import EvalPoint
 from mlxhog.mad.study.store import open_store
 from mlxhog.training.supervisor.replay import event_log
 from tests.cli.command import refused, said
@@ -23,7 +23,7 @@ from tests.saved import names, save, saved_run
 
 FILES = (
     "lock", "run.json", "config.yaml", "metrics.jsonl", "times.json", "events.jsonl", "samples.txt",
-    "socket", "clients.json", "logs/worker-1.log", "logs/link.log", "logs/deep/er/x.log",
+    "socket", "clients.json", "logs/worker-1.log", "logs/sidecar.log", "logs/deep/er/x.log",
     "architecture/config.json", "architecture/tokenizer.json", "checkpoints/latest",
     "checkpoints/step-00000007/model.safetensors", "checkpoints/step-00000007/state.json",
     "stream/rows.jsonl", "stream/examples.jsonl", "stream/stream.json", "replay/worker-1.log",
@@ -133,7 +133,7 @@ def test_a_run_through_links_of_the_user_is_written_and_only_removed_at_its_own_
     assert not (home / "runs" / run.name).exists()
 
 
-def test_a_link_that_appears_while_a_run_is_held_is_not_followed(home):
+def test_a_sidecar_that_appears_while_a_run_is_held_is_not_followed(home):
     run, mine = runs.find("evil", Path("runs")), home / "mine"
     StreamWriter(run.directory, ByteTokenizer(), seq_len=99, batch_size=1).accept_examples()
     example = [{"prompt": "a", "answer": "b"}]
@@ -182,7 +182,7 @@ def test_a_run_keeps_its_own_links_and_drops_checkpoints_that_are_links(home):
 def study(home):
     """A study with a run and its curve."""
     store = open_store(definition(1, 1), "studies", "evil")
-    point = Point(step=1, seconds=0.1, loss=0.5, acc_token=0.1, acc_macro=0.2)
+    point = EvalPoint(step=1, seconds=0.1, loss=0.5, acc_token=0.1, acc_macro=0.2)
     store.append(replace(result(config()), curve=(point,)))
     return store
 

@@ -13,7 +13,7 @@ from mlxhog.cli.runs import _fields, _row
 from mlxhog.display.record import RunRecord
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.report.leaderboard import read_ranking, to_json
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import EvalPoint
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import Store, open_store
 from mlxhog.research.analysis.advice import of_run
@@ -49,7 +49,7 @@ STATE = {
     "left": {"steps": 0, "tokens": None, "seconds": None},
     "validation": {"asked_bytes": 65536}, "followed": False, "emulated": False, "joined": 0,
     "ledgers": {"data": {"epoch": 0, "watermark": 2, "done": [4], "torn": 0, "n": 535}},
-    "course": {"strategy": "round_robin", "workers": 2, "steps": [1, 1]}, "opt_steps": {"1": 2},
+    "position": {"strategy": "round_robin", "workers": 2, "steps": [1, 1]}, "opt_steps": {"1": 2},
     "text": {"documents": 9, "rows": 8, "grown": [{"epoch": 0, "rows": 7, "digest": "5"}]},
     "tokens_sha256": "7", "val_sha256": "6", "network_bytes": 0,
     "best": {"bits_per_byte": 8.0, "step": 2, "text": "x"},
@@ -141,7 +141,7 @@ def test_odd_lines_and_definitions_of_a_study_are_refused_in_a_sentence(tmp_path
     monkeypatch.chdir(tmp_path)
     study, candidate = definition(1, 1), texts(1)[0]
     store = open_store(study, "studies", "s")
-    point = Point(step=1, seconds=0.1, loss=0.5, acc_token=0.1, acc_macro=0.2)
+    point = EvalPoint(step=1, seconds=0.1, loss=0.5, acc_token=0.1, acc_macro=0.2)
     record = replace(result(study.runs(candidate)[0]), curve=(point,))
     store.append(record)
     store.add_proposal(candidate, 0.5)

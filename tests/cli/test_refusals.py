@@ -208,7 +208,7 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
         takes_any = spec.many or (spec.type is str and not spec.choices)
         if spec.argument or spec.type is bool or takes_any:
             continue
-        choice = [f"--{owner.kind.title}={owner.name}" for owner in spec.owners[:1]]
+        choice = [f"--{owner.registry.title}={owner.name}" for owner in spec.owners[:1]]
         for wrong in ["@"] if spec.low is None else ["@", str(spec.low - 1)]:
             message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
             with pytest.raises(ConfigError, match=message):

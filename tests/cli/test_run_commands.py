@@ -112,7 +112,7 @@ def test_plot_draws_runs_on_one_scale_and_says_what_it_cannot(tmp_path, capsys, 
     refused(capsys, "expected one of .html", "report", "one", "--output", "x.pdf")
     write_run(tmp_path / "runs", "old", metrics=lines(9), status={"validation": None})
     shown = " ".join(said(capsys, "plot", "one", "old").out.splitlines())
-    assert "validation numbers of different text cannot be compared: 20260101-000000-one" in shown
+    assert "validation scores of different text cannot be compared: 20260101-000000-one" in shown
     (note,) = (n for n in told(capsys, "plot", "one", "old")["notes"] if "different text" in n)
     assert "-one (66 kB, 8%, data" in note
     assert "old (not recorded, data" in note
@@ -126,7 +126,7 @@ def test_eval_of_the_validation_text_is_what_training_ended_with(here, capsys, t
     assert (first.final_share, second.final_share) == (1.0, 1.0)
     record = told(capsys, "eval", "words", *BACKEND)
     assert record["bits_per_byte"] == about(second.final_bits_per_byte)
-    assert record["part"]["bits_per_byte"] == about(second.val_bits_per_byte)
+    assert record["subset"]["bits_per_byte"] == about(second.val_bits_per_byte)
     assert record["seq_len"] == 32
     earlier = told(capsys, "eval", "words", *BACKEND, "--checkpoint", "step-00000020")
     assert earlier["bits_per_byte"] == about(first.final_bits_per_byte)
@@ -138,7 +138,7 @@ def test_eval_of_the_validation_text_is_what_training_ended_with(here, capsys, t
     refused(capsys, "leave one out", "eval", str(exported), "--like", "words", "--data", "x")
     alike = told(capsys, "eval", str(exported), "--like", "words", *BACKEND)
     assert alike["bits_per_byte"] == about(first.final_bits_per_byte)
-    assert alike["part"]["tokens"] == record["part"]["tokens"]
+    assert alike["subset"]["tokens"] == record["subset"]["tokens"]
     link = told(capsys, "eval", str(here.run.model), *BACKEND)
     assert link["bits_per_byte"] == about(second.final_bits_per_byte)
 

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 
 from mlxhog.arena import Arena, plan
-from mlxhog.cluster import anchor, group, round
-from mlxhog.cluster.anchor import Anchor
+from mlxhog.cluster import group, outer_state, round
 from mlxhog.cluster.group import ClusterError, Membership, identity_of
+from mlxhog.cluster.outer_state import OuterState
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.spec import ParamSpec
@@ -37,20 +37,20 @@ class Machine:
 
     def __post_init__(self):
         spec = {name: ParamSpec(name, shape, "zeros") for name, shape in SHAPES.items()}
-        extra = anchor.segments()
+        extra = outer_state.segments()
         layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)
         self.arena = Arena.create(layout)
         self.identity = identity_of(
             self.cluster, layout, tokenizer="t", data="d", batch_size=4, seed=self.seed
         )
-        self.own = Anchor(self.arena)
-        self.own.begin()
-        self.begin_link()
+        self.own = OuterState(self.arena)
+        self.own.initialize()
+        self.restart()
 
-    def begin_link(self):
-        """A new link, such as after the death of the last."""
-        self.own = Anchor(self.arena)
-        self.own.settle()
+    def restart(self):
+        """A new sidecar, such as after the death of the last."""
+        self.own = OuterState(self.arena)
+        self.own.recover()
         self.group = InProcess(self.table, self.name, self.own.state)
 
     @property
@@ -60,7 +60,7 @@ class Machine:
 
     def play(self, *, is_due=True):
         self.group.check(self.identity)
-        return round.play(self.own, self.group, self.cluster, is_due=is_due)
+        return round.run_round(self.own, self.group, self.cluster, is_due=is_due)
 
     def train(self, step, tokens=100):
         """Add a number to every parameter, as workers would."""
@@ -78,23 +78,20 @@ class Machine:
         return self._all("params")
 
     @property
-    def theta_s(self):
-        """theta_s of the same parameters, a copy."""
-        return self._all("link.anchor")
+    def outer(self):
+        """The outer parameters, a copy."""
+        return self._all("outer.params")
 
     def close(self):
         del self.own, self.group
         self.arena.close()
 
 
-# -- a cluster of threads in place of `TorchftGroup` -----------------------------------------------
-
-
 class Table:
     """Where the expected members of one cluster meet, and wait for each other.
 
     Attributes:
-        away: names of members that others do not wait for: their link has ended.
+        away: names of members that others do not wait for: their sidecar has ended.
     """
 
     def __init__(self, expected):
@@ -127,16 +124,16 @@ class Table:
 class InProcess:
     """One member; see `TorchftGroup`."""
 
-    def __init__(self, table, name, offer):
-        """Take a place; `offer` gives the member's state, and the first name has rank 0."""
-        self._table, self._name, self._offer = table, name, offer
+    def __init__(self, table, name, get_state):
+        """Take a place; `get_state` gives the member's state, and the first name has rank 0."""
+        self._table, self._name, self._get_state = table, name, get_state
         self._members, self._state = 1, None
 
     def check(self, identity):
         """All fit."""
 
     def join(self):
-        table, own = self._table, self._offer()
+        table, own = self._table, self._get_state()
         states = table.meet(self._name, own, table.expected, dict)
         names, newest = sorted(states), max(state.round for state in states.values())
         source = next(one for one in names if states[one].round == newest)
@@ -162,21 +159,18 @@ class InProcess:
         return mean is not None
 
     def be_at(self, round):
-        """Its offer says it at the next join."""
+        """Its get_state says it at the next join."""
 
     def leave(self):
         """No other waits for it."""
 
 
-# -- groups that the links of these tests open in their own process ------------------------------
-
-
-def alone(cluster, offer, describe):
+def alone(cluster, get_state, describe):
     """A cluster of one machine."""
-    return InProcess(Table(1), "a", offer)
+    return InProcess(Table(1), "a", get_state)
 
 
-def fail(error, cluster, offer, describe):
+def fail(error, cluster, get_state, describe):
     raise error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlxhog.arena.child import Child
 from mlxhog.cluster.group import GroupState, MemberMachine, Membership
-from mlxhog.cluster.lighthouse import parse_address
+from mlxhog.cluster.rendezvous import parse_address
 from tests.threads import LIMIT_S
 
 SILENT_S = 60.0  # a member is alive, however long its process waits for a core
@@ -82,20 +82,20 @@ def cluster(*values, silent_s=SILENT_S, **options):
 def _lead(lane, address, token, silent_s):
     from mlxhog.cluster import torchft_group
 
-    torchft_group.JOIN_S, torchft_group.SILENT_S = LIMIT_S, silent_s
-    lane.store["authority"] = authority = torchft_group.Authority(parse_address(address), token)
-    return str(authority.address)
+    torchft_group.JOIN_S, torchft_group.HEARTBEAT_TIMEOUT_S = LIMIT_S, silent_s
+    lane.store["rendezvous"] = rendezvous = torchft_group.Rendezvous(parse_address(address), token)
+    return str(rendezvous.address)
 
 
 def _meet(lane, address, name, value, options):
     from mlxhog.cluster import torchft_group
 
-    how = {"round": 0, "anchor": 0.0, "identity": IDENTITY, "timeout_s": 60.0, **options}
+    how = {"round": 0, "params": 0.0, "identity": IDENTITY, "timeout_s": 60.0, **options}
     if how.pop("loses_transfers", False):
         torchft_group._Transport.recv_checkpoint = _lose
     if how.pop("is_stranger", False):
         torchft_group.check_token = lambda *_: None
-    theta, identity = np.full(4, how.pop("anchor"), np.float32), how.pop("identity")
+    theta, identity = np.full(4, how.pop("params"), np.float32), how.pop("identity")
     store = lane.store
     store.update(own=GroupState(how["round"], 0, theta, np.zeros(4, np.float32)), value=value)
 
@@ -117,12 +117,12 @@ def _play(lane):
     own = loaded or own
     buffer = np.full(5, lane.store["value"], np.float32)
     commits = group.average(buffer, 1)
-    if commits and own.anchor[0] < 0:  # the test's sign of another theta_s
+    if commits and own.params[0] < 0:  # the test's sign of other outer parameters
         commits = False
-        own = replace(own, round=0 if membership.rank else own.round, anchor=-own.anchor)
+        own = replace(own, round=0 if membership.rank else own.round, params=-own.params)
         group.be_at(own.round)
     if commits:
-        own = replace(own, round=own.round + 1, anchor=own.anchor + buffer[:-1])
+        own = replace(own, round=own.round + 1, params=own.params + buffer[:-1])
     lane.store["own"] = own
     return Answer(membership, commits, loaded is not None, own)
 

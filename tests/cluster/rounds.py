@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass
 
-from mlxhog.cluster.link import ROUNDS
+from mlxhog.cluster.sidecar import ROUNDS
 
 
 def rounds_in(root):
@@ -34,7 +34,7 @@ class Audit:
 
     Attributes:
         rounds: that any run has recorded.
-        unequal: of these, rounds after which members had unequal theta_s, or tokens.
+        unequal: of these, rounds after which members had unequal outer parameters, or tokens.
         unbalanced: rounds that counted other tokens than those of their members.
         partial: rounds without the line of a member, which was killed after its commit.
     """
@@ -53,7 +53,8 @@ class Audit:
                 by_round[line["round"]].append(line)
         audit, before, tokens = cls(rounds=len(by_round)), -1, 0
         for number, lines in sorted(by_round.items()):
-            audit.unequal += len({(line["theta_s"], line["cluster_tokens"]) for line in lines}) > 1
+            states = {(line["outer_digest"], line["cluster_tokens"]) for line in lines}
+            audit.unequal += len(states) > 1
             total = lines[0]["cluster_tokens"]
             if len(lines) < lines[0]["members"]:
                 audit.partial += 1

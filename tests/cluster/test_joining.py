@@ -13,18 +13,18 @@ import yaml
 from mlxhog import TrainConfig
 from mlxhog.cli import main
 from mlxhog.cluster.group import WAYS_OUT, ClusterError, check_identity
-from mlxhog.cluster.lighthouse import (
+from mlxhog.cluster.rendezvous import (
     TOKEN_VARIABLE,
     check_token,
-    is_sealed,
+    hmac_of,
+    is_hmac,
     new_token,
     own_ip,
     parse_address,
-    seal,
     token_of,
 )
-from mlxhog.cluster.link import open_torchft, slowness
 from mlxhog.cluster.round import Outcome
+from mlxhog.cluster.sidecar import open_torchft, slowness
 from mlxhog.config.config import train_config
 from mlxhog.config.sources import by_flat_names, of_keywords
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -39,9 +39,6 @@ needs_torchft = pytest.mark.skipif(not importlib.util.find_spec("torchft"), reas
 
 def unresolvable(*words, **more):
     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-# -- identities and options ------------------------------------------------------------------------
 
 
 def test_equal_machines_pass_and_every_difference_is_named_with_both_values_and_a_way_out():
@@ -69,9 +66,6 @@ def test_an_address_alone_makes_the_run_lock_free_and_its_token_is_not_stored():
     assert train_config([by_flat_names(layer)]).cluster == "mac.lan:8600"
 
 
-# -- addresses and tokens --------------------------------------------------------------------------
-
-
 @each_of(
     ("text", "message"),
     [
@@ -97,7 +91,7 @@ def test_a_machine_finds_its_address_by_the_way_to_the_cluster_or_learns_how_to_
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = parse_address(f"127.0.0.1:{server.getsockname()[1]}")
         assert own_ip(address, 10.0) == "127.0.0.1"
-    monkeypatch.setattr("mlxhog.cluster.link.check_torchft", lambda: None)
+    monkeypatch.setattr("mlxhog.cluster.sidecar.check_torchft", lambda: None)
     monkeypatch.setitem(sys.modules, "mlxhog.cluster.torchft_group", None)  # torch is not imported
     with pytest.raises(ClusterError, match=f"mlxhog cluster start --address {address}"):
         open_torchft(choice(cluster=str(address)), None, None)
@@ -112,19 +106,16 @@ def test_a_cluster_that_others_reach_has_a_token_unless_the_user_names_one(monke
     assert token_of("own") == new_token("own", lan) == "own"
 
 
-def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_seals_a_text():
-    right = seal("secret")
+def test_a_wrong_token_is_refused_and_not_shown_and_only_the_right_one_authenticates_a_text():
+    right = hmac_of("secret")
     check_token("secret", right, HERE)
-    for token, sealed in (("", right), ("other", right), ("own", "no seal \u00e4")):
+    for token, received in (("", right), ("other", right), ("own", "no HMAC \u00e4")):
         with pytest.raises(ConfigError, match=f"has another token.*{TOKEN_VARIABLE}") as refusal:
-            check_token(token, sealed, HERE)
+            check_token(token, received, HERE)
         assert "secret" not in str(refusal.value)
-    assert is_sealed("right", "text", seal("right", "text"))
-    for wrong in (seal("wrong", "text"), seal("right", "other"), "", None):
-        assert not is_sealed("right", "text", wrong)
-
-
-# -- commands and runs -----------------------------------------------------------------------------
+    assert is_hmac("right", "text", hmac_of("right", "text"))
+    for wrong in (hmac_of("wrong", "text"), hmac_of("right", "other"), "", None):
+        assert not is_hmac("right", "text", wrong)
 
 
 def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(monkeypatch, capsys):
@@ -140,7 +131,7 @@ def test_a_command_that_cannot_start_a_cluster_ends_with_a_code_and_a_reason(mon
     code, error = error_of()
     assert (code, "'.[cluster]'" in error, "brew install rust protobuf" in error) == (3, True, True)
     with pytest.raises(EnvironmentLacks, match=r"\[cluster\].*brew install rust protobuf"):
-        open_torchft(choice(), None, None)  # a link says so, too
+        open_torchft(choice(), None, None)  # a sidecar says so, too
 
 
 @pytest.mark.slow
@@ -159,11 +150,11 @@ def test_the_command_says_where_it_listens_and_ends_with_a_signal():
 def test_a_machine_that_is_too_slow_for_its_rounds_is_reported(monkeypatch):
     machine = Machine(Table(1))
     machine.own.words["joined_ns"] = 10**9
-    monkeypatch.setattr("mlxhog.cluster.link.monotonic_ns", lambda: 15 * 10**9)
+    monkeypatch.setattr("mlxhog.cluster.sidecar.monotonic_ns", lambda: 15 * 10**9)
     for outcome, cluster, note in (
         (Outcome.COMMITTED, choice(round_every=10.0), "a round took 14 s, longer than the 10 s"),
         (Outcome.COMMITTED, choice(round_every=60.0), ""),
-        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout=8.0), "given up after 14 s"),
+        (Outcome.REFUSED, choice(round_every=1.0, cluster_timeout=8.0), "aborted after 14 s"),
         (Outcome.REFUSED, choice(), ""),
     ):
         notes = "".join(slowness(machine.own, outcome, cluster).values())

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mlxhog.cluster import anchor, round
-from mlxhog.cluster.anchor import Anchor
+from mlxhog.cluster import outer_state, round
 from mlxhog.cluster.group import ClusterError
+from mlxhog.cluster.outer_state import OuterState
 from mlxhog.cluster.round import Outcome
 from mlxhog.errors import ConfigError
 from mlxhog.training.worker.steps import Gradients
@@ -23,7 +23,7 @@ from tests.strategies.test_laws import PARAMS, of_both
 from tests.threads import in_threads
 
 MEAN = {"outer_lr": 1.0, "outer_momentum": 0.0}
-"""With these numbers theta_s is the mean of all movements."""
+"""With these numbers the outer parameters are the mean of all machines' parameters."""
 BOTH = [Outcome.COMMITTED] * 2
 
 
@@ -43,7 +43,7 @@ def machines():
         parameters = {name: one.arena.param(name).copy() for name in SHAPES}
         again = Machine(one.table, one.name, one.cluster)
         made.append(again)
-        again.own.words["begun"] = 0  # as before its first link
+        again.own.words["begun"] = 0  # as before its first sidecar
         for name, values in parameters.items():
             again.arena.param(name)[...] = values
         again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
@@ -56,7 +56,7 @@ def machines():
 
 
 def rounds(machines):
-    """One round of every machine; an error ends its link, and a new one is made."""
+    """One round of every machine; an error ends its sidecar, and a new one is made."""
     outcomes = {}
     for one in machines:
         one.table.away.clear()
@@ -67,7 +67,7 @@ def rounds(machines):
         except (ClusterError, ConfigError) as error:
             one.table.lose(one.name)
             outcomes[one.name] = error
-            one.begin_link()
+            one.restart()
 
     in_threads(play, machines)
     return [outcomes[one.name] for one in machines]
@@ -103,7 +103,7 @@ def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines):
     have(pair, expected)
 
 
-def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(machines):
+def test_outer_parameters_have_the_same_bits_on_all_machines_after_every_round(machines):
     team, rng = machines(3), np.random.default_rng(0)
     for _ in range(5):
         for one in team:
@@ -134,10 +134,10 @@ def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines):
     have(pair, 1.5)
 
 
-def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(
+def test_a_machine_that_missed_rounds_loads_the_outer_parameters_and_keeps_its_own_movement(
     machines, monkeypatch
 ):
-    monkeypatch.setattr(anchor, "monotonic_ns", lambda: 40 * 10**9)
+    monkeypatch.setattr(outer_state, "monotonic_ns", lambda: 40 * 10**9)
     pair = machines(2, **MEAN)
     a, b = pair
     a.table.expected = 1
@@ -168,7 +168,7 @@ def test_a_machine_alone_commits_no_round_before_it_is_due(machines):
 
 def test_each_machine_reads_the_text_in_an_order_of_its_own(machines):
     def batch(machine):
-        plan = SimpleNamespace(batches=lambda: SimpleNamespace(at=lambda *at: at), link=machine)
+        plan = SimpleNamespace(batches=lambda: SimpleNamespace(at=lambda *at: at), sidecar=machine)
         job = SimpleNamespace(plan=plan, slot=1, config=SimpleNamespace(inject_stragglers=None))
         return Gradients(job, machine.arena, None, None)._batch(3, 7)
 
@@ -200,10 +200,10 @@ def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitte
     assert words(pair, "lost") == [0, 0]
 
 
-def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(machines):
+def test_members_of_unequal_outer_parameters_drop_the_round_and_take_that_of_the_first(machines):
     pair = machines(2)
     rounds(pair)
-    pair[1].own.of("anchor")[3] += 1
+    pair[1].own.of("params")[3] += 1
     assert rounds(pair) == [Outcome.REFUSED] * 2
     assert words(pair, "unequal") == [1, 1]
     assert rounds(pair) == BOTH
@@ -220,116 +220,78 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines):
     assert np.isfinite(pair[0].theta).all()
 
 
-def test_a_state_or_mean_that_does_not_fit_is_refused_and_the_own_state_stays(machines):
-    def foreign(one, **wrong):
-        own = one.own.state()
-        for name in {"anchor", "velocity"} & wrong.keys():
-            wrong[name] = np.resize(np.float32(wrong[name]), len(own.anchor) - (name == "velocity"))
-        one.group.state = lambda: replace(own, **wrong)
-
-    def poisoned(one, place):
-        average = one.group.average
-
-        def wrong(buffer, exact):
-            commits = average(buffer, exact)
-            buffer[place] = np.nan
-            return commits
-
-        one.group.average = wrong
-
-    for n, spoil in (
-        (1, partial(foreign, anchor=np.nan)),
-        (1, partial(foreign, velocity=0.0)),  # of another size
-        (1, partial(foreign, round=2**62)),
-        (2, partial(poisoned, place=0)),
-        (2, partial(poisoned, place=-1)),
-    ):
-        team = machines(n)
-        train(team)
-        rounds(team)
-        train(team)
-        for one in team:
-            spoil(one)
-        before = [(one.own.state().digest, one.own.words["tokens"], one.theta) for one in team]
-        errors = map(str, rounds(team))
-        assert all("Give the token only to machines of this run" in error for error in errors)
-        for one, (digest, tokens, theta) in zip(team, before, strict=True):
-            assert (one.own.state().digest, one.own.words["tokens"]) == (digest, tokens)
-            np.testing.assert_array_equal(one.theta, theta)
-            one.begin_link()
-        assert set(rounds(team)) == {Outcome.COMMITTED}
-        assert words(team, "lost") == [0] * n
-
-
-NONSENSE = {
-    "an anchor of 3e38": {"anchor": 3e38},
+WRONG_STATES = {
+    "parameters that are not finite": {"params": np.nan},
+    "parameters of 3e38": {"params": 3e38},
     "a velocity of 1e6": {"velocity": 1e6},
+    "a velocity of another size": {"velocity": [0.0, 0.0]},
     "tokens below zero": {"tokens": -(2**62)},
     "tokens of centuries": {"tokens": 2**62},
     "tokens that are a text": {"tokens": "9"},
     "seconds below zero": {"seconds": -1.0},
     "seconds of ages": {"seconds": 1e300},
-    "seconds that are none": {"seconds": float("nan")},
+    "seconds that are not a number": {"seconds": float("nan")},
     "no round": {"round": True},
+    "a round that none has committed": {"round": 2**62},
 }
+WRONG_BUFFERS = [
+    # place, or None for all parameters; value that the member 'b' sends there; message
+    (None, 3e38 / 100, "outer gradient of 'b' has the root mean square inf"),
+    (3, 1e30, "outer gradient of 'b' has .*, expected up to"),
+    (None, 1e6, "outer gradient of 'b' has the root mean square 5e.03"),
+    (0, np.nan, "the mean of the members has values that are not finite"),
+    (-1, np.nan, "the mean of the members has values that are not finite"),
+    (-1, -3e9, "machine 'b' counts -3,.* tokens"),
+    (-2, -(2**62), "machine 'b' counts -1.* tokens"),
+    (-2, 3e38, "machine 'b' counts .* tokens, expected 0 to"),
+    (-3, 50, "150 tokens of this machine arrived, which sent"),
+]
 
 
-@each_of("wrong", NONSENSE.values(), ids=NONSENSE)
-def test_a_state_of_finite_nonsense_is_refused_and_training_goes_on(machines, wrong):
+def refuses(team, message):
+    """Play a round that the first machine refuses, with the message, and keeps its own state."""
+    one = team[0]
+    before = one.own.state().digest, one.own.words["tokens"], one.theta
+    error = str(rounds(team)[0])
+    assert re.search(message, error)
+    assert "Give the token only to machines of this run" in error
+    assert (one.own.state().digest, one.own.words["tokens"]) == before[:2]
+    np.testing.assert_array_equal(one.theta, before[2])
+
+
+@each_of("wrong", WRONG_STATES.values(), ids=WRONG_STATES)
+def test_a_state_that_does_not_fit_is_refused_and_training_continues(machines, wrong):
     (one,) = machines(1)
     train([one])
     rounds([one])
-    own, load = one.own.state(), dict(wrong)
-    for name in {"anchor", "velocity"} & wrong.keys():
-        load[name] = np.full_like(own.anchor, wrong[name])
-    one.group.state = lambda: replace(own, **load)
-    (error,) = rounds([one])
-    assert "the state of another member, of round" in str(error)
-    assert "Give the token only to machines of this run" in str(error)
+    own, state = one.own.state(), dict(wrong)
+    for name in {"params", "velocity"} & wrong.keys():
+        value = np.asarray(wrong[name], np.float32)
+        state[name] = np.broadcast_to(value, value.shape or own.params.shape).copy()
+    one.group.state = lambda: replace(own, **state)
+    refuses([one], "the state of another member, of round")
     one.train(1.0)
     assert rounds([one]) == [Outcome.COMMITTED]
-    assert one.own.seconds() == 0.0
+    assert (one.own.seconds(), one.own.words["lost"]) == (0.0, 0)
 
 
-def lies(one, change):
-    """Let a member send another buffer than its own."""
-    average = one.group.average
-
-    def wrong(buffer, exact):
-        change(buffer, one.own.n)
+@each_of(("place", "value", "message"), WRONG_BUFFERS)
+def test_a_member_that_sends_nonsense_is_named_and_its_round_dropped(
+    machines, place, value, message
+):
+    def lie(buffer, exact):
+        buffer[slice(pair[1].own.n) if place is None else place] = value
         return average(buffer, exact)
 
-    one.group.average = wrong
-
-
-@each_of(
-    ("change", "message"),
-    [
-        (lambda buffer, n: buffer.__setitem__(slice(n), 3e38 / 100), "movement of 'b' is inf"),
-        (lambda buffer, n: buffer.__setitem__(3, 1e30), "movement of 'b' is .* on average, exp"),
-        (lambda buffer, n: buffer.__setitem__(slice(n), 1e6), "movement of 'b' is 5e.03 on averag"),
-        (lambda buffer, n: buffer.__setitem__(-1, -3e9), "machine 'b' has -3,.* tokens in it"),
-        (lambda buffer, n: buffer.__setitem__(-2, -(2**62)), "machine 'b' has -1.* tokens in it"),
-        (lambda buffer, n: buffer.__setitem__(-2, 3e38), "machine 'b' has .* tokens in it, expect"),
-        (lambda buffer, n: buffer.__setitem__(-3, 50), "has 150 tokens of this machine, which sen"),
-    ],
-)
-def test_a_member_that_sends_finite_nonsense_is_named_and_its_round_dropped(
-    machines, change, message
-):
     pair = machines(2)
     train(pair)
     rounds(pair)
-    before = pair[0].own.state().digest, pair[0].own.words["tokens"], pair[0].theta
     train(pair, 0.5)
-    lies(pair[1], change)
-    error = str(rounds(pair)[0])
-    assert re.search(message, error)
-    assert "the round is dropped, and this machine keeps its own state" in error
-    assert (pair[0].own.state().digest, pair[0].own.words["tokens"]) == before[:2]
-    np.testing.assert_array_equal(pair[0].theta, before[2] + 0.5)
-    pair[1].begin_link()  # without lies
+    average, pair[1].group.average = pair[1].group.average, lie
+    refuses(pair, f"{message}.*the round is dropped, and this machine keeps its own state")
+    pair[1].restart()  # without lies
     assert rounds(pair) == BOTH
+    assert np.isfinite(value) or words(pair, "lost") == [0, 0]
 
 
 def test_no_number_of_rounds_leads_parameters_to_infinity(machines):
@@ -338,7 +300,7 @@ def test_no_number_of_rounds_leads_parameters_to_infinity(machines):
     for _ in range(9):
         one.train(99 * max(0.1, float(np.abs(one.theta).max())))
         errors += [error for error in rounds([one]) if isinstance(error, ClusterError)]
-    assert np.abs(one.theta_s).max() < 1e5
+    assert np.abs(one.outer).max() < 1e5
     assert "this machine" in str(errors[0])
 
 
@@ -351,7 +313,7 @@ def commit_in_the_first_only(pair):
     average = pair[1].group.average
     pair[1].group.average = lambda *words: average(*words) and False
     assert rounds(pair) == [Outcome.COMMITTED, Outcome.REFUSED]
-    pair[1].begin_link()
+    pair[1].restart()
 
 
 def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(machines):
@@ -383,7 +345,7 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machin
 # -- checkpoints -----------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
+def test_a_checkpoint_has_the_outer_parameters_and_the_momentum_of_any_machine(machines):
     pair = machines(2)
     train(pair)
     rounds(pair)
@@ -395,12 +357,12 @@ def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines):
     assert again.own.seconds() == 30.0
 
 
-def test_links_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_another(
+def test_sidecars_and_resumed_runs_of_a_machine_have_its_id_and_a_copy_elsewhere_another(
     machines, monkeypatch
 ):
     one, again, copy = machines(3)
     id, saved = one.own.words["id"], one.own.saved()
-    one.begin_link()
+    one.restart()
     again.own.resume(*saved, seconds=0.0, is_last=True)
     monkeypatch.setattr("platform.node", lambda: "another")
     copy.own.resume(*saved, seconds=0.0, is_last=True)
@@ -428,8 +390,8 @@ def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
     for _ in range(2):
         rounds([one])  # the cluster commits the movement of the checkpoint
         one.train(1.0)
-    again.own.load(one.own.state())
-    np.testing.assert_array_equal(again.theta_s, 2.0)
+    again.own.merge(one.own.state())
+    np.testing.assert_array_equal(again.outer, 2.0)
     have([again], 3.0 if is_last else 2.0)
 
 
@@ -437,20 +399,20 @@ def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines
     pair = machines(2, **MEAN)
     commit_in_the_first_only(pair)
     again = machines.resumed(pair[1])
-    again.own.load(pair[0].own.state())
-    np.testing.assert_array_equal(again.theta_s, 1.0)
+    again.own.merge(pair[0].own.state())
+    np.testing.assert_array_equal(again.outer, 1.0)
     have([again], 1.0)
 
 
-# -- a link that dies at any line ------------------------------------------------------------------
+# -- a sidecar that dies at any line ---------------------------------------------------------------
 
-dies = partial(dies, folders=(anchor.__file__, round.__file__))
-places = partial(places, folders=(anchor.__file__, round.__file__))
+dies = partial(dies, folders=(outer_state.__file__, round.__file__))
+places = partial(places, folders=(outer_state.__file__, round.__file__))
 
 
 @pytest.fixture
 def machine(machines):
-    """Makes machines that have trained; the value of theta_s tells what is in it."""
+    """Makes machines that have trained; the outer value tells what is in it."""
 
     def make(**numbers):
         (one,) = machines(1, **MEAN | numbers)
@@ -462,35 +424,35 @@ def machine(machines):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_link_that_dies_at_any_line_loses_at_most_its_round(machine, times):
+def test_a_sidecar_that_dies_at_any_line_loses_at_most_its_round(machine, times):
     counts = places(machine().play)
     for place in [place for place, n in counts.items() if n >= times]:
         one = machine()
         one.play()
         one.train(1.0)
         dies(one.play, place, times)
-        one.begin_link()
+        one.restart()
         one.train(0.25)
         assert one.play() is Outcome.COMMITTED
         own = one.own
         assert own.words["committed"] == own.trained() - own.words["lost"]
         assert own.words["lost"] in (0, 100 * own.words["torn"])
         np.testing.assert_array_equal(one.theta, 2.25, err_msg=str(place))
-        np.testing.assert_array_equal(one.theta, one.theta_s)
+        np.testing.assert_array_equal(one.theta, one.outer)
 
 
 @pytest.mark.slow
-def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice(machine):
+def test_a_sidecar_that_dies_while_others_go_on_counts_no_movement_twice(machine):
     """What it has sent may be in their state, and so it is given up."""
     lost = 0
     for place in places(machine().play):
         dead, other = machine(), machine()
         other.play()
         dies(dead.play, place)
-        dead.begin_link()
+        dead.restart()
         if dead.own.words["round"]:
             continue  # it had committed
-        dead.own.load(other.own.state())
+        dead.own.merge(other.own.state())
         given_up = bool(dead.own.words["lost"] or dead.own.words["torn"])
         assert dead.own.words["committed"] == 0 or dead.own.words["torn"]
         np.testing.assert_allclose(dead.theta, 1.0 if given_up else 2.0, rtol=1e-6)
@@ -500,12 +462,12 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice(machine):
 
 def test_a_death_within_an_add_begins_at_the_parameters_as_they_are(machine):
     one = machine(outer_lr=0.5)
-    source, first = inspect.getsourcelines(Anchor._take)
+    source, first = inspect.getsourcelines(OuterState._apply)
     (add,) = (first + k for k, line in enumerate(source) if "updates.add(" in line)
-    assert dies(one.play, (anchor.__file__, add), 2)
+    assert dies(one.play, (outer_state.__file__, add), 2)
     one.arena.param("b")[...] -= 0.1  # a part of the difference was added
     theta = one.theta
-    one.begin_link()
+    one.restart()
     np.testing.assert_array_equal(one.theta, theta)
-    np.testing.assert_array_equal(one.theta_s, theta)
+    np.testing.assert_array_equal(one.outer, theta)
     assert [one.own.words[name] for name in ("torn", "round")] == [1, 0]

@@ -1,4 +1,4 @@
-"""Whole runs in a cluster: links and machines are killed, and no token is lost unnoticed.
+"""Whole runs in a cluster: sidecars and machines are killed, and no token is lost unnoticed.
 
 Machines that join, die and come again are the soak of `tests/soak/cluster.py`.
 """
@@ -15,7 +15,7 @@ from tests.another_process import Running
 from tests.cluster import machines as groups
 from tests.cluster.members import Lighthouse
 from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
-from tests.cluster.test_link import let_links_open
+from tests.cluster.test_sidecar import let_sidecars_open
 from tests.threads import LIMIT_S, wait_until
 from tests.training.small import let_no_worker_finish, small_config
 
@@ -35,13 +35,13 @@ def options_of(address, **more):
 
 @pytest.fixture
 def _one_machine(monkeypatch):
-    """Links open a cluster of one machine, without a network."""
-    let_links_open(monkeypatch, groups.alone)
+    """Sidecars open a cluster of one machine, without a network."""
+    let_sidecars_open(monkeypatch, groups.alone)
 
 
 @pytest.mark.usefixtures("_one_machine")
 def test_a_run_ends_with_a_round_of_all_that_it_has_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlxhog.cluster.link.LAST_ROUND_S", LIMIT_S)
+    monkeypatch.setattr("mlxhog.cluster.sidecar.LAST_ROUND_S", LIMIT_S)
     is_over = False
 
     def look(progress):

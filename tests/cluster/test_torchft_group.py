@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import threading
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -33,7 +34,7 @@ def test_members_commit_the_mean_of_their_buffers_and_have_the_same_bits(dtype):
     assert sorted(answer.membership.rank for answer in first) == [0, 1, 2]
     assert {(a.membership.round, a.membership.members) for a in second} == {(1, 3)}
     assert same(second)
-    assert np.array_equal(second[0].state.anchor, np.full(4, 6.0, np.float32))
+    assert np.array_equal(second[0].state.params, np.full(4, 6.0, np.float32))
 
 
 def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
@@ -73,7 +74,7 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
                     own.round()
         with Lighthouse(first.address) as second:
             assert second.address == first.address
-            kept = {"round": 1, "anchor": 2.0}
+            kept = {"round": 1, "params": 2.0}
             with Member(second.address, "m0", **kept) as one:
                 with Member(second.address, "m1", **kept) as other:
                     after = together([one, other])
@@ -83,10 +84,10 @@ def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_jo
 
 
 def test_members_that_give_up_a_round_meet_again_and_the_second_loads():
-    """As after a mean that shows unequal theta_s."""
+    """As after a mean that shows unequal outer parameters."""
     with Lighthouse() as light:
-        one = Member(light.address, "m0", 1.0, round=5, anchor=-1.0)
-        other = Member(light.address, "m1", 1.0, round=5, anchor=-2.0)
+        one = Member(light.address, "m0", 1.0, round=5, params=-1.0)
+        other = Member(light.address, "m1", 1.0, round=5, params=-2.0)
         with one, other:
             split, healed = together([one, other]), together([one, other])
     assert [answer.commits for answer in split] == [False, False]
@@ -120,43 +121,44 @@ def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
 
 def rounds_until_an_error(one):
     while True:
-        assert one.round().state.anchor.max() < 99.0
+        assert one.round().state.params.max() < 99.0
 
 
-def test_a_state_is_sent_only_for_a_request_with_the_token():
+@contextmanager
+def offered(params):
+    """A state that a member with the token "right" offers, and a function that fetches it."""
     from mlxhog.cluster.torchft_group import _to_tensors, _Transport
 
-    limit = timedelta(seconds=LIMIT_S)
-    state = GroupState(2, 30, np.ones(4, np.float32), np.zeros(4, np.float32), 5.0)
-    sender = _Transport("127.0.0.1", limit, "right")
-    try:
+    limit, state = timedelta(seconds=LIMIT_S), GroupState(2, 30, params, np.zeros(4, np.float32))
+
+    def fetch(token, **bound):
+        own = stack.enter_context(closing_transport(_Transport("127.0.0.1", limit, token, **bound)))
+        return own.recv_checkpoint(0, sender.address(), 2, limit)["user"]["default"]["state"]
+
+    with ExitStack() as stack:
+        sender = stack.enter_context(closing_transport(_Transport("127.0.0.1", limit, "right")))
         content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
         sender.send_checkpoint([1], 2, content, limit)
-        friend, stranger = (_Transport("127.0.0.1", limit, token) for token in ("right", "wrong"))
-        received = friend.recv_checkpoint(0, sender.address(), 2, limit)["user"]["default"]["state"]
+        yield state, fetch
+
+
+@contextmanager
+def closing_transport(transport):
+    try:
+        yield transport
+    finally:
+        transport.shutdown()
+
+
+def test_a_state_is_sent_only_for_a_request_with_the_token_and_read_up_to_its_size():
+    with offered(np.ones(4, np.float32)) as (state, fetch):
+        received = fetch("right")
+        assert (received.digest, received.round) == (state.digest, 2)
         with pytest.raises(OSError, match="403"):
-            stranger.recv_checkpoint(0, sender.address(), 2, limit)
-    finally:
-        sender.shutdown()
-    assert received.digest == state.digest
-    assert received.round == 2
-
-
-def test_a_state_of_more_bytes_than_the_run_has_is_not_read():
-    from mlxhog.cluster.torchft_group import _to_tensors, _Transport
-
-    limit = timedelta(seconds=LIMIT_S)
-    state = GroupState(2, 30, np.ones(10**6, np.float32), np.zeros(4, np.float32), 5.0)
-    sender = _Transport("127.0.0.1", limit, "t")
-    receiver = _Transport("127.0.0.1", limit, "t", 10**6)
-    try:
-        content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
-        sender.send_checkpoint([1], 2, content, limit)
+            fetch("wrong")
+    with offered(np.ones(10**6, np.float32)) as (_, fetch):
         with pytest.raises(ClusterError, match="is not what mlxhog sends: more than 1,000,000 by"):
-            receiver.recv_checkpoint(0, sender.address(), 2, limit)
-    finally:
-        for one in (sender, receiver):
-            one.shutdown()
+            fetch("right", max_bytes=10**6)
 
 
 def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
@@ -173,7 +175,7 @@ def test_machines_that_describe_themselves_absurdly_are_left_out_or_bounded():
         _store=SimpleNamespace(set=lambda *_: None, multi_get=lambda keys: map(store.get, keys)),
     )
     group._read = partial(TorchftGroup._read, group)
-    machines = {one.id: one for one in TorchftGroup._meet_machines(group)}
+    machines = {one.id: one for one in TorchftGroup._exchange_machines(group)}
     assert list(machines) == [1, 3, 5]
     assert (machines[3].tokens, machines[3].rounds) == (2**53 - 1, 2**53 - 1)
     assert machines[3].seen_s <= 366 * 86_400

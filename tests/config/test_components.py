@@ -1,4 +1,4 @@
-"""What can be chosen by name: how it is spelt, and which choice several sources come to."""
+"""What can be chosen by name: how it is text, and which choice several sources come to."""
 
 import pickle
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ def given(text="", folder=None, **flags):
 
 
 @each_of(
-    ("spelt", "choice"),
+    ("text", "choice"),
     [
         ("wsd", WSD()),
         (" backoff ( beta = 0.5, steps=1k ) ", Backoff(beta=0.5, steps=1000)),
@@ -37,18 +37,18 @@ def given(text="", folder=None, **flags):
         ("wsd(beta=1)", "wsd has no beta; backoff has"),
         ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
         ("backoff(beta=2)", "backoff: beta is '2'; wanted a number above 0 and below 1"),
-        ("backoff(0.5)", "'0.5' has no value; write number=value"),
+        ("backoff(0.5)", "'0.5' has no value; write name=value"),
         ("backoff(beta=0.5", "wanted a name, a name with hyperparameters such as"),
         ("backoff(steps=5, epochs=2)", "takes the place of .*; keep one"),
         ({"beta": 0.5}, "wanted a name, a name with hyperparameters"),
     ],
 )
-def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_as_it_is_read(spelt, choice):
+def test_a_component_is_read_from_text_a_mapping_or_itself_and_reads_back_its_text(text, choice):
     if isinstance(choice, str):
         with pytest.raises(ConfigError, match=choice):
-            SCHEDULES.read(spelt)
+            SCHEDULES.read(text)
         return
-    for form in (spelt, str(choice), choice.to_dict()):
+    for form in (text, str(choice), choice.to_dict()):
         assert SCHEDULES.read(form) == choice
     assert pickle.loads(pickle.dumps(choice)) == choice
 
@@ -73,7 +73,7 @@ FLAT = "schedule: backoff\nbackoff_steps: 7\n"
         ("", {"schedule": "bakoff"}, "^--schedule: no schedule 'bakoff'"),
     ],
 )  # fmt: skip
-def test_a_stronger_source_changes_numbers_or_begins_another_choice(tmp_path, text, flags, choice):
+def test_a_later_source_changes_hyperparameters_or_the_component(tmp_path, text, flags, choice):
     if not isinstance(choice, str):
         assert given(text, tmp_path, **flags).schedule == choice
         return
@@ -83,9 +83,9 @@ def test_a_stronger_source_changes_numbers_or_begins_another_choice(tmp_path, te
     assert isinstance(cause, UnknownComponent) == (flags.get("schedule") == "bakoff")
 
 
-def test_a_stored_choice_is_its_name_with_its_numbers_by_flat_names_which_programs_change_too():
-    spelt = {"name": "backoff", "steps": 7, "beta": 0.3}
-    assert by_flat_names({"schedule": (spelt, "a:1"), "lr": (0.1, "a:2")}) == {
+def test_a_stored_component_is_its_name_with_its_hyperparameters_by_flat_names():
+    text = {"name": "backoff", "steps": 7, "beta": 0.3}
+    assert by_flat_names({"schedule": (text, "a:1"), "lr": (0.1, "a:2")}) == {
         "schedule": ("backoff", "a:1"), "backoff_steps": (7, "a:1"), "backoff_beta": (0.3, "a:1"),
         "lr": (0.1, "a:2"),
     }  # fmt: skip
@@ -114,7 +114,7 @@ def legal(number):
 
 
 @each_of("kind", RUN_REGISTRIES, ids=lambda kind: kind.title)
-def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_are_named(kind):
+def test_a_hyperparameter_is_refused_beside_every_component_that_lacks_it(kind):
     for choice in kind.known().values():
         assert choice.about
         assert all(spec.help for spec in options(choice).values())
@@ -131,7 +131,7 @@ def test_every_number_is_refused_beside_every_choice_without_it_and_its_owners_a
     [(Hogwild, "strategy", "run_constraints"), (AdamW, "optimizer", "constraints"),
      (WSD, "schedule", "run_constraints")],
 )  # fmt: skip
-def test_a_misspelt_name_in_a_constraint_of_a_user_s_choice_is_an_error(base, name, method):
+def test_a_misspelt_name_in_a_constraint_of_a_user_s_component_is_an_error(base, name, method):
     def misspelt(self, *config):
         return (((*config, self)[0].batch_sise == 1, "batch_size", "leave it out"),)
 

@@ -11,13 +11,13 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import run as train
-from mlxhog.config import constraints
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import options
+from mlxhog.config.options import options, settled
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.optim import AdamW, Apollo, Muon
+from mlxhog.strategies import prediction_of, shares_moments, strategy_of
 from tests.pairs import each_of
 
 
@@ -118,7 +118,7 @@ def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, 
 def test_workers_are_slowed_by_rank():
     slowed = parse_slowdowns("0=1.5, 1=random:0.25:3,4=late:1m")
     of_one = Slowdown(factor=3.0, probability=0.25)
-    assert slowed == {0: Slowdown(factor=1.5), 1: of_one, 4: Slowdown(late_s=60.0)}
+    assert slowed == {0: Slowdown(factor=1.5), 1: of_one, 4: Slowdown(delay_s=60.0)}
     assert parse_slowdowns(TrainConfig().inject_stragglers) == {}
     drawn = [of_one.factor_of(seed=7, rank=1, step=step) for step in range(1000)]
     assert drawn == [of_one.factor_of(seed=7, rank=1, step=step) for step in range(1000)]
@@ -150,7 +150,7 @@ def test_a_rule_that_cannot_be_read_is_refused_with_the_legal_forms(option, form
 # -- options that follow from others ---------------------------------------------------------------
 
 
-def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_own():
+def test_an_optimizer_follows_from_its_hyperparameters_and_a_resumed_run_may_keep_its_own():
     assert TrainConfig(eps=0.5).optimizer == Muon(eps=0.5)
     assert TrainConfig(eps=0.5, projection_rank=3).optimizer == Apollo(eps=0.5, rank=3)
     with pytest.raises(ConfigError, match="no optimizer has both nesterov and momentum"):
@@ -159,13 +159,13 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
     assert TrainConfig(resume="latest").optimizer is None
     assert TrainConfig(resume="latest", optimizer="adamw").optimizer == AdamW()
     config = TrainConfig(optimizer="muon", nesterov=0.2, beta2=0.9, val_subset_tokens=512)
-    changes = constraints.settled(TrainConfig, eval_every="off")
+    changes = settled(TrainConfig, eval_every="off")
     other = dataclasses.replace(config, optimizer="adamw", **changes)
     assert (other.optimizer, other.eval_every.on, other.val_subset_tokens) == (AdamW(), False, None)
 
 
 @each_of(
-    ("values", "strategy", "shares", "prediction"),
+    ("values", "strategy", "shares", "predicts"),
     [
         ("moments=private gpu_write=cpu", "auto", False, "none"),
         ("determinism=record steps=5", "hogwild", True, "last"),
@@ -181,17 +181,17 @@ def test_an_optimizer_follows_from_its_numbers_and_a_resumed_run_may_keep_its_ow
         ("strategy=round_robin moments=shared", "round_robin", True, "none"),
     ],
 )
-def test_strategy_moments_and_prediction_follow_from_others(values, strategy, shares, prediction):
+def test_strategy_moments_and_prediction_follow_from_others(values, strategy, shares, predicts):
     config = TrainConfig(**dict(word.split("=") for word in values.split()))
-    followed = (config.strategy_name, config.shares_moments, config.prediction)
-    assert followed == (strategy, shares, prediction)
+    assert getattr(strategy_of(config), "name", "auto") == strategy
+    assert (shares_moments(config), prediction_of(config)) == (shares, predicts)
 
 
 # -- options that contradict each other or have no effect ----------------------------------------
 
 ROUNDS = "determinism=rounds steps=5"
 RECORD = "determinism=record"
-CONTRADICTIONS = f"""
+CONSTRAINTS = f"""
 read=live predict=own                                 predict=none
 async_after=0.1 strategy=sync                         async_after
 predict=last optimizer=adamw                          add moments=shared
@@ -229,13 +229,13 @@ cluster=here:99999                                    wanted HOST:PORT
 
 
 def rows():
-    for line in CONTRADICTIONS.strip().splitlines():
+    for line in CONSTRAINTS.strip().splitlines():
         values, _, message = line.partition("   ")
         yield dict(word.split("=", 1) for word in values.split()), message.strip()
 
 
 @each_of(("values", "message"), rows())
-def test_options_that_contradict_each_other_are_refused(values, message):
+def test_options_that_break_a_constraint_are_refused(values, message):
     with pytest.raises(ConfigError) as error:
         TrainConfig(**values)
     begin, _, end = message.partition(".*")
@@ -243,7 +243,7 @@ def test_options_that_contradict_each_other_are_refused(values, message):
     assert end in str(error.value)
 
 
-def test_what_a_run_without_copies_has_and_numbers_of_an_open_optimizer_are_no_contradiction():
+def test_a_run_without_snapshots_and_an_open_optimizer_break_no_constraint():
     assert not TrainConfig(live="off", live_every="off").live_every.on
     config = TrainConfig(resume="latest", nesterov=0.2, predict="last")
     assert config.optimizer == Muon(nesterov=0.2)

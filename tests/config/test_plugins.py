@@ -28,7 +28,7 @@ sys.executions = getattr(sys, "executions", 0) + 1
 
 @dataclass(frozen=True, kw_only=True)
 class Halving(Component):
-    kind: ClassVar[ComponentRegistry] = SCHEDULES
+    registry: ClassVar[ComponentRegistry] = SCHEDULES
     name: ClassVar[str] = "halving"
     every: int = option(3, "steps", low=1)
 
@@ -101,7 +101,7 @@ DECORATOR = "@dataclass(frozen=True, kw_only=True)"
         ("notes.txt", PROGRAM, r"notes\.txt: not a Python file"),
     ],
 )
-def test_a_file_that_adds_no_proper_choice_is_refused_with_the_place(tmp_path, name, text, message):
+def test_a_file_without_a_proper_component_is_refused_with_the_place(tmp_path, name, text, message):
     if text is not None:
         write(tmp_path / name, text)
     with pytest.raises(ConfigError, match=message):

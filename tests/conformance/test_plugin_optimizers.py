@@ -27,12 +27,12 @@ def own():
 
 def worst(choice):
     """How far a parameter is from the formula after three steps, in roundings per step."""
-    steps = optimizers.ours(
+    steps = optimizers.native_steps(
         config(), perturbed_params(config(), 1), lambda _, step: one_gradient(step), 3, [choice]
     )
-    *_, (rule, after, apart) = steps
+    *_, (rule, after, deviation) = steps
     assert (rule, after) == ("my_optimizer", {})
-    return max(float(off[0]) for off in apart.values())
+    return max(float(off[0]) for off in deviation.values())
 
 
 def formula(half):

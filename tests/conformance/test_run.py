@@ -65,9 +65,6 @@ def test_a_perturbed_parameter_differs_everywhere_and_by_its_own_size():
         perturbed(inputs, "zer", 0)
 
 
-# -- what is right agrees, and what is wrong is found ----------------------------------------------
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_every_backend_and_form_reads_the_same_rows_of_tables():
@@ -116,9 +113,6 @@ def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure():
     assert not comparison.ok
 
 
-# -- optimizers ------------------------------------------------------------------------------------
-
-
 def one_gradient(seed):
     spec = param_spec(config())
     rng = np.random.default_rng(seed)
@@ -127,8 +121,10 @@ def one_gradient(seed):
 
 def worst_steps():
     """How far our steps are from the formula, by rule, all of them along three given gradients."""
-    steps = optimizers.ours(config(), small().inputs, lambda params, step: one_gradient(step), 3)
-    return {rule: max(float(off[0]) for off in apart.values()) for rule, _, apart in steps}
+    steps = optimizers.native_steps(
+        config(), small().inputs, lambda params, step: one_gradient(step), 3
+    )
+    return {rule: max(float(off[0]) for off in deviation.values()) for rule, _, deviation in steps}
 
 
 @pytest.mark.parametrize(
@@ -150,9 +146,6 @@ def test_steps_are_the_formulas_and_a_slightly_wrong_constant_is_found(
     assert [r for r, off in worst_steps().items() if off > tolerances.STEP] == [rule]
 
 
-# -- what ends it ----------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Deadly:
     """Ends the process that unpickles it."""
@@ -170,9 +163,6 @@ def test_a_child_that_dies_or_fails_is_named_with_its_last_words():
         comparison_of(small(), [NUMPY, odd])
     with pytest.raises(ConfigError, match="numpy is the only side"):
         comparison_of(small(), [NUMPY])
-
-
-# -- two arrays are compared by the largest difference, and what is allowed has a reason -----------
 
 
 def one(name, actual, expected, *, pairs=None, sides=(SINGLE, NUMPY), conditions=None, **more):

@@ -137,7 +137,7 @@ def test_an_answer_of_weight_0_is_context_as_are_those_of_a_prompt():
     both = {"prompt": [said("user", "a"), said("assistant", "WRONG"), said("user", "b")],
             "completion": [said("assistant", "right")]}  # fmt: skip
     assert records.record_text(both, None, "here").turns() == [learned]
-    for weight, fragment in ((0, "no message of the assistant to learn"), (0.5, "expected 0 or 1")):
+    for weight, fragment in ((0, "no message of the assistant with"), (0.5, "expected 0 or 1")):
         with pytest.raises(DataError, match=fragment):
             example([said("user", "a"), {**said("assistant", "b"), "weight": weight}])
 

@@ -36,6 +36,21 @@ def skipped(folder, text_key=None):
     return {str(one.path.relative_to(folder)): one.reason for one in corpus.skipped}
 
 
+def refuse(monkeypatch, names, code):
+    """Let the system refuse files and folders, as a user who is not root sees it."""
+
+    def checked(call):
+        def checking(path, *how, **at):
+            if Path(os.fspath(path)).name in names:
+                raise PermissionError(code, os.strerror(code), str(path))
+            return call(path, *how, **at)
+
+        return checking
+
+    for name in ("scandir", "open"):
+        monkeypatch.setattr(os, name, checked(getattr(os, name)))
+
+
 # -- bad files -------------------------------------------------------------------------------------
 
 CONTENTS = {
@@ -105,16 +120,7 @@ def test_what_cannot_be_read_or_has_an_odd_name_is_skipped_and_named(tmp_path, m
     written(tmp_path, {"a.txt": "a", "sub.txt": "c", "b.parquet": b"PAR1"})
     (tmp_path / "closed").mkdir()
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.txt")).write_bytes(b"\0")
-    list_folder, open_file = os.scandir, os.open
-
-    def refuse(path):
-        if Path(path).name in ("closed", "sub.txt"):  # as a user who is not root sees it
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-
-    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
-    monkeypatch.setattr(
-        os, "open", lambda path, *how, **at: refuse(path) or open_file(path, *how, **at)
-    )
+    refuse(monkeypatch, ("closed", "sub.txt"), errno.EACCES)
     monkeypatch.setattr(importlib, "import_module", Mock(side_effect=ModuleNotFoundError))
     (note,) = readable(tmp_path).notes()
     note.encode()
@@ -132,16 +138,7 @@ def test_a_folder_that_macos_protects_is_named_with_the_setting_that_opens_it(
     system, tmp_path, monkeypatch
 ):
     written(tmp_path, {"a.txt": "a", "Documents/b.txt": "b"})
-    list_folder, open_file = os.scandir, os.open
-
-    def refuse(path):
-        if "Documents" in str(path):
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
-
-    monkeypatch.setattr(os, "scandir", lambda path: refuse(path) or list_folder(path))
-    monkeypatch.setattr(
-        os, "open", lambda path, *how, **at: refuse(path) or open_file(path, *how, **at)
-    )
+    refuse(monkeypatch, ("Documents", "b.txt"), errno.EPERM)
     monkeypatch.setattr(darwin, "sys", SimpleNamespace(platform=system))
     setting = "System Settings, Privacy & Security, Files and Folders"
     (note,) = readable(tmp_path).notes()
@@ -244,7 +241,7 @@ def test_a_scan_of_a_folder_shows_how_far_it_is_and_an_interrupt_ends_it(tmp_pat
     corpora.readable(found, show=lambda text: shown.append(text()))
     assert shown[-1] == f"reading 700 B of text, 2 of 3 files; {folder}/2.txt"
     prepare(str(folder), "bpe:300", val="tail", show=lambda text: shown.append(text()))
-    assert any(text.startswith("learning the vocabulary bpe:300") for text in shown)
+    assert any(text.startswith("training the vocabulary bpe:300") for text in shown)
     assert any(text.startswith("tokenizing ") for text in shown)
     with pytest.raises(KeyboardInterrupt):
         corpora.find(str(folder), None, Mock(side_effect=KeyboardInterrupt))
@@ -325,8 +322,7 @@ def test_an_unknown_corpus_suggests_its_neighbour(spec, message, tmp_path, monke
         corpora.find(spec)
 
 
-# -- validation text by name
-# -------------------------------------------------------------------------
+# -- validation text by name -----------------------------------------------------------------------
 
 
 def roles(folder, *names):

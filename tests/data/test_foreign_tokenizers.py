@@ -65,7 +65,7 @@ BEYOND = {
     "slow": ({"normalizer": sequence(*[NFD] * 40)}, "splits every text 42 times"),
     "no pattern": ({"normalizer": replace({"String": ""}, "x")}, "a pattern has 0 characters"),
     "a long pattern": ({"pre_tokenizer": split_by("a" * 9000)}, "a pattern has 9,000 characters"),
-    "a kind of tomorrow": ({"normalizer": {"type": "Repeat"}}, "no bound is known .* 'Repeat'"),
+    "a kind of tomorrow": ({"normalizer": {"type": "Repeat"}}, "growth of a text by its 'Repeat'"),
     "a map of characters": ({"normalizer": {"type": "Precompiled"}}, "'Precompiled'"),
     "many added tokens": ({"added_tokens": LONG}, r"added tokens have 1.1 MB, and at most 1.0 MB"),
     "no list": ({"added_tokens": 5}, "damaged"),

@@ -50,7 +50,7 @@ def test_sotu_has_its_golden_counts():
 
 def test_a_separator_that_no_text_has_is_said(corpus):
     (note,) = prepare(str(corpus), document_separator="---").notes
-    assert "'---' is nowhere in the text" in note
+    assert "'---' does not occur in the text" in note
     assert not prepare(str(corpus), document_separator=None).notes
 
 

@@ -103,7 +103,7 @@ BILLIONS["model"]["vocab"]["aa"] = 10**9
         ("[]", "is not a tokenizer.json"),
         ("{}", "not a tokenizer.json"),
         (WORDS.to_str(), "token 'a b' is not byte-level"),
-        (json.dumps(PANIC), "its tokens have 'xxx.*', which no text spells"),
+        (json.dumps(PANIC), "its tokens have 'xxx.*', which no text contains"),
         (json.dumps(BILLIONS).replace(BOS_TOKEN, "<s>"), "the largest id is 1000000000"),
     ],
 )
@@ -127,8 +127,6 @@ def test_an_unknown_tokenizer_says_what_is_known(spec, message):
         tokenizers.build(spec, list)
 
 
-# -- steps of a tokenizer that change a text -------------------------------------------------------
-
 ODD = "The naïve cafe\u0301: ﬁne, 한국어 İstanbul, and a tab\t.\n\n"
 
 
@@ -151,7 +149,7 @@ def test_every_count_of_bytes_is_of_the_original_text(tmp_path, fields):
     lengths = file.byte_lengths[file.tokens]
     share = lengths[1 : 16 * n + 1].sum() / lengths.sum()
     assert file.batch(np.arange(n), 16).n_bytes == round(share * n_bytes)
-    part = validation_set.part(file, 160)
+    part = validation_set.subset(file, 160)
     assert part.text_bytes(part.tokens) == part.header["bytes"] < 200
 
 
@@ -164,8 +162,6 @@ def test_a_tokenizer_that_changes_the_text_is_noted(tmp_path):
     changed = [file.header["changed"] for file in (prepared.train, prepared.val)]
     assert sum(changed) == 6
 
-
-# -- the tokenizer that fits a text and a model ----------------------------------------------------
 
 MIB = 1 << 20
 

@@ -51,7 +51,7 @@ def read_in(lane, file):
 @pytest.mark.slow
 def test_who_is_spawned_with_a_file_reads_it_after_its_removal_and_others_open_its_path(tmp_path):
     file = token_file(tmp_path / "cache", [b"abcdefgh", Example(b"p", b"c")])
-    part = validation_set.part(file, 16)
+    part = validation_set.subset(file, 16)
     shutil.rmtree(tmp_path / "cache")
     with Child(store={"file": file}) as child:  # its spawn, and then its pipe
         assert child.call(60.0, read_in, file) == (file.tokens.tolist(), [[*b"abcd"]])
@@ -113,7 +113,7 @@ def test_tokens_of_a_file_that_is_shortened_in_use_are_an_error_and_no_bus_error
     assert file.batch(np.array([2]), 64).x.shape == row.x.shape
     for read in (
         lambda: file.batch(np.array([1500]), 64),
-        lambda: validation_set.part(file, 90_000),
+        lambda: validation_set.subset(file, 90_000),
     ):
         with pytest.raises(DataError, match=r"text.bin: .* shortened to 5,000 bytes.*prepare the"):
             read()

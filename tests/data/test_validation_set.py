@@ -87,9 +87,6 @@ def test_marks_are_those_of_the_validation_bytes_whatever_the_tokenizer(tmp_path
         assert prepare(str(tmp_path), tokenizer).baselines == baselines
 
 
-# -- the part that is scored: fixed by the text, nested, of a given size ---------------------------
-
-
 def beginnings(file, tokenizer=None):
     """The text of every document of a file."""
     ids, made_by = np.asarray(file.tokens, np.int32), tokenizer or ByteTokenizer()
@@ -110,7 +107,7 @@ def holds(larger, smaller):
 def test_of_two_parts_the_larger_holds_the_smaller(tmp_path_factory, lengths, sizes):
     documents = [b"%02d" % k + b"x" * n for k, n in enumerate(lengths)]
     file = token_file(tmp_path_factory.mktemp("file"), documents)
-    parts = [validation_set.part(file, n) for n in sorted(sizes)]
+    parts = [validation_set.subset(file, n) for n in sorted(sizes)]
     for n, part in zip(sorted(sizes), parts, strict=True):
         assert holds(documents, beginnings(part))
         assert part.header["bytes"] == min(-(-n // 16) * 16, file.header["bytes"])
@@ -120,9 +117,9 @@ def test_of_two_parts_the_larger_holds_the_smaller(tmp_path_factory, lengths, si
 
 def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path):
     file = token_file(tmp_path, [b"%02d" % k * 5000 for k in range(40)])
-    part = validation_set.part(file, 8000)
+    part = validation_set.subset(file, 8000)
     assert [len(text) for text in beginnings(part)] == [500] * 16
-    assert part.digest == validation_set.part(file, 8000).digest
+    assert part.digest == validation_set.subset(file, 8000).digest
     chosen = [int(text[:2]) for text in beginnings(part)]
     assert chosen == sorted(chosen)
     assert chosen != list(range(16))
@@ -131,10 +128,10 @@ def test_a_part_is_of_sixteen_documents_or_more_and_the_same_again(tmp_path):
 def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path):
     documents = [f"{k:02d} never wait, add without a lock. ".encode() * 40 for k in range(30)]
     words = build("bpe:300", lambda: iter(documents))
-    letters = beginnings(validation_set.part(token_file(tmp_path, documents), 4000))
+    letters = beginnings(validation_set.subset(token_file(tmp_path, documents), 4000))
     longer = token_file(tmp_path / "words", documents, words)
     for ours, theirs in zip(
-        letters, beginnings(validation_set.part(longer, 4000), words), strict=True
+        letters, beginnings(validation_set.subset(longer, 4000), words), strict=True
     ):
         assert ours.startswith(theirs)
         assert len(ours) - len(theirs) < 32  # bytes of a token
@@ -143,7 +140,7 @@ def test_tokenizers_cut_the_same_documents_at_the_same_bytes(tmp_path):
 def test_an_example_is_never_cut(tmp_path):
     documents = [Example(b"q%02d: " % k * 20, b"answer %02d" % k) for k in range(30)]
     file = token_file(tmp_path, [bytes(3000), *documents])
-    part = validation_set.part(file, 500)
+    part = validation_set.subset(file, 500)
     texts = beginnings(part)
     assert part.prompts is not None
     assert len(texts) < 10

@@ -21,7 +21,6 @@ PROGRESS = Progress(
     baselines=REFERENCE_BITS_PER_BYTE,
 )  # fmt: skip
 
-
 VALIDATION = {
     "asked_bytes": 65_536, "text": "0123456789abcdef predefined 65536", "n_bytes": 65_536,
     "share": 0.076, "batches": 16, "all_batches": 227, "larger_share": 1.0,

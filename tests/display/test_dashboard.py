@@ -84,9 +84,6 @@ def test_a_request_without_token_for_another_site_or_of_an_ended_run_is_refused(
     assert asked(server, "ask/stop", **token).status_code == 405
 
 
-# -- in a browser ----------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_board_that_is_gone_is_said_until_it_answers_again(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})

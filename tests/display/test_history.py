@@ -102,9 +102,6 @@ def test_every_evaluation_is_one_point_and_the_larger_score_another(tmp_path):
     assert newest["final_bits_per_byte"] == read.progress.final_bits_per_byte == 2.4
 
 
-# -- for TensorBoard, read back by its own reader --------------------------------------------------
-
-
 def progress(step, *, loss=2.0, val_loss=None, val_step=None):
     """A run after so many steps."""
     bits = None if val_loss is None else val_loss / 2

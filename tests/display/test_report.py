@@ -65,9 +65,6 @@ def test_damage_hides_nothing_else(tmp_path, capsys):
         assert words in page
 
 
-# -- in a browser ----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The page of a run with hostile texts, as a URL."""

@@ -42,8 +42,8 @@ def test_a_tracker_that_fails_is_left_out_with_one_line_and_the_others_go_on(tmp
     told = Messages()
     options = {"report_to": "wandb, trackio", "eval_every": "1h"}
     first = train(small_config(tmp_path, **options), observer=told)
-    assert [one for one in told if "no more numbers" in one] == [
-        "trackio gets no more numbers: no space left; training continues"
+    assert [one for one in told if "no more metrics" in one] == [
+        "trackio gets no more metrics: no space left; training continues"
     ]
     works, broken = made
     assert (works.ended, broken.ended) == ([False], [])

@@ -186,9 +186,6 @@ def test_every_second_of_a_step_belongs_to_one_part():
     assert [row[:3] for row in table[::2]] == [["", *PARTS[:2]], ["1 torch:cpu", "30 %", "50 %"]]
 
 
-# -- terminals and pipes --------------------------------------------------------------------------
-
-
 @each_of(
     ("value", "left", "right"),
     [(6.0, "uniform", "unigram"), (3.0, "bigram", "gzip"), (1.6, "xz", "")],

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed, Lane
-from mlxhog.base import capabilities as verdicts
-from mlxhog.base import machine
+from mlxhog.base import capabilities, machine
 from mlxhog.base.capabilities import CapabilityRecord
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
@@ -19,7 +18,7 @@ from mlxhog.base.resources import MemoryLimit
 from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends, checks, kernels, pair
 from mlxhog.doctor.checks import CheckResult
-from mlxhog.doctor.record import conclude
+from mlxhog.doctor.record import option_values
 from mlxhog.errors import WorkerFailed
 from mlxhog.experiments import paired_test
 from mlxhog.metal import engines
@@ -74,8 +73,8 @@ def test_the_facts_name_the_wheels_and_the_compiler(monkeypatch):
     assert "manylinux" in tag or "macosx" in tag
     assert "mlx-metal" not in facts["wheels"] or sys.platform == "darwin"
     assert checks.wheel_tags("no-such-package") == []
-    monkeypatch.setattr(verdicts.darwin, "sysctl_text", {"kern.osproductversion": "26.4"}.get)
-    assert verdicts.identity().system.endswith(" 26.4"), "not the number that Python was told"
+    monkeypatch.setattr(capabilities.darwin, "sysctl_text", {"kern.osproductversion": "26.4"}.get)
+    assert capabilities.identity().system.endswith(" 26.4"), "not the number that Python was told"
 
 
 def test_shared_memory_here_is_enough_for_a_run(monkeypatch):
@@ -211,15 +210,15 @@ def test_both_decoders_of_a_mac_are_measured_and_decide_who_writes_text(measure)
     assert bad == []
     row = measured.decoding
     assert row["tokens_per_s"] == {"mlx:gpu": 50.0, "mlx:cpu": 200.0}
-    verdicts = record(decoding=row)
+    known = record(decoding=row)
     for n_params, on_cpu in ((row["n_params"], True), (5 * row["n_params"], False)):
-        assert verdicts.decodes_on_cpu(n_params).ok == on_cpu
-    assert "200 tokens/s on the CPU, 50 on the GPU" in verdicts.decodes_on_cpu(1).reason
+        assert known.decodes_on_cpu(n_params).ok == on_cpu
+    assert "200 tokens/s on the CPU, 50 on the GPU" in known.decodes_on_cpu(1).reason
     measured, (bad,), _ = measure({"decoder": {"mlx:cpu": 200.0}})
     assert (measured.decoding, bad.result) == (None, CheckResult.WARN)
-    verdicts = record(decoding=None)
+    known = record(decoding=None)
     for n_params, on_cpu in ((2_500_000, True), (160_000_000, False)):
-        assert verdicts.decodes_on_cpu(n_params).ok == on_cpu
+        assert known.decodes_on_cpu(n_params).ok == on_cpu
 
 
 def test_a_decoder_is_measured_by_writing(monkeypatch):
@@ -268,7 +267,7 @@ def measured(monkeypatch):
 
         def compared(together, alone, tell):
             teams[:] = [together, alone]
-            return paired_test.judge([math.log(one) for one in gains], pair.PAIRS)
+            return paired_test.decide([math.log(one) for one in gains], pair.PAIRS)
 
         monkeypatch.setattr(pair, "compared", compared)
         monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8 * busy, 2, 9.3))
@@ -290,7 +289,7 @@ def test_a_gain_is_kept_with_its_interval_beside_the_gpu_workers_of_auto(measure
 
 def test_a_busy_machine_and_one_without_both_engines_have_no_result(measured):
     check, row, _ = measured(NOISE, busy=True)
-    assert (check.result, row) == (CheckResult.UNCLEAR, None)
+    assert (check.result, row) == (CheckResult.INCONCLUSIVE, None)
     assert check.found.startswith("inconclusive: busy machine")
     for here, lack in (
         (LINUX, "macOS on Apple silicon"),
@@ -333,26 +332,26 @@ def record(**parts):
     ],
 )  # fmt: skip
 def test_a_record_decides_workers_and_who_writes(machine, parts, workers, gpu_write, why):
-    verdict = conclude(record(**parts), machine)
-    assert verdict["workers"]["auto"] == workers
-    assert verdict["gpu_write"]["auto"] == gpu_write
-    assert why in verdict["gpu_write"]["why"]
-    assert ("pip install" in verdict["workers"]["why"]) == (machine is BARE)
+    options = option_values(record(**parts), machine)
+    assert options["workers"]["auto"] == workers
+    assert options["gpu_write"]["auto"] == gpu_write
+    assert why in options["gpu_write"]["why"]
+    assert ("pip install" in options["workers"]["why"]) == (machine is BARE)
 
 
 def test_every_backend_has_a_verdict_with_its_reason():
     fast = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
-    verdict = conclude(record(**fast, reads=[reads("torch:cpu")]), MAC)
-    assert {name: each["auto"] for name, each in verdict["kernels"].items()} == {
+    options = option_values(record(**fast, reads=[reads("torch:cpu")]), MAC)
+    assert {name: each["auto"] for name, each in options["kernels"].items()} == {
         "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "reference", "torch:cpu": "native",
     }  # fmt: skip
-    assert "150,000 tokens/s with the Metal kernels" in verdict["kernels"]["mlx:gpu"]["why"]
-    assert "mlx:cpu left out" in verdict["workers"]["why"]
+    assert "150,000 tokens/s with the Metal kernels" in options["kernels"]["mlx:gpu"]["why"]
+    assert "mlx:cpu left out" in options["workers"]["why"]
     for name, expected in (
         ("gpu_write_metal", {"mlx:gpu": True, "torch:mps": False}),
         ("read_live", {"mlx:gpu": False, "torch:cpu": True}),
     ):
-        assert {backend: each["ok"] for backend, each in verdict[name].items()} == expected
-    linux = conclude(record(), LINUX)
+        assert {backend: each["ok"] for backend, each in options[name].items()} == expected
+    linux = option_values(record(), LINUX)
     assert (linux["gpu_write_metal"], set(linux["read_live"])) == ({}, {"torch:cpu"})
     assert set(linux["kernels"]) == {name for name in BACKENDS if name.endswith(":cpu")}

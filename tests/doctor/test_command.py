@@ -10,13 +10,12 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
-from mlxhog.base import capabilities as verdicts
-from mlxhog.base import machine
+from mlxhog.base import capabilities, machine
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import main
 from mlxhog.display.table import show
 from mlxhog.doctor.checks import CheckResult
-from mlxhog.doctor.litmus import PROMISED, all_readers
+from mlxhog.doctor.litmus import LOSSLESS, all_readers
 from mlxhog.doctor.record import sections
 from tests.processes import below, left_of
 from tests.threads import wait_until
@@ -41,7 +40,7 @@ def test_the_object_says_that_every_promise_holds_here(record):
         assert min(row["adds"], row["adds_per_s"]) > 0
         assert (row["torn"], "error" in row) == (0, False), row
         assert row["lost"] == 0 or row["mode"] == "racy", row
-    assert len(record["reads"]) == len(all_readers(machine.here())) * len(PROMISED)
+    assert len(record["reads"]) == len(all_readers(machine.here())) * len(LOSSLESS)
     for row in record["reads"]:
         assert (row["torn"], row["backwards"], "error" in row) == (0, 0, False), row
         assert row["samples"] > 0
@@ -53,7 +52,7 @@ def test_the_object_says_that_every_promise_holds_here(record):
         assert (speeds.get(name, 0) > 0) == (lack is None)
     assert record["stored"] is None
     assert "quick" in record["not_stored"]
-    assert not verdicts.load().usable
+    assert not capabilities.load().usable
 
 
 def shown(record):
@@ -64,7 +63,7 @@ def shown(record):
 
 def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
     text = shown(record)
-    assert text.startswith("Every promise holds here; `mlxhog train` needs no options.\n")
+    assert text.startswith("All checks passed; `mlxhog train` needs no options.\n")
     assert "--workers auto" in text
     assert "FAIL" not in text
     wrong = {"name": "dense_axpy", "engine": "mlx", "ok": False}
@@ -79,18 +78,18 @@ def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
                   "error 0.25, allowed 0", "no answer"):  # fmt: skip
         assert words in text
     assert max(map(len, text.splitlines())) <= 100
-    late |= {"untold": "busy"}
-    assert " checks are unclear on a busy machine" in shown(record | {"litmus": [late]})
+    late |= {"inconclusive": "busy"}
+    assert " checks are inconclusive on a busy machine" in shown(record | {"litmus": [late]})
 
 
 @pytest.mark.parametrize(("failed", "code"), [([], 0), (["litmus native + native"], 1)])
 def test_a_full_look_is_kept_if_it_can_be_and_its_exit_code_says_whether_all_held(
     record, failed, code, monkeypatch, tmp_path, capsys
 ):
-    mine = {key: value for key, value in record.items() if key not in ("verdict", "stored")}
+    mine = {key: value for key, value in record.items() if key not in ("options", "stored")}
     monkeypatch.setattr("mlxhog.doctor.record.examine", lambda *_: mine | {"failed": failed})
     assert main(["doctor"]) == code
-    loaded = verdicts.load()
+    loaded = capabilities.load()
     assert loaded.usable
     assert f"stored in {loaded.path}" in " ".join(capsys.readouterr().out.split())
     assert loaded.tokens_per_s == record["tokens_per_s"]

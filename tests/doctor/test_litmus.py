@@ -8,7 +8,7 @@ import pytest
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.doctor import litmus as tests_of
 from mlxhog.doctor.checks import broken
-from mlxhog.doctor.litmus import COUNTS, NATIVE, PROMISED, Accessor, Case, Litmus, cases, torn
+from mlxhog.doctor.litmus import COUNTS, LOSSLESS, NATIVE, Accessor, Case, Litmus, cases, torn
 from tests.doctor import planted as bad
 
 METAL = Accessor("metal:mlx", partial(tests_of.metal, name="emulated"))
@@ -28,7 +28,7 @@ def litmus():
 
 def test_every_pair_of_writers_is_tried_and_beside_metal_by_compare_and_swap():
     trials = [(*(kind.name for kind in one.writers), one.mode) for one in cases(["mlx", "mps"])]
-    pairs = [("native", "native", mode) for mode in (*PROMISED, "racy")]
+    pairs = [("native", "native", mode) for mode in (*LOSSLESS, "racy")]
     metal = ("native", "metal:mlx", "metal:mps")
     pairs += [(a, b, "cas") for k, a in enumerate(metal) for b in metal[max(k, 1) :]]
     assert sorted(trials) == sorted(pairs * len(COUNTS))
@@ -72,9 +72,9 @@ def test_losses_of_racy_and_gpu_writers_and_a_late_answer_break_no_promise():
     for row, is_broken in (
         (write, False), (write | {"torn": 1}, True), (write | {"mode": "cas"}, True),
         (write | {"mode": "cas", "writers": ["native", "metal:mlx"]}, False),
-        (write | late, True), (write | late | {"untold": "busy"}, False),
-        (read | late, True), (read | late | {"untold": "busy"}, False),
-        (read | late | {"untold": "busy", "torn": 1}, True),  # which no load explains
+        (write | late, True), (write | late | {"inconclusive": "busy"}, False),
+        (read | late, True), (read | late | {"inconclusive": "busy"}, False),
+        (read | late | {"inconclusive": "busy", "torn": 1}, True),  # which no load explains
         (read | {"torn": 1, "reader": "mlx:gpu"}, False),
     ):  # fmt: skip
         assert broken(row) == is_broken
@@ -94,6 +94,6 @@ def test_a_reader_of_torn_or_old_values_is_caught_and_one_that_is_late_unless_it
     assert "not seen within 0.5 s" in row["error"]
     monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
     row = litmus.read(blind, "lossless", patience_s=0.5)
-    assert row["untold"] == "inconclusive: busy machine (load average 9.3 on 2 processors)"
+    assert row["inconclusive"] == "inconclusive: busy machine (load average 9.3 on 2 processors)"
     crashing = Case((NATIVE, planted(bad.crasher)), "dense", "cas")
     assert broken(litmus.run(crashing))  # a crash is no late answer

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,9 +114,6 @@ def test_a_bad_name_is_refused_before_anything_is_measured(
     assert words in capsys.readouterr().err
 
 
-# -- the whole file --------------------------------------------------------------------------------
-
-
 def a_record(quick=True):
     """A record of doctor, without measurements; its path is private."""
     private = {"name": "page size", "result": "PASS", "found": f"{Path.home()}/x", "expected": ""}
@@ -206,35 +204,20 @@ def test_if_doctor_itself_breaks_the_report_has_the_error(quickly, monkeypatch, 
     assert record["details"]["speed"] == 7.0
 
 
-# -- measurements ----------------------------------------------------------------------------------
-
-
 def test_every_backend_of_this_machine_is_measured_and_others_have_a_reason(monkeypatch):
     asked = []
 
-    class Child:
-        def __init__(self, **_):
-            pass
+    def call(limit_s, function, *arguments):
+        asked.append((function.__name__, *arguments))
+        return 1.0
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def call(self, limit_s, function, *words):
-            asked.append((function.__name__, *words))
-            return 1.0
-
-    monkeypatch.setattr(report, "Child", Child)
+    child = nullcontext(SimpleNamespace(call=call))
+    monkeypatch.setattr(report, "Child", lambda **_: child)
     mac = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx", "torch"}))
     values, unknown = system.collect(report._measures(mac, True, lambda step: None))
     assert unknown == {}
     assert len(values) == len(asked)
-    speeds = {
-        words[:2] for name, *words in asked for words in [tuple(words)] if name == "measure_speed"
-    }
-    assert speeds == {
+    assert {tuple(of[:2]) for name, *of in asked if name == "measure_speed"} == {
         (name, form)
         for name in BACKENDS
         for form in ("reference", "native" if name.endswith("cpu") else "metal")

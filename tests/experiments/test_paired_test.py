@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mlxhog.experiments.paired_test import ERROR, LEVELS, boundary, judge, look
+from mlxhog.experiments.paired_test import ERROR, LEVELS, boundary, decide, look
 
 SEQUENCES = 100_000
 TABLE_ERROR = 4 * math.sqrt(ERROR * (1 - ERROR) / SEQUENCES)
@@ -41,20 +41,20 @@ def test_a_gain_of_two_point_six_spreads_is_told_in_nine_of_ten():
 
 def test_a_clear_gain_is_told_at_the_first_look_and_later_pairs_change_nothing():
     clear = [0.100, 0.101, 0.1005]
-    outcome = judge(clear, 6)
+    outcome = decide(clear, 6)
     assert (outcome.pairs, outcome.sign, outcome.ended) == (3, 1, True)
     assert 0 < outcome.low < outcome.mean < outcome.high
-    assert judge([*clear, -5.0, 7.0], 6) == outcome
-    mirrored = judge([-x for x in clear], 6)
+    assert decide([*clear, -5.0, 7.0], 6) == outcome
+    mirrored = decide([-x for x in clear], 6)
     assert (mirrored.sign, mirrored.mean) == (-1, -outcome.mean)
-    assert judge([7 * x for x in clear], 6).sign == 1
+    assert decide([7 * x for x in clear], 6).sign == 1
 
 
 def test_what_cannot_be_told_goes_on_to_the_planned_end():
     differences = [0.01, -0.02, 0.015, 0.0, -0.005, 0.01]
     for k in range(6):
-        assert not judge(differences[:k], 6).ended
-    outcome = judge(differences, 6)
+        assert not decide(differences[:k], 6).ended
+    outcome = decide(differences, 6)
     assert (outcome.sign, outcome.ended) == (0, True)
     assert outcome.low < 0 < outcome.high
 

@@ -116,7 +116,7 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
 
 # -- files that are refused ------------------------------------------------------------------------
 
-CLASS = "from mlxhog.models.mad.layer import Layer\nclass A(Layer):\n"
+CLASS = "from mlxhog.models.layers.layer import Layer\nclass A(Layer):\n"
 
 
 @pytest.mark.parametrize(

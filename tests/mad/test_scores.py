@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import Recipe
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
-from mlxhog.mad.suites import Setting, Suite
+from mlxhog.mad.suites import Suite, TaskConfig
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import RECORD
 from tests.pairs import each_of
@@ -17,11 +17,11 @@ A, B = "gated-conv swiglu", "swiglu gated-conv"
 RATES = ({"lr": 1e-3}, {"lr": 1e-4})
 
 
-def suite(*settings, points=RATES[:1]):
-    """Settings as texts: a task, and a label that is not baseline."""
-    words = (one.partition(" ") for one in settings)
-    made = tuple(Setting(task, {}, label or "baseline") for task, _, label in words)
-    return Suite("made", made, points, {}, dim=32)
+def suite(*configs, sweep=RATES[:1]):
+    """A suite of configs as texts: a task, and a label that is not baseline."""
+    words = (one.partition(" ") for one in configs)
+    made = tuple(TaskConfig(task, {}, label or "baseline") for task, _, label in words)
+    return Suite("made", made, sweep, {}, dim=32)
 
 
 TWO_TASKS = suite("one", "two")
@@ -32,7 +32,7 @@ def record(candidate, place, acc, *, lr=1e-3, seed=0, dim=32, **how):
     task, _, label = place.partition(" ")
     config = RunConfig(
         task=task, settings={"vocab": 16}, layers=parse(candidate), dim=dim, seed=seed,
-        protocol=Protocol(lr=lr, steps=10),
+        recipe=Recipe(lr=lr, steps=10),
     )  # fmt: skip
     token, val = how.pop("token", acc), how.pop("val", None)
     return replace(
@@ -51,39 +51,39 @@ def scored(records, measured, select="test"):
     return scores(records, measured, sorted({one.seed for one in records}), select)
 
 
-def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_tasks():
+def test_a_score_is_the_best_of_a_sweep_then_the_mean_of_configs_then_the_mean_of_tasks():
     runs = [
         record(A, "one", 0.5, token=0.6),
         record(A, "one", 0.9, lr=1e-4, token=0.8),
-        record(A, "one vocab=32", 0.3, token=0.4, ceiling=0.86),
+        record(A, "one vocab=32", 0.3, token=0.4, best_achievable=0.86),
         record(A, "one vocab=32", 0.1, lr=1e-4, token=0.9),
         record(A, "two", 0.2),
         record(A, "two", 0.2, lr=1e-4),
     ]
-    (row,) = scored(runs, suite("one", "one vocab=32", "two", points=RATES))
+    (row,) = scored(runs, suite("one", "one vocab=32", "two", sweep=RATES))
     assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
     assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
     assert row.score == pytest.approx((0.6 + 0.2) / 2)
-    assert row.ceiling == {"one": pytest.approx(0.93), "two": 1.0}  # the best possible
-    assert [run.config["protocol"]["lr"] for run in row.best] == [1e-4, 1e-3, 1e-3]
+    assert row.best_achievable == {"one": pytest.approx(0.93), "two": 1.0}  # the best possible
+    assert [run.config["recipe"]["lr"] for run in row.best] == [1e-4, 1e-3, 1e-3]
     assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
     expected = sum(math.prod(spec.shape) for layer in parse(A) for spec in layer.param_spec(32))
     assert row.params == expected + 2 * 32  # of the layers and their norms
     assert row.layers == ("gated-conv", "swiglu")
 
 
-def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_settings_have():
-    wide, own = suite("one dim=64", "one dim=32").settings
-    measured = replace(suite(), settings=(replace(wide, dim=64), own))
+def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_configs_have():
+    wide, own = suite("one dim=64", "one dim=32").task_configs
+    measured = replace(suite(), task_configs=(replace(wide, dim=64), own))
     runs = [
         replace(record(A, f"one dim={dim}", acc, seed=seed, dim=dim), state=10 * dim)
         for dim, acc, seed in ((64, 0.9, 0), (32, 0.5, 0), (64, 0.7, 1), (32, 0.3, 1))
     ]
     (row,) = scored(runs, measured)
     assert (row.params, row.state) == (scored(runs[1:2], measured)[0].params, 320)
-    (settings,) = row.settings.values()
-    assert settings["dim=64"] == {"acc_macro": pytest.approx(0.8), "dim": 64, "state": 640}
-    assert settings["dim=32"] == {"acc_macro": pytest.approx(0.4), "dim": 32, "state": 320}
+    (configs,) = row.task_configs.values()
+    assert configs["dim=64"] == {"acc_macro": pytest.approx(0.8), "dim": 64, "state": 640}
+    assert configs["dim=32"] == {"acc_macro": pytest.approx(0.4), "dim": 32, "state": 320}
 
 
 LOST = record(A, "one", math.nan, status="diverged")
@@ -95,7 +95,7 @@ MISSING = ("one baseline lr 0.001 seed 0",)
     ("measured", "runs", "score", "status", "numbers"),
     [
         # a lost run scores 0, is counted, and loses to any that learned
-        (suite("one", points=RATES), [LOST, record(A, "one", 0.4, lr=1e-4)], 0.4, "done",
+        (suite("one", sweep=RATES), [LOST, record(A, "one", 0.4, lr=1e-4)], 0.4, "done",
          {"n_diverged": 1}),
         # a setting on which every point is lost stays in the mean
         (suite("one", "one vocab=32"),
@@ -125,12 +125,12 @@ def test_lost_missing_and_foreign_runs_count_as_they_should(measured, runs, scor
     assert {name: getattr(row, name) for name in numbers} == numbers
 
 
-def test_the_rows_that_select_choose_between_points_and_order_the_candidates():
+def test_the_split_that_selects_chooses_within_a_sweep_and_orders_the_candidates():
     runs = [record(A, "one", 0.9, val=0.5), record(A, "one", 0.7, val=0.6, lr=1e-4)]
     for select, score, val in (("val", 0.7, 0.6), ("test", 0.9, 0.5)):
-        (row,) = scored(runs, suite("one", points=RATES), select)
+        (row,) = scored(runs, suite("one", sweep=RATES), select)
         assert (row.score, row.val_score) == (score, val)
     runs = [record(A, "one", 0.9, val=0.5), record(B, "one", 0.7, val=0.6)]
     for select, order in (("test", [(A, 0.9), (B, 0.7)]), ("val", [(B, 0.6), (A, 0.5)])):
         rows = scored(runs, suite("one"), select)
-        assert [(row.candidate, row.worth) for row in rows] == order
+        assert [(row.candidate, row.selection_score) for row in rows] == order

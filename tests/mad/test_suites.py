@@ -1,4 +1,4 @@
-"""Suites are lists of settings and points; the full one is the benchmark's difficulty grid."""
+"""Suites are task configs and a sweep; the full one is the difficulty grid of the benchmark."""
 
 import hashlib
 import json
@@ -11,7 +11,6 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import SUITES, suite
 from mlxhog.mad.tasks import find, make_task, resolve
-from mlxhog.optim import GROUPS
 from tests.pairs import each_of
 
 LAYERS = "gated-conv swiglu gated-conv swiglu"
@@ -23,34 +22,31 @@ def runs(name, **definition):
 
 
 RECORDED = {
-    "smoke": "e1ab124f21d8ac42",
-    "lite": "a71df1fffa8fe699",
-    "full": "281434a4d0a5127c",
-    "reduced": "e914df021ac2aca2",
-    "recall": "a6ddfea0175ad205",
-    "state": "6ad37744db08245a",
-    "knowledge": "6a55c177da759882",
+    "smoke": "b37bad2f23edab04",
+    "lite": "98df6d42339f4eed",
+    "full": "d260e58e3dcce016",
+    "reduced": "a7a58a3eba54d289",
+    "recall": "063447908691309d",
+    "state": "048127d59f528d78",
+    "knowledge": "44c07c0f4c7a6ad6",
 }
 """Digests of the values of every suite: runs of a changed one would not compare with earlier."""
 
 
 @each_of("name", SUITES)
-def test_a_suite_is_the_recorded_one_and_every_setting_can_be_drawn(name):
-    recorded = {**asdict(suite(name)), "own_lr": None}  # a field at that time
-    del recorded["protocol"]["optimizer"]["use"]  # of a run, not of a suite
-    recorded["protocol"]["optimizer"] |= dict.fromkeys(GROUPS.values())  # open at that time
-    values = json.dumps(recorded, sort_keys=True, default=str)
+def test_a_suite_is_the_recorded_one_and_every_task_config_can_be_drawn(name):
+    values = json.dumps(asdict(suite(name)), sort_keys=True, default=str)
     assert hashlib.sha256(values.encode()).hexdigest()[:16] == RECORDED[name]
-    for setting in suite(name).settings:
-        settings = resolve(setting.task, setting.settings)
-        data = make_task(setting.task, **{**setting.settings, "train_rows": 2, "test_rows": 2})
+    for one in suite(name).task_configs:
+        settings = resolve(one.task, one.settings)
+        data = make_task(one.task, **{**one.settings, "train_rows": 2, "test_rows": 2})
         assert data.train_x.shape == (2, settings.length)
         assert data.test_x.shape == (2, settings.test_length)
 
 
-def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
+def test_every_seed_has_its_runs_and_the_recipe_reaches_the_task():
     how = {"select": "val", "fuzzy_compat": True}
-    configs = runs("smoke", seeds=(1, 2, 3), protocol=how)
+    configs = runs("smoke", seeds=(1, 2, 3), recipe=how)
     assert Counter(config.seed for config in configs) == {1: 6, 2: 6, 3: 6}
     for config in configs:
         assert config.settings["val_rows"] == config.settings["test_rows"] == 256
@@ -65,8 +61,8 @@ def test_a_suite_that_compares_widths_has_no_other_width():
 
 def test_a_suite_can_be_cut_to_some_tasks_and_others_have_their_defaults():
     cut = Study(candidates=(LAYERS,), suite="lite", tasks=TASKS).measured
-    assert tuple(setting.task for setting in cut.settings) == TASKS
-    assert cut.settings[2].settings == asdict(find("depo")())
+    assert tuple(one.task for one in cut.task_configs) == TASKS
+    assert cut.task_configs[2].settings == asdict(find("depo")())
     with pytest.raises(ConfigError, match="no task"):
         runs("lite", tasks=("CRR",))
 
@@ -77,21 +73,19 @@ DECAYS = (0.0, 0.1)
 @each_of(
     ("name", "definition", "points"),
     [
-        ("lite", {"protocol": {"optimizer": "muon"}}, [(None, None)]),
-        ("lite", {"protocol": {"optimizer": "muon", "lr": 1e-2}}, [(1e-2, None)]),
-        ("full", {"protocol": {"lr": 3e-3}}, [(3e-3, decay) for decay in DECAYS]),
+        ("lite", {"recipe": {"optimizer": "muon"}}, [(None, None)]),
+        ("lite", {"recipe": {"optimizer": "muon", "lr": 1e-2}}, [(1e-2, None)]),
+        ("full", {"recipe": {"lr": 3e-3}}, [(3e-3, decay) for decay in DECAYS]),
         ("lite", {}, [(5e-4, 0.0), (2e-3, 0.0)]),
         ("full", {"rates": (2e-3, 4e-3)}, [(lr, wd) for lr in (2e-3, 4e-3) for wd in DECAYS]),
     ],
 )
-def test_a_protocol_fixes_values_of_the_points_and_an_optimizer_has_its_own(
-    name, definition, points
-):
+def test_a_recipe_fixes_values_of_the_sweep_and_an_optimizer_has_its_own(name, definition, points):
     study = Study(candidates=(LAYERS,), suite=name, **definition)
-    own = [(one["lr"], one.get("weight_decay")) for one in study.measured.points]
+    own = [(one["lr"], one.get("weight_decay")) for one in study.measured.sweep]
     assert own == points
     configs = study.runs(LAYERS)
     assert len(configs) == study.runs_each
-    assert {config.protocol.lr for config in configs} == {lr for lr, _ in points}
-    named = definition.get("protocol", {}).get("optimizer", "adamw")
-    assert {config.protocol.optimizer.name for config in configs} == {named}
+    assert {config.recipe.lr for config in configs} == {lr for lr, _ in points}
+    named = definition.get("recipe", {}).get("optimizer", "adamw")
+    assert {config.recipe.optimizer.name for config in configs} == {named}

@@ -54,12 +54,12 @@ def test_a_dry_run_says_sizes_and_a_key_that_is_the_same_however_workers_train(c
         assert key(f"--strategy {strategy}") == key("") != key("--schedule constant")
 
 
-def test_flags_reach_the_protocol_and_several_workers(capsys):
+def test_flags_reach_the_recipe_and_several_workers(capsys):
     words = "--epochs 2 --workers mlx:cpu*2 --strategy sync --weight-decay 0.1 --select val"
     result = trained(capsys, *words.split())
     assert (result["backend"], result["strategy"]) == ("mlx:cpu,mlx:cpu", "sync")
     assert result["limit"] == result["steps"] == 6  # of two batches each
-    assert result["protocol"]["weight_decay"] == 0.1
+    assert result["recipe"]["weight_decay"] == 0.1
     assert result["settings"]["val_rows"] == 32
     assert result["val_token"] is not None
 
@@ -84,13 +84,13 @@ def test_a_diverged_run_ends_soon_says_so_and_exits_with_4(capsys):
 
 
 def test_ctrl_c_ends_with_what_was_reached(capsys, monkeypatch):
-    take = CandidateEvaluations.take
+    add = CandidateEvaluations.add
 
     def interrupted(*how):
-        take(*how)
+        add(*how)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(CandidateEvaluations, "take", interrupted)
+    monkeypatch.setattr(CandidateEvaluations, "add", interrupted)
     words = "--workers mlx:cpu*2 --steps 1000000 --stop-accuracy 2 --json"
     assert mad_train(*SMALL, *words.split()) == 130
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -1,6 +1,6 @@
 """`mad consensus` and `mad deepen`: from a study to a model for `mlxhog train`.
 
-A vote takes the most frequent layers of the best candidates; scaling keeps the proportions.
+The consensus has the most frequent layers of the best candidates; deepening keeps proportions.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import torch
 
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
-from mlxhog.mad.winner import scaled, unit_of, upper_part, vote
+from mlxhog.mad.winner import consensus, deepened, unit_of, upper_part
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
@@ -30,7 +30,7 @@ def scored(*lines):
 
 def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
     upper = ("a x b y", 0.91), ("a x c y", 0.90), ("b x b z", 0.89)
-    slots, voters = vote(scored(*upper, ("c z c z", 0.20), ("c z c z", 0.10)))
+    slots, voters = consensus(scored(*upper, ("c z c z", 0.20), ("c z c z", 0.10)))
     assert slots == [{"a": 2, "b": 1}, {"x": 3}, {"b": 2, "c": 1}, {"y": 2, "z": 1}]
     assert voters == scored(*upper)
 
@@ -46,8 +46,10 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
         ((("a x a x", 0.9), ("b x", 0.8)), 2, "a x a x", 1),
     ],
 )
-def test_the_best_candidates_of_the_most_frequent_depth_vote(candidates, top, layers, voters):
-    slots, voted = vote(scored(*candidates), top=top)
+def test_the_consensus_is_of_the_best_candidates_of_the_most_frequent_depth(
+    candidates, top, layers, voters
+):
+    slots, voted = consensus(scored(*candidates), top=top)
     assert [next(iter(votes)) for votes in slots] == layers.split()
     assert len(voted) == voters
 
@@ -84,7 +86,7 @@ ONCE, HALF = "mlstm swiglu slstm mlp", "mlstm swiglu"
 def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
     layers, depth, how, expected
 ):
-    result = canonical(scaled(layers, depth, stack=how == "stack"))
+    result = canonical(deepened(layers, depth, stack=how == "stack"))
     assert result.replace("(h4)", "") == expected
 
 
@@ -96,14 +98,14 @@ def test_stacking_puts_copies_on_top_and_stretching_repeats_units_in_place(
         ("canon mlstm gated-conv swiglu", 1),
     ],
 )  # fmt: skip
-def test_blocks_are_found_where_mixers_and_channel_maps_alternate(layers, unit):
+def test_blocks_are_found_where_mixers_and_channel_mixers_alternate(layers, unit):
     assert unit_of(parse(layers)) == unit
 
 
 @each_of(("depth", "message"), [(3, "depth 3 is less than the 4 layers"), (7, "give 6 or 8")])
 def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, message):
     with pytest.raises(ConfigError, match=message):
-        scaled(BLOCKS, depth, stack=True)
+        deepened(BLOCKS, depth, stack=True)
 
 
 # -- the commands ----------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def layers_of(path):
     return canonical(load_architecture(path).layers)
 
 
-def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
+def test_consensus_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     study(here)
     assert main("mad consensus first --top 2".split()) == 0
     output = capsys.readouterr().out
@@ -133,7 +135,7 @@ def test_vote_prints_slots_voters_and_the_score_where_it_is_known(here, capsys):
     assert (output["candidates"], output["score"]) == (3, pytest.approx(0.9))
 
 
-def test_vote_says_when_its_architecture_is_behind_the_best_candidate(here, capsys):
+def test_consensus_says_when_its_architecture_is_behind_the_best_candidate(here, capsys):
     study(here)
     assert main("mad consensus first --top 3".split()) == 0  # two of three have swiglu in each slot
     says = "is behind the best, with 0.300; the best candidate has 0.900: gated-conv swiglu"
@@ -154,7 +156,7 @@ def test_candidates_that_lack_runs_do_not_vote_and_without_others_it_says_how_to
     assert "continue it: mlxhog mad resume second" in capsys.readouterr().err
 
 
-def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, capsys):
+def test_the_winner_of_a_study_is_deepened_at_the_width_it_was_searched_at(here, capsys):
     study(here, dim=48)
     output = told(capsys, "mad", "deepen", "first", "--depth", "6", "--output", "deep.yaml")
     assert (output["depth"], output["dim"], output["layers"]) == (6, 48, " ".join([CONV] * 3))
@@ -163,7 +165,7 @@ def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(here, c
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("how", ["stack", "stretch"])
-def test_a_file_that_is_scaled_can_be_scaled_again(how):
+def test_a_file_that_is_deepened_can_be_deepened_again(how):
     line = "mlstm(h2) swiglu(inner=48) slstm(h2) mlp"
     words = f"--depth 8 --how {how} --output a.yaml --dim 32"
     assert main(["mad", "deepen", line, *words.split()]) == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import _native
-from mlxhog.optim import SGD, AdamW, Momentum, Use, updates
+from mlxhog.optim import SGD, AdamW, Momentum, RunContext, updates
 from mlxhog.optim.gradients import Rows, global_norm
 from mlxhog.optim.rule import StepTrace
 from tests.metal.shared import shared
@@ -96,7 +96,7 @@ RULES = {
     "sgd": SGD(weight_decay=0.1),
     "momentum": Momentum(weight_decay=0.1),
     "adamw": AdamW(weight_decay=0.1),
-    "adamw, shared moments": AdamW(use=Use(shared=True)),
+    "adamw, shared moments": AdamW(run=RunContext(shared=True)),
 }
 TO = ("parameters", "parameters, recorded", "pending")
 

@@ -14,7 +14,7 @@ import torch
 
 from mlxhog.models import lm
 from mlxhog.models.families import param_spec
-from mlxhog.models.mad.layer import ForwardContext
+from mlxhog.models.layers.layer import ForwardContext
 from mlxhog.models.ops.eager.ops_float64 import OPS
 from mlxhog.models.ops.kernels import MODULES, choose
 from tests.tolerances import GRADIENT_ANY_F32, assert_close

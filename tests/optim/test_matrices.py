@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.optim import Apollo, ApolloMini, Muon, Soap, Use, apollo
+from mlxhog.optim import Apollo, ApolloMini, Muon, RunContext, Soap, apollo
 from mlxhog.optim.apollo import draw_projection
 from mlxhog.optim.muon import ORTHOGONALIZATIONS, ROOM
 from mlxhog.optim.rule import parameter
@@ -16,7 +16,7 @@ from tests.optim.small import BIAS, HIDDEN, MATRIX, Slot, gradients, initial, ta
 from tests.pairs import each_of
 from tests.tolerances import APOLLO_GOLDEN, POLAR_F32, SOAP_F32, assert_close
 
-USE = Use(hidden=HIDDEN)
+USE = RunContext(hidden=HIDDEN)
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
 
 
@@ -49,7 +49,7 @@ def test_the_polynomials_change_singular_values_and_nothing_else(shape, name):
 def test_a_step_is_the_rule():
     flat = initial()
     before = flat.copy()
-    rule = Muon(use=USE, beta1=0.8, nesterov=0.3, weight_decay=0.2)
+    rule = Muon(run=USE, beta1=0.8, nesterov=0.3, weight_decay=0.2)
     where = target(rule, flat, "matrix")
     mean, w = np.zeros(MATRIX.shape), parameter(before, MATRIX).astype(np.float64)
     for step in (1, 2, 3):
@@ -66,7 +66,7 @@ def test_a_step_is_the_rule():
 # -- SOAP ------------------------------------------------------------------------------------------
 
 LR, DECAY, SCALE = 0.05, 0.2, 0.5
-SOAP = Soap(use=USE, every=3, beta1=0.95, weight_decay=DECAY)
+SOAP = Soap(run=USE, every=3, beta1=0.95, weight_decay=DECAY)
 SIDES = ("left_basis", "right_basis")
 
 
@@ -144,7 +144,7 @@ def rule_of(group):
     beta1, beta2 = group.get("betas", (0.9, 0.999))
     by_matrix = group.get("scale_type") == "tensor"  # of rank 1
     return (ApolloMini if by_matrix else Apollo)(
-        use=Use(hidden=frozenset({"p"} if "rank" in group else ())),
+        run=RunContext(hidden=frozenset({"p"} if "rank" in group else ())),
         **({} if by_matrix else {"rank": group.get("rank")}), scale=group.get("scale"),
         every=group.get("update_proj_gap", 200), beta1=beta1, beta2=beta2,
         eps=group.get("eps", 1e-6), weight_decay=group.get("weight_decay", 0.0),
@@ -196,7 +196,7 @@ def test_a_projection_is_the_same_in_every_process_and_another_for_every_refresh
 
 
 def test_a_gradient_of_zeros_does_not_stop_a_matrix_as_in_the_package():
-    rule, flat = Apollo(use=USE, rank=2), initial()
+    rule, flat = Apollo(run=USE, rank=2), initial()
     where, lengths = target(rule, flat), []
     for step in range(1, 7):
         before, grad = flat.copy(), np.random.default_rng(step).standard_normal(MATRIX.shape)

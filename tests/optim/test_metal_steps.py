@@ -12,7 +12,17 @@ from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.engines import shares_memory
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Momentum, Muon, UpdateTarget, Use, metal_steps
+from mlxhog.optim import (
+    SGD,
+    AdamW,
+    Adan,
+    Apollo,
+    Momentum,
+    Muon,
+    RunContext,
+    UpdateTarget,
+    metal_steps,
+)
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import StepTrace
@@ -25,10 +35,10 @@ HIDDEN = frozenset({"a.matrix", "z.matrix"})
 RULES = {
     "sgd": SGD(weight_decay=0.1),
     "momentum": Momentum(weight_decay=0.1),
-    "adamw-shared": AdamW(weight_decay=0.1, use=Use(shared=True)),
+    "adamw-shared": AdamW(weight_decay=0.1, run=RunContext(shared=True)),
     "adan": Adan(weight_decay=0.1),
-    "muon": Muon(use=Use(hidden=HIDDEN)),
-    "apollo": Apollo(use=Use(hidden=HIDDEN), rank=2, weight_decay=0.3),
+    "muon": Muon(run=RunContext(hidden=HIDDEN)),
+    "apollo": Apollo(run=RunContext(hidden=HIDDEN), rank=2, weight_decay=0.3),
 }
 STATE = ("m", "v", "last", "prev")
 SHAPES = {

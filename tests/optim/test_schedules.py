@@ -25,7 +25,7 @@ def at(name, progress, update=0, step_share=0.0):
 
 
 @each_of("name", ["constant", "cosine", "wsd"])
-def test_warm_up_rises_on_a_line_to_lr_and_its_first_of_n_steps_has_an_nth(name):
+def test_warmup_rises_on_a_line_to_lr_and_its_first_of_n_steps_has_an_nth(name):
     results = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
     assert results == pytest.approx([0.0, 0.5, 1.0, 2.0])
     results = [at(name, k / 40, step_share=1 / 40) for k in range(4)]  # a warmup of 4 steps
@@ -47,7 +47,7 @@ def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit():
         ("wsd", 0.8, 0, 2.0), ("wsd", 0.9, 0, 1.25), ("inverse", 0.0, 300, 0.5),
     ],
 )  # fmt: skip
-def test_a_schedule_has_its_form_after_the_warm_up(name, progress, update, size):
+def test_a_schedule_has_its_form_after_the_warmup(name, progress, update, size):
     assert at(name, progress, update) == pytest.approx(size)
 
 
@@ -64,7 +64,7 @@ def test_four_workers_take_a_part_of_lr_by_the_rule(rule, optimizer, factor):
 
 
 @each_of(("steps", "beta"), [(100, 0.37), (1000, 0.37), (7, 0.5), (3, 0.9)])
-def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(steps, beta):
+def test_backoff_stages_grow_by_one_over_beta_and_rates_shrink_by_beta(steps, beta):
     schedule = schedules.Backoff(steps=steps, beta=beta)
     sizes = np.array([schedule.at(1.0, 0.0, update) for update in range(32_000)])
     length = [np.count_nonzero(np.isclose(sizes, beta**stage)) for stage in range(4)]

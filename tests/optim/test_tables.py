@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mlxhog import arena, optim
+from mlxhog import arena, optim, strategies
 from mlxhog.config.config import TrainConfig
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim.gradients import Rows
@@ -21,7 +21,7 @@ SERIAL = TrainConfig(steps=1, strategy="serial", optimizer="sgd", lr=0.3, ngram_
 def private():
     """A rule, and its target of one process."""
     groups = dict.fromkeys(("embedding", "head", "scalar"), frozenset())
-    rule = optim.build(SERIAL, groups={**groups, "table": frozenset(SPECS)})
+    rule = strategies.build_optimizer(SERIAL, groups={**groups, "table": frozenset(SPECS)})
     layout = arena.plan(WITH_W, n_tickets=1)
     flat = np.zeros(layout.n_floats, np.float32)
     return rule, optim.UpdateTarget.alone(rule, flat, layout.slots, frozenset())
@@ -67,7 +67,7 @@ def test_in_an_arena_tables_are_behind_all_that_other_segments_copy():
     assert list(layout.parts("copy")) == ["w", *SPECS]
     assert list(layout.parts("m.1")) == ["w"]
     assert layout.n_lock_words == layout.n_floats // 1024 + 18
-    rule = WithTables(optim.build(SERIAL), frozenset({ONE}), 0.1)
+    rule = WithTables(strategies.build_optimizer(SERIAL), frozenset({ONE}), 0.1)
     with arena.Arena.create(layout) as made:
         target = optim.UpdateTarget(
             flat=made.params, slots=layout.slots, locks=made.locks(), mode=0,

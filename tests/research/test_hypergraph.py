@@ -52,7 +52,7 @@ def test_edges_are_counted_as_by_comparing_every_pair_and_rho_is_bounded(edges):
 
 
 @pytest.mark.parametrize("n", [40, 100_003])
-def test_many_edges_and_wide_ones_meet_wherever_they_are(n):
+def test_many_edges_and_wide_ones_overlap_wherever_they_are(n):
     # Some coordinates in most edges, some in a few, some in none.
     rng = np.random.default_rng(0)
     mask = rng.random((300, 40)) < np.linspace(0, 0.1, 40) ** 2

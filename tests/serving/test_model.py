@@ -117,9 +117,6 @@ def test_a_closed_model_says_so(saved):
             call()
 
 
-# -- a directory of transformers -------------------------------------------------------------------
-
-
 @pytest.fixture
 def hf(tmp_path):
     """A directory of transformers with a vocabulary of its own, in bfloat16."""

@@ -12,7 +12,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError
 from mlxhog.models.families import param_spec
 from mlxhog.serving import READ_MODES
-from mlxhog.serving.source import Loaded, RunWeights, WeightFollower
+from mlxhog.serving.source import LoadedWeights, RunWeights, WeightFollower
 from mlxhog.strategies import build
 from tests.forked import CONTEXT
 from tests.serving import patterns
@@ -32,7 +32,7 @@ def _forked_writers(monkeypatch):
 @pytest.mark.parametrize("writers", [1, 2])
 def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
     with PatternRun(tmp_path, writers=writers) as run:
-        source, backend, reads = run.reader(mode), Inbox(), [Loaded(version=0, oldest=0)]
+        source, backend, reads = run.reader(mode), Inbox(), [LoadedWeights(version=0, oldest=0)]
         while (
             len(reads) < READS
             or reads[-1].version == reads[1].version
@@ -114,7 +114,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(mode, values, 
             source.load(backend)
             held = numbers(backend.param_buffer, arena)
             assert {tuple(one.tolist()) for one in held.values()} == {(values,)}
-            assert words in source.whose
+            assert words in source.name
             source.close()
             publisher.end()
 

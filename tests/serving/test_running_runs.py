@@ -90,8 +90,8 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
 ):
     run = saved_run(tmp_path)
     model = load(run.name, runs_dir=tmp_path, backend="torch:cpu")
-    monkeypatch.setattr(sources, "LOOK_S", 0.0)
-    monkeypatch.setattr(sources, "LOADING_PART", 1e9)
+    monkeypatch.setattr(sources, "POLL_S", 0.0)
+    monkeypatch.setattr(sources, "LOADING_SHARE", 1e9)
     bare = plan(param_spec(SMALL), n_tickets=1)
     with run.lock(), Arena.create(bare) as arena, arena.serve(socket_path(run.directory)):
         if why == "another version":
@@ -104,9 +104,6 @@ def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
             save(run, step=step)
             assert model.follower.refresh(in_sequence=False).version == step
     model.close()
-
-
-# -- a run that starts -----------------------------------------------------------------------------
 
 
 def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_before(tmp_path):
@@ -127,7 +124,7 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
         with load(
             "latest", runs_dir=tmp_path, backend="torch", say=said.append, pause=pause
         ) as model:
-            assert model.whose.endswith(f"of run {new.name}")
+            assert model.source_name.endswith(f"of run {new.name}")
     assert said == [f"run {new.name} is starting: no weights yet; waiting up to 60 s (--wait)"]
 
 

@@ -1,13 +1,13 @@
 """A cluster under faults: what hangs, what is left behind, and what gets lost.
 
 Two to four machines train one small model. One fault after the other: a machine is killed and
-started again, stopped, or unplugged; its link is killed; the lighthouse is killed and started
+started again, stopped, or unplugged; its sidecar is killed; the lighthouse is killed and started
 again; a machine joins late, or leaves. After each, all machines have to commit a round together.
 The seed repeats the faults, not the moments at which they meet a round.
 
 What has to hold: no machine waits for ever, no process outlives its run, all members have the same
-theta_s after each round, and the tokens of a round are those of its members; the tokens that a run
-trained are committed, declared lost, or wait.
+outer parameters after each round, and the tokens of a round are those of its members; the tokens
+that a run trained are committed, declared lost, or wait.
 """
 
 import os
@@ -51,7 +51,7 @@ class Loopback:
 
 
 def cluster(n, say, network=None, seed=0):
-    """A cluster under 2 n faults: machines, links and the lighthouse are killed, others join."""
+    """A cluster under 2 n faults: machines, sidecars and the lighthouse are killed, others join."""
     random = Random(seed)
     with tempfile.TemporaryDirectory(prefix="mlxhog-soak-") as name:
         fleet = Fleet(network or Loopback(), Path(name), random)
@@ -75,7 +75,7 @@ def cluster(n, say, network=None, seed=0):
     unbalanced = fleet.unbalanced + audit.unbalanced
     counts.never("hangs", len(fleet.hangs), runs)
     counts.never("orphans", fleet.orphans, runs)
-    counts.never("rounds with unequal theta_s", audit.unequal, audit.rounds)
+    counts.never("rounds with unequal outer parameters", audit.unequal, audit.rounds)
     counts.never("runs and rounds out of balance", unbalanced, runs + audit.rounds)
     counts.facts |= {"hangs": fleet.hangs, "rounds_without_a_line": audit.partial}
     return counts
@@ -100,11 +100,11 @@ class Member:
         pairs = (map(int, line.split()) for line in table.splitlines())
         return [pid for pid, session in pairs if session == self.process.pid and alive(pid)]
 
-    def link(self):
-        """The process whose output is the link's log; None while there is none."""
+    def sidecar(self):
+        """The process whose output is the sidecar's log; None while there is none."""
         for pid in self.processes():
             try:
-                if os.readlink(f"/proc/{pid}/fd/1").endswith("link.log"):
+                if os.readlink(f"/proc/{pid}/fd/1").endswith("sidecar.log"):
                     return pid
             except OSError:
                 continue
@@ -168,7 +168,7 @@ class Fleet:
             "a machine is stopped": self._stop,
             **(unplug if hasattr(self._network, "unplug") else {}),
             "the lighthouse is killed": self._kill_lighthouse,
-            "a link is killed": self._kill_link,
+            "a sidecar is killed": self._kill_sidecar,
             "a machine joins or leaves": self._join_or_leave,
             "a machine is killed and started again": self._kill,
         }
@@ -180,10 +180,10 @@ class Fleet:
         self._forget(one, pids)
         self.start()
 
-    def _kill_link(self, one):
-        if self._until(lambda: one.link() is not None, "a link") and (link := one.link()):
+    def _kill_sidecar(self, one):
+        if self._until(lambda: one.sidecar() is not None, "a sidecar") and (pid := one.sidecar()):
             with suppress(ProcessLookupError):  # it has just ended by itself
-                os.kill(link, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     def _stop(self, one):
         os.killpg(one.process.pid, signal.SIGSTOP)

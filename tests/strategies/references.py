@@ -29,7 +29,7 @@ def in_order(of, gradient, steps, without=None):
     """w[t + 1] = w[t] - lr g(w[t - tau])."""
     history = [f32(0.0)]
     for t in range(steps):
-        at = history[t - (of.course.at(t).staleness if hasattr(of, "course") else 0)]
+        at = history[t - (of.trace.at(t).staleness if hasattr(of, "trace") else 0)]
         moved = f32(0.0 if t == without else f32(LR) * f32(gradient(t, float(at))))
         history.append(f32(history[-1] - moved))
     return history[-1]
@@ -66,7 +66,7 @@ class Local:
         self.meetings = done = 0
         within = True
         while done < steps:
-            length = min(of.round_steps(done), steps + 1)
+            length = min(of.interval(done), steps + 1)
             order = [(j, p) for j in range(length) for p in range(workers)]
             self._gradients = [[] for _ in range(workers)]
             for _, rank in order[: steps - done]:

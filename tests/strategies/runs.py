@@ -64,7 +64,7 @@ def empty_arena(of, params, **layout):
     return Arena.create(plan(params, max_workers=slots, extra=extra, **{"n_tickets": 8, **layout}))
 
 
-class Inbox:
+class ParamBuffer:
     """The memory of a backend, without a framework."""
 
     take, read_tables, _tables = Backend.take, Backend.read_tables, Backend._tables
@@ -84,7 +84,7 @@ def context(arena, slot, of, *, steps=10, optimizer=None, **more):
     values = {
         "arena": arena, "ledger": Ledger(arena), "entry": entry, "slot": slot,
         "owner": entry.incarnation, "strategy": of, "optimizer": optimizer or SGD(),
-        "backend": Inbox(arena), "metal": None,
+        "backend": ParamBuffer(arena), "metal": None,
         "schedule": lambda progress, update: LR, "budget": Budget(steps=steps), "step_limit": steps,
         "decay": frozenset(), "model": SimpleNamespace(),
     }  # fmt: skip
@@ -93,7 +93,7 @@ def context(arena, slot, of, *, steps=10, optimizer=None, **more):
 
 def worker(arena, slot, of, **more):
     """One worker of a strategy."""
-    return of.worker(context(arena, slot, of, **more))
+    return of.worker_class()(context(arena, slot, of, **more))
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import pytest
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD, DelayFeedback
 from mlxhog.optim.delay_feedback import FEEDBACK
-from mlxhog.optim.updates import Rows
+from mlxhog.optim.gradients import Rows
 from mlxhog.strategies.delays import speed_factor, staleness_factor
-from mlxhog.strategies.in_order import Course
-from mlxhog.strategies.look_ahead import PredictingReader, record
+from mlxhog.strategies.in_order import StalenessTrace
+from mlxhog.strategies.prediction import PredictingReader, record
 from tests.pairs import each_of
-from tests.strategies.runs import LR, begin_step, config, first, new_arena, step, strategy, team
+from tests.strategies.runs import LR, begin_step, first, new_arena, step, strategy, team
 from tests.strategies.runs import worker as one_of
 
 
@@ -96,7 +96,7 @@ def take(one, gradient=1.0, others=0):
     return one.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
 
-def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by(arena):
+def test_the_reported_staleness_is_that_of_the_learning_rate(arena):
     one = worker(arena, staleness_lr="linear:1")
     rule = one.context.optimizer
 
@@ -111,16 +111,16 @@ def test_the_reported_staleness_is_the_one_that_the_step_size_was_scaled_by(aren
     assert one.context.entry.rate_sum == LR / 4
 
 
-def test_a_gradient_that_comes_too_late_changes_nothing_and_is_no_sign_of_divergence(arena):
+def test_a_gradient_that_is_too_stale_changes_nothing_and_is_no_sign_of_divergence(arena):
     one = worker(arena, staleness_lr="drop:2")
     outcome = take(one, others=3)
-    assert (outcome.applied, outcome.too_late, outcome.staleness) == (False, True, 3)
+    assert (outcome.applied, outcome.is_stale, outcome.staleness) == (False, True, 3)
     assert (arena.counters.load("version"), one.context.entry.opt_step) == (3, 0)
     assert not arena.param("w").any()
     assert one.context.ledger.count_done() == 1
 
 
-def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
+def test_a_stale_update_predicts_the_next_ones_by_its_own_staleness():
     """Each worker has read before the other wrote: F = 1/2, 3/4, ... of its last step."""
     rule, layout = DelayFeedback(SGD(weight_decay=0.0)), {"private": (FEEDBACK,)}
     with team(rule=rule, layout=layout, delay_feedback=True) as (arena, _, *workers):
@@ -138,12 +138,12 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness():
 
 
 def steps(text, seed=0, n=4000):
-    course = Course(text, seed)
-    return [course.at(step) for step in range(n)]
+    trace = StalenessTrace(text, seed)
+    return [trace.at(step) for step in range(n)]
 
 
-def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
-    rule = Course("fixed:2")
+def test_a_fixed_staleness_is_that_of_workers_that_apply_in_turn():
+    rule = StalenessTrace("fixed:2")
     assert (rule.workers, rule.most) == (3, 2)
     assert steps("fixed:2", n=5) == [(0, 0), (1, 1), (2, 2), (0, 2), (1, 2)]
 
@@ -152,38 +152,34 @@ def test_a_fixed_age_is_that_of_workers_that_apply_in_turn():
     ("text", "mean", "most"),
     [("uniform:1:5", 3.0, 5), ("geometric:3", 3.0, 25), ("histogram:0=1,4=3", 3.0, 4)],
 )
-def test_drawn_ages_have_the_requested_mean_and_depend_on_seed_and_step_alone(text, mean, most):
-    drawn, rule = [step.staleness for step in steps(text)], Course(text)
+def test_drawn_staleness_has_the_requested_mean_and_depend_on_seed_and_step_alone(text, mean, most):
+    drawn, rule = [step.staleness for step in steps(text)], StalenessTrace(text)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
     assert max(drawn) <= rule.most == most
     assert rule.at(49).staleness == drawn[49]
     assert [step.staleness for step in steps(text, seed=1)] != drawn
 
 
-def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1():
+def test_speeds_give_each_worker_its_part_and_a_mean_staleness_of_p_minus_1():
     taken = steps("speed:1,1,1,4")
     shares = Counter(step.worker for step in taken)
     assert shares[0] == pytest.approx(4 * shares[3], rel=0.01)
     assert np.mean([step.staleness for step in taken]) == pytest.approx(3.0, rel=0.01)
     slow = [step.staleness for step in taken if step.worker == 3]
     assert max(slow) == 12 > max(step.staleness for step in taken if step.worker != 3)
-    assert max(slow) <= Course("speed:1,1,1,4").most
+    assert max(slow) <= StalenessTrace("speed:1,1,1,4").most
 
 
 def test_a_step_by_speeds_depends_on_its_number_alone_and_a_long_run_keeps_few_of_them():
     for text in ("speed:1,1,1,4", "speed:0.5,3,0.25", "speed:0.1,0.3,0.7", "speed:1e308,1e307"):
-        course, n = Course(text), 3000
-        taken = [course.at(k) for k in range(n)]
-        assert len(course._steps) <= course.most + 2
+        trace, n = StalenessTrace(text), 3000
+        taken = [trace.at(k) for k in range(n)]
+        assert len(trace._steps) <= trace.most + 2
         for k in (n - 1, 0, 1234, 7, n - 2):  # of a resumed run, and of the same one
-            assert Course(text).at(k) == course.at(k) == taken[k]
-        far = 10**12
-        after = [Course(text).at(far + k) for k in range(50)]  # nobody counts up to there
-        assert [course.at(far + k) for k in range(50)] == after
-        last = {one.worker: k for k, one in enumerate(after[:40])}
-        for k in range(40, 50):
-            if (worker := after[k].worker) in last:
-                assert after[k].staleness == min(k - last[worker] - 1, course.most)
+            assert StalenessTrace(text).at(k) == trace.at(k) == taken[k]
+        last = {}
+        for k, (worker, staleness) in enumerate(taken):
+            assert staleness == min(k - last.get(worker, -1) - 1, trace.most)
             last[worker] = k
 
 
@@ -194,9 +190,9 @@ PREDICTIONS = {"none": set(), "own": {"own_prev", "a"}, "last": {"last", "prev",
 SHARED = {"optimizer": "adamw", "moments": "shared"}
 
 
-def ahead(prediction, **more):
-    """A configuration that predicts so."""
-    return config("hogwild", predict=prediction, **(SHARED if prediction == "last" else {}), **more)
+def ahead(predict, **more):
+    """The facts of a run that predicts so."""
+    return strategy(predict=predict, **(SHARED if predict == "last" else {}), **more).run
 
 
 @pytest.fixture

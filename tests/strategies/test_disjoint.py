@@ -1,4 +1,4 @@
-"""Block-disjoint workers: the holders of groups, and that concurrent updates never meet."""
+"""Block-disjoint workers: the holders of groups, and that concurrent updates never overlap."""
 
 import numpy as np
 import pytest

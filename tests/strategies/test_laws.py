@@ -184,7 +184,7 @@ def name_of(place):
 
 @pytest.mark.slow
 @each(BASIC)
-def test_a_death_at_any_line_costs_at_most_one_torn_step_and_stops_no_other(case):
+def test_a_death_at_any_line_costs_at_most_one_partially_applied_step_and_stops_no_other(case):
     """The dead worker is replaced, and the run goes on to its end.
 
     A line that several strategies share is a place of death in three of them.
@@ -262,7 +262,7 @@ def test_a_run_that_is_resumed_after_any_step_equals_one_that_never_stopped(case
 
 
 @every_case
-def test_a_pause_holds_every_worker_still_and_changes_nothing(case):
+def test_a_pause_quiesces_every_worker_and_changes_nothing(case):
     run, paused = case.run(), threading.Event()
 
     def gradient(ticket, at):

@@ -13,8 +13,8 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import WorkerState
 from mlxhog.config.budget import Budget
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import AdamW, Muon, Use
-from mlxhog.optim.updates import Rows
+from mlxhog.optim import AdamW, Muon, RunContext
+from mlxhog.optim.gradients import Rows
 from mlxhog.strategies import Idle, Lease
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.locked import LOCK, lock_words
@@ -62,7 +62,7 @@ def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(name, val
         assert (arena.counters.load("version"), one.context.entry.opt_step) == (1, 1)
 
 
-def test_with_overlap_rules_of_late_gradients_count_the_workers_own_step_too():
+def test_with_overlap_staleness_rules_count_the_workers_pending_update():
     with team(overlap=True, staleness_lr="delay_adaptive") as (_, _, one, _):
         late = Delays(one.context)
         assert [late.rate(1.0, staleness) for staleness in (0, 2, 4)] == [1.0, 1.0, 0.5]
@@ -73,8 +73,8 @@ def test_with_overlap_rules_of_late_gradients_count_the_workers_own_step_too():
 STEPS = 5
 BEGIN = 2.0**STEPS
 HALVES = {"beta1": 0.5, "beta2": 0.5, "weight_decay": 0.0}
-ADAMW = AdamW(use=Use(shared=True), **HALVES)
-MUON = Muon(use=Use(hidden=frozenset({"a", "b"}), shared=True), nesterov=0.0, **HALVES)
+ADAMW = AdamW(run=RunContext(shared=True), **HALVES)
+MUON = Muon(run=RunContext(hidden=frozenset({"a", "b"}), shared=True), nesterov=0.0, **HALVES)
 SPECS = {
     name: ParamSpec(name, shape, "zeros")
     for name, shape in {"a": (30, 90), "b": (40, 30), "c": (7,)}.items()
@@ -131,10 +131,10 @@ def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(op
                 (moments,) = halvings(arena, "m", name)
                 assert moments in (counted, counted + 1), place
                 uncounted += moments > counted
-                if name not in rule.use.hidden:
+                if name not in rule.run.hidden:
                     assert halvings(arena, "v", name) == {moments}, place
                     continue
-                last = arena.segment("ahead.last")[arena.layout.slots[name].offset]
+                last = arena.segment("predict.last")[arena.layout.slots[name].offset]
                 written = round(float(arena.param(name)[0, 0] / last))  # each step is the same
                 np.testing.assert_allclose(arena.param(name)[0, 0], written * last, rtol=1e-5)
                 assert counted <= written <= moments, place
@@ -218,7 +218,7 @@ def running(arena, slot, of):
 
 
 @pytest.mark.parametrize("ends", ["finished", "done", "eval", "sample"])
-def test_no_worker_waits_for_one_that_has_ended_or_has_a_side_job(ends):
+def test_no_worker_waits_for_one_that_has_ended_or_has_a_background_task(ends):
     of = strategy("ssp", slack=0)
     with new_arena(of, n_tickets=64) as arena:
         one, other = running(arena, 1, of), running(arena, 2, of)
@@ -304,7 +304,7 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
 
 
 @each_of("rule", ["delay_adaptive", "drop", "drop:1"])
-def test_rules_of_late_gradients_count_the_simulated_workers(rule):
+def test_staleness_rules_count_the_simulated_workers(rule):
     four = {"sim_staleness": "fixed:3", "staleness_lr": rule}
     with team("sim", 1, **four) as (arena, of, one):
         outcomes = [step(one) for _ in range(4)]

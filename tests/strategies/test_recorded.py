@@ -9,9 +9,9 @@ import pytest
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Begin, RecordedStep, Torn
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import SGD, AdamW, Muon, Use
+from mlxhog.optim import SGD, AdamW, Muon, RunContext
 from mlxhog.optim.gradients import Rows
-from mlxhog.strategies.recorded import NEXT, Book, Mismatch, guarded, private_names, settle
+from mlxhog.strategies.recorded import NEXT, Mismatch, StepJournal, guarded, private_names, settle
 from tests.strategies.deaths import FOLDERS, Died, dies, places
 from tests.strategies.runs import begin_step, new_arena, strategy, worker
 from tests.threads import in_threads
@@ -22,8 +22,11 @@ PARAMS = {
     "rows": ParamSpec("rows", (6, 40), "zeros", "rows"),
 }
 KINDS = {
-    "shared moments, last": ("last", lambda: AdamW(use=Use(shared=True))),
-    "shared Muon, last": ("last", lambda: Muon(use=Use(hidden=frozenset({"dense"}), shared=True))),
+    "shared moments, last": ("last", lambda: AdamW(run=RunContext(shared=True))),
+    "shared Muon, last": (
+        "last",
+        lambda: Muon(run=RunContext(hidden=frozenset({"dense"}), shared=True)),
+    ),
     "private moments, own": ("own", lambda: AdamW()),
     "none": ("none", lambda: SGD()),
 }
@@ -146,7 +149,7 @@ def test_workers_that_read_and_write_between_each_other_are_repeated_bit_for_bit
 
 
 @pytest.mark.parametrize("runs", ["private moments, own"], indirect=True)
-def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_for_bit(runs):
+def test_a_worker_that_read_long_ago_extrapolates_less_and_is_repeated_bit_for_bit(runs):
     recorded = runs.arena("record")
     late, busy = runs.worker(recorded, 1), runs.worker(recorded, 2)
     for one in (late, *[busy] * 6, late):
@@ -192,7 +195,7 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
     victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
     lease = begin_step(victim)
     write(other, begin_step(other))
-    book = Book(arena, 1)
+    book = StepJournal(arena, 1)
     with (  # as far as memory goes it dies right there
         mock.patch.object(event_log, "append", side_effect=Died),
         pytest.raises(Died),

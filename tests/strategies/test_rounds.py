@@ -12,7 +12,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
-from mlxhog.optim import AdamW, Muon, Use
+from mlxhog.optim import AdamW, Muon, RunContext
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies import Idle, Lease, division
 from tests.pairs import each_of
@@ -63,7 +63,7 @@ def test_a_round_is_clipped_by_the_norm_of_its_mean_gradient(arena):
 
 
 @pytest.mark.parametrize("counted", [10, 20])
-def test_the_step_size_does_not_depend_on_who_has_counted_the_last_round(arena, of, counted):
+def test_the_learning_rate_does_not_depend_on_who_has_counted_the_last_round(arena, of, counted):
     tokens = {"budget": Budget(tokens=100), "schedule": lambda progress, update: 1.0 - progress}
     one, other = worker(arena, 1, of, **tokens, step_limit=None), worker(arena, 2, of)
     one.context.entry.tokens = 10
@@ -114,13 +114,13 @@ def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last(team)
     assert first(arena) == -LR * 2.0
     assert of.steps_done(arena, Ledger(arena)) == arena.counters.load("version") == 1
     outcome = end_step(slow, late, 9.0)
-    assert (outcome.applied, outcome.too_late, slow.counts_step()) == (False, True, False)
+    assert (outcome.applied, outcome.is_stale, slow.counts_step()) == (False, True, False)
     assert first(arena) == -LR * 2.0
     assert Ledger(arena).state(0, 1) == TicketState.DONE  # its text is passed over
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket(team, checkpoint):
+def test_a_worker_that_was_too_late_continues_and_leaves_no_ticket(team, checkpoint):
     of, arena, (one, slow, other), lease = team
     ledger, late = Ledger(arena), None if checkpoint else begin_step(slow)
     end = begin(lambda one: (end_step(one, lease), take_rounds(one)), [one])
@@ -229,14 +229,14 @@ def test_parameters_are_divided_by_what_their_steps_cost(model, workers, kind):
     architecture = load_architecture(model)
     hidden = families.hidden_matrices(architecture)
     slots = list(plan(families.param_spec(architecture), max_workers=1, n_tickets=1).slots.values())
-    costs = [kind(use=Use(hidden=hidden)).cost(slot) for slot in slots]
+    costs = [kind(run=RunContext(hidden=hidden)).cost(slot) for slot in slots]
     shares = division.parameters(costs, workers)
     assert sorted(index for share in shares for index in share) == list(range(len(slots)))
     loads = [sum(costs[index] for index in share) for share in shares]
     # one parameter has one worker: embedding and head of 160m are a quarter of it each
     assert max(loads) <= 1.05 * max(sum(loads) / workers, *costs)
-    orthogonalised = [s.name in hidden and kind is not AdamW for s in slots]
-    assert [c > s.size for c, s in zip(costs, slots, strict=True)] == orthogonalised
+    orthogonalized = [s.name in hidden and kind is not AdamW for s in slots]
+    assert [c > s.size for c, s in zip(costs, slots, strict=True)] == orthogonalized
 
 
 # -- local methods ---------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_a_run_resumed_from_unequal_steps_takes_its_budget_and_no_more(steps, ta
     after.arena.close()
 
 
-def test_the_step_size_of_a_resumed_run_counts_the_tokens_before_it_once():
+def test_the_learning_rate_of_a_resumed_run_counts_the_tokens_before_it_once():
     of = strategy("avg_runs")
     run = Run(of, W, of_both, 4)
     run.finish()

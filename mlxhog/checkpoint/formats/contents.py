@@ -1,10 +1,9 @@
-"""The contents of our checkpoints and of exports: names, layouts and configs for a model of ours.
+"""Contents of mlxhog's checkpoints and of exports: names and configs.
 
 For xLSTM Large they are the files that transformers loads, if it has the model. transformers 5.23
-has no v1 stack and no tables, always applies the final norm (also with `add_out_norm` false) and
-without a bias, and does not tie the head to the embedding. An export of any other model has our
-class beside it (`converting`).
-`mlxhog.models.checkpoint_names` has the names and layouts of arrays in other packages.
+has no v1 stack and no n-gram tables, always applies the final norm, without a bias, and does not
+tie the head to the embedding. An export of any other model has mlxhog's class beside it
+(`converting`).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,19 +22,18 @@ PORTABLE = {
     "mode": "inference",
     "return_last_states": True,
 }
-"""Kernels of both packages that run on every machine, and the mode for every length."""
+"""Kernels of both packages that run on every machine, and a mode for every length."""
 
 GENERATION = "generation_config.json"
 
-THEIRS = "xlstm"
-"""The model_type by which transformers takes its own class."""
+THEIRS = "xlstm"  # the model_type by which transformers takes its own class
 
 _OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
-"""Fields of an export that has code of ours, and an older name of dtype."""
+"""Fields of an export with mlxhog's code, and an older name of dtype."""
 
 
 def our_tensors(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the tensors of model.safetensors, where xLSTM Large has a tied head a second time."""
+    """Return the tensors of model.safetensors; a tied head of xLSTM Large is there twice."""
     if model.in_transformers and model.tie_word_embeddings:
         return {**tensors, model.untied_head: tensors[families.embedding(model)]}
     return dict(tensors)
@@ -44,7 +42,7 @@ def our_tensors(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict
 def our_config_json(
     model: ModelConfig, *, dtype: np.dtype[Any], portable: bool = False
 ) -> dict[str, Any]:
-    """Return config.json, from which `families.read` makes the model again."""
+    """Return config.json for `families.read`."""
     if not model.in_transformers:
         fields = model.to_dict() | {"dtype": dtype.name}
         names = [*_OF_AN_EXPORT, *["model_type"] * (model.model_type == THEIRS)]  # so it refuses
@@ -56,8 +54,8 @@ def our_config_json(
 def hf_config_json(model: ModelConfig, *, dtype: np.dtype[Any], portable: bool) -> dict[str, Any]:
     """Return config.json of xLSTM Large for AutoConfig, with the unknown fields of the source.
 
-    transformers rounds the size of the cached state up to a multiple of 64, but the layer does not,
-    so it fails for other widths; there such a model generates without the cache.
+    transformers rounds the size of the cached state up to a multiple of 64, unlike the layer, so
+    other widths generate without the cache.
     """
     fields = model.to_dict()
     for name in ("torch_dtype", "out_norm_bias"):  # an older name of dtype, and one of ours

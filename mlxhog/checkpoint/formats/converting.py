@@ -1,4 +1,4 @@
-"""Convert from any format to any format with the model; elements change only by their new type.
+"""Convert a checkpoint between formats; elements change only by their new dtype.
 
 xlstm package, of either generation:
 
@@ -9,8 +9,7 @@ xlstm package, of either generation:
 xLSTM Large is loaded by `xlstm.xlstm_large.from_pretrained.load_from_pretrained(directory)`. The
 package has no loader for xLSTMLMModel; `load_state_dict(strict=True)` accepts our state dict.
 
-The directory is whole or absent, even after a kill or on a full disk: all files are written beside
-it under a `.part` name of this process, which is renamed when they are on the disk.
+The directory is whole or absent, even after a kill or on a full disk (`durable.new_directory`).
 
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 """
@@ -47,7 +46,7 @@ DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 MODEL = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
-"""The code that transformers needs for sequences of layers; never imported here."""
+"""Code that transformers needs for sequences of layers; never imported here."""
 
 _TRAVELS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
@@ -86,10 +85,9 @@ def convert(
 ) -> int:
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
-    Returns the bytes of the file of tensors. The format `to` is "hf", "xlstm" or "mlxhog", and
-    `dtype` a name in `DTYPES`; None keeps the type of each. Parents of the directory `target` are
-    made, and removed again after an error. `card` is its README.md; `overwrite` replaces a
-    checkpoint.
+    Returns the size of the tensors' file. The format `to` is "hf", "xlstm" or "mlxhog", and `dtype`
+    a name in `DTYPES`; None keeps every dtype. Parents of the directory `target` are created, and
+    removed after an error. `card` is its README.md; `overwrite` replaces a checkpoint.
 
     Raises:
         ConfigError: the format has no such model, or `target` exists.
@@ -152,7 +150,7 @@ def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
 def _content(
     source: Opened, to: str, dtype: np.dtype[Any] | None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, bytes]]:
-    """Return tensors by name, and the files of the config, of a model in another format."""
+    """Return tensors by name, and config files, of a model in another format."""
     model, ours = source.config, source.tensors
     # Our kernels have the same names in transformers; the package's may need another machine.
     portable = (source.format == "xlstm") != (to == "xlstm")
@@ -185,7 +183,7 @@ def _content(
 
 
 def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Return config.json of a model that transformers loads by `MODELING`, and mlxhog itself."""
+    """Return config.json of a model that transformers loads by `MODELING`, and mlxhog, too."""
     families.check_language_model(model)
     fields = contents.our_config_json(model, dtype=dtype)
     if files := fields.get(plugins.KEY):
@@ -212,7 +210,6 @@ def _hf_code_json(model: ModelConfig, dtype: np.dtype[Any]) -> dict[str, Any]:
 def _package_tensors(
     model: ModelConfig, ours: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """Return the tensors of the package's state dict."""
     arrays = dict(ours)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
         arrays[model.untied_head] = arrays[families.embedding(model)]
@@ -225,7 +222,6 @@ def _package_tensors(
 def _package_configs(
     model: ModelConfig, *, portable: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields of config.yaml and of config.json."""
     fields = model.to_dict()
     if (inside := model.to_package()) is not None:
         if inside["slstm_block"] is not None:
@@ -257,7 +253,7 @@ def token_ids(tokenizer_json: bytes, path: Path) -> set[int]:
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse a target that exists, except a checkpoint with `overwrite`; clear what a kill left.
+    """Refuse an existing target, except a checkpoint with `overwrite`; clear remains of a kill.
 
     Raises:
         ConfigError: `target` exists and `overwrite` is False; it is not a checkpoint; it has other

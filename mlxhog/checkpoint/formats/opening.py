@@ -1,4 +1,4 @@
-"""Open a checkpoint of transformers, of the xlstm package or of ours, recognized by its content."""
+"""Open a checkpoint of transformers, the xlstm package or mlxhog, recognized by content."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -27,7 +27,6 @@ from mlxhog.models.xlstm_large import OUT_NORM
 
 
 def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
-    """Compare tensors with the parameters of a model, by name, shape and type."""
     expected = {name: tuple(spec.shape) for name, spec in families.param_spec(model).items()}
     hint = {model.untied_head: "; if the embedding is the head, say so in the config"}
     legal = " or ".join(dtype.name for dtype in FLOATS)
@@ -60,7 +59,6 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 
 
 def _unwrapped(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays without the prefixes that all their names share."""
     for prefix in PREFIXES:
         if arrays and all(name.startswith(prefix) for name in arrays):
             return _unwrapped({name.removeprefix(prefix): a for name, a in arrays.items()})
@@ -87,10 +85,9 @@ CONFIGS = ("config.json", "config.yaml", "config.yml")
 
 
 def _find_config(folder: Path) -> dict[str, Any]:
-    """Return the fields of the config files of a folder; empty if there are no files.
+    """Return the merged fields of the config files of a folder; {} without files.
 
-    The fields of config.json and config.yaml are merged. `converting` writes both for the
-    xlstm package, which refuses foreign fields in config.yaml.
+    `converting` writes two for the xlstm package, which refuses foreign fields in config.yaml.
     """
     merged: dict[str, Any] = {}
     for name in CONFIGS:
@@ -122,7 +119,7 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
 def _model_of(
     fields: Mapping[str, Any], package: str, where: Path, config: Path | None = None
 ) -> ModelConfig:
-    """The model of a config, which has to be of the family of the tensors."""
+    """Return the model of a config, which must be of the family of the tensors."""
     family = package if package in ("xlstm_v1", "mad") else "xlstm"
     if not fields:
         raise CheckpointError(
@@ -157,8 +154,8 @@ TITLES = {
 class Opened:
     """An open checkpoint; its tensors fit its model.
 
-    `tensors` has for each of our names a read-only view of a mapped file, of a type in
-    `mapped.FLOATS`. Numbers are read at their first use; `copy_into` checks that they are finite.
+    `tensors` has for each of mlxhog's names a read-only view of a mapped file, of a type in
+    `mapped.FLOATS`, which is read at its first use; `copy_into` checks that it is finite.
     """
 
     path: Path  # that was opened
@@ -210,9 +207,8 @@ def open_checkpoint(
     """Open a checkpoint of any format; numbers are read only for the digests of our own format.
 
     `path` is a directory, or a file of tensors with its config beside it, if not at `config`.
-    `verify` compares the tensors of a checkpoint of ours with the digests in its manifest, which
-    reads them once, about 1.3 GB/s; other files, such as moments, are not read. A single file that
-    the user names has no manifest.
+    `verify` compares the tensors of mlxhog's checkpoints with the digests in the manifest, which
+    reads them, at about 1.3 GB/s. A single file has no manifest.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged or of another family of models, or

@@ -1,4 +1,4 @@
-"""A state dict that `torch.save` wrote: its tensors as views of one mapping of the file.
+"""Read a state dict of `torch.save` as views of the mapped file.
 
 Only tensors and plain containers are unpickled (`weights_only=True`), and torch refuses a tensor
 that reaches beyond its data in the file.
@@ -32,8 +32,7 @@ except UNLOADABLE as error:
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs store the model beside their own data."""
 
-_DEEPEST = 8
-"""Limit of nested wrappers; a mapping may contain itself."""
+_DEEPEST = 8  # limit of nested wrappers; a mapping may contain itself
 
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     getattr(torch, name): np.dtype(name)
@@ -103,7 +102,7 @@ def _state_dict(loaded: object, path: Path) -> dict[str, torch.Tensor]:
 def _view(
     data: NDArray[np.uint8], tensor: torch.Tensor, place: torch.Tensor, name: str, path: Path
 ) -> NDArray[Any]:
-    """View the numbers of a tensor in the file, where torch has found them on the meta device."""
+    """View a tensor's data in the file, at the place that torch finds on the meta device."""
     if tensor.layout != torch.strided or tensor.dtype not in _DTYPES or tensor.is_meta:
         kind = tensor.dtype if tensor.layout == torch.strided else tensor.layout
         raise CheckpointError(

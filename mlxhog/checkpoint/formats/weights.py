@@ -1,4 +1,4 @@
-"""The files of a checkpoint's tensors: one or several, safetensors or torch.
+"""Find and read the files of a checkpoint's tensors, safetensors or torch.
 
 A directory is searched in this order, as transformers and the xlstm package do:
 
@@ -109,18 +109,15 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         content = reading.read_small(index, most=reading.MAX_HEADER_BYTES)
         weight_map = dict(plain_json.loads(content)["weight_map"])
-        if not weight_map or not all(map(_is_name, weight_map.values())):
-            raise ValueError("it names no files beside it")
+        for name in weight_map.values() or [None]:
+            if not isinstance(name, str) or Path(name).name != name or len(name) > MAX_NAME:
+                raise ValueError("it names no files beside it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f'{index} is not an index of shards, {{"weight_map": {{TENSOR: FILE, ...}}}}: {error}; '
             "fetch it again from where the checkpoint comes from"
         ) from error
     return weight_map
-
-
-def _is_name(file: object) -> bool:
-    return isinstance(file, str) and Path(file).name == file and len(file) <= MAX_NAME
 
 
 def listed(faults: Sequence[str]) -> str:

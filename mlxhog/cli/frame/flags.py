@@ -292,7 +292,7 @@ def _about(spec: Option) -> str:
     bare = spec.default is False or spec.argument or spec.many or spec.required
     default = spec.shown if bare or (spec.metavar and spec.default is None) else spec.default_text
     choices = choices_of(spec) if default else ()
-    is_listed = bool(default) and (len(choices) > MAX_CHOICES or spec.kind is not None)
+    is_listed = bool(default) and (len(choices) > MAX_CHOICES or spec.registry is not None)
     listed = f"; one of {', '.join(choices)}" * is_listed
     return spec.help + listed + f" [{default}]" * bool(default)
 
@@ -323,7 +323,7 @@ def _with_hyperparameters(specs: Iterable[Option]) -> Iterator[Option]:
     """Yield options, and after each component the hyperparameters of its registry as flags."""
     for spec in specs:
         yield spec
-        if isinstance(kind := spec.kind, ComponentRegistry):
+        if isinstance(kind := spec.registry, ComponentRegistry):
             for flat, number in kind.hyperparameters().items():
                 about = f"{', '.join(owner.name for owner in number.owners)}: {number.help}"
                 yield replace(
@@ -333,13 +333,14 @@ def _with_hyperparameters(specs: Iterable[Option]) -> Iterator[Option]:
 
 def choices_of(spec: Option) -> Sequence[str]:
     """Return the legal values of an option, if they are few."""
-    return list(spec.kind.known()) if isinstance(spec.kind, ComponentRegistry) else spec.choices
+    registry = spec.registry
+    return list(registry.known()) if isinstance(registry, ComponentRegistry) else spec.choices
 
 
 def _metavar(spec: Option) -> str:
     if spec.argument or spec.metavar:
         return spec.metavar or spec.argument.strip("[].")
-    if spec.kind is not None or len(spec.choices) > MAX_CHOICES:
+    if spec.registry is not None or len(spec.choices) > MAX_CHOICES:
         return "NAME"
     if spec.repeats:
         return "NAME=VALUE"

@@ -38,7 +38,7 @@ class _Bench(StudyOptions):
 
 @command(overrides=TRAINING, writes=True)
 def run(config: _Bench, overrides: ConfigSource, how: ExecutionConfig) -> CommandResult:
-    protocol = api.protocol_of(overrides)
+    recipe = api.recipe_of(overrides)
     if not config.layers and not config.config:
         raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
     # These import NumPy: wrong flags are reported before.
@@ -57,5 +57,5 @@ def run(config: _Bench, overrides: ConfigSource, how: ExecutionConfig) -> Comman
     return begin(
         config, how, None, candidates=tuple(dict.fromkeys(map(canonical, layers))),
         suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
-        position=positions.pop() if positions else config.position or "none", protocol=protocol,
+        position=positions.pop() if positions else config.position or "none", recipe=recipe,
     )  # fmt: skip

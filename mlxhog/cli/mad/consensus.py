@@ -32,7 +32,9 @@ def run(config: _Consensus) -> CommandResult:
     path = None if config.output is None else model_file(config.output)
     store = find(config.study)
     rows = winner.finished(store)
-    slots, voters = winner.vote([(row.layers, row.worth) for row in rows], config.top)
+    slots, voters = winner.consensus(
+        [(row.layers, row.selection_score) for row in rows], config.top
+    )
     winners = tuple(next(iter(votes)) for votes in slots)
     layers = " ".join(winners)
     if path is not None:
@@ -44,7 +46,7 @@ def run(config: _Consensus) -> CommandResult:
             {"slot": n, "layer": one, "votes": votes}
             for n, (one, votes) in enumerate(zip(winners, slots, strict=True), start=1)
         ],
-        "voters": [{"layers": " ".join(own), "score": worth} for own, worth in voters],
+        "voters": [{"layers": " ".join(own), "score": score} for own, score in voters],
         "candidates": len(rows),
         "score": own and own.score,  # None if no candidate of the study has these layers
         "best": {"layers": best.candidate, "score": best.score},
@@ -53,7 +55,7 @@ def run(config: _Consensus) -> CommandResult:
     head = f"{len(voters)} of {len(rows)} candidates vote, those with {len(slots)} layers of the "
     head += "upper part" if config.top is None else f"best {config.top}"
     behind = []
-    if own is None or own.worth < best.worth:
+    if own is None or own.selection_score < best.selection_score:
         is_what = "was not measured" if own is None else f"is behind the best, with {own.score:.3f}"
         name, depth = shlex.quote(config.study), len(best.layers)
         behind = [

@@ -2,8 +2,8 @@
 
 It has train_inputs, train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned
 with inputs; -100 is ignored. One seed gives the same examples and the same file on every machine.
-The output has the majority-token accuracy (unigram_accuracy) and the best achievable accuracy
-(ceiling). `mlxhog mad tasks` lists the tasks and their settings.
+The output has the majority-token accuracy (majority_accuracy) and the best achievable accuracy
+(best_achievable). `mlxhog mad tasks` lists the tasks and their settings.
 
 Examples:
     mad data --task in-context-recall --task-set vocab=16 --task-set seq_len=32 --output cr.npz
@@ -54,8 +54,8 @@ def run(config: _Data) -> CommandResult:
     drawn = tasks.make_task(config.task, seed=config.seed, **asdict(settings))
     seconds = time.perf_counter() - began
     payload |= {
-        "ceiling": dataset.ceiling(drawn),
-        "unigram_accuracy": dataset.unigram(drawn),
+        "best_achievable": dataset.best_achievable(drawn),
+        "majority_accuracy": dataset.majority_accuracy(drawn),
         "rows_per_s": n_rows / seconds,
         "seconds": seconds,
         "bytes": dataset.write(path, drawn),

@@ -50,7 +50,7 @@ def run(config: _Deepen) -> CommandResult:
     stack = config.how == "stack"
     deep = replace(
         cfg,
-        layers=winner.scaled(cfg.layers, config.depth, stack=stack),
+        layers=winner.deepened(cfg.layers, config.depth, stack=stack),
         hidden_size=config.dim or cfg.hidden_size,
         vocab_size=config.vocab or cfg.vocab_size,
     )

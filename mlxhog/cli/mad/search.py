@@ -33,15 +33,15 @@ from mlxhog.config.options import MAX_SEED, options
 from mlxhog.config.sources import ConfigSource
 from mlxhog.errors import INTERRUPTED
 from mlxhog.mad import api
-from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, ExecutionConfig, Protocol
+from mlxhog.mad.options import DEFAULT_SEED, RECIPE, ExecutionConfig, Recipe
 
 if TYPE_CHECKING:
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
 TRAINING = OptionGroup(
-    Protocol,
-    " ".join(PROTOCOL),
+    Recipe,
+    " ".join(RECIPE),
     "training of every run; replaces the values of the suite",
     "the suite's",
     merged=True,
@@ -102,7 +102,7 @@ class _Search(StudyOptions):
 
 @command(overrides=TRAINING, writes=True)
 def run(config: _Search, overrides: ConfigSource, how: ExecutionConfig) -> CommandResult:
-    protocol = api.protocol_of(overrides)
+    recipe = api.recipe_of(overrides)
     # It imports NumPy: wrong flags are reported before.
     from mlxhog.mad.samplers.space import read_space, to_space
 
@@ -111,7 +111,7 @@ def run(config: _Search, overrides: ConfigSource, how: ExecutionConfig) -> Comma
     return begin(
         config, how, Path(config.space).stem, space=keys, position=space.position,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
-        protocol=protocol, sampler=config.sampler, sampler_seed=config.seed,
+        recipe=recipe, sampler=config.sampler, sampler_seed=config.seed,
         prune=config.prune,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def run_session(
     outcome = execute(store, study, how, view)
     failed = outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
     best = {} if outcome.best is None or failed else {
-        "candidate": outcome.best.candidate, "score": outcome.best.worth,
+        "candidate": outcome.best.candidate, "score": outcome.best.selection_score,
         "interval": outcome.best.interval, "missing": len(outcome.best.missing),
     }  # fmt: skip
     payload = {

@@ -22,7 +22,7 @@ def run(config: Json) -> CommandResult:
     rows = []
     for make in SUITES.values():
         suite, about = make(), (inspect.getdoc(make) or "").partition("\n")[0]
-        runs = Counter(setting.task for setting in suite.settings for _ in suite.points)
+        runs = Counter(setting.task for setting in suite.task_configs for _ in suite.sweep)
         payload = {"name": suite.name, "about": about, "dim": suite.dim, "runs": suite.runs}
         each = ", ".join(f"{task} {n}" for task, n in runs.items())
         detail = f"{suite.runs} runs, width {suite.dim}: {each}"

@@ -28,10 +28,10 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import MAX_SEED
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import DEFAULT_SEED, PROTOCOL, Protocol, worker_options
+from mlxhog.mad.options import DEFAULT_SEED, RECIPE, Recipe, worker_options
 
 if TYPE_CHECKING:
-    from mlxhog.mad.run import Callbacks, Point, RunConfig
+    from mlxhog.mad.run import Callbacks, EvalPoint, RunConfig
     from mlxhog.mad.training.run_plan import CandidatePlan
 
 OF_PLAN = ("key", "candidate", "config", "label", "host", "at")
@@ -69,20 +69,20 @@ class _Candidate(TaskOptions, Quiet):
     )
 
 
-@command(OTHERWISE, protocol=OptionGroup(Protocol, " ".join(PROTOCOL)),
+@command(OTHERWISE, recipe=OptionGroup(Recipe, " ".join(RECIPE)),
     overrides=OptionGroup(TrainConfig, worker_options, merged=True),
 )  # fmt: skip
-def run(candidate: _Candidate, protocol: Protocol, overrides: ConfigSource) -> CommandResult:
+def run(candidate: _Candidate, recipe: Recipe, overrides: ConfigSource) -> CommandResult:
     if candidate.layers is None and candidate.arch is None:
         raise ConfigError('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
     resolve(TrainConfig, [overrides])
     of_workers = {name: value for name, (value, _) in overrides.items()}
     # These import NumPy: wrong flags are answered before.
-    from mlxhog.mad.tasks.dataset import held_length
+    from mlxhog.mad.tasks.dataset import generalization_length
     from mlxhog.mad.training import candidate as training
     from mlxhog.mad.training.run_plan import make_run_plan
 
-    plan = make_run_plan(_run_config(candidate, protocol), of_workers)
+    plan = make_run_plan(_run_config(candidate, recipe), of_workers)
     payload = _payload_of(plan)
     if candidate.dry_run:
         return CommandResult(
@@ -96,11 +96,12 @@ def run(candidate: _Candidate, protocol: Protocol, overrides: ConfigSource) -> C
             worker_options=of_workers,
             tell=line.tell,
         )
-    held = {"held_length": held_length(result.by_length)} if result.by_length else {}
+    lengths = result.by_length
+    held = {"generalization_length": generalization_length(lengths)} if lengths else {}
     numbers = {name: value for name, value in asdict(result).items() if name not in OF_PLAN}
     first = {name: payload[name] for name in ("task", "layers", "backend")}
     payload = {**first, **numbers, **held, **payload}
-    hidden = ("curve", "settings", "protocol", "key")
+    hidden = ("curve", "settings", "recipe", "key")
     text: list[Any] = [{name: value for name, value in payload.items() if name not in hidden}]
     if result.status == "diverged":
         text.append("gradients were not finite; lower --lr, or clip them with --clip 1")
@@ -112,7 +113,7 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
 
     text = f"step 0/{limit}"
 
-    def show(point: "Point") -> None:
+    def show(point: "EvalPoint") -> None:
         nonlocal text
         rate = point.step / max(point.seconds, 1e-9)
         loss = "-" if point.loss is None else f"{point.loss:.3f}"
@@ -121,7 +122,7 @@ def _shown(tick: Tick, limit: int) -> "Callbacks":
             f"at most {format_duration((limit - point.step) / rate)} to go"
         )
 
-    return Callbacks(beat=lambda: tick(lambda: text), point=show)
+    return Callbacks(beat=lambda: tick(lambda: text), on_eval=show)
 
 
 def _payload_of(plan: "CandidatePlan") -> dict[str, Any]:
@@ -141,13 +142,13 @@ def _payload_of(plan: "CandidatePlan") -> dict[str, Any]:
         "state": state(config.layers, config.dim, plan.model.max_length),
         "seed": config.seed,
         "settings": dict(sorted(asdict(plan.task_rows.settings).items())),
-        "protocol": config.protocol.to_dict(),
+        "recipe": config.recipe.to_dict(),
         "limit": plan.limit,
         "key": config.key(),
     }
 
 
-def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
+def _run_config(candidate: _Candidate, recipe: Recipe) -> "RunConfig":
     from mlxhog.base import machine
     from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.config import plugins
@@ -179,7 +180,7 @@ def _run_config(candidate: _Candidate, protocol: Protocol) -> "RunConfig":
         layers=layers,
         dim=candidate.dim or dim,
         position=position,
-        protocol=protocol,
+        recipe=recipe,
         seed=candidate.seed,
         workers=",".join(each.backend for each in workers),
         threads=min(threads, default=1),

@@ -107,17 +107,17 @@ def _tables(payload: Mapping[str, Any]) -> Iterator[Section]:
         "do two updates overlap? rows of the embedding",
         [{name: x for name, x in payload["embedding"].items() if name not in ("name", "hottest")}],
     )
-    staleness, lag, notes = payload["staleness"], f"{payload['lag']['largest']:g}", []
-    ageing = ", ".join(
-        f"{one['lag']}: {one['cosine']:.2f}" for one in payload["gradients"]["ageing"]
-    )
+    staleness, notes = payload["staleness"], []
+    assumed = f"{payload['assumed_staleness']['largest']:g}"
+    gradients = payload["gradients"]["stale"]
+    stale = ", ".join(f"{one['delay']}: {one['cosine']:.2f}" for one in gradients)
     if staleness is not None:
         about = ("workers", "source", "write", "lost_update_rate", "increments")
         notes = [format_value("", {name: staleness[name] for name in about})]
     yield table(
         "how stale are updates? counted in updates by others",
         [] if staleness is None else [staleness["all"], *staleness["by_worker"]],
-        [*notes, f"cosine of a batch's gradient with its own some full steps later: {ageing}"],
+        [*notes, f"cosine of a batch's gradient with its own some full steps later: {stale}"],
     )
     rows = defaultdict[str, dict[str, Any]](dict)  # by block
     missing = defaultdict[str, dict[str, None]](dict)  # assumption -> the blocks of which it fails
@@ -133,10 +133,10 @@ def _tables(payload: Mapping[str, Any]) -> Iterator[Section]:
         "bounds of the theorems",
         rows.values(),
         [
-            f"bounds are for a lag of {lag}",
+            f"bounds are for a staleness of {assumed}",
             "proposition 4.1: updates over those of serial SGD; it orders problems. The loss of a "
             "neural network is not strongly convex, so there is no bound; other columns: the "
-            "largest lag of that theorem",
+            "largest staleness of that theorem",
             *(f"{text} (in {', '.join(blocks)})" for text, blocks in missing.items()),
         ],
     )

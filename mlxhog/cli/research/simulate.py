@@ -115,5 +115,7 @@ def _table(
             )
         lines.append(cells)
     if config.objective != "none":
-        notes.append(f"target: time to {TARGET:.0%} of the first excess, {config.objective}")
+        notes.append(
+            f"target: time to {TARGET:.0%} of the first suboptimality gap, {config.objective}"
+        )
     return table("", lines, notes)

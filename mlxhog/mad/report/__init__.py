@@ -1,1 +1,1 @@
-"""Reports of a study: the live board, the leaderboard, plots, one page."""
+"""Reports of a study: its progress, the leaderboard, plots, one page."""

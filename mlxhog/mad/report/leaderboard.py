@@ -10,8 +10,8 @@ from typing import Any
 
 from mlxhog.base.quantities import format_duration, format_value
 from mlxhog.display.table import Section
-from mlxhog.mad.report.progress import folded, score
-from mlxhog.mad.run import CandidateRecord, Point
+from mlxhog.mad.report.progress import compact, score
+from mlxhog.mad.run import CandidateRecord, EvalPoint
 from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore, scores
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
@@ -23,14 +23,14 @@ MAX_LISTED = 5
 """Most failed and diverged runs of the text; --json has all."""
 NUMBERS = (
     "score", "interval", "val_score", "params", "state", "state_bytes", "seconds", "status",
-    "n_runs", "n_diverged", "n_failed", "settings", "tasks", "intervals", "acc_token", "ceiling",
-    "seeds", "missing",
+    "n_runs", "n_diverged", "n_failed", "task_configs", "tasks", "intervals", "acc_token",
+    "best_achievable", "seeds", "missing",
 )  # fmt: skip
 """The fields of a `CandidateScore` in --json."""
 EXACT = (
     "score interval val_score params state_bytes seconds status n_runs n_diverged n_failed"
 ).split()
-"""Those of a row of CSV, before the accuracies of the tasks."""
+"""The fields of a row of CSV, before the accuracies of the tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Ranking:
     suite: str  # name of the suite
     rows: tuple[CandidateScore, ...]  # the best first, as `scores` orders them
     records: tuple[CandidateRecord, ...]  # runs that ended, in order
-    curve: Callable[[str], Sequence[Point]]  # the evaluations of a run, by its key
+    curve: Callable[[str], Sequence[EvalPoint]]  # the evaluations of a run, by its key
     planned: int  # runs of all candidates so far
     running: bool = False  # whether a scheduler works on it
     facts: Mapping[str, str] = field(default_factory=dict)  # the definition as texts, by name
@@ -89,15 +89,18 @@ class Ranking:
         return f"this study {verb}: {', '.join(parts)}" if parts else ""
 
     @property
-    def ceilings(self) -> str:
-        """The tasks whose best possible score is below 1, in a line; "" without any."""
-        lowest = {task: min(row.ceiling.get(task, 1.0) for row in self.rows) for task in self.tasks}
+    def best_achievable(self) -> str:
+        """The tasks whose best achievable accuracy is below 1, in a line; "" without any."""
+        lowest = {
+            task: min(row.best_achievable.get(task, 1.0) for row in self.rows)
+            for task in self.tasks
+        }
         below = [f"{task} {value:.3f}" for task, value in lowest.items() if value < 1]
-        return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
+        return f"best achievable accuracy: {', '.join(below)}" if below else ""
 
     @property
     def troubles(self) -> list[dict[str, str]]:
-        """The runs that count with a score of 0."""
+        """The failed and diverged runs, which score 0."""
         return [
             {"status": one.status, "layers": one.candidate, "run": one.title, "reason": one.reason,
              "host": one.host}
@@ -118,11 +121,7 @@ class Ranking:
 
 
 def read_ranking(store: Store) -> Ranking:
-    """Return the present ranking of a study.
-
-    Raises:
-        StudyError: another version made the study, or a line is damaged.
-    """
+    """Return the present ranking of a study."""
     study, records = store.study(), tuple(store.records())
     rows = scores(records, study.measured, study.seeds, study.select)
     # Of a list or a grid all runs are known, of another sampler those of its proposals.
@@ -146,9 +145,9 @@ def _facts(study: Study, records: Sequence[CandidateRecord]) -> dict[str, str]:
     suite = study.measured
     whole = {
         **study.to_dict(),
-        "protocol": {**suite.protocol, **study.protocol},
-        "tasks": list(dict.fromkeys(setting.task for setting in suite.settings)),
-        "points": suite.points,
+        "recipe": {**suite.recipe, **study.recipe},
+        "tasks": list(dict.fromkeys(one.task for one in suite.task_configs)),
+        "sweep": suite.sweep,
         "hosts": sorted({record.host for record in records}),
     }
     return {name: _words(v) for name, v in whole.items() if v not in (None, (), [], {}, "")}
@@ -166,9 +165,9 @@ def _words(value: object) -> str:
 
 
 def table(ranking: Ranking) -> list[dict[str, str]]:
-    """Return the rows of the board and the page: the head of each column, and its text.
+    """Return the rows of the leaderboard: the head of each column, and its text.
 
-    Layers are folded, as `--layers` takes them.
+    Layers are in compact notation, as `--layers` takes them.
     """
     by_val = any(row.val_score is not None for row in ranking.rows)
 
@@ -178,7 +177,7 @@ def table(ranking: Ranking) -> list[dict[str, str]]:
         accuracies = {"val": row.val_score} if by_val else {}
         accuracies |= {find(task).short: row.tasks.get(task) for task in ranking.tasks}
         return {
-            "layers": folded(row.layers),
+            "layers": compact(row.layers),
             "score": score(row.score, row.interval),
             **{head: "-" if v is None else f"{v:.3f}" for head, v in accuracies.items()},
             "params": f"{row.params:,}",
@@ -240,6 +239,6 @@ def section(ranking: Ranking, *, exact: bool = False) -> Section:
         + f": {one['reason']}" * bool(one["reason"])
         for one in lost[-MAX_LISTED:]
     ]
-    notes = [*filter(None, [*notes, ranking.ceilings, ranking.lacking])]
+    notes = [*filter(None, [*notes, ranking.best_achievable, ranking.lacking])]
     return Section(ranking.heading, [*rows[0]] if rows else (), [[*row.values()] for row in rows],
                    notes)  # fmt: skip

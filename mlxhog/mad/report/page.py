@@ -14,7 +14,7 @@ from mlxhog.display.page import document, facts, text_cards
 from mlxhog.display.page import table as html_table
 from mlxhog.display.table import cut
 from mlxhog.mad.report.leaderboard import Ranking, table
-from mlxhog.mad.report.progress import folded
+from mlxhog.mad.report.progress import compact
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
 
@@ -40,8 +40,10 @@ def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
         f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
         _leaderboard(ranking) if ranking.rows else "",
         f'<div class="figures">\n{figures}\n</div>' if figures else "",
-        f"<h2>Runs that count as 0</h2>\n{text_cards([*lost[0]], cards)}" if lost else "",
-        f"<h2>Protocol</h2>\n{facts(ranking.facts.items())}",
+        f"<h2>Failed and diverged runs (score 0)</h2>\n{text_cards([*lost[0]], cards)}"
+        if lost
+        else "",
+        f"<h2>Recipe</h2>\n{facts(ranking.facts.items())}",
         f"<footer>mlxhog {escape(version)}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC. Everything is "
         f"in this file; <code>mlxhog mad leaderboard {escape(ranking.study)} --json</code> has the "
         "numbers.</footer>",
@@ -50,7 +52,7 @@ def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
 
 
 def _leaderboard(ranking: Ranking) -> str:
-    """The table of the board; cells of tasks have a color by accuracy."""
+    """The table; cells of tasks have a color by accuracy."""
     rows, tasks = table(ranking), {find(task).short for task in ranking.tasks}
     tags = {"layers": "code", "score": "b"}
 
@@ -62,7 +64,7 @@ def _leaderboard(ranking: Ranking) -> str:
         return f'<td{look} data-head="{escape(head)}"><{tag}>{escape(text)}</{tag}></td>'
 
     body = ("".join(map(cell, row.keys(), row.values())) for row in rows)
-    notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ranking.ceilings) if one)
+    notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ranking.best_achievable) if one)
     return "\n".join(
         ["<h2>Leaderboard</h2>", html_table([*rows[0]], body, LEFT, cards=True), *notes]
     )
@@ -131,7 +133,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
     named = zip(ranking.seeds, itertools.cycle(DASHES), strict=False)
     seeds = ", ".join(f"seed {seed} {look}" for seed, (_, look) in named)
     for task in ranking.tasks:
-        # The baseline if it was run, else the first setting.
+        # The baseline if it was run, else the first task config.
         labels = [record.label for record in ranking.records if record.task == task]
         label = BASELINE if BASELINE in labels else labels[0]
         own = [run.key for run in ranking.records if (run.task, run.label) == (task, label)]
@@ -140,7 +142,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
                 f"curves-{task}",
                 f"Learning curves: {task}, {label}",
                 f"A line per seed, of its best learning rate: {seeds}. x marks where a run "
-                "diverged, a grey line the best that is possible.",
+                "diverged, a gray line the best achievable accuracy.",
                 partial(draw_curves, ranking, task, label),
             )
 
@@ -150,11 +152,7 @@ def _with_commas(value: float, _: float) -> str:
 
 
 def front(ranking: Ranking, cost: str) -> list[int]:
-    """Return the indices in `ranking.rows` of the complete candidates on the front, by cost.
-
-    They are those that no other one dominates: has a lower cost or a higher score, and the other of
-    the two not worse.
-    """
+    """Return the indices in `ranking.rows` of the complete candidates on the Pareto front."""
     complete = [
         (getattr(row, cost), -row.score, k)
         for k, row in enumerate(ranking.rows)
@@ -172,7 +170,7 @@ def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
     """Whether a candidate is among the first, which have their own colors; color, and name."""
     if rank >= len(theme.inks):
         return False, theme.faint, OTHER
-    layers = cut(folded(ranking.rows[rank].layers), LEGEND_WIDTH)
+    layers = cut(compact(ranking.rows[rank].layers), LEGEND_WIDTH)
     return True, theme.inks[rank], f"{rank + 1}  {layers}"
 
 
@@ -230,8 +228,8 @@ def draw_curves(ranking: Ranking, task: str, label: str, theme: Theme) -> "Figur
             )  # fmt: skip
             if run.status == "diverged":
                 axes.plot(points[-1].step, points[-1].acc_token, "x", color=color, markersize=9)
-    for ceiling in sorted({row.ceiling.get(task, 1.0) for row in ranking.rows} - {1.0}):
-        axes.axhline(ceiling, color=theme.faint, linewidth=1.6)
+    for best in sorted({row.best_achievable.get(task, 1.0) for row in ranking.rows} - {1.0}):
+        axes.axhline(best, color=theme.faint, linewidth=1.6)
     of = "validation" if {row.select for row in ranking.rows} == {"val"} else "test"
     axes.xaxis.set_major_formatter(_with_commas)
     axes.set(xlabel="step", ylabel=f"accuracy per token, {of} rows", ylim=(0.0, 1.02))

@@ -16,7 +16,7 @@ EVERY_S = 10.0
 """Seconds between lines of a pipe."""
 
 
-def folded(layers: Sequence[str]) -> str:
+def compact(layers: Sequence[str]) -> str:
     """Write a sequence with counted repeats: (mlstm swiglu)*7 slstm swiglu."""
 
     def counted(repeats: re.Match[str]) -> str:
@@ -45,14 +45,16 @@ def state_line(progress: StudyProgress) -> str:
     ]
     if best is not None:
         lacks = f" ({len(best.missing)} runs missing)" if best.missing else ""
-        parts.append(f"best {score(best.worth, best.interval)}{lacks} {folded(best.layers)}")
+        parts.append(
+            f"best {score(best.selection_score, best.interval)}{lacks} {compact(best.layers)}"
+        )
     return "  ".join(parts)
 
 
 def trouble_line(trouble: CandidateRecord) -> str:
     """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
-    return f"{trouble.status}  {trouble.title}{reason}  {folded(trouble.candidate.split())}"
+    return f"{trouble.status}  {trouble.title}{reason}  {compact(trouble.candidate.split())}"
 
 
 @contextmanager

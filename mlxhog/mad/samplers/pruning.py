@@ -1,13 +1,12 @@
 """Asynchronous successive halving: candidates that rank low at a rung are pruned.
 
-A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0. When a run reaches
-one, its candidate is compared with all others that have reached it on the same runs, by the mean
-over tasks of the accuracies there. It continues if it is among the best third. No run waits for
-another, so an early decision compares fewer candidates; no decision is made with fewer than three
-candidates, or on one task only.
+A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0. There the candidate is
+compared with all others that have reached it on the same runs, by the mean accuracy over tasks. It
+continues if it is among the best third. No run waits for another; fewer than three candidates, or
+one task, decide nothing.
 
 Recall is learned in a sudden jump (plain attention makes no progress for 880 steps before it), so
-tasks with `sudden`, recall, depo and state tracking, have no rung before step 1,000.
+tasks with a `phase_transition`, recall, depo and state tracking, have no rung before step 1,000.
 
 Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
 """
@@ -18,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from mlxhog.mad.run import CandidateRecord, Point, RunConfig
+from mlxhog.mad.run import CandidateRecord, EvalPoint, RunConfig
 from mlxhog.mad.scores import LOST
 from mlxhog.mad.tasks import find
 from mlxhog.mad.training.evaluation import max_steps
@@ -27,13 +26,14 @@ ETA = 3
 """The best 1 / ETA of the candidates at a rung continue; the next one is ETA times later."""
 RUNGS = 3
 FIRST = 300
-FIRST_OF_SUDDEN = 1000
-"""The earliest rung of tasks with `sudden`: to lower it, measure at which step they jump."""
-TASKS = 2
+FIRST_OF_JUMPS = 1000
+"""The earliest rung of tasks with a phase transition: measure their jumps before lowering it."""
+MIN_TASKS = 2
 """The fewest tasks for a decision."""
 
 Cell = tuple[Any, ...]
-"""The run of a candidate on which it is compared with others: task, label, seed, and its point."""
+"""The run of a candidate on which it is compared with others: task, label, seed, and sweep entry.
+"""
 
 
 class Pruner:
@@ -42,7 +42,7 @@ class Pruner:
     `curve` returns the evaluations of a run that ended, by its key. Without `rungs` none is pruned.
     """
 
-    def __init__(self, curve: Callable[[str], Sequence[Point]], rungs: int = RUNGS) -> None:
+    def __init__(self, curve: Callable[[str], Sequence[EvalPoint]], rungs: int = RUNGS) -> None:
         self._curve, self._n = curve, rungs
         self._pruned: set[str] = set()
         # number of a rung -> candidate -> cell -> accuracy there
@@ -53,16 +53,16 @@ class Pruner:
     def rungs(self, run: RunConfig) -> tuple[int, ...]:
         """Return the steps before its end at which a run may be pruned; () for a short run."""
         limit = max_steps(run)
-        earliest = FIRST_OF_SUDDEN if find(run.task).sudden else FIRST
+        earliest = FIRST_OF_JUMPS if find(run.task).phase_transition else FIRST
         first = max(earliest, limit // ETA**RUNGS)
         return tuple(step for k in range(self._n) if (step := first * ETA**k) < limit)
 
-    def should_prune(self, run: RunConfig, point: Point) -> bool:
+    def should_prune(self, run: RunConfig, point: EvalPoint) -> bool:
         """Compare the candidate with all others that have reached the rung on the same runs."""
         passed = [k for k, step in enumerate(self.rungs(run)) if step <= point.step]
         for k in passed:
             self._reached[k][run.candidate].setdefault(_cell(run), point.acc_macro)
-        if passed and not self._is_worth_it(run.candidate, passed[-1]):
+        if passed and not self._is_promising(run.candidate, passed[-1]):
             self._pruned.add(run.candidate)
         return self.is_pruned(run.candidate)
 
@@ -80,7 +80,7 @@ class Pruner:
         lost, pruned = record.status in LOST, record.status == "pruned"
         if pruned:
             self._pruned.add(run.candidate)
-        by_val = run.protocol.select == "val" and record.val_macro is not None
+        by_val = run.recipe.select == "val" and record.val_macro is not None
         end = 0.0 if lost else record.val_macro if by_val else record.acc_macro
         rungs, curve = self.rungs(run), () if lost else self._curve(run.key())
         for k in range(self._n):
@@ -90,7 +90,7 @@ class Pruner:
             there = next((point.acc_macro for point in curve if point.step >= step), end)
             self._reached[k][run.candidate][_cell(run)] = there or 0.0
 
-    def _is_worth_it(self, candidate: str, k: int) -> bool:
+    def _is_promising(self, candidate: str, k: int) -> bool:
         reached = self._reached[k]
         cells = reached[candidate].keys()
         scores = {
@@ -98,18 +98,18 @@ class Pruner:
             for name, values in reached.items()
             if cells <= values.keys()
         }
-        if len({task for task, *_ in cells}) < TASKS or len(scores) < ETA:
+        if len({task for task, *_ in cells}) < MIN_TASKS or len(scores) < ETA:
             return True
         better = sum(score > scores[candidate] for score in scores.values())
         return better < math.ceil(len(scores) / ETA)
 
 
 def _cell(run: RunConfig) -> Cell:
-    return run.task, run.label, run.seed, run.protocol.lr, run.protocol.weight_decay
+    return run.task, run.label, run.seed, run.recipe.lr, run.recipe.weight_decay
 
 
 def _score(values: Mapping[Cell, float]) -> float:
-    """Mean over tasks of the mean over settings of the best optimizer point."""
+    """Mean over tasks of the mean over task configs of the best accuracy of the sweep."""
     best: dict[str, dict[Cell, float]] = defaultdict(dict)
     for (task, *at, _, _), value in values.items():
         best[task][tuple(at)] = max(value, best[task].get(tuple(at), 0.0))

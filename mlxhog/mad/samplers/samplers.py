@@ -1,7 +1,7 @@
 """Samplers choose the next candidate: grid, random, evolution, TPE, or a list of candidates.
 
 The proposals of a sampler depend only on its seed and the calls before: proposal number n draws
-from a random stream of its own. So a resumed study rebuilds its sampler by `recall` and `tell` from
+from its own random generator. So a resumed study rebuilds its sampler by `register` and `tell` from
 the records, in their order, and with one candidate at a time continues as if it had never stopped.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from mlxhog.mad.samplers.space import TRIES, CandidateSet, Layers, Listed
+from mlxhog.mad.samplers.space import MAX_DRAWS, CandidateList, CandidateSet, Layers
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ class Sampler:
     One process uses it.
     """
 
-    def __init__(self, candidates: CandidateSet | Listed, seed: int = 0) -> None:
+    def __init__(self, candidates: CandidateSet | CandidateList, seed: int = 0) -> None:
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}  # every proposal, of earlier sessions, too
         self.scores: dict[Layers, float] = {}  # of ended candidates, in the order of their `tell`
@@ -33,7 +33,7 @@ class Sampler:
         """Return a new candidate, and record it as proposed; None at the end of the space."""
         layers = self._choose()
         if layers is not None:
-            self.recall(layers)
+            self.register(layers)
         return layers
 
     def _choose(self) -> Layers | None:
@@ -41,18 +41,18 @@ class Sampler:
 
     def tell(self, layers: Layers, score: float) -> None:
         """Record a candidate's score when it ends; that of repeated runs takes its place."""
-        self.recall(layers)
+        self.register(layers)
         self.scores[layers] = score
 
-    def recall(self, layers: Layers) -> None:
+    def register(self, layers: Layers) -> None:
         """Record a proposal, such as one of an earlier session."""
         self.proposed[layers] = None
 
     def is_new(self, layers: Layers) -> bool:
         return layers not in self.proposed
 
-    def _stream(self) -> random.Random:
-        """The random stream of the next proposal."""
+    def _rng(self) -> random.Random:
+        """Return the random generator of the next proposal."""
         return random.Random(f"{self._seed} {len(self.proposed)}")
 
     def _unseen(self, order: Iterable[int]) -> Layers | None:
@@ -60,7 +60,7 @@ class Sampler:
 
         Where candidates are not counted, the search for one ends after some tries.
         """
-        tries = islice(order, None if self.candidates.count is not None else TRIES)
+        tries = islice(order, None if self.candidates.count is not None else MAX_DRAWS)
         candidates = filter(None, map(self.candidates.candidate, tries))
         return next(filter(self.is_new, candidates), None)
 
@@ -68,7 +68,7 @@ class Sampler:
 class RandomSampler(Sampler):
     """Proposes every candidate in an order that depends on the seed alone."""
 
-    def __init__(self, candidates: CandidateSet | Listed, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet | CandidateList, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
 
@@ -76,28 +76,28 @@ class RandomSampler(Sampler):
 SHORT = 10_000
 
 
-def shuffled(count: int, stream: random.Random) -> Iterator[int]:
+def shuffled(count: int, rng: random.Random) -> Iterator[int]:
     """Yield 0 .. count - 1 in random order, each once; for large counts without a full list.
 
     After half of a large count, few draws are new numbers, so the rest is listed and shuffled.
     """
     drawn: set[int] = set()
     while len(drawn) < (count // 2 if count > SHORT else 0):
-        number = stream.randrange(count)
+        number = rng.randrange(count)
         if number not in drawn:
             drawn.add(number)
             yield number
     rest = [number for number in range(count) if number not in drawn]
-    stream.shuffle(rest)
+    rng.shuffle(rest)
     yield from rest
 
 
 START = 10
-"""Candidates of a sampler that learns before its first learned one."""
+"""Random candidates of a model-based sampler before its first suggestion."""
 
 
 class ModelBasedSampler(Sampler):
-    """A sampler of a space that learns from the scores; it begins with some random candidates."""
+    """A sampler that learns from the scores; it begins with random candidates."""
 
     candidates: CandidateSet
 
@@ -105,10 +105,10 @@ class ModelBasedSampler(Sampler):
         count = self.candidates.count
         if count is not None and len(self.proposed) >= count:
             return None
-        return self.learned() or self._unseen(shuffled(self.candidates.numbers, self._stream()))
+        return self.suggest() or self._unseen(shuffled(self.candidates.numbers, self._rng()))
 
     @abstractmethod
-    def learned(self) -> Layers | None:
+    def suggest(self) -> Layers | None:
         """Return a candidate chosen by the scores.
 
         None while they say too little, or if all draws leave the space or repeat a candidate.
@@ -131,17 +131,17 @@ class Evolution(ModelBasedSampler):
     Source: Real et al. 2019, Regularized Evolution, arXiv:1802.01548.
     """
 
-    def learned(self) -> Layers | None:
+    def suggest(self) -> Layers | None:
         for layers in filter(self.is_new, self.candidates.starts):
             return layers
-        stream, scores = self._stream(), self.scores
+        rng, scores = self._rng(), self.scores
         parents = list(scores)[-POPULATION:]
         if not parents or len(self.proposed) < START:
             return None
         for _ in range(MAX_CHANGES):
-            drawn = stream.sample(parents, min(SAMPLE, len(parents)))
+            drawn = rng.sample(parents, min(SAMPLE, len(parents)))
             parent = max(drawn, key=scores.__getitem__)
-            child = stream.choice(MUTATIONS)(parent, self.candidates, stream)
+            child = rng.choice(MUTATIONS)(parent, self.candidates, rng)
             if child in self.candidates and self.is_new(child):
                 return child
         return None
@@ -151,14 +151,14 @@ Mutation = Callable[[Layers, CandidateSet, random.Random], Layers]
 """A change of a candidate; the result may be equal, or outside the space's bounds."""
 
 
-def replaced(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def replaced(parent: Layers, space: CandidateSet, rng: random.Random) -> Layers:
     """Put another choice into one slot."""
-    slot = stream.randrange(len(parent))
+    slot = rng.randrange(len(parent))
     others = [layer for layer in space.slots(len(parent))[slot] if layer != parent[slot]]
-    return (*parent[:slot], stream.choice(others), *parent[slot + 1 :]) if others else parent
+    return (*parent[:slot], rng.choice(others), *parent[slot + 1 :]) if others else parent
 
 
-def swapped(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def swapped(parent: Layers, space: CandidateSet, rng: random.Random) -> Layers:
     """Swap two different layers that are possible in each other's slot."""
     slots, layers = space.slots(len(parent)), list(parent)
     pairs = [
@@ -168,36 +168,36 @@ def swapped(parent: Layers, space: CandidateSet, stream: random.Random) -> Layer
         if parent[a] != parent[b] and parent[a] in slots[b] and parent[b] in slots[a]
     ]
     if pairs:
-        a, b = stream.choice(pairs)
+        a, b = rng.choice(pairs)
         layers[a], layers[b] = parent[b], parent[a]
     return tuple(layers)
 
 
-def inserted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def inserted(parent: Layers, space: CandidateSet, rng: random.Random) -> Layers:
     """Insert layers; delete others if the depth is not possible."""
-    longer = _with_block(parent, space, stream)
-    return longer if len(longer) in space.depths else _without_block(longer, space, stream)
+    longer = _with_block(parent, space, rng)
+    return longer if len(longer) in space.depths else _without_block(longer, space, rng)
 
 
-def deleted(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def deleted(parent: Layers, space: CandidateSet, rng: random.Random) -> Layers:
     """Delete layers; insert others if the depth is not possible."""
-    shorter = _without_block(parent, space, stream)
-    return shorter if len(shorter) in space.depths else _with_block(shorter, space, stream)
+    shorter = _without_block(parent, space, rng)
+    return shorter if len(shorter) in space.depths else _with_block(shorter, space, rng)
 
 
-def _with_block(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def _with_block(parent: Layers, space: CandidateSet, rng: random.Random) -> Layers:
     slots = space.block
     if not all(slots):
         return parent  # one layer deep: there are no channel mixers to insert
-    at = len(slots) * stream.randrange(len(parent) // len(slots) + 1)
-    return (*parent[:at], *map(stream.choice, slots), *parent[at:])
+    at = len(slots) * rng.randrange(len(parent) // len(slots) + 1)
+    return (*parent[:at], *map(rng.choice, slots), *parent[at:])
 
 
-def _without_block(parent: Layers, space: CandidateSet, stream: random.Random) -> Layers:
+def _without_block(parent: Layers, space: CandidateSet, rng: random.Random) -> Layers:
     size = len(space.block)
     if len(parent) < size:
         return parent
-    at = size * stream.randrange(len(parent) // size)
+    at = size * rng.randrange(len(parent) // size)
     return (*parent[:at], *parent[at + size :])
 
 
@@ -208,42 +208,42 @@ MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 GOOD, MAX_GOOD = 0.2, 25
 DRAWS = 24
-MAX_DRAWS = 20 * DRAWS
+MAX_ATTEMPTS = 20 * DRAWS
 
 
 class TPE(ModelBasedSampler):
     """Tree-structured Parzen estimator: choices frequent in good candidates and rare in others.
 
     The depth and every slot are categorical. Good are the best fifth of the candidates that ended,
-    25 at most; candidates in training count among the others, so that their neighbours are not
+    25 at most; candidates in training count among the others, so that their neighbors are not
     crowded. A frequency counts one observation more, spread evenly over all choices. Of 24 new
     candidates drawn from the frequencies of the good ones, the one with the largest product of
     ratios, good to others, is proposed. Candidates are random until `START` of them have ended.
 
-    Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
+    Source: Bergstra et al. 2011, Algorithms for Hyperparameter Optimization, NeurIPS.
     """
 
-    def learned(self) -> Layers | None:
+    def suggest(self) -> Layers | None:
         if len(self.scores) < START:
             return None
-        stream = self._stream()
+        rng = self._rng()
         ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)
         good = ranked[: min(MAX_GOOD, math.ceil(GOOD * len(ranked)))]
         others = [layers for layers in self.proposed if layers not in set(good)]
         drawn: dict[Layers, float] = {}
-        for _ in range(MAX_DRAWS):
-            layers = self._draw(good, stream)
+        for _ in range(MAX_ATTEMPTS):
+            layers = self._draw(good, rng)
             if layers not in drawn and self.is_new(layers) and layers in self.candidates:
                 drawn[layers] = self._log_ratio(layers, good, others)
             if len(drawn) == DRAWS:
                 break
         return max(drawn, key=drawn.__getitem__, default=None)
 
-    def _draw(self, good: list[Layers], stream: random.Random) -> Layers:
-        depth = _pick([len(one) for one in good], self.candidates.depths, stream)
+    def _draw(self, good: list[Layers], rng: random.Random) -> Layers:
+        depth = _pick([len(one) for one in good], self.candidates.depths, rng)
         deep = [one for one in good if len(one) == depth]
         return tuple(
-            _pick([one[slot] for one in deep], layers, stream)
+            _pick([one[slot] for one in deep], layers, rng)
             for slot, layers in enumerate(self.candidates.slots(depth))
         )
 
@@ -256,9 +256,9 @@ class TPE(ModelBasedSampler):
         )
 
 
-def _pick(seen: Sequence[T], possible: Sequence[T], stream: random.Random) -> T:
+def _pick(seen: Sequence[T], possible: Sequence[T], rng: random.Random) -> T:
     """Pick one of those seen, or, as one observation more, any possible one."""
-    return stream.choice(seen if stream.randrange(len(seen) + 1) else possible)
+    return rng.choice(seen if rng.randrange(len(seen) + 1) else possible)
 
 
 def _frequency(place: int, value: object, size: int, among: list[Layers]) -> float:

@@ -37,24 +37,24 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.run import params, state
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.layers import at_width
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import POSITIONS
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical, parse, read_layers
 
 BOUNDS = ("params", "state")
 """Keys of a budget: most parameters of a candidate's layers (`run.params`), and most numbers kept
 per sequence, after the longest row of the suite."""
-DEEPEST = 256
-LISTED = 50_000
+MAX_DEPTH = 256
+MAX_LISTED = 50_000
 """Most sequences of a space with bounds that are all tried, in less than a second."""
-TRIES = 10_000
+MAX_DRAWS = 10_000
 """Most draws for one candidate of a space that is not listed."""
 
 Layers = tuple[Layer, ...]
 Count = int | str
 """A count, or its text such as 700_000."""
 Items = tuple[str | Mapping[str, Any], ...]
-"""Layers as lines, or one by its type and numbers, as an architecture's file has them."""
+"""Layers as lines, or one by its type and hyperparameters, as an architecture's file has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Space:
         """Return the numbers of layers, rising; ConfigError if they are not possible."""
         step = (2 if self.template == "alternate" else 1) * (1 if self.before is None else 2)
         written = self.depth if isinstance(self.depth, tuple) else (self.depth,)
-        numbers = [_count("depth", number, DEEPEST) for number in written]
+        numbers = [_count("depth", number, MAX_DEPTH) for number in written]
         if not numbers or numbers != sorted(set(numbers)):
             raise ConfigError(f"depth is {list(written)}; give rising numbers, such as [4, 8]")
         if len(numbers) == 2:
@@ -193,7 +193,7 @@ def _count(name: str, value: Count, most: float = math.inf) -> int:
 # -- candidates ------------------------------------------------------------------------------------
 
 
-class Listed:
+class CandidateList:
     """Architectures as candidates: their number `count`, and the `first` one."""
 
     def __init__(self, architectures: Sequence[Layers]) -> None:
@@ -242,16 +242,16 @@ class CandidateSet:
         tries: Iterable[int] = range(total)
         if self._most or bounds:
             self.count = None
-            if total <= LISTED:
+            if total <= MAX_LISTED:
                 self._listed = [*filter(None, map(self.candidate, tries))]
                 self.count = self.numbers = len(self._listed)
                 tries = range(self.numbers)
             else:
-                stream = random.Random(0)
-                tries = (stream.randrange(total) for _ in range(TRIES))
+                rng = random.Random(0)
+                tries = (rng.randrange(total) for _ in range(MAX_DRAWS))
         first = next(filter(None, map(self.candidate, tries)), None)
         if first is None:
-            of = "" if total <= LISTED else f" in {TRIES:,} draws"
+            of = "" if total <= MAX_LISTED else f" in {MAX_DRAWS:,} draws"
             raise ConfigError(
                 f"no candidate is within max_count and budget{of}; raise a bound, or list other "
                 "layers; mlxhog mad show prints the parameters and the state of a sequence"

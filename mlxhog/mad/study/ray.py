@@ -1,9 +1,8 @@
 """The runs of a study on a Ray cluster, or on one machine through Ray: a plain task for each.
 
-A task is never retried by Ray. At a rung it asks through one small actor, the mailbox. A task whose
-process died is a lost run: Ray does not tell a crash from a kill. The command starts Ray and shuts
-it down, or joins a cluster. If it is killed, agents of Ray's own may try for a few minutes to reach
-their dead server before they end.
+Ray never retries a task. At a rung a task asks through one small actor, the mailbox; if its process
+dies, the run is lost, as Ray does not tell a crash from a kill. The command starts Ray and shuts it
+down, or joins a cluster. If it is killed, Ray's agents end after some minutes.
 
 Source: Ray 2.60, `ray.init`, tasks, asynchronous actors, fault tolerance.
 """
@@ -22,7 +21,7 @@ from typing import Any
 
 from mlxhog.base.processes import limits_of_threads
 from mlxhog.errors import EnvironmentLacks, WorkerFailed
-from mlxhog.mad.run import CandidateRecord, Point, RunConfig
+from mlxhog.mad.run import CandidateRecord, EvalPoint, RunConfig
 from mlxhog.mad.study.workers import Ended, RunFunction, ShouldPrune, attempt, explain
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -45,12 +44,8 @@ def cluster(
 ) -> Iterator["Cluster"]:
     """Start or join Ray, after `check`, and yield the executor.
 
-    Args:
-        run: executes one run; pickled, so an importable function.
-        parallel: runs at once.
-        threads: of a worker's libraries.
-        cores: CPU cores that Ray reserves for a run.
-        address: of a running cluster; None starts Ray here and shuts it down afterwards.
+    `run` executes one run; it is pickled, so an importable function. Ray reserves `cores` for each
+    of the `parallel` runs. Without the `address` of a cluster Ray is started here.
 
     Raises:
         EnvironmentLacks: Ray does not start, or the address does not answer.
@@ -152,14 +147,14 @@ class _Mailbox:
     """The questions of runs that wait at a rung, and the answers by the keys of the runs."""
 
     def __init__(self) -> None:
-        self._questions: list[tuple[RunConfig, Point]] = []
+        self._questions: list[tuple[RunConfig, EvalPoint]] = []
         self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
 
-    async def ask(self, config: RunConfig, point: Point) -> bool:
+    async def ask(self, config: RunConfig, point: EvalPoint) -> bool:
         self._questions.append((config, point))
         return await self._answers[config.key()].get()
 
-    async def questions(self) -> list[tuple[RunConfig, Point]]:
+    async def questions(self) -> list[tuple[RunConfig, EvalPoint]]:
         questions, self._questions = self._questions, []
         return questions
 

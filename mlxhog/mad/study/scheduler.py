@@ -19,8 +19,8 @@ from mlxhog.models.mad.sequence import canonical, parse
 
 POLL_S = 0.2
 SHOW_S = 0.5
-MAX_LOSSES = 4
-"""Kills of a run's worker from outside after which the run counts as failed."""
+MAX_RETRIES = 3
+"""Retries of a run whose worker was killed from outside; then the run has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +40,11 @@ class StudyProgress:
 
 
 class Scheduler:
-    """One session of a study; `run` executes it once.
+    """One session of a study, whose lock the caller holds; `run` executes it once.
 
-    Args:
-        store: of the study, with the proposals and scores so far; the caller holds its lock.
-        study: its definition.
-        executor: of the runs.
-        parallel: runs at once.
-        limit: the candidates of the whole study after which no other begins, or its seconds after
-            which no run begins; so it ends at the same point with and without interruptions.
-        observer: gets the progress.
-        keep: called before each record, to store what the run shares with others.
+    `limit` has the candidates of the whole study after which no other begins, or its seconds after
+    which no run begins; so it ends at the same point with and without interruptions. `keep` is
+    called before each record, to store what the run shares with others.
     """
 
     def __init__(
@@ -72,7 +66,7 @@ class Scheduler:
         self._open: dict[str, int] = {}  # every candidate -> number of its runs to come
         self._ended: dict[str, CandidateRecord] = {}  # the runs that ended, by their keys
         self._skipped = 0  # runs that pruned candidates did not begin
-        self._losses: Counter[str] = Counter()
+        self._retries = Counter[str]()
         self._best: CandidateScore | None = None
         self._restore()
         self._n_before = len(self._ended)
@@ -103,7 +97,7 @@ class Scheduler:
                     break
                 for run, result in self._executor.ended(POLL_S, self._pruner.should_prune):
                     self._running -= 1
-                    self._take(run, result)
+                    self._finish(run, result)
                 if time.monotonic() - self._shown_s >= SHOW_S:
                     self._show()
             interrupted = interrupts.count > 0
@@ -166,21 +160,21 @@ class Scheduler:
     def _update_best(self, candidate: str) -> float:
         """Return a candidate's score, and keep the best."""
         own = [one for one in self._ended.values() if one.candidate == candidate]
-        result = self._study.judge(own)
-        if self._best is None or result.worth > self._best.worth:
+        result = self._study.score_of(own)
+        if self._best is None or result.selection_score > self._best.selection_score:
             self._best = result
-        return result.worth
+        return result.selection_score
 
-    def _take(self, run: RunConfig, record: CandidateRecord | str) -> None:
+    def _finish(self, run: RunConfig, record: CandidateRecord | str) -> None:
         """Record a run that ended, or queue it again."""
         key = run.key()
         if isinstance(record, str):
-            self._losses[key] += 1
-            if self._losses[key] < MAX_LOSSES:
+            if self._retries[key] < MAX_RETRIES:
+                self._retries[key] += 1
                 self._queue.appendleft(run)
                 self._show(f"{run.task} {run.label}: its process {record}; it is run again")
                 return
-            record = run.record("failed", reason=f"its process {record}, {MAX_LOSSES} times")
+            record = run.record("failed", reason=f"its process {record}, {MAX_RETRIES + 1} times")
         if record.status == "interrupted":
             self._queue.appendleft(run)
             return
@@ -204,7 +198,7 @@ class Scheduler:
         for one in self._store.proposals():
             scored[one.candidate] = one.score is not None
             if one.score is None:
-                self._sampler.recall(parse(one.candidate))
+                self._sampler.register(parse(one.candidate))
             else:
                 self._sampler.tell(parse(one.candidate), one.score)
         for candidate, has_score in scored.items():

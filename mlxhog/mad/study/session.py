@@ -9,7 +9,7 @@ from mlxhog.base.processes import require_children
 from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import ExecutionConfig, Protocol
+from mlxhog.mad.options import ExecutionConfig, Recipe
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
@@ -44,7 +44,7 @@ def check_execution(how: ExecutionConfig, study: Study) -> int:
             raise ConfigError(
                 "--share-embedding keeps one table in this machine's memory; use --executor local"
             )
-        check_sharing(Protocol(**{**study.measured.protocol, **study.protocol}), study.workers)
+        check_sharing(Recipe(**{**study.measured.recipe, **study.recipe}), study.workers)
     if how.executor == "ray":
         ray.check()
     if how.parallel is not None:
@@ -61,20 +61,7 @@ def execute(
     observer: AbstractContextManager[Observer[StudyProgress]],
     run: RunFunction | None = None,
 ) -> StudyProgress:
-    """Execute a session.
-
-    Args:
-        store: of the study; locked until the session ends.
-        study: its definition.
-        how: its execution.
-        observer: gets the progress.
-        run: executes one run; default: `candidate.train`.
-
-    Raises:
-        ConfigError, EnvironmentLacks: as of `check_execution`.
-        StudyError: another process works on the study, or its store is damaged.
-        EnvironmentLacks, WorkerFailed: as of `Scheduler.run`.
-    """
+    """Execute a session, which locks the store; `run` is `candidate.train` by default."""
     parallel, threads = check_execution(how, study), study.threads
     run = run or partial(train, parallel=parallel)
     keep: Callable[[], None] | None = None

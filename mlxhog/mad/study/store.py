@@ -30,8 +30,8 @@ from mlxhog.base.inside import refuse_links, subfolder
 from mlxhog.base.paths import expanded
 from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import CheckpointError, ConfigError, StudyError, did_you_mean
-from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import CandidateRecord, Point
+from mlxhog.mad.options import Recipe
+from mlxhog.mad.run import CandidateRecord, EvalPoint
 from mlxhog.mad.study.study import STAMP, Study
 
 ROOT = Path("studies")
@@ -45,7 +45,7 @@ class Proposal:
     score: float | None = None
 
 
-Line = TypeVar("Line", CandidateRecord, Point, Proposal)
+Line = TypeVar("Line", CandidateRecord, EvalPoint, Proposal)
 
 
 class Store:
@@ -107,7 +107,7 @@ class Store:
                 )
             study = typed.read(Study, definition)
             study.check_stored()
-            Protocol(**study.protocol)
+            Recipe(**study.recipe)
         except (ConfigError, OSError, TypeError, ValueError) as error:
             raise StudyError(
                 f"{self.definition}: {error}; mlxhog writes this file, which is not to be "
@@ -174,9 +174,9 @@ class Store:
         del values["curve"]
         append_lines(self._runs, _line(values), synced=True)
 
-    def curve(self, key: str) -> list[Point]:
+    def curve(self, key: str) -> list[EvalPoint]:
         """Return the evaluations of a run that ended."""
-        return _read(Point, self._curve_path(key))
+        return _read(EvalPoint, self._curve_path(key))
 
     def _curve_path(self, key: str) -> Path:
         return self.directory / "curves" / f"{key}.jsonl"

@@ -13,13 +13,13 @@ from typing import Any, Final, Self
 
 from mlxhog.config.plugins import KEY, files_of, remembered
 from mlxhog.errors import ConfigError, shown
-from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import CandidateRecord, Point, RunConfig
+from mlxhog.mad.options import Recipe
+from mlxhog.mad.run import CandidateRecord, EvalPoint, RunConfig
 from mlxhog.mad.samplers.pruning import RUNGS, Pruner
 from mlxhog.mad.samplers.samplers import SAMPLERS, Sampler
-from mlxhog.mad.samplers.space import CandidateSet, Layers, Listed, to_space
+from mlxhog.mad.samplers.space import CandidateList, CandidateSet, Layers, to_space
 from mlxhog.mad.scores import CandidateScore, Select, scores
-from mlxhog.mad.suites import Setting, Suite, suite
+from mlxhog.mad.suites import Suite, TaskConfig, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION, find, resolve
 from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
@@ -38,12 +38,12 @@ class Study:
     candidates: tuple[str, ...] = ()
     suite: str = "smoke"  # name of the suite
     # full names of the counting tasks of the suite; empty for all. One that the suite lacks, such
-    # as the user's own, has the defaults of its settings
+    # as the user's own, has its defaults
     tasks: tuple[str, ...] = ()
-    # fields of `Protocol` that differ from the suite's
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    # fields of `Recipe` that differ from the suite's
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)  # every run is repeated with each
-    rates: tuple[float, ...] = ()  # learning rates of the points, ascending; empty for the suite's
+    rates: tuple[float, ...] = ()  # the learning-rate sweep, ascending; empty for the suite's
     dim: int | None = None  # width; None is the suite's
     position: str = "none"  # positional embedding
     workers: str = "torch:cpu"  # backends of the workers of a candidate
@@ -77,23 +77,23 @@ class Study:
     def measured(self) -> Suite:
         """The suite with the study's tasks, fixed values, learning rates and width.
 
-        Its points are those of its optimizer: another one has its own learning rate and decay,
-        unless the protocol fixes them.
+        The sweep is the suite optimizer's: another one has its own learning rate and decay,
+        unless the recipe fixes them.
         """
         whole = suite(self.suite)
-        points = ({"lr": None},) if "optimizer" in self.protocol else whole.points
+        sweep = ({"lr": None},) if "optimizer" in self.recipe else whole.sweep
         rates = [{"lr": lr} for lr in self.rates] or [{}]
-        fixed = [{n: self.protocol.get(n, v) for n, v in point.items()} for point in points]
-        points = tuple({**point, **rate} for rate in rates for point in fixed)
-        present = dict.fromkeys(one.task for one in whole.settings)
+        fixed = [{n: self.recipe.get(n, v) for n, v in entry.items()} for entry in sweep]
+        sweep = tuple({**entry, **rate} for rate in rates for entry in fixed)
+        present = dict.fromkeys(one.task for one in whole.task_configs)
         named = {task.name: task for task in map(find, self.tasks or present)}
-        settings = [one for one in whole.settings if one.task in named]
-        settings += [
-            Setting(name, asdict(task()), "baseline")
+        configs = [one for one in whole.task_configs if one.task in named]
+        configs += [
+            TaskConfig(name, asdict(task()), "baseline")
             for name, task in named.items()
             if name not in present
         ]
-        widths = {one.dim: one.task for one in settings if one.dim is not None}
+        widths = {one.dim: one.task for one in configs if one.dim is not None}
         if widths and self.dim not in (None, whole.dim):
             raise ConfigError(
                 f"the width is {self.dim}, but suite {whole.name} compares widths on "
@@ -103,8 +103,8 @@ class Study:
             )
         return replace(
             whole,
-            settings=tuple(settings),
-            points=tuple(one for n, one in enumerate(points) if one not in points[:n]),
+            task_configs=tuple(configs),
+            sweep=tuple(one for n, one in enumerate(sweep) if one not in sweep[:n]),
             dim=self.dim or whole.dim,
         )
 
@@ -116,18 +116,20 @@ class Study:
     @property
     def select(self) -> Select:
         """Rows whose accuracy selects between runs, and between candidates."""
-        protocol = {**self.measured.protocol, **self.protocol}
-        return "val" if protocol.get("select") == "val" else "test"
+        recipe = {**self.measured.recipe, **self.recipe}
+        return "val" if recipe.get("select") == "val" else "test"
 
     # -- candidates and their runs ---------------------------------------------------------------
 
     @cached_property
-    def choices(self) -> CandidateSet | Listed:
+    def choices(self) -> CandidateSet | CandidateList:
         """The possible candidates at the study's width."""
         dim = self.measured.dim
         if not self.space:
-            return Listed([*dict.fromkeys(at_width(parse(one), dim) for one in self.candidates)])
-        settings = (resolve(one.task, one.settings) for one in self.measured.settings)
+            return CandidateList(
+                [*dict.fromkeys(at_width(parse(one), dim) for one in self.candidates)]
+            )
+        settings = (resolve(one.task, one.settings) for one in self.measured.task_configs)
         return CandidateSet(to_space(self.space), dim, max(one.test_length for one in settings))
 
     @property
@@ -136,22 +138,21 @@ class Study:
         return canonical(self.choices.first)
 
     def runs(self, candidate: str) -> list[RunConfig]:
-        """Return the runs of a candidate, setting after setting, then seed after seed.
+        """Return the runs of a candidate, by task config, then by seed.
 
-        The fields of the study's protocol replace those of the suite and of its settings.
-
-        Raises:
-            ConfigError: it cannot be built at this width, or a field of the protocol is wrong.
+        The fields of the study's recipe replace those of the suite and of its task configs.
         """
         layers, measured, runs = parse(candidate), self.measured, list[RunConfig]()
-        for one, seed, point in itertools.product(measured.settings, self.seeds, measured.points):
-            how = {**point, **measured.protocol, **one.protocol, **self.protocol}
+        for one, seed, entry in itertools.product(
+            measured.task_configs, self.seeds, measured.sweep
+        ):
+            how = {**entry, **measured.recipe, **one.recipe, **self.recipe}
             run = RunConfig(
                 task=one.task,
                 settings=one.settings,
                 layers=layers,
                 dim=measured.dim if one.dim is None else one.dim,
-                protocol=Protocol(**how),
+                recipe=Recipe(**how),
                 seed=seed,
                 position=self.position,
                 workers=self.workers,
@@ -195,11 +196,11 @@ class Study:
         """Return the sampler in its initial state."""
         return SAMPLERS[self.sampler](self.choices, self.sampler_seed)
 
-    def new_pruner(self, curve: Callable[[str], Sequence[Point]]) -> Pruner:
+    def new_pruner(self, curve: Callable[[str], Sequence[EvalPoint]]) -> Pruner:
         """Return the pruner in its initial state; `curve` has the evaluations of ended runs."""
         return Pruner(curve, RUNGS if self.prune else 0)
 
-    def judge(self, records: Sequence[CandidateRecord]) -> CandidateScore:
-        """Return the score of a candidate from its records; a sampler learns its `worth`."""
+    def score_of(self, records: Sequence[CandidateRecord]) -> CandidateScore:
+        """Return the score of a candidate from its records."""
         (row,) = scores(records, self.measured, self.seeds, self.select)
         return row

@@ -1,8 +1,8 @@
 """The execution of a study's runs in worker processes of this machine.
 
 If a run's worker dies by its own fault (a crash, an exit), the run has failed. If it was killed
-from outside, or macOS took its GPU away, the run is lost, and the scheduler repeats it: a process
-whose GPU gave up work computes nothing right any more, so a new one does.
+from outside, or lost its GPU (macOS; the process computes nothing right any more), the run is lost,
+and the scheduler repeats it in another process.
 """
 
 import faulthandler
@@ -11,17 +11,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 from mlxhog.arena.child import Child, Failed, Lane, Late
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.resources import shortage
 from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
-from mlxhog.mad.run import Callbacks, CandidateRecord, Point, RunConfig
+from mlxhog.mad.run import Callbacks, CandidateRecord, EvalPoint, RunConfig
 from mlxhog.training.plan.values import LOST_GPU_EXIT_CODE
 
 REASON_CHARACTERS = 500
@@ -29,7 +30,7 @@ REASON_CHARACTERS = 500
 RunFunction = Callable[..., CandidateRecord]
 """Executes a run, as `candidate.train(config, callbacks=.., rungs=..)`; workers import it."""
 
-ShouldPrune = Callable[[RunConfig, Point], bool]
+ShouldPrune = Callable[[RunConfig, EvalPoint], bool]
 """Whether to end a run that has reached a rung."""
 
 Ended = tuple[RunConfig, CandidateRecord | str]
@@ -52,7 +53,7 @@ class _WorkerRun(NamedTuple):
     began_s: float
 
 
-class Pool:
+class Pool(AbstractContextManager["Pool"]):
     """An `Executor` in processes of this machine; none outlives the `with` block.
 
     Args:
@@ -108,10 +109,6 @@ class Pool:
             self._idle.append(number)
             yield config, result
 
-    def __enter__(self) -> Self:
-        """Return the pool; workers start with their first run."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """End every worker, whatever it does."""
         for worker in self._workers.values():
@@ -124,7 +121,7 @@ def _execute(lane: Lane, config: RunConfig, rungs: tuple[int, ...]) -> Candidate
 
 
 def attempt(
-    run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[Point], bool]
+    run: RunFunction, config: RunConfig, rungs: tuple[int, ...], ask: Callable[[EvalPoint], bool]
 ) -> CandidateRecord:
     """Return the record of a run, also if it raises; the traceback is in the worker's log.
 

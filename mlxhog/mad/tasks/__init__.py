@@ -1,6 +1,4 @@
-"""The tasks: a generator in NumPy for each, with the same rows for every backend.
-
-Each block of rows has its own random stream.
+"""The tasks: a generator in NumPy for each, with the same examples for every backend.
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
 of its authors, and the sources of the tasks beside the benchmark.
@@ -30,7 +28,7 @@ from mlxhog.mad.tasks.recall import (
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, Rng, Task
 
 BLOCK_ROWS = 256
-"""Rows of one random stream; another number changes the rows."""
+"""Examples drawn by one random generator; another number changes them."""
 
 SPLITS = ("train", "test", "val")
 
@@ -99,10 +97,8 @@ def _listed(tasks: Iterable[type[Task]]) -> str:
 def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Task:
     """Return a task with its settings: those of the baseline, with some values replaced.
 
-    Args:
-        name: the task.
-        values: setting -> value or its text; the names of the files (vocab_size) are possible too.
-        origin: of the values, such as "--set", for messages.
+    `values` are by setting, also by its name in files (vocab_size), and may be texts; messages name
+    their `origin`, such as "--task-set".
 
     Raises:
         ConfigError: a setting is unknown (the message suggests the nearest), a value has another
@@ -116,13 +112,9 @@ def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Tas
 def make_task(
     name: str, *, seed: int = DEFAULT_SEED, labels: str = "dense", **settings: object
 ) -> Dataset:
-    """Draw the rows of a task.
+    """Draw the examples of a task, with settings as of `resolve`.
 
-    Args:
-        name: full or short name.
-        seed: of all draws, at least 0.
-        labels: of training rows of recall tasks: "dense", or "scored" as in test rows.
-        settings: see `resolve`.
+    `labels` are those of training examples of recall tasks: "dense", or "scored" as in tests.
 
     Raises:
         ConfigError: there is no such task, or the seed or a setting is not possible.

@@ -61,7 +61,7 @@ class StateTracking(LongerTest):
     name: ClassVar[str] = "state-tracking"
     short: ClassVar[str] = "ST"
     about: ClassVar[str] = "the running product in a group, held beyond the training length"
-    sudden: ClassVar[bool] = True
+    phase_transition: ClassVar[bool] = True
 
     group: str = option("S3", "the group of the elements", choices=tuple(ORDERS))
 
@@ -114,7 +114,7 @@ class Dyck(LongerTest):
     about: ClassVar[str] = "the bracket that may close, held beyond the training length"
 
     kinds: int = option(4, "k, kinds of brackets", low=1, high=2**19)
-    depth: int = option(4, "m, most open brackets at once", low=1, high=2**10)
+    depth: int = option(4, "m, maximum nesting depth", low=1, high=2**10)
 
     @property
     def tokens(self) -> int:
@@ -138,7 +138,7 @@ class Dyck(LongerTest):
         return np.where(opens, kind, y[:-1].T), y[1:].T
 
 
-TRIES = 1000
+MAX_DRAWS = 1000
 """Most draws for a grammar whose states all reach the end."""
 NOT_ALLOWED = -1
 
@@ -174,11 +174,11 @@ class SelectiveGrammar(Task):
     density: float = option(0.4, "probability that a letter is allowed", above=0, below=1)
     starts: int = option(4, "states in which a string may begin", low=1)
     gap_prob: float = option(0.1, "probability of a distractor after a token", low=0, below=1)
-    gap_start: int = option(0, "tokens of a row without a distractor", unit="tokens", low=0)
+    gap_start: int = option(0, "tokens at the start without distractors", unit="tokens", low=0)
 
     @property
     def letters(self) -> int:
-        """L."""
+        """L, the number of letters."""
         return (self.vocab - 1) // self.depth
 
     def broken_rules(self) -> Iterator[str]:
@@ -196,7 +196,7 @@ class SelectiveGrammar(Task):
         chance[0] = self.density / D
         poor: Bools = np.ones(V, bool)
         allowed = np.empty((V, L + 1), bool)
-        for _ in range(TRIES):
+        for _ in range(MAX_DRAWS):
             allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
             # Each state needs a next token and, so that a distractor is possible, another one.
             poor = np.all(allowed, axis=1) | ~np.any(allowed, axis=1)
@@ -211,8 +211,8 @@ class SelectiveGrammar(Task):
                 return {"grammar": grammar}
             poor[:] = True
         raise ConfigError(
-            f"{self.name}: density is {self.density:g}, depth {D} and vocab {V}; in {TRIES} draws "
-            "no grammar has a way to the end and a token that is not allowed in each state: "
+            f"{self.name}: density is {self.density:g}, depth {D} and vocab {V}; in {MAX_DRAWS} "
+            "draws no grammar has a way to the end and a token that is not allowed in each state: "
             "another density, or a smaller depth"
         )
 

@@ -33,7 +33,7 @@ Int32 = NDArray[np.int32]
 ByLength = tuple[tuple[int, float], ...]
 """Ends of the parts of scored rows with the accuracy in each part, see `acc_by_length`."""
 
-HELD = 0.99
+LENGTH_ACCURACY = 0.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,7 @@ class Dataset:
 
 
 def write(path: Path, data: Dataset) -> int:
-    """Write a data set and return its size in bytes; readers see the whole file or none.
-
-    Raises:
-        EnvironmentLacks: the disk is full.
-    """
+    """Write a data set and return its size in bytes; readers see the whole file or none."""
     common = ("kv_keys", "kv_values", "grammar")
     arrays = {name: part for name in common if (part := getattr(data, name)) is not None}
     for split, (x, y) in data.splits().items():
@@ -138,13 +134,15 @@ def acc_by_length(data: Dataset, predictions: Ints) -> ByLength:
     )
 
 
-def held_length(by_length: ByLength) -> int:
-    """Return the last end up to which every part has an accuracy of at least `HELD`, or 0."""
-    return max((end for end, _ in takewhile(lambda part: part[1] >= HELD, by_length)), default=0)
+def generalization_length(by_length: ByLength) -> int:
+    """Return the length up to which every part has the accuracy `LENGTH_ACCURACY`, or 0."""
+    return max(
+        (end for end, _ in takewhile(lambda part: part[1] >= LENGTH_ACCURACY, by_length)), default=0
+    )
 
 
-def ceiling(data: Dataset) -> float:
-    """Return the best possible `acc_token` of these test rows.
+def best_achievable(data: Dataset) -> float:
+    """Return the best achievable `acc_token` of these test rows.
 
     In memorization it is the share of test queries whose key is in the training rows, since the
     value of another key is unknown. In other tasks it is 1.
@@ -156,7 +154,7 @@ def ceiling(data: Dataset) -> float:
     return float(np.isin(queries, known_keys).mean())
 
 
-def unigram(data: Dataset) -> float:
-    """Return the `acc_token` of the best constant prediction."""
+def majority_accuracy(data: Dataset) -> float:
+    """Return the `acc_token` of always predicting the most frequent target."""
     scored = data.test_y[data.test_y != IGNORED]
     return float(np.bincount(scored).max() / len(scored))

@@ -15,7 +15,7 @@ from mlxhog.config.options import option
 from mlxhog.data.batch import IGNORED
 from mlxhog.mad.tasks.task import Fixed, Ints, Rng, Rows, Task
 
-FEWEST = 3
+MIN_NODES = 3
 """Nodes of the smallest cycle."""
 
 QUERY = 4
@@ -44,18 +44,18 @@ class Depo(Task):
     about: ClassVar[str] = (
         "the node k edges further along a cycle, whose edges are shown in a random order"
     )
-    sudden: ClassVar[bool] = True
+    phase_transition: ClassVar[bool] = True
 
     vocab: int = 32
     seq_len: int = 56
-    nodes: int = option(8, "N, nodes of the largest cycle", low=FEWEST)
-    hops: int = option(2, "K, most edges from the start of a query to its answer", low=1)
-    queries: int = option(8, "M, queries of a row, one for a node", low=1)
-    marked: bool = option(True, "a marker begins each edge")
+    nodes: int = option(8, "N, nodes of the largest cycle", low=MIN_NODES)
+    hops: int = option(2, "K, edges of the longest path that is asked for", low=1)
+    queries: int = option(8, "M, queries per sequence, each from its own node", low=1)
+    marked: bool = option(True, "begin each edge with a marker")
 
     @property
     def names(self) -> int:
-        """W."""
+        """W, the number of names."""
         return self.vocab - self.hops - 3
 
     @property
@@ -71,7 +71,7 @@ class Depo(Task):
         yield from self.at_least("seq_len", self.edge * self.nodes + QUERY * self.queries, why)
 
     def draw(self, rng: Rng, n: int, *, train: bool, dense: bool, fixed: Fixed) -> Rows:
-        sizes = np.arange(FEWEST, self.nodes + 1)
+        sizes = np.arange(MIN_NODES, self.nodes + 1)
         weights = 1 / (sizes + math.sqrt(self.nodes))
         share = weights / weights.sum()
         size = rng.choice(sizes, (n, 1), p=share) if train else np.full((n, 1), self.nodes)
@@ -132,8 +132,8 @@ class Mano(Task):
     )
 
     seq_len: int = 64
-    modulus: int = option(7, "p, numbers are taken modulo p", low=2)
-    operations: int = option(2, "L, most operations of an expression", low=1, high=256)
+    modulus: int = option(7, "p, the modulus", low=2)
+    operations: int = option(2, "L, operations of the longest expression", low=1, high=256)
 
     @property
     def longest(self) -> int:

@@ -11,7 +11,7 @@ from mlxhog.config.options import option
 from mlxhog.data.batch import IGNORED
 from mlxhog.mad.tasks.task import Bools, Divided, Fixed, Ints, NoisyTask, Rng, Rows, Task
 
-QUERY_HELP = "score every value with an earlier key, not only the last value"
+QUERY_HELP = "score every value whose key occurred before, not only the last value"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class InContextRecall(Divided):
     name: ClassVar[str] = "in-context-recall"
     short: ClassVar[str] = "CR"
     about: ClassVar[str] = "the value of a key from earlier in the sequence"
-    sudden: ClassVar[bool] = True
+    phase_transition: ClassVar[bool] = True
 
     multi_query: bool = option(True, QUERY_HELP)
 
@@ -123,7 +123,7 @@ class FuzzyInContextRecall(NoisyTask):
     The queried pair is inserted at a random position, unless its key is already there. The position
     of the reference may be beyond the last pair, so a few per cent of its sequences end with a
     query without an answer; here the pair is inserted at the last possible place. `fuzzy_compat`
-    restores the reference's behaviour.
+    restores the reference's placement.
 
     Keys are made of 0 .. K-1, values of K .. R-1, noise of R .. R+N-1.
 
@@ -134,10 +134,10 @@ class FuzzyInContextRecall(NoisyTask):
     name: ClassVar[str] = "fuzzy-in-context-recall"
     short: ClassVar[str] = "FR"
     about: ClassVar[str] = "in-context recall with keys and values of one to a few tokens each"
-    sudden: ClassVar[bool] = True
+    phase_transition: ClassVar[bool] = True
 
-    k_motif: int = option(3, "most tokens of a key", low=1, aliases=("k_motif_size",))
-    v_motif: int = option(3, "most tokens of a value", low=1, aliases=("v_motif_size",))
+    k_motif: int = option(3, "tokens of the longest key", low=1, aliases=("k_motif_size",))
+    v_motif: int = option(3, "tokens of the longest value", low=1, aliases=("v_motif_size",))
     multi_query: bool = option(True, QUERY_HELP)
     fuzzy_compat: bool = option(
         False, "compat: as in the reference, some final queries have no answer"
@@ -284,7 +284,7 @@ class MultiQueryAssociativeRecall(Task):
     name: ClassVar[str] = "multi-query-associative-recall"
     short: ClassVar[str] = "MQAR"
     about: ClassVar[str] = "the values of several keys from the beginning of the sequence"
-    sudden: ClassVar[bool] = True
+    phase_transition: ClassVar[bool] = True
 
     vocab: int = 64
     seq_len: int = 64
@@ -292,15 +292,18 @@ class MultiQueryAssociativeRecall(Task):
         4, "P, pairs of key and value, and queries", low=1, aliases=("num_kv_pairs", "pairs")
     )
     power_a: float = option(
-        0.01, "a of the power law of gaps; 1 is uniform, less has more short gaps", above=0, high=1
+        0.01,
+        "exponent of the power law of gaps; 1 is uniform, less favors short ones",
+        above=0,
+        high=1,
     )
     random_fill: bool = option(
-        False, "random tokens beside pairs and queries, not 0", aliases=("random_non_queries",)
+        False, "fill with random tokens instead of 0", aliases=("random_non_queries",)
     )
 
     @property
     def keys(self) -> int:
-        """K."""
+        """K, the number of keys."""
         return self.vocab // 2 - 1
 
     def broken_rules(self) -> Iterator[str]:

@@ -15,7 +15,7 @@ from mlxhog.errors import ConfigError
 GENERATOR_VERSION = 1
 """Version of the package's generators; it changes with the rows of a seed."""
 
-LONGEST = 2**20
+MAX_LENGTH = 2**20
 """Largest T, and largest V."""
 
 Ints = NDArray[np.integer[Any]]
@@ -41,21 +41,21 @@ class Task:
         ConfigError: naming every broken rule, and the possible values.
     """
 
-    kind: ClassVar[choices.Registry[Any]] = choices.TASKS  # the registry of tasks
+    registry: ClassVar[choices.Registry[Any]] = choices.TASKS
     takes_plain_fields: ClassVar[bool] = True
     name: ClassVar[str]  # full name
     short: ClassVar[str]  # name in tables
     about: ClassVar[str] = ""  # the tested skill, in a line
     backbone: ClassVar[str] = "language-model"  # of the model, one of `models.mad.config.BACKBONES`
     # learned in a sudden jump, late in a run; early steps do not rank candidates
-    sudden: ClassVar[bool] = False
+    phase_transition: ClassVar[bool] = False
 
     vocab: int = option(
-        16, "V, number of tokens; ids are 0 .. V-1", low=1, high=LONGEST, aliases=("vocab_size",)
+        16, "V, the size of the vocabulary", low=1, high=MAX_LENGTH, aliases=("vocab_size",)
     )
-    seq_len: int = option(128, "T, the sequence length of the benchmark", low=1, high=LONGEST)
-    train_rows: int = option(12_800, "rows for training", low=1, aliases=("num_train",))
-    test_rows: int = option(1_280, "rows for scoring", low=1, aliases=("num_test",))
+    seq_len: int = option(128, "T, the sequence length of the benchmark", low=1, high=MAX_LENGTH)
+    train_rows: int = option(12_800, "training examples", low=1, aliases=("num_train",))
+    test_rows: int = option(1_280, "test examples", low=1, aliases=("num_test",))
     val_rows: int = option(
         0, "validation examples, generated after the others", low=0, aliases=("num_val",)
     )
@@ -121,7 +121,7 @@ class Divided(Task):
 
     @property
     def ordinary(self) -> int:
-        """R."""
+        """R, the number of ordinary tokens."""
         return self.vocab - self.noise_vocab - self.special
 
     @property
@@ -154,11 +154,11 @@ class LongerTest(Task):
     """
 
     vocab: int = option(
-        0, "V, which follows from the task: 0, or this number", low=0, aliases=("vocab_size",)
+        0, "V, derived from the task; 0, or that number", low=0, aliases=("vocab_size",)
     )
     seq_len: int = 40
     test_length: int = option(
-        2048, "tokens of a scored row; by length, accuracy is reported", low=1, high=LONGEST
+        2048, "tokens of a test sequence; accuracy is reported by length", low=1, high=MAX_LENGTH
     )
     test_rows: int = 64
 
@@ -170,7 +170,7 @@ class LongerTest(Task):
     @property
     @abstractmethod
     def tokens(self) -> int:
-        """V."""
+        """V, the size of the vocabulary."""
 
     def broken_rules(self) -> Iterator[str]:
         if self.vocab not in (0, self.tokens):

@@ -1,1 +1,1 @@
-"""One run of a candidate: trained by the protocol, with one worker or several, and scored."""
+"""One run of a candidate: trained by the recipe, with one worker or several, and scored."""

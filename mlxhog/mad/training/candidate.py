@@ -23,7 +23,7 @@ from mlxhog.backends.backend import Backend
 from mlxhog.display.views import Tell
 from mlxhog.errors import Diverged, WorkerFailed
 from mlxhog.mad.run import Callbacks, CandidateRecord, RunConfig
-from mlxhog.mad.tasks.dataset import ceiling
+from mlxhog.mad.tasks.dataset import best_achievable
 from mlxhog.mad.training.evaluation import CandidateEvaluations, score
 from mlxhog.mad.training.run_plan import CandidatePlan, make_run_plan
 from mlxhog.models.families import init_params
@@ -48,23 +48,19 @@ def train(
     tell: Tell = lambda message: None,
     prepare: Prepare = lambda context: None,
 ) -> CandidateRecord:
-    """Train a candidate by its protocol, and score it on the task's validation rows.
+    """Train a candidate by its recipe, and score it on the task's validation rows.
 
     With one worker the numbers depend on `config` only, not on earlier or other runs.
 
     Args:
         config: the run.
-        callbacks: called at steps, evaluations and rungs. Its `beat` may raise KeyboardInterrupt:
-            the run is evaluated once more and is "interrupted"; a second one leaves this function.
+        callbacks: called at steps, evaluations and rungs; see `Callbacks` for interrupts.
         rungs: steps at which the run is evaluated and `callbacks.should_prune` is called.
         worker_options: options of `TrainConfig`, see `mad.options.worker_options`.
         parallel: runs at once, which share the GPU's memory.
         on_end: called with the arena, at rest, before it is removed; not for a diverged run.
         tell: gets messages for the user: choices for this machine, dead workers.
         prepare: called with the context of the one worker before its first step.
-
-    Returns:
-        The record; its status is "done", "diverged", "pruned" or "interrupted".
 
     Raises:
         ConfigError: the configuration is impossible; no row has been drawn.
@@ -87,7 +83,7 @@ def train(
         run.stop()
         if status != "diverged":
             on_end(run.arena)
-        seconds, best = run.seconds(), ceiling(plan.task_rows.dataset())
+        seconds, best = run.seconds(), best_achievable(plan.task_rows.dataset())
         return evaluations.record(status, run.steps_so_far(), seconds, best)
 
 
@@ -119,11 +115,7 @@ class CandidateRun(Session):
         self._tell(message)
 
     def execute(self, evaluations: CandidateEvaluations, prepare: Prepare) -> str:
-        """Train until the evaluations or the budget end the run; return its status.
-
-        Raises:
-            Diverged: gradients are not finite.
-        """
+        """Train until the evaluations or the budget end the run; return its status."""
         try:
             self._start(prepare)
             self.began_ns = self.begin_training()
@@ -167,7 +159,7 @@ class CandidateRun(Session):
         scores = score(self.backend, rows, self.plan.model, beat=self._beat)
         self.ended_ns = monotonic_ns()
         mean = math.fsum(losses) / len(losses) if losses else None
-        evaluations.take(step, self.seconds(), mean, scores)
+        evaluations.add(step, self.seconds(), mean, scores)
 
     def _start_backend(self) -> None:
         """Load the framework of the first worker in this process."""

@@ -45,11 +45,8 @@ KEPT = 2
 class TaskRows:
     """The rows of a task as batches: in every epoch each row once, in an order of its own.
 
-    The last batch of an epoch is smaller if the batch size does not divide the number of rows.
-    Small and hashable: rows are drawn when they are needed.
-
-    Concurrency: equal objects in different processes give equal batches. One object is not for
-    several threads.
+    Small and hashable: rows are drawn when they are needed. Equal objects in different processes
+    give equal batches; one object is not for several threads.
     """
 
     settings: Task  # of the task; to unpickle those of a user's task, a process loads its file
@@ -123,21 +120,18 @@ def make_run_plan(
 ) -> CandidatePlan:
     """Check a run against its task and this machine, without a row and without a framework.
 
-    Args:
-        config: the run.
-        worker_options: options of `TrainConfig` for several workers, see `mad.options`.
-        parallel: runs at once, which share the GPU's memory.
+    Arguments are those of `candidate.train`.
 
     Raises:
         ConfigError: a setting, a size or a mix of backends is impossible.
         EnvironmentLacks: a backend is missing.
     """
-    protocol, settings = config.protocol, tasks.resolve(config.task, config.settings)
+    recipe, settings = config.recipe, tasks.resolve(config.task, config.settings)
     model = config.model()
-    same = {name: getattr(protocol, name) for name in ("optimizer", "lr", "clip", "batch_size")}
+    same = {name: getattr(recipe, name) for name in ("optimizer", "lr", "clip", "batch_size")}
     same |= {"seed": config.seed, "compute_dtype": "float32"}  # scores of every machine are alike
     training = TrainConfig(**same, **(worker_options or {}))
-    _check_strategy(training.strategy)
+    _check_strategy(strategies.strategy_of(training))
     chosen = resolve_workers(
         config.workers, config.threads, machine=machine.here(),
         serial=isinstance(training.strategy, Serial),
@@ -154,24 +148,26 @@ def make_run_plan(
     elif training.strategy is None:  # runs are short, so no strategy is measured
         training = training.having(strategy=choose_strategy.by_likelihood(workers)[0])
     hidden, groups = families.hidden_matrices(model), families.rate_groups(model)
-    training = optim.for_model(
+    training = strategies.for_model(
         training, model.hidden_size, hidden, len(workers), vocabulary=model.vocab_size
     )
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
     kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
-    task_rows = TaskRows(settings, config.seed, protocol.batch_size, protocol.labels)
+    task_rows = TaskRows(settings, config.seed, recipe.batch_size, recipe.labels)
     strategy = strategies.build(training, len(workers))
-    rule = optim.build(training, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step)
+    rule = strategies.build_optimizer(
+        training, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
+    )
     steppers = strategy.steppers(len(workers))
-    lr = training.top_lr * optim.chosen(training).workers_factor(strategy.lr_workers, steppers)
+    factor = optim.optimizer_of(training).workers_factor(strategy.lr_workers, steppers)
     per_epoch = max(1, int(task_rows.n_tickets / strategy.batches_per_step()))
-    limit, spec = step_limit(protocol, per_epoch), param_spec(model)
+    limit, spec = step_limit(recipe, per_epoch), param_spec(model)
     scoring = backends[:1] if len(workers) > 1 else []  # the supervisor has a framework, too
     gpu_users = max(1, sum(name in GPU_BACKENDS for name in backends + scoring))
     schedule: schedules.Constant | schedules.CosineByEpoch = schedules.Constant(warmup=0.0)
-    if protocol.schedule == "cosine":
-        schedule = schedules.CosineByEpoch(protocol.min_lr, limit, per_epoch)
+    if recipe.schedule == "cosine":
+        schedule = schedules.CosineByEpoch(recipe.min_lr, limit, per_epoch)
     return CandidatePlan(
         asked=config,
         config=training,
@@ -184,10 +180,10 @@ def make_run_plan(
         kernels=kernels,
         notes=tuple(notes),
         layout=plan_layout(spec, strategy, rule, task_rows.n_tickets),
-        decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
+        decay=frozenset(name for name, one in spec.items() if one.decay or recipe.wd_all),
         gpu_share=GPUShare(workers=parallel * gpu_users),
         batches=task_rows.batches,
-        schedule=partial(schedule.of_run, lr, schedules.Epochs(per_epoch)),
+        schedule=partial(schedule.of_run, training.top_lr * factor, schedules.Epochs(per_epoch)),
         background_tasks=NoJobs,
         limit=limit,
         per_epoch=per_epoch,
@@ -199,7 +195,8 @@ def _check_strategy(strategy: Strategy | None) -> None:
     if isinstance(strategy, Sim):
         raise ConfigError(
             "strategy sim is for mlxhog train: workers of a candidate are processes; with "
-            "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
+            "strategy=round_robin their gradients are P - 1 updates stale, and runs repeat bit for "
+            "bit"
         )
     numbers = {} if strategy is None else options(type(strategy))
     if foreign := [n for n, one in numbers.items() if one.train_only and is_set(strategy, n)]:

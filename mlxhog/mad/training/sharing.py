@@ -1,6 +1,6 @@
 """Candidates of a study that train one embedding table together, with lock-free additions of rows.
 
-All candidates on one setting, with one seed and at one optimizer point, read and write one table
+All candidates on one task config, with one recipe and one seed, read and write one table
 (V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
 candidate begins with the table as the others left it, also after `mad resume`: the study keeps its
 tables after every run.
@@ -19,7 +19,7 @@ from mlxhog.arena.published import Float32
 from mlxhog.config.plugins import KEY
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.mad import tasks
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import Recipe
 from mlxhog.mad.run import Callbacks, CandidateRecord, RunConfig
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.config import EMBEDDING
@@ -35,14 +35,14 @@ def common(config: RunConfig) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def check_sharing(protocol: Protocol, workers: str) -> None:
+def check_sharing(recipe: Recipe, workers: str) -> None:
     """Refuse several workers, and an optimizer whose moments have other shapes than a table."""
     if "," in workers or "*" in workers:
         raise ConfigError(
             f"--share-embedding is for candidates of one worker, these have {workers}; leave out "
             "one of the two"
         )
-    if (optimizer := protocol.optimizer).has_own_bases:
+    if (optimizer := recipe.optimizer).has_own_bases:
         raise ConfigError(
             f"--share-embedding needs moments of the table's shape, and {optimizer.name} has "
             "others; use --optimizer muon or adamw, or leave out one of the two"
@@ -55,13 +55,9 @@ def shared_tables(
 ) -> "Iterator[SharedRun]":
     """Create a table for each run of a candidate; the end of the block removes them.
 
-    Args:
-        configs: every run of any candidate, after `check_sharing`; the runs of the others use the
-            same tables.
-        kept: the tables of `SharedRun.write` in an earlier session; None: initial values.
-
-    Yields:
-        The function that executes a run, in this process or in one spawned from the block.
+    `configs` are the runs of any candidate, after `check_sharing`; `kept` the tables that
+    `SharedRun.write` had in an earlier session, None for initial values. It yields the function
+    that executes a run, in this process or in one spawned from the block.
 
     Raises:
         EnvironmentLacks: there is not enough memory.
@@ -136,12 +132,12 @@ class SharedEmbedding(Optimizer):
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """Those of the run's own optimizer."""
+        """The state segments of the run's own optimizer."""
         return self._own.state_segments
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
-        """Those of the run's own optimizer."""
+        """The shared segments of the run's own optimizer."""
         return self._own.shared_segments
 
     def update(self, target: UpdateTarget, pairs: Pairs, step: UpdateStep) -> None:

@@ -1,8 +1,7 @@
 """The staleness of a run, the facts of a model that was measured, and the advice that follows.
 
-With P workers that always have a gradient in flight the mean staleness over all updates is P - 1 at
-any speeds: each update falls between the read and the write of the P - 1 others. Its largest value
-has no such limit. The theory's tau is a lag in updates: a property of a run, not of a model.
+With P workers that always have a gradient in flight the mean staleness is P - 1 at any speeds: each
+update falls between the read and the write of the P - 1 others. Its largest value has no limit.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from mlxhog.progress import Progress
 from mlxhog.research.analysis.conflicts import BlockConflicts
 from mlxhog.research.analysis.sampling import StaleGradient
 from mlxhog.research.bounds import Bound
-from mlxhog.research.rules import OFTEN, TRAINING, decide
+from mlxhog.research.rules import OFTEN, TRAINING_RULES, decide
 from mlxhog.research.simulator import Staleness
 from mlxhog.strategies import Hogwild
 
@@ -29,7 +28,7 @@ from mlxhog.strategies import Hogwild
 
 _MAX_STEPS = 1 << 48  # of a run; a stranger's run may say more
 ObservedStaleness = dict[str, Any]
-"""Of a run: its `source` ("run" or "probe"), `workers` (their number) and `write` option; the
+"""A run's `source` ("run" or "probe"), `workers` (their number) and `write` option; the
 distribution over `all` steps and `by_worker`, as of `Staleness`; the `histogram`, staleness ->
 steps; and the `lost_update_rate` of the counted `increments`, None if it was not measured."""
 
@@ -39,18 +38,14 @@ def probe_run(
 ) -> ObservedStaleness:
     """Train for a few seconds without locks in a temporary folder, and return the staleness.
 
-    The run adds plainly (`write: racy`) and evaluates nothing.
-
-    Raises:
-        MlxhogError: as `mlxhog.training.supervisor.training.train`.
-        WorkerFailed: no step was finished in that time.
+    The run writes without locks (`write: racy`) and evaluates nothing.
     """
     own = config.strategy
     result, _ = run_shortly(
         config,
         tell,
         seconds=seconds,
-        fewest=1,
+        min_steps=1,
         flag="--time",
         strategy=own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
         workers=workers,
@@ -71,7 +66,7 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
 def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStaleness:
     def histogram(of: Mapping[str, Any]) -> dict[int, int]:
         counts = sorted(of["staleness"].items())
-        return {lag: steps for lag, steps in counts if lag >= 0 and 0 <= steps < _MAX_STEPS}
+        return {tau: steps for tau, steps in counts if tau >= 0 and 0 <= steps < _MAX_STEPS}
 
     workers, overall = line["workers"], Staleness.of("all", histogram(line))
     named = {f"{one['slot']} {one['backend']}": histogram(one) for one in workers}
@@ -91,15 +86,15 @@ def _summary(source: str, line: Mapping[str, Any], write: str) -> ObservedStalen
 # -- advice --------------------------------------------------------------------------------------
 
 
-class Lag(NamedTuple):
-    """The staleness of the bounds, in updates.
+class RunStaleness(NamedTuple):
+    """The staleness that the bounds are evaluated at, in updates.
 
-    Without a run it is that of workers that are equal and never idle: their number - 1.
+    Without a run it is that of P workers that are equal and never idle: P - 1.
     """
 
     mean: float
     largest: float
-    seen: bool  # whether a run showed it
+    measured: bool  # by a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,45 +106,48 @@ class Analysis:
     cores: int  # of this machine
     trained: bool  # whether the parameters come from a checkpoint
     blocks: Sequence[BlockConflicts]  # measured conflicts
-    lag: Lag  # staleness
+    staleness: RunStaleness
     observed: ObservedStaleness | None  # the staleness of a run; None without a run
-    stale_gradients: Sequence[StaleGradient]  # the worth of stale gradients, by lag
+    stale_gradients: Sequence[StaleGradient]  # by delay
     bounds: Sequence[Bound]  # the theorems, applied
 
     @property
     def dense_share(self) -> float:
-        """The share of the parameters in blocks in which most pairs of updates meet."""
+        """The share of the parameters in blocks in which most pairs of updates overlap."""
         total = sum(one.parameters for one in self.blocks)
         return sum(one.parameters for one in self.blocks if one.p_conf > OFTEN) / total
 
     @cached_property
     def strictest(self) -> Bound:
-        """Of all blocks the least lag for which conflicts cost nothing: tau <= n / (2 Dbar)."""
+        """The bound tau <= n / (2 Dbar) of the block where it is least."""
         each = (one for one in self.bounds if one["name"] == "perturbed iterate")
         return min(each, key=lambda one: float(one["values"]["largest_tau"]))
 
     @property
     def allowed(self) -> float:
-        """That lag."""
+        """The largest staleness at which conflicts cost nothing, in the strictest block."""
         return float(self.strictest["values"]["largest_tau"])
 
     @property
     def lock_free(self) -> Hogwild | None:
-        """The strategy, if its workers are lock-free and their steps late."""
+        """The strategy, if its workers are lock-free and their gradients stale."""
         strategy = self.config.strategy
-        return strategy if isinstance(strategy, Hogwild) and self.lag.mean > 0 else None
+        return strategy if isinstance(strategy, Hogwild) and self.staleness.mean > 0 else None
 
     @property
     def stale(self) -> StaleGradient | None:
-        """The worth of a gradient of typical lateness; None if it was not measured."""
-        lag, measured = max(1.0, self.lag.mean), self.stale_gradients
-        return next((one for one in measured if one.lag >= lag), measured[-1] if measured else None)
+        """The measurement at the typical staleness; None if there is none."""
+        typical, measured = max(1.0, self.staleness.mean), self.stale_gradients
+        last = measured[-1] if measured else None
+        return next((one for one in measured if one.delay >= typical), last)
 
     @property
-    def ages(self) -> float | None:
-        """The cosine of such a gradient with a fresh one; None where no sync start could help."""
+    def stale_cosine(self) -> float | None:
+        """Cosine of a typically stale gradient and a fresh one; None if a sync start is no help."""
         begun = self.lock_free is not None and self.lock_free.async_after > 0
-        return None if self.stale is None or self.lag.mean == 0 or begun else self.stale.cosine
+        return (
+            None if self.stale is None or self.staleness.mean == 0 or begun else self.stale.cosine
+        )
 
 
 def advise(facts: Analysis) -> Iterator[dict[str, str]]:
@@ -157,7 +155,7 @@ def advise(facts: Analysis) -> Iterator[dict[str, str]]:
 
     The flags are "" for no change, and where the other options do not take them.
     """
-    for rule in decide(TRAINING, facts):
+    for rule in decide(TRAINING_RULES, facts):
         recommend, flags = rule.answer(facts)
         yield {
             "topic": rule.topic,

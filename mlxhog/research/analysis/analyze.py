@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import optim
+from mlxhog import optim, strategies
 from mlxhog.arena.child import Child
 from mlxhog.base import machine
 from mlxhog.base.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
@@ -17,21 +17,20 @@ from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.experiments.target import AnalysisTarget
 from mlxhog.models import families
-from mlxhog.optim import SGD, OptimizerChoice
-from mlxhog.optim.choice import Sharing
-from mlxhog.optim.sparsified import sparsify
+from mlxhog.optim import SGD, OptimizerComponent
+from mlxhog.optim.component import SharedMoments
 from mlxhog.research import PROBE_S, AnalyzeConfig, bounds
 from mlxhog.research.analysis import conflicts, sampling
 from mlxhog.research.analysis.advice import (
     Analysis,
-    Lag,
     ObservedStaleness,
+    RunStaleness,
     advise,
     of_run,
     probe_run,
 )
 from mlxhog.research.analysis.conflicts import call_child, max_samples, measure
-from mlxhog.research.analysis.sampling import LAGS, Subject, Ticket, blocks_of
+from mlxhog.research.analysis.sampling import DELAYS, Subject, Ticket, blocks_of
 from mlxhog.research.bounds import Bound, Facts
 from mlxhog.research.rules import verdict
 from mlxhog.strategies import Hogwild, Serial
@@ -80,15 +79,15 @@ def analyze(target: AnalysisTarget, options: AnalyzeConfig, tell: TellStep) -> d
         tell("gradients", f"starting {plan.workers[0].backend}")
         drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, tell)
-        tell("gradients", "how they age")
+        tell("gradients", "stale against fresh")
         order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
-        shuffled, lags = [drawn[k] for k in order], LAGS[-1]
+        shuffled, longest = [drawn[k] for k in order], DELAYS[-1]
         stale_gradients = call_child(
             child,
             sampling.compare_stale_gradients,
             subject,
-            shuffled[lags:][:WATCHED],
-            shuffled[:lags],
+            shuffled[longest:][:WATCHED],
+            shuffled[:longest],
             shuffled[-REMEMBERED:] if trained else [],
         )
     counted = tickets(batches.n_tickets, min(options.batches, batches.n_tickets), config.seed)
@@ -100,11 +99,12 @@ def analyze(target: AnalysisTarget, options: AnalyzeConfig, tell: TellStep) -> d
         lambda step: tell("rows of the embedding", step),
     )
     others = max(1.0, len(workers_of(target)) - 1.0)
-    lag = Lag(others, others, seen=False)
+    staleness = RunStaleness(others, others, measured=False)
     if observed is not None and observed["workers"] > 1:
-        lag = Lag(observed["all"]["mean"], float(observed["all"]["max"]), seen=True)
+        seen = observed["all"]
+        staleness = RunStaleness(seen["mean"], float(seen["max"]), measured=True)
     theorems = bounds_of(
-        measured.blocks, updates=batches.n_tickets, lag=lag, facts=facts(config, write)
+        measured.blocks, updates=batches.n_tickets, staleness=staleness, facts=facts(config, write)
     )
     analysis = Analysis(
         config=config,
@@ -112,7 +112,7 @@ def analyze(target: AnalysisTarget, options: AnalyzeConfig, tell: TellStep) -> d
         cores=machine.here().cores,
         trained=trained,
         blocks=measured.blocks,
-        lag=lag,
+        staleness=staleness,
         observed=observed,
         stale_gradients=stale_gradients,
         bounds=tuple(theorems),
@@ -133,10 +133,10 @@ def analyze(target: AnalysisTarget, options: AnalyzeConfig, tell: TellStep) -> d
             "mean_loss": float(measured.losses.mean()),
             "mean_norm": float(measured.norms.mean()),
             "largest_gradient": float(measured.norms.max()),
-            "ageing": [one._asdict() for one in stale_gradients],
+            "stale": [one._asdict() for one in stale_gradients],
         },
         "staleness": observed,
-        "lag": lag._asdict(),
+        "assumed_staleness": staleness._asdict(),
         "bounds": [*analysis.bounds],
         "advice": [*advise(analysis)],
         "notes": notes,
@@ -144,21 +144,26 @@ def analyze(target: AnalysisTarget, options: AnalyzeConfig, tell: TellStep) -> d
     }
 
 
-# -- the theorems at these numbers -----------------------------------------------------------------
+# -- the theorems, applied -------------------------------------------------------------------------
 
 
 def facts(config: TrainConfig, write: str) -> Facts:
     """Return the facts on a language model and its training; `write` as the option of that name."""
+    strategy, sgd = strategies.strategy_of(config), SGD(weight_decay=0.0)
     return {
         "strongly_convex": False,
         "bounded_gradients": True if config.clip > 0 else None,
         "lossless": write != "racy",
-        "sgd": config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
+        "sgd": config.optimizer == sgd and (strategy is None or strategy.sparsify == "none"),
     }
 
 
 def bounds_of(
-    blocks: Sequence[conflicts.BlockConflicts], *, updates: int, lag: Lag, facts: Facts
+    blocks: Sequence[conflicts.BlockConflicts],
+    *,
+    updates: int,
+    staleness: RunStaleness,
+    facts: Facts,
 ) -> Iterator[Bound]:
     """Yield the theorems of every block.
 
@@ -175,14 +180,14 @@ def bounds_of(
                 "n_examples": updates, "mean_degree": one.p_conf * (updates - 1),
             },
         }.items():  # fmt: skip
-            yield bounds.apply(name, here, one.name, tau=lag.largest, **more)
+            yield bounds.apply(name, here, one.name, tau=staleness.largest, **more)
 
 
 # -- what is measured ------------------------------------------------------------------------------
 
 
 def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
-    """Draw `count` different batches at random, from the fewest epochs that have them."""
+    """Draw `count` different batches at random, from as few epochs as have them."""
     epochs = -(-count // per_epoch)
     drawn = np.random.default_rng([seed, 1]).choice(per_epoch * epochs, count, replace=False)
     return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
@@ -203,7 +208,7 @@ def plan_of(target: AnalysisTarget, options: AnalyzeConfig) -> TextPlan:
     return plan
 
 
-def _alone(config: TrainConfig, backend: str, optimizer: OptimizerChoice) -> TrainConfig:
+def _alone(config: TrainConfig, backend: str, optimizer: OptimizerComponent) -> TrainConfig:
     return replace(
         config,
         optimizer=optimizer,
@@ -219,7 +224,7 @@ def _settled(target: AnalysisTarget, plan: TextPlan) -> TrainConfig:
     config = target.config
     if config.strategy is None:
         config = replace(config, strategy=Hogwild())
-    return optim.for_model(
+    return strategies.for_model(
         config,
         plan.model.hidden_size,
         families.hidden_matrices(plan.model),
@@ -231,8 +236,8 @@ def _settled(target: AnalysisTarget, plan: TextPlan) -> TrainConfig:
 def subject_of(target: AnalysisTarget, plan: TextPlan) -> Subject:
     """Return the gradients to sample, and the optimizer of one worker with its own moments."""
     steps = _settled(target, plan)
-    optimizer = optim.chosen(steps)
-    if isinstance(optimizer, Sharing):
+    optimizer = optim.optimizer_of(steps)
+    if isinstance(optimizer, SharedMoments):
         optimizer = replace(optimizer, moments="private")
     steps = _alone(steps, plan.workers[0].backend, optimizer)
     return Subject(plan, steps, blocks_of(plan.model, plan.layout.slots), target.checkpoint)
@@ -263,11 +268,11 @@ def _observe(
 
 def workers_of(target: AnalysisTarget) -> tuple[WorkerSpec, ...]:
     """Return the workers of a run with these settings."""
-    config = target.config
+    config, strategy = target.config, strategies.strategy_of(target.config)
     return resolve_workers(
         config.workers,
         config.threads,
         machine=machine.here(),
         max_workers=config.max_workers,
-        serial=config.strategy is not None and config.strategy.one_process,
+        serial=strategy is not None and strategy.one_process,
     ).workers

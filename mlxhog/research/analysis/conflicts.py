@@ -1,8 +1,7 @@
 """Omega, rho, Delta and conflict: of each block of a model, and of rows of the embedding.
 
-A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`Hypergraph.of_bitmaps`). Rows of the
-embedding are counted, exactly: a batch looks up those of its text and moves no other row.
+A spawned process computes gradients (`sampling.py`); this side turns their bitmaps into estimates
+with intervals. Rows of the embedding are counted exactly: those of a batch's tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.display.views import Tell, TellStep
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.research import FEWEST
+from mlxhog.research import MIN_SAMPLES
 from mlxhog.research.analysis import sampling
 from mlxhog.research.analysis.sampling import Block, Subject, Ticket
 from mlxhog.research.hypergraph import Hypergraph
@@ -73,15 +72,15 @@ def max_samples(subject: Subject) -> int:
     """Return the number of gradients whose bitmaps fit into `BITMAP_BYTES`.
 
     Raises:
-        EnvironmentLacks: they are fewer than `FEWEST`.
+        EnvironmentLacks: they are fewer than `MIN_SAMPLES`.
     """
     one = sum(-(-block.parameters // 8) for block in subject.blocks)
     fit = BITMAP_BYTES // one
-    if fit < FEWEST:
+    if fit < MIN_SAMPLES:
         raise EnvironmentLacks(
-            f"the supports of {FEWEST} gradients take {FEWEST * one / 2**30:.1f} GiB as bitmaps, "
-            f"the limit is {BITMAP_BYTES / 2**30:.0f}; analyze a narrower model of the same kind: "
-            "supports hardly depend on the width"
+            f"the supports of {MIN_SAMPLES} gradients take {MIN_SAMPLES * one / 2**30:.1f} GiB as "
+            f"bitmaps, the limit is {BITMAP_BYTES / 2**30:.0f}; analyze a narrower model of the "
+            "same kind: supports hardly depend on the width"
         )
     return fit
 
@@ -91,7 +90,7 @@ def measure(
 ) -> MeasuredConflicts:
     """Sample the gradients of some batches, and estimate.
 
-    Tickets are drawn at random, `FEWEST` or more.
+    Tickets are drawn at random, `MIN_SAMPLES` or more.
 
     Raises:
         Diverged: a gradient is not finite.
@@ -142,10 +141,8 @@ def count_rows(
 ) -> dict[str, Any]:
     """Count the conflicts of two or more batches in rows of the embedding, exactly.
 
-    Returns:
-        Omega, rho, Delta and p_conf as of `Hypergraph`; `never`, the rows that no batch touched;
-        the `hottest` rows with the text of their token and the share of the batches that touch
-        each; and p_conf `without_hottest`.
+    Beside Omega, rho, Delta and p_conf of `Hypergraph` it returns how many rows `never` occur, the
+    `hottest` rows with their tokens' texts and shares of batches, and p_conf `without_hottest`.
     """
     edges = []
     for number, ticket in enumerate(tickets):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog import backends, optim
+from mlxhog import backends, strategies
 from mlxhog.arena import Slot
 from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
@@ -34,8 +34,8 @@ from mlxhog.training.worker.steps import mean_gradient
 class Block:
     """Parameters that are reported together: those of `families.parameter_blocks`.
 
-    The theory's numbers differ so much between an embedding and a dense layer that one number for
-    the whole model has no meaning. What is outside the layers is in blocks of its own.
+    An embedding and a dense layer differ so much that averages over the model mean nothing.
+    Parameters outside the layers have blocks of their own.
     """
 
     name: str  # such as "embedding", "layer 0", "out_norm" or "head"
@@ -81,10 +81,7 @@ Ticket = tuple[int, int]  # epoch and number of a batch
 
 @dataclass(frozen=True)
 class Subject:
-    """The gradients to sample: a model at some parameters, and batches of its training text.
-
-    Each batch is one update, one hyperedge of the theory.
-    """
+    """The gradients to sample: a model at some parameters, and batches, one hyperedge each."""
 
     plan: Plan  # of a run of one worker
     steps: TrainConfig  # options of the optimizer that steps on these gradients
@@ -147,7 +144,7 @@ class GradientSource:
         return loss
 
     def move(self, step: Float32) -> None:
-        """Add a step, laid out as the parameters, to them."""
+        """Apply an update, laid out as the parameters."""
         self.params += step
         self.backend.take(self.params)
 
@@ -177,9 +174,8 @@ def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> Sampled:
 class OwnSteps:
     """One worker's steps on parameters of its own; it writes no shared memory.
 
-    Every step is taken at `params`, (n,) float32 in the layout of the slots, which do not change by
-    it. It begins without moments. `decay` names those that weight decay applies to; `hidden` and
-    `groups` are as `optim.build` takes them.
+    Every step is computed at the same `params`, (n,) float32 in the layout of the slots. `decay`
+    names those with weight decay; `hidden` and `groups` are as of `strategies.build_optimizer`.
     """
 
     def __init__(
@@ -192,7 +188,7 @@ class OwnSteps:
         groups: Groups | None = None,
     ) -> None:
         self._config, self._params, self._number = config, params, 0
-        self.rule = optim.build(config, hidden, groups=groups)
+        self.rule = strategies.build_optimizer(config, hidden, groups=groups)
         self._target = UpdateTarget.alone(self.rule, params.copy(), slots, decay)
 
     def step(self, grads: Grads) -> Float32:
@@ -208,15 +204,15 @@ class OwnSteps:
         return step
 
 
-# -- the worth of a stale gradient -----------------------------------------------------------------
+# -- stale gradients against fresh ones ------------------------------------------------------------
 
-LAGS = (1, 2, 4, 8)
+DELAYS = (1, 2, 4, 8)
 
 
 class StaleGradient(NamedTuple):
-    """The cosine between a batch's gradient and its own some updates by others later; a mean."""
+    """Mean cosine between the gradient of a batch, and its gradient after updates of others."""
 
-    lag: int
+    delay: int  # in updates
     cosine: float
 
 
@@ -227,13 +223,13 @@ def compare_stale_gradients(
     others: Sequence[Ticket],
     before: Sequence[Ticket],
 ) -> tuple[StaleGradient, ...]:
-    """Compare old gradients with fresh ones; the parameters are put back afterwards.
+    """Compare stale gradients with fresh ones; the parameters are restored afterwards.
 
-    Theorems bound the worth of a stale gradient by the curvature in the worst direction. Here it is
-    measured: the gradient of a batch before and after k updates of other batches, with full steps.
+    Theorems bound the error of a stale gradient by the worst curvature. Here it is measured: the
+    gradient of a batch before and after k updates of other batches.
 
-    The optimizer has seen the batches `before`; `others`, at least the largest of `LAGS`, are those
-    of the updates in between.
+    The optimizer has seen the batches `before`; `others`, at least the largest of `DELAYS`, are
+    those of the updates in between.
     """
     ours, plan = source(lane, subject), subject.plan
     params_before, model = ours.params.copy(), plan.model
@@ -254,10 +250,10 @@ def compare_stale_gradients(
         ours.gradient(ticket)
         optimizer.step(ours.grads)
     old, results = [flat(ticket) for ticket in watched], []
-    for done, ticket in enumerate(others[: LAGS[-1]], start=1):
+    for done, ticket in enumerate(others[: DELAYS[-1]], start=1):
         ours.gradient(ticket)
         ours.move(optimizer.step(ours.grads))
-        if done in LAGS:
+        if done in DELAYS:
             pairs = zip(old, watched, strict=True)
             cosine = np.mean([_cosine(first, flat(ticket)) for first, ticket in pairs])
             results.append(StaleGradient(done, float(cosine)))

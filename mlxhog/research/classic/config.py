@@ -71,8 +71,8 @@ class ClassicConfig:
     strategy: str = _strategy("hogwild", "how workers share the parameters", choices=STRATEGIES)
     write: str = _strategy(
         "auto",
-        "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the most "
-        "frequent coordinates private between merges; auto is the problem's recommendation",
+        "how hogwild writes: racy may lose increments, lossless loses none, hot-cold keeps the "
+        "most frequent coordinates private between merges; auto is the problem's recommendation",
         requires={"strategy": ("hogwild",)},
         choices=WRITES,
     )
@@ -127,11 +127,10 @@ class ClassicConfig:
 def check(config: ClassicConfig, **facts: str) -> None:
     """Refuse options that have no effect in a run.
 
-    Facts are properties of the run, such as `problem="svm"`; what an option requires of other
-    properties is not checked.
+    Facts are the properties of the run that are known, such as `problem="svm"`.
 
     Raises:
-        ConfigError: such an option is set; the message has the requirement that is not met.
+        ConfigError: the message has the requirement that is not met.
     """
     for name, spec in options(ClassicConfig).items():
         for fact in spec.unmet(facts) if is_set(config, name) else ():
@@ -149,7 +148,7 @@ class ClassicPlan:
     kind: str  # of the native loop: "private", a write ("racy", "hot_cold", ...) or a strategy
     workers: int  # worker processes
     batch: int  # examples in a step
-    epochs: int  # passes over the examples
+    epochs: int  # over the examples
     gamma: Callable[[int], float]  # learning rate of an epoch, counted from 1
     probe_every: int | None  # examples between two additions to the probe; None without a probe
     config: ClassicConfig  # the options

@@ -1,11 +1,9 @@
 """Parallel steps with the result of serial ones, bit for bit (Pan et al. 2016, arXiv:1605.09721).
 
-Each batch is the next B examples of the order. Two examples conflict if they have a coordinate in
-common. Examples that conflicts connect form a component; one worker takes the whole component, in
-the order of its examples. Components have no coordinate in common, so workers need no lock, and
-each reads the values that it would read if one worker took all examples in order. All workers wait
-for each other between two batches. The predicted speed-up is B over the length of the longest
-share; it excludes waiting and the search for components.
+Each batch is the next B examples of the order. Examples conflict if they share a coordinate; those
+that conflicts connect form a component, which one worker processes in order. Components share no
+coordinate, so workers need no lock, and read what one worker would have read. There is a barrier
+between batches. The predicted speed-up, B over the longest share, excludes it and the search.
 """
 
 import heapq

@@ -177,9 +177,6 @@ def load_ratings(path: Path) -> Ratings:
     """Read a file of ratings.
 
     Users and items are numbered from 0 without gaps, in the order of their identifiers.
-
-    Raises:
-        DataError: a line is malformed; the message names it.
     """
 
     def parse(texts: Sequence[str], _: int) -> tuple[Int64, Int64, Float64]:

@@ -1,4 +1,4 @@
-"""The protocol of a classic problem: f(x) = sum of f_e(x_e), its data, a native loop over the e.
+"""The interface of a classic problem: f(x) = sum of f_e(x_e), its data, a native loop over the e.
 
 `run.train` puts parameters and data into one arena. Every worker maps it and builds the native
 problem over those views, so the data are read once and nothing large is sent to a worker.
@@ -48,7 +48,7 @@ class Defaults:
 
     lr: float  # learning rate gamma_0 of the first epoch
     beta: float  # factor on the learning rate after every epoch
-    epochs: int  # passes over the examples
+    epochs: int  # over the examples
     batch_size: int = 1  # examples whose mean gradient is one step
     writes: tuple[str, ...] = ("lossless", "racy")  # values of `--write`, the recommended one first
 

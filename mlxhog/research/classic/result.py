@@ -11,7 +11,7 @@ from mlxhog.research.classic.problem import Float32
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the examples."""
+    """One epoch over the examples."""
 
     number: int  # from 1
     lr: float  # its learning rate gamma

@@ -9,13 +9,10 @@
 An epoch is one round of the workers; with cyclades a batch is. All begin a round at the same time,
 by a clock that all processes share. A worker that dies ends the run.
 
-Lost updates are counted in a last round with a probe, a shared float. Workers add 1 to it in the
-way in which the strategy writes, as often as they update the busiest coordinate (with hot-cold the
-busiest of those that are not private between merges): with every n-th example, but a thousand times
-at least. The number of lost updates is the number of additions less the final value. Its share is
-at least the share that the busiest coordinate loses; other coordinates lose less. The workers run
-through the examples as in an epoch, at learning rate 0: the parameters do not change, and the
-memory traffic is that of training. This round is not timed.
+Lost updates are counted in a last, untimed round with a probe, a shared float: an epoch at learning
+rate 0, whose memory traffic is that of training. Workers add 1 to the probe as the strategy writes,
+as often as they update the busiest shared coordinate, and a thousand times at least. What is
+missing at the end was lost; the share is at least that of the busiest coordinate.
 """
 
 import math
@@ -228,11 +225,7 @@ class _ClassicRun:
         self.before = self._done()  # by an earlier run in this arena
 
     def execute(self) -> ClassicResult:
-        """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
-
-        Raises:
-            WorkerFailed: a worker died.
-        """
+        """Run to the end, to divergence, or until the observer raises KeyboardInterrupt."""
         status, advice, start_s, lost, plan = "done", "", 0.0, (0, 0), self.plan
         try:
             self.observer(self.progress)

@@ -64,7 +64,7 @@ def problem_memory(arena: Arena, shapes: Shapes) -> ProblemMemory:
 def prepare(
     lane: Lane, rank: int, core: int | None, kernel: Kernel, shapes: Shapes, run: ClassicPlan
 ) -> None:
-    """Map the arena; build the native problem and its schemes, without and with the probe."""
+    """Map the arena, and build the native problem and both loops, without and with the probe."""
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     arena = lane.arena

@@ -1,6 +1,7 @@
 """An event-driven simulation of workers that train together: speed, staleness, and toy problems.
 
-Each worker reads, computes and adds; a scheme (`schemes`, `links`) gives the order and the waits.
+Each worker reads, computes and adds; a strategy (`strategies`, `links`) gives the order and the
+waits.
 """
 
 from collections import Counter
@@ -53,24 +54,24 @@ class Prediction:
 
 def simulate(
     workers: Sequence[Worker],
-    scheme: SimulatedStrategy,
+    strategy: SimulatedStrategy,
     *,
     updates: int = 5000,
-    warm_up: int | None = None,
+    warmup: int | None = None,
     seed: int = 0,
     events: Sequence[Event] = (),
 ) -> Prediction:
     """Simulate workers, at least one, and return the prediction; the same for the same seed.
 
-    `updates` are simulated after the `warm_up`, which is a tenth of them if it is None. `seed` is
+    `updates` are simulated after the `warmup`, which is a tenth of them if it is None. `seed` is
     that of the compute times, `events` are deaths and joins.
 
     Raises:
         DataError: events that are impossible or come too late, or all workers die too early.
-        ConfigError: the scheme does not fit the workers.
+        ConfigError: the strategy does not fit the workers.
     """
-    sim = Simulation(workers, scheme, seed=seed, events=events)
-    sim.run_until(updates // 10 if warm_up is None else warm_up)
+    sim = Simulation(workers, strategy, seed=seed, events=events)
+    sim.run_until(updates // 10 if warmup is None else warmup)
     start, version, before = sim.now, sim.version, sim.seconds.copy()
     gradients, wasted = -sim.gradients, -sim.wasted
     sim.run_until(version + updates)
@@ -82,7 +83,7 @@ def simulate(
             f"{sim.version} updates end at {sim.now:.3g} s, and the last worker dies or joins at "
             f"{last:g} s; simulate more updates, or choose other times"
         )
-    late = sim.lateness[version:]
+    staleness = sim.staleness[version:]
     return Prediction(
         seconds=seconds,
         updates_per_s=(sim.version - version) / seconds,
@@ -93,9 +94,9 @@ def simulate(
             float(w / s) if s > 0 else None for w, s in zip(waited, present, strict=True)
         ),
         wasted_share=wasted / (gradients + wasted),
-        staleness=Staleness.of("all", Counter(tau for _, tau in late)),
+        staleness=Staleness.of("all", Counter(tau for _, tau in staleness)),
         workers=tuple(
-            Staleness.of(worker.name, Counter(tau for by, tau in late if by == rank))
+            Staleness.of(worker.name, Counter(tau for by, tau in staleness if by == rank))
             for rank, worker in enumerate(workers)
         ),
     )

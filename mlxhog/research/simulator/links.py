@@ -1,7 +1,7 @@
-"""Links between machines, and rounds over them: what they take, and what they send.
+"""Links between machines, and rounds over them: their times, and the bytes they send.
 
 Each machine trains its own copy of the parameters lock-free. By the clock, the machines average
-what their copies moved since their last common parameters, while their workers go on.
+what their copies moved since their last common parameters, while their workers continue.
 
 A ring all-reduce over M machines has 2 (M - 1) stages, each of which carries an M-th of the bytes
 (Patarasuk and Yuan 2009, Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations).
@@ -71,7 +71,7 @@ def sent_bytes(n_bytes: float, machines: int) -> float:
 
 @dataclass(frozen=True)
 class ClusterRounds(SimulatedStrategy):
-    """Lock-free workers on several machines, whose copies meet in rounds by the clock.
+    """Lock-free workers on several machines, whose copies are averaged in rounds by the clock.
 
     The workers are dealt to the machines in turn. Staleness counts updates of the same copy. A long
     round delays the next one. A toy problem takes the mean of the copies when a round ends.

@@ -1,8 +1,8 @@
 """Simulated workers, advanced from one finished phase to the next.
 
-A worker is the costs of its step. A scheme (`schemes.py`) gives the phases of its steps, and the
-conditions that it waits for, one after another. Workers may die and join at given times; a scheme
-waits for workers alive only.
+A worker is the costs of its step. A strategy (`strategies.py`) gives the phases of its steps, and
+the conditions that it waits for, one after another. Workers may die and join at given times; a
+strategy waits for workers alive only.
 """
 
 import math
@@ -31,8 +31,8 @@ class Worker:
 
     name: str  # of its kind, such as "torch:cpu"
     compute: ComputeTime  # of a gradient
-    read_s: float = 0.0  # to take a copy of the parameters
-    apply_s: float = 0.0  # to add a step to them
+    read_s: float = 0.0  # to copy the parameters
+    apply_s: float = 0.0  # to apply an update to them
     other_s: float = 0.0  # of a step beside these: its batch, its ticket, its record
     exchange_s: float = 0.0  # to send and receive a step, if other machines share it
 
@@ -52,11 +52,7 @@ class Worker:
 
 
 def worker_of(times: Mapping[str, Any]) -> Worker:
-    """Return a worker of a run, from its part of the run's times.
-
-    Raises:
-        LookupError, TypeError, ValueError, DataError: they are not times of steps.
-    """
+    """Return a worker of a run, from its part of the run's times."""
     return Worker(
         name=f"{times['slot']} {times['backend']}",
         compute=times_of("recorded", *(us / 1e6 for us in times["compute_us"])),
@@ -84,11 +80,7 @@ class SimulatedStrategy(ABC):
     """One way to train together; its fields are its parameters."""
 
     def shared(self, sim: "Simulation") -> Any:
-        """Return the state that the workers of a simulation share: by default a queue of ranks.
-
-        Raises:
-            ConfigError: the scheme's numbers do not fit the workers.
-        """
+        """Return the state that the workers of a simulation share: by default a queue of ranks."""
         return []
 
     @abstractmethod
@@ -98,7 +90,7 @@ class SimulatedStrategy(ABC):
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """One worker's side of a simulation: the phases that a scheme makes its steps of."""
+    """One worker's side of a simulation: the phases that a strategy makes its steps of."""
 
     rank: int
     worker: Worker
@@ -107,14 +99,14 @@ class WorkerContext:
 
     def gradient(self, of: int = SHARED) -> Iterator[StepPhase]:
         """Read one of the copies of the parameters, and compute."""
-        self.sim.look(self.rank, of)
+        self.sim.read(self.rank, of)
         if of == SHARED:  # workers on other machines have it, too
             yield StepPhase(self.worker.exchange_s)
         yield self.read()
         yield self.compute()
 
     def write(self) -> Iterator[StepPhase]:
-        """Add a step to the copy that was read, and count the update."""
+        """Apply an update to the copy that was read, and count it."""
         yield self.add()
         self.sim.apply((self.rank,))
 
@@ -127,7 +119,7 @@ class WorkerContext:
         return StepPhase(share * next(self.times), unless)
 
     def add(self, share: float = 1.0) -> StepPhase:
-        """Add a step to a share of the parameters."""
+        """Apply an update to a share of the parameters."""
         return StepPhase(share * self.worker.apply_s)
 
     def copy(self, times: float = 1.0) -> StepPhase:
@@ -153,18 +145,17 @@ PRESENT, WAITS = 0, 1  # rows of `Simulation.seconds`
 class Simulation:
     """Simulated workers, advanced until a number of updates is reached; arguments as `simulate`.
 
-    `alive` are ranks, `now` is in seconds, `version` counts updates of all copies of the parameters
-    together, `gradients` those in these updates; `wasted` ones were thrown away. `clocks` counts
-    the steps of each rank.
+    `alive` are ranks, `version` counts updates of all copies of the parameters together,
+    `gradients` those in them, `wasted` the dropped ones, `clocks` the steps of each rank.
 
     Raises:
-        ConfigError: the scheme does not fit the workers.
+        ConfigError: the strategy does not fit the workers.
     """
 
     def __init__(
         self,
         workers: Sequence[Worker],
-        scheme: SimulatedStrategy,
+        strategy: SimulatedStrategy,
         *,
         seed: int = 0,
         events: Sequence[Event] = (),
@@ -172,7 +163,7 @@ class Simulation:
     ) -> None:
         self.workers, self.learner, self.alive = workers, learner, set[int]()
         self.now, self.version, self.gradients, self.wasted = 0.0, 0, 0, 0
-        self.lateness: list[tuple[int, int]] = []  # (rank, staleness) of every update, in order
+        self.staleness: list[tuple[int, int]] = []  # (rank, staleness) of every update, in order
         self.clocks, n = Counter[int](), len(workers)
         self.seconds = np.zeros((2, n))  # that each worker was present, and that it waited
         self._counts = np.zeros((2, n))  # 1 where these seconds count
@@ -180,7 +171,7 @@ class Simulation:
         self._read: dict[int, tuple[int, int]] = {}  # by rank: a copy, and its version
         self._events = sorted(events)
         firsts = {event.rank: event.joins for event in reversed(self._events)}
-        self._scheme, self._shared = scheme, scheme.shared(self)
+        self._strategy, self._shared = strategy, strategy.shared(self)
         streams = np.random.SeedSequence(seed).spawn(n)
         self._contexts = [
             WorkerContext(rank, one, self, one.compute.successive(np.random.default_rng(stream)))
@@ -189,7 +180,7 @@ class Simulation:
         self._behaviours: dict[int, Behaviour] = {}
         self._doing: list[StepPhase | Condition | None] = [None] * n
         self._ends = [math.inf] * n  # of the present phases
-        self._watching: set[int] = set()  # ranks with a condition to look at
+        self._watching: set[int] = set()  # ranks with a condition to check
         for rank in range(n):
             if not firsts.get(rank):  # else it joins later
                 self._join(rank)
@@ -197,8 +188,8 @@ class Simulation:
 
     # -- updates ---------------------------------------------------------------------------------
 
-    def look(self, rank: int, of: int = SHARED) -> None:
-        """Take a copy of the parameters as it is for a worker."""
+    def read(self, rank: int, of: int = SHARED) -> None:
+        """Copy the parameters, as they are now, for a worker."""
         if self.learner is not None:
             self.learner.read(rank, of)
         self._read[rank] = of, self._versions[of]
@@ -206,14 +197,14 @@ class Simulation:
     def apply(self, ranks: Sequence[int]) -> None:
         """Count one update, by the first of some workers, of their mean gradient."""
         of, version = self._read[ranks[0]]
-        self.lateness.append((ranks[0], self._versions[of] - version))
+        self.staleness.append((ranks[0], self._versions[of] - version))
         self._versions[of] += 1
         self.version += 1
         self.gradients += len(ranks)
         self.clocks.update(ranks)
         if self.learner is not None:
             self.learner.apply(ranks, of)
-            self.learner.look(self.now, self.gradients)
+            self.learner.evaluate(self.now, self.gradients)
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -257,7 +248,7 @@ class Simulation:
             self.clocks[rank] = max(self.clocks[rank], slowest)
         self.alive.add(rank)
         self._counts[PRESENT, rank] = 1
-        self._behaviours[rank] = self._scheme.steps(self._contexts[rank], self._shared)
+        self._behaviours[rank] = self._strategy.steps(self._contexts[rank], self._shared)
         self._next(rank)
 
     def _leave(self, rank: int) -> None:

@@ -1,7 +1,4 @@
-"""A small convex objective, and the parameters that simulated updates move.
-
-It shows the cost of a schedule in updates; times alone give only their number.
-"""
+"""A small convex objective, and the parameters that simulated updates move."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -35,21 +32,21 @@ class Quadratic:
         grad: Float64 = self.h * x
         return grad + self.noise * rng.standard_normal(len(x)) if self.noise else grad
 
-    def excess(self, x: Float64) -> float:
-        """Return f(x)."""
+    def suboptimality_gap(self, x: Float64) -> float:
+        """Return f(x) - f*, which is f(x)."""
         return float(0.5 * (self.h * x) @ x)
 
 
-LOOKS = 10  # looks whose mean excess has to be at the target: a single one may be there by chance
-DIVERGED = 1e3  # multiple of the first excess above which a training has diverged
+WINDOW = 10  # evaluations whose mean has to reach the target: a single one may by chance
+DIVERGED = 1e3  # multiple of the first suboptimality gap above which training has diverged
 SHARED = 0  # the parameters of all workers; copies of an outer loop count from 1
 
 
 class SimulatedSGD:
     """Parameters, their copies in the hands of workers, and plain SGD with learning rate `lr`.
 
-    Training ends at an excess of `target`, as the mean of ten looks (None for no target), one after
-    each `every` updates; or when the excess has grown a thousandfold.
+    Training ends when the mean suboptimality gap of ten evaluations, one after each `every`
+    updates, is at `target` (None: no target), or when the gap has grown a thousandfold.
     """
 
     def __init__(
@@ -67,7 +64,7 @@ class SimulatedSGD:
         self._rng = np.random.default_rng([seed, 3])
         self._read: dict[int, Float64] = {}  # by rank of the worker
         self._updates, self._first = 0, 0.0
-        self._looks: deque[float] = deque(maxlen=LOOKS)
+        self._gaps: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def model(self) -> Float64:
@@ -98,15 +95,15 @@ class SimulatedSGD:
         mean = np.mean([self.params[key] for key in keys], axis=0)
         self.params = {key: mean.copy() for key in self.params}
 
-    def look(self, seconds: float, gradients: int) -> None:
-        """Count an update, and look at the excess after each `every`."""
+    def evaluate(self, seconds: float, gradients: int) -> None:
+        """Count an update, and evaluate the model after each `every`."""
         self._updates += 1
         if self._updates % self.every:
             return
-        excess = self.objective.excess(self.model)
-        self._first = self._first or excess
-        self._looks.append(excess)
-        if self.target is not None and len(self._looks) == LOOKS:
-            if sum(self._looks) <= LOOKS * self.target:
+        gap = self.objective.suboptimality_gap(self.model)
+        self._first = self._first or gap
+        self._gaps.append(gap)
+        if self.target is not None and len(self._gaps) == WINDOW:
+            if sum(self._gaps) <= WINDOW * self.target:
                 self.reached = (seconds, gradients)
-        self.ended = self.reached is not None or not excess <= DIVERGED * (1 + self._first)
+        self.ended = self.reached is not None or not gap <= DIVERGED * (1 + self._first)

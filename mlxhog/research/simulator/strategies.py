@@ -1,4 +1,4 @@
-"""Schemes for the simulator: when workers read, how they write and when they meet.
+"""Strategies for the simulator: when workers read, how they write, and when they wait.
 
 No worker waits for one that has died.
 """
@@ -56,7 +56,7 @@ def _is_first(queue: list[int], worker: WorkerContext) -> bool:
 
 @dataclass(frozen=True)
 class SimulatedHogwild(SimulatedStrategy):
-    """Workers read, compute and add without any wait."""
+    """Workers read, compute and apply updates without any wait."""
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
         while True:
@@ -104,13 +104,13 @@ class ParameterServer(SimulatedStrategy):
 
 @dataclass(frozen=True)
 class SimulatedRoundRobin(SimulatedStrategy):
-    """Workers add in a fixed cyclic order; an early worker waits for its turn.
+    """Workers apply updates in a fixed cyclic order; an early worker waits for its turn.
 
     Source: Langford, Smola, Zinkevich 2009, arXiv:0911.0491.
     """
 
     def shared(self, sim: Simulation) -> list[int]:
-        return [-1]  # the worker that added last
+        return [-1]  # the worker that applied the last update
 
     def steps(self, worker: WorkerContext, shared: list[int]) -> Behaviour:
         def my_turn() -> bool:
@@ -151,7 +151,7 @@ class SimulatedSSP(SimulatedStrategy):
 
 @dataclass(frozen=True)
 class SimulatedSync(SimulatedStrategy):
-    """Gradients at the same parameters, averaged: one update per round.
+    """Gradients at the same parameters, averaged: one update per synchronous step.
 
     A worker copies its gradient to shared memory; then each averages a share of the parameters over
     all gradients, and makes the step there.
@@ -159,12 +159,12 @@ class SimulatedSync(SimulatedStrategy):
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
 
-    backups: int = 0  # workers, fewer than all, whose gradients may be late and thrown away
-    round_s: float = 0.0  # for the barriers of a round, beyond the work of each worker
+    backups: int = 0  # workers, fewer than all, whose gradients a step does not wait for
+    round_s: float = 0.0  # for the barriers, beyond the work of each worker
     by_speed: bool = False  # whether samples are divided so that all workers end together
 
     def shared(self, sim: Simulation) -> tuple[Barrier, dict[int, list[int]]]:
-        return Barrier(sim), {}  # ranks that have computed, by round
+        return Barrier(sim), {}  # ranks that have computed, by step
 
     def steps(
         self, worker: WorkerContext, shared: tuple[Barrier, dict[int, list[int]]]
@@ -178,7 +178,7 @@ class SimulatedSync(SimulatedStrategy):
             def gathered(done: list[int] = done) -> bool:
                 return len(done) >= max(1, len(sim.alive) - self.backups)
 
-            sim.look(rank)
+            sim.read(rank)
             yield worker.read()
             yield worker.compute(self._share(sim, rank), gathered)
             if not gathered():
@@ -190,7 +190,7 @@ class SimulatedSync(SimulatedStrategy):
             yield worker.add(1 / n)
             yield barrier.arrive(rank)
             yield StepPhase(self.round_s)
-            if round_ in computed:  # the first worker to leave the round counts it
+            if round_ in computed:  # the first worker to leave the step counts it
                 del computed[round_]
                 used = done[: max(1, n - self.backups)]
                 sim.apply(used)
@@ -223,8 +223,8 @@ class OuterLoop(SimulatedStrategy):
         count = workers if self.replicas is None else self.replicas
         if count < 1 or workers % count or (self.period is not None and self.period < 1):
             raise ConfigError(
-                f"{count} replicas of {workers} workers with a merge every {self.period} steps: "
-                "wanted a number of replicas that divides that of workers, and a step or more"
+                f"{count} replicas of {workers} workers, averaged every {self.period} steps: the "
+                "number of replicas must divide the number of workers, and the steps be 1 or more"
             )
         if sim.learner is not None:
             sim.learner.replicate(count)

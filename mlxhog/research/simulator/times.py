@@ -4,7 +4,7 @@ constant       always the same
 exponential    a least time and an exponential delay on top, the usual model of stragglers
 (Lee et al. 2018, arXiv:1512.02673)
 lognormal      a mean and a coefficient of variation: a product of many small disturbances
-pareto         P(T > t) = (least / t)^shape: rarely, very late; a shape of 2 has no variance
+pareto         P(T > t) = (least / t)^shape: heavy-tailed; a shape of 2 has no variance
 markov         fast and slow spells that last for several gradients
 recorded       the times of a worker in the order of their record; not read from text
 """
@@ -24,15 +24,15 @@ from mlxhog.errors import DataError, did_you_mean
 _DRAWN_AT_ONCE = 256
 
 
-class TimesKind(NamedTuple):
-    """A kind of times, by its numbers: first times, then others."""
+class TimesDistribution(NamedTuple):
+    """A distribution of times, by its parameters: first times, then others."""
 
-    words: str  # names of its numbers; "" if it is not read from text
-    times: int  # how many of its numbers are times
+    words: str  # names of its parameters; "" if it is not read from text
+    times: int  # how many of its parameters are times
     mean: Callable[..., float]
-    draw: Callable[..., Any]  # (rng, *numbers) -> many times, or an iterator of successive ones
-    legal: Callable[..., bool] = lambda *others: True  # whether its other numbers are
-    wanted: str = ""  # of its other numbers
+    draw: Callable[..., Any]  # (rng, *parameters) -> many times, or an iterator of successive ones
+    legal: Callable[..., bool] = lambda *others: True  # whether its other parameters are
+    wanted: str = ""  # of its other parameters
 
 
 def _lognormal(rng: np.random.Generator, mean: float, cv: float) -> NDArray[np.float64]:
@@ -56,28 +56,28 @@ def _recorded(rng: np.random.Generator, *seconds: float) -> Iterator[float]:
 
 
 FORMS = {
-    "constant": TimesKind("TIME", 1, lambda time: time, lambda rng, time: np.full(1, time)),
-    "exponential": TimesKind(
+    "constant": TimesDistribution("TIME", 1, lambda time: time, lambda rng, time: np.full(1, time)),
+    "exponential": TimesDistribution(
         "LEAST:MEAN_DELAY", 2, lambda least, delay: least + delay,
         lambda rng, least, delay: least + delay * rng.standard_exponential(_DRAWN_AT_ONCE),
     ),
-    "lognormal": TimesKind(
+    "lognormal": TimesDistribution(
         "MEAN:CV", 1, lambda mean, cv: mean, _lognormal,
         lambda cv: 0 <= cv < math.inf, "a CV of 0 or more",
     ),
-    "pareto": TimesKind(
+    "pareto": TimesDistribution(
         "LEAST:SHAPE", 1, lambda least, shape: least * shape / (shape - 1),
         lambda rng, least, shape: least * (1.0 + rng.pareto(shape, _DRAWN_AT_ONCE)),
         lambda shape: 1 < shape < math.inf, "a SHAPE above 1, so that a mean exists",
     ),
-    "markov": TimesKind(
+    "markov": TimesDistribution(
         "FAST:SLOW:TO_SLOW:TO_FAST", 2,
         lambda fast, slow, to_slow, to_fast: (to_fast * fast + to_slow * slow)
         / (to_slow + to_fast),
         _spells,
         lambda *chances: all(0 < one <= 1 for one in chances), "chances above 0, at most 1",
     ),
-    "recorded": TimesKind("", 1 << 62, lambda *seconds: float(np.mean(seconds)), _recorded),
+    "recorded": TimesDistribution("", 1 << 62, lambda *seconds: float(np.mean(seconds)), _recorded),
 }  # fmt: skip
 
 
@@ -86,47 +86,47 @@ class ComputeTime:
     """Times of successive gradients, in seconds.
 
     Raises:
-        DataError: a number is out of its range.
+        DataError: a parameter is out of its range.
     """
 
     kind: str  # one of `FORMS`
-    numbers: tuple[float, ...]  # of its kind
+    parameters: tuple[float, ...]  # of this distribution
     held_up: tuple[float, float] = (0.0, 1.0)  # probability, and factor, of a longer gradient
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the parameters."""
         form = FORMS[self.kind]
-        times, others = self.numbers[: form.times], self.numbers[form.times :]
+        times, others = self.parameters[: form.times], self.parameters[form.times :]
         if not times:
             raise DataError("no compute time was measured; run at least one step")
         if not all(0 <= one < math.inf for one in times) or not form.legal(*others):
             wanted = " and ".join(filter(None, ("times of 0 s or more", form.wanted)))
-            raise DataError(f"{self.kind} times of {self.numbers[:8]}: wanted {wanted}")
+            raise DataError(f"{self.kind} times of {self.parameters[:8]}: wanted {wanted}")
 
     @property
     def mean_s(self) -> float:
         """Expected time."""
         probability, factor = self.held_up
-        return FORMS[self.kind].mean(*self.numbers) * (1 + probability * (factor - 1))
+        return FORMS[self.kind].mean(*self.parameters) * (1 + probability * (factor - 1))
 
     def successive(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield one time after the other, without end."""
         probability, factor = self.held_up
         while True:
-            drawn = FORMS[self.kind].draw(rng, *self.numbers)
+            drawn = FORMS[self.kind].draw(rng, *self.parameters)
             for one in drawn.tolist() if isinstance(drawn, np.ndarray) else drawn:
                 yield one * (factor if probability and rng.random() < probability else 1.0)
 
     def scaled(self, factor: float) -> "ComputeTime":
         """Every time multiplied by a factor: 2 for a worker half as fast."""
         times = FORMS[self.kind].times
-        scaled = (one * factor for one in self.numbers[:times])
-        return replace(self, numbers=(*scaled, *self.numbers[times:]))
+        scaled = (one * factor for one in self.parameters[:times])
+        return replace(self, parameters=(*scaled, *self.parameters[times:]))
 
 
-def times_of(kind: str, *numbers: float) -> ComputeTime:
+def times_of(kind: str, *parameters: float) -> ComputeTime:
     """Return times of a kind, as in `times_of("lognormal", 0.1, 0.2)`."""
-    return ComputeTime(kind, numbers)
+    return ComputeTime(kind, parameters)
 
 
 def parse(text: str) -> ComputeTime:
@@ -134,7 +134,7 @@ def parse(text: str) -> ComputeTime:
 
     Raises:
         ValueError: another form; the message lists all.
-        DataError: a number is out of its range.
+        DataError: a parameter is out of its range.
     """
     kind, *words = text.strip().split(":")
     form = FORMS.get(kind)

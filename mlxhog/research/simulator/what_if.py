@@ -24,7 +24,7 @@ from mlxhog.research.simulator.strategies import (
     SimulatedSync,
 )
 
-TARGET = 0.01  # share of the first excess at which a toy training ends
+TARGET = 0.01  # share of the first suboptimality gap at which a toy training ends
 BOWL = Quadratic(tuple(0.1 * 10 ** (k / 19) for k in range(20)), noise=0.3)
 RATES = tuple(2.0**-k for k in range(9))
 """Learning rates that a toy training tries, as multiples of the problem's largest."""
@@ -42,28 +42,31 @@ class SimulateConfig(ConfigBase):
         None, "stragglers, as --inject-stragglers of train: 1=10, 0=random:0.1:6, 2=late:30s"
     )
     kill: str | None = option(
-        None, "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s"
+        None, "kill workers: RANK=TIME, or RANK=TIME:DOWN to restart after DOWN, such as 1=30s:5s"
     )
     strategies: str = option("all", "strategies to compare, such as hogwild,sync; or all")
     read: float = option(0.0, "time to copy the parameters", unit="s", low=0)
     apply: float = option(0.0, "time to apply an update to all parameters", unit="s", low=0)
-    machines: int = option(1, "over which the workers are dealt out in turn", low=1)
-    link: str | None = option(None, f"between machines: {FORM}")
-    params: int = option(1_000_000, "parameters of the model, which links carry", low=1)
-    round_every: float = option(10.0, "time between two rounds of cluster", unit="s", above=0)
-    period: int = option(16, "steps between two merges of local_sgd and diloco", low=1)
+    machines: int = option(1, "machines, to which workers are assigned round-robin", low=1)
+    link: str | None = option(None, f"link between machines: {FORM}")
+    params: int = option(1_000_000, "model parameters that are sent over links", low=1)
+    round_every: float = option(
+        10.0, "time between two averaging rounds of cluster", unit="s", above=0
+    )
+    period: int = option(16, "local steps between two averages of local_sgd and diloco", low=1)
     replicas: int | None = option(
-        None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
+        None, "replicas of diloco; auto: half the workers, at least one", low=1, none="auto"
     )
     slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
-    backup_workers: int = option(1, "workers that rounds of sync_backup do not wait for", low=0)
+    backup_workers: int = option(1, "workers that a step of sync_backup does not wait for", low=0)
     objective: str = option(
         "none",
-        "also train a small problem to 1 % of its first excess, at the best of nine learning rates",
+        "also train a small problem to 1 % of its first suboptimality gap, at the best of nine "
+        "learning rates",
         choices=("none", "quadratic"),
     )
-    updates: int = option(5000, "gradients to simulate for each strategy", low=10, high=10_000_000)
-    seed: int = option(0, "of the times", low=0)
+    updates: int = option(5000, "gradients to simulate per strategy", low=10, high=10_000_000)
+    seed: int = option(0, "random seed", low=0)
 
     def __post_init__(self) -> None:
         """Check the values together."""
@@ -102,7 +105,7 @@ def _cluster(config: SimulateConfig) -> ClusterRounds:
     )
 
 
-SCHEMES: Mapping[str, Callable[[SimulateConfig], SimulatedStrategy]] = {
+STRATEGIES: Mapping[str, Callable[[SimulateConfig], SimulatedStrategy]] = {
     "serial": lambda c: SimulatedHogwild(),
     "hogwild": lambda c: SimulatedHogwild(),
     "locked": lambda c: SimulatedLocked(),
@@ -117,20 +120,20 @@ SCHEMES: Mapping[str, Callable[[SimulateConfig], SimulatedStrategy]] = {
     "cluster": _cluster,
     "avg_runs": lambda c: OuterLoop(None),
 }
-"""Schemes by name: `sync_speed` is sync with shares by speed, `sync_backup` has backup workers."""
+"""Strategies; `sync_speed` has speed-weighted shares, `sync_backup` has backup workers."""
 
 
 def _strategies(config: SimulateConfig) -> list[str]:
     if config.strategies == "all":
         hidden = {"sync_speed"} if config.inject_stragglers is None else set()
         hidden |= {"cluster"} if config.machines == 1 else {"avg_runs"}
-        return [name for name in SCHEMES if name not in hidden]
+        return [name for name in STRATEGIES if name not in hidden]
     names = [name.strip() for name in config.strategies.split(",")]
     for name in names:
-        if name not in SCHEMES:
+        if name not in STRATEGIES:
             raise ConfigError(
-                f"--strategies names {name!r}; wanted all, or some of {', '.join(SCHEMES)}"
-                + did_you_mean(name, SCHEMES)
+                f"--strategies names {name!r}; wanted all, or some of {', '.join(STRATEGIES)}"
+                + did_you_mean(name, STRATEGIES)
             )
     return list(dict.fromkeys(names))
 
@@ -160,7 +163,7 @@ def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[
 def _events(config: SimulateConfig) -> list[Event]:
     """Return the deaths and returns of the options."""
     slow = rules.parse_slowdowns(config.inject_stragglers).items()
-    events = [Event(how.late_s, rank, joins=True) for rank, how in slow if how.late_s]
+    events = [Event(how.delay_s, rank, joins=True) for rank, how in slow if how.delay_s]
     for part in [] if config.kill is None else config.kill.split(","):
         rank, _, times_of = part.strip().partition("=")
         at, _, down = times_of.partition(":")
@@ -183,15 +186,11 @@ def _events(config: SimulateConfig) -> list[Event]:
 def compare(
     config: SimulateConfig, recorded: Sequence[Worker] | None = None
 ) -> tuple[list[Worker], list[dict[str, Any]]]:
-    """Simulate every strategy of the options; `recorded` workers are in place of theirs.
+    """Simulate every strategy of the options; `recorded` workers replace theirs.
 
-    Returns:
-        The workers; and of each `strategy` its `prediction`; `target_s`, the seconds to the toy
-        problem's target (None without one, or if no learning rate reaches it); `sent_bytes_per_s`
-        by each machine (None on one machine); and what `rounds` of cluster did with the links.
-
-    Raises:
-        ConfigError, DataError: the options contradict each other.
+    Returns the workers, and per strategy its prediction; `target_s`, the seconds to the toy
+    problem's target (None if it is not reached); `sent_bytes_per_s` of each machine (None for one);
+    and the use of links by `rounds` of cluster.
     """
     workers, events = _workers(config, recorded), _events(config)
     return workers, [_row(name, config, workers, events) for name in _strategies(config)]
@@ -200,56 +199,56 @@ def compare(
 def _row(
     name: str, config: SimulateConfig, workers: Sequence[Worker], events: Sequence[Event]
 ) -> dict[str, Any]:
-    scheme, target_s = SCHEMES[name](config), math.inf
-    rounds = scheme.use if isinstance(scheme, ClusterRounds) else None
+    strategy, target_s = STRATEGIES[name](config), math.inf
+    rounds = strategy.use if isinstance(strategy, ClusterRounds) else None
     if name == "serial":
         workers = [replace(min(workers, key=lambda worker: worker.step_s), exchange_s=0.0)]
         events = ()
     prediction = simulate(
         workers,
-        scheme,
+        strategy,
         updates=max(
-            1, config.updates // (len(workers) if isinstance(scheme, SimulatedSync) else 1)
+            1, config.updates // (len(workers) if isinstance(strategy, SimulatedSync) else 1)
         ),
-        warm_up=0 if events or rounds else None,
+        warmup=0 if events or rounds else None,
         seed=config.seed,
         events=events,
     )
     if config.objective != "none":
-        target_s = best_time(workers, scheme, BOWL, config.updates, config.seed, events)
+        target_s = best_time(workers, strategy, BOWL, config.updates, config.seed, events)
     return {
         "strategy": name,
         "prediction": asdict(prediction),
         "target_s": None if target_s == math.inf else target_s,
-        "sent_bytes_per_s": _sent_per_s(name, scheme, prediction, config),
+        "sent_bytes_per_s": _sent_per_s(name, strategy, prediction, config),
         "rounds": None if rounds is None else rounds(prediction.seconds),
     }
 
 
 def _sent_per_s(
-    name: str, scheme: SimulatedStrategy, prediction: Prediction, config: SimulateConfig
+    name: str, strategy: SimulatedStrategy, prediction: Prediction, config: SimulateConfig
 ) -> float | None:
     if config.link is None:
         return None
     n_bytes = FLOAT_BYTES * config.params
     once = sent_bytes(n_bytes, config.machines)
-    match scheme:
+    match strategy:
         case _ if name == "serial":
             return 0.0
         case ClusterRounds():
-            return scheme.use(prediction.seconds)["bytes_per_s"]
+            return strategy.use(prediction.seconds)["bytes_per_s"]
         case SimulatedSync():
             return prediction.updates_per_s * once
         case OuterLoop():
-            replicas = scheme.replicas or config.workers
-            per_merge = replicas * scheme.period if scheme.period else math.inf
+            replicas = strategy.replicas or config.workers
+            per_merge = replicas * strategy.period if strategy.period else math.inf
             return prediction.gradients_per_s / per_merge * once
     return prediction.gradients_per_s / config.machines * n_bytes
 
 
 def best_time(
     workers: Sequence[Worker],
-    scheme: SimulatedStrategy,
+    strategy: SimulatedStrategy,
     objective: Quadratic,
     updates: int,
     seed: int,
@@ -259,10 +258,10 @@ def best_time(
 
     Infinite if no learning rate solves it within so many updates.
     """
-    target, seconds = TARGET * objective.excess(objective.start()), math.inf
+    target, seconds = TARGET * objective.suboptimality_gap(objective.start()), math.inf
     for rate in RATES:
         learner = SimulatedSGD(objective, lr=rate, seed=seed, target=target)
-        simulation = Simulation(workers, scheme, seed=seed, events=events, learner=learner)
+        simulation = Simulation(workers, strategy, seed=seed, events=events, learner=learner)
         simulation.run_until(updates)
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])

@@ -1,4 +1,4 @@
-"""The server: admission of clients, routes, answers and streams, health, until a signal ends it."""
+"""The HTTP server: authentication, routes, answers and streams, health, until a signal."""
 
 import asyncio
 import contextlib
@@ -35,8 +35,7 @@ from mlxhog.serving.server.requests import FAILED, ClientRequest, RefusedRequest
 from mlxhog.serving.server.served_model import AnswerPart, ServedModel
 
 MAX_BODY_BYTES = 1_000_000
-BODY_S = 30.0
-"""Longest time for a client to send the body of a request, in seconds."""
+BODY_S = 30.0  # longest time for a client to send the body of a request, in seconds
 
 MAX_CONNECTIONS = 200
 """The limit is this or twice `max_answers`, whichever is larger; above it uvicorn answers 503."""
@@ -45,17 +44,17 @@ _SWITCH_S = 0.0005
 """Switch interval of threads, so that the event loop waits less; a tenth of Python's default."""
 
 PARSERS = {"/v1/completions": requests.completion, "/v1/chat/completions": requests.chat}
-"""Path of a request for answers -> what checks its body."""
+"""Path of a request for completions -> parser of its body."""
 
 _OPEN = frozenset({"/", "/health"})
-"""Paths without a key: the page, which asks for it, and the state of the server."""
+"""Paths that need no key: the page, which asks for it, and the health of the server."""
 
 
 class Api:
-    """The application that a server runs; its clients must send the key, if there is one.
+    """The server's ASGI application; clients must send the key, if there is one.
 
-    Without a key all programs on this machine may use the server, but only the web pages of
-    `origins` (["*"] is all of them): a browser would send the requests of every page.
+    Without a key all programs on this machine may use the server, but only web pages of `origins`
+    (["*"] is all): a browser would send the requests of every page.
 
     Concurrency: for one event loop.
     """
@@ -168,12 +167,7 @@ class Api:
             self._served.cancel(reply)
 
     def _requests(self, request: ClientRequest) -> tuple[list[str], list[GenerationRequest]]:
-        """Return the prompts as texts, and the requests to the engine.
-
-        Raises:
-            RefusedRequest: a prompt is too long, an id is outside the vocabulary, or there are too
-                many answers.
-        """
+        """Return the prompts as texts, and the requests to the engine, or raise RefusedRequest."""
         model, config = self._model, self._config
         if (count := len(request.prompts) * request.n) > config.batch_size:
             raise RefusedRequest(
@@ -203,7 +197,7 @@ class Api:
                     prompt=ids,
                     sampling=sampling,
                     row=row,
-                    ends=model.ends,
+                    ends=model.stop_ids,
                     top=request.logprobs,
                     scores_prompt=request.echo and request.logprobs is not None,
                     writes=request.writes,
@@ -234,7 +228,6 @@ class Api:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
 
     async def _page(self, http: HTTPRequest) -> Response:
-        """Return a page to chat with the model."""
         style, script = page.asset("chat.css"), page.asset("chat.js")
         text = page.document(
             "mlxhog", page.asset("chat.html"), styles=[style], scripts=[script], talks=True
@@ -266,7 +259,7 @@ class Api:
 
 
 async def unless_gone(receive: Receive, work: Awaitable[Any]) -> Any:
-    """Return the result of `work` for a client; None if it disconnects before."""
+    """Return the result of `work` for a client; None if the client disconnects first."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":

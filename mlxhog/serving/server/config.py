@@ -9,13 +9,13 @@ from mlxhog.base.http_server import is_own
 from mlxhog.base.quantities import split_host
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.serving import Reading
+from mlxhog.serving import LoadOptions
 
 KEY_VARIABLE = "MLXHOG_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig(Reading):
+class ServeConfig(LoadOptions):
     """Options of `mlxhog serve`."""
 
     host: str = option(
@@ -32,8 +32,8 @@ class ServeConfig(Reading):
         "sites whose pages may use the server, such as https://chat.example, with commas between "
         "them; * is every site, and needs an API key",
     )
-    batch_size: int = option(32, "answers that are written together", low=1, high=1024)
-    queue: int = option(64, "answers that may wait; further clients are asked to retry", low=0)
+    batch_size: int = option(32, "completions decoded together", low=1, high=1024)
+    queue: int = option(64, "completions that may wait; further requests get status 429", low=0)
     max_new_tokens: int = option(
         4096, "largest max_tokens of a request", unit="tokens", low=1, aliases=("max_tokens",)
     )

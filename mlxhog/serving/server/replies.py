@@ -1,4 +1,4 @@
-"""The server's replies: JSON of answers, and event streams."""
+"""The server's replies: JSON objects of completions, and event streams."""
 
 import json
 import secrets
@@ -15,7 +15,7 @@ from mlxhog.serving.server.served_model import AnswerJob, AnswerPart
 
 
 class _Choice:
-    """One answer: its pieces of text, its finish reason, and scores that are not sent yet."""
+    """A completion: its text, its finish reason, and scores that are not sent yet."""
 
     def __init__(self, text: str) -> None:
         self.texts, self.has_text = [text], False
@@ -25,11 +25,11 @@ class _Choice:
 
 
 class Reply(AnswerJob):
-    """The job of one request, whose answers it spells in OpenAI's form, part by part.
+    """The job of one request, which formats its completions as OpenAI does, part by part.
 
-    Every object has the version of the weights, the number of updates applied to them. The field
-    `system_fingerprint` has that of its last token, `mlxhog` those of the answers' first and last.
-    The prompts are given as texts, for requests with `echo`.
+    Every object has the version of the weights, which is the number of applied updates: the field
+    `system_fingerprint` the last token's, `mlxhog` the versions of the first and last token.
+    `texts` are the prompts, for requests with `echo`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Reply(AnswerJob):
         self._consistent, self._n_tokens = True, 0
 
     def _add(self, part: AnswerPart) -> str:
-        """Add a part; returns the text that it adds to its choice."""
+        """Add a part; return the text that it adds to its choice."""
         self._parts = [*self._parts[:1], part]
         self._consistent &= part.loaded.consistent
         choice, piece, text = self._choices[part.choice], part.piece, part.piece.text
@@ -67,10 +67,7 @@ class Reply(AnswerJob):
         return text
 
     async def stream(self, parts: list[AnswerPart]) -> AsyncIterator[bytes]:
-        """Yield the events of a stream whose first parts are there.
-
-        They are roles or prompts, the texts of every choice with news, the usage, and the end.
-        """
+        """Yield the events of a stream: roles or prompts, new texts of choices, usage, the end."""
         role = {"delta": {"role": "assistant", "content": ""}}
         for k, choice in enumerate(self._choices):
             if self._request.is_chat:
@@ -103,7 +100,7 @@ class Reply(AnswerJob):
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
 
     def _choice(self, index: int, text: str, *, whole: bool = False) -> dict[str, Any]:
-        """A choice with a piece of its text, or all of it, and its new scores."""
+        """Return a choice with new text, or its whole text, and its new scores."""
         body: dict[str, Any] = {"text": text}
         if self._request.is_chat and whole:
             body = {"message": {"role": "assistant", "content": text, "refusal": None}}
@@ -114,7 +111,7 @@ class Reply(AnswerJob):
         return {"index": index, **body, "logprobs": logprobs, "finish_reason": choice.finish}
 
     def _logprobs(self, choice: _Choice) -> dict[str, Any] | None:
-        """Return the scores of a choice since the last call, in the form of the request's path."""
+        """Return the scores of a choice since the last call, in the format of the API's path."""
         scores, choice.scores = choice.scores, []
         if not scores:
             return None
@@ -125,12 +122,12 @@ class Reply(AnswerJob):
                 for one in scores
             ]
             return {"content": content, "refusal": None}
-        tokens = [self._spelled(one.token) for one in scores]
+        tokens = [self._token_text(one.token) for one in scores]
         *offsets, choice.offset = accumulate(map(len, tokens), initial=choice.offset)
         top: list[dict[str, float] | None] = [
             None
             if one.logprob is None
-            else {self._spelled(k): v for k, v in {**one.top, one.token: one.logprob}.items()}
+            else {self._token_text(k): v for k, v in {**one.top, one.token: one.logprob}.items()}
             for one in scores
         ]
         return {
@@ -141,12 +138,10 @@ class Reply(AnswerJob):
         }
 
     def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        """A token of a chat with its log probability and its bytes, which may be half a letter."""
         raw = [*self._tokenizer.decode([token])]
-        return {"token": self._spelled(token), "logprob": logprob, "bytes": raw}
+        return {"token": self._token_text(token), "logprob": logprob, "bytes": raw}
 
-    def _spelled(self, token: int) -> str:
-        """A token as a text of its own, as other servers spell it."""
+    def _token_text(self, token: int) -> str:
         piece = self._tokenizer.decode([token])
         if not piece:
             return f"token_id:{token}"
@@ -171,7 +166,6 @@ class Reply(AnswerJob):
         }  # fmt: skip
 
     def _weights(self) -> dict[str, Any]:
-        """The weights of the answer; docs/live.md describes the fields."""
         first, last = self._parts[0].loaded, self._parts[-1].loaded
         return {
             "version_first": first.version,

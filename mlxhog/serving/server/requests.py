@@ -1,7 +1,7 @@
-"""Check the requests of clients: the fields of OpenAI's completions and chat completions.
+"""Parse requests of OpenAI's API: completions and chat completions.
 
-Unsupported fields that would change the answer are refused, not ignored. A chat becomes one text to
-continue, as in training (`mlxhog.data.conversations`).
+Unsupported fields that would change the answer are refused, not ignored. A chat becomes one prompt,
+as in training (`mlxhog.data.conversations`).
 """
 
 import dataclasses
@@ -20,57 +20,43 @@ from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, did_you_mean, shown
 
-MAX_EXAMPLES = 1000
-"""Largest number of examples in one request."""
+MAX_EXAMPLES = 1000  # largest number of examples in one request
 
 DEFAULTS = Sampling(max_new_tokens=16, temperature=1.0)
 """OpenAI's defaults that differ from those of `mlxhog generate`."""
 
-CHAT_TOKENS = 256
-"""Length of a chat's answer if the request has none."""
-
-MAX_LOGPROBS = 20
-"""Largest number of alternatives to each token, as in vLLM."""
+CHAT_TOKENS = 256  # length of a chat's answer if the request has none
+MAX_LOGPROBS = 20  # largest number of alternatives to each token, as in vLLM
 
 IGNORED = frozenset(
     "cache_prompt chat_id id id_slot keep_alive metadata n_keep parallel_tool_calls prediction "
     "priority prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
     "safety_identifier service_tier session_id store timings_per_token transforms user".split()
 )
-"""Fields of other servers that never change a text: bills, logs and caches."""
+"""Fields of other servers that never change the text: billing, logs and caches."""
 
 _NOTHING: tuple[object, ...] = (False, 0, "", [], {})
 HARMLESS: Mapping[str, Sequence[object]] = {
-    "add_generation_prompt": (True,),
-    "add_special_tokens": (True,),
-    "add_bos_token": (True,),
-    "best_of": (1,),
-    "cfg_scale": (1,),
+    **dict.fromkeys(
+        "add_generation_prompt add_special_tokens add_bos_token detokenize skip_special_tokens "
+        "spaces_between_special_tokens".split(),
+        (True,),
+    ),
+    **dict.fromkeys(
+        "best_of cfg_scale encoder_repetition_penalty guidance_scale length_penalty num_beams "
+        "rep_pen rep_pen_slope repeat_penalty tfs tfs_z typical typical_p".split(),
+        (1,),
+    ),
+    **dict.fromkeys(("function_call", "tool_choice"), ("none", "auto")),
     "chat_template_kwargs": ({"enable_thinking": False},),
-    "detokenize": (True,),
-    "encoder_repetition_penalty": (1,),
-    "function_call": ("none", "auto"),
-    "guidance_scale": (1,),
-    "length_penalty": (1,),
     "modalities": (["text"],),
-    "num_beams": (1,),
     "reasoning_effort": ("none",),
-    "rep_pen": (1,),
-    "rep_pen_slope": (1,),
-    "repeat_penalty": (1,),
     "response_format": ({"type": "text"},),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "tfs": (1,),
     "thinking": ({"type": "disabled"},),
-    "tfs_z": (1,),
-    "tool_choice": ("none", "auto"),
     "top_n_sigma": (-1,),
-    "typical": (1,),
-    "typical_p": (1,),
     "verbosity": ("medium",),
 }
-"""Fields that are unknown here, with the values that change nothing; so does `_NOTHING` of any."""
+"""Unsupported fields, with values that change nothing, as `_NOTHING` does in any field."""
 
 _SWITCHES: Mapping[str, Sequence[str]] = {
     "dry_": ("dry_multiplier",),
@@ -79,12 +65,11 @@ _SWITCHES: Mapping[str, Sequence[str]] = {
     "smoothing_": ("smoothing_factor",),
     "xtc_": ("xtc_probability",),
 }
-"""Beginning of the fields of a sampler -> fields without which, or at zero, it does nothing."""
+"""Prefix of a sampler's fields -> fields that enable it."""
 
 FAILED = "the server failed; its terminal shows the error"
 
-Prompt = str | tuple[int, ...]
-"""A text, or ids of tokens."""
+Prompt = str | tuple[int, ...]  # a text, or ids of tokens
 
 
 class RefusedRequest(HTTPException):
@@ -112,7 +97,7 @@ class RefusedRequest(HTTPException):
 
 @dataclass(frozen=True, kw_only=True)
 class _OpenAIFields:
-    """The fields of both paths that are not numbers, as OpenAI names them."""
+    """Fields of both paths that are not numbers, by OpenAI's names."""
 
     prompt: Prompt | tuple[Prompt, ...]
     model: str = ""  # the only one, if left out
@@ -139,7 +124,7 @@ class ClientRequest:
     writes: bool = True  # whether there is an answer; `max_tokens` 0 asks for the prompt only
     is_chat: bool = False  # whether the answer is a message
     continues: bool = False  # whether that message begins in the request
-    note: str = ""  # what of the request is not done, for the client
+    note: str = ""  # for the client: fields that are not followed
 
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
@@ -212,7 +197,7 @@ def examples(body: bytes) -> list[object]:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """The fields of a body; null, and no logprobs, are the same as leaving a field out."""
+    """Return the fields of a body, without null and `logprobs: false`."""
     try:
         value = plain_json.loads(body)
     except ValueError as error:
@@ -229,7 +214,6 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
-    """Take a field out that is true or false."""
     value = fields.pop(name, default)
     if not isinstance(value, bool):
         raise RefusedRequest(f"{name} is {shown(value)}; wanted true or false", param=name)
@@ -237,7 +221,7 @@ def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
 
 
 def _alternatives(fields: dict[str, Any]) -> None:
-    """Write the log probabilities of a chat, a flag and a number, as those of completions."""
+    """Convert the two fields for log probabilities of a chat to the one of completions."""
     wanted, top = _flag(fields, "logprobs", default=False), fields.pop("top_logprobs", 0)
     if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= MAX_LOGPROBS:
         problem = f"top_logprobs is {shown(top)}; wanted an integer, 0 to {MAX_LOGPROBS}"
@@ -257,39 +241,38 @@ def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
 def _request(
     fields: Mapping[str, Any], model: str, *, length: str = "max_tokens", **known: Any
 ) -> ClientRequest:
-    """The request of the fields, beside what is `known`."""
     try:
-        words = typed.read(_OpenAIFields, fields)
-        stop = stop_strings(words.stop)
+        given = typed.read(_OpenAIFields, fields)
+        stop = stop_strings(given.stop)
     except (ValueError, ConfigError) as error:
         name = str(error).split()[0].strip("'")
         hint = f"; this server has {model!r}" if name == "model" else ""
         raise RefusedRequest(f"{error}{hint}", param=name) from error
-    if words.model not in ("", model):
-        problem = f"no model {shown(words.model)}; this server has {model!r}"
+    if given.model not in ("", model):
+        problem = f"no model {shown(given.model)}; this server has {model!r}"
         raise RefusedRequest(problem, param="model", status=404, code="model_not_found")
-    if words.prompt == ():
+    if given.prompt == ():
         raise RefusedRequest("prompt is empty; wanted a text, or ids of tokens", param="prompt")
-    is_one = isinstance(words.prompt, str) or isinstance(words.prompt[0], int)
+    is_one = isinstance(given.prompt, str) or isinstance(given.prompt[0], int)
     numbers = _numbers(fields, length)
     own: dict[str, Any] = {k: numbers.pop(k) for k in ("n", "logprobs") if k in numbers}
-    if not words.do_sample:  # as transformers does
+    if not given.do_sample:  # as transformers does
         if numbers.get("temperature"):
             own["note"] = "do_sample is false: the likeliest tokens, without the temperature"
         numbers["temperature"] = 0.0
     return ClientRequest(
-        prompts=(words.prompt,) if is_one else words.prompt,  # type: ignore[arg-type]
+        prompts=(given.prompt,) if is_one else given.prompt,  # type: ignore[arg-type]
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
-        stream=words.stream,
-        counts=words.stream_options.get("include_usage", False),
-        echo=words.echo,
+        stream=given.stream,
+        counts=given.stream_options.get("include_usage", False),
+        echo=given.echo,
         **own,
         **known,
     )
 
 
 def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
-    """The numbers, by the names of options; other fields must change nothing."""
+    """Return the numbers, by names of options; other fields must change nothing."""
     known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
     for name, value in fields.items():
         if name in IGNORED or name in _NAMES:
@@ -319,7 +302,7 @@ def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
 
 
 def _is_equal(value: object, other: object) -> bool:
-    """Whether two values of JSON are the same; 1.0 is 1, and true is not."""
+    """Whether two JSON values are equal; 1.0 is 1, and true is not."""
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 

@@ -1,7 +1,7 @@
-"""The model of a server, which writes the answers of all clients with the newest weights.
+"""The model of a server, which decodes the answers of all clients with the newest weights.
 
-The event loop drives it: each step runs in a thread of the model's own, and its parts of answers go
-to their clients when the loop starts the next step. No step waits for a client. Between two steps
+The event loop drives it: each step runs in a thread of its own, and the parts of answers go to
+their clients when the loop starts the next step. No step waits for a client. Between two steps
 requests are admitted and cancelled, and newer weights are loaded.
 """
 
@@ -20,23 +20,22 @@ from mlxhog.base.resources import shortage
 from mlxhog.decoding.engine import DecodingEngine, GenerationRequest, Piece
 from mlxhog.display.views import Tell
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, RunError
-from mlxhog.serving import Reading
+from mlxhog.serving import LoadOptions
 from mlxhog.serving.model import LoadedModel, load
 from mlxhog.serving.server.config import ServeConfig
 from mlxhog.serving.server.requests import FAILED, RefusedRequest
-from mlxhog.serving.source import Loaded
+from mlxhog.serving.source import LoadedWeights
 
 POLL_S = 0.5
-"""Interval at which an idle server checks for newer weights, and a busy one for the run's end."""
+"""Poll interval for newer weights of an idle server, and for the run's end of a busy one."""
 
 PINNED_S = 10.0
-"""After this time newer weights no longer wait for new answers: new answers wait instead."""
+"""Longest wait of newer weights for running answers; then new answers wait for the weights."""
 
-PREFILL_CHUNK = 256
-"""Tokens of a prompt that are read between two tokens of the other answers."""
+PREFILL_CHUNK = 256  # tokens of a prompt that are read between two tokens of the other answers
 
 OF_WEIGHTS = (Diverged, CheckpointError, ArenaError)
-"""Errors of the weights, not of a request; they persist until newer weights are loaded."""
+"""Errors of the weights, which persist until newer weights are loaded."""
 
 
 class AnswerPart(NamedTuple):
@@ -44,11 +43,11 @@ class AnswerPart(NamedTuple):
 
     choice: int
     piece: Piece
-    loaded: Loaded
+    loaded: LoadedWeights
 
 
 News = list[AnswerPart] | RefusedRequest
-"""New parts of the answers of a job, or why they end."""
+"""New parts of a job's answers, or the error that ends them."""
 
 
 class AnswerJob:
@@ -62,7 +61,7 @@ class AnswerJob:
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
     async def parts(self) -> list[AnswerPart]:
-        """Wait for new parts and return them; an empty list is the end.
+        """Wait for new parts; an empty list is the end.
 
         Raises:
             RefusedRequest: the answers cannot be written, or cannot be completed.
@@ -74,7 +73,7 @@ class AnswerJob:
             raise news
         return news
 
-    def take(self, news: News) -> None:
+    def put(self, news: News) -> None:
         """Add parts, or end all answers with an error."""
         self._news.put_nowait(news)
         if isinstance(news, RefusedRequest):
@@ -84,14 +83,14 @@ class AnswerJob:
 
 
 class ServedModel:
-    """A model, the answers that it writes, and its thread; frameworks want all calls in one.
+    """A model, the answers that it decodes, and its thread, in which all framework calls run.
 
     Concurrency: `_step` and the methods that it calls run in the thread, one step at a time, the
     others in one event loop.
     """
 
     def __init__(self, model: str, config: ServeConfig, say: Tell = lambda message: None) -> None:
-        """Load a run or a checkpoint; `say` is called if a run is waited for.
+        """Load a run or a checkpoint; `say` is called with a message if a run must begin first.
 
         Raises:
             MlxhogError: it cannot be loaded; as for `mlxhog.load`.
@@ -105,7 +104,7 @@ class ServedModel:
         self.weights: dict[str, Any] = {}  # of the last token, or of the next one, for `/health`
         self.trouble = ""  # error of the weights, until a token has none or newer ones are there
         self.max_answers = config.batch_size + config.queue  # that run or wait
-        self._looked, self._trains, self._behind_since = -POLL_S, True, 0.0
+        self._polled, self._trains, self._behind_since = -POLL_S, True, 0.0
         try:
             self._thread.submit(self._open, model, config, say).result()
         except BaseException:
@@ -118,12 +117,12 @@ class ServedModel:
             if self._closing.wait(seconds):
                 raise RunError("the server was stopped before the run began")
 
-        how: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(Reading)}
+        how: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(LoadOptions)}
         self.model: LoadedModel = load(name, **how, say=say, pause=pause)
         self._follower = self.model.follower
         sizes = {"batch_size": config.batch_size, "prefill_chunk": PREFILL_CHUNK}
         self._engine = DecodingEngine(self._follower.backend, self.model.tokenizer, **sizes)
-        self._look(self._follower.loaded())
+        self._update_health(self._follower.loaded())
 
     def health(self) -> dict[str, Any]:
         """Return the state of the weights, and the number of running and of waiting answers."""
@@ -136,7 +135,7 @@ class ServedModel:
         }
 
     def start(self, job: AnswerJob) -> None:
-        """Begin to answer a job, which is cancelled when its client has all or has left.
+        """Begin to answer a job.
 
         Raises:
             RefusedRequest: more answers are requested than may run and wait.
@@ -163,13 +162,13 @@ class ServedModel:
         self._changed.set()
 
     async def run(self) -> None:
-        """Write answers until it is cancelled; raises an error of the run that has no client."""
+        """Answer jobs until cancelled; raises errors that concern no client."""
         loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
             news = await loop.run_in_executor(self._thread, self._step)
             for job, one in news.items():
-                job.take(one)
+                job.put(one)
             if not self._engine.is_busy:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
@@ -180,10 +179,8 @@ class ServedModel:
         self._thread.submit(self.model.close)
         self._thread.shutdown()
 
-    # -- in the thread -----------------------------------------------------------------------------
-
     def _step(self) -> dict[AnswerJob, News]:
-        """Admit and drop jobs, then write a token of every answer; returns the news of each job."""
+        """Admit and cancel jobs, then decode a token of every answer; return the news by job."""
         while self._changes:
             job, begins = self._changes.popleft()
             if begins:
@@ -197,16 +194,16 @@ class ServedModel:
             return self._write()
         if self._follower.has_newer():
             self.trouble = ""  # the next answer shows whether these weights are usable
-        self._look(self._follower.loaded())
+        self._update_health(self._follower.loaded())
         return {}
 
     def _write(self) -> dict[AnswerJob, News]:
-        """Write a token of every answer, with newer weights if there are any."""
+        """Decode a token of every answer, with newer weights if there are any."""
         engine = self._engine
         try:
             self._follower.refresh(in_sequence=engine.n_running > 0)
             loaded = self._follower.loaded()
-            self._look(loaded)
+            self._update_health(loaded)
             engine.admits = not self._has_waited_too_long()
             parts = defaultdict[AnswerJob, list[AnswerPart]](list)
             for piece in engine.step():
@@ -224,13 +221,12 @@ class ServedModel:
             self._rows.clear()
             return dict.fromkeys(jobs, _refusal(error))
 
-    def _look(self, loaded: Loaded) -> None:
-        """Replace what `/health` says of the weights."""
+    def _update_health(self, loaded: LoadedWeights) -> None:
         source, now = self._follower.source, monotonic()
-        if now - self._looked >= POLL_S:
-            self._looked, self._trains = now, not source.ended()
+        if now - self._polled >= POLL_S:
+            self._polled, self._trains = now, not source.ended()
         self.weights = {
-            "weights": source.whose,
+            "weights": source.name,
             "note": source.note or None,
             "training": self._trains,
             "version": loaded.version if source.counts_updates else None,
@@ -239,7 +235,6 @@ class ServedModel:
         }
 
     def _has_waited_too_long(self) -> bool:
-        """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
         if self._follower.source.mode != "pinned_per_sequence" or not self._follower.has_newer():
             self._behind_since = 0.0
             return False
@@ -248,7 +243,6 @@ class ServedModel:
 
 
 def _refusal(error: Exception) -> RefusedRequest:
-    """Return an error of the engine for clients, with the status of its cause."""
     if isinstance(error, OF_WEIGHTS):
         code = "not_finite" if isinstance(error, Diverged) else "no_weights"
         return RefusedRequest(str(error), status=503, code=code)

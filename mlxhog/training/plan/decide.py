@@ -24,6 +24,7 @@ from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
+from mlxhog.config.components import Component
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
@@ -156,7 +157,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     # Each strategy that the run may have, with its optimizer, rates, budget and batches.
     saved = None if resumption is None else resumption.state["regime"]
-    choices = choose_strategy.choices(config.strategy, workers, saved)
+    choices = choose_strategy.choices(strategies.strategy_of(config), workers, saved)
     begun = asked, config, model, workers, resumption, data, train
     regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
@@ -164,10 +165,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     live = memory.keeps_copies(config.live, parameters, note)
     max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
-        from mlxhog.cluster import anchor
+        from mlxhog.cluster import outer_state
 
-        segments = anchor.segments()
-        max_workers = None if max_workers is None else max_workers + 1  # the link's slot
+        segments = outer_state.segments()
+        max_workers = None if max_workers is None else max_workers + 1  # the sidecar's slot
 
     def lay_out(regime: Regime, max_slots: int | None = None) -> Layout:
         strategy, optimizer, n_tickets = regime.strategy, regime.optimizer, regimes[0].n_tickets
@@ -180,10 +181,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     max_slots = max(one.strategy.slots for one in regimes)
     layouts = [lay_out(one, max_slots) for one in regimes]
     arena_bytes = max(layout.total_bytes for layout in layouts)
-    link = None
+    sidecar = None
     if config.cluster is not None:
         from mlxhog.cluster.group import identity_of
-        from mlxhog.cluster.link import LinkJob
+        from mlxhog.cluster.sidecar import SidecarJob
 
         identity = identity_of(
             config,
@@ -193,7 +194,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
         )
-        link = LinkJob(cluster=config, identity=identity, log=Path("link.log"))
+        sidecar = SidecarJob(cluster=config, identity=identity, log=Path("sidecar.log"))
     plans = [
         TextPlan(
             **vars(replace(regime, notes=(*notes, *regime.notes))),
@@ -212,7 +213,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             gpu_share=gpu_share(config, workers, writers, layout),
             background_tasks=partial(TextTasks, data.val, data.tokenizer, validation),
             sampled=sampled,
-            link=link,
+            sidecar=sidecar,
         )
         for regime, layout in zip(regimes, layouts, strict=True)
     ]
@@ -279,28 +280,32 @@ def _regime(
     chosen = config.having(strategy=choice)
     is_new = config.init_from is None and (resumption is None or resumption.has_new_weights)
     vocabulary = model.vocab_size if is_new else 0  # trained rows need no long steps
-    resolved = optim.for_model(chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary)
+    resolved = strategies.for_model(
+        chosen, model.hidden_size, hidden, n_workers, vocabulary=vocabulary
+    )
     if (new := resolved.follow) is not None:
         if not expanded(new).is_dir():
             raise ConfigError(
                 f"follow: there is no folder {new}; create it (mkdir), or name another"
             )
         text = f"follows {new}: new text files there are trained once"
-        if not (resolved.has_budget or resolved.schedule.falls):  # the run has no end
+        if not (resolved.has_budget or schedules.schedule_of(resolved).falls):  # the run has no end
             constant = format_number(resolved.top_lr)
             text += f", at a constant lr of {constant}, until mlxhog stop or Ctrl-C"
             resolved = resolved.having(schedule=schedules.Constant(warmup=0.0))
         notes.append(text)
-    optimizer_choice, steps = optim.chosen(resolved), resolved.strategy or choice
-    factor = optimizer_choice.workers_factor(steps.lr_workers, steps.steppers(n_workers))
+    steps = strategies.strategy_of(resolved) or choice
+    factor = optim.optimizer_of(resolved).workers_factor(
+        steps.lr_workers, steps.steppers(n_workers)
+    )
     lr, before = resolved.top_lr * factor, {} if resumption is None else resumption.automatic()
     if factor != 1.0:
         notes.append(
             f"lr {format_number(lr)}: {format_number(factor)} of {format_number(resolved.top_lr)}, "
             "since each worker adds steps of its own (lr_workers)"
         )
-    given, numbers = optim.open_numbers(chosen), optim.open_numbers(resolved)
-    if (named := optim.chosen(chosen)).beside and not hidden:
+    given, numbers = optim.open_hyperparameters(chosen), optim.open_hyperparameters(resolved)
+    if (named := optim.optimizer_of(chosen)).beside and not hidden:
         notes.append(
             f"optimizer {named.name}: this {model.title} has no hidden matrix "
             f"(both sides at least {model.hidden_size / 2:g}, half its width), so "
@@ -348,7 +353,7 @@ def _regime(
         ),
         notes=tuple(notes),
         strategy=strategy,
-        optimizer=optim.build(
+        optimizer=strategies.build_optimizer(
             resolved, hidden, groups=groups, tokens_per_step=strategy.tokens_per_step
         ),
         batches=batches,
@@ -381,7 +386,7 @@ def _with_free_slots(
 
 
 def _stored(
-    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Strategy | None
+    asked: TrainConfig, resolved: TrainConfig, begin: Resumption | None, strategy: Component | None
 ) -> TrainConfig:
     """The options for the run's folder."""
     kept, changes = {} if begin is None else begin.stored, dict[str, Any]()
@@ -430,7 +435,7 @@ def _schedule(
         at = resumed.position(n_tickets, config.sequences_per_ticket)
         done = 0 if at is None else at["epoch"] * at["n"] + at["watermark"] + len(at["done"])
         epochs = replace(epochs, version=int(resumed.state["version"]), batches=done)
-    return partial(config.schedule.of_run, lr, epochs)
+    return partial(schedules.schedule_of(config).of_run, lr, epochs)
 
 
 def _in_steps(

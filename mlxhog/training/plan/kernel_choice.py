@@ -37,6 +37,7 @@ from mlxhog.config import rules
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops import kernels
+from mlxhog.strategies import strategy_of
 
 Note = Callable[[str], None]
 """Takes what the user should know of the run."""
@@ -60,13 +61,13 @@ def choose(
     config: TrainConfig, here: Machine, note: Note
 ) -> tuple[tuple[WorkerSpec, ...], Writers, tuple[str, ...]]:
     """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`."""
-    record = verdicts.load()
+    record, strategy = verdicts.load(), strategy_of(config)
     chosen = resolve_workers(
         config.workers,
         config.threads,
         machine=here,
         max_workers=config.max_workers,
-        serial=config.strategy is not None and config.strategy.one_process,
+        serial=strategy is not None and strategy.one_process,
         tokens_per_s=record.tokens_per_s,
         pair=record.pair(),
     )
@@ -77,7 +78,7 @@ def choose(
     writers, forms = choose_for(config, backends, note)
     promised = config.determinism != "none"
     for text in (
-        float32.note(backends, here, promised=promised),
+        float32.note(backends, here, disabled=promised),
         gpu_share.token_note(backends, config.micro_batch, config.seq_len),
     ):
         if text:
@@ -120,8 +121,8 @@ def choose_writers(
         _require(ok, "gpu_write=metal", "safe", refusal, "--gpu-write auto (now cpu)")
         return Writers("metal", "cas")
     if config.gpu_write == "auto":
-        if config.strategy is not None and config.strategy.copies:
-            own = f"every worker of {config.strategy.name} has parameters of its own"
+        if (strategy := strategy_of(config)) is not None and strategy.copies:
+            own = f"every worker of {strategy.name} has parameters of its own"
             refusal = f"{own}, and the CPU adds to them"
         elif config.write not in ("auto", "cas") and on_gpu:
             refusal = f"write={config.write} was requested, and a GPU that writes needs cas"

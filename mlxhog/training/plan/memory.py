@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlxhog import optim
+from mlxhog import strategies
 from mlxhog.arena import Layout
 from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
@@ -46,7 +46,8 @@ class Memory:
     ) -> Memory:
         """This with the estimate for each worker of a run."""
         copies = 1 + (config.read != "live") + config.overlap
-        copies += (config.prediction == "own" and workers > 1) + optim.build(config).scratch_arrays
+        copies += strategies.prediction_of(config) == "own" and workers > 1
+        copies += strategies.build_optimizer(config).scratch_arrays
         per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
         per_token += 4 * model.vocab_size
         return replace(

@@ -15,14 +15,14 @@ from typing import Any, Literal, Self
 
 from mlxhog import optim
 from mlxhog.arena.ledger import Position
-from mlxhog.base.paths import quoted, words
+from mlxhog.base.paths import quoted, quoted_paths
 from mlxhog.base.quantities import format_count, parse_number
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES
-from mlxhog.config.config import ORIGINS, TrainConfig
+from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_yaml
 from mlxhog.data.batches import Growth
@@ -148,7 +148,7 @@ class Resumption:
 
     def began_with(self) -> dict[str, Any]:
         """Return the options of the run's initial weights."""
-        return {name: self.stored[name] for name in ORIGINS if name in self.stored}
+        return {name: self.stored[name] for name in INITIAL_WEIGHTS if name in self.stored}
 
     @property
     def has_new_weights(self) -> bool:
@@ -226,7 +226,7 @@ class Resumption:
             raise self._other_text(", and its text is divided among clients")
 
     def _other_text(self, why: str) -> CheckpointError:
-        run, data = quoted(str(self.config.resume)), words(self.config.data)
+        run, data = quoted(str(self.config.resume)), quoted_paths(self.config.data)
         return CheckpointError(
             f"{self.config.resume} was trained with other text than --data {data} holds now{why}; "
             f"begin a new run with its weights: mlxhog train --init-from {run} --data {data}"
@@ -263,7 +263,7 @@ def _with_optimizer(config: TrainConfig, saved: Checkpoint, model: ModelConfig) 
         return config
     if own in OPTIMIZERS.known():
         own = optim.by_name(own).fitted(hidden=hidden).name
-    if own != config.optimizer.fitted(hidden=hidden).name:
+    if own != optim.optimizer_of(config).fitted(hidden=hidden).name:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
             f"which cannot use its moments; add --optimizer {own}, or --reset-optimizer to "

@@ -103,7 +103,7 @@ class SavedState:
     tokens_sha256: str
     val_sha256: str
     moments_since: int | None = None
-    course: Mapping[str, Any] | None = None
+    position: Mapping[str, Any] | None = None
     cluster: Mapping[str, Any] | None = None
 
 
@@ -128,7 +128,7 @@ def check(path: Path, state: Mapping[str, Any]) -> None:
         ]  # fmt: skip
         for place in saved.ledgers.values():
             counts += [place.epoch, place.watermark, *place.done, place.torn, place.n]
-        for own in (saved.course or {}).values():
+        for own in (saved.position or {}).values():
             own = own if isinstance(own, list) else [own]
             counts += [number for number in own if type(number) is int]
         for count in counts:

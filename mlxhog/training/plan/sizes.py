@@ -11,7 +11,7 @@ from math import log
 from typing import Final, NamedTuple
 
 from mlxhog.base.quantities import format_bytes, format_count, format_duration
-from mlxhog.optim import Decayed, chosen
+from mlxhog.optim import Decayed, optimizer_of
 from mlxhog.training.plan.values import TextPlan
 
 MAX_PARAMETERS_PER_TOKEN: Final = 4.6  # a model with more is named at any number of epochs
@@ -68,7 +68,7 @@ def overfitting(plan: TextPlan, epochs: float | None) -> str | None:
 
 def decay(plan: TextPlan, epochs: float | None) -> str | None:
     """Propose a higher weight decay for text that a large model reads often; None for examples."""
-    ratio, optimizer = plan.parameters / max(plan.data.train.n_tokens, 1), chosen(plan.config)
+    ratio, optimizer = plan.parameters / max(plan.data.train.n_tokens, 1), optimizer_of(plan.config)
     is_text = plan.data.train.rows(plan.config.seq_len) is None
     low = isinstance(optimizer, Decayed) and optimizer.weight_decay < REPEATED_DECAY
     if not (is_text and low and ratio >= MIN_FOR_DECAY) or (epochs is not None and epochs < 3):

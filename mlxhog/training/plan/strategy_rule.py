@@ -40,7 +40,7 @@ from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.strategies import Serial, division
 from mlxhog.strategies.hogwild import Hogwild
-from mlxhog.strategies.strategy import Strategy
+from mlxhog.strategies.strategy import Strategy, strategy_of
 from mlxhog.strategies.sync import BY_SPEED
 
 if TYPE_CHECKING:
@@ -164,15 +164,16 @@ def rounds_would_lose(steps: Sequence[Sequence[StepTime]], sequences: int) -> fl
 
 def rounds_share(plan: TextPlan) -> float:
     """The share of the budget after which rounds end; 0 where measured times say so."""
-    chosen = plan.stored.strategy
+    chosen = strategy_of(plan.stored)
     return 0.0 if chosen is None else chosen.async_after
 
 
 def mean_batches_per_step(config: TrainConfig, strategy: Strategy) -> float:
     """Batches of one step of a run that begins with a strategy, in the mean over its steps."""
-    regimes = None if config.strategy is None else config.strategy.regimes()
-    if config.strategy and regimes and config.steps and strategy.name == regimes[0].name:
-        return 1.0 + config.strategy.async_after * (strategy.workers - 1)
+    chosen = strategy_of(config)
+    regimes = None if chosen is None else chosen.regimes()
+    if chosen and regimes and config.steps and strategy.name == regimes[0].name:
+        return 1.0 + chosen.async_after * (strategy.workers - 1)
     return float(strategy.batches_per_step())
 
 

@@ -45,7 +45,7 @@ class ScoreSums(NamedTuple):
 class ValidationSubset:
     """The part of the validation text that all evaluations of a run score, as run.json has it."""
 
-    asked_bytes: int  # its size, as `validation_set.part` takes it
+    asked_bytes: int  # its size, as `validation_set.subset` takes it
     text: str  # its name; scores of the same text have the same name
     n_bytes: int  # of text, prompts of examples included
     share: float  # of all validation text, up to 1
@@ -68,7 +68,7 @@ class ValidationSubset:
         is_all, whole = texts[0] is file, file.header["bytes"]
         return cls(
             asked_bytes=asked_bytes,
-            text=validation_set.part_name(
+            text=validation_set.subset_name(
                 data.corpus_sha256, data.rule, None if is_all else asked_bytes
             ),
             n_bytes=n_bytes[0],
@@ -87,11 +87,11 @@ def texts_of(
 
     That is all validation text, or as much as `LARGER_FLOPS` score.
     """
-    part = validation_set.part(file, asked_bytes)
+    part = validation_set.subset(file, asked_bytes)
     tokens = min(_max_tokens(LARGER_FLOPS, config, parameters), LARGER_TOKENS)
     n_bytes = tokens * file.header["bytes"] // file.n_tokens
     is_alone = part is file or n_bytes <= asked_bytes
-    return [part] if is_alone else [part, validation_set.part(file, n_bytes)]
+    return [part] if is_alone else [part, validation_set.subset(file, n_bytes)]
 
 
 def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
@@ -102,13 +102,13 @@ def _rows(config: TrainConfig, parameters: int) -> dict[str, int]:
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     """Return the bytes of the validation subset of a new run.
 
-    It is `validation_set.PART_BYTES` unless `val_subset_tokens` sets another size. For a
+    It is `validation_set.SUBSET_BYTES` unless `val_subset_tokens` sets another size. For a
     large model it is halved until scoring takes at most `PART_FLOPS`, or to `MIN_BYTES`.
     """
     if config.val_subset_tokens is not None:
         labels, text_bytes = file.n_tokens - file.header["documents"], int(file.header["bytes"])
         return max(1, round(config.val_subset_tokens * text_bytes / max(int(labels), 1)))
-    n_bytes, most = validation_set.PART_BYTES, _max_tokens(PART_FLOPS, config, parameters)
+    n_bytes, most = validation_set.SUBSET_BYTES, _max_tokens(PART_FLOPS, config, parameters)
     while n_bytes > MIN_BYTES and n_bytes > most:
         n_bytes //= 2
     return n_bytes

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mlxhog.data.clients import Division
 
 if TYPE_CHECKING:  # a worker loads few of them
-    from mlxhog.cluster.link import LinkJob
+    from mlxhog.cluster.sidecar import SidecarJob
     from mlxhog.data.batches import Growth
     from mlxhog.data.clients import Division
     from mlxhog.data.prepare import Prepared
@@ -93,7 +93,7 @@ class Plan:
     sampled: SampledSoftmax | None = (
         None  # words of the training loss; None for the whole vocabulary
     )
-    link: LinkJob | None = None  # of the run's cluster; the supervisor starts it
+    sidecar: SidecarJob | None = None  # of the run's cluster; the supervisor starts it
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Pickle what workers need: no corpus, no open checkpoint."""
@@ -148,7 +148,7 @@ class Regime:
 
     config: TrainConfig  # resolved
     stored: TrainConfig  # for the run's folder; options that a resume decides again are open
-    automatic: tuple[str, ...]  # options that `optim.for_model` decided, in this call or the first
+    automatic: tuple[str, ...]  # options that `for_model` decided, in this call or the first
     notes: tuple[str, ...]  # for the user
     strategy: Strategy
     optimizer: Optimizer

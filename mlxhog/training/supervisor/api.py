@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.processes import require_children
-from mlxhog.config import constraints, plugins
+from mlxhog.config import plugins
 from mlxhog.config.components import OPTIMIZERS, STRATEGIES, ComponentRegistry
-from mlxhog.config.config import ORIGINS, TrainConfig, train_config
-from mlxhog.config.options import Option, options
+from mlxhog.config.config import INITIAL_WEIGHTS, TrainConfig, train_config
+from mlxhog.config.options import Option, options, without_effect
 from mlxhog.config.sources import ConfigSource, of_keywords, read_yaml, specs_of
 from mlxhog.display.views import observer as shown_on
 from mlxhog.errors import ConfigError
@@ -186,7 +186,7 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     run = find(spec, Path(root))
     run.refuse_links()
     stored = run.options(data=_last(layers, "data"))
-    left_out, changed = {*BUDGETS, *ORIGINS}, set()
+    left_out, changed = {*BUDGETS, *INITIAL_WEIGHTS}, set()
     for chosen in CHOSEN.values():
         if _name(layers, chosen) not in (None, _name([stored], chosen)):
             changed.add(chosen.title)
@@ -197,7 +197,7 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
         value, own = _needed(layers, specs[name]), _needed([stored], specs[name])
         if (value := own if value in (None, "auto") else value) is not None:
             values[name] = value
-    left_out.update(constraints.idle(specs, values))
+    left_out.update(without_effect(specs, values))
     if _last(layers, "workers") not in (None, _last([stored], "workers")):
         changed.add("workers")
     if changed or _name([stored], STRATEGIES) is None:

@@ -28,7 +28,7 @@ from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
-from mlxhog.strategies import look_ahead
+from mlxhog.strategies import prediction, strategy_of
 from mlxhog.training.plan.kernel_choice import Note
 from mlxhog.training.plan.resume import text_kind
 from mlxhog.training.plan.saved_state import taking_over
@@ -63,11 +63,11 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
         is_kept = kind in plan.optimizer.state_segments and not plan.config.reset_optimizer
         if kind in waiting and not is_kept:
             arena.param(name)[...] += np.float32(waiting[kind]) * value
-    if plan.link is not None and "cluster" in saved.state:
-        from mlxhog.cluster.anchor import Anchor
+    if plan.sidecar is not None and "cluster" in saved.state:
+        from mlxhog.cluster.outer_state import OuterState
 
         with taking_over(saved.path):
-            Anchor(arena).resume(
+            OuterState(arena).resume(
                 saved.optimizer,
                 saved.state["cluster"],
                 seconds=saved.state["used"]["seconds"],
@@ -79,12 +79,12 @@ def load(plan: TextPlan, arena: Arena, ledger: Ledger, note: Note = lambda messa
     at = plan.resumption.position(ledger.n, plan.config.sequences_per_ticket)
     state = {**saved.state, "ledger": at or fresh}
     if plan.resumption.text != "same":  # it counts tickets of the text before
-        state["course"] = None
+        state["position"] = None
     with taking_over(saved.path):
         position = strategy.resume(arena, ledger, state)
     if position is not None:
         for segment in strategy.kept_segments():
-            if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
+            if segment in prediction.SEGMENTS and plan.config.reset_optimizer:
                 continue  # steps of an optimizer that is reset
             _fill(arena, [segment], [segment], saved.optimizer)
     with taking_over(saved.path):
@@ -181,7 +181,7 @@ def _load_moments(plan: TextPlan, arena: Arena, saved: _Moments, note: Note) -> 
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     slots = sorted({*range(1, plan.strategy.workers + 1), *now})
-    averaged, optimizer = saved_slots, optim.chosen(plan.config)
+    averaged, optimizer = saved_slots, optim.optimizer_of(plan.config)
     if optimizer.has_own_bases:
         averaged = [max(saved_slots, key=lambda slot: steps[slot])]
     filled = set(plan.optimizer.shared_segments)
@@ -253,12 +253,12 @@ def dump(
     """
     counters, config, stored = arena.counters, plan.config, plan.stored
     moments, position = _moments_of(plan, arena), ledger.position()
-    link: dict[str, NDArray[np.float32]] = {}
+    outer: dict[str, NDArray[np.float32]] = {}
     cluster: dict[str, Any] = {}
-    if plan.link is not None:
-        from mlxhog.cluster.anchor import Anchor
+    if plan.sidecar is not None:
+        from mlxhog.cluster.outer_state import OuterState
 
-        link, saved = Anchor(arena).saved()
+        outer, saved = OuterState(arena).saved()
         cluster = {"cluster": saved}
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     spent = counters.load("steps"), counters.load("tokens"), monitor.clock.seconds()
@@ -269,12 +269,12 @@ def dump(
     if budget.steps is not None and config.steps is None:  # converted from passes or tokens
         rest["batches_per_step"] = plan.strategy.batches_per_step()
         rest["steps_before"] = budget.progress_before + counters.load("steps")
-    own = {"strategy": "auto"} if stored.strategy is None else stored.strategy.stored()
+    chosen = strategy_of(stored)
     state: dict[str, Any] = {
         "version": counters.load("version"),
         **cluster,
-        "optimizer": optim.chosen(config).name,
-        "strategy": own,
+        "optimizer": optim.optimizer_of(config).name,
+        "strategy": {"strategy": "auto"} if chosen is None else chosen.stored(),
         "regime": plan.strategy.name if plan.other else None,
         **({} if moments.since is None else {"moments_since": moments.since}),
         "used": dict(zip(("steps", "tokens", "seconds"), monitor.totals(), strict=True)),
@@ -300,7 +300,7 @@ def dump(
         "tokens_sha256": plan.data.train.digest,
         "val_sha256": plan.data.val.digest,
     }
-    return {**moments.arrays, **link}, state
+    return {**moments.arrays, **outer}, state
 
 
 # -- joining ----------------------------------------------------------------------

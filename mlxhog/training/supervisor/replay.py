@@ -33,12 +33,12 @@ from mlxhog.arena.workers import WorkerPhase
 from mlxhog.base import machine, plain_json
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.inside import subfolder
-from mlxhog.base.paths import words
+from mlxhog.base.paths import quoted_paths
 from mlxhog.base.reading import MAX_BYTES
 from mlxhog.base.workers import MAX_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.constraints import settled
+from mlxhog.config.options import settled
 from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.optim import updates
@@ -287,8 +287,8 @@ def _plan(header: Header, run: Run) -> TextPlan:
     if digest != header.tokens_sha256:
         raise DataError(
             f"the run was trained on tokens with digest {header.tokens_sha256[:12]}, "
-            f"{words(config.data)} gives {digest[:12]} now; put back the text that it was recorded "
-            "with"
+            f"{quoted_paths(config.data)} gives {digest[:12]} now; put back the text that it was "
+            "recorded with"
         )
     return plan
 

@@ -15,7 +15,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import float32, machine
-from mlxhog.base.paths import path_from_here, words
+from mlxhog.base.paths import path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
@@ -214,7 +214,7 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": plan.writers.gpu_write,
                 "kernels": plan.kernels_used,
-                "tf32": bool(float32.note(backends, here, promised=config.determinism != "none")),
+                "tf32": bool(float32.note(backends, here, disabled=config.determinism != "none")),
                 "emulated": plan.emulated,
                 "model": _model_name(plan),
                 "data": config.data,
@@ -268,7 +268,8 @@ def _model_name(plan: TextPlan) -> str:
 def summary(plan: TextPlan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
-    strategy = (plan.stored if plan.other else config).strategy_name
+    chosen = (plan.stored if plan.other else config).strategy
+    strategy = "auto" if chosen is None else chosen.name
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers
@@ -282,6 +283,6 @@ def summary(plan: TextPlan, run: Run) -> str:
         f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {metal}{'  ' if metal else ''}"
         f"arena {format_bytes(plan.arena_bytes)} shared{slots}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
-        f"data {words(config.data)}: {format_count(train)} training and {format_count(val)} "
+        f"data {quoted_paths(config.data)}: {format_count(train)} training and {format_count(val)} "
         f"validation tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
     )

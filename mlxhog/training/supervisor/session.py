@@ -208,8 +208,8 @@ class Session(Processes):
                 handle.cancelled, phase = True, WorkerPhase(self.entry(handle).phase)
                 self.report(f"{handle} was still in phase {phase.name.lower()}; ended")
             time.sleep(0.02)
-        if self.link is not None and not self.link.still():
-            self.link.stop(0.0)
+        if self.sidecar is not None and not self.sidecar.is_idle():
+            self.sidecar.stop(0.0)
 
     def revive(self) -> bool:
         """Start a worker again if none is left, to evaluate; whether there is one.

@@ -135,8 +135,8 @@ class Training(Session):
         # After signals are no longer counted, so that one can end a tracker's wait for a network.
         stack.callback(lambda: self.reporter.close_trackers(failed=self._status == "failed"))
         self.monitor = self.reporter.monitor
-        if self.link is not None:
-            self.monitor.machines = self.link.roster.reports
+        if self.sidecar is not None:
+            self.monitor.machines = self.sidecar.members.reports
         # Steps on text that arrives may have fewer tokens than others.
         limit = plan.budget.step_limit(plan.strategy.tokens_per_step)
         self.begin(plan.budget.steps if self._follower else limit, rounds_before(plan))
@@ -341,8 +341,8 @@ class Training(Session):
             self.cancel_steps()
         clock.stop()
         self.settle()
-        if self.link is not None and self.pool:  # else all ended within a step; what waits is saved
-            self.link.play_last_round(partial(self.until, doing=doing, even_if_interrupted=True))
+        if self.sidecar is not None and self.pool:  # else all ended within a step: it is saved
+            self.sidecar.run_last_round(partial(self.until, doing=doing, even_if_interrupted=True))
         if self._publisher is not None:
             self._publisher.end()
         if not (self.signals.count or self._watch.ended or self.budget_is_used()):
@@ -488,13 +488,13 @@ class Training(Session):
         run_folder.write_options(self.run, self.plan, self.reporter.commands)
 
     def _write_status(self, **more: Any) -> None:
-        link = self.link
+        sidecar = self.sidecar
         self.reporter.write_status(
             batch_size=None if self.plan.batch is None else self.plan.batch.to_json(),
             status=self._status,
             checkpoint=self.checkpoints.newest,
             notices=list(self.notices),
             best=self._watch.to_json(),
-            **({} if link is None else {"cluster": link.report()}),
+            **({} if sidecar is None else {"cluster": sidecar.report()}),
             **more,
         )

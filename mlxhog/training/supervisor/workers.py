@@ -40,9 +40,9 @@ from mlxhog.training.supervisor.handles import WorkerHandle
 from mlxhog.training.worker import main as worker_process
 
 if TYPE_CHECKING:  # only runs of a cluster load it
-    from mlxhog.cluster.link import Sidecar
+    from mlxhog.cluster.sidecar import Sidecar
 
-LINK_LEAVES_S = 1.0
+SIDECAR_LEAVES_S = 1.0
 MAX_PAUSE_S = 30.0  # before a replacement that could not start is tried again
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
@@ -73,12 +73,12 @@ class Processes(ABC):
         self.ledger = Ledger(self.arena)
         self.handles = [WorkerHandle(slot, spec) for slot, spec in enumerate(plan.workers, start=1)]
         self.pool = WorkerPool()
-        self.link: Sidecar | None = None  # of the run's cluster
-        if plan.link is not None:
-            from mlxhog.cluster.link import Sidecar
+        self.sidecar: Sidecar | None = None  # of the run's cluster
+        if plan.sidecar is not None:
+            from mlxhog.cluster.sidecar import Sidecar
 
-            log = run_dir / "logs" / "link.log"
-            self.link = Sidecar(self.arena, replace(plan.link, log=log))
+            log = run_dir / "logs" / "sidecar.log"
+            self.sidecar = Sidecar(self.arena, replace(plan.sidecar, log=log))
         self.restarts = self.removed = 0  # replaced workers, and those that left or were given up
         self.torn = 0  # batches that died half applied
         self.notices: dict[str, None] = {}  # of workers, each once, in order
@@ -97,8 +97,8 @@ class Processes(ABC):
         return self.arena.workers.entry(handle.slot)
 
     def ready(self) -> bool:
-        """Whether every worker is up, and the link of a cluster has data for them."""
-        return (self.link is None or self.link.is_ready) and all(
+        """Whether every worker is up, and the sidecar of a cluster has data for them."""
+        return (self.sidecar is None or self.sidecar.is_ready) and all(
             self.entry(handle).state == WorkerState.RUNNING for handle in self.handles
         )
 
@@ -163,10 +163,10 @@ class Processes(ABC):
         )
 
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
-        """Whether all are true twice, with no step in between, and the link holds still."""
+        """Whether all are true twice, with no step in between, and the sidecar is idle."""
 
         def steps() -> list[tuple[int, int]] | None:
-            still = all(look()) and (self.link is None or self.link.still())
+            still = all(look()) and (self.sidecar is None or self.sidecar.is_idle())
             every = map(self.entry, self.handles)
             return [(entry.steps, entry.state) for entry in every] if still else None
 
@@ -178,13 +178,13 @@ class Processes(ABC):
     # -- their start, and the next job -----------------------------------------------------------
 
     def spawn(self) -> None:
-        """Start every worker, and the link of a cluster."""
+        """Start every worker, and the sidecar of a cluster."""
         with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
             subfolder(self.run_dir, "logs")
-        if self.link is not None:
+        if self.sidecar is not None:
             if not (slots := self.free_slots()):
-                raise ConfigError("the arena has no slot for the cluster's link; set --max-workers")
-            self.link.start(slots[-1])
+                raise ConfigError("the arena has no slot for the sidecar; set --max-workers")
+            self.sidecar.start(slots[-1])
         for handle in self.handles:
             self._spawn(handle)
         self._count()
@@ -273,10 +273,10 @@ class Processes(ABC):
         """
         self._kill_stale()
         dead = self.pool.wait(wait_s)
-        if self.link is not None:
-            self.link.poll()
-            while self.link.messages:
-                self.report(self.link.messages.pop(0))
+        if self.sidecar is not None:
+            self.sidecar.poll()
+            while self.sidecar.messages:
+                self.report(self.sidecar.messages.pop(0))
         for handle in list(self.handles):
             if handle.slot in dead:
                 if handle.leaving_s is not None:
@@ -432,8 +432,8 @@ class Processes(ABC):
         self.arena.counters.store("command", ControlCommand.EXIT)
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         with ExitStack() as reaps:  # all, whatever one of them raises
-            if self.link is not None:
-                reaps.callback(self.link.stop, min(timeout_s, LINK_LEAVES_S))
+            if self.sidecar is not None:
+                reaps.callback(self.sidecar.stop, min(timeout_s, SIDECAR_LEAVES_S))
             for handle in reversed(self.handles):
                 handle.respawn_s = None
                 if handle.slot in self.pool:
@@ -449,7 +449,7 @@ class Processes(ABC):
 
     def free_slots(self) -> list[int]:
         """Slots in which workers could join, unused ones first."""
-        used = {handle.slot for handle in self.handles} | {self.link.slot if self.link else None}
+        used = {handle.slot for handle in self.handles} | {self.sidecar and self.sidecar.slot}
         free = [entry for entry in self.arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from mlxhog import backends, optim
+from mlxhog import backends, optim, strategies
 from mlxhog.arena import Arena, control
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.ledger import Ledger
@@ -29,8 +29,8 @@ from mlxhog.models import families
 from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.gradients import Float32
 from mlxhog.optim.metal_steps import MetalSteps, NotShared
-from mlxhog.optim.rule import Polar
-from mlxhog.strategies import look_ahead
+from mlxhog.optim.rule import Orthogonalize
+from mlxhog.strategies import prediction
 from mlxhog.strategies.context import Context
 from mlxhog.training.plan.values import BackgroundTasks, Job
 from mlxhog.training.worker.steps import Gradients, OverlappedSteps, Steps
@@ -128,7 +128,7 @@ def start_backend(
     and at the end.
     """
     if job.config.determinism != "none":
-        float32.promise()
+        float32.disable_tf32()
     backend = backends.create(
         job.spec.backend,
         threads=job.compute_threads,
@@ -169,7 +169,7 @@ def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambd
 def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:
     """Build the optimizer and the context for a worker of the job's strategy."""
     plan, strategy = job.plan, job.plan.strategy
-    optimizer = optim.build(
+    optimizer = strategies.build_optimizer(
         plan.config,
         families.hidden_matrices(plan.model),
         groups=families.rate_groups(plan.model),
@@ -192,14 +192,14 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         decay=plan.decay,
         model=plan.model,
         run_dir=job.run_dir,
-        polar=polar_of_device(job, backend),
+        orthogonalize=polar_of_device(job, backend),
         threads=job.step_threads,
     )
 
 
-def polar_of_device(job: Job, backend: Backend) -> Polar | None:
+def polar_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
     """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises."""
-    name, choice = job.spec.backend, optim.chosen(job.config)
+    name, choice = job.spec.backend, optim.optimizer_of(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None
@@ -258,7 +258,7 @@ def gpu_steps(job: Job, arena: Arena) -> MetalSteps | None:
             engine=engine,
             threads=job.spec.threads,
             slot=job.slot,
-            recorded=tuple(look_ahead.segments(job.plan.strategy.run, job.plan.strategy.slots)),
+            recorded=tuple(prediction.segments(job.plan.strategy.run, job.plan.strategy.slots)),
         )
     except NotShared as why:
         job.leave_notice(

@@ -27,8 +27,7 @@ from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.data.batch import Batch, joined
 from mlxhog.errors import ConfigError
-from mlxhog.optim import updates
-from mlxhog.optim.sparsified import sparsify
+from mlxhog.optim.gradients import GradientSum
 from mlxhog.strategies import Idle, Lease, WriteResult
 from mlxhog.strategies.context import Context, show_model
 from mlxhog.strategies.hogwild import HogwildWorker
@@ -48,7 +47,7 @@ def mean_gradient(
     if len(batches) == 1:
         return backend.loss_and_grads(batches[0])
     total = sum(batch.n_labels for batch in batches)
-    mean, loss = updates.GradientSum(), 0.0
+    mean, loss = GradientSum(), 0.0
     for batch in batches:
         share = batch.n_labels / max(total, 1)
         part, grads = backend.loss_and_grads(batch)
@@ -82,8 +81,8 @@ class Gradients:
 
     def _batch(self, epoch: int, ticket: int) -> Batch:
         """The batch of a ticket; in a cluster, in an order of this machine's own."""
-        if self._job.plan.link is not None:
-            from mlxhog.cluster.anchor import own_epochs
+        if self._job.plan.sidecar is not None:
+            from mlxhog.cluster.outer_state import own_epochs
 
             epoch += own_epochs(self._arena)
         return self._batches.at(epoch, ticket)
@@ -143,17 +142,17 @@ class Steps:
         self, job: Job, context: Context, ring: control.Ring, gradients: Gradients
     ) -> None:
         self.job, self.context, self.ring, self.gradients = job, context, ring, gradients
-        self.strategy = context.strategy.worker(context)
+        self.strategy = context.strategy.worker_class()(context)
         self._target = context.target(job.slot)
 
     def step(self) -> None:
         """Process one ticket from claim to record, or wait a moment if there is no ticket."""
-        entry, context, late_s = self.context.entry, self.context, self.gradients.slowdown.late_s
+        entry, context, delay_s = self.context.entry, self.context, self.gradients.slowdown.delay_s
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
         asked_ns, waited_ns = entry.beat(WorkerPhase.DATA), entry.wait_ns
         if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
-        elif context.clock.seconds() < late_s and context.training():  # by `inject_stragglers`
+        elif context.clock.seconds() < delay_s and context.training():  # by `inject_stragglers`
             lease = Idle.WAIT
         else:
             lease = self.strategy.claim()
@@ -208,7 +207,7 @@ class Steps:
         step.outcome = self.strategy.write(step.grads, step.lease, samples)
         if step.outcome.applied and self.context.strategy.probes:
             probe = self.context.arena.layout.probe
-            scattered = sparsify(self.job.config) != "none"
+            scattered = self.context.strategy.sparsify != "none"
             # All workers write it, unlike the parameters of disjoint blocks.
             self._target.probe(probe.offset, probe.size, scattered=scattered)
             entry.probe_adds += 1
@@ -234,13 +233,13 @@ class Steps:
             entry.staleness_sum += outcome.staleness
             entry.staleness_max = max(entry.staleness_max, outcome.staleness)
         else:
-            entry.nonfinite_in_row = 0 if outcome.too_late else entry.nonfinite_in_row + 1
+            entry.nonfinite_in_row = 0 if outcome.is_stale else entry.nonfinite_in_row + 1
         counts, counters = self.strategy.counts_step(), self.context.arena.counters
-        if not outcome.applied and (counts or outcome.too_late):
+        if not outcome.applied and (counts or outcome.is_stale):
             entry.dropped += 1  # one worker counts a step that all drop together
         if counts:
             counters.add("steps", 1)
-        if counts or not outcome.too_late:  # else it was too late for a step of others
+        if counts or not outcome.is_stale:  # else it was too late for a step of others
             counters.add("tokens", tokens)
         times = ("read", "compute", "apply", "wait")
         self.ring.append(

@@ -100,9 +100,6 @@ def test_a_tensor_that_save_model_wrote_once_has_all_its_names(tmp_path):
     load_model(module, tmp_path / "model.safetensors")
 
 
-# -- in transformers -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def transformers(tmp_path, monkeypatch):
     package = pytest.importorskip("transformers", reason="the extra [peers]")
@@ -189,9 +186,6 @@ def test_a_model_that_transformers_lacks_is_exported_with_our_class_and_survives
     assert again.tensors.keys() == families.param_spec(OURS[name]).keys()
     text = model.generate(**tokenizer("ab", return_tensors="pt"), max_new_tokens=3)
     assert text.shape[1] >= 4
-
-
-# -- places that refuse it -------------------------------------------------------------------------
 
 
 @each_of("refused", ["made", "made/deeper", "made/deeper/model"])

@@ -31,9 +31,6 @@ def hf(tmp_path):
     return tmp_path / "hf"
 
 
-# -- whoever wrote it ------------------------------------------------------------------------------
-
-
 @each_of("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @each_of("size", ["1GB", "400KB"])
 def test_a_directory_of_transformers_opens_whole_or_in_shards(tmp_path, dtype, size):
@@ -82,9 +79,6 @@ def test_a_config_that_lies_elsewhere_is_named(tmp_path):
     convert = f"mlxhog convert {tmp_path / 'a'} NEW --format mlxhog --config FILE"
     refused(tmp_path / "a", "has no config beside it", "put it there", convert)
     same(formats.open(tmp_path / "a", config), peers.state(model))
-
-
-# -- what is wrong ---------------------------------------------------------------------------------
 
 
 def refused(path, *said, error=CheckpointError):

@@ -72,7 +72,7 @@ def model_of(*layers, **changes):
 
 
 @backbones
-def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_map(
+def test_the_wrapper_begins_normal_its_biases_at_0_and_a_language_models_head_as_a_linear_layer(
     backbone,
 ):
     params = init_params(model_of("swiglu", backbone=backbone, position="learned"), 1)

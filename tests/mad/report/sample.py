@@ -3,14 +3,14 @@
 import functools
 from dataclasses import replace
 
-from mlxhog.mad.run import CandidateRecord, Point
+from mlxhog.mad.run import CandidateRecord, EvalPoint
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
 
 CONV, CHANNELS, MIXED = CANDIDATES = "gated-conv swiglu", "swiglu swiglu", "swiglu gated-conv"
 SEEDS = (0, 1, 2)
 STUDY = Study(candidates=CANDIDATES, seeds=SEEDS)  # of suite smoke
-TASKS = tuple(dict.fromkeys(setting.task for setting in STUDY.measured.settings))
+TASKS = tuple(dict.fromkeys(setting.task for setting in STUDY.measured.task_configs))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
 RECORD = CandidateRecord(
@@ -22,7 +22,8 @@ RECORD = CandidateRecord(
 
 @functools.cache
 def runs():
-    """Every run of the study, done; scores of seeds differ by 0.01 around a candidate's worth."""
+    """Every run of the study, done; scores of seeds differ by 0.01 around a candidate's
+    selection_score."""
     return tuple(
         replace(
             RECORD, key=config.key(), candidate=candidate, config=config.to_dict(),
@@ -39,7 +40,7 @@ def study(root, name="first", change=lambda record: record, **definition):
     store = open_store(replace(STUDY, **definition), root, name)
     for record in filter(None, map(change, runs())):
         curve = tuple(
-            Point(
+            EvalPoint(
                 step=step, seconds=step / 20, loss=2.0 - step / 200,
                 acc_token=record.acc_token * step / 200, acc_macro=record.acc_macro * step / 200,
             )

@@ -17,7 +17,7 @@ from mlxhog.display.charts import LIGHT
 from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
 from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, draw_costs, draw_curves, front
-from mlxhog.mad.report.progress import folded
+from mlxhog.mad.report.progress import compact
 from tests.cli.command import told
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, STATE, TASKS, WORTH, study
 from tests.pairs import each_of
@@ -39,14 +39,14 @@ def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
     )
     assert [row["layers"] for row in result["candidates"]] == [CONV, MIXED, CHANNELS]
     for row in result["candidates"]:
-        worth = WORTH[row["layers"]]
+        selection_score = WORTH[row["layers"]]
         for name, value in {
-            "score": worth,
+            "score": selection_score,
             "interval": INTERVAL,
-            "tasks": dict.fromkeys(TASKS, worth),
+            "tasks": dict.fromkeys(TASKS, selection_score),
             "intervals": dict.fromkeys(TASKS, INTERVAL),
-            "acc_token": dict.fromkeys(TASKS, worth - 0.05),
-            "seeds": {str(s): worth + 0.01 * (s - 1) for s in SEEDS},
+            "acc_token": dict.fromkeys(TASKS, selection_score - 0.05),
+            "seeds": {str(s): selection_score + 0.01 * (s - 1) for s in SEEDS},
             "seconds": 10.0 * N,
         }.items():
             assert row[name] == pytest.approx(value), name
@@ -77,7 +77,7 @@ def test_a_partial_study_says_so_and_which_runs_are_missing(tmp_path):
     assert "this study is partial" in text[-1]
     head, *rows = text[1:5]
     assert head.split() == "# layers score CR FR NR SC C M params state bytes time status".split()
-    assert all(folded(row.layers) in line for row, line in zip(ranking.rows, rows, strict=True))
+    assert all(compact(row.layers) in line for row, line in zip(ranking.rows, rows, strict=True))
     narrow = "\n".join(table.lines(section(ranking), 60))
     assert all(word in narrow for word in ("score", "0.900 ± 0.025", "params", "time", "partial"))
 
@@ -110,9 +110,9 @@ def scored_by_val(record):
          [f"{N} diverged", f"... {N + 1 - 5} more, see --json", "on memorization baseline"],
          {"layers": CHANNELS, "score": 0.0, "status": "diverged", "n_diverged": N}),
         # validation rows that select have their score beside
-        (scored_by_val, {"protocol": {"select": "val"}}, 3 * N, 0, ["0.900 ± 0.025  0.800"], {}),
+        (scored_by_val, {"recipe": {"select": "val"}}, 3 * N, 0, ["0.900 ± 0.025  0.800"], {}),
         # an open learning rate is auto
-        (lambda one: None, {"protocol": {"optimizer": "muon"}}, 0, 3 * N,
+        (lambda one: None, {"recipe": {"optimizer": "muon"}}, 0, 3 * N,
          ["0 of 54 runs have ended"], None),
     ],
 )  # fmt: skip
@@ -125,7 +125,7 @@ def test_runs_that_ended_in_other_ways_count_as_they_should(
     for one in words:
         assert one in "\n".join(text)
     if last is None:
-        assert (ranking.facts["points"], ranking.facts["seeds"]) == ("lr auto", "0; 1; 2")
+        assert (ranking.facts["sweep"], ranking.facts["seeds"]) == ("lr auto", "0; 1; 2")
     else:
         assert result["candidates"][-1].items() >= last.items()
     failed = [one for one in result["troubles"] if one["status"] == "failed"]
@@ -197,7 +197,7 @@ def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_no
     expected = [[*rows[0]], *([*row.values()] for row in rows)]
     assert cells_of(html)[: 1 + len(ranking.rows)] == expected
     for what in (
-        "this study is partial", "Protocol", "lr 0.002", "Runs that count as 0", "<killed> & gone",
+        "this study is partial", "Recipe", "lr 0.002", "runs (score 0)", "<killed> & gone",
         "partial, 2 missing", "seeds 0, 1, 2", "seed 0 solid, seed 1 dashed, seed 2 dotted",
     ):  # fmt: skip
         assert what in unescape(html)

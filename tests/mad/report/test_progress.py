@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.mad.report import progress
-from mlxhog.mad.report.progress import folded, shown, state_line
+from mlxhog.mad.report.progress import compact, shown, state_line
 from mlxhog.mad.study.scheduler import StudyProgress
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import STUDY, runs
 
 
 @given(st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12))
-def test_repeats_are_counted_and_a_folded_sequence_unfolds_to_itself(layers):
-    assert folded(["mlstm", "swiglu"] * 7 + ["slstm"] * 3) == "(mlstm swiglu)*7 slstm*3"
-    assert parse(folded(layers)) == parse(" ".join(layers))
+def test_repeats_are_counted_and_a_compact_sequence_reads_back_as_itself(layers):
+    assert compact(["mlstm", "swiglu"] * 7 + ["slstm"] * 3) == "(mlstm swiglu)*7 slstm*3"
+    assert parse(compact(layers)) == parse(" ".join(layers))
 
 
 FAILED = replace(
@@ -27,7 +27,9 @@ FAILED = replace(
 PROGRESS = StudyProgress(
     study="first", done=17, total=24, elapsed_s=252.0, eta_s=370.0,
     statuses={"done": 15, "diverged": 1, "failed": 1},
-    best=replace(STUDY.judge(runs()[:18]), score=0.8312, interval=0.0214, missing=("one", "two")),
+    best=replace(
+        STUDY.score_of(runs()[:18]), score=0.8312, interval=0.0214, missing=("one", "two")
+    ),
     troubles=(replace(runs()[1], status="diverged"), FAILED),
 )  # fmt: skip
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.config.plugins import Plugin
-from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Point, RunConfig
+from mlxhog.mad.options import Recipe
+from mlxhog.mad.run import EvalPoint, RunConfig
 from mlxhog.mad.samplers.pruning import Pruner
 from mlxhog.models.mad.sequence import parse
 from tests.mad.report.sample import CONV, RECORD, STUDY, runs
@@ -20,14 +20,14 @@ VAL = {"select": "val"}
 def planned(candidate, task, *, lr=1e-3, steps=3000, select="test"):
     return RunConfig(
         task=task, settings={"train_rows": 640}, layers=parse("gated-conv"), dim=8, seed=0,
-        protocol=Protocol(lr=lr, steps=steps, batch_size=64, select=select),
+        recipe=Recipe(lr=lr, steps=steps, batch_size=64, select=select),
         candidate=candidate, label="baseline",
         plugins=(Plugin("", candidate),),  # so that each candidate has keys of its own
     )  # fmt: skip
 
 
 def point(step, accuracy):
-    return Point(step=step, seconds=1.0, loss=1.0, acc_token=0.0, acc_macro=accuracy)
+    return EvalPoint(step=step, seconds=1.0, loss=1.0, acc_token=0.0, acc_macro=accuracy)
 
 
 class Course:
@@ -40,8 +40,8 @@ class Course:
             for name, task in itertools.product(names, tasks):
                 self.end(name, task, curve, **how)
 
-    def end(self, candidate, task, curve, *, status="done", test=None, **protocol):
-        run, (steps, last) = planned(candidate, task, **protocol), curve[-1]
+    def end(self, candidate, task, curve, *, status="done", test=None, **recipe):
+        run, (steps, last) = planned(candidate, task, **recipe), curve[-1]
         self.curves[run.key()] = [point(*one) for one in curve]
         accuracies = {"acc_macro": last} if test is None else {"acc_macro": test, "val_macro": last}
         named = {"key": run.key(), "candidate": candidate, "config": run.to_dict()}
@@ -158,4 +158,4 @@ def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_throu
     easy = [*complete[:2], replace(complete[2], status="pruned")]  # the others are spared
     half = complete[:3]  # without its missing runs, the score is that of the others
     for records, score in ((complete, 0.89), (easy, 0.89 / 2), (half, 0.89)):
-        assert study.judge(records).worth == pytest.approx(score)
+        assert study.score_of(records).selection_score == pytest.approx(score)

@@ -49,7 +49,7 @@ def test_the_seed_decides_the_order_but_that_of_grid_and_a_resumed_sampler_goes_
     for killed_after in (1, 11):
         resumed = SAMPLERS[name](choices, 5)
         for layers in whole[:killed_after]:
-            resumed.recall(layers)
+            resumed.register(layers)
             resumed.tell(layers, score(layers))
         assert proceed(resumed, 16 - killed_after) == whole[killed_after:]
 
@@ -62,7 +62,7 @@ def test_every_candidate_is_proposed_once_whatever_was_in_progress_when_a_study_
     for layers in known[:10]:
         resumed.tell(layers, score(layers))
     for layers in known[10:]:
-        resumed.recall(layers)
+        resumed.register(layers)
     asked = [resumed.ask() for _ in range(3)]
     for layers in asked:  # it grows meanwhile
         resumed.tell(layers, score(layers))

@@ -11,7 +11,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.run import params, state
 from mlxhog.mad.samplers import space as space_file
 from mlxhog.mad.samplers.samplers import SAMPLERS
-from mlxhog.mad.samplers.space import DEEPEST, LISTED, CandidateSet, read_space, to_space
+from mlxhog.mad.samplers.space import MAX_DEPTH, MAX_LISTED, CandidateSet, read_space, to_space
 from mlxhog.models.mad.sequence import canonical
 from tests.pairs import each_of, max_examples
 
@@ -95,12 +95,12 @@ def test_a_space_without_bounds_is_counted_however_large():
     choices = candidates(depth=40)
     assert choices.count == 8**20
     assert choices.candidate(8**20 - 1) in choices
-    assert candidates(depth=DEEPEST).count == 8 ** (DEEPEST // 2)
+    assert candidates(depth=MAX_DEPTH).count == 8 ** (MAX_DEPTH // 2)
 
 
 @each_of("name", SAMPLERS)
 def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_within(name):
-    assert candidates(depth=12).count > LISTED
+    assert candidates(depth=12).count > MAX_LISTED
     choices = candidates(depth=12, budget={"params": 85_000})
     assert choices.count is None
     sampler = SAMPLERS[name](choices, 0)

@@ -11,7 +11,7 @@ from functools import cache
 import yaml
 
 from mlxhog.errors import ConfigError, LostGPU, MetalError
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import EvalPoint
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import open_store
 from mlxhog.mad.study.study import Study
@@ -28,7 +28,7 @@ def definition(candidates=2, runs=4):
     """A study whose candidates have runs that differ in their seeds, from 0 on."""
     return Study(
         candidates=tuple(texts(candidates)), tasks=("in-context-recall",), dim=8,
-        seeds=tuple(range(runs)), protocol={"steps": 2},
+        seeds=tuple(range(runs)), recipe={"steps": 2},
     )  # fmt: skip
 
 
@@ -56,9 +56,9 @@ def quick(config, *, callbacks, rungs):
 def with_curve(config, *, callbacks, rungs):
     curve = ()
     for n in (1, 2, 3):
-        point = Point(step=n, seconds=n / 10, loss=None, acc_token=n / 4, acc_macro=n / 4)
+        point = EvalPoint(step=n, seconds=n / 10, loss=None, acc_token=n / 4, acc_macro=n / 4)
         curve += (point,)
-        callbacks.point(point)
+        callbacks.on_eval(point)
         if n in rungs and callbacks.should_prune(point):
             return result(config, status="pruned", curve=curve)
     return result(config, curve=curve)

@@ -43,12 +43,12 @@ def trains_or_crashes(config, **how):
 def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(scheduler, "MAX_LOSSES", 1)
+    monkeypatch.setattr(scheduler, "MAX_RETRIES", 0)
     monkeypatch.setattr("mlxhog.mad.study.session.Scheduler", small.CutScheduler)
     monkeypatch.setattr(Study, "new_pruner", lambda study, curve: Second())
     study = Study(
         candidates=("gated-conv",), tasks=("in-context-recall",), dim=16, seeds=(0, 1, 2),
-        protocol={"steps": 4, "eval_every": 2, "batch_size": 8}, workers="mlx:cpu",
+        recipe={"steps": 4, "eval_every": 2, "batch_size": 8}, workers="mlx:cpu",
     )  # fmt: skip
     local, ray = (open_store(study, tmp_path, name) for name in ("local", "ray"))
 

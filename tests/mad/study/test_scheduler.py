@@ -102,7 +102,7 @@ class Climber:
         self.told.append((canonical(layers), score))
         self.best = max(self.best, layers[0].kernel)
 
-    def recall(self, layers):
+    def register(self, layers):
         self.proposed += 1
 
 
@@ -162,7 +162,9 @@ def test_runs_that_go_wrong_have_failed_with_their_reasons_and_the_next_session_
     assert len([text for text in messages if text and "it is run again" in text]) == 3
     outcome = go(store)
     assert outcome.statuses == {"done": 7}
-    assert outcome.best.worth == pytest.approx(fmean(one.acc_macro for one in store.records()))
+    assert outcome.best.selection_score == pytest.approx(
+        fmean(one.acc_macro for one in store.records())
+    )
 
 
 @pytest.mark.slow

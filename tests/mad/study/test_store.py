@@ -10,7 +10,7 @@ import yaml
 from mlxhog.config.plugins import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import EvalPoint
 from mlxhog.mad.study.store import Store, find, open_store, store_of
 from mlxhog.mad.study.study import STAMP, Study
 from tests.mad.study.small import config, result
@@ -19,7 +19,7 @@ from tests.pairs import each_of
 
 DEFINITION = Study(
     space={"depth": 4, "mixers": ["gated-conv"], "budget": {"params": 700_000}},
-    protocol={"lr": 1e-3, "steps": 10},
+    recipe={"lr": 1e-3, "steps": 10},
     seeds=(0, 1, 2),
     dim=32,
     prune=True,
@@ -37,7 +37,8 @@ def store(tmp_path):
 
 def test_records_and_curves_read_back_in_order_and_a_repeated_run_counts_once(store):
     points = tuple(
-        Point(step=n, seconds=0.1, loss=float("nan"), acc_token=0.1, acc_macro=0.2) for n in (1, 2)
+        EvalPoint(step=n, seconds=0.1, loss=float("nan"), acc_token=0.1, acc_macro=0.2)
+        for n in (1, 2)
     )
     some = [ended(2), ended(0, status="failed"), ended(1), ended(0, curve=points)]
     for one in some:
@@ -110,12 +111,12 @@ def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(sto
     root = store.directory.parent
     assert store.study() == DEFINITION
     assert store_of(DEFINITION, root, "s").directory == store.directory
-    other = replace(DEFINITION, suite="lite", protocol={"steps": 5}, seeds=(1, 2), dim=None)
+    other = replace(DEFINITION, suite="lite", recipe={"steps": 5}, seeds=(1, 2), dim=None)
     with pytest.raises(StudyError, match=r"holds another study:(.|\n)*mad resume s") as refusal:
         store_of(other, root, "s")
     for difference in (
         "suite: it has smoke, the command lite",
-        "protocol: it has {'lr': 0.001, 'steps': 10}, the command {'steps': 5}",
+        "recipe: it has {'lr': 0.001, 'steps': 10}, the command {'steps': 5}",
         "seeds: it has [0, 1, 2], the command [1, 2]",
         "dim: it has 32, the command nothing",
     ):
@@ -160,7 +161,7 @@ def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
     run = config()
     others = {
         "task": "memorization", "settings": {"vocab": 8}, "layers": run.layers * 2, "dim": 16,
-        "protocol": replace(run.protocol, wd_all=True), "seed": 1, "position": "learned",
+        "recipe": replace(run.recipe, wd_all=True), "seed": 1, "position": "learned",
         "workers": "mlx:cpu", "threads": 2, "plugins": (Plugin("task.py", "0"),),
     }  # fmt: skip
     assert others.keys() == {field.name for field in fields(run)} - {"candidate", "label"}

@@ -2,22 +2,22 @@
 
 from dataclasses import replace
 
-from mlxhog.mad.options import PUBLISHED, Protocol
+from mlxhog.mad.options import PUBLISHED, Recipe
 from mlxhog.mad.run import RunConfig
 from mlxhog.models.mad.sequence import parse
 
 SETTINGS = {"vocab": 8, "seq_len": 16, "train_rows": 96, "test_rows": 32}
-PROTOCOL = {"optimizer": PUBLISHED, "lr": 2e-3, "batch_size": 16, "steps": 12, "eval_every": 6}
+RECIPE = {"optimizer": PUBLISHED, "lr": 2e-3, "batch_size": 16, "steps": 12, "eval_every": 6}
 
 
 def small_run(
     *, layers="gated-conv swiglu", workers="torch:cpu", seed=3, dim=16, task="in-context-recall",
-    settings=None, **protocol,
+    settings=None, **recipe,
 ):  # fmt: skip
-    """A run of six steps an epoch; `protocol` replaces fields of the protocol."""
+    """A run of six steps an epoch; `recipe` replaces fields of the recipe."""
     return RunConfig(
         task=task, settings=SETTINGS | (settings or {}), layers=parse(layers), dim=dim, seed=seed,
-        protocol=Protocol(**PROTOCOL | protocol), workers=workers,
+        recipe=Recipe(**RECIPE | recipe), workers=workers,
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ class Recorder:
         if self.beats == self._interrupt_at:
             raise KeyboardInterrupt
 
-    def point(self, point):
+    def on_eval(self, point):
         self.points.append(point)
 
     def should_prune(self, point):

@@ -21,18 +21,18 @@ backends = pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 
 def torch_losses(config):
     """The loss of every step of torch's AdamW and schedule, from our initial values and batches."""
-    plan, protocol = make_run_plan(config), config.protocol
+    plan, recipe = make_run_plan(config), config.recipe
     params = {
         name: torch.tensor(value, requires_grad=True)
         for name, value in init_params(plan.model, config.seed).items()
     }
-    spec, decay = param_spec(plan.model), protocol.weight_decay
+    spec, decay = param_spec(plan.model), recipe.weight_decay
     groups = [
-        {"params": [one], "weight_decay": decay * (protocol.wd_all or spec[name].decay)}
+        {"params": [one], "weight_decay": decay * (recipe.wd_all or spec[name].decay)}
         for name, one in params.items()
     ]
-    betas = (0.9, protocol.optimizer.beta2)
-    optimizer = torch.optim.AdamW(groups, lr=protocol.lr, betas=betas)
+    betas = (0.9, recipe.optimizer.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=betas)
     epochs = plan.limit // plan.per_epoch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
     batches, result, ops = plan.batches(), [], choose("torch", "reference", "cpu")
@@ -45,7 +45,7 @@ def torch_losses(config):
             loss.backward()
             optimizer.step()
             result.append(float(loss.detach()))
-        if protocol.schedule != "constant":
+        if recipe.schedule != "constant":
             schedule.step()
     return np.array(result)
 
@@ -61,19 +61,19 @@ def test_the_same_run_gives_the_same_numbers_whatever_ran_before(backend):
 
 @backends
 @pytest.mark.parametrize(
-    "protocol",
+    "recipe",
     [{}, {"schedule": "constant", "weight_decay": 0.3}, {"weight_decay": 0.3, "wd_all": True}],
     ids=["cosine", "constant and decay", "decay of everything"],
 )
-def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, protocol):
+def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(backend, recipe):
     course = {"lr": 2e-2, "steps": None, "epochs": 4, "eval_every": 1, "stop_accuracy": 2}
-    config = small_run(workers=backend, **course, **protocol)
+    config = small_run(workers=backend, **course, **recipe)
     actual = np.array([point.loss for point in train(config).curve])  # of every step
     assert len(actual) == 24
     assert_close(actual, torch_losses(config), STEP_LOSSES_F32)
 
 
-def test_the_optimizer_is_part_of_a_run_and_an_open_step_size_follows_from_the_width():
+def test_the_optimizer_is_part_of_a_run_and_an_open_learning_rate_follows_from_the_width():
     for dim in (16, 32):
         config = small_run(optimizer="muon", lr=None, dim=dim)
         assert make_run_plan(config).config.top_lr == Muon().default_lr(dim)
@@ -136,11 +136,11 @@ def test_validation_rows_decide_where_asked_for_and_both_are_told():
     assert small_run(select="val").settings["val_rows"] == 32  # as many as test rows
 
 
-def test_what_training_rows_never_show_is_the_ceiling_of_a_result():
+def test_what_training_rows_never_show_bounds_the_best_achievable_accuracy():
     settings = {"vocab": 64, "train_rows": 1}
     result = train(small_run(task="memorization", settings=settings, steps=1))
-    assert 0 < result.ceiling < 0.5
-    assert train(small_run(steps=1)).ceiling == 1.0
+    assert 0 < result.best_achievable < 0.5
+    assert train(small_run(steps=1)).best_achievable == 1.0
 
 
 def test_runs_at_once_share_the_memory_of_a_gpu():

@@ -13,16 +13,16 @@ def full(accuracy):
     return {**halves, "by_length": ((40, 1.0), (64, accuracy))}
 
 
-def evaluations(*accuracies, callbacks=None, rungs=(), **protocol):
+def evaluations(*accuracies, callbacks=None, rungs=(), **recipe):
     """A course of at most 100 steps, evaluated every 10, with one evaluation per accuracy."""
-    config = small_run(**{"eval_every": 10, **protocol})
+    config = small_run(**{"eval_every": 10, **recipe})
     evaluator = CandidateEvaluations(
         config, callbacks or Recorder(), rungs, limit=100, per_epoch=10
     )
     step = 0
     for accuracy in accuracies:
         step = evaluator.next_evaluation(step)
-        evaluator.take(step, 1.0, 2.0, full(accuracy))
+        evaluator.add(step, 1.0, 2.0, full(accuracy))
     return evaluator
 
 
@@ -36,7 +36,7 @@ def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
 
 
 @each_of(
-    ("accuracies", "protocol", "status"),
+    ("accuracies", "recipe", "status"),
     [
         ((0.5, 0.9), {"stop_accuracy": 0.95}, None),
         ((0.5, 0.95), {"stop_accuracy": 0.95}, "done"),
@@ -47,9 +47,9 @@ def test_evaluations_come_at_their_interval_at_every_rung_and_at_the_end():
     ],
 )
 def test_a_run_ends_at_its_accuracy_or_after_evaluations_without_a_better_one(
-    accuracies, protocol, status
+    accuracies, recipe, status
 ):
-    assert evaluations(*accuracies, **protocol).status == status
+    assert evaluations(*accuracies, **recipe).status == status
 
 
 def test_only_rungs_ask_whether_to_go_on_also_one_that_workers_ran_past_and_a_no_prunes():
@@ -58,7 +58,7 @@ def test_only_rungs_ask_whether_to_go_on_also_one_that_workers_ran_past_and_a_no
     assert callbacks.asked == []
     assert evaluations(0.1, 0.1, callbacks=callbacks, rungs=(20,)).status == "pruned"
     late = evaluations(callbacks=callbacks, rungs=(20,))
-    late.take(23, 1.0, 2.0, full(0.1))
+    late.add(23, 1.0, 2.0, full(0.1))
     assert (late.status, callbacks.asked) == ("pruned", [20, 23])
 
 

@@ -99,15 +99,15 @@ def test_a_worker_that_dies_too_often_ends_the_run_with_its_last_words(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("status", "protocol", "how"),
+    ("status", "recipe", "how"),
     [
         ("done", {"stop_accuracy": 0.01}, {}),
         ("pruned", {}, {"callbacks": Recorder(prune=True), "rungs": (30,)}),
         ("diverged", {"lr": 1e30}, {}),
     ],
 )
-def test_workers_stop_where_the_run_ends_and_their_parameters_are_scored(status, protocol, how):
-    result, _ = train_two(small_run(**LONG | protocol), **how)
+def test_workers_stop_where_the_run_ends_and_their_parameters_are_scored(status, recipe, how):
+    result, _ = train_two(small_run(**LONG | recipe), **how)
     assert result.status == status
     assert result.steps < 100_000
     assert (result.acc_token == result.acc_macro == 0) or status != "diverged"

@@ -58,7 +58,7 @@ def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moment
 def test_a_resumed_study_begins_with_the_tables_as_its_runs_left_them(tmp_path):
     study = Study(
         candidates=tuple(texts(2)), tasks=("in-context-recall",), dim=16, workers="mlx:cpu",
-        protocol={"steps": 2, "batch_size": 8}, share_embedding=True,
+        recipe={"steps": 2, "batch_size": 8}, share_embedding=True,
     )  # fmt: skip
     store, left = open_store(study, tmp_path, "s"), []
     for n in (1, 2):

@@ -4,7 +4,7 @@ import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
-from mlxhog.research.analysis.advice import Analysis, Lag, advise
+from mlxhog.research.analysis.advice import Analysis, RunStaleness, advise
 from mlxhog.research.analysis.analyze import bounds_of, facts
 from mlxhog.research.analysis.conflicts import BlockConflicts
 from mlxhog.research.analysis.sampling import Block, StaleGradient
@@ -22,14 +22,15 @@ def block(name, supports):
 DENSE = block("dense", [range(N)] * SAMPLES)
 SPARSE = block("sparse", [[k, 2000 + k] for k in range(SAMPLES)])
 SEEN = {"source": "probe", "write": "racy", "lost_update_rate": 0.125}
-LAG = Lag(mean=1.0, largest=2.0, seen=True)
+STALE = RunStaleness(mean=1.0, largest=2.0, measured=True)
 
 
-def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options):
+def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, staleness=STALE, **options):
     config = TrainConfig(**{"strategy": "hogwild", "optimizer": "adamw", "lr": 1e-3, **options})
-    bounds = bounds_of(blocks, updates=UPDATES, lag=lag, facts=facts(config, write))
+    bounds = bounds_of(blocks, updates=UPDATES, staleness=staleness, facts=facts(config, write))
     analysis = Analysis(
-        config=config, write=write, cores=8, trained=False, blocks=blocks, lag=lag, observed=SEEN,
+        config=config, write=write, cores=8, trained=False, blocks=blocks, staleness=staleness,
+        observed=SEEN,
         stale_gradients=(StaleGradient(1, cosine),), bounds=tuple(bounds),
     )  # fmt: skip
     return {one["topic"]: one for one in advise(analysis)}
@@ -41,12 +42,12 @@ def advice(blocks=(DENSE,), *, write="lossless", cosine=0.95, lag=LAG, **options
         ("write", {}, "", "losslessly"),
         ("write", {}, "", "0.12 of all increments were lost in the probe"),
         ("write", {"write": "racy"}, "--write lossless", ""),
-        ("workers", {"blocks": (SPARSE, DENSE)}, "", "allows a lag of 0.501 in dense"),
+        ("workers", {"blocks": (SPARSE, DENSE)}, "", "allows a staleness of 0.501 in dense"),
         ("workers", {"blocks": (SPARSE,)}, "--workers 8", ""),
-        ("predicted reads", {"predict": "none"}, "--predict own", ""),
-        ("predicted reads", {"predict": "own"}, "", "keep predict"),
-        ("predicted reads", {"lag": Lag(0.0, 0.0, seen=True)}, None, ""),
-        ("predicted reads", {"strategy": "sync"}, None, ""),
+        ("weight prediction", {"predict": "none"}, "--predict own", ""),
+        ("weight prediction", {"predict": "own"}, "", "keep predict"),
+        ("weight prediction", {"staleness": RunStaleness(0.0, 0.0, measured=True)}, None, ""),
+        ("weight prediction", {"strategy": "sync"}, None, ""),
         ("synchronous start", {"cosine": 0.95}, "", "not needed"),
         ("synchronous start", {"cosine": 0.7}, "--async-after 0.05", ""),
         ("synchronous start", {"cosine": 0.2}, "--async-after 0.1", ""),

@@ -11,7 +11,7 @@ from mlxhog.config.sources import of_keywords
 from mlxhog.experiments.target import find_target
 from mlxhog.research import AnalyzeConfig
 from mlxhog.research.analysis.analyze import plan_of, subject_of
-from mlxhog.research.analysis.sampling import LAGS, compare_stale_gradients, sample
+from mlxhog.research.analysis.sampling import DELAYS, compare_stale_gradients, sample
 from mlxhog.training.supervisor.training import train
 from tests.training.small import MIXED_MODEL, small_config
 
@@ -92,15 +92,15 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon(moments=shared, embedding_lr=2.0)"])
-def test_gradients_age_by_the_steps_of_others_which_leave_the_parameters_as_they_were(
+def test_gradients_get_stale_by_the_updates_of_others_which_leave_the_parameters_as_they_were(
     tmp_path, optimizer
 ):
-    others, cosines = [(0, k) for k in range(LAGS[-1])], []
+    others, cosines = [(0, k) for k in range(DELAYS[-1])], []
     for lr in (1e-7, 1e-2):
         small, lane = subject(tmp_path, optimizer=optimizer, lr=lr), Lane(None, 0)
         before = sample(lane, small, TICKETS)
         ages = compare_stale_gradients(lane, small, TICKETS[:1], others, others[:2])
-        assert [one.lag for one in ages] == list(LAGS)
+        assert [one.delay for one in ages] == list(DELAYS)
         cosines.append([one.cosine for one in ages])
         after = sample(lane, small, TICKETS)
         assert (before.losses == after.losses).all()

@@ -53,7 +53,7 @@ def test_the_table_says_what_the_numbers_mean(capsys, monkeypatch):
         assert words in output
 
 
-def test_divergence_is_exit_code_4_with_a_step_size_to_try(capsys):
+def test_divergence_is_exit_code_4_with_a_learning_rate_to_try(capsys):
     assert main(["research", "classic", "svm", "--lr", "1e6", "--json"]) == 4
     output = capsys.readouterr()
     assert "serial diverged, so hogwild was not begun" in output.err

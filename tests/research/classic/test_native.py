@@ -99,7 +99,7 @@ PROBLEMS = {
 @pytest.mark.slow
 @each_of("batch", [1, 3])
 @each_of("name", PROBLEMS)
-def test_every_scheme_with_one_worker_gives_the_bits_of_serial(name, batch):
+def test_every_strategy_with_one_worker_gives_the_bits_of_serial(name, batch):
     make, how = PROBLEMS[name]
     values, problem_over = make(how)
     order = orders(N, 1)[0]

@@ -116,7 +116,7 @@ def test_an_order_is_a_shuffle_or_draws_that_leave_a_share_of_one_over_e_out():
         ({"schedule": "inverse", "backoff_epochs": 2}, [1.0, 2 / 3, 0.5, 0.4]),
     ],
 )
-def test_step_sizes_of_epochs_follow_the_schedule(options, expected):
+def test_learning_rates_of_epochs_follow_the_schedule(options, expected):
     config = ClassicConfig(**options)
     sizes = [learning_rate(config, 1.0, 0.8, epoch) for epoch in range(1, 1 + len(expected))]
     assert sizes == pytest.approx(expected)

@@ -15,7 +15,7 @@ from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
-from mlxhog.serving.source import LOOK_S
+from mlxhog.serving.source import POLL_S
 from tests.another_process import Program
 from tests.saved import saved_run
 from tests.serving.server.servers import END_S, MLX, answered, connected, post, serving
@@ -45,7 +45,7 @@ def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder)
             for _ in range(100):
                 stack.enter_context(connected(server))
             message = server.process.stderr.readline()
-            time.sleep(4 * LOOK_S)  # it looks for newer weights, and can open no file
+            time.sleep(4 * POLL_S)  # it looks for newer weights, and can open no file
             request = json.dumps(fields | {"model": server.model}).encode()
             first.sendall(post("/v1/completions", request, "Connection: close"))
             assert answered(first)[0] == 200
@@ -70,9 +70,6 @@ def test_a_signal_ends_a_server_whose_tokenizer_backtracks_in_a_prompt(tmp_path)
         assert server.end() == (0, "ended\n")
         status, answer = answered(client)
         assert (status, b"use another tokenizer" in answer) == (400, True)
-
-
-# -- beside a run that trains ----------------------------------------------------------------------
 
 
 def trainer(folder, *words):

@@ -18,7 +18,7 @@ from mlxhog.serving.server.app import Api
 from mlxhog.serving.server.config import ServeConfig
 from mlxhog.serving.server.requests import RefusedRequest
 from mlxhog.serving.server.served_model import AnswerJob, ServedModel
-from mlxhog.serving.source import Loaded, WeightSource
+from mlxhog.serving.source import LoadedWeights, WeightSource
 from tests.decoding.test_engine import Reader
 from tests.saved import SMALL
 
@@ -29,7 +29,7 @@ class Letters(Reader, WeightSource):
     Newer weights have no error.
     """
 
-    name = whose = "letters"
+    name = name = "letters"
     version, loaded, error, is_closed = 0, 0, None, False
 
     def __init__(self):
@@ -53,7 +53,7 @@ class Letters(Reader, WeightSource):
 
     def load(self, backend):
         self.loaded, self.error = self.version, None
-        return Loaded(version=self.version, oldest=self.version)
+        return LoadedWeights(version=self.version, oldest=self.version)
 
     def ended(self):
         return False
@@ -72,7 +72,7 @@ def start(monkeypatch):
         letters.mode = mode
         model = LoadedModel(letters, letters, SMALL, ByteTokenizer(), Path("letters"))
         monkeypatch.setattr(served_model, "load", lambda *_, **__: model)
-        monkeypatch.setattr("mlxhog.serving.source.LOADING_PART", 1e9)  # load whenever newer
+        monkeypatch.setattr("mlxhog.serving.source.LOADING_SHARE", 1e9)  # load whenever newer
         served = ServedModel("letters", ServeConfig(**how))
         assert served.model.name == served.weights["weights"] == "letters"
         started.append((letters, served))

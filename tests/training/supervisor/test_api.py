@@ -11,7 +11,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import of_keywords
 from mlxhog.display.plain import PlainLines
 from mlxhog.errors import DataError
-from mlxhog.optim import AdamW, Muon, open_numbers
+from mlxhog.optim import AdamW, Muon, open_hyperparameters
 from mlxhog.strategies import Hogwild, Sync
 from mlxhog.training.supervisor.api import configured
 
@@ -123,7 +123,7 @@ def test_a_run_resumes_with_its_options_as_far_as_the_call_does_not_change_them(
 def value_of(config, name):
     """An option of a run, or a number of its strategy or optimizer; its default without such."""
     if name in ("lr", "beta1"):
-        return open_numbers(config)[name]
+        return open_hyperparameters(config)[name]
     if name not in STRATEGIES.hyperparameters():
         return getattr(config, name)
     return getattr(config.strategy, name, STRATEGIES.hyperparameters()[name].default)

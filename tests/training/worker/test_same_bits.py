@@ -62,7 +62,7 @@ def counts(result):
     """The counts of the checkpoint, exact after any death."""
     state = checkpoint_of(result).state
     position = {**state["ledger"], "torn": 0}
-    return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
+    return position, state["version"], state["opt_steps"], state["left"]["steps"], state["position"]
 
 
 @pytest.mark.slow

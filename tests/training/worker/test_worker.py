@@ -26,7 +26,7 @@ from mlxhog.errors import EnvironmentLacks, MetalError, WorkerFailed
 from mlxhog.metal.emulator.engine import HostEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
-from mlxhog.strategies.strategy import Lease
+from mlxhog.strategies.worker import Lease
 from mlxhog.training.plan.values import Job
 from mlxhog.training.supervisor import workers as processes
 from mlxhog.training.worker import background_tasks as background_tasks
@@ -398,7 +398,7 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(micro_bat
     data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
     one = SimpleNamespace(
         micro_batch=micro_batch, slot=1, config=SimpleNamespace(inject_stragglers=None),
-        plan=SimpleNamespace(batches=lambda: data, link=None),
+        plan=SimpleNamespace(batches=lambda: data, sidecar=None),
     )  # fmt: skip
     backend, entry = SimpleNamespace(loss_and_grads=loss_and_grads), SimpleNamespace(beat=list)
     gradients = Gradients(one, None, entry, backend)

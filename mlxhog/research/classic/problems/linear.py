@@ -113,11 +113,7 @@ LOSSES: dict[str, Loss] = {"svm": "hinge", "logistic": "logistic", "least-square
 
 
 def create(name: str, config: ClassicConfig) -> SparseLinear:
-    """The problem on an svmlight file, or on generated rows like RCV1's.
-
-    Raises:
-        DataError: a file is missing or malformed.
-    """
+    """The problem on an svmlight file, or on generated rows like RCV1's."""
     loss = LOSSES[name]
     if config.data is None:
         rows, source = rcv1_like(config.size or TEXT_ROWS, seed=config.seed), "generated like RCV1"

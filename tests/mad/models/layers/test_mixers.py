@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.models.layers import attention, linear, state_space
+from mlxhog.models.layers.layer import ForwardContext
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layer import ForwardContext
 from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, float64, start
 from tests.pairs import each_of

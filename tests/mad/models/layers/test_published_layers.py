@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mlxhog.models.mad.layer import ForwardContext
+from mlxhog.models.layers.layer import ForwardContext
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value

@@ -1,4 +1,4 @@
-"""The authority of a cluster: where it listens, who may join, and what a machine needs for it.
+"""The rendezvous of a cluster: its address, the token of its members, and what joining needs.
 
 One process of the first machine, `mlxhog cluster start`, owns the address HOST:PORT. A store there
 says where torchft's lighthouse listens, which decides who takes part in a round, and holds the
@@ -7,7 +7,7 @@ one. A new lighthouse has a new port, so a member that talked to the old one fai
 quorums of both never mix.
 
     key of the store   value
-    token              seal of the token that members need
+    token              HMAC by the token that members need
     machines           ids of all machines that have joined
     machine/ID         JSON: name, tokens, rounds, and the time of the last join; null before
     lighthouse         URL of torchft's lighthouse
@@ -40,12 +40,11 @@ class Address(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        """HOST:PORT, as other machines write it."""
         return f"{self.host}:{self.port}"
 
     @property
     def is_own(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Whether this is a loopback address, which only this machine reaches."""
         return ipaddress.ip_address(self.ip).is_loopback
 
 
@@ -72,42 +71,42 @@ def parse_address(text: str) -> Address:
     return Address(host, ip, int(digits))
 
 
-def own_ip(lighthouse: Address, timeout_s: float) -> str:
-    """Return the address of this machine from which it reaches a lighthouse, or ClusterError."""
+def own_ip(rendezvous: Address, timeout_s: float) -> str:
+    """Return the address from which this machine reaches a rendezvous, or raise ClusterError."""
     try:
-        with socket.create_connection((lighthouse.ip, lighthouse.port), timeout_s) as connection:
+        with socket.create_connection((rendezvous.ip, rendezvous.port), timeout_s) as connection:
             return str(connection.getsockname()[0])
     except OSError as error:
         raise ClusterError(
-            f"no cluster answers at {lighthouse} ({error.strerror or error}); on its first machine "
-            f"run mlxhog cluster start --address {lighthouse}"
+            f"no cluster answers at {rendezvous} ({error.strerror or error}); on its first machine "
+            f"run mlxhog cluster start --address {rendezvous}"
         ) from error
 
 
 def token_of(token: str) -> str:
-    """Return the token of a machine: that of the option, else of the environment; "" for none."""
+    """Return the token of the option, else of the environment; "" for none."""
     return token or os.environ.get(TOKEN_VARIABLE, "")
 
 
 def new_token(token: str, address: Address) -> str:
-    """Return the token of a new cluster: a random one if others reach it and none is named."""
+    """Return the token of a new cluster: random if other machines reach it and none is named."""
     return token_of(token) or ("" if address.is_own else secrets.token_urlsafe(12))
 
 
-def seal(token: str, text: str = "mlxhog cluster") -> str:
-    """Return what only a machine with the token can write under a text."""
+def hmac_of(token: str, text: str = "mlxhog cluster") -> str:
+    """Return the HMAC-SHA256 of a text under the token, in hexadecimal digits."""
     return hmac.digest(token.encode(), text.encode(), "sha256").hex()
 
 
-def is_sealed(token: str, text: str, sealed: object) -> bool:
-    """Whether a seal is that of a text."""
-    own = seal(token, text).encode()
-    return isinstance(sealed, str) and hmac.compare_digest(own, sealed.encode())
+def is_hmac(token: str, text: str, received: object) -> bool:
+    """Whether a value is the HMAC of a text, in constant time."""
+    own = hmac_of(token, text).encode()
+    return isinstance(received, str) and hmac.compare_digest(own, received.encode())
 
 
-def check_token(token: str, sealed: str, address: Address) -> None:
-    """Raise ConfigError unless a token is that of the cluster, by the seal that its store shows."""
-    if not is_sealed(token, "mlxhog cluster", sealed):
+def check_token(token: str, received: str, address: Address) -> None:
+    """Raise ConfigError unless a token is the cluster's, by the HMAC in the cluster's store."""
+    if not is_hmac(token, "mlxhog cluster", received):
         raise ConfigError(
             f"the cluster at {address} has another token than "
             f"{'this machine' if token else 'none, as this machine has'}; copy the line that "

@@ -1,4 +1,4 @@
-"""A link is replaced when it dies, and neither its life nor its death stops the workers."""
+"""A sidecar is replaced when it dies, and neither its life nor its death stops the workers."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import ControlCommand
-from mlxhog.cluster.link import LinkJob, Sidecar
+from mlxhog.cluster.sidecar import Sidecar, SidecarJob
 from mlxhog.errors import ConfigError
 from mlxhog.training.supervisor import training as runs
 from tests.cluster import machines as groups
@@ -24,13 +24,13 @@ from tests.training.small import small_config
 pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 
-def let_links_open(monkeypatch, open_group):
-    """Let the links of runs open a group of these tests."""
+def let_sidecars_open(monkeypatch, open_group):
+    """Let the sidecars of runs open a group of these tests."""
     make_plan = runs.make_plan
 
     def with_group(config, **how):
         plan = make_plan(config, **how)
-        return replace(plan, link=replace(plan.link, open_group=open_group))
+        return replace(plan, sidecar=replace(plan.sidecar, open_group=open_group))
 
     monkeypatch.setattr(runs, "make_plan", with_group)
 
@@ -45,51 +45,51 @@ def machine():
 
 @pytest.fixture
 def start(machine, tmp_path):
-    """Starts a link in the second worker slot of the machine."""
-    links = []
+    """Starts a sidecar in the second worker slot of the machine."""
+    sidecars = []
 
     def begin(open_group, cluster=None):
         cluster = cluster or machine.cluster
-        log = tmp_path / "link.log"
-        job = LinkJob(cluster=cluster, identity=machine.identity, log=log, open_group=open_group)
-        links.append(Sidecar(machine.arena, job))
-        links[0].start(2)
-        return links[0]
+        log = tmp_path / "sidecar.log"
+        job = SidecarJob(cluster=cluster, identity=machine.identity, log=log, open_group=open_group)
+        sidecars.append(Sidecar(machine.arena, job))
+        sidecars[0].start(2)
+        return sidecars[0]
 
     yield begin
     machine.arena.counters.store("command", ControlCommand.EXIT)
-    for link in links:
-        link.stop(LIMIT_S)
+    for sidecar in sidecars:
+        sidecar.stop(LIMIT_S)
 
 
-def poll_until(link, condition):
-    """Watch a link as its supervisor does."""
-    wait_until(lambda: link.poll() or condition(), what="a link")
+def poll_until(sidecar, condition):
+    """Watch a sidecar as its supervisor does."""
+    wait_until(lambda: sidecar.poll() or condition(), what="a sidecar")
 
 
-def on_its_life(link):
+def on_its_life(sidecar):
     """Its messages, but for those on rounds that took long, as they may on a busy machine."""
-    return [message for message in link.messages if message.startswith("the link ")]
+    return [message for message in sidecar.messages if message.startswith("the sidecar ")]
 
 
 @pytest.mark.slow
 def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(machine, start):
     machine.train(1.0)
-    link = start(groups.alone)
-    poll_until(link, lambda: machine.own.words["rounds"] > 1)
-    first = link.pid
+    sidecar = start(groups.alone)
+    poll_until(sidecar, lambda: machine.own.words["rounds"] > 1)
+    first = sidecar.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
     machine.train(1.0)
-    poll_until(link, lambda: link.pid not in (None, first))
+    poll_until(sidecar, lambda: sidecar.pid not in (None, first))
     # If the first died amid a change, what it had not committed is lost, and so declared.
-    poll_until(link, lambda: not machine.own.fresh(200))
-    poll_until(link, lambda: len(on_its_life(link)) > 1)
+    poll_until(sidecar, lambda: not machine.own.uncommitted(200))
+    poll_until(sidecar, lambda: len(on_its_life(sidecar)) > 1)
     assert machine.own.words["torn"] or not machine.own.words["lost"]
-    ended, back = on_its_life(link)
+    ended, back = on_its_life(sidecar)
     assert "signal SIGKILL" in ended
     assert "trains alone" in ended
-    assert back == "the link is back, in a round of 1 machines"
+    assert back == "the sidecar is back, in a round of 1 machines"
     assert not alive(first)
 
 
@@ -102,55 +102,55 @@ def test_a_cluster_lost_after_the_start_is_reported_once_and_tried_again(
     machine, start, group, why
 ):
     machine.arena.counters.store("start_ns", 1)
-    link, pids = start(group), set()
-    poll_until(link, lambda: pids.add(link.pid) or len(pids - {None}) > 2)
-    (message,) = link.messages
+    sidecar, pids = start(group), set()
+    poll_until(sidecar, lambda: pids.add(sidecar.pid) or len(pids - {None}) > 2)
+    (message,) = sidecar.messages
     assert why in message
     assert "trains alone" in message
 
 
 def test_a_fault_of_the_program_is_reported_and_not_tried_again(start):
-    link = start(groups.faulty)
-    poll_until(link, lambda: bool(link.messages))
-    link.poll()
-    assert "please report it" in link.messages[0]
-    assert link.pid is None
+    sidecar = start(groups.faulty)
+    poll_until(sidecar, lambda: bool(sidecar.messages))
+    sidecar.poll()
+    assert "please report it" in sidecar.messages[0]
+    assert sidecar.pid is None
 
 
 @pytest.mark.slow
 def test_a_stopped_link_is_killed_and_replaced(machine, start):
-    link = start(groups.alone)
-    poll_until(link, lambda: machine.own.words["rounds"] > 0)
-    first = link.pid
+    sidecar = start(groups.alone)
+    poll_until(sidecar, lambda: machine.own.words["rounds"] > 0)
+    first = sidecar.pid
     os.kill(first, signal.SIGSTOP)
-    hours = itertools.count(step=3600)  # between two looks at a link that gives no sign of life
-    link._watched = SimpleNamespace(look=hours.__next__)
-    poll_until(link, lambda: link.pid not in (None, first))
-    assert "signal SIGKILL" in on_its_life(link)[0]
+    hours = itertools.count(step=3600)  # between two looks at a sidecar that gives no sign of life
+    sidecar._watched = SimpleNamespace(look=hours.__next__)
+    poll_until(sidecar, lambda: sidecar.pid not in (None, first))
+    assert "signal SIGKILL" in on_its_life(sidecar)[0]
 
 
 @pytest.mark.slow
 def test_a_link_changes_no_parameter_during_a_pause(machine, start):
     # With outer_lr 1 a machine alone would add nothing, and the test could not fail.
     machine.cluster = choice(round_every=0.02, outer_lr=0.5, outer_momentum=0.0)
-    link = start(groups.alone)
+    sidecar = start(groups.alone)
     machine.train(1.0)
     machine.arena.counters.store("pause", 1)
-    poll_until(link, link.still)
+    poll_until(sidecar, sidecar.is_idle)
     time.sleep(0.02)  # as the supervisor, which looks twice
-    poll_until(link, link.still)
+    poll_until(sidecar, sidecar.is_idle)
     before = machine.theta
     asked = machine.arena.workers.entry(2).heartbeat_ns
-    poll_until(link, lambda: machine.arena.workers.entry(2).heartbeat_ns > asked)
+    poll_until(sidecar, lambda: machine.arena.workers.entry(2).heartbeat_ns > asked)
     np.testing.assert_array_equal(machine.theta, before)
     machine.arena.counters.store("pause", 0)
     machine.train(1.0)
-    poll_until(link, lambda: machine.own.words["tokens"] == 200)
+    poll_until(sidecar, lambda: machine.own.words["tokens"] == 200)
 
 
 @pytest.mark.slow
 def test_a_machine_that_a_cluster_refuses_leaves_no_run(tmp_path, monkeypatch):
-    let_links_open(monkeypatch, groups.refusing)
+    let_sidecars_open(monkeypatch, groups.refusing)
     with pytest.raises(ConfigError, match="the token is wrong"):
         train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
     assert not (tmp_path / "runs").exists()

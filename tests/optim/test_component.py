@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from mlxhog import optim
+from mlxhog import optim, strategies
 from mlxhog.arena.workers import ENTRY_BYTES, Entry
 from mlxhog.config.components import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
@@ -15,10 +15,10 @@ from mlxhog.models import families
 from mlxhog.models.families import read
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import GROUPS as FACTORS
-from mlxhog.optim import AdamW, Muon, Use
+from mlxhog.optim import AdamW, Muon, RunContext
 from mlxhog.optim.muon import on_cpu
 from mlxhog.optim.rule import StepWatch
-from mlxhog.strategies import Hogwild
+from mlxhog.strategies import Hogwild, prediction_of
 from tests.optim.small import HIDDEN, chosen, dense_gradients, initial, target
 from tests.pairs import each_of
 
@@ -29,12 +29,12 @@ GROUPS = {
 MOMENTS = {"beta1": 0.8, "beta2": 0.9, "eps": 1e-6, "weight_decay": 0.2}
 
 
-def test_a_run_gives_its_optimizer_what_it_needs_beside_its_numbers():
+def test_a_run_gives_its_optimizer_what_it_needs_beside_its_hyperparameters():
     for moments in ("private", "shared"):
         config = chosen("muon", moments=moments, seed=7)
-        built, shared = optim.build(config, HIDDEN, threads=2), moments == "shared"
-        use = Use(hidden=HIDDEN, threads=2, seed=7, shared=shared)
-        assert built == Muon(use=use, moments=moments, **MOMENTS)
+        built, shared = strategies.build_optimizer(config, HIDDEN, threads=2), moments == "shared"
+        use = RunContext(hidden=HIDDEN, threads=2, seed=7, shared=shared)
+        assert built == Muon(run=use, moments=moments, **MOMENTS)
         assert built.shared_segments == (("m", "v") if shared else ())
 
 
@@ -64,28 +64,28 @@ def test_what_is_left_open_follows_from_optimizer_model_and_strategy(
     options, width, vocabulary, workers, lr, beta1, nesterov
 ):
     config = TrainConfig(**options)
-    settled = optim.for_model(config, width, HIDDEN, workers, vocabulary=vocabulary)
-    numbers = optim.open_numbers(settled)
+    settled = strategies.for_model(config, width, HIDDEN, workers, vocabulary=vocabulary)
+    numbers = optim.open_hyperparameters(settled)
     assert settled.top_lr == pytest.approx(lr)
     assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
 
 
 def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():
-    settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
+    settled = strategies.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
     assert (settled.optimizer, settled.lr) == (optim.AdamW(beta1=0.9), 1e-3)
     config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
-    settled = optim.for_model(config, 128, frozenset(), 2)
+    settled = strategies.for_model(config, 128, frozenset(), 2)
     assert settled.optimizer == optim.AdamW(beta1=0.9, eps=1e-6)
-    assert (settled.strategy, settled.prediction) == (Hogwild(), "own")
+    assert (settled.strategy, prediction_of(settled)) == (Hogwild(), "own")
     shared = replace(config, moments="shared")
-    assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
-    assert optim.for_model(config, 128, HIDDEN, 2).prediction == "last"
+    assert prediction_of(strategies.for_model(shared, 128, frozenset(), 2)) == "last"
+    assert prediction_of(strategies.for_model(config, 128, HIDDEN, 2)) == "last"
     model = read({"model_type": "mad", "layers": ["slstm-v1"], "vocab_size": 32, "hidden_size": 16})
     hidden = families.hidden_matrices(model)
     assert hidden == frozenset()
-    muon = optim.build(optim.for_model(chosen("muon"), 16, hidden, 1), hidden)
+    muon = strategies.build_optimizer(strategies.for_model(chosen("muon"), 16, hidden, 1), hidden)
     assert muon == AdamW(**MOMENTS)
-    assert optim.build(chosen("adamw")) == AdamW(**MOMENTS)
+    assert strategies.build_optimizer(chosen("adamw")) == AdamW(**MOMENTS)
 
 
 OTHER = {
@@ -100,7 +100,7 @@ OTHER = {
     ("name", "number"),
     [(name, number) for name, one in OPTIMIZERS.known().items() for number in options(one)],
 )
-def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, number):
+def test_every_hyperparameter_of_an_optimizer_changes_its_updates_or_its_state(name, number):
     """After a gradient of zeros, and with a long one, so that guards and limits act, too."""
     default = options(OPTIMIZERS.find(name))[number].default
     value = OTHER.get(number) or float(str(default)) / 2
@@ -111,10 +111,10 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(name, numbe
     def trained(**numbers):
         choice = replace(OPTIMIZERS.read(name), **numbers)
         config = TrainConfig(strategy="serial", optimizer=choice)
-        rule = optim.build(config, HIDDEN, groups=GROUPS, tokens_per_step=10)
+        rule = strategies.build_optimizer(config, HIDDEN, groups=GROUPS, tokens_per_step=10)
         polar = twice if choice.orthogonalizes_on_worker(on_gpu=False) else None
         flat = initial()
-        of = replace(target(rule, flat, "matrix"), polar=polar)
+        of = replace(target(rule, flat, "matrix"), orthogonalize=polar)
         for step, scale in enumerate(np.float32([1.0, 0.0, 0.0, 1.0, 50.0, 1.0]), 1):
             grads = {name: scale * grad for name, grad in dense_gradients(step).items()}
             rule.step(of, grads, lr=0.1, step=step)
@@ -154,10 +154,10 @@ def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(mod
     assert not any(name.endswith(end) for name in endings for end in others)
 
 
-def test_a_step_size_of_the_head_alone_is_refused_where_it_is_tied():
+def test_a_learning_rate_of_the_head_alone_is_refused_where_it_is_tied():
     tied = {"embedding": frozenset({"e"}), "head": frozenset()}
     with pytest.raises(ConfigError, match=r"head_lr is 2, .* embedding_lr moves both"):
-        optim.build(TrainConfig(strategy="serial", head_lr=2), HIDDEN, groups=tied)
+        strategies.build_optimizer(TrainConfig(strategy="serial", head_lr=2), HIDDEN, groups=tied)
 
 
 # -- the time of a step ----------------------------------------------------------------------------
@@ -182,6 +182,6 @@ def test_an_optimizer_of_a_user_is_not_replaced_for_a_model_without_hidden_matri
     class Own(Muon):
         name = "own"
 
-    assert type(optim.for_model(TrainConfig(optimizer=Own()), 128, HIDDEN, 1).optimizer) is Own
+    assert type(strategies.for_model(TrainConfig(optimizer=Own()), 128, HIDDEN, 1).optimizer) is Own
     with pytest.raises(ConfigError, match="adamw would take the place of your optimizer own; def"):
-        optim.for_model(TrainConfig(optimizer=Own()), 128, frozenset(), 1)
+        strategies.for_model(TrainConfig(optimizer=Own()), 128, frozenset(), 1)
