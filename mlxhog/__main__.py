@@ -47,7 +47,7 @@ def _interrupted() -> int:
         with suppress(OSError):
             if is_taken(2):  # else this would wait for a terminal that is paused
                 os.write(2, b"interrupted\n")
-    return 130
+    return 130  # as mlxhog.errors.INTERRUPTED; an import could be interrupted again
 
 
 def _leave_a_busy_engine(code: int) -> None:

@@ -11,6 +11,9 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+FAILED, WRONG_INPUT, LACKS, DIVERGED, INTERRUPTED = 1, 2, 3, 4, 130
+"""Exit codes of a command that does not end with 0, see `mlxhog --help`."""
+
 _METAL_SAYS = "Command buffer execution failed"  # through MLX
 MAX_CHARACTERS = 4000
 _KEPT_AT_END = 1000  # where the way out stands
@@ -24,7 +27,7 @@ MAX_SUGGESTIONS = 20
 class MlxhogError(Exception):
     """Base of every error that a user can see."""
 
-    exit_code = 2
+    exit_code = WRONG_INPUT
 
     def __init__(self, message: str = "") -> None:
         message = visible(message)
@@ -75,13 +78,13 @@ class StudyError(MlxhogError):
 class EnvironmentLacks(MlxhogError):
     """The machine lacks something: a backend, a package, memory or disk space."""
 
-    exit_code = 3
+    exit_code = LACKS
 
 
 class MetalError(MlxhogError):
     """A Metal kernel does not compile, or failed while it ran."""
 
-    exit_code = 3
+    exit_code = LACKS
 
 
 class LostGPU(MetalError):
@@ -104,13 +107,13 @@ class Diverged(MlxhogError):
     Generating, scoring and measuring raise it; `train` returns a result of status "diverged".
     """
 
-    exit_code = 4
+    exit_code = DIVERGED
 
 
 class WorkerFailed(MlxhogError):
     """A worker died more often than the restart limit allows, or of an error that would repeat."""
 
-    exit_code = 1
+    exit_code = FAILED
 
 
 def shown(value: object, most: int = MAX_SHOWN) -> str:

@@ -33,7 +33,7 @@ import pytest
 
 from mlxhog.base import child_processes
 from mlxhog.checkpoint import checkpoint
-from mlxhog.cli import COMMANDS, MAD, main
+from mlxhog.cli import GROUPS, main, names
 from mlxhog.mad import tasks
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -161,8 +161,7 @@ SECTIONS = {
 }  # fmt: skip
 FOUND = [
     *(f"mad: {name}" for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)),
-    *(f"help: {name}" for name in (*COMMANDS, "runs rm", "cache clear", "cluster start")),
-    *(f"help: mad {name}" for name in MAD),
+    *(f"help: {name}" for name in (*names(), "cluster start", *list(GROUPS)[1:])),
 ]
 SLOW = ("dry run", "export", "bits")
 

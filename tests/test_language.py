@@ -13,11 +13,6 @@ from pathlib import Path
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
-PENDING = {
-    "mlxhog/cli",
-}  # fmt: skip
-"""Folders with private phrases that are still to be mended."""
-
 PHRASES = {
     r"step sizes?": "learning rate",
     r"largest gradient norm": "gradient clipping",
@@ -71,16 +66,14 @@ def tree(path):
 
 
 @cache
-def sources(ending="py", pending=frozenset(PENDING)):
-    """Every file of the product with this ending, but of folders that are pending."""
+def sources(ending="py"):
+    """Every file of the product with this ending, and its name."""
     files = [
         one
         for top in ("mlxhog", "models", "metal", "examples")
         for one in (ROOT / top).rglob(f"*.{ending}")
     ]
-    names = {one: str(one.relative_to(ROOT)) for one in sorted(files)}
-    return {one: name for one, name in names.items()
-            if not any(name.startswith(f"{folder}/") for folder in pending)}  # fmt: skip
+    return {one: str(one.relative_to(ROOT)) for one in sorted(files)}
 
 
 def docstrings(path):
@@ -142,7 +135,7 @@ def test_no_document_has_a_private_phrase(page):
 
 def test_every_class_of_the_product_has_a_name_of_its_own():
     owners = defaultdict(set)
-    for path, name in sources(pending=frozenset()).items():
+    for path, name in sources().items():
         # Framework twins may share a name, and an example with a file of the product.
         if not re.search(r"(^|[/_])(torch|mlx)\.py$|^examples/", name):
             for node in tree(path).body:

@@ -188,7 +188,7 @@ def test_commands_scripts_modules_and_marks_of_the_steps_exist():
     marks = {w for words in tests if "-m" in words for w in words[words.index("-m") + 1].split()}
     assert commands
     assert scripts
-    assert commands <= cli.COMMANDS.keys()
+    assert commands <= cli.COMMANDS[""].keys()
     assert all((ROOT / script).is_file() for script in scripts), scripts
     assert all(find_spec(module) for module in modules), modules
     assert marks

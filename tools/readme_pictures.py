@@ -64,7 +64,7 @@ def _trained(here: Path) -> tuple[Path, Progress, str]:
 
 def bits_per_byte(output: str) -> float:
     """The score of all validation text that the command printed."""
-    score = re.search(r"([\d.]+)(?: bits per byte)? of all of it", output)
+    score = re.search(r"([\d.]+)(?: bits per byte)? \(full set\)", output)
     assert score is not None, f"no score of all validation text in {output!r}"
     return float(score[1])
 

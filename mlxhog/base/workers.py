@@ -125,8 +125,8 @@ def joining_workers(
     if (count := len(backends)) > free:
         slots = f"{free} free slot{'s' * (free != 1)} beside its {present} workers"
         raise ConfigError(
-            f"{count} worker{'s' * (count > 1)} cannot join: the run has {slots}; let others "
-            "leave (mlxhog leave), or start a run with more --max-workers"
+            f"{count} worker{'s' * (count > 1)} cannot join: the run has {slots}; let "
+            "others leave (mlxhog stop RUN --worker N), or start a run with more --max-workers"
         )
     share = threads or max(1, machine.cores // (present + count))
     return _with_threads(backends, share, machine, [])

@@ -45,7 +45,7 @@ from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.opening import read_config
-from mlxhog.checkpoint.run import Run
+from mlxhog.checkpoint.run import BEST, LATEST, Run
 from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
@@ -57,8 +57,6 @@ from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
-BEST = "best"
-_LATEST = "latest"
 MIN_BATCHES, FEW_MARGIN = 4, 0.01
 """Batches needed to estimate the noise of two evaluations' difference, and its share of the best
 score with fewer batches."""
@@ -133,11 +131,11 @@ def save(
             manifest.write(part, step, state)
             _read_back(part)
     try:
-        with disk_errors(f"writing {run.checkpoints / _LATEST}"):
-            replace_file(run.checkpoints / _LATEST, f"{final.name}\n".encode())
+        with disk_errors(f"writing {run.checkpoints / LATEST}"):
+            replace_file(run.checkpoints / LATEST, f"{final.name}\n".encode())
     except EnvironmentLacks as error:
         with suppress(OSError):  # without it the newest checkpoint is the latest
-            (run.checkpoints / _LATEST).unlink()
+            (run.checkpoints / LATEST).unlink()
         note(f"{final.name} is saved; {error}")
     try:
         link_model(run, final)
@@ -222,16 +220,16 @@ def find(
         CheckpointError: the run has no such checkpoint; `which` is not None and `spec` already
             names one checkpoint; or the system does not let us read the path.
     """
-    path = expanded(spec)
+    path, (_, named) = expanded(spec), runs.split(spec, root)
     run = runs.run_of(path)
     try:
-        is_one = run is not None or bool(weights.candidates(path))
+        is_one = run is not None or (not runs.is_run(root / spec) and any(weights.candidates(path)))
     except OSError as error:
         raise CheckpointError(
             f"cannot read {path}: {darwin.reason(error)}; name another path, or make this one "
             "readable"
         ) from error
-    if which is not None and (is_one or _which(spec)):
+    if which is not None and (is_one or named):
         raise CheckpointError(
             f"{spec} names one checkpoint, and --checkpoint is {which!r}; name its run to choose "
             "among its checkpoints, or leave --checkpoint out"
@@ -239,7 +237,7 @@ def find(
     if is_one:
         return run, path.resolve() if path.name == BEST else path.absolute()
     try:
-        run = run_of(spec, root)
+        run = runs.find(spec, root)
     except RunError as error:
         if path.is_dir():
             raise CheckpointError(
@@ -248,18 +246,18 @@ def find(
                 "or config.yaml, a run has a run.json; name one of these"
             ) from error
         raise
-    which = _which(spec) or which
+    which = named or which
     if which == BEST:
         if (path_of_best := best(run)) is None:
             raise CheckpointError(
                 f"the run {run.directory} keeps no best checkpoint: none of its evaluations "
                 f"was saved; train with --keep-best and --eval-every to have one, or take "
-                f"{shlex.quote(run.name)}/{_LATEST}, the newest"
+                f"{shlex.quote(run.name)}/{LATEST}, the newest"
             )
         return run, path_of_best
     if which is None and not resumes:
         return run, choose(run)
-    if which in (None, _LATEST):
+    if which in (None, LATEST):
         return run, latest(run)
     if which == Path(which).name and (run.checkpoints / which / manifest.NAME).is_file():
         return run, run.checkpoints / which
@@ -282,21 +280,6 @@ def resumable(spec: str, root: Path) -> tuple[Run, Path]:
             f"{path} belongs to no run that could continue; begin a new one with --init-from {path}"
         )
     return run, path
-
-
-def run_of(spec: str, root: Path) -> Run:
-    """Return the run that `spec` names, or to which its checkpoint belongs."""
-    if (run := runs.run_of(Path(spec))) is not None:
-        return run
-    if _which(spec) and not expanded(spec).is_dir():
-        spec = spec.rpartition("/")[0].removesuffix("/checkpoints")
-    return runs.find(spec, root)
-
-
-def _which(spec: str) -> str | None:
-    """Return "best" or "latest" of `RUN/best` or `RUN/latest`, else None."""
-    _, slash, name = spec.rpartition("/")
-    return name if slash and name in (BEST, _LATEST) else None
 
 
 def noise(a: Sequence[float], b: Sequence[float], n_bytes: int) -> float | None:
@@ -335,7 +318,7 @@ def choose(run: Run) -> Path:
     if (found := better(run)) is None:
         return latest(run)
     name = shlex.quote(run.name)
-    say_once(f"{run.name}: the best checkpoint, {found[1]}; {name}/{_LATEST} names the last")
+    say_once(f"{run.name}: the best checkpoint, {found[1]}; {name}/{LATEST} names the last")
     return found[0]
 
 
@@ -387,7 +370,7 @@ def latest(run: Run) -> Path:
         CheckpointError: the run has no checkpoint yet, or the newest is damaged.
     """
     try:
-        text = reading.read_bytes(run.checkpoints / _LATEST, 4096).decode()
+        text = reading.read_bytes(run.checkpoints / LATEST, 4096).decode()
         name = Path(text.strip().partition("\n")[0]).name
     except (OSError, ValueError):
         name = ""
@@ -397,7 +380,7 @@ def latest(run: Run) -> Path:
             return run.checkpoints / candidate
     if name:
         raise manifest.damaged(
-            run.checkpoints / name, f"{_LATEST} names it, and it has no {manifest.NAME}"
+            run.checkpoints / name, f"{LATEST} names it, and it has no {manifest.NAME}"
         )
     if checkpoints := manifest.by_age(run.checkpoints):
         return checkpoints[-1]

@@ -50,6 +50,8 @@ _STATUS = "run.json"
 _REMOVED, _PAGE = ".removed-", "\f"
 STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
+BEST, LATEST = "best", "latest"
+"""Checkpoints of a run that RUN/best and RUN/latest name."""
 MAX_NAMED = 8  # most runs that a message lists
 
 
@@ -420,8 +422,9 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     """Return the run that `spec` names, for all commands.
 
     It is `latest`, the name of a run below `root`, with or without date and time, a unique part of
-    a name, or a path. `whole`, for commands that cannot be undone, refuses `latest` and parts of
-    names. A whole name wins over names of which it is a part.
+    a name, or a path; or one of its checkpoints, RUN/best, RUN/latest or a path, which stands for
+    its run. `whole`, for commands that cannot be undone, refuses `latest`, parts of names, and
+    checkpoints. A whole name wins over names of which it is a part.
 
     Raises:
         RunError: there is no such run (the message suggests the nearest name), or several names
@@ -430,17 +433,21 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     """
     runs, path = list_runs(root), expanded(spec)
     for place in (root / spec, path):
-        if (whole or spec != "latest") and is_run(place):
+        if (whole or spec != LATEST) and is_run(place):
             return Run(place.absolute())
+    if not whole:
+        name, which = split(spec, root)
+        if (run := run_of(path)) is not None or which is not None:
+            return run or find(name, root)
     having = [run for run in runs if spec in run.name] if spec and path.name == spec else []
     named = [run for run in having if run.name.split("-", 2)[-1] == spec]
-    is_newest = spec == "latest" and not (whole and named)
+    is_newest = spec == LATEST and not (whole and named)
     meant = runs[-1:] if is_newest else named or having
     if len(meant) == 1 and whole and not named:
         raise RunError(f"{spec!r} is not the whole name of a run; did you mean {meant[0].name!r}?")
     if len(meant) == 1:
         return meant[0]
-    if spec == "latest":
+    if spec == LATEST:
         raise RunError(f"there is no run in {root} yet; start one with: mlxhog train")
     if meant:
         what, way = "part of the names", "give more of the name"
@@ -454,6 +461,14 @@ def find(spec: str, root: Path, *, whole: bool = False) -> Run:
     raise RunError(_not_found(spec, root, [run.name for run in runs]))
 
 
+def split(spec: str, root: Path) -> tuple[str, str | None]:
+    """Return the run and the checkpoint of RUN/best or RUN/latest; of another name None."""
+    name, slash, which = spec.rpartition("/")
+    if not slash or which not in (BEST, LATEST) or is_run(root / spec) or is_run(expanded(spec)):
+        return spec, None
+    return name.removesuffix("/checkpoints"), which
+
+
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
     if Path(spec).name != spec:
         hint = did_you_mean(Path(spec).name, names)
@@ -465,7 +480,7 @@ def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
         )
     without_date = {name.split("-", 2)[-1]: name for name in names}
     near = [without_date[word] for word in difflib.get_close_matches(spec, without_date, n=1)]
-    near = near or difflib.get_close_matches(spec, ["latest", *names], n=1, cutoff=0.4)
+    near = near or difflib.get_close_matches(spec, [LATEST, *names], n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return (
         f"no run {spec!r}, and no file or directory of this name; {hint}{root} has {_listed(names)}"

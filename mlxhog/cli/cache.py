@@ -1,4 +1,13 @@
-"""`mlxhog cache` and `cache clear`: what mlxhog keeps to be faster, and room on the disk."""
+"""List the cache: prepared texts, kernels, doctor's record; `cache clear` removes some.
+
+Prepared texts have a bound: a new one takes the place of those unused for the longest time. `mlxhog
+cache clear` removes them all, or some.
+
+Examples:
+    cache
+    cache --json
+    cache clear sotu --yes
+"""
 
 import os
 import time
@@ -10,9 +19,7 @@ from typing import Any
 
 from mlxhog.base.paths import path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes
-from mlxhog.cli.flags import Json
-from mlxhog.cli.frame import Report, command, table
-from mlxhog.config.options import argument, switch
+from mlxhog.cli.frame import CommandResult, Json, argument, command, option, table
 from mlxhog.errors import ConfigError, did_you_mean
 
 KINDS = {
@@ -23,6 +30,7 @@ KINDS = {
     "other": "this mlxhog has not made it",
 }
 """Kinds of things in the cache folder, each with what its removal means."""
+
 _MADE_AGAIN = ("tokens", "kernels")
 _NAME_LENGTH = 12  # letters that are shown of the name of a prepared text
 
@@ -42,12 +50,12 @@ class _Entry:
         """Whether a user means it by a name, a text or a kind; another's file only by its name."""
         return name in (self.name, self.text, None if self.kind == "other" else self.kind)
 
-    def facts(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         names = ("name", "kind", "text", "tokenizer", "used_s", "in_use")
         return {**{name: getattr(self, name) for name in names}, "bytes": self.n_bytes}
 
     def __str__(self) -> str:
-        return f"{_spelled(self.text) or self.name} ({format_bytes(self.n_bytes)})"
+        return f"{_text_here(self.text) or self.name} ({format_bytes(self.n_bytes)})"
 
 
 def _entries(folder: Path) -> list[_Entry]:
@@ -69,57 +77,44 @@ def _entries(folder: Path) -> list[_Entry]:
         )
         for one in texts
     ]  # fmt: skip
+    kinds = {"metal": "kernels", "named": "named-files", "doctor": "doctor"}
     others = sorted(set(folder.iterdir()) - {one.path for one in texts} - {folder / "locks"})
     return of_texts + [
         _Entry(
-            path.name, _kind_of(path.name), disk_bytes(path), path.lstat().st_mtime,
-            partial(gone, path),
+            path.name, kinds.get(path.name.partition("-")[0], "other"), disk_bytes(path),
+            path.lstat().st_mtime, partial(gone, path),
         )
         for path in others
     ]  # fmt: skip
 
 
-def _spelled(text: str | None) -> str:
+def _text_here(text: str | None) -> str:
     """Return the texts of a corpus as a user types them here."""
     each = [path_from_here(Path(one)) for one in text.split("\n")] if text else []
     return quoted_paths([*map(str, each)])
 
 
-def _kind_of(name: str) -> str:
-    if name.startswith("doctor-"):
-        return "doctor"
-    return {"metal": "kernels", "named-files": "named-files"}.get(name, "other")
-
-
-@command("cache", otherwise="; cache lists what is kept: `mlxhog cache clear` removes it")
-def run(_: Json) -> Report:
-    """List what mlxhog keeps to be faster: prepared texts, kernels, the record of doctor.
-
-    Prepared texts have a bound: a new one takes the place of those unused for the longest time.
-    `mlxhog cache clear` removes them all, or some.
-
-    Examples:
-        cache
-        cache --json
-        cache clear sotu --yes
-    """
+@command(otherwise="; cache lists what is kept: `mlxhog cache clear` removes it")
+def run(_: Json) -> CommandResult:
     from mlxhog.base.cache import user_cache_directory
     from mlxhog.data.prepare import max_bytes
 
     folder = user_cache_directory()
     entries = _entries(folder)
-    facts: dict[str, Any] = {
+    payload: dict[str, Any] = {
         "folder": str(folder),
         "bytes": sum(one.n_bytes for one in entries),
         "token_bytes": sum(one.n_bytes for one in entries if one.kind == "tokens"),
         "max_token_bytes": max_bytes(folder),
-        "entries": [one.facts() for one in entries],
+        "entries": [one.to_json() for one in entries],
     }
     total, tokens, limit = (
-        format_bytes(facts[name]) for name in ("bytes", "token_bytes", "max_token_bytes")
+        format_bytes(payload[name]) for name in ("bytes", "token_bytes", "max_token_bytes")
     )
     note = f"{total} in {folder}: tokens {tokens} of at most {limit}"
-    return Report(facts, [table("", list(map(_row, entries)), [note])] if entries else note)
+    return CommandResult(
+        payload, [table("", list(map(_row, entries)), [note])] if entries else note
+    )
 
 
 def _row(entry: _Entry) -> dict[str, str]:
@@ -127,7 +122,7 @@ def _row(entry: _Entry) -> dict[str, str]:
     return {
         "name": entry.name,
         "kind": entry.kind,
-        "text": _spelled(entry.text) or "-",
+        "text": _text_here(entry.text) or "-",
         "tokenizer": entry.tokenizer or "-",
         "size": format_bytes(entry.n_bytes),
         "last used": "now" if entry.in_use else time.strftime("%Y-%m-%d %H:%M", used),
@@ -141,11 +136,11 @@ class _Clear(Json):
         "a name, a text or a kind as mlxhog cache lists them; all tokens and kernels without one",
         (),
     )
-    yes: bool = switch("remove them; without it they are only listed")
+    yes: bool = option(False, "remove them; without it they are only listed")
 
 
-@command("cache clear", writes=True)
-def clear(config: _Clear) -> Report:
+@command(writes=True)
+def clear(config: _Clear) -> CommandResult:
     """Remove prepared texts and compiled kernels, which the next run makes again, or what is named.
 
     What a process uses stays. The record of doctor and the list of plugins that you have named are
@@ -170,13 +165,17 @@ def clear(config: _Clear) -> Report:
     if free and not config.yes:
         means = [f"{kind}: {KINDS[kind]}" for kind in dict.fromkeys(one.kind for one in free)]
         listed = ", ".join(map(str, free))
-        raise ConfigError(f"would remove {listed}; {'; '.join(means)}; add --yes")
+        raise ConfigError(
+            f"would remove {listed}; {'; '.join(means)}; run it again with --yes to remove them"
+        )
     removed = [one for one in free if one.remove()]
     kept = [one for one in chosen if one not in removed]
-    facts = {
-        "removed": [one.facts() for one in removed],
+    payload = {
+        "removed": [one.to_json() for one in removed],
         "bytes": sum(one.n_bytes for one in removed),
-        "kept": [one.facts() for one in kept],
+        "kept": [one.to_json() for one in kept],
     }
     lines = [f"removed {one}" for one in removed] or ["nothing is removed"]
-    return Report(facts, lines + [f"kept {one}: in use, or the system refuses" for one in kept])
+    return CommandResult(
+        payload, lines + [f"kept {one}: in use, or the system refuses" for one in kept]
+    )

@@ -1,4 +1,12 @@
-"""`mlxhog generate` and `eval`: text from a trained model, and its scores of text."""
+r"""Continue a prompt with a trained model.
+
+Examples:
+    generate latest --prompt "Fellow citizens"
+    generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
+    generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
+    generate latest --chat --prompt "Who are you?"
+    generate latest --prompt-file questions.jsonl --json
+"""
 
 import re
 import sys
@@ -9,15 +17,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Json, OptionGroup, Plugins, RunsDirectory, run_argument
-from mlxhog.cli.frame import Report, command
-from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import is_set, option
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, run_argument
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import verbatim
-from mlxhog.display.views import StatusLine
 from mlxhog.errors import ConfigError, DataError, shown
-from mlxhog.serving import SEQ_LEN, LoadOptions, backend_option
+from mlxhog.serving import LoadOptions
 
 if TYPE_CHECKING:
     from mlxhog.serving.source import LoadedWeights, WeightSource
@@ -60,15 +64,15 @@ class _Answer:
     ttft_s: float | None = None  # seconds from the start of all answers to its first token
     weights: "tuple[LoadedWeights, LoadedWeights] | None" = None  # first and last
 
-    def facts(self, source: "WeightSource") -> dict[str, Any]:
-        facts: dict[str, Any] = {
+    def to_json(self, source: "WeightSource") -> dict[str, Any]:
+        payload: dict[str, Any] = {
             "prompt": self.prompt, "text": self.text, "tokens": len(self.ids), "ids": self.ids,
             "finish_reason": self.finish_reason, "ttft_s": self.ttft_s and round(self.ttft_s, 4),
         }  # fmt: skip
         if self.weights is not None:
             first, last = self.weights
             counts = source.counts_updates
-            facts["weights"] = {
+            payload["weights"] = {
                 "of": source.name,
                 "mode": source.mode,
                 "version_first": first.version if counts else None,
@@ -77,20 +81,11 @@ class _Answer:
                 "age_updates": last.age_updates,
                 "age_s": round(last.age_s, 4),
             }
-        return facts
+        return payload
 
 
-@command("generate")
-def generate(config: GenerateConfig) -> Report:
-    r"""Write text with a trained model, the prompt first.
-
-    Examples:
-        generate latest --prompt "Fellow citizens"
-        generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
-        generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
-        generate latest --chat --prompt "Who are you?"
-        generate latest --prompt-file questions.jsonl --json
-    """
+@command()
+def run(config: GenerateConfig) -> CommandResult:
     from mlxhog.data import conversations
     from mlxhog.serving.model import load
 
@@ -127,14 +122,14 @@ def generate(config: GenerateConfig) -> Report:
                 _write(f"--- {n_written} of {len(prompts)}\n{text}")
     if not (config.json or many):
         _write("\n")
-    records, tokens = [one.facts(source) for one in answers], sum(len(one.ids) for one in answers)
+    records, tokens = [one.to_json(source) for one in answers], sum(len(one.ids) for one in answers)
     first_s = min((one.ttft_s or 0.0 for one in answers), default=0.0)
     rate = (tokens - 1) / (seconds - first_s) if tokens > 1 and seconds > first_s else None
     ttft_s = round(first_s, 4)
-    facts = {"answers": records, "tokens": tokens, "ttft_s": ttft_s} if many else records[0]
-    facts |= {"tokens_per_s": rate and round(rate, 4), "seconds": round(seconds, 3)}
+    payload = {"answers": records, "tokens": tokens, "ttft_s": ttft_s} if many else records[0]
+    payload |= {"tokens_per_s": rate and round(rate, 4), "seconds": round(seconds, 3)}
     if config.json:
-        return Report(facts)
+        return CommandResult(payload)
     speed = "" if rate is None else f" at {rate:.0f} tok/s"
     lines = [_weights_line(one["weights"], trains) for one in records if "weights" in one]
     if len(set(lines)) > 1:
@@ -144,16 +139,22 @@ def generate(config: GenerateConfig) -> Report:
         is_chat = about.endswith("(conversations)")
         other = "--chat asks it as a user" if is_chat else "without --chat it continues the prompt"
         lines.insert(0, f"trained on {about}{f'; {other}' * (is_chat != bool(ends))}")
-    return Report(facts, [], remarks=[*filter(None, [source.note]), *dict.fromkeys(lines), end])
+    return CommandResult(
+        payload, [], messages=[*filter(None, [source.note]), *dict.fromkeys(lines), end]
+    )
 
 
-def _weights_line(facts: dict[str, Any], trains: bool) -> str:
+def _weights_line(payload: dict[str, Any], trains: bool) -> str:
     """Return whose they are, their steps, and the age of the last in training."""
-    text, first, last = f"weights of {facts['of']}", facts["version_first"], facts["version_last"]
+    text, first, last = (
+        f"weights of {payload['of']}",
+        payload["version_first"],
+        payload["version_last"],
+    )
     if first is None:
         return text
     text += f", step {first:,}{f' to {last:,}' * (first != last)}{' (no update yet)' * (not last)}"
-    age = f", {facts['age_updates']} updates and {facts['age_s']:.1f} s old at its end"
+    age = f", {payload['age_updates']} updates and {payload['age_s']:.1f} s old at its end"
     return text + age * trains
 
 
@@ -250,70 +251,3 @@ def _write(text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding))
     stream.flush()
-
-
-_SCORED = "model data like checkpoint seq_len backend runs_dir".split()
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig(RunsDirectory, Plugins, Json):
-    """Options of `mlxhog eval`."""
-
-    model: str = run_argument("RUN_OR_CHECKPOINT")
-    data: str | None = option(
-        None,
-        "a corpus in the package, or a text file, folder or glob; a flag each for several",
-        none="validation", lines=True,
-    )  # fmt: skip
-    like: str | None = option(
-        None, "run whose validation set is scored, as to compare a base model with its fine-tuning",
-        none="the model's own",
-    )  # fmt: skip
-    checkpoint: str | None = option(
-        None, "of the run: latest, best, or the name of a folder in its checkpoints", none="latest"
-    )
-    seq_len: int | None = option(
-        None, f"length of a sequence; auto is that of the run's training, else {SEQ_LEN}",
-        unit="tokens", low=2, none="auto",
-    )  # fmt: skip
-    backend: str = backend_option()
-
-
-@command(
-    "eval", text=OptionGroup(TrainConfig, "text_key document_separator strict_data", "options")
-)
-def evaluate(config: EvalConfig, text: TrainConfig) -> Report:
-    """Score text with a trained model.
-
-    It prints bits per byte, which can be compared between tokenizers, and perplexity per token,
-    which cannot. As in the evaluation of a run, the text is cut into sequences, each without the
-    text before it. Without --data it is all validation text of the run, and the part of it that the
-    run's own evaluations score.
-
-    Examples:
-        eval latest
-        eval latest --data letter.txt
-        eval sotu --data notes/ --checkpoint best --json
-        eval xLSTM-7b --like latest
-        eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
-    """
-    # It imports NumPy: wrong flags are reported before.
-    from mlxhog.serving.evaluation import evaluate as scores
-
-    separator = text.document_separator if is_set(text, "document_separator") else None
-    with StatusLine(sys.stderr, quiet=False) as line:
-        result = scores(
-            **{name: getattr(config, name) for name in _SCORED},
-            text_key=text.text_key,
-            document_separator=separator,
-            strict_data=text.strict_data,
-            observer=lambda shown: line.tick(lambda: shown),
-        )
-        for note in result.notes:
-            line.tell(f"note: {note}")
-    facts = result.to_json()
-    rows = [*facts["files"], {"file": "whole", **result.whole.to_json()}]
-    if result.subset is not None:
-        rows.append({"file": "validation subset", **facts["subset"]})
-    about = {name: facts[name] for name in ("checkpoint", "seq_len", "backend")}
-    return Report(facts, [rows, about])

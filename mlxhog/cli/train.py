@@ -1,4 +1,20 @@
-"""`mlxhog train`: from the command line to a finished run."""
+"""Train a model, by default for a minute on the bundled corpus.
+
+Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the run.
+With --resume the options are those of that run, unless a flag changes them. A budget counts from
+there (--steps 1000 is 1000 more); without one the rest of the run's own budget counts.
+
+Examples:
+    train
+    train --data notes/ --model 10m --time 10m
+    train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2
+    train --resume latest --steps 1000
+    train --init-from latest --data examples.jsonl --epochs 3 --patience 2
+
+Main options:
+    config data tokenizer model set seq_len batch_size workers lr time steps epochs resume
+    dry_run json
+"""
 
 import shlex
 import sys
@@ -9,10 +25,8 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.flags import OptionGroup, Plugins, Quiet
-from mlxhog.cli.frame import EXIT_CODES, Report, command
+from mlxhog.cli.frame import EXIT_CODES, CommandResult, OptionGroup, Plugins, Quiet, command, option
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option, switch
 from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
 from mlxhog.display.streams import wrapped
@@ -29,49 +43,31 @@ class _TrainOptions(Plugins, Quiet):
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )
-    dry_run: bool = switch("print the plan and exit")
+    dry_run: bool = option(False, "print the plan and exit")
 
 
-@command("train", written=OptionGroup(TrainConfig, merged=True), writes=True)
-def run(words: _TrainOptions, written: ConfigSource) -> Report:
-    """Train a model, by default for a minute on text that comes with the package.
-
-    Defaults < the YAML file < flags. The first budget reached (--steps, --tokens, --time) ends the
-    run. With --resume the options are those of that run, unless a flag changes them. A budget
-    counts from there (--steps 1000 is 1000 more); without one the rest of the run's own budget
-    counts.
-
-    Examples:
-        train
-        train --data notes/ --model 10m --time 10m
-        train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2
-        train --resume latest --steps 1000
-        train --init-from latest --data examples.jsonl --epochs 3 --patience 2
-
-    Main options:
-        config data tokenizer model set seq_len batch_size workers lr time steps epochs resume
-        dry_run json
-    """
-    config = configuration(words, written)
-    if words.dry_run:
+@command(overrides=OptionGroup(TrainConfig, merged=True), writes=True)
+def run(args: _TrainOptions, overrides: ConfigSource) -> CommandResult:
+    config = configuration(args, overrides)
+    if args.dry_run:
         from mlxhog.training.plan.decide import make_plan
 
-        plan = make_plan(config, progress=not words.quiet)
+        plan = make_plan(config, progress=not args.quiet)
         from mlxhog.training.plan import preview
 
-        facts = preview.facts(plan, config)
-        return Report(facts, preview.text(facts))
-    with observer(sys.stderr, quiet=words.quiet) as watch:
+        payload = preview.facts(plan, config)
+        return CommandResult(payload, preview.text(payload))
+    with observer(sys.stderr, quiet=args.quiet) as watch:
         interrupts.answer_in_loop_only()
         result = execute(config, watch)
-    remarks = [result.error] if result.error and words.quiet and not words.json else []
-    return Report(result.to_json(), summary(result), EXIT_CODES[result.status], remarks)
+    messages = [result.error] if result.error and args.quiet and not args.json else []
+    return CommandResult(result.to_json(), summary(result), EXIT_CODES[result.status], messages)
 
 
-def configuration(words: _TrainOptions, written: ConfigSource) -> TrainConfig:
+def configuration(args: _TrainOptions, overrides: ConfigSource) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags."""
-    files = [] if words.config is None else [read_yaml(Path(words.config), named=True)]
-    return configured([*files, written])
+    files = [] if args.config is None else [read_yaml(Path(args.config), named=True)]
+    return configured([*files, overrides])
 
 
 def summary(result: "Result") -> str:
@@ -87,15 +83,15 @@ def summary(result: "Result") -> str:
         f"{format_duration(result.seconds)} ({format_count(result.tokens_per_s)} tok/s)"
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
-        lines.append(f"validation text: {_validation(result)}")
+        lines.append(f"validation: {_validation(result)}")
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_ngram(bits, counts))
     if bits is not None and result.base_bits_per_byte is not None:
         lines.append(f"the {BASE} had {result.base_bits_per_byte:.3f} before the first step")
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
-            f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "
-            f"batches torn {result.torn}"
+            f"workers restarted {result.restarts}, updates skipped {result.dropped_steps}, "
+            f"batches partially applied {result.torn}"
         )
     if shown := label(result.gpu_write, result.kernels):
         note = ": Metal source ran on the CPU, which is no measure of a GPU's speed"
@@ -123,15 +119,16 @@ def _validation(result: "Result") -> str:
 
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:
-        return "it was not evaluated"
+        return "not evaluated"
     shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
     if SAME in (result.val_text or ""):
-        shown += " of the training text, since none is held out"
+        shown += " of the training text, which has no validation split"
     shown += scored_at(result.val_step, result.steps)
     if share is not None and share < 1:
-        shown += f" of the same {share_text(share)} as in every evaluation"
+        shown += f" (fixed {share_text(share)} subset)"
     if not result.val_at_end and result.status in ("done", "unsaved"):
         return f"{shown}; the end was not evaluated"
     if final is not None and result.final_share is not None:
-        shown += f"; {final:.3f} of {share_text(result.final_share)}"
+        whole = "full set" if result.final_share == 1 else share_text(result.final_share)
+        shown += f", {final:.3f} ({whole})"
     return shown

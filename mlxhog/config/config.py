@@ -18,7 +18,7 @@ from mlxhog.config.components import (
     Constraints,
     broken,
 )
-from mlxhog.config.options import option, yaml_values
+from mlxhog.config.options import MAX_SEED, RESEARCH, option, yaml_values
 from mlxhog.config.rules import parse_slowdowns
 from mlxhog.config.sources import ConfigBase, ConfigSource, resolve, unmet_requirements
 from mlxhog.errors import ConfigError, did_you_mean
@@ -33,6 +33,7 @@ _data, _model, _workers, _strategy, _sparse, _optimizer, _schedule, _budget, _ru
     for title in ("data", "model", "workers", "strategy", "sparse", "optimizer", "schedule",
                   "budget", "run", "safety")
 )  # fmt: skip
+_research = partial(option, group=RESEARCH)
 _tuning = partial(option, group="fine-tuning")
 _ends = partial(option, group="epochs and early stopping")
 _cluster = partial(option, group="cluster", requires={"cluster": ()})
@@ -159,7 +160,7 @@ class TrainConfig(ConfigBase):
     memory_limit: float = _workers(
         0.8, "fraction of this machine's memory that a run may use", above=0, high=1
     )
-    inject_stragglers: str | None = _workers(
+    inject_stragglers: str | None = _research(
         None,
         "simulate stragglers, by rank: 1=2 doubles the time of every gradient of worker 1, "
         "1=random:0.2:3 triples it with probability 0.2, 1=late:10 starts it 10 s later",
@@ -172,33 +173,33 @@ class TrainConfig(ConfigBase):
         "docs/training.md",
         registry=STRATEGIES, none="auto",
     )  # fmt: skip
-    read: str = _strategy(
+    read: str = _research(
         "snapshot",
         "whether a worker computes on a private snapshot or directly on the shared parameters",
         choices=("snapshot", "live"),
     )
-    overlap: bool = _strategy(
+    overlap: bool = _research(
         False, "apply each update while the worker's next gradient is computed; hogwild only"
     )
-    write: str = _strategy(
+    write: str = _research(
         "auto",
         "how CPU workers apply updates: lossless (striped locks), racy (plain adds, some can "
         "be lost), cas (compare-and-swap); auto: lossless, or cas with Metal kernels",
         choices=("auto", "lossless", "racy", "cas"),
     )
-    gpu_write: str = _strategy(
+    gpu_write: str = _research(
         "cpu",
         "how updates of GPU workers are applied: by the CPU, by Metal kernels in place, as doctor "
         "found safe, or by emulated Metal kernels on the CPU",
         choices=("cpu", "metal", "auto", EMULATED),
     )
-    determinism: str = _strategy(
+    determinism: str = _research(
         "none",
         "rounds: only deterministic options; record: lock-free, with a log from which mlxhog "
         "replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
     )
-    safety_checks: bool = _strategy(
+    safety_checks: bool = _research(
         True, "require what mlxhog doctor found for Metal kernels, live reads and recording"
     )
 
@@ -276,7 +277,7 @@ class TrainConfig(ConfigBase):
         lines=True, reads=lambda text: _trackers(text),
     )  # fmt: skip
     keep_awake: bool = _run(True, "keep a Mac awake while the run trains (caffeinate -i)")
-    seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=2**32 - 1)
+    seed: int = _run(0, "seed of initialization, data order and samples", low=0, high=MAX_SEED)
     runs_dir: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
         None, "run name, after the timestamp; default: the corpus", aliases=("run", "project_name")

@@ -20,6 +20,8 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, parse_count, parse_duration_s, parse_number
 from mlxhog.errors import ConfigError, did_you_mean, shown
 
+MAX_SEED = 2**32 - 1
+RESEARCH = "research"  # the last group of options in a help
 _METADATA = "mlxhog.option"
 _OFF = ("none", "off", "auto", "false", "0", "0.0")  # values with which an option is not set
 _PLAIN = (int, float, bool, str)  # types of a plain field that is an option; it may also be None
@@ -38,11 +40,6 @@ def argument(usage: str, help: str, default: object = None, **how: Any) -> Any:
     """
     many = how.pop("many", usage.rstrip("]").endswith("..."))
     return option(() if many else default, help, argument=usage, many=many, **how)
-
-
-def switch(help: str, **how: Any) -> Any:
-    """Declare a boolean field whose flag takes no value."""
-    return option(False, help, switch=True, **how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +62,6 @@ class Option:
     flat: str = ""  # of a hyperparameter: its name outside of the component, by default its own
     registry: Any = None  # of a component: the `ComponentRegistry` that reads it
     argument: str = ""  # of a positional argument: its name in the usage line, see `argument`
-    switch: bool = False  # the flag takes no value
     many: bool = False  # several arguments or flags, each one more text of a tuple
     metavar: str = ""  # name of the value in the help, in place of its type
     required: bool = False  # a command line must have it
@@ -88,8 +84,8 @@ class Option:
 
     @property
     def off_flag(self) -> str:
-        """The flag that sets a boolean option to false; "" of others, and of a switch."""
-        return to_flag(f"no_{self.flat}") if self.type is bool and not self.switch else ""
+        """The flag that sets a boolean option to false; "" of others."""
+        return to_flag(f"no_{self.flat}") if self.type is bool else ""
 
     def argv(self, values: Iterable[str]) -> list[str]:
         """Return the arguments that set it to a value given as text."""
@@ -108,8 +104,8 @@ class Option:
     @property
     def default_text(self) -> str:
         """The default as text."""
-        if self.shown or self.switch or self.many or self.required:
-            return self.shown or ("off" if self.switch else "none")
+        if self.shown or self.many or self.required:
+            return self.shown or "none"
         value = self.to_yaml_value(self.default)
         return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -41,8 +41,8 @@ def parity(
 
     Args:
         subject: an architecture (a name, a YAML file, a line of layers), the directory of a
-            checkpoint, or a run (its whole name, or "latest"). None is "tiny" with an optimizer
-            that a plugin adds.
+            checkpoint, or a run, with /best or without. None is "tiny" with an optimizer that a
+            plugin adds.
         backends: the sides: "auto", or some of numpy, torch:cpu, mlx:cpu .., by commas.
         kernels: implementations of the operators: all of each backend, or one.
         set: other values for fields of an architecture.
@@ -66,6 +66,7 @@ def parity(
     # These import a framework.
     from mlxhog.conformance.compute import compare_sides
     from mlxhog.conformance.subject import check_memory, choose, open_subject
+    from mlxhog.experiments.target import options_of
 
     for file in plugins.texts(plugin):
         plugins.load(file)
@@ -78,8 +79,7 @@ def parity(
             "parity needs a SUBJECT: an architecture, a checkpoint's directory or a run, for "
             "example `mlxhog parity tiny`"
         )
-    is_saved = where == "latest" or Path(where).is_dir() or (Path(runs_dir) / where).is_dir()
-    kind = "checkpoint" if is_saved else "config"
+    kind = "checkpoint" if options_of(where) is None else "config"
     changes = set if isinstance(set, str | None) else ", ".join(f"{k}={v}" for k, v in set.items())
     sizes: dict[str, Any] = {"seed": seed, "steps": steps, "shape": (batch_size, seq_len)}
     opened = open_subject(kind, where, Path(runs_dir), changes, **sizes)

@@ -35,7 +35,8 @@ from mlxhog.base.quantities import format_bytes
 from mlxhog.base.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.data.batch import IGNORED
-from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
+from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, did_you_mean
+from mlxhog.experiments.target import not_found
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
@@ -117,7 +118,11 @@ def open_subject(
             "fixed; leave --set out, or name an architecture or a line of layers"
         )
     if kind == "checkpoint":
-        opened = formats.open(path := checkpoint.locate(where, runs))
+        try:
+            path = checkpoint.locate(where, runs)
+        except RunError as error:
+            raise not_found(where, runs, error) from error
+        opened = formats.open(path)
 
         def stored() -> dict[str, Array]:
             params: dict[str, Array] = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mlxhog.base.quantities import format_duration
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import option, options
+from mlxhog.config.options import MAX_SEED, option, options
 
 ENDS = ("budget", "epochs and early stopping")
 """Groups of options of train that end a run; a comparison sets them by its terms."""
@@ -30,7 +30,7 @@ class CompareConfig:
     val_subset_tokens: int = option(
         262_144, "validation tokens that every run is scored on", unit="tokens", low=1
     )
-    seed: int = option(1, "seed of the first pair; others follow", low=0, high=2**32 - 1)
+    seed: int = option(1, "seed of the first pair; others follow", low=0, high=MAX_SEED)
     folder: str | None = option(
         None, "folder of this comparison; auto: one in comparisons/", none="auto"
     )

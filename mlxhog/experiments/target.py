@@ -65,7 +65,11 @@ def find_target(spec: str, overrides: ConfigSource, root: Path) -> AnalysisTarge
             )
         model = load_architecture(config.model, config.set, config.plugin)
         target = AnalysisTarget(title=title, config=config, model=model)
-    elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
+    elif (
+        not (runs.is_run(root / spec) or runs.run_of(path))
+        and path.is_dir()
+        and weights.candidates(path)
+    ):
         opened = formats.open(path)
         layer: ConfigSource = {"model": (str(path), "CONFIG_OR_RUN")}
         if opened.tokenizer() is not None:
@@ -128,10 +132,10 @@ def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
 
 def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
     """Return the error for an unknown word, with the nearest name."""
-    word = spec.removesuffix(f"/{checkpoints.BEST}")
-    if Path(spec).exists() or word == "latest":
+    word, _ = runs.split(spec, root)
+    if Path(spec).exists() or word == runs.LATEST:
         return error
-    names = [*architectures(), *(run.name for run in runs.list_runs(root)), "latest"]
+    names = [*architectures(), *(run.name for run in runs.list_runs(root)), runs.LATEST]
     hint = did_you_mean(Path(word).stem, names)
     hint = hint or f"; architectures are {', '.join(architectures())}; runs: mlxhog runs"
     return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}{hint}")

@@ -14,7 +14,7 @@ from mlxhog.base.quantities import parse_number
 from mlxhog.config import plugins
 from mlxhog.config.options import options
 from mlxhog.config.sources import ConfigSource, of_keywords, resolve, values_of
-from mlxhog.mad.options import RECIPE, ExecutionConfig, Recipe
+from mlxhog.mad.options import DEFAULT_SEED, RECIPE, ExecutionConfig, Recipe
 
 if TYPE_CHECKING:
     from mlxhog.display.views import Observer
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 CALL = "mad.search()"
-FIRST_SEED = 12345
 
 
 def search(
@@ -91,7 +90,7 @@ def search(
         study, Path(space).stem, Path(how.studies_dir),
         tasks=tasks.split(",") if isinstance(tasks, str) else tasks,
         backend=backend, workers=workers, threads=threads, share_embedding=share_embedding,
-        seeds=tuple(range(FIRST_SEED, FIRST_SEED + seeds) if isinstance(seeds, int) else seeds),
+        seeds=tuple(range(DEFAULT_SEED, DEFAULT_SEED + seeds) if isinstance(seeds, int) else seeds),
         space=keys, position=found.position, suite=suite or found.suite or "smoke",
         dim=dim or found.dim, recipe=recipe_of(of_keywords(CALL, values)),
         sampler=sampler, sampler_seed=seed, prune=prune,
@@ -101,13 +100,13 @@ def search(
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`; else a ValueError."""
+    """Read `3`, a count from `DEFAULT_SEED` on, or the list `1,2,3`; else a ValueError."""
     try:
         numbers = [int(word) for word in text.removesuffix(",").split(",")]
     except ValueError:
         numbers = []
     if "," not in text and numbers:
-        numbers = [*range(FIRST_SEED, FIRST_SEED + numbers[0])]
+        numbers = [*range(DEFAULT_SEED, DEFAULT_SEED + numbers[0])]
     is_legal = numbers and len({*numbers}) == len(numbers)
     if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:
         raise ValueError("give a number, such as 3, or different ones such as 1,2,3")

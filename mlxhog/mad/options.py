@@ -11,6 +11,9 @@ from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
+DEFAULT_SEED: Final = 12345
+"""Seed of a candidate's run, and the first of several."""
+
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, without weight decay; suites `lite` and `full` use it."""
 

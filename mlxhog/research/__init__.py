@@ -23,7 +23,7 @@ class AnalyzeConfig:
         4096, "batches whose tokens are counted, without gradients", unit="batches", low=MIN_SAMPLES
     )
     backend: str = option("auto", "backend that computes gradients, such as torch:cpu or mlx:cpu")
-    seconds: float | None = option(
+    time: float | None = option(
         None,
         f"length of the short lock-free run that measures staleness; auto: {PROBE_S:g} s, or 0 (no "
         "run) if the run has recorded it",

@@ -140,7 +140,7 @@ def decide(arms: tuple[Arm, Arm], pairs: Sequence[RunPair], load: Load) -> dict[
     if all(run.status == "diverged" for side in runs for run in side):
         raise Diverged(
             f"{arms[0].name} and {arms[1].name} both diverged; give a smaller --lr, or leave the "
-            "trial out with --no-try"
+            "trial out with --no-trial"
         )
     result = single_look([pair.difference for pair in pairs])
     tie, winner = result.sign == 0 or abs(result.mean) < TIE_BITS, arms[int(result.mean < 0)]

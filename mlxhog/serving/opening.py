@@ -90,7 +90,10 @@ def _begun(
 
 def _run(spec: str, root: Path) -> Run | None:
     try:
-        return None if files.candidates(expanded(spec)) else runs.find(spec, root)
+        if runs.split(spec, root)[1] is not None:
+            return None
+        is_run = runs.is_run(root / spec) or not files.candidates(expanded(spec))
+        return runs.find(spec, root) if is_run else None
     except (RunError, OSError):
         return None  # opening it as a checkpoint will raise the error
 

@@ -13,9 +13,10 @@ import transformers
 
 from mlxhog.base import mapped
 from mlxhog.checkpoint import checkpoint, manifest
+from mlxhog.checkpoint import run as runs
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.errors import CheckpointError, EnvironmentLacks
+from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
 from mlxhog.models.families import init_params
 from tests.odd_disk import LACKS, held_elsewhere, odd_disk
@@ -177,16 +178,25 @@ def test_a_checkpoint_that_latest_cannot_name_is_the_latest(run, monkeypatch):
     assert "step-00000020 is saved; writing" in notes[0]
 
 
-def test_a_checkpoint_is_found_by_its_path_its_run_or_its_name_in_it_and_with_its_run(run):
+def test_a_checkpoint_is_found_by_its_path_its_run_or_its_name_in_it_and_with_its_run(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     first, path, root = save(run, step=1), save(run, step=2), run.directory.parent
     checkpoint.mark_best(run, first)
     for spec, expected in (
         (str(path), path), (str(run.directory), path), (run.name, path), (run.name[-3:], path),
         ("latest", path), (str(first), first), (f"{run.name}/best", first),
-        (str(run.checkpoints / "best"), first),
+        (str(run.checkpoints / "best"), first), ("latest/best", first), ("latest/latest", path),
     ):  # fmt: skip
         assert checkpoint.find(spec, root) == checkpoint.resumable(spec, root) == (run, expected)
+        assert runs.find(spec, root) == run  # of every command that takes a run
+    for spec in ("latest/best", str(first)):
+        with pytest.raises(RunError):  # to remove a run it has to be named itself
+            runs.find(spec, root, whole=True)
     assert checkpoint.find(str(run.model), root) == (None, run.model)
+    shutil.copytree(first, run.name)  # the name of a run is that run
+    assert checkpoint.find(run.name, root) == (run, path)
     assert checkpoint.locate("latest", root, "step-00000001") == first
     assert checkpoint.locate(run.name, root, "best").resolve() == first.resolve()
     for which in ("step-00000003", "..", "../checkpoints/step-00000001", ""):

@@ -47,7 +47,7 @@ def measured(tmp_path_factory):
         patch.setattr(advise, "measured_profile", profile)
         patch.setattr(LoadWatch, "look", lambda watch: QUIET)
         patch.setattr(advise, "TRY_S", 1.0)
-        for line in (["research", "analyze", *words, *LOOK, "--seconds", "0.5"],
+        for line in (["research", "analyze", *words, *LOOK, "--time", "0.5"],
                      ["research", "advise", *words, *TRY]):  # fmt: skip
             with redirect_stdout(io.StringIO()) as out:
                 assert main([*line, "--json"]) == 0
@@ -125,7 +125,7 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(tmp_
 def test_a_signal_ends_a_command_and_leaves_no_process_and_no_file(tmp_path, name, begin, number):
     words = ["7to1-tiny", "--steps", "200"]
     if name == "research analyze":
-        words = [*words_of(tmp_path), "--seconds", "0", *changed(LOOK, "--samples", "100k")]
+        words = [*words_of(tmp_path), "--time", "0", *changed(LOOK, "--samples", "100k")]
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     with subprocess.Popen(
@@ -176,7 +176,7 @@ def test_without_a_trial_rules_answer_or_guess_if_busy(measured, monkeypatch, ca
 
     monkeypatch.setattr(advise, "measured_profile", profile)
     monkeypatch.setattr(LoadWatch, "look", lambda watch: load)
-    out, err = said(capsys, "research", "advise", *measured[0], *TRY, "--no-try")
+    out, err = said(capsys, "research", "advise", *measured[0], *TRY, "--no-trial")
     assert max(map(len, out.splitlines())) <= 100
     assert "mlxhog train --strategy" in " ".join(out.split()).partition("why")[0]
     for text in ("what would change it", "predicted", "measured", "barrier and average"):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from mlxhog.cli import COMMANDS, MAD, RESEARCH, find, main, names
+from mlxhog.cli import COMMANDS, find, main, names
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.progress import Result
@@ -49,7 +50,7 @@ def trainer(monkeypatch, tmp_path):
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
     out, err = said(capsys, "train")
     for text in (
-        "validation text: 2.050 bits per byte",
+        "validation: 2.050 bits per byte",
         f"run: {RESULT.run}",
         f"mlxhog generate {RESULT.run} --prompt The",
         f"mlxhog train --resume {RESULT.run}",
@@ -58,7 +59,7 @@ def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsy
     assert "\x1b" not in out
     assert "step 640" in err
     trainer.result = replace(RESULT, val_text="0123 training examples 65536")
-    text = "per byte of the training text, since none is held out"
+    text = "per byte of the training text, which has no validation split"
     assert text in said(capsys, "train").out
 
 
@@ -141,7 +142,7 @@ def test_flags_have_their_types_and_data_takes_several_texts_in_one_flag_or_seve
     assert trainer.config.data == "d"
 
 
-SHORT = ["train", "compare", *(f"research {name}" for name in RESEARCH)]
+SHORT = ["train", "compare", *(f"research {name}" for name in COMMANDS["research"])]
 SHORT += ["mad train", "mad bench", "mad search"]
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "models", "tests")
@@ -196,6 +197,8 @@ def test_every_command_has_help_with_examples_that_can_be_typed_and_a_short_one_
         assert sum(line.startswith("  -") for line in listed.splitlines()) == 15
         assert int(rest.split()[0]) > 100
         assert max(map(len, listed.splitlines())) <= 80
+        *_, last, _ = re.findall(r"^([a-z -]+):$", shown[-1], re.MULTILINE)
+        assert last == "research"
 
 
 @pytest.mark.parametrize("before", [None, "ACTIVE"])
@@ -204,13 +207,22 @@ def test_help_lists_all_commands_and_torch_spins_when_told(before, capsys, monke
     monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
     if before is None:
         monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert main(["--help"]) == main(["runs"]) == main(["mad"]) == 0
+    assert main(["runs"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == (before or "PASSIVE")
-    out = capsys.readouterr().out
-    assert all(f"  {name} " in out for name in [*COMMANDS, *MAD])
     monkeypatch.chdir(ROOT)
-    check_examples(out)
-    assert max(map(len, out.splitlines())) <= 100
+    for family, files in COMMANDS.items():
+        capsys.readouterr()
+        assert main([family or "--help"]) == 0
+        out = capsys.readouterr().out
+        check_examples(out)
+        assert max(map(len, out.splitlines())) <= 100
+        assert "others:" not in out
+        for name in files:
+            if family or name not in COMMANDS:  # each with the first line of its own help
+                command, _ = find(f"{family} {name}".split())
+                about = sys.modules[command.function.__module__].__doc__.partition("\n")[0]
+                assert re.search(rf"^  {name} +{re.escape(about[:-1])}$", out, re.MULTILINE)
+    assert len(COMMANDS[""]) <= 24
 
 
 @each_of(
@@ -243,7 +255,7 @@ def test_a_closed_pipe_is_silent_whether_a_command_only_tells_or_writes(command,
 def test_only_these_commands_write_so_any_other_ends_with_its_reader():
     writes = {name for name in names() if find(name.split())[0].writes}
     of_mad = {f"mad {name}" for name in "bench data deepen plot resume search".split()}
-    of_runs = {"cache clear", "runs rm", "join", "leave", "stop", "report", "plot", "dashboard"}
+    of_runs = {"cache clear", "runs rm", "join", "stop", "report", "plot", "dashboard"}
     assert writes == {"train", "compare", "convert", "serve", "cluster", *of_runs, *of_mad}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.cli import COMMANDS
-from mlxhog.cli.options import SCRIPTS
+from mlxhog.cli.completion import SCRIPTS
 from tests.cli.command import said
 from tests.display.sample_run import write_run
 
@@ -21,7 +21,7 @@ def completed(capsys, line, shell="bash"):
 
 def test_commands_options_and_values_are_those_of_the_parsers(capsys):
     for line, words in (
-        ("", COMMANDS),
+        ("", COMMANDS[""]),
         ("train --st", ["--steps", "--strategy"]),
         ("mad search --sp", ["--space"]),
         ("research classic m", ["matrix-completion"]),

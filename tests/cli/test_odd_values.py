@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mlxhog.checkpoint import run as runs
-from mlxhog.cli.runs import _facts, _row
+from mlxhog.cli.runs import _fields, _row
 from mlxhog.display.record import RunRecord
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.report.leaderboard import read_ranking, to_json
@@ -58,7 +58,7 @@ STATE = {
 
 def shown(run):
     """All that commands show of a run."""
-    _row(_facts(run))
+    _row(_fields(run))
     record = RunRecord(run)
     record.facts(), record.commands(), record.options_in_words(), record.shares()
     record.history.drawn(100)

@@ -6,10 +6,12 @@ import re
 import pytest
 
 from mlxhog.base import tensors
+from mlxhog.checkpoint import checkpoint
 from mlxhog.conformance.subject import perturbed_init
 from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from tests.cli.command import said, told
+from tests.saved import saved_run
 
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
 SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
@@ -78,6 +80,10 @@ def test_a_checkpoint_is_compared_with_its_own_parameters(architecture, tmp_path
     params["lm_head.weight"][:] = 0.0
     tensors.write(folder / "model.safetensors", params)
     record = told(capsys, "parity", folder, *SMALL)
+    run = saved_run(tmp_path / "runs", model=cfg, params=params)
+    checkpoint.mark_best(run, checkpoint.latest(run))
+    of_run = told(capsys, "parity", "latest/best", *SMALL, "--runs-dir", tmp_path / "runs")
+    assert of_run["rows"] == record["rows"]
     assert "parameters are the checkpoint's own" in record["notes"]
     (row,) = [r for r in record["rows"] if (r["a"], r["what"]) == ("mlx:cpu", "logits")]
     assert (row["got"], row["wanted"], row["ok"]) == (0.0, 0.0, True)

@@ -200,10 +200,15 @@ def test_every_option_refuses_what_it_cannot_be_and_says_what_it_wants(name):
                 resolve(part.cls, [values])
 
     for spec in specs:
+        assert not spec.name.startswith("no_")
+        assert not spec.name.endswith(("_s", "_ms"))  # the unit stands in the value
+        if spec.type is bool:
+            for flag in (spec.flag, f"--no-{spec.flag[2:]}"):
+                flags.parse([*places, *needed.values(), flag])
         takes_any = spec.many or (spec.type is str and not spec.choices)
         if spec.argument or spec.type is bool or takes_any:
             continue
-        choice = [f"--{owner.kind.title}={owner.name}" for owner in spec.owners[:1]]
+        choice = [f"--{owner.registry.title}={owner.name}" for owner in spec.owners[:1]]
         for wrong in ["@"] if spec.low is None else ["@", str(spec.low - 1)]:
             message = rf"(?m)^{spec.flag}(:.*| is) '{wrong}'; wanted "
             with pytest.raises(ConfigError, match=message):

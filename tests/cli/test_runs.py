@@ -135,6 +135,7 @@ def test_show_has_every_option_that_is_no_default_and_fits(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = said(capsys, "show", "sotu")
+    assert said(capsys, "show", "latest/best") == shown
     assert max(map(len, shown)) <= columns
     for value in ("lr 0.00424 (auto)", "beta2 0.9995", "time 1 h 05 min", "seq_len 64 tokens",
                   "51.2k", "1 min 20 s"):  # fmt: skip
@@ -181,7 +182,7 @@ def test_nothing_is_removed_where_anything_is_wrong(root, three, capsys):
             ("a-one two --yes", r"'two' is not the whole .*; did you mean '.*-b-two'"),
             ("a-one b-t --yes", "part of the names of 2 runs"),
             ("latest --yes", r"'latest' is not the whole name .*; did you mean '.*-trains'"),
-            ("a-one", r"would remove .*one \(.* B\) for good; add --yes"),
+            ("a-one", r"would remove .*one \(.* B\); run it again with --yes"),
             ("--yes", "RUN"),
             ("a-one same --yes", r"'same' is the name of 2 runs: .*2-000000-same, "),
             ("a-one trains --yes", "trains now; end it first: mlxhog stop 20260103-000000-trains"),

@@ -12,7 +12,8 @@ BOTH_DEVICES = """
 import mlx.core as mx
 import numpy as np
 from mlxhog import backends
-from mlxhog.cli.generate import EvalConfig, GenerateConfig
+from mlxhog.cli.eval import EvalConfig
+from mlxhog.cli.generate import GenerateConfig
 from mlxhog.config.options import options
 from mlxhog.serving.model import load
 from mlxhog.serving.server.config import ServeConfig

@@ -1,13 +1,28 @@
-"""`mlxhog research simulate`: pace and staleness of each strategy with given workers."""
+"""Predict throughput and staleness of each strategy by simulation, without training.
+
+It predicts gradients per second, staleness, and the waiting times of workers. With --run the times
+of gradients are those of a recorded run. With --objective a small problem with a known minimum is
+trained. With --machines and --link the workers are on several machines: rounds of cluster by the
+clock, beside strategies whose every step or merge waits for the link.
+
+Examples:
+    research simulate --workers 16 --inject-stragglers 1=10
+    research simulate --times pareto:50ms:1.5 --strategies hogwild,sync
+    research simulate --times markov:20ms:200ms:0.01:0.1 --kill 1=30s:10s
+    research simulate --run latest --json
+    research simulate --machines 2 --link 100Mbit:50ms --params 4M
+
+Main options:
+    run workers times inject_stragglers kill strategies machines link params round_every
+    objective updates seed json
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.quantities import format_bytes, format_share
-from mlxhog.cli.flags import Json, OptionGroup, RunsDirectory
-from mlxhog.cli.frame import Report, command, table
-from mlxhog.config.options import option
+from mlxhog.cli.frame import CommandResult, Json, OptionGroup, RunsDirectory, command, option, table
 from mlxhog.config.sources import ConfigSource, resolve
 from mlxhog.display.table import Section
 from mlxhog.errors import RunError
@@ -27,31 +42,13 @@ class _SimulateOptions(RunsDirectory, Json):
     )
 
 
-@command("research simulate", written=OptionGroup(SimulateConfig, merged=True))
-def run(words: _SimulateOptions, written: ConfigSource) -> Report:
-    """Simulate the strategies with given workers, event by event, without training.
-
-    It predicts gradients per second, staleness, and the waiting times of workers. With --run the
-    times of gradients are those of a recorded run. With --objective a small problem with a known
-    minimum is trained. With --machines and --link the workers are on several machines: rounds of
-    cluster by the clock, beside strategies whose every step or merge waits for the link.
-
-    Examples:
-        research simulate --workers 16 --inject-stragglers 1=10
-        research simulate --times pareto:50ms:1.5 --strategies hogwild,sync
-        research simulate --times markov:20ms:200ms:0.01:0.1 --kill 1=30s:10s
-        research simulate --run latest --json
-        research simulate --machines 2 --link 100Mbit:50ms --params 4M
-
-    Main options:
-        run workers times inject_stragglers kill strategies machines link params round_every
-        objective updates seed json
-    """
-    values, recorded = dict(written), None
-    if words.run is not None:
+@command(overrides=OptionGroup(SimulateConfig, merged=True))
+def run(args: _SimulateOptions, overrides: ConfigSource) -> CommandResult:
+    values, recorded = dict(overrides), None
+    if args.run is not None:
         from mlxhog.research.simulator.machine import worker_of
 
-        run = words.find(words.run)
+        run = args.find(args.run)
         recorded = [worker_of(times) for times in run.read_times()]
         if not recorded:
             raise RunError(
@@ -61,9 +58,9 @@ def run(words: _SimulateOptions, written: ConfigSource) -> Report:
         values["workers"] = (len(recorded), "--run")
     config = resolve(SimulateConfig, [values])
     workers, rows = compare(config, recorded)
-    facts = {"answer": _answer(rows), "options": asdict(config), "strategies": rows}
-    source = config.times if words.run is None else f"recorded by {words.run}"
-    return Report(facts, [facts["answer"], _table(config, workers, source, rows)])
+    payload = {"answer": _answer(rows), "options": asdict(config), "strategies": rows}
+    source = config.times if args.run is None else f"recorded by {args.run}"
+    return CommandResult(payload, [payload["answer"], _table(config, workers, source, rows)])
 
 
 def _answer(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from mlxhog.config import components as choices
 from mlxhog.config import sources
 from mlxhog.config.options import options
+from mlxhog.data.batch import IGNORED
 from mlxhog.errors import ConfigError
+from mlxhog.mad.options import DEFAULT_SEED
 from mlxhog.mad.tasks.automata import Dyck, SelectiveGrammar, StateTracking
 from mlxhog.mad.tasks.copying import Compression, Memorization, SelectiveCopying
 from mlxhog.mad.tasks.dataset import Dataset, Int32
@@ -23,12 +25,11 @@ from mlxhog.mad.tasks.recall import (
     MultiQueryAssociativeRecall,
     NoisyInContextRecall,
 )
-from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Rng, Task
+from mlxhog.mad.tasks.task import GENERATOR_VERSION, Rng, Task
 
 BLOCK_ROWS = 256
 """Examples drawn by one random generator; another number changes them."""
 
-DEFAULT_SEED = 12345
 SPLITS = ("train", "test", "val")
 
 BENCHMARK: Mapping[str, type[Task]] = {

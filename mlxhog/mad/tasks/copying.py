@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, NoisyTask, Rng, Rows, Task
+from mlxhog.data.batch import IGNORED
+from mlxhog.mad.tasks.task import Fixed, NoisyTask, Rng, Rows, Task
 
 
 @dataclass(frozen=True, kw_only=True)

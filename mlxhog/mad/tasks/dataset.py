@@ -24,8 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.base.durable import replace_file, require_space
+from mlxhog.data.batch import IGNORED
 from mlxhog.errors import DataError
-from mlxhog.mad.tasks.task import IGNORED, Ints
+from mlxhog.mad.tasks.task import Ints
 
 Int32 = NDArray[np.int32]
 

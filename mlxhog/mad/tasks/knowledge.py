@@ -12,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, Rng, Rows, Task
+from mlxhog.data.batch import IGNORED
+from mlxhog.mad.tasks.task import Fixed, Ints, Rng, Rows, Task
 
 MIN_NODES = 3
 """Nodes of the smallest cycle."""

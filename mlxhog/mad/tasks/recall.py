@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.task import IGNORED, Bools, Divided, Fixed, Ints, NoisyTask, Rng, Rows, Task
+from mlxhog.data.batch import IGNORED
+from mlxhog.mad.tasks.task import Bools, Divided, Fixed, Ints, NoisyTask, Rng, Rows, Task
 
 QUERY_HELP = "score every value whose key occurred before, not only the last value"
 

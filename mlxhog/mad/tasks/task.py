@@ -18,9 +18,6 @@ GENERATOR_VERSION = 1
 MAX_LENGTH = 2**20
 """Largest T, and largest V."""
 
-IGNORED = -100
-"""Target of a position that is neither trained on nor scored."""
-
 Ints = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 Rows = tuple[Ints, Ints]

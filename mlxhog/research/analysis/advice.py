@@ -46,7 +46,7 @@ def probe_run(
         tell,
         seconds=seconds,
         min_steps=1,
-        flag="--seconds",
+        flag="--time",
         strategy=own.lock_free() if isinstance(own, Hogwild) else Hogwild(),
         workers=workers,
         read="snapshot",

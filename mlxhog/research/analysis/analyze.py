@@ -251,7 +251,7 @@ def _observe(
     tell: TellStep,
 ) -> ObservedStaleness | None:
     """Return the staleness that a run recorded, or that of a short run."""
-    seconds = options.seconds
+    seconds = options.time
     if seconds is None:
         seconds = PROBE_S if recorded is None or recorded["workers"] < 2 else 0.0
     if seconds == 0:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mlxhog.config.options import is_set, option, options
+from mlxhog.config.options import MAX_SEED, is_set, option, options
 from mlxhog.errors import ConfigError
 from mlxhog.optim.schedules import FALLING
 
@@ -63,7 +63,7 @@ class ClassicConfig:
         requires=_COMPLETION, low=1, none=_ITS_OWN,
     )  # fmt: skip
     seed: int = _problem(
-        0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1
+        0, "seed of the data, the initial values and the order of examples", low=0, high=MAX_SEED
     )
     workers: int | None = _strategy(
         None, "worker processes; auto is one per core", low=1, high=256, none="auto"

@@ -180,10 +180,10 @@ def _of_run(spec: str, layers: list[ConfigSource]) -> ConfigSource:
     it has its own. A new optimizer gets a new learning rate. A new optimizer or strategy, or new
     workers, decide the values of "auto" again.
     """
-    from mlxhog.checkpoint.checkpoint import run_of
+    from mlxhog.checkpoint.run import find
 
     root = _last(layers, "runs_dir") or str(options(TrainConfig)["runs_dir"].default)
-    run = run_of(spec, Path(root))
+    run = find(spec, Path(root))
     run.refuse_links()
     stored = run.options(data=_last(layers, "data"))
     left_out, changed = {*BUDGETS, *INITIAL_WEIGHTS}, set()

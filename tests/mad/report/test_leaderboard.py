@@ -177,7 +177,7 @@ def test_plot_writes_every_figure_and_a_page_with_every_number_that_refers_to_no
 ):
     ranking, root = troubled
     monkeypatch.chdir(root.parent)
-    output = told(capsys, "mad", "plot", "first", "--output", "figures")
+    output = told(capsys, "mad", "plot", "first", "--output-dir", "figures")
     assert output["page"] == "figures/index.html"
     assert {Path(path).stem for path in output["plots"].values()} == FIGURES
     assert all(Path(path).read_bytes().startswith(PNG) for path in output["plots"].values())

@@ -20,7 +20,7 @@ def aligned_bytes(n):
 
 
 def alone(kind, n_words=256, **options):
-    """The scheme of a run's only worker."""
+    """The strategy of a run's only worker."""
     board = aligned_bytes(_native.ClassicBoard.bytes(1))
     locks = _native.Locks(np.zeros(n_words, np.uint32), np.zeros(512, np.uint8), 1, 1)
     return _native.ClassicScheme(kind, board, locks, 0, 0, 1, **options)
@@ -37,7 +37,7 @@ def x_of(segment):
 
 
 def scheme_of(segment, kind, rank, workers, generation=1, **options):
-    """The scheme of worker `rank`, in table slot rank + 1."""
+    """The strategy of worker `rank`, in table slot rank + 1."""
     words = segment.floats[:BOARD_FLOATS].view(np.uint8)
     locks = _native.Locks(segment.words, segment.table, rank + 1, generation)
     return _native.ClassicScheme(kind, words, locks, 0, rank, workers, **options)

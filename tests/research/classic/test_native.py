@@ -56,7 +56,7 @@ def test_one_step_of_a_cut_is_the_recorded_one():
     assert_close(x, [case["xu_new"], case["xv_new"]], CLASSIC_STEP_F32)
 
 
-# -- one worker of any scheme ----------------------------------------------------------------------
+# -- one worker of any strategy --------------------------------------------------------------------
 
 N = 3000
 
@@ -106,8 +106,8 @@ def test_every_strategy_with_one_worker_gives_the_bits_of_serial(name, batch):
 
     def after(kind, **options):
         params = [rows.copy() for rows in values]
-        scheme = alone(kind, **options)
-        assert problem_over(*params).run(scheme, order, 0.05, batch) == N
+        strategy = alone(kind, **options)
+        assert problem_over(*params).run(strategy, order, 0.05, batch) == N
         return params
 
     serial = after("private")

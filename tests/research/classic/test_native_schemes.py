@@ -1,4 +1,4 @@
-"""What the schemes promise with several workers: who sees whose writes, what is never lost."""
+"""What the strategies promise with several workers: who sees whose writes, what is never lost."""
 
 import numpy as np
 import pytest
@@ -121,9 +121,9 @@ def count(segment, make, kind, rank, options, together):
     problem, order, gamma = make(segment, kind, rank)
     if make is rows:
         options = options | {"probe": floats_of(segment)[48:49]}
-    scheme = scheme_of(segment, kind, rank, WORKERS, **options)
+    strategy = scheme_of(segment, kind, rank, WORKERS, **options)
     together.wait(TIMEOUT_S)
-    assert problem.run(scheme, order, gamma) == len(order)
+    assert problem.run(strategy, order, gamma) == len(order)
 
 
 def counted(make, kind, options):
@@ -168,9 +168,9 @@ def push_and_pull(segment, kind, rank):
     """Rows of one coordinate each: +1 pushes it up by A unless it is positive, -1 down."""
     columns, labels = np.tile(np.arange(16), 2), np.repeat([1, -1], 16)
     problem = native.linear(x_of(segment), np.arange(33), columns, np.ones(32), labels)
-    scheme = scheme_of(segment, kind, rank, WORKERS)
+    strategy = scheme_of(segment, kind, rank, WORKERS)
     order = np.random.default_rng(rank).permutation(32).astype(np.int32)
-    while problem.run(scheme, np.tile(order, 1000), A) == 32_000:
+    while problem.run(strategy, np.tile(order, 1000), A) == 32_000:
         pass
 
 

@@ -1,4 +1,4 @@
-"""No scheme of the classic problems has a data race, as threads of one program.
+"""No strategy of the classic problems has a data race, as threads of one program.
 
 As in tests/metal/test_thread_sanitizer.py, whose compiler and launcher these are: the promise is
 between processes, and the relaxed-atomic build makes the same loops legal between threads.

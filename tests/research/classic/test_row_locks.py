@@ -21,8 +21,8 @@ def rows_locked(kind, problem, example, n_words, **options):
     words = np.full(n_words, 2 | 1 << 16, np.uint32)
     locks = _native.Locks(words, table, 1, 1)
     board = aligned_bytes(_native.ClassicBoard.bytes(1))
-    scheme = _native.ClassicScheme(kind, board, locks, 0, 0, 1, **options)
-    assert problem.run(scheme, np.array([example], np.int32), 0.1) == 1
+    strategy = _native.ClassicScheme(kind, board, locks, 0, 0, 1, **options)
+    assert problem.run(strategy, np.array([example], np.int32), 0.1) == 1
     freed = set(np.flatnonzero(words == 0).tolist())
     assert locks.takeovers == len(freed), "a row was unlocked that had not been locked"
     return freed

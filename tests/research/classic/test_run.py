@@ -1,4 +1,4 @@
-"""A run of a classic problem: what its schemes promise, through spawned workers."""
+"""A run of a classic problem: what its strategies promise, through spawned workers."""
 
 from dataclasses import replace
 from functools import cache

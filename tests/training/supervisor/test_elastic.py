@@ -107,7 +107,7 @@ def test_a_run_answers_saves_and_samples_on_request_and_refuses_what_it_cannot_d
         for words, code, message in [
             ("join latest --workers torch:mps", 3, "needs macOS on Apple silicon"),
             ("join latest --workers 3", 2, "3 workers cannot join: the run has 2 free slots"),
-            ("leave latest 9", 2, "no worker 9; the run has 1, 2"),
+            ("stop latest --worker 9", 2, "no worker 9; the run has 1, 2"),
         ]:
             assert main([*words.split(), "--runs-dir", config.runs_dir]) == code
             assert message in capsys.readouterr().err

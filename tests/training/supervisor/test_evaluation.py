@@ -274,13 +274,13 @@ def test_the_last_line_names_its_step_its_part_and_the_larger_score_and_only_the
     result = train(small_config(tmp_path, steps=4, eval_every="1h"))
     assert (result.val_tokens, result.val_bytes, result.final_tokens) == (1024, 1024, 3124)
     bits, final = result.val_bits_per_byte, result.final_bits_per_byte
-    part = f"{bits:.3f} bits per byte of the same 33% as in every evaluation"
-    assert f"validation text: {part}; {final:.3f} of all of it\n" in summary(result)
+    part = f"{bits:.3f} bits per byte (fixed 33% subset)"
+    assert f"validation: {part}, {final:.3f} (full set)\n" in summary(result)
     cut = replace(result, final_share=0.38)
-    assert f"; {final:.3f} of 38%\n" in summary(cut)
+    assert f", {final:.3f} (38%)\n" in summary(cut)
     assert VERDICT in summary(cut)
     early = replace(result, val_step=2, final_bits_per_byte=None)
-    at = "bits per byte at step 2 of 4 of the same 33% as in every evaluation"
+    at = "bits per byte at step 2 of 4 (fixed 33% subset)"
     assert f"{bits:.3f} {at}; the end was not evaluated" in summary(early)
     assert VERDICT not in summary(early)
     assert early.to_json()["val_at_end"] is False

@@ -1,6 +1,6 @@
-"""The options of a command: `Flags` reads its words and prints its help.
+"""The options of a command: `Flags` reads its command line and prints its help.
 
-What the words mean is read by `config.sources`.
+`config.sources` reads what the values mean.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.base.quantities import Interval
 from mlxhog.config import plugins
 from mlxhog.config.components import RUN_REGISTRIES, ComponentRegistry
-from mlxhog.config.options import Option, argument, option, options, switch, to_flag
+from mlxhog.config.options import RESEARCH, Option, argument, option, options, to_flag
 from mlxhog.config.sources import ConfigSource, added, resolve, suggestion
 from mlxhog.display.streams import WIDTH
 from mlxhog.display.table import FORMATS
@@ -33,7 +33,7 @@ COLUMN = 24  # where the text beside a flag begins
 class Json:
     """The option of every command."""
 
-    json: bool = switch("JSON in place of text")
+    json: bool = option(False, "JSON in place of text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Tabular(Json):
 class Quiet(Json):
     """Options of a command that reports its work."""
 
-    quiet: bool = switch("suppress progress output; errors and the JSON of --json stay")
+    quiet: bool = option(False, "suppress progress output; errors and the JSON of --json stay")
 
     def status(self) -> StatusLine:
         """Return the line of the terminal that shows the work."""
@@ -80,8 +80,9 @@ class RunsDirectory:
 
 
 def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a dataclass field
-    """Declare the word that names a run, or several."""
-    return argument(usage, "a path, a run's name or a part of it, or latest", default)
+    """Declare the argument that names a run, or several."""
+    about = "a path, a run's name or a part of it, or latest; RUN/best, RUN/latest: its checkpoints"
+    return argument(usage, about, default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,23 +117,21 @@ class Flags:
         doc, _, main = doc.partition("\n\nMain options:\n")
         self._about, _, examples = doc.partition("\n\nExamples:\n")
         self._main, self._examples = main.split(), textwrap.dedent(examples).splitlines()
-        self._declared: dict[
-            str, tuple[Option, OptionGroup]
-        ] = {}  # by flag, or place in the usage line
-        self.by_flag: dict[str, Option] = {}  # aliases included
+        self._declared = dict[str, tuple[Option, OptionGroup]]()  # by flag, or name of an argument
+        self.by_flag = dict[str, Option]()  # aliases included
         for part in parts:
             names = part.only.split() if isinstance(part.only, str) else part.only()
-            for spec in _with_numbers(options(part.cls).values()):
+            for spec in _with_hyperparameters(options(part.cls).values()):
                 place = spec.argument or spec.flag
                 if place not in self.by_flag and (not names or spec.name in names):
                     group = spec.group if part.group is None else part.group
                     spec = replace(spec, group=group, shown=part.default)
                     self._declared[place] = spec, part
                     self.by_flag |= dict.fromkeys(filter(None, [*spec.flags, spec.off_flag]), spec)
-        self._words = [spec for spec in self.specs() if spec.argument]
+        self._arguments = [spec for spec in self.specs() if spec.argument]
 
     def specs(self) -> list[Option]:
-        """Return every option and number of the command, as its help has them."""
+        """Return every option and hyperparameter of the command, as its help has them."""
         return [spec for spec, _ in self._declared.values()]
 
     def parse(self, arguments: Sequence[str]) -> list[Any]:
@@ -150,8 +149,8 @@ class Flags:
             plugins.load(file)
         known = ["--help", *["--help-all"] * bool(self._main), *self.by_flag]
         problems[:0] = [
-            f"no flag {flag!r}{_of_own_choice(flag) or suggestion(flag, known) or self._otherwise}"
-            for flag in unknown
+            f"no flag {one!r}{_of_own_component(one) or suggestion(one, known) or self._otherwise}"
+            for one in unknown
         ]
         layers: dict[OptionGroup, ConfigSource] = {part: {} for part in self.parts}
         for spec, part in self._declared.values():
@@ -176,10 +175,10 @@ class Flags:
         """Return the values of a command line, its unknown flags, and its other problems.
 
         Raises:
-            ConfigError: a word or a flag is missing that it must have.
+            ConfigError: an argument or a flag is missing that it must have.
         """
         values, unknown, problems = ConfigSource(), list[str](), list[str]()
-        words, places = deque(arguments), deque(self._words)
+        argv, places = deque(arguments), deque(self._arguments)
         is_ended = is_stray = False
 
         def add(spec: Option, texts: list[str], name: str) -> None:
@@ -195,8 +194,8 @@ class Flags:
                 problems.append(f"{first} and {name} are the same option; keep one")
             values[spec.name] = (value, name)
 
-        while words:
-            word = words.popleft()
+        while argv:
+            word = argv.popleft()
             flag, equals, text = word.partition("=")
             if word[:2] in self.by_flag and word[1] != "-":  # -c FILE, -cFILE or -c=FILE
                 flag, equals, text = word[:2], word[2:], word[2:].removeprefix("=")
@@ -204,7 +203,7 @@ class Flags:
                 if places:
                     spec = places[0] if places[0].many else places.popleft()
                     add(spec, [word], _metavar(spec))
-                elif not (is_stray or unknown):  # else it may be the value of a wrong word
+                elif not (is_stray or unknown):  # else it may be the value of a wrong flag
                     is_stray = True
                     problems.append(f"unexpected argument {word!r}{self._place_of(word)}")
             elif word in ("-h", "--help", "--help-all") and (self._main or word != "--help-all"):
@@ -216,9 +215,9 @@ class Flags:
                 unknown.append(flag)
             elif self.by_flag[flag].type is bool:
                 add(spec := self.by_flag[flag], [str(flag != spec.off_flag).lower()], flag)
-                off = f"; {spec.off_flag} switches it off" * bool(spec.off_flag)
-                problems += [f"{flag} takes no value, it has {text!r}{off}"] * bool(equals)
-            elif texts := [text] if equals else self._value(self.by_flag[flag], words):
+                off = f"{spec.off_flag} switches it off"
+                problems += [f"{flag} takes no value, it has {text!r}; {off}"] * bool(equals)
+            elif texts := [text] if equals else self._value(self.by_flag[flag], argv):
                 add(self.by_flag[flag], texts, flag)
             else:
                 problems.append(f"{flag}: expected one argument: {self.by_flag[flag].help}")
@@ -230,28 +229,28 @@ class Flags:
                 raise ConfigError(f"{name} is missing: {spec.help}; as in {example}")
         return values, unknown, problems
 
-    def _value(self, spec: Option, words: deque[str]) -> list[str]:
-        """Take the words of a flag's value; several of an option with lines."""
+    def _value(self, spec: Option, argv: deque[str]) -> list[str]:
+        """Pop the value of a flag; several of an option with lines."""
         texts = list[str]()
-        most = 1 if self._words or not spec.lines else len(words)
-        while words and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(words[0])):
-            texts.append(words.popleft())
+        most = 1 if self._arguments or not spec.lines else len(argv)
+        while argv and len(texts) < most and (spec.metavar[:1] == '"' or not _is_flag(argv[0])):
+            texts.append(argv.popleft())
         return texts
 
     def _place_of(self, word: str) -> str:
-        """Return advice for a word that has no place."""
+        """Return advice for an argument that has no place."""
         if f"--{word}" in self.by_flag:
             return f"; did you mean '--{word}'?"
         if word.lower() in ("true", "false"):
             return "; a flag such as --x takes no value, and --no-x switches it off"
         if "--data" in self.by_flag and Path(word).exists():
             return f"; text is named by a flag: --data {word}"
-        return "" if self._words else self._otherwise
+        return "" if self._arguments else self._otherwise
 
     def _help(self, *, everything: bool) -> str:
         width = min(shutil.get_terminal_size().columns, WIDTH) - 2
         shown, groups = self.specs(), dict[str, list[tuple[str, str]]]()
-        n_flags = len(shown) - len(self._words) + 2  # with --help and --help-all
+        n_flags = len(shown) - len(self._arguments) + 2  # with --help and --help-all
         if everything:
             about = "the main options" if self._main else "this"
             own = [("-h, --help", f"show {about}, and stop")]
@@ -265,8 +264,9 @@ class Flags:
             title = one.group or ("positional arguments" if one.argument else "options")
             row = self._left(one), _about(one)
             groups.setdefault(title if everything else "main options", []).append(row)
-        words = " ".join(spec.argument for spec in self._words)
-        blocks = [f"usage: mlxhog {self._command} {words} [options]".replace("  ", " ")]
+        groups[RESEARCH] = groups.pop(RESEARCH, [])  # the last
+        usage = ["usage: mlxhog", self._command, *(one.argument for one in self._arguments)]
+        blocks = [" ".join([*usage, "[options]"])]
         for text in self._about.split("\n\n"):
             filled = textwrap.fill(text, width, break_on_hyphens=False)
             blocks.append(text if text.startswith(" ") else filled)
@@ -280,17 +280,21 @@ class Flags:
 
     def _left(self, spec: Option) -> str:
         value = "" if spec.type is bool else _metavar(spec)
-        value += f" [{value} ...]" * (spec.lines and not self._words)
-        return f"{', '.join(filter(None, [*spec.flags, spec.off_flag]))} {value}".strip()
+        value += f" [{value} ...]" * (spec.lines and not self._arguments)
+        _, group = self._declared[spec.argument or spec.flag]
+        may_be_on = spec.default is not False or group.merged  # --no-x is read in any case
+        flags = [*spec.flags, spec.off_flag * may_be_on]
+        return f"{', '.join(filter(None, flags))} {value}".strip()
 
 
 def _about(spec: Option) -> str:
     """The effect of an option, and the default if it shows one."""
-    bare = spec.switch or spec.argument or spec.many or spec.required
+    bare = spec.default is False or spec.argument or spec.many or spec.required
     default = spec.shown if bare or (spec.metavar and spec.default is None) else spec.default_text
-    words = words_of(spec) if default else ()
-    is_listed = bool(default) and (len(words) > MAX_CHOICES or spec.registry is not None)
-    return spec.help + f"; one of {', '.join(words)}" * is_listed + f" [{default}]" * bool(default)
+    choices = choices_of(spec) if default else ()
+    is_listed = bool(default) and (len(choices) > MAX_CHOICES or spec.registry is not None)
+    listed = f"; one of {', '.join(choices)}" * is_listed
+    return spec.help + listed + f" [{default}]" * bool(default)
 
 
 def _row(left: str, right: str, width: int) -> str:
@@ -306,8 +310,8 @@ def _is_flag(word: str) -> bool:
     return flag[:1] == "-" and len(flag) > 1 and flag[1] not in "0123456789." and " " not in flag
 
 
-def _of_own_choice(flag: str) -> str:
-    """Say how a number of a choice of the user's own is written; it has no flag."""
+def _of_own_component(flag: str) -> str:
+    """Say how to write a hyperparameter of the user's own component, which has no flag."""
     for kind in RUN_REGISTRIES:
         number = kind.hyperparameters().get(flag.lstrip("-").replace("-", "_"))
         if number and number.owners[0].is_own():
@@ -315,8 +319,8 @@ def _of_own_choice(flag: str) -> str:
     return ""
 
 
-def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
-    """Yield options, and after each choice all numbers of its kind as flags."""
+def _with_hyperparameters(specs: Iterable[Option]) -> Iterator[Option]:
+    """Yield options, and after each component the hyperparameters of its registry as flags."""
     for spec in specs:
         yield spec
         if isinstance(kind := spec.registry, ComponentRegistry):
@@ -327,8 +331,8 @@ def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
                 )
 
 
-def words_of(spec: Option) -> Sequence[str]:
-    """Return the legal words of an option, if they are few."""
+def choices_of(spec: Option) -> Sequence[str]:
+    """Return the legal values of an option, if they are few."""
     registry = spec.registry
     return list(registry.known()) if isinstance(registry, ComponentRegistry) else spec.choices
 

@@ -1,12 +1,13 @@
-"""The frame of a command: it reads the words, calls the function, and prints what that reports.
+"""Declare a command, read its command line, and print its result.
 
-A command is a function from its options to a `Report`, and its docstring is its help:
+A command is the function `run` in the file of its name, from its options to a `CommandResult`. The
+docstring of the file is its help, and the first line of it the line in `mlxhog --help`:
 
-    @command("doctor")
-    def run(config: _DoctorConfig) -> Report: ...
+    @command()
+    def run(config: _DoctorOptions) -> CommandResult: ...
 
-The report has facts: `--json` prints them, the frame makes the text for people from them, and
-`--quiet` prints neither. A command that prints by itself, such as a server, returns its exit code.
+`--json` prints the result's payload, from which the text for people is made, too; `--quiet` prints
+neither. A command that prints by itself, such as a server, returns its exit code.
 """
 
 import inspect
@@ -25,15 +26,31 @@ from mlxhog.base.interrupts import Interrupts
 from mlxhog.base.output import OutputLost, may_redraw
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
-from mlxhog.cli.flags import Flags, OptionGroup, RunsDirectory
-from mlxhog.config.options import options
+from mlxhog.cli.frame.flags import (
+    Flags,
+    Json,
+    OneRun,
+    OptionGroup,
+    Plugins,
+    Quiet,
+    RunsDirectory,
+    Tabular,
+    run_argument,
+)
+from mlxhog.config.options import argument, option, options
 from mlxhog.display.streams import WIDTH, in_columns
 from mlxhog.display.table import Section, exported, lines, show
 from mlxhog.display.views import StatusLine
-from mlxhog.errors import ConfigError
+from mlxhog.errors import DIVERGED, INTERRUPTED, LACKS, ConfigError
 
-INTERRUPTED = 130
-EXIT_CODES = {"done": 0, "unsaved": 3, "diverged": 4, "interrupted": INTERRUPTED}
+__all__ = (
+    "EXIT_CODES", "Command", "CommandResult", "Flags", "Json", "OneRun", "OptionGroup", "Plugins",
+    "Quiet", "RunsDirectory", "Tabular", "Tick", "argument", "command", "command_line",
+    "format_value", "option", "run_argument", "short_name", "table", "tabular", "ticking",
+    "to_lines", "writable",
+)  # fmt: skip
+
+EXIT_CODES = {"done": 0, "unsaved": LACKS, "diverged": DIVERGED, "interrupted": INTERRUPTED}
 """By the status of a training."""
 
 Tick = Callable[[Callable[[], str]], None]
@@ -41,68 +58,74 @@ Tick = Callable[[Callable[[], str]], None]
 
 
 @dataclass(frozen=True)
-class Report:
-    """The result of a command: facts, which `--json` prints, and people read as `spelt` has them.
+class CommandResult:
+    """What a command found, as JSON and as text.
 
-    `text` is for people, if it differs from the facts: a text, or its parts, which are lines and
-    facts, or sections and lines. Parts may be made when they are printed.
+    Attributes:
+        payload: what `--json` prints: a mapping, or a list of mappings.
+        text: for people, where it is not `to_lines(payload)`: a text, or lines, mappings and
+            sections, which may be made while they are printed.
+        code: the exit code.
+        messages: lines for stderr, also with `--json` and `--quiet`.
+        one_per_line: whether each entry of the payload, a list, is a line of JSON.
     """
 
-    facts: Any  # a mapping, or a list of them
+    payload: Any
     text: Iterable[Any] | None = None
-    code: int = 0  # exit code
-    remarks: Sequence[str] = ()  # lines for stderr, also with `--json` and `--quiet`
-    one_per_line: bool = False  # the facts are a list, of which each entry gets a line of JSON
+    code: int = 0
+    messages: Sequence[str] = ()
+    one_per_line: bool = False
 
     def print(self, *, json: bool, quiet: bool = False) -> None:
-        """Print facts or text, and the remarks."""
+        """Print the payload or the text, and the messages."""
         if json:
-            for facts in self.facts if self.one_per_line else [self.facts]:
-                print_json(facts)
+            for payload in self.payload if self.one_per_line else [self.payload]:
+                print_json(payload)
         elif not quiet:
             self._show()
             sys.stdout.flush()
-        for line in self.remarks:
+        for line in self.messages:
             print(line, file=sys.stderr)
 
     def _show(self) -> None:
         """Print the text for people, with colors on a terminal that has them."""
-        text = [self.facts] if self.text is None else self.text
+        text = [self.payload] if self.text is None else self.text
         parts = [text] if isinstance(text, str) else [*text]
         if any(isinstance(part, Section) for part in parts):
             every = [Section("", notes=[part]) if isinstance(part, str) else part for part in parts]
             show(every, sys.stdout, plain=not may_redraw(sys.stdout))
             return
         for part in parts:
-            for line in [part] if isinstance(part, str) else spelt(part):
+            for line in [part] if isinstance(part, str) else to_lines(part):
                 print(line)
 
 
-Function = Callable[..., Report | int]
+Function = Callable[..., CommandResult | int]
 
 
 @dataclass(frozen=True)
 class Command:
     """A command of the command line."""
 
-    name: str  # its words
-    function: Function  # from its options to a `Report` or an exit code
-    parts: Mapping[str, OptionGroup]  # of parameters that take some options only, or a `Layer`
+    name: str  # such as "mad search"
+    function: Function
+    groups: Mapping[str, OptionGroup]  # of parameters with some options only, or a `ConfigSource`
     otherwise: str  # advice for an unknown flag without a similar known one
     writes: bool  # files, or to other processes; else its output is all that it does
 
     def flags(self) -> Flags:
         """Return its options, by the parameters of the function."""
-        hints = get_type_hints(self.function)
-        names = inspect.signature(self.function).parameters
-        parts = [self.parts.get(name) or OptionGroup(hints[name]) for name in names]
-        return Flags(self.name, inspect.getdoc(self.function) or "", parts, self.otherwise)
+        function, hints = self.function, get_type_hints(self.function)
+        names = inspect.signature(function).parameters
+        groups = [self.groups.get(name) or OptionGroup(hints[name]) for name in names]
+        about = inspect.getdoc(function) or sys.modules[function.__module__].__doc__ or ""
+        return Flags(self.name, about, groups, self.otherwise)
 
     def __call__(self, arguments: Sequence[str]) -> int:
-        """Run the command with the words after its name; returns its exit code."""
+        """Run the command with the arguments after its name; return its exit code."""
         configs = self.flags().parse(arguments)
         result = self.function(*configs)
-        if not isinstance(result, Report):
+        if not isinstance(result, CommandResult):
             return result
         asked = {name for one in configs for name in ("json", "quiet") if getattr(one, name, False)}
         with suppress(OutputLost):  # the exit code stays
@@ -111,10 +134,19 @@ class Command:
 
 
 def command(
-    name: str, otherwise: str = "", *, writes: bool = False, **parts: OptionGroup
+    otherwise: str = "", *, writes: bool = False, **groups: OptionGroup
 ) -> Callable[[Function], Command]:
-    """Make a command of a function; the arguments are those of `Command`."""
-    return lambda function: Command(name, function, parts, otherwise, writes)
+    """Make a command of the function `run` of its file, or of one with the name of an action.
+
+    The arguments are those of `Command`.
+    """
+
+    def declare(function: Function) -> Command:
+        name = function.__module__.removeprefix("mlxhog.cli.").replace(".", " ")
+        name += f" {function.__name__}" * (function.__name__ != "run")
+        return Command(name, function, groups, otherwise, writes)
+
+    return declare
 
 
 def print_json(value: object) -> None:
@@ -128,51 +160,53 @@ def print_json(value: object) -> None:
     print(text, flush=True)
 
 
-def spelt(facts: Any) -> Iterator[str]:
-    """Yield facts as lines for people: a row each, and a table for a list of mappings.
+def to_lines(payload: Any) -> Iterator[str]:
+    """Yield a payload as lines for people: a row per field, and a table for a list of mappings.
 
-    Facts without a value are left out; the name of a number says its unit, as in `step_s`.
+    Fields without a value are left out; the name of a number says its unit, as in `step_s`.
     """
     columns = shutil.get_terminal_size((WIDTH, 0)).columns
-    if not isinstance(facts, Mapping):
-        yield from lines(table("", facts), columns)
+    if not isinstance(payload, Mapping):
+        yield from lines(table("", payload), columns)
         return
-    width = max(map(len, facts), default=0)
-    for name, value in facts.items():
+    width = max(map(len, payload), default=0)
+    for name, value in payload.items():
         is_list = isinstance(value, list | tuple) and value
         if is_list and all(isinstance(one, Mapping) and one for one in value):
-            yield from spelt(value)
+            yield from to_lines(value)
         elif value not in (None, "", [], (), {}):
             texts = value if isinstance(value, list | tuple) else [value]
             if isinstance(value, Mapping):
-                texts = [f"{key} {spelt_value(key, one)}" for key, one in value.items()]
+                texts = [f"{key} {format_value(key, one)}" for key, one in value.items()]
             title = f"{name.replace('_', ' '):{width}}  "
-            yield from in_columns(title, [spelt_value(name, one) for one in texts], columns)
+            yield from in_columns(title, [format_value(name, one) for one in texts], columns)
 
 
 def table(title: str, rows: Iterable[Mapping[str, Any]], notes: Sequence[str] = ()) -> Section:
-    """Return facts as a table with a heading; the names of the first row are its columns."""
+    """Return rows as a table with a heading; the names of the first row are its columns."""
     rows = list(rows)
     header = [name.replace("_", " ") for name in rows[0]] if rows else []
     return Section(
-        title, header, [[spelt_value(*one) for one in row.items()] for row in rows], notes
+        title, header, [[format_value(*one) for one in row.items()] for row in rows], notes
     )
 
 
-def tabular(facts: Any, part: Section, kind: str, *, one_per_line: bool = False) -> Report:
-    """Return the report of a table in one of `FORMATS`."""
+def tabular(payload: Any, part: Section, kind: str, *, one_per_line: bool = False) -> CommandResult:
+    """Return the result of a command that prints a table in one of `FORMATS`."""
     if kind == "text":
-        return Report(facts, [part], one_per_line=one_per_line)
+        return CommandResult(payload, [part], one_per_line=one_per_line)
     text = exported(part, kind)
-    return Report(facts, [text] if text else (), remarks=part.notes, one_per_line=one_per_line)
+    return CommandResult(
+        payload, [text] if text else (), messages=part.notes, one_per_line=one_per_line
+    )
 
 
-def spelt_value(name: str, value: Any) -> str:
-    """Return a fact as people write it."""
+def format_value(name: str, value: Any) -> str:
+    """Return the value of a field as people write it."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {spelt_value(str(key), one)}" for key, one in value.items())
+        return ", ".join(f"{key} {format_value(str(key), one)}" for key, one in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(spelt_value(name, one) for one in value)
+        return ", ".join(format_value(name, one) for one in value)
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if not isinstance(value, int | float) or name in ("seed", "seeds"):
@@ -206,20 +240,20 @@ def writable(flag: str, text: str) -> Path:
     return path
 
 
-def written(config: object, leave_out: Collection[str] = ()) -> str:
-    """Return the words of a command line that set the options as they are."""
-    words = list[str]()
+def command_line(config: object, leave_out: Collection[str] = ()) -> str:
+    """Return the arguments that set options as they are, quoted for a shell."""
+    argv = list[str]()
     for name, spec in options(type(config)).items():
         value = getattr(config, name)
         if name in leave_out or (value == spec.default and not spec.argument):
             continue
         for text in value if spec.many else [str(spec.to_yaml_value(value))]:
             quoted = shlex.quote(text)
-            words += [quoted] if spec.argument else spec.argv([quoted])
-    return " ".join(words)
+            argv += [quoted] if spec.argument else spec.argv([quoted])
+    return " ".join(argv)
 
 
-def run_word(directory: Path) -> str:
+def short_name(directory: Path) -> str:
     """Return the shortest name of a run for every command, without `--runs-dir`; not quoted.
 
     It is the run's name if that is in the default folder of runs, else its path.

@@ -1,0 +1,122 @@
+"""Write a checkpoint in another format: of transformers, of the xlstm package, or ours.
+
+SRC may be a run, a checkpoint of mlxhog, a directory of transformers (such as NX-AI/xLSTM-7b), or a
+state dict of the xlstm package; the format is detected. Only --dtype changes the numbers.
+
+Examples:
+    convert latest exported --format hf
+    convert model.pt for-transformers --config config.yaml --format hf
+    convert ours for-the-package --format xlstm --check
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import format_bytes, format_count
+from mlxhog.cli.frame import CommandResult, argument, command, command_line, option
+from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory, run_argument
+
+if TYPE_CHECKING:
+    from mlxhog.checkpoint.formats import Opened
+
+TOKENS = 64  # random ones, of --check
+ROUNDING = 1e-4
+"""Share of the largest logit by which another order of the same sums may change a logit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Convert(RunsDirectory, Plugins, Quiet):
+    source: str = run_argument("SRC")
+    target: str = argument("DST", "the directory to create")
+    check: bool = option(False, "compute with both, and compare the logits")
+    format: str = option(
+        "", "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
+        choices=("hf", "xlstm", "mlxhog"), required=True,
+    )  # fmt: skip
+    dtype: str = option(
+        "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
+    )
+    config: str | None = option(None, "config of SRC, if it is in another place")
+    overwrite: bool = option(False, "replace an existing checkpoint at DST")
+
+
+@command(writes=True)
+def run(config: _Convert) -> CommandResult:
+    # These import NumPy: wrong input is reported before.
+    from mlxhog.checkpoint import checkpoint, formats
+    from mlxhog.checkpoint.formats.converting import MODEL, check_target, convert
+    from mlxhog.checkpoint.formats.opening import TITLES
+
+    target = expanded(config.target)
+    check_target(target, overwrite=config.overwrite)
+    source = formats.open(checkpoint.locate(config.source, Path(config.runs_dir)), config.config)
+    dtype = None if config.dtype == "keep" else config.dtype
+
+    def show(name: str, done: int, total: int) -> None:
+        share = done / max(total, 1)
+        line.show(f"{share:.0%}  {format_bytes(done)} of {format_bytes(total)}  {name}")
+
+    with config.status() as line:
+        how: dict[str, Any] = {"card": _card(source, config), "overwrite": config.overwrite}
+        n_bytes = convert(source, target, config.format, dtype, on_tensor=show, **how)
+    count = sum(one.size for one in source.tensors.values())
+    payload: dict[str, Any] = {
+        "source": str(source.path),
+        "from": source.format,
+        "target": str(target.absolute()),
+        "format": config.format,
+        "family": source.config.model_type,
+        "parameters": count,
+        "tensors": len(source.tensors),
+        "files": {MODEL: n_bytes},
+    }
+    head = (
+        f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
+        f"{TITLES[config.format]}: {target}  {format_bytes(n_bytes)}"
+    )
+    if not config.check:
+        return CommandResult(payload, head)
+    largest, apart = _compare_logits(source, formats.open(target))
+    payload["logits"] = {"tokens": TOKENS, "largest_difference": apart, "largest": largest}
+    messages = []
+    if config.dtype == "keep" and apart > ROUNDING * largest:
+        messages = [
+            f"{target} computes other logits than {source.path}: after {TOKENS} tokens the "
+            f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
+        ]
+    return CommandResult(payload, [head, {"logits": payload["logits"]}], len(messages), messages)
+
+
+def _compare_logits(a: "Opened", b: "Opened") -> tuple[float, float]:
+    """Return the largest logit of the first, and the largest difference, by PyTorch in float32."""
+    import numpy as np
+
+    from mlxhog import backends
+    from mlxhog.checkpoint.formats.opening import refuse_not_finite
+
+    logits = []
+    for one in (a, b):
+        ids = np.random.default_rng(0).integers(0, one.config.vocab_size, (1, TOKENS), np.int32)
+        backend = backends.create("torch:cpu", threads=1, kernels="auto")
+        try:
+            refuse_not_finite(backend.load(one.config, one.tensors), one.path)
+            logits.append(backend.logits(ids, None)[0])
+        finally:
+            backend.close()
+    return float(np.abs(logits[0]).max()), float(np.abs(logits[0] - logits[1]).max())
+
+
+def _card(source: "Opened", config: _Convert) -> bytes:
+    from mlxhog.base import reading
+    from mlxhog.checkpoint.manifest import CARD, CARD_MARK
+    from mlxhog.checkpoint.run import run_of
+    from mlxhog.display import card
+
+    checkpoint = source.path.resolve()
+    if run_of(checkpoint) is None and (source.folder / CARD).is_file():
+        content = reading.read_small(source.folder / CARD)
+        return content if CARD_MARK in content else content + b"\n" + CARD_MARK
+    command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet'))}"
+    return card.text(source.config, checkpoint, to=config.format, command=command).encode()

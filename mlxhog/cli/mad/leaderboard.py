@@ -1,0 +1,29 @@
+"""Print the leaderboard of a study, during the study or after it.
+
+It is read from the study's directory only. Scores are in [0, 1]: the mean over the tasks, +- the 95
+% interval over seeds. Incomplete candidates are last; the last line counts them.
+
+Examples:
+    mad leaderboard first
+"""
+
+from dataclasses import dataclass
+
+from mlxhog.cli.frame import CommandResult, Json, Plugins, Tabular, argument, command, tabular
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneStudy(Plugins, Json):
+    """Options of a command on one study."""
+
+    study: str = argument("STUDY", "a name under studies/, or a path")
+
+
+@command()
+def run(config: OneStudy, how: Tabular) -> CommandResult:
+    from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
+    from mlxhog.mad.study.store import find
+
+    ranking = read_ranking(find(config.study))
+    part = section(ranking, exact=how.format == "csv")
+    return tabular(to_json(ranking), part, how.format)

@@ -1,0 +1,121 @@
+"""Compute one model with every backend, and compare every number.
+
+These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
+momentum, AdamW and an optimizer that --plugin adds, and one token at a time against the whole
+sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
+directory, or a run; with such a plugin, it may be left out. Exit code 1
+if anything disagrees; stderr names the first tensor that does.
+
+Examples:
+    parity latest
+    parity "my_layer swiglu" --plugin examples/my_layer.py
+    parity --plugin examples/my_optimizer.py
+    parity tiny --set hidden_size=96 --set num_heads=3
+    parity tiny --perturb lm_head.weight; test $? -eq 1
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlxhog.base import float32
+from mlxhog.cli.frame import CommandResult, Plugins, Quiet, RunsDirectory, argument, command, option
+from mlxhog.config.options import MAX_SEED
+from mlxhog.display.table import AnswerNote, FailureNote, Section
+
+if TYPE_CHECKING:
+    from mlxhog.conformance.compare import ComparedTensor
+    from mlxhog.conformance.compute import ParityReport
+
+MAX_NAMES = 50  # characters of the sides' names in the answer
+MAX_FAILURES = 30  # in the table; the JSON has all
+KERNELS = ("all", "auto", "eager", "native", "metal", "metal-emulated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parity(RunsDirectory, Plugins, Quiet):
+    subject: str | None = argument("[SUBJECT]", "see above")
+    verbose: bool = option(False, "every tensor")
+    backends: str = option(
+        "auto", "sides: auto, or some of numpy, torch:cpu, mlx:cpu .., by commas"
+    )
+    kernels: str = option(
+        "all", "kernel implementations: all of each backend, or one", choices=KERNELS
+    )
+    set: str | None = option(
+        None,
+        "other values for fields of an architecture, such as hidden_size=64, as in mlxhog train",
+        repeats=True,
+    )
+    seed: int = option(0, "seed of tokens and noise", low=0, high=MAX_SEED)
+    batch_size: int = option(2, "sequences", low=1)
+    seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
+    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
+    perturb: str | None = option(
+        None, "self-test: change this parameter on one side; the comparison must then fail"
+    )
+
+
+_COMPUTED = "backends kernels set seed batch_size seq_len steps perturb runs_dir".split()
+
+
+@command()
+def run(config: _Parity) -> CommandResult:
+    # It imports NumPy and the native module; wrong flags are refused before.
+    from mlxhog.conformance.api import parity as compute
+
+    with config.status() as status:
+        result = compute(
+            config.subject, **{name: getattr(config, name) for name in _COMPUTED}, observer=status
+        )
+    messages = [f"{config.perturb} was perturbed, but no comparison failed"] * result.missed
+    if result.first_bad is not None:
+        messages = [f"disagree: {_describe(result.first_bad)}"]
+        messages += filter(None, [float32.user_note()])
+    text = _text(result, everything=config.verbose)
+    return CommandResult(result.to_json(), text, int(not result.ok), messages)
+
+
+def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
+    rows, sides = result.rows, ", ".join(side.name for side in result.sides)
+    failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.tolerance_ratio)
+    sides = sides if len(sides) <= MAX_NAMES else f"{len(result.sides)} sides"
+    answer: str = AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
+    if failed:
+        answer = FailureNote(f"FAILED: {len(failed)} of {len(rows)} disagree")
+    elif result.missed:
+        answer = FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
+    yield Section("", notes=[answer])
+    header = ("", "tensor", "side", "against", "max abs", "max rel", "allowed", "at")
+    cells = [
+        (
+            "PASS" if row.ok else "FAIL",
+            row.what,
+            row.a,
+            "itself" if row.a == row.b else row.b,
+            *("-" if x is None else f"{x:.1e}" for x in (row.max_abs, row.max_rel, row.tolerance)),
+            f"[{', '.join(map(str, row.where))}]" if row.max_abs is not None else row.reason,
+        )
+        for row in (rows if everything else failed[:MAX_FAILURES])
+    ]
+    good = [row for row in rows if row.ok and row.max_abs is not None]
+    closest = [
+        f"closest to its limit: {row.what} of {row.a} against {row.b}, at "
+        f"{row.tolerance_ratio:.0%} of the tolerance"
+        for row in sorted(good, key=lambda row: -row.tolerance_ratio)[:1]
+    ]
+    more = ["--verbose has a line for every tensor"] * (not everything)
+    yield Section(result.subject.title, header, cells, [*result.notes, *closest, *more])
+
+
+def _describe(row: "ComparedTensor") -> str:
+    where = f"[{', '.join(map(str, row.where))}]" if row.where else ""
+    sides = f"{row.a} and {'itself over the whole sequence' if row.b == row.a else row.b}"
+    if row.max_abs is None:
+        values = f" ({row.got} and {row.wanted})" if row.where else ""
+        return f"{row.what}{where}: {sides}: {row.reason}{values}"
+    unit = f" {row.unit}" if row.unit else ""
+    return (
+        f"{row.what}{where}: {sides} have {row.got:.9g} and {row.wanted:.9g}, "
+        f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
+    )

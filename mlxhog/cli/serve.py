@@ -1,0 +1,49 @@
+"""Serve a model through OpenAI's interface; of a run that trains, its newest weights.
+
+Examples:
+    serve latest
+    serve latest --port 8400 --mode pinned_per_sequence --backend mlx:cpu
+    serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
+    serve latest --allow-origin https://chat.example
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mlxhog.cli.frame import CommandResult, Json, Plugins, command, run_argument
+from mlxhog.serving.server.config import ServeConfig
+
+if TYPE_CHECKING:
+    from mlxhog.serving.server.served_model import ServedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Serve(Plugins, Json):
+    model: str = run_argument("RUN_OR_CHECKPOINT")
+
+
+@command(writes=True)
+def run(args: _Serve, config: ServeConfig) -> int:
+    from mlxhog.serving.server.app import serve
+
+    say = partial(print, file=sys.stderr, flush=True)
+
+    def on_ready(url: str, served: "ServedModel") -> None:
+        about = served.weights
+        if about["note"]:
+            say(about["note"])
+        payload = {"url": url, "model": served.model.name, "pid": os.getpid()}
+        payload |= {name: about[name] for name in ("weights", "version")}
+        version = "" if payload["version"] is None else f", version {payload['version']},"
+        text = (
+            f"{payload['weights']}{version} at {url}, model {payload['model']}; to chat open "
+            f"{url.removesuffix('v1')}; Ctrl-C ends"
+        )
+        CommandResult(payload, text).print(json=args.json)
+
+    serve(args.model, config, on_ready, say)
+    say("ended")
+    return 0
