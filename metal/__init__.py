@@ -1,1 +1,1 @@
-"""Native code: C++ for CPUs, Metal for GPUs, and the shim that runs the Metal source on a CPU."""
+"""Native code: C++ for CPUs, Metal for GPUs, and an emulator that runs the latter on a CPU."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import MetalError
@@ -44,11 +45,7 @@ class MetalEngine(ABC):
         """NumPy's name of an array's type; None for a value that is no row-major array here."""
 
     @abstractmethod
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """An array of zeros."""
-
-    @abstractmethod
-    def start(self, launch: Launch, group: Size) -> Sequence[Any]:
+    def start(self, launch: Launch, threadgroup: Size) -> Sequence[Any]:
         """Run a launch whose arguments fit; return its outputs in order."""
 
     def run(self, launch: Launch) -> dict[str, Any]:
@@ -63,20 +60,18 @@ class MetalEngine(ABC):
         """
         check(launch, self.dtype_of, self.framework)
         kernel = launch.kernel
-        x, y, z = (min(sizes) for sizes in zip(launch.group, launch.grid, strict=True))
-        outputs: Sequence[Any]
+        x, y, z = (min(sizes) for sizes in zip(launch.threadgroup, launch.grid, strict=True))
+        names = [one.name for one in kernel.outputs]
+        if x * y * z == 0:
+            zeros = (np.zeros(launch.outputs[one.name], one.dtype) for one in kernel.outputs)
+            return dict(zip(names, map(self.array, zeros), strict=True))
         try:
-            if x * y * z == 0:
-                made = ((launch.outputs[one.name], one.dtype) for one in kernel.outputs)
-                outputs = [self.zeros(*each) for each in made]
-            else:
-                outputs = self.start(launch, (x, y, z))
+            outputs = self.start(launch, (x, y, z))
         except ValueError as error:  # more threads than its registers allow on this chip
             raise MetalError(
-                f"kernel {kernel.name} cannot run in groups of {x} x {y} x {z} threads on this "
-                f"GPU: {error}; use --kernels reference and --gpu-write cpu"
+                f"kernel {kernel.name} cannot run in threadgroups of {x} x {y} x {z} threads on "
+                f"this GPU: {error}; use --kernels reference and --gpu-write cpu"
             ) from error
         except (RuntimeError, SyntaxError, AttributeError) as error:
             raise MetalError(f"kernel {kernel.name} failed: {error}") from error
-        names = (one.name for one in kernel.outputs)
         return dict(zip(names, outputs, strict=True))

@@ -1,13 +1,12 @@
 """Metal kernels through `mx.fast.metal_kernel`: MLX wraps a call of ours into a kernel of its own.
 
-MLX does not support inputs that are written in place: a result always has memory of its own. MLX
-lets kernels overlap and orders them only by their declared outputs. So such a launch waits for its
-inputs, runs alone, and the caller waits for its end. An operation that was built on a written array
-and is not evaluated yet reads it after the launch: evaluate it first. Other launches stay lazy,
-like operations of MLX: the models' forward passes need this.
+MLX has no inputs that are written in place, and orders kernels only by their declared outputs. So
+such a launch waits for its inputs, runs alone, and the caller waits for its end. An operation on a
+written array that is not evaluated yet reads it after the launch: evaluate it first. Other launches
+stay lazy, like operations of MLX: the models' forward passes need this.
 
 Host memory becomes an MLX array without a copy (`wrap`): MLX wraps the pages in a Metal buffer.
-`wrappable` tells whether it fits. Versions of MLX that may reuse an wrapped buffer for
+`wrappable` tells whether it fits. Versions of MLX that may reuse a wrapped buffer for
 the result of an operation ("donation") are refused.
 
 Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
@@ -67,11 +66,7 @@ class MLXEngine(MetalEngine):
         """Any array of MLX will do, which copies what is not row-major."""
         return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> mx.array:
-        """An array of zeros."""
-        return mx.zeros(shape, _dtype(dtype))
-
-    def start(self, launch: Launch, group: Size) -> list[mx.array]:
+    def start(self, launch: Launch, threadgroup: Size) -> list[mx.array]:
         """Launch a kernel, lazily unless it writes an input."""
         kernel = launch.kernel
         inputs = [_input(one, launch.inputs[one.name]) for one in kernel.inputs]
@@ -81,7 +76,7 @@ class MLXEngine(MetalEngine):
         outputs = self._kernel(kernel, launch.instance)(
             inputs=inputs,
             grid=launch.grid,
-            threadgroup=group,
+            threadgroup=threadgroup,
             output_shapes=[launch.outputs[one.name] for one in kernel.outputs],
             output_dtypes=[_dtype(one.dtype) for one in kernel.outputs],
         )
@@ -154,7 +149,7 @@ def wrap(host: NDArray[Any]) -> mx.array:
 def refuses_donation() -> bool:
     """Whether this MLX never writes a result into memory that it does not own (since 0.32.4).
 
-    This is read from the library's header, since the check in the library has no Python name.
+    Only the library's header tells.
     """
     header = Path(mx.__file__).parent / "include" / "mlx" / "array.h"
     return header.is_file() and "is_owned" in header.read_text(encoding="utf-8", errors="replace")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog.errors import UNLOADABLE, EnvironmentLacks, not_imported
 from mlxhog.metal.engine import MetalEngine
-from mlxhog.metal.kernel import Launch, MetalKernel, Size, number, whole_text
+from mlxhog.metal.kernel import Launch, MetalKernel, Size, amalgamated_source, number
 
 
 class MPSEngine(MetalEngine):
@@ -85,11 +85,7 @@ class MPSEngine(MetalEngine):
         ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type
         return str(value.dtype).removeprefix("torch.") if ours and value.is_contiguous() else None
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-        """A tensor of zeros."""
-        return torch.zeros(shape, dtype=getattr(torch, dtype), device=self._device)
-
-    def start(self, launch: Launch, group: Size) -> list[torch.Tensor]:
+    def start(self, launch: Launch, threadgroup: Size) -> list[torch.Tensor]:
         """Launch a kernel of MPS; wait for one that writes an input."""
         kernel = launch.kernel
         outputs = [
@@ -104,7 +100,7 @@ class MPSEngine(MetalEngine):
             for one, value in inputs
         ]
         function = self._function(kernel, launch.instance)
-        function(*arguments, *outputs, threads=list(launch.grid), group_size=list(group))
+        function(*arguments, *outputs, threads=list(launch.grid), group_size=list(threadgroup))
         if any(one.writes for one in kernel.inputs):
             torch.mps.synchronize()
         return outputs
@@ -113,6 +109,6 @@ class MPSEngine(MetalEngine):
         """The compiled kernel."""
         name = kernel.entry(instance)
         if name not in self._functions:
-            library = torch.mps.compile_shader(whole_text(kernel, instance))
+            library = torch.mps.compile_shader(amalgamated_source(kernel, instance))
             self._functions[name] = getattr(library, name)
         return self._functions[name]

@@ -4,7 +4,7 @@ Names that `create` knows:
 
     mlx         MLX on an Apple GPU             `engine_mlx.py`
     mps         PyTorch on an Apple GPU         `engine_torch.py`
-    emulated    the host shim, which runs the text that both would compile   `host/engine.py`
+    emulated    the emulator, which runs the text that both would compile   `emulator/engine.py`
 
 Metal wraps host memory into a buffer only if it consists of whole pages, and MLX counts an array's
 elements in 31 bits. So a whole segment of an arena, with its padding, is wrapped as one flat array
@@ -46,9 +46,9 @@ def create(name: str, *, threads: int = 2) -> MetalEngine:
 
         return MPSEngine()
     if name == "emulated":
-        from mlxhog.metal.emulator.engine import HostEngine
+        from mlxhog.metal.emulator.engine import EmulatorEngine
 
-        return HostEngine(threads=threads)
+        return EmulatorEngine(threads=threads)
     raise ConfigError(f"no Metal engine {name!r}; choose from {', '.join(NAMES)}")
 
 

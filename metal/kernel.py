@@ -2,8 +2,8 @@
 
 `metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (functions in namespace
 `mlxhog`) and `adds.py` (the declarations).
-MLX writes the signature of a kernel around its `body` itself. `whole_text` writes the same text for
-PyTorch, `xcrun metal` and the host shim.
+MLX writes the signature of a kernel around its `body` itself. `amalgamated_source` writes the same
+text for PyTorch, `xcrun metal` and the emulator.
 """
 
 import re
@@ -72,7 +72,7 @@ class MetalKernel:
             Kernels that only write inputs have one output `done` uint32.
         instances: values of the constant `T` that are dispatched, numbers ("64"); empty for a
             kernel without it.
-        lockstep: uses barriers or simd-group functions.
+        uses_barriers: uses barriers or simdgroup functions.
         launch: from arrays by name, those that it does not take among them, and numbers; refuses
             shapes that do not fit each other (ShapeError).
         rtol: largest relative error between engines, of arrays with values of order 1.
@@ -86,7 +86,7 @@ class MetalKernel:
     outputs: tuple[Argument, ...]
     launch: "Callable[..., Launch]" = _undeclared
     instances: tuple[str, ...] = ()
-    lockstep: bool = False
+    uses_barriers: bool = False
     rtol: float = 0.0
 
     def body(self, instance: str = "") -> str:
@@ -94,7 +94,7 @@ class MetalKernel:
         return f"constexpr int T = {instance};\n{self.source}" if instance else self.source
 
     def entry(self, instance: str = "") -> str:
-        """The name by which PyTorch and the host shim find the kernel of an instance."""
+        """The name by which PyTorch and the emulator find the kernel of an instance."""
         return f"{self.name}_{instance}" if instance else self.name
 
     @property
@@ -111,8 +111,8 @@ class Launch:
         kernel: the kernel to run.
         inputs: by name: arrays of the engine, and Python numbers for scalars.
         outputs: shapes of the outputs by name.
-        grid: number of threads (not of groups) in x, y, z.
-        group: threads in a group; the last groups may be ragged, as under MLX.
+        grid: number of threads (not of threadgroups) in x, y, z.
+        threadgroup: threads in a threadgroup; the last threadgroups may be ragged, as under MLX.
         instance: one of the kernel's instances, "" if it has none.
     """
 
@@ -120,7 +120,7 @@ class Launch:
     inputs: Mapping[str, Any]
     outputs: Mapping[str, tuple[int, ...]]
     grid: Size
-    group: Size = (256, 1, 1)
+    threadgroup: Size = (256, 1, 1)
     instance: str = ""
 
 
@@ -154,7 +154,7 @@ def _line_mark(number: int, path: Path) -> str:
     return f'#line {number} "{path}"\n'
 
 
-def whole_text(kernel: MetalKernel, instance: str = "", *, lines: bool = False) -> str:
+def amalgamated_source(kernel: MetalKernel, instance: str = "", *, lines: bool = False) -> str:
     """Return the text of a kernel with its header: what MLX compiles, but for the kernel's name.
 
     Source: the text that `mx.fast.metal_kernel` prints with `verbose`, MLX 0.32; a test compares.

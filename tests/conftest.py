@@ -21,7 +21,7 @@ import hypothesis
 import pytest
 
 from mlxhog.base import child_processes, float32, machine
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from tests import kept
 from tests.own_plugins import own_plugins
 from tests.pairs import FEW
@@ -42,9 +42,9 @@ _skipped = []
 
 
 @pytest.fixture(scope="session")
-def shim_cache():
+def emulator_cache():
     """Compiled Metal kernels, named after their content: tests and sessions share them."""
-    return kept.folder("shim")
+    return kept.folder("emulator")
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +55,11 @@ def _caches(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(_caches, monkeypatch, shim_cache):
+def _own_cache(_caches, monkeypatch, emulator_cache):
     """Keep prepared corpora apart, so that no test depends on what another left behind."""
     cache = next(_caches)
     (cache / "mlxhog").mkdir(parents=True)
-    (cache / "mlxhog" / "metal").symlink_to(shim_cache)
+    (cache / "mlxhog" / "metal").symlink_to(emulator_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
@@ -133,7 +133,7 @@ class Here:
         self._result = function(None, *arguments)
         self._end.send(None)
 
-    def take(self, limit_s):
+    def await_result(self, limit_s):
         self.pipe.recv()
         return self._result
 
@@ -161,11 +161,11 @@ def no_apple_gpu():
 
 
 @pytest.fixture(scope="session")
-def host_engine(shim_cache):
-    """Makes engines on the session's cache: `host_engine(fuzz=3, threads=1)`."""
+def new_emulator(emulator_cache):
+    """Makes engines on the session's cache: `new_emulator(fuzz=3, threads=1)`."""
 
     def make(**options):
-        return HostEngine(cache=shim_cache, **options)
+        return EmulatorEngine(cache=emulator_cache, **options)
 
     return make
 
@@ -183,14 +183,14 @@ def clang():
 
 @pytest.fixture(params=["g++", "clang"])
 def compiler(request):
-    """Each C++ compiler that must understand the shim and the kernels."""
+    """Each C++ compiler that must understand the emulator and the kernels."""
     name = request.param
     return name if name == "g++" else str(request.getfixturevalue("clang"))
 
 
 @pytest.fixture
-def shim(host_engine):
-    return host_engine()
+def emulator(new_emulator):
+    return new_emulator()
 
 
 def pytest_addoption(parser):

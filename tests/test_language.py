@@ -14,13 +14,11 @@ from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
 PENDING = {
-    "mlxhog/arena",
     "mlxhog/backends",
     "mlxhog/decoding",
     "mlxhog/nn",
     "mlxhog/training",
     "models",
-    "metal",
 }  # fmt: skip
 """Folders with private phrases that are still to be mended."""
 

@@ -21,14 +21,15 @@ LOGITS_8BIT = Tolerance(of_largest=0.05)
 LOGITS_4BIT = Tolerance(of_largest=0.5)
 """16 steps between the bounds of 64 weights: each is off by up to 7 % of the largest, and errors of
 random weights add up without a direction."""
-POLAR_F32 = Tolerance(of_largest=1e-3)
+ORTHOGONAL_F32 = Tolerance(of_largest=1e-3)
 """float32 factors of squared singular values: what is small beside the largest is off by 1e-7 of
 it, and the steps multiply that by up to 500."""
 POLAR_DEVICE_F32 = Tolerance(atol=1e-5)
 """The same steps with sums in another order, of order 1; both are off by up to 1e-5, and the device
 by less."""
 POLAR_GRADED_F32 = {"polar3": Tolerance(of_largest=1e-4), "ns5": Tolerance(of_largest=1e-3)}
-"""By method, for singular values of any size: POLAR_F32 beside float64; seen: 4e-5 and 6e-4."""
+"""By method, for singular values of any size: ORTHOGONAL_F32 beside float64; seen: 4e-5 and 6e-4.
+"""
 APOLLO_GOLDEN = Tolerance(of_largest=1e-6)
 """An independent float64 derivation agrees with the recorded float32 steps to 5e-7."""
 SOAP_F32 = Tolerance(of_largest=1e-3)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.metal.emulator.engine import HostEngine
-from mlxhog.metal.kernel import whole_text
+from mlxhog.metal.emulator.engine import EmulatorEngine
+from mlxhog.metal.kernel import amalgamated_source
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS, calls_between, functions
 from tools.samples import sample
@@ -22,7 +22,7 @@ SAMPLE = 1000
 
 
 def missing(cache: Path | None = None) -> tuple[list[str], str]:
-    """Run every kernel's sample under the shim, in all instances.
+    """Run every kernel's sample under the emulator, in all instances.
 
     Returns:
         The kernels that did not run, and the functions that none calls; and a summary.
@@ -31,12 +31,12 @@ def missing(cache: Path | None = None) -> tuple[list[str], str]:
         MetalError: a kernel does not compile or fails.
         EnvironmentLacks: there is no g++.
     """
-    rng, engine = np.random.default_rng(0), HostEngine(cache=cache)
+    rng, engine = np.random.default_rng(0), EmulatorEngine(cache=cache)
     kernels, called = set[str](), set[str]()
     for kernel, instance in instances():
         engine.run(replace(sample(kernel, rng, SAMPLE), instance=instance))
         kernels.add(kernel.entry(instance))
-        called |= _called(whole_text(kernel, instance))
+        called |= _called(amalgamated_source(kernel, instance))
     defined = {
         function.qualified
         for header in KERNELS.glob("*.h")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.metal.kernel import MetalKernel, read_source, whole_text
+from mlxhog.metal.kernel import MetalKernel, amalgamated_source, read_source
 from mlxhog.metal.registry import instances
 
 _PRELUDE = "mlx/backend/metal/kernels/utils.h"
@@ -129,7 +129,7 @@ def texts(prelude: str | None = None) -> dict[str, str]:
         name = kernel.entry(instance)
         own = f'#line 1 "mlx-{name}.metal"\n{mlx_text(kernel, instance)}'
         named[f"mlx-{name}.metal"] = prelude + own
-        named[f"mps-{name}.metal"] = whole_text(kernel, instance)
+        named[f"mps-{name}.metal"] = amalgamated_source(kernel, instance)
     return named
 
 

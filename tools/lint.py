@@ -2,7 +2,7 @@
 
     python -m tools.lint [FILE...]        all kernels by default
 
-The rules are about what neither the shim, which compiles as C++, nor `tools.address_spaces`
+The rules are about what neither the emulator, which compiles as C++, nor `tools.address_spaces`
 rejects. A rule is a name, a reason, a way out and a function that yields the offences of a text.
 They search a text without comments, strings and preprocessor lines (the rule `macro` sees to it
 that these hide no code), and as much of the language is read as they need: a function is found
@@ -24,7 +24,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxhog.metal.kernel import read_source, whole_text
+from mlxhog.metal.kernel import amalgamated_source, read_source
 from mlxhog.metal.registry import instances
 from tools import dump
 
@@ -390,7 +390,7 @@ def check_kernels() -> list[Finding]:
     findings = check_files(sorted(KERNELS.glob("*.h")))
     for kernel, instance in instances():
         header = read_source(kernel.header)
-        text = whole_text(kernel, instance).removeprefix(header)
+        text = amalgamated_source(kernel, instance).removeprefix(header)
         findings += check_text(f"{kernel.entry(instance)}.metal", text, header)
     return findings
 

@@ -8,9 +8,9 @@ Metal leave undefined.
 
 A launch travels in a file, little-endian:
 
-    grid, group               3 x uint32 each
+    grid, threadgroup               3 x uint32 each
     os_threads                uint32
-    lockstep                  uint32
+    uses_barriers                  uint32
     fuzz_period              uint32
     launches                  uint32   that run at once, on the same inputs
     seed                      uint64
@@ -96,7 +96,7 @@ def report(
     """Run a launch under a sanitizer, and return what it found, "" for nothing.
 
     Programs are kept in `directory`. Some launches run at the same time, on the same inputs, each
-    with its own outputs and OS threads; `fuzz` is a seed, as for `HostEngine`.
+    with its own outputs and OS threads; `fuzz` is a seed, as for `EmulatorEngine`.
 
     Raises:
         MetalError: the kernel does not compile, or fails by itself.
@@ -145,9 +145,9 @@ def _packed(launch: Launch, threads: int, launches: int, fuzz: int | None) -> by
     head = struct.pack(
         "<10I2Q",
         *launch.grid,
-        *launch.group,
+        *launch.threadgroup,
         threads,
-        launch.kernel.lockstep,
+        launch.kernel.uses_barriers,
         0 if fuzz is None else FUZZ_PERIOD,
         launches,
         fuzz or 0,

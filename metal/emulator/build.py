@@ -15,7 +15,7 @@ from pathlib import Path
 from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
 from mlxhog.errors import EnvironmentLacks, MetalError, one_line
 
-HOST = Path(__file__).parent
+FOLDER = Path(__file__).parent
 _FLAGS = (
     "-std=c++20",
     "-O2",
@@ -98,9 +98,9 @@ def library(
 
 def runtime_library(directory: Path, compiler: str, extra_flags: tuple[str, ...]) -> Path:
     """Compile the runtime that all kernel libraries share: scheduler, fibers, schedule fuzzing."""
-    sources = sorted((HOST / "runtime").glob("*.cpp"))
+    sources = sorted((FOLDER / "runtime").glob("*.cpp"))
     text = "".join(f'#include "{file}"\n' for file in sources)  # at once: half the time
-    flags = (*extra_flags, "-I", str(HOST / "runtime"), *_SHARED)
+    flags = (*extra_flags, "-I", str(FOLDER / "runtime"), *_SHARED)
     return compiled("runtime", text, flags, directory, compiler)
 
 
@@ -112,7 +112,7 @@ def compiled(
     compiler: str,
     link: tuple[str, ...] = (),
 ) -> Path:
-    """Return what a compiler makes of a text, which it reads as standard input, and the shim.
+    """Return what a compiler makes of a text, which it reads as standard input, and the headers.
 
     Args:
         name: name for messages and for the file.
@@ -152,7 +152,7 @@ def compiled(
 
 @cache
 def _shim_text() -> str:
-    files = sorted([*(HOST / "include").rglob("*"), *(HOST / "runtime").glob("*")])
+    files = sorted([*(FOLDER / "include").rglob("*"), *(FOLDER / "runtime").glob("*")])
     return "\n".join(file.read_text(encoding="utf-8") for file in files if file.is_file())
 
 
@@ -189,4 +189,4 @@ def _flags(compiler: str) -> tuple[str, ...]:
     own: tuple[str, ...] = _CLANG_FLAGS if "clang" in version(compiler) else ()
     if sys.platform == "darwin":
         own += _APPLE_FLAGS
-    return (*_FLAGS, *own, "-I", str(HOST / "include"))
+    return (*_FLAGS, *own, "-I", str(FOLDER / "include"))

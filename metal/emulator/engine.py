@@ -1,4 +1,4 @@
-"""The host shim as an `MetalEngine`: the real Metal source on the CPU, labelled emulated."""
+"""The emulator as a `MetalEngine`: the real Metal source on the CPU, labelled emulated."""
 
 import ctypes
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ FUZZ_PERIOD = 4
 """Under schedule fuzzing a thread yields once in this number of atomic operations, on average."""
 
 
-class HostEngine(MetalEngine):
+class EmulatorEngine(MetalEngine):
     """Compiles kernels with a C++ compiler and runs them on OS threads; arrays are NumPy's.
 
     Args:
-        fuzz: a seed; threads switch at random before atomic operations, and groups run in random
-            order. With one OS thread the same seed gives the same result.
+        fuzz: a seed; threads switch at random before atomic operations, and threadgroups run in
+            random order. With one OS thread the same seed gives the same result.
         threads: OS threads that run threadgroups.
         cache: where texts and libraries are kept; default: this user's cache directory.
         compiler: a g++ or clang++.
@@ -51,6 +51,7 @@ class HostEngine(MetalEngine):
         self._fuzz, self._threads = fuzz, threads
         self._cache = build.kernel_cache() if cache is None else cache
         self._compiler, self._flags = compiler, flags
+        self._is_sanitized = any("sanitize" in flag for flag in flags)
         self._built: dict[tuple[MetalKernel, str], Path] = {}
         self._launches = 0
 
@@ -71,25 +72,21 @@ class HostEngine(MetalEngine):
         flat = isinstance(value, np.ndarray) and value.flags.c_contiguous
         return str(value.dtype) if flat else None
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-        """An array of zeros."""
-        return np.zeros(shape, dtype)
-
-    def start(self, launch: Launch, group: Size) -> Sequence[NDArray[Any]]:
+    def start(self, launch: Launch, threadgroup: Size) -> Sequence[NDArray[Any]]:
         """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
         kernel = launch.kernel
-        if (threads := group[0] * group[1] * group[2]) > MAX_THREADS:
+        if (threads := threadgroup[0] * threadgroup[1] * threadgroup[2]) > MAX_THREADS:
             raise MetalError(
-                f"kernel {kernel.name}: a group of {group} is {threads} threads; "
+                f"kernel {kernel.name}: a threadgroup of {threadgroup} is {threads} threads; "
                 f"a GPU runs 1 to {MAX_THREADS}"
             )
         arrays = buffers(launch)
         message = ctypes.create_string_buffer(_MESSAGE_BYTES)
         record = LaunchRecord(
             (ctypes.c_uint32 * 3)(*launch.grid),
-            (ctypes.c_uint32 * 3)(*group),
+            (ctypes.c_uint32 * 3)(*threadgroup),
             self._threads,
-            kernel.lockstep,
+            kernel.uses_barriers,
             0 if self._fuzz is None else FUZZ_PERIOD,
             _MESSAGE_BYTES,
             ((self._fuzz or 0) << 32) + self._launches,
@@ -117,7 +114,8 @@ class HostEngine(MetalEngine):
                 directory=self._cache,
                 compiler=self._compiler,
                 extra_flags=self._flags,
-                is_watched=kernel.lockstep and not any("sanitize" in flag for flag in self._flags),
+                is_watched=kernel.uses_barriers
+                and not any("sanitize" in flag for flag in self._flags),
             )
         return self._built[kernel, instance]
 
@@ -144,13 +142,13 @@ def buffers(launch: Launch) -> list[NDArray[Any]]:
 
 
 class LaunchRecord(ctypes.Structure):
-    """`metal_host::Launch`, field by field (`include/shim/launch.h`)."""
+    """`metal_emulator::Launch`, field by field (`include/shim/launch.h`)."""
 
     _fields_ = (
         ("grid", ctypes.c_uint32 * 3),
-        ("group", ctypes.c_uint32 * 3),
+        ("threads_per_threadgroup", ctypes.c_uint32 * 3),
         ("os_threads", ctypes.c_uint32),
-        ("lockstep", ctypes.c_uint32),
+        ("uses_barriers", ctypes.c_uint32),
         ("fuzz_period", ctypes.c_uint32),
         ("message_bytes", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),

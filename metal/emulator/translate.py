@@ -7,7 +7,7 @@ declaration.
 import re
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.kernel import TYPES, MetalKernel, whole_text
+from mlxhog.metal.kernel import TYPES, MetalKernel, amalgamated_source
 
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 # `threadgroup float tile[64];` declares; `threadgroup float* tile` does not.
@@ -25,7 +25,7 @@ def empty_lines(match: re.Match[str]) -> str:
 
 
 def cpp(metal: str) -> str:
-    """Return a Metal text as C++ for the host shim.
+    """Return a Metal text as C++ for the emulator.
 
     Threadgroup variables become thread_local: an OS thread runs one threadgroup at a time.
 
@@ -39,15 +39,15 @@ def cpp(metal: str) -> str:
             f"{match['before']}{match['space']}"
             f"static thread_local {match['type']} {name}{match['sizes'].rstrip()}; "
             f"static thread_local ulong {name}_filled_for = 0; "
-            f"metal_host::poison_once(&{name}, sizeof {name}, {name}_filled_for);"
+            f"metal_emulator::poison_once(&{name}, sizeof {name}, {name}_filled_for);"
         )
 
     text = COMMENT.sub(empty_lines, metal)
-    while (rewritten := _VARIABLE.sub(variable, text)) != text:  # neighbours share a semicolon
+    while (rewritten := _VARIABLE.sub(variable, text)) != text:  # neighbors share a semicolon
         text = rewritten
     if (other := _OTHER_VARIABLE.search(text)) is not None:
         raise MetalError(
-            f"`{other[0]}` is not understood by the host shim; declare one threadgroup variable "
+            f"`{other[0]}` is not understood by the emulator; declare one threadgroup variable "
             "in a statement, with its type, its name and its sizes"
         )
     return f'#include "shim/launch.h"\n{text}'
@@ -72,13 +72,13 @@ def program(kernel: MetalKernel, instance: str = "") -> str:
         + [f"self.{attribute}" for attribute in kernel.attributes]
     )
     return f"""\
-{cpp(whole_text(kernel, instance, lines=True))}
+{cpp(amalgamated_source(kernel, instance, lines=True))}
 #line 1 "call of the kernel"
-static void body_{name}(void* const* buffers, const metal_host::Thread& self) {{
+static void body_{name}(void* const* buffers, const metal_emulator::Thread& self) {{
   {name}(
       {arguments});
 }}
-extern "C" int run_{name}(void* const* buffers, const metal_host::Launch* launch) {{
-  return metal_host::run(body_{name}, buffers, *launch);
+extern "C" int run_{name}(void* const* buffers, const metal_emulator::Launch* launch) {{
+  return metal_emulator::run(body_{name}, buffers, *launch);
 }}
 """

@@ -18,8 +18,8 @@ inline void dense_axpy(const device float* arena, const device float* g, device 
 enum : uint { kFlagFloats = 32 };
 
 // The step of an element, rounded as mlxhog_delta of metal/native/updates/elements.cpp. `decays` has a flag for each
-// kFlagFloats floats of the arena, which is how parameters are aligned; `hp` has the four rates of those that decay, then
-// those of the others, so that a new learning rate is new data and never a new kernel.
+// kFlagFloats floats of the arena, which is how parameters are aligned; `hp` has the four rates of those that decay,
+// then those of the others, so that a new learning rate is new data and never a new kernel.
 inline float step_delta(const device float* arena, const device uchar* decays, const device float* hp, uint at,
                         float u) {
   const device float* rates = hp + (decays[at / kFlagFloats] != 0 ? 0 : 4);
@@ -47,8 +47,8 @@ inline void step_recorded(const device float* arena, const device float* last, c
   add(arena, at, delta);
 }
 
-// Only some rows of a parameter with `height` rows of d floats: thread (x, k) has column x of row rows[k]. A row outside
-// of it changes nothing, and done[k] is 0 there.
+// Only some rows of a parameter with `height` rows of d floats: thread (x, k) has column x of row rows[k]. A row
+// outside of it changes nothing, and done[k] is 0 there.
 inline void step_rows(const device float* arena, const device int* rows, const device float* g,
                       const device uchar* decays, const device float* hp, device uint* done, uint d,
                       uint n_rows, uint height, uint offset, uint3 at) {

@@ -1,10 +1,9 @@
 """Adds to the flat shared arena, and steps along directions.
 
-Concurrency: no kernel here loses an add, beside any number of other 32-bit
-atomic adders of the same GPU. Beside CPUs and other processes, `mlxhog doctor` measures whether
-adds are lost. An element is never torn. A step reads w once, possibly between two adds of others.
-Nothing orders the writes of a launch, and no framework knows of writes in place: an operation that
-still has to read such an array is evaluated before, and no array is passed twice (refused).
+Concurrency: no add is lost beside other 32-bit atomic adders of the same GPU; beside CPUs and other
+processes, `mlxhog doctor` measures it. No element is torn. A step reads w once, possibly between
+two adds of others. Nothing orders the writes of a launch, and no framework knows of writes in
+place: an operation that still reads such an array is evaluated before, and none is passed twice.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
 
@@ -112,6 +111,6 @@ STEP_RECORDED = FLAT.kernel(
 )
 STEP_ROWS = ROWS.kernel(
     "step_rows", "arena! rows g decays hp", "done", "n_columns n_rows height offset",
-    grid=lambda n: (n["n_columns"], n["n_rows"], 1), group=_group,
+    grid=lambda n: (n["n_columns"], n["n_rows"], 1), threadgroup=_group,
 )  # fmt: skip
 KERNELS = (DENSE_AXPY, STEP, STEP_RECORDED, STEP_ROWS)

@@ -1,8 +1,7 @@
 // Relaxed atomics on shared memory that a kernel got as a read-only input.
 //
-// MLX declares every input const, so memory to write in place is cast here, in one place. Relaxed is the
-// only order Metal has, and the right one: every element is an independent sum, and nothing else is
-// published through it.
+// MLX declares every input const, so memory to write in place is cast here, in one place. Relaxed is the only order
+// Metal has, and the right one: every element is an independent sum, and nothing else is published through it.
 #pragma once
 
 #include <metal_stdlib>

@@ -1,6 +1,7 @@
 // Causal depthwise convolution, followed by SiLU where it is asked for, and its gradient. Arrays x (B, P + S, CH),
-// whose first P positions only the taps see; y (B, S, CH); weights (CH, 1, K); bias (CH,); back (B, S), how many
-// positions before its own an output sees at most: where documents begin, none. Below, t counts from the first output.
+// whose first P positions are left context, inputs without outputs; y (B, S, CH); weights (CH, 1, K); bias (CH,); back
+// (B, S), how many positions before its own an output sees at most: where documents begin, none. Below, t counts from
+// the first output.
 //
 //     pre[t] = bias + sum_d w[K-1-d] x[t - d]      y = pre sigmoid(pre)      dpre = dy sigmoid(pre) (1 + ..)
 //     dx[t] = sum_d w[K-1-d] dpre[t + d]           dw[K-1-d] = sum_t dpre[t] x[t - d]       d = 0 .. reach of the output
@@ -28,8 +29,8 @@ inline uint conv_reach(const device int* back, ConvShape s, uint b, uint t) {
 // Where x has channel 0 of the input at t, of sequence b.
 inline uint conv_input(ConvShape s, uint b, uint t) { return (b * (s.P + s.S) + s.P + t) * s.CH; }
 
-inline float conv_pre(const device float* x, const device float* w, const device float* bias,
-                      const device int* back, ConvShape s, uint3 id) {
+inline float conv_pre(const device float* x, const device float* w, const device float* bias, const device int* back,
+                      ConvShape s, uint3 id) {
   const uint reach = conv_reach(back, s, id.z, id.y), here = conv_input(s, id.z, id.y) + id.x;
   float sum = bias[id.x];
   for (uint d = 0; d <= reach; ++d) sum += w[id.x * s.K + s.K - 1 - d] * x[here - d * s.CH];
@@ -37,16 +38,15 @@ inline float conv_pre(const device float* x, const device float* w, const device
 }
 
 // A thread per element, here and in the next two.
-inline void conv_forward(const device float* x, const device float* w, const device float* bias,
-                         const device int* back, device float* y, ConvShape s, uint silu, uint3 id) {
+inline void conv_forward(const device float* x, const device float* w, const device float* bias, const device int* back,
+                         device float* y, ConvShape s, uint silu, uint3 id) {
   if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
   const float pre = conv_pre(x, w, bias, back, s, id);
   y[(id.z * s.S + id.y) * s.CH + id.x] = silu != 0 ? pre * sigmoid(pre) : pre;
 }
 
-inline void conv_bwd_pre(const device float* x, const device float* w, const device float* bias,
-                         const device int* back, const device float* dy, device float* dpre, ConvShape s,
-                         uint3 id) {
+inline void conv_bwd_pre(const device float* x, const device float* w, const device float* bias, const device int* back,
+                         const device float* dy, device float* dpre, ConvShape s, uint3 id) {
   if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
   const float pre = conv_pre(x, w, bias, back, s, id), gate = sigmoid(pre);
   const uint at = (id.z * s.S + id.y) * s.CH + id.x;
@@ -54,14 +54,13 @@ inline void conv_bwd_pre(const device float* x, const device float* w, const dev
 }
 
 // Rows of x, of which the first P are no outputs.
-inline void conv_bwd_input(const device float* w, const device int* back, const device float* dpre,
-                           device float* dx, ConvShape s, uint3 id) {
+inline void conv_bwd_input(const device float* w, const device int* back, const device float* dpre, device float* dx,
+                           ConvShape s, uint3 id) {
   if (id.x >= s.CH || id.y >= s.P + s.S || id.z >= s.B) return;
   float sum = 0.0f;
   for (uint d = id.y < s.P ? s.P - id.y : 0; d < s.K && id.y + d < s.P + s.S; ++d) {
     const uint t = id.y + d - s.P;  // an output that may see this row
-    if (d <= conv_reach(back, s, id.z, t))
-      sum += w[id.x * s.K + s.K - 1 - d] * dpre[(id.z * s.S + t) * s.CH + id.x];
+    if (d <= conv_reach(back, s, id.z, t)) sum += w[id.x * s.K + s.K - 1 - d] * dpre[(id.z * s.S + t) * s.CH + id.x];
   }
   dx[(id.z * (s.P + s.S) + id.y) * s.CH + id.x] = sum;
 }
@@ -93,10 +92,8 @@ inline void conv_bwd_final(const device float* part, device float* dw, device fl
   if (channel >= s.CH || tap > s.K) return;
   float sum = 0.0f;
   for (uint k = 0; k < s.B * conv_blocks(s); ++k) sum += part[(k * (s.K + 1) + tap) * s.CH + channel];
-  if (tap < s.K)
-    dw[channel * s.K + tap] = sum;
-  else
-    dbias[channel] = sum;
+  if (tap < s.K) dw[channel * s.K + tap] = sum;
+  else dbias[channel] = sum;
 }
 
 }  // namespace mlxhog

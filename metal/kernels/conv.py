@@ -49,7 +49,7 @@ def _kernel(name: str, inputs: str, outputs: str, grid: str, scalars: str = "") 
         x, y, z = (n.get(letter, 1) for letter in grid.split())
         return x, y, z
 
-    how: Any = {"grid": threads, "group": lambda n: (32, 8, 1), "rtol": 1e-5}
+    how: Any = {"grid": threads, "threadgroup": lambda n: (32, 8, 1), "rtol": 1e-5}
     return CONV.kernel(name, inputs, outputs, scalars, **how)
 
 

@@ -44,7 +44,7 @@ class Family:
         scalars: str = "",
         *,
         grid: Callable[[Numbers], Size],
-        group: Callable[[Numbers], Size] = lambda n: (256, 1, 1),
+        threadgroup: Callable[[Numbers], Size] = lambda n: (256, 1, 1),
         at: str = "thread_position_in_grid",
         memory: Mapping[str, str] | None = None,
         struct: str = "",
@@ -61,7 +61,7 @@ class Family:
             outputs: names of arrays.
             scalars: names of numbers, uint; "eps:float32" is a float.
             grid: all threads, by the numbers of a launch.
-            group: threads of a group.
+            threadgroup: threads of a threadgroup.
             at: what Metal sets for each thread.
             memory: floats of each array in threadgroup memory, by its name.
             struct: in place of the family's.
@@ -105,7 +105,7 @@ class Family:
                 inputs={i.name: (numbers if i.scalar else x)[i.name] for i in kernel.inputs},
                 outputs={one.name: self.shape(one.name, numbers) for one in results},
                 grid=grid(numbers),
-                group=group(numbers),
+                threadgroup=threadgroup(numbers),
                 instance=self.instance(numbers),
             )
 

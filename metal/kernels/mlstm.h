@@ -8,7 +8,8 @@
 //     h_t = (s w_t q_t C + sum_j A_tj v_j) / (max(|den_t|, exp(-M_t)) + eps)
 //
 // n follows C with 1 in place of v. Where `starts` (B, S) is not 0 a document starts: the state before that position
-// counts as zero, m too, and sums and maxima begin there; `since_t` is where, see mlstm_first. Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
+// counts as zero, m too, and sums and maxima begin there; `since_t` is where, see mlstm_first.
+// Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 #pragma once
 
 #include "mlstm_shape.h"
@@ -19,7 +20,7 @@ namespace mlxhog {
 enum : uint {
   kMlstmSimdgroups = kMlstmChunk / kMlstmLanes,
   kMlstmStateRows = 4,  // rows of C that a thread of mlstm_states keeps in registers
-  kMlstmOutRows = 8,    // positions that a group of mlstm_out computes, a simdgroup each
+  kMlstmOutRows = 8,    // positions that a threadgroup of mlstm_out computes, a simdgroup each
   kMlstmOutKeys = kMlstmChunk * (kMlstmLanes + 1),
   kMlstmOutQueries = kMlstmOutRows * kMlstmLanes,
   kMlstmOutScores = kMlstmOutRows * kMlstmChunk,
@@ -41,11 +42,11 @@ inline float mlstm_sum(const device float* f, MlstmShape s, uint head, uint star
   return sum;
 }
 
-// A group per chunk, a thread per position. `totals` and `peaks` have kMlstmSimdgroups floats.
+// A threadgroup per chunk, a thread per position. `totals` and `peaks` have kMlstmSimdgroups floats.
 inline void mlstm_gates(const device float* i, const device float* f, const device int* starts, device float* b,
                         device float* a, device float* g, device float* amax, device int* since, MlstmShape s,
-                        threadgroup float* totals, threadgroup float* peaks, uint3 group, uint3 thread_in_group) {
-  const uint t = thread_in_group.x, lane = t % kMlstmLanes, mine = t / kMlstmLanes, c = group.y, head = group.z;
+                        threadgroup float* totals, threadgroup float* peaks, uint3 tgid, uint3 lid) {
+  const uint t = lid.x, lane = t % kMlstmLanes, mine = t / kMlstmLanes, c = tgid.y, head = tgid.z;
   const uint count = mlstm_count(s, c), simdgroups = (s.L + kMlstmLanes - 1) / kMlstmLanes, start = c * s.L;
   const bool inside = t < count;  // positions past the end add nothing to the sum and to the maximum
   const uint row = mlstm_row(s, head, start + (inside ? t : 0));
@@ -131,20 +132,20 @@ inline void mlstm_states(const device float* k, const device float* v, const dev
   }
 }
 
-// A group per kMlstmOutRows positions of a chunk and kMlstmLanes columns of h; a simdgroup per position, a thread
+// A threadgroup per kMlstmOutRows positions of a chunk and kMlstmLanes columns of h; a simdgroup per position, a thread
 // per column. Keys and queries pass through `tile`, kMlstmOutTile floats, a strip of DK at a time; a thread scores
 // the keys `lane`, `lane + 32`, .. den and M are kept for the backward pass.
 inline void mlstm_out(const device float* q, const device float* k, const device float* v, const device float* b,
                       const device float* i, const device int* since, const device float* C, const device float* n,
                       const device float* m, device float* h, device float* den, device float* M, MlstmShape s,
-                      float eps, threadgroup float* tile, uint3 group, uint3 thread_in_group) {
+                      float eps, threadgroup float* tile, uint3 tgid, uint3 lid) {
   threadgroup float* keys = tile;                         // a row per key, one float apart from a power of 2
   threadgroup float* queries = keys + kMlstmOutKeys;     // a row per position
   threadgroup float* scores = queries + kMlstmOutQueries;
-  const uint lane = thread_in_group.x, slot = thread_in_group.y, NC = mlstm_chunks(s);
-  const uint head = group.z / NC, c = group.z % NC, start = c * s.L, count = mlstm_count(s, c);
-  if (group.y * kMlstmOutRows >= count) return;  // the whole group, past the end
-  const uint t = group.y * kMlstmOutRows + slot, column = group.x * kMlstmLanes + lane;
+  const uint lane = lid.x, slot = lid.y, NC = mlstm_chunks(s);
+  const uint head = tgid.z / NC, c = tgid.z % NC, start = c * s.L, count = mlstm_count(s, c);
+  if (tgid.y * kMlstmOutRows >= count) return;  // the whole threadgroup, past the end
+  const uint t = tgid.y * kMlstmOutRows + slot, column = tgid.x * kMlstmLanes + lane;
   const bool inside = t < count, writes = inside && column < s.DV;
   const uint row = mlstm_row(s, head, start + (inside ? t : 0)), position = head * s.S + start;
   const uint state = mlstm_state(s, head, c) * s.DK;

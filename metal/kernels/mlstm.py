@@ -1,9 +1,8 @@
 """The mLSTM cell: three launches forward, `mlstm.h`, and four backward, `mlstm_backward.h`.
 
 Forward they compute gates, states and outputs, backward denominators, states, scores and outputs,
-these by products of tiles in threadgroup memory. Arrays keep the layout of the model, so that
-nothing is transposed; a last chunk that is shorter is handled in the kernels, so that nothing is
-padded.
+these by products of tiles in threadgroup memory. Arrays keep the layout of the model, and a last
+chunk may be shorter: nothing is transposed or padded.
 
 Backward, the stabilizers m and M are constants. The gradient of M, on which h depends through eps,
 is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in
@@ -22,7 +21,7 @@ from mlxhog.metal.kernels.family import Family, Numbers
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
 OUT_ROWS = 8  # kMlstmOutRows
-POSITIONS = 8  # of a group of mlstm_bwd_pre, a simdgroup each
+POSITIONS = 8  # of a threadgroup of mlstm_bwd_pre, a simdgroup each
 TILE_ROWS, TILE_COLUMNS, TILE_SIMDGROUPS = 64, 32, 4  # kTileRows and the others in tiles.h
 MAX_CHUNK = 64
 """Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
@@ -77,7 +76,7 @@ MLSTM = Family(
 
 
 def _groups(x: int, size: int) -> int:
-    """Threads of whole groups, so that every thread meets every barrier."""
+    """Threads of whole threadgroups, so that every thread meets every barrier."""
     return -(-x // size) * size
 
 
@@ -101,15 +100,21 @@ def _kernel(
     name: str, inputs: str, outputs: str, rows: int, scalars: str = "", *, tiles: bool = False,
     rtol: float = 2e-5, **more: Any,
 ) -> MetalKernel:  # fmt: skip
-    """Declare a kernel whose groups have rows of lanes, with threadgroup memory or without."""
+    """Declare a kernel whose threadgroups have rows of lanes, maybe with shared memory."""
 
-    def group(n: Numbers) -> Size:
+    def threadgroup(n: Numbers) -> Size:
         return (LANES, rows, 1) if rows else (n["L"], 1, 1)
 
     if tiles:
         more["at"] = "threadgroup_position_in_grid, thread_position_in_threadgroup"
         more.setdefault("memory", {"tiles": "mlxhog::kTileFloats"})
-    how = {"grid": _GRIDS[name], "group": group, "rtol": rtol, "lockstep": True, **more}
+    how = {
+        "grid": _GRIDS[name],
+        "threadgroup": threadgroup,
+        "rtol": rtol,
+        "uses_barriers": True,
+        **more,
+    }
     return MLSTM.kernel(name, inputs, outputs, scalars, **how)
 
 
@@ -119,7 +124,7 @@ GATES = _kernel(
     memory={"totals": "mlxhog::kMlstmSimdgroups", "peaks": "mlxhog::kMlstmSimdgroups"},
 )  # fmt: skip
 STATES = _kernel(
-    "mlstm_states", "k v a g amax since C0 n0 m0", "C n m", 8, header="mlstm.h", lockstep=False
+    "mlstm_states", "k v a g amax since C0 n0 m0", "C n m", 8, header="mlstm.h", uses_barriers=False
 )
 OUT = _kernel(
     "mlstm_out", "q k v b i since C n m", "h den M", OUT_ROWS, "eps:float32", header="mlstm.h",

@@ -14,11 +14,10 @@
 //     di_j = zk_j + r_j                                                         r_j = y_j k_j . (dC' v_j + dn')
 //     db_t = zq_t - r_t + s w_t q_t . (C u_t + n e_t)
 //
-// dn is dC with e_t in place of u_t^T. These hold the stabilizers m and M constant; h depends on M only
-// through eps, dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on,
-// <C', dC'> + n' . dn'. `models/ops/metal/cells.py` says what follows from both. Z_tt counts in zk alone: where the
-// gates forget all, the rest is far smaller than it. Weights of pairs of two documents, and of the states of other
-// documents, are 0.
+// dn is dC with e_t in place of u_t^T. These hold the stabilizers m and M constant; h depends on M only through eps,
+// dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on, <C', dC'> +
+// n' . dn'. `models/ops/metal/cells.py` says what follows from both. Z_tt counts in zk alone: where the gates forget
+// all, the rest is far smaller than it. Weights of pairs of two documents, and of the states of other documents, are 0.
 //
 // All sums over more than a position are products of tiles, `tiles.h`, in which a chunk is kTileRows positions. Weights
 // with an exponential are computed once: those of a position by mlstm_bwd_pre, those of a pair by mlstm_bwd_scores.
@@ -61,16 +60,16 @@ inline void mlstm_bwd_pre(const device float* i, const device float* b, const de
   y[at] = since[at] == since[last] ? precise::exp(b[last] - b[at] + i[row] - m[state + 1]) : 0.0f;
 }
 
-// A group per kTileRows rows and kTileColumns columns of C, which goes through the chunks from the last to the first;
-// those of column 0 keep dn. Entry c of dC and dn is the gradient of the state before chunk c, which is the state after
-// chunk c - 1. `tiles` has kTileFloats floats.
+// A threadgroup per kTileRows rows and kTileColumns columns of C, which goes through the chunks from the last to the
+// first; those of column 0 keep dn. Entry c of dC and dn is the gradient of the state before chunk c, which is the
+// state after chunk c - 1. `tiles` has kTileFloats floats.
 inline void mlstm_bwd_states(const device float* q, const device float* b, const device int* since,
                              const device float* m, const device float* wN, const device float* we,
                              const device float* dh, const device float* dC_last, const device float* dn_last,
-                             device float* dC, device float* dn, MlstmShape s, threadgroup float* tiles, uint3 group,
-                             uint3 thread_in_group) {
-  const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows, head = group.z;
-  const uint first = group.y * kTileRows, column = group.x * kTileColumns, thread_index = simdgroup * kTileLanes + lane;
+                             device float* dC, device float* dn, MlstmShape s, threadgroup float* tiles, uint3 tgid,
+                             uint3 lid) {
+  const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows, head = tgid.z;
+  const uint first = tgid.y * kTileRows, column = tgid.x * kTileColumns, thread_index = simdgroup * kTileLanes + lane;
   const uint d = first + thread_index, end = min(s.DK, first + kTileRows);  // of dn
   const bool keeps_dn = column == 0 && d < end, inside = column + lane < s.DV;
   float dn_now = keeps_dn ? dn_last[head * s.DK + d] : 0.0f;
@@ -103,16 +102,16 @@ inline void mlstm_bwd_states(const device float* q, const device float* b, const
   }
 }
 
-// A group per chunk: X_tj and A_tj = s E_tj (q_t . k_j) / N_t of its pairs, (B, NH, S, L), 0 where j > t, and their
-// sums zq and zk. `tiles` has kTileFloats floats, `sums` kMlstmScoreSums.
+// A threadgroup per chunk: X_tj and A_tj = s E_tj (q_t . k_j) / N_t of its pairs, (B, NH, S, L), 0 where j > t, and
+// their sums zq and zk. `tiles` has kTileFloats floats, `sums` kMlstmScoreSums.
 inline void mlstm_bwd_scores(const device float* q, const device float* k, const device float* v,
                              const device float* i, const device float* b, const device int* since,
                              const device float* M, const device float* rN, const device float* dden,
                              const device float* dh, device float* X, device float* A, device float* zq,
                              device float* zk, MlstmShape s, threadgroup float* tiles, threadgroup float* sums,
-                             uint3 group, uint3 thread_in_group) {
-  const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows;
-  const uint NC = mlstm_chunks(s), head = group.z / NC, c = group.z % NC, start = c * s.L, count = mlstm_count(s, c);
+                             uint3 tgid, uint3 lid) {
+  const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows;
+  const uint NC = mlstm_chunks(s), head = tgid.z / NC, c = tgid.z % NC, start = c * s.L, count = mlstm_count(s, c);
   const uint position = head * s.S + start, row = mlstm_row(s, head, start);
   const float scale = mlstm_scale(s);
   threadgroup float* before = sums;  // of each position, over the keys before it
@@ -173,7 +172,8 @@ inline void mlstm_bwd_scores(const device float* q, const device float* k, const
 //
 //     d_mine_t = sum_j P_tj other_j + from_state_t         from_state = part state^T + factor vector^T
 //
-// Adds mine_t . from_state_t to `dots`, of the simdgroup's own positions; the barriers of the second product are behind.
+// Adds mine_t . from_state_t to `dots`, of the simdgroup's own positions; the barriers of the second product are
+// behind.
 template <bool kOfKeys>
 inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const device float* factor,
                            const device float* vector, TileMatrix pairs, const device float* other,
@@ -203,21 +203,21 @@ inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const dev
   }
 }
 
-// Two groups per chunk: the first for dq, dk and the gates, the second for dv. `tiles` has kTileFloats floats, `sums`
-// kMlstmOutSums.
+// Two threadgroups per chunk: the first for dq, dk and the gates, the second for dv. `tiles` has kTileFloats floats,
+// `sums` kMlstmOutSums.
 inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* C,
                           const device float* n, const device float* wN, const device float* we,
                           const device float* y, const device float* X, const device float* A, const device float* zq,
                           const device float* zk, const device float* dh, const device float* dC,
                           const device float* dn, device float* dq, device float* dk, device float* dv,
                           device float* di, device float* db, MlstmShape s, threadgroup float* tiles,
-                          threadgroup float* sums, uint3 group, uint3 thread_in_group) {
-  const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows;
-  const uint NC = mlstm_chunks(s), head = group.z / NC, c = group.z % NC, start = c * s.L, count = mlstm_count(s, c);
+                          threadgroup float* sums, uint3 tgid, uint3 lid) {
+  const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows;
+  const uint NC = mlstm_chunks(s), head = tgid.z / NC, c = tgid.z % NC, start = c * s.L, count = mlstm_count(s, c);
   const uint position = head * s.S + start, row = mlstm_row(s, head, start), q_row = row * s.DK, v_row = row * s.DV;
   const uint before = mlstm_state(s, head, c), after = before + 1, width = s.NH * s.DV;
   const device float* dC_after = dC + after * s.DK * s.DV;
-  if (group.x == 0) {
+  if (tgid.x == 0) {
     threadgroup float* of_queries = sums;
     threadgroup float* of_keys = sums + kTileRows;
     const TileMatrix pairs = {X + position * s.L, nullptr, s.L, count, count};

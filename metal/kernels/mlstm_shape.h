@@ -8,14 +8,11 @@ using namespace metal;
 namespace mlxhog {
 
 enum : uint {
-  kMlstmChunk = 64,  // the longest chunk: its keys fit the memory of a group, its weights that of a thread
-  kMlstmLanes = 32,  // a simdgroup; a group of threads is whole simdgroups
+  kMlstmChunk = 64,  // the longest chunk: its keys fit the memory of a threadgroup, its weights that of a thread
+  kMlstmLanes = 32,  // a simdgroup; a threadgroup is whole simdgroups
 };
 
-// The sizes of one launch, and where its arrays keep what belongs to a position or a chunk:
-// q, k (B, S, NH, DK), v, h (B, S, NH, DV) and the gates i, f (B, S, NH) as the model has them,
-// intermediate results of positions (B, NH, S) and of chunks (B, NH, NC), and states
-// (B, NH, NC + 1, ...), the last being the state after the sequence. `head` counts the B * NH pairs.
+// The sizes of one launch; the shapes of its arrays are in mlstm.py. `head` counts the B * NH pairs.
 struct MlstmShape {
   uint B, NH, S, L, DK, DV;
 };

@@ -1,4 +1,4 @@
-// The sLSTM cell over a whole sequence in one launch, and its gradient. A group of threads is a head of a sequence,
+// The sLSTM cell over a whole sequence in one launch, and its gradient. A threadgroup is a head of a sequence,
 // a thread one of its DH units; only h passes between them.
 //
 //     pre = G_t + R h + bias            of the gates i, f, z, o, in this order
@@ -8,9 +8,8 @@
 //
 // Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero.
 //
-// Layouts: G and pre (B, S, 4, NH, DH), R (NH, 4, DH, DH) from the last index to the one before, R_T the other way
-// round, bias (4, NH, DH), h, c, n, m (B, S, NH, DH) and a state (B, NH, DH). So neighbouring threads, which are
-// neighbouring units, read neighbouring floats of R_T for R h, and of R for its transpose times dG.
+// Shapes are in slstm.py; adjacent threads are adjacent units, and read adjacent floats of R_T for R h, and of R for its
+// transpose times dG.
 //
 // For gradients m is constant, since h does not depend on the scale of c and n; the gradient of m from the last state
 // itself, `free`, follows max(i, lf) back to one gate. That is exact.
@@ -31,9 +30,8 @@ inline void slstm_pre(const device float* G, const device float* R_T, const devi
                       thread float* gates) {
   const uint units = s.NH * s.DH, own = head * s.DH + unit, matrix = s.DH * s.DH;
   for (uint g = 0; g < 4; ++g) gates[g] = G[((b * s.S + t) * 4 + g) * units + own] + bias[g * units + own];
-  for (uint j = 0; j < past; ++j) {
+  for (uint j = 0; j < past; ++j)
     for (uint g = 0; g < 4; ++g) gates[g] += R_T[(head * 4 + g) * matrix + j * s.DH + unit] * h[j];
-  }
   for (uint g = 0; g < 4; ++g) pre[((b * s.S + t) * 4 + g) * units + own] = gates[g];
 }
 
@@ -87,8 +85,7 @@ inline void slstm_backward(const device float* R, const device float* c0, const 
                            const device float* n, const device float* m, const device float* pre,
                            const device float* dh, const device float* dc_last, const device float* dn_last,
                            const device float* dm_last, device float* dG, device float* dh0, device float* dc0,
-                           device float* dn0, device float* dm0, SlstmShape s, threadgroup float* shared_dG,
-                           uint3 id) {
+                           device float* dn0, device float* dm0, SlstmShape s, threadgroup float* shared_dG, uint3 id) {
   const uint unit = id.x, b = id.y / s.NH, head = id.y % s.NH, start = id.y * s.DH + unit, units = s.NH * s.DH;
   const uint last = (b * s.S + s.S - 1) * units + head * s.DH + unit;
   float dh_through = 0.0f, dc = dc_last[start], dn = dn_last[start];
@@ -119,8 +116,7 @@ inline void slstm_backward(const device float* R, const device float* c0, const 
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);  // every dG is written
     dh_through = 0.0f;
-    for (uint row = 0; row < 4 * s.DH; ++row)
-      dh_through += R[(head * 4 * s.DH + row) * s.DH + unit] * shared_dG[row];
+    for (uint row = 0; row < 4 * s.DH; ++row) dh_through += R[(head * 4 * s.DH + row) * s.DH + unit] * shared_dG[row];
     dc *= by.F;
     dn *= by.F;
     if (by.by_input) free = 0.0f;

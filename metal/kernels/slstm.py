@@ -1,10 +1,9 @@
 """The sLSTM cell over a whole sequence in one launch, and its gradient in another (`slstm.h`).
 
-Time is sequential, so a head of a sequence is one group of threads, a thread per unit; a GPU allows
-at most 1024. A group has threadgroup memory for the next number of units in `UNITS`. The recurrent
-matrices are read from device memory, through its cache, neighbouring threads from neighbouring
-addresses: forward transposed, backward as they are. Their gradient and that of the bias are sums
-over all positions; the caller computes them by one matrix product, which adds in a fixed order:
+Time is sequential, so a head of a sequence is one threadgroup, a thread per unit; a GPU allows at
+most 1024. It has memory for the next number of units in `UNITS`. Adjacent threads read adjacent
+addresses of the recurrent matrices: forward transposed, backward as they are. Their gradient and
+that of the bias are sums over all positions, by one matrix product of the caller, in a fixed order:
 
     dR[:, g] = sum_t dG[t, g] h[t - 1]^T        dbias = sum_t dG[t]
 
@@ -28,7 +27,7 @@ _STATE = ("h0", "c0", "n0", "m0")
 def _derived(n: Numbers) -> Numbers:
     if n["DH"] > UNITS[-1]:
         raise ShapeError(
-            f"sLSTM kernels: heads of {n['DH']} units, and a group of threads has at most "
+            f"sLSTM kernels: heads of {n['DH']} units, and a threadgroup has at most "
             f"{UNITS[-1]}; use more heads, or the framework's own operations"
         )
     return {}
@@ -57,9 +56,9 @@ SLSTM = Family(
 )
 _DECLARED: dict[str, Any] = {
     "grid": lambda n: (n["DH"], n["B"] * n["NH"], 1),
-    "group": lambda n: (n["DH"], 1, 1),
+    "threadgroup": lambda n: (n["DH"], 1, 1),
     "instances": tuple(map(str, UNITS)),
-    "lockstep": True,
+    "uses_barriers": True,
     "rtol": 1e-5,
 }
 FORWARD = SLSTM.kernel(

@@ -1,4 +1,4 @@
-// Products of matrices by a group of threads: tiles of both come to threadgroup memory, where simdgroups multiply them
+// Products of matrices by a threadgroup: tiles of both come to threadgroup memory, where simdgroups multiply them
 // as matrices of 8 x 8. A result has kTileRows x kTileColumns elements; each simdgroup holds kTileOwnRows rows of it.
 #pragma once
 
@@ -20,7 +20,7 @@ enum : uint {
   kTileStride = kTileColumns + kTilePad,
   kTileLeft = kTileRows * (kTileDepth + kTilePad),
   kTileFloats = kTileLeft + kTileDepth * kTileStride,  // of both tiles, and of a result in their place
-  kTileMatrices = 8,  // of a simdgroup's part of a result: 2 x 4
+  kTileMatrices = 8,                                   // of a simdgroup's part of a result: 2 x 4
 };
 
 // A matrix in device memory, row by row; what is outside counts as 0.
@@ -60,14 +60,10 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
   const uint thread_index = simdgroup * kTileLanes + lane, own = simdgroup * kTileOwnRows;
   for (uint k = 0; k < depth; k += kTileDepth) {
     threadgroup_barrier(mem_flags::mem_threadgroup);  // what the tiles held before has been read
-    if (kTransposedA)
-      tile_copy<kTileDepth, kTileRows>(left, a, k, 0, thread_index);
-    else
-      tile_copy<kTileRows, kTileDepth>(left, a, 0, k, thread_index);
-    if (kTransposedB)
-      tile_copy<kTileColumns, kTileDepth>(right, b, 0, k, thread_index);
-    else
-      tile_copy<kTileDepth, kTileColumns>(right, b, k, 0, thread_index);
+    if (kTransposedA) tile_copy<kTileDepth, kTileRows>(left, a, k, 0, thread_index);
+    else tile_copy<kTileRows, kTileDepth>(left, a, 0, k, thread_index);
+    if (kTransposedB) tile_copy<kTileColumns, kTileDepth>(right, b, 0, k, thread_index);
+    else tile_copy<kTileDepth, kTileColumns>(right, b, k, 0, thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);  // the tiles are written
 #pragma clang loop unroll(full)
     for (uint step = 0; step < kTileDepth; step += 8) {
@@ -77,15 +73,12 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
         const uint row = own + 8 * r;
         if (kTransposedA)
           simdgroup_load(a_part[r], left + step * (kTileRows + kTilePad) + row, kTileRows + kTilePad, ulong2(0), true);
-        else
-          simdgroup_load(a_part[r], left + row * (kTileDepth + kTilePad) + step, kTileDepth + kTilePad);
+        else simdgroup_load(a_part[r], left + row * (kTileDepth + kTilePad) + step, kTileDepth + kTilePad);
       }
 #pragma clang loop unroll(full)
       for (uint c = 0; c < 4; ++c) {
-        if (kTransposedB)
-          simdgroup_load(b_part, right + 8 * c * kTileStride + step, kTileStride, ulong2(0), true);
-        else
-          simdgroup_load(b_part, right + step * kTileStride + 8 * c, kTileStride);
+        if (kTransposedB) simdgroup_load(b_part, right + 8 * c * kTileStride + step, kTileStride, ulong2(0), true);
+        else simdgroup_load(b_part, right + step * kTileStride + 8 * c, kTileStride);
 #pragma clang loop unroll(full)
         for (uint r = 0; r < 2; ++r)
           simdgroup_multiply_accumulate(result[4 * r + c], a_part[r], b_part, result[4 * r + c]);

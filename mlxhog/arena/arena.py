@@ -21,7 +21,7 @@ from mlxhog.arena import segment as segments
 from mlxhog.arena.control import COUNTERS
 from mlxhog.arena.layout import Layout, Slot
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.requests import CONNECT_S, COPIES, RunServer, attach
+from mlxhog.arena.requests import CONNECT_S, SNAPSHOTS, RunServer, attach
 from mlxhog.arena.workers import WorkerPhase, WorkerState, WorkerTable
 from mlxhog.errors import ArenaError
 
@@ -125,11 +125,11 @@ class Arena:
         arena._connection = connection
         return arena
 
-    def ask_for_copies(self) -> None:
-        """Let the training that serves this arena publish copies, until this arena is closed."""
+    def ask_for_snapshots(self) -> None:
+        """Let the run that serves this arena publish snapshots, until this arena is closed."""
         assert self._connection is not None, "only a connected arena is another process's"
         try:
-            self._connection.send(COPIES)
+            self._connection.send(SNAPSHOTS)
         except OSError as error:
             raise ArenaError("the run has just ended") from error
 
@@ -226,7 +226,7 @@ class Arena:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Unmap."""
+        """Close the arena."""
         self.close()
 
 

@@ -1,7 +1,7 @@
 """A process for trials that may crash it, such as a framework's operations on shared memory.
 
-It ends when its parent closes it or ends. Its output goes to a file. It runs one function after the
-other, and keeps objects for later ones (an engine, a writer). A function may ask its parent.
+It runs one function after the other, and keeps objects for later ones (an engine, a writer). Its
+output goes to a file. It ends when its parent closes it or ends.
 """
 
 import os
@@ -24,17 +24,17 @@ from mlxhog.errors import whole_text
 P = ParamSpec("P")
 T = TypeVar("T")
 START_S = 120.0  # limit for a start with the import of a framework, on a busy machine
-LOOK_S = 0.5  # between two looks at the pipe of a child
+POLL_S = 0.5  # longest wait for the pipe of a child before the clock is read
 DEATH_S = 5.0  # limit for a child to end after its pipe has closed
 
 
 class Failed(Exception):
-    """A function in a child raised, took too long (`Late`), or ended its process; says which."""
+    """A function in a child raised, timed out (`TimedOut`), or ended its process; says which."""
 
     death: Death | None = None  # of the process
 
 
-class Late(Failed):
+class TimedOut(Failed):
     """The function took too long: it hangs, or this machine is too busy."""
 
 
@@ -51,7 +51,7 @@ class Lane:
         self.store: dict[Any, Any] = {}  # objects that later functions use
 
     def ask(self, question: object) -> Any:
-        """Return the parent's answer to a question, see `Child.take`."""
+        """Return the parent's answer to a question, see `Child.await_result`."""
         assert self._pipe is not None, "this lane is not that of a child"
         self._pipe.send((None, _Question(question)))
         return self._pipe.recv()
@@ -113,26 +113,26 @@ class Child:
         self, function: Callable[Concatenate[Lane, P], Any], *args: P.args, **keywords: P.kwargs
     ) -> None:
         """Begin `function(lane, ...)`; it must be importable and its values picklable."""
-        with suppress(OSError):  # the child is dead; `take` reports it
+        with suppress(OSError):  # the child is dead; `await_result` reports it
             self.pipe.send((function, args, keywords))
 
-    def take(self, timeout_s: float, answer: Callable[[Any], Any] | None = None) -> Any:
+    def await_result(self, timeout_s: float, answer: Callable[[Any], Any] | None = None) -> Any:
         """Wait for the function, and return its value; `answer` answers what it asks.
 
         Raises:
-            Late: the function took too long, or raised a timeout.
+            TimedOut: the function took too long, or raised a timeout.
             Failed: the function raised another error, or the child died.
         """
         watched = WatchedTime()
-        while not self.pipe.poll(min(max(timeout_s - watched.look(), 0.0), LOOK_S)):
+        while not self.pipe.poll(min(max(timeout_s - watched.look(), 0.0), POLL_S)):
             if watched.look() > timeout_s:
-                raise Late(f"no answer within {timeout_s:.0f} s")
+                raise TimedOut(f"no answer within {timeout_s:.0f} s")
         try:
             error, value = self.pipe.recv()
             if isinstance(value, _Question):
                 assert answer is not None
                 self.pipe.send(answer(value.question))
-                return self.take(timeout_s, answer)
+                return self.await_result(timeout_s, answer)
         except (EOFError, OSError):
             death, lines = self._process.reap(DEATH_S), last_lines(self._output, self._begin)
             fatal = [line for line in lines if line.startswith("Fatal Python error")]
@@ -141,16 +141,16 @@ class Child:
             failed.death = death
             raise failed from None
         if error is not None:
-            raise Late(error) if error.startswith("TimeoutError: ") else Failed(error)
+            raise TimedOut(error) if error.startswith("TimeoutError: ") else Failed(error)
         return value
 
     def call(
         self, timeout_s: float, function: Callable[Concatenate[Lane, P], T], *args: P.args,
         **keywords: P.kwargs,
     ) -> T:  # fmt: skip
-        """Run a function and return what it returns; raises as `take`."""
+        """Run a function and return what it returns; raises as `await_result`."""
         self.start(function, *args, **keywords)
-        value: T = self.take(timeout_s)
+        value: T = self.await_result(timeout_s)
         return value
 
     def close(self) -> None:

@@ -1,10 +1,9 @@
 """Communication of supervisor and workers without a queue: counters, commands, rings of records.
 
-Each worker has a ring; only the worker writes it and only the supervisor reads it. The head is a
-seqlock counter: the worker makes it odd, writes a record, and makes it even, which publishes the
-record. The reader copies the records between its own position and the head, then looks at the head
-again, and leaves out those that the worker has begun to overwrite meanwhile. So a reader that is a
-whole ring behind reads no torn record, and knows how many it has lost. The worker never waits.
+Each worker has a ring, which only the supervisor reads. The head is a seqlock counter: the worker
+makes it odd, writes a record, and makes it even, which publishes the record. The reader copies the
+records between its own position and the head, reads the head again, and drops those that were
+overwritten meanwhile: it reads no torn record, and knows how many it lost. The worker never waits.
 
     ring bytes   0  u64 head, twice the number of records ever written; odd while one is written
                128  CAPACITY records of RECORD
@@ -111,7 +110,7 @@ class Ring:
     def append(self, **fields: float) -> None:
         """Write one record and publish it; only the ring's worker may call this.
 
-        The successor of a worker that died amid a record writes that record anew.
+        After a death within a record, the slot's next worker writes that record anew.
         """
         record = self._records[self._published() % CAPACITY]
         _native.begin_writing(self._data, 0)
@@ -120,10 +119,7 @@ class Ring:
         _native.end_writing(self._data, 0)
 
     def drain(self) -> NDArray[np.void]:
-        """Every record published since the last call, oldest first; for the supervisor only.
-
-        `n_lost` counts those that are missing.
-        """
+        """Every record since the last call but `n_lost`, oldest first; for the supervisor only."""
         end = self._published()
         begin = max(self._read, end - CAPACITY)
         records = self._records[np.arange(begin, end) % CAPACITY]  # a copy

@@ -11,8 +11,7 @@ A log of a worker is a sequence of records, appended and never changed:
     u32   CRC-32 of the payload
     ...   payload: u8 index in `KINDS`, then each field behind its length (u32), as `_FIELDS` says
 
-Accesses to shared parameters are numbered under each lock (`metal/native/updates/turns.h` calls the
-numbers turns). Those of a step are nearly equal, so they are compressed.
+Accesses to shared parameters are numbered under each lock (turns, `metal/native/updates/turns.h`).
 """
 
 from __future__ import annotations
@@ -43,31 +42,31 @@ MAX_THREADS: Final = 4096
 Accesses = NDArray[np.uint32]
 _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
-_NUMBERS = struct.Struct("<IQQIdQQdd")
-NUMBERS_BYTES: Final = _NUMBERS.size
+_METADATA = struct.Struct("<IQQIdQQdd")
+METADATA_BYTES: Final = _METADATA.size
 
 
-class Numbers(NamedTuple):
-    """The numbers on which a step depends, beside its accesses."""
+class StepMetadata(NamedTuple):
+    """The values on which a step depends, beside its accesses."""
 
     epoch: int  # of its batch
     ticket: int
     version_read: int  # updates before its read, where its accesses begin
     workers: int  # of the run, as the worker knew
-    horizon: float  # steps of other workers that its read looked ahead
+    horizon: float  # steps of other workers by which its read was extrapolated
     opt_step: int = 0  # updates of its private optimizer state, including this one
     shared_step: int = 0  # updates of the shared optimizer state, including this one
     lr: float = 0.0
     norm: float = float("nan")  # of the gradient before clipping; NaN if none was written
 
     def pack(self) -> bytes:
-        """As `NUMBERS_BYTES` bytes."""
-        return _NUMBERS.pack(*self)
+        """As `METADATA_BYTES` bytes."""
+        return _METADATA.pack(*self)
 
     @classmethod
-    def unpack(cls, content: bytes) -> Numbers:
-        """The numbers that `pack` wrote."""
-        return cls(*_NUMBERS.unpack(content))
+    def unpack(cls, content: bytes) -> StepMetadata:
+        """The metadata that `pack` wrote."""
+        return cls(*_METADATA.unpack(content))
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Begin:
 class RecordedStep:
     """A step that its worker completed."""
 
-    numbers: Numbers
+    numbers: StepMetadata
     applied: bool  # whether its gradient was written; one that is not finite or late is not
     accesses: Accesses  # number of each access, (n,)
     sha256: bytes = b""  # of the weights that it read, every `CHECK_EVERY` steps
@@ -98,7 +97,7 @@ class RecordedStep:
 class Torn:
     """A step in which its worker died."""
 
-    numbers: Numbers  # those that were known at its death
+    numbers: StepMetadata  # those that were known at its death
     writing: bool  # whether it had begun to write
     unfinished: bool  # whether it may have died within its last access
     accesses: Accesses  # number of each access, (n,)
@@ -111,7 +110,7 @@ KINDS: Final = (Begin, RecordedStep, Torn)
 
 
 def _packed(array: Accesses) -> bytes:
-    """Compressed by planes: first the lowest byte of each number, last the highest."""
+    """Compress by byte planes, lowest first: the turns of a step are nearly equal."""
     return zlib.compress(array.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes(), 1)
 
 
@@ -134,7 +133,7 @@ _FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes, int], An
     "bool": (lambda value: bytes([value]), lambda content, _: content != b"\0"),
     "bytes": (lambda value: zlib.compress(value, 1), _decompressed),
     "Accesses": (_packed, _unpacked),
-    "Numbers": (Numbers.pack, lambda content, _: Numbers.unpack(content)),
+    "StepMetadata": (StepMetadata.pack, lambda content, _: StepMetadata.unpack(content)),
 }
 """How a field of each type becomes bytes, and the way back, of at most a number of bytes."""
 

@@ -15,21 +15,19 @@
     <shared>            float32  optimizer state of all, laid out like `params` before its tables
     <extra>             any      segments that a strategy declares
 
-A table is a parameter of which a batch reads and writes a few rows, and which is much larger than
-the others: so what goes over all parameters at every step goes over `Layout.n_dense` floats only.
+A table is a large parameter of which a batch reads and writes a few rows: passes over all
+parameters at every step cover `Layout.n_dense` floats only.
 
 A run that changes its strategy keeps its arena, and divides it anew from the first private segment
-on. The state that both strategies have stays where it is: that of a slot, or that of all in the
-place of slot 1's.
+on. State that both strategies have stays in place: a slot's own, or the shared one at slot 1.
 
 Every segment starts on a 16 KiB boundary (the largest page we meet: Apple silicon), every parameter
 on a 128-byte boundary (the largest cache line), on every system, so layouts are portable.
 
-macOS makes a shared object of several pieces of 4 GiB, and a range that a GPU imports should lie in
-one: `Layout.straddles` finds those that do not.
-Source: XNU, `pshm_truncate`: each piece is allocated with `ANON_MAX_SIZE`, 0xFFFFF000 bytes, which
-is not a multiple of 16 KiB. Whether this is rounded up or down, piece k begins at k * 0x100000000
-or before, and ends at (k + 1) * 0xFFFFC000 or behind.
+macOS makes a shared object of several regions of 4 GiB, and a range that a GPU imports should lie
+in one: `Layout.straddles` finds those that do not.
+Source: XNU, `pshm_truncate`: each region has `ANON_MAX_SIZE`, 0xFFFFF000 bytes, rounded up or down
+to 16 KiB: region k begins at k * 0x100000000 or before, and ends at (k + 1) * 0xFFFFC000 or behind.
 """
 
 import math
@@ -55,7 +53,7 @@ LOCK_WORDS = -3  # one item per lock word
 MAX_SLOTS = 65_535  # lock words name a slot in 16 bits
 RING_MIN, RING_MAX = 1 << 10, 1 << 20
 KINDS = ("dense", "rows", "table")
-PIECE_BEGINS, PIECE_ENDS = 0x1_0000_0000, 0xFFFF_C000  # multiples, the latest and the earliest
+REGION_STARTS, REGION_ENDS = 0x1_0000_0000, 0xFFFF_C000  # multiples, the latest and the earliest
 
 
 class Parameter(Protocol):
@@ -138,10 +136,10 @@ class Layout:
         return self.state.get(segment.rpartition(".")[0], self.slots if whole else self.dense)
 
     def straddles(self, name: str) -> bool:
-        """Whether a segment may lie in more than one piece of a shared object of macOS."""
+        """Whether a segment may lie in more than one region of a shared object of macOS."""
         segment = self.segments[name]
-        piece = segment.offset // PIECE_BEGINS
-        return segment.offset + segment.nbytes > (piece + 1) * PIECE_ENDS
+        region = segment.offset // REGION_STARTS
+        return segment.offset + segment.nbytes > (region + 1) * REGION_ENDS
 
     def self_check(self, slot: int) -> int:
         """Index in the parameter segment of the test float of worker slot `slot`."""

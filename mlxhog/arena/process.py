@@ -1,8 +1,8 @@
 """The clock and processes, as the operating system reports them.
 
 The clock is the same in all processes. A pid alone does not identify a process, since the system
-reuses it; a pid with its start time does. `metal/native/updates/process_life.cpp` asks the system
-for both, here and in the stripe locks.
+reuses it; a pid with its start time does. `metal/native/updates/process_life.h` asks the system for
+both, here and in the stripe locks.
 """
 
 import time
@@ -10,14 +10,15 @@ import time
 from mlxhog import _native
 
 monotonic_ns = time.monotonic_ns  # since boot, equal in every process of one machine
+process_start_time = _native.process_start_time  # 0 if there is no such process
+process_is_gone = _native.process_is_gone  # a zombie has ended
 
 
 class WatchedTime:
-    """Seconds for which this process has watched others, without pauses of the whole group.
+    """Seconds for which this process has watched others.
 
-    A pause of the whole group (Ctrl-Z, a sleeping laptop, a stopped virtual machine) stops the
-    watching process, too, and must not count as silence of the others. So the time between two
-    calls of `look` counts as at most `MAX_SECONDS`.
+    A pause of the whole group (Ctrl-Z, a sleeping laptop) must not count as silence of the others,
+    so the time between two calls of `look` counts as at most `MAX_SECONDS`.
     """
 
     MAX_SECONDS = 1.0
@@ -31,17 +32,3 @@ class WatchedTime:
         self._seconds += min((now - self._looked_ns) / 1e9, self.MAX_SECONDS)
         self._looked_ns = now
         return self._seconds
-
-
-def process_start_time(pid: int) -> int:
-    """Start time of process `pid`, in a unit of the system; 0 if there is no such process.
-
-    Linux: clock ticks since boot (/proc/PID/stat, field 22). macOS: microseconds since 1970
-    (libproc). A zombie still has its start time on Linux.
-    """
-    return _native.process_start_time(pid) if pid > 0 else 0
-
-
-def process_is_gone(pid: int, start_time: int) -> bool:
-    """Whether the process of this pid and start time has ended; a zombie has ended."""
-    return _native.process_is_gone(pid, start_time)

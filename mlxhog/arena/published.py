@@ -1,23 +1,22 @@
 """What readers without locks rely on: seqlock counters, and the snapshots that a run publishes.
 
 Seqlock counters: a word per worker slot, and one more for the creator, each odd while this worker
-applies an update. A snapshot of the parameters is the model between two updates if no counter was
-odd before the copy, and none has changed after it. Else the copy is repeated a few times; workers
-do not notice it and never wait. Only an arena whose run publishes snapshots has counters; in others
-counting does nothing. The memory order stands in `metal/native/arena/control.h`.
+applies an update. A copy of the parameters is the model between two updates if no counter was odd
+before it, and none has changed after it. Else the copy is repeated a few times; workers do not
+notice it and never wait. Only an arena whose run publishes snapshots has counters; in others
+counting does nothing. `metal/native/arena/control.h` argues the memory order.
 
-Copies: two segments laid out like `params` alternate: while one is written, the other can be read.
-One process publishes. Any number of readers map the arena read-only, and take no lock: a reader
-reads again if the copy that it was reading was written meanwhile (a sequence lock), which needs a
-reader slower than the time between two copies. A thread of the supervisor's process publishes every
-`--live-every` while readers are connected (`requests.py`). No worker waits for it: it takes no
-lock, and starts again if an update came in between.
+Snapshots: two segments laid out like `params` alternate: while one is written, the other can be
+read. One process publishes; any number of readers map the arena read-only, without a lock. A reader
+that is slower than the time between two snapshots reads again. A thread of the supervisor publishes
+every `--live-every` while readers are connected (`requests.py`). No worker waits for it: it takes
+no lock, and starts again if an update came in between.
 
-    live.marks      uint8    the marks, each on a cache line of its own
-    live.1, live.2  float32  the copies; number k lies in `live.1` if k is odd
-    live.words      uint8    of the run: number of the newest copy, 0 none; 1 after the last one.
-                             Of each copy: its mark; its oldest and newest update; its time,
-                             monotonic ns
+    live.counters   uint8    the seqlock counters, each on a cache line of its own
+    live.1, live.2  float32  the snapshots; number k lies in `live.1` if k is odd
+    live.words      uint8    of the run: number of the newest snapshot, 0 none; 1 after the last
+                             one. Of each snapshot: its seqlock counter; its oldest and newest
+                             update; its time, monotonic ns
 """
 
 from __future__ import annotations
@@ -44,24 +43,24 @@ if TYPE_CHECKING:  # workers do not load them
 
 Float32 = NDArray[np.float32]
 Updates = tuple[int, int]
-"""The updates in a copy: those that are completely in it, and those of which a part may be."""
-MARKS, WORDS = "live.marks", "live.words"
+"""Updates in a snapshot: those wholly in it, and those of which at least a part may be."""
+COUNTERS, WORDS = "live.counters", "live.words"
 TRIES = 4
 WAIT_S = 0.02  # longest wait for a moment in which no worker applies an update
 _MAX_NAP_S = 1e-3
-POLL_S = 0.05  # between two looks of the publisher for readers
+POLL_S = 0.05  # interval at which the publisher looks for readers
 TRIES_S = 0.02  # its time to try for a copy without an update in between
-COPYING_PART = 0.1  # largest part of its time for copying
-_TABLE = Table(run=(1, "number closed"), copy=(2, "mark oldest version time_ns"))
+MAX_COPY_SHARE = 0.1  # of its time that the publisher copies
+_TABLE = Table(run=(1, "number closed"), snapshot=(2, "counter oldest version time_ns"))
 
 
 def segments(max_workers: int) -> dict[str, tuple[str, int]]:
-    """The extra segments of an arena whose run publishes copies, as `arena.plan` takes them."""
+    """The extra segments of an arena whose run publishes snapshots, for `arena.plan`."""
     return {
         "live.1": ("float32", PARAMETER_COPY),
         "live.2": ("float32", PARAMETER_COPY),
         WORDS: ("uint8", _TABLE.n_bytes),
-        MARKS: ("uint8", LINE * (max_workers + 1)),
+        COUNTERS: ("uint8", LINE * (max_workers + 1)),
     }
 
 
@@ -70,39 +69,39 @@ def copy_racily(out: Float32, shared: Float32) -> None:
     _native.read(out, shared)
 
 
-# -- marks -----------------------------------------------------------------------------------------
+# -- seqlock counters ------------------------------------------------------------------------------
 
 
 class SeqlockCounters:
-    """One writer's word."""
+    """The counter of one writer."""
 
     def __init__(self, arena: Arena, slot: int) -> None:
-        self._words = arena.segment(MARKS) if MARKS in arena.layout.segments else None
+        self._words = arena.segment(COUNTERS) if COUNTERS in arena.layout.segments else None
         self._at = LINE * (slot - 1)
 
     def begin_update(self) -> None:
-        """Mark an update, before its first write; a second call before `end_update` does nothing.
+        """Make the counter odd before the first write; idempotent until `end_update`.
 
-        After an error within an update the mark stays: the error ends the worker, and its
-        supervisor then ends the mark, or its successor does with the update.
+        It stays odd after an error within an update, which ends the worker: the supervisor, or the
+        slot's next worker, makes it even.
         """
         if self._words is not None:
             _native.begin_writing(self._words, self._at)
 
     def end_update(self) -> None:
-        """End the mark, after the version counter was increased; also that of a dead writer."""
+        """Make the counter even, after the version was increased; also for a dead writer."""
         if self._words is not None:
             _native.end_writing(self._words, self._at)
 
 
 class SeqlockReader:
-    """The words of all writers, for readers that copy parameters; the memory may be read-only."""
+    """The counters of all writers, for readers of parameters; the memory may be read-only."""
 
     def __init__(self, arena: Arena) -> None:
-        self._words, self._n = arena.segment(MARKS), arena.layout.max_workers + 1
+        self._words, self._n = arena.segment(COUNTERS), arena.layout.max_workers + 1
 
     def quiet(self) -> int | None:
-        """The sum of the marks; None while a worker applies an update."""
+        """The sum of the counters; None while a worker applies an update."""
         return _native.nobody_writes(self._words, 0, LINE, self._n)
 
     def writers(self) -> int:
@@ -130,12 +129,12 @@ class SeqlockReader:
         return oldest, max(oldest + 1, version() + in_progress)
 
 
-# -- copies ----------------------------------------------------------------------------------------
+# -- snapshots -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Copy:
-    """Number, time and updates of one copy."""
+class Snapshot:
+    """Number, time and updates of one snapshot."""
 
     number: int  # from 1
     oldest: int  # updates that are completely in it
@@ -143,50 +142,51 @@ class Copy:
     time_ns: int  # monotonic
 
 
-class Copies:
-    """The copies in an arena; one process may publish, any process may read."""
+class Snapshots:
+    """The snapshots in an arena; one process may publish, any process may read."""
 
     def __init__(self, arena: Arena) -> None:
-        """Find the copies of an arena; ArenaError if its run publishes none."""
+        """Find the snapshots of an arena; ArenaError if its run publishes none."""
         self._data = arena.segment(WORDS)
         self._words = _TABLE.open(self._data)
         self._floats = (arena.segment("live.2"), arena.segment("live.1"))
 
     def number(self) -> int:
-        """Number of the newest copy; 0 before the first."""
+        """Number of the newest snapshot; 0 before the first."""
         return self._words["number"]
 
     def floats(self, number: int) -> Float32:
-        """The memory of the copy with this number."""
+        """The memory of the snapshot with this number."""
         return self._floats[number % 2]
 
-    def mark(self, number: int) -> int | None:
-        """A number that changes when the memory of this copy is written; None during the write."""
+    def _counter(self, number: int) -> int | None:
+        """The seqlock counter of a snapshot's memory; None while it is written."""
         return _native.nobody_writes(self._data, self._at(number), LINE, 1)
 
-    def newest(self) -> Copy | None:
-        """Number, time and updates of the newest copy; None before the first."""
+    def newest(self) -> Snapshot | None:
+        """Number, time and updates of the newest snapshot; None before the first."""
         while (number := self.number()) != 0:
-            before, row = self.mark(number), (number + 1) % 2
-            copy = Copy(number, *(self._words[k, row] for k in ("oldest", "version", "time_ns")))
-            if before is not None and self.mark(number) == before and self.number() == number:
-                return copy
+            before, row = self._counter(number), (number + 1) % 2
+            values = (self._words[name, row] for name in ("oldest", "version", "time_ns"))
+            snapshot = Snapshot(number, *values)
+            if before is not None and self._counter(number) == before and self.number() == number:
+                return snapshot
         return None
 
-    def take(self, out: Float32) -> Copy | None:
-        """Copy the first `out.size` floats of the newest copy into `out`; None if there is no copy.
+    def read(self, out: Float32) -> Snapshot | None:
+        """Copy the first `out.size` floats of the newest snapshot; None if there is none.
 
-        Concurrency: never waits; it repeats the read if the copy was written meanwhile.
+        Concurrency: never waits; it repeats the read if the snapshot was written meanwhile.
         """
-        while (copy := self.newest()) is not None:
-            before = self.mark(copy.number)
-            _native.read(out, self.floats(copy.number)[: out.size])
-            if before is not None and self.mark(copy.number) == before:
-                return copy
+        while (snapshot := self.newest()) is not None:
+            before = self._counter(snapshot.number)
+            _native.read(out, self.floats(snapshot.number)[: out.size])
+            if before is not None and self._counter(snapshot.number) == before:
+                return snapshot
         return None
 
     def publish(self, fill: Callable[[Float32], Updates]) -> None:
-        """Write the next copy, and make it the newest; only one process may call this.
+        """Write the next snapshot, and make it the newest; only one process may call this.
 
         `fill` writes the parameters into its argument, and returns the updates in it.
         """
@@ -199,12 +199,12 @@ class Copies:
         words["number"] = number
 
     def close(self) -> None:
-        """Mark the newest copy as the last."""
+        """Mark the newest snapshot as the last."""
         self._words["closed"] = 1
 
     @property
     def closed(self) -> bool:
-        """Whether the newest copy is the last."""
+        """Whether the newest snapshot is the last."""
         return self._words["closed"] != 0
 
     def _at(self, number: int) -> int:
@@ -227,7 +227,7 @@ class Publisher:
         """
         self._readers, self._every = server, every
         self._arena, self._write_model = arena, write_model
-        self._copies, self._marks = Copies(arena), SeqlockReader(arena)
+        self._snapshots, self._counters = Snapshots(arena), SeqlockReader(arena)
         self._averages = "copies.1" in arena.layout.segments
         self._lock = threading.Lock()  # of the thread and of callers
         self._stop = threading.Event()
@@ -240,7 +240,7 @@ class Publisher:
         while not self._stop.wait(POLL_S):
             with self._lock:
                 if self._is_due():
-                    self._publish(at_rest=False)
+                    self._publish(quiesced=False)
 
     def _is_due(self) -> bool:
         now = time.monotonic()
@@ -252,45 +252,45 @@ class Publisher:
         is_due = self._every.due(steps=steps, seconds=now - self._published_s)
         return is_due and now >= self._not_before
 
-    def _publish(self, *, at_rest: bool) -> None:
-        """Publish a copy, unless the newest is up to date; `at_rest` says that no worker moves."""
+    def _publish(self, *, quiesced: bool) -> None:
+        """Publish, unless the newest snapshot is current; `quiesced`: no worker writes."""
         began, came = time.monotonic(), self._readers.came
-        version, newest = self._arena.counters.load("version"), self._copies.newest()
+        version, newest = self._arena.counters.load("version"), self._snapshots.newest()
         is_new = newest is None or not newest.oldest == newest.version == version
-        if is_new or (at_rest and self._averages):  # a meeting changes it without an update
-            self._copies.publish(partial(self._copy, at_rest=at_rest))
+        if is_new or (quiesced and self._averages):  # a reduce changes it without an update
+            self._snapshots.publish(partial(self._copy, quiesced=quiesced))
             now = time.monotonic()
             self._steps, self._published_s = version, now
-            self._not_before = now + (now - began) / COPYING_PART
+            self._not_before = now + (now - began) / MAX_COPY_SHARE
         self._came = came
 
-    def _copy(self, out: Float32, *, at_rest: bool) -> Updates:
+    def _copy(self, out: Float32, *, quiesced: bool) -> Updates:
         arena, version = self._arena, partial(self._arena.counters.load, "version")
 
         def copy() -> None:
-            if at_rest or self._averages:
+            if quiesced or self._averages:
                 self._write_model(arena, out)
             else:
                 copy_racily(out, arena.params[: out.size])
 
-        if not at_rest:
-            return self._marks.copy(version, copy, TRIES_S)
+        if not quiesced:
+            return self._counters.copy(version, copy, TRIES_S)
         copy()
         return version(), version()
 
-    def publish_at_rest(self) -> None:
-        """Publish the present model if it has readers; no worker may move."""
+    def publish_quiesced(self) -> None:
+        """Publish the present model if it has readers; the workers must be quiesced."""
         with self._lock:
-            if not self._copies.closed and self._readers.present:
-                self._publish(at_rest=True)
+            if not self._snapshots.closed and self._readers.present:
+                self._publish(quiesced=True)
 
     def end(self) -> None:
-        """Publish the final model for later readers, as the last copy; no worker may move."""
+        """Publish the final model as the last snapshot; the workers must be quiesced."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join()
         for slot in range(1, self._arena.layout.max_workers + 2):
             SeqlockCounters(self._arena, slot).end_update()
-        self._publish(at_rest=True)
-        self._copies.close()
+        self._publish(quiesced=True)
+        self._snapshots.close()

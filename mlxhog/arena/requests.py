@@ -9,12 +9,12 @@ A client sends one JSON object in one line:
     {"ok": true, "version": "...", "bytes": 5123}
 
 With the last comes the descriptor of the arena, read-only, and its layout follows. A reader keeps
-its connection, and sends one more byte if it needs published copies: the run publishes them while
-such readers are connected. A dead process disconnects.
+its connection, and sends one more byte if it needs snapshots: the run publishes them while such
+readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
-other requests on. The supervisor looks for them between its other duties (`take`), and never waits
-for a client. It holds the lock of its run, so a socket that it finds there is of a dead one.
+other requests on. The supervisor polls for them (`pop_requests`), and never waits for a client. It
+holds the lock of its run, so a socket that it finds there is of a dead one.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ from mlxhog.errors import ArenaError, EnvironmentLacks, MlxhogError, RunError
 ATTACH = "attach"
 MAX_BYTES = 1 << 16  # in the line of a client
 SILENT_S = 5.0  # a client that has not sent a whole line after this time is dropped
-LOOK_S = 0.1  # between two looks of the server whether it is closed
+POLL_S = 0.1  # interval at which the server checks whether it is closed
 SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
-COPIES = b"c"  # from a reader that needs published copies
+SNAPSHOTS = b"c"  # from a reader that needs snapshots
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
 
@@ -113,10 +113,10 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                     "folder of your own on a local disk"
                 ) from error
         self.is_closed, self._fds = False, list[int]()
-        self.came = self.present = 0  # readers that ever asked for copies, and those connected
+        self.came = self.present = 0  # readers that ever asked for snapshots, and those connected
         self._lock = threading.Lock()  # of all of these
         thread = threading.Thread(
-            target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
+            target=self.serve_forever, args=(POLL_S,), name="mlxhog-socket", daemon=True
         )
         try:
             self._fds += map(os.dup, fds)
@@ -152,7 +152,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[None]:
-        """Count a reader of copies during the block."""
+        """Count a reader of snapshots during the block."""
         with self._lock:
             self.came, self.present = self.came + 1, self.present + 1
         try:
@@ -168,7 +168,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 socket.send_fds(connection, [data], self._fds)
             return not self.is_closed
 
-    def take(self) -> list[ControlRequest]:
+    def pop_requests(self) -> list[ControlRequest]:
         """The requests that have arrived; the caller must answer each. Never waits."""
         return [self.queue.get_nowait() for _ in range(self.queue.qsize())]
 
@@ -181,7 +181,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             self._close_fds()  # the threads of clients go on, and may come to send them later
         self.shutdown()
         self._leave()
-        for request in self.take():
+        for request in self.pop_requests():
             request.hang_up()
 
     def _close_fds(self) -> None:
@@ -236,7 +236,7 @@ class _Client(socketserver.StreamRequestHandler):
         # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
         # closes (CPython issue 14669).
         self.connection.settimeout(None)
-        if self.connection.recv(1) == COPIES:
+        if self.connection.recv(1) == SNAPSHOTS:
             with self.server.reader():
                 self.connection.recv(1)
 

@@ -1,11 +1,10 @@
 """The shared segment of an arena, and its life.
 
 Its name is removed right after its creation, so the system frees it with its last descriptor, and a
-kill of any process at any moment leaves no segment behind. Workers inherit the descriptor at spawn,
-later readers get it over a socket (`requests.py`). Linux and macOS share one code path, with one
-difference: macOS lacks `posix_fallocate`, which on Linux makes a full /dev/shm an error here
-instead of a SIGBUS later. If the system forbids shared memory (an app sandbox on macOS allows only
-names that begin with the app's group), an unnamed file takes its place, and the `Backing` says so.
+kill at any moment leaves no segment behind. Workers inherit the descriptor at spawn, later readers
+get it over a socket (`requests.py`). Linux alone has `posix_fallocate`, which makes a full /dev/shm
+an error here instead of a SIGBUS later. Where shared memory is forbidden (in an app sandbox on
+macOS), an unnamed file takes its place, and the `Backing` says so.
 """
 
 import _posixshmem  # type: ignore[import-not-found]

@@ -4,9 +4,9 @@ Slots are numbered 1 .. max_workers, entry k lies at byte 512 (k - 1) of the seg
 more entry belongs to the arena's creator. `Entry` has the fields; the same table in C++ is
 `metal/native/arena/worker_table.h`.
 
-`state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
-acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
-before that process); the rest by plain aligned accesses, which never tear but promise no order.
+Fields on which other processes base decisions have acquire and release order (a waiter that reads a
+pid also sees its start time, and no lock word from before that process); the rest are plain aligned
+accesses, which never tear but promise no order.
 """
 
 import struct
@@ -64,8 +64,7 @@ QUIESCED = (
 class _Field:
     """A field of an entry: its type, as `memoryview.cast` names it, and its first byte.
 
-    It is read and written by one aligned access, without a memory order; an `atomic` one, on which
-    other processes base decisions, by acquire loads and release stores.
+    One aligned access reads or writes it; an `atomic` one by acquire loads and release stores.
     """
 
     def __init__(self, form: str, at: int, *, atomic: bool = False) -> None:
@@ -211,7 +210,7 @@ class WorkerTable:
         entry.state = WorkerState.STARTING
         return entry
 
-    def seated(self, slot: int, pid: int) -> None:
+    def set_process(self, slot: int, pid: int) -> None:
         """Set the process of a slot that was acquired before the process was spawned."""
         entry = self.entry(slot)
         entry.start_time = process_start_time(pid)

@@ -103,7 +103,7 @@ class SlotTable(Protocol):
     def acquire_slot(self, slot: int, /) -> object:
         """Assign the slot before the spawn."""
 
-    def seated(self, slot: int, pid: int, /) -> None:
+    def set_process(self, slot: int, pid: int, /) -> None:
         """Record the pid of the slot."""
 
     def mark_dead(self, slot: int, /) -> None:
@@ -161,7 +161,7 @@ class WorkerProcess:
                 _processes.add(self.process)
             undo.pop_all()
         if self._table is not None:
-            self._table.seated(slot, self.pid)
+            self._table.set_process(slot, self.pid)
 
     @property
     def pid(self) -> int:

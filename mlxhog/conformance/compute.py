@@ -45,7 +45,7 @@ def computed_results(
         for backend, child in children.items():
             connection.wait([child.pipe])
             try:
-                results |= child.take(PATIENCE_S)
+                results |= child.await_result(PATIENCE_S)
             except Failed as failure:
                 problem = str(failure).removeprefix("ConfigError: ")  # as of a plugin's layer
                 kind = WorkerFailed if problem == str(failure) else ConfigError

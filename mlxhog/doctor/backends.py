@@ -111,7 +111,7 @@ def _measure(
             children = [stack.enter_context(Child()) for _ in range(1 + (name in GPU_ENGINES))]
             for child in children:
                 child.start(compute_gradient, name, form)
-            results.extend([child.take(LIMIT_S) for child in children])
+            results.extend([child.await_result(LIMIT_S) for child in children])
         with Child(promises=False) as child:  # as fast as in training
             speed = child.call(LIMIT_S, measure_speed, name, form, gradients)["tokens_per_s"]
         error, where = max((_error(results[0][key], expected[key]), key) for key in expected)

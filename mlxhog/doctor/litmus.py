@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from mlxhog import arena
 from mlxhog.arena import Arena
-from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
+from mlxhog.arena.child import START_S, Child, Failed, Lane, TimedOut
 from mlxhog.arena.process import WatchedTime
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
@@ -72,7 +72,7 @@ Reader = Callable[[], Float32]
 def inconclusive(failure: Failed, watch: LoadWatch) -> str:
     """Return the load of a busy machine that may have caused a child's failure, else ""."""
     load = watch.look()
-    return str(load) if isinstance(failure, Late) and load.busy else ""
+    return str(load) if isinstance(failure, TimedOut) and load.busy else ""
 
 
 # -- the arena, writers and readers ----------------------------------------------------------------
@@ -342,8 +342,8 @@ class Litmus:
         results, watched = dict[Any, Any](), WatchedTime()
         while running:
             for pipe in connection.wait(list(running), _POLL_S):
-                results[pipe] = running.pop(pipe).take(0.0)
+                results[pipe] = running.pop(pipe).await_result(0.0)
             look()
             if running and watched.look() > limit_s + _GRACE_S:
-                raise Late(f"no answer within {limit_s + _GRACE_S:.0f} s")
+                raise TimedOut(f"no answer within {limit_s + _GRACE_S:.0f} s")
         return [results[child.pipe] for child in self._children]

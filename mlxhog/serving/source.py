@@ -21,7 +21,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.control import ControlCommand
 from mlxhog.arena.process import monotonic_ns, process_is_gone
-from mlxhog.arena.published import MARKS, WORDS, Copies, SeqlockReader, copy_racily
+from mlxhog.arena.published import COUNTERS, WORDS, SeqlockReader, Snapshots, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint import manifest
@@ -161,10 +161,10 @@ class RunWeights(WeightSource):
             self.name = f"run {name}, the own parameters of worker 1 of {len(own)}"
         elif own:
             self.name = f"run {name}, the average of its workers' own parameters"
-        self._marks = SeqlockReader(arena) if MARKS in segments else None
+        self._marks = SeqlockReader(arena) if COUNTERS in segments else None
         self._number, self._version, self._read_ns = 0, -1, monotonic_ns()
         self._bound: Backend | None = None
-        self._copies: Copies | None = None
+        self._copies: Snapshots | None = None
         if mode == "racy":
             return
         if WORDS not in segments:
@@ -172,12 +172,12 @@ class RunWeights(WeightSource):
                 f"run {name} publishes no snapshots (start it with --live on, or "
                 "read its parameters while workers write them with --mode racy)"
             )
-        self._copies = Copies(arena)
+        self._copies = Snapshots(arena)
         before = self._copies.number()
-        arena.ask_for_copies()
+        arena.ask_for_snapshots()
         self._wait_for_copy(self._copies, since=before)
 
-    def _wait_for_copy(self, copies: Copies, since: int) -> None:
+    def _wait_for_copy(self, copies: Snapshots, since: int) -> None:
         """Wait for a snapshot with a number above `since`, unless none will come."""
         until = monotonic() + self._patience_s
         while copies.number() <= since and not self.ended() and monotonic() < until:
@@ -227,7 +227,7 @@ class RunWeights(WeightSource):
     def _read(self, out: Float32) -> LoadedWeights:
         copies = self._copies
         if copies is not None:
-            while (copy := copies.take(out)) is None:
+            while (copy := copies.read(out)) is None:
                 self._wait_for_copy(copies, since=0)
             self._number, self._read_ns = copy.number, copy.time_ns
             return LoadedWeights(version=copy.version, oldest=copy.oldest)

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena, Layout, event_log
-from mlxhog.arena.event_log import CHECK_EVERY, NUMBERS_BYTES, Accesses, Numbers, RecordedStep, Torn
+from mlxhog.arena.event_log import (
+    CHECK_EVERY,
+    METADATA_BYTES,
+    Accesses,
+    RecordedStep,
+    StepMetadata,
+    Torn,
+)
 from mlxhog.arena.layout import LOCK_WORDS, PARAMETER_COPY, Parameter, Slot
 from mlxhog.arena.words import Table
 from mlxhog.base.durable import disk_errors
@@ -78,13 +85,13 @@ class StepJournal:
     def __init__(self, arena: Arena, slot: int) -> None:
         self.content: NDArray[np.uint8] = arena.segment(f"turns.{slot}")
         self.words = _TABLE.open(self.content[_WORDS_AT : _native.TURNS_HEAD])
-        self._numbers = self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES]
+        self._numbers = self.content[_NUMBERS_AT : _NUMBERS_AT + METADATA_BYTES]
 
     @property
-    def numbers(self) -> Numbers:
-        return Numbers.unpack(self._numbers.tobytes())
+    def numbers(self) -> StepMetadata:
+        return StepMetadata.unpack(self._numbers.tobytes())
 
-    def enter(self, phase: int, numbers: Numbers) -> None:
+    def enter(self, phase: int, numbers: StepMetadata) -> None:
         """Store the values of this step that are known in a phase."""
         self._numbers[...] = np.frombuffer(numbers.pack(), np.uint8)
         self.words["phase"] = phase
@@ -174,7 +181,7 @@ class OrderedWorker(HogwildWorker):
         self.journal = StepJournal(arena, context.slot)
         self._order = _native.Turns(arena.segment(NEXT), self.journal.content)
         self._locks = arena.locks(context.slot)
-        _native.follow_turns(self._locks, self._order)
+        _native.attach_turns(self._locks, self._order)
         self._regions = regions(arena.layout.dense)
         own = np.zeros(arena.params.size, np.float32)  # takes memory only for rows that are read
         self._tables = {
@@ -187,10 +194,10 @@ class OrderedWorker(HogwildWorker):
         """Leave it to the first step, since it reads."""
         self._workers = 0
 
-    def _seed(self, numbers: Numbers) -> int:
+    def _seed(self, numbers: StepMetadata) -> int:
         return numbers.version_read * 65_537 + self.context.slot
 
-    def _read_in_order(self, numbers: Numbers) -> None:
+    def _read_in_order(self, numbers: StepMetadata) -> None:
         context, arena, run = self.context, self.context.arena, self.context.run
         params, workers, seed = arena.dense, numbers.workers, self._seed(numbers)
         turns: dict[str, Any] = {"locks": self._locks, "regions": self._regions, "seed": seed}
@@ -212,7 +219,7 @@ class OrderedWorker(HogwildWorker):
         _native.read(context.backend.param_buffer, params, **turns, **how)
         context.backend.tables = self._tables
 
-    def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
+    def _write_in_order(self, grads: Grads, numbers: StepMetadata) -> None:
         self.context.optimizer.step(
             self._target,
             grads,
@@ -253,7 +260,7 @@ class RecordedWorker(OrderedWorker):
         self._reads.append(version)
         workers = context.live_workers
         horizon = self._reader.horizon(version) if workers == self._workers else workers - 1.0
-        numbers = Numbers(lease.epoch, lease.ticket, version, workers, horizon)
+        numbers = StepMetadata(lease.epoch, lease.ticket, version, workers, horizon)
         words["begun_at"] = self._log.stat().st_size
         self.journal.enter(READING, numbers)
         self._read_in_order(numbers)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import event_log
-from mlxhog.arena.event_log import Begin, Numbers, RecordedStep, Torn
+from mlxhog.arena.event_log import Begin, RecordedStep, StepMetadata, Torn
 from mlxhog.errors import RunError
 from mlxhog.training.supervisor import replay
 from tests.pairs import each_of
 
 BEGIN = Begin("torch:cpu", 2, "native")
-NUMBERS = Numbers(0, 1, 2, 1, 0.0)
+NUMBERS = StepMetadata(0, 1, 2, 1, 0.0)
 STEP = RecordedStep(NUMBERS, True, np.arange(100, dtype=np.uint32), b"digest")
 
 

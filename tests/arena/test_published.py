@@ -8,7 +8,7 @@ import pytest
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.child import Child
-from mlxhog.arena.published import Copies, SeqlockCounters, SeqlockReader
+from mlxhog.arena.published import SeqlockCounters, SeqlockReader, Snapshots
 from mlxhog.arena.requests import socket_path
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import Spec
@@ -37,7 +37,7 @@ def filled(value):
 def take(copies):
     """The version of the newest copy, and the numbers in it."""
     out = np.full(2000, -1, np.float32)
-    copy = copies.take(out)
+    copy = copies.read(out)
     assert copy is not None
     return copy.version, np.unique(out).tolist()
 
@@ -51,14 +51,14 @@ def publish_half(lane):
         time.sleep(WAIT_S)
         return 99, 99
 
-    Copies(lane.arena).publish(fill)
+    Snapshots(lane.arena).publish(fill)
 
 
 def hold(lane, path):
     """Read the newest copy, and be in the midst of it until told to go on."""
     counters, reader = lane.arena.counters, Arena.connect(path)
-    reader.ask_for_copies()
-    copies = Copies(reader)
+    reader.ask_for_snapshots()
+    copies = Snapshots(reader)
     floats = copies.floats
 
     def slow(number):
@@ -81,8 +81,8 @@ def amid(arena, function, *arguments):
 
 
 def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
-    copies = Copies(arena)
-    assert copies.take(np.empty(8, np.float32)) is None
+    copies = Snapshots(arena)
+    assert copies.read(np.empty(8, np.float32)) is None
     for value in (3, 2, 1):  # copies take turns, and the newest is read
         copies.publish(filled(value))
         assert take(copies) == (value, [value])
@@ -95,7 +95,7 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena):
 
 @pytest.mark.slow
 def test_a_reader_that_stopped_is_counted_is_overtaken_and_reads_again(arena, tmp_path):
-    copies, path = Copies(arena), socket_path(tmp_path)
+    copies, path = Snapshots(arena), socket_path(tmp_path)
     copies.publish(filled(1))
     with arena.serve(path) as server, Arena.connect(path):
         with amid(arena, hold, path) as reader:
@@ -103,7 +103,7 @@ def test_a_reader_that_stopped_is_counted_is_overtaken_and_reads_again(arena, tm
             for value in (2, 3):
                 copies.publish(filled(value))
             arena.counters["pause"] = 2
-            assert reader.take(WAIT_S) == (3, [3])
+            assert reader.await_result(WAIT_S) == (3, [3])
         wait_until(lambda: not server.present, WAIT_S, "no reader")
 
 

@@ -43,7 +43,7 @@ def polled(server, act=echo):
 
     def poll():
         while not over.wait(0.005):
-            for request in server.take():
+            for request in server.pop_requests():
                 act(request)
 
     thread = threading.Thread(target=poll)
@@ -249,4 +249,4 @@ def test_another_user_is_hung_up_on(server, monkeypatch):
     # It may hang up before the request is sent, or while the answer is awaited.
     with suppress(ConnectionError), connected(server, b'{"request": "stop"}\n') as client:
         assert client.recv(1) == b""
-    assert server.take() == []
+    assert server.pop_requests() == []

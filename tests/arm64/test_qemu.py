@@ -44,7 +44,7 @@ def threads(folder):
     return runner(program(folder / "threads", sources))
 
 
-def test_products_and_polar_factors_by_neon_are_those_of_this_machine(folder):
+def test_products_and_orthogonalizations_by_neon_are_those_of_this_machine(folder):
     sources = (ROOT / "tests/metal/blas.cpp", *(NATIVE / "ops" / name for name in PRODUCTS))
     assert_products(program(folder / "products", sources))
 

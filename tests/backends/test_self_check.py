@@ -43,13 +43,13 @@ def found(framework, engine):
 
 
 @pytest.mark.parametrize("framework", FORMS)
-def test_right_kernels_pass_with_room(framework, monkeypatch, host_engine):
+def test_right_kernels_pass_with_room(framework, monkeypatch, new_emulator):
     allowed = {
         kind: Allowed(one.atol / 2, one.of_largest / 2, one.of_all / 2)
         for kind, one in ALLOWED.items()
     }
     monkeypatch.setattr(probes, "ALLOWED", allowed)
-    assert found(framework, host_engine()) == {}
+    assert found(framework, new_emulator()) == {}
 
 
 @each_of("kernel", OF_MODELS)

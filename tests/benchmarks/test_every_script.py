@@ -113,12 +113,12 @@ def _server():
 
 
 @pytest.fixture
-def cache(tmp_path_factory, shim_cache, monkeypatch):
+def cache(tmp_path_factory, emulator_cache, monkeypatch):
     """A cache of corpora that the scripts share."""
     folder = tmp_path_factory.getbasetemp() / "benchmarks-cache"
     (folder / "mlxhog").mkdir(exist_ok=True, parents=True)
     with suppress(FileExistsError):
-        (folder / "mlxhog" / "metal").symlink_to(shim_cache)
+        (folder / "mlxhog" / "metal").symlink_to(emulator_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
 
 

@@ -54,7 +54,7 @@ class Member(Child):
         self.start(_play)
 
     def answer(self):
-        return self.take(LIMIT_S)
+        return self.await_result(LIMIT_S)
 
     def round(self):
         self.begin_round()

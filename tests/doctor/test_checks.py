@@ -22,7 +22,7 @@ from mlxhog.doctor.record import option_values
 from mlxhog.errors import WorkerFailed
 from mlxhog.experiments import paired_test
 from mlxhog.metal import engines
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.kernel import FUSED_RTOL
 from mlxhog.models.ops import kernels as choose_kernels
 from tests.base.test_capabilities import adds, kernel, reads
@@ -119,7 +119,7 @@ def test_an_engine_that_cannot_start_is_told_and_runs_nothing():
 
 @each_of("fault", ["step_recorded", "step_rows", "wrap"])
 def test_a_step_or_an_import_that_is_off_is_caught(fault, monkeypatch):
-    class Wrong(HostEngine):
+    class Wrong(EmulatorEngine):
         def run(self, launch):
             if launch.kernel.name == fault:
                 g = launch.inputs["g"] * np.float32(1.01)
@@ -162,7 +162,7 @@ class Children:
     def start(self, function, *form):
         self.form = form
 
-    def take(self, timeout_s):
+    def await_result(self, timeout_s):
         planned = self.planned.get(self.form)
         if planned == "the GPU is gone":
             raise Failed(planned)

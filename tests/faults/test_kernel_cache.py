@@ -8,16 +8,16 @@ import pytest
 from mlxhog.base.cache import is_kept, private_directory
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.emulator import build
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from tests.metal.emulator.probes import GROUP_SUM, on
 
 
-def test_a_library_planted_in_the_cache_is_refused(tmp_path, host_engine):
+def test_a_library_planted_in_the_cache_is_refused(tmp_path, new_emulator):
     cache = private_directory(tmp_path / "cache")
-    built = host_engine().built(GROUP_SUM)
+    built = new_emulator().built(GROUP_SUM)
     (cache / built.name).symlink_to(built)
     with pytest.raises(EnvironmentLacks, match=rf"{built.name} is not trusted: it is not a reg"):
-        HostEngine(cache=cache).run(on(GROUP_SUM, np.ones(64, np.float32)))
+        EmulatorEngine(cache=cache).run(on(GROUP_SUM, np.ones(64, np.float32)))
 
 
 def test_a_cache_that_others_can_write_is_refused(tmp_path):

@@ -1,9 +1,7 @@
-// Linux behaving like macOS, as far as mlxhog meets it: preloaded into a process (LD_PRELOAD), it answers
-// the calls that only libSystem has, and refuses what macOS refuses.
-//
-// Behaviour follows the sources of XNU: bsd/kern/posix_shm.c (names, one ftruncate, st_mode without a file
-// type), bsd/kern/proc_info.c (zombies are found only if asked for), bsd/kern/uipc_usrreq.c (LOCAL_PEERCRED),
-// osfmk/kern/host.c (sizes of statistics).
+// Linux behaving like macOS, as far as mlxhog needs it: preloaded into a process (LD_PRELOAD), it answers the calls that
+// only libSystem has, and refuses what macOS refuses. Behavior follows the sources of XNU: bsd/kern/posix_shm.c (names,
+// one ftruncate, st_mode without a file type), bsd/kern/proc_info.c (zombies are found only if asked for),
+// bsd/kern/uipc_usrreq.c (LOCAL_PEERCRED), osfmk/kern/host.c (sizes of statistics).
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <dlfcn.h>
@@ -92,6 +90,11 @@ int give(void* old, std::size_t* size, const void* value, std::size_t n) {
   return 0;
 }
 
+template <class T>
+int give(void* old, std::size_t* size, T value) {
+  return give(old, size, &value, sizeof value);
+}
+
 // FAKE_LEVELS, such as "Super:6,Performance:12": the kinds of cores, as `sysctl hw` lists them.
 std::vector<std::pair<std::string, std::int32_t>> levels() {
   std::vector<std::pair<std::string, std::int32_t>> all;
@@ -115,28 +118,18 @@ int sysctlbyname(const char* name, void* old, std::size_t* size, const void*, st
   if (is("hw.memsize")) {
     struct sysinfo info;
     sysinfo(&info);
-    const std::uint64_t bytes = std::uint64_t{info.totalram} * info.mem_unit;
-    return give(old, size, &bytes, sizeof bytes);
+    return give(old, size, std::uint64_t{info.totalram} * info.mem_unit);
   }
-  if (is("hw.physicalcpu")) {
-    const std::int32_t n = std::atoi(std::getenv("FAKE_CORES"));
-    return give(old, size, &n, sizeof n);
-  }
+  if (is("hw.physicalcpu")) return give(old, size, std::int32_t{std::atoi(std::getenv("FAKE_CORES"))});
   const auto all = levels();
-  if (is("hw.nperflevels") && !all.empty()) {
-    const auto n = static_cast<std::int32_t>(all.size());
-    return give(old, size, &n, sizeof n);
-  }
+  if (is("hw.nperflevels") && !all.empty()) return give(old, size, static_cast<std::int32_t>(all.size()));
   for (std::size_t k = 0; k < all.size(); ++k) {
     const std::string level = "hw.perflevel" + std::to_string(k);
     const auto& [called, cores] = all[k];
     if (name == level + ".name") return give(old, size, called.c_str(), called.size() + 1);
-    if (name == level + ".physicalcpu") return give(old, size, &cores, sizeof cores);
+    if (name == level + ".physicalcpu") return give(old, size, cores);
   }
-  if (is("sysctl.proc_translated")) {
-    const std::int32_t translated = setting("FAKE_ROSETTA") != nullptr;
-    return give(old, size, &translated, sizeof translated);
-  }
+  if (is("sysctl.proc_translated")) return give(old, size, std::int32_t{setting("FAKE_ROSETTA") != nullptr});
   if (is("machdep.cpu.brand_string")) {
     const char* chip = setting("FAKE_CHIP");
     if (chip == nullptr) chip = "Apple M2 Pro";
@@ -165,14 +158,11 @@ int proc_pidinfo(int pid, int flavor, std::uint64_t arg, void* buffer, int size)
 }
 
 int pthread_set_qos_class_self_np(unsigned qos_class, int priority) {
-  const char* log = setting("FAKE_QOS_LOG");
   if (qos_class != 0x19 || priority != 0) return EINVAL;
-  if (log != nullptr) {
-    std::FILE* file = std::fopen(log, "a");
-    if (file != nullptr) {
-      std::fprintf(file, "%d %d\n", getpid(), gettid());
-      std::fclose(file);
-    }
+  const char* log = setting("FAKE_QOS_LOG");
+  if (std::FILE* file = log == nullptr ? nullptr : std::fopen(log, "a")) {
+    std::fprintf(file, "%d %d\n", getpid(), gettid());
+    std::fclose(file);
   }
   return 0;
 }

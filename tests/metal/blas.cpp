@@ -1,14 +1,14 @@
 // The products of large matrices by a BLAS, for test_blas.py: floats from stdin, results to stdout.
 //
 //   blas found                    exit code 0 if a BLAS multiplies
-//   blas polar ROWS COLS          x (rows, cols) -> newton_schulz(x) by the steps of Polar Express
+//   blas newton_schulz ROWS COLS  x (rows, cols) -> newton_schulz(x) by the steps of Polar Express
 //   blas linear ROWS IN OUT       x (rows, in), W (out, in), dy (rows, out) -> y (rows, out), dx, dW
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
-#include "blas.h"
+#include "gemm.h"
 #include "linear.h"
 #include "newton_schulz.h"
 
@@ -26,7 +26,7 @@ void write_floats(const std::vector<float>& values) {
   std::fwrite(values.data(), sizeof(float), values.size(), stdout);
 }
 
-void polar_of_input(Index rows, Index cols) {
+void orthogonalize_input(Index rows, Index cols) {
   const NewtonSchulzStep steps[] = {{8.287212018145626f, -23.59588651909882f, 17.30038731253092f},
                              {4.107059111542198f, -2.947849916737908f, 0.5448431082926598f},
                              {3.948690853482296f, -2.9089021159629485f, 0.5518191394370133f}};
@@ -51,7 +51,7 @@ int main(int count, char** words) {
   const auto number = [&](int k) { return static_cast<Index>(std::atoll(words[k])); };
   const std::string what = words[1];
   if (what == "found") return has_blas() ? 0 : 1;
-  if (what == "polar" && count == 4) polar_of_input(number(2), number(3));
+  if (what == "newton_schulz" && count == 4) orthogonalize_input(number(2), number(3));
   else if (what == "linear" && count == 5) linear_of_input(number(2), number(3), number(4));
   else return 2;
 }

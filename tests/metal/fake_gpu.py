@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mlxhog.errors import MetalError
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.kernel import Launch, MetalKernel, read_source
 
@@ -39,10 +39,10 @@ class _Fake:
     """What both stand-ins have; `calls` keeps what each launch was given."""
 
     kernels: dict[str, MetalKernel]
-    engine: MetalEngine = field(default_factory=HostEngine)
+    engine: MetalEngine = field(default_factory=EmulatorEngine)
     calls: list[Any] = field(default_factory=list)
     breaks: str = ""  # what the Metal compiler says instead
-    max_threads: int = 1024  # in a group, of every compiled kernel
+    max_threads: int = 1024  # in a threadgroup, of every compiled kernel
 
 
 @dataclass
@@ -94,7 +94,7 @@ class FakeMLX(_Fake):
                 mx.eval(value)
                 host = np.array(value, copy=False)  # ensure_row_contiguous copies what is not
                 arrays.append(value.item() if argument.scalar else np.ascontiguousarray(host))
-            how = {"grid": given["grid"], "group": given["threadgroup"], "instance": instance}
+            how = {"grid": given["grid"], "threadgroup": given["threadgroup"], "instance": instance}
             outputs = _run(self.engine, kernel, arrays, given["output_shapes"], **how)
             return list(map(mx.array, outputs, given["output_dtypes"]))
 
@@ -131,7 +131,7 @@ class FakeMPS(_Fake):
                 assert isinstance(value, float if argument.dtype == "float32" else int)
         arrays = [x.numpy() if isinstance(x, torch.Tensor) else x for x in arguments]
         inputs, outputs = arrays[: len(kernel.inputs)], arrays[len(kernel.inputs) :]
-        sizes = {"grid": tuple(how["threads"]), "group": tuple(how["group_size"])}
+        sizes = {"grid": tuple(how["threads"]), "threadgroup": tuple(how["group_size"])}
         shapes = [output.shape for output in outputs]
         result = _run(self.engine, kernel, inputs, shapes, **sizes, instance=instance)
         for output, value in zip(outputs, result, strict=True):
@@ -146,7 +146,7 @@ class _Library:
         return lambda *arguments, **how: self._call(name, arguments, how)
 
 
-class FaultyEngine(HostEngine):
+class FaultyEngine(EmulatorEngine):
     """Right results, but those of one kernel are off by a share, or it does not run at all.
 
     Only launches with the numbers `only` have the fault.

@@ -15,18 +15,20 @@ OFFSET = 7  # the slice starts inside a stripe, off every vector's alignment
 TAIL = 123  # and ends in an odd-sized rest
 
 
+ADDS = {
+    "stripe": lambda locks, *at, **how: _native.add(locks, LOSSLESS, *at, **how),
+    "racy": lambda locks, *at, **how: _native.add(locks, RACY, *at, **how),
+    "cas1": lambda locks, *at, seed: _native.add_cas(*at, 1),
+    "cas2": lambda locks, *at, seed: _native.add_cas(*at, 2),
+}
+
+
 def add_ones(segment, barrier, slot, kernel, n, rounds):
     """One worker: `rounds` times, add 1.0 to n floats at OFFSET."""
-    locks, flat = segment.locks(slot), segment.floats
-    ones = np.ones(n, np.float32)
+    at = (segment.locks(slot), segment.floats, OFFSET, np.ones(n, np.float32))
     barrier.wait(TIMEOUT_S)
     for k in range(rounds):
-        seed = slot << 32 | k
-        if kernel in ("stripe", "racy"):
-            mode = RACY if kernel == "racy" else LOSSLESS
-            _native.add(locks, mode, flat, OFFSET, ones, seed=seed)
-        else:
-            _native.add_cas(flat, OFFSET, ones, int(kernel.removeprefix("cas")))
+        ADDS[kernel](*at, seed=slot << 32 | k)
 
 
 def concurrent_adds(kernel, workers, n):
@@ -85,11 +87,13 @@ def add_in_every_form(segment, barrier, slot, mode, name, rounds):
     locks, rows = segment.locks(slot), some_rows(rng, parameter)
     barrier.wait(TIMEOUT_S)
     for k in range(rounds):
-        index = drawn(rng, parameter)
-        how = {"locks": locks, "mode": mode, "seed": slot << 32 | k}
-        updates.add_at(segment.floats, parameter, index, np.ones(500, np.float32), **how)
-        updates.add(segment.floats, parameter, rows, **how)
-        updates.add(segment.floats, parameter, np.ones(parameter.shape, np.float32), **how)
+        at, how = (
+            (segment.floats, parameter),
+            {"locks": locks, "mode": mode, "seed": slot << 32 | k},
+        )
+        updates.add_at(*at, drawn(rng, parameter), np.ones(500, np.float32), **how)
+        updates.add(*at, rows, **how)
+        updates.add(*at, np.ones(parameter.shape, np.float32), **how)
 
 
 def wanted_after(workers, parameter, rounds):

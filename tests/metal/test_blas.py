@@ -16,11 +16,11 @@ from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from tests import kept
 from tests.models.operators import draw
-from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
+from tests.tolerances import ORTHOGONAL_F32, PRODUCT_F32, assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "metal/native/ops"
-SOURCES = ["blas.cpp", "gemm.cpp", "linear.cpp", "newton_schulz.cpp", "pool.cpp", "rows.cpp"]
+SOURCES = ["gemm.cpp", "linear.cpp", "newton_schulz.cpp", "pool.cpp", "rows.cpp"]
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
 
 pytestmark = [
@@ -60,14 +60,17 @@ SIZES = ((50, 96, 40), (33, 520, 70), (7, 20, 600), (1, 65, 33))
 
 
 def assert_products(program):
-    """A program's polar factors, linear maps and their gradients are those of this machine."""
+    """A program's orthogonal factors, linear maps and their gradients are those of this machine."""
     for shape in SHAPES:
         x = draw(*shape)
-        ours, theirs = np.empty_like(x), run(program, "polar", *shape, given=[x]).reshape(shape)
+        ours, theirs = (
+            np.empty_like(x),
+            run(program, "newton_schulz", *shape, given=[x]).reshape(shape),
+        )
         _native.newton_schulz(
             [x], [ours], [1.0], np.float32(ORTHOGONALIZATIONS["polar3"]), threads=1
         )
-        assert_close(theirs, ours, POLAR_F32, label=str(shape))
+        assert_close(theirs, ours, ORTHOGONAL_F32, label=str(shape))
     for rows, width, out in SIZES:
         x, w, dy = draw(rows, width), draw(out, width), draw(rows, out)
         theirs = run(program, "linear", rows, width, out, given=[x, w, dy])
@@ -86,7 +89,7 @@ def test_a_system_without_cblas_sgemm_takes_our_own_products(programs):
     assert subprocess.run([without, "found"], check=False).returncode == 1
     x = draw(40, 60)
     assert_close(
-        run(without, "polar", 40, 60, given=[x]),
-        run(with_blas, "polar", 40, 60, given=[x]),
-        POLAR_F32,
+        run(without, "newton_schulz", 40, 60, given=[x]),
+        run(with_blas, "newton_schulz", 40, 60, given=[x]),
+        ORTHOGONAL_F32,
     )

@@ -63,12 +63,12 @@ def assert_same(on, other, launch, rtol):
 
 @both
 @pytest.mark.parametrize("name", sorted(KERNELS))
-def test_every_kernel_gets_its_arguments_from_an_engine(which, name, monkeypatch, shim):
+def test_every_kernel_gets_its_arguments_from_an_engine(which, name, monkeypatch, emulator):
     _, on = fakes(which, monkeypatch)
     kernel = KERNELS[name]
     for instance in kernel.instances or ("",):
         launch = replace(sample(kernel, np.random.default_rng(0), 3000), instance=instance)
-        assert_same(on, shim, launch, kernel.rtol)
+        assert_same(on, emulator, launch, kernel.rtol)
 
 
 @both

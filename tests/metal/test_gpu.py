@@ -12,7 +12,7 @@ import torch
 
 from mlxhog.metal import engines
 from mlxhog.metal.engine_mlx import wrap
-from mlxhog.metal.kernel import FUSED_RTOL, whole_text
+from mlxhog.metal.kernel import FUSED_RTOL, amalgamated_source
 from mlxhog.metal.kernels.adds import DENSE_AXPY, dense_axpy
 from tests.metal.test_engines import assert_same
 from tools import sanitize
@@ -48,10 +48,10 @@ def pages(metal_device):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_kernel_computes_on_the_gpu_what_it_does_when_emulated(engine, host_engine, name):
+def test_a_kernel_computes_on_the_gpu_what_it_does_when_emulated(engine, new_emulator, name):
     launch = SAMPLES[name]
     # a GPU also flushes denormals, far below the tolerance
-    assert_same(engine, host_engine(), launch, max(launch.kernel.rtol, FUSED_RTOL))
+    assert_same(engine, new_emulator(), launch, max(launch.kernel.rtol, FUSED_RTOL))
 
 
 def test_what_the_host_writes_the_gpu_reads_and_the_reverse(engine, pages):
@@ -97,7 +97,7 @@ def test_dlpack_shares_memory_between_mlx_and_mps(metal_device):
 def test_a_shader_of_pytorch_honours_the_offset_of_a_tensor_in_its_storage(metal_device):
     whole = torch.zeros(4096, device="mps")
     part = whole[100:]
-    library = torch.mps.compile_shader(whole_text(DENSE_AXPY))
+    library = torch.mps.compile_shader(amalgamated_source(DENSE_AXPY))
     status = torch.zeros(1, dtype=torch.uint32, device="mps")
     g = torch.ones(300, device="mps")
     library.dense_axpy(part, g, 0.5, 300, 7, status, threads=[300], group_size=[256])

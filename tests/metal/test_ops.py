@@ -228,10 +228,10 @@ def mlstm_call(q=Q, **how):
     ops.mlstm(q, Q, Q, GATE, GATE, None, np.empty_like(Q), GATE.copy(), *STATES, **how)
 
 
-def slstm_call(R=None, tape=None):
+def slstm_call(R=None, saved=None):
     gates, state = [draw(2, 3, 1, 4)] * 4, [draw(2, 1, 4) for _ in range(4)]
     R = draw(1, 16, 4) if R is None else R
-    ops.slstm(*gates, R, draw(16), None, unwritten(2, 3, 1, 4), tape, *state, threads=1)
+    ops.slstm(*gates, R, draw(16), None, unwritten(2, 3, 1, 4), saved, *state, threads=1)
 
 
 def conv_call(state, S=5, starts=None):
@@ -254,8 +254,8 @@ SHAPES = {
     "stride must be at least 1": lambda: mlstm_call(stride=0),
     r"C has shape \(1, 1, 2, 4, 4\); .* = \(1, 1, 3, 4, 4\)": lambda: mlstm_call(chunk=1, stride=2),
     r"R has shape \(15, 4\); .*, 4\*DH, .* = \(1, 16, 4\)": lambda: slstm_call(R=draw(15, 4)),
-    r"tape has shape \(2, 3, 1, 4\); .* = \(2, 3, 1, 7, 4\)": lambda: slstm_call(
-        tape=unwritten(2, 3, 1, 4)
+    r"saved has shape \(2, 3, 1, 4\); .* = \(2, 3, 1, 7, 4\)": lambda: slstm_call(
+        saved=unwritten(2, 3, 1, 4)
     ),
     r"label 5 at position 1 .* \[0, 5\)": lambda: ops.cross_entropy(
         draw(2, 5), LABELS, None, None, cap=30.0, threads=1

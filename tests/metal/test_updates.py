@@ -69,8 +69,8 @@ def test_duplicate_rows_all_add_up(mode):
     delta = Rows(np.array([2, 0, 2, 2], np.int32), values)
     added = after(0, mode, lambda flat, **how: updates.add(flat, ROWS, delta, **how))
     rows = added[ROWS.offset : ROWS.offset + ROWS.size].reshape(ROWS.shape)
-    np.testing.assert_array_equal(rows[:3], [values[1], 0 * values[1], values[[0, 2, 3]].sum(0)])
-    assert not rows[3:].any()
+    np.testing.assert_array_equal(rows[[0, 2]], [values[1], values[[0, 2, 3]].sum(0)])
+    assert np.count_nonzero(rows.any(1)) == 2
 
 
 @each_of("threads", [1, 2, 7, 10**9])

@@ -14,7 +14,7 @@ from mlxhog.optim.muon import ORTHOGONALIZATIONS, ROOM
 from mlxhog.optim.rule import parameter
 from tests.optim.small import BIAS, HIDDEN, MATRIX, Slot, gradients, initial, target
 from tests.pairs import each_of
-from tests.tolerances import APOLLO_GOLDEN, POLAR_F32, SOAP_F32, assert_close
+from tests.tolerances import APOLLO_GOLDEN, ORTHOGONAL_F32, SOAP_F32, assert_close
 
 USE = RunContext(hidden=HIDDEN)
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
@@ -43,7 +43,7 @@ def test_the_polynomials_change_singular_values_and_nothing_else(shape, name):
     x = drawn(*shape)
     u = np.empty_like(x)
     _native.newton_schulz([x], [u], [1.0], np.float32(ORTHOGONALIZATIONS[name]), threads=1)
-    assert_close(u, exact(x, name), POLAR_F32)
+    assert_close(u, exact(x, name), ORTHOGONAL_F32)
 
 
 def test_a_step_is_the_rule():
@@ -58,7 +58,7 @@ def test_a_step_is_the_rule():
         mean = 0.8 * mean + 0.2 * 0.5 * g
         x = (0.7 * mean + 0.3 * 0.5 * g).astype(np.float32)
         w -= 0.05 * (0.2 * math.sqrt(9) * exact(x, "polar3") + 0.2 * w)
-    assert_close(parameter(flat, MATRIX), w, POLAR_F32)
+    assert_close(parameter(flat, MATRIX), w, ORTHOGONAL_F32)
     np.testing.assert_allclose(parameter(where.private["m"], MATRIX), mean, rtol=1e-5, atol=1e-7)
     assert not parameter(where.private["v"], MATRIX).any()
 

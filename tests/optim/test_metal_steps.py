@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.engines import shares_memory
@@ -96,10 +96,10 @@ def train(arena, rule, engine, steps=4, *, recorded=False):
 @each_of("recorded", [False, True], ids=["", "recorded"])
 @each_of("rule", RULES)
 def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
-    arena, shim, rule, recorded
+    arena, emulator, rule, recorded
 ):
     native = train(arena, RULES[rule], None, recorded=recorded)
-    metal = train(arena, RULES[rule], shim, recorded=recorded)
+    metal = train(arena, RULES[rule], emulator, recorded=recorded)
     for name, value in native.items():
         np.testing.assert_array_equal(metal[name], value, err_msg=name)
     assert np.abs(metal["params"] - arena.params).max() > 0.01
@@ -110,12 +110,12 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
 
 
 @each_of("which", ["mlx", "mps"])
-def test_the_engines_of_both_frameworks_take_the_native_steps(arena, shim, monkeypatch, which):
+def test_the_engines_of_both_frameworks_take_the_native_steps(arena, emulator, monkeypatch, which):
     """Over stand-ins of their Metal parts, which run the Metal source in MLX's own memory."""
-    lender = FakeMLX(dict(KERNELS), engine=shim).install(monkeypatch)
+    lender = FakeMLX(dict(KERNELS), engine=emulator).install(monkeypatch)
     engine, rule = MLXEngine(), RULES["adamw-shared"]
     if which == "mps":
-        FakeMPS(dict(KERNELS), engine=shim).install(monkeypatch)
+        FakeMPS(dict(KERNELS), engine=emulator).install(monkeypatch)
         engine = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "wrappable", lambda host: host)  # not on pages, here
     wrapped = {name: lender.memory(arena.params.size) for name in ("params", "last", "prev")}
@@ -145,20 +145,20 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(arena, shim, monke
     assert written == {memory.ctypes.data for memory in wrapped.values()}
 
 
-def test_warming_up_builds_the_kernels_and_changes_nothing(arena, shim):
-    metal = MetalSteps(shim, arena.params, arena.layout.slots, DECAY)
+def test_warming_up_builds_the_kernels_and_changes_nothing(arena, emulator):
+    metal = MetalSteps(emulator, arena.params, arena.layout.slots, DECAY)
     before = arena.params.copy()
     metal.warm_up(recorded=True)
-    assert shim.ran >= {"step", "step_rows", "step_recorded"}
+    assert emulator.ran >= {"step", "step_rows", "step_recorded"}
     np.testing.assert_array_equal(arena.params, before)
 
 
-def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, shim):
+def test_only_an_engine_over_the_arena_itself_passes_the_self_check(arena, emulator):
     before, at = arena.params.copy(), arena.layout.self_check(1)
-    assert shares_memory(shim, shim.wrap(arena.params), arena.params, at)
-    assert not shares_memory(shim, arena.params.copy(), arena.params, at)
+    assert shares_memory(emulator, emulator.wrap(arena.params), arena.params, at)
+    assert not shares_memory(emulator, arena.params.copy(), arena.params, at)
 
-    class ReadsOnce(HostEngine):
+    class ReadsOnce(EmulatorEngine):
         """Writes through, but computes with what it read first."""
 
         def run(self, launch):

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.published import Copies, Publisher
+from mlxhog.arena.published import Snapshots, Publisher
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError
@@ -47,11 +47,11 @@ def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
 
 def test_nothing_is_copied_while_nobody_reads(tmp_path):
     with PatternRun(tmp_path, every="5ms") as run:
-        copies = Copies(run.arena)
+        copies = Snapshots(run.arena)
         assert copies.number() == 0
         run.reader("double_buffer").close()
         wait_until(lambda: run.server.present == 0)
-        run.publisher.publish_at_rest()  # waits for one that is being taken, and takes none
+        run.publisher.publish_quiesced()  # waits for one that is being taken, and takes none
         before = copies.number()
         assert before >= 1
         racy = run.reader("racy")

@@ -20,7 +20,7 @@ IN_GROUP = f"tile, {AT}, thread_index_in_threadgroup"
 ARGUMENTS = {"past_the_tile": IN_GROUP, "no_barrier": IN_GROUP}
 
 
-def launch(name, values=1.0, *, lockstep=False):
+def launch(name, values=1.0, *, uses_barriers=False):
     """256 threads of one kernel of planted.h, in one group."""
     kernel = MetalKernel(
         name=name,
@@ -28,7 +28,7 @@ def launch(name, values=1.0, *, lockstep=False):
         source=f"threadgroup float tile[256];\nmlxhog::{name}(x, y, {ARGUMENTS.get(name, AT)});",
         inputs=(Argument(name="x"),),
         outputs=(Argument(name="y"),),
-        lockstep=lockstep,
+        uses_barriers=uses_barriers,
     )
     x = np.broadcast_to(np.float32(values), 256).copy()
     return Launch(kernel=kernel, inputs={"x": x}, outputs={"y": (256,)}, grid=(256, 1, 1))
@@ -36,34 +36,34 @@ def launch(name, values=1.0, *, lockstep=False):
 
 @pytest.mark.slow
 def test_a_planted_fault_is_found_at_its_line_and_a_kernel_that_fails_by_itself_is_none(
-    shim_cache, compiler
+    emulator_cache, compiler
 ):
-    for name, value, lockstep, message in (
+    for name, value, uses_barriers, message in (
         ("past_the_end", 1.0, False, "heap-buffer-overflow"),
         ("past_the_tile", 1.0, True, "heap-buffer-overflow"),
         ("signed_overflow", 40000.0, False, "signed integer overflow"),
         ("long_shift", 32.0, False, "shift exponent 32 is too large"),
     ):
-        planted = launch(name, value, lockstep=lockstep)
-        report = sanitize.report(planted, "address", directory=shim_cache)
+        planted = launch(name, value, uses_barriers=uses_barriers)
+        report = sanitize.report(planted, "address", directory=emulator_cache)
         assert message in report
         assert "planted.h:" in report
     race = {"compiler": compiler, "launches": 2}  # between launches
-    report = sanitize.report(launch("one_word"), "thread", directory=shim_cache, **race)
+    report = sanitize.report(launch("one_word"), "thread", directory=emulator_cache, **race)
     assert "data race" in report
     assert "planted.h:" in report
-    with pytest.raises(MetalError, match="lockstep=True"):
-        sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)
+    with pytest.raises(MetalError, match="uses_barriers=True"):
+        sanitize.report(launch("past_the_tile"), "address", directory=emulator_cache)
 
 
-def test_a_planted_missing_barrier_gives_wrong_values_under_schedule_fuzzing(host_engine):
+def test_a_planted_missing_barrier_gives_wrong_values_under_schedule_fuzzing(new_emulator):
     x = np.arange(256, dtype=np.float32)
     expected = np.maximum(np.arange(256) - 1, 0).astype(np.float32)
     launched = launch("no_barrier", x)
     # In the order of lanes nobody notices: this is why schedule fuzzing exists.
-    assert (host_engine(threads=1).run(launched)["y"] == expected).all()
-    wrong = host_engine(threads=1, fuzz=1).run(launched)["y"]
-    again = host_engine(threads=1, fuzz=1).run(launched)["y"]
+    assert (new_emulator(threads=1).run(launched)["y"] == expected).all()
+    wrong = new_emulator(threads=1, fuzz=1).run(launched)["y"]
+    again = new_emulator(threads=1, fuzz=1).run(launched)["y"]
     assert (wrong != expected).sum() > 64
     np.testing.assert_array_equal(wrong, again)
 
@@ -78,19 +78,19 @@ RUNS = {"address": {"fuzz": 5}, "thread": {"launches": 2}}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
-def test_kernels_stay_inside_their_buffers_and_launches_at_once_do_not_race(name, shim_cache):
+def test_kernels_stay_inside_their_buffers_and_launches_at_once_do_not_race(name, emulator_cache):
     """Also with fibers that switch at random, and two launches with four threads in all."""
 
     def report(kind):
-        return sanitize.report(SAMPLES[name], kind, directory=shim_cache, **RUNS[kind])
+        return sanitize.report(SAMPLES[name], kind, directory=emulator_cache, **RUNS[kind])
 
     with ThreadPoolExecutor() as pool:  # most of the time is the compilers'
         assert list(pool.map(report, RUNS)) == ["", ""]
 
 
 @pytest.mark.slow
-def test_every_kernel_compiles_with_gcc_and_with_clang(host_engine, compiler):
-    engine = host_engine(compiler=compiler)
+def test_every_kernel_compiles_with_gcc_and_with_clang(new_emulator, compiler):
+    engine = new_emulator(compiler=compiler)
     for kernel in KERNELS.values():
         for instance in kernel.instances or ("",):
             path = engine.built(kernel, instance)
@@ -118,7 +118,7 @@ def users(header):
     return [
         launch
         for launch in sanitize.samples(n=2000)
-        if launch.kernel.lockstep and header in included(launch.kernel.header)
+        if launch.kernel.uses_barriers and header in included(launch.kernel.header)
     ]
 
 
@@ -141,7 +141,7 @@ def differs(launch, engine, right, calm, rtol):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("barrier", BARRIERS)
-def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engine):
+def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, new_emulator):
     (header, (start, end)), folder = BARRIERS[barrier], tmp_path / "kernels"
     shutil.copytree(KERNEL_FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     text = (folder / header).read_text()
@@ -151,9 +151,9 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
         launch = replace(
             sample, kernel=replace(sample.kernel, header=str(folder / sample.kernel.header))
         )
-        engine = host_engine(fuzz=seed, threads=1)
+        engine = new_emulator(fuzz=seed, threads=1)
         try:
-            return differs(launch, engine, sample, host_engine(), 1e-4)
+            return differs(launch, engine, sample, new_emulator(), 1e-4)
         except MetalError as error:
             if not any(what in str(error) for what in ("divergent barrier", "unordered access")):
                 raise
@@ -164,10 +164,10 @@ def test_without_this_barrier_some_result_is_wrong(barrier, tmp_path, host_engin
 
 
 @pytest.mark.slow
-def test_with_all_barriers_every_result_is_right_under_the_same_seeds(host_engine):
+def test_with_all_barriers_every_result_is_right_under_the_same_seeds(new_emulator):
     assert BARRIERS
     samples = {id(user): user for header, _ in BARRIERS.values() for user in users(header)}
     for launch in samples.values():
         for seed in SEEDS:
-            engine = host_engine(fuzz=seed, threads=1)
-            assert not differs(launch, engine, launch, host_engine(), 1e-4)
+            engine = new_emulator(fuzz=seed, threads=1)
+            assert not differs(launch, engine, launch, new_emulator(), 1e-4)

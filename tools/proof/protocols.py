@@ -44,7 +44,7 @@ NEEDED = {
     "locks.cpp sweep swap: release": "replacement",
     "workers.py mark_dead: dead = 1 store: release": "takeover",
     "workers.py acquire_slot: generation += 1 store: release": "replacement",
-    "workers.py seated: pid = pid store: release": "replacement",
+    "workers.py set_process: pid = pid store: release": "replacement",
     "ledger.cpp window load1 load: acquire": "slow claimer",
     "ledger.cpp window load2 load: acquire": "laps",
     "ledger.cpp free_word load1 load: acquire": "slow claimer",

@@ -86,11 +86,11 @@ void acquire_slot(std::uint32_t slot) {
   __atomic_store_n(&entry.start_time, 0, __ATOMIC_RELAXED);
 }
 
-// WorkerTable.seated.
-void seated(std::uint32_t slot, std::int64_t pid, std::uint64_t start_time) {
+// WorkerTable.set_process.
+void set_process(std::uint32_t slot, std::int64_t pid, std::uint64_t start_time) {
   WorkerEntry& entry = shared.workers[slot - 1];
   __atomic_store_n(&entry.start_time, start_time, __ATOMIC_RELAXED);
-  STORED("seated: pid = pid")(&entry.pid, pid);
+  STORED("set_process: pid = pid")(&entry.pid, pid);
 }
 
 std::string all_adds_are_there(const State& state) {
@@ -129,7 +129,7 @@ Scenario replacement() {
     mark_dead(1);
     acquire_slot(1);
     start_thread(3);
-    seated(1, 104, 9);
+    set_process(1, 104, 9);
   };
   return lock_scenario("replacement", "the dead worker's slot goes to a new one: nobody mistakes it for the dead",
                        {{adds(1), kMortal, true, 101, 7}, {adds(2)}, {replace}, {adds(1, kSecond), false, false, 104, 9}},

@@ -18,9 +18,9 @@ namespace {
 
 struct Head {
   std::uint32_t grid[3];
-  std::uint32_t group[3];
+  std::uint32_t threads_per_threadgroup[3];
   std::uint32_t os_threads;
-  std::uint32_t lockstep;
+  std::uint32_t uses_barriers;
   std::uint32_t fuzz_period;
   std::uint32_t launches;
   std::uint64_t seed;
@@ -47,7 +47,7 @@ int main(int n, char** arguments) {
   if (n != 4) fail("main LIBRARY KERNEL LAUNCH");
   void* library = dlopen(arguments[1], RTLD_NOW);
   if (library == nullptr) fail(dlerror());
-  using Run = int (*)(void* const*, const metal_host::Launch*);
+  using Run = int (*)(void* const*, const metal_emulator::Launch*);
   auto run = reinterpret_cast<Run>(dlsym(library, (std::string("run_") + arguments[2]).c_str()));
   if (run == nullptr) fail(dlerror());
   std::FILE* file = std::fopen(arguments[3], "rb");
@@ -76,11 +76,11 @@ int main(int n, char** arguments) {
   std::vector<std::thread> threads;
   for (std::uint32_t i = 0; i < head.launches; ++i) {
     threads.emplace_back([&, i] {
-      metal_host::Launch launch{};
+      metal_emulator::Launch launch{};
       std::memcpy(launch.grid, head.grid, sizeof head.grid);
-      std::memcpy(launch.group, head.group, sizeof head.group);
+      std::memcpy(launch.threads_per_threadgroup, head.threads_per_threadgroup, sizeof head.threads_per_threadgroup);
       launch.os_threads = head.os_threads;
-      launch.lockstep = head.lockstep;
+      launch.uses_barriers = head.uses_barriers;
       launch.fuzz_period = head.fuzz_period;
       launch.message_bytes = static_cast<std::uint32_t>(messages[i].size());
       launch.seed = head.seed + i;

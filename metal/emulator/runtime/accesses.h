@@ -1,10 +1,7 @@
-// Which barriers order the accesses of a group's threads to memory. A barrier orders those to the memory that its flags
-// name, and no others: behind one with the wrong flag a GPU may still show what was there before.
-//
-// A read is refused of a word that another thread of the group has written, and so is a write to a word of threadgroup
-// memory that another has read, with no barrier of both between them that has the memory's flag. The order in which
-// this thread runs them does not matter. Accesses are told by the calls that a compiler puts before each for a kernel's
-// address sanitizer (`build.py`); of device memory the last words that the group has written are known.
+// A barrier orders the accesses to the memory that its flags name, and no others. A read is refused of a word that another
+// thread of the threadgroup has written, and so is a write to a word of threadgroup memory that another has read, if no
+// barrier of both with the memory's flag is between them, in whatever order they happen to run. The compiler's calls for
+// a kernel's address sanitizer report accesses (`build.py`); of device memory the last written words are known.
 #pragma once
 
 #include <cstdint>
@@ -12,24 +9,24 @@
 
 #include "shim/types.h"
 
-namespace metal_host {
+namespace metal_emulator {
 
 enum Space : uint { kDevice, kThreadgroup };  // bit s of a barrier's flags is that of space s
 
 // How many barriers a thread has passed, for each space.
 struct Passed {
-  uint group[2] = {}, simdgroup[2] = {};
+  uint threadgroup[2] = {}, simdgroup[2] = {};
 
-  void pass(uint flags, bool of_group) {
-    for (uint space = 0; space < 2; ++space) (of_group ? group : simdgroup)[space] += flags >> space & 1;
+  void pass(uint flags, bool of_threadgroup) {
+    for (uint space = 0; space < 2; ++space) (of_threadgroup ? threadgroup : simdgroup)[space] += flags >> space & 1;
   }
 };
 
 class Accesses {
  public:
-  Accesses() : device_(kDeviceWords), threadgroup_(kThreadgroupWords + kMostVariables) {}
+  Accesses() : device_(kDeviceWords), threadgroup_(kThreadgroupWords + kMaxVariables) {}
 
-  // A new group, of which nothing is known; `serial` is its own.
+  // A new threadgroup, of which nothing is known; `serial` is its own.
   void begin(ulong serial) { serial_ = serial, variables_.clear(); }
 
   // A variable in threadgroup memory.
@@ -39,29 +36,29 @@ class Accesses {
   const char* note(uint thread, const Passed& passed, std::uintptr_t at, std::size_t bytes, bool writes);
 
  private:
-  static constexpr std::size_t kThreadgroupWords = 32 * 1024 / 4, kMostVariables = 64, kDeviceWords = 1 << 13;
+  static constexpr std::size_t kThreadgroupWords = 32 * 1024 / 4, kMaxVariables = 64, kDeviceWords = 1 << 13;
   static constexpr uint kSeveral = ~0u;
 
-  // When a word was accessed: by which thread, or by several, of which simd-group, or of several.
-  struct Mark {
-    uint thread, simdgroup, group_passed, simdgroup_passed;
+  // When a word was accessed: by which thread, or by several, of which simdgroup, or of several.
+  struct Access {
+    uint thread, simdgroup, threadgroup_passed, simdgroup_passed;
   };
   struct Word {
-    ulong written_in = 0, read_in = 0;  // the group's serial
+    ulong written_in = 0, read_in = 0;  // the threadgroup's serial
     std::uintptr_t at = 0;
-    Mark write{}, read{};
+    Access write{}, read{};
   };
   struct Variable {
     std::uintptr_t at;
     std::size_t bytes, word;
   };
 
-  static bool is_ordered(const Mark& before, const Mark& now);
-  void note_read(Word& word, const Mark& now) const;
+  static bool is_ordered(const Access& before, const Access& now);
+  void note_read(Word& word, const Access& now) const;
 
   ulong serial_ = 0;
   std::vector<Word> device_, threadgroup_;
   std::vector<Variable> variables_;
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

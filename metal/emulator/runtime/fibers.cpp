@@ -1,15 +1,49 @@
 #include "fibers.h"
 
+#include <sys/mman.h>
+
 #include <cstdint>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace metal_emulator {
+namespace {
+
+std::mutex spare_lock;
+std::vector<std::byte*> spare;  // mapped, in use by no launch
+
+}  // namespace
+
+Stacks::Stacks() {
+  {
+    std::lock_guard guard(spare_lock);
+    if (!spare.empty()) {
+      base_ = spare.back();
+      spare.pop_back();
+      return;
+    }
+  }
+  void* pages = mmap(nullptr, most * bytes_each, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (pages == MAP_FAILED) throw std::bad_alloc();
+  base_ = static_cast<std::byte*>(pages);
+}
+
+Stacks::~Stacks() {
+  std::lock_guard guard(spare_lock);
+  spare.push_back(base_);
+}
+
+}  // namespace metal_emulator
 
 #ifdef MLXHOG_FIBERS_BY_UCONTEXT
 
-namespace metal_host {
+namespace metal_emulator {
 namespace {
 
 // makecontext passes ints, so pointers travel in halves.
-void start(unsigned function_high, unsigned function_low, unsigned argument_high,
-           unsigned argument_low) {
+void start(unsigned function_high, unsigned function_low, unsigned argument_high, unsigned argument_low) {
   auto joined = [](unsigned high, unsigned low) {
     return static_cast<std::uintptr_t>(static_cast<std::uint64_t>(high) << 32 | low);
   };
@@ -27,14 +61,13 @@ void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
   auto at = reinterpret_cast<std::uintptr_t>(function);
   auto with = reinterpret_cast<std::uintptr_t>(argument);
   makecontext(&inside_, reinterpret_cast<void (*)()>(start), 4, static_cast<unsigned>(at >> 32),
-              static_cast<unsigned>(at), static_cast<unsigned>(with >> 32),
-              static_cast<unsigned>(with));
+              static_cast<unsigned>(at), static_cast<unsigned>(with >> 32), static_cast<unsigned>(with));
 }
 
 void Fiber::enter() { swapcontext(&outside_, &inside_); }
 void Fiber::leave() { swapcontext(&inside_, &outside_); }
 
-}  // namespace metal_host
+}  // namespace metal_emulator
 
 #else
 
@@ -74,7 +107,7 @@ __attribute__((visibility("hidden"))) void mlxhog_switch_stack(void** from, void
 __attribute__((visibility("hidden"))) void mlxhog_start_fiber();
 }
 
-namespace metal_host {
+namespace metal_emulator {
 
 void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
   auto** top = reinterpret_cast<void**>(stack + Stacks::bytes_each);  // aligned to 16 bytes
@@ -91,6 +124,6 @@ void Fiber::begin(std::byte* stack, void (*function)(void*), void* argument) {
 void Fiber::enter() { mlxhog_switch_stack(&outside_, inside_); }
 void Fiber::leave() { mlxhog_switch_stack(&inside_, outside_); }
 
-}  // namespace metal_host
+}  // namespace metal_emulator
 
 #endif

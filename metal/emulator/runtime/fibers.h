@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 // The other way is in the assembler's words for ELF, which Apple's does not know.
 #if !defined(__x86_64__) || defined(__APPLE__) || defined(MLXHOG_UCONTEXT)
@@ -10,7 +9,7 @@
 #include <ucontext.h>
 #endif
 
-namespace metal_host {
+namespace metal_emulator {
 
 // Stacks for the fibers of one threadgroup, kept for the next launch when it ends.
 class Stacks {
@@ -30,9 +29,8 @@ class Stacks {
   std::byte* base_;
 };
 
-// One suspended computation. `enter` runs it from the side of the scheduler, `leave` returns there
-// from inside; it continues at the next `enter`. Its function never returns: it leaves for ever.
-// To begin one is slow on Apple's arm64, where makecontext zeroes the whole stack (capnproto 1387).
+// One suspended computation. The scheduler runs it by `enter` until it calls `leave`; its function never returns. To
+// begin one is slow on Apple's arm64, where makecontext zeroes the whole stack (capnproto 1387).
 class Fiber {
  public:
   void begin(std::byte* stack, void (*function)(void*), void* argument);
@@ -41,12 +39,10 @@ class Fiber {
 
  private:
 #ifdef MLXHOG_FIBERS_BY_UCONTEXT
-  ucontext_t inside_;
-  ucontext_t outside_;
+  ucontext_t inside_, outside_;
 #else
-  void* inside_;  // stack pointers
-  void* outside_;
+  void *inside_, *outside_;  // stack pointers
 #endif
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

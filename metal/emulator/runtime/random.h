@@ -2,8 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
-namespace metal_host {
+namespace metal_emulator {
 
 class Random {
  public:
@@ -17,22 +18,15 @@ class Random {
   }
 
   // Uniform enough in [0, n).
-  std::uint32_t below(std::uint32_t n) {
-    return static_cast<std::uint32_t>((next() >> 32) * n >> 32);
-  }
+  std::uint32_t below(std::uint32_t n) { return static_cast<std::uint32_t>((next() >> 32) * n >> 32); }
 
   template <typename T>
   void shuffle(T* items, std::uint32_t n) {
-    for (std::uint32_t i = n; i > 1; --i) {
-      std::uint32_t j = below(i);
-      T item = items[i - 1];
-      items[i - 1] = items[j];
-      items[j] = item;
-    }
+    for (std::uint32_t i = n; i > 1; --i) std::swap(items[i - 1], items[below(i)]);
   }
 
  private:
   std::uint64_t state_;
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

@@ -5,120 +5,104 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <stdexcept>
+#include <utility>
 
-#include "failure.h"
-
-namespace metal_host {
+namespace metal_emulator {
 namespace {
 
-constexpr std::size_t most_threadgroup_bytes = 32 * 1024;
+constexpr std::size_t max_threadgroup_bytes = 32 * 1024;
 constexpr std::size_t set_bytes = simd_width * 16;
 constexpr uint os_switch_period = 64;
 
 std::atomic<ulong> last_serial{0};
 
+// Why a launch failed. Thrown inside a Metal thread, caught before it ends, reported to Python.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+std::string name(const SourceLocation& location) {
+  return std::string(location.call) + " at " + location.file + ":" + std::to_string(location.line);
+}
+
 bool same(const SourceLocation& a, const SourceLocation& b) {
   return a.line == b.line && std::strcmp(a.call, b.call) == 0 && std::strcmp(a.file, b.file) == 0;
 }
 
-uint threads_left(uint grid, uint group, uint position) {
-  return std::min(group, grid - position * group);
-}
-
 }  // namespace
 
-Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone)
-    : body_(body), buffers_(buffers), launch_(launch), alone_(alone), seed_(Random(launch.seed).next()) {
-  common_.threads_per_grid = {launch.grid[0], launch.grid[1], launch.grid[2]};
-  common_.dispatch_threads_per_threadgroup = {launch.group[0], launch.group[1], launch.group[2]};
-  for (int axis = 0; axis < 3; ++axis) {
-    common_.threadgroups_per_grid[axis] =
-        (launch.grid[axis] + launch.group[axis] - 1) / launch.group[axis];
-  }
-  if (launch.lockstep != 0 || launch.fuzz_period != 0) {
-    std::size_t most = launch.group[0] * launch.group[1] * launch.group[2];
-    stacks_.emplace();
-    threads_.resize(most);
-    simd_barriers_.resize((most + simd_width - 1) / simd_width);
-    shown_.resize(simd_barriers_.size() * 2 * set_bytes);
-  }
+Threadgroup::Threadgroup(Body body, void* const* buffers, const Launch& launch, const Thread& common, bool alone)
+    : body_(body), buffers_(buffers), launch_(launch), common_(common), alone_(alone),
+      seed_(Random(launch.seed).next()) {
+  if (launch.uses_barriers == 0 && launch.fuzz_period == 0) return;
+  const metal::uint3 size = common.dispatch_threads_per_threadgroup;
+  stacks_.emplace();
+  threads_.resize(size.x * size.y * size.z);
+  simd_barriers_.resize((threads_.size() + simd_width - 1) / simd_width);
+  published_.resize(simd_barriers_.size() * 2 * set_bytes);
 }
 
 void Threadgroup::run(metal::uint3 position) {
   describe(position);
-  if (threads_.empty()) {
-    run_lanes();
-  } else {
-    run_fibers();
-  }
+  if (!threads_.empty()) return run_fibers();
+  for (uint index = 0; index < n_; ++index) body_(buffers_, thread(index));
 }
 
 void Threadgroup::describe(metal::uint3 position) {
+  metal::uint3& size = common_.threads_per_threadgroup;
   common_.threadgroup_position_in_grid = position;
-  const metal::uint3 grid = common_.threads_per_grid, full = common_.dispatch_threads_per_threadgroup;
-  common_.threads_per_threadgroup = {threads_left(grid.x, full.x, position.x),
-                                     threads_left(grid.y, full.y, position.y),
-                                     threads_left(grid.z, full.z, position.z)};
-  const metal::uint3 size = common_.threads_per_threadgroup;
+  for (uint axis = 0; axis < 3; ++axis) {
+    const uint full = common_.dispatch_threads_per_threadgroup[axis];
+    size[axis] = std::min(full, common_.threads_per_grid[axis] - position[axis] * full);
+  }
   n_ = size.x * size.y * size.z;
   common_.simdgroups_per_threadgroup = (n_ + simd_width - 1) / simd_width;
   serial_ = last_serial.fetch_add(1, std::memory_order_relaxed) + 1;
   threadgroup_bytes_ = 0;
   accesses_.begin(serial_);
-  // Schedule fuzzing depends on the group alone, not on the OS thread that happens to take it.
-  const metal::uint3 groups = common_.threadgroups_per_grid;
-  random_ = Random(seed_ + (position.z * groups.y + position.y) * ulong(groups.x) + position.x);
+  // Schedule fuzzing depends on the threadgroup alone, not on the OS thread that happens to run it.
+  const metal::uint3 all = common_.threadgroups_per_grid;
+  random_ = Random(seed_ + (position.z * all.y + position.y) * ulong(all.x) + position.x);
 }
 
 Thread Threadgroup::thread(uint index) const {
   Thread t = common_;
-  const metal::uint3 size = common_.threads_per_threadgroup;
-  t.thread_position_in_threadgroup = {index % size.x, index / size.x % size.y,
-                                      index / size.x / size.y};
-  const metal::uint3 group = common_.threadgroup_position_in_grid, full = common_.dispatch_threads_per_threadgroup;
-  const metal::uint3 at = t.thread_position_in_threadgroup;
-  t.thread_position_in_grid = {group.x * full.x + at.x, group.y * full.y + at.y, group.z * full.z + at.z};
+  t.thread_position_in_threadgroup = position_in(t.threads_per_threadgroup, index);
+  for (uint axis = 0; axis < 3; ++axis)
+    t.thread_position_in_grid[axis] = t.threadgroup_position_in_grid[axis] * t.dispatch_threads_per_threadgroup[axis] +
+                                      t.thread_position_in_threadgroup[axis];
   t.thread_index_in_threadgroup = index;
   t.thread_index_in_simdgroup = index % simd_width;
   t.simdgroup_index_in_threadgroup = index / simd_width;
   return t;
 }
 
-void Threadgroup::run_lanes() {
-  for (uint index = 0; index < n_; ++index) body_(buffers_, thread(index));
-}
-
 void Threadgroup::run_fibers() {
-  group_barrier_ = {.members = n_};
-  for (uint i = 0; i * simd_width < n_; ++i) {
-    simd_barriers_[i] = {.members = std::min(simd_width, n_ - i * simd_width)};
-  }
+  threadgroup_barrier_ = {.expected = n_};
+  for (uint i = 0; i * simd_width < n_; ++i)
+    simd_barriers_[i] = {.expected = std::min(simd_width, n_ - i * simd_width)};
   alive_.resize(n_);
   for (uint i = 0; i < n_; ++i) {
     alive_[i] = i;
-    MetalThread& member = threads_[i];
-    member.thread = thread(i);
-    member.group = this;
-    member.finished = false;
-    member.barrier = nullptr;
-    member.shown = 0;
-    member.passed = {};
-    if (!member.begun) member.fiber.begin((*stacks_)[i], fiber_main, &member);
-    member.begun = true;
+    MetalThread& own = threads_[i];
+    static_cast<Progress&>(own) = {};
+    own.thread = thread(i);
+    if (own.threadgroup == nullptr) own.fiber.begin((*stacks_)[i], fiber_main, &own);
+    own.threadgroup = this;
   }
-  // Under schedule fuzzing any thread is next, or, in half of the groups, a simd-group is as far ahead as the others let it be.
-  const bool one_ahead = launch_.lockstep != 0 && random_.below(2) == 0;
+  // Under schedule fuzzing any thread is next, or, in half of the threadgroups, one simdgroup runs as far ahead as the
+  // others let it.
+  const bool one_ahead = launch_.uses_barriers != 0 && random_.below(2) == 0;
   const uint ahead = one_ahead ? random_.below((n_ + simd_width - 1) / simd_width) * simd_width : 0;
   std::size_t next = 0;
   while (!alive_.empty()) {
     if (launch_.fuzz_period != 0) next = one_ahead ? ahead : random_.below(static_cast<uint>(alive_.size()));
     next = next_ready(next);
-    MetalThread& member = threads_[alive_[next]];
-    current_ = &member;
-    member.fiber.enter();
-    current_ = nullptr;
+    current_ = &threads_[alive_[next]];
+    current_->fiber.enter();
     if (failure_) throw Failure(*failure_);
-    if (!member.finished) {
+    if (!std::exchange(current_, nullptr)->finished) {
       ++next;
       continue;
     }
@@ -127,85 +111,81 @@ void Threadgroup::run_fibers() {
   }
 }
 
-// The first member from `from` on that need not wait.
+// The first thread from `from` on that need not wait.
 std::size_t Threadgroup::next_ready(std::size_t from) const {
   for (std::size_t step = 0; step < alive_.size(); ++step) {
     std::size_t i = (from + step) % alive_.size();
-    const MetalThread& member = threads_[alive_[i]];
-    if (member.barrier == nullptr || member.barrier->openings != member.openings) return i;
+    const MetalThread& own = threads_[alive_[i]];
+    if (own.barrier == nullptr || own.barrier->generation != own.generation) return i;
   }
   report_divergence();
 }
 
 void Threadgroup::fiber_main(void* argument) {
-  auto& member = *static_cast<MetalThread*>(argument);
-  for (;;) {  // a group each time
+  auto& own = *static_cast<MetalThread*>(argument);
+  for (;;) {  // a threadgroup each time
     try {
-      member.group->body_(member.group->buffers_, member.thread);
+      own.threadgroup->body_(own.threadgroup->buffers_, own.thread);
     } catch (const std::exception& error) {
-      member.group->failure_ = error.what();
+      own.threadgroup->failure_ = error.what();
     }
-    member.finished = true;
-    member.fiber.leave();
+    own.finished = true;
+    own.fiber.leave();
   }
 }
 
-void Threadgroup::require_lockstep(SourceLocation location) const {
-  if (launch_.lockstep == 0) {
-    throw Failure(name(location) + " in a kernel that is not declared with lockstep=True");
-  }
+// The thread that runs, in a kernel that may wait for others.
+Threadgroup::MetalThread& Threadgroup::current(SourceLocation location) const {
+  if (launch_.uses_barriers == 0)
+    throw Failure(name(location) + " in a kernel that is not declared with uses_barriers=True");
+  return *current_;
 }
 
 void Threadgroup::arrive(Barrier& barrier, SourceLocation location) {
-  if (barrier.arrived == 0) {
-    barrier.location = location;
-  } else if (!same(barrier.location, location)) {
-    throw Failure("divergent barrier: thread " +
-                  std::to_string(current_->thread.thread_index_in_threadgroup) + " waits in " +
-                  name(location) + ", others in " + name(barrier.location));
-  }
-  if (++barrier.arrived == barrier.members) {
+  if (barrier.arrived == 0) barrier.location = location;
+  if (!same(barrier.location, location))
+    throw Failure("divergent barrier: thread " + std::to_string(current_->thread.thread_index_in_threadgroup) +
+                  " waits in " + name(location) + ", others in " + name(barrier.location));
+  if (++barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
-    ++barrier.openings;
+    ++barrier.generation;
     return;
   }
   current_->barrier = &barrier;
-  current_->openings = barrier.openings;
+  current_->generation = barrier.generation;
   current_->fiber.leave();
   current_->barrier = nullptr;
 }
 
-void Threadgroup::arrive_at_group(SourceLocation location, uint flags) {
-  require_lockstep(location);
-  arrive(group_barrier_, location);
-  current_->passed.pass(flags, true);
+void Threadgroup::arrive_at_threadgroup(SourceLocation location, uint flags) {
+  MetalThread& own = current(location);
+  arrive(threadgroup_barrier_, location);
+  own.passed.pass(flags, true);
 }
 
 void Threadgroup::arrive_at_simdgroup(SourceLocation location, uint flags) {
-  require_lockstep(location);
-  arrive(simd_barriers_[current_->thread.simdgroup_index_in_threadgroup], location);
-  current_->passed.pass(flags, false);
+  MetalThread& own = current(location);
+  arrive(simd_barriers_[own.thread.simdgroup_index_in_threadgroup], location);
+  own.passed.pass(flags, false);
 }
 
 void Threadgroup::note_access(const void* at, std::size_t bytes, bool writes) {
   if (current_ == nullptr || stacks_->holds(at)) return;  // a variable of a thread's own
-  MetalThread& member = *current_;
-  const uint thread = member.thread.thread_index_in_threadgroup;
-  const char* wrong = accesses_.note(thread, member.passed, reinterpret_cast<std::uintptr_t>(at), bytes, writes);
+  const uint thread = current_->thread.thread_index_in_threadgroup;
+  const char* wrong = accesses_.note(thread, current_->passed, reinterpret_cast<std::uintptr_t>(at), bytes, writes);
   if (wrong == nullptr) return;
-  failure_ = "unordered access: thread " + std::to_string(thread) + " of a group " + wrong +
+  failure_ = "unordered access: thread " + std::to_string(thread) + " of a threadgroup " + wrong +
              ", and no barrier of both with the flag of this memory is between them";
-  member.fiber.leave();  // for ever; a compiler does not expect an exception here
+  current_->fiber.leave();  // for ever; a compiler does not expect an exception here
 }
 
 Values Threadgroup::publish(const void* value, uint bytes, SourceLocation location) {
-  require_lockstep(location);
-  const Thread& thread = current_->thread;
-  const uint simdgroup = thread.simdgroup_index_in_threadgroup;
-  std::byte* set = &shown_[(simdgroup * 2 + current_->shown++ % 2) * set_bytes];
-  std::memcpy(set + 16 * thread.thread_index_in_simdgroup, value, bytes);
+  MetalThread& own = current(location);
+  const uint lane = own.thread.thread_index_in_simdgroup, simdgroup = own.thread.simdgroup_index_in_threadgroup;
+  std::byte* set = &published_[(simdgroup * 2 + own.published++ % 2) * set_bytes];
+  std::memcpy(set + 16 * lane, value, bytes);
   arrive(simd_barriers_[simdgroup], location);
-  return {set, thread.thread_index_in_simdgroup, simd_barriers_[simdgroup].members};
+  return {set, lane, simd_barriers_[simdgroup].expected};
 }
 
 void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
@@ -214,10 +194,8 @@ void Threadgroup::poison_once(void* variable, std::size_t bytes, ulong& filled_f
   std::memset(variable, 0xff, bytes);
   accesses_.add(variable, bytes);
   threadgroup_bytes_ += bytes;
-  if (threadgroup_bytes_ > most_threadgroup_bytes) {
-    throw Failure("threadgroup memory of " + std::to_string(threadgroup_bytes_) +
-                  " bytes; a GPU has 32768");
-  }
+  if (threadgroup_bytes_ > max_threadgroup_bytes)
+    throw Failure("threadgroup memory of " + std::to_string(threadgroup_bytes_) + " bytes; a GPU has 32768");
 }
 
 void Threadgroup::switch_at_random() {
@@ -230,13 +208,12 @@ void Threadgroup::switch_at_random() {
 void Threadgroup::report_divergence() const {
   std::string message = "divergent barrier: ";
   for (const Barrier* barrier = nullptr; uint i : alive_) {
-    const MetalThread& member = threads_[i];
-    if (member.barrier == barrier) continue;
-    barrier = member.barrier;
+    if (threads_[i].barrier == barrier) continue;
+    barrier = threads_[i].barrier;
     message += "thread " + std::to_string(i) + " waits in " + name(barrier->location) + ", ";
   }
-  throw Failure(message + std::to_string(n_ - alive_.size()) + " of the group's " +
-                std::to_string(n_) + " threads have returned");
+  throw Failure(message + std::to_string(n_ - alive_.size()) + " of the threadgroup's " + std::to_string(n_) +
+                " threads have returned");
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

@@ -1,4 +1,4 @@
-// One threadgroup: its Metal threads run one after another, or as fibers that can meet and switch.
+// One threadgroup: its Metal threads run one after another, or as fibers that wait at barriers and switch.
 #pragma once
 
 #include <optional>
@@ -11,17 +11,23 @@
 #include "shim/launch.h"
 #include "shim/runtime.h"
 
-namespace metal_host {
+namespace metal_emulator {
+
+// Index `index` of a box of `size`, x fastest.
+inline metal::uint3 position_in(metal::uint3 size, uint index) {
+  return {index % size.x, index / size.x % size.y, index / size.x / size.y};
+}
 
 // Runs threadgroups on one OS thread, one at a time.
 class Threadgroup {
  public:
-  Threadgroup(Body body, void* const* buffers, const Launch& launch, bool alone);
+  // `common`: what all threads of the launch have in common.
+  Threadgroup(Body body, void* const* buffers, const Launch& launch, const Thread& common, bool alone);
 
-  // Runs the group at `position`, counted in groups. Throws Failure.
+  // Runs the threadgroup at `position`, counted in threadgroups. Throws an exception that says why it failed.
   void run(metal::uint3 position);
 
-  void arrive_at_group(SourceLocation location, uint flags);
+  void arrive_at_threadgroup(SourceLocation location, uint flags);
   void arrive_at_simdgroup(SourceLocation location, uint flags);
   Values publish(const void* value, uint bytes, SourceLocation location);
   void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
@@ -29,31 +35,31 @@ class Threadgroup {
   void note_access(const void* at, std::size_t bytes, bool writes);
 
  private:
-  // Where threads meet: open for all once the last one has come.
+  // Opens for all once the last thread has arrived.
   struct Barrier {
-    uint members = 0;
-    uint arrived = 0;
-    ulong openings = 0;
+    uint expected = 0, arrived = 0;
+    ulong generation = 0;
     SourceLocation location{};
   };
-  struct MetalThread {
-    Fiber fiber;
-    Thread thread;
-    Threadgroup* group;
-    bool begun = false;  // its fiber, which serves one group after another
-    bool finished;
-    const Barrier* barrier;  // where it waits, or null
-    ulong openings;    // of the barrier when it came
-    ulong shown;       // how many values it has shown to its simd-group
+  // A thread's progress through its threadgroup.
+  struct Progress {
+    bool finished = false;
+    const Barrier* barrier = nullptr;  // where it waits
+    ulong generation = 0;              // of the barrier when it arrived
+    ulong published = 0;               // values for its simdgroup
     Passed passed;
+  };
+  struct MetalThread : Progress {
+    Fiber fiber;  // serves one threadgroup after another
+    Thread thread;
+    Threadgroup* threadgroup = nullptr;  // null before the fiber begins
   };
 
   void describe(metal::uint3 position);
   Thread thread(uint index) const;
-  void run_lanes();
   void run_fibers();
-  static void fiber_main(void* member);
-  void require_lockstep(SourceLocation location) const;
+  static void fiber_main(void* metal_thread);
+  MetalThread& current(SourceLocation location) const;
   void arrive(Barrier& barrier, SourceLocation location);
   std::size_t next_ready(std::size_t from) const;
   [[noreturn]] void report_divergence() const;
@@ -61,8 +67,8 @@ class Threadgroup {
   Body body_;
   void* const* buffers_;
   const Launch& launch_;
+  Thread common_;  // of the threads of this threadgroup
   bool alone_;
-  Thread common_{};  // what all threads of the group have in common
   uint n_ = 0;
   ulong serial_ = 0;
   std::size_t threadgroup_bytes_ = 0;
@@ -71,15 +77,15 @@ class Threadgroup {
 
   std::optional<Stacks> stacks_;
   std::vector<MetalThread> threads_;
-  std::vector<uint> alive_;  // indices of members that have not returned
-  Barrier group_barrier_;
+  std::vector<uint> alive_;  // indices of threads that have not returned
+  Barrier threadgroup_barrier_;
   std::vector<Barrier> simd_barriers_;
-  // Values shown, of each simd-group in turn: two sets, because the first threads show the next value
-  // while the last still read this one.
-  std::vector<std::byte> shown_;
+  // Published values of each simdgroup: two sets, because the first threads publish the next value while the last still
+  // read this one.
+  std::vector<std::byte> published_;
   MetalThread* current_ = nullptr;
   Accesses accesses_;
   std::optional<std::string> failure_;
 };
 
-}  // namespace metal_host
+}  // namespace metal_emulator

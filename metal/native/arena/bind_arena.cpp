@@ -1,4 +1,4 @@
-// Python bindings of the arena: control words, marks, the worker table's layout, the ticket ledger.
+// Python bindings of the arena: control words, seqlock counters, the worker table's layout, the ticket ledger.
 // Everything is checked here; control.h and ledger.cpp see pointers and sizes only.
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -21,7 +21,7 @@ using mlxhog::require;
 
 namespace {
 
-using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using mlxhog::Bytes;
 using ConstBytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Slots = nb::ndarray<uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -46,7 +46,7 @@ void bind_words(nb::module_& m, const std::string& suffix) {
         "buf"_a.noconvert(), "off"_a, "value"_a, "Write a control word (release).");
 }
 
-// Counters and marks are 64-bit words.
+// Counters are 64-bit words.
 void bind_counters(nb::module_& m) {
   using Word = uint64_t;
   m.def("add_u64", [](const Bytes& buf, size_t off, Word value) { return mlxhog::add(word_at<Word>(buf, off), value); },
@@ -59,14 +59,14 @@ void bind_counters(nb::module_& m) {
         "buf"_a.noconvert(), "off"_a, "expected"_a, "desired"_a,
         "Replace a control word if it is `expected`; returns whether (acquire, release).");
   m.def("begin_writing", [](const Bytes& buf, size_t off) { mlxhog::begin_writing(word_at<Word>(buf, off)); },
-        "buf"_a.noconvert(), "off"_a, "Make a mark odd before its writer writes.");
+        "buf"_a.noconvert(), "off"_a, "Make a seqlock counter odd before its writer writes.");
   m.def("end_writing", [](const Bytes& buf, size_t off) { mlxhog::end_writing(word_at<Word>(buf, off)); },
-        "buf"_a.noconvert(), "off"_a, "Make a mark even when its writer has written.");
+        "buf"_a.noconvert(), "off"_a, "Make a seqlock counter even when its writer has written.");
   m.def("nobody_writes",
         [](const ConstBytes& buf, size_t off, size_t stride, size_t n) -> std::optional<Word> {
           if (n == 0) return 0;
           require(stride != 0 && stride % sizeof(Word) == 0 && n - 1 <= buf.size() / stride,
-                  "marks: wanted a stride of whole 8-byte words and as many marks as fit, got ", n, ", ", stride,
+                  "counters: wanted a stride of whole 8-byte words and as many counters as fit, got ", n, ", ", stride,
                   " bytes apart");
           word_at<Word>(buf, off + (n - 1) * stride);
           Word sum = 0;
@@ -74,7 +74,7 @@ void bind_counters(nb::module_& m) {
           return sum;
         },
         "buf"_a.noconvert(), "off"_a, "stride"_a, "n"_a,
-        "The sum of marks that are all even; None where one is odd. Works on read-only memory.");
+        "The sum of seqlock counters that are all even; None where one is odd. Works on read-only memory.");
 }
 
 // Name -> (byte offset, size) of the fields that locks use.
@@ -87,14 +87,13 @@ nb::dict worker_fields() {
 }
 
 // The ledger with the arrays it lives in, which keep the mapping alive.
-struct Ledger {
+struct Ledger : mlxhog::TicketLedger {
   Bytes words;
   Slots slots;
-  mlxhog::TicketLedger core;
 
-  Ledger(const Bytes& words_, const Slots& slots_)
-      : words(words_), slots(slots_),
-        core(reinterpret_cast<mlxhog::LedgerWords*>(words_.data()), slots_.data(), slots_.size()) {
+  Ledger(const Bytes& words, const Slots& slots)
+      : TicketLedger(reinterpret_cast<mlxhog::LedgerWords*>(words.data()), slots.data(), slots.size()),
+        words(words), slots(slots) {
     require(words.size() >= sizeof(mlxhog::LedgerWords), "the ledger needs ", sizeof(mlxhog::LedgerWords),
             " bytes of control words, got ", words.size());
     require(reinterpret_cast<uintptr_t>(words.data()) % alignof(mlxhog::LedgerWords) == 0,
@@ -104,16 +103,16 @@ struct Ledger {
     require(std::has_single_bit(slots.size()), "the ledger needs a power of two of slots, got ", slots.size());
   }
 
-  void restore(uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
-    const uint64_t most = mlxhog::TicketLedger::kLaps * slots.size();
-    require(watermark < most, "watermark is ", watermark, "; wanted a number of tickets below ", most);
+  void restore_checked(uint64_t watermark, std::vector<uint64_t> done, uint64_t torn) {
+    const uint64_t max = kLaps * slots.size();
+    require(watermark < max, "watermark is ", watermark, "; wanted a number of tickets below ", max);
     uint64_t least = watermark;
     for (const uint64_t ticket : done) {
       require(ticket >= least && ticket - watermark < slots.size(),
               "done tickets have to ascend from the watermark and lie within the ring; got ", ticket);
       least = ticket + 1;
     }
-    core.restore({watermark, std::move(done), torn});
+    restore({watermark, std::move(done), torn});
   }
 };
 
@@ -125,41 +124,43 @@ uint32_t checked_owner(uint64_t owner) {
 // A method that takes a ticket and its owner.
 template <auto kMethod>
 auto owned() {
-  return [](Ledger& l, uint64_t ticket, uint64_t owner) { return (l.core.*kMethod)(ticket, checked_owner(owner)); };
+  return [](Ledger& ledger, uint64_t ticket, uint64_t owner) {
+    mlxhog::TicketLedger& core = ledger;
+    return (core.*kMethod)(ticket, checked_owner(owner));
+  };
 }
 
 void bind_ledger(nb::module_& m) {
-  using Core = mlxhog::TicketLedger;
   const nb::call_guard<nb::gil_scoped_release> nogil;
   nb::class_<Ledger>(m, "TicketLedger",
                      "Tickets in shared memory, numbered from the beginning of training.\n\n"
                      "Every method may be called by any process at any time, except `restore`.\n"
                      "See mlxhog/arena/ledger.py, which speaks of epochs.")
       .def(nb::init<const Bytes&, const Slots&>(), "words"_a.noconvert(), "slots"_a.noconvert())
-      .def("claim", [](Ledger& l, uint64_t owner, uint64_t end) { return l.core.claim(checked_owner(owner), end); },
+      .def("claim", [](Ledger& l, uint64_t owner, uint64_t end) { return l.claim(checked_owner(owner), end); },
            "owner"_a, "end"_a = UINT64_MAX)
-      .def("claim_exact", owned<&Core::claim_exact>(), "ticket"_a, "owner"_a)
-      .def("begin_apply", owned<&Core::begin_apply>(), "ticket"_a, "owner"_a)
-      .def("finish", owned<&Core::finish>(), "ticket"_a, "owner"_a)
-      .def("give_back", owned<&Core::give_back>(), "ticket"_a, "owner"_a)
+      .def("claim_exact", owned<&Ledger::claim_exact>(), "ticket"_a, "owner"_a)
+      .def("begin_apply", owned<&Ledger::begin_apply>(), "ticket"_a, "owner"_a)
+      .def("finish", owned<&Ledger::finish>(), "ticket"_a, "owner"_a)
+      .def("give_back", owned<&Ledger::give_back>(), "ticket"_a, "owner"_a)
       .def("reap",
            [](Ledger& l, uint64_t owner) {
-             const auto found = l.core.reap(checked_owner(owner));
+             const auto found = l.reap(checked_owner(owner));
              return std::make_tuple(found.returned, found.torn);
            },
            "owner"_a, nogil, "Settle a dead owner's tickets; returns how many went back and how many were torn.")
-      .def("orphans", [](Ledger& l) { return l.core.orphans(); }, nogil)
-      .def("return_orphan", [](Ledger& l, uint64_t ticket) { return l.core.return_orphan(ticket); }, "ticket"_a)
-      .def("announce_returns", [](Ledger& l) { l.core.announce_returns(); }, nogil)
-      .def("state", [](Ledger& l, uint64_t ticket) { return static_cast<uint32_t>(l.core.state(ticket)); }, "ticket"_a)
-      .def("watermark", [](Ledger& l) { return l.core.watermark(); })
+      .def("orphans", &Ledger::orphans, nogil)
+      .def("return_orphan", &Ledger::return_orphan, "ticket"_a)
+      .def("announce_returns", &Ledger::announce_returns, nogil)
+      .def("state", [](Ledger& l, uint64_t ticket) { return static_cast<uint32_t>(l.state(ticket)); }, "ticket"_a)
+      .def("watermark", &Ledger::watermark)
       .def("position",
            [](Ledger& l) {
-             auto found = l.core.position();
+             auto found = l.position();
              return std::make_tuple(found.watermark, std::move(found.done), found.torn);
            },
            nogil, "(watermark, done above it, torn).")
-      .def("restore", &Ledger::restore, "watermark"_a, "done"_a, "torn"_a);
+      .def("restore", &Ledger::restore_checked, "watermark"_a, "done"_a, "torn"_a);
 }
 
 }  // namespace

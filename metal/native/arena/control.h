@@ -1,7 +1,7 @@
-// Control words: 32- and 64-bit atomics on memory that several processes map, and marks.
+// Control words: 32- and 64-bit atomics on memory that several processes map, and seqlock counters.
 //
-// Lock-free atomics are address-free, so they work between processes that map the same pages at
-// different addresses. Builtins instead of std::atomic_ref, which Apple clang 16 lacks.
+// Lock-free atomics are address-free, so they work between processes that map the same pages at different addresses.
+// Builtins instead of std::atomic_ref, which Apple clang 16 lacks.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +25,8 @@ inline void store(Word* word, Word value) {
   __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
 
-// Wraps around modulo 2^bits; returns the old value. Acquire and release, so that a counter can
-// also serve as a barrier between processes that add to it.
+// Wraps around modulo 2^bits; returns the old value. Acquire and release, so that a counter can also serve as a barrier
+// between processes that add to it.
 template <typename Word>
 inline Word add(Word* word, Word value) {
   return __atomic_fetch_add(word, value, __ATOMIC_ACQ_REL);
@@ -35,16 +35,14 @@ inline Word add(Word* word, Word value) {
 // Strong compare-and-swap; a failure has read the word with acquire order.
 template <typename Word>
 inline bool cas(Word* word, Word expected, Word desired) {
-  return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL,
-                                     __ATOMIC_ACQUIRE);
+  return __atomic_compare_exchange_n(word, &expected, desired, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
 }
 
 // Raises a word that only grows to at least `value`.
 template <typename Word>
 inline void raise(Word* word, Word value) {
-  for (Word now = load(word); now < value; now = load(word)) {
+  for (Word now = load(word); now < value; now = load(word))
     if (cas(word, now, value)) return;
-  }
 }
 
 // One turn of a spin loop.
@@ -56,33 +54,33 @@ inline void pause_cpu() {
 #endif
 }
 
-// Marks show readers without a lock whether memory was written while they copied it (a sequence
-// lock). A mark has one writer; it is odd while that writer writes. Source: Boehm 2012, Can Seqlocks
-// Get Along with Programming Language Memory Models?
+// Seqlock counters show readers without a lock whether memory was written while they copied it. A counter has one
+// writer, and is odd while that writer writes. Source: Boehm 2012, Can Seqlocks Get Along with Programming Language
+// Memory Models?
 
-// Makes a mark odd; an odd mark stays odd, so the successor of a dead writer continues with it.
-inline void begin_writing(std::uint64_t* mark) {
-  __atomic_store_n(mark, __atomic_load_n(mark, __ATOMIC_RELAXED) | 1, __ATOMIC_RELAXED);
-  // Release: a process that sees a write after this fence also sees the odd mark.
+// Makes a counter odd; an odd one stays odd, so the next writer after a death continues with it.
+inline void begin_writing(std::uint64_t* counter) {
+  __atomic_store_n(counter, __atomic_load_n(counter, __ATOMIC_RELAXED) | 1, __ATOMIC_RELAXED);
+  // Release: a process that sees a write after this fence also sees the odd counter.
   __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
-// Makes a mark even, and greater than before. Release: publishes the writes.
-inline void end_writing(std::uint64_t* mark) {
-  const std::uint64_t now = __atomic_load_n(mark, __ATOMIC_RELAXED);
-  store(mark, now + (now & 1));
+// Makes a counter even, and greater than before. Release: publishes the writes.
+inline void end_writing(std::uint64_t* counter) {
+  const std::uint64_t now = __atomic_load_n(counter, __ATOMIC_RELAXED);
+  store(counter, now + (now & 1));
 }
 
-// Whether `n` marks, `stride` words apart, are all even, and their sum, which grows with every write.
-// A copy is consistent if this was true before it, with the same sum after it.
-inline bool nobody_writes(const std::uint64_t* marks, std::size_t stride, std::size_t n, std::uint64_t* sum) {
-  // Acquire: the copy before this call is not read later than the marks.
+// Whether `n` counters, `stride` words apart, are all even, and their sum, which grows with every write. A copy is
+// consistent if this was true before it, with the same sum after it.
+inline bool nobody_writes(const std::uint64_t* counters, std::size_t stride, std::size_t n, std::uint64_t* sum) {
+  // Acquire: the copy before this call is not read later than the counters.
   __atomic_thread_fence(__ATOMIC_ACQUIRE);
   *sum = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    const std::uint64_t mark = load(marks + i * stride);
-    if (mark & 1) return false;
-    *sum += mark;
+    const std::uint64_t counter = load(counters + i * stride);
+    if (counter & 1) return false;
+    *sum += counter;
   }
   return true;
 }

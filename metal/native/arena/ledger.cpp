@@ -31,9 +31,8 @@ uint64_t TicketLedger::word(uint64_t ticket, TicketState state, uint32_t owner) 
 TicketState TicketLedger::state_in(uint64_t word, uint64_t ticket) const {
   if ((word >> kLapShift & kLapMask) != (ticket / ring_ & kLapMask)) return TicketState::kFree;
   const auto state = static_cast<TicketState>(word & kStateMask);
-  if (state > TicketState::kDone) {
+  if (state > TicketState::kDone)
     corrupt("ticket " + std::to_string(ticket) + " is in state " + std::to_string(word & kStateMask));
-  }
   return state;
 }
 
@@ -44,8 +43,8 @@ TicketLedger::Window TicketLedger::window() const {
   const uint64_t low = load(&words_->watermark.value);
   const bool passed = low > end;  // by others, between the two loads; they raised `next` first
   if (passed ? load(&words_->next.value) < low : end - low > ring_) {
-    corrupt("next is " + std::to_string(end) + " and the watermark " + std::to_string(low) +
-            ", with a ring of " + std::to_string(ring_));
+    corrupt("next is " + std::to_string(end) + " and the watermark " + std::to_string(low) + ", with a ring of " +
+            std::to_string(ring_));
   }
   return {low, end};
 }
@@ -66,7 +65,7 @@ bool TicketLedger::move(uint64_t ticket, uint32_t owner, TicketState from, Ticke
 // Every finisher tries, with any ticket, so that a death before the last line loses nothing. One ring
 // of turns passes all tickets that were done at the start, since each turn saw the watermark rise.
 //
-// Fence: of two workers that finish neighbouring tickets at once, each might else read the other's slot as it
+// Fence: of two workers that finish neighboring tickets at once, each might else read the other's slot as it
 // was before, and no process would move the watermark. After the later of two fences, a worker sees the writes
 // before the earlier one.
 void TicketLedger::advance() {
@@ -149,11 +148,8 @@ TicketLedger::Reaped TicketLedger::reap(uint32_t owner) {
   for (uint64_t ticket = low; ticket < end; ++ticket) {
     const uint64_t now = load(slot(ticket));
     if (now >> kOwnerShift != owner) continue;
-    if (move(ticket, owner, TicketState::kLeased, TicketState::kReturned)) {
-      ++found.returned;
-    } else if (move(ticket, owner, TicketState::kApplying, TicketState::kDone)) {
-      ++found.torn;
-    }
+    if (move(ticket, owner, TicketState::kLeased, TicketState::kReturned)) ++found.returned;
+    else if (move(ticket, owner, TicketState::kApplying, TicketState::kDone)) ++found.torn;
   }
   if (found.torn) add(&words_->torn.value, found.torn);
   if (found.returned) add(&words_->returns.value, found.returned);
@@ -164,9 +160,8 @@ TicketLedger::Reaped TicketLedger::reap(uint32_t owner) {
 std::vector<uint64_t> TicketLedger::orphans() const {
   std::vector<uint64_t> found;
   const auto [low, end] = window();
-  for (uint64_t ticket = low; ticket < end; ++ticket) {
+  for (uint64_t ticket = low; ticket < end; ++ticket)
     if (free_word(ticket)) found.push_back(ticket);
-  }
   return found;
 }
 
@@ -203,9 +198,8 @@ uint64_t TicketLedger::watermark() const { return load(&words_->watermark.value)
 TicketLedger::Position TicketLedger::position() const {
   Position found{0, {}, load(&words_->torn.value)};
   const auto [low, end] = window();
-  for (uint64_t ticket = low; ticket < end; ++ticket) {
+  for (uint64_t ticket = low; ticket < end; ++ticket)
     if (state_in(load(slot(ticket)), ticket) == TicketState::kDone) found.done.push_back(ticket);
-  }
   found.watermark = load(&words_->watermark.value);  // again: everything below is done by now
   size_t below = 0;
   while (below < found.done.size() && found.done[below] < found.watermark) ++below;
@@ -217,12 +211,8 @@ void TicketLedger::restore(const Position& position) {
   for (uint64_t i = 0; i < ring_; ++i) store(slots_ + i, uint64_t{0});
   const uint64_t low = position.watermark;
   const uint64_t next = position.done.empty() ? low : position.done.back() + 1;
-  for (uint64_t ticket = low; ticket < next; ++ticket) {
-    store(slot(ticket), word(ticket, TicketState::kReturned, 0));
-  }
-  for (const uint64_t ticket : position.done) {
-    store(slot(ticket), word(ticket, TicketState::kDone, 0));
-  }
+  for (uint64_t ticket = low; ticket < next; ++ticket) store(slot(ticket), word(ticket, TicketState::kReturned, 0));
+  for (const uint64_t ticket : position.done) store(slot(ticket), word(ticket, TicketState::kDone, 0));
   store(&words_->torn.value, position.torn);
   store(&words_->noticed.value, uint64_t{0});
   store(&words_->returns.value, uint64_t{next > low});

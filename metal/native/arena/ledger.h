@@ -1,7 +1,5 @@
-// The ticket ledger's atomics: the holder of each ticket. Pointers and sizes only.
-//
-// The state machine, the words and the reasoning are in the docstring of mlxhog/arena/ledger.py.
-// Here a ticket is its number since the beginning of training, `epoch * n + ticket`.
+// The ticket ledger's atomics. The state machine, the words and the reasoning are in the docstring of
+// mlxhog/arena/ledger.py; here a ticket is its number since the beginning of training, `epoch * n + ticket`.
 #pragma once
 
 #include <cstdint>
@@ -48,8 +46,7 @@ class TicketLedger {
 
   // Every method may throw CorruptLedger, and none loops longer than the ring is.
   // `words` and `slots` are shared memory; `ring`, the number of slots, is a power of two.
-  TicketLedger(LedgerWords* words, uint64_t* slots, uint64_t ring)
-      : words_(words), slots_(slots), ring_(ring) {}
+  TicketLedger(LedgerWords* words, uint64_t* slots, uint64_t ring) : words_(words), slots_(slots), ring_(ring) {}
 
   // The next ticket below `end`, one that came back first.
   std::optional<uint64_t> claim(uint32_t owner, uint64_t end = UINT64_MAX);

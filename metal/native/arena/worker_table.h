@@ -7,8 +7,8 @@
 
 namespace mlxhog {
 
-// Written by the supervisor, except heartbeat, takeovers and the time of waits. A slot is reused in this order: pid = 0,
-// sweep its locks, generation + 1, dead = 0, start_time, pid.
+// Written by the supervisor, except heartbeat, takeovers and the time of waits. A slot is reused in this order: pid =
+// 0, sweep its locks, generation + 1, dead = 0, start_time, pid.
 struct WorkerEntry {
   std::uint32_t state;
   std::uint32_t generation;  // the low 16 bits go into lock words

@@ -8,13 +8,14 @@
 //                    inside, load and store the row's elements with `load` and `store`, which hold no lock
 //   cell(x, u)       where coordinate u of the vector x lives
 //
-// Every access is a relaxed atomic: a plain move on x86-64 and ARM64, no order, no tearing, defined behaviour.
-// With one worker all policies give the same bits, if f is the same.
+// Every access is a relaxed atomic: a plain move on x86-64 and ARM64, no order, no tearing, defined behavior. With one
+// worker all policies give the same bits, if f is the same.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "../updates/cas_add.h"
 #include "../updates/locks.h"
 
 // For a problem's prefetch(): else GCC finds that the function has no effect, and drops the calls.
@@ -24,8 +25,8 @@ namespace mlxhog::classic {
 
 inline constexpr std::size_t kGroup = 4;
 
-// Lost updates are the contract: load and store are two steps. Also for private copies (no other writer)
-// and inside locks and turns (no other worker writes).
+// Lost updates are the contract: load and store are two steps. Also where no other worker writes: private copies, locks,
+// turns.
 struct Relaxed {
   static float load(const float* p) {
     float value;
@@ -61,11 +62,7 @@ struct Lossless : Relaxed {
 
   template <class F>
   void update(float* p, F f) const {
-    float seen = load(p), next;
-    do {
-      next = f(seen);
-      // Relaxed: each element is a sum of its own; nothing else is published through it.
-    } while (!__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    update_by_cas(p, f);
   }
   template <class F>
   void update(float* const* p, std::size_t n, F f) const {

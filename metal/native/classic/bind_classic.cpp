@@ -25,7 +25,6 @@ namespace {
 
 template <class T, int kDims>
 using Array = nb::ndarray<T, nb::ndim<kDims>, nb::c_contig, nb::device::cpu>;
-using Bytes = Array<std::uint8_t, 1>;
 using Rows = Array<float, 2>;
 
 // The position of `name` among `known`, which is the value of its enumerator.
@@ -63,12 +62,12 @@ void make_scheme(Scheme* self, const std::string& name, Bytes words, LocksObject
   const bool takes_locks = kind == Kind::lossless || kind == Kind::hot_cold || kind == Kind::aig;
   require(!takes_locks || locks != nullptr, "scheme '", name, "' needs locks");
   require(!probe || (probe->size() == 1 && probe_every > 0), "probe: wanted one float, for 1 example or more");
-  new (self) Scheme{kind, board, locks == nullptr ? nullptr : &locks->locks, row_word0, rank, hot, period,
+  new (self) Scheme{kind, board, locks, row_word0, rank, hot, period,
                     probe ? probe->data() : nullptr, probe_every};
 }
 
-// A problem by the shapes of its arrays, with run(scheme, order, gamma, batch=1): checks that need the problem, then the
-// run without the GIL.
+// A problem by the shapes of its arrays, with run(scheme, order, gamma, batch=1): checks that need the problem, then
+// the run without the GIL.
 template <std::size_t kArrays, class Problem, class... P, class... Options>
 nb::class_<Problem> bind_problem(nb::module_& m, const char* name, const char* shapes, const char* doc,
                                  Problem (*make)(Sizes&, P...), const Options&... options) {
@@ -171,9 +170,8 @@ void project(Rows rows) {
 }  // namespace mlxhog::classic
 
 void bind_classic(nanobind::module_& m) {
-  namespace nb = nanobind;
+  using namespace mlxhog;
   using namespace mlxhog::classic;
-  using mlxhog::require;
   nb::class_<Board>(m, "ClassicBoard",
                     "Words that the workers of one classic run share: stop, turns, progress.\n\n"
                     "The layout is the table in metal/native/classic/board.h. `reset` is the host's, while no\n"

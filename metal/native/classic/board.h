@@ -1,6 +1,6 @@
 // The words that the workers of one classic run share beside the parameters: stop, turn and progress.
 //
-// 128-byte lines, so that no two words that are written often share a cache line:
+// 128-byte lines, so that no two words that are written often share one:
 //
 //   line 0      stop      u32   not 0: every loop and every wait ends
 //   line 1      turn      u64   whose write it is: turn t belongs to worker t modulo the number of workers
@@ -52,15 +52,11 @@ class Board {
     for (std::uint32_t r = 0; r < workers_; ++r) store(&lines_[r].reads, std::uint64_t{0});
   }
 
-  // -- progress: each worker writes its own line --------------------------------------------------
-
   // Relaxed: a number for people to look at.
   std::uint64_t examples(std::uint32_t r) const { return __atomic_load_n(&lines_[r].examples, __ATOMIC_RELAXED); }
   void count(std::uint32_t r, std::size_t more) {
     __atomic_store_n(&lines_[r].examples, examples(r) + more, __ATOMIC_RELAXED);  // only r writes it
   }
-
-  // -- turns --------------------------------------------------------------------------------------
 
   // Worker r has gathered its gradient number `reads`. Release: a waiter that sees it may write, and no
   // read of ours can then see that write.
@@ -74,9 +70,8 @@ class Board {
   // Wait until every worker that is not gone has read at least `reads` gradients; false if stopped.
   bool await_reads(std::uint64_t reads_wanted) const {
     return await([&] {
-      for (std::uint32_t r = 0; r < workers_; ++r) {
+      for (std::uint32_t r = 0; r < workers_; ++r)
         if (reads(r) < reads_wanted) return false;
-      }
       return true;
     });
   }
@@ -104,11 +99,8 @@ class Board {
     for (int spin = 0;; ++spin) {
       if (ready()) return true;
       if (stopped()) return false;
-      if (spin < kSpins) {
-        pause_cpu();
-      } else {
-        sched_yield();
-      }
+      if (spin < kSpins) pause_cpu();
+      else sched_yield();
     }
   }
 

@@ -9,11 +9,8 @@
 namespace mlxhog::classic {
 namespace {
 
-// Sixteen floats of a row as one value, in as many registers as the machine needs. The same rules as in
-// updates/elements.h: each element is loaded once and stored once per pass, and an aligned element is never torn,
-// whatever the width of the move. With MLXHOG_ATOMIC_KERNELS every access is a relaxed atomic, which is defined
-// behaviour between threads as well; the bits are the same. Passed by reference only: the ABI of a vector by value
-// differs between clones.
+// Sixteen floats of a row as one value, by the rules of updates/elements.h: each element is loaded once and stored once
+// per pass, and never torn. Passed by reference only: the ABI of a vector by value differs between clones.
 using Vector = float __attribute__((vector_size(kRowStep * sizeof(float))));
 
 MLXHOG_INLINE void load(Vector& x, const float* from) {
@@ -125,7 +122,7 @@ class Loop {
 
   // row -= pull * other + shrink * own
   MLXHOG_INLINE void subtract(float* row, float pull, const float* other, float shrink, const float* own) const {
-    element::compiler_barrier();
+    const element::LoopFence fence;
     for (std::size_t j = 0; j < width(); j += kRowStep) {
       Vector now, towards, old;
       load(now, row + j);
@@ -134,7 +131,6 @@ class Loop {
       now -= pull * towards + shrink * old;
       store(row + j, now);
     }
-    element::compiler_barrier();
   }
 
   const Completion& p_;

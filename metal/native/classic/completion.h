@@ -2,8 +2,7 @@
 //
 //   sum over ratings of (L_u . R_v - Z)^2 + mu / (2 d_u) |L_u|^2 + mu / (2 d_v) |R_v|^2
 //
-// One example moves both rows, from their old values; its bits do not depend on the
-// machine's vector width.
+// One example moves both rows, from their old values; its bits do not depend on the machine's vector width.
 #pragma once
 
 #include <algorithm>
@@ -31,7 +30,6 @@ struct Completion {
   std::size_t words() const { return std::max(user_word0 + n_users, item_word0 + n_items); }
 };
 
-// One worker's share; returns the examples done, fewer than asked only if stopped.
 std::size_t run(Scheme& scheme, Completion& problem, const Share& share);
 
 // Sum of (L_u . R_v - Z)^2 over all ratings in double; NaN and infinity propagate.

@@ -2,9 +2,8 @@
 //
 //   sum over edges of w_uv |x_u - x_v|_1, terminals fixed at vertices of the simplex
 //
-// One edge moves both ends, from their old values: x_u = P(x_u - step s), x_v = P(x_v + step s) with
-// s = w sign(x_u - x_v), sign(0) = 0. With two labels a vertex is one scalar, its share
-// of label 1, and P clamps it to [0, 1].
+// One edge moves both ends, from their old values: x_u = P(x_u - step s), x_v = P(x_v + step s) with s = w sign(x_u -
+// x_v), sign(0) = 0. With two labels a vertex is one scalar, its share of label 1, and P clamps it to [0, 1].
 #pragma once
 
 #include <cstddef>
@@ -38,7 +37,6 @@ struct CutGraph {
   std::size_t words() const { return word0 + n_vertices; }
 };
 
-// One worker's share; returns the examples done, fewer than asked only if stopped.
 std::size_t run(Scheme& scheme, CutGraph& graph, const Share& share);
 
 // Sum over edges of w_uv |x_u - x_v|_1 over the floats of the rows, in double.

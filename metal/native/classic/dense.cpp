@@ -9,16 +9,13 @@ extern "C" {
 MLXHOG_SIMD float mlxhog_dense_dot(const float* __restrict x, const float* __restrict z, std::size_t n) {
   constexpr std::size_t kLanes = 32;
   float sum[kLanes] = {};
-  compiler_barrier();
+  const LoopFence fence;
   std::size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+  for (; i + kLanes <= n; i += kLanes)
     for (std::size_t j = 0; j < kLanes; ++j) sum[j] += z[i + j] * load(x + i + j);
-  }
   for (std::size_t j = 0; i < n; ++i, ++j) sum[j] += z[i] * load(x + i);
-  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+  for (std::size_t half = kLanes / 2; half > 0; half /= 2)
     for (std::size_t j = 0; j < half; ++j) sum[j] += sum[j + half];
-  }
-  compiler_barrier();
   return sum[0];
 }
 
@@ -27,14 +24,13 @@ MLXHOG_SIMD void mlxhog_dense_collect(float* __restrict g, const float* __restri
 }
 
 MLXHOG_SIMD void mlxhog_dense_subtract(float* __restrict x, const float* __restrict g, float step, std::size_t n) {
-  compiler_barrier();
+  const LoopFence fence;
   for (std::size_t i = 0; i < n; ++i) store(x + i, load(x + i) - step * g[i]);
-  compiler_barrier();
 }
 
 MLXHOG_SIMD void mlxhog_dense_merge(float* __restrict x, float* __restrict mine, float* __restrict base,
                                     std::size_t n) {
-  compiler_barrier();
+  const LoopFence fence;
   for (std::size_t i = 0; i < n; ++i) {
     const float shared = load(x + i), own = mine[i], old = base[i];
     const float sum = shared + (own - old), next = shared == old ? own : sum;
@@ -42,7 +38,6 @@ MLXHOG_SIMD void mlxhog_dense_merge(float* __restrict x, float* __restrict mine,
     mine[i] = next;
     base[i] = next;
   }
-  compiler_barrier();
 }
 
 }  // extern "C"

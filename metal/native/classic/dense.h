@@ -12,10 +12,8 @@
 
 #include "linear.h"
 
-// SIMD of linear models on runs of x: x is shared, everything else private or read-only.
-//
-// Concurrency: as in updates/elements.h. Every operation is rounded separately and every sum has a fixed
-// order, so all SIMD widths give the same bits.
+// SIMD of linear models on runs of x, which alone is shared, by the rules of updates/elements.h; every sum has a fixed
+// order.
 extern "C" {
 
 // z.x in 32 partial sums, element i in sum i modulo 32, added by halves: sum j += sum j + 16, then 8, 4, 2, 1.

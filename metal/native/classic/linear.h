@@ -19,13 +19,11 @@ enum class Loss { hinge, logistic, squares };
 // d loss / d margin; squares is (margin - y)^2 / 2. Hinge and logistic want y = -1 or +1.
 inline float loss_slope(Loss loss, float margin, float y) {
   switch (loss) {
-    case Loss::hinge:
-      return y * margin < 1.0f ? -y : 0.0f;
+    case Loss::hinge: return y * margin < 1.0f ? -y : 0.0f;
     case Loss::logistic:
       // In double: a few nanoseconds beside a row, and every C library rounds to the same float.
       return static_cast<float>(-y / (1.0 + std::exp(static_cast<double>(y) * margin)));
-    case Loss::squares:
-      return margin - y;
+    case Loss::squares: return margin - y;
   }
   return 0.0f;
 }
@@ -82,9 +80,8 @@ class SparseLinear {
       const std::int32_t e = examples[j];
       scratch.slopes[j] = loss_slope(loss_, margin(e, access), rows_.labels[e]);
       if (!scratch.keeps) continue;
-      for (std::size_t k = rows_.begin(e); k < rows_.end(e); ++k) {
+      for (std::size_t k = rows_.begin(e); k < rows_.end(e); ++k)
         scratch.old.push_back(access.load(access.cell(x_, index(k))));
-      }
     }
   }
 
@@ -100,9 +97,8 @@ class SparseLinear {
 
   template <class Visit>
   void touched(const std::int32_t* examples, std::size_t b, const Scratch&, Visit visit) const {
-    for (std::size_t j = 0; j < b; ++j) {
+    for (std::size_t j = 0; j < b; ++j)
       for (std::size_t k = rows_.begin(examples[j]); k < rows_.end(examples[j]); ++k) visit(index(k) / width_);
-    }
   }
 
  private:
@@ -135,9 +131,7 @@ class SparseLinear {
       float* const p[kGroup] = {cell(k), cell(k + 1), cell(k + 2), cell(k + 3)};
       access.update(p, kGroup, [=](std::size_t j, float v) { return f(k + j, v); });
     }
-    for (; k < n; ++k) {
-      access.update(cell(k), [=](float v) { return f(k, v); });
-    }
+    for (; k < n; ++k) access.update(cell(k), [=](float v) { return f(k, v); });
   }
 
   template <class Access>
@@ -149,7 +143,8 @@ class SparseLinear {
       if (slope == 0.0f) return;
       update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k]); });
     } else if (old != nullptr) {
-      update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + shrink[u[k]] * old[k]); });
+      update_row(u, n, access,
+                 [=](std::size_t k, float v) { return v - step * (slope * z[k] + shrink[u[k]] * old[k]); });
     } else {
       update_row(u, n, access, [=](std::size_t k, float v) { return v - step * (slope * z[k] + shrink[u[k]] * v); });
     }

@@ -1,7 +1,7 @@
 // Examples that are a pair of rows and a number: a rating by a user of an item, an edge between two vertices.
 //
 // (n, 3) int32: both rows and the bits of the float, so that one example at random is one cache miss (or two
-// in neighbouring lines, which the prefetcher fetches together).
+// in neighboring lines, which the prefetcher fetches together).
 #pragma once
 
 #include <bit>

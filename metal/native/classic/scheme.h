@@ -26,11 +26,10 @@
 // `frozen` asks that write() takes nothing from x as it is then: others have written since read(). Otherwise
 // terms that only scale a coordinate (shrinking) may take its newest value. With one worker there is none.
 //
-// Promises. One worker of any scheme gives the bits of serial SGD. round_robin and sync
-// give the same bits in every run with the same orders. A stop ends every loop within kBetweenChecks examples
-// and every wait at once, except for a lock, which ends with its owner's write or death. Nothing of
-// `lossless` and `aig` is lost. Each element is old or new, never torn.
-// Source: Niu et al. 2011 (round-robin and AIG).
+// Promises. One worker of any scheme gives the bits of serial SGD. round_robin and sync give the same bits in every run
+// with the same orders. A stop ends every loop within kBetweenChecks examples and every wait at once, except for a
+// lock, which ends with its owner's write or death. Nothing of `lossless` and `aig` is lost. Each element is old or
+// new, never torn. Source: Niu et al. 2011 (round-robin and AIG).
 #pragma once
 
 #include <algorithm>
@@ -55,9 +54,9 @@ struct Scheme {
   Locks* locks;  // null where the kind takes none
   std::size_t row_word0;
   std::uint32_t rank;
-  std::size_t hot;     // hot_cold: coordinates in the head
-  std::size_t period;  // hot_cold: examples between two merges
-  float* probe;        // null, or a counter raised by 1 the way this scheme writes
+  std::size_t hot;              // hot_cold: coordinates in the head
+  std::size_t period;           // hot_cold: examples between two merges
+  float* probe;                 // null, or a counter raised by 1 the way this scheme writes
   std::size_t probe_every = 1;  // one of this number of examples of this worker
   std::size_t probe_seen = 0;
 };
@@ -85,11 +84,8 @@ struct Share {
 template <class Access>
 inline void raise_probe(Scheme& scheme, const Access& access, std::size_t examples) {
   if (scheme.probe == nullptr) return;
-  for (std::size_t k = 0; k < examples; ++k) {
-    if (++scheme.probe_seen % scheme.probe_every == 0) {
-      access.update(scheme.probe, [](float v) { return v + 1.0f; });
-    }
-  }
+  for (std::size_t k = 0; k < examples; ++k)
+    if (++scheme.probe_seen % scheme.probe_every == 0) access.update(scheme.probe, [](float v) { return v + 1.0f; });
 }
 
 // The loop of the schemes without turns; `write(examples, b, scratch)` follows each read.
@@ -123,12 +119,10 @@ std::size_t run_free(Scheme& scheme, P& problem, const Share& share, const Acces
 // The hot head of a sparse model: the first coordinates, which nearly every example touches, kept in a
 // private copy per worker and merged into the shared vector under locks.
 //
-// Nothing but merges writes the shared head while a run lasts, so they may agree on their exclusion unit: the
-// lock word of the first row of each 4 KiB (8 ns of lock on 64 bytes would cost more than the sums).
-//
-// shared += mine - base; mine = base = shared. Nothing of the head is lost; it only travels later. Where
-// no other worker has written (shared == base) the merge stores `mine` itself, so that one worker's head has the
-// bits of serial SGD. After the remark on contended variables in Niu et al. 2011.
+// Nothing but merges writes the shared head, by the lock word of the first row of each 4 KiB (a lock for 64 bytes would
+// cost more than the sums): shared += mine - base; mine = base = shared. Nothing is lost. Where no other worker has
+// written (shared == base) the merge stores `mine` itself, so that one worker's head has the bits of serial SGD. After
+// the remark on contended variables in Niu et al. 2011.
 class Head {
  public:
   // The first `hot` floats of `x`, whose row r of `width` floats has lock word `word0 + r`.
@@ -267,19 +261,14 @@ template <class P>
 std::size_t run(Scheme& scheme, P& problem, const Share& share) {
   switch (scheme.kind) {
     case Kind::private_copy:
-    case Kind::racy:
-      return run_free(scheme, problem, share, Relaxed{});
-    case Kind::lossless:
-      return run_free(scheme, problem, share, Lossless{{}, scheme.locks, scheme.row_word0});
+    case Kind::racy: return run_free(scheme, problem, share, Relaxed{});
+    case Kind::lossless: return run_free(scheme, problem, share, Lossless{{}, scheme.locks, scheme.row_word0});
     case Kind::hot_cold:
       if constexpr (HasHead<P>) return run_hot_cold(scheme, problem, share);
       return 0;  // the binding has refused it
-    case Kind::aig:
-      return run_locked(scheme, problem, share);
-    case Kind::round_robin:
-      return run_round_robin(scheme, problem, share);
-    case Kind::sync:
-      return run_sync(scheme, problem, share);
+    case Kind::aig: return run_locked(scheme, problem, share);
+    case Kind::round_robin: return run_round_robin(scheme, problem, share);
+    case Kind::sync: return run_sync(scheme, problem, share);
   }
   return 0;
 }

@@ -165,9 +165,6 @@ Activation activation_named(const std::string& name) {
   return static_cast<Activation>(found);
 }
 
-}  // namespace mlxhog
-
-namespace mlxhog {
 namespace {
 
 // Binds a loop over `count` numbers of some arrays.
@@ -190,11 +187,8 @@ void def_loop(nb::module_& m, const char* name, const char* arrays, const char* 
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_activation(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   def_loop(m, "activate", "x out: N...",
            "out = activation(x); gelu, gelu_tanh, silu, relu, relu^2, sigmoid, selu or softplus.", activate);
   def_loop(m, "activate_grad", "x d_out dx: N...", "", activate_gradient);
@@ -215,3 +209,5 @@ void bind_activation(nb::module_& m) {
                   [=](Index at, Index n) { soft_cap_gradient(n, cap, out + at, d_out + at, dx + at); });
       }, "cap"_a);
 }
+
+}  // namespace mlxhog

@@ -1,17 +1,15 @@
 // Causal attention of several heads, and its exact gradient: out_t = sum_j softmax_j(q_t . k_j / sqrt(DH)) v_j.
 //
-// Arrays are packed float32: q, out (B, S, NH, DH); k, v (B, L, NH, DH); lse (B, NH, S), the logarithm of the sum of
-// every row's exponentials. The last S keys are those of the queries' own positions, L >= S: query t sees the keys
-// from `L - S + t - window` (from the first one without a window) to `L - S + t`, and of them those from the first
-// valid one on, L - lengths[b], where lengths are given. Work is split over B and heads; a task keeps no more than
-// 32 rows of scores at once.
+// lse is the logarithm of the sum of every row's exponentials. The last S of L keys are those of the queries' own
+// positions: query t sees the keys from `L - S + t - window` (from the first one without a window) to `L - S + t`, and
+// of them those from the first valid one on, L - lengths[b], where lengths are given. Work is split over B and heads; a
+// task keeps no more than 32 rows of scores at once.
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <string>
 #include <vector>
 
 #include "gemm.h"
@@ -27,24 +25,24 @@ struct AttentionShape {
   const std::int32_t* lengths;  // (B,), or null: all of them are valid
 };
 
-struct AttentionInputs {
-  const float *q, *k, *v;
+template <class Float>
+struct AttentionArrays {
+  Float *q, *k, *v;
 };
+using AttentionInputs = AttentionArrays<const float>;
+using AttentionGradients = AttentionArrays<float>;
 
-struct AttentionGradients {
-  float *q, *k, *v;
-};
-
-// Rotary positions: elements i and DH / 2 + i of every head turn by position * base^(-2 i / DH). x, out
-// (B, S, NH, DH), DH even; offset (B,), the position of each sequence's first element, or null: all 0.
-// Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
+// Rotary positions: elements i and DH / 2 + i of every head rotate by position * base^(-2 i / DH); offset (B,) is the
+// position of each sequence's first element, null for 0. Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
 struct RopeShape {
   Index B, S, NH, DH;
   double base;
   const std::int32_t* offset;
 };
 
-constexpr Index kRowLanes = 32;
+// Queries of one block lie side by side, one per vector lane, and their scores in a row for every key: softmax then
+// needs no sums across a vector, and every product but two is as wide as the block, however narrow the heads.
+constexpr Index kLanes = 32;
 
 // A width of 2^n is transposed in n passes, each of which moves the lowest bit of every element's place to the top, or
 // back: loads and stores stay whole vectors.
@@ -67,34 +65,28 @@ MLXHOG_CLONES void top_bit_to_lowest(Index half, const float* from, float* to) {
 template <class Pass>
 void in_passes(Index width, const float* from, float* to, float* spare, const Pass& pass) {
   const int passes = std::countr_zero(static_cast<std::size_t>(width));
-  if (passes == 0) std::copy_n(from, kRowLanes, to);
+  if (passes == 0) std::copy_n(from, kLanes, to);
   for (int left = passes; left > 0; --left) {
     float* next = left % 2 ? to : spare;
-    pass(width * kRowLanes / 2, from, next);
+    pass(width * kLanes / 2, from, next);
     from = next;
   }
 }
 
 bool in_power(Index width) { return std::has_single_bit(static_cast<std::size_t>(width)); }
 
-// Short rows, one per vector lane: lanes[d, l] = rows[l, d]; rows (32, width) and lanes (width, 32), `spare` as large as
-// either.
+// Short rows, one per vector lane: lanes[d, l] = rows[l, d]; rows (32, width) and lanes (width, 32), `spare` as large
+// as either.
 void to_lanes(Index width, const float* rows, float* lanes, float* spare) {
   if (in_power(width)) return in_passes(width, rows, lanes, spare, lowest_bit_to_top);
-  for (Index l = 0; l < kRowLanes; ++l)
-    for (Index d = 0; d < width; ++d) lanes[d * kRowLanes + l] = rows[l * width + d];
+  transpose(rows, width, kLanes, width, lanes);
 }
 
 // rows[l, d] = lanes[d, l], the same back.
 void from_lanes(Index width, const float* lanes, float* rows, float* spare) {
   if (in_power(width)) return in_passes(width, lanes, rows, spare, top_bit_to_lowest);
-  for (Index l = 0; l < kRowLanes; ++l)
-    for (Index d = 0; d < width; ++d) rows[l * width + d] = lanes[d * kRowLanes + l];
+  transpose(lanes, kLanes, width, kLanes, rows);
 }
-
-// Queries of one block lie side by side, one per vector lane, and their scores in a row for every key: softmax then
-// needs no sums across a vector, and every product but two is as wide as the block, however narrow the heads.
-constexpr Index kLanes = kRowLanes;
 
 // Queries [first, first + count) of one head, and the keys that any of them sees.
 struct Block {
@@ -189,8 +181,8 @@ struct Scratch {
   Buffer k, v, q_rows, q_lanes, scores, result, rows, spare;
 
   explicit Scratch(const AttentionShape& s)
-      : k(uninitialised(s.L * s.DH)), v(uninitialised(s.L * s.DH)), scores(uninitialised(s.L * kLanes)) {
-    for (Buffer* buffer : {&q_rows, &q_lanes, &result, &rows, &spare}) *buffer = uninitialised(kLanes * s.DH);
+      : k(uninitialized(s.L * s.DH)), v(uninitialized(s.L * s.DH)), scores(uninitialized(s.L * kLanes)) {
+    for (Buffer* buffer : {&q_rows, &q_lanes, &result, &rows, &spare}) *buffer = uninitialized(kLanes * s.DH);
   }
 };
 
@@ -235,11 +227,11 @@ struct GradientScratch : Scratch {
 
   explicit GradientScratch(const AttentionShape& s)
       : Scratch(s),
-        dP(uninitialised(s.L * kLanes)),
-        d_lanes(uninitialised(kLanes * s.DH)),
-        d_rows(uninitialised(kLanes * s.DH)),
-        dk(uninitialised(s.L * s.DH)),
-        dv(uninitialised(s.L * s.DH)) {}
+        dP(uninitialized(s.L * kLanes)),
+        d_lanes(uninitialized(kLanes * s.DH)),
+        d_rows(uninitialized(kLanes * s.DH)),
+        dk(uninitialized(s.L * s.DH)),
+        dv(uninitialized(s.L * s.DH)) {}
 };
 
 void backward_head(const AttentionShape& s, const AttentionInputs& in, const float* lse, const float* d_out,
@@ -273,7 +265,7 @@ void backward_head(const AttentionShape& s, const AttentionInputs& in, const flo
 constexpr Index kPositions = 32;  // per task
 
 // Cosines, then sines, of one position's angles, `half` of each. In double: an angle may be thousands of turns.
-void turns(const RopeShape& s, double position, bool back, float* table) {
+void rotations(const RopeShape& s, double position, bool back, float* table) {
   const Index half = s.DH / 2;
   for (Index i = 0; i < half; ++i) {
     const double angle = position * std::pow(s.base, -static_cast<double>(i) / static_cast<double>(half));
@@ -283,7 +275,7 @@ void turns(const RopeShape& s, double position, bool back, float* table) {
 }
 
 template <int Half>
-MLXHOG_INLINE void turn_heads(Index NH, Index given, const float* table, const float* x, float* out) {
+MLXHOG_INLINE void rotate_heads(Index NH, Index given, const float* table, const float* x, float* out) {
   const Index half = Half ? Half : given;  // a constant for the usual heads
   for (Index head = 0; head < NH; ++head, x += 2 * half, out += 2 * half) {
 #pragma omp simd
@@ -295,13 +287,13 @@ MLXHOG_INLINE void turn_heads(Index NH, Index given, const float* table, const f
   }
 }
 
-MLXHOG_CLONES void turn_row(Index NH, Index half, const float* table, const float* x, float* out) {
+MLXHOG_CLONES void rotate_row(Index NH, Index half, const float* table, const float* x, float* out) {
   switch (half) {
-    case 4: return turn_heads<4>(NH, half, table, x, out);
-    case 8: return turn_heads<8>(NH, half, table, x, out);
-    case 16: return turn_heads<16>(NH, half, table, x, out);
-    case 32: return turn_heads<32>(NH, half, table, x, out);
-    default: return turn_heads<0>(NH, half, table, x, out);
+    case 4: return rotate_heads<4>(NH, half, table, x, out);
+    case 8: return rotate_heads<8>(NH, half, table, x, out);
+    case 16: return rotate_heads<16>(NH, half, table, x, out);
+    case 32: return rotate_heads<32>(NH, half, table, x, out);
+    default: return rotate_heads<0>(NH, half, table, x, out);
   }
 }
 
@@ -309,15 +301,15 @@ void rope(const RopeShape& s, const float* x, bool back, float* out, int threads
   const Index row = s.NH * s.DH, tasks = (s.S + kPositions - 1) / kPositions;
   std::vector<float> shared(s.offset ? 0 : s.S * s.DH);
   if (!s.offset)
-    for (Index t = 0; t < s.S; ++t) turns(s, static_cast<double>(t), back, &shared[t * s.DH]);
+    for (Index t = 0; t < s.S; ++t) rotations(s, static_cast<double>(t), back, &shared[t * s.DH]);
   parallel_for(s.B * tasks, threads, [&](Index task) {
     const Index b = task / tasks, first = task % tasks * kPositions;
     std::vector<float> own(s.offset ? s.DH : 0);
     for (Index t = first; t < std::min(first + kPositions, s.S); ++t) {
       const float* table = own.data();
-      if (s.offset) turns(s, static_cast<double>(s.offset[b]) + static_cast<double>(t), back, own.data());
+      if (s.offset) rotations(s, static_cast<double>(s.offset[b]) + static_cast<double>(t), back, own.data());
       else table = &shared[t * s.DH];
-      turn_row(s.NH, s.DH / 2, table, x + (b * s.S + t) * row, out + (b * s.S + t) * row);
+      rotate_row(s.NH, s.DH / 2, table, x + (b * s.S + t) * row, out + (b * s.S + t) * row);
     }
   });
 }
@@ -337,14 +329,11 @@ AttentionShape attention_shape(const Sizes& sizes, MaybeCounts lengths, std::opt
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_attention(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   def(m, "rope", "x: B S NH DH, offset: B, out: B S NH DH",
-      "Turns elements i and DH / 2 + i of x by (offset + t) * base^(-2 i / DH); offset int32 or None. `back` turns the "
-      "other way: the gradient.",
+      "Rotates elements i and DH / 2 + i of x by (offset + t) * base^(-2 i / DH); offset int32 or None. `back` rotates "
+      "the other way: the gradient.",
       [](Sizes& sizes, Floats x, MaybeCounts offset, Result out, double base, bool back, int threads) {
         const RopeShape s{sizes["B"], sizes["S"], sizes["NH"], sizes["DH"], base, offset};
         require(s.DH % 2 == 0, "x has heads of ", s.DH, "; pairs need an even number");
@@ -371,3 +360,5 @@ void bind_attention(nb::module_& m) {
                       });
       }, "window"_a.none());
 }
+
+}  // namespace mlxhog

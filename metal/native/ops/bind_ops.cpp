@@ -1,6 +1,6 @@
-// Python names of the model operators; each file of an operator adds its own. Arrays are C-contiguous float32 on the CPU
-// (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is released while kernels
-// run.
+// Python names of the model operators; each file of an operator adds its own. Arrays are C-contiguous float32 on the
+// CPU (labels int32) of any rank; sizes are checked here, outputs are written in place, and the GIL is released while
+// kernels run.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "blas.h"
 #include "gemm.h"
 #include "linear.h"
 #include "memory.h"
@@ -32,29 +31,14 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
 }  // namespace
 }  // namespace mlxhog
 
-void bind_activation(nb::module_& m);
-void bind_attention(nb::module_& m);
-void bind_block_diagonal(nb::module_& m);
-void bind_conv(nb::module_& m);
-void bind_long_conv(nb::module_& m);
-void bind_loss(nb::module_& m);
-void bind_mlstm(nb::module_& m);
-void bind_norms(nb::module_& m);
-void bind_recurrence(nb::module_& m);
-void bind_regression(nb::module_& m);
-void bind_scan(nb::module_& m);
-void bind_slstm(nb::module_& m);
-
 void bind_ops(nb::module_& parent) {
-  using namespace nb::literals;
   using namespace mlxhog;
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512', 'avx2', 'neon' or 'portable'.");
   m.def("bfloat16_kernel", &bfloat16_kernel,
         "Which product of bfloat16: 'amx' or 'avx512bf16', or one of these, which then takes longer than with floats.");
-  m.def("has_blas", &has_blas, "Whether the system's BLAS multiplies large matrices here, as Accelerate does on a Mac.");
-  m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
+  m.def("empty", &empty, "shape"_a, "An uninitialized float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",

@@ -23,7 +23,8 @@ struct DiagonalMap {
 using DiagonalMaps = std::vector<DiagonalMap>;
 
 // -- square blocks of 1, 2, 4, 8 or 16 numbers: a vector of 16 lanes has whole blocks, and each of its numbers is spread
-// over the lanes of its block ------------------------------------------------------------------------------------------
+// over the lanes of its block
+// ------------------------------------------------------------------------------------------
 
 // The coefficients as vectors: coefficient k of lane c at [k * padded + c], zeros in the last lanes.
 struct SmallBlocks {
@@ -31,18 +32,22 @@ struct SmallBlocks {
   std::vector<float> coefficients;
 
   // W (width / size, size, size); transposed: out[i] = sum_o W[o, i] in[o].
-  SmallBlocks(Index size, Index width, const float* weight, bool transposed);
+  SmallBlocks(Index size, Index width, const float* weight, bool transposed)
+      : size(size), width(width), padded(whole_lanes(width)), coefficients(size * padded) {
+    for (Index c = 0; c < width; ++c)
+      for (Index k = 0; k < size; ++k) {
+        const float* block = weight + c / size * size * size;
+        coefficients[k * padded + c] = transposed ? block[k * size + c % size] : block[c % size * size + k];
+      }
+  }
 };
 
 // Lane by lane the number `At` of the lane's block.
-template <int Size, int At, int... Lane>
-MLXHOG_INLINE void spread_lanes(const Lanes& v, Lanes& out, std::integer_sequence<int, Lane...>) {
-  out = __builtin_shufflevector(v, v, (Lane / Size * Size + At)...);
-}
-
 template <int Size, int At>
 MLXHOG_INLINE void spread(const Lanes& v, Lanes& out) {
-  spread_lanes<Size, At>(v, out, std::make_integer_sequence<int, kLaneCount>());
+  [&]<int... Lane>(std::integer_sequence<int, Lane...>) MLXHOG_ALWAYS {
+    out = __builtin_shufflevector(v, v, (Lane / Size * Size + At)...);
+  }(std::make_integer_sequence<int, kLaneCount>());
 }
 
 template <int Size, int... At>
@@ -50,11 +55,11 @@ MLXHOG_INLINE void map_lanes(const SmallBlocks& s, const float* x, const float* 
                              std::integer_sequence<int, At...>) {
   for (Index c = 0; c < s.width; c += kLaneCount) {
     const Index count = s.width - c;
-    Lanes v, sum{}, number, coefficient;
+    Lanes v, sum{}, number;
     load(x + c, v, count);
     if (base) load(base + c, sum, count);
     const float* at = s.coefficients.data() + c;
-    ((spread<Size, At>(v, number), load(at + At * s.padded, coefficient), sum += coefficient * number), ...);
+    ((spread<Size, At>(v, number), sum += lanes(at + At * s.padded) * number), ...);
     store(sum, y + c, count);
   }
 }
@@ -63,27 +68,15 @@ template <int Size, int... At>
 MLXHOG_INLINE void add_lanes(const SmallBlocks& s, const float* x, const float* dy, float* d_coefficients,
                              std::integer_sequence<int, At...>) {
   for (Index c = 0; c < s.width; c += kLaneCount) {
-    Lanes v, d, number, sum;
+    Lanes v, d, number;
     load(x + c, v, s.width - c);
     load(dy + c, d, s.width - c);
-    float* at = d_coefficients + c;
-    ((spread<Size, At>(v, number), load(at + At * s.padded, sum), sum += d * number,
-      store(sum, at + At * s.padded)),
-     ...);
+    ((spread<Size, At>(v, number), lanes(d_coefficients + c + At * s.padded) += d * number), ...);
   }
 }
 
 bool is_small_block(Index out, Index in) {
   return out == in && (in == 1 || in == 2 || in == 4 || in == 8 || in == 16);
-}
-
-SmallBlocks::SmallBlocks(Index size, Index width, const float* weight, bool transposed)
-    : size(size), width(width), padded(whole_lanes(width)), coefficients(size * padded) {
-  for (Index c = 0; c < width; ++c)
-    for (Index k = 0; k < size; ++k) {
-      const float* block = weight + c / size * size * size;
-      coefficients[k * padded + c] = transposed ? block[k * size + c % size] : block[c % size * size + k];
-    }
 }
 
 void to_blocks(const SmallBlocks& s, const float* coefficients, float* weight) {
@@ -228,11 +221,8 @@ DiagonalMap blocks(const Sizes& sizes, std::size_t j, const float* weight) {
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_block_diagonal(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   m.def("is_small_block", &is_small_block, "out"_a, "inner"_a,
         "Whether block_diagonal has a kernel for blocks (out, inner); the others are matrix products.");
   const std::string maps = "x: N... W, weights: G_j OUT_j IN_j, ";
@@ -259,3 +249,5 @@ void bind_block_diagonal(nb::module_& m) {
         block_diagonal_backward(sizes["N"], sizes["W"], x, maps, dx, threads);
       });
 }
+
+}  // namespace mlxhog

@@ -185,11 +185,7 @@ void causal_conv_forward(const Conv& conv, float* y, float* last, int threads) {
   });
 }
 
-}  // namespace mlxhog
-
 void bind_conv(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   const std::string conv = "x: B S C, w: C 1 K, b: C, state: B K-1 C, starts: B S";
   def(m, "causal_conv", conv + ", y: B S C, last: B K-1 C",
       "y[t] = b + sum_j w[j] x[t - (K - 1) + j], then SiLU if wanted. state and last are the inputs before the first "
@@ -206,3 +202,5 @@ void bind_conv(nb::module_& m) {
                              {dx, dw, db, d_state}, threads);
       }, "silu"_a);
 }
+
+}  // namespace mlxhog

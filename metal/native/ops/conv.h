@@ -1,8 +1,8 @@
 // Causal depthwise convolution, then SiLU if wanted, and the gradients.
 //
-// Arrays are packed float32: x, y (B, S, C); w (C, K); b (C); state and last (B, K - 1, C), the inputs before the
-// first and up to the last position. starts (B, S) marks the first token of each document, or is null: no tap reaches
-// over one, and inputs before the last one are zero in `last`. A state of null is all zeros.
+// state and last (B, K - 1, C) are the inputs before the first and up to the last position; null is all zeros. starts
+// (B, S) is not 0 at the first token of each document, or null: no tap reaches over one, and inputs before the last one
+// are zero in `last`.
 //
 //     y[t] = b + sum_j w[j] x[t - (K - 1) + j]
 #pragma once

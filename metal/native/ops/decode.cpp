@@ -1,8 +1,7 @@
 // One token of a model for a few sequences: embedding, every block in its recurrent form, logits.
 //
-// The equations are those of models/layers/xlstm.py; this computes them without a
-// framework, whose overhead per operation would be most of the time of a small model. Parameters are read where they
-// lie.
+// The equations are those of models/layers/xlstm.py; this computes them without a framework, whose overhead per
+// operation would be most of the time of a small model. Parameters are read where they lie.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -18,10 +17,10 @@
 
 #include "activation.h"
 #include "conv.h"
-#include "skinny_gemm.h"
 #include "norm.h"
 #include "pool.h"
 #include "shapes.h"
+#include "skinny_gemm.h"
 #include "slstm.h"
 
 namespace mlxhog {
@@ -79,16 +78,16 @@ constexpr Index kWorthAThread = 1 << 18;  // numbers of a state that a thread ha
 
 const float* offset(const float* p, Index by) { return p ? p + by : nullptr; }
 
-MLXHOG_CLONES void one_plus(Index count, const float* w, float* scale) {
-#pragma omp simd
-  for (Index j = 0; j < count; ++j) scale[j] = 1.0f + w[j];
+// 1 + w; ones where w is null
+Row one_plus(Index count, const float* w) {
+  Row scale(count, 1.0f);
+  if (w) add_to(count, w, scale.data());
+  return scale;
 }
 
 // x (rows, width) += y, or += a row of `width` for each
-MLXHOG_CLONES void add(Index rows, Index width, const float* y, Index y_ld, float* x) {
-  for (Index r = 0; r < rows; ++r, x += width, y += y_ld)
-#pragma omp simd
-    for (Index j = 0; j < width; ++j) x[j] += y[j];
+void add(Index rows, Index width, const float* y, Index y_ld, float* x) {
+  for (Index r = 0; r < rows; ++r) add_to(width, y + r * y_ld, x + r * width);
 }
 
 // y += sigmoid(o) * bias, the part of a head norm's bias that reaches the output projection
@@ -213,8 +212,7 @@ class Step {
     }
     maps(3 * I, qkv, {map(p[kMIgate], heads, i), map(p[kMFgate], heads, f)});
     cells(b, qkv.data(), qkv.data() + I, 3 * I, qkv.data() + 2 * I, 3 * I, i, f, before, after, h);
-    Row scale(I);
-    one_plus(I, p[kMOutNorm].weight, scale.data());
+    const Row scale = one_plus(I, p[kMOutNorm].weight);
     head_norm_forward({rows_, heads, b.DV, model_.norm_eps},
                       {h.data(), scale.data(), z.data(), c.data(), p[kMSkip].weight}, a.data(), 1);
     maps(I, a, {map(p[kMDown], model_.d, x_, true)});
@@ -223,7 +221,7 @@ class Step {
   void slstm(const DecodeBlock& b, const float* before, float* after) {
     const Index d = model_.d, U = b.U;
     const DecodeLayer* p = b.layers.data();
-    Row c(u_), i(rows_ * d), f(i.size()), z(i.size()), o(i.size()), h(i.size()), scale(d, 1.0f);
+    Row c(u_), i(rows_ * d), f(i.size()), z(i.size()), o(i.size()), h(i.size());
     if (b.taps) convolve(b, p[kSConv], u_, before, after, c);
     for (Index r = 0; r < rows_; ++r) {
       const Index at = r * d;
@@ -237,7 +235,7 @@ class Step {
                     {&i[at], &f[at], &z[at], &o[at], p[kSRecurrent].weight, p[kSRecurrent].bias, &starts_[r]},
                     {state, state + d, state + 2 * d, state + 3 * d}, &h[at], nullptr, 1);
     }
-    if (p[kSGroupNorm].weight) one_plus(d, p[kSGroupNorm].weight, scale.data());
+    const Row scale = one_plus(d, p[kSGroupNorm].weight);
     head_norm_forward({rows_, b.heads, b.DK, model_.norm_eps}, {h.data(), scale.data()}, h.data(), 1);
     add(rows_, d, h.data(), d, x_.data());
     if (!p[kSFfnUp].weight) return;
@@ -292,8 +290,7 @@ class Step {
     if (model_.rms) {
       rms_norm_forward(rows_, d, model_.norm_eps, x_.data(), p.weight, u_.data(), 1);
     } else {
-      Row scale(d);
-      one_plus(d, p.weight, scale.data());
+      const Row scale = one_plus(d, p.weight);
       head_norm_forward({rows_, 1, d, model_.norm_eps}, {x_.data(), scale.data()}, u_.data(), 1);
     }
     if (p.bias) add(rows_, d, p.bias, 0, u_.data());
@@ -410,7 +407,6 @@ Decoder make_decoder(Sizes& sizes, Floats embedding, Floats head, MaybeFloats ou
 }  // namespace mlxhog
 
 void bind_decode(nb::module_& parent) {
-  using namespace nb::literals;
   using namespace mlxhog;
   nb::class_<Decoder> decoder(parent, "Decoder",
                               "One token of a model for a few sequences, from the memory of its parameters.\n\n"
@@ -419,11 +415,15 @@ void bind_decode(nb::module_& parent) {
   def_init<4>(decoder, "Decoder", "embedding head: V D, out_norm out_norm_bias: D", &make_decoder, A("blocks"), "rms"_a,
               "norm_eps"_a, "cell_eps"_a, "gate_cap"_a = 0.0f, "logit_cap"_a = 0.0f, "activation"_a, "reset_token"_a);
   decoder.def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.");
-  def_method(decoder, "step", "tokens: B, before after: B N, logits: B V, added: B D",
-             "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which shares no\n"
-             "memory with `before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.",
-             [](Sizes& sizes, const Decoder& self, const std::int32_t* tokens, Floats before, Result after,
-                Result logits, MaybeFloats added, int threads) {
-               self.step(sizes, tokens, before, after, logits, added, threads);
-             }, "threads"_a);
+  const auto step = [](Sizes& sizes, const Decoder& self, const std::int32_t* tokens, Floats before, Result after,
+                       Result logits, MaybeFloats added, int threads) {
+    self.step(sizes, tokens, before, after, logits, added, threads);
+  };
+  const Shapes shapes("step", "self, tokens: B, before after: B N, logits: B V, added: B D");
+  const auto define = [&](const auto& call, const auto& /* self */, const auto&... arguments) {
+    decoder.def("step", call, arguments...,
+                "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after`, which shares no\n"
+                "memory with `before`, and logits (B, V). `added` (B, d) is added to the embedded tokens.");
+  };
+  def_as(signature(&decltype(step)::operator()), shapes, step, define, "threads"_a);
 }

@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstdint>
 
-#include "blas.h"
 #include "memory.h"
 
 #if defined(__x86_64__) && defined(__linux__)
@@ -14,6 +13,15 @@
 #include <unistd.h>
 #endif
 
+// Declared here: Accelerate's header is not on other systems, and CBLAS has had this interface since 1999. Enumerations
+// are passed as int.
+using Sgemm = void(int order, int a_form, int b_form, int M, int N, int K, float alpha, const float* A, int lda,
+                   const float* B, int ldb, float beta, float* C, int ldc);
+
+#if defined(__APPLE__) || defined(MLXHOG_CBLAS)
+extern "C" __attribute__((weak)) Sgemm cblas_sgemm;
+#endif
+
 namespace mlxhog {
 namespace {
 
@@ -21,8 +29,8 @@ namespace {
 constexpr Index kDepth = 256;
 constexpr Index kAhead = 16;  // steps of k whose elements are fetched ahead
 
-// A row of tiles; the next 32 columns of B begin `panel` floats on. In a product of bfloat16 a float of A or B holds two
-// of them, neighbours along k.
+// A row of tiles; the next 32 columns of B begin `panel` floats on. In a product of bfloat16 a float of A or B holds
+// two of them, neighbors along k.
 struct Tiles {
   const float *a, *b;
   float* c;
@@ -112,33 +120,21 @@ MLXHOG_INLINE void columns(const Tiles& t, Index n, Index N) {
 constexpr int vectors(int rows, int height, int lanes) { return 2 * rows <= height && 4 * lanes <= kPanel ? 4 : 2; }
 
 // An instruction set: its registers hold the sums of its highest tile, two vectors of B and an element of A.
-template <class Held, int Height, int Lanes>
-struct Plain {
-  static constexpr int kHeight = Height;
-  template <int Rows, Form form>
-  static void rows(const Tiles& t, Index N) {
-    columns<Held, Lanes, Rows, vectors(Rows, Height, Lanes), form>(t, 0, N);
-  }
-};
+#define MLXHOG_INSTRUCTIONS(NAME, HEIGHT, LANES, TARGET)                       \
+  template <class Held>                                                        \
+  struct NAME {                                                                \
+    static constexpr int kHeight = HEIGHT;                                     \
+    template <int Rows, Form form>                                             \
+    TARGET static void rows(const Tiles& t, Index N) {                         \
+      columns<Held, LANES, Rows, vectors(Rows, HEIGHT, LANES), form>(t, 0, N); \
+    }                                                                          \
+  };
+MLXHOG_INSTRUCTIONS(Neon, 8, 4, )
+MLXHOG_INSTRUCTIONS(Portable, 6, 4, )
 
 #if defined(__x86_64__)
-template <class Held>
-struct Avx512 {
-  static constexpr int kHeight = 14, kLanes = 16;
-  template <int Rows, Form form>
-  __attribute__((target("avx512f"))) static void rows(const Tiles& t, Index N) {
-    columns<Held, kLanes, Rows, vectors(Rows, kHeight, kLanes), form>(t, 0, N);
-  }
-};
-
-template <class Held>
-struct Avx2 {
-  static constexpr int kHeight = 6, kLanes = 8;
-  template <int Rows, Form form>
-  __attribute__((target("avx2,fma"))) static void rows(const Tiles& t, Index N) {
-    columns<Held, kLanes, Rows, vectors(Rows, kHeight, kLanes), form>(t, 0, N);
-  }
-};
+MLXHOG_INSTRUCTIONS(Avx512, 14, 16, __attribute__((target("avx512f"))))
+MLXHOG_INSTRUCTIONS(Avx2, 6, 8, __attribute__((target("avx2,fma"))))
 
 // VNNI by AVX512_BF16. In assembly, because GCC and clang take the instruction's function from no inlined template.
 struct Dots {
@@ -260,9 +256,9 @@ Kernel choose_kernel() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernel_of<Avx2<Held>>("avx2");
 #endif
 #if defined(__aarch64__)
-  return kernel_of<Plain<Held, 8, 4>>("neon");
+  return kernel_of<Neon<Held>>("neon");
 #else
-  return kernel_of<Plain<Held, 6, 4>>("portable");
+  return kernel_of<Portable<Held>>("portable");
 #endif
 }
 
@@ -297,13 +293,14 @@ void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const f
 
 namespace {
 
-// The product by panels, whose k has K steps, K a multiple of `unit`.
+// The product by panels, with K steps of k, a multiple of `unit`.
 void by_panels(const Kernel& own, Index M, Index N, Index K, Index unit, const float* A, Index am, Index ak,
                const float* panels, float* C, Index ldc, bool accumulate) {
   // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together; about equal parts of K.
-  constexpr Index kCols = 512, kMost = 512;
+  constexpr Index kCols = 512, kMaxDepth = 512;
   const Index block = 336 / own.height * own.height;
-  const Index parts = std::max<Index>(1, (K + kMost - 1) / kMost), part = ((K + parts - 1) / parts + unit - 1) / unit * unit;
+  const Index parts = std::max<Index>(1, (K + kMaxDepth - 1) / kMaxDepth);
+  const Index part = ((K + parts - 1) / parts + unit - 1) / unit * unit;
   for (Index m0 = 0; m0 < M; m0 += block)
     for (Index n0 = 0; n0 < N; n0 += kCols) {
       const Index rows = std::min(block, M - m0), cols = std::min(kCols, N - n0);
@@ -349,7 +346,7 @@ MLXHOG_CLONES void vnni_rows(Index K, Index N, const float* from, Index ld, floa
   }
 }
 
-// The same of one row along k.
+// One row along k.
 MLXHOG_CLONES void vnni_row(Index K, const float* from, float* to, Index pairs) {
 #pragma omp simd
   for (Index k = 0; k < K / 2; ++k) to[k] = pair(from[2 * k], from[2 * k + 1]);
@@ -364,18 +361,48 @@ Index vnni_steps(Index K) { return (K + 2 * kUnit - 1) / (2 * kUnit) * kUnit; }
 void vnni_panels(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
                  Index ldc, bool accumulate) {
   const Index pairs = vnni_steps(K), ld = pairs + kUnit;  // rows of a power of two would share few sets of a cache
-  const Buffer rows = uninitialised(M * ld);
+  const Buffer rows = uninitialized(M * ld);
   if (ak == 1) {
     for (Index m = 0; m < M; ++m) vnni_row(K, A + m * am, &rows[m * ld], pairs);
   } else {
-    const Buffer columns = uninitialised(pairs * M);
+    const Buffer columns = uninitialized(pairs * M);
     vnni_rows(K, M, A, ak, columns.get(), M, pairs);
     transpose(columns.get(), M, pairs, M, rows.get(), ld);
   }
   by_panels(vnni_kernel, M, N, pairs, kUnit, rows.get(), ld, 1, panels, C, ldc, accumulate);
 }
 
+// -- the system's BLAS
+
+#if defined(__APPLE__) || defined(MLXHOG_CBLAS)
+Sgemm* const sgemm = &cblas_sgemm;
+#else
+constexpr Sgemm* sgemm = nullptr;
+#endif
+
+constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
+
+// A factor as CBLAS names it. A step of 1 along rows is a matrix whose transpose is row-major.
+struct Factor {
+  int form, ld;
+};
+
+Factor factor_of(Index rows, Index cols, Index row_step, Index col_step) {
+  if (col_step == 1) return {kPlain, static_cast<int>(std::max({row_step, cols, Index{1}}))};
+  return {kTransposed, static_cast<int>(std::max({col_step, rows, Index{1}}))};
+}
+
+// C = (accumulate ? C : 0) + A B; one step of each factor is 1.
+void blas_gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* B, Index bk, Index bn,
+               float* C, Index ldc, bool accumulate) {
+  const Factor a = factor_of(M, K, am, ak), b = factor_of(K, N, bk, bn);
+  sgemm(kRowMajor, a.form, b.form, static_cast<int>(M), static_cast<int>(N), static_cast<int>(K), 1.0f, A, a.ld, B,
+        b.ld, accumulate ? 1.0f : 0.0f, C, static_cast<int>(ldc));
+}
+
 }  // namespace
+
+bool has_blas() { return sgemm != nullptr; }
 
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
                  bool accumulate) {
@@ -384,37 +411,22 @@ void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, 
   by_panels(kernel, M, N, K, 1, A, am, ak, B.p, C, ldc, accumulate);
 }
 
-MLXHOG_CLONES void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
-                        float* panels) {
-  constexpr Index kBlock = 16;  // one cache line of each column
+void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels) {
   for (Index panel = first; panel < last; ++panel) {
     const Index n0 = panel * kPanel, cols = std::min(kPanel, N - n0);
     const float* columns = from + n0 * n_step;
     float* to = panels + n0 * K;
     if (cols < kPanel) std::fill(to, to + K * kPanel, 0.0f);
-    if (n_step == 1) {
-      for (Index k = 0; k < K; ++k) std::copy(columns + k * k_step, columns + k * k_step + cols, to + k * kPanel);
-      continue;
-    }
-    for (Index k0 = 0; k0 < K; k0 += kBlock) {
-      const Index depth = std::min(kBlock, K - k0);
-      if (cols == kPanel && depth == kBlock) {
-        for (Index k = k0; k < k0 + kBlock; ++k) {
-#pragma omp simd
-          for (Index n = 0; n < kPanel; ++n) to[k * kPanel + n] = columns[n * n_step + k];
-        }
-      } else {
-        for (Index k = k0; k < k0 + depth; ++k)
-          for (Index n = 0; n < cols; ++n) to[k * kPanel + n] = columns[n * n_step + k * k_step];
-      }
-    }
+    if (n_step != 1) transpose(columns, n_step, cols, K, to, kPanel);
+    else
+      for (Index k = 0; k < K; ++k) std::copy_n(columns + k * k_step, cols, to + k * kPanel);
   }
 }
 
 void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last,
                 float* panels) {
   const Index pairs = vnni_steps(K);
-  const Buffer columns = n_step == 1 ? nullptr : uninitialised(K * kPanel);
+  const Buffer columns = n_step == 1 ? nullptr : uninitialized(K * kPanel);
   for (Index panel = first; panel < last; ++panel) {
     const Index n0 = panel * kPanel, cols = std::min(kPanel, N - n0);
     const float* from_panel = from + n0 * n_step;

@@ -1,7 +1,7 @@
-// Single-precision matrix product for the operators.
+// Single-precision matrix product for the operators: ours, or for large matrices that of the system's BLAS.
 //
-// Why not the framework's: on AMD processors MKL stays on its AVX2 path, 110 GFLOP/s on one Zen 5 core
-// where this reaches 260; on a Xeon both reach 160, and 85 with AVX2. MLX's bundled BLAS on Linux does 8.
+// On AMD processors MKL stays on its AVX2 path, 110 GFLOP/s on one Zen 5 core where this reaches 260; on a Xeon both
+// reach 160, and 85 with AVX2. MLX's bundled BLAS on Linux does 8.
 #pragma once
 
 #include "simd.h"
@@ -21,7 +21,7 @@ inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kP
 // Packs panels [first, last) of B[k, n] = from[k * k_step + n * n_step]; one of the steps is 1.
 void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
-// The same for a product in bfloat16, VNNI-packed: pairs of numbers, neighbours along k, in the place of floats, up to
+// The same for a product in bfloat16, VNNI-packed: pairs of numbers, neighbors along k, in the place of floats, up to
 // the next multiple of 32 along k. For K of 16 or more they fit in `packed_floats`.
 void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
@@ -31,6 +31,11 @@ struct Right {
   Index k_step = 0, n_step = 0;  // of the matrix
   bool vnni = false;             // `pack_vnni` packed it
 };
+
+// Whether the build has a BLAS and this system has its `cblas_sgemm`, which is bound weakly. A Mac's is Accelerate's,
+// which alone reaches the matrix units of its processors: 0.7 to 2.1 TFLOP/s on an M1 Pro against 0.1 by NEON on a core.
+// Elsewhere the CMake option MLXHOG_CBLAS names a library, so that the same path is tested without a Mac.
+bool has_blas();
 
 // As `gemm`, from what `packed` returned; by the system's BLAS where there is one. If B is VNNI-packed A is rounded to
 // bfloat16, too, and the sums are float32.

@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "blas.h"
 #include "gemm.h"
 #include "rows.h"
 
@@ -34,7 +33,7 @@ struct Stack {
     parts.assign(wide_end, maps.end());
     maps.erase(wide_end, maps.end());
     for (const LinearMap& part : parts) out += part.out;
-    weight = uninitialised(out * in);
+    weight = uninitialized(out * in);
     for_each([&](const LinearMap& part, Index first) {
       std::copy_n(part.weight, part.out * in, &weight[first * in]);
     });
@@ -78,7 +77,7 @@ Right pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, 
 
 void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap> maps, int threads) {
   const Stack stack(maps, in);
-  const Buffer stacked_bias = uninitialised(stack.out), stacked_y = uninitialised(rows * stack.out);
+  const Buffer stacked_bias = uninitialized(stack.out), stacked_y = uninitialized(rows * stack.out);
   if (stack.out) {
     stack.for_each([&](const LinearMap& part, Index first) {
       if (part.given) std::copy_n(part.given, part.out, &stacked_bias[first]);
@@ -89,7 +88,7 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap
   const Index at_once = packed_at_once(in);
   Index widest = 0;
   for (const LinearMap& map : maps) widest = std::max(widest, std::min(at_once, map.out));
-  const Buffer panels = uninitialised(packed_floats(in, widest));
+  const Buffer panels = uninitialized(packed_floats(in, widest));
   for (const LinearMap& map : maps)
     for (Index n0 = 0; n0 < map.out; n0 += at_once) {
       const Index cols = std::min(at_once, map.out - n0);
@@ -113,7 +112,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
     add_rows(rows, map.out, map.given, map.out, map.d_bias);
   }
   const Stack stack(maps, in);
-  const Buffer stacked_dy = uninitialised(rows * stack.out), stacked_d_weight = uninitialised(stack.out * in);
+  const Buffer stacked_dy = uninitialized(rows * stack.out), stacked_d_weight = uninitialized(stack.out * in);
   if (stack.out) {
     stack.for_each([&](const LinearMap& part, Index first) {
       copy_rows(rows, part.out, part.given, part.out, &stacked_dy[first], stack.out);
@@ -129,7 +128,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
                          bool vnni) -> std::optional<Right> {
     const bool short_rows = in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0;
     if (short_rows && !has_blas() && !vnni) return std::nullopt;
-    if (!scratch) scratch = uninitialised(packed_floats(longest, in));
+    if (!scratch) scratch = uninitialized(packed_floats(longest, in));
     return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads, vnni);
   };
   // C (+)= A times those rows; C has rows of `in`.

@@ -1,11 +1,11 @@
 // Causal convolution of every channel with a filter as long as the sequence, directly:
 // y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c].
 //
-// Arrays are packed float32: x, y (B, S, C); f (C, J), J >= S. S^2 / 2 products a channel, sixteen channels at once:
-// faster than transforms up to about 1,000 positions, and each entry's error is relative to its own terms.
+// S^2 / 2 products a channel, sixteen channels at once: faster than transforms up to about 1,000 positions, and each
+// entry's error is relative to its own terms.
 #include <algorithm>
-#include <string>
 
+#include "gemm.h"
 #include "memory.h"
 #include "pool.h"
 #include "shapes.h"
@@ -26,7 +26,7 @@ constexpr Index kTile = 4;  // outputs, and inputs, of a tile: 16 products for 1
 class Sequence {
  public:
   explicit Sequence(Index S)
-      : rows_((S + kTile - 1) / kTile * kTile), data_(uninitialised((rows_ + kTile) * kLaneCount)) {
+      : rows_((S + kTile - 1) / kTile * kTile), data_(uninitialized((rows_ + kTile) * kLaneCount)) {
     clear();
   }
 
@@ -49,8 +49,7 @@ class Sequence {
 
   // The first S taps of filters [c, c + 16) of f (C, J).
   void load_taps(const LongConv& s, Index c, const float* f) {
-    for (Index l = 0; l < std::min(kLaneCount, s.C - c); ++l)
-      for (Index j = 0; j < s.S; ++j) row(j)[l] = f[(c + l) * s.J + j];
+    transpose(f + c * s.J, s.J, std::min(kLaneCount, s.C - c), s.S, row(0), kLaneCount);
   }
 
  private:
@@ -63,15 +62,15 @@ MLXHOG_CLONES void convolve(const Sequence& f, const Sequence& x, const Sequence
   for (Index t = 0; t < y.rows(); t += kTile) {
     Lanes sums[kTile] = {};
     if (accumulate)
-      for (Index i = 0; i < kTile; ++i) load(y.row(t + i), sums[i]);
+      for (Index i = 0; i < kTile; ++i) sums[i] = lanes(y.row(t + i));
     for (Index s = 0; s <= t; s += kTile) {
       Lanes taps[2 * kTile - 1], inputs[kTile];
-      for (Index i = 0; i < 2 * kTile - 1; ++i) load(f.row(t - s + i - (kTile - 1)), taps[i]);
-      for (Index k = 0; k < kTile; ++k) load(x.row(s + k), inputs[k]);
+      for (Index i = 0; i < 2 * kTile - 1; ++i) taps[i] = lanes(f.row(t - s + i - (kTile - 1)));
+      for (Index k = 0; k < kTile; ++k) inputs[k] = lanes(x.row(s + k));
       for (Index k = 0; k < kTile; ++k)
         for (Index i = 0; i < kTile; ++i) sums[i] += taps[i - k + kTile - 1] * inputs[k];
     }
-    for (Index i = 0; i < kTile; ++i) store(sums[i], y.row(t + i));
+    for (Index i = 0; i < kTile; ++i) lanes(y.row(t + i)) = sums[i];
   }
 }
 
@@ -114,11 +113,8 @@ LongConv long_conv_shape(const Sizes& sizes) {
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_long_conv(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   m.attr("LONG_CONV_DIRECT") = kLongConvDirect;
   def(m, "long_conv", "x: B S C, f: C J, y: B S C",
       "y[t] = sum over j <= t of f[j] x[t - j]. J >= S; S^2 operations, so for S up to LONG_CONV_DIRECT.",
@@ -130,3 +126,5 @@ void bind_long_conv(nb::module_& m) {
         long_conv_backward(long_conv_shape(sizes), x, f, dy, dx, df, threads);
       });
 }
+
+}  // namespace mlxhog

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -27,7 +26,7 @@ struct LossSum {
 
 constexpr Index kRows = 64;
 constexpr Index kTile = 14;            // rows of gemm's highest tile
-constexpr Index kLeast = 18 * kTile;   // rows that amortize one load and store of all of dW
+constexpr Index kMinRows = 18 * kTile;   // rows that amortize one load and store of all of dW
 constexpr Index kLogits = 1 << 20;     // floats of logits that a shared cache keeps
 
 struct Partition {
@@ -114,8 +113,8 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
 LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const float* W,
                              const std::int32_t* labels, const float* log_inclusion, float* dx, float* dW,
                              bool bfloat16, int threads) {
-  const Index at_once = std::max(kLeast, kLogits / std::max<Index>(1, V) / kTile * kTile);
-  const Buffer logits = uninitialised(std::min(rows, at_once) * V);
+  const Index at_once = std::max(kMinRows, kLogits / std::max<Index>(1, V) / kTile * kTile);
+  const Buffer logits = uninitialized(std::min(rows, at_once) * V);
   LossSum total;
   for (Index first = 0; first == 0 || first < rows; first += at_once) {  // without rows the gradients are 0
     const Index count = std::min(at_once, rows - first);
@@ -140,11 +139,8 @@ void check_labels(Index n, Index V, const std::int32_t* labels) {
 using Loss = std::pair<double, Index>;
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_loss(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   def(m, "cross_entropy", "logits: N... V, labels: N, log_inclusion: V, gradient: N... V",
       "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) less log_inclusion, and the count "
       "of labels other than -100; the sum's gradient with respect to the raw logits.",
@@ -171,3 +167,5 @@ void bind_loss(nb::module_& m) {
         in_pieces(sizes["N"], 65536, threads, [=](Index at, Index n) { scale(n, factor, x + at); });
       }, "factor"_a);
 }
+
+}  // namespace mlxhog

@@ -1,11 +1,10 @@
 // The mLSTM cell, chunkwise (xLSTM paper arXiv:2405.04517, equations in models/layers/xlstm.py).
 //
-// Arrays are C-contiguous float32: q, k (B, S, NH, DK); v, h (B, S, NH, DV); i, f, den (B, S, NH), gates after
-// their soft cap. Chunk states are kept instead of S x S matrices: with NC = ceil(S / chunk), n (B, NH, NC + 1, DK)
-// and m (B, NH, NC + 1); entry c is of the state before chunk c and entry NC of the final one. The last chunk may be
-// partial. C (B, NH, ceil(NC / stride) + 1, DK, DV) is kept before every `stride`-th chunk, and after the last.
-// Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero, C, n and m. It is
-// left out of products, not multiplied by 0, and so are scores. Work is split over B * NH.
+// The gates i and f are given after their soft cap. Chunk states are kept instead of S x S matrices: of n and m those
+// before each of NC = ceil(S / chunk) chunks, the last of which may be partial, and the final one; of C those before
+// every `stride`-th chunk, and the final one. Where `starts` (B, S) is not 0 a document starts: the state before that
+// position counts as zero, C, n and m. It is left out of products, not multiplied by 0, and so are scores. Work is split
+// over B * NH.
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -35,16 +34,14 @@ struct MlstmInputs {
   const std::uint8_t* starts_from(Index position) const { return starts ? starts + position : nullptr; }
 };
 
-// Entry 0 of the states holds the initial state on entry; the rest is written, as are h and the signed
-// denominators `den` that the backward pass needs.
-struct MlstmResults {
-  float *h, *den, *C, *n, *m;
+// Entry 0 of the states holds the initial state on entry; the rest is written, as are h and the signed denominators
+// `den`, and saved for the backward pass.
+template <class Float>
+struct MlstmArrays {
+  Float *h, *den, *C, *n, *m;
 };
-
-// The part of the results that the backward pass reads.
-struct MlstmSaved {
-  const float *h, *den, *C, *n, *m;
-};
+using MlstmResults = MlstmArrays<float>;
+using MlstmSaved = MlstmArrays<const float>;
 
 // Gradients of the inputs and, in C (B, NH, DK, DV), n (B, NH, DK) and m (B, NH), of the state: the final
 // state's gradient on entry, the initial state's on return.
@@ -68,7 +65,9 @@ struct ChunkGates {
   float decay = 0;                 // exp(b_L + m - m'), the weight of the old state in the new one
   float m_next = 0;
 
-  explicit ChunkGates(Index chunk);
+  explicit ChunkGates(Index chunk)
+      : c_hi(chunk), c_lo(chunk), top_hi(chunk), top_lo(chunk), w(chunk), y(chunk), floor(chunk), opened(chunk),
+        first(chunk) {}
 
   // i, f: the head's first value of the chunk, `stride` floats between steps.
   void compute(const float* i, const float* f, const std::uint8_t* starts, Index stride, Index L, float m);
@@ -123,10 +122,6 @@ MLXHOG_CLONES float weigh_two_rows(const float* c_hi, const float* c_lo, float t
   std::fill(P + t + 1, P + L, 0.0f);
   return sum;
 }
-
-ChunkGates::ChunkGates(Index chunk)
-    : c_hi(chunk), c_lo(chunk), top_hi(chunk), top_lo(chunk), w(chunk), y(chunk), floor(chunk), opened(chunk),
-      first(chunk) {}
 
 void ChunkGates::compute(const float* i, const float* f, const std::uint8_t* starts, Index stride, Index L, float m) {
   log_sigmoids(f, stride, L, w.data());
@@ -183,7 +178,8 @@ void lower_transposed_times(const float* A, const float* rows, Index ld, Index L
   }
 }
 
-// The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t of its document, 0 for others; row_sums[t * stride] += sum_j A_tj.
+// The scores S (L, L) become A_tj = scale * E_tj S_tj for j <= t of its document, 0 for others;
+// row_sums[t * stride] += sum_j A_tj.
 void weigh_scores(const ChunkGates& g, Index L, float scale, float* S, float* row_sums, Index stride) {
   for (Index t = 0; t < L; ++t)
     row_sums[t * stride] +=
@@ -224,13 +220,8 @@ void clear_rows(float* rows, Index ld, Index first, Index last, Index width) {
 }
 
 // out[r] = sum_j a[r, j] * b[r, j]
-MLXHOG_CLONES void row_dots(const float* a, const float* b, Index ld, Index count, Index width, float* out) {
-  for (Index r = 0; r < count; ++r) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (Index j = 0; j < width; ++j) sum += a[r * ld + j] * b[r * ld + j];
-    out[r] = sum;
-  }
+void row_dots(const float* a, const float* b, Index ld, Index count, Index width, float* out) {
+  for (Index r = 0; r < count; ++r) out[r] = dot(width, a + r * ld, b + r * ld);
 }
 
 // -- forward
@@ -333,7 +324,7 @@ MLXHOG_CLONES void negative_sigmoids(const float* f, Index stride, Index L, floa
 
 // r_t becomes the gradient of M_t = max(lf_t + M_t-1, i_t) with all that later stabilizers owe to it; dm is that of
 // the stabilizer after the chunk, and becomes that of the one before it.
-void chain_stabilisers(const ChunkGates& g, Index L, float* r, double* dm) {
+void chain_stabilizers(const ChunkGates& g, Index L, float* r, double* dm) {
   for (Index t = L - 1; t >= 0; --t) {
     r[t] = static_cast<float>(*dm += r[t]);
     if (g.opened[t] || g.starts(t)) *dm = 0;
@@ -373,7 +364,8 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
   ChunkGates gates(L_max);
   std::vector<float> values_t(DV * L_max), keys_t(DK * L_max), queries(L_max * DK), keys(L_max * DK),
       A(L_max * L_max), X(L_max * L_max), u(L_max * DV), e(L_max), r(L_max), matrix_t(DV * DK), from_state(L_max),
-      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max), matrices((std::min(s.stride, std::max<Index>(NC, 1)) - 1) * DK * DV);
+      to_state(L_max), Z_rows(L_max), Z_columns(L_max), k_dk(L_max), slope(L_max),
+      matrices((std::min(s.stride, std::max<Index>(NC, 1)) - 1) * DK * DV);
   float *dC = out.C + state * DK * DV, *dn = out.n + state * DK;
   const float *C_0 = saved.C + state * s.matrices() * DK * DV, *n_0 = saved.n + state * (NC + 1) * DK;
   double dm = out.m[state] - state_dot(s, C_0 + s.matrix(NC) * DK * DV, n_0 + NC * DK, dC, dn);
@@ -391,7 +383,7 @@ void backward_head(const MlstmShape& s, const MlstmInputs& in, const MlstmSaved&
     const Index until = gates.until, from = gates.from;
     output_gradients(saved.h + v_at, dh_all + v_at, v_ld, saved.den + gate_at, s.NH, gates.floor.data(), s.eps,
                      L, DV, u.data(), e.data(), r.data());
-    chain_stabilisers(gates, L, r.data(), &dm);
+    chain_stabilizers(gates, L, r.data(), &dm);
     scaled_rows(q, k_ld, until, DK, gates.w.data(), scale, queries.data());
     scaled_rows(k + from * k_ld, k_ld, L - from, DK, gates.y.data() + from, 1.0f, keys.data());
 
@@ -459,11 +451,8 @@ Index mlstm_stride(Index DK, Index chunk) {
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_mlstm(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH, starts: B S";
   const std::string results = ", h: B S NH DV, den: B S NH, C: B NH NM DK DV, n: B NH NC DK, m: B NH NC";
   def(m, "mlstm", inputs + results,
@@ -498,3 +487,5 @@ void bind_mlstm(nb::module_& m) {
         });
       }, "chunk"_a, "stride"_a, "eps"_a);
 }
+
+}  // namespace mlxhog

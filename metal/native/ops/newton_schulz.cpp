@@ -4,14 +4,13 @@
 #include <cmath>
 #include <utility>
 
-#include "blas.h"
 #include "gemm.h"
 #include "rows.h"
 
 namespace mlxhog {
 namespace {
 
-constexpr double kLeastNorm = 1e-30;
+constexpr double kMinNorm = 1e-30;
 constexpr double kRoom = 1.01;  // singular values stay below 1 after rounding: beyond it the first step grows fast
 
 // A left factor: element (m, k) at p[m * am + k * ak].
@@ -45,7 +44,7 @@ float* scratch(Index floats) {
   if (floats > size) {
     memory.reset();
     size = 0;  // where there is not that much memory, too
-    memory = uninitialised(floats);
+    memory = uninitialized(floats);
     size = floats;
   }
   return memory.get();
@@ -139,7 +138,7 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Newto
 void newton_schulz(Index rows, Index cols, float* x, float* u, const NewtonSchulzStep* steps, int n_steps,
                    float scale) {
   const double norm = std::sqrt(sum_of_squares(rows * cols, x));
-  if (norm < kLeastNorm) {
+  if (norm < kMinNorm) {
     std::fill_n(u, rows * cols, 0.0f);
     return;
   }

@@ -1,10 +1,9 @@
-// RMSNorm, LayerNorm, and the LayerNorm of each head behind the mLSTM cell, joined with the next operation of its block.
+// RMSNorm, LayerNorm, and the LayerNorm of each head behind the mLSTM cell, joined with the next operation of its
+// block.
 #include "norm.h"
 
 #include <algorithm>
 #include <cmath>
-#include <string>
-#include <vector>
 
 #include "pool.h"
 #include "shapes.h"
@@ -202,11 +201,7 @@ void head_norm_forward(const HeadRows& s, const HeadNorm& in, float* out, int th
   });
 }
 
-}  // namespace mlxhog
-
 void bind_norms(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   def(m, "rms_norm", "x: N... D, w: D, out: N... D", "out = w * x / sqrt(mean(x^2) + eps) over the last axis.",
       [](Sizes& sizes, Floats x, Floats w, Result out, float eps, int threads) {
         rms_norm_forward(sizes["N"], sizes["D"], eps, x, w, out, threads);
@@ -253,3 +248,5 @@ void bind_norms(nb::module_& m) {
         head_norm_backward(joined_shape(sizes, eps), {h, w, z, c, skip}, d_out, {dh, dw, dz, dc, dskip}, threads);
       }, "eps"_a);
 }
+
+}  // namespace mlxhog

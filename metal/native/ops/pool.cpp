@@ -96,8 +96,8 @@ class Pool {
   int wanted_ = 0, busy_ = 0;
 };
 
-// This process's pool, never destroyed: a daemon thread may be inside `run` when the process ends. A fork copies the
-// memory of the parent's threads, not the threads: the child does not use that pool, since it has no threads.
+// This process's pool, never destroyed: a daemon thread may be inside `run` when the process ends. A forked child has
+// none of its parent's threads, so it takes a new pool.
 struct Owner {
   Pool* pool = new Pool;
 
@@ -118,8 +118,8 @@ void parallel_for(Index count, int threads, const std::function<void(Index)>& ta
     for (Index i = 0; i < count; ++i) task(i);
     return;
   }
-  constexpr int kMostThreads = 1024;  // of one process; an absurd number asks for no more
-  Owner::owner().pool->run(count, std::min(threads, kMostThreads), task);
+  constexpr int kMaxThreads = 1024;  // of one process; an absurd number asks for no more
+  Owner::owner().pool->run(count, std::min(threads, kMaxThreads), task);
 }
 
 MLXHOG_CLONES void add_to(Index count, const float* x, float* sum) {

@@ -1,5 +1,4 @@
-// The linear recurrences of recurrence.h. The backward pass needs the state before every chunk, `kept`, and the values that
-// were read, `held`.
+// The linear recurrences of recurrence.h; `kept` are the states before every chunk, `held` the values that were read.
 #include <algorithm>
 #include <string>
 
@@ -32,14 +31,14 @@ MLXHOG_CLONES void multiply(Index count, const float* x, const float* y, float* 
 
 // One chunk's inputs of one head in rows of whole lanes (the rest is 0). Rows of a key's width, (L, PK), have one
 // before and one after them, of zeros, and of ones in kDecay. What the own key reads is the state after its decay:
-// kRead is decay * k. All gradients are those of L = sum_t q_t^T S_t dh_t: h = dL/d(dh) and dq = dL/dq. By value the two
-// exchange their places: h = dL/dq, so the query is in dh, and the gradient of the result in kQ.
+// kRead is decay * k. All gradients are those of L = sum_t q_t^T S_t dh_t: h = dL/d(dh) and dq = dL/dq. By value the
+// two exchange their places: h = dL/dq, so the query is in dh, and the gradient of the result in kQ.
 struct Chunk {
   const RecurrenceShape& s;
   const Index PK = whole_lanes(s.DK), PV = whole_lanes(s.DV), length = (s.chunk() + 2) * PK;
   Index L = 0;
-  Buffer rows = uninitialised(kRowKinds * length), beta = uninitialised(s.chunk()), decay = uninitialised(s.chunk());
-  Buffer v = uninitialised(s.chunk() * PV), held = uninitialised(s.chunk() * PV), dh = uninitialised(s.chunk() * PV);
+  Buffer rows = uninitialized(kRowKinds * length), beta = uninitialized(s.chunk()), decay = uninitialized(s.chunk());
+  Buffer v = uninitialized(s.chunk() * PV), held = uninitialized(s.chunk() * PV), dh = uninitialized(s.chunk() * PV);
 
   const float* row(Row kind, Index t) const { return &rows[kind * length + (t + 1) * PK]; }
 
@@ -106,29 +105,23 @@ MLXHOG_CLONES void chunk_forward(Chunk& c, Index column, float* S, float* h) {
     const float *next = c.row(kRead, 1), *v = &c.v[column], *beta = c.beta.get();
     float* held = &c.held[column];
     Lanes found = {};
-    for (Index d = 0; !F::none && d < DK; ++d) {
-      Lanes s;
-      load(S + d * PV + column, s);
-      found += c.row(kRead, 0)[d] * s;
-    }
+    for (Index d = 0; !F::none && d < DK; ++d) found += c.row(kRead, 0)[d] * lanes(S + d * PV + column);
     for (Index t = 0; t < L; ++t, q += PK, k += PK, a += PK, removal += PK, next += PK) {
       const float first = a[0];
-      Lanes value;
-      load(v + t * PV, value);
-      if (!F::none) store(found, held + t * PV);
+      Lanes value = lanes(v + t * PV);
+      if (!F::none) lanes(held + t * PV) = found;
       if (F::own) value = beta[t] * (value - found);
       Lanes sums[2] = {}, finds[2] = {};
       for (Index d = 0; d < DK; d += 2)  // rows come in pairs: the last of an odd number is 0
         for (Index i = 0; i < 2; ++i) {
-          Lanes s;
-          load(S + (d + i) * PV + column, s);
+          Lanes s = lanes(S + (d + i) * PV + column);
           s = F::free ? F::decay(a, first, d + i) * s - removal[d + i] * found + k[d + i] * value
                       : F::decay(a, first, d + i) * s + k[d + i] * value;
           sums[i] += q[d + i] * s;
           if (!F::none) finds[i] += next[d + i] * s;
-          store(s, S + (d + i) * PV + column);
+          lanes(S + (d + i) * PV + column) = s;
         }
-      store(sums[0] + sums[1], h + t * PV + column);
+      lanes(h + t * PV + column) = sums[0] + sums[1];
       found = finds[0] + finds[1];
     }
   });
@@ -139,19 +132,17 @@ MLXHOG_CLONES void chunk_forward_columns(const Chunk& c, Index column, Index d, 
   const Index PK = c.PK, PV = c.PV, L = c.L;
   const float *a_rows = c.row(kDecay, 0) + d, *k_rows = c.row(kK, 0) + d, *v = &c.v[column], *dh = &c.dh[column];
   Lanes s[kRows];
-  for (Index i = 0; i < kRows; ++i) load(S_T + (column + i) * PK + d, s[i]);
+  for (Index i = 0; i < kRows; ++i) s[i] = lanes(S_T + (column + i) * PK + d);
   for (Index t = 0; t < L; ++t, v += PV, dh += PV) {
-    Lanes a, k, sum;
-    load(a_rows + t * PK, a);
-    load(k_rows + t * PK, k);
-    load(h + t * PK + d, sum);
+    const Lanes a = lanes(a_rows + t * PK), k = lanes(k_rows + t * PK);
+    Lanes sum = lanes(h + t * PK + d);
     for (Index i = 0; i < kRows; ++i) {
       s[i] = a * s[i] + v[i] * k;
       sum += dh[i] * s[i];
     }
-    store(sum, h + t * PK + d);
+    lanes(h + t * PK + d) = sum;
   }
-  for (Index i = 0; i < kRows; ++i) store(s[i], S_T + (column + i) * PK + d);
+  for (Index i = 0; i < kRows; ++i) lanes(S_T + (column + i) * PK + d) = s[i];
 }
 
 // Sixteen columns of dS (PK, PV) back over a chunk: the gradients dv of written and dx of read values, (L, PV).
@@ -165,23 +156,22 @@ MLXHOG_CLONES void chunk_backward(const Chunk& c, Index column, float* dS, float
       const float *q = c.row(kQ, t - 1), *k = c.row(kK, t - 1), *removal = c.row(kRemoval, t - 1);
       const float first = a[0];
       Lanes dh = {}, values[2] = {}, finds[2] = {};
-      if (t > 0) load(&c.dh[(t - 1) * PV + column], dh);
+      if (t > 0) dh = lanes(&c.dh[(t - 1) * PV + column]);
       for (Index d = 0; d < DK; d += 2)
         for (Index i = 0; i < 2; ++i) {
-          Lanes s;
-          load(dS + (d + i) * PV + column, s);
+          Lanes s = lanes(dS + (d + i) * PV + column);
           s = F::none ? F::decay(a, first, d + i) * s + q[d + i] * dh
                       : F::decay(a, first, d + i) * s + read[d + i] * change + q[d + i] * dh;
           values[i] += k[d + i] * s;
           if (F::free) finds[i] += removal[d + i] * s;
-          store(s, dS + (d + i) * PV + column);
+          lanes(dS + (d + i) * PV + column) = s;
         }
       if (t == 0) return;
       const Lanes value = values[0] + values[1];
-      store(value, dv + (t - 1) * PV + column);
+      lanes(dv + (t - 1) * PV + column) = value;
       if (F::none) continue;
       change = F::own ? -c.beta[t - 1] * value : -(finds[0] + finds[1]);
-      store(change, dx + (t - 1) * PV + column);
+      lanes(dx + (t - 1) * PV + column) = change;
     }
   });
 }
@@ -192,10 +182,10 @@ struct Backward {
   Chunk chunk;
   Buffer S, S_T, dS, dS_T, history, dv, dx, written, sums[kRowKinds];
 
-  explicit Backward(const RecurrenceShape& s) : chunk{s}, history(uninitialised((s.chunk() + 1) * kRows * kLaneCount)) {
-    for (Buffer* buffer : {&S, &S_T, &dS, &dS_T}) *buffer = uninitialised(chunk.PK * chunk.PV);
-    for (Buffer* buffer : {&dv, &dx, &written}) *buffer = uninitialised(s.chunk() * chunk.PV);
-    for (Buffer& buffer : sums) buffer = uninitialised(s.chunk() * chunk.PK);
+  explicit Backward(const RecurrenceShape& s) : chunk{s}, history(uninitialized((s.chunk() + 1) * kRows * kLaneCount)) {
+    for (Buffer* buffer : {&S, &S_T, &dS, &dS_T}) *buffer = uninitialized(chunk.PK * chunk.PV);
+    for (Buffer* buffer : {&dv, &dx, &written}) *buffer = uninitialized(s.chunk() * chunk.PV);
+    for (Buffer& buffer : sums) buffer = uninitialized(s.chunk() * chunk.PK);
   }
 };
 
@@ -213,35 +203,28 @@ MLXHOG_CLONES void chunk_backward_columns(Backward& work, Index column, Index d,
     float *d_read_rows = &work.sums[kRead][d], *d_removal_rows = &work.sums[kRemoval][d];
     float *S_T = &work.S_T[column * PK + d], *dS_T = &work.dS_T[column * PK + d], *history = work.history.get();
     Lanes s[kRows];
-    for (Index i = 0; i < kRows; ++i) load(S_T + i * PK, s[i]);
+    for (Index i = 0; i < kRows; ++i) s[i] = lanes(S_T + i * PK);
     for (Index t = 0; t < L; ++t) {
-      Lanes k, a, removal;
-      load(k_rows + t * PK, k);
-      load(a_rows + t * PK, a);
-      if (F::free) load(removal_rows + t * PK, removal);
+      const Lanes k = lanes(k_rows + t * PK), a = lanes(a_rows + t * PK);
+      Lanes removal = {};
+      if (F::free) removal = lanes(removal_rows + t * PK);
       for (Index i = 0; i < kRows; ++i) {
-        store(s[i], history + t * kStep + i * kLaneCount);
+        lanes(history + t * kStep + i * kLaneCount) = s[i];
         s[i] = F::free ? a * s[i] - held[t * PV + i] * removal + values[t * PV + i] * k
                        : a * s[i] + values[t * PV + i] * k;
       }
     }
-    for (Index i = 0; i < kRows; ++i) store(s[i], history + L * kStep + i * kLaneCount);
-    for (Index i = 0; i < kRows; ++i) load(dS_T + i * PK, s[i]);
+    for (Index i = 0; i < kRows; ++i) lanes(history + L * kStep + i * kLaneCount) = s[i], s[i] = lanes(dS_T + i * PK);
     for (Index t = L - 1; t >= 0; --t) {
       const Index row = t * PK, at = t * PV;
-      Lanes q, a, read, dq, dk, d_log, d_read = {}, d_removal;
-      load(q_rows + row, q);
-      load(a_rows + row, a);
-      load(dq_rows + row, dq);
-      load(dk_rows + row, dk);
-      load(d_log_rows + row, d_log);
-      if (!F::none) load(read_rows + row, read);
-      if (F::free) load(d_read_rows + row, d_read);
-      if (F::free) load(d_removal_rows + row, d_removal);
+      const Lanes q = lanes(q_rows + row), a = lanes(a_rows + row);
+      Lanes dq = lanes(dq_rows + row), dk = lanes(dk_rows + row), d_log = lanes(d_log_rows + row);
+      Lanes read = {}, d_read = {}, d_removal = {};
+      if (!F::none) read = lanes(read_rows + row);
+      if (F::free) d_read = lanes(d_read_rows + row), d_removal = lanes(d_removal_rows + row);
       for (Index i = 0; i < kRows; ++i) {
-        Lanes before, after;
-        load(history + t * kStep + i * kLaneCount, before);
-        load(history + (t + 1) * kStep + i * kLaneCount, after);
+        const Lanes before = lanes(history + t * kStep + i * kLaneCount);
+        const Lanes after = lanes(history + (t + 1) * kStep + i * kLaneCount);
         dq += dh[at + i] * after;
         s[i] += dh[at + i] * q;
         dk += values[at + i] * s[i];
@@ -253,13 +236,10 @@ MLXHOG_CLONES void chunk_backward_columns(Backward& work, Index column, Index d,
       }
       if (F::own) dk += a * d_read;  // the key is read as decay * k
       if (F::own) d_log += read * d_read;
-      store(dq, dq_rows + row);
-      store(dk, dk_rows + row);
-      store(d_log, d_log_rows + row);
-      if (F::free) store(d_read, d_read_rows + row);
-      if (F::free) store(d_removal, d_removal_rows + row);
+      lanes(dq_rows + row) = dq, lanes(dk_rows + row) = dk, lanes(d_log_rows + row) = d_log;
+      if (F::free) lanes(d_read_rows + row) = d_read, lanes(d_removal_rows + row) = d_removal;
     }
-    for (Index i = 0; i < kRows; ++i) store(s[i], dS_T + i * PK);
+    for (Index i = 0; i < kRows; ++i) lanes(dS_T + i * PK) = s[i];
   });
 }
 
@@ -309,8 +289,8 @@ struct Forward {
   Buffer S, S_T, h;
 
   explicit Forward(const RecurrenceShape& s)
-      : chunk{s}, S(uninitialised(chunk.PK * chunk.PV)), S_T(uninitialised(s.by_value ? chunk.PK * chunk.PV : 0)),
-        h(uninitialised(s.chunk() * std::max(chunk.PK, chunk.PV))) {}
+      : chunk{s}, S(uninitialized(chunk.PK * chunk.PV)), S_T(uninitialized(s.by_value ? chunk.PK * chunk.PV : 0)),
+        h(uninitialized(s.chunk() * std::max(chunk.PK, chunk.PV))) {}
 };
 
 void forward_head(const RecurrenceShape& s, const RecurrenceInputs& in, Index b, Index head, Forward& work, float* h,
@@ -409,11 +389,8 @@ Index recurrence_chunks(Index S, Index DK) {
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_recurrence(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   const std::string inputs =
       "q: B S NH DQ, k: B S NH DK, v: B S NH DV, log_decay: B S NH A, beta: B S NH, read removal: B S NH DK";
   const std::string kept = ", kept: B NH NC DK DV, held: B S NH DV";
@@ -448,7 +425,7 @@ void bind_recurrence(nb::module_& m) {
                 "recurrence_grad: give a gradient for each input, and for no other");
         const RecurrenceInputs in{q, k, v, log_decay, beta, read, removal, nullptr};
         const RecurrenceGradients grad{dq, dk, dv, d_log_decay, d_beta, d_read, d_removal, d_state};
-        // The gates' gradients are one float per head: neighbours share lines, whatever the width of the heads.
+        // The gates' gradients are one float per head: neighbors share lines, whatever the width of the heads.
         const Index width = s.removal == Removal::own_key ? 1 : std::min(s.DK, s.DV);
         for_each_head(s.B, s.NH, width, threads, [&] { return Backward(s); },
                       [&](Index b, Index head, Backward& work) {
@@ -456,3 +433,5 @@ void bind_recurrence(nb::module_& m) {
                       });
       }, "scale"_a = 1.0f, "by_value"_a = false);
 }
+
+}  // namespace mlxhog

@@ -5,14 +5,12 @@
 //   own_key  beta_t k_t (D_t S_{t-1})^T k_t)^T, and beta_t v_t is written   the delta rule
 //   free     removal_t (S_{t-1}^T read_t)^T                               a diagonal matrix plus one of rank 1
 //
-// Arrays are packed float32: q, k, read, removal (B, S, NH, DK); v, h (B, S, NH, DV); beta (B, S, NH); log_decay
-// (B, S, NH, A), A = DK or 1, at most 0; states (B, NH, DK, DV). By value, without removal alone, h_t = scale S_t q_t:
-// q is as v and h as k. Computed position by position, sixteen columns of the state at once: for heads of up to 64 that
-// takes no more operations than a chunkwise form, and nothing has to be divided by a product of decays. The backward
-// pass needs, besides the inputs, the state before every chunk and the values that were read; it computes the states of
-// a chunk again from the one before it. Work is split over B and heads.
-// Sources: Yang et al. 2024, arXiv:2312.06635, arXiv:2406.06484 and arXiv:2412.06464; Peng et al. 2025,
-// arXiv:2503.14456; Kimi Team 2025, arXiv:2510.26692.
+// By value, without removal alone, h_t = scale S_t q_t: q is as v and h as k. log_decay is at most 0, for each key
+// component or for the whole head. Computed position by position, sixteen columns of the state at once: for heads of up
+// to 64 that takes no more operations than a chunkwise form, and nothing has to be divided by a product of decays. The
+// backward pass needs, besides the inputs, the state before every chunk and the values that were read; it computes the
+// states of a chunk again from the one before it. Work is split over B and heads. Sources: Yang et al. 2024, arXiv:2312.06635,
+// arXiv:2406.06484 and arXiv:2412.06464; Peng et al. 2025, arXiv:2503.14456; Kimi Team 2025, arXiv:2510.26692.
 #pragma once
 
 #include "simd.h"

@@ -1,11 +1,9 @@
 // The ridge regression of every position: S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
 //
-// Arrays are packed float32: q, k, x (B, S, NH, D); log_decay (B, S, NH, 1), at most 0; ridge (NH, D), above 0; states
-// (B, NH, D, D). Conjugate gradients solve each position while its S lies in the cache: they end after `steps` steps,
-// or when the rest is 1e-7 of q. Work is split over B and heads.
+// log_decay is at most 0, ridge above 0. Conjugate gradients solve each position while its S lies in the cache: they end
+// after `steps` steps, or when the rest is 1e-7 of q. Work is split over B and heads.
 #include <algorithm>
 #include <limits>
-#include <string>
 
 #include "recurrence.h"
 #include "rows.h"
@@ -27,11 +25,8 @@ constexpr Index kRows = 4;           // of S, in separate sums
 MLXHOG_CLONES void update(Index D, Index P, float a, const float* k, float* S) {
   for (Index i = 0; i < D; ++i)
     for (Index j = 0; j < P; j += kLaneCount) {
-      Lanes s, key;
-      load(S + i * P + j, s);
-      load(k + j, key);
-      s = a * s + k[i] * key;
-      store(s, S + i * P + j);
+      auto& s = lanes(S + i * P + j);
+      s = a * s + k[i] * lanes(k + j);
     }
 }
 
@@ -40,8 +35,8 @@ struct System {
   Index P;
   Buffer S, k, ridge, x, rest, direction, image;
 
-  explicit System(Index D) : P(whole_lanes(D)), S(uninitialised(P * P)) {
-    for (Buffer* vector : {&k, &ridge, &x, &rest, &direction, &image}) *vector = uninitialised(P);
+  explicit System(Index D) : P(whole_lanes(D)), S(uninitialized(P * P)) {
+    for (Buffer* vector : {&k, &ridge, &x, &rest, &direction, &image}) *vector = uninitialized(P);
   }
 };
 
@@ -58,10 +53,8 @@ MLXHOG_CLONES void solve(const System& system, Index steps) {
   float* image = system.image.get();
   Lanes squares{};
   for (Index j = 0; j < P; j += kLaneCount) {
-    Lanes r;
-    load(rest + j, r);
-    store(r, direction + j);
-    store(Lanes{}, x + j);
+    const Lanes r = lanes(rest + j);
+    lanes(direction + j) = r, lanes(x + j) = Lanes{};
     squares += r * r;
   }
   float size = sum(squares);
@@ -69,42 +62,27 @@ MLXHOG_CLONES void solve(const System& system, Index steps) {
   for (Index step = 0; step < steps && !(size <= exact); ++step) {  // also of a NaN or infinity, which is then in x
     Lanes curvatures{};
     for (Index j = 0; j < P; j += kLaneCount) {
-      Lanes sums[kRows] = {}, own, ridge;
+      Lanes sums[kRows] = {};
       for (Index i = 0; i < P; i += kRows)
-        for (Index r = 0; r < kRows; ++r) {
-          Lanes s;
-          load(&system.S[(i + r) * P + j], s);  // S is symmetric
-          sums[r] += direction[i + r] * s;
-        }
-      load(direction + j, own);
-      load(&system.ridge[j], ridge);
-      const Lanes y = (sums[0] + sums[1]) + (sums[2] + sums[3]) + ridge * own;
-      store(y, image + j);
+        for (Index r = 0; r < kRows; ++r)
+          sums[r] += direction[i + r] * lanes(&system.S[(i + r) * P + j]);  // S is symmetric
+      const Lanes own = lanes(direction + j);
+      const Lanes y = (sums[0] + sums[1]) + (sums[2] + sums[3]) + lanes(&system.ridge[j]) * own;
+      lanes(image + j) = y;
       curvatures += own * y;
     }
     const float curvature = sum(curvatures), before = size;
     const float length = curvature == 0 ? 0 : size / curvature;
     squares = Lanes{};
     for (Index j = 0; j < P; j += kLaneCount) {
-      Lanes to, r, along, y;
-      load(x + j, to);
-      load(rest + j, r);
-      load(direction + j, along);
-      load(image + j, y);
-      to += length * along;
-      r -= length * y;
-      store(to, x + j);
-      store(r, rest + j);
+      lanes(x + j) += length * lanes(direction + j);
+      const Lanes r = lanes(rest + j) - length * lanes(image + j);
+      lanes(rest + j) = r;
       squares += r * r;
     }
     size = sum(squares);
-    for (Index j = 0; j < P; j += kLaneCount) {
-      Lanes r, along;
-      load(rest + j, r);
-      load(direction + j, along);
-      along = r + (size / before) * along;
-      store(along, direction + j);
-    }
+    for (Index j = 0; j < P; j += kLaneCount)
+      lanes(direction + j) = lanes(rest + j) + (size / before) * lanes(direction + j);
   }
 }
 
@@ -128,11 +106,8 @@ void regression_head(const RecurrenceShape& s, const RegressionInputs& in, Index
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_regression(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   def(m, "regression",
       "q k: B S NH D, log_decay: B S NH 1, ridge: NH D, state: B NH D D, x: B S NH D, last: B NH D D, "
       "kept: B NH NC D D",
@@ -149,3 +124,5 @@ void bind_regression(nb::module_& m) {
         });
       }, "steps"_a);
 }
+
+}  // namespace mlxhog

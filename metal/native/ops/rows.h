@@ -1,4 +1,4 @@
-// Loops over rows of numbers that several operators have, and over the heads of sequences.
+// Loops over rows that several operators have, and over the heads of sequences.
 #pragma once
 
 #include <algorithm>

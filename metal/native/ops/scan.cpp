@@ -1,54 +1,45 @@
 // The selective scan of Mamba: of every channel c a state of N numbers,
 //     S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t,   y_t[c] = S_t[c] . Ct_t.
 //
-// Arrays are packed float32: u, dt, y (B, S, C); A (C, N); Bt, Ct (B, S, N); states (B, C, N). Position by position,
-// sixteen channels at once; the backward pass computes the states of a chunk again from the one before it.
-// Work is split over B. Source: Gu and Dao 2023, Mamba, arXiv:2312.00752.
+// Position by position, sixteen channels at once; the backward pass computes the states of a chunk again from the one
+// before it. Work is split over B. Source: Gu and Dao 2023, Mamba, arXiv:2312.00752.
 #include <algorithm>
 #include <string>
-#include <vector>
 
+#include "gemm.h"
 #include "rows.h"
 #include "shapes.h"
 
 namespace mlxhog {
 namespace {
 
+constexpr Index kChunk = 16;  // positions from one kept state to the next
+constexpr Index kRows = 4;    // of a state, in registers together
+
 struct ScanShape {
   Index B, S, C, N;
 
-  static constexpr Index kChunk = 16;  // positions from one kept state to the next
   Index chunks() const { return (S + kChunk - 1) / kChunk; }
   Index kept() const { return B * chunks() * whole_rows() * whole_lanes(C); }  // floats
-  Index whole_rows() const { return (N + 3) / 4 * 4; }
+  Index whole_rows() const { return (N + kRows - 1) / kRows * kRows; }
 };
 
-struct ScanInputs {
-  const float *u, *dt, *A, *Bt, *Ct;
-  const float* state;  // before the first position, or null: zeros
+// Inputs, or their gradients; `state` is that before the first position, null for zeros or a gradient without use.
+template <class Float>
+struct ScanArrays {
+  Float *u, *dt, *A, *Bt, *Ct, *state;
 };
-
-struct ScanGradients {
-  float *u, *dt, *A, *Bt, *Ct;
-  float* state;  // may be null
-};
-
-constexpr Index kChunk = ScanShape::kChunk;
-constexpr Index kRows = 4;  // of a state, in registers together
+using ScanInputs = ScanArrays<const float>;
+using ScanGradients = ScanArrays<float>;
 
 // (C, N) -> (rows, CP): channels side by side, zeros around.
 void to_lanes(const ScanShape& s, const float* from, float* to) {
-  const Index CP = whole_lanes(s.C);
-  std::fill_n(to, s.whole_rows() * CP, 0.0f);
-  if (!from) return;
-  for (Index c = 0; c < s.C; ++c)
-    for (Index n = 0; n < s.N; ++n) to[n * CP + c] = from[c * s.N + n];
+  std::fill_n(to, s.whole_rows() * whole_lanes(s.C), 0.0f);
+  if (from) transpose(from, s.N, s.C, s.N, to, whole_lanes(s.C));
 }
 
 void from_lanes(const ScanShape& s, const float* from, float* to) {
-  const Index CP = whole_lanes(s.C);
-  for (Index c = 0; c < s.C; ++c)
-    for (Index n = 0; n < s.N; ++n) to[c * s.N + n] = from[n * CP + c];
+  transpose(from, whole_lanes(s.C), s.N, s.C, to, s.N);
 }
 
 // One chunk's inputs of one sequence: u, dt, dy (L, CP); Bt, Ct (L, rows); the rest of a row is 0. A (rows, CP).
@@ -58,15 +49,10 @@ struct Chunk {
   Buffer decays;  // exp(dt A) of sixteen channels: (L, rows, 16)
 
   Chunk(const ScanShape& s, const ScanInputs& in)
-      : CP(whole_lanes(s.C)),
-        NP(s.whole_rows()),
-        A(uninitialised(NP * CP)),
-        u(uninitialised(kChunk * CP)),
-        dt(uninitialised(kChunk * CP)),
-        dy(uninitialised(kChunk * CP)),
-        Bt(uninitialised(kChunk * NP)),
-        Ct(uninitialised(kChunk * NP)),
-        decays(uninitialised(kChunk * NP * kLaneCount)) {
+      : CP(whole_lanes(s.C)), NP(s.whole_rows()), A(uninitialized(NP * CP)),
+        decays(uninitialized(kChunk * NP * kLaneCount)) {
+    for (Buffer* rows : {&u, &dt, &dy}) *rows = uninitialized(kChunk * CP);
+    for (Buffer* rows : {&Bt, &Ct}) *rows = uninitialized(kChunk * NP);
     to_lanes(s, in.A, A.get());
   }
 
@@ -93,23 +79,18 @@ struct Chunk {
 // Rows [n, n + kRows) of the states S (rows, CP) of sixteen channels over a chunk; y (L, CP).
 MLXHOG_CLONES void chunk_forward(const Chunk& c, Index channel, Index n, float* S, float* y) {
   Lanes s[kRows];
-  for (Index i = 0; i < kRows; ++i) load(S + (n + i) * c.CP + channel, s[i]);
+  for (Index i = 0; i < kRows; ++i) s[i] = lanes(S + (n + i) * c.CP + channel);
   for (Index t = 0; t < c.L; ++t) {
-    Lanes u, dt, sum;
-    load(&c.u[t * c.CP + channel], u);
-    load(&c.dt[t * c.CP + channel], dt);
-    load(y + t * c.CP + channel, sum);
-    const Lanes x = dt * u;
-    const float *b = &c.Bt[t * c.NP + n], *out = &c.Ct[t * c.NP + n];
+    const Index at = t * c.CP + channel, row = t * c.NP + n;
+    const Lanes x = lanes(&c.dt[at]) * lanes(&c.u[at]);
+    Lanes sum = lanes(y + at);
     for (Index i = 0; i < kRows; ++i) {
-      Lanes decay;
-      load(&c.decays[(t * c.NP + n + i) * kLaneCount], decay);
-      s[i] = decay * s[i] + b[i] * x;
-      sum += out[i] * s[i];
+      s[i] = lanes(&c.decays[(row + i) * kLaneCount]) * s[i] + c.Bt[row + i] * x;
+      sum += c.Ct[row + i] * s[i];
     }
-    store(sum, y + t * c.CP + channel);
+    lanes(y + at) = sum;
   }
-  for (Index i = 0; i < kRows; ++i) store(s[i], S + (n + i) * c.CP + channel);
+  for (Index i = 0; i < kRows; ++i) lanes(S + (n + i) * c.CP + channel) = s[i];
 }
 
 // Sums over a chunk: dx, of dt u, and ddt (L, CP); dB and dC (L, rows, 16), still to be summed over the lanes;
@@ -121,61 +102,44 @@ struct Sums {
 // Back over a chunk: S holds the states before it, dS their gradients after it on entry, before it on return.
 MLXHOG_CLONES void chunk_backward(const Chunk& c, Index channel, Index n, const float* S, float* dS, const Sums& sums) {
   Lanes history[kChunk + 1][kRows], s[kRows], rate[kRows], dA[kRows];
-  for (Index i = 0; i < kRows; ++i) load(S + (n + i) * c.CP + channel, history[0][i]);
+  for (Index i = 0; i < kRows; ++i) history[0][i] = lanes(S + (n + i) * c.CP + channel);
   for (Index t = 0; t < c.L; ++t) {
-    Lanes u, dt;
-    load(&c.u[t * c.CP + channel], u);
-    load(&c.dt[t * c.CP + channel], dt);
-    for (Index i = 0; i < kRows; ++i) {
-      Lanes decay;
-      load(&c.decays[(t * c.NP + n + i) * kLaneCount], decay);
-      history[t + 1][i] = decay * history[t][i] + c.Bt[t * c.NP + n + i] * (dt * u);
-    }
+    const Index at = t * c.CP + channel, row = t * c.NP + n;
+    const Lanes x = lanes(&c.dt[at]) * lanes(&c.u[at]);
+    for (Index i = 0; i < kRows; ++i)
+      history[t + 1][i] = lanes(&c.decays[(row + i) * kLaneCount]) * history[t][i] + c.Bt[row + i] * x;
   }
   for (Index i = 0; i < kRows; ++i) {
-    load(dS + (n + i) * c.CP + channel, s[i]);
-    load(&c.A[(n + i) * c.CP + channel], rate[i]);
-    load(sums.dA + (n + i) * c.CP + channel, dA[i]);
+    const Index at = (n + i) * c.CP + channel;
+    s[i] = lanes(dS + at), rate[i] = lanes(&c.A[at]), dA[i] = lanes(sums.dA + at);
   }
   for (Index t = c.L - 1; t >= 0; --t) {
-    const Index at = t * c.CP + channel;
-    Lanes u, dt, dy, dx, ddt;
-    load(&c.u[at], u);
-    load(&c.dt[at], dt);
-    load(&c.dy[at], dy);
-    load(sums.dx + at, dx);
-    load(sums.ddt + at, ddt);
-    const Lanes x = dt * u;
+    const Index at = t * c.CP + channel, row = t * c.NP + n;
+    const Lanes dt = lanes(&c.dt[at]), dy = lanes(&c.dy[at]), x = dt * lanes(&c.u[at]);
+    Lanes dx = lanes(sums.dx + at), ddt = lanes(sums.ddt + at);
     for (Index i = 0; i < kRows; ++i) {
-      const Index entry = (t * c.NP + n + i) * kLaneCount;
-      Lanes decay, dB, dC;
-      load(&c.decays[entry], decay);
-      load(sums.dB + entry, dB);
-      load(sums.dC + entry, dC);
-      s[i] += c.Ct[t * c.NP + n + i] * dy;
-      dC += dy * history[t + 1][i];
-      dB += s[i] * x;
-      dx += c.Bt[t * c.NP + n + i] * s[i];
-      s[i] *= decay;
+      const Index entry = (row + i) * kLaneCount;
+      s[i] += c.Ct[row + i] * dy;
+      lanes(sums.dC + entry) += dy * history[t + 1][i];
+      lanes(sums.dB + entry) += s[i] * x;
+      dx += c.Bt[row + i] * s[i];
+      s[i] *= lanes(&c.decays[entry]);
       const Lanes exponent = s[i] * history[t][i];
       dA[i] += exponent * dt;
       ddt += exponent * rate[i];
-      store(dB, sums.dB + entry);
-      store(dC, sums.dC + entry);
     }
-    store(dx, sums.dx + at);
-    store(ddt, sums.ddt + at);
+    lanes(sums.dx + at) = dx, lanes(sums.ddt + at) = ddt;
   }
   for (Index i = 0; i < kRows; ++i) {
-    store(s[i], dS + (n + i) * c.CP + channel);
-    store(dA[i], sums.dA + (n + i) * c.CP + channel);
+    lanes(dS + (n + i) * c.CP + channel) = s[i];
+    lanes(sums.dA + (n + i) * c.CP + channel) = dA[i];
   }
 }
 
 void forward_row(const ScanShape& s, const ScanInputs& in, Index b, float* y, float* last, float* kept) {
   Chunk c(s, in);
   const Index state = c.NP * c.CP;
-  const Buffer S = uninitialised(state), sums = uninitialised(kChunk * c.CP);
+  const Buffer S = uninitialized(state), sums = uninitialized(kChunk * c.CP);
   to_lanes(s, in.state ? in.state + b * s.C * s.N : nullptr, S.get());
   for (Index n = 0; n < s.chunks(); ++n) {
     c.load_inputs(s, in, b, n);
@@ -213,8 +177,8 @@ void backward_row(const ScanShape& s, const ScanInputs& in, const float* kept, c
                   Index b, const ScanGradients& grad, float* dA) {
   Chunk c(s, in);
   const Index state = c.NP * c.CP, steps = kChunk * c.CP, entries = kChunk * c.NP * kLaneCount;
-  const Buffer dS = uninitialised(state), dx = uninitialised(steps), ddt = uninitialised(steps);
-  const Buffer dB = uninitialised(entries), dC = uninitialised(entries);
+  const Buffer dS = uninitialized(state), dx = uninitialized(steps), ddt = uninitialized(steps);
+  const Buffer dB = uninitialized(entries), dC = uninitialized(entries);
   to_lanes(s, d_last ? d_last + b * s.C * s.N : nullptr, dS.get());
   for (Index n = s.chunks() - 1; n >= 0; --n) {
     const Index row = b * s.S + n * kChunk;
@@ -249,11 +213,8 @@ Index scan_kept(Index B, Index S, Index C, Index N) {
 }
 
 }  // namespace
-}  // namespace mlxhog
 
 void bind_scan(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
   const std::string scan = "u dt: B S C, A: C N, Bt Ct: B S N";
   def(m, "scan", scan + ", state: B C N, y: B S C, last: B C N, kept: KEPT",
       "S_t[c] = exp(dt_t[c] A[c]) S_{t-1}[c] + dt_t[c] u_t[c] Bt_t, y_t[c] = S_t[c] . Ct_t. kept, for the gradient, "
@@ -276,3 +237,5 @@ void bind_scan(nb::module_& m) {
       });
   m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
 }
+
+}  // namespace mlxhog

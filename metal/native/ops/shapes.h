@@ -1,9 +1,9 @@
 // Binds a function by the shapes of its arrays, one string such as "q k: B S NH DK, v out: B S NH DV, starts: B S".
 //
 // A letter has one value over all arrays. An axis is a letter, a number, a product such as 4*DH or a difference such as
-// K-1; "N..." stands for all leading axes, N for their product. A letter such as OUT_j has a value for each entry of the
-// arguments that are lists. A name without a shape is not an array. The function is a lambda (Sizes&, pointers in the
-// string's order, other arguments): T* is an array, Maybe<T> one that may be None, a vector of them a list. It runs
+// K-1; "N..." stands for all leading axes, N for their product. A letter such as OUT_j has a value for each entry of
+// the arguments that are lists. A name without a shape is not an array. The function is a lambda (Sizes&, pointers in
+// the string's order, other arguments): T* is an array, Maybe<T> one that may be None, a vector of them a list. It runs
 // without the GIL, once every shape agrees.
 #pragma once
 
@@ -28,6 +28,14 @@
 namespace nb = nanobind;
 
 namespace mlxhog {
+
+using namespace nb::literals;
+
+// The bindings of each file of operators. Their strings say the shapes of all arrays, packed float32.
+void bind_activation(nb::module_&), bind_attention(nb::module_&), bind_block_diagonal(nb::module_&),
+    bind_conv(nb::module_&), bind_long_conv(nb::module_&), bind_loss(nb::module_&), bind_mlstm(nb::module_&),
+    bind_norms(nb::module_&), bind_recurrence(nb::module_&), bind_regression(nb::module_&), bind_scan(nb::module_&),
+    bind_slstm(nb::module_&);
 
 // An argument without conversion: that would hide a slow copy of an input, and write an output into a temporary.
 inline auto A(const char* name) { return nb::arg(name).noconvert(); }
@@ -225,16 +233,6 @@ void def_init(nb::class_<Class>& bound, const char* name, const char* text, Clas
     }(std::make_index_sequence<kArrays>());
   };
   def_as(std::type_identity<Class(Sizes&, P...)>(), Shapes(name, text), make, define, keywords...);
-}
-
-// A method of a class, whose lambda takes the object behind the sizes.
-template <class Class, class Function, class... Keywords>
-void def_method(nb::class_<Class>& bound, const char* name, const std::string& text, const char* doc,
-                const Function& function, const Keywords&... keywords) {
-  const auto define = [&](const auto& call, const auto&, const auto&... arguments) {
-    bound.def(name, call, arguments..., doc);
-  };
-  def_as(signature(&Function::operator()), Shapes(name, "self, " + text), function, define, keywords...);
 }
 
 }  // namespace mlxhog

@@ -1,8 +1,6 @@
-// Elementary functions in plain C that the compiler turns into vector code, for the model operators.
-//
-// Every function is branch-free (selects only), so a loop around it vectorizes under `MLXHOG_CLONES`,
-// which compiles a function for AVX-512, AVX2 and the base instruction set and picks one at load time.
-// NaN in gives NaN out everywhere: the worker's test for non-finite gradients relies on it.
+// Elementary functions in plain C for the model operators. Each is branch-free (selects only), so a loop around it
+// vectorizes under `MLXHOG_CLONES`, which compiles a function for AVX-512, AVX2 and the base instruction set and picks
+// one at load time. NaN in gives NaN out: the worker's test for non-finite gradients relies on it.
 #pragma once
 
 #include <bit>
@@ -29,6 +27,11 @@ using Index = std::ptrdiff_t;
 inline constexpr Index kLaneCount = 16;
 using Lanes = float __attribute__((vector_size(sizeof(float) * kLaneCount)));
 
+// Sixteen floats in memory, at any address: `lanes(p)` is a value to read or assign.
+using UnalignedLanes = float __attribute__((vector_size(sizeof(Lanes)), aligned(sizeof(float)), may_alias));
+MLXHOG_INLINE const UnalignedLanes& lanes(const float* at) { return *reinterpret_cast<const UnalignedLanes*>(at); }
+MLXHOG_INLINE UnalignedLanes& lanes(float* at) { return *reinterpret_cast<UnalignedLanes*>(at); }
+
 inline Index whole_lanes(Index count) { return (count + kLaneCount - 1) / kLaneCount * kLaneCount; }
 
 template <class Vector>
@@ -40,7 +43,7 @@ MLXHOG_INLINE void store(const Vector& from, float* to) {
   __builtin_memcpy(to, &from, sizeof(Vector));
 }
 
-// The same of the first `count` numbers, if the vector has more; the others are zero.
+// The first `count` numbers, if the vector has more; the others are zero.
 template <class Vector>
 MLXHOG_INLINE void load(const float* from, Vector& to, Index count) {
   if (count * sizeof(float) >= sizeof(Vector)) return load(from, to);

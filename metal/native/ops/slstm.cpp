@@ -16,13 +16,27 @@ namespace {
 struct SlstmRows {
   Index rows, blocks;
 
-  SlstmRows(const SlstmShape& s, int threads);
+  SlstmRows(const SlstmShape& s, int threads) {
+    constexpr Index kMaxRows = 14;  // sequences that share one pass over R
+    const Index idle = std::min(s.B, (threads + s.NH - 1) / s.NH);  // tasks that each head should give
+    blocks = std::max((s.B + kMaxRows - 1) / kMaxRows, idle);
+    rows = (s.B + blocks - 1) / blocks;
+    blocks = (s.B + rows - 1) / rows;
+  }
+
+  // Calls work(head, first sequence, sequences) for every task.
+  template <class Work>
+  void for_each_task(const SlstmShape& s, int threads, const Work& work) const {
+    parallel_for(s.NH * blocks, threads, [&](Index task) {
+      const Index first = task % blocks * rows;
+      work(task / blocks, first, std::min(rows, s.B - first));
+    });
+  }
 };
 
 // -- forward
 
 constexpr Index kPanel = 32;       // columns that one pass of the matrix product covers
-constexpr Index kMostRows = 14;    // sequences that share one pass over R
 constexpr Index kWorthPanels = 4;  // steps from which on cutting them costs less than it gains
 
 // The products h R^T of a head. For many steps R^T is kept, (DH, 4 DH), cut into panels of columns so that a product
@@ -53,7 +67,7 @@ class Recurrent {
 };
 
 // One step of one head of one sequence, from its four rows of pre-activations.
-MLXHOG_CLONES void step(Index DH, const float* pre, float* h, float* c, float* n, float* m, float* out, float* tape) {
+MLXHOG_CLONES void step(Index DH, const float* pre, float* h, float* c, float* n, float* m, float* out, float* values) {
 #pragma omp simd
   for (Index e = 0; e < DH; ++e) {
     const float i = pre[e], f = pre[DH + e];
@@ -70,23 +84,23 @@ MLXHOG_CLONES void step(Index DH, const float* pre, float* h, float* c, float* n
     n[e] = keep * n[e] + write;
     h[e] = o * (c[e] / n[e]);
     out[e] = h[e];
-    tape[kWrite * DH + e] = write;
-    tape[kKeep * DH + e] = keep;
-    tape[kForget * DH + e] = forget;
-    tape[kTanhZ * DH + e] = z;
-    tape[kSigmoidO * DH + e] = o;
-    tape[kC * DH + e] = c[e];
-    tape[kN * DH + e] = n[e];
+    values[kWrite * DH + e] = write;
+    values[kKeep * DH + e] = keep;
+    values[kForget * DH + e] = forget;
+    values[kTanhZ * DH + e] = z;
+    values[kSigmoidO * DH + e] = o;
+    values[kC * DH + e] = c[e];
+    values[kN * DH + e] = n[e];
   }
 }
 
 // All steps of some sequences of one head, side by side.
-void forward_rows(const SlstmShape& s, const SlstmInputs& in, const SlstmState& state, float* h, float* tape,
+void forward_rows(const SlstmShape& s, const SlstmInputs& in, const SlstmState& state, float* h, float* values,
                   Index head, Index first, Index rows) {
   const Index DH = s.DH;
   const Recurrent recurrent(in.R + head * 4 * DH * DH, DH, s.S);
   const float* gates[] = {in.i, in.f, in.z, in.o};
-  std::vector<float> pre(rows * 4 * DH), h_now(rows * DH), no_tape(kSlstmTape * DH);
+  std::vector<float> pre(rows * 4 * DH), h_now(rows * DH), unsaved(kSlstmSaved * DH);
   for (Index t = 0; t < s.S; ++t) {
     for (Index r = 0; r < rows; ++r) {
       const Index b = first + r, unit = (b * s.NH + head) * DH;
@@ -102,22 +116,15 @@ void forward_rows(const SlstmShape& s, const SlstmInputs& in, const SlstmState& 
     for (Index r = 0; r < rows; ++r) {
       const Index b = first + r, unit = (b * s.NH + head) * DH, at = s.at(b, t, head);
       step(DH, pre.data() + r * 4 * DH, state.h + unit, state.c + unit, state.n + unit, state.m + unit, h + at,
-           tape ? tape + at * kSlstmTape : no_tape.data());
+           values ? values + at * kSlstmSaved : unsaved.data());
     }
   }
-}
-
-SlstmRows::SlstmRows(const SlstmShape& s, int threads) {
-  const Index idle = std::min(s.B, (threads + s.NH - 1) / s.NH);  // tasks that each head should give
-  blocks = std::max((s.B + kMostRows - 1) / kMostRows, idle);
-  rows = (s.B + blocks - 1) / blocks;
-  blocks = (s.B + rows - 1) / rows;
 }
 
 // -- backward
 
 struct SlstmSaved {
-  const float *R, *h0, *c0, *n0, *h, *tape;
+  const float *R, *h0, *c0, *n0, *h, *values;
   const std::uint8_t* starts;
 };
 
@@ -137,19 +144,19 @@ MLXHOG_CLONES void move_free(Index DH, float sign, const float* c, const float* 
 }
 
 // One step of one head of one sequence; d_pre has four rows of DH.
-MLXHOG_CLONES void step_gradient(Index DH, const float* tape, const float* c_old, const float* n_old, const float* dh,
+MLXHOG_CLONES void step_gradient(Index DH, const float* values, const float* c_old, const float* n_old, const float* dh,
                                  const float* dh_next, float* dc, float* dn, float* free, float* d_pre) {
 #pragma omp simd
   for (Index e = 0; e < DH; ++e) {
-    const float write = tape[kWrite * DH + e], keep = tape[kKeep * DH + e];
-    const float z = tape[kTanhZ * DH + e], o = tape[kSigmoidO * DH + e];
-    const float inverse = 1.0f / tape[kN * DH + e], ratio = tape[kC * DH + e] * inverse;
+    const float write = values[kWrite * DH + e], keep = values[kKeep * DH + e];
+    const float z = values[kTanhZ * DH + e], o = values[kSigmoidO * DH + e];
+    const float inverse = 1.0f / values[kN * DH + e], ratio = values[kC * DH + e] * inverse;
     const float total = dh[e] + dh_next[e], d_ratio = total * o * inverse;
     const float dc_now = dc[e] + d_ratio, dn_now = dn[e] - d_ratio * ratio;
     const bool by_input = write == 1.0f;  // m' = i~
     d_pre[e] = (dc_now * z + dn_now) * write + (by_input ? free[e] : 0.0f);
     d_pre[DH + e] =
-        ((dc_now * c_old[e] + dn_now * n_old[e]) * keep + (by_input ? 0.0f : free[e])) * tape[kForget * DH + e];
+        ((dc_now * c_old[e] + dn_now * n_old[e]) * keep + (by_input ? 0.0f : free[e])) * values[kForget * DH + e];
     d_pre[2 * DH + e] = dc_now * write * (1.0f - z * z);
     d_pre[3 * DH + e] = total * ratio * o * (1.0f - o);
     dc[e] = dc_now * keep;
@@ -169,22 +176,22 @@ void backward_rows(const SlstmShape& s, const SlstmSaved& saved, const float* dh
   const std::vector<float> nothing(DH);
   const auto unit = [&](Index r) { return ((first + r) * s.NH + head) * DH; };
   for (Index r = 0; r < rows; ++r) {
-    const float* tape = saved.tape + s.at(first + r, s.S - 1, head) * kSlstmTape;
-    move_free(DH, -1.0f, tape + kC * DH, tape + kN * DH, d.c + unit(r), d.n + unit(r), d.m + unit(r));
+    const float* values = saved.values + s.at(first + r, s.S - 1, head) * kSlstmSaved;
+    move_free(DH, -1.0f, values + kC * DH, values + kN * DH, d.c + unit(r), d.n + unit(r), d.m + unit(r));
   }
   for (Index t = s.S - 1; t >= 0; --t) {
     const auto starts = [&](Index r) { return saved.starts && saved.starts[(first + r) * s.S + t]; };
     for (Index r = 0; r < rows; ++r) {
       const Index at = s.at(first + r, t, head);
-      const float* tape = saved.tape + at * kSlstmTape;
+      const float* values = saved.values + at * kSlstmSaved;
       const float *c_old = nothing.data(), *n_old = nothing.data();
       if (!starts(r)) {
-        const float* before = tape - (t > 0 ? s.width() * kSlstmTape : 0);
+        const float* before = values - (t > 0 ? s.width() * kSlstmSaved : 0);
         c_old = t > 0 ? before + kC * DH : saved.c0 + unit(r);
         n_old = t > 0 ? before + kN * DH : saved.n0 + unit(r);
       }
       float* row = d_pre.data() + r * 4 * DH;
-      step_gradient(DH, tape, c_old, n_old, dh + at, d.h + unit(r), d.c + unit(r), d.n + unit(r), d.m + unit(r), row);
+      step_gradient(DH, values, c_old, n_old, dh + at, d.h + unit(r), d.c + unit(r), d.n + unit(r), d.m + unit(r), row);
       for (Index g = 0; g < 4; ++g) std::copy_n(row + g * DH, DH, gates[g] + at);
     }
     gemm(rows, DH, 4 * DH, d_pre.data(), 4 * DH, 1, R, DH, d.h + unit(0), s.width(), false);
@@ -219,10 +226,8 @@ void sum_gate(const SlstmShape& s, const SlstmSaved& saved, const float* d, Inde
 
 void slstm_backward(const SlstmShape& s, const SlstmSaved& saved, const float* dh, const SlstmGradients& out,
                     int threads) {
-  const SlstmRows split(s, threads);
-  parallel_for(s.NH * split.blocks, threads, [&](Index task) {
-    const Index first = task % split.blocks * split.rows;
-    backward_rows(s, saved, dh, out, task / split.blocks, first, std::min(split.rows, s.B - first));
+  SlstmRows(s, threads).for_each_task(s, threads, [&](Index head, Index first, Index rows) {
+    backward_rows(s, saved, dh, out, head, first, rows);
   });
   const float* const gates[] = {out.i, out.f, out.z, out.o};
   parallel_for(s.NH * 4, threads, [&](Index task) {
@@ -238,40 +243,36 @@ SlstmShape cell_shape(const Sizes& sizes) {
 
 }  // namespace
 
-void slstm_forward(const SlstmShape& s, const SlstmInputs& in, const SlstmState& state, float* h, float* tape,
+void slstm_forward(const SlstmShape& s, const SlstmInputs& in, const SlstmState& state, float* h, float* values,
                    int threads) {
-  const SlstmRows split(s, threads);
-  parallel_for(s.NH * split.blocks, threads, [&](Index task) {
-    const Index first = task % split.blocks * split.rows;
-    forward_rows(s, in, state, h, tape, task / split.blocks, first, std::min(split.rows, s.B - first));
+  SlstmRows(s, threads).for_each_task(s, threads, [&](Index head, Index first, Index rows) {
+    forward_rows(s, in, state, h, values, head, first, rows);
   });
 }
 
-}  // namespace mlxhog
-
 void bind_slstm(nb::module_& m) {
-  using namespace nb::literals;
-  using namespace mlxhog;
-  m.attr("SLSTM_TAPE") = static_cast<Index>(kSlstmTape);
-  const std::string tape = "tape: B S NH " + std::to_string(kSlstmTape) + " DH, ";
+  m.attr("SLSTM_SAVED") = static_cast<Index>(kSlstmSaved);
+  const std::string values = "saved: B S NH " + std::to_string(kSlstmSaved) + " DH, ";
   def(m, "slstm",
-      "i f z o: B S NH DH, R: NH 4*DH DH, b: 4*NH*DH, starts: B S, h: B S NH DH, " + tape +
+      "i f z o: B S NH DH, R: NH 4*DH DH, b: 4*NH*DH, starts: B S, h: B S NH DH, " + values +
       "h_state c n m: B NH DH",
-      "sLSTM cell. starts uint8 or None; tape for slstm_grad, or None. h_state, c, n, m hold "
+      "sLSTM cell. starts uint8 or None; saved for slstm_grad, or None. h_state, c, n, m hold "
       "the initial state on entry and the final one on return.",
       [](Sizes& sizes, Floats i, Floats f, Floats z, Floats o, Floats R, Floats b, Maybe<const std::uint8_t> starts,
-         Result h, MaybeResult tape, Result h_state, Result c, Result n, Result m, int threads) {
-        slstm_forward(cell_shape(sizes), {i, f, z, o, R, b, starts}, {h_state, c, n, m}, h, tape, threads);
+         Result h, MaybeResult values, Result h_state, Result c, Result n, Result m, int threads) {
+        slstm_forward(cell_shape(sizes), {i, f, z, o, R, b, starts}, {h_state, c, n, m}, h, values, threads);
       });
   def(m, "slstm_grad",
-      "R: NH 4*DH DH, starts: B S, h0 c0 n0: B NH DH, h: B S NH DH, " + tape +
+      "R: NH 4*DH DH, starts: B S, h0 c0 n0: B NH DH, h: B S NH DH, " + values +
       "dh di df dz do: B S NH DH, dR: NH 4*DH DH, db: 4*NH*DH, dh_state dc dn dm: B NH DH",
       "Exact gradients of slstm; dh_state, dc, dn, dm hold the final state's gradient on entry and the initial "
       "state's on return.",
       [](Sizes& sizes, Floats R, Maybe<const std::uint8_t> starts, Floats h0, Floats c0, Floats n0, Floats h,
-         Floats tape, Floats dh, Result di, Result df, Result dz, Result d_o, Result dR, Result db, Result dh_state,
+         Floats values, Floats dh, Result di, Result df, Result dz, Result d_o, Result dR, Result db, Result dh_state,
          Result dc, Result dn, Result dm, int threads) {
-        slstm_backward(cell_shape(sizes), {R, h0, c0, n0, h, tape, starts}, dh,
+        slstm_backward(cell_shape(sizes), {R, h0, c0, n0, h, values, starts}, dh,
                        {di, df, dz, d_o, dR, db, {dh_state, dc, dn, dm}}, threads);
       });
 }
+
+}  // namespace mlxhog

@@ -1,8 +1,7 @@
 // The sLSTM cell over a whole sequence, and its gradient (equations in models/layers/xlstm.py).
 //
-// Arrays are C-contiguous float32: i, f, z, o, h (B, S, NH, DH), R (NH, 4 DH, DH) with rows gate by gate, b
-// (4, NH, DH), states (B, NH, DH). Work is split over heads, and over sequences where threads are left; each
-// result has the same bits for any number of threads.
+// R (NH, 4 DH, DH) has rows gate by gate, b is (4, NH, DH). Work is split over heads, and over sequences where threads
+// are left; each result has the same bits for any number of threads.
 #pragma once
 
 #include <cstdint>
@@ -27,10 +26,11 @@ struct SlstmState {
   float *h, *c, *n, *m;
 };
 
-// Values of a step, of each unit, for the backward pass; the tape is (B, S, NH, kSlstmTape, DH).
-enum SlstmTape : Index { kWrite, kKeep, kForget, kTanhZ, kSigmoidO, kC, kN, kSlstmTape };
+// Values of a step, of each unit, that are saved for the backward pass: (B, S, NH, kSlstmSaved, DH).
+enum SlstmValue : Index { kWrite, kKeep, kForget, kTanhZ, kSigmoidO, kC, kN, kSlstmSaved };
 
-// Writes h, and the tape unless it is null. `state` holds the initial state on entry, the final one on return.
-void slstm_forward(const SlstmShape&, const SlstmInputs&, const SlstmState& state, float* h, float* tape, int threads);
+// Writes h, and the saved values unless `values` is null. `state` holds the initial state on entry, the final one on
+// return.
+void slstm_forward(const SlstmShape&, const SlstmInputs&, const SlstmState& state, float* h, float* values, int threads);
 
 }  // namespace mlxhog

@@ -1,7 +1,5 @@
-// Adds at scattered elements of one parameter, under the parameter's own exclusion unit.
-//
-// The elements are ascending, so that those behind one lock are neighbours: the lock is taken once for all of
-// them, and all other writers of the parameter (whole, by rows, or scattered) take the same one.
+// Adds at scattered elements of one parameter, under the lock that its other writers take. The elements are ascending, so
+// those behind one lock are neighbors, and it is taken once for them.
 #pragma once
 
 #include <cstddef>
@@ -40,9 +38,10 @@ void add_at_locked(Locks& locks, const Scattered& at, std::uint64_t seed, WordOf
   }
   const std::size_t runs = first.size();
   first.push_back(at.count);
-  each_locked(locks, runs, scatter(seed) % runs,
-              [&](std::size_t r) { return word_of(static_cast<std::size_t>(at.index[first[r]])); },
-              [&](std::size_t r) { at.add(first[r], first[r + 1]); });
+  each_locked(
+      locks, runs, scatter(seed) % runs,
+      [&](std::size_t r) { return word_of(static_cast<std::size_t>(at.index[first[r]])); },
+      [&](std::size_t r) { at.add(first[r], first[r + 1]); });
 }
 
 // `width` and `word0` as in walk_rows: kStripes is a dense parameter. `locks` may be null where `mode` takes none.
@@ -52,11 +51,8 @@ inline void walk_at(Locks* locks, Mode mode, const Scattered& at, std::size_t wi
   const std::size_t start = scatter(seed) % at.count;
   switch (mode) {
     case Mode::lossless:
-      if (word0 == kStripes) {
-        add_at_locked(*locks, at, seed, [&](std::size_t i) { return (at.offset + i) / kStripe; });
-      } else {
-        add_at_locked(*locks, at, seed, [&](std::size_t i) { return static_cast<std::size_t>(word0) + i / width; });
-      }
+      if (word0 == kStripes) add_at_locked(*locks, at, seed, [&](std::size_t i) { return (at.offset + i) / kStripe; });
+      else add_at_locked(*locks, at, seed, [&](std::size_t i) { return static_cast<std::size_t>(word0) + i / width; });
       break;
     case Mode::racy:
       at.add(start, at.count);
@@ -66,8 +62,7 @@ inline void walk_at(Locks* locks, Mode mode, const Scattered& at, std::size_t wi
       at.add_cas(start, at.count);
       at.add_cas(0, start);
       break;
-    case Mode::in_turn:
-      break;  // refused by the binding: these adds depend on reads without a lock
+    case Mode::in_turn: break;  // refused by the binding: these adds depend on reads without a lock
   }
 }
 

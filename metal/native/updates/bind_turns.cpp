@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "elements.h"
@@ -15,15 +14,11 @@ using namespace nb::literals;
 
 namespace {
 
-using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
 // Turns together with the arrays they live in, kept alive.
-struct TurnsObject {
-  TurnsObject(Words next_array, Bytes book_array)
-      : next(next_array), book(checked(book_array)), turns(next.data(), book.data(), book.size()) {}
+struct TurnsObject : Turns {
+  TurnsObject(Words next, Bytes book) : Turns(next.data(), checked(book).data(), book.size()), next(next), book(book) {}
 
-  static Bytes checked(Bytes book) {
+  static const Bytes& checked(const Bytes& book) {
     require(reinterpret_cast<std::uintptr_t>(book.data()) % 8 == 0 && book.size() >= Turns::kHead, "book of ",
             book.size(), " bytes: wanted at least ", Turns::kHead, ", 8-byte aligned");
     return book;
@@ -31,7 +26,6 @@ struct TurnsObject {
 
   Words next;
   Bytes book;
-  Turns turns;
 };
 
 // A run of floats of the parameter segment: by stripes, or rows of a width with a lock word each from word0 on.
@@ -55,9 +49,9 @@ void visit(LocksObject* object, const std::vector<Region>& regions, std::size_t 
     check_parameter(segment, offset, count, word0 ? width : 1, word0, locks, Mode::in_turn);
   nb::gil_scoped_release nogil;
   for (const auto& [offset, count, width, word0] : regions) {
-    Place place{locks, Mode::in_turn, offset, count};
-    if (word0) place.width = width, place.word0 = static_cast<std::ptrdiff_t>(*word0), place.rows = count / width;
-    place.walk(seed, 1, Visit<Run>{offset, run});
+    UpdateTarget target{locks, Mode::in_turn, offset, count};
+    if (word0) target.width = width, target.word0 = static_cast<std::ptrdiff_t>(*word0), target.rows = count / width;
+    target.walk(seed, 1, Visit<Run>{offset, run});
   }
 }
 
@@ -73,7 +67,7 @@ void read_floats(Flat dst, Values src, std::optional<Values> last, std::optional
   float* own = floats_of("own_prev", own_prev, floats);
   const float first = static_cast<float>(a), second = static_cast<float>(b);
   const auto part = [&](std::size_t i, std::size_t n) {
-    if (u != nullptr) mlxhog_look_ahead(to + i, from + i, u + i, before + i, first, second, n);
+    if (u != nullptr) mlxhog_extrapolate(to + i, from + i, u + i, before + i, first, second, n);
     else if (own != nullptr) mlxhog_predict(to + i, from + i, own + i, first, n);
     else mlxhog_copy(to + i, from + i, n);
   };
@@ -87,21 +81,18 @@ void read_floats(Flat dst, Values src, std::optional<Values> last, std::optional
 void bind_turns(nb::module_& m) {
   nb::class_<TurnsObject>(m, "Turns", "The order of a worker's accesses; see metal/native/updates/turns.h.")
       .def(nb::init<Words, Bytes>(), "next"_a.noconvert(), "book"_a.noconvert())
-      .def("record", [](TurnsObject& self) { self.turns.record(); }, "Begin a step whose accesses are noted.")
-      .def("repeat",
-           [](TurnsObject& self, std::vector<std::uint32_t> turns, bool torn) {
-             self.turns.repeat(std::move(turns), torn);
-           },
-           "turns"_a, "torn"_a = false, "Begin a step whose accesses come in recorded turns, and end with the last.")
-      .def("stop", [](TurnsObject& self) { self.turns.stop(); }, "Let a thread that waits for a turn give up.")
-      .def("settle", [](TurnsObject& self) { self.turns.settle(); }, "End the access that a torn step left.")
-      .def_prop_ro("done", [](const TurnsObject& self) { return self.turns.done(); }, "Accesses of this step so far.");
+      .def("record", &TurnsObject::record, "Begin a step whose accesses are noted.")
+      .def("repeat", &TurnsObject::repeat, "turns"_a, "torn"_a = false,
+           "Begin a step whose accesses come in recorded turns, and end with the last.")
+      .def("stop", &TurnsObject::stop, "Let a thread that waits for a turn give up.")
+      .def("settle", &TurnsObject::settle, "End the access that a torn step left.")
+      .def_prop_ro("done", &TurnsObject::done, "Accesses of this step so far.");
   m.attr("TURNS_HEAD") = Turns::kHead;
-  m.def("follow_turns",
+  m.def("attach_turns",
         [](LocksObject& locks, TurnsObject& turns) {
-          require(turns.next.size() == locks.locks.size(), "turns of ", turns.next.size(),
-                  " lock words, the locks have ", locks.locks.size());
-          locks.locks.turns = &turns.turns;
+          require(turns.next.size() == locks.size(), "turns of ", turns.next.size(), " lock words, the locks have ",
+                  locks.size());
+          locks.turns = &turns;
         },
         "locks"_a, nb::keep_alive<1, 2>(), "turns"_a, "Let accesses in write mode 3 by these locks be those of `turns`.");
   m.def("read", &read_floats, "dst"_a.noconvert(), "src"_a.noconvert(), nb::kw_only(), "last"_a.noconvert() = nb::none(),

@@ -30,9 +30,9 @@ namespace {
 void add(LocksObject* object, int mode_number, Flat flat, std::size_t offset, Values delta,
          const std::optional<RowsOf>& rows, std::uint64_t seed) {
   const Mode mode = mode_of(mode_number);
-  const Place place = place_of(locks_for(object, mode), mode, flat, offset, delta.size(), rows, false);
+  const UpdateTarget target = update_target(locks_for(object, mode), mode, flat, offset, delta.size(), rows, false);
   nb::gil_scoped_release nogil;
-  place.walk(seed, 1, AddStep{flat.data() + offset, delta.data()});
+  target.walk(seed, 1, AddStep{flat.data() + offset, delta.data()});
 }
 
 void add_at(LocksObject* object, int mode_number, Flat flat, std::size_t offset, std::size_t size, std::size_t width,
@@ -78,19 +78,19 @@ void step(const std::string& name, const std::vector<double>& own, const Write& 
           "a pending step moves nothing shared, and only means are shared");
   require(last.has_value() == prev.has_value(), "last and prev: wanted both or neither");
   require(!last || !(rows || pending), "only steps that are written to dense parameters are recorded");
-  const Place place = place_of(locks, mode, flat, offset, g.size(), rows, true);
-  std::array<float, kMostRates> rates;
+  const UpdateTarget target = update_target(locks, mode, flat, offset, g.size(), rows, true);
+  std::array<float, kMaxRates> rates;
   std::transform(own.begin(), own.end(), rates.begin(), single);
   const auto [lr, scale, coupled, decoupled] = write;
   const float of_write[] = {single(lr), single(scale), single(coupled), single(decoupled)};
   float* w = flat.data() + offset;
-  Step step{{kernel, g.data(), w, {}, rates.data(), shared}, w, of_write, floats_of("last", last, place.floats),
-            floats_of("prev", prev, place.floats), floats_of("pending", pending, place.floats),
+  Step step{{kernel, g.data(), w, {}, rates.data(), shared}, w, of_write, floats_of("last", last, target.floats),
+            floats_of("prev", prev, target.floats), floats_of("pending", pending, target.floats),
             floats_of("out", out, g.size())};
   for (std::size_t k = 0; k < moments.size(); ++k)
-    step.moments.moments[k] = floats_of("a moment", std::optional(moments[k]), place.floats);
+    step.moments.moments[k] = floats_of("a moment", std::optional(moments[k]), target.floats);
   nb::gil_scoped_release nogil;
-  place.walk(seed, threads, step);
+  target.walk(seed, threads, step);
 }
 
 double sumsq(Values g) {
@@ -126,29 +126,27 @@ void sum_rows_into(IndexArray target, Values values, Flat out, std::size_t width
 
 void bind_updates(nb::module_& m) {
   nb::class_<LocksObject>(m, "Locks", "Crash-safe locks of one worker; see metal/native/updates/locks.h.")
-      .def(nb::init<LocksObject::Words, LocksObject::Table, std::uint32_t, std::uint32_t>(),
-           "words"_a.noconvert(), "workers"_a.noconvert(), "slot"_a, "generation"_a)
-      .def_prop_ro("takeovers", [](const LocksObject& self) { return self.locks.takeovers(); },
-                   "Locks taken over from dead workers so far.")
-      .def_prop_ro("word", [](const LocksObject& self) { return self.locks.word(); },
-                   "The value of a lock word that this worker holds.")
-      .def("__len__", [](const LocksObject& self) { return self.locks.size(); })
+      .def(nb::init<Words, Bytes, std::uint32_t, std::uint32_t>(), "words"_a.noconvert(), "workers"_a.noconvert(),
+           "slot"_a, "generation"_a)
+      .def_prop_ro("takeovers", &LocksObject::takeovers, "Locks taken over from dead workers so far.")
+      .def_prop_ro("word", &LocksObject::word, "The value of a lock word that this worker holds.")
+      .def("__len__", &LocksObject::size)
       .def("acquire",
            [](LocksObject& self, std::size_t i) {
-             if (i >= self.locks.size()) throw nb::index_error("no such lock word");
+             if (i >= self.size()) throw nb::index_error("no such lock word");
              nb::gil_scoped_release nogil;
-             self.locks.lock(i);
+             self.lock(i);
            },
            "i"_a, "Take lock i, waiting for a live owner and taking over from a dead one.")
       .def("release",
            [](LocksObject& self, std::size_t i) {
-             if (i >= self.locks.size()) throw nb::index_error("no such lock word");
-             if (!self.locks.owns(i)) throw nb::value_error("release of a lock that this worker does not hold");
-             self.locks.unlock(i);
+             if (i >= self.size()) throw nb::index_error("no such lock word");
+             if (!self.owns(i)) throw nb::value_error("release of a lock that this worker does not hold");
+             self.unlock(i);
            },
            "i"_a, "Release lock i.");
   m.def("sweep_locks",
-        [](LocksObject::Words words, std::uint32_t slot, std::optional<std::uint32_t> generation) {
+        [](Words words, std::uint32_t slot, std::optional<std::uint32_t> generation) {
           const std::int64_t only = generation ? static_cast<std::int64_t>(*generation & 0xffffu) : -1;
           return sweep_locks(words.data(), words.size(), slot, only);
         },
@@ -183,20 +181,21 @@ void bind_updates(nb::module_& m) {
         "rows, ascending and distinct: rows = (index, width, first lock word, floats of the parameter). `out` takes u\n"
         "alone; `pending` takes the step in place of the parameter; `last` and `prev` record it.");
   def(m, "newton_schulz", "xs us: R_j C_j, scales, coefficients: K 3",
-      "us[i] = scales[i] * newton_schulz(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` "
-      "rows alone. us[i] may be xs[i].",
+      "us[i] = scales[i] * newton_schulz(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each "
+      "`rows` rows alone. us[i] may be xs[i].",
       [](Sizes& sizes, std::vector<Floats> xs, std::vector<Result> us, std::vector<double> scales, Floats coefficients,
          Index rows, int threads) {
         sizes.expect_positive({"K"});
         parallel_for(static_cast<Index>(xs.size()), threads, [&](Index i) {
           const Index height = sizes.at("R_j", i), cols = sizes.at("C_j", i);
           if (height == 0 || cols == 0) return;
-          const Buffer x = uninitialised(height * cols);  // is scaled on the way
+          const Buffer x = uninitialized(height * cols);  // is scaled on the way
           std::copy_n(xs[i], height * cols, x.get());
           const Index together = rows == 0 ? height : std::min(height, rows);
           for (Index row = 0; row < height; row += together)
             newton_schulz(std::min(together, height - row), cols, x.get() + row * cols, us[i] + row * cols,
-                  reinterpret_cast<const NewtonSchulzStep*>(coefficients), static_cast<int>(sizes["K"]), static_cast<float>(scales[i]));
+                          reinterpret_cast<const NewtonSchulzStep*>(coefficients), static_cast<int>(sizes["K"]),
+                          static_cast<float>(scales[i]));
         });
       }, "rows"_a = 0);
   bind_turns(m);

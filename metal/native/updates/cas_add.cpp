@@ -8,21 +8,8 @@ namespace {
 
 static_assert(__atomic_always_lock_free(8, nullptr), "a 64-bit compare-and-swap must be lock-free");
 
-// Relaxed order everywhere in this file: every element is an independent sum, and nothing else is
-// published through it; "step done" is the version counter's release store.
-
-template <class Update>
-inline float update_one(float* p, Update update) {
-  float seen, next;
-  __atomic_load(p, &seen, __ATOMIC_RELAXED);
-  do {
-    next = update(seen);
-  } while (!__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-  return next;
-}
-
 inline void add_one(float* p, float d) {
-  update_one(p, [d](float x) { return x + d; });
+  update_by_cas(p, [d](float x) { return x + d; });
 }
 
 using Word64 __attribute__((may_alias)) = std::uint64_t;  // two floats seen as one word
@@ -31,6 +18,7 @@ struct Two {
   float x[2];
 };
 
+// Relaxed, as update_by_cas.
 inline void add_two(float* p, const float* d) {
   auto* word = reinterpret_cast<Word64*>(p);
   Word64 seen = __atomic_load_n(word, __ATOMIC_RELAXED), next;
@@ -60,7 +48,7 @@ void cas_add_at(float* w, const std::int32_t* index, const float* d, std::size_t
 void cas_mean(float* mean, const float* x, float* out, std::size_t n, float beta, float one_minus_beta) {
   for (std::size_t i = 0; i < n; ++i) {
     const float part = one_minus_beta * x[i];
-    out[i] = update_one(mean + i, [=](float seen) { return beta * seen + part; });
+    out[i] = update_by_cas(mean + i, [=](float seen) { return beta * seen + part; });
   }
 }
 

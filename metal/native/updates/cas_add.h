@@ -8,12 +8,25 @@
 
 namespace mlxhog {
 
-// Floats of one compare-and-swap: one outside x86-64, where mixing widths on the same bytes has no architectural promise.
+// Floats of one compare-and-swap: one outside x86-64, where mixing widths on the same bytes has no architectural
+// promise.
 #if defined(__x86_64__)
 inline constexpr int kWidestCas = 2;
 #else
 inline constexpr int kWidestCas = 1;
 #endif
+
+// *p = update(*p), and no update of others is lost; returns the new value. Relaxed: every element is a sum of its own,
+// and nothing else is published through it.
+template <class Update>
+inline float update_by_cas(float* p, Update update) {
+  float seen, next;
+  __atomic_load(p, &seen, __ATOMIC_RELAXED);
+  do {
+    next = update(seen);
+  } while (!__atomic_compare_exchange(p, &seen, &next, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return next;
+}
 
 // w += d by `width` floats (1 or 2) at a time; ragged ends go one by one.
 void cas_add(float* w, const float* d, std::size_t n, int width = kWidestCas);

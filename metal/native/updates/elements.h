@@ -1,13 +1,10 @@
 // Element-wise kernels on shared float32 arrays, with SIMD and without locks.
 //
-// Concurrency: another process may read or write the shared arrays meanwhile. Elements never tear (each is
-// one aligned 4-byte unit, also inside vector instructions); without a lock around the call, simultaneous
-// increments of one element may be lost. Shared: `w`, `src`, `last` and `prev`.
-// Every kernel loads each shared element once and stores it once, rounds every operation separately, and so
-// gives the same bits in every SIMD width.
-//
-// MLXHOG_ATOMIC_KERNELS=1 makes every access to a shared element a relaxed atomic: defined behaviour for
-// threads of one process (thread sanitizer), the same bits, several times slower.
+// Concurrency: another process may read or write the shared arrays (w, src, last, prev) meanwhile. Elements never tear:
+// each is one aligned 4-byte unit, also inside vector instructions. Without a lock around the call, simultaneous
+// increments of one element may be lost. Every kernel loads and stores each shared element once, rounds every operation
+// separately, and so gives the same bits in every SIMD width. MLXHOG_ATOMIC_KERNELS=1 makes every access to a shared
+// element a relaxed atomic: defined behavior between threads (thread sanitizer), the same bits, several times slower.
 #pragma once
 
 #include <cstddef>
@@ -20,14 +17,14 @@ extern "C" {
 // w += d
 void mlxhog_add(float* w, const float* d, std::size_t n);
 // w[index[i]] += d[i]; the indices are distinct. Relaxed accesses in every build: scattered elements gain nothing from
-// SIMD, so lost increments are the whole contract and undefined behaviour is not part of it.
+// SIMD, so lost increments are the whole contract and undefined behavior is not part of it.
 void mlxhog_add_at(float* w, const std::int32_t* index, const float* d, std::size_t n);
 // dst = src
 void mlxhog_copy(float* dst, const float* src, std::size_t n);
 // dst = src + coef * (src - prev); prev = src
 void mlxhog_predict(float* dst, const float* src, float* prev, float coef, std::size_t n);
 // dst = src + (a * last - b * prev)
-void mlxhog_look_ahead(float* dst, const float* src, const float* last, const float* prev, float a, float b,
+void mlxhog_extrapolate(float* dst, const float* src, const float* last, const float* prev, float a, float b,
                        std::size_t n);
 // prev = last; last = d
 void mlxhog_record(float* last, float* prev, const float* d, std::size_t n);

@@ -55,7 +55,7 @@ void Locks::beat(std::uint64_t now_ns) {
   __atomic_store_n(&workers_[slot_ - 1].heartbeat_ns, now_ns, __ATOMIC_RELAXED);
 }
 
-void Locks::wait(std::size_t i) {
+void Locks::wait(std::size_t i, bool takes_over) {
   for (int spin = 0; spin < kSpins; ++spin) {
     pause_cpu();
     // Relaxed: only a hint; the exchange orders.
@@ -73,7 +73,7 @@ void Locks::wait(std::size_t i) {
     const std::uint64_t now = monotonic_ns();
     const bool probe = now >= probe_at;
     if (probe) probe_at = now + kProbeAfterNs;
-    if (owner_is_dead(word, probe)) {
+    if (takes_over && owner_is_dead(word, probe)) {
       if (exchange(i, word)) {
         // Elements of the stripe are old or new, each whole: nothing to roll back, only to count.
         takeovers_.fetch_add(1, std::memory_order_relaxed);
@@ -91,24 +91,6 @@ void Locks::wait(std::size_t i) {
 }
 
 void Locks::alive() { beat(monotonic_ns()); }
-
-void Locks::lock_of_living(std::size_t i) {
-  if (try_lock(i)) return;
-  const Wait counted(workers_[slot_ - 1]);
-  std::uint64_t beat_at = 0;
-  for (int look = 0; !try_lock(i); ++look) {
-    if (look < kSpins) {
-      pause_cpu();
-      continue;
-    }
-    const std::uint64_t now = monotonic_ns();
-    if (now >= beat_at) {
-      beat(now);
-      beat_at = now + kBeatEveryNs;
-    }
-    sched_yield();
-  }
-}
 
 std::size_t sweep_locks(std::uint32_t* words, std::size_t n_words, std::uint32_t slot, std::int64_t generation) {
   std::size_t freed = 0;

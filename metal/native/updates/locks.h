@@ -32,14 +32,11 @@ class Locks {
   // Take lock i if it is free.
   bool try_lock(std::size_t i) { return exchange(i, 0); }
 
-  // Take lock i: wait for a living owner, take over from a dead one. Waits count in the worker's `wait_ns`, but for
-  // the first spins.
-  void lock(std::size_t i) {
-    if (!try_lock(i)) wait(i);
+  // Take lock i: wait for a living owner, take over from a dead one; unless `takes_over`, wait until the supervisor has
+  // settled the dead one's access (turns.h). Waits count in the worker's `wait_ns`, but for the first spins.
+  void lock(std::size_t i, bool takes_over = true) {
+    if (!try_lock(i)) wait(i, takes_over);
   }
-
-  // Take lock i, but not from a dead owner: wait until the supervisor has settled its access (turns.h).
-  void lock_of_living(std::size_t i);
 
   // Heartbeat of this worker, during long waits.
   void alive();
@@ -54,7 +51,7 @@ class Locks {
   bool owns(std::size_t i) const { return __atomic_load_n(&words_[i], __ATOMIC_RELAXED) == me_; }
 
  private:
-  void wait(std::size_t i);
+  void wait(std::size_t i, bool takes_over);
   bool owner_is_dead(std::uint32_t word, bool probe) const;
 
   // Acquire: see the writes of the last owner of the stripe. Release: a process that reads this word with acquire

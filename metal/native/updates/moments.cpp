@@ -14,14 +14,13 @@ MLXHOG_SIMD void mlxhog_momentum(const float* __restrict g, const float* __restr
   float* __restrict m = moments[0];
   const float scale = rates[0], momentum = rates[1], weight_decay = rates[3];
   const bool nesterov = rates[2] != 0.0f;
-  compiler_barrier();
+  const LoopFence fence;
   for (std::size_t i = 0; i < n; ++i) {
     const float d = scale * g[i] + weight_decay * load(w + i);
     const float mean = momentum * m[i] + d;
     m[i] = mean;
     u[i] = nesterov ? d + momentum * mean : mean;
   }
-  compiler_barrier();
 }
 
 MLXHOG_SIMD void mlxhog_adam(const float* __restrict g, const float*, float* const* moments, float* __restrict u,
@@ -29,7 +28,7 @@ MLXHOG_SIMD void mlxhog_adam(const float* __restrict g, const float*, float* con
   float *__restrict m = moments[0], *__restrict v = moments[1];
   const float scale = rates[0], beta1 = rates[1], one_minus_beta1 = rates[2], beta2 = rates[3];
   const float one_minus_beta2 = rates[4], rsqrt_bias2 = rates[5], eps = rates[6];
-  compiler_barrier();
+  const LoopFence fence;
   for (std::size_t i = 0; i < n; ++i) {
     const float s = scale * g[i];
     const float mean = beta1 * load(m + i) + one_minus_beta1 * s;
@@ -38,7 +37,6 @@ MLXHOG_SIMD void mlxhog_adam(const float* __restrict g, const float*, float* con
     store(v + i, square);
     u[i] = mean / (std::sqrt(square) * rsqrt_bias2 + eps);
   }
-  compiler_barrier();
 }
 
 MLXHOG_SIMD void mlxhog_lion(const float* __restrict g, const float*, float* const* moments, float* __restrict u,
@@ -82,14 +80,13 @@ MLXHOG_SIMD void mlxhog_mean(const float* __restrict g, const float*, float* con
   float* __restrict m = moments[0];
   const float scale = rates[0], beta = rates[1], one_minus_beta = rates[2], nesterov = rates[3];
   const float one_minus_nesterov = rates[4];
-  compiler_barrier();
+  const LoopFence fence;
   for (std::size_t i = 0; i < n; ++i) {
     const float s = scale * g[i];
     const float mean = beta * load(m + i) + one_minus_beta * s;
     store(m + i, mean);
     u[i] = one_minus_nesterov * mean + nesterov * s;
   }
-  compiler_barrier();
 }
 
 }  // extern "C"

@@ -10,28 +10,32 @@
 
 namespace mlxhog {
 
-inline constexpr std::size_t kMostMoments = 4, kMostRates = 12;
+inline constexpr std::size_t kMaxMoments = 4, kMaxRates = 12;
+
+using Direction = void(const float* g, const float* w, float* const* moments, float* u, std::size_t n,
+                       const float* rates);
 
 struct Kernel {
   std::string_view name;
   std::size_t moments, rates;
   bool means;  // its moments are the means of s, s * s, .. with decays rates[1], rates[3] and 1 - decay behind each
-  void (*run)(const float* g, const float* w, float* const* moments, float* u, std::size_t n, const float* rates);
+  Direction* run;
 };
 
 extern "C" {
 // momentum, nesterov, weight_decay: d = s + weight_decay w, m = momentum m + d, u = nesterov ? d + momentum m : m
-void mlxhog_momentum(const float* g, const float* w, float* const* m, float* u, std::size_t n, const float* rates);
-// beta1, 1 - beta1, beta2, 1 - beta2, rsqrt_bias2, eps: the means m and v of s and s * s, u = m / (sqrt(v) rsqrt_bias2 + eps)
-void mlxhog_adam(const float* g, const float* w, float* const* mv, float* u, std::size_t n, const float* rates);
+Direction mlxhog_momentum;
+// beta1, 1 - beta1, beta2, 1 - beta2, rsqrt_bias2, eps: the means m and v of s and s^2, u = m / (sqrt(v) rsqrt_bias2 +
+// eps)
+Direction mlxhog_adam;
 // beta1, 1 - beta1, beta2, 1 - beta2: u = sign(beta1 m + (1 - beta1) s); then m is the mean of s with decay beta2
-void mlxhog_lion(const float* g, const float* w, float* const* m, float* u, std::size_t n, const float* rates);
-// beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3, step, diff_step, rsqrt_bias2, eps, first: with d = s - prev, or 0
-// where `first`, the means m, diff and v of s, d and (s + beta3 d)^2; prev = s;
-// u = (step m + diff_step diff) / (sqrt(v) rsqrt_bias2 + eps)
-void mlxhog_adan(const float* g, const float* w, float* const* moments, float* u, std::size_t n, const float* rates);
+Direction mlxhog_lion;
+// beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3, step, diff_step, rsqrt_bias2, eps, first: with d = s - prev, or
+// 0 where `first`, the means m, diff and v of s, d and (s + beta3 d)^2; prev = s; u = (step m + diff_step diff) /
+// (sqrt(v) rsqrt_bias2 + eps)
+Direction mlxhog_adan;
 // beta, 1 - beta, nesterov, 1 - nesterov: the mean m of s, u = (1 - nesterov) m + nesterov s
-void mlxhog_mean(const float* g, const float* w, float* const* m, float* u, std::size_t n, const float* rates);
+Direction mlxhog_mean;
 }
 
 inline constexpr Kernel kKernels[] = {

@@ -1,26 +1,25 @@
 #include "shared_arrays.h"
 
 #include <limits>
-#include <utility>
 
 namespace mlxhog {
 namespace {
 
-WorkerEntry* table_of(const LocksObject::Table& table, std::uint32_t slot) {
+WorkerEntry* table_of(const Bytes& table, std::uint32_t slot) {
   require(table.size() % sizeof(WorkerEntry) == 0 && reinterpret_cast<std::uintptr_t>(table.data()) % 8 == 0,
           "worker table of ", table.size(), " bytes: wanted a multiple of ", sizeof(WorkerEntry), ", 8-byte aligned");
-  constexpr std::size_t kMost = std::numeric_limits<std::uint16_t>::max();  // slots that a lock word can name
-  const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMost);
+  constexpr std::size_t kMaxSlots = std::numeric_limits<std::uint16_t>::max();  // slots that a lock word can name
+  const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMaxSlots);
   require(slot > 0 && slot <= slots, "worker slot ", slot, ": wanted 1 to ", slots, ", the entries of the worker table");
   return reinterpret_cast<WorkerEntry*>(table.data());
 }
 
 }  // namespace
 
-LocksObject::LocksObject(Words words_array, Table table_array, std::uint32_t slot, std::uint32_t generation)
-    : words(words_array), table(table_array),
-      locks(words.data(), words.size(), table_of(table, slot), table.size() / sizeof(WorkerEntry), slot,
-            generation & 0xffffu) {}
+LocksObject::LocksObject(Words words, Bytes table, std::uint32_t slot, std::uint32_t generation)
+    : Locks(words.data(), words.size(), table_of(table, slot), table.size() / sizeof(WorkerEntry), slot,
+            generation & 0xffffu),
+      words(words), table(table) {}
 
 Mode mode_of(int mode) {
   require(mode >= 0 && mode <= 3, "write mode ", mode, ": wanted 0 (lossless), 1 (racy), 2 (cas) or 3 (in turn)");
@@ -30,8 +29,8 @@ Mode mode_of(int mode) {
 Locks* locks_for(LocksObject* object, Mode mode) {
   require(!takes_locks(mode) || object != nullptr,
           "locks is None: a mode that locks (lossless, in turn) needs the arena's locks");
-  require(mode != Mode::in_turn || object->locks.turns != nullptr, "the locks have no turns: call follow first");
-  return object != nullptr ? &object->locks : nullptr;
+  require(mode != Mode::in_turn || object->turns != nullptr, "the locks have no turns: call attach_turns first");
+  return object;
 }
 
 std::vector<std::int32_t> checked_index(const char* what, const IndexArray& array, std::size_t end, bool ascending) {
@@ -56,7 +55,7 @@ void check_parameter(std::size_t segment, std::size_t offset, std::size_t floats
   require(first <= words && n <= words - first, n, " lock words from ", first, " on: there are ", words);
 }
 
-Place place_of(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, std::size_t values,
+UpdateTarget update_target(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, std::size_t values,
                const std::optional<RowsOf>& rows_of, bool distinct) {
   if (!rows_of) {
     check_parameter(flat.size(), offset, values, 1, std::nullopt, locks, mode);
@@ -68,9 +67,9 @@ Place place_of(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, st
   require(values % width == 0, values, " floats are not rows of width ", width);
   require(index ? index->size() == rows : rows <= all, "values has ", rows, " rows; wanted ",
           index ? index->size() : all);
-  Place place{locks, mode, offset, floats, width, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, rows, {}};
-  if (index) place.index = checked_index("row", *index, all, distinct);
-  return place;
+  UpdateTarget target{locks, mode, offset, floats, width, word0 ? static_cast<std::ptrdiff_t>(*word0) : kStripes, rows, {}};
+  if (index) target.index = checked_index("row", *index, all, distinct);
+  return target;
 }
 
 }  // namespace mlxhog

@@ -9,7 +9,7 @@
 
 #include "../ops/shapes.h"
 #include "locks.h"
-#include "striped.h"
+#include "walk.h"
 
 namespace mlxhog {
 
@@ -24,27 +24,27 @@ auto floats_of(const char* name, const std::optional<Array>& array, std::size_t 
   return array ? array->data() : nullptr;
 }
 
-// Locks together with the arrays they live in, kept alive.
-struct LocksObject {
-  using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-  using Table = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-  LocksObject(Words words_array, Table table_array, std::uint32_t slot, std::uint32_t generation);
+// Locks together with the arrays they live in, kept alive.
+struct LocksObject : Locks {
+  LocksObject(Words words, Bytes table, std::uint32_t slot, std::uint32_t generation);
 
   Words words;
-  Table table;
-  Locks locks;
+  Bytes table;
 };
 
 // The core's pointer: null stays null where `mode` takes no lock, else an error.
 Locks* locks_for(LocksObject* object, Mode mode);
 Mode mode_of(int mode);
 
-// A copy of indices below `end`, so that the checked values are used, even if another thread writes the array meanwhile.
+// A copy of indices below `end`, so that the checked values are used, even if another thread writes the array
+// meanwhile.
 std::vector<std::int32_t> checked_index(const char* what, const IndexArray& array, std::size_t end, bool ascending);
 
 // Memory of the segment and its exclusion unit: a whole parameter, by stripes or by rows, or some of its rows.
-struct Place {
+struct UpdateTarget {
   Locks* locks;  // may be null where `mode` takes none
   Mode mode;
   std::size_t offset, floats;      // of the parameter
@@ -67,7 +67,7 @@ using RowsOf = std::tuple<std::optional<IndexArray>, std::size_t, std::optional<
 void check_parameter(std::size_t segment, std::size_t offset, std::size_t floats, std::size_t width,
                      std::optional<std::size_t> word0, const Locks* locks, Mode mode);
 // Where `values` floats go; `distinct` wants every row once, in ascending order.
-Place place_of(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, std::size_t values,
+UpdateTarget update_target(Locks* locks, Mode mode, const Flat& flat, std::size_t offset, std::size_t values,
                const std::optional<RowsOf>& rows, bool distinct);
 
 }  // namespace mlxhog

@@ -1,8 +1,7 @@
-// Vectorised loops over shared floats: several SIMD widths of one function, and the access to an element.
+// Vectorized loops over shared floats: several SIMD widths of one function, and the access to an element.
 //
 // Only for loops whose operations are each correctly rounded and never fused: then every width gives the same bits.
-// Files that use `element` are built with the element options of CMakeLists.txt (no link-time optimisation, no loops
-// turned into memcpy).
+// Files that use `element` are built with the element options of CMakeLists.txt.
 #pragma once
 
 #include <cstdint>  // any standard header tells whether this is glibc, which the loader's choice needs
@@ -31,7 +30,7 @@
 namespace mlxhog::element {
 
 #if MLXHOG_ATOMIC_KERNELS
-// Relaxed: lost increments and mixed ages are the contract, torn floats and undefined behaviour are not.
+// Relaxed: lost increments and mixed ages are the contract, torn floats and undefined behavior are not.
 MLXHOG_INLINE float load(const float* p) {
   float x;
   __atomic_load(p, &x, __ATOMIC_RELAXED);
@@ -39,14 +38,16 @@ MLXHOG_INLINE float load(const float* p) {
 }
 MLXHOG_INLINE void store(float* p, float x) { __atomic_store(p, &x, __ATOMIC_RELAXED); }
 #else
-// Plain accesses, so that the loops vectorize. No other thread of this program accesses these elements meanwhile
-// (one worker is one process, and its threads share none); a vector access is single-copy atomic per aligned 4-byte
-// lane.
+// Plain accesses, so that the loops vectorize: no other thread of this process has these elements, and a vector access is
+// single-copy atomic per aligned 4-byte lane.
 MLXHOG_INLINE float load(const float* p) { return *p; }
 MLXHOG_INLINE void store(float* p, float x) { *p = x; }
 #endif
 
-// Nothing of the loop may move across the lock and unlock around the call.
-MLXHOG_INLINE void compiler_barrier() { asm volatile("" ::: "memory"); }
+// Nothing of a loop in its scope may move across the lock and unlock around the call.
+struct LoopFence {
+  MLXHOG_INLINE LoopFence() { asm volatile("" ::: "memory"); }
+  MLXHOG_INLINE ~LoopFence() { asm volatile("" ::: "memory"); }
+};
 
 }  // namespace mlxhog::element

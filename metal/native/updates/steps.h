@@ -28,14 +28,14 @@ struct AddStep {
 struct Moments {
   const Kernel* kernel;
   const float *g, *w;
-  float* moments[kMostMoments];  // each laid out as the parameter
+  float* moments[kMaxMoments];  // each laid out as the parameter
   const float* rates;
   bool shared;  // by all workers: they move under the lock of the parameter, or by compare-and-swap
 
   // The direction of at most kStripe elements, in `u` or where it lies.
   const float* direction(std::size_t p, std::size_t q, std::size_t n, float* u, bool by_cas) const {
     if (kernel == nullptr) return g + q;
-    float* at[kMostMoments];
+    float* at[kMaxMoments];
     for (std::size_t k = 0; k < kernel->moments; ++k) at[k] = moments[k] + p;
     if (by_cas && shared) by_swaps(at, q, n, u);
     else kernel->run(g + q, w + p, at, u, n, rates);
@@ -44,8 +44,8 @@ struct Moments {
 
  private:
   void by_swaps(float* const* at, std::size_t q, std::size_t n, float* u) const {
-    float s[kStripe], moved[kMostMoments][kStripe], still[kMostRates];
-    float* means[kMostMoments];
+    float s[kStripe], moved[kMaxMoments][kStripe], still[kMaxRates];
+    float* means[kMaxMoments];
     std::copy_n(rates, kernel->rates, still);
     for (std::size_t i = 0; i < n; ++i) s[i] = rates[0] * g[q + i];
     for (std::size_t k = 0; k < kernel->moments; ++k) {
@@ -68,12 +68,12 @@ struct Step {
   float *last = nullptr, *prev = nullptr, *pending = nullptr, *out = nullptr;
 
   void apply(std::size_t p, std::size_t q, std::size_t n) const {
-    for (std::size_t i = 0; i < n; i += kStripe) take(p + i, q + i, std::min(kStripe, n - i), false);
+    for (std::size_t i = 0; i < n; i += kStripe) apply_stripe(p + i, q + i, std::min(kStripe, n - i), false);
   }
-  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { take(p, q, n, true); }
+  void apply_cas(std::size_t p, std::size_t q, std::size_t n) const { apply_stripe(p, q, n, true); }
 
  private:
-  void take(std::size_t p, std::size_t q, std::size_t n, bool by_cas) const {
+  void apply_stripe(std::size_t p, std::size_t q, std::size_t n, bool by_cas) const {
     float room[kStripe], d[kStripe];
     const float* u = moments.direction(p, q, n, out != nullptr ? out + q : room, by_cas);
     if (out != nullptr) return;

@@ -3,7 +3,6 @@
 #include <sched.h>
 #include <time.h>
 
-#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -14,7 +13,7 @@ namespace mlxhog {
 namespace {
 
 constexpr int kSpins = 256;
-constexpr int kYields = 200;  // then sleep between two looks: others need the core
+constexpr int kYields = 200;  // then sleep between two polls: others need the core
 constexpr long kNapNs = 50000;
 
 std::string text(std::size_t n) { return std::to_string(n); }
@@ -46,7 +45,7 @@ void Turns::note(Locks& locks, std::size_t word) {
     throw std::runtime_error("a step has more than " + text(room_) +
                              " accesses to shared parameters, for which its record has no room");
   }
-  locks.lock_of_living(word);
+  locks.lock(word, false);
   turn_ = next_[word];
   noted_[done_] = turn_;
   publish(word, ++done_);
@@ -56,7 +55,7 @@ bool Turns::wait(Locks& locks, std::size_t word) {
   if (done_ == turns_.size()) return false;
   turn_ = turns_[done_];
   __atomic_store_n(waits_, static_cast<std::uint32_t>(word + 1), __ATOMIC_RELAXED);
-  for (long looks = 0;; ++looks) {
+  for (long polls = 0;; ++polls) {
     // Acquire: pairs with the release of the worker that had the turn before.
     const std::uint32_t now = __atomic_load_n(&next_[word], __ATOMIC_ACQUIRE);
     if (now == turn_) break;
@@ -64,9 +63,9 @@ bool Turns::wait(Locks& locks, std::size_t word) {
       throw std::runtime_error("turn " + text(turn_) + " of lock word " + text(word) + " is over: it is at " +
                                text(now) + "; the log contradicts itself");
     }
-    if (looks < kSpins) {
+    if (polls < kSpins) {
       pause_cpu();
-    } else if (looks < kSpins + kYields) {
+    } else if (polls < kSpins + kYields) {
       sched_yield();
     } else {
       const timespec nap{0, kNapNs};

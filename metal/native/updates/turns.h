@@ -1,9 +1,9 @@
 // Turns: the order in which workers access the memory of a lock word, recorded and repeated.
 //
-// `next[i]` counts all accesses under lock word i, reads and writes alike, so each access has its own turn
-// there. A worker that records notes the turn of each of its accesses, in the order of its program.
-// A worker that repeats does its n-th access when `next` reaches the noted turn: then every stripe sees the same
-// accesses in the same order, at any speed of the processes. The recorded order exists, so no worker waits forever.
+// `next[i]` counts all accesses under lock word i, reads and writes alike, so each access has its own turn there. A
+// worker that records notes the turns of its accesses in program order. One that repeats does its n-th access when `next`
+// reaches the noted turn: every stripe sees the same accesses in the same order, at any speed of the processes. The
+// recorded order exists, so no worker waits forever.
 //
 // A worker's book is shared memory, so its accesses are known after it was killed at any instruction:
 //   bytes 0 .. 7     u64  word of its last access << 32 | accesses noted in this step
@@ -47,17 +47,12 @@ class Turns {
 
   // Do `run`, which accesses the memory that lock word `word` guards.
   template <class Run>
-  void take(Locks& locks, std::size_t word, Run run) {
-    if (repeats_) {
-      if (!wait(locks, word)) return;
-      run();
-      pass(word);
-      return;
-    }
-    note(locks, word);
+  void access(Locks& locks, std::size_t word, Run run) {
+    if (!repeats_) note(locks, word);
+    else if (!wait(locks, word)) return;
     run();
     pass(word);
-    locks.unlock(word);
+    if (!repeats_) locks.unlock(word);
   }
 
  private:

@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from mlxhog.arena.child import Child, Failed, Lane, Late
+from mlxhog.arena.child import Child, Failed, Lane, TimedOut
 from mlxhog.base.durable import disk_errors
 from mlxhog.base.inside import subfolder
 from mlxhog.base.resources import shortage
@@ -89,8 +89,8 @@ class Pool(AbstractContextManager["Pool"]):
             config, number, began_s = self._running[pipe]
             result: CandidateRecord | str
             try:
-                result = self._workers[number].take(0.0, partial(should_prune, config))
-            except Late:  # it asked, and goes on
+                result = self._workers[number].await_result(0.0, partial(should_prune, config))
+            except TimedOut:  # it asked, and goes on
                 continue
             except Failed as failed:
                 if failed.death is not None:

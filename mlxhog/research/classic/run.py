@@ -327,7 +327,7 @@ class _ClassicRun:
             for pipe in wait(list(rank_of), POLL_S):  # of all: a worker without a share may die
                 rank = rank_of[pipe]
                 try:
-                    answers.append(self.children[rank].take(0.0))
+                    answers.append(self.children[rank].await_result(0.0))
                 except Failed as failure:
                     why = one_line(str(failure))
                     way_out = "run the command again"

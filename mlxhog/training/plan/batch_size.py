@@ -88,7 +88,7 @@ def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:
             for function in (warm_up, gradient_times):  # all begin at the same time
                 for rank, child in enumerate(children):
                     child.start(function, plan, rank, sequences, rest_s)
-                answers = [child.take(START_S + PATIENCE_S) for child in children]
+                answers = [child.await_result(START_S + PATIENCE_S) for child in children]
             return answers
 
         return choose(*limit_of(plan), limit_s, measure)

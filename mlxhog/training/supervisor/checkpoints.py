@@ -80,7 +80,7 @@ class Checkpoints:
                 raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
             run.settle()
             if self._publisher is not None:  # readers get the checkpoint's weights
-                self._publisher.publish_at_rest()
+                self._publisher.publish_quiesced()
             try:
                 return self.save()
             except (EnvironmentLacks, CheckpointError) as error:

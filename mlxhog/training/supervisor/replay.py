@@ -310,7 +310,7 @@ def _follow(
             ready = connection.wait([one.pipe for _, one in running.values()])
             for process, child in [one for one in running.values() if one[1].pipe in ready]:
                 try:
-                    difference: str | None = child.take(0.0)
+                    difference: str | None = child.await_result(0.0)
                 except Failed as failure:
                     raise WorkerFailed(f"{process} of the replay: {failure}") from None
                 if difference is not None:

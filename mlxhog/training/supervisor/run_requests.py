@@ -61,7 +61,7 @@ class Requests:
 
     def serve(self, doing: PhaseStatus | None) -> None:
         """Answer the requests that have arrived; `doing` is None while the run trains."""
-        for request in self._server.take():
+        for request in self._server.pop_requests():
             if request.name == "status":
                 self._answer(request, doing=str(doing or "training"))
             elif request.name == "stop":
@@ -77,7 +77,7 @@ class Requests:
 
     def close(self) -> None:
         """Refuse all open requests, since the run has ended."""
-        self._waiting.extend(self._server.take())
+        self._waiting.extend(self._server.pop_requests())
         self._refuse_all("the run has ended")
         self._server.close()
 

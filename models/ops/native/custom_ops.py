@@ -299,7 +299,7 @@ def _slstm(*inputs: Any, starts: View | None, keep: bool, threads: int) -> tuple
     B, S, NH, DH = i.shape
     h0, c0, n0, m0 = (zeros_if_none(x, (B, NH, DH)) for x in state)
     h, last = ops.empty(i.shape), [x.copy() for x in (h0, c0, n0, m0)]
-    tape = ops.empty((B, S, NH, ops.SLSTM_TAPE, DH)) if keep else None
+    tape = ops.empty((B, S, NH, ops.SLSTM_SAVED, DH)) if keep else None
     ops.slstm(i, f, z, o, R, b, starts, h, tape, *last, threads=threads)
     return (h, *last), (R, h0, c0, n0, tape)
 

@@ -32,13 +32,13 @@ GROUP_SUM = probe(
     f"group_sum(x, y, sums, {AT}, thread_index_in_simdgroup, simdgroup_index_in_threadgroup, "
     "simdgroups_per_threadgroup)",
     memory="threadgroup float sums[32];",
-    lockstep=True,
+    uses_barriers=True,
 )
 DIVERGENT = probe(
     "meeting.h",
     f"divergent(x, y, returns, {AT}, threads_per_threadgroup.x)",
     (X, Argument(name="returns", dtype="uint32", scalar=True)),
-    lockstep=True,
+    uses_barriers=True,
 )
 FLAGS = tuple(
     Argument(name=name, dtype="uint32", scalar=True) for name in ("flags", "of_simdgroup")
@@ -46,11 +46,15 @@ FLAGS = tuple(
 _AT = f"flags, of_simdgroup, {AT}, thread_index_in_threadgroup, threads_per_threadgroup.x"
 BY_THREADGROUP, BY_TURNS = (
     probe("meeting.h", f"{name}(x, y, tile, {_AT})", (X, *FLAGS),
-          memory="threadgroup float tile[64];", lockstep=True)
+          memory="threadgroup float tile[64];", uses_barriers=True)
     for name in ("by_threadgroup", "by_turns")
 )  # fmt: skip
 BY_DEVICE = probe(
-    "meeting.h", f"by_device(x, y, z, {_AT})", (X, *FLAGS), (Y, Argument(name="z")), lockstep=True
+    "meeting.h",
+    f"by_device(x, y, z, {_AT})",
+    (X, *FLAGS),
+    (Y, Argument(name="z")),
+    uses_barriers=True,
 )
 UNWRITTEN = probe(
     "meeting.h",
@@ -65,10 +69,10 @@ def count(kernel, shared, adds):
     return Launch(kernel=kernel, inputs=inputs, outputs={"done": (1,)}, grid=(adds, 1, 1))
 
 
-def on(kernel, x, *, group=(256, 1, 1), **scalars):
+def on(kernel, x, *, threadgroup=(256, 1, 1), **scalars):
     """A launch of one thread for each element of x."""
     how = {
         "inputs": {"x": x, **scalars},
         "outputs": {one.name: (x.size,) for one in kernel.outputs},
     }
-    return Launch(kernel=kernel, grid=(x.size, 1, 1), group=group, **how)
+    return Launch(kernel=kernel, grid=(x.size, 1, 1), threadgroup=threadgroup, **how)

@@ -10,16 +10,16 @@ import pytest
 from mlxhog.doctor import checks
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.emulator import build, translate
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.kernel import read_source
 from tests.metal.emulator.probes import GROUP_SUM, on
 
 X = np.ones(64, np.float32)
 RUN = """
 import numpy
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from tests.metal.emulator import probes
-print(HostEngine().run(probes.on(probes.GROUP_SUM, numpy.ones(64, numpy.float32)))["y"].sum())
+print(EmulatorEngine().run(probes.on(probes.GROUP_SUM, numpy.ones(64, numpy.float32)))["y"].sum())
 """
 
 
@@ -36,22 +36,22 @@ def test_two_processes_may_build_one_kernel_at_once_in_the_users_cache_and_a_thi
     cache = tmp_path / "mlxhog" / "metal"
     assert len(list(cache.iterdir())) == 2, "the runtime and the kernel, and no unfinished file"
     monkeypatch.setattr(build.os, "replace", lambda *_: pytest.fail("compiled again"))
-    assert HostEngine().run(on(GROUP_SUM, X))["y"][0] == 64
+    assert EmulatorEngine().run(on(GROUP_SUM, X))["y"][0] == 64
 
 
-def test_a_compile_error_names_file_and_line(shim_cache, tmp_path):
+def test_a_compile_error_names_file_and_line(emulator_cache, tmp_path):
     file = tmp_path / "misspelt.metal"
     file.write_text("#include <metal_stdlib>\n\nfloat f(float x) { return metal::exq(x); }\n")
     text = translate.cpp(read_source(str(file), lines=True))
     with pytest.raises(MetalError) as caught:
-        build.library("misspelt", text, directory=shim_cache)
+        build.library("misspelt", text, directory=emulator_cache)
     assert str(caught.value).startswith("misspelt does not compile:")
     assert f"{file}:3:" in str(caught.value)
 
 
-def test_a_missing_compiler_is_named_with_what_to_install(host_engine):
+def test_a_missing_compiler_is_named_with_what_to_install(new_emulator):
     with pytest.raises(EnvironmentLacks, match=r"no C\+\+ compiler 'no-such-g\+\+'.*install g\+\+"):
-        host_engine(compiler="no-such-g++").run(on(GROUP_SUM, X))
+        new_emulator(compiler="no-such-g++").run(on(GROUP_SUM, X))
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def test_a_missing_compiler_is_named_with_what_to_install(host_engine):
     ],
 )  # fmt: skip
 def test_a_compiler_that_does_not_run_is_named_in_words(script, words, tmp_path, monkeypatch):
-    for name in ("shim-g++", *checks.COMPILERS):
+    for name in ("emulator-g++", *checks.COMPILERS):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     build.version.cache_clear()
     try:
         with pytest.raises(EnvironmentLacks, match=words):
-            build.version("shim-g++")
+            build.version("emulator-g++")
         assert checks.compiler() is None
     finally:
         monkeypatch.undo()
@@ -88,7 +88,7 @@ def test_fibers_are_apples_own_on_every_mac_and_compile_there(tmp_path):
         "#endif\n"
         "#include_next <ucontext.h>\n"
     )
-    source = build.HOST / "runtime" / "fibers.cpp"
+    source = build.FOLDER / "runtime" / "fibers.cpp"
     command = ["g++", *build._FLAGS, *build._APPLE_FLAGS, f"-I{tmp_path}", "-D__APPLE__", "-S"]
     text = subprocess.run(
         [*command, str(source), "-o", "-"], check=True, capture_output=True, text=True

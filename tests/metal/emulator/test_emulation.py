@@ -24,34 +24,36 @@ from tools.samples import sample
 
 ONES, READ_ONLY = np.ones(64, np.float32), np.zeros(16, np.float32)
 READ_ONLY.flags.writeable = False
-UNDECLARED = [replace(kernel, lockstep=False) for kernel in (probes.GROUP_SUM, probes.DIVERGENT)]
+UNDECLARED = [
+    replace(kernel, uses_barriers=False) for kernel in (probes.GROUP_SUM, probes.DIVERGENT)
+]
 REFUSED = {
     r"\(2048, 1, 1\) is 2048 threads; a GPU runs 1 to 1024": on(
-        probes.GROUP_SUM, np.zeros(4096, np.float32), group=(2048, 1, 1)
+        probes.GROUP_SUM, np.zeros(4096, np.float32), threadgroup=(2048, 1, 1)
     ),
     "shared is read-only; the kernel writes it in place": count(probes.ATOMIC_COUNT, READ_ONLY, 16),
     # threads at two barriers, and at one that others never reach
-    r"divergent barrier: thread 32 .*meeting\.h:26.*h:24": on(probes.DIVERGENT, ONES, returns=0),
-    r"divergent barrier: .*meeting\.h:24, 32 of the group's 64 threads have": on(
+    r"divergent barrier: thread 32 .*meeting\.h:25.*h:23": on(probes.DIVERGENT, ONES, returns=0),
+    r"divergent barrier: .*meeting\.h:23, 32 of the threadgroup's 64 threads have": on(
         probes.DIVERGENT, ONES, returns=1
     ),
-    r"simd_sum at .*meeting\.h:\d+ in a kernel .*lockstep=True": on(UNDECLARED[0], ONES),
-    r"threadgroup_barrier at .*meeting\.h:\d+ in a kernel .*lockstep=True": on(
+    r"simd_sum at .*meeting\.h:\d+ in a kernel .*uses_barriers=True": on(UNDECLARED[0], ONES),
+    r"threadgroup_barrier at .*meeting\.h:\d+ in a kernel .*uses_barriers=True": on(
         UNDECLARED[1], ONES, returns=1
     ),
 }
 
 
 @each_of("message", REFUSED)
-def test_what_metal_forbids_is_refused_with_the_place_and_the_process_goes_on(shim, message):
+def test_what_metal_forbids_is_refused_with_the_place_and_the_process_goes_on(emulator, message):
     with pytest.raises(ShapeError if "read-only" in message else MetalError, match=message):
-        shim.run(REFUSED[message])
-    assert shim.run(on(probes.GROUP_SUM, ONES))["y"][0] == 64
+        emulator.run(REFUSED[message])
+    assert emulator.run(on(probes.GROUP_SUM, ONES))["y"][0] == 64
 
 
-def test_threadgroup_memory_is_poisoned_for_every_group(shim):
+def test_threadgroup_memory_is_poisoned_for_every_group(emulator):
     x = np.ones(256, np.float32)
-    y = shim.run(on(probes.UNWRITTEN, x, group=(64, 1, 1)))["y"].reshape(4, 64)
+    y = emulator.run(on(probes.UNWRITTEN, x, threadgroup=(64, 1, 1)))["y"].reshape(4, 64)
     assert (y[:, 0] == 1).all()
     assert np.isnan(y[:, 1:]).all()
 
@@ -67,17 +69,17 @@ RIGHT = {probes.BY_THREADGROUP: THREADGROUP, probes.BY_TURNS: THREADGROUP, probe
 @each_of("of_simdgroup", [0, 1])
 @each_of("kernel", RIGHT, ids=lambda kernel: kernel.name)
 def test_a_barrier_orders_accesses_to_the_memory_of_its_flags_and_to_no_other(
-    shim, kernel, of_simdgroup
+    emulator, kernel, of_simdgroup
 ):
     right, x = RIGHT[kernel], np.arange(128, dtype=np.float32)
     is_group_only = kernel is probes.BY_TURNS  # its threads read beyond their simd-group
     for flags in (NONE, DEVICE, THREADGROUP, *([] if of_simdgroup else [BOTH])):
-        launch = on(kernel, x, group=(64, 1, 1), flags=flags, of_simdgroup=of_simdgroup)
+        launch = on(kernel, x, threadgroup=(64, 1, 1), flags=flags, of_simdgroup=of_simdgroup)
         if flags in (right, BOTH) and not (of_simdgroup and is_group_only):
-            assert shim.run(launch)["y"][0] == 1
+            assert emulator.run(launch)["y"][0] == 1
         else:
             with pytest.raises(MetalError, match="unordered access: thread .* no barrier of both"):
-                shim.run(launch)
+                emulator.run(launch)
 
 
 RIGHT_FLAG, TEXTS = "mem_flags::mem_threadgroup", Path(kernels.__file__).parent
@@ -100,7 +102,7 @@ def run_all(engine, names, folder):
 @pytest.mark.slow
 @gcc_on_linux
 @pytest.mark.parametrize("name", OF_TEXT)
-def test_no_barrier_of_a_kernel_may_have_another_flag(shim, tmp_path, name):
+def test_no_barrier_of_a_kernel_may_have_another_flag(emulator, tmp_path, name):
     parts = (TEXTS / name).read_text().split(RIGHT_FLAG)
     for number in range(1, len(parts)):
         folder = shutil.copytree(TEXTS, tmp_path / f"{number}")
@@ -108,7 +110,7 @@ def test_no_barrier_of_a_kernel_may_have_another_flag(shim, tmp_path, name):
         ends = RIGHT_FLAG.join(parts[:number]), RIGHT_FLAG.join(parts[number:])
         (folder / name).write_text(wrong.join(ends))
         with pytest.raises(MetalError, match="unordered access"):
-            run_all(shim, OF_TEXT[name], folder)
+            run_all(emulator, OF_TEXT[name], folder)
 
 
 def test_every_text_with_barriers_is_tried():
@@ -128,12 +130,12 @@ def lost(engine, kernel=probes.PLAIN_COUNT):
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 3, 2**31])
-def test_atomic_adds_lose_nothing_under_schedule_fuzzing(host_engine, seed, threads):
-    assert lost(host_engine(fuzz=seed, threads=threads), probes.ATOMIC_COUNT) == 0
+def test_atomic_adds_lose_nothing_under_schedule_fuzzing(new_emulator, seed, threads):
+    assert lost(new_emulator(fuzz=seed, threads=threads), probes.ATOMIC_COUNT) == 0
 
 
-def test_plain_adds_lose_and_a_seed_repeats_a_run_of_launches_on_one_os_thread(host_engine):
-    first, second, other = (host_engine(fuzz=seed, threads=1) for seed in (3, 3, 4))
+def test_plain_adds_lose_and_a_seed_repeats_a_run_of_launches_on_one_os_thread(new_emulator):
+    first, second, other = (new_emulator(fuzz=seed, threads=1) for seed in (3, 3, 4))
     runs = [[lost(engine) for _ in range(3)] for engine in (first, second, other)]
     assert min(runs[0]) > N // 10
     assert runs[0] == runs[1]
@@ -142,18 +144,18 @@ def test_plain_adds_lose_and_a_seed_repeats_a_run_of_launches_on_one_os_thread(h
 
 
 @pytest.mark.slow
-def test_both_ways_to_switch_fibers_agree(host_engine):
-    portable = host_engine(fuzz=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
-    assert lost(host_engine(fuzz=3, threads=1)) == lost(portable)
+def test_both_ways_to_switch_fibers_agree(new_emulator):
+    portable = new_emulator(fuzz=3, threads=1, flags=("-DMLXHOG_UCONTEXT",))
+    assert lost(new_emulator(fuzz=3, threads=1)) == lost(portable)
 
 
 @pytest.mark.slow
-def test_every_kernel_instance_runs_and_calls_every_function(shim, shim_cache, capsys):
+def test_every_kernel_instance_runs_and_calls_every_function(emulator, emulator_cache, capsys):
     first, *others = instances()
-    shim.built(*first)  # with the runtime, which all share
+    emulator.built(*first)  # with the runtime, which all share
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda one: shim.built(*one), others))
-    missing, summary = coverage.missing(shim_cache)
+        list(pool.map(lambda one: emulator.built(*one), others))
+    missing, summary = coverage.missing(emulator_cache)
     with capsys.disabled():
-        print(f"\nMetal source under the shim: {summary}")
+        print(f"\nMetal source under the emulator: {summary}")
     assert not missing

@@ -39,13 +39,13 @@ def assert_same_bits(actual, expected, *, label=""):
 
 
 @each_of("n", SIZES)
-def test_a_dense_add_rounds_the_product_and_touches_nothing_else(shim, n):
+def test_a_dense_add_rounds_the_product_and_touches_nothing_else(emulator, n):
     for offset in (0, 1, 7, 33):
         arena, g = odd(n + 40, seed=1), odd(n, seed=2)
         expected = arena.copy()
         with np.errstate(all="ignore"):
             expected[offset : offset + n] += SCALE * g
-        done = shim.run(adds.dense_axpy(arena, g, scale=SCALE, offset=offset))["done"]
+        done = emulator.run(adds.dense_axpy(arena, g, scale=SCALE, offset=offset))["done"]
         assert_same_bits(arena, expected, label=f"offset {offset}")
         assert done == (n > 0)
 
@@ -74,12 +74,12 @@ def flags(floats):
 
 @each_of("recorded", [False, True])
 @each_of("n", SIZES[1:])
-def test_a_step_has_the_bits_of_native_code_and_touches_nothing_else(shim, n, recorded):
+def test_a_step_has_the_bits_of_native_code_and_touches_nothing_else(emulator, n, recorded):
     offset, w, u = 33, odd(n + 73, seed=1), odd(n, seed=2)
     x = {"arena": w.copy(), "g": u}
     trace = {name: odd(w.size, seed=3) for name in ("last", "prev")} if recorded else {}
     x |= {name: array.copy() for name, array in trace.items()}
-    shim.run(adds.step(x, decays=flags(w.size), hp=HP, offset=offset))
+    emulator.run(adds.step(x, decays=flags(w.size), hp=HP, offset=offset))
     here, expected = slice(offset, offset + n), w.copy()
     expected[here], deltas = stepped(w[here], u, np.repeat(flags(w.size), 32)[here])
     assert_same_bits(x["arena"], expected)
@@ -91,12 +91,12 @@ def test_a_step_has_the_bits_of_native_code_and_touches_nothing_else(shim, n, re
 
 
 @each_of(("n_rows", "d"), [(0, 8), (1, 1), (1, 257), (2, 5), (9, 64), (40, 8)])
-def test_a_step_of_rows_has_the_bits_of_native_code(shim, n_rows, d):
+def test_a_step_of_rows_has_the_bits_of_native_code(emulator, n_rows, d):
     height, rng = 41, np.random.default_rng(d)
     rows = np.sort(rng.choice(height, n_rows, replace=False)).astype(np.int32)
     w, u = odd(height * d + 40, seed=1), odd(n_rows * d, seed=2).reshape(n_rows, d)
     x = {"arena": w.copy(), "rows": rows, "g": u}
-    done = shim.run(adds.step(x, decays=flags(w.size), hp=HP, offset=7, height=height))["done"]
+    done = emulator.run(adds.step(x, decays=flags(w.size), hp=HP, offset=7, height=height))["done"]
     expected, decays = w.copy(), np.repeat(flags(w.size), 32)
     at = (7 + rows[:, None] * d + np.arange(d)).reshape(-1)
     expected[at], _ = stepped(w[at], u.reshape(-1), decays[at])
@@ -104,10 +104,10 @@ def test_a_step_of_rows_has_the_bits_of_native_code(shim, n_rows, d):
     assert done.tolist() == [1] * n_rows
 
 
-def test_rows_outside_the_parameter_are_left_out_and_reported(shim):
+def test_rows_outside_the_parameter_are_left_out_and_reported(emulator):
     x = {"arena": np.ones(40, np.float32), "g": -np.ones((5, 4), np.float32)}
     x["rows"] = np.array([2, 3, -1, np.iinfo(np.int32).min, np.iinfo(np.int32).max], np.int32)
-    done = shim.run(adds.step(x, decays=flags(40), hp=ADD, offset=0, height=3))["done"]
+    done = emulator.run(adds.step(x, decays=flags(40), hp=ADD, offset=0, height=3))["done"]
     assert np.flatnonzero(x["arena"] == 2).tolist() == [8, 9, 10, 11]
     assert done.tolist() == [1, 0, 0, 0, 0]
 
@@ -138,13 +138,13 @@ WRITERS = [name for name, kernel in KERNELS.items() if any(one.writes for one in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_hundred_thousand_adds_under_schedule_fuzzing_all_arrive(host_engine, name):
+def test_a_hundred_thousand_adds_under_schedule_fuzzing_all_arrive(new_emulator, name):
     """A launch is repeated along the axis of its grid that the kernel does not look at."""
     launch, arena = counting(name)
     assert launch.kernel.name == name
     (x, y, _), times = launch.grid, ADDS // N
-    grid, group = ((x, y, times), (8, 8, 4)) if y > 1 else ((x, times, 1), (N, 4, 1))
-    host_engine(fuzz=11, threads=4).run(replace(launch, grid=grid, group=group))
+    grid, threadgroup = ((x, y, times), (8, 8, 4)) if y > 1 else ((x, times, 1), (N, 4, 1))
+    new_emulator(fuzz=11, threads=4).run(replace(launch, grid=grid, threadgroup=threadgroup))
     np.testing.assert_array_equal(arena, times)
 
 
@@ -152,12 +152,12 @@ def test_a_hundred_thousand_adds_under_schedule_fuzzing_all_arrive(host_engine, 
 
 
 @each_of("other", ["arena", "prev", "g"])
-def test_an_array_that_a_kernel_writes_is_no_other_argument_too(shim, other):
+def test_an_array_that_a_kernel_writes_is_no_other_argument_too(emulator, other):
     x = {name: odd(64) for name in ("arena", "last", "prev", "g")}
     before = {name: array.copy() for name, array in x.items()}
     launch = adds.step(x, decays=flags(64), hp=HP, offset=0)
     with pytest.raises(ShapeError, match="is the same array as .*which the kernel writes in place"):
-        shim.run(replace(launch, inputs={**launch.inputs, "last": x[other]}))
+        emulator.run(replace(launch, inputs={**launch.inputs, "last": x[other]}))
     for name, array in x.items():
         assert_same_bits(array, before[name])
 

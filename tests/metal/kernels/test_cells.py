@@ -20,16 +20,16 @@ LOCKSTEP = [
     (kernel, instance)
     for kernel in KERNELS.values()
     for instance in kernel.instances[:1] or ("",)
-    if kernel.lockstep
+    if kernel.uses_barriers
 ]
 
 
 @each_of(("kernel", "instance"), LOCKSTEP, ids=[kernel.name for kernel, _ in LOCKSTEP])
-def test_any_order_of_threads_gives_the_same_bits(host_engine, kernel, instance):
+def test_any_order_of_threads_gives_the_same_bits(new_emulator, kernel, instance):
     launch = replace(sample(kernel, RNG(0), 1500), instance=instance)
-    calm = host_engine().run(launch)
+    calm = new_emulator().run(launch)
     for seed in (1, 2, 3):
-        actual = host_engine(fuzz=seed).run(launch)
+        actual = new_emulator(fuzz=seed).run(launch)
         for name in calm:
             np.testing.assert_array_equal(actual[name], calm[name])
 
@@ -54,7 +54,7 @@ REFUSED = {
     "too many elements; run fewer sequences at once": lambda: mlstm.BWD_STATES.launch(
         {"q": of_shape(64, 64, 64, 512), "dh": of_shape(64, 64, 64, 512)}, L=1
     ),
-    "heads of 1025 units, and a group .* at most 1024": lambda: slstm.FORWARD.launch(
+    "heads of 1025 units, and a threadgroup .* at most 1024": lambda: slstm.FORWARD.launch(
         {"G": of_shape(1, 1, 4, 1, 1025)}
     ),
     r"slstm_forward: R_T has shape \(1, 4, 8, 8\)": lambda: launched(

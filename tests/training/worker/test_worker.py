@@ -23,7 +23,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks, MetalError, WorkerFailed
-from mlxhog.metal.emulator.engine import HostEngine
+from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
 from mlxhog.strategies.worker import Lease
@@ -89,7 +89,7 @@ def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(cap
 # -- unified memory --------------------------------------------------------------------------------
 
 
-class Unified(HostEngine):
+class Unified(EmulatorEngine):
     """An engine that says that it is a GPU's."""
 
     emulated = False

@@ -1,6 +1,6 @@
 // Metal's atomics that our kernels use: relaxed loads, stores and adds of 32-bit words in device memory. Left out on
-// purpose, so that using them does not compile: what no Apple GPU has (other orders, 64-bit words), and compare-exchange
-// on floats (Metal compares them as floats, so a NaN never matches itself and the loop never ends).
+// purpose, so that using them does not compile: what no Apple GPU has (other orders, 64-bit words), and
+// compare-exchange on floats (Metal compares them as floats, so a NaN never matches itself and the loop never ends).
 #pragma once
 
 #include "shim/runtime.h"
@@ -20,7 +20,7 @@ using atomic_uint = atomic<uint>;
 
 template <typename T>
 T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
-  metal_host::race_point();
+  metal_emulator::race_point();
   T value;
   __atomic_load(&object->word, &value, __ATOMIC_RELAXED);
   return value;
@@ -28,14 +28,14 @@ T atomic_load_explicit(const volatile atomic<T>* object, memory_order) {
 
 template <typename T>
 void atomic_store_explicit(volatile atomic<T>* object, std::type_identity_t<T> value, memory_order) {
-  metal_host::race_point();
+  metal_emulator::race_point();
   __atomic_store(&object->word, &value, __ATOMIC_RELAXED);
 }
 
 // One indivisible addition on the GPU. A CPU has none of floats; the loop over bits means the same.
 template <typename T>
 T atomic_fetch_add_explicit(volatile atomic<T>* object, std::type_identity_t<T> operand, memory_order) {
-  metal_host::race_point();
+  metal_emulator::race_point();
   auto* bits = reinterpret_cast<volatile uint*>(&object->word);
   uint old = __atomic_load_n(bits, __ATOMIC_RELAXED);
   while (!__atomic_compare_exchange_n(bits, &old, std::bit_cast<uint>(static_cast<T>(std::bit_cast<T>(old) + operand)),

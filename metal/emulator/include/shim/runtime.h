@@ -1,9 +1,9 @@
-// The part of the runtime (`runtime/`) that kernels need: the places where threads meet.
+// The part of the runtime (`runtime/`) that kernels need: barriers and published values.
 #pragma once
 
 #include "shim/types.h"
 
-namespace metal_host {
+namespace metal_emulator {
 
 constexpr uint simd_width = 32;
 
@@ -14,12 +14,12 @@ struct SourceLocation {
   int line;
 };
 
-// Waits until every thread of the threadgroup (simd-group) stands at the same location. Throws where the
-// kernel was not declared to meet, or where threads stand apart for ever. `flags` are Metal's.
-void wait_for_group(SourceLocation location, uint flags);
+// Waits until every thread of the threadgroup (simdgroup) stands at the same location. Throws where the
+// kernel was not declared to use barriers, or where threads wait at different ones. `flags` are Metal's.
+void wait_for_threadgroup(SourceLocation location, uint flags);
 void wait_for_simdgroup(SourceLocation location, uint flags);
 
-// The values of a simd-group's existing threads, 16 bytes for each, valid until the thread meets others again.
+// The values of a simdgroup's existing threads, 16 bytes for each, valid until the thread's next barrier.
 struct Values {
   const std::byte* bytes;
   uint self;
@@ -28,11 +28,7 @@ struct Values {
 Values publish(const void* value, uint bytes, SourceLocation location);
 
 template <typename T>
-struct Lanes {
-  const std::byte* bytes;
-  uint self;
-  uint n;
-
+struct Lanes : Values {
   T operator[](uint lane) const {
     T value;
     __builtin_memcpy(&value, bytes + 16 * lane, sizeof value);
@@ -50,8 +46,7 @@ struct Lanes {
 template <typename T>
 Lanes<T> published(const T& value, SourceLocation location) {
   static_assert(sizeof(T) <= 16 && std::is_trivially_copyable_v<T>);
-  Values all = publish(&value, sizeof value, location);
-  return {all.bytes, all.self, all.n};
+  return {publish(&value, sizeof value, location)};
 }
 
 // Fills a variable in threadgroup memory with 0xff, once for each threadgroup: a word that is read
@@ -61,8 +56,8 @@ void poison_once(void* variable, std::size_t bytes, ulong& filled_for);
 // Before a thread reads or writes memory; ends the launch where no barrier orders that, see `runtime/accesses.h`.
 void note_access(const void* at, std::size_t bytes, bool writes);
 
-// Schedule fuzzing: whether another thread of the group runs first. `fuzzed_launches` are running now; a launch without it
-// beside them never switches.
+// Schedule fuzzing: whether another thread of the threadgroup runs first. `fuzzed_launches` are running now; a launch
+// without it beside them never switches.
 extern int fuzzed_launches;
 void switch_at_random();
 
@@ -71,4 +66,4 @@ inline void race_point() {
     switch_at_random();
 }
 
-}  // namespace metal_host
+}  // namespace metal_emulator

@@ -1,4 +1,4 @@
-// Matrices of 8 x 8 that a simd-group holds together, two elements in each thread. Metal does not say which thread has
+// Matrices of 8 x 8 that a simdgroup holds together, two elements in each thread. Metal does not say which thread has
 // which, so kernels only load, store and multiply them: here lane l has row l / 4, columns 2 (l % 4) and the next. All
 // 32 threads take part; what fewer would do is undefined, and gives NaN.
 #pragma once
@@ -30,13 +30,13 @@ inline ulong simdgroup_element(uint lane, uint e, ulong elements_per_row, ulong2
 
 inline void simdgroup_load(simdgroup_float8x8& x, const float* from, ulong elements_per_row = 8, ulong2 origin = 0,
                            bool transposed = false, MLXHOG_HERE) {
-  const uint lane = metal_host::published(0, {"simdgroup_load", file, line}).self;
+  const uint lane = metal_emulator::published(0, {"simdgroup_load", file, line}).self;
   for (uint e = 0; e < 2; ++e) x.own[e] = from[simdgroup_element(lane, e, elements_per_row, origin, transposed)];
 }
 
 inline void simdgroup_store(const simdgroup_float8x8& x, float* to, ulong elements_per_row = 8, ulong2 origin = 0,
                             bool transposed = false, MLXHOG_HERE) {
-  const uint lane = metal_host::published(0, {"simdgroup_store", file, line}).self;
+  const uint lane = metal_emulator::published(0, {"simdgroup_store", file, line}).self;
   for (uint e = 0; e < 2; ++e) to[simdgroup_element(lane, e, elements_per_row, origin, transposed)] = x.own[e];
 }
 
@@ -47,7 +47,7 @@ inline void simdgroup_multiply_accumulate(simdgroup_float8x8& d, const simdgroup
     float a[2], b[2];
   };
   const Both own{{a.own[0], a.own[1]}, {b.own[0], b.own[1]}};
-  const auto lanes = metal_host::published(own, {"simdgroup_multiply_accumulate", file, line});
+  const auto lanes = metal_emulator::published(own, {"simdgroup_multiply_accumulate", file, line});
   const uint row = lanes.self / 4, column = lanes.self % 4 * 2;
   float sum[2] = {c.own[0], c.own[1]};
   for (uint k = 0; k < 8; ++k) {

@@ -19,6 +19,7 @@ namespace metal {
 struct alignas(16) uint3 {
   uint x, y, z;
   uint& operator[](uint i) { return (&x)[i]; }
+  uint operator[](uint i) const { return (&x)[i]; }
 };
 
 struct alignas(16) ulong2 {

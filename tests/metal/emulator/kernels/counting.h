@@ -1,6 +1,5 @@
-// Adds for tests of the shim: an atomic one, and one that loses updates.
-#ifndef MLXHOG_TEST_COUNTING_H
-#define MLXHOG_TEST_COUNTING_H
+// Adds for tests of the emulator: an atomic one, and one that loses updates.
+#pragma once
 
 #include <metal_stdlib>
 using namespace metal;
@@ -18,11 +17,9 @@ inline void atomic_count(const device float* shared, float step, uint words, dev
 inline void plain_count(const device float* shared, float step, uint words, device uint* done, uint i) {
   device float* at = (device float*)shared + i % words;
   float old = *at;
-  metal_host::race_point();
+  metal_emulator::race_point();
   *at = old + step;
   if (i == 0) done[0] = 1;
 }
 
 }  // namespace mlxhog
-
-#endif

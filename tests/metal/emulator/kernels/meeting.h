@@ -1,13 +1,12 @@
-// Threads that meet: barriers and simd-group functions, right and wrong.
-#ifndef MLXHOG_TEST_MEETING_H
-#define MLXHOG_TEST_MEETING_H
+// Threads that meet: barriers and simdgroup functions, right and wrong.
+#pragma once
 
 #include <metal_stdlib>
 using namespace metal;
 
 namespace mlxhog {
 
-// y[i] = sum of x over the group of thread i, through threadgroup memory.
+// y[i] = sum of x over the threadgroup of thread i, through threadgroup memory.
 inline void group_sum(const device float* x, device float* y, threadgroup float* sums, uint i,
                       uint lane, uint simdgroup, uint simdgroups) {
   float sum = simd_sum(x[i]);
@@ -18,7 +17,7 @@ inline void group_sum(const device float* x, device float* y, threadgroup float*
   y[i] = total;
 }
 
-// The lower half of the group waits at one barrier, the upper at another or nowhere.
+// The lower half of the threadgroup waits at one barrier, the upper at another or nowhere.
 inline void divergent(const device float* x, device float* y, uint returns, uint i, uint n) {
   if (i < n / 2) {
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -28,21 +27,13 @@ inline void divergent(const device float* x, device float* y, uint returns, uint
   y[i] = x[i];
 }
 
-// A barrier of a group with some flags, or of a simd-group.
+// A barrier of a threadgroup with some flags, or of a simdgroup.
 inline void meet(uint flags, uint of_simdgroup) {
-  if (of_simdgroup != 0) {
-    if (flags == 0) simdgroup_barrier(mem_flags::mem_none);
-    if (flags == 1) simdgroup_barrier(mem_flags::mem_device);
-    if (flags == 2) simdgroup_barrier(mem_flags::mem_threadgroup);
-    return;
-  }
-  if (flags == 0) threadgroup_barrier(mem_flags::mem_none);
-  if (flags == 1) threadgroup_barrier(mem_flags::mem_device);
-  if (flags == 2) threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (flags == 3) threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+  if (of_simdgroup != 0) simdgroup_barrier(static_cast<mem_flags>(flags));
+  else threadgroup_barrier(static_cast<mem_flags>(flags));
 }
 
-// y[i] = x of the next thread of the simd-group, or of the group, through threadgroup memory.
+// y[i] = x of the next thread of the simdgroup, or of the threadgroup, through threadgroup memory.
 inline void by_threadgroup(const device float* x, device float* y, threadgroup float* tile, uint flags,
                            uint of_simdgroup, uint i, uint t, uint n) {
   tile[t] = x[i];
@@ -70,7 +61,7 @@ inline void by_turns(const device float* x, device float* y, threadgroup float* 
   y[i] = tile[t] + x[i];
 }
 
-// Copies threadgroup memory to y, of which the group's thread 0 has written one word.
+// Copies threadgroup memory to y, of which the threadgroup's thread 0 has written one word.
 inline void unwritten(const device float* x, device float* y, threadgroup float* tile, uint i,
                       uint in_group) {
   if (in_group == 0) tile[0] = x[i];
@@ -78,5 +69,3 @@ inline void unwritten(const device float* x, device float* y, threadgroup float*
 }
 
 }  // namespace mlxhog
-
-#endif
