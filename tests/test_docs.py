@@ -157,3 +157,11 @@ def test_each_ratio_of_readme_is_that_of_its_claim_in_the_results():
         result = json.loads(path.read_text(encoding="utf-8"))
         (value,) = (one["value"] for one in result["claims"] if one["name"] == claim)
         assert f"{value**power:.2f}" == written.removesuffix("x"), claim
+
+
+def test_every_message_and_docstring_that_sends_to_a_page_names_a_page_that_exists():
+    sources = [file for top in ("mlxhog", "models", "metal") for file in (ROOT / top).rglob("*.py")]
+    named = {
+        name for one in sources for name in re.findall(r"docs/[\w-]+\.md", one.read_text("utf-8"))
+    }
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

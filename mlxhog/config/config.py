@@ -170,7 +170,7 @@ class TrainConfig(ConfigBase):
     strategy: Component | None = _strategy(
         "auto",
         "training strategy; auto: serial for one worker, else hogwild or sync by measurement: "
-        "docs/training.md",
+        "docs/parallel-training.md",
         registry=STRATEGIES, none="auto",
     )  # fmt: skip
     read: str = _research(

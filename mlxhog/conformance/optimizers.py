@@ -102,7 +102,7 @@ class Formula:
         except Exception as error:
             raise ConfigError(
                 f"{type(self.optimizer).__name__} fails in float64: {message_of(error)}; give it "
-                "a method `reference`, see docs/compare.md"
+                "a method `reference`, see docs/extending.md"
             ) from error
         for name, value in self.now.items():
             np.maximum(self._reach[name], np.abs(value), out=self._reach[name])

@@ -1,8 +1,8 @@
 """Find out whether lock-free training is sound for a model and a text.
 
 Samples gradients and measures, for every block of the model, the quantities of the Hogwild paper
-(docs/simulator.md), and staleness and lost updates of a short lock-free run. Then it prints the
-theorems at these numbers, and advice; with --verbose every table.
+(docs/parallel-training.md), and staleness and lost updates of a short lock-free run. Then it prints
+the theorems at these numbers, and advice; with --verbose every table.
 
 CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a run
 (its path, its name, or latest), RUN/best or a checkpoint.
