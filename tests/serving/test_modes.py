@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.arena.published import Snapshots, Publisher
+from mlxhog.arena.published import Publisher, Snapshots
 from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError
