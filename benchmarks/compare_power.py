@@ -40,7 +40,7 @@ MAX_PAIRS = 20
 ALONE = {"workers": "mlx:cpu", "threads": 1, "strategy": "serial"}
 LOCK_FREE = {"workers": "mlx:cpu*2", "threads": 1, "strategy": "hogwild"}
 KINDS = {
-    "one worker, rounded differently": [{**ALONE, "kernels": k} for k in ("native", "reference")],
+    "one worker, rounded differently": [{**ALONE, "kernels": k} for k in ("native", "eager")],
     "two lock-free workers": [LOCK_FREE, LOCK_FREE],
 }
 """Options of two sides that are equal but for chance."""

@@ -35,7 +35,7 @@ NUMPY = ParitySide("numpy", "numpy")
 OTHERS = tuple(
     ParitySide(backend if form == "native" else f"{backend}+{form}", backend, form)
     for backend in ("torch:cpu", "mlx:cpu")
-    for form in ("native", "reference")
+    for form in ("native", "eager")
 )
 SIDES = (NUMPY, *OTHERS)
 MIN_ENTRY, MIN_OF_ALL, MIN_OF_NOISE = 1e-3, 16 * tolerances.ROUNDING, 32.0

@@ -33,12 +33,12 @@ class MovingAverage(Layer):
         return {"cell": [(self.expand * d, 1)]}
 
     def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
+        self, p: Params, x: Array, state: State, ctx: ForwardContext
     ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
-        v, g, z = run.linears(x, p, "v_proj", "g_proj", "z_proj")
+        ops, xp = ctx.ops, ctx.ops.xp
+        v, g, z = ctx.linears(x, p, "v_proj", "g_proj", "z_proj")
         dt = ops.activate(xp.float32(z), "softplus")
         one = xp.ones_like(dt[..., :1])
         A = -xp.ones_like(p["z_proj.bias"])[:, None]
         h, last = ops.selective_scan(v, dt, A, one, one, state=state[0])
-        return run.linear(ops.swiglu(g, h), p, "out_proj"), (last,)
+        return ctx.linear(ops.swiglu(g, h), p, "out_proj"), (last,)

@@ -70,7 +70,7 @@ class MetalEngine(ABC):
         except ValueError as error:  # more threads than its registers allow on this chip
             raise MetalError(
                 f"kernel {kernel.name} cannot run in threadgroups of {x} x {y} x {z} threads on "
-                f"this GPU: {error}; use --kernels reference and --gpu-write cpu"
+                f"this GPU: {error}; use --kernels eager and --gpu-write cpu"
             ) from error
         except (RuntimeError, SyntaxError, AttributeError) as error:
             raise MetalError(f"kernel {kernel.name} failed: {error}") from error

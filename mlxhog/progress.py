@@ -140,7 +140,7 @@ class RunTotals(Evaluation):
     workers: tuple[WorkerReport, ...] = ()
     lost_update_rate: float | None = None  # share of the increments to the probe that were lost
     gpu_write: str = "cpu"  # or metal, or metal-emulated: its source adds all steps on the CPU
-    kernels: str = "reference"  # forms of the model's operators, such as "metal,native"
+    kernels: str = "eager"  # forms of the model's operators, such as "metal,native"
     staleness: Mapping[int, int] = field(default_factory=dict)  # steps by their staleness
     sample: str | None = None  # newest text of the model
     first_step_s: float | None = None  # from the start of the command to the end of its first step

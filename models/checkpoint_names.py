@@ -1,4 +1,4 @@
-"""Translate arrays of other packages to our names and layouts, and ours to the xlstm package's.
+"""Convert parameter names and layouts of other packages' checkpoints to ours, and ours to xlstm's.
 
 Our names are transformers' for xLSTM Large, and the xlstm package's for the v1 stack, always with
 one matrix per role and the sLSTM cell in its "vanilla" layout. The differences of others:
@@ -8,8 +8,8 @@ one matrix per role and the sLSTM cell in its "vanilla" layout. The differences 
     sLSTM, "cuda" backend    R (NH, DH_in, 4 DH) and b (NH, 4, DH) instead of (NH, 4 DH, DH_in) and
                              (4, NH, DH), b flat in both
 
-No element changes, so both functions serve gradients, moments and recorded cases as well as
-parameters. Results are views where NumPy can make one; an unknown name passes through.
+No element changes, so gradients and moments can be converted, too. Results are views where NumPy
+allows it; unknown names stay.
 
 Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py` and `blocks/slstm/cell.py`; transformers 5.23.
 """
@@ -33,7 +33,7 @@ FUSED = {
     "mlstm_layer.ifgate_preact": ("mlstm_layer.igate_preact", "mlstm_layer.fgate_preact"),
     "ffn.proj_up_gate_z": ("ffn.proj_up_gate", "ffn.proj_up"),
 }  # fmt: skip
-"""Fused name -> the single names whose rows it stacks, in order; also for biases."""
+"""Fused name -> the names whose rows it stacks, in order; also for biases."""
 
 _PACKAGE_EMBEDDING = "embedding.weight"
 _RECURRENT, _BIAS = "slstm_cell._recurrent_kernel_", "slstm_cell._bias_"
@@ -41,7 +41,7 @@ _GATES = 4
 
 
 def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
-    """Translate arrays by name, such as a state dict, of any of the layouts above to ours."""
+    """Convert arrays by name, such as a state dict, from any of the layouts above to ours."""
     if not isinstance(model, XLSTMLargeConfig):
         return _slstm_cells(arrays) if model.in_xlstm else dict(arrays)
     spec = model.layout.spec
@@ -63,17 +63,14 @@ def to_ours(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
 
 
 def to_xlstm(arrays: Arrays, model: ModelConfig) -> dict[str, NDArray[Any]]:
-    """Translate our arrays to the xlstm package's."""
+    """Convert our arrays to the names of the xlstm package."""
     if not isinstance(model, XLSTMLargeConfig):
         return dict(arrays)
     return {_PACKAGE_EMBEDDING if k == EMBEDDING else k: v for k, v in arrays.items()}
 
 
 def _slstm_cells(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Bring sLSTM cells from the layout of the CUDA backend into ours; R's shape shows it.
-
-    Others, and a bias of another shape, stay.
-    """
+    """Convert sLSTM cells from the CUDA backend's layout, known by the shape of R, to ours."""
     translated = dict(arrays)
     for name, R in arrays.items():
         if not name.endswith(_RECURRENT) or R.ndim != 3:

@@ -1,4 +1,4 @@
-"""The families of language models, by `model_type`, and what holds of the parameters of each.
+"""The families of language models, by `model_type`, and the groups of their parameters.
 
 A family is a configuration: a frozen dataclass that reads a config.json or YAML (`from_dict`), and
 states its model as a list of layers (`layout`). This module imports no framework.
@@ -33,7 +33,7 @@ EXPORTED = "mlxhog"
 
 
 def without_export(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a model, as they were before an export with a class of ours."""
+    """Return the fields of a model as before an export with a class of ours."""
     if data.get("model_type") != EXPORTED:
         return dict(data)
     family = data.get("family")
@@ -42,7 +42,7 @@ def without_export(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
-    """Read a model's config.json or YAML, whose unknown fields are refused where it is `strict`.
+    """Read a model's config.json or YAML; unknown fields are refused if `strict`.
 
     Without `model_type`, the family is "mad" if the config has `layers`, "xlstm_v1" if it has a
     block of that family, else "xlstm".
@@ -77,54 +77,54 @@ def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
 
 
 def param_count(cfg: ModelConfig) -> int:
-    """Number of elements of all parameters, without tables of n-grams."""
+    """Return the number of elements of all parameters, without n-gram tables."""
     return sum(spec.size for spec in cfg.layout.spec.values() if spec.kind != "table")
 
 
 def init_params(cfg: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:
-    """Draw fresh initial values of every parameter; the same seed gives the same bits."""
+    """Draw the initial values of every parameter; the same seed gives the same bits."""
     return {name: initial_value(spec, seed) for name, spec in cfg.layout.spec.items()}
 
 
 def embedding(cfg: ModelConfig) -> str:
-    """Name of the embedding."""
+    """Return the name of the embedding."""
     return cfg.layout.embedding.name
 
 
 def head(cfg: ModelConfig) -> str:
-    """Name of the matrix (V, d) from x to logits; that of the embedding if they are tied."""
+    """Return the name of the head's weight (V, d); that of the embedding if they are tied."""
     return embedding(cfg) if cfg.tie_word_embeddings else cfg.untied_head
 
 
 def head_bias(cfg: ModelConfig) -> str | None:
-    """Name of the bias (V,) of the logits; None if there is none."""
+    """Return the name of the bias (V,) of the logits; None if there is none."""
     return cfg.layout.head[1].name if len(cfg.layout.head) > 1 else None
 
 
-def products(cfg: ModelConfig) -> frozenset[str]:
-    """Return the names of the matrices that only multiply activations, a tied head included."""
+def matmul_weights(cfg: ModelConfig) -> frozenset[str]:
+    """Return the names of the weights that are used in matmuls alone, and of a tied head."""
     return frozenset(name for name, one in cfg.layout.spec.items() if one.autocast) | {head(cfg)}
 
 
 def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
-    """Return the names of the matrices inside the blocks with two long sides.
+    """Return the names of the large matmul weights inside the blocks.
 
-    They only multiply activations, and no side is shorter than half the model's width. Embedding,
-    head, gates, norms, convolutions and block-diagonal maps are not among them.
+    No side is shorter than half the model's width. Embedding, head, gates, norms, convolutions and
+    block-diagonal weights are not among them.
     """
-    outside, least = {embedding(cfg), head(cfg)}, cfg.hidden_size
+    outside, min_width = {embedding(cfg), head(cfg)}, cfg.hidden_size
     return frozenset(
         name
         for name, one in cfg.layout.spec.items()
         if one.autocast and name not in outside
-        if len(one.shape) == 2 and 2 * min(one.shape) >= least
+        if len(one.shape) == 2 and 2 * min(one.shape) >= min_width
     )
 
 
 def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
-    """Return the names of the parameters beside the hidden matrices, by group.
+    """Return the names of the parameters beside the hidden matrices, by learning-rate group.
 
-    They are the embedding, the head, which is empty if it is tied, tables, and "scalar": gates,
+    The groups are the embedding, the head (empty if it is tied), tables, and "scalar": gates,
     biases, norms and all others.
     """
     first, last = frozenset({embedding(cfg)}), frozenset({head(cfg)})
@@ -135,7 +135,7 @@ def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
 
 
 class ParameterBlock(NamedTuple):
-    """Parameters that belong together: the embedding, a layer, or the final norm with the head.
+    """The parameters of the embedding, a layer, or the final norm with the head.
 
     The cell of a layer is "mlstm" or "slstm"; a layer without one, such as a feed-forward layer of
     a MAD model, has that of the layers before it, else None.
@@ -153,7 +153,7 @@ class ParameterBlock(NamedTuple):
 
 
 def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
-    """Every parameter of a model, each in one block; a tied head is the embedding's block."""
+    """Partition a model's parameters into blocks; a tied head is the embedding's block."""
     spec, names_of = cfg.layout.spec, dict[str, list[str]]()
     for name in spec:
         match = _LAYER.search(name)
@@ -181,9 +181,9 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
 
 
 def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
-    """Return the model for texts whose documents begin with `bos`, with `vocab_size` ids.
+    """Return the model with a tokenizer's BOS and vocabulary size.
 
-    Ids of a config.json that are not in the vocabulary, such as `pad_token_id`, are dropped.
+    Ids of a config.json outside the vocabulary, such as `pad_token_id`, are dropped.
     """
     changes: dict[str, Any] = {"bos_token_id": bos, "vocab_size": vocab_size}
     if vocab_size < cfg.vocab_size:
@@ -195,7 +195,7 @@ def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
 
 
 def reset_token(cfg: ModelConfig) -> int | None:
-    """Return the token at which the memory is reset; None for a model that does not reset."""
+    """Return the token at which the state is reset; None for a model without resets."""
     return cfg.bos_token_id if cfg.reset_at_document_boundaries else None
 
 
@@ -219,11 +219,7 @@ def check_language_model(cfg: ModelConfig) -> None:
 
 
 def check_length(cfg: ModelConfig, length: int) -> None:
-    """Refuse sequences that are longer than the model's table of positions.
-
-    Raises:
-        ConfigError: they are.
-    """
+    """Refuse sequences that are longer than the model's position embeddings, by a ConfigError."""
     if cfg.position != "none" and length > cfg.max_length:
         raise ConfigError(
             f"sequences have {length} tokens, but the model has {cfg.max_length} positions "

@@ -1,7 +1,7 @@
-"""The typed fields of a configuration, read from a mapping; for a typo the error suggests a name.
+"""The typed fields of a model's configuration, read from a mapping.
 
-A field is an `option`, as those of a run are: it has a type, limits, and a line for people. A field
-of `custom` is itself such a configuration, or has a reader of its own.
+A field is an `option`, with a type, limits and a help. A `custom` field is a nested configuration,
+or has a reader of its own.
 """
 
 import dataclasses
@@ -13,25 +13,25 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from mlxhog.config.options import convert_fields, option, options
 from mlxhog.errors import ConfigError, nearest, shown
 
-MOST = 2**31 - 1
-"""Largest number of a field, unless it says another one."""
+MAX_NUMBER = 2**31 - 1
+"""Default upper limit of a field."""
 MAX_WIDTH = 2**20
-"""Largest width of a layer, and most heads: fifty times the widest known model."""
+"""Largest width of a layer, and number of heads: fifty times the widest known model."""
 MAX_LAYERS = 4096
-"""Most layers or blocks; a config lists each of them."""
+"""Largest number of layers or blocks; a config lists each of them."""
 
 _HELP, _READ = "mlxhog.help", "mlxhog.read"
 
 
-def positive(help: str, default: object = MISSING, *, high: float = MOST) -> Any:
-    """Return a field for a number above 0."""
+def positive(help: str, default: object = MISSING, *, high: float = MAX_NUMBER) -> Any:
+    """Declare a field for a number above 0."""
     return option(default, help, above=0, high=high)
 
 
 def custom(help: str, default: object, read: Callable[[Any], object] | None = None) -> Any:
-    """Return a field that `read` makes of a file's value; a configuration without it.
+    """Declare a field that `read` parses; without it, a nested configuration.
 
-    The default may be a class, which makes one.
+    The default may be a class, which is called.
     """
     how: dict[str, Any] = {"metadata": {_HELP: help, _READ: read}}
     if isinstance(default, type):
@@ -40,7 +40,7 @@ def custom(help: str, default: object, read: Callable[[Any], object] | None = No
 
 
 def described(kind: type[Any]) -> dict[str, str]:
-    """Return the fields that people may set, with their descriptions, in their order."""
+    """Return the fields that users may set, with their helps, in order."""
     specs = options(kind)
     return {
         one.name: specs[one.name].help if one.name in specs else one.metadata[_HELP]
@@ -49,14 +49,10 @@ def described(kind: type[Any]) -> dict[str, str]:
     }
 
 
-def check_most(name: str, value: float, most: int = MAX_WIDTH) -> None:
-    """Refuse a size that no model has, before anything of this size is computed.
-
-    Raises:
-        ConfigError: it is above `most`.
-    """
-    if value > most:
-        raise ConfigError(f"{name} is {shown(value)}; set it to {most} at most")
+def check_max(name: str, value: float, limit: int = MAX_WIDTH) -> None:
+    """Refuse a size above a limit, before anything of this size is computed, by a ConfigError."""
+    if value > limit:
+        raise ConfigError(f"{name} is {shown(value)}; set it to {limit} at most")
 
 
 def check_names(where: str, data: Mapping[Any, Any]) -> None:
@@ -71,13 +67,13 @@ def check_names(where: str, data: Mapping[Any, Any]) -> None:
 class Fields:
     """Base of a configuration that is read from a file: a frozen dataclass with such fields."""
 
-    spellings: ClassVar[Mapping[str, str]] = MappingProxyType({})  # aliases of fields
-    no_effect: ClassVar[frozenset[str]] = frozenset()  # accepted keys that are not used
-    only: ClassVar[Mapping[str, object]] = MappingProxyType({})  # keys with one allowed value
-    private: ClassVar[str] = "\n"  # prefix of names that are left out
+    aliases: ClassVar[Mapping[str, str]] = MappingProxyType({})  # alias -> field
+    ignored: ClassVar[frozenset[str]] = frozenset()  # accepted but unused keys
+    fixed: ClassVar[Mapping[str, object]] = MappingProxyType({})  # keys with one allowed value
+    private_prefix: ClassVar[str] = "\n"  # prefix of keys that are dropped
 
     def __post_init__(self) -> None:
-        """Convert every field, and refuse one out of range."""
+        """Convert every field; refuse one out of range."""
         if problems := convert_fields(self):
             raise ConfigError("\n".join(problems))
 
@@ -85,15 +81,14 @@ class Fields:
 def read(
     kind: type[Any], data: object, *, strict: bool, where: str = ""
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the fields of a configuration, of `Fields`, or of a layer from a mapping.
+    """Read the fields of a `Fields` class or of a layer from a mapping, nested ones likewise.
 
     Null is the default of a field, and numbers may be text, since PyYAML reads `1e-6` as a string.
-    A field whose type is such a configuration is read in the same way, under its own names. Unknown
-    fields are refused if `strict` (a YAML written by hand), else kept. `where` is the prefix of
-    names in messages, such as "mlstm_block.mlstm.".
+    Unknown fields are refused if `strict` (a YAML written by hand), else returned. `where` is the
+    prefix of names in messages, such as "mlstm_block.mlstm.".
 
     Returns:
-        The values by field, and the fields that are not read.
+        The values by field, and the unknown fields.
 
     Raises:
         ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
@@ -109,17 +104,17 @@ def read(
     check_names(where.removesuffix(".") or "the architecture", data)
     types, values, extra = get_type_hints(kind), dict[str, Any](), dict[str, Any]()
     for key, value in data.items():
-        name = rules.spellings.get(key, key)
-        if name in rules.only:
-            if value != (one := rules.only[name]):
+        name = rules.aliases.get(key, key)
+        if name in rules.fixed:
+            if value != (one := rules.fixed[name]):
                 raise ConfigError(
                     f"{where}{key} is {shown(value)}, and only {one!r} is supported; remove it"
                 )
         elif name not in own:
-            if key.startswith(rules.private):
+            if key.startswith(rules.private_prefix):
                 continue
-            if strict and name not in rules.no_effect:
-                names = sorted(where + n for n in (*own, *rules.spellings, *rules.no_effect))
+            if strict and name not in rules.ignored:
+                names = sorted(where + n for n in (*own, *rules.aliases, *rules.ignored))
                 near = nearest(where + key, names)
                 hint = f"did you mean {near!r}?" if near else f"known are {', '.join(names)}"
                 raise ConfigError(f"unknown architecture field {shown(where + key)}; {hint}")

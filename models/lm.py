@@ -1,8 +1,8 @@
 """A language model of any family: tokens in, logits or a loss out.
 
 `params` maps every name of `families.param_spec(cfg)` to an array of that shape. `ops` are the
-operators, and `ops.xp` the array functions, of the framework that the arrays belong to
-(`models/ops/operators.py`). All functions are pure: they write no input.
+operators, and `ops.xp` the array functions, of the arrays' framework (`models/ops/operators.py`).
+All functions are pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,41 +22,40 @@ init_state = model.init_state
 
 
 def stack_states(states: Sequence[State], xp: Arrays) -> State:
-    """Return one state with the rows of the states of several batches, in their order.
+    """Concatenate the states of several batches along the batch axis.
 
-    A cache grows along axis 1. If caches differ in length, the shorter ones are padded with zeros
-    in front. A layer with a cache either counts the positions of each row, or zeros do not change
-    its result.
+    A cache grows along axis 1; shorter ones are padded with zeros in front. A layer with a cache
+    either counts the positions of each row, or zeros do not change its result.
     """
 
-    def rows_of(parts: Sequence[Array]) -> Array:
+    def stack(parts: Sequence[Array]) -> Array:
         if parts[0].ndim == 1:
             return xp.concatenate(parts)
         longest, others = max(x.shape[1] for x in parts), [(0, 0)] * (parts[0].ndim - 2)
         front = ((x, [(0, 0), (longest - x.shape[1], 0), *others]) for x in parts)
         return xp.concatenate([xp.pad(x, widths) for x, widths in front])
 
-    return [tuple(map(rows_of, zip(*blocks, strict=True))) for blocks in zip(*states, strict=True)]
+    return [tuple(map(stack, zip(*blocks, strict=True))) for blocks in zip(*states, strict=True)]
 
 
-def take_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
+def select_state(state: State, rows: Sequence[int], xp: Arrays) -> State:
     """Return the state of some rows of a batch, in the order of `rows`."""
     return [tuple(xp.take(part, rows) for part in block) for block in state]
 
 
 def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays) -> Array:
-    """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
+    """Embed tokens (B, S), integers in [0, vocab_size), as x (B, S, d) float32."""
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
 
 
 def dropout_masks(
     cfg: ModelConfig, shape: tuple[int, ...], seed: int
 ) -> dict[str, NDArray[np.float32]] | None:
-    """Draw the dropout masks of a batch (B, S) in NumPy: all frameworks drop the same units.
+    """Draw the dropout masks of a batch (B, S) in NumPy, the same for all frameworks.
 
     Returns:
-        Site -> (B, S, width) float32 of 0 and 1 / (1 - rate), so that the mean stays; None for a
-        model without dropout.
+        Masks (B, S, width) float32 of 0 and 1 / (1 - rate) by site; None for a model without
+        dropout.
     """
     layout, masks = cfg.layout, dict[str, NDArray[np.float32]]()
     rates = {layout.embedding.name: layout.dropout}
@@ -81,12 +80,12 @@ def logits(
 ) -> tuple[Array, State]:
     """Return the capped logits (B, S, V) of a sequence, and the state after the last position.
 
-    The tokens (B, S) are integers in [0, V), a state of None is the start. Rows (B, S, width) are
-    those of the tokens' n-grams; None reads the tables among `params`. With `last` only the last
-    position has logits, (B, 1, V). `hidden` receives x after the embedding, every block and the
-    final norm.
+    The tokens (B, S) are integers in [0, V); a state of None is the initial one. Rows (B, S, width)
+    are those of the tokens' n-grams; None reads the tables among `params`. With `last` only the
+    last position has logits, (B, 1, V). `hidden` receives x after the embedding, every block and
+    the final norm.
     """
-    x, after = _behind_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
+    x, after = _after_blocks(cfg, params, tokens, state, ops, rows=rows, hidden=hidden)
     y, cap = _raw_logits(cfg, params, x[:, -1:] if last else x, ops), cfg.output_logit_soft_cap
     if (tables := ngrams.of(cfg)) is not None:
         ids = tables.ids(tokens, state and state[0][0], ops.xp)
@@ -110,13 +109,12 @@ def loss(
     """Return the summed cross entropy in nats over the labels other than -100, and their number.
 
     Tokens, rows and state are those of `logits`; labels (B, S) are the targets of each position. x
-    (B, S, d) has the embedded tokens in place of those of `params`: the gradient of the embedding
-    is then one row per token, which the caller adds to the rows `tokens`. With log_inclusion (C,)
-    of a sampled loss (`models/sampled_softmax.py`) the head and its bias in `params` are the rows
-    of the C candidates, and labels are indices among them.
+    (B, S, d), the embedded tokens, replaces the embedding of `params`, whose gradient is then one
+    row per token. With log_inclusion (C,) of sampled softmax (`models/sampled_softmax.py`) the head
+    and its bias in `params` are the rows of the C candidates, and labels are indices among them.
     """
     how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
-    x, _ = _behind_blocks(cfg, params, tokens, state, ops, **how)
+    x, _ = _after_blocks(cfg, params, tokens, state, ops, **how)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
     x = x.reshape(-1, x.shape[-1])
     if families.head_bias(cfg) is None:
@@ -127,25 +125,25 @@ def loss(
 
 
 def mean_loss(*inputs: Any, ops: Ops, **how: Any) -> Array:
-    """Return `loss` per label, 0 if there are none; the same arguments."""
+    """Return the mean loss per label, 0 if there are none; arguments as of `loss`."""
     nats, count = loss(*inputs, ops=ops, **how)
     return nats / ops.xp.maximum(count, 1)
 
 
-def _behind_blocks(
+def _after_blocks(
     cfg: ModelConfig, params: Params, tokens: Array, state: State | None, ops: Ops, *,
-    rows: Array | None, embedded: Array | None = None, **run: Any,
+    rows: Array | None, embedded: Array | None = None, **how: Any,
 ) -> tuple[Array, State]:  # fmt: skip
-    """Return x behind the final norm, and the new state."""
+    """Return x after the final norm, and the new state."""
     x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
     if (tables := ngrams.of(cfg)) is not None:
         if rows is None:
             rows = tables.look_up(params, tokens, state and state[0][0], ops.xp)
         x, state = x + ops.linears(rows, [params[ngrams.WEIGHT]])[0], state and state[1:]
     token = families.reset_token(cfg)
-    starts = None if token is None else tokens == token
-    how = ForwardContext(ops, cfg.norm_eps, cfg.max_length, starts=starts, **run)
-    return model.blocks(cfg, params, x, state, how)
+    reset_mask = None if token is None else tokens == token
+    ctx = ForwardContext(ops, cfg.norm_eps, cfg.max_length, reset_mask=reset_mask, **how)
+    return model.blocks(cfg, params, x, state, ctx)
 
 
 def _raw_logits(cfg: ModelConfig, params: Params, x: Array, ops: Ops) -> Array:

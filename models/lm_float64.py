@@ -1,8 +1,8 @@
-"""A language model of any family in float64: the reference of `lm`, by its own text.
+"""A language model of any family in float64: the reference of `lm`, by the same code.
 
-It is slow, since cells run position by position (`ops/reference/ops_float64.py`), and only for
-comparison: arrays come and go as NumPy's. Gradients are those that PyTorch has of the text. That
-the text means what was published is shown by recorded outputs of other packages, not here.
+Its cells run position by position (`ops/eager/ops_float64.py`), so it is slow; arrays are NumPy's.
+Gradients are PyTorch's. Recorded outputs of other packages, in the tests, show that the code
+computes the published equations.
 """
 
 from collections.abc import Mapping
@@ -50,10 +50,10 @@ def differentiate(
     masks: Mapping[str, NDArray[Any]] | None = None,
     rounded: bool = False,
 ) -> tuple[float, dict[str, Float]]:
-    """Return the mean loss of tokens (B, S), and the gradient of every parameter in its own shape.
+    """Return the mean loss of tokens (B, S), and the gradient of every parameter.
 
-    The state before the tokens is a constant. With `rounded` every result is rounded to float32,
-    which shows how much that changes.
+    The state before the tokens is a constant. With `rounded` all is computed in float32, which
+    shows the effect of rounding.
     """
     dtype = torch.float32 if rounded else torch.float64
     state = state and [tuple(map(tensor, block)) for block in state]

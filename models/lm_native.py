@@ -1,9 +1,8 @@
 """Decoding token by token without a framework, directly in the memory of the parameters.
 
-For a single token of a small model, a framework spends more time on starting operations than on
-arithmetic. Only this module decides when native steps replace `lm`: on a CPU with native kernels
-and float32 parameters, for xLSTM Large and the original xLSTM stack. The arithmetic is in
-`decode.cpp` of `metal/native/ops`, and is tested against `lm`.
+For a single token of a small model, a framework spends more time on dispatch than on arithmetic.
+This module decides when native steps replace `lm`: on a CPU with native kernels and float32
+parameters, for both xLSTM families. The arithmetic is in `metal/native/ops/decode.cpp`.
 """
 
 import math
@@ -33,8 +32,7 @@ def decoder(
 ) -> "NativeDecoder | None":
     """Return the native decoder of a model on the CPU; None if `lm` has to be used.
 
-    It replaces operators `kernels` of a framework, and reads `params`, float32 views of their
-    memory, at every step.
+    It replaces the `kernels` of a framework, and reads `params`, float32 views, at every step.
     """
     if resolve(framework, kernels, "cpu") != "native":
         return None
@@ -49,8 +47,8 @@ def can_decode(cfg: ModelConfig) -> bool:
 class NativeDecoder:
     """Decodes a model token by token, for a few sequences at a time.
 
-    A state has one block, a single array (B, N): a row has the parts of one block of the model
-    after another. Only large models use several `threads`.
+    A state is packed into one array (B, N): the parts of all blocks, flattened. Only large models
+    use several `threads`.
 
     Concurrency: several threads may step at a time.
     """
@@ -65,8 +63,8 @@ class NativeDecoder:
     ) -> tuple[Float32, State]:
         """Read a token (B,) of each sequence; return capped logits (B, V), and the state after it.
 
-        The old state is not changed, None is the start; rows (B, orders * k) are those of the
-        tokens' n-grams.
+        The old state is not changed, None is initial; rows (B, orders * k) are those of the tokens'
+        n-grams.
 
         Raises:
             ValueError: a token is outside the vocabulary.
@@ -77,7 +75,7 @@ class NativeDecoder:
         added = None
         if self._W is not None:
             assert rows is not None
-            # One by one: a product of all would round a row by the number of the others.
+            # One by one: a matmul of all would round a row by the number of the others.
             added = np.stack([self._W @ row for row in rows])
         self._native.step(
             np.ascontiguousarray(tokens), before, after, logits, added=added, threads=self._threads
@@ -88,13 +86,13 @@ class NativeDecoder:
         return logits, [(ids[:, 1:],), (after,)]
 
     def pack(self, state: State) -> State:
-        """Return a state of `lm`, with arrays of NumPy, as one of the decoder."""
-        first = len(state) - len(self._shapes)  # of the model's blocks, behind any ids
+        """Pack a state of `lm`, in NumPy."""
+        first = len(state) - len(self._shapes)  # after any ids
         parts = [part.reshape(len(part), -1) for block in state[first:] for part in block]
         return [*state[:first], (np.concatenate(parts, axis=1),)]
 
     def unpack(self, state: State) -> State:
-        """Return a state as one of `lm`, as views."""
+        """Return a state of `lm`, as views of a packed one."""
         *ids, (packed,) = state
         sizes = [math.prod(shape) for shapes in self._shapes for shape in shapes]
         parts = iter(np.split(packed, list(accumulate(sizes))[:-1], axis=1))
@@ -118,7 +116,7 @@ _LAYERS = {
         "xlstm.mlstm_cell.igate xlstm.mlstm_cell.fgate xlstm.mlstm_cell.outnorm "
         "xlstm.learnable_skip xlstm.proj_down",
     ),
-    "slstm-v1": (  # the package's fgate drives the input gate, see `mad/layers/xlstm.py`
+    "slstm-v1": (  # the package's fgate drives the input gate, see `layers/xlstm.py`
         "slstm",
         "xlstm_norm xlstm.conv1d.conv xlstm.fgate xlstm.igate xlstm.zgate xlstm.ogate "
         "xlstm.slstm_cell xlstm.group_norm ffn_norm ffn.proj_up ffn.proj_down",
@@ -128,7 +126,7 @@ _LAYERS = {
 
 
 def _native_decoder(cfg: ModelConfig, params: Params) -> _native.Decoder:
-    """Make the native decoder; the parameters are read where they lie, at every step."""
+    """Make the native decoder, which reads the parameters in place at every step."""
     layout = cfg.layout
     inner = [part.layer for block in layout.blocks for part in block]
     acts = (layer.act_fn for layer in inner if isinstance(layer, FeedForwardV1))
@@ -161,7 +159,7 @@ def _block(block: Block, params: Params) -> tuple[str, list[Layer]]:
 
 
 def _layer(params: Params, name: str) -> Layer:
-    """Weight and bias of a layer; of an sLSTM cell R and b; of a skip itself."""
+    """Return weight and bias of a layer: R and b of an sLSTM cell, a skip itself."""
     weights = (params.get(name + end) for end in (".weight", "._recurrent_kernel_", ""))
     biases = (params.get(name + end) for end in (".bias", "._bias_"))
     weight = next((w for w in weights if w is not None), None)

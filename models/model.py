@@ -2,16 +2,16 @@
 
 With B batch, S sequence, d = hidden_size, V vocabulary:
 
-    x = E[tokens]                     (B, S, d); rows of n-grams and positions may be added
-    x = x + layer(norm(x))            for every part of every block: a mixer, or a channel mixer
+    x = E[tokens]                     (B, S, d); n-gram and position embeddings may be added
+    x = x + layer(norm(x))            for every layer of every block: a sequence or channel mixer
     logits = norm(x) H^T + b          H = E where they are tied; b and this norm may be absent
 
 A family, such as xLSTM Large, is a configuration whose `layout` is that list, under the names of
-its checkpoints; every layer has its own equations (`mad/layers/`). norm is RMSNorm with the scale
-w, or LayerNorm with the scale 1 + w.
+its checkpoints; every layer has its own equations (`layers/`). norm is RMSNorm with the scale w, or
+LayerNorm with the scale 1 + w.
 
-`params` maps every name of `layout.spec` to a float32 array of that shape. All functions are pure:
-they write no input. This module imports no framework.
+`params` maps every name of `layout.spec` to a float32 array of that shape. All functions are pure.
+This module imports no framework.
 """
 
 from abc import ABC, abstractmethod
@@ -30,20 +30,20 @@ from mlxhog.models.spec import ParamSpec, small
 
 Params = Mapping[str, Array]
 State = Sequence[tuple[Array, ...]]
-"""A tuple of arrays per block, that of its layers; the first axis is the batch.
+"""A tuple of arrays per block, of all its layers; the first axis is the batch.
 
-With tables of n-grams a tuple of the last ids comes before them, see `NgramTables.ids`."""
+With n-gram tables a tuple of the last ids comes first, see `NgramTables.ids`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualBlock:
-    """A layer in its place: x + layer(norm(x)), or layer(x)."""
+    """A layer with its norm and residual: x + layer(norm(x)), or layer(x)."""
 
-    name: str  # prefix of the layer's parameters, and the site of its dropout
-    layer: Layer  # the layer
+    name: str  # prefix of the layer's parameters, and its dropout site
+    layer: Layer
     d: int  # width of x
-    norm: str = ""  # name of the norm before it; "" where x is layer(x)
-    dropout: float = 0.0  # share of units that the layer drops in training
+    norm: str = ""  # name of the norm before it; "" for layer(x)
+    dropout: float = 0.0  # dropout rate
 
     @cached_property
     def spec(self) -> list[ParamSpec]:
@@ -53,19 +53,19 @@ class ResidualBlock:
 
     @cached_property
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the parts of its state before the first position, for one sequence."""
+        """Shapes of its state for one sequence, before the first position."""
         every = self.layer.state_shapes(self.d, 0).values()
         return tuple(tuple(shape) for shapes in every for shape in shapes)
 
     def forward(
-        self, params: Params, x: Array, state: tuple[Array, ...] | None, run: ForwardContext
+        self, params: Params, x: Array, state: tuple[Array, ...] | None, ctx: ForwardContext
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Return the layer's y (B, S, d) of x, and its state after x; None is the start."""
+        """Return the layer's y (B, S, d), and its state after x; a state of None is initial."""
         start = len(self.name) + 1
         own = {spec.name[start:]: params[spec.name] for spec in self.spec}
         state = (None,) * len(self.state_shapes) if state is None else state
         try:
-            return self.layer.forward(own, x, state, run.at(self.name))
+            return self.layer.forward(own, x, state, ctx.at(self.name))
         except KeyError as error:
             raise ConfigError(
                 f"layer {self.layer.name} reads the parameter {error}, which its param_spec does "
@@ -75,20 +75,20 @@ class ResidualBlock:
 
 
 Block = tuple[ResidualBlock, ...]
-"""The parts of a block; only the first may have a state."""
+"""The sublayers of a block; only the first may have a state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockStack:
-    """A model as a list; its first block may add positions, and its last one may be a decoder."""
+    """A model as a list of blocks; the first may add positions, the last may be a decoder."""
 
     embedding: ParamSpec  # E
     blocks: tuple[Block, ...]
     out_norm: tuple[ParamSpec, ...]  # parameters of the final norm; none without one
     head: tuple[ParamSpec, ...]  # H, unless it is E, and b, if there is one
-    ngrams: tuple[ParamSpec, ...] = ()  # W and the tables of n-grams, if there are any
+    ngrams: tuple[ParamSpec, ...] = ()  # W and the n-gram tables, if there are any
     norms: tuple[Literal["rms", "layer"], str, bool] = ("rms", "ones", False)  # kind, scale, bias
-    dropout: float = 0.0  # share of units of the embedded tokens dropped in training
+    dropout: float = 0.0  # dropout rate of the embedded tokens
 
     @cached_property
     def spec(self) -> dict[str, ParamSpec]:
@@ -103,22 +103,22 @@ class BlockStack:
         return {spec.name: spec for spec in (*specs, *self.out_norm, *self.head)}
 
     def parts(self) -> Iterator[ResidualBlock]:
-        """Every part, in the order of use."""
+        """Return every sublayer, in the order of use."""
         return (part for block in self.blocks for part in block)
 
 
 LAST = (
     "reset_at_document_boundaries", "bos_token_id", "ngram_orders", "ngram_dim", "ngram_rows",
 )  # fmt: skip
-"""Fields that follow those of a family in a file."""
+"""Fields after those of the family in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Fields, ABC):
     """Sizes and constants of one model; picklable, checked when it is made.
 
-    `extra` has the fields of a config.json that are not read here; they are written back. A family
-    has more fields; what it has not is a plain attribute.
+    `extra` has the fields of a config.json that are not read here; they are written back. Families
+    add fields; an option that a family lacks is a class attribute.
 
     Raises:
         ConfigError: a size does not divide, a number is out of range, fields contradict, or this
@@ -132,14 +132,14 @@ class ModelConfig(Fields, ABC):
     in_transformers = False  # whether transformers has a class for it; else an export has ours
     hf_cache = True  # whether that class can generate with its cache
     num_hidden_layers = 0  # blocks, without one of positions and a decoder
-    max_length = 0  # longest sequence, if positions or layers are made for one
-    position = "none"  # what is added to the embedding
-    backbone = "language-model"  # what it computes, see `mad/config.py`
+    max_length = 0  # longest sequence, if positions or layers have one
+    position = "none"  # position embedding
+    backbone = "language-model"  # or autoencoder, see `mad/config.py`
     norm_eps = 1e-6  # epsilon of every norm
     tie_word_embeddings = False  # whether the head is the embedding
-    output_logit_soft_cap = cast(float | None, None)  # bound of the logits; None if they have none
-    reset_at_document_boundaries = False  # whether the memory is reset at every `bos_token_id`
-    own_layers = cast(tuple[Layer, ...], ())  # layers that may be of a user's file
+    output_logit_soft_cap = cast(float | None, None)  # bound of the logits
+    reset_at_document_boundaries = False  # whether the state is reset at every `bos_token_id`
+    own_layers = cast(tuple[Layer, ...], ())  # layers, perhaps of a plug-in
 
     vocab_size: int = positive("rows of the embedding; a run takes its tokenizer's")
     hidden_size: int = positive("width of the residual stream", high=MAX_WIDTH)
@@ -207,12 +207,12 @@ class XLSTMConfig(ModelConfig):
                 "set bos_token_id to the token that begins every document"
             )
 
-    def ends(self, embedding: str, *, decay: bool = False) -> dict[str, Any]:
-        """Return the layout's embedding of that name, its tables of n-grams and its head."""
+    def embedding_and_head(self, embedding: str, *, decay: bool = False) -> dict[str, Any]:
+        """Declare the embedding, the n-gram tables and the head of the layout."""
         tied, shape = self.tie_word_embeddings, (self.vocab_size, self.hidden_size)
         init = small(self.hidden_size)
         head = ParamSpec(self.untied_head, shape, init, decay=True, autocast=True)
-        # A tied embedding has a dense gradient: every row is also a row of the head.
+        # A tied embedding has a dense gradient, as the head.
         return {
             "embedding": ParamSpec(embedding, shape, init, "dense" if tied else "rows", decay),
             "ngrams": ngrams.param_spec(self),
@@ -220,18 +220,18 @@ class XLSTMConfig(ModelConfig):
         }
 
     def values(self) -> dict[str, Any]:
-        """Return every field but `extra`, without those of tables that the model lacks."""
+        """Return every field but `extra`; those of n-gram tables only if there are any."""
         hidden = () if self.ngram_orders else ngrams.FIELDS
         return {k: v for k, v in super().values().items() if k not in hidden}
 
 
 def state_shapes(cfg: ModelConfig) -> list[tuple[tuple[int, ...], ...]]:
-    """Shapes of the parts of every block's state before the first position, for one sequence."""
+    """Return the shapes of every block's state for one sequence, before the first position."""
     return [sum((part.state_shapes for part in block), ()) for block in cfg.layout.blocks]
 
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays, like: Array | None = None) -> State:
-    """Return the state before the first token of B sequences: zeros, and absent ids."""
+    """Return the initial state of B sequences: zeros, and absent ids."""
     tables, absent = ngrams.of(cfg), ngrams.ABSENT
     ids = () if tables is None else (xp.full((B, tables.context), absent, "int32", like=like),)
     blocks = [
@@ -247,42 +247,39 @@ def init_state(cfg: ModelConfig, B: int, xp: Arrays, like: Array | None = None) 
 
 
 def blocks(
-    cfg: ModelConfig, params: Params, x: Array, state: State | None, run: ForwardContext
+    cfg: ModelConfig, params: Params, x: Array, state: State | None, ctx: ForwardContext
 ) -> tuple[Array, State]:
-    """Compute from the embedded tokens (B, S, d) to the final norm; return the new state too.
-
-    A state of None is the start.
-    """
+    """Compute from the embedded tokens (B, S, d) to the final norm; return x and the new state."""
     layout, after = cfg.layout, list[tuple[Array, ...]]()
-    run.note(x)
-    x = run.at(layout.embedding.name).drop(x)
+    ctx.note(x)
+    x = ctx.at(layout.embedding.name).drop(x)
     for number, block in enumerate(layout.blocks):
-        x, end = run_block(cfg, block, params, x, None if state is None else state[number], run)
+        x, end = run_block(cfg, block, params, x, None if state is None else state[number], ctx)
         after.append(end)
-        run.note(x)
+        ctx.note(x)
     if layout.out_norm:
-        x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, run)
-        run.note(x)
+        x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, ctx)
+        ctx.note(x)
     return x, after
 
 
 def run_block(
     cfg: ModelConfig, block: Block, params: Params, x: Array, state: tuple[Array, ...] | None,
-    run: ForwardContext,
+    ctx: ForwardContext,
 ) -> tuple[Array, tuple[Array, ...]]:  # fmt: skip
-    """Return x behind the parts of one block, and the block's state after the last position."""
+    """Return x after one block, and the block's state after the last position."""
     after: tuple[Array, ...] = ()
     for part in block:
-        u = norm(cfg, params, part.norm, x, run) if part.norm else x
-        y, end = part.forward(params, u, state, run)
+        u = norm(cfg, params, part.norm, x, ctx) if part.norm else x
+        y, end = part.forward(params, u, state, ctx)
         x, state, after = x + y if part.norm else y, None, (*after, *end)
     return x, after
 
 
-def norm(cfg: ModelConfig, params: Params, name: str, x: Array, run: ForwardContext) -> Array:
+def norm(cfg: ModelConfig, params: Params, name: str, x: Array, ctx: ForwardContext) -> Array:
     """Return the norm `name` of x (..., d)."""
     w = params[f"{name}.weight"]
     if cfg.layout.norms[0] == "layer":
-        return run.ops.layer_norm(x, 1.0 + w, cfg.norm_eps)
-    y, bias = run.ops.rms_norm(x, w, cfg.norm_eps), params.get(f"{name}.bias")
+        return ctx.ops.layer_norm(x, 1.0 + w, cfg.norm_eps)
+    y, bias = ctx.ops.rms_norm(x, w, cfg.norm_eps), params.get(f"{name}.bias")
     return y if bias is None else y + bias

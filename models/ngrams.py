@@ -1,20 +1,20 @@
-"""Tables of n-grams: rows that the last n ids choose, added to the embedding of the last id.
+"""N-gram embedding tables: a row for the last n ids, added to the embedding of the last id.
 
 For every order n, with a table T_n of R_n rows of k floats, and W_n (d, k):
 
     x_t = E[id_t] + sum over n of W_n T_n[h_n(id_(t-n+1), ..., id_t)]
 
-h_n numbers all sequences of n ids if the table has a row for each. Else it hashes them, by
+h_n enumerates all sequences of n ids if the table has a row for each. Else it hashes them, by
 multiply-shift with odd 64-bit a_j:
 
     h_n = (sum over j < n of a_j (id_(t-j) + 1) mod 2^64) >> (64 - log2 R_n)
 
-An id before the sequence, or before the document if the memory is reset there, counts as -1.
+Ids before the sequence, or before the document if the state is reset, are -1.
 
 T is zero at the start, and W_n normal with std k^-1/2. A batch touches few rows, so T is a
 parameter of kind "table": it is read and written row by row (`mlxhog/optim/tables.py`), and a
-framework sees only the rows of a batch, r (B, S, orders * k). The W_n stand side by side in one
-matrix, so that the sum is one product with r.
+framework gets only the rows of a batch, r (B, S, orders * k). The W_n are columns of one matrix, so
+that the sum is one matmul with r.
 
 Source: hashed n-grams: Joulin et al. 2016, arXiv:1607.01759; multiply-shift: Dietzfelbinger et al.
 1997, doi:10.1006/jagm.1997.0873, for sequences Dietzfelbinger 1996, doi:10.1007/3-540-60922-9_46.
@@ -34,7 +34,7 @@ from mlxhog.models.spec import ParamSpec
 WEIGHT = "ngrams.weight"
 """Name of W, (d, orders * k)."""
 TABLE = "ngrams.table_"
-"""Beginning of a table's name; its order follows."""
+"""Prefix of a table's name; its order follows."""
 ROWS = "ngrams.rows"
 """Name of r among the arrays of a gradient."""
 FIELDS = ("ngram_orders", "ngram_dim", "ngram_rows")
@@ -51,13 +51,13 @@ Int32 = NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class NgramTables:
-    """The tables of one model."""
+    """The n-gram tables of one model."""
 
     orders: tuple[int, ...]  # n of each table, ascending
     dim: int  # k, floats of a row
-    max_rows: int  # rows of a table that hashes; fewer ids are numbered
-    vocab_size: int  # V, the ids
-    reset_token: int | None  # the id at which a document begins, for a model that is reset there
+    max_rows: int  # rows of a table that hashes
+    vocab_size: int  # V
+    reset_token: int | None  # the id at which the state is reset
 
     @cached_property
     def specs(self) -> dict[str, ParamSpec]:
@@ -72,7 +72,7 @@ class NgramTables:
 
     @property
     def context(self) -> int:
-        """Number of ids before a token that its rows depend on."""
+        """Number of earlier ids that a token's rows depend on."""
         return self.orders[-1] - 1
 
     @property
@@ -81,32 +81,32 @@ class NgramTables:
         return len(self.orders) * self.dim
 
     def ids(self, tokens: Any, before: Any, xp: Any = np) -> Any:
-        """Return tokens (B, S) behind the ids before them, int32 arrays of `xp`.
+        """Return tokens (B, S) with the `context` ids before them in front, int32 arrays of `xp`.
 
-        The last `context` ids are the first part of the state of a model with tables. Before the
-        first token they are None, `ABSENT`.
+        These ids are the first part of the state of a model with tables; None is `ABSENT`.
         """
         if before is None:
             before = xp.full((len(tokens), self.context), ABSENT, "int32", like=tokens)
         return xp.concatenate([before, xp.int32(tokens)], 1)
 
     def rows_of(self, tokens: Int32, before: Int32 | None = None) -> dict[str, Int32]:
-        """Return the row of every position of tokens (B, S) in each table, by its name.
+        """Return the row of every position of tokens (B, S) in each table by its name.
 
-        `before` are the ids before them; None where sequences begin.
+        `before` are the ids before them; None at the start of sequences.
         """
         (B, S), context = tokens.shape, self.context
         ids = self.ids(tokens, before).astype(np.int64)
         place = np.arange(ids.shape[1])
-        begins = np.zeros_like(ids)  # the place of the document's first id
+        document_start = np.zeros_like(ids)  # position of the document's first id
         if self.reset_token is not None:
-            begins = np.maximum.accumulate(np.where(ids == self.reset_token, place, 0), axis=1)
+            starts = np.where(ids == self.reset_token, place, 0)
+            document_start = np.maximum.accumulate(starts, axis=1)
         number, key = np.zeros((B, S), np.int64), np.zeros((B, S), np.uint64)
         shift = np.uint64(64 - (self.max_rows.bit_length() - 1))
         rows: dict[str, Int32] = {}
         for j in range(context + 1):
             at = slice(context - j, context - j + S)
-            symbol = np.where(place[at] >= begins[:, context:], ids[:, at], ABSENT) + 1
+            symbol = np.where(place[at] >= document_start[:, context:], ids[:, at], ABSENT) + 1
             key += _MULTIPLIERS[j] * symbol.astype(np.uint64)
             if (counted := self._numbers(j)) <= self.max_rows:
                 number += symbol - 1 if j == 0 else counted * symbol
@@ -116,10 +116,10 @@ class NgramTables:
         return rows
 
     def gather(self, tables: Mapping[str, Any], rows: Mapping[str, Int32]) -> Float32:
-        """Copy the rows of a batch from the tables, arrays or readers of rows: r, (B, S, width).
+        """Gather the rows of a batch from the tables: r, (B, S, width).
 
-        Concurrency: other processes may write the tables meanwhile; each element is whole, elements
-        of a row may be of different ages.
+        Concurrency: other processes may write the tables meanwhile; elements are never torn, those
+        of a row may have different staleness.
         """
         return np.concatenate([tables[name][index] for name, index in rows.items()], axis=-1)
 
@@ -142,12 +142,12 @@ class NgramTables:
             yield name, index.reshape(-1), np.ascontiguousarray(values)
 
     def _numbers(self, n: int) -> int:
-        """Number of sequences of n ids, of which the last is never absent."""
+        """Count the sequences of n ids, of which the last is never absent."""
         return self.vocab_size * (self.vocab_size + 1) ** (n - 1) if n else 0
 
 
 def _multipliers() -> Iterator[np.uint64]:
-    """The first numbers of SplitMix64 from 0, made odd.
+    """Yield the first values of SplitMix64 from 0, made odd.
 
     Source: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
     """
@@ -184,7 +184,7 @@ def read_orders(value: object) -> tuple[int, ...]:
     """Read orders: a number, a range such as "2-8", or a list.
 
     Raises:
-        ConfigError: it has another form, or an order is out of range.
+        ConfigError: it cannot be parsed, or an order is out of range.
     """
     parts = value.split(",") if isinstance(value, str) else value
     orders: set[int] = set()

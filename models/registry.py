@@ -1,4 +1,4 @@
-"""Architectures by name or path: reading them, changing fields, and writing them as YAML.
+"""Architectures by name or path: reading, changing and writing them as YAML.
 
 The fields and their descriptions are those of the families' config classes (`fields.described`);
 nested fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` reads the output
@@ -41,7 +41,7 @@ def architectures() -> list[str]:
 
 
 def source(name: str) -> str:
-    """Return the YAML of one of `architectures()`."""
+    """Return the YAML text of one of `architectures()`."""
     return resources.files("mlxhog.models").joinpath(f"{name}.yaml").read_text("utf-8")
 
 
@@ -60,11 +60,11 @@ def is_line(text: str) -> bool:
 def load_architecture(
     name_or_path: str | Path, changes: str | None = None, plugin: str | None = None
 ) -> ModelConfig:
-    """Read the architecture of a name of `architectures()`, of a line of layers, or of a path.
+    """Read an architecture: a name of `architectures()`, a line of layers, or a path.
 
-    The path is that of a YAML file, of a config.json, or of a directory that holds one (a
-    checkpoint). An unknown field is an error in YAML and kept in a config.json. `changes` are other
-    values of fields, as `--set` takes them; `plugin` has remembered files of layers.
+    The path is that of a YAML file, of a config.json, or of a directory with one (a checkpoint). An
+    unknown field is an error in YAML and kept in a config.json. `changes` are values of fields as
+    of `--set`; `plugin` has remembered files of layers.
 
     Raises:
         ConfigError: no such name or file, not a mapping, or refused by its family.
@@ -96,10 +96,10 @@ def _load(name_or_path: str | Path) -> ModelConfig:
 
 
 def load_candidate(name_path_or_text: str | Path) -> MADConfig:
-    """Return the MAD candidate of a name, a file or a line of layers, of width 128 for bytes.
+    """Read a MAD candidate: a name, a file, or a line of layers at width 128 for bytes.
 
     Raises:
-        ConfigError: it has another form, or is a model of another family.
+        ConfigError: it cannot be read, or is a model of another family.
     """
     text = str(name_path_or_text)
     is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
@@ -118,10 +118,9 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
 
 
 def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object, str]]:
-    """Yield name, value in YAML and description of every field that people may set, in order.
+    """Yield name, YAML value and help of every field that users may set, in order.
 
-    A nested field has a name with dots. The value of a field with nested fields, which follow it,
-    is {}.
+    A nested field has a dotted name; a field with nested ones has the value {}.
     """
     helps = described(type(config))
     for name in sorted(helps, key=lambda name: name in LAST):
@@ -135,7 +134,7 @@ def fields(config: Any, prefix: str = "") -> Iterator[tuple[str, object, str]]:
 
 
 def as_mapping(cfg: ModelConfig) -> dict[str, Any]:
-    """Return a model as a mapping for YAML, from which `families.read` makes the model again."""
+    """Return a model as a mapping for YAML, which `families.read` reads."""
     data: dict[str, Any] = {"model_type": cfg.model_type}
     for name, value, _ in fields(cfg):
         _put(data, name, value)
@@ -167,7 +166,7 @@ def to_yaml(cfg: ModelConfig) -> str:
 
 
 def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> ModelConfig:
-    """Return a model with the `changes` of `--set`; for errors `model` is its name.
+    """Return a model with the `changes` of `--set`; errors name `model`.
 
     Raises:
         ConfigError: there is no such field, or the family refuses a value.
@@ -178,9 +177,9 @@ def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> Mo
             return cfg
         data, known = as_mapping(cfg), [name for name, *_ in fields(cfg)]
         for key, value in values.items():
-            name = cfg.spellings.get(key, key)
+            name = cfg.aliases.get(key, key)
             if name not in known:
-                near = nearest(name, [*known, *cfg.spellings])
+                near = nearest(name, [*known, *cfg.aliases])
                 inner = [one for one in known if one.endswith("." + name)]
                 words = " or ".join(map(repr, inner or ([near] if near else [])))
                 hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"

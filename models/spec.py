@@ -1,6 +1,6 @@
-"""One parameter of a model, declared once, and its initial values by NumPy.
+"""Declarations of a model's parameters, and their initial values in NumPy.
 
-The arena, checkpoints and every backend read the declaration, and start from the same numbers.
+The arena, checkpoints and every backend read them, and start from the same values.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from mlxhog.errors import ConfigError
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """Name, shape, initial values and update rules of one float32 parameter.
+    """Name, shape, initializer and kind of one float32 parameter.
 
     `init` is read by `initial_value`: "zeros", "ones", "constant:V", "normal:STD", "uniform:BOUND",
     "linspace:FIRST:LAST"; "powerlaw:FIRST:LAST:EXPONENT", FIRST + (LAST - FIRST) (i /
@@ -32,7 +32,7 @@ class ParamSpec:
     """
 
     name: str  # dotted, as in a transformers checkpoint
-    shape: tuple[int, ...]  # outermost first; a linear map is (out, in)
+    shape: tuple[int, ...]  # outermost first; a linear layer's is (out, in)
     init: str
     kind: Literal["dense", "rows", "table"] = "dense"
     decay: bool = False  # whether weight decay applies
@@ -45,28 +45,28 @@ class ParamSpec:
 
 
 def bound(inputs: int) -> str:
-    """Return the initializer of a map of `inputs` inputs: uniform, up to 1 / sqrt(inputs)."""
+    """Return the initializer of a linear layer: uniform, up to 1 / sqrt(inputs)."""
     return f"uniform:{1 / math.sqrt(inputs)!r}"
 
 
 def normal(std: float) -> str:
-    """Return the initializer of that standard deviation."""
+    """Return the normal initializer of a standard deviation."""
     return f"normal:{std!r}"
 
 
 def small(d: int) -> str:
-    """Return the initializer of xLSTM's maps that do not end in the residual stream."""
+    """Return the initializer of xLSTM's weights that do not end in the residual stream."""
     return normal(math.sqrt(2 / (5 * d)))
 
 
 def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
     """Draw the initial value of one parameter.
 
-    The generator is Philox, keyed by a hash of (seed, name): the value depends on nothing else, not
-    on the other parameters of the model and not on the order in which they are drawn.
+    The generator is Philox, keyed by a hash of (seed, name), so the value does not depend on other
+    parameters or their order.
 
     Raises:
-        ConfigError: `spec.init` is not one of these forms.
+        ConfigError: `spec.init` is unknown.
     """
     kind, *texts = spec.init.split(":")
     numbers = [float(text) for text in texts]
@@ -84,8 +84,8 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
         case "linspace", [first, last]:
             return np.linspace(first, last, spec.size, dtype=np.float32).reshape(spec.shape)
         case "powerlaw", [first, last, exponent]:
-            way = (np.arange(spec.size) / spec.size) ** exponent
-            return (first + (last - first) * way).astype(np.float32).reshape(spec.shape)
+            progress = (np.arange(spec.size) / spec.size) ** exponent
+            return (first + (last - first) * progress).astype(np.float32).reshape(spec.shape)
         case "normal", [std]:
             return random().standard_normal(spec.shape, np.float32) * np.float32(std)
         case "uniform", [bound]:
@@ -112,13 +112,13 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
 def _slstm_bias(
     spec: ParamSpec, heads: int, forget: Callable[[int], NDArray[np.float64]]
 ) -> NDArray[np.float32]:
-    """Bias of the gates i, f, z, o of an sLSTM, (4, NH, DH) flattened: `forget` in every head."""
+    """Return the biases of an sLSTM's gates i, f, z, o, (4, NH, DH) flattened."""
     bias = np.zeros((4, heads, spec.size // (4 * heads)), np.float32)
     bias[1] = forget(bias.shape[-1])
     return bias.reshape(spec.shape)
 
 
 def generator(key: str) -> np.random.Generator:
-    """Return a generator whose numbers depend on a text alone, such as "seed:name"."""
+    """Return a generator seeded by a key alone, such as "seed:name"."""
     digest = hashlib.sha256(key.encode()).digest()[:16]
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

@@ -1,7 +1,7 @@
 """xLSTM Large, the architecture of xLSTM-7B: fields, list of layers, names of its checkpoints.
 
-Every block is an mLSTM layer and a feed-forward layer, whose equations are in
-`mad/layers/xlstm.py`; the logits are cap(RMSNorm(x) H^T, 30).
+Every block is an mLSTM layer and a feed-forward layer, whose equations are in `layers/xlstm.py`;
+the logits are cap(RMSNorm(x) H^T, 30).
 
 Sources: Beck et al. 2025, xLSTM 7B, arXiv:2503.13427; names and rounding of sizes as in
 transformers 5.23.
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MAX_LAYERS, MAX_WIDTH, check_most, positive
+from mlxhog.models.fields import MAX_LAYERS, MAX_WIDTH, check_max, positive
 from mlxhog.models.layers.feed_forward import LargeFeedForward
 from mlxhog.models.layers.xlstm import LargeMLSTM
 from mlxhog.models.model import BlockStack, ResidualBlock, XLSTMConfig
@@ -38,8 +38,8 @@ class XLSTMLargeConfig(XLSTMConfig):
 
     model_type: ClassVar[str] = "xlstm"
     title: ClassVar[str] = "xLSTM Large"
-    spellings = SPELLINGS
-    no_effect = frozenset(  # choose kernels or label files, never the mathematics
+    aliases = SPELLINGS
+    ignored = frozenset(  # they choose kernels or label files
         "architectures transformers_version dtype torch_dtype chunkwise_kernel sequence_kernel "
         "step_kernel mode return_last_states autocast_kernel_dtype inference_state_dtype "
         "norm_reduction_force_float32 max_inference_chunksize use_cache eos_token_id "
@@ -68,10 +68,10 @@ class XLSTMLargeConfig(XLSTMConfig):
     )
 
     def __post_init__(self) -> None:
-        """Refuse a model that cannot be built; every message has the way out."""
+        """Refuse a model that cannot be built."""
         super().__post_init__()
         for name in ("qk_dim", "v_dim", "ffn_dim"):
-            check_most(name, getattr(self, name))
+            check_max(name, getattr(self, name))
         for factor, width in (("qk_dim_factor", self.qk_dim), ("v_dim_factor", self.v_dim)):
             if width < self.num_heads or width % self.num_heads:
                 raise ConfigError(
@@ -98,7 +98,7 @@ class XLSTMLargeConfig(XLSTMConfig):
         out_norm = [ParamSpec(f"{OUT_NORM}.weight", (d,), "ones")] * self.add_out_norm
         out_norm += [ParamSpec(f"{OUT_NORM}.bias", (d,), "zeros")] * self.out_norm_bias
         return BlockStack(
-            **self.ends(EMBEDDING),
+            **self.embedding_and_head(EMBEDDING),
             blocks=tuple(
                 (
                     ResidualBlock(
@@ -114,12 +114,12 @@ class XLSTMLargeConfig(XLSTMConfig):
 
     @property
     def hf_cache(self) -> bool:  # type: ignore[override]  # of other families it is a constant
-        """Whether transformers can cache the state, whose size it rounds up to a multiple of 64."""
+        """Whether transformers can cache the state: it rounds widths up to a multiple of 64."""
         return all(width % 64 == 0 for width in (self.qk_dim, self.v_dim))
 
     @property
     def in_transformers(self) -> bool:  # type: ignore[override]  # of other families likewise
-        """Whether it has a final norm, as transformers' always, and no tables."""
+        """Whether it has a final norm, as always in transformers, and no n-gram tables."""
         return self.add_out_norm and not self.ngram_orders
 
     @property
@@ -143,9 +143,9 @@ class XLSTMLargeConfig(XLSTMConfig):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
-        """As that of `ModelConfig`; null is no bound in the xlstm package, which is refused.
+        """Read a config; a soft cap of null, which xlstm allows, is refused.
 
-        `weight_mode` says how a file stores matrices that share their input; ours are single.
+        `weight_mode` says how a file stores fused matrices; ours are single.
         """
         for name in ("gate_soft_cap", "output_logit_soft_cap"):
             if name in data and data[name] is None:

@@ -1,7 +1,7 @@
 """The stack of the first xLSTM paper: fields, list of layers, names of its checkpoints.
 
 Every block is an mLSTM layer, or an sLSTM layer with or without a feed-forward layer, whose
-equations are in `mad/layers/xlstm.py`. Norms are LayerNorm with the scale 1 + weight and eps 1e-5;
+equations are in `layers/xlstm.py`. Norms are LayerNorm with the scale 1 + weight and eps 1e-5;
 the one before the head may be absent. Logits have no cap.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6 (NX-AI/xlstm).
@@ -19,7 +19,7 @@ from mlxhog.base.quantities import parse_count
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, shown
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MAX_LAYERS, Fields, check_most, custom, positive
+from mlxhog.models.fields import MAX_LAYERS, Fields, check_max, custom, positive
 from mlxhog.models.layers.feed_forward import FeedForwardV1
 from mlxhog.models.layers.layer import Layer
 from mlxhog.models.layers.xlstm import MLSTMV1, SLSTMV1, V1_NORM_EPS
@@ -38,10 +38,10 @@ BIAS_INIT = {
     "standard": "{bound}",
     "zeros": "zeros",
 }
-"""Initialisers of the biases of an sLSTM cell."""
+"""Initializers of the biases of an sLSTM cell."""
 
 EVERY = (-1,)
-"""Numbers of all blocks, before their number is known."""
+"""Stands for the indices of all blocks."""
 
 
 def _slstm_at(value: object) -> tuple[int, ...]:
@@ -54,10 +54,10 @@ def _slstm_at(value: object) -> tuple[int, ...]:
 
 
 class _Section(Fields):
-    """Fields of a block. The package sets widths, bias and dropout of it anew from the stack's."""
+    """Fields of a block; widths, bias and dropout are those of the stack."""
 
-    private = "_"  # the package's own intermediate results
-    no_effect = frozenset(  # choose kernels or their types, never the mathematics
+    private_prefix = "_"  # derived fields of the package
+    ignored = frozenset(  # they choose kernels or dtypes
         "backend batch_size input_shape internal_input_shape output_shape constants dtype dtype_b "
         "dtype_r dtype_w dtype_g dtype_s dtype_a enable_automatic_mixed_precision".split()
     )
@@ -68,8 +68,8 @@ class MLSTMLayerConfig(_Section):
     """Settings of the mLSTM layer, whose inner width is `proj_factor` times the model's."""
 
     num_heads: int = positive("heads; they divide the cell's width", 4)
-    conv1d_kernel_size: int = positive("taps of the convolution before it", 4)
-    qkv_proj_blocksize: int = positive("units of a group that q, k and v mix within", 4)
+    conv1d_kernel_size: int = positive("kernel size of the convolution before it", 4)
+    qkv_proj_blocksize: int = positive("block size of the block-diagonal q, k and v", 4)
     proj_factor: float = positive("width of the cell / hidden_size", 2.0)
     round_proj_up_dim_up: bool = option(True, "round that width up, not down")
     round_proj_up_to_multiple_of: int = positive("to a multiple of it", 64)
@@ -77,9 +77,9 @@ class MLSTMLayerConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SLSTMLayerConfig(_Section):
-    """Of the sLSTM layer; a kernel of size 0 is no convolution."""
+    """Settings of the sLSTM layer; a kernel size of 0 is no convolution."""
 
-    only: ClassVar[Mapping[str, object]] = {  # they change the mathematics
+    fixed: ClassVar[Mapping[str, object]] = {  # they change the mathematics
         "function": "slstm", "num_states": 4, "num_gates": 4, "initial_val": 0.0,
         "gradient_recurrent_cut": False, "gradient_recurrent_clipval": None,
         "forward_clipval": None,
@@ -98,9 +98,9 @@ class SLSTMLayerConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class FeedForwardConfig(_Section):
-    """Of the gated feed-forward layer of an sLSTM block; its bias and dropout are its own."""
+    """Settings of the gated feed-forward layer of an sLSTM block, with its own bias and dropout."""
 
-    only: ClassVar[Mapping[str, object]] = {"ff_type": "ffn_gated"}
+    fixed: ClassVar[Mapping[str, object]] = {"ff_type": "ffn_gated"}
 
     proj_factor: float = positive("its width / hidden_size", 1.3)
     round_proj_up_dim_up: bool = option(True, "round that width up, not down")
@@ -110,7 +110,7 @@ class FeedForwardConfig(_Section):
         "of its gate: or relu, relu^2, sigmoid, swish, selu",
         choices=("gelu", "relu", "relu^2", "sigmoid", "swish", "selu"),
     )
-    dropout: float = option(0.0, "share of its units dropped while it trains", low=0, below=1)
+    dropout: float = option(0.0, "dropout rate", low=0, below=1)
     bias: bool = option(False, "biases in its matrices")
 
 
@@ -133,23 +133,22 @@ class SLSTMBlockConfig(_Section):
 
 @dataclass(frozen=True, kw_only=True)
 class XLSTMV1Config(XLSTMConfig):
-    """Sizes and constants of one model, as the package's xLSTMLMModelConfig has them.
+    """Sizes and constants of one model, as in the package's xLSTMLMModelConfig.
 
-    Sizes that xLSTM Large has, too, have its names; the package's are other spellings. Further
-    fields: `chunk_size`, the positions that the mLSTM cell computes in parallel, and whether the
-    memory is reset at every `bos_token_id`. `context_length` limits the package's sequences, not
-    ours.
+    Sizes have the names of xLSTM Large, and the package's as aliases. `chunk_size`, resets at
+    `bos_token_id` and n-gram tables are fields of this package. `context_length` limits the
+    package's sequences, not ours.
     """
 
     model_type: ClassVar[str] = "xlstm_v1"
     title: ClassVar[str] = "xLSTM of the first paper"
-    private = "_"
-    spellings: ClassVar[Mapping[str, str]] = {
+    private_prefix = "_"
+    aliases: ClassVar[Mapping[str, str]] = {
         "embedding_dim": "hidden_size",
         "num_blocks": "num_hidden_layers",
         "tie_weights": "tie_word_embeddings",
     }
-    no_effect = frozenset(  # label files
+    ignored = frozenset(  # label files
         "architectures transformers_version dtype torch_dtype eos_token_id pad_token_id".split()
     )
     norm_eps = V1_NORM_EPS
@@ -161,14 +160,14 @@ class XLSTMV1Config(XLSTMConfig):
     context_length: int = option(2048, "bound of the xlstm package's sequences, not of ours")
     add_post_blocks_norm: bool = option(True, "a norm before the head")
     bias: bool = option(False, "biases in the matrices")
-    dropout: float = option(0.0, "share of units dropped while it trains", low=0, below=1)
-    add_embedding_dropout: bool = option(False, "the embedding's units, too")
+    dropout: float = option(0.0, "dropout rate", low=0, below=1)
+    add_embedding_dropout: bool = option(False, "dropout of the embedding, too")
     tie_word_embeddings: bool = option(False, "the head is the embedding")
-    weight_decay_on_embedding: bool = option(False, "weight decay takes the embedding, too")
+    weight_decay_on_embedding: bool = option(False, "weight decay of the embedding, too")
     chunk_size: int = positive("positions an mLSTM computes in parallel", 64)
 
     def __post_init__(self) -> None:
-        """Refuse a model that cannot be built; every message has the way out."""
+        """Refuse a model that cannot be built."""
         super().__post_init__()
         n = self.num_hidden_layers
         if self.slstm_at == EVERY or (self.mlstm_block is None and not self.slstm_at):
@@ -201,7 +200,7 @@ class XLSTMV1Config(XLSTMConfig):
         """The model as a list of layers."""
         out_norm = ParamSpec(f"{OUT_NORM}.weight", (self.hidden_size,), "zeros")
         return BlockStack(
-            **self.ends(EMBEDDING, decay=self.weight_decay_on_embedding),
+            **self.embedding_and_head(EMBEDDING, decay=self.weight_decay_on_embedding),
             blocks=tuple(self._block(number) for number in range(self.num_hidden_layers)),
             norms=("layer", "zeros", False),
             out_norm=(out_norm,) if self.add_post_blocks_norm else (),
@@ -258,7 +257,7 @@ class XLSTMV1Config(XLSTMConfig):
 
         Its sLSTM cell is the one without CUDA, which stores R and b in our layout.
         """
-        theirs = {name: other for other, name in self.spellings.items()}
+        theirs = {name: other for other, name in self.aliases.items()}
         fields = {
             theirs.get(name, name): dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x  # type: ignore[arg-type]
             for name, x in self.values().items()
@@ -275,12 +274,12 @@ class XLSTMV1Config(XLSTMConfig):
 
 
 def _rounded_width(name: str, d: int, part: MLSTMLayerConfig | FeedForwardConfig) -> int:
-    """Width d times the projection factor, rounded to a whole multiple as the package does."""
+    """Return d times the projection factor, rounded to a multiple as in the package."""
     multiple = part.round_proj_up_to_multiple_of
     rounding = math.ceil if part.round_proj_up_dim_up else math.floor
     width = rounding(part.proj_factor * d / multiple) * multiple
     origin = f"hidden_size {d} * {name}.proj_factor {part.proj_factor}, rounded"
-    check_most(origin, width)
+    check_max(origin, width)
     if not width:
         raise ConfigError(f"{origin} to {width}, is no width; set round_proj_up_dim_up to true")
     return width

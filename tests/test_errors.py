@@ -28,11 +28,11 @@ def compiler_text(errors=1, after=0):
 def test_of_a_compilers_text_the_errors_outlive_every_bound(after):
     text = compiler_text(after=after)
     assert len(text) > 4500
-    whole = str(CheckpointError(f"kernel mlstm failed: {text}; use --kernels reference"))
+    whole = str(CheckpointError(f"kernel mlstm failed: {text}; use --kernels eager"))
     assert len(whole) <= MAX_CHARACTERS + 100
     assert ERROR in whole.splitlines()
     assert whole.startswith("kernel mlstm failed: [metal::Device]")
-    assert whole.endswith("; use --kernels reference")
+    assert whole.endswith("; use --kernels eager")
     short = message_of(RuntimeError(text))
     assert short.startswith(ERROR)
     assert len(short) <= 203

@@ -14,12 +14,9 @@ from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
 PENDING = {
-    "mlxhog/backends",
     "mlxhog/cli",
-    "mlxhog/decoding",
-    "mlxhog/nn",
     "mlxhog/training",
-    "models",
+    "models/mad",
 }  # fmt: skip
 """Folders with private phrases that are still to be mended."""
 

@@ -80,7 +80,7 @@ def gradient(model: ModelConfig, batch: int, seq: int) -> tuple[Callable[..., An
     """The loss of a model with its gradients, and arguments of one number each."""
     import mlx.core as mx
 
-    ops, spec = choose("mlx", "reference", "cpu"), families.param_spec(model)
+    ops, spec = choose("mlx", "eager", "cpu"), families.param_spec(model)
     trained = [name for name, parameter in spec.items() if parameter.kind == "dense"]
     width = spec[families.embedding(model)].shape[-1]
 

@@ -166,7 +166,7 @@ def stream(backend, threads):
         tokens = answer(
             loaded, [prompt(cfg.vocab_size)], tokenizer=Ids(cfg.vocab_size),
             sampling=Sampling(max_new_tokens=smallest(3, TOKENS), temperature=0.0),
-            ends=(),
+            stop_ids=(),
         )  # fmt: skip
         next(tokens)
         begin = time.perf_counter()

@@ -228,13 +228,13 @@ def _worker(arena, slot, strategy, lr):
     entry = arena.workers.acquire_slot(slot=slot)
     param_buffer = np.zeros_like(arena.params)
 
-    def take(flat, threads=1):
+    def copy_in(flat, threads=1):
         param_buffer[:] = flat[: param_buffer.size]
 
     return strategy.worker_class()(
         Context(
             arena=arena, ledger=Ledger(arena), entry=entry, slot=slot, owner=entry.incarnation,
-            strategy=strategy, backend=SimpleNamespace(param_buffer=param_buffer, take=take),
+            strategy=strategy, backend=SimpleNamespace(param_buffer=param_buffer, copy_in=copy_in),
             optimizer=SGD(), metal=None, schedule=lambda progress, update: lr,
             budget=Budget(steps=1), step_limit=1, decay=frozenset(), model=SimpleNamespace(),
         )

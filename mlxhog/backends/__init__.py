@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
-from mlxhog.base import capabilities as verdicts
-from mlxhog.base import darwin, machine
+from mlxhog.base import capabilities, darwin, machine
 from mlxhog.base.workers import GPU_BACKENDS, one_backend, resolve_workers
-from mlxhog.models.ops import kernels as forms
+from mlxhog.models.ops.kernels import resolve, uses_bf16_matmuls
 
 if TYPE_CHECKING:
     from mlxhog.backends.backend import Backend
@@ -30,8 +29,8 @@ def create(
 
     The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
     `models/ops/kernels.py`; a share of None is that of a single program. With the `compute_dtype`
-    "bfloat16" matrix products of `loss_and_grads` have this type; all else is float32. With "auto"
-    they have it where native kernels are faster so.
+    "bfloat16" the matmuls of `loss_and_grads` have this dtype (mixed precision); all else is
+    float32. With "auto" they have it where native kernels are faster in it.
 
     Raises:
         ConfigError: kernels that the device cannot run.
@@ -40,10 +39,10 @@ def create(
     darwin.ask_for_performance_cores()
     share = GPUShare() if share is None else share
     framework, device = name.split(":")
-    narrow = forms.narrow(forms.resolve(framework, kernels, device), compute_dtype)
+    how: dict[str, Any] = {"threads": threads, "kernels": kernels, "share": share}
+    how["bf16_matmuls"] = uses_bf16_matmuls(resolve(framework, kernels, device), compute_dtype)
     if name in GPU_BACKENDS:
         relax_watchdog()
-    how: dict[str, Any] = {"threads": threads, "kernels": kernels, "share": share, "narrow": narrow}
     if framework == "mlx":  # only processes that compute load one
         from mlxhog.backends.mlx import MLXBackend
 
@@ -58,12 +57,12 @@ def create(
 def create_alone(word: str, native_params: int | None = None) -> Backend:
     """Start a backend, one of `BACKEND_NAMES`, that may use the whole machine; errors as above.
 
-    It will write tokens of a model with `native_params` parameters and a native decoder: then
+    It will generate text with a model of `native_params` parameters that has a native decoder: then
     "auto" on a Mac is the CPU where the native decoder is faster than the GPU. None otherwise.
     """
     here = machine.here()
     name = one_backend(word, here)
     if word == "auto" and name == "mlx:gpu" and native_params is not None:
-        name = "mlx:cpu" if verdicts.load().decodes_on_cpu(native_params).ok else name
+        name = "mlx:cpu" if capabilities.load().decodes_on_cpu(native_params).ok else name
     (worker,) = resolve_workers(name, machine=here).workers
     return create(worker.backend, threads=worker.threads, kernels="auto")

@@ -1,11 +1,8 @@
 """One worker's share of a GPU: its memory, and the size of its pieces of work.
 
-Work is sent to the GPU in pieces: macOS kills a process whose GPU work delays the display. A piece
-is the work between two waits for the GPU. The longest time of a piece is not documented (mlx issue
-3267), so the supervisor halves the pieces of a worker that was killed.
-
-A gradient is one piece. MLX keeps the arrays that it frees for the next gradient; how many bytes of
-them is `MLXCache`.
+Work is sent to the GPU in pieces, each the work between two syncs: macOS kills a process whose GPU
+work delays the display. The time limit is not documented (mlx issue 3267), so the supervisor halves
+the pieces of a worker that was killed. A gradient is one piece.
 """
 
 import os
@@ -20,10 +17,10 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops.operators import MAX_SUM_TERMS
 
 USABLE = 0.75  # share of the recommended memory; the rest is for the display and other programs
-CACHE_PART = 8  # of a worker's memory that MLX keeps of freed arrays before the first gradient
-MAX_CACHE_BYTES = 1 << 30  # the same, at most
+CACHE_PART = 8  # MLX's cache limit is a worker's memory / 8 until the first gradient
+MAX_CACHE_BYTES = 1 << 30  # its bound
 CPU_CACHE_BYTES = 32 << 20  # MLX's own limit without Metal
-PIECE_TOKENS = 4096  # a start value: several times a training step of our largest preset
+PIECE_TOKENS = 4096  # initial; several times a training step of our largest preset
 MIN_BYTES = 64 << 20  # too little for any model
 LOW_WATERMARK = 0.9  # share of the high watermark from which torch frees cached memory
 WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
@@ -34,26 +31,26 @@ class GPUShare:
     """One worker's share of a GPU."""
 
     workers: int = 1  # number of processes that compute on the GPU, including this one
-    wrapped_bytes: int = 0  # memory of the arena that the framework imports and counts as its own
-    piece_tokens: int = PIECE_TOKENS  # of a piece, which is computed without a wait for the GPU
+    wrapped_bytes: int = 0  # memory of the arena that the framework wraps and counts as its own
+    piece_tokens: int = PIECE_TOKENS  # tokens per piece
 
     def own_bytes(self, recommended_bytes: int) -> int:
-        """The memory for arrays of this worker, of what the device recommends for all programs."""
+        """Return the memory for arrays of this worker, of the device's recommended maximum."""
         return int(USABLE * recommended_bytes / self.workers) - self.wrapped_bytes
 
     def rows(self, batch: Batch) -> Iterator[Batch]:
-        """The batch in parts of several sequences: as many as a piece allows, at least one."""
+        """Split a batch into parts of as many sequences as a piece allows, at least one."""
         step = max(1, self.piece_tokens // batch.x.shape[1])
         return (batch.part(begin, begin + step) for begin in range(0, len(batch.x), step))
 
     def spans(self, shape: tuple[int, ...]) -> Iterator[slice]:
-        """The positions 0 .. S - 1 of tokens (B, S) in slices, each as long as a piece allows."""
+        """Split the positions 0 .. S - 1 of tokens (B, S) into slices as long as a piece allows."""
         step = max(1, self.piece_tokens // shape[0])
         return (slice(begin, begin + step) for begin in range(0, shape[1], step))
 
 
 def recommended_bytes(backend: str) -> int:
-    """The memory that the driver recommends on a backend's GPU; imports the framework."""
+    """Return the driver's recommended maximum memory of a backend's GPU; imports the framework."""
     if backend.startswith("mlx:"):
         import mlx.core as mx
 
@@ -75,34 +72,33 @@ def _recommended_to_mlx(mx: ModuleType) -> int:
 
 
 def relax_watchdog() -> None:
-    """Give this process's work on the GPU more time beside the display; a user's value stays.
+    """Relax the driver's watchdog for GPU work of this process; a user's value stays.
 
-    Apple's driver ends work that keeps the display waiting. It does so later, though not never, if
-    the variable is 1 when the process opens the GPU, so call this before a framework is imported.
-    Apple does not document the variable; MLX's authors name it in mlx issue 3267, and llama.cpp
-    sets it in the same way.
+    Apple's driver aborts work that delays the display; it does so later if the variable is 1 when
+    the process opens the GPU, so call this before a framework is imported. Apple does not document
+    the variable; MLX's authors name it in mlx issue 3267, and llama.cpp sets it, too.
     """
     os.environ.setdefault(WATCHDOG, "1")
 
 
 class MLXCache:
-    """MLX's cache of freed arrays, which grows to what the largest gradient so far needed.
+    """MLX's cache of freed arrays, which grows to the needs of the largest gradient so far.
 
-    MLX takes an array from its cache rather than from the system, which zeroes it first. Its own
-    limits do not fit a run: without Metal 32 MiB, so that each gradient asks the system again, and
-    with Metal one and a half times the recommended memory (mlx issue 3350). The bytes that a
-    gradient allocates beyond those in use before it are what the next gradient can use.
+    An array from the cache need not be zeroed by the system. MLX's own limits do not fit a run: 32
+    MiB without Metal, so that each gradient asks the system again, and with Metal one and a half
+    times the recommended memory (mlx issue 3350). The bytes that a gradient allocates beyond those
+    in use before it are what the next gradient can use.
     """
 
     def __init__(
         self, mx: ModuleType, limit_bytes: int = CPU_CACHE_BYTES, max_bytes: int = sys.maxsize
     ) -> None:
-        """Change nothing yet; MLX's present limit is `limit_bytes`, and `max_bytes` the last."""
+        """Start from MLX's present limit; it will not grow above `max_bytes`."""
         self._mx, self.limit_bytes, self._max_bytes = mx, limit_bytes, max_bytes
 
     @contextmanager
     def of_gradient(self) -> Iterator[None]:
-        """Measure the memory of the gradient that the block computes, and keep that much."""
+        """Measure the memory of the gradient that the block computes, and cache that much."""
         before_bytes = self._mx.get_active_memory()
         self._mx.reset_peak_memory()
         yield
@@ -115,12 +111,9 @@ class MLXCache:
 def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
     """Set MLX's memory, cache and wired limits of this process; call it before the first array.
 
-    They hold for both devices: where there is Metal, arrays of the CPU are of the same allocator.
-    The memory limit includes imported memory, which MLX counts as active
-    (`MetalAllocator::make_buffer`). Above it MLX waits for the GPU after every operation.
-
-    A worker on the CPU gets as much as one on the GPU, which also keeps its memory wired. Gradients
-    may enlarge the cache, which is returned, to the memory for arrays of this worker.
+    They hold for both devices, which share one allocator where there is Metal. The memory limit
+    includes wrapped memory, which MLX counts as active (`MetalAllocator::make_buffer`). Above it
+    MLX syncs after every operation. The cache that is returned may grow to the worker's own memory.
 
     Raises:
         EnvironmentLacks: the GPU's memory does not suffice for this many workers.
@@ -135,12 +128,12 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
             "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
         )
     mx.set_memory_limit(limit)
-    most = max(own, MIN_BYTES)
-    cache = min(most // CACHE_PART, MAX_CACHE_BYTES)
+    max_bytes = max(own, MIN_BYTES)
+    cache = min(max_bytes // CACHE_PART, MAX_CACHE_BYTES)
     mx.set_cache_limit(cache)
     if on_gpu:
         mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would compete for it
-    return MLXCache(mx, cache, most)
+    return MLXCache(mx, cache, max_bytes)
 
 
 def limit_mps(share: GPUShare) -> None:
@@ -153,25 +146,25 @@ def limit_mps(share: GPUShare) -> None:
 
 
 def max_sequences(backend: str, seq_len: int) -> int:
-    """The sequences of a gradient whose tokens a backend sums right, see `MAX_SUM_TERMS`."""
+    """Return the most sequences of a gradient that a backend sums right, see `MAX_SUM_TERMS`."""
     return MAX_SUM_TERMS // seq_len if backend == "torch:mps" else sys.maxsize
 
 
 def token_note(backends: Sequence[str], sequences: int, seq_len: int) -> str:
-    """Why one of these workers computes a batch of sequences in parts; "" if none does.
+    """Say why one of these workers computes a batch of sequences in parts; "" if none does.
 
     Raises:
         ConfigError: a backend cannot sum the tokens of one sequence.
     """
-    most = min(max_sequences(backend, seq_len) for backend in backends)
-    if not most:
+    limit = min(max_sequences(backend, seq_len) for backend in backends)
+    if not limit:
         raise ConfigError(
             f"seq_len is {seq_len:,}, and torch:mps sums at most {MAX_SUM_TERMS:,} tokens right in "
             "a gradient; take a smaller --seq-len, or --workers mlx:gpu"
         )
-    if sequences <= most:
+    if sequences <= limit:
         return ""
     return (
-        f"workers torch:mps compute {sequences} sequences in parts of at most {most}: they sum at "
+        f"workers torch:mps compute {sequences} sequences in parts of at most {limit}: they sum at "
         f"most {MAX_SUM_TERMS:,} tokens right in a gradient"
     )

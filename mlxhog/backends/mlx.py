@@ -16,7 +16,7 @@ from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import QUANTIZED_BITS, WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
-from mlxhog.backends.reader import State, check_batch
+from mlxhog.backends.inference import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
@@ -32,12 +32,11 @@ class MLXBackend(Backend):
 
     MLX binds its streams to threads, and a lazy array to its stream. Weights and states are never
     lazy, so one thread may load a model and others read it; `loss_and_grads` is for one thread.
-    Operations name the device, since a process may have backends on both.
     """
 
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare,
-        compiled: bool | None = None, narrow: bool = False,
+        compiled: bool | None = None, bf16_matmuls: bool = False,
     ) -> None:  # fmt: skip
         """Import MLX, and choose the device.
 
@@ -67,15 +66,15 @@ class MLXBackend(Backend):
                 f"backend mlx:gpu needs Metal; this is {platform.system()} on "
                 f"{platform.machine()}; use mlx:cpu"
             )
-        super().__init__("mlx", name.partition(":")[2], kernels, threads, share, narrow)
+        super().__init__("mlx", name.partition(":")[2], kernels, threads, share, bf16_matmuls)
         self._cache = MLXCache(mx)
-        if mx.metal.is_available():  # then the arrays of a CPU lie in the GPU's memory, too
+        if mx.metal.is_available():  # then arrays of the CPU are in the GPU's memory, too
             self._cache = limit_mlx(mx, share, on_gpu=self.on_gpu)
         self.compiled = self.on_gpu if compiled is None else compiled
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 
-    def _bound(
+    def _bind_params(
         self, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
     ) -> dict[str, Any]:
         from mlx.utils import tree_map
@@ -103,28 +102,27 @@ class MLXBackend(Backend):
         differentiated = mx.value_and_grad(self._timed_loss)
 
         def gradient(*inputs: Any) -> Any:
-            """Return the loss, and its gradients row-major: NumPy would copy others on one core."""
+            """Return the loss, and its gradients, row-major: NumPy copies others on one core."""
             loss, grads = differentiated(*inputs)
             return loss, tree_map(mx.contiguous, grads)
 
-        # Parameters are inputs: a captured array would be compiled in.
+        # Parameters are inputs: a captured array would become a constant.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
         return params
 
-    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
-        """Copy a tensor: MLX always copies host memory."""
+    def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
         from mlxhog.models.ops.eager.quantized_mlx import Quantized, suits
 
-        mx, half = self._mx, weights == "bfloat16"
+        mx, is_bf16 = self._mx, weights == "bfloat16"
         with _stream(mx, self._device):
             # The buffer protocol has no bfloat16, so its bits are passed as integers.
-            array = mx.zeros(tensor.shape, mx.uint16 if half else mx.float32)
+            array = mx.zeros(tensor.shape, mx.uint16 if is_bf16 else mx.float32)
             mx.eval(array)
-            dtype = WEIGHTS["bfloat16" if half else "float32"]
+            dtype = WEIGHTS["bfloat16" if is_bf16 else "float32"]
             finite = mapped.copy(tensor, np.array(array, copy=False).view(dtype))
             if weights in QUANTIZED_BITS and suits(tensor.shape):
                 return Quantized.of(array, QUANTIZED_BITS[weights]), finite
-            array = array.view(mx.bfloat16) if half else array
+            array = array.view(mx.bfloat16) if is_bf16 else array
             mx.eval(array)  # a lazy view could not leave this thread
         return array, finite
 
@@ -134,27 +132,27 @@ class MLXBackend(Backend):
         return loss
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
-        """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`.
+        """Return the mean cross entropy in nats and its gradient, by `mx.value_and_grad`.
 
         Native operators compute while the graph is built, first forward, then backward; the others
-        when it is evaluated. On a CPU the loss is evaluated first, which is the forward pass: the
-        same operations in the same order, so the time of both passes costs no operation more.
+        when it is evaluated. On a CPU the loss is evaluated first, so that the forward pass can be
+        timed: the operations and their order are the same.
         """
         check_batch(batch, self.model.vocab_size)
         began_ns, mx = monotonic_ns(), self._mx
         with _stream(mx, self._device):
             inputs = self._inputs(batch)
             with self._cache.of_gradient():
-                loss, found = self._value_and_grad(inputs.leaves, *inputs.fixed)
+                loss, grads = self._value_and_grad(inputs.leaves, *inputs.fixed)
                 if self.on_gpu or self.compiled:
-                    mx.eval(loss, found)
+                    mx.eval(loss, grads)
                 else:
                     graph_ns = monotonic_ns()
                     mx.eval(loss)
                     forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
-                    mx.eval(found)
+                    mx.eval(grads)
                     self.forward_share = forward_ns / (monotonic_ns() - began_ns)
-            grads = {name: self._on_host(grad) for name, grad in found.items()}
+            grads = {name: self._on_host(grad) for name, grad in grads.items()}
             return self._on_host(loss).item(), self._by_rows(inputs, grads)
 
     def _tokens(self, tokens: Int32) -> Any:
@@ -168,19 +166,19 @@ class MLXBackend(Backend):
         return self._mx.array(array)
 
     @contextmanager
-    def _without_gradient(self) -> Iterator[None]:
+    def _no_grad(self) -> Iterator[None]:
         with _stream(self._mx, self._device), self._native.without_gradient():
             yield
 
-    def _computed(self, state: State) -> State:
+    def _evaluated(self, state: State) -> State:
         self._mx.eval(state)
         return state
 
-    _constant = _computed
+    _as_constant = _evaluated
 
 
 def _stream(mx: ModuleType, device: str) -> AbstractContextManager[Any]:
-    """Let the operations of a block run on "cpu" or "gpu"."""
+    """Run the operations of the block on "cpu" or "gpu": a process may have backends on both."""
     context: AbstractContextManager[Any] = mx.stream(
         mx.Device(mx.gpu if device == "gpu" else mx.cpu, 0)
     )

@@ -1,20 +1,20 @@
-"""Computations on small inputs, by which faults of a device, a compiler or a kernel show.
+"""Computations on small inputs that reveal faults of a device, a compiler or a kernel.
 
-`PROBES` are the precision of a backend's float32, next to float64. Each kind shows a fault that a
+`PROBES` test the precision of a backend's float32 against float64. Each kind reveals a fault that a
 device, its compiler or a framework has had:
 
-    products   of 1, 7, 9 and 32 rows, for which libraries have kernels of their own. TF32 cuts the
-               operands to 10 bits (mlx issue 3860); more than 8 rows were once wrong (3585). A long
-               one adds more terms than torch adds right on an M1 or M2 (`MAX_SUM_TERMS`): it reads
-               behind the operands, where NaN lies here before.
-    gates      at -inf, -1e4, -88, 0 and 88. Fast mathematics makes NaN of exp(-inf) (3592).
+    products   matmuls of 1, 7, 9 and 32 rows, for which libraries have kernels of their own. TF32
+               cuts the operands to 10 bits (mlx issue 3860); more than 8 rows were once wrong
+               (3585). A long one has a larger K than torch sums right on an M1 or M2
+               (`MAX_SUM_TERMS`): it reads past the operands, where there is NaN.
+    gates      at -inf, -1e4, -88, 0 and 88. Fast math makes NaN of exp(-inf) (3592).
     chain      operators that depend on each other in one graph, which a lazy framework sends to
                the device together (3347).
 
-`CHECKS` are the operators with Metal kernels: outputs, states and gradients, next to those of the
-framework's plain operators on its CPU, whose float32 no setting of a GPU changes. Their inputs have
-several chunks, documents, a state before the first position, and sizes below and above a group of
-threads, but no multiple of one.
+`CHECKS` compare the operators with Metal kernels, in outputs, states and gradients, with the eager
+operators on the framework's CPU, whose float32 no setting of a GPU changes. Their inputs have
+several chunks, documents, a state before the first position, and sizes below and above a
+threadgroup, but no multiple of one.
 """
 
 import math
@@ -42,11 +42,11 @@ LONG = f"{PRODUCTS}/long"
 class Device:
     """Arrays of a framework on a "cpu", "gpu" or "mps", without a model; imports the framework.
 
-    The device becomes MLX's default; on a CPU the framework has some threads.
+    The device becomes MLX's default.
     """
 
     def __init__(self, framework: str, device: Any, threads: int) -> None:
-        self.xp = kernels.choose(framework, "reference", "cpu").xp
+        self.xp = kernels.choose(framework, "eager", "cpu").xp
         self._like: Any = None
         if framework == "torch":
             import torch
@@ -74,9 +74,9 @@ class Device:
 class Allowed:
     """Allowed difference between two computations of one array, one of them in float32."""
 
-    atol: float = 0.0  # in any case
-    of_largest: float = 0.0  # share of the array's largest entry
-    of_all: float = 0.0  # share of the largest entry of all arrays of this kind
+    atol: float = 0.0  # absolute
+    of_largest: float = 0.0  # relative to the array's largest entry
+    of_all: float = 0.0  # relative to the largest entry of all arrays of this kind
 
 
 ALLOWED = {
@@ -88,8 +88,7 @@ ALLOWED = {
     "state": Allowed(atol=1e-5, of_largest=1e-4),
     "grad": Allowed(of_largest=2e-3, of_all=1e-7),
 }
-"""By kind. `parity` takes its tolerances from here; `mlxhog/conformance/tolerances.py` has reasons.
-"""
+"""By kind; `mlxhog/conformance/tolerances.py` has the reasons, and `parity` uses them, too."""
 
 B, K, DEPTH = 2, 4, 4
 
@@ -105,30 +104,30 @@ class Sizes(NamedTuple):
     DH: int
     CH: int
 
-    def starts(self) -> Array:
-        """Where documents start, (B, S); the first row continues the one before."""
-        starts = np.zeros((B, self.S), bool)
-        starts[0, -3] = starts[1, 0] = starts[1, 2 * self.S // 3] = True
-        return starts
+    def reset_mask(self) -> Array:
+        """Return where documents start, (B, S); the first row continues a document."""
+        mask = np.zeros((B, self.S), bool)
+        mask[0, -3] = mask[1, 0] = mask[1, 2 * self.S // 3] = True
+        return mask
 
 
 OF_PROBES = Sizes(S=16, chunk=8, NH=2, DK=8, DV=8, DH=8, CH=16)
 SIZES = (
-    Sizes(S=21, chunk=8, NH=4, DK=6, DV=10, DH=12, CH=14),  # narrower than a group of threads
-    Sizes(S=70, chunk=64, NH=4, DK=72, DV=40, DH=80, CH=300),  # several groups, the longest chunk
+    Sizes(S=21, chunk=8, NH=4, DK=6, DV=10, DH=12, CH=14),  # narrower than a threadgroup
+    Sizes(S=70, chunk=64, NH=4, DK=72, DV=40, DH=80, CH=300),  # several, and the longest chunk
 )
-"""Of the checks."""
+"""The sizes of the checks."""
 
 
-class Small(NamedTuple):
-    """A computation with operators: from them, inputs, starts of documents and sizes to results."""
+class Probe(NamedTuple):
+    """A small computation: random inputs, and a function (ops, inputs, reset_mask, sizes)."""
 
     draw: Callable[[np.random.Generator, Sizes], dict[str, Array]]  # its inputs, float32
     call: Callable[[Any, Inputs, Any, Sizes], Sequence[Any]]
     results: tuple[str, ...] = ()  # names of output and states, of a check
 
     def kind(self, name: str) -> str:
-        """The kind of a result of a check, as in `ALLOWED`."""
+        """Return the kind of a result of a check, as in `ALLOWED`."""
         return name if name == self.results[0] else "state" if name in self.results else "grad"
 
 
@@ -140,7 +139,7 @@ def _normal(r: np.random.Generator, *shape: int) -> Array:
 
 
 def _positive(r: np.random.Generator, *shape: int) -> Array:
-    """Numbers whose products cancel nowhere, as the mLSTM's denominator could."""
+    """Draw numbers whose products do not cancel, as in the mLSTM's denominator."""
     return r.uniform(0.5, 2.0, shape).astype(np.float32)
 
 
@@ -176,11 +175,11 @@ EXTREMES = {
     "f": (0.0, 88.0, 0.0, 88.0, 0.0, 88.0, -88.0, -1e4),  # sums of their logarithms cancel little
     "o": (0.0, -math.inf, -1e4, -88.0, 88.0, 0.0, -math.inf, 0.0),
 }
-"""Gates along the positions."""
+"""Values of gates along the positions."""
 
 
 def _extreme(draw: Callable[..., dict[str, Array]]) -> Callable[..., dict[str, Array]]:
-    """The same inputs with extreme gates."""
+    """Return the same inputs with extreme gates."""
 
     def drawn(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
         inputs = draw(r, s)
@@ -201,23 +200,23 @@ def _chained(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
 # -- computations ----------------------------------------------------------------------------------
 
 
-def _call_mlstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+def _call_mlstm(ops: Ops, t: Inputs, reset_mask: Any, s: Sizes) -> Sequence[Any]:
     how: dict[str, Any] = {"chunk_size": s.chunk, "eps": 1e-6, "state": [t[name] for name in "Cnm"]}
-    h, last = ops.mlstm_cell(*(t[name] for name in "qkvif"), **how, starts=starts)
+    h, last = ops.mlstm_cell(*(t[name] for name in "qkvif"), **how, reset_mask=reset_mask)
     return h, *last
 
 
-def _call_slstm(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+def _call_slstm(ops: Ops, t: Inputs, reset_mask: Any, s: Sizes) -> Sequence[Any]:
     state = [t[name] for name in "hcnm"]
-    h, last = ops.slstm_cell(*(t[name] for name in "ifzoRb"), state=state, starts=starts)
+    h, last = ops.slstm_cell(*(t[name] for name in "ifzoRb"), state=state, reset_mask=reset_mask)
     return h, *last
 
 
-def _call_linear(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+def _call_linear(ops: Ops, t: Inputs, reset_mask: Any, s: Sizes) -> Sequence[Any]:
     return ops.linears(t["x"], [t["w"]])
 
 
-def _call_chain(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
+def _call_chain(ops: Ops, t: Inputs, reset_mask: Any, s: Sizes) -> Sequence[Any]:
     x = t["x"]
     for _ in range(DEPTH):
         q = ops.linears(x, [t["w"]])[0].reshape(B, s.S, s.NH, s.DH)
@@ -228,29 +227,29 @@ def _call_chain(ops: Ops, t: Inputs, starts: Any, s: Sizes) -> Sequence[Any]:
 
 
 CHECKS = {
-    "causal_conv": Small(
+    "causal_conv": Probe(
         _conv,
-        lambda ops, t, starts, _: ops.causal_conv(**t, starts=starts, silu=True),
+        lambda ops, t, reset_mask, _: ops.causal_conv(**t, reset_mask=reset_mask, silu=True),
         ("y", "last inputs"),
     ),
-    "mlstm_cell": Small(_mlstm, _call_mlstm, ("h", "last C", "last n", "last m")),
-    "slstm_cell": Small(_slstm, _call_slstm, ("h", "last h", "last c", "last n", "last m")),
+    "mlstm_cell": Probe(_mlstm, _call_mlstm, ("h", "last C", "last n", "last m")),
+    "slstm_cell": Probe(_slstm, _call_slstm, ("h", "last h", "last c", "last n", "last m")),
 }
-"""By operator: every one with Metal kernels."""
+"""The operators with Metal kernels, by name."""
 
 PROBES = {
     **{
-        f"{PRODUCTS}/{rows} rows": Small(
+        f"{PRODUCTS}/{rows} rows": Probe(
             lambda r, s, rows=rows: {"x": _positive(r, rows, 32), "w": _positive(r, 40, 32)},  # type: ignore[misc]
             _call_linear,
         )
         for rows in (1, 7, 9, 32)
     },
-    LONG: Small(  # small integers, whose sums are exact in any order
+    LONG: Probe(  # of small integers, whose sums are exact in any order
         lambda r, s: {n: r.integers(1, 4, (24, 40_000)).astype(np.float32) for n in "xw"},
         _call_linear,
     ),
-    f"{GATES}/output gate": Small(
+    f"{GATES}/output gate": Probe(
         _extreme(
             lambda r, s: {
                 "h": _positive(r, B, s.S, s.NH, s.DH),
@@ -260,19 +259,19 @@ PROBES = {
         ),
         lambda ops, t, *_: (ops.head_norm_gate(t["h"], t["o"], t["w"], 1e-6),),
     ),
-    f"{GATES}/mlstm_cell": Small(_extreme(_mlstm), _call_mlstm),
-    f"{GATES}/slstm_cell": Small(_extreme(_slstm), _call_slstm),
-    f"{CHAIN}/{DEPTH} layers": Small(_chained, _call_chain),
+    f"{GATES}/mlstm_cell": Probe(_extreme(_mlstm), _call_mlstm),
+    f"{GATES}/slstm_cell": Probe(_extreme(_slstm), _call_slstm),
+    f"{CHAIN}/{DEPTH} layers": Probe(_chained, _call_chain),
 }
-"""By kind and name."""
+"""Probes by "kind/name"."""
 
 
 def _uploaded(device: Device, inputs: Inputs) -> dict[str, Any]:
-    """Copy inputs to memory around which NaN lies, if the device takes freed memory again."""
+    """Copy inputs to memory surrounded by NaN, if the device reuses freed memory."""
     sizes = [x.shape for x in inputs.values() for _ in range(3)]
-    spoilt = [device.array(np.full(size, math.nan, np.float32)) for size in sizes]
-    assert all(np.isnan(device.host(x)).all() for x in spoilt), "which evaluates a lazy array"
-    del spoilt
+    poison = [device.array(np.full(size, math.nan, np.float32)) for size in sizes]
+    assert all(np.isnan(device.host(x)).all() for x in poison), "which evaluates a lazy array"
+    del poison
     return {key: device.array(x) for key, x in inputs.items()}
 
 
@@ -304,7 +303,7 @@ def exact() -> Named:
 
 
 def computes_long_products(device: Device, ops: Ops) -> bool:
-    """Whether the long product is right; takes milliseconds."""
+    """Whether the long matmul is right; takes milliseconds."""
     return all(np.array_equal(y, _exact(name)) for name, y in probed(device, ops, [LONG]))
 
 
@@ -312,26 +311,23 @@ def computes_long_products(device: Device, ops: Ops) -> bool:
 
 
 class Compared(NamedTuple):
-    """An operator at one size beside the plain one."""
+    """The comparison of an operator at one size with the eager one."""
 
     name: str
     positions: int
-    where: str  # the result that is nearest to its allowed error, or over it
-    error: float | None  # its error as a share of its largest entry; None if it did not run
+    where: str  # the result with the largest error over tolerance
+    error: float | None  # relative to its largest entry; None if it did not run
     allowed: float | None
-    fault: str  # a sentence, or a compiler's whole text; "" if every result is near enough
+    fault: str  # a sentence, or a compiler's whole text; "" if every result is within tolerance
 
 
 def compared(
     framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
 ) -> Iterator[Compared]:
-    """Compare operators with Metal kernels, all or those of some names, with the plain ones.
-
-    The plain ones run on the CPU.
-    """
-    host, plain = Device(framework, "cpu", threads), kernels.choose(framework, "reference", "cpu")
+    """Compare operators with Metal kernels, all or the named ones, with eager ones on the CPU."""
+    host, eager = Device(framework, "cpu", threads), kernels.choose(framework, "eager", "cpu")
     cases = list(product(names or CHECKS, SIZES))
-    expected = [dict(_results(host, plain, *case)) for case in cases]
+    expected = [dict(_results(host, eager, *case)) for case in cases]
     tested = Device(framework, device, threads)
     for (name, sizes), exact in zip(cases, expected, strict=True):
         try:
@@ -339,7 +335,7 @@ def compared(
         except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
             yield Compared(name, sizes.S, "", None, None, whole_text(error))
             continue
-        where, share, allowed = _farthest(CHECKS[name], results, exact)
+        where, share, allowed = _worst(CHECKS[name], results, exact)
         of = " of its largest entry" if exact[where].any() else ", where it should be 0"
         sentence = f"{where} is off by {share:.1e}{of}, expected {allowed:.1e} at most"
         fault = "" if share <= allowed else sentence  # or not a number
@@ -354,7 +350,7 @@ def faults(
     threads: int,
     beat: Callable[[], object] = lambda: None,
 ) -> dict[str, str]:
-    """Return the first fault of each operator that has one; `beat` is called after each case."""
+    """Return the first fault of each faulty operator; `beat` is called after each case."""
     by_name = dict[str, str]()
     for case in compared(framework, device, ops, threads=threads):
         if case.fault:
@@ -364,15 +360,15 @@ def faults(
 
 
 def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
-    """Yield output, states and gradients of one operator, the same inputs in every process."""
+    """Yield output, states and gradients of one operator; inputs are the same in every process."""
     check, rng = CHECKS[name], np.random.default_rng([*name.encode(), sizes.S])
-    inputs, starts = _uploaded(device, check.draw(rng, sizes)), device.array(sizes.starts())
-    results = [device.host(x) for x in check.call(ops, inputs, starts, sizes)]
+    inputs, reset_mask = _uploaded(device, check.draw(rng, sizes)), device.array(sizes.reset_mask())
+    results = [device.host(x) for x in check.call(ops, inputs, reset_mask, sizes)]
     yield from zip(check.results, results, strict=True)
     weights = [device.array(_normal(rng, *x.shape)) for x in results]
 
     def total(t: Inputs) -> Any:
-        outputs = check.call(ops, t, starts, sizes)
+        outputs = check.call(ops, t, reset_mask, sizes)
         return sum((x * w).sum() for x, w in zip(outputs, weights, strict=True))
 
     _, grads = device.xp.value_and_grad(total, inputs)
@@ -380,23 +376,24 @@ def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
         yield f"gradient of {key}", device.host(grad)
 
 
-def _farthest(
-    check: Small, results: Mapping[str, Array], expected: Mapping[str, Array]
+def _worst(
+    check: Probe, results: Mapping[str, Array], expected: Mapping[str, Array]
 ) -> tuple[str, float, float]:
-    """Return the first result that is too far from the expected one, else the nearest to that.
+    """Return the first result out of tolerance, else the one with the largest error over tolerance.
 
-    With it come its error and the allowed one, as shares of the largest entry, unless that is 0.
+    With it come its error and the allowed one, relative to the largest entry, unless that is 0.
     """
     largest = {name: float(np.abs(x).max()) for name, x in expected.items()}
     shares = list[tuple[str, float, float]]()
     for name, exact in expected.items():
         kind = check.kind(name)
         allowed = ALLOWED[kind]
-        most = allowed.atol + allowed.of_largest * largest[name]
-        most += allowed.of_all * max(n for other, n in largest.items() if check.kind(other) == kind)
-        off = float(np.abs(results[name] - exact).max())
+        tolerance = allowed.atol + allowed.of_largest * largest[name]
+        of_kind = max(n for other, n in largest.items() if check.kind(other) == kind)
+        tolerance += allowed.of_all * of_kind
+        error = float(np.abs(results[name] - exact).max())
         scale = largest[name] or 1.0
-        shares.append((name, off / scale, most / scale))
-        if not off <= most:  # or not a number
+        shares.append((name, error / scale, tolerance / scale))
+        if not error <= tolerance:  # or not a number
             return shares[-1]
     return max(shares, key=lambda each: each[1] and each[1] / each[2])

@@ -20,7 +20,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends import probes
 from mlxhog.backends.backend import WEIGHTS, Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare
-from mlxhog.backends.reader import State, check_batch
+from mlxhog.backends.inference import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
@@ -31,7 +31,7 @@ STDERR = 2
 MPS_SAYS = re.compile(
     rb"command buffer exited with error status|Execution of the command buffer was aborted"
 )
-"""What MPS writes to standard error after work that its GPU gave up (pytorch issue 125442)."""
+"""What MPS writes to standard error after its GPU aborted work (pytorch issue 125442)."""
 
 try:
     import torch
@@ -44,21 +44,21 @@ except UNLOADABLE as error:
 
 
 class TorchBackend(Backend):
-    """PyTorch on one device; on the CPU the model computes directly in the parameter buffer.
+    """PyTorch on one device; on the CPU the parameters are views of the parameter buffer.
 
     A Mac's CPU and GPU share their memory. From 2.13 on torch gives the CPU a view of a tensor on
-    the GPU (`torch.mps._host_alias_storage`, private). In a training with it the parameter buffer
-    is the memory of the parameters, and gradients are read where they lie, after one wait for the
-    GPU. Without it every tensor is copied, and every copy waits.
+    the GPU (`torch.mps._host_alias_storage`, private). With it a training's parameter buffer is the
+    memory of the parameters, and gradients are read in place, after one sync with the GPU. Without
+    it every tensor is copied, and every copy syncs.
 
-    torch never asks Metal whether work failed (pytorch issue 193571): where the GPU gave it up, the
-    memory has an older gradient. So the GPU counts in a tensor, before and after each pass, and
-    after the wait its count must be ours; and MPS must not have written of it to standard error,
-    which is a worker's log.
+    torch never asks Metal whether work failed (pytorch issue 193571): after aborted work the memory
+    still has an older gradient. So the GPU counts in a tensor, before and after each pass, and
+    after the sync its count must equal ours; and MPS must not have reported an abort on standard
+    error, which is a worker's log.
     """
 
     def __init__(
-        self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
+        self, name: str, *, threads: int, kernels: str, share: GPUShare, bf16_matmuls: bool = False
     ) -> None:
         """Choose device and threads of this process; arguments and errors as of `create`."""
         device = name.partition(":")[2]
@@ -67,14 +67,14 @@ class TorchBackend(Backend):
                 f"backend torch:mps needs an Apple GPU that torch supports; this is "
                 f"{platform.system()} on {platform.machine()}; use torch:cpu"
             )
-        super().__init__("torch", device, kernels, threads, share, narrow)
+        super().__init__("torch", device, kernels, threads, share, bf16_matmuls)
         self.device = torch.device(device)
-        self._aliased = False  # the CPU sees the tensors of the GPU
+        self._aliased = False  # whether the CPU has views of the GPU's tensors
         self._counter: torch.Tensor | None = None  # of a GPU, see the class
         self._counts = self._log_bytes = 0
         torch.set_num_threads(threads)
 
-    def _bound(
+    def _bind_params(
         self, slots: Mapping[str, Slot], n_floats: int, live: Float32 | None
     ) -> dict[str, Any]:
         if live is not None and self.on_gpu:
@@ -94,7 +94,7 @@ class TorchBackend(Backend):
                 )
             self._begin_to_count()
             self._flat = torch.zeros(n_floats, device=self.device)
-            self._host, self._aliased = _host_form(self._flat)
+            self._host, self._aliased = _host_view(self._flat)
             how = "read where they lie" if self._aliased else "copied, each with a wait for the GPU"
             print(f"gradients of {self.name} are {how}", flush=True)
         self.param_buffer = self._host.numpy()
@@ -106,7 +106,7 @@ class TorchBackend(Backend):
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """Load a model read-only; memory of arrays, but not of files, is shared if types agree."""
+        """Load a model read-only; arrays, but not mapped files, are used in place if possible."""
         if weights not in WEIGHTS:
             raise ConfigError(
                 f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
@@ -116,12 +116,12 @@ class TorchBackend(Backend):
             self._begin_to_count()
         return super().load(model, tensors, weights=weights)
 
-    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[torch.Tensor, bool]:
-        host, finite = _host_tensor(tensor, WEIGHTS[weights], where_it_lies=not self.on_gpu)
+    def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[torch.Tensor, bool]:
+        host, finite = _host_tensor(tensor, WEIGHTS[weights], in_place=not self.on_gpu)
         return host.to(self.device), finite
 
     def refresh(self) -> None:
-        """Let the device see the parameter buffer: by a copy, or the wait that torch asks for."""
+        """Make the device see the parameter buffer: by a copy, or the sync that torch asks for."""
         if self._aliased:
             torch.mps.synchronize()
         elif self.on_gpu:
@@ -131,7 +131,7 @@ class TorchBackend(Backend):
         return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
-        """Mean cross entropy in nats and its gradient, by autograd."""
+        """Return the mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
         began_ns = monotonic_ns()
         self._count()
@@ -139,8 +139,8 @@ class TorchBackend(Backend):
         leaves = {name: leaf.requires_grad_() for name, leaf in inputs.leaves.items()}
         loss = self._loss(leaves, *inputs.fixed)
         forward_ns = monotonic_ns() - began_ns
-        found = torch.autograd.grad(loss, list(leaves.values()))
-        *arrays, mean = self._on_hosts([*found, loss])
+        grads = torch.autograd.grad(loss, list(leaves.values()))
+        *arrays, mean = self._on_hosts([*grads, loss])
         if not self.on_gpu:
             self.forward_share = forward_ns / (monotonic_ns() - began_ns)
         return mean.item(), self._by_rows(inputs, dict(zip(leaves, arrays, strict=True)))
@@ -149,7 +149,7 @@ class TorchBackend(Backend):
         return self._on_hosts([array])[0]
 
     def _on_hosts(self, tensors: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
-        """Tensors as C-contiguous NumPy arrays; one wait for the GPU if the CPU sees them."""
+        """Return tensors as C-contiguous NumPy arrays, by one sync if the CPU has views of them."""
         tensors = [tensor.detach().contiguous() for tensor in tensors]
         self._count()
         if self._counter is not None:
@@ -164,7 +164,7 @@ class TorchBackend(Backend):
         return arrays
 
     def _check_work(self, counted: int) -> None:
-        """Raise LostGPU if the GPU gave up work since the last call."""
+        """Raise LostGPU if the GPU aborted work since the last call."""
         begin, self._log_bytes = self._log_bytes, _size(STDERR)
         written = (
             os.pread(STDERR, self._log_bytes - begin, begin) if begin < self._log_bytes else b""
@@ -189,11 +189,11 @@ class TorchBackend(Backend):
     def _from_host(self, array: Float32) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _without_gradient(self) -> AbstractContextManager[Any]:
+    def _no_grad(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def _constant(self, state: State) -> State:
-        # autograd cannot save tensors of inference_mode for a gradient, but it can save copies.
+    def _as_constant(self, state: State) -> State:
+        # Autograd can save copies for a gradient, not tensors of inference_mode.
         return [tuple(part.clone() for part in block) for block in state]
 
     def close(self) -> None:
@@ -203,16 +203,16 @@ class TorchBackend(Backend):
 
 
 def _size(fd: int) -> int:
-    """Bytes of a file that can be read; 0 for a terminal, a pipe, or a file to write only."""
+    """Return the bytes of a readable file; 0 for a terminal, a pipe, or a write-only file."""
     mode = os.fstat(fd).st_mode
     readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
     return os.fstat(fd).st_size if stat.S_ISREG(mode) and readable else 0
 
 
-def _host_form(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """A view of a GPU's tensor for the CPU, and True; memory of the CPU, and False, without one.
+def _host_view(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """Return the CPU's view of a GPU's tensor and True, or CPU memory of its shape and False.
 
-    torch has no view before 2.13, nor where the memory is the GPU's alone.
+    torch has no view before 2.13, nor of memory that the CPU cannot access.
     """
     try:
         view = _alias(tensor)
@@ -223,7 +223,7 @@ def _host_form(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the CPU in the memory of one on the GPU, which stays alive with it.
+    """Return a CPU tensor in the memory of one on the GPU, which stays alive with it.
 
     Call `torch.mps.synchronize` before it is read or written, and before the GPU's next work.
     Source: torch 2.13, `torch/mps/__init__.py`.
@@ -234,20 +234,20 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _host_tensor(
-    tensor: NDArray[Any], dtype: np.dtype[Any], *, where_it_lies: bool
+    tensor: NDArray[Any], dtype: np.dtype[Any], *, in_place: bool
 ) -> tuple[torch.Tensor, bool]:
-    """Return a tensor of type `dtype` on the host, and whether every number is finite."""
+    """Return a tensor of this dtype on the host, and whether every element is finite."""
     is_bfloat16 = dtype == mapped.BFLOAT16  # NumPy and torch exchange bfloat16 as integers
-    # A program may shorten a mapped file while the model is used.
-    where_it_lies = where_it_lies and not mapped.is_mapped(tensor)
-    if where_it_lies and tensor.dtype == dtype and tensor.flags.c_contiguous:
+    # A program may truncate a mapped file while the model is used.
+    in_place = in_place and not mapped.is_mapped(tensor)
+    if in_place and tensor.dtype == dtype and tensor.flags.c_contiguous:
         with warnings.catch_warnings():
             # The array may be read-only; these parameters are never written.
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
             host = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
         finite = mapped.is_finite(tensor)
     else:
-        # Memory of torch, not NumPy: NumPy asks for huge pages, and the system took seconds there.
+        # Memory of torch, not NumPy: NumPy asks for huge pages, which took the system seconds.
         host = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)
         finite = mapped.copy(tensor, host.numpy().view(dtype))
     return host.view(torch.bfloat16) if is_bfloat16 else host, finite

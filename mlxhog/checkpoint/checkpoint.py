@@ -63,7 +63,7 @@ MIN_BATCHES, FEW_MARGIN = 4, 0.01
 """Batches needed to estimate the noise of two evaluations' difference, and its share of the best
 score with fewer batches."""
 
-NOT_ARCHITECTURE = XLSTMLargeConfig.no_effect | {
+NOT_ARCHITECTURE = XLSTMLargeConfig.ignored | {
     "chunk_size", "bos_token_id", "zero_init_residual", plugins.KEY,
 }  # fmt: skip
 """Fields of config.json that change no equation of trained parameters, among them files of layers,

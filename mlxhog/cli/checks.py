@@ -91,7 +91,7 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
 
 MAX_NAMES = 50  # characters of the sides' names in the answer
 MAX_FAILURES = 30  # in the table; the JSON has all
-KERNELS = ("all", "auto", "reference", "native", "metal", "metal-emulated")
+KERNELS = ("all", "auto", "eager", "native", "metal", "metal-emulated")
 
 
 @dataclass(frozen=True, kw_only=True)

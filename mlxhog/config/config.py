@@ -139,7 +139,7 @@ class TrainConfig(ConfigBase):
     )
     kernels: str = _model(
         "auto", "kernel implementation; auto: fastest on this machine",
-        choices=("auto", "reference", "native", "metal", EMULATED),
+        choices=("auto", "eager", "native", "metal", EMULATED),
     )  # fmt: skip
     compute_dtype: str = _model(
         "auto",

@@ -45,7 +45,7 @@ class FrameworkEngine:
         flat = np.zeros(self._layout.n_floats, np.float32)
         for name, slot in self._layout.slots.items():
             flat[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
-        self.backend.take(flat)
+        self.backend.copy_in(flat)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
@@ -73,7 +73,7 @@ class NumPyEngine:
         """Use a model's parameters, without a copy; they are not written."""
         self._cfg, self._params = cfg, params
 
-    def every_logits(
+    def all_logits(
         self, tokens: Array, state: State, hidden: list[Array] | None = None
     ) -> tuple[Array, State]:
         """Return the logits of every token, and the next state."""
@@ -81,7 +81,7 @@ class NumPyEngine:
 
     def logits(self, tokens: Array, state: State) -> tuple[Array, State]:
         """Return the logits of one token per sequence, and the next state."""
-        logits, state = self.every_logits(tokens, state)
+        logits, state = self.all_logits(tokens, state)
         return logits[:, -1], state
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
@@ -112,7 +112,7 @@ def results(
     cfg, tokens, targets = subject.cfg, subject.fixed["tokens"], subject.fixed.get("targets")
     engine.load(cfg, params)
     reader, hidden = engine.backend, list[Array]()
-    logits, state = reader.every_logits(tokens, None, hidden)
+    logits, state = reader.all_logits(tokens, None, hidden)
     for number, x in enumerate(hidden):
         yield f"hidden/{'out_norm' if number > len(cfg.layout.blocks) else number}", x
     yield "logits", logits

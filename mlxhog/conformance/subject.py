@@ -5,7 +5,7 @@ that is too large for this machine is refused before. Its sides are
 
     numpy                   float64, the reference of the others
     torch:cpu, mlx:cpu ..   a backend with the kernels that training would use there
-    torch:cpu+reference     the same backend with another implementation of its kernels
+    torch:cpu+eager         the same backend with another implementation of its kernels
 
 Names of results, the same for every side:
 
@@ -257,7 +257,7 @@ def _of_backend(name: str, implementations: str) -> Sequence[ParitySide]:
     resolve = partial(kernels.resolve, framework, device=device, metal_verified=verified)
     usual = resolve("auto")
     every = (
-        ["auto", "reference", *["metal"] * (device != "cpu")]
+        ["auto", "eager", *["metal"] * (device != "cpu")]
         if implementations == "all"
         else [implementations]
     )

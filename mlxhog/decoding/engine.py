@@ -1,9 +1,9 @@
-"""Write several answers together, one token of each per step; requests can come at any time.
+"""Continuous batching: several answers decode together, and requests can come at any time.
 
-Each prompt is read alone, in pieces, because a recurrent state cannot skip padding. Between two
-pieces every running answer gets one token, so a long prompt delays the other answers by one piece
-at most. When an answer ends, the next prompt takes its place. No answer depends on the answers
-beside it.
+Each prompt is prefilled alone, in chunks, because a recurrent state cannot skip padding. Between
+two chunks every running answer gets one token, so a long prompt delays the other answers by one
+chunk at most. When an answer ends, the next prompt takes its place. No answer depends on the
+answers beside it.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends.reader import InferenceModel, State
+from mlxhog.backends.inference import InferenceModel, State
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import TokenSampler, check_finite
@@ -26,22 +26,22 @@ Int32 = NDArray[np.int32]
 FinishReason = Literal["stop", "length", "document_end"]
 
 PREFILL_CHUNK = 2048
-"""Tokens per piece of a prompt; so memory does not grow with the length of the prompt."""
+"""Tokens per chunk of a prompt; so memory does not grow with the length of the prompt."""
 
 MIN_LOGPROB = -9999.0
 """Reported for a probability of 0, whose logarithm JSON does not have."""
 
 BATCH_SIZE = 16
-"""Number of answers that are written together."""
+"""Number of answers that decode together."""
 
 
 @dataclass(frozen=True)
 class TokenScore:
     """The model's probability of a token, before temperature and filters."""
 
-    token: int  # the token
-    logprob: float | None  # log of its probability; None for the first token that the model reads
-    top: Mapping[int, float]  # the same of the most likely tokens, the likeliest first
+    token: int
+    logprob: float | None  # None for the first token that the model reads
+    top: Mapping[int, float]  # logprobs of the most likely tokens, in descending order
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Piece:
 
     row: int  # number of the request, from `DecodingEngine.submit`
     token: int | None  # the token; None at the end of a document
-    text: str  # text that is now certain; the texts, joined, are the answer
+    text: str  # text that is now final; the texts, joined, are the answer
     finish_reason: FinishReason | None = None  # why the answer ends here; None if it continues
     scores: tuple[TokenScore, ...] = ()  # of the token, if requested; before it the prompt's
 
@@ -60,23 +60,23 @@ class GenerationRequest:
     """A request for an answer."""
 
     prompt: Sequence[int] | Int32  # ids below the tokenizer's `n_ids`; may be empty
-    sampling: Sampling  # options of the answer
-    row: int = 0  # number among several answers with the same settings; see `TokenSampler`
-    ends: Collection[int] = ()  # tokens that end the document and the answer
-    top: int | None = None  # most likely tokens in the score of each token; None is no scores
+    sampling: Sampling
+    row: int = 0  # number among several answers with the same options; see `TokenSampler`
+    stop_ids: Collection[int] = ()  # tokens that end the document and the answer
+    top: int | None = None  # most likely tokens in the score of each token; None: no scores
     scores_prompt: bool = False  # whether tokens of the prompt get scores, too
-    writes: bool = True  # whether there is an answer; if not, the prompt is read only
+    generates: bool = True  # whether an answer is generated; else the prompt is only scored
 
 
 class DecodingEngine:
-    """Reads prompts and writes their answers, one token of each per step.
+    """Prefills prompts and decodes their answers, one token of each per step.
 
     Args:
         model: the model. Its parameters may change between two steps.
         tokenizer: tokenizer of the checkpoint.
-        batch_size: number of answers that are written together, >= 1; each needs a state.
-        prefill_chunk: tokens per piece of a prompt, >= 1. It changes memory, speed, and the wait of
-            the other answers.
+        batch_size: number of answers that decode together, >= 1; each needs a state.
+        prefill_chunk: tokens per chunk of a prompt, >= 1. It changes memory, speed, and the latency
+            of the other answers.
 
     Concurrency: for the thread that may call the model.
     """
@@ -98,9 +98,9 @@ class DecodingEngine:
     def clear(self) -> None:
         """Drop every unfinished answer."""
         self._waiting: deque[_Row] = deque()
-        self._reading: deque[_Row] = deque()  # their prompts are read in part
-        self._writing: list[_Row] = []
-        self._state: State = None  # of `_writing`, in its order
+        self._prefilling: deque[_Row] = deque()
+        self._decoding: list[_Row] = []
+        self._state: State = None  # of `_decoding`, in its order
 
     @property
     def n_waiting(self) -> int:
@@ -109,8 +109,8 @@ class DecodingEngine:
 
     @property
     def n_running(self) -> int:
-        """Number of answers in progress: their prompt is being read, or they are being written."""
-        return len(self._reading) + len(self._writing)
+        """Number of answers in progress, in prefill or decoding."""
+        return len(self._prefilling) + len(self._decoding)
 
     @property
     def is_busy(self) -> bool:
@@ -120,8 +120,7 @@ class DecodingEngine:
     def submit(self, request: GenerationRequest) -> int:
         """Add a request; returns its number, from 0, which its pieces have as `row`.
 
-        BOS is added before the prompt, because models are trained with it, unless the prompt begins
-        with it.
+        BOS is added before the prompt unless it begins with BOS: models are trained with it.
 
         Raises:
             DataError: an id of the prompt is outside the vocabulary.
@@ -135,84 +134,82 @@ class DecodingEngine:
         return row.index
 
     def cancel(self, index: int) -> None:
-        """Stop an answer in any state; no effect on one that has ended or does not exist."""
-        for prompts in (self._waiting, self._reading):
+        """Stop an answer in any phase; no effect on one that has ended or does not exist."""
+        for prompts in (self._waiting, self._prefilling):
             for row in [row for row in prompts if row.index == index]:
                 prompts.remove(row)
-        others = [j for j, row in enumerate(self._writing) if row.index != index]
-        if len(others) < len(self._writing):
-            self._keep_only(others)
+        others = [j for j, row in enumerate(self._decoding) if row.index != index]
+        if len(others) < len(self._decoding):
+            self._select_rows(others)
 
     def step(self) -> list[Piece]:
-        """Read a piece of a prompt, or several short prompts, and write a token of every answer.
+        """Prefill a chunk of a prompt, or several short prompts, and decode a token per answer.
 
         Raises:
             Diverged: the model's logits are not finite; call `clear` before another step.
         """
-        return [*self._read(), *self._write()]
+        return [*self._prefill(), *self._decode()]
 
-    def _read(self) -> list[Piece]:
-        """Read prompts in turns, and write the first token after each."""
+    def _prefill(self) -> list[Piece]:
+        """Read prompts round-robin, and sample the first token after each."""
         pieces, n_read = [], 0
         while n_read < self._prefill_chunk:
             while self.admits and self._waiting and self.n_running < self._batch_size:
-                self._reading.append(self._waiting.popleft())
-            if not self._reading:
+                self._prefilling.append(self._waiting.popleft())
+            if not self._prefilling:
                 break
-            row = self._reading.popleft()
+            row = self._prefilling.popleft()
             # Prompts are always cut at the same places, so an answer does not depend on the others.
             part, row.unread = np.split(row.unread, [self._prefill_chunk])
             if row.request.scores_prompt:
-                every, row.state = self._model.every_logits(part[None], row.state)
+                every, row.state = self._model.all_logits(part[None], row.state)
                 row.score_prompt(part, every[0, :, : self._tokenizer.n_ids])
                 logits = every[:, -1]
             else:
                 logits, row.state = self._model.logits(part[None], row.state)
             n_read += len(part)
             if row.unread.size:
-                self._reading.append(row)
+                self._prefilling.append(row)
                 continue
-            if row.request.writes:
-                (piece,) = self._draw([row], logits)
+            if row.request.generates:
+                (piece,) = self._sample([row], logits)
             else:
-                piece = Piece(row.index, None, "", "length", row.taken_scores())
+                piece = Piece(row.index, None, "", "length", row.pop_scores())
             pieces.append(piece)
             if piece.finish_reason is None:
-                before = [self._state] if self._writing else []
+                before = [self._state] if self._decoding else []
                 self._state = self._model.stack_states([*before, row.state])
-                self._writing.append(row)
-                row.state = None  # it is now in that of all
+                self._decoding.append(row)
+                row.state = None  # now part of the batch's
         return pieces
 
-    def _write(self) -> list[Piece]:
-        """Write one token of every answer whose prompt is read."""
-        rows = self._writing
+    def _decode(self) -> list[Piece]:
+        """Decode one token of every answer whose prompt is read."""
+        rows = self._decoding
         if not rows:
             return []
         last = np.array([[row.last] for row in rows], np.int32)
         logits, self._state = self._model.logits(last, self._state)
-        pieces = self._draw(rows, logits)
+        pieces = self._sample(rows, logits)
         unfinished = [j for j, piece in enumerate(pieces) if piece.finish_reason is None]
         if len(unfinished) < len(rows):
-            self._keep_only(unfinished)
+            self._select_rows(unfinished)
         return pieces
 
-    def _draw(self, rows: "Sequence[_Row]", logits: NDArray[np.float32]) -> list[Piece]:
-        """Choose the next token of each row from logits (B, V)."""
+    def _sample(self, rows: "Sequence[_Row]", logits: NDArray[np.float32]) -> list[Piece]:
+        """Sample the next token of each row from logits (B, V)."""
         logits = logits[:, : self._tokenizer.n_ids]
-        # All tokens are drawn before one is taken: an error leaves no answer with more than others.
-        tokens = [
-            row.sampler(of_row, row.occurred) for row, of_row in zip(rows, logits, strict=True)
-        ]
-        for row, token, of_row in zip(rows, tokens, logits, strict=True):
+        # All are sampled before one is appended: an error leaves no answer with more than others.
+        tokens = [row.sampler(own, row.seen_tokens) for row, own in zip(rows, logits, strict=True)]
+        for row, token, own in zip(rows, tokens, logits, strict=True):
             if row.request.top is not None:
-                row.scores.append(_scored(token, of_row, row.request.top))
-        return [row.take(token) for row, token in zip(rows, tokens, strict=True)]
+                row.scores.append(_score(token, own, row.request.top))
+        return [row.append(token) for row, token in zip(rows, tokens, strict=True)]
 
-    def _keep_only(self, places: Sequence[int]) -> None:
-        """Drop all answers of `_writing` except those at these places."""
-        self._state = self._model.take_state(self._state, places) if places else None
-        self._writing = [self._writing[j] for j in places]
+    def _select_rows(self, places: Sequence[int]) -> None:
+        """Drop all answers of `_decoding` except those at these places."""
+        self._state = self._model.select_state(self._state, places) if places else None
+        self._decoding = [self._decoding[j] for j in places]
 
 
 class _Row:
@@ -226,61 +223,61 @@ class _Row:
         self.n_written = 0
         self.scores: list[TokenScore] = []
         self._before: NDArray[np.float32] | None = None  # logits after the last scored token
-        self._hidden = 0 if prompt.size == len(request.prompt) else 1  # a start token was added
+        self._bos_added = prompt.size != len(request.prompt)
         self.sampler = TokenSampler(request.sampling, request.row)
         self._text = TextStream(tokenizer, request.sampling.stop)
-        self.occurred: NDArray[np.bool_] | None = None
+        self.seen_tokens: NDArray[np.bool_] | None = None
         if request.sampling.repetition_penalty != 1:
-            self.occurred = np.zeros(tokenizer.n_ids, np.bool_)
-            self.occurred[prompt] = True
+            self.seen_tokens = np.zeros(tokenizer.n_ids, np.bool_)
+            self.seen_tokens[prompt] = True
 
     def score_prompt(self, part: Int32, logits: NDArray[np.float32]) -> None:
-        """Add the scores of a piece of the prompt, from the logits (S, V) after its tokens."""
+        """Add the scores of a chunk of the prompt, from the logits (S, V) after its tokens."""
         check_finite(logits.max(axis=-1))
         for token, after in zip(part.tolist(), logits, strict=True):
-            if self._hidden:
-                self._hidden = 0
+            if self._bos_added:
+                self._bos_added = False
             elif self._before is None:
                 self.scores.append(TokenScore(token, None, {}))
             else:
-                self.scores.append(_scored(token, self._before, self.request.top or 0))
+                self.scores.append(_score(token, self._before, self.request.top or 0))
             self._before = after
 
-    def taken_scores(self) -> tuple[TokenScore, ...]:
+    def pop_scores(self) -> tuple[TokenScore, ...]:
         """Return the scores since the last call."""
         scores, self.scores = tuple(self.scores), []
         return scores
 
-    def take(self, token: int) -> Piece:
-        """Add a drawn token to the answer."""
+    def append(self, token: int) -> Piece:
+        """Append a sampled token to the answer."""
         reason: FinishReason | None = "document_end"
-        if ends := token in self.request.ends:
+        if is_stop := token in self.request.stop_ids:
             text = self._text.end()
         else:
-            if self.occurred is not None:
-                self.occurred[token] = True
+            if self.seen_tokens is not None:
+                self.seen_tokens[token] = True
             self.last = token
             self.n_written += 1
             is_last = self.n_written == self.request.sampling.max_new_tokens
             text = self._text.read(token)
             if not self._text.stopped and is_last:
-                text += self._text.end()  # this rest may contain a stop string
+                text += self._text.end()  # which may contain a stop string
             reason = "stop" if self._text.stopped else "length" if is_last else None
-        return Piece(self.index, None if ends else token, text, reason, self.taken_scores())
+        return Piece(self.index, None if is_stop else token, text, reason, self.pop_scores())
 
 
-def _scored(token: int, logits: NDArray[np.float32], top: int) -> TokenScore:
+def _score(token: int, logits: NDArray[np.float32], top: int) -> TokenScore:
     """Return the score of a token under logits (V,), the largest of which is finite."""
     logprobs = logits - logits.max()
     logprobs = logprobs - np.log(np.exp(logprobs).sum(dtype=np.float64))
     top = min(top, len(logprobs))
-    likeliest = np.argpartition(-logprobs, top - 1)[:top] if top else np.empty(0, np.intp)
-    likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
+    best = np.argpartition(-logprobs, top - 1)[:top] if top else np.empty(0, np.intp)
+    best = best[np.argsort(-logprobs[best], kind="stable")]
 
-    def spelled(one: int) -> float:
+    def reported(one: int) -> float:
         return max(float(logprobs[one]), MIN_LOGPROB)
 
-    return TokenScore(token, spelled(token), {one: spelled(one) for one in likeliest.tolist()})
+    return TokenScore(token, reported(token), {one: reported(one) for one in best.tolist()})
 
 
 def checked_ids(prompt: Sequence[int] | Int32, tokenizer: Tokenizer) -> Int32:
@@ -306,25 +303,27 @@ def answer(
     *,
     tokenizer: Tokenizer,
     sampling: Sampling,
-    ends: Collection[int] | None = None,
+    stop_ids: Collection[int] | None = None,
     batch_size: int = BATCH_SIZE,
     prefill_chunk: int = PREFILL_CHUNK,
     before_step: Callable[[], object] = lambda: None,
 ) -> Iterator[Piece]:
     """Answer prompts of any lengths together, token by token.
 
-    Padding of the vocabulary is never drawn. Each answer has its own random numbers and does not
-    depend on the other answers, up to rounding in products of different shapes. It ends at a drawn
-    token of `ends`, by default BOS. `before_step` is called before each token; it may change the
+    Padding of the vocabulary is never sampled. Each answer has its own random numbers and does not
+    depend on the other answers, up to rounding in matmuls of different shapes. It ends at one of
+    `stop_ids`, by default BOS. `before_step` is called before each token; it may change the
     parameters.
 
     Raises:
         DataError, Diverged: as of `DecodingEngine`.
     """
     engine = DecodingEngine(model, tokenizer, batch_size=batch_size, prefill_chunk=prefill_chunk)
-    ends = (tokenizer.bos,) if ends is None else ends
+    stop_ids = (tokenizer.bos,) if stop_ids is None else stop_ids
     for index, prompt in enumerate(prompts):
-        engine.submit(GenerationRequest(prompt=prompt, sampling=sampling, row=index, ends=ends))
+        engine.submit(
+            GenerationRequest(prompt=prompt, sampling=sampling, row=index, stop_ids=stop_ids)
+        )
 
     def pieces() -> Iterator[Piece]:
         while engine.is_busy:

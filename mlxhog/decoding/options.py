@@ -16,20 +16,20 @@ _sampling = partial(option, group="sampling")
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """The length of an answer, the sampling of its tokens, and its stop strings.
+    """Options of sampling: the length of an answer, filters, and stop strings.
 
     The filters are applied in transformers' order: repetition penalty, temperature, top-k, top-p
     (Holtzman et al. 2020, "The curious case of neural text degeneration"), min-p (Nguyen et al.
     2024, "Turning up the heat", arXiv:2407.01082).
 
     A temperature that rounds to 0 in float32 counts as 0. `top_p` includes the token that crosses
-    it; of equally likely tokens `top_k` takes the first. `repetition_penalty` divides logits of
-    tokens that occurred if they are positive, and multiplies negative ones (Keskar et al. 2019,
-    "CTRL", arXiv:1909.05858); beyond its limits they may overflow float32. `stop` has the texts of
+    it; of equally likely tokens `top_k` takes the first. `repetition_penalty` divides positive
+    logits of seen tokens, and multiplies negative ones (Keskar et al. 2019, "CTRL",
+    arXiv:1909.05858); beyond its limits they may overflow float32. `stop` has the texts of
     `stop_strings`.
 
     Raises:
-        ConfigError: a number is out of its range; the message lists all such numbers.
+        ConfigError: options are out of range; the message lists all of them.
     """
 
     max_new_tokens: int = _sampling(
@@ -59,7 +59,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check every number."""
+        """Check every option."""
         if problems := convert_fields(self):
             raise ConfigError("\n".join(problems))
 

@@ -1,7 +1,7 @@
-"""Choose the next token from logits.
+"""Sample the next token from logits.
 
-One uniform number per step chooses it by the inverse of the cumulative distribution. So a seed
-gives the same text every time on one backend.
+One uniform number per step selects it by inverse transform sampling, so a seed gives the same text
+every time on one backend.
 """
 
 import numpy as np
@@ -25,19 +25,19 @@ class TokenSampler:
         self._random = np.random.Generator(np.random.PCG64(sequence))
 
     def __call__(
-        self, logits: NDArray[np.float32], occurred: NDArray[np.bool_] | None = None
+        self, logits: NDArray[np.float32], seen_tokens: NDArray[np.bool_] | None = None
     ) -> int:
-        """Return a token of logits (V,): the one at a uniform number of the distribution.
+        """Sample a token from logits (V,).
 
-        `occurred` (V,) says whether a token occurs in prompt or answer; None is no token.
+        `seen_tokens` (V,) is true for tokens of prompt or answer; None is no token.
 
         Raises:
             Diverged: there is NaN, or only -inf.
         """
         how, penalty = self._sampling, np.float32(self._sampling.repetition_penalty)
-        if occurred is not None and penalty != 1:
-            punished = np.where(logits < 0, logits * penalty, logits / penalty)
-            logits = np.where(occurred, punished, logits)
+        if seen_tokens is not None and penalty != 1:
+            penalized = np.where(logits < 0, logits * penalty, logits / penalty)
+            logits = np.where(seen_tokens, penalized, logits)
         best = logits.max()
         check_finite(best)
         if self.temperature == 0:

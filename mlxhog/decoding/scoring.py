@@ -1,8 +1,8 @@
 """Score a model's prediction of text: sums of its loss, bits per byte, perplexity.
 
-A file's text is cut into sequences, and each starts from the empty state, as in the validation
-evaluation of a run. So the numbers can be compared with those of training, and between tokenizers.
-A document is read from begin to end with one state.
+A file's text is cut into sequences, each from the initial state, as in the validation of a run, so
+that the numbers can be compared with those of training, and between tokenizers. A document is read
+from begin to end with one state.
 """
 
 import math
@@ -20,8 +20,8 @@ from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError, Diverged
 from mlxhog.models.families import ModelConfig, check_length, param_count
 
-SCORED_TOKENS = 2048  # largest number of tokens of a document whose logits are computed at once
-SCORED_LOGITS = 2**24  # largest number of values in these logits
+SCORED_TOKENS = 2048  # most tokens of a document whose logits are computed at once
+SCORED_LOGITS = 2**24  # most elements of these logits
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class TextScore:
     tokens: int = 0  # number of predicted tokens
 
     def __add__(self, other: "TextScore") -> "TextScore":
-        """The score of both texts together."""
+        """Return the score of both texts together."""
         return TextScore(
             self.nats + other.nats, self.n_bytes + other.n_bytes, self.tokens + other.tokens
         )
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Cross entropy per byte of text, None without text."""
+        """Cross entropy per byte of text in bits, None without text."""
         return validation_set.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
 
     @property
@@ -60,7 +60,7 @@ class TextScore:
 def token_files(
     tokenizer: Tokenizer, corpus: corpora.Corpus, folder: Path
 ) -> Iterator[tuple[str, TokenFile | None]]:
-    """Yield name and tokens of each file of a corpus, None without text; they lie in `folder`.
+    """Yield name and tokens of each file of a corpus, None without text; stored in `folder`.
 
     Raises:
         DataError: the corpus is malformed.
@@ -75,7 +75,7 @@ def token_files(
 
 
 def val_tokens(of_model: Tokenizer, data: str, **options: Any) -> TokenFile:
-    """The validation text of a run, prepared as for its training by its options.
+    """Return the validation tokens of a run, prepared by the options of its training.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
@@ -133,7 +133,7 @@ def score_document(
     nats, state = 0.0, None
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
-        logits, state = backend.every_logits(before[None, part], state)
+        logits, state = backend.all_logits(before[None, part], state)
         best = logits[0].max(axis=-1, keepdims=True)
         sums = np.exp(logits[0] - best).sum(axis=-1, dtype=np.float64)
         of_ids = np.take_along_axis(logits[0], ids[part, None].astype(np.int64), axis=-1) - best

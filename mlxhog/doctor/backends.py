@@ -67,7 +67,7 @@ def check_backends(
             measured.checks.append(absent)
             continue
         metal = ["metal"] if GPU_ENGINES.get(name) in agreed else []
-        for form in ["reference", *metal] if name in GPU_ENGINES else ["auto"]:
+        for form in ["eager", *metal] if name in GPU_ENGINES else ["auto"]:
             _measure(measured, name, form, gradients, expected)
     if measured.tokens_per_s.keys() >= {"mlx:cpu", "mlx:gpu"}:
         measured.decoding = _measure_decoding(measured.checks)
@@ -103,7 +103,7 @@ def _measure(
     )
     if form == "metal":
         title, speeds, otherwise = f"{title}, Metal kernels", measured.metal, CheckResult.WARN
-        consequence = f"--kernels auto is reference on {name}, and metal fails"
+        consequence = f"--kernels auto is eager on {name}, and metal fails"
     results = list[Gradient]()
 
     def measure() -> tuple[bool, str]:

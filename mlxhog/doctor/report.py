@@ -122,7 +122,7 @@ def _measures(
     decode_s = 0.1 if quick else DECODE_S
     for name in BACKENDS:
         measures[f"polar_distance {name}"] = of(name, polar_distance, name)
-        for form in ("reference", "metal" if name in GPU_BACKENDS else "native"):
+        for form in ("eager", "metal" if name in GPU_BACKENDS else "native"):
             how = name, form, GRADIENTS[quick], MODEL, SPEED_S
             measures[f"tokens_per_s {name} {form}"] = of(name, measure_speed, *how)
         measures[f"decode_tokens_per_s {name}"] = of(name, measure_decoder, name, decode_s)
@@ -136,7 +136,7 @@ def framework(lane: Lane, name: str, function: str, *arguments: Any) -> Any:
 
 def polar_distance(lane: Lane, name: str) -> float:
     """In a child: return how far a backend's orthogonal matrices are from the CPU's."""
-    return muon.distance(create(name, threads=1, kernels="auto").polar)
+    return muon.distance(create(name, threads=1, kernels="auto").orthogonalize)
 
 
 def _train(folder: Path, seconds: int) -> Check:

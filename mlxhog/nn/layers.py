@@ -1,4 +1,4 @@
-"""Stacks of xLSTM layers, and what their modules have in common in PyTorch and MLX.
+"""Stacks of xLSTM layers, and the base classes of their modules in PyTorch and MLX.
 
 The layers are those of the language models, `models/layers/xlstm.py`: the variant "v1" has the
 layers of the first paper, "large" those of xLSTM-7B. Parameters have the names and layouts of the
@@ -37,15 +37,15 @@ from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
-from mlxhog.nn.padding import SkippingOps, take
+from mlxhog.nn.padding import SkippingOps, gather
 
 State = Sequence[Sequence[Any]]
 
 
 class Stack:
-    """Layers of one kind, each the input of the next: some blocks of a language model.
+    """Some blocks of a language model, one after another.
 
-    Of `whole_blocks` a layer has norms and residuals, otherwise it is the cell's layer alone.
+    With `whole_blocks` a layer has norms and residuals, otherwise it is the mixer alone.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Stack:
 
     @cached_property
     def parameters(self) -> dict[str, ParamSpec]:
-        """Parameters by their names here; a `ParamSpec` has the name in the model."""
+        """Parameters by their names in the module; a `ParamSpec` has the name in the model."""
         width, parameters = self.cfg.hidden_size, dict[str, ParamSpec]()
         if self.input_size != width:
             specs = linear_params(self.input_size, bias=True, input_proj=width)
@@ -77,7 +77,7 @@ class Stack:
         return parameters
 
     def translate(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return a state dict of the xlstm package in the layout here.
+        """Convert a state dict of the xlstm package to the names and layouts here.
 
         Its CUDA sLSTM has transposed weights, and weight_mode "fused" stacks matrices; see
         `models/checkpoint_names.py`. Unknown names stay as they are.
@@ -97,7 +97,7 @@ def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
 def _config(
     cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any]
 ) -> ModelConfig:
-    """Return the language model of n blocks that has the layers; its errors name its fields."""
+    """Return the config of a language model of n blocks with these layers."""
     own = dict(options)
     if (variant, cell) == ("large", "mlstm"):
         if dropout:
@@ -125,28 +125,28 @@ def _config(
 
 
 class LayersBase:
-    """The part of a module that both frameworks share; a framework's class comes behind it.
+    """The part of a module that both frameworks share; a framework's class follows it in the MRO.
 
     The modules have these arguments:
 
-        input_size      of another width than `hidden_size` adds a linear map before the first layer
+        input_size      a width other than `hidden_size` adds a linear layer before the first layer
         hidden_size     width of the output; the cell's heads have to divide it
         num_layers      layers, each the input of the next
         batch_first     (B, S, width), or (S, B, width); the default is that of `nn.LSTM` in
                         PyTorch, false, and true in MLX
-        dropout         rate of units that are zeroed while training, where the package does
-        kernels         "auto" for the fastest, "reference" for the framework's own operations
+        dropout         rate of units that are zeroed in training, where the package does
+        kernels         "auto" for the fastest, "eager" for the framework's own operations
         variant         "v1" for the layers of the first paper, "large" for those of xLSTM-7B
         options         fields of the package's configuration of the layer
 
     A size that does not divide, or an option that is unknown or out of range, is a `ConfigError`.
     """
 
-    start: Callable[[], None]  # makes the parameters, by a framework's class
+    start: Callable[[], None]  # creates the parameters; a framework's class has these three
     arrays: Callable[[Any], tuple[Mapping[str, Array], Ops]]
-    """The parameters by the names of `Stack.parameters`, and operators for an input, likewise."""
+    """The parameters by the names of `Stack.parameters`, and operators for an input."""
     drop: Callable[[tuple[int, ...], float, Any], Array]
-    """(shape, rate, an array of the device) -> an array of 0 and 1 / (1 - rate), likewise."""
+    """(shape, rate, an array on the device) -> a dropout mask of 0 and 1 / (1 - rate)."""
     training: bool
     batch_first: bool
 
@@ -166,14 +166,13 @@ class LayersBase:
             x: (S, B, input_size), or (B, S, input_size) if `batch_first`, float32; or one sequence
                 (S, input_size), whose state has no axis of rows.
             state: result of an earlier call for the same rows; None is zeros.
-            lengths: (B,), number of positions of each row that count, from the first; the others
-                are padding.
-            mask: (B, S), true or 1 at positions that count, anywhere in the row.
+            lengths: (B,), number of valid positions of each row; those after them are padding.
+            mask: (B, S), true or 1 at valid positions, anywhere in the row.
 
         Returns:
             The output, like x but of width `hidden_size` and 0 at padding; and the state of every
-            row after its last position that counts. From the first position of a row on that is
-            not finite the output is NaN, and the state is that of zeros in its place.
+            row after its last valid position. From the first input of a row on that is not finite
+            the output is NaN, and the state is that of zeros in its place.
 
         Raises:
             ShapeError: x, state, lengths or mask have another shape.
@@ -200,15 +199,15 @@ class LayersBase:
                 )
             if not batched:
                 state = [[part[None] for part in layer] for layer in state]
-        y, last = self._run(x, state, _counts(B, S, lengths, mask))
+        y, last = self._run(x, state, _validity(B, S, lengths, mask))
         if not batched:
             return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
         return y.swapaxes(0, 1) if swapped else y, last
 
     def _run(
-        self, x: Array, state: State | None, counts: NDArray[np.bool_] | None
+        self, x: Array, state: State | None, is_valid: NDArray[np.bool_] | None
     ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
-        """Run the layers on x (B, S, input_size), of which all positions or some count."""
+        """Run the layers on x (B, S, input_size), all of it or its valid positions (B, S)."""
         (params, ops), stack = self.arrays(x), self.stack
         states = [("the state", part) for layer in state or () for part in layer]
         for name, array in [("the input", x), *params.items(), *states]:
@@ -220,30 +219,28 @@ class LayersBase:
         parts = parts if self.training else []
         masks = {p.name: self.drop((*x.shape[:2], p.d), p.dropout, x) for p in parts}
         xp, order, padded = ops.xp, None, None
-        if counts is not None:
-            order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
-            x = take(x, order, xp)
-            ops = cast(Ops, skipping := SkippingOps(ops, counts.sum(1), x))
+        if is_valid is not None:
+            order = np.argsort(~is_valid, axis=1, kind="stable")  # valid ones first
+            x = gather(x, order, xp)
+            ops = cast(Ops, skipping := SkippingOps(ops, is_valid.sum(1), x))
             padded = skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
-        # A product of chunks would carry NaN back to positions before it: 0 times NaN is NaN.
-        faults = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
-        spoilt = (xp.cumsum(faults, 1) > 0)[..., None]
-        x, run = (
-            xp.where(spoilt, 0.0, x),
-            ForwardContext(ops, stack.cfg.norm_eps, masks=masks or None),
-        )
+        # A matmul of a chunk would carry NaN back to earlier positions: 0 times NaN is NaN.
+        not_finite = xp.where(x - x == 0, 0.0, 1.0).sum(-1)
+        is_nan = (xp.cumsum(not_finite, 1) > 0)[..., None]
+        x = xp.where(is_nan, 0.0, x)
+        ctx = ForwardContext(ops, stack.cfg.norm_eps, masks=masks or None)
         if "input_proj.weight" in params:
-            x = run.linear(x, params, "input_proj")
-        of_model = {spec.name: params[name] for name, spec in stack.parameters.items()}
+            x = ctx.linear(x, params, "input_proj")
+        by_model_name = {spec.name: params[name] for name, spec in stack.parameters.items()}
         after = []
         for k, block in enumerate(stack.blocks):
             before = None if state is None else tuple(state[k])
-            x, end = model.run_block(stack.cfg, block, of_model, x, before, run)
+            x, end = model.run_block(stack.cfg, block, by_model_name, x, before, ctx)
             after.append(end)
-        x = xp.where(spoilt, math.nan, x)
+        x = xp.where(is_nan, math.nan, x)
         if order is not None:
-            x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
+            x = gather(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
         return x, tuple(after)
 
 
@@ -274,7 +271,7 @@ class Recurrent(LayersBase):
 class SLSTMBase(Recurrent):
     """sLSTM layers where `nn.LSTM` stands: the package's sLSTMLayer.
 
-    Its output is normalized within each head, so nothing has to follow. Options are `num_heads`
+    Its output is normalized within each head, so no norm has to follow. Options are `num_heads`
     (4), `conv1d_kernel_size` (4; 0 for none), `bias_init`, `recurrent_weight_init` and
     `group_norm_weight`.
     """
@@ -328,14 +325,14 @@ class XLSTMBlockBase(LayersBase):
 
 
 def _shapes(state: Any) -> object:
-    """Return the shapes of a state's arrays; the type of what is no tuple of tuples of arrays."""
+    """Return the shapes of a state's arrays in its structure; the type's name for other objects."""
     if isinstance(state, tuple | list):
         return [_shapes(part) for part in state]
     return tuple(state.shape) if hasattr(state, "shape") else type(state).__name__
 
 
-def _counts(B: int, S: int, lengths: Any, mask: Any) -> NDArray[np.bool_] | None:
-    """Return which positions count, (B, S); None if all do."""
+def _validity(B: int, S: int, lengths: Any, mask: Any) -> NDArray[np.bool_] | None:
+    """Return which positions are valid, (B, S); None if all are."""
     if lengths is None and mask is None:
         return None
     if lengths is not None and mask is not None:
@@ -347,14 +344,14 @@ def _counts(B: int, S: int, lengths: Any, mask: Any) -> NDArray[np.bool_] | None
         raise ShapeError(f"{name}: shape {x.shape}, but the batch needs {shape}, rows first")
     if not np.isin(x, np.arange(last + 1)).all():
         raise ConfigError(f"{name}: {x.tolist()} has values that are no integers from 0 to {last}")
-    counts = x.astype(bool) if lengths is None else np.arange(S) < x[:, None]
-    return None if counts.all() else counts
+    is_valid = x.astype(bool) if lengths is None else np.arange(S) < x[:, None]
+    return None if is_valid.all() else is_valid
 
 
-def opened(
+def read_model(
     source: str | Path | ModelConfig, seed: int
 ) -> tuple[ModelConfig, dict[str, NDArray[np.float32]]]:
-    """Return a language model and its values: those of a checkpoint's directory, else initial ones.
+    """Return a language model and its parameters: of a checkpoint's directory, else initial ones.
 
     Raises:
         ConfigError: no such model; or it is no language model of tokens alone.

@@ -5,9 +5,9 @@
     output, state = layer(more, state)          # continues after the last call
     output, state = layer(x, lengths=lengths)   # rows of different lengths
 
-On a CPU the cells and the products around them run as native kernels, which evaluate their inputs.
-So inside `mx.compile` and `mx.vmap` use `kernels="reference"`, operations of MLX. `set_threads`
-sets the threads of native kernels. All numbers are float32.
+On a CPU the cells and the matmuls around them run as native kernels, which evaluate their inputs.
+So inside `mx.compile` and `mx.vmap` use `kernels="eager"`, operations of MLX. `set_threads`
+sets the threads of native kernels. All arrays are float32.
 
 MLX has no parameters whose names begin with an underscore: `_recurrent_kernel_` and `_bias_` of the
 package's sLSTM cell are `recurrent_kernel` and `bias` here. `load_weights` reads both.
@@ -30,13 +30,13 @@ from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
-from mlxhog.nn.layers import opened
+from mlxhog.nn.layers import read_model
 
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "set_threads"]
 
 
 class Layers(layers.LayersBase, Module):
-    """Parameters and computation of all modules."""
+    """The parameters and computation of all modules."""
 
     __call__ = layers.LayersBase.forward
     batch_first = True
@@ -91,7 +91,7 @@ class LanguageModel(Module):
     ) -> None:
         """Make the model; arguments and errors as of `mlxhog.nn.torch.LanguageModel`."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.architecture, values = opened(source, seed)
+        self.architecture, values = read_model(source, seed)
         self.kernels = kernels
         self._names = {_own(name): name for name in values}
         _add_parameters(self, values)

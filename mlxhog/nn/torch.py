@@ -5,10 +5,10 @@
     output, state = layer(more, state)          # continues after the last call
     output, state = layer(x, lengths=lengths)   # rows of different lengths
 
-On a CPU the cells and the products around them run as native kernels, on other devices as
+On a CPU the cells and the matmuls around them run as native kernels, on other devices as
 operations of PyTorch. Both give exact gradients of inputs, states and parameters, in float32, also
 under `torch.autocast`, where inputs may be of 16 bits.
-Gradients of gradients and `torch.func` need `kernels="reference"`.
+Gradients of gradients and `torch.func` need `kernels="eager"`.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import initial_value
 from mlxhog.nn import layers
-from mlxhog.nn.layers import opened
+from mlxhog.nn.layers import read_model
 
 __all__ = ["MLSTM", "SLSTM", "LanguageModel", "XLSTMBlock", "detach"]
 
 
 class Layers(layers.LayersBase, nn.Module):
-    """Parameters and computation of all modules."""
+    """The parameters and computation of all modules."""
 
     batch_first = False
 
@@ -94,14 +94,14 @@ class LanguageModel(nn.Module):
         """Make the model of a configuration, or of what `mlxhog train --model` takes.
 
         A checkpoint gives its weights, too, otherwise they are the initial ones of the seed. The
-        `kernels` are "auto" for the fastest of the device, or "reference".
+        `kernels` are "auto" for the fastest of the device, or "eager".
 
         Raises:
             ConfigError: no such model, or no language model.
             CheckpointError: the weights of a checkpoint do not fit.
         """
         super().__init__()
-        self.architecture, values = opened(source, seed)
+        self.architecture, values = read_model(source, seed)
         self.kernels = kernels
         add_parameters(self, values)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlxhog import backends
 from mlxhog.backends.backend import Backend
-from mlxhog.backends.reader import check_tokens
+from mlxhog.backends.inference import check_tokens
 from mlxhog.base.processes import environment
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.config import plugins
@@ -149,7 +149,7 @@ class LoadedModel:
             ids,
             tokenizer=self.tokenizer,
             sampling=sampling,
-            ends=self.stop_ids,
+            stop_ids=self.stop_ids,
             before_step=partial(self.follower.refresh, in_sequence=True),
         )
 
@@ -183,7 +183,7 @@ class LoadedModel:
         check_tokens(rows, self.config.vocab_size)
         families.check_length(self.config, rows.shape[1])
         self._refresh()
-        logits, _ = self.follower.backend.every_logits(rows.astype(np.int32), None)
+        logits, _ = self.follower.backend.all_logits(rows.astype(np.int32), None)
         return logits if tokens.ndim == 2 else logits[0]
 
     def score(self, text: str) -> float:

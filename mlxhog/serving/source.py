@@ -221,7 +221,7 @@ class RunWeights(WeightSource):
         if self._bound is not backend:
             backend.bind(self._model, layout)
             self._bound = backend
-        backend.take(out)
+        backend.copy_in(out)
         return self.with_age(loaded)
 
     def _read(self, out: Float32) -> LoadedWeights:

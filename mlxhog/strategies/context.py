@@ -185,4 +185,4 @@ def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int 
     if strategy.copies and arena.counters.load("command") == ControlCommand.TRAIN:
         flat = np.empty_like(flat)
         strategy.load(arena, flat, training=True, threads=threads)
-    backend.take(flat, threads)
+    backend.copy_in(flat, threads)

@@ -202,7 +202,7 @@ class InOrderWorker(NumberedWorker):
         context, strategy = self.context, self.strategy
         k = (self._turn - strategy.trace.at(self._turn).staleness) % strategy.in_flight
         context.entry.version_read = self._words["version", k]
-        context.backend.take(context.arena.segment(strategy.past()[k]), context.threads)
+        context.backend.copy_in(context.arena.segment(strategy.past()[k]), context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Wait for the turn, apply the update, copy the parameters, pass the turn on."""

@@ -115,7 +115,7 @@ class LocalWorker(NumberedWorker):
         context = self.context
         self._version_read = sum(self.strategy.each(self._words, "updates", self._group))
         context.entry.version_read = context.arena.counters.load("version")
-        context.backend.take(self.copy, context.threads)
+        context.backend.copy_in(self.copy, context.threads)
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         context, words, rank = self.context, self._words, self.context.rank

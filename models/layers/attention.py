@@ -1,4 +1,4 @@
-"""Softmax attention: to all positions before, to a window of them, and to reflected keys."""
+"""Softmax attention: causal, in a sliding window, and PaTH."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,6 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
+    Output,
     Params,
     Shapes,
     State,
@@ -19,29 +20,28 @@ from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
 
-HEADS = 16  # heads of mad-lab's baselines, which are 128 wide
-NARROW_HEAD = 16  # width of a head of narrower models
+HEADS = 16  # of mad-lab's baselines, which are 128 wide
+MIN_HEAD_WIDTH = 16  # in narrower models
 
 
 def default_heads(d: int, kv_heads: int | None) -> int:
     """Return the default number of heads of a layer.
 
-    mad-lab's default is 16 heads for every width, and its candidates are 128 wide. At width 64
-    heads would have 4 numbers, too few to distinguish keys; so below 128 heads are at least 16
-    wide: 4 heads at width 64. If possible, the heads have an even width and `kv_heads` divides
-    their number.
+    mad-lab has 16 heads at every width, and its candidates are 128 wide. Heads of 4 at width 64 are
+    too narrow to distinguish keys; so below width 128 heads are at least 16 wide. If possible,
+    heads have an even width and `kv_heads` divides their number.
     """
-    most = HEADS if d >= 8 * HEADS else max(1, d // NARROW_HEAD)
+    max_heads = HEADS if d >= 8 * HEADS else max(1, d // MIN_HEAD_WIDTH)
     fitting = (
         heads
-        for heads in range(most, 0, -1)
+        for heads in range(max_heads, 0, -1)
         if d % heads == 0 and d // heads % 2 == 0 and heads % (kv_heads or 1) == 0
     )
     return next(fitting, HEADS)
 
 
 class _Heads(Layer):
-    """A number of heads that may depend on the width."""
+    """A layer whose number of heads may depend on the width."""
 
     heads: int | None = None  # of queries; None depends on the width, see `default_heads`
     kv_heads = cast(int | None, None)
@@ -55,30 +55,30 @@ class _Heads(Layer):
 
 
 class MHAttention(_Heads):
-    """Softmax attention of several heads to all positions before.
+    """Causal multi-head softmax attention.
 
         q, k, v = W u + b                            each cut into heads of dh = d / heads
-        q, k = rope(q), rope(k)                      pair i turned by t * base^(-2 i / dh)
+        q, k = rope(q), rope(k)                      pair i rotated by t * base^(-2 i / dh)
         y = W_out softmax(q k^T / sqrt(dh)) v + b
 
-    With `kv_heads`, heads / kv_heads neighbours share one head of keys and values. With `qk_norm`
-    every query and key is RMSNorm'd over its head before rope. Both are as in LFM2.
+    With `kv_heads`, groups of heads / kv_heads query heads share one head of keys and values
+    (GQA). With `qk_norm` queries and keys are RMSNormed per head before rope. Both as in LFM2.
 
     Sources: Vaswani et al. 2017, arXiv:1706.03762; Su et al. 2021, RoFormer, arXiv:2104.09864;
     Ainslie et al. 2023, grouped queries, arXiv:2305.13245; mad-lab.
     """
 
     name = "mh-attention"
-    window = cast(int | None, None)  # number of earlier positions that a query sees; None for all
+    window = cast(int | None, None)  # earlier positions that a query attends to; None for all
 
     kv_heads: int | None = None  # heads of keys and values; None is the number of `heads`
-    rope: bool = True  # turn queries and keys by their positions
-    base: float = 10_000.0  # of the wavelengths of rope
+    rope: bool = True  # rotary position embedding
+    base: float = 10_000.0  # of rope
     qk_norm: bool = False
-    bias: bool = True  # in every linear map
+    bias: bool = True  # in every linear layer
 
     def shared(self, d: int) -> int:
-        """Return the number of heads of queries per head of keys and values."""
+        """Return the number of query heads per head of keys and values."""
         return 1 if self.kv_heads is None else self.heads_at(d) // self.kv_heads
 
     def check(self, d: int) -> None:
@@ -86,7 +86,7 @@ class MHAttention(_Heads):
         heads = self.heads_at(d)
         if self.rope and d // heads % 2:
             raise ConfigError(
-                f"heads is {heads}, so each is {d // heads} wide, and rope turns pairs; "
+                f"heads is {heads}, so each is {d // heads} wide, and rope rotates pairs; "
                 "choose heads of an even width, or rope=false"
             )
         if self.kv_heads is not None and heads % self.kv_heads:
@@ -105,25 +105,23 @@ class MHAttention(_Heads):
         yield from linear_params(d, bias=self.bias, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        """Return the shapes of the keys, after rope, and values of every position that is seen.
+        """Return the shapes of the cache of keys, after rope, and values.
 
         The keys of a row with fewer positions than the cache are the last ones.
         """
         heads, window = self.heads_at(d), self.window
-        seen = length if window is None else min(length, window + 1)
-        return {"cache": [(seen, heads // self.shared(d), d // heads)] * 2, "count": [()]}
+        n_keys = length if window is None else min(length, window + 1)
+        return {"cache": [(n_keys, heads // self.shared(d), d // heads)] * 2, "count": [()]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp, window = run.ops, run.ops.xp, self.window
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp, window = ctx.ops, ctx.ops.xp, self.window
         B, S, d = x.shape
         width = d // self.heads_at(d)
         q, k, v = (
-            y.reshape(B, S, -1, width) for y in run.linears(x, p, "q_proj", "k_proj", "v_proj")
+            y.reshape(B, S, -1, width) for y in ctx.linears(x, p, "q_proj", "k_proj", "v_proj")
         )
         if self.qk_norm:
-            q, k = run.norm(q, p, "q_norm"), run.norm(k, p, "k_norm")
+            q, k = ctx.norm(q, p, "q_norm"), ctx.norm(k, p, "k_norm")
         *cache, count = state
         if self.rope:
             q, k = ops.rope(q, self.base, count), ops.rope(k, self.base, count)
@@ -138,30 +136,30 @@ class MHAttention(_Heads):
         if (shared := self.shared(d)) > 1:
             keys, values = (xp.repeat(y, shared, 2) for y in (k, v))
         h = ops.attention(q, keys, values, window=window, lengths=lengths)
-        y = run.linear(h.reshape(B, S, d), p, "out_proj")
+        y = ctx.linear(h.reshape(B, S, d), p, "out_proj")
         if window is not None:
             k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]
         return y, (k, v, count)
 
 
 class MHSlidingAttention(MHAttention):
-    """Softmax attention of several heads to a window of positions.
+    """Multi-head softmax attention in a sliding window.
 
-    It does not see keys j < t - window. Source: Beltagy et al. 2020, Longformer, arXiv:2004.05150.
+    Keys j < t - window are masked. Source: Beltagy et al. 2020, Longformer, arXiv:2004.05150.
     """
 
     name = "mh-sliding-attention"
 
-    window: int = option(32, "earlier positions that a query sees", low=0)
+    window: int = option(32, "earlier positions that a query attends to", low=0)
 
 
 CHUNK_SIZE = 32
-UNSEEN = -1e30
-"""Score of a key that a query does not see."""
+MASKED = -1e30
+"""Score of a masked key."""
 
 
 class PaTH(_Heads):
-    """PaTH: softmax attention with keys reflected by the positions after them.
+    """PaTH: softmax attention with keys reflected by later positions.
 
         q, k, v = W u                                cut into heads of dh = d / heads
         w = SiLU(conv_k(W_up W_down u)), w = w / |w| of every head, by RMSNorm
@@ -171,19 +169,19 @@ class PaTH(_Heads):
         y = W_out softmax(a) v
 
     With `forget` (PaTH-FoX) a_tj also has the sum of logsigmoid(W_f u + b) over j < s <= t, over
-    sqrt(dh). The cache has every key as the last position sees it, H_t ... H_{j+1} k_j.
+    sqrt(dh). The cache has every key as reflected up to the last position, H_t ... H_{j+1} k_j.
 
     Positions are read in chunks. With W, K, Q the rows of a chunk, M_tj = beta_t w_t . w_j for
     j < t and T = (I + M)^-1 diag(beta), the product of its H is I - W^T T W (the UT transform), so
     with R = tril(Q W^T) T and X = tril(W K^T, -1)
 
         A = tril(Q K^T) - R X          the scores inside the chunk
-        Q' = Q - R W                   the queries as the start of the chunk sees them
-        K' = K - (W^T T X)^T           the keys as its end sees them
+        Q' = Q - R W                   the queries, relative to the start of the chunk
+        K' = K - (W^T T X)^T           the keys, relative to its end
 
     R X, R W, W^T T X and W^T T W are the outputs and the last state of one `recurrence` with keys W
-    and values (X, W). Then the chunks follow one another; each reads all keys before it and moves
-    them on.
+    and values (X, W). Then the chunks run in sequence; each attends to all earlier keys, and
+    reflects them.
 
     Source: Yang et al. 2025, PaTH Attention, arXiv:2505.16381; flash-linear-attention; Lin et al.
     2025, Forgetting Transformer, arXiv:2503.02130.
@@ -192,7 +190,7 @@ class PaTH(_Heads):
     name = "path"
 
     rank: int = 32  # width of the bottleneck of w
-    conv: int = 3  # taps of the convolution of w
+    conv: int = 3  # kernel size of the convolution of w
     forget: bool = False
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
@@ -204,7 +202,7 @@ class PaTH(_Heads):
         yield from linear_params(d, out_proj=d)
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        """Return the shapes of keys and values, and with `forget` of the sums of gates behind each.
+        """Return the shapes of keys and values, and with `forget` of the gate sums after each.
 
         The keys of a row with fewer positions than the cache are the last ones.
         """
@@ -212,18 +210,16 @@ class PaTH(_Heads):
         cache = [(length, heads, d // heads)] * 2 + [(length, heads)] * self.forget
         return {"cache": cache, "conv": [(self.conv - 1, d)], "count": [()]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
         B, S, d = x.shape
         heads = self.heads_at(d)
         *cache, conv, count = state
         names = ["q_proj", "k_proj", "v_proj", "w_down", "b_proj", "f_proj"][: 5 + self.forget]
-        q, k, v, low, *gates = run.linears(x, p, *names)
-        w, conv = run.conv(run.linear(low, p, "w_up"), p, conv)
+        q, k, v, low, *gates = ctx.linears(x, p, *names)
+        w, conv = ctx.conv(ctx.linear(low, p, "w_up"), p, conv)
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
-        w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), run.norm_eps)
+        w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), ctx.norm_eps)
         beta, *logs = gates
         beta = 2 * xp.sigmoid(beta)
         if count is None:
@@ -232,7 +228,7 @@ class PaTH(_Heads):
         h, kept = reflected_attention(
             ops, q, k, v, w, beta, log_forget, tuple(cache[: 2 + self.forget]), count
         )
-        return run.linear(h.reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
+        return ctx.linear(h.reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
 
 
 def reflected_attention(
@@ -241,7 +237,7 @@ def reflected_attention(
 ) -> tuple[Array, State]:  # fmt: skip
     """Return h (B, S, heads, dh), and the cache with these positions.
 
-    q, k, v and w are (B, S, heads, dh), w of length 1 at most; beta (B, S, heads), 0 to 2;
+    q, k, v and w are (B, S, heads, dh), w of norm 1 at most; beta (B, S, heads), 0 to 2;
     log_forget as beta, at most 0, None without a forget gate. The cache has keys and values
     (B, L, heads, dh) and, with a gate, its sums (B, L, heads), of the last of `count` (B,)
     positions.
@@ -277,7 +273,7 @@ def reflected_attention(
         inside = inside + passed[..., None] - passed[..., None, :]
         gates = in_turn(passed)
     position = xp.arange(0, C, like=q)
-    inside = xp.where(position <= position[:, None], inside, UNSEEN)
+    inside = xp.where(position <= position[:, None], inside, MASKED)
     L, values = cache[0].shape[1], xp.concatenate([cache[1], v], 1)
     padded = xp.pad(values, rest).swapaxes(1, 2)
     keys = xp.permute(cache[0], (0, 2, 3, 1))  # (B, heads, dh, n)
@@ -291,7 +287,7 @@ def reflected_attention(
                 earlier = earlier + gate[..., None] + sums[:, :, None]
             if L:
                 is_read = xp.arange(0, n, like=q) >= L - count[:, None]
-                earlier = xp.where(is_read[:, None, None], earlier, UNSEEN)
+                earlier = xp.where(is_read[:, None, None], earlier, MASKED)
             scores = xp.concatenate([earlier, scores], -1)
             new_keys = xp.concatenate([keys - move @ keys, new_keys], -1)
         keys = new_keys

@@ -1,6 +1,6 @@
 """Convolutions: short ones, and Hyena's, which are as long as the sequence.
 
-conv_k is depthwise and causal, with k taps for each channel.
+conv_k is depthwise and causal, with kernel size k.
 """
 
 import math
@@ -14,6 +14,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
+    Output,
     Params,
     Shapes,
     State,
@@ -49,13 +50,11 @@ class GatedConv(_ShortConvolution):
         yield from conv_params("conv", d, self.kernel)
         yield from linear_params(d, out_proj=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, d, w = run.ops, x.shape[-1], p["in_proj.weight"]
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, d, w = ctx.ops, x.shape[-1], p["in_proj.weight"]
         b, c, v = ops.linears(x, [w[:d], w[d : 2 * d], w[2 * d :]])
-        y, last = run.conv(b * v, p, state[0], silu=False)
-        return run.linear(c * y, p, "out_proj"), (last,)
+        y, last = ctx.conv(b * v, p, state[0], silu=False)
+        return ctx.linear(c * y, p, "out_proj"), (last,)
 
 
 class Canon(_ShortConvolution):
@@ -63,10 +62,9 @@ class Canon(_ShortConvolution):
 
         y = conv_k( u )                              no bias, no activation
 
-    The residual of Canon, u + conv_k( u ), is that of every layer of a sequence, so a Canon layer
-    fits before any other: "canon mlstm canon swiglu" has those of the paper before mixer and
-    channel mixer (A and C). There the sum is the input of the next layer only; here it stays in the
-    residual stream.
+    Canon's residual, u + conv_k( u ), is that of every layer, so a Canon layer fits before any
+    other: "canon mlstm canon swiglu" has those of the paper before mixer and channel mixer (A and
+    C). There the sum is the input of the next layer only; here it stays in the residual stream.
 
     Source: Allen-Zhu 2025, Physics of Language Models 4.1, arXiv:2512.17351.
     """
@@ -76,10 +74,8 @@ class Canon(_ShortConvolution):
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         yield from conv_params("conv", d, self.kernel)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        y, last = run.conv(x, p, state[0], silu=False)
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        y, last = ctx.conv(x, p, state[0], silu=False)
         return y, (last,)
 
 
@@ -89,7 +85,7 @@ SLOWEST, FASTEST = math.log(100) / 1.5, math.log(100) / 0.3
 
 
 class _LongConvolution(Layer):
-    """The projections, the short convolution and the filter that both kinds of Hyena share.
+    """The projections, short convolution and filter of both kinds of Hyena.
 
     The filter, with T the longest sequence, for every distance t = 0 .. T - 1:
 
@@ -97,13 +93,13 @@ class _LongConvolution(Layer):
         f_t = W3 sin(W2 sin(W1 sin(W0 z_t + b0) + b1) + b2) * exp(-(t / T) delta)
 
     one entry per channel, whose decay delta is fixed: from ln(100) / 1.5 for the first channel to
-    ln(100) / 0.3 for the last. Distances from T on have no tap.
+    ln(100) / 0.3 for the last. The filter is 0 from T on.
 
     `groups` is the number of repetitions of the projected channels, `kernel` k, `filter_width` the
-    width of the network that computes the filter.
+    width of the filter network.
 
     Sources: Poli et al. 2023, Hyena Hierarchy, arXiv:2302.10866; Massaroli et al. 2023, Laughing
-    Hyena Distillery, arXiv:2310.18780; the numbers of mad-lab, whose 16 are the width of a head.
+    Hyena Distillery, arXiv:2310.18780; the hyperparameters are mad-lab's.
     """
 
     groups = 4
@@ -111,11 +107,11 @@ class _LongConvolution(Layer):
     filter_width = 4
 
     def inner(self, d: int) -> int:
-        """Width of each of the three parts."""
+        """Return the width of each of the three projections."""
         return d
 
     def filters(self, d: int) -> int:
-        """Number of filters: one for each channel."""
+        """Return the number of filters: one for each channel."""
         return self.inner(d)
 
     def check(self, d: int) -> None:
@@ -138,16 +134,16 @@ class _LongConvolution(Layer):
         yield from linear_params(inner, bias=True, out_proj=d)
 
     def projected(
-        self, p: Params, x: Array, state: State, run: ForwardContext
+        self, p: Params, x: Array, state: State, ctx: ForwardContext
     ) -> tuple[Sequence[Array], Array]:
-        """Return the three parts, (B, S, I) each, and the convolution's last inputs."""
-        u = run.ops.xp.tile(run.linear(x, p, "in_proj"), (1, 1, self.groups))
-        u, last = run.conv(u, p, state[0], silu=False)
-        return run.ops.xp.split(u, 3, -1), last
+        """Return the three projections, (B, S, I) each, and the convolution's last inputs."""
+        u = ctx.ops.xp.tile(ctx.linear(x, p, "in_proj"), (1, 1, self.groups))
+        u, last = ctx.conv(u, p, state[0], silu=False)
+        return ctx.ops.xp.split(u, 3, -1), last
 
 
 class Hyena(_LongConvolution):
-    """A convolution as long as the sequence, whose filter a network makes.
+    """A convolution as long as the sequence, with the filter of a network.
 
         [x0; x1; v] = conv_k( repeat(W_in u + b) )   each (B, S, I), I = expand d
         w = v * x1
@@ -164,31 +160,25 @@ class Hyena(_LongConvolution):
     filter_width: int = 4
 
     def inner(self, d: int) -> int:
-        """Width of each of the three parts."""
         return self.expand * d
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        """Return the shapes of the convolution's last inputs, and of every w.
-
-        Of a row that has read fewer positions than another, the first w are 0.
-        """
+        # In a row that has read fewer positions than another, the first w are 0.
         inner = self.inner(d)
         return {"conv": [(self.kernel - 1, 3 * inner)], "cache": [(length, inner)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
-        (x0, x1, v), last = self.projected(p, x, state, run)
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
+        (x0, x1, v), last = self.projected(p, x, state, ctx)
         w = v * x1
         all_w = w if state[1] is None else xp.concatenate([state[1], w], 1)
-        f = filter_taps(p, all_w.shape[1], run.max_length, xp)
+        f = hyena_filter(p, all_w.shape[1], ctx.max_length, xp)
         y = x0 * (ops.long_conv(all_w, f)[:, -x.shape[1] :] + p["skip"] * w)
-        return run.linear(y, p, "out_proj"), (last, all_w[:, -run.max_length :])
+        return ctx.linear(y, p, "out_proj"), (last, all_w[:, -ctx.max_length :])
 
 
 class MHHyena(_LongConvolution):
-    """Hyena with several heads, which multiply keys with values.
+    """Multi-head Hyena, which multiplies keys with values.
 
         [q; v; k] = conv_k( repeat(W_in u + b) )     each (B, S, d), heads of dh = d / heads
         Z_t = sum over j <= t of f_{t-j} k_j v_j^T + D k_t v_t^T          f and D one per head
@@ -205,47 +195,43 @@ class MHHyena(_LongConvolution):
     filter_width: int = 2
 
     def filters(self, d: int) -> int:
-        """Number of filters: one for each head."""
         return self.heads
 
     def state_shapes(self, d: int, length: int) -> Shapes:
-        """Return the shapes of the convolution's last inputs, and of every key and value.
-
-        Of a row that has read fewer positions than another, the first are 0.
-        """
+        # In a row that has read fewer positions than another, the first keys and values are 0.
         cache = [(length, self.heads, d // self.heads)] * 2
         return {"conv": [(self.kernel - 1, 3 * d)], "cache": cache}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        xp, (B, S, d) = run.ops.xp, x.shape
-        parts, last = self.projected(p, x, state, run)
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        xp, (B, S, d) = ctx.ops.xp, x.shape
+        parts, last = self.projected(p, x, state, ctx)
         q, v, k = (y.reshape(B, S, self.heads, -1) for y in parts)
         if state[1] is not None:
             k, v = xp.concatenate([state[1], k], 1), xp.concatenate([state[2], v], 1)
         L = k.shape[1]
         # Weight of key j for query t, whose own key is L - S + t.
-        f = filter_taps(p, L, run.max_length, xp)
+        f = hyena_filter(p, L, ctx.max_length, xp)
         f = xp.concatenate([f[:, :1] + p["skip"][:, None], f[:, 1:]], 1)
-        ahead = xp.arange(L - S, L, like=x)[:, None] - xp.arange(0, L, like=x)[None, :]
-        weights = xp.where(ahead >= 0, f[:, xp.maximum(ahead, 0).flatten()].reshape(-1, S, L), 0.0)
+        distance = xp.arange(L - S, L, like=x)[:, None] - xp.arange(0, L, like=x)[None, :]
+        weights = xp.where(
+            distance >= 0, f[:, xp.maximum(distance, 0).flatten()].reshape(-1, S, L), 0.0
+        )
         scores = xp.einsum("bthd,bjhd->bhtj", q, k) * weights
         y = xp.einsum("bhtj,bjhd->bthd", scores, v)
-        y = run.linear(y.reshape(B, S, d), p, "out_proj")
-        return y, (last, k[:, -run.max_length :], v[:, -run.max_length :])
+        y = ctx.linear(y.reshape(B, S, d), p, "out_proj")
+        return y, (last, k[:, -ctx.max_length :], v[:, -ctx.max_length :])
 
 
 @lru_cache(maxsize=16)
 def _distances(S: int, T: int, channels: int) -> tuple[Any, Any]:
-    """Return z (S, 3) and the decay (channels, S) of the first S distances, float64."""
+    """Return z (S, 3) and the decay (channels, S) of S distances, float64."""
     t = np.arange(S) / T
     z = np.stack([t, np.cos(2 * np.pi * t), np.sin(2 * np.pi * t)], -1)
     return z, np.exp(-np.linspace(SLOWEST, FASTEST, channels)[:, None] * t)
 
 
-def filter_taps(p: Params, S: int, T: int, xp: Arrays) -> Array:
-    """Return the taps of S distances, (channels, S) float32; those from T on are 0."""
+def hyena_filter(p: Params, S: int, T: int, xp: Arrays) -> Array:
+    """Return the filter at S distances, (channels, S) float32; 0 from T on."""
     w = p[f"filter.{LAYERS - 1}.weight"]
     z, decay = (xp.from_numpy(x, like=w) for x in _distances(min(S, T), T, len(w)))
     for number in range(LAYERS - 1):

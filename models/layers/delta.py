@@ -1,7 +1,7 @@
-"""The delta rule: memories that replace the value of a key, and two with more rates of their own.
+"""The delta rule: states that replace the value of a key; KDA and RWKV-7 extend it.
 
-The transition of a memory has the eigenvalue 1 - beta in the direction of a key. A beta above 1
-makes it negative, which a linear recurrence needs to count modulo 2 at any length.
+A transition has the eigenvalue 1 - beta in the direction of a key. A beta above 1 makes it
+negative, which a linear recurrence needs to count modulo 2 at any length.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
+    Output,
     Params,
     Shapes,
     State,
@@ -24,15 +25,15 @@ CHUNK_SIZE = 16
 
 
 class DeltaRule(Layer):
-    """Numbers and memory of every layer of the delta rule."""
+    """Hyperparameters and state of every layer of the delta rule."""
 
-    householders = 1  # n, keys and values of a token
+    householders = 1  # n, keys and values per token
 
     heads: int = 4
-    conv: int = 4  # taps of the convolution
+    conv: int = 4  # kernel size of the convolution
 
     def channels(self, d: int) -> int:
-        """Channels of the convolution: a query, n keys and n values."""
+        """Return the channels of the convolution: a query, n keys and n values."""
         return (1 + 2 * self.householders) * d
 
     def state_shapes(self, d: int, length: int) -> Shapes:
@@ -40,19 +41,19 @@ class DeltaRule(Layer):
         return {"cell": [(self.heads, dh, dh)], "conv": [(self.conv - 1, self.channels(d))]}
 
     def query_key_value(
-        self, p: Params, u: Array, conv: Array, run: ForwardContext
+        self, p: Params, u: Array, conv: Array, ctx: ForwardContext
     ) -> tuple[Array, ...]:
         """Return q (B, S, heads, dh), k and v (B, S n, heads, dh), and the convolution's state."""
-        u, conv = run.conv(u, p, conv)
+        u, conv = ctx.conv(u, p, conv)
         B, _, channels = u.shape
         d = channels // (1 + 2 * self.householders)
-        parts = run.ops.xp.split(u, [d, d + self.householders * d], -1)
+        parts = ctx.ops.xp.split(u, [d, d + self.householders * d], -1)
         q, k, v = (y.reshape(B, -1, self.heads, d // self.heads) for y in parts)
-        return unit(run, q, q.shape[-1] ** -0.5), unit(run, k), v, conv
+        return unit(ctx, q, q.shape[-1] ** -0.5), unit(ctx, k), v, conv
 
 
 class _Delta(DeltaRule):
-    """The layers below, each with some of these numbers.
+    """DeltaNet and its variants with a decay or several Householder factors.
 
         q, k_i, v_i = SiLU(conv_k(W u))              depthwise, causal; heads of dh = d / heads
         q, k_i = q / |q| / sqrt(dh), k_i / |k_i|     of every head, i = 1 .. n
@@ -63,7 +64,7 @@ class _Delta(DeltaRule):
         S_t = H_n,  h_t = S_t^T q_t
         y = W_out( SiLU(W_g u) * RMSNorm_head(h) )
 
-    A token is n positions of `recurrence`, of which the first decays and the last one has a query.
+    A token is n positions of `recurrence`; the first has the decay, the last the query.
     Softplus of the bias begins log-uniform in 0.001 to 0.1, exp(A_log) uniform in 1 to 16.
     """
 
@@ -84,17 +85,15 @@ class _Delta(DeltaRule):
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield from linear_params(d, out_proj=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
         B, S, d = x.shape
         n, NH = self.householders, self.heads
         cell, conv = state
         names = ["qkv_proj", *["g_proj"] * self.gated, "b_proj", *["a_proj"] * self.decay]
-        u, *rest = run.linears(x, p, *names)
+        u, *rest = ctx.linears(x, p, *names)
         *g, b = rest[: self.gated + 1]
-        q, k, v, conv = self.query_key_value(p, u, conv, run)
+        q, k, v, conv = self.query_key_value(p, u, conv, ctx)
         beta = write_strength(ops, b.reshape(B, S * n, NH), self.negative)
         if self.decay:
             dt = ops.activate(rest[-1] + p["dt_bias"], "softplus")
@@ -110,11 +109,11 @@ class _Delta(DeltaRule):
         )
         if n > 1:
             h = h.reshape(B, S, n, NH, d // NH)[:, :, -1]
-        return run.gated_output(h, p, *g), (cell, conv)
+        return ctx.gated_output(h, p, *g), (cell, conv)
 
 
 class DeltaNet(_Delta):
-    """A memory that replaces the value of a key.
+    """Delta rule: a state that replaces the value of a key.
 
     n = 1, no decay, no gate at the output (SiLU(W_g u) is 1).
 
@@ -129,7 +128,7 @@ class DeltaNet(_Delta):
 
 
 class GatedDeltaNet(_Delta):
-    """A memory that replaces the value of a key, and decays as a whole.
+    """Gated delta rule: a state that replaces the value of a key, and decays.
 
     n = 1. Source: Yang et al. 2024, Gated Delta Networks, arXiv:2412.06464.
     """
@@ -140,7 +139,7 @@ class GatedDeltaNet(_Delta):
 
 
 class GatedDeltaProduct(_Delta):
-    """A memory that replaces the values of several keys per token.
+    """Delta rule with several keys and values per token.
 
     A product of n generalized Householder matrices reaches any orthogonal matrix that moves at most
     n directions, so more of them track larger groups of permutations.
@@ -155,23 +154,23 @@ class GatedDeltaProduct(_Delta):
     negative: bool = True
 
 
-def unit(run: ForwardContext, x: Array, length: float = 1.0) -> Array:
-    """Return heads x (..., dh) scaled to a length, length * x / sqrt(|x|^2 + eps)."""
+def unit(ctx: ForwardContext, x: Array, length: float = 1.0) -> Array:
+    """Return heads x (..., dh) scaled to a norm, length * x / sqrt(|x|^2 + eps)."""
     dh = x.shape[-1]
-    w = run.ops.xp.full((dh,), length * dh**-0.5, like=x)
-    return run.ops.rms_norm(x, w, run.norm_eps / dh)
+    w = ctx.ops.xp.full((dh,), length * dh**-0.5, like=x)
+    return ctx.ops.rms_norm(x, w, ctx.norm_eps / dh)
 
 
 def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:
-    """Return beta of its pre-activation: 0 to 1, or 0 to 2 where eigenvalues may be negative."""
+    """Return beta from its pre-activation: 0 to 1, or 0 to 2 if `negative`."""
     beta = ops.activate(b, "sigmoid")
     return 2.0 * beta if negative else beta
 
 
 class KDA(DeltaRule):
-    """The delta rule in a memory whose key elements decay at their own speeds.
+    """Gated delta rule with a decay per key element.
 
-        q, k, v, beta                                as of the delta rule, n = 1
+        q, k, v, beta                                as in the delta rule, n = 1
         a = -exp(A_log) softplus(W_up W_down u + bias)   (B, S, d), A_log per head
         S' = diag(exp(a_t)) S_{t-1}
         S_t = (I - beta_t k_t k_t^T) S' + beta_t k_t v_t^T
@@ -185,7 +184,7 @@ class KDA(DeltaRule):
 
     name = "kda"
 
-    rank: int | None = None  # of the maps to the decay and to the gate, None d / heads
+    rank: int | None = None  # of the projections of decay and gate; None: d / heads
     negative: bool = False
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
@@ -201,34 +200,32 @@ class KDA(DeltaRule):
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield from linear_params(d, out_proj=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
         cell, conv = state
-        u, b, a, g = run.linears(x, p, "qkv_proj", "b_proj", "decay_down", "gate_down")
-        a = run.linear(a, p, "decay_up")
-        g = run.linear(g, p, "gate_up")
-        q, k, v, conv = self.query_key_value(p, u, conv, run)
+        u, b, a, g = ctx.linears(x, p, "qkv_proj", "b_proj", "decay_down", "gate_down")
+        a = ctx.linear(a, p, "decay_up")
+        g = ctx.linear(g, p, "gate_up")
+        q, k, v, conv = self.query_key_value(p, u, conv, ctx)
         beta = write_strength(ops, b, self.negative)
         dt = ops.activate(a + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
         h, cell = ops.recurrence(q, k, v, log_decay, beta=beta, chunk_size=CHUNK_SIZE, state=cell)
-        return run.gated_output(h, p, g, "sigmoid"), (cell, conv)
+        return ctx.gated_output(h, p, g, "sigmoid"), (cell, conv)
 
 
-FASTEST = -math.exp(-0.5)
-"""Log of the smallest factor by which an element of RWKV-7 decays at a position."""
+MIN_LOG_DECAY = -math.exp(-0.5)
+"""Smallest log decay of RWKV-7."""
 
 EPS = 1e-5
-"""Epsilon of the norm of a head of RWKV-7 per element: 64e-5 at the published width of 64."""
+"""Epsilon of RWKV-7's head norm per element: 64e-5 at the published head width of 64."""
 
-MIXED = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
-"""What RWKV-7 mixes with the token before; mu begins as 1 - (channel / d)^exponent."""
+TOKEN_SHIFT = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
+"""Inputs of RWKV-7's token shift; mu begins as 1 - (channel / d)^exponent."""
 
 
 class RWKV7(Layer):
-    """Generalised delta rule: a removal key and rates of its own.
+    """Generalized delta rule with a removal key and vector-valued gates.
 
         x_i = u_t + mu_i * (u_{t-1} - u_t)           token shift, i one of r, w, k, v, a, g
         r, k, v = W_r x_r, W_k x_k, W_v x_v          heads of dh = d / heads
@@ -241,11 +238,10 @@ class RWKV7(Layer):
         o = LayerNorm_head(h) + ((r * k~) . r_k) v   the bonus is one number per head
         y = W_out( o * G_up sigmoid(G_down x_g) )
 
-    The published layer adds a residual of the values of the model's first layer to those of later
-    ones. A layer of MAD sees no other layer, so this one has none, as the published first layer.
-    Parameters begin as those of the published first layer, but for two things: the second matrix of
-    a low-rank map is normal of the same size instead of orthogonal, and the biases w0 and a0 have
-    no zigzag within a head. Ranks follow from the width by the published rule.
+    The published model adds the first layer's values to those of later layers; this layer is as
+    the published first one. Its initialization differs in two things: the second matrix of a
+    low-rank projection is normal of the same size instead of orthogonal, and the biases w0 and a0
+    have no zigzag within a head. Ranks follow from the width by the published rule.
 
     Source: Peng et al. 2025, RWKV-7 "Goose", arXiv:2503.14456; github.com/BlinkDL/RWKV-LM.
     """
@@ -253,11 +249,11 @@ class RWKV7(Layer):
     name = "rwkv7"
 
     heads: int = 4
-    rank: int | None = None  # of the maps to the decay and to the learning rate, None by the width
-    gate_rank: int | None = None  # of the map to the gate, None by the width
+    rank: int | None = None  # of the projections of decay and learning rate; None: by the width
+    gate_rank: int | None = None  # of the projection of the gate; None: by the width
 
     def ranks(self, d: int) -> tuple[int, int]:
-        """Rank of the maps to decay and learning rate, and of that to the gate, at width d."""
+        """Return the ranks of decay and learning rate, and of the gate, at width d."""
         rank, gate = (max(32, round(times * math.sqrt(d) / 32) * 32) for times in (2.5, 5.0))
         return (
             rank if self.rank is None else self.rank,
@@ -266,7 +262,7 @@ class RWKV7(Layer):
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         rank, gate_rank = self.ranks(d)
-        for name, exponent in MIXED.items():
+        for name, exponent in TOKEN_SHIFT.items():
             yield ParamSpec(f"mu_{name}", (d,), f"powerlaw:1:0:{exponent}")
         for name, size in (("r", 0.5), ("k", 0.05), ("v", 0.5)):
             init = f"uniform:{size / math.sqrt(d)!r}"
@@ -289,26 +285,24 @@ class RWKV7(Layer):
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh)], "shift": [(1, d)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
         cell, last = state
         last = xp.zeros_like(x[:, :1]) if last is None else last
-        moved = xp.concatenate([last, x[:, :-1]], 1) - x
-        mixed = {name: x + moved * p[f"mu_{name}"] for name in MIXED}
-        r, k, v = (run.linear(mixed[name], p, f"{name}_proj") for name in "rkv")
-        w = run.linear(mixed["w"], p, "decay_down")
+        difference = xp.concatenate([last, x[:, :-1]], 1) - x
+        shifted = {name: x + difference * p[f"mu_{name}"] for name in TOKEN_SHIFT}
+        r, k, v = (ctx.linear(shifted[name], p, f"{name}_proj") for name in "rkv")
+        w = ctx.linear(shifted["w"], p, "decay_down")
         (w,) = ops.linears(xp.tanh(w), [p["decay_up.weight"]], [p["w0"]])
-        a = run.linear(mixed["a"], p, "rate_down")
+        a = ctx.linear(shifted["a"], p, "rate_down")
         (a,) = ops.linears(a, [p["rate_up.weight"]], [p["a0"]])
-        g = run.linear(mixed["g"], p, "gate_down")
-        g = run.linear(ops.activate(g, "sigmoid"), p, "gate_up")
-        w = FASTEST * ops.activate(w, "sigmoid")
+        g = ctx.linear(shifted["g"], p, "gate_down")
+        g = ctx.linear(ops.activate(g, "sigmoid"), p, "gate_up")
+        w = MIN_LOG_DECAY * ops.activate(w, "sigmoid")
         a = ops.activate(a, "sigmoid")
-        kappa = unit(run, (k * p["k_k"]).reshape(heads))
+        kappa = unit(ctx, (k * p["k_k"]).reshape(heads))
         k = k * (1.0 + (a - 1.0) * p["k_a"])
         r, w, k, v, a = (y.reshape(heads) for y in (r, w, k, v, a))
         h, cell = ops.recurrence(
@@ -316,5 +310,5 @@ class RWKV7(Layer):
         )
         h = ops.head_norm(h, p["head_norm.weight"], heads[-1] * EPS) + p["head_norm.bias"]
         bonus = (r * k * p["r_k"].reshape(heads[2:])).sum(-1)[..., None] * v
-        y = run.linear((h + bonus.reshape(B, S, d)) * g, p, "out_proj")
+        y = ctx.linear((h + bonus.reshape(B, S, d)) * g, p, "out_proj")
         return y, (cell, x[:, -1:])

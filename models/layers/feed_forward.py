@@ -1,4 +1,4 @@
-"""The feed-forward layers: a plain one, gated ones, and a mixture of experts.
+"""The feed-forward layers: an MLP, gated ones, and a mixture of experts.
 
 At d = 128 the inner widths of the first three are 512, 352 and 192.
 """
@@ -9,15 +9,15 @@ from dataclasses import replace
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.models.layers.layer import ForwardContext, Layer, Params, State, linear_params
+from mlxhog.models.layers.layer import ForwardContext, Layer, Output, Params, State, linear_params
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec, bound, small
 
 
 class MLP(Layer):
-    """Two linear maps with GELU between them.
+    """Two linear layers with GELU between them.
 
-        y = W2 GELU(W1 x + b1) + b2                  GELU in its form with tanh; width 4 d
+        y = W2 GELU(W1 x + b1) + b2                  GELU by tanh; inner width 4 d
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; the width and the activation as in mad-lab.
     """
@@ -25,7 +25,7 @@ class MLP(Layer):
     name = "mlp"
     kind = "channel"
 
-    inner: int | None = None  # width between the maps, None the one above
+    inner: int | None = None  # inner width; None: as above
 
     def width(self, d: int) -> int:
         """Return the inner width at width d."""
@@ -35,17 +35,15 @@ class MLP(Layer):
         yield from linear_params(d, bias=True, w1=self.width(d))
         yield from linear_params(self.width(d), bias=True, w2=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        u = run.ops.activate(run.linear(x, p, "w1"), "gelu_tanh")
-        return run.linear(u, p, "w2"), ()
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        u = ctx.ops.activate(ctx.linear(x, p, "w1"), "gelu_tanh")
+        return ctx.linear(u, p, "w2"), ()
 
 
 class SwiGLU(MLP):
     """A gated feed-forward layer with SiLU.
 
-        y = W3( SiLU(W1 x) * W2 x )                  8 d / 3, rounded down, then up to whole 16s
+        y = W3( SiLU(W1 x) * W2 x )                  8 d / 3, rounded up to a multiple of 16
 
     Source: Shazeer 2020, GLU Variants Improve Transformer, arXiv:2002.05202; as in mad-lab.
     """
@@ -59,16 +57,14 @@ class SwiGLU(MLP):
         yield from linear_params(d, w1=self.width(d), w2=self.width(d))
         yield from linear_params(self.width(d), w3=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        return run.linear(run.ops.swiglu(*run.linears(x, p, "w1", "w2")), p, "w3"), ()
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        return ctx.linear(ctx.ops.swiglu(*ctx.linears(x, p, "w1", "w2")), p, "w3"), ()
 
 
 class GEGLU(SwiGLU):
     """A gated feed-forward layer with GELU.
 
-        y = W3( GELU(W1 x) * W2 x )                  1.3 d, rounded up to whole 64s; the exact GELU
+        y = W3( GELU(W1 x) * W2 x )                  1.3 d, rounded up to a multiple of 64
 
     It is the one of xLSTM's sLSTM blocks. Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
     """
@@ -78,11 +74,9 @@ class GEGLU(SwiGLU):
     def width(self, d: int) -> int:
         return 64 * math.ceil(1.3 * d / 64) if self.inner is None else self.inner
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        gate, up = run.linears(x, p, "w1", "w2")
-        return run.linear(run.ops.glu(gate, up, "gelu"), p, "w3"), ()
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        gate, up = ctx.linears(x, p, "w1", "w2")
+        return ctx.linear(ctx.ops.glu(gate, up, "gelu"), p, "w3"), ()
 
 
 class LargeFeedForward(Layer):
@@ -100,11 +94,9 @@ class LargeFeedForward(Layer):
         yield from linear_params(d, init=init, bias=self.bias, proj_up_gate=inner, proj_up=inner)
         yield from linear_params(self.inner, init=self.residual, bias=self.bias, proj_down=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        y = run.ops.swiglu(*run.linears(x, p, "proj_up_gate", "proj_up"))
-        return run.linear(y, p, "proj_down"), ()
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        y = ctx.ops.swiglu(*ctx.linears(x, p, "proj_up_gate", "proj_up"))
+        return ctx.linear(y, p, "proj_down"), ()
 
 
 class FeedForwardV1(Layer):
@@ -122,25 +114,22 @@ class FeedForwardV1(Layer):
         yield from linear_params(d, init=small(d), bias=self.bias, proj_up=2 * self.inner)
         yield from linear_params(self.inner, init=self.residual, bias=self.bias, proj_down=d)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        gate, up = run.halves(x, p, "proj_up")
-        y = run.ops.glu(gate, up, self.act_fn)
-        return run.drop(run.linear(y, p, "proj_down")), ()
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        gate, up = ctx.halves(x, p, "proj_up")
+        y = ctx.ops.glu(gate, up, self.act_fn)
+        return ctx.drop(ctx.linear(y, p, "proj_down")), ()
 
 
 class MoESwiGLU(Layer):
-    """A mixture of SwiGLUs: every position takes the best few.
+    """A mixture of SwiGLU experts, of which every position uses the best few.
 
         s = R u + r                                  (B, S, E), one score per expert
         p = softmax of the `active` largest s, 0 elsewhere
         y = sum over e of p_e W3_e( SiLU(W1_e u) * W2_e u )
 
-    All experts are computed, and the others have weight 0. The router "mad" is mad-lab's: the
-    scores of the other experts count as 0 before the softmax, so they keep a weight, and every
-    expert's output is a map of all inner units, z = W3 [..], row e + E i of which is unit i of
-    expert e.
+    All experts are computed, and inactive ones have weight 0. The router "mad" is mad-lab's: the
+    scores of inactive experts are 0 before the softmax, so they keep a weight, and every expert's
+    output depends on all inner units, z = W3 [..], row e + E i of which is unit i of expert e.
 
     Sources: Shazeer et al. 2017, arXiv:1701.06538 (softmax over the best k); mad-lab.
     """
@@ -166,20 +155,18 @@ class MoESwiGLU(Layer):
         yield from linear_params(d, w1=U, w2=U)
         if self.router == "mad":
             yield from linear_params(U, w3=E * d)
-        else:  # an output of one expert has its own inner units alone as inputs
+        else:  # the inputs of an expert's outputs are its own inner units
             yield from (replace(one, init=bound(self.inner)) for one in linear_params(U, w3=d))
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        xp, E = run.ops.xp, self.experts
-        scores = run.linear(x, p, "router")
-        h = run.ops.swiglu(*run.linears(x, p, "w1", "w2"))
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        xp, E = ctx.ops.xp, self.experts
+        scores = ctx.linear(x, p, "router")
+        h = ctx.ops.swiglu(*ctx.linears(x, p, "w1", "w2"))
         is_active = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
         if self.router == "top-k":
             share = xp.softmax(xp.where(is_active, scores, -math.inf), -1)
             weighted = h.reshape(*h.shape[:-1], E, self.inner) * share[..., None]
-            return run.linear(weighted.flatten(-2), p, "w3"), ()
+            return ctx.linear(weighted.flatten(-2), p, "w3"), ()
         share = xp.softmax(xp.where(is_active, scores, 0.0), -1)
-        z = run.linear(h, p, "w3")
+        z = ctx.linear(h, p, "w3")
         return (z.reshape(*x.shape, E) * share[..., None, :]).sum(-1), ()

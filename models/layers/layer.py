@@ -23,6 +23,9 @@ Params: TypeAlias = Mapping[str, Array]
 State: TypeAlias = tuple[Array, ...]
 """A layer's memory of the positions that it has read; the first axis is the batch."""
 
+Output: TypeAlias = tuple[Array, State]
+"""A layer's result (B, S, d), and its state after the last position."""
+
 Shapes: TypeAlias = Mapping[str, Sequence[tuple[int, ...]]]
 """Shapes of one sequence's state by part ("cell", "conv", "cache"), in their order in `State`.
 
@@ -36,7 +39,7 @@ class ForwardContext:
     ops: Ops
     norm_eps: float = 1e-6  # epsilon of every RMSNorm
     max_length: int = 0  # longest sequence, if positions or layers are made for one
-    starts: Array = None  # (B, S) bool, true where a document starts and the memory is reset
+    reset_mask: Array = None  # (B, S) bool, true where a document starts and the memory is reset
     masks: Mapping[str, Array] | None = None  # (B, S, width) by site, 0 or 1 / (1 - rate)
     hidden: list[Array] | None = None  # receives x after embedding, every block and final norm
     site: str = ""  # where dropout is now
@@ -69,7 +72,7 @@ class ForwardContext:
         `state` has the last inputs before x; none is seen across the start of a document.
         """
         w, b = p[f"{name}.weight"], p.get(f"{name}.bias")
-        return self.ops.causal_conv(x, w, b, state=state, starts=self.starts, silu=silu)
+        return self.ops.causal_conv(x, w, b, state=state, reset_mask=self.reset_mask, silu=silu)
 
     def norm(self, x: Array, p: Params, name: str) -> Array:
         """Return the RMSNorm `name` over the last axis of x."""
@@ -169,12 +172,10 @@ class Layer:
         shapes = sorted(self.state_shapes(d, length).items())
         return {part: sum(map(math.prod, own)) for part, own in shapes if part != "count"}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 
-        It uses only `run`, `run.ops` and `run.ops.xp`, which are differentiable, and writes no
+        It uses only `ctx`, `ctx.ops` and `ctx.ops.xp`, which are differentiable, and writes no
         input. A part of the state that is None is that of the start.
         """
         raise NotImplementedError

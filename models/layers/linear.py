@@ -1,4 +1,4 @@
-"""Linear attention: memories S_t = decay S_{t-1} + k_t v_t^T, and what they are read for.
+"""Linear attention: states S_t = decay S_{t-1} + k_t v_t^T.
 
 Heads have the width dh = d / heads.
 """
@@ -11,6 +11,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
+    Output,
     Params,
     Shapes,
     State,
@@ -25,7 +26,7 @@ CHUNK_SIZE = 32
 
 
 class LinearAttention(Layer):
-    """Attention with a product of feature maps in place of the softmax.
+    """Linear attention with a product feature map in place of the softmax.
 
         q, k, v = W u                                each (B, S, d), cut into heads
         phi(x) = (W1 x) * (W2 x)                     dh -> dh, two for queries and two for keys
@@ -35,8 +36,7 @@ class LinearAttention(Layer):
 
     phi may be negative, so the denominator can be negative or 0. mad-lab divides by it plus 1e-12,
     which leads to NaN; here the divisor is its absolute value, at least `floor`. (In 600 steps of
-    in-context recall the norm of the gradient reached 10,600 with a floor of 0.001, and 7 with
-    0.1.)
+    in-context recall the gradient norm reached 10,600 with a floor of 0.001, and 7 with 0.1.)
 
     Sources: Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236; mad-lab.
     """
@@ -62,27 +62,25 @@ class LinearAttention(Layer):
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh + 1)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
-        q, k, v = run.linears(x, p, "q_proj", "k_proj", "v_proj", heads=self.heads)
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
+        q, k, v = ctx.linears(x, p, "q_proj", "k_proj", "v_proj", heads=self.heads)
 
         def phi(name: str, y: Array) -> Array:
-            first, second = run.linears(y, p, f"{name}.w1", f"{name}.w2")
+            first, second = ctx.linears(y, p, f"{name}.w1", f"{name}.w2")
             return first * second
 
         q, k = phi("q_map", q), phi("k_map", k)
-        # A column of ones beside the values sums the keys, z; a log-decay of 0 forgets nothing.
+        # A column of ones beside the values sums the keys, z.
         ones = xp.ones_like(v[..., :1])
         v, log_decay = xp.concatenate([v, ones], -1), xp.zeros_like(ones)
         h, last = ops.recurrence(q, k, v, log_decay, chunk_size=16, state=state[0])
         h = h[..., :-1] / xp.maximum(xp.abs(h[..., -1:]), self.floor)
-        return run.linear(h.reshape(x.shape), p, "out_proj"), (last,)
+        return ctx.linear(h.reshape(x.shape), p, "out_proj"), (last,)
 
 
 class GLA(Layer):
-    """Gated linear attention: every element of a key forgets at its own speed.
+    """Gated linear attention: a decay per key element.
 
         q, k, v, g = W u                             each (B, S, d), cut into heads
         alpha = sigmoid(W_up W_down u + b)^(1 / 16)  (B, S, d), through a bottleneck of `rank`
@@ -90,8 +88,8 @@ class GLA(Layer):
         h_t = S_t^T q_t / sqrt(dh)
         y = W_out( SiLU(g) * RMSNorm_head(h) )
 
-    By the root of the gate a head forgets slowly to begin with. Matrices begin small, uniform with
-    Glorot's bound times 2^-2.5, as the reference's do.
+    The root of the gate makes the initial decay slow. Matrices begin uniform with Glorot's bound
+    times 2^-2.5, as in the reference.
 
     Source: Yang et al. 2024, Gated Linear Attention, arXiv:2312.06635; mad-lab.
     """
@@ -117,21 +115,19 @@ class GLA(Layer):
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, heads = run.ops, (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
-        q, k, v, g, low = run.linears(x, p, "q_proj", "k_proj", "v_proj", "g_proj", "decay_down")
-        gate = run.linear(low, p, "decay_up")
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, heads = ctx.ops, (*x.shape[:2], self.heads, x.shape[-1] // self.heads)
+        q, k, v, g, low = ctx.linears(x, p, "q_proj", "k_proj", "v_proj", "g_proj", "decay_down")
+        gate = ctx.linear(low, p, "decay_up")
         log_alpha = ops.activate(-gate, "softplus") / -16.0
         q, k, v, log_alpha = (y.reshape(heads) for y in (q, k, v, log_alpha))
         how: dict[str, Any] = {"scale": heads[-1] ** -0.5, "chunk_size": CHUNK_SIZE}
         h, last = ops.recurrence(q, k, v, log_alpha, state=state[0], **how)
-        return run.gated_output(h, p, g), (last,)
+        return ctx.gated_output(h, p, g), (last,)
 
 
 class GSA(Layer):
-    """Gated slot attention: softmax attention to slots that forget.
+    """Gated slot attention: softmax attention to slots with a decay.
 
         q, k, v = SiLU(W u)                          each (B, S, d), cut into heads
         alpha = sigmoid(W_f u)^(1 / 8)               (B, S, heads, slots)
@@ -140,7 +136,7 @@ class GSA(Layer):
         h_t = V_t^T softmax(K_t q_t)
         y = W_out RMSNorm( SiLU(h) )
 
-    Both are the recurrence of `recurrence`, whose keys are the slots. K_t q_t reads it by value.
+    Both are `recurrence` with slots as keys; K_t q_t has `transpose_state`.
 
     Source: Zhang et al. 2024, Gated Slot Attention, arXiv:2409.07146; flash-linear-attention.
     """
@@ -159,17 +155,15 @@ class GSA(Layer):
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": [(self.heads, self.slots, d // self.heads)] * 2}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, (B, S, d) = run.ops, x.shape
-        qkv, f = run.linears(x, p, "qkv_proj", "f_proj")
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, (B, S, d) = ctx.ops, x.shape
+        qkv, f = ctx.linears(x, p, "qkv_proj", "f_proj")
         qkv = ops.activate(qkv, "silu").reshape(B, S, 3, self.heads, -1)
         dt = ops.activate(-f, "softplus") / 8.0
         q, k, v = (qkv[:, :, i] for i in range(3))
         h, last = slot_attention(ops, q, k, v, dt.reshape(B, S, self.heads, -1), state)
         h = ops.activate(h.reshape(B, S, d), "silu")
-        return run.linear(run.norm(h, p, "out_norm"), p, "out_proj"), last
+        return ctx.linear(ctx.norm(h, p, "out_norm"), p, "out_proj"), last
 
 
 def slot_attention(
@@ -177,13 +171,13 @@ def slot_attention(
 ) -> tuple[Array, State]:
     """Return h, as q, k and v (B, S, heads, dh), and the last K and V, (B, heads, slots, dh) each.
 
-    dt is -log alpha, (B, S, heads, slots), at least 0; the state K and V before.
+    dt is -log alpha, (B, S, heads, slots), at least 0; state is K and V.
     """
     xp, (K, V) = ops.xp, state
-    write = xp.tanh(dt / 2) * (1 + xp.exp(-dt))  # 1 - exp(-dt) without its cancellation
+    k_slot = xp.tanh(dt / 2) * (1 + xp.exp(-dt))  # 1 - exp(-dt) without cancellation
     how: dict[str, Any] = {"chunk_size": CHUNK_SIZE}
-    scores, K = ops.recurrence(q, write, k, -dt, by_value=True, state=K, **how)
-    h, V = ops.recurrence(xp.softmax(scores), write, v, -dt, state=V, **how)
+    scores, K = ops.recurrence(q, k_slot, k, -dt, transpose_state=True, state=K, **how)
+    h, V = ops.recurrence(xp.softmax(scores), k_slot, v, -dt, state=V, **how)
     return h, (K, V)
 
 
@@ -191,7 +185,7 @@ MIN_LAMBDA = 0.25
 
 
 class Mesa(Layer):
-    """MesaNet: a least-squares map from keys to values, solved per query.
+    """MesaNet: ridge regression of values on keys, solved per query.
 
         q, k, v = W u                                cut into heads
         q, k = SiLU(conv_k(q, k))                    depthwise, causal
@@ -204,9 +198,9 @@ class Mesa(Layer):
 
     h_t is the prediction for q_t of the ridge regression of v on k, with beta and the decay as
     weights. The inverse is at most `steps` steps of conjugate gradients, `regression_cell` with the
-    keys sqrt(beta) k. The published layer takes 30 steps. Without forgetting, at heads of width 32
-    and the least lambda, 20 were off by 2e-5 of the solution after 128 positions, by 9e-5 after
-    1,024; with forgetting fewer steps suffice.
+    keys sqrt(beta) k. The published layer has 30 steps. Without decay, at heads of width 32 and the
+    least lambda, 20 steps have an error of 2e-5 of the solution after 128 positions, of 9e-5 after
+    1,024; with a decay fewer suffice.
 
     Sources: von Oswald et al. 2025, MesaNet, arXiv:2506.05233; flash-linear-attention.
     """
@@ -214,7 +208,7 @@ class Mesa(Layer):
     name = "mesa"
 
     heads: int = 4
-    conv: int = 4  # taps of the convolution
+    conv: int = 4  # kernel size of the convolution
     steps: int = 20
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
@@ -230,18 +224,16 @@ class Mesa(Layer):
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh)] * 2, "conv": [(self.conv - 1, 2 * d)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp, (H, G, conv) = run.ops, run.ops.xp, state
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp, (H, G, conv) = ctx.ops, ctx.ops.xp, state
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
-        qk, v, a, b = run.linears(x, p, "qk_proj", "v_proj", "a_proj", "b_proj")
-        qk, conv = run.conv(qk, p, conv)
-        # An RMSNorm makes heads of length 1 wherever they are longer than its eps.
+        qk, v, a, b = ctx.linears(x, p, "qk_proj", "v_proj", "a_proj", "b_proj")
+        qk, conv = ctx.conv(qk, p, conv)
+        # RMSNorm scales heads to norm 1, unless they are shorter than its eps.
         unit = xp.full_like(p["head_norm.weight"], heads[-1] ** -0.5)
         q, k = (
-            ops.rms_norm(y.reshape(heads), unit, run.norm_eps) for y in (qk[..., :d], qk[..., d:])
+            ops.rms_norm(y.reshape(heads), unit, ctx.norm_eps) for y in (qk[..., :d], qk[..., d:])
         )
         log_decay = xp.log_sigmoid(a)[..., None]
         root = xp.exp(0.5 * xp.log_sigmoid(b))[..., None]  # of beta
@@ -250,5 +242,5 @@ class Mesa(Layer):
         how: dict[str, Any] = {"chunk_size": CHUNK_SIZE}
         solution, H = ops.regression_cell(q, k, log_decay, ridge, steps=self.steps, state=H, **how)
         h, G = ops.recurrence(solution, k, root * v.reshape(heads), log_decay, state=G, **how)
-        h = ops.rms_norm(h, p["head_norm.weight"], run.norm_eps)
-        return run.linear(h.reshape(B, S, d), p, "out_proj"), (H, G, conv)
+        h = ops.rms_norm(h, p["head_norm.weight"], ctx.norm_eps)
+        return ctx.linear(h.reshape(B, S, d), p, "out_proj"), (H, G, conv)

@@ -10,6 +10,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
+    Output,
     Params,
     Shapes,
     State,
@@ -24,7 +25,7 @@ CHUNK_SIZE = 32
 
 
 class Mamba(Layer):
-    """Selective state space: every channel forgets at several speeds.
+    """Selective state space model: several decay rates per channel.
 
         x, z = W_in u                                each (B, S, inner)
         x = SiLU(conv_k(x))                          depthwise, causal
@@ -42,12 +43,12 @@ class Mamba(Layer):
     name = "mamba"
 
     expand: int = 2
-    states: int = 4  # N, numbers kept by each inner channel
-    conv: int = 4  # taps of the convolution
-    rank: int | None = None  # of the map to dt, None d / 16, rounded up
+    states: int = 4  # N, state size of each inner channel
+    conv: int = 4  # kernel size of the convolution
+    rank: int | None = None  # of the projection of dt; None: d / 16, rounded up
 
     def dt_rank(self, d: int) -> int:
-        """Rank of the map to dt at width d."""
+        """Return the rank of the projection of dt at width d."""
         return -(-d // 16) if self.rank is None else self.rank
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
@@ -65,24 +66,22 @@ class Mamba(Layer):
         inner = self.expand * d
         return {"cell": [(inner, self.states)], "conv": [(self.conv - 1, inner)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp, (cell, conv) = run.ops, run.ops.xp, state
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp, (cell, conv) = ctx.ops, ctx.ops.xp, state
         d = x.shape[-1]
         inner, N, rank = self.expand * d, self.states, self.dt_rank(d)
         w, w_x = p["in_proj.weight"], p["x_proj.weight"]
         u, z = ops.linears(x, [w[:inner], w[inner:]])
-        u, conv = run.conv(u, p, conv)
+        u, conv = ctx.conv(u, p, conv)
         low, Bt, Ct = ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
-        dt = ops.activate(run.linear(low, p, "dt_proj"), "softplus")
+        dt = ops.activate(ctx.linear(low, p, "dt_proj"), "softplus")
         h, cell = ops.selective_scan(u, dt, -xp.exp(p["A_log"]), Bt, Ct, state=cell)
         h = ops.swiglu(z, h + p["D"] * u)
-        return run.linear(h, p, "out_proj"), (cell, conv)
+        return ctx.linear(h, p, "out_proj"), (cell, conv)
 
 
 class SSD(Layer):
-    """State-space duality (Mamba-2): one speed of forgetting for a head.
+    """State-space duality (Mamba-2): one decay rate per head.
 
         z, (x, B, C), dt = W_in u                    inner;  N, N;  heads
         x, B, C = SiLU(conv_k(x, B, C))              depthwise, causal; x cut into its heads
@@ -91,17 +90,17 @@ class SSD(Layer):
         h_t = S_t^T C_t + D x_t
         y = W_out RMSNorm( h * SiLU(z) )
 
-    The state of all heads has inner N numbers. exp(A_log) begins uniform in 1 to 16.
+    exp(A_log) begins uniform in 1 to 16.
 
     Source: Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060.
     """
 
     name = "ssd"
 
-    heads: int = 4  # parts of the inner width that forget together
+    heads: int = 4  # of the inner width
     expand: int = 2
-    states: int = 16  # N, numbers kept by each inner channel
-    conv: int = 4  # taps of the convolution
+    states: int = 16  # N, state size of each inner channel
+    conv: int = 4  # kernel size of the convolution
 
     def heads_width(self, d: int) -> int:
         return self.expand * d
@@ -123,15 +122,13 @@ class SSD(Layer):
         cell = (self.heads, N, inner // self.heads)
         return {"cell": [cell], "conv": [(self.conv - 1, inner + 2 * N)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp, (cell, conv) = run.ops, run.ops.xp, state
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp, (cell, conv) = ctx.ops, ctx.ops.xp, state
         B, S, d = x.shape
         inner, N, heads = self.expand * d, self.states, self.heads
         weights = [p[f"{name}_proj.weight"] for name in ("z", "xbc", "dt")]
         z, xbc, dt = ops.linears(x, weights, [None, None, p["dt_bias"]])
-        xbc, conv = run.conv(xbc, p, conv)
+        xbc, conv = ctx.conv(xbc, p, conv)
         u = xbc[..., :inner].reshape(B, S, heads, inner // heads)
         Bt, Ct = (
             xp.broadcast_to(y[:, :, None], (B, S, heads, N))
@@ -142,48 +139,47 @@ class SSD(Layer):
             Ct, Bt, dt * u, -xp.exp(p["A_log"])[:, None] * dt, chunk_size=CHUNK_SIZE, state=cell
         )
         h = (h + p["D"][:, None] * u).reshape(B, S, inner)
-        h = run.norm(ops.swiglu(z, h), p, "out_norm")
-        return run.linear(h, p, "out_proj"), (cell, conv)
+        h = ctx.norm(ops.swiglu(z, h), p, "out_norm")
+        return ctx.linear(h, p, "out_proj"), (cell, conv)
 
 
-SLOWEST = 1e-4
-"""Least rate of forgetting of Mamba-3."""
+MIN_RATE = 1e-4
+"""Smallest decay rate of Mamba-3."""
 
 
 class Mamba3(Layer):
-    """Mamba-3: states that turn, discretised by the trapezoidal rule.
+    """Mamba-3: complex-valued states, discretized by the trapezoidal rule.
 
-        z, x, (B, C), (dt, a, l, w) = W u            inner, inner;  N, N;  heads x 3, turns
+        z, x, (B, C), (dt, a, l, w) = W u            inner, inner;  N, N;  heads x 3, pairs
         dt = softplus(dt + bias),  alpha = exp(-max(softplus(a), 1e-4) dt),  l = sigmoid(l)
         B, C = RMSNorm(B) + b_B, RMSNorm(C) + b_C    biases of every head
-        theta_t = theta_{t-1} + pi tanh(w_t) dt_t    of every head; turns B and C, pair by pair
+        theta_t = theta_{t-1} + pi tanh(w_t) dt_t    of every head; rotates the pairs of B and C
         S_t = alpha_t S_{t-1} + (1 - l_t) dt_t alpha_t B_{t-1} x_{t-1}^T + l_t dt_t B_t x_t^T
         h_t = S_t^T C_t + D x_t
         y = W_out( SiLU(z) * h )
 
-    A turned pair is a complex number of the state. The trapezoidal rule weighs the inputs at both
-    ends of a step and takes the place of Mamba-2's convolution. Without its last term S_t is
+    A rotated pair is a complex number of the state. The trapezoidal rule weighs the inputs at both
+    ends of a step and replaces Mamba-2's convolution. Without its last term S_t is
 
         R_t = alpha_t ( R_{t-1} + (l_{t-1} dt_{t-1} + (1 - l_t) dt_t) B_{t-1} x_{t-1}^T )
 
-    which is one `recurrence` on the inputs of the position before, so S_t takes no second cell and
-    no later position. B and C are common to all heads but for their biases, which begin at 1. The
-    form with several inputs and outputs per step (MIMO) is not included: it saves memory traffic on
-    a GPU in decoding.
+    which is one `recurrence` on the inputs of the position before. B and C are common to all heads
+    but for their biases, which begin at 1. The MIMO variant, which saves memory traffic of a GPU in
+    decoding, is not included.
 
     Source: Lahoti et al. 2026, Mamba-3, arXiv:2603.15569; state-spaces/mamba.
     """
 
     name = "mamba3"
 
-    heads: int = 4  # parts of the inner width that forget and turn together
+    heads: int = 4  # of the inner width
     expand: int = 2
-    states: int = 16  # N, numbers kept by each inner channel
-    rope_fraction: float = 0.5  # share of the states that turn
+    states: int = 16  # N, state size of each inner channel
+    rope_fraction: float = 0.5  # share of rotated states
 
     @property
-    def turns(self) -> int:
-        """Pairs of states that turn."""
+    def pairs(self) -> int:
+        """Return the number of rotated pairs of states."""
         return int(self.states * self.rope_fraction) // 2
 
     def heads_width(self, d: int) -> int:
@@ -191,16 +187,16 @@ class Mamba3(Layer):
 
     def check(self, d: int) -> None:
         super().check(d)
-        if not (0 < self.rope_fraction <= 1 and self.turns):
+        if not (0 < self.rope_fraction <= 1 and self.pairs):
             raise ConfigError(
                 f"rope_fraction is {self.rope_fraction} of {self.states} states; choose up to 1, "
-                "so that at least 2 states turn"
+                "so that at least 2 states rotate"
             )
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         inner, N, heads = self.expand * d, self.states, self.heads
         yield from linear_params(d, z_proj=inner, x_proj=inner, bc_proj=2 * N)
-        yield from linear_params(d, autocast=False, gates_proj=3 * heads + self.turns)
+        yield from linear_params(d, autocast=False, gates_proj=3 * heads + self.pairs)
         yield ParamSpec("dt_bias", (heads,), "inverse_softplus:0.001:0.1")
         for name in "BC":
             yield ParamSpec(f"{name}_norm.weight", (N,), "ones")
@@ -210,40 +206,38 @@ class Mamba3(Layer):
 
     def state_shapes(self, d: int, length: int) -> Shapes:
         heads, N, P = self.heads, self.states, self.expand * d // self.heads
-        return {"cell": [(heads, N, P), (heads, self.turns), (heads, N), (heads, P)]}
+        return {"cell": [(heads, N, P), (heads, self.pairs), (heads, N), (heads, P)]}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp = run.ops, run.ops.xp
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp = ctx.ops, ctx.ops.xp
         B, S, _ = x.shape
         heads, N = self.heads, self.states
-        z, u, bc, gates = run.linears(x, p, "z_proj", "x_proj", "bc_proj", "gates_proj")
+        z, u, bc, gates = ctx.linears(x, p, "z_proj", "x_proj", "bc_proj", "gates_proj")
         u = u.reshape(B, S, heads, -1)
         Bt, Ct = (
-            run.norm(part, p, f"{name}_norm")[:, :, None] + p[f"{name}_bias"]
+            ctx.norm(part, p, f"{name}_norm")[:, :, None] + p[f"{name}_bias"]
             for name, part in (("B", bc[..., :N]), ("C", bc[..., N:]))
         )
         dt = ops.activate(gates[..., :heads] + p["dt_bias"], "softplus")
-        rate = xp.maximum(ops.activate(gates[..., heads : 2 * heads], "softplus"), SLOWEST)
+        rate = xp.maximum(ops.activate(gates[..., heads : 2 * heads], "softplus"), MIN_RATE)
         own = xp.sigmoid(gates[..., 2 * heads : 3 * heads])
         angle = math.pi * xp.tanh(gates[..., None, 3 * heads :]) * dt[..., None]
-        h, last = turning_cell(ops, Ct, Bt, u, -rate * dt, dt, own, angle, state)
+        h, last = rotating_cell(ops, Ct, Bt, u, -rate * dt, dt, own, angle, state)
         h = (h + p["D"][:, None] * u).reshape(B, S, -1)
-        return run.linear(ops.swiglu(z, h), p, "out_proj"), last
+        return ctx.linear(ops.swiglu(z, h), p, "out_proj"), last
 
 
-def turning_cell(
+def rotating_cell(
     ops: Ops, q: Array, k: Array, v: Array, log_decay: Array, dt: Array, own: Array, angle: Array,
     state: State,
 ) -> tuple[Array, State]:  # fmt: skip
     """Return h (B, S, heads, P), and S, theta, B and x of the last position.
 
-    q and k are C and B before they turn, (B, S, heads, N); v is x, (B, S, heads, P); log_decay (of
+    q and k are C and B before rotation, (B, S, heads, N); v is x, (B, S, heads, P); log_decay (of
     alpha, at most 0), dt (at least 0) and own, the share l of a position's own input, are
-    (B, S, heads); angle, by which each pair turns on, (B, S, heads, turns).
+    (B, S, heads); angle, the rotation of each pair per step, (B, S, heads, pairs).
     """
-    xp, turns, (cell, *before) = ops.xp, angle.shape[-1], state
+    xp, n, (cell, *before) = ops.xp, angle.shape[-1], state
     theta, k_before, v_before = (
         xp.zeros_like(like[:, 0]) if one is None else one
         for one, like in zip(before, (angle, k, v), strict=True)
@@ -251,14 +245,14 @@ def turning_cell(
     theta = theta[:, None] + xp.cumsum(angle, 1)
     cos, sin = xp.cos(theta), xp.sin(theta)
 
-    def turned(x: Array) -> Array:
-        pairs = x[..., : 2 * turns].reshape(*x.shape[:-1], turns, 2)
+    def rotated(x: Array) -> Array:
+        pairs = x[..., : 2 * n].reshape(*x.shape[:-1], n, 2)
         real, imaginary = xp.unstack(pairs, -1)
         real, imaginary = real * cos - imaginary * sin, real * sin + imaginary * cos
         pairs = xp.stack([real, imaginary], -1).flatten(-2)
-        return xp.concatenate([pairs, x[..., 2 * turns :]], -1)
+        return xp.concatenate([pairs, x[..., 2 * n :]], -1)
 
-    q, k = turned(q), turned(k)
+    q, k = rotated(q), rotated(k)
     of_own, of_before = own * dt, (1 - own) * dt
     written = xp.concatenate([xp.zeros_like(of_own[:, :1]), of_own[:, :-1]], 1) + of_before
     shifted_k = xp.concatenate([k_before[:, None], k[:, :-1]], 1)
@@ -270,8 +264,8 @@ def turning_cell(
     last = of_own[:, -1, :, None] * k[:, -1]
     cell = cell + last[..., None] * v[:, -1, :, None]
     h = h + (of_own * (q * k).sum(-1))[..., None] * v
-    # Back within a turn, so that the digits of an angle do not depend on the turns before.
-    theta, turn = theta[:, -1], 2 * math.pi
-    whole = xp.stop_gradient(xp.astype(xp.int32(theta / turn), theta))  # towards 0
-    theta = theta - turn * xp.where(theta < turn * whole, whole - 1, whole)
+    # Modulo 2 pi, so that the precision of an angle does not depend on earlier positions.
+    theta, period = theta[:, -1], 2 * math.pi
+    whole = xp.stop_gradient(xp.astype(xp.int32(theta / period), theta))  # towards 0
+    theta = theta - period * xp.where(theta < period * whole, whole - 1, whole)
     return h, (cell, theta, k[:, -1], v[:, -1])

@@ -1,4 +1,4 @@
-"""The cells of xLSTM between their projections: of a candidate, of the first paper and of Large.
+"""The layers of xLSTM: of a MAD candidate, of the first paper (v1), and of xLSTM Large.
 
 mLSTM cell of one head, with s = DK^-1/2 and the state C (DK, DV), n (DK), m, zero at the start:
 
@@ -33,6 +33,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.layers.layer import (
     ForwardContext,
     Layer,
+    Output,
     Params,
     Shapes,
     State,
@@ -46,50 +47,50 @@ from mlxhog.models.spec import ParamSpec, normal, small
 CHUNK_SIZE = 64
 CELL_EPS = 1e-6
 V1_NORM_EPS = 1e-5
-SMALLEST = 1e-6
-"""Size of a signed forget gate of 0, twice."""
+MIN_SIGNED_GATE = 1e-6
+"""Twice the smallest absolute value of a signed forget gate."""
 
 BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
 """First and last forget bias of a head."""
 
 
 class _Cell(Layer):
-    """A cell behind a convolution: c = SiLU(conv(u)), or u itself where conv is 0."""
+    """A cell after a convolution: c = SiLU(conv(u)), or u itself if conv is 0."""
 
-    taps_name = "conv"
+    conv_name = "conv"
 
     heads: int = 4  # NH
     conv: int = option(4, "kernel size of the convolution; 0: none", low=0)
 
     def convolved(
-        self, p: Params, x: Array, state: State, run: ForwardContext
+        self, p: Params, x: Array, state: State, ctx: ForwardContext
     ) -> tuple[Array, State]:
-        """Return c (B, S, width), and the convolution's part of the state."""
+        """Return c (B, S, width), and the convolution's state."""
         if not self.conv:
             return x, ()
-        c, last = run.conv(x, p, state[0], self.taps_name)
+        c, last = ctx.conv(x, p, state[0], self.conv_name)
         return c, (last,)
 
     def with_conv(self, width: int, cell: Sequence[tuple[int, ...]]) -> Shapes:
-        """Return the shapes of the state: those of the convolution of that width, and a cell's."""
+        """Return the shapes of the state of a convolution and a cell."""
         return {**({"conv": [(self.conv - 1, width)]} if self.conv else {}), "cell": cell}
 
 
 def mlstm_shapes(heads: int, qk: int, v: int) -> Sequence[tuple[int, ...]]:
-    """Return the shapes of C, n and m, of widths qk and v over all heads."""
+    """Return the shapes of C, n and m; widths qk and v are over all heads."""
     return [(heads, qk // heads, v // heads), (heads, qk // heads), (heads,)]
 
 
 def mlstm_gates(
     heads: int, inputs: int, names: Sequence[str], biases: Sequence[str]
 ) -> Iterable[ParamSpec]:
-    """Declare the gates of an mLSTM cell, whose weights begin at 0."""
+    """Declare the gates of an mLSTM cell, with zero weights."""
     for name, bias in zip(names, biases, strict=True):
         yield ParamSpec(f"{name}.weight", (heads, inputs), "zeros", decay=True)
         yield ParamSpec(f"{name}.bias", (heads,), bias)
 
 
-# -- of a candidate, whose depth is not known: no initial value depends on it ----------------------
+# -- of a candidate: no initial value depends on the depth, which is not known ---------------------
 
 
 class _CandidateCell(_Cell):
@@ -100,22 +101,22 @@ class _CandidateCell(_Cell):
             yield ParamSpec("conv.bias", (d,), "zeros")
 
     def end_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare what is behind the cell."""
+        """Declare what follows the cell."""
         yield ParamSpec("head_norm.weight", (d,), "ones")
         yield from linear_params(d, out_proj=d)
 
 
 class MLSTMCell(_CandidateCell):
-    """mLSTM: a matrix memory with exponential gates.
+    """mLSTM: a matrix-valued state with exponential gates.
 
         q = Wq c,  k = Wk c,  v = Wv u,  o = Wo u    each (B, S, d), heads of DH = d / NH
         i = Wi u + bi,  f = Wf u + bf                (B, S, NH)
         y = Wout( sigmoid(o) * LN_head(mLSTM(q, k, v, i, f)) )
 
-    Forget biases begin at 3 to 6, spread over the heads; with `signed` at -3 to 3. Then the state
-    may change its sign: F has the factor 2 sigmoid(f) - 1 in (-1, 1) in place of sigmoid(f), as
-    eigenvalues that a positive gate cannot have are needed for parity. The logarithm of its size
-    takes the place of logsig(f); its sign s_t is moved out of the recurrence,
+    Forget biases begin at 3 to 6, spread over the heads; with `signed` at -3 to 3. Then F has the
+    factor 2 sigmoid(f) - 1 in (-1, 1) in place of sigmoid(f): parity needs negative eigenvalues.
+    The logarithm of its absolute value replaces logsig(f); its sign s_t is moved out of the
+    recurrence,
 
         P_t = s_1 s_2 ... s_t        h_t = P_t mLSTM(q, P k, v, i, f)
     """
@@ -134,35 +135,37 @@ class MLSTMCell(_CandidateCell):
     def state_shapes(self, d: int, length: int) -> Shapes:
         return self.with_conv(d, mlstm_shapes(self.heads, d, d))
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, xp, heads = run.ops, run.ops.xp, (*x.shape[:2], self.heads, -1)
-        c, inputs = self.convolved(p, x, state, run)
-        q, k = run.linears(c, p, "q_proj", "k_proj", heads=self.heads)
-        v, o, i, f = run.linears(x, p, "v_proj", "ogate", "igate", "fgate")
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, xp, heads = ctx.ops, ctx.ops.xp, (*x.shape[:2], self.heads, -1)
+        c, inputs = self.convolved(p, x, state, ctx)
+        q, k = ctx.linears(c, p, "q_proj", "k_proj", heads=self.heads)
+        v, o, i, f = ctx.linears(x, p, "v_proj", "ogate", "igate", "fgate")
         if self.signed:  # f' with sigmoid(f') = |2 sigmoid(f) - 1|, and P (B, S, NH, 1)
             flips = xp.cumsum(xp.where(f < 0, xp.ones_like(f), xp.zeros_like(f)), 1)
             P, size = (1.0 - 2.0 * (flips % 2.0))[..., None], xp.abs(f)
-            f = size + xp.log(xp.maximum(1.0 - xp.exp(-size), SMALLEST) / 2)
+            f = size + xp.log(xp.maximum(1.0 - xp.exp(-size), MIN_SIGNED_GATE) / 2)
             k = k * P
-        how: dict[str, Any] = {"chunk_size": CHUNK_SIZE, "eps": CELL_EPS, "starts": run.starts}
+        how: dict[str, Any] = {
+            "chunk_size": CHUNK_SIZE,
+            "eps": CELL_EPS,
+            "reset_mask": ctx.reset_mask,
+        }
         h, cell = ops.mlstm_cell(q, k, v.reshape(heads), i, f, state=state[-3:], **how)
         if self.signed:
             (C, n, m), last = cell, P[:, -1]
             h, cell = h * P, (C * last[..., None], n * last, m)
-        y = ops.head_norm_gate(h, o, p["head_norm.weight"], run.norm_eps)
-        return run.linear(y, p, "out_proj"), (*inputs, *cell)
+        y = ops.head_norm_gate(h, o, p["head_norm.weight"], ctx.norm_eps)
+        return ctx.linear(y, p, "out_proj"), (*inputs, *cell)
 
 
 class SLSTMCell(_CandidateCell):
-    """sLSTM: a scalar memory whose gates see its last output.
+    """sLSTM: a scalar state whose gates depend on its last output.
 
         y = Wout LN_head(sLSTM(Wi c, Wf c, Wz u, Wo u))
 
     Forget biases begin at 3 to 6, spread over the units of a head (`bias_init` small), or at 5 to
-    -7, so that some units forget at once (powerlaw; the package's, with exponent 1); recurrent
-    matrices begin at 0 (`recurrent_init` zeros) or uniform within DH^-1/2.
+    -7 (powerlaw; the package's, with exponent 1); recurrent matrices begin at 0 (`recurrent_init`
+    zeros) or uniform within DH^-1/2.
     """
 
     name = "slstm"
@@ -184,47 +187,45 @@ class SLSTMCell(_CandidateCell):
     def state_shapes(self, d: int, length: int) -> Shapes:
         return self.with_conv(d, [(self.heads, d // self.heads)] * 4)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        c, inputs = self.convolved(p, x, state, run)
-        i, f = run.linears(c, p, "igate", "fgate", heads=self.heads)
-        z, o = run.linears(x, p, "zgate", "ogate", heads=self.heads)
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        c, inputs = self.convolved(p, x, state, ctx)
+        i, f = ctx.linears(c, p, "igate", "fgate", heads=self.heads)
+        z, o = ctx.linears(x, p, "zgate", "ogate", heads=self.heads)
         R, b = p["recurrent.weight"], p["recurrent.bias"]
-        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
-        y = run.ops.head_norm(h, p["head_norm.weight"], run.norm_eps)
-        return run.linear(y, p, "out_proj"), (*inputs, *cell)
+        h, cell = ctx.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], reset_mask=ctx.reset_mask)
+        y = ctx.ops.head_norm(h, p["head_norm.weight"], ctx.norm_eps)
+        return ctx.linear(y, p, "out_proj"), (*inputs, *cell)
 
 
 # -- of the first paper ----------------------------------------------------------------------------
 
 
 class _V1Cell(_Cell):
-    """What both mixers of the first paper have.
+    """The base of both mixers of the first paper.
 
     Names and layouts of parameters are those of the xlstm package on the CPU; the scale of LN_head
-    is 1 + weight. Block-diagonal maps BD have one small matrix per group of neighbouring channels:
-    heads of the sLSTM, `qkv_block` channels of the mLSTM. Dropout, while training: on the result of
-    each mLSTM and feed-forward layer, and on the h of each sLSTM before its norm.
+    is 1 + weight. Block-diagonal weights BD have one block per head of the sLSTM, or per
+    `qkv_block` channels of the mLSTM. Dropout is applied to the result of each mLSTM and
+    feed-forward layer, and to the h of each sLSTM before its norm.
     """
 
     inside = "xlstm"
-    taps_name = "conv1d.conv"
+    conv_name = "conv1d.conv"
 
     def check(self, d: int) -> None:
         super().check(d)
         if self.conv == 1:
             raise ConfigError("conv is 1; set it to 2 or more")
 
-    def diagonals(self, p: Params, x: Array, run: ForwardContext, *names: str) -> tuple[Array, ...]:
-        """Return the block-diagonal maps `names` of one x."""
+    def diagonals(self, p: Params, x: Array, ctx: ForwardContext, *names: str) -> tuple[Array, ...]:
+        """Return the block-diagonal linear layers `names` of x."""
         weights = [p[f"{name}.weight"] for name in names]
-        ys = run.ops.block_diagonal(x, weights, [p.get(f"{name}.bias") for name in names])
+        ys = ctx.ops.block_diagonal(x, weights, [p.get(f"{name}.bias") for name in names])
         return tuple(ys)
 
 
 def diagonal(name: str, width: int, groups: int, init: str, *, autocast: bool) -> ParamSpec:
-    """Declare a block-diagonal map of `groups` matrices."""
+    """Declare a block-diagonal weight of `groups` blocks."""
     shape = (groups, width // groups, width // groups)
     return ParamSpec(f"{name}.weight", shape, init, decay=True, autocast=autocast)
 
@@ -234,7 +235,7 @@ class MLSTMV1(_V1Cell):
 
     [a; z] = Wup u                               (B, S, I) each, NH heads of DK = DV = I / NH
     c = silu(conv(a))
-    q = BDq c,  k = BDk c,  v = BDv a            v reads a, not c
+    q = BDq c,  k = BDk c,  v = BDv a            v from a, not c
     i = Wi [q; k; v] + bi,  f = Wf [q; k; v] + bf
     y = Wdown( (LN_head(mLSTM(q, k, v, i, f)) + skip * c) * silu(z) )
     """
@@ -242,9 +243,9 @@ class MLSTMV1(_V1Cell):
     name = "mlstm-v1"
 
     conv: int = 4
-    qkv_block: int = 4  # channels of a group that q, k and v mix within
+    qkv_block: int = 4  # block size of the block-diagonal q, k and v
     chunk_size: int = of_model(CHUNK_SIZE)
-    inner: int | None = of_model(None)  # I; None is twice the width, in whole 64s
+    inner: int | None = of_model(None)  # I; None: twice the width, a multiple of 64
     bias: bool = of_model(False)
     residual: str = of_model("")  # initializer of Wdown; "" is the small one
 
@@ -279,22 +280,20 @@ class MLSTMV1(_V1Cell):
         width = self.heads_width(d)
         return self.with_conv(width, mlstm_shapes(self.heads, width, width))
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
-        a, z = run.halves(x, p, "proj_up")
-        c, inputs = self.convolved(p, a, state, run)
-        q, k = self.diagonals(p, c, run, "q_proj", "k_proj")
-        (v,) = self.diagonals(p, a, run, "v_proj")
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, heads = ctx.ops, (*x.shape[:2], self.heads, -1)
+        a, z = ctx.halves(x, p, "proj_up")
+        c, inputs = self.convolved(p, a, state, ctx)
+        q, k = self.diagonals(p, c, ctx, "q_proj", "k_proj")
+        (v,) = self.diagonals(p, a, ctx, "v_proj")
         gates = ("mlstm_cell.igate", "mlstm_cell.fgate")
-        i, f = run.linears(ops.xp.concatenate([q, k, v], -1), p, *gates)
+        i, f = ctx.linears(ops.xp.concatenate([q, k, v], -1), p, *gates)
         q, k, v = (y.reshape(heads) for y in (q, k, v))
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": CELL_EPS}
-        h, cell = ops.mlstm_cell(q, k, v, i, f, state=state[1:], starts=run.starts, **how)
+        h, cell = ops.mlstm_cell(q, k, v, i, f, state=state[1:], reset_mask=ctx.reset_mask, **how)
         w, skip = 1.0 + p["mlstm_cell.outnorm.weight"], p["learnable_skip"]
         y = ops.head_norm_skip_gate(h, c, z, w, skip, V1_NORM_EPS)
-        return run.drop(run.linear(y, p, "proj_down")), (*inputs, *cell)
+        return ctx.drop(ctx.linear(y, p, "proj_down")), (*inputs, *cell)
 
 
 class SLSTMV1(_V1Cell):
@@ -303,9 +302,9 @@ class SLSTMV1(_V1Cell):
         c = silu(conv(u))                            u itself where conv is 0
         y = LN_head(sLSTM(BDi c, BDf c, BDz u, BDo u))
 
-    In the package the map stored as `fgate` drives the input gate, BDi, and the one stored as
-    `igate` the forget gate, BDf (NX-AI/xlstm issue 98); the cell's own R and b have the rows i, f,
-    z, o as they should. In a candidate `geglu` is the feed-forward layer behind it.
+    In the package the weight named `fgate` is that of the input gate, BDi, and `igate` that of the
+    forget gate, BDf (NX-AI/xlstm issue 98); the cell's own R and b have the rows i, f, z, o. In a
+    candidate `geglu` is the feed-forward layer after it.
     """
 
     name = "slstm-v1"
@@ -328,19 +327,17 @@ class SLSTMV1(_V1Cell):
     def state_shapes(self, d: int, length: int) -> Shapes:
         return self.with_conv(d, [(self.heads, d // self.heads)] * 4)
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        xp, heads = run.ops.xp, (*x.shape[:2], self.heads, -1)
-        c, inputs = self.convolved(p, x, state, run)
-        gates = self.diagonals(p, c, run, "fgate", "igate")  # swapped names, see above
-        gates += self.diagonals(p, x, run, "zgate", "ogate")
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        xp, heads = ctx.ops.xp, (*x.shape[:2], self.heads, -1)
+        c, inputs = self.convolved(p, x, state, ctx)
+        gates = self.diagonals(p, c, ctx, "fgate", "igate")  # swapped names, see above
+        gates += self.diagonals(p, x, ctx, "zgate", "ogate")
         i, f, z, o = (y.reshape(heads) for y in gates)
         R, b = (p[f"slstm_cell._{name}_"] for name in ("recurrent_kernel", "bias"))
-        h, cell = run.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], starts=run.starts)
+        h, cell = ctx.ops.slstm_cell(i, f, z, o, R, b, state=state[-4:], reset_mask=ctx.reset_mask)
         w = p.get("group_norm.weight")
         scale = xp.ones_like(x[0, 0]) if w is None else 1.0 + w
-        y = run.ops.head_norm(run.drop(h), scale, V1_NORM_EPS)
+        y = ctx.ops.head_norm(ctx.drop(h), scale, V1_NORM_EPS)
         return y, (*inputs, *cell)
 
 
@@ -382,18 +379,16 @@ class LargeMLSTM(Layer):
     def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": mlstm_shapes(self.heads, self.qk, self.v)}
 
-    def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
-    ) -> tuple[Array, State]:
-        ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
+    def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
+        ops, heads = ctx.ops, (*x.shape[:2], self.heads, -1)
         gates = ("ogate_preact", "igate_preact", "fgate_preact")
-        q, k, v, o, i, f = run.linears(x, p, "q", "k", "v", *gates)
+        q, k, v, o, i, f = ctx.linears(x, p, "q", "k", "v", *gates)
         q, k, v = (y.reshape(heads) for y in (q, k, v))
         i, f = ops.soft_cap(i, self.gate_cap), ops.soft_cap(f, self.gate_cap)
         how: dict[str, Any] = {"chunk_size": self.chunk_size, "eps": self.eps}
-        how["starts"] = run.starts
+        how["reset_mask"] = ctx.reset_mask
         h, state = ops.mlstm_cell(q, k, v, i, f, state=state, **how)
-        y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], run.norm_eps)
+        y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], ctx.norm_eps)
         if self.bias:
             y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]
-        return run.linear(y, p, "out_proj"), state
+        return ctx.linear(y, p, "out_proj"), state

@@ -56,7 +56,7 @@ class MADConfig(ModelConfig):
     title: ClassVar[str] = "MAD candidate"
     untied_head: ClassVar[str] = HEAD
     in_xlstm: ClassVar[bool] = False
-    spellings: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
+    aliases: ClassVar[Mapping[str, str]] = SPELLINGS | {"dim": "hidden_size"}
 
     vocab_size: int = positive("rows of the embedding; a task and a run bring theirs", VOCABULARY)
     hidden_size: int = positive("width of the residual stream", 128, high=MAX_WIDTH)
@@ -162,10 +162,10 @@ class Positions(Layer):
         return {"count": [()]}
 
     def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
+        self, p: Params, x: Array, state: State, ctx: ForwardContext
     ) -> tuple[Array, State]:
         """Add the vectors of the positions of x (B, S, d)."""
-        (B, S, d), xp, (count,) = x.shape, run.ops.xp, state
+        (B, S, d), xp, (count,) = x.shape, ctx.ops.xp, state
         count = xp.zeros((B,), "int32", like=x) if count is None else count
         at = count[:, None] + xp.arange(0, S, like=x)
         P = p["weight"] if self.learned else xp.from_numpy(sincos(self.length, d), like=x)
@@ -185,13 +185,13 @@ class Decoder(Layer):
             yield from linear_params(d, init="normal:0.02", bias=True, outs={f"{n}.linear": d})
 
     def forward(
-        self, p: Params, x: Array, state: State, run: ForwardContext
+        self, p: Params, x: Array, state: State, ctx: ForwardContext
     ) -> tuple[Array, State]:
         """Return x (B, S, d) of its last position."""
-        x = x[:, -1:] + run.ops.xp.from_numpy(sincos(*x.shape[1:]), like=x)
+        x = x[:, -1:] + ctx.ops.xp.from_numpy(sincos(*x.shape[1:]), like=x)
         for n in range(self.count):
-            u = run.ops.rms_norm(x, p[f"{n}.norm.weight"], run.norm_eps)
-            x = run.ops.activate(run.linear(u, p, f"{n}.linear"), "gelu")
+            u = ctx.ops.rms_norm(x, p[f"{n}.norm.weight"], ctx.norm_eps)
+            x = ctx.ops.activate(ctx.linear(u, p, f"{n}.linear"), "gelu")
         return x, ()
 
 

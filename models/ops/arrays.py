@@ -1,16 +1,15 @@
 """The array functions that models need, as `arrays_torch` and `arrays_mlx` offer them.
 
-A layer or a family is written once over these and the operators of `operators.py`; it finds
-them as `run.ops.xp`. Operations with the same spelling in both frameworks are not here: arithmetic,
-comparisons, `@`, `x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. This module imports no
-framework.
+A layer or a family is written once over these and the operators of `operators.py`; they are
+`ctx.ops.xp`. Operations with one spelling in both frameworks are not here: arithmetic, comparisons,
+`@`, `x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. This module imports no framework.
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 Array: TypeAlias = Any
-"""An array of the framework at hand: a `torch.Tensor` or an `mlx.core.array`."""
+"""An array of one framework: a `torch.Tensor` or an `mlx.core.array`."""
 
 
 class Arrays(Protocol):
@@ -23,29 +22,32 @@ class Arrays(Protocol):
 
     and so are, by the names of the frameworks, `sigmoid`, `log_sigmoid` (without overflow),
     `logsumexp`, `softmax`, `int32`, `bfloat16`, `cummax`, and `rfft` and `irfft` (x, n, axis).
-    Others have more to say; a new array is on the device of `like`, or on the default one:
+    The others; a new array is on the device of `like`, or on the default one:
 
         zeros(shape, dtype="float32", like=x), full(shape, value, dtype="float32", like=x)
         arange(start, stop, like=x)   integers, below stop
         from_numpy(x, like=y)         maybe in the memory of x; float64 becomes float32
         numpy(x)                      x in NumPy, without its gradient
+        row_major(x)                  x without its gradient, as kernels need it in memory
+        clone(x)                      x in memory of its own, where arrays can be views
         float32(x)                    PyTorch's float64, in which the reference computes, stays
-        astype(x, y)                  x in the type of y
-        maximum(x, bound)             x, or the bound (an array, or a number) where x is below it
-        minimum(x, bound)             likewise, of a number
-        amax(x, axis)                 the largest; equal ones share the gradient
-        cumsum(x, axis, reverse=)     sums up to each position, or from each on; so cummin
+        astype(x, y)                  x in the dtype of y
+        maximum(x, bound)             elementwise, of an array or a number
+        minimum(x, bound)             elementwise, of a number
+        amax(x, axis)                 the maximum; equal ones share the gradient
+        cumsum(x, axis, reverse=)     cumulative sums, from the end if reversed; so cummin
         stop_gradient(x)              x as a constant
+        custom_op(f, b, *x)           an operator with its backward pass, see `arrays_torch`
         with_gradient(x, g, *c)       x, through which dy becomes g(dy, *c): g is linear in dy, uses
                                       no other array of the computation, and has no gradient
         value_and_grad(f, arrays)     f(arrays) of arrays by name, a scalar, and its gradient in
                                       each array of floats
-        linear(x, w, b)               x W^T + b by the framework itself, for small products; W (..,
-                                      out, in) may be many, one for each of x (.., N, in)
+        linear(x, w, b)               x W^T + b by the framework itself, for small matmuls; W may be
+                                      a batch (.., out, in), one for each of x (.., N, in)
         unstack(x, axis)              the entries without that axis; the gradient is one stack
-        split(x, parts, axis)         n equal parts, or those between some indices, as views
+        split(x, parts, axis)         n equal parts, or those between indices, as views
         halves(w)                     both halves of a matrix's rows; it may be quantized
-        pad(x, widths, value=0.0)     a value before and after x, (before, after) along every axis
+        pad(x, widths, value=0.0)     constant padding, (before, after) along every axis
         take(x, rows)                 some rows of x, in that order
         embedding(table, tokens)      rows (..., d) of a table (V, d)
     """

@@ -1,9 +1,6 @@
-"""The array functions of `arrays.py` in MLX, whose arrays lie on no device of their own.
+"""The array functions of `arrays.py` in MLX; those that are not defined here are its own."""
 
-Those that are not defined here are MLX's own.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
@@ -15,19 +12,19 @@ from mlxhog.models.ops.eager.quantized_mlx import Quantized
 
 framework = "mlx"
 differentiable = ContextVar("differentiable", default=True)
-"""Whether a gradient may follow; a function with a gradient of its own takes longer to call."""
+"""Whether a gradient may follow; a function with a VJP of its own takes longer to call."""
 
 _DTYPES = {"float32": mx.float32, "int32": mx.int32}
-_MAX_PARTS = 10  # that `mx.split` cuts in one operation
+_MAX_PARTS = 10  # outputs of one `mx.split`
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Give a function a gradient of its own, which it has where `differentiable`.
+    """Give a function a VJP of its own, used where `differentiable`.
 
     Args:
-        gradients: (inputs, gradients of the results, results) -> gradients of the inputs.
+        gradients: (inputs, d_results, results) -> gradients of the inputs.
     """
 
     def decorate(function: Function) -> Function:
@@ -42,7 +39,38 @@ def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
     return decorate
 
 
-# A gradient in one expression is one kernel, MLX's own is two; -x would be kept as an array.
+def custom_op(
+    forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array | None
+) -> Sequence[array]:
+    """Return the results of an operator (forward, backward); see `arrays_torch.custom_op`.
+
+    Saved values stay with this one call, so they need not be MLX's arrays, which copies others.
+    MLX does not say which gradients will be used: `needs` is true for every input.
+    """
+    if not differentiable.get():
+        return tuple(forward(*inputs)[0])
+    needs, arrays, saved = (
+        [x is not None for x in inputs],
+        [x for x in inputs if x is not None],
+        None,
+    )
+
+    def run(*present: array) -> list[array]:
+        nonlocal saved
+        rest = iter(present)
+        results, saved = forward(*(next(rest) if need else None for need in needs))
+        return list(results)
+
+    def gradients(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
+        grads = zip(backward(saved, d_results, needs), needs, strict=False)
+        own = [grad for grad, need in grads if need]
+        return own + [mx.zeros_like(x) for x in arrays[len(own) :]]
+
+    results: Sequence[array] = with_vjp(gradients)(run)(*arrays)
+    return results
+
+
+# A VJP in one expression is one kernel, MLX's own is two; -x would be kept as an array.
 @with_vjp(lambda x, dy, _: dy * mx.sigmoid(0 - x))
 def _log_sigmoid(x: array) -> array:
     return -mx.logaddexp(-x, 0)
@@ -58,8 +86,8 @@ def _with_gradient(x: array, gradient: Callable[..., array], *constants: array) 
     return identity(x, *map(mx.contiguous, constants))
 
 
-def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
-    """MLX's own gradient would be a transposed view, which NumPy copies slowly."""
+def _matmul_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    """Return row-major gradients: MLX's own are transposed views, which NumPy copies slowly."""
     x, w = xw
     dx = dy @ w
     if w.ndim == 2:  # for all rows of x at once
@@ -67,13 +95,13 @@ def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[ar
     return dx, dy.swapaxes(-1, -2) @ x
 
 
-@with_vjp(_product_gradients)
-def _product(x: array, w: array) -> array:
+@with_vjp(_matmul_gradients)
+def _matmul(x: array, w: array) -> array:
     return x @ w.swapaxes(-1, -2)
 
 
 def _affine_gradients(xwb: Any, dy: array, y: array) -> tuple[array, array, array]:
-    return *_product_gradients(xwb[:2], dy, y), dy.reshape(-1, dy.shape[-1]).sum(0)
+    return *_matmul_gradients(xwb[:2], dy, y), dy.reshape(-1, dy.shape[-1]).sum(0)
 
 
 @with_vjp(_affine_gradients)
@@ -85,15 +113,15 @@ def _affine(x: array, w: array, b: array) -> array:
 def _linear(x: array, w: array, b: array | None = None) -> array:
     if b is not None and w.ndim == 2 and differentiable.get():
         return _affine(x, w, b)
-    y = _product(x, w)
+    y = _matmul(x, w)
     return y if b is None else y + b
 
 
 def _entries(x: array, axis: int) -> list[array]:
     """Return the entries of x along an axis, of length 1 there, as views.
 
-    Each of more than `_MAX_PARTS` entries would be a slice, whose gradient is an array of the size
-    of x. So they are cut off in rounds, whose gradient is one concatenation each.
+    Each of more than `_MAX_PARTS` entries would be a slice, whose gradient has the size of x. So
+    they are split recursively; the gradient of a split is one concatenation.
     """
     width = 1
     while x.shape[axis] > _MAX_PARTS * width:
@@ -115,6 +143,8 @@ _OWN: dict[str, Callable[..., Any]] = {
         x.astype(np.float32) if x.dtype == np.float64 else x
     ),
     "numpy": np.array,
+    "row_major": lambda x: x,  # launches of MLX make their inputs so
+    "clone": lambda x: x,
     "float32": lambda x: x.astype(mx.float32),
     "int32": lambda x: x.astype(mx.int32),
     "bfloat16": lambda x: x.astype(mx.bfloat16),

@@ -13,20 +13,17 @@ framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
 
 
-def _kind(dtype: str, like: Tensor | None) -> dict[str, Any]:
-    """Type and device of a new array: float64 beside numbers of that type, those of the reference.
-
-    Otherwise float32.
-    """
-    is_wide = dtype == "float32" and like is not None and like.dtype == torch.float64
+def _options(dtype: str, like: Tensor | None) -> dict[str, Any]:
+    """Return dtype and device of a new array; float32 is float64 beside arrays of the reference."""
+    is_float64 = dtype == "float32" and like is not None and like.dtype == torch.float64
     device = None if like is None else like.device
-    return {"dtype": torch.float64 if is_wide else _DTYPES[dtype], "device": device}
+    return {"dtype": torch.float64 if is_float64 else _DTYPES[dtype], "device": device}
 
 
 def _from_numpy(x: Any, *, like: Tensor | None = None) -> Tensor:
-    kind = _kind("float32", like)
-    wide = x.dtype == np.float64 and kind["dtype"] == torch.float32
-    return torch.from_numpy(x.astype(np.float32) if wide else x).to(kind["device"])
+    options = _options("float32", like)
+    must_cast = x.dtype == np.float64 and options["dtype"] == torch.float32
+    return torch.from_numpy(x.astype(np.float32) if must_cast else x).to(options["device"])
 
 
 def _bounded(x: Tensor, bound: Tensor | float) -> Tensor:
@@ -46,7 +43,7 @@ def _linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return y if b is None else y + b
 
 
-class _Differentiable(torch.autograd.Function):
+class _CustomOp(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor | None
@@ -60,10 +57,14 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
-        if all(x is None for x in d_results):  # autograd asks, although nothing depends on them
-            return (None,) * len(ctx.needs_input_grad)
-        grads = ctx.gradient(ctx.saved_tensors, d_results, ctx.needs_input_grad[2:])
-        return None, None, *grads
+        _, _, *needs = ctx.needs_input_grad
+        # Autograd also calls it where nothing depends on the results.
+        grads = (
+            ctx.gradient(ctx.saved_tensors, d_results, needs)
+            if any(x is not None for x in d_results)
+            else ()
+        )
+        return None, None, *grads, *[None] * (len(needs) - len(grads))
 
 
 def needs_gradient(inputs: Sequence[Tensor | None]) -> bool:
@@ -71,31 +72,31 @@ def needs_gradient(inputs: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
-def differentiable(
+def custom_op(
     forward: Callable[..., Any], backward: Callable[..., Any], *inputs: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """Return the results of a custom op (forward, backward) of tensors, in autograd's graph.
+    """Return the results of an operator (forward, backward), differentiable once.
 
     Where no input needs a gradient, nothing is saved for it.
 
     Args:
-        forward: from the inputs to the results, and the tensors that `backward` needs.
-        backward: from these tensors, the gradients of the results, each None if nothing used it,
-            and which inputs need a gradient, to a gradient or None for each input.
-        inputs: tensors, or None where `forward` says so.
+        forward: (*inputs) -> (results, the tensors saved for `backward`).
+        backward: (saved, d_results, needs) -> gradients of the leading inputs. A d_result is None
+            if nothing used the result; `needs` says which inputs need a gradient.
+        inputs: tensors, or None for absent ones.
     """
     if not needs_gradient(inputs):
         return tuple(forward(*inputs)[0])
-    results: tuple[Tensor, ...] = _Differentiable.apply(  # type: ignore[no-untyped-call]
+    results: tuple[Tensor, ...] = _CustomOp.apply(  # type: ignore[no-untyped-call]
         forward, backward, *inputs
     )
     return results
 
 
 def _with_gradient(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
-    return differentiable(
+    return custom_op(
         lambda x, *constants: ((x.view_as(x),), constants),
-        lambda constants, dy, needs: (gradient(*dy, *constants), *[None] * len(constants)),
+        lambda constants, dy, _: (gradient(*dy, *constants),),
         x,
         *constants,
     )[0]
@@ -122,16 +123,17 @@ def _pad(x: Tensor, widths: Sequence[tuple[int, int]], value: float = 0.0) -> Te
 
 _OWN: dict[str, Callable[..., Any]] = {
     "zeros": lambda shape, dtype="float32", *, like=None: torch.zeros(
-        tuple(shape), **_kind(dtype, like)
+        tuple(shape), **_options(dtype, like)
     ),
     "full": lambda shape, value, dtype="float32", *, like=None: torch.full(
-        tuple(shape), value, **_kind(dtype, like)
+        tuple(shape), value, **_options(dtype, like)
     ),
     "arange": lambda start, stop, *, like=None: torch.arange(
         start, stop, device=None if like is None else like.device
     ),
     "from_numpy": _from_numpy,
     "numpy": lambda x: x.detach().cpu().numpy(),
+    "row_major": lambda x: x.detach().contiguous(),
     "float32": lambda x: x if x.dtype == torch.float64 else x.float(),
     "int32": lambda x: x.int(),
     "bfloat16": lambda x: x.bfloat16(),

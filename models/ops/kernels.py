@@ -1,17 +1,18 @@
-"""The choice among the plain, native and Metal forms of the operators of models."""
+"""The choice among the eager, native and Metal implementations of the operators of models."""
 
 import importlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import cast
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.operators import Ops
 
-CHOICES = ("auto", "reference", "native", "metal", "metal-emulated")
+CHOICES = ("auto", "eager", "native", "metal", "metal-emulated")
 
 MODULES = {
-    ("torch", "reference"): "mlxhog.models.ops.eager.ops_torch",
-    ("mlx", "reference"): "mlxhog.models.ops.eager.ops_mlx",
+    ("torch", "eager"): "mlxhog.models.ops.eager.ops_torch",
+    ("mlx", "eager"): "mlxhog.models.ops.eager.ops_mlx",
     ("torch", "native"): "mlxhog.models.ops.native.adapter_torch",
     ("mlx", "native"): "mlxhog.models.ops.native.adapter_mlx",
 }
@@ -24,16 +25,16 @@ ENGINES = {
 
 
 def choose(
-    framework: str, kernels: str, device: str, *, plain: frozenset[str] = frozenset()
+    framework: str, kernels: str, device: str, *, eager: frozenset[str] = frozenset()
 ) -> Ops:
-    """Return the operators that `resolve` chooses; those in `plain` without their Metal kernels.
+    """Return the operators that `resolve` chooses; those named in `eager` without Metal kernels.
 
     Raises:
         ConfigError: as of `resolve`.
     """
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
-        return _metal(framework, ENGINES[framework, kernels], plain)
+        return _metal(framework, ENGINES[framework, kernels], eager)
     return cast(Ops, importlib.import_module(MODULES[framework, kernels]).OPS)
 
 
@@ -47,22 +48,22 @@ def resolve(
 ) -> str:
     """Resolve "auto" for a "cpu", "gpu" or "mps": return one of `CHOICES` other than "auto".
 
-    "reference" are the plain ops of a framework, on every device; "native" the C++ kernels, on a
+    "eager" are the framework's own operations, on every device; "native" the C++ kernels, on a
     CPU and for `weights` (matrices that are not quantized) of float32 only; "metal" the Metal
     kernels, on an Apple GPU; "metal-emulated" their source run on the CPU, for tests. "auto" is
-    native on a CPU, metal if it is verified (`Verdicts.model_kernels`), else reference.
+    native on a CPU, metal if it is verified (`CapabilityRecord.model_kernels`), else eager.
 
     Raises:
-        ConfigError: `kernels` is another word, or does not support that device or these weights.
+        ConfigError: `kernels` is unknown, or does not support that device or these weights.
     """
     if kernels not in CHOICES:
         raise ConfigError(f"kernels is {kernels!r}; choose one of {', '.join(CHOICES)}")
     on_cpu = device == "cpu"
     if kernels == "auto":
         if on_cpu:
-            return "native" if weights == "float32" else "reference"
-        return "metal" if metal_verified else "reference"
-    if kernels != "reference" and (kernels == "metal") == on_cpu:
+            return "native" if weights == "float32" else "eager"
+        return "metal" if metal_verified else "eager"
+    if kernels != "eager" and (kernels == "metal") == on_cpu:
         raise ConfigError(
             f"kernels is {kernels!r}, which {framework}:{device} cannot run; use auto, which "
             "gives each worker what its device can run, or other workers"
@@ -75,8 +76,8 @@ def resolve(
     return kernels
 
 
-def narrow(kernels: str, compute_dtype: str) -> bool:
-    """Whether gradients multiply in bfloat16: "auto" does where native kernels are faster in it."""
+def uses_bf16_matmuls(kernels: str, compute_dtype: str) -> bool:
+    """Whether gradients use bf16 matmuls; with "auto" where native kernels are faster in bf16."""
     if compute_dtype != "auto" or kernels != "native":
         return compute_dtype == "bfloat16"
     from mlxhog._native import ops  # only processes that compute load it
@@ -85,9 +86,14 @@ def narrow(kernels: str, compute_dtype: str) -> bool:
 
 
 @lru_cache
-def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
+def _metal(framework: str, engine_name: str, eager: frozenset[str]) -> Ops:
     from mlxhog.metal import engines  # only processes that compute load it
 
-    module = importlib.import_module(f"mlxhog.models.ops.metal.ops_{framework}")
-    ops: Ops = module.MetalOps(engines.create(engine_name), plain)
-    return ops
+    return metal_ops(framework)(engines.create(engine_name), eager)
+
+
+def metal_ops(framework: str) -> Callable[..., Ops]:
+    """Return the class of a framework's eager operators with Metal kernels in front."""
+    from mlxhog.models.ops.metal.cells import MetalCells
+
+    return type("MetalOps", (MetalCells, type(choose(framework, "eager", "cpu"))), {})

@@ -1,9 +1,8 @@
-"""The operators of models: what each promises, and its plain text.
+"""The operators of models: the contract of each, and its eager implementation.
 
-A layer calls the methods of `Ops`. A form of the operators overrides some of them: a framework's
-own functions (`reference/ops_torch.py`, `reference/ops_mlx.py`), native kernels (`native/`), Metal
-kernels (`metal/`), float64 (`reference/ops_float64.py`). Cells are in `mlstm.py` and
-`recurrences.py`.
+A layer calls the methods of `Ops`. Other implementations override some of them: the framework's
+own functions (`eager/ops_torch.py`, `eager/ops_mlx.py`), native kernels (`native/`), Metal kernels
+(`metal/`), float64 (`eager/ops_float64.py`). Cells are in `mlstm.py` and `recurrences.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -15,34 +14,37 @@ from mlxhog.models.ops.mlstm import MLSTMOps
 from mlxhog.models.ops.recurrences import Recurrences
 
 MAX_SUM_TERMS = 32_766
-"""Most terms of a sum in a matrix product of torch on an Apple GPU, so most tokens of a gradient.
+"""Largest inner dimension of a matmul of torch on an Apple GPU, so most tokens of a gradient.
 
-With more, MPS reads behind the operands on M1 and M2: in torch before 2.14, and in products of
-batches of matrices later, too. Sources: pytorch issues 177116, 193487 and 195163.
+Above it MPS reads past the operands on M1 and M2: in torch before 2.14, and in batched matmuls
+later, too. Sources: pytorch issues 177116, 193487 and 195163.
 """
 
 ACTIVATIONS = tuple("gelu gelu_tanh silu swish relu relu^2 sigmoid selu softplus".split())
 """Activation functions of `activate` and `glu`, by the names of the xlstm package.
 
-`silu` and `swish` are the same. `gelu` is exact, x Phi(x), computed with erf; `gelu_tanh` is its
-approximation with tanh. `softplus` is log(1 + e^x).
+`silu` and `swish` are the same. `gelu` is exact, x Phi(x); `gelu_tanh` is its approximation with
+tanh. `softplus` is log(1 + e^x).
 """
 
 
 class Ops(MLSTMOps, Recurrences, ABC):
     """The differentiable operators in which models are written, for arrays of one framework.
 
-    Arrays are float32; only the matrices of `linears` and `block_diagonal` may be of another type.
+    Arrays are float32; only the weights of `linears` and `block_diagonal` may have another dtype.
     `xp` has the framework's array functions, see `arrays.py`.
     """
 
     activations: Mapping[str, Callable[[Array], Array]]  # by name; `silu` has no second one
 
-    def in_bfloat16(
-        self, params: dict[str, Array], products: Collection[str]
+    def autocast(
+        self, params: dict[str, Array], matmul_weights: Collection[str]
     ) -> tuple["Ops", dict[str, Array]]:
-        """Return mixed precision: operators, and the parameters with those named in bfloat16."""
-        return self, params | {name: self.xp.bfloat16(params[name]) for name in products}
+        """Return operators and parameters of mixed precision: these weights are cast to bfloat16.
+
+        Matmuls with them are computed in bfloat16; everything else stays float32.
+        """
+        return self, params | {name: self.xp.bfloat16(params[name]) for name in matmul_weights}
 
     # -- what a framework has a function for ------------------------------------------------------
 
@@ -52,22 +54,25 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
     @abstractmethod
     def rope(self, x: Array, base: float, offset: Array | None = None) -> Array:
-        """Turn pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
+        """Rotate pair i of every head, elements i and DH / 2 + i, by t * base^(-2 i / DH).
 
         x (B, S, NH, DH), DH even; offset (B,) int32, the position t of the first, None is 0.
         Source: Su et al. 2021, RoFormer, arXiv:2104.09864.
         """
 
     @abstractmethod
-    def normalized(self, x: Array, eps: float, w: Array | None = None) -> Array:
-        """Return LayerNorm(x) over the last axis, times w."""
+    def layer_norm(self, x: Array, w: Array | None, eps: float) -> Array:
+        """Return w * (x - mean(x)) / sqrt(var(x) + eps) over the last axis; x (..., d), w (d,).
+
+        The variance is the biased one; None is ones (eager implementations only).
+        """
 
     @abstractmethod
-    def product(self, x: Array, w: Array) -> Array:
-        """Return x W^T, computed in the type of w and returned in that of x."""
+    def linear(self, x: Array, w: Array) -> Array:
+        """Return x W^T, computed in the dtype of w and returned in that of x."""
 
-    def sum_of_products(self, a: Array, b: Array) -> Array:
-        """Return a (..., M, K) times b (..., K, N), for a K of all positions of a batch."""
+    def matmul(self, a: Array, b: Array) -> Array:
+        """Return a (..., M, K) times b (..., K, N), also where K is all positions of a batch."""
         return a @ b
 
     @abstractmethod
@@ -76,26 +81,19 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
     # -- norms and gates --------------------------------------------------------------------------
 
-    def layer_norm(self, x: Array, w: Array, eps: float) -> Array:
-        """Return w * (x - mean(x)) / sqrt(var(x) + eps) over the last axis; x (..., d), w (d,).
-
-        The variance is the biased one.
-        """
-        return self.normalized(x, eps, w)
-
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
         """Return w * LayerNorm(h), normalized over DH within each head.
 
         h (B, S, NH, DH), w (NH * DH,); result (B, S, NH * DH).
         """
-        return w * self.normalized(h, eps).flatten(-2)
+        return w * self.layer_norm(h, None, eps).flatten(-2)
 
     def head_norm_gate(self, h: Array, o: Array, w: Array, eps: float) -> Array:
         """Return sigmoid(o) * (w * LayerNorm(h)), normalized over DV within each head.
 
         h (B, S, NH, DV), o (B, S, NH * DV), w (NH * DV,); result as o.
         """
-        return self.xp.sigmoid(o) * (w * self.normalized(h, eps).reshape(o.shape))
+        return self.xp.sigmoid(o) * (w * self.layer_norm(h, None, eps).reshape(o.shape))
 
     def head_norm_skip_gate(
         self, h: Array, c: Array, z: Array, w: Array, skip: Array, eps: float
@@ -104,7 +102,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
         h (B, S, NH, DV); c and z (B, S, NH * DV); w and skip (NH * DV,); result as z.
         """
-        normed = self.normalized(h, eps).reshape(z.shape)
+        normed = self.layer_norm(h, None, eps).reshape(z.shape)
         return (w * normed + skip * c) * self.activations["silu"](z)
 
     def activate(self, x: Array, activation: str) -> Array:
@@ -127,17 +125,17 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return cap * tanh(x / cap)."""
         return cap * self.xp.tanh(x / cap)
 
-    # -- linear maps ------------------------------------------------------------------------------
+    # -- linear layers ----------------------------------------------------------------------------
 
     def linears(
         self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
     ) -> Sequence[Array]:
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
 
-        Each product is computed in the type of its weight, which may be bfloat16, and returned in
-        the type of x; the same holds for `block_diagonal`.
+        Each matmul is computed in the dtype of its weight, which may be bfloat16, and returned in
+        that of x; the same holds for `block_diagonal`.
         """
-        return _biased([self.product(x, w) for w in weights], biases)
+        return _biased([self.linear(x, w) for w in weights], biases)
 
     def block_diagonal(
         self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
@@ -145,7 +143,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return x W^T + b of block-diagonal matrices, each given by its G diagonal blocks.
 
         x (..., in), every weight (G, out / G, in / G), every bias (out,) or None: result
-        (..., out), whose slice g is slice g of x mapped by weight[g].
+        (..., out), whose slice g is slice g of x times weight[g]^T.
         """
         outs = []
         for w in weights:
@@ -158,14 +156,14 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
     def causal_conv(
         self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
-        starts: Array | None = None, silu: bool,
+        reset_mask: Array | None = None, silu: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """Convolve every channel with its own taps: y[t] = b + sum_j w[j] x[t - (K - 1) + j].
+        """Depthwise causal convolution, y[t] = b + sum_j w[j] x[t - (K - 1) + j] in each channel.
 
-        x (B, S, C); w (C, 1, K), K >= 1, whose last tap is for the position itself; b (C,), None is
-        zeros; state (B, K - 1, C), the inputs before the first position, None is zeros; starts
-        (B, S) bool, the first token of each document: no tap sees earlier documents. With `silu`
-        the result is silu(y).
+        x (B, S, C); w (C, 1, K), K >= 1, whose last entry is for the position itself; b (C,), None
+        is zeros; state (B, K - 1, C), the inputs before the first position, None is zeros;
+        reset_mask (B, S) bool, true at the first token of each document, which has no inputs of
+        earlier documents. With `silu` the result is silu(y).
 
         Returns:
             y (B, S, C), and the state after the last position: the last K - 1 inputs, of which
@@ -174,44 +172,44 @@ class Ops(MLSTMOps, Recurrences, ABC):
         xp, (B, S, C), K = self.xp, x.shape, w.shape[-1]
         past = xp.zeros((B, K - 1, C), like=x) if state is None else state
         inputs = xp.concatenate([past, x], 1)  # position t is at t + K - 1
-        taps = [inputs[:, j : j + S] for j in range(K)]
-        if starts is not None:
-            back = self.positions_back(starts, K)[..., None]
-            taps = [xp.where(back >= K - 1 - j, tap, 0.0) for j, tap in enumerate(taps)]
+        shifted = [inputs[:, j : j + S] for j in range(K)]
+        if reset_mask is not None:
+            back = self.positions_back(reset_mask, K)[..., None]
+            shifted = [xp.where(back >= K - 1 - j, x_j, 0.0) for j, x_j in enumerate(shifted)]
         y = self.zeros_if_none(b, w[:, 0, 0])
-        for j, tap in enumerate(taps):
-            y = y + w[:, 0, j] * tap
+        for j, x_j in enumerate(shifted):
+            y = y + w[:, 0, j] * x_j
         y = self.activations["silu"](y) if silu else y
-        return y, self.last_inputs(inputs[:, S:], starts)
+        return y, self.last_inputs(inputs[:, S:], reset_mask)
 
     def zeros_if_none(self, b: Array | None, like: Array) -> Array:
         """Return b, or zeros like an array."""
         return self.xp.zeros_like(like) if b is None else b
 
-    def positions_back(self, starts: Array, K: int) -> Array:
-        """Return the number of earlier positions that each sees, at most K - 1; (B, S) int32."""
-        xp, S = self.xp, starts.shape[1]
-        document = xp.pad(xp.cumsum(xp.int32(starts), 1), [(0, 0), (K - 1, 0)])
+    def positions_back(self, reset_mask: Array, K: int) -> Array:
+        """Return the earlier positions in each one's own document, at most K - 1; (B, S) int32."""
+        xp, S = self.xp, reset_mask.shape[1]
+        document = xp.pad(xp.cumsum(xp.int32(reset_mask), 1), [(0, 0), (K - 1, 0)])
         of_output = document[:, K - 1 :]
         back = xp.zeros_like(of_output)
         for j in range(K - 1):
             back = back + (document[:, j : j + S] == of_output)
         return xp.int32(back)
 
-    def last_inputs(self, inputs: Array, starts: Array | None) -> Array:
+    def last_inputs(self, inputs: Array, reset_mask: Array | None) -> Array:
         """Return the last K - 1 inputs (B, K - 1, C), those of earlier documents as zeros."""
-        if starts is None:
+        if reset_mask is None:
             return inputs
         xp, entries = self.xp, inputs.shape[1]
-        document = xp.pad(xp.cumsum(xp.int32(starts), 1), [(0, 0), (entries, 0)])
+        document = xp.pad(xp.cumsum(xp.int32(reset_mask), 1), [(0, 0), (entries, 0)])
         of_entry = document[:, document.shape[1] - entries :]
         return xp.where((of_entry == document[:, -1:])[..., None], inputs, 0.0)
 
     def long_conv(self, x: Array, f: Array) -> Array:
         """Return y[b, t, c] = sum over j <= t of f[c, j] x[b, t - j, c]; x (B, S, C).
 
-        f (C, J), J >= S; only the first S taps are used. Forms may use Fourier transforms, so the
-        error of an entry is relative to the largest entry of its channel.
+        f (C, J), J >= S, of which the first S entries are used. Implementations may use Fourier
+        transforms, so the error of an entry is relative to the largest entry of its channel.
         """
         xp, S = self.xp, x.shape[1]
         n = 1 << (2 * S - 1).bit_length()
@@ -225,9 +223,9 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return softmax(q k^T / sqrt(DH)) v over the keys up to each query's own, as q.
 
         q (B, S, NH, DH); k and v (B, L, NH, DH), L >= S, of which the last S are those of the
-        queries' positions. A query sees `window` positions before its own, None is all. lengths
-        (B,) int32, S to L, is the number of a row's last keys that are used; those before them are
-        padding; None is L.
+        queries' positions. A query attends to `window` positions before its own, None is all.
+        lengths (B,) int32, S to L, is the number of a row's last keys that are used; those before
+        them are padding; None is L.
         """
         if window is not None and window >= k.shape[1] - 1:
             window = None
@@ -247,7 +245,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
         return self.attend(q, k, v, attn_mask)
 
     def _attend_in_blocks(self, q: Array, k: Array, v: Array, window: int) -> Array:
-        """Attend block by block to the same block and the one before, in time that grows as S."""
+        """Attend block by block to the same block and the one before, in time linear in S."""
         xp, W = self.xp, max(window, 1)
         B, S, NH, DH = q.shape
         NC = -(-S // W)
@@ -285,7 +283,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
         return (nats * scored).sum(), scored.sum()
 
     def log_total(self, logits: Array, cap: float | None) -> Array:
-        """Return log(sum(e^logits)) over the last axis; no logit is beyond the cap."""
+        """Return logsumexp of the logits over the last axis; none is beyond the cap."""
         return self.xp.logsumexp(logits, -1)
 
     def linear_cross_entropy(
@@ -294,8 +292,8 @@ class Ops(MLSTMOps, Recurrences, ABC):
     ) -> tuple[Array, Array]:  # fmt: skip
         """Return `capped_cross_entropy` of the logits x w^T; x (N, d), w (V, d).
 
-        Forms may compute logits and gradients a few rows at a time, so that the logits never exist
-        as a whole.
+        Implementations may compute logits and gradients in chunks of rows, so that the logits never
+        exist as a whole.
         """
         return self.capped_cross_entropy(self.linears(x, [w])[0], labels, cap, log_inclusion)
 

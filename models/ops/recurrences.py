@@ -1,11 +1,12 @@
-"""The cells beside mLSTM: what each promises, and its plain text over any framework.
+"""The cells beside mLSTM: the contract of each, and its eager implementation in any framework.
 
 All arrays are float32. `slstm_cell` runs position by position; its equations are those of
 `models/layers/xlstm.py`. The others are linear recurrences. All their exponents are at most
 0, so nothing overflows for any decay.
 
-`recurrence` runs chunk by chunk. With b the sum of log_decay from the start of a chunk, S_0 the
-state before it and g = b_L, it is, where nothing is removed:
+`recurrence`, the gated delta rule with diagonal plus low-rank transitions (DPLR), runs chunk by
+chunk. With b the sum of log_decay from the start of a chunk, S_0 the state before it and g = b_L,
+it is, where nothing is removed (gated linear attention):
 
     h_t = scale ( S_0^T (q_t exp(b_t)) + sum_{j<=t} A_tj v_j )
     A_tj = q_t^T diag(exp(b_t - b_j)) k_j
@@ -16,18 +17,18 @@ the difference of two longer sums, which would have their rounding error. If eve
 has its own decay, A is computed by halves: the scores of the later half of a block with its earlier
 half split the decay at the border of the halves, (q_t exp(sum up to t)) . (k_j exp(sum after j)).
 The scores inside each half are computed in the same way.
-Read by value, the same halves give
+If queries match values (`transpose_state`), the same halves give
 
     h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j )
 
-A position that removes e_t x_t^T, x_t = S_{t-1}^T r_t, reads S_{t-1} before the decay of step t.
-With A as above and its last row moved to the first, of zeros,
+The removal e_t x_t^T, x_t = S_{t-1}^T r_t, reads S_{t-1} before the decay of step t.
+With A as above and its rows shifted down by one, the first of zeros,
 
     P_tj(e) = r_t^T diag(exp(b_{t-1} - b_j)) e_j = A_{t-1,j} for the queries r_{t+1}, j < t
     (I + P(e)) X = P(k) V + diag(exp(b_{t-1})) R S_0
     h_t = S_0^T (q_t exp(b_t)) + sum_{j<=t} (A_tj(k) v_j - A_tj(e) x_j)
 
-If e is k, what a position writes is k_t u_t^T, u_t = v_t - x_t, (I + P(k)) U = V - diag(..) R S_0.
+If e is k, the update is k_t u_t^T, u_t = v_t - x_t, (I + P(k)) U = V - diag(..) R S_0.
 The delta rule is this case, with keys beta_t k_t and r_t = exp(log_decay_t) k_t. I + P is inverted
 by halves, from blocks of size 1 on. No power of P is computed: with similar keys powers of P would
 grow beyond all digits.
@@ -52,7 +53,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.mlstm import from_chunks, segsum, stored, to_chunks
+from mlxhog.models.ops.mlstm import from_chunks, initial_state, segsum, to_chunks
 
 
 class Recurrences(ABC):
@@ -62,19 +63,19 @@ class Recurrences(ABC):
 
     @abstractmethod
     def sum_after(self, a: Array) -> Array:
-        """Return the sum of a (..., L, D) over the positions after each."""
+        """Return the exclusive reverse cumulative sum of a (..., L, D) over its positions."""
 
     def slstm_cell(
         self, i: Array, f: Array, z: Array, o: Array, R: Array, b: Array, *,
-        state: Sequence[Array] | None = None, starts: Array | None = None,
+        state: Sequence[Array] | None = None, reset_mask: Array | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:  # fmt: skip
         """Run the sLSTM cell over a sequence of any length from 1 on.
 
         i, f, z and o (B, S, NH, DH), pre-activations from the input only, f of a sigmoid;
         R (NH, 4 DH, DH), recurrent matrices, from the last index, as in the xlstm package on the
         CPU, and b (4 NH DH,), biases, both gate by gate, i, f, z, o; state h, c, n and m
-        (B, NH, DH) each, None is zeros; starts (B, S) bool or uint8, true at the first token of a
-        document, before which the whole state counts as zero.
+        (B, NH, DH) each, None is zeros; reset_mask (B, S) bool or uint8, true at the first token of
+        a document, where the state is reset to zero.
 
         Returns:
             h (B, S, NH, DH) and the state after the last position, float32, with exact gradients.
@@ -85,18 +86,19 @@ class Recurrences(ABC):
         xp = self.xp
         B, _, NH, DH = i.shape
         pre = xp.stack([i, f, z, o], 3) + b.reshape(4, NH, DH).swapaxes(0, 1)
-        h, c, n, m = stored(state) or [xp.zeros((B, NH, DH), like=pre)] * 4
+        h, c, n, m = initial_state(state) or [xp.zeros((B, NH, DH), like=pre)] * 4
         outputs = []
         for t, pre_t in enumerate(xp.unstack(pre, 1)):
-            if starts is not None:
-                first = starts[:, t, None, None] != 0
+            if reset_mask is not None:
+                first = reset_mask[:, t, None, None] != 0
                 h, c, n, m = (xp.where(first, 0.0, x) for x in (h, c, n, m))
             mixed = xp.linear(h.swapaxes(0, 1), R).swapaxes(0, 1).reshape(B, NH, 4, DH)
             i, f, z, o = xp.unstack(pre_t + mixed, 2)
             lf = m + xp.log_sigmoid(f)
             m = xp.where(n == 0, i, xp.maximum(i, lf))
-            write, keep = xp.exp(i - m), xp.exp(xp.minimum(lf - m, 0.0))
-            c, n = keep * c + write * xp.tanh(z), keep * n + write
+            input_gate, forget_gate = xp.exp(i - m), xp.exp(xp.minimum(lf - m, 0.0))
+            c = forget_gate * c + input_gate * xp.tanh(z)
+            n = forget_gate * n + input_gate
             h = xp.sigmoid(o) * c / n
             outputs.append(h)
         return xp.stack(outputs, 1), (h, c, n, m)
@@ -104,35 +106,36 @@ class Recurrences(ABC):
     def recurrence(
         self, q: Array, k: Array, v: Array, log_decay: Array, *, beta: Array | None = None,
         read: Array | None = None, removal: Array | None = None, scale: float = 1.0,
-        by_value: bool = False, chunk_size: int, state: Array | None = None,
+        transpose_state: bool = False, chunk_size: int, state: Array | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """Run S_t = D_t S_{t-1} - removed_t + k_t v_t^T, h_t = scale S_t^T q_t.
+        """Run a linear recurrence or delta rule: S_t = D_t S_{t-1} - removed_t + k_t v_t^T.
 
-        D_t = diag(exp(log_decay_t)). Nothing is removed; or, with beta, the own key's value, of
-        which a share is replaced (the delta rule); or, with read and removal, one of rank 1:
+        h_t = scale S_t^T q_t, D_t = diag(exp(log_decay_t)). Nothing is removed (gated linear
+        attention); or, with beta, a share of the own key's value (the delta rule); or, with read
+        and removal, a rank-1 term:
 
             beta    S_t = D_t S_{t-1} + beta_t k_t (v_t - S_{t-1}^T D_t k_t)^T
             read    removed_t = removal_t (S_{t-1}^T read_t)^T
 
         Args:
-            q: (B, S, NH, DK); as v with `by_value`.
+            q: (B, S, NH, DK); as v with `transpose_state`.
             k: (B, S, NH, DK). With beta no key is longer than 1, or the state may grow without
-                bound; likewise with transitions of a length above 1.
+                bound; likewise with transitions of a norm above 1.
             v: (B, S, NH, DV).
             log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
-                size: no form may overflow.
+                size: no implementation may overflow.
             beta: (B, S, NH), in [0, 2].
             read: as k, with a log_decay as wide; the key whose value is removed.
-            removal: as k, from where that value is removed.
+            removal: as k; the direction in which that value is removed.
             scale: of h.
-            by_value: h_t = scale S_t q_t instead, the key that belongs to a value; nothing may be
-                removed.
+            transpose_state: h_t = scale S_t q_t instead, so queries match values, and h is as k;
+                nothing may be removed.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
 
         Returns:
-            h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
-            exact gradients.
+            h (B, S, NH, DV), as k with `transpose_state`, and S after the last position, float32,
+            with exact gradients.
         """
         xp, S = self.xp, q.shape[1]
         q = q if scale == 1 else scale * q  # a node less
@@ -149,7 +152,7 @@ class Recurrences(ABC):
             if reads:
                 removed = k if beta is not None else reads[1]
                 state = state - removed.swapaxes(-1, -2) * (reads[0] @ before)
-            h = q @ (state.swapaxes(-1, -2) if by_value else state)
+            h = q @ (state.swapaxes(-1, -2) if transpose_state else state)
             return h.swapaxes(1, 2), state
         L = min(chunk_size, 1 << (S - 1).bit_length())
         q, k, v, *reads, a = (to_chunks(x, L, xp) for x in (q, k, v, *reads, a))
@@ -162,9 +165,9 @@ class Recurrences(ABC):
             add = (k * to_end).swapaxes(-1, -2) @ v
             for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
                 states.append(decay_c * states[-1] + add_c)
-            h = self._read_by_value(q, k, v, a) if by_value else self._scores(q, k, a) @ v
+            h = self._query_values(q, k, v, a) if transpose_state else self._scores(q, k, a) @ v
         before = xp.stack(states[:-1], 2)
-        if by_value:
+        if transpose_state:
             h = h + (q @ before.swapaxes(-1, -2)) * xp.exp(b)
         else:
             h = h + (q * xp.exp(b)) @ before
@@ -174,28 +177,28 @@ class Recurrences(ABC):
         self, q: Array, k: Array, v: Array, a: Array, b: Array, to_end: Array, decay: Array,
         reads: Sequence[Array], states: list[Array],
     ) -> Array:  # fmt: skip
-        """Append the state after each chunk; return h of what its own positions wrote."""
+        """Append the state after each chunk to `states`; return the intra-chunk part of h."""
         xp, (r, *removal) = self.xp, reads
-        below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position
+        below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # shifts rows to the next position
         keys = xp.stack([*removal, k])
         next_r = xp.pad(r, [(0, 0)] * 3 + [(0, 1), (0, 0)])[..., 1:, :]
         A, P = xp.unstack(self._scores(xp.stack([q, next_r])[:, None], keys, a))
         P = xp.pad(P, [(0, 0), *below])[..., :-1, :]
         inverse = self._unit_inverse(P[0])
         own = inverse @ (-P[1] @ v if removal else v)
-        seen = inverse @ (r * xp.exp(xp.pad(b, below)[..., :-1, :]))
+        r_state = inverse @ (r * xp.exp(xp.pad(b, below)[..., :-1, :]))
         written = (keys * to_end).swapaxes(-1, -2)
         add = written[1] @ v if removal else xp.zeros_like(decay)
         us = []
-        parts = (xp.unstack(part, 2) for part in (own, seen, written[0], decay, add))
-        for own_c, seen_c, written_c, decay_c, add_c in zip(*parts, strict=True):
-            us.append(own_c - seen_c @ states[-1])
+        parts = (xp.unstack(part, 2) for part in (own, r_state, written[0], decay, add))
+        for own_c, r_state_c, written_c, decay_c, add_c in zip(*parts, strict=True):
+            us.append(own_c - r_state_c @ states[-1])
             states.append(decay_c * states[-1] + written_c @ us[-1] + add_c)
         h = A[0] @ xp.stack(us, 2)
         return h + A[1] @ v if removal else h
 
     def _scores(self, q: Array, k: Array, a: Array) -> Array:
-        """Return A (..., L, L), 0 above the diagonal; q and k (..., L, DK), a so or (..., L, 1)."""
+        """Return A (..., L, L), lower triangular; q, k (..., L, DK), a likewise or (..., L, 1)."""
         xp = self.xp
         if a.shape[-1] == 1:
             return (q @ k.swapaxes(-1, -2)) * xp.exp(segsum(a[..., 0], xp))
@@ -210,7 +213,7 @@ class Recurrences(ABC):
             m *= 2
         return A.squeeze(-3)
 
-    def _read_by_value(self, q: Array, k: Array, v: Array, a: Array) -> Array:
+    def _query_values(self, q: Array, k: Array, v: Array, a: Array) -> Array:
         """Return sum_{j<=t} (q_t . v_j) exp(b_t - b_j) k_j, as k; q and v (..., L, DV)."""
         xp = self.xp
         if a.shape[-1] == 1:
@@ -249,8 +252,8 @@ class Recurrences(ABC):
         """Run S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
 
         q and k (B, S, NH, D); log_decay (B, S, NH, 1), at most 0; ridge (NH, D), above 0; at most
-        `steps` of conjugate gradients: a form may end them when |q - (S + ridge) x| is 1e-7 of |q|;
-        state S (B, NH, D, D), symmetric, None is zeros.
+        `steps` of conjugate gradients, fewer where |q - (S + ridge) x| is 1e-7 of |q|; state S
+        (B, NH, D, D), symmetric, None is zeros.
 
         Returns:
             x, as q, and S after the last position, float32. The gradient is that of the solution,
@@ -314,7 +317,7 @@ class Recurrences(ABC):
         return (states @ Ct[..., None])[..., 0], states[:, -1]
 
     def _scan(self, a: Array, x: Array) -> Array:
-        """States after every position of a, x (B, S, C, N) from zeros; S a power of 2."""
+        """Return the states after every position of a, x (B, S, C, N) from zeros; S = 2^n."""
         if x.shape[1] == 1:
             return x
         xp, (B, S, C, N) = self.xp, x.shape

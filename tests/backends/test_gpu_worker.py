@@ -113,7 +113,7 @@ def gpu(monkeypatch):
 
 
 def mlx(name, share=GPUShare(), head=None):  # noqa: B008  it is frozen
-    how = {"threads": 1, "kernels": "reference", "share": share}
+    how = {"threads": 1, "kernels": "eager", "share": share}
     return lay(MLXBackend(name, **how), head=head)
 
 
@@ -202,7 +202,7 @@ def test_no_fused_kernel_of_a_gradient_has_more_buffers_than_metal_allows(
 
     monkeypatch.setattr(mx, "compile", drawing)
     model = load_architecture(name)
-    backend = MLXBackend("mlx:cpu", threads=1, kernels="reference", share=GPUShare(), compiled=True)
+    backend = MLXBackend("mlx:cpu", threads=1, kernels="eager", share=GPUShare(), compiled=True)
     layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
     backend.bind(model, layout)
     backend.read_tables(np.zeros(layout.n_floats, np.float32))

@@ -82,7 +82,7 @@ CASES = {
     "v1, frozen contexts": (v1_config(), completions, behind_contexts, None),
     "xlstm, every id drawn": (config(), text, whole, head_of(config(), 23)),
 }
-KERNELS = [(case, kernels) for case in CASES for kernels in ("reference", "auto")]
+KERNELS = [(case, kernels) for case in CASES for kernels in ("eager", "auto")]
 KERNELS += [("v1, mixed", "metal-emulated"), ("v1, documents", "metal-emulated")]
 
 
@@ -107,7 +107,7 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
 
 
 @on_both
-@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("kernels", ["native", "eager"])
 def test_a_gradient_is_not_changed_by_the_next_one(name, kernels):
     """Its step may be added meanwhile."""
     cfg = config()
@@ -172,7 +172,7 @@ def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cf
 
 
 @on_both
-@each_of("kernels", ["reference", "auto"])
+@each_of("kernels", ["eager", "auto"])
 @each_of("cap", [30.0, 2.0])
 def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidates(
     name, kernels, cap
@@ -202,7 +202,7 @@ class Traced(Exception):
 
 @pytest.mark.parametrize("cfg", [config(), v1_config()], ids=["xlstm", "v1"])
 def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(cfg, monkeypatch):
-    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "reference")
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "eager")
     compiled, results = backend._mx.compile(backend._value_and_grad), []
 
     def trace(*arguments):
@@ -229,7 +229,7 @@ of_each = pytest.mark.parametrize("cfg", NARROW.values(), ids=NARROW)
 
 @on_both
 @of_each
-@each_of("kernels", ("native", "reference"))
+@each_of("kernels", ("native", "eager"))
 def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name, cfg, kernels):
     # With wide open gates a denominator may pass near 0, and no rounding is small there.
     params = families.init_params(cfg, seed=3)
@@ -261,15 +261,15 @@ def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
 
     monkeypatch.setattr(lm, "mean_loss", mean_loss)
     params = perturbed_params(cfg, seed=0)
-    backend = bound(name, cfg, params, "reference", compute_dtype="bfloat16")
+    backend = bound(name, cfg, params, "eager", compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*drawn(cfg, 2, 9, seed=0), n_bytes=0))
     narrow = {key for key, kind in given.items() if kind.endswith("bfloat16")}
-    assert narrow == families.products(cfg)
+    assert narrow == families.matmul_weights(cfg)
     assert {kind.rpartition(".")[2] for kind in given.values()} == {"float32", "bfloat16"}
 
 
 @on_both
-@each_of("kernels", ("native", "reference"))
+@each_of("kernels", ("native", "eager"))
 def test_evaluation_and_generation_stay_in_float32(name, kernels):
     cfg = config()
     params = perturbed_params(cfg, seed=1)

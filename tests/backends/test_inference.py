@@ -22,7 +22,7 @@ from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, LOSS_F32, STATE_F32, assert_close
 
 on_both = pytest.mark.parametrize("name", NAMES)
-BACKENDS = [(name, kernels) for name in NAMES for kernels in ("native", "reference")]
+BACKENDS = [(name, kernels) for name in NAMES for kernels in ("native", "eager")]
 on_every = pytest.mark.parametrize(("name", "kernels"), BACKENDS)
 SMALL = LARGE | V1 | {
     "biases": partial(config, use_bias=True, out_norm_bias=True),
@@ -40,7 +40,7 @@ TEXTS = [np.random.default_rng(2).integers(1, V, n) for n in (5, 1, 70, 16)]
 
 
 @on_both
-@each_of("kernels", ["reference", "auto"])
+@each_of("kernels", ["eager", "auto"])
 @each_of("model", SMALL)
 def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoever_is_beside(
     name, kernels, model
@@ -50,7 +50,7 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     backend = bound(name, cfg, params, kernels)
     expected, after = lm_float64.logits(cfg, params, given.x)
     after = after[-len(cfg.layout.blocks) :]
-    every, _ = backend.every_logits(given.x, None)
+    every, _ = backend.all_logits(given.x, None)
     assert_close(every, expected, LOGITS_F32)
     state = None
     for begin, end in ((0, 1), (1, 2), (2, 7), (7, 8), (8, 12)):
@@ -61,7 +61,7 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
             assert_close(part, exact, STATE_F32)
     states = [backend.logits(given.x[k : k + 1, :6], None)[1] for k in range(3)]
     together = backend.stack_states([backend.stack_states(states[:2]), states[2]])
-    last, _ = backend.logits(given.x[[2, 0], 6:7], backend.take_state(together, [2, 0]))
+    last, _ = backend.logits(given.x[[2, 0], 6:7], backend.select_state(together, [2, 0]))
     assert_close(last, expected[[2, 0], 6], LOGITS_F32)
     loaded = backends.create(name, threads=1, kernels=kernels)
     assert loaded.load(cfg, params) == []
@@ -126,7 +126,7 @@ def made(name, kernels, cfg):
 def greedy(backend, prompts, n, **how):
     """The greedy tokens after each prompt."""
     sampling = Sampling(max_new_tokens=n, temperature=0.0)
-    how = {"tokenizer": ByteTokenizer(), "sampling": sampling, "ends": (), **how}
+    how = {"tokenizer": ByteTokenizer(), "sampling": sampling, "stop_ids": (), **how}
     answers = [[] for _ in prompts]
     for one in answer(backend, prompts, **how):
         answers[one.row].append(one.token)

@@ -67,7 +67,7 @@ def mps(monkeypatch):
 
 
 def worker(name="torch:mps"):
-    backend = TorchBackend(name, threads=1, kernels="reference", share=GPUShare())
+    backend = TorchBackend(name, threads=1, kernels="eager", share=GPUShare())
     backend.device = torch.device("cpu")
     return lay(backend)
 

@@ -21,8 +21,6 @@ from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops import kernels
-from mlxhog.models.ops.metal import ops_mlx as metal_mlx
-from mlxhog.models.ops.metal import ops_torch as metal_torch
 from mlxhog.models.ops.operators import Ops
 from mlxhog.training.worker import loop as worker
 from tests.backends.test_gpu_worker import gpu
@@ -33,16 +31,16 @@ from tests.test_errors import ERROR, compiler_text
 
 __all__ = ["gpu"]  # the fixture
 
-FORMS = {"mlx": metal_mlx.MetalOps, "torch": metal_torch.MetalOps}
+METAL_OPS = {name: kernels.metal_ops(name) for name in ("mlx", "torch")}
 OPERATOR_OF = {"conv": "causal_conv", "mlstm": "mlstm_cell", "slstm": "slstm_cell"}
 OF_MODELS = [name for name in KERNELS if name.partition("_")[0] in OPERATOR_OF]
 
 
 def found(framework, engine):
-    return faults(framework, "cpu", FORMS[framework](engine), threads=1)
+    return faults(framework, "cpu", METAL_OPS[framework](engine), threads=1)
 
 
-@pytest.mark.parametrize("framework", FORMS)
+@pytest.mark.parametrize("framework", METAL_OPS)
 def test_right_kernels_pass_with_room(framework, monkeypatch, new_emulator):
     allowed = {
         kind: Allowed(one.atol / 2, one.of_largest / 2, one.of_all / 2)
@@ -60,7 +58,7 @@ def test_a_kernel_off_by_a_hundredth_is_found_in_its_operator_and_in_no_other(ke
     assert re.search(r" is off by .* of its largest entry, expected .* at most", fault)
 
 
-@pytest.mark.parametrize("framework", FORMS)
+@pytest.mark.parametrize("framework", METAL_OPS)
 def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework):
     broken = found(framework, FaultyEngine("mlstm_bwd_out", by=None))
     assert broken == {
@@ -69,7 +67,7 @@ def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework):
     assert "off by nan" in found(framework, FaultyEngine("conv_forward", by=np.nan))["causal_conv"]
 
 
-@pytest.mark.parametrize("framework", FORMS)
+@pytest.mark.parametrize("framework", METAL_OPS)
 def test_the_record_has_a_compilers_whole_text_and_the_table_its_error_first(
     framework, gpu, monkeypatch
 ):
@@ -82,7 +80,7 @@ def test_the_record_has_a_compilers_whole_text_and_the_table_its_error_first(
         engine = MPSEngine("cpu")
     beats = []
     fault = faults(
-        framework, "cpu", FORMS[framework](engine), threads=1,
+        framework, "cpu", METAL_OPS[framework](engine), threads=1,
         beat=lambda: beats.append(1),
     )["mlstm_cell"]  # fmt: skip
     assert fault.startswith("kernel mlstm_")
@@ -114,9 +112,9 @@ def test_a_workers_log_has_a_compilers_whole_text_and_its_notice_the_error(capfd
 
 def test_a_result_that_should_be_zero_and_is_not_is_a_fault():
     zeros, check = {"h": np.zeros(2), "gradient of q": np.zeros(2)}, CHECKS["mlstm_cell"]
-    assert probes._farthest(check, zeros, zeros)[1] == 0
+    assert probes._worst(check, zeros, zeros)[1] == 0
     for off, name in ((0.5, "h"), (0.5, "gradient of q"), (np.nan, "h")):
-        where, error, allowed = probes._farthest(check, zeros | {name: np.array([0, off])}, zeros)
+        where, error, allowed = probes._worst(check, zeros | {name: np.array([0, off])}, zeros)
         assert where == name
         assert not error <= allowed
 
@@ -131,7 +129,7 @@ def test_a_fault_of_a_result_that_should_be_zero_says_so(monkeypatch):
 
 
 def test_every_operator_with_a_kernel_is_checked():
-    metal, plain = FORMS["mlx"], kernels.choose("mlx", "reference", "cpu")
+    metal, plain = METAL_OPS["mlx"], kernels.choose("mlx", "eager", "cpu")
     names = [name for name, one in inspect.getmembers(Ops, callable) if not name.startswith("_")]
     own = {name for name in names if getattr(metal, name) is not getattr(type(plain), name)}
     assert own == set(CHECKS)
@@ -153,16 +151,16 @@ def grads_of(backend):
     return values(lay(backend).loss_and_grads(batch(2, 20))[1])
 
 
-def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(faulty_gpu):
+def test_with_a_fault_the_gradient_is_that_of_the_eager_operators(faulty_gpu):
     backend = backends.create("mlx:gpu", threads=1, kernels="metal")
     wrong = grads_of(backend)
     assert set(backend.check_kernels()) == {"causal_conv"}
-    plain = kernels.choose("mlx", "reference", "cpu")
+    plain = kernels.choose("mlx", "eager", "cpu")
     assert backend._ops().mlstm_cell.__func__ is not type(plain).mlstm_cell, "others stay kernels"
     faulty_gpu.calls.clear()
     checked = grads_of(backend)
     assert not faulty_gpu.calls
-    plain = backends.create("mlx:gpu", threads=1, kernels="reference")
+    plain = backends.create("mlx:gpu", threads=1, kernels="eager")
     expected = grads_of(plain)
     for name, grad in expected.items():
         np.testing.assert_array_equal(checked[name], grad, err_msg=name)
@@ -186,7 +184,7 @@ def checked(faulty, *, requested, safety_checks=True):
 def test_a_worker_names_the_kernel_and_what_it_uses_and_refuses_it_where_it_is_requested(capfd):
     assert checked(FAULTS, requested="auto")
     assert capfd.readouterr().out == (
-        "worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels failed "
+        "worker 2 (mlx:gpu) uses the eager mlx operators slstm_cell, whose Metal kernels failed "
         "their check (slstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at "
         "most)\nslstm_cell: h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most\n"
     )

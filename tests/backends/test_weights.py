@@ -42,11 +42,11 @@ def weight_bytes(backend):
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("chosen", ["native", "reference"])
+@pytest.mark.parametrize("chosen", ["native", "eager"])
 @pytest.mark.parametrize(("weights", "tolerance"), [*LOSSY.items(), ("float32", LOGITS_F32)])
 def test_logits_stay_near_those_of_float32_weights(model, chosen, weights, tolerance):
     cfg = MODELS[model]
-    expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
+    expected, _ = loaded("torch:cpu", cfg, "float32", "eager").logits(TOKENS, None)
     if weights == "bfloat16":
         actual, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
         assert_close(actual, expected, tolerance)
@@ -63,14 +63,14 @@ def test_logits_stay_near_those_of_float32_weights(model, chosen, weights, toler
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_may_be_loaded_in_one_thread_and_used_in_others(model, weights):
     cfg = MODELS[model]
-    backend = loaded("mlx:cpu", cfg, weights, "reference")
+    backend = loaded("mlx:cpu", cfg, weights, "eager")
 
     def in_another_thread(call):
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(call).result()
 
-    _, states = in_another_thread(lambda: backend.every_logits(TOKENS[:, :-1], None))
-    state = in_another_thread(lambda: backend.take_state(states, [1]))
+    _, states = in_another_thread(lambda: backend.all_logits(TOKENS[:, :-1], None))
+    state = in_another_thread(lambda: backend.select_state(states, [1]))
     both = in_another_thread(lambda: backend.stack_states([state, state]))
     last, _ = in_another_thread(lambda: backend.logits(TOKENS[[1, 1], -1:], both))
     expected, _ = backend.logits(TOKENS[[1, 1]], None)
@@ -116,4 +116,4 @@ def test_bits_that_a_backend_or_kernel_lacks_are_refused_with_the_way_out():
     ):
         with pytest.raises(ConfigError, match=fragment):
             loaded("torch:cpu", MODELS["large"], weights, chosen)
-    assert kernels.resolve("mlx", "auto", "cpu", weights="bfloat16") == "reference"
+    assert kernels.resolve("mlx", "auto", "cpu", weights="bfloat16") == "eager"

@@ -19,7 +19,7 @@ def lay(backend, cfg=SMALLEST, params=None, head=None):
     flat = np.zeros(layout.n_floats, np.float32)
     for name, slot in layout.slots.items():
         parameter(flat, slot)[...] = params[name]
-    backend.take(flat)
+    backend.copy_in(flat)
     return backend
 
 

@@ -121,7 +121,7 @@ def test_a_record_that_others_could_write_permits_nothing_and_a_new_one_is_ones_
         ("pair", {"pair": {**PAIR, "low": 1.0}}, False, "1.00 to 1.30.*no certain gain"),
         ("repeats", {"repeats": {"mlx:gpu": {"metal": True}}}, True, "the same bits"),
         ("repeats", {"repeats": {"mlx:gpu": {"metal": False}}}, False, "differed in their bits"),
-        ("repeats", {"repeats": {"mlx:gpu": {"reference": True}}}, False, "not compared"),
+        ("repeats", {"repeats": {"mlx:gpu": {"eager": True}}}, False, "not compared"),
     ],
 )  # fmt: skip
 def test_a_record_permits_what_it_shows_and_says_why(tmp_path, judge, parts, ok, words):

@@ -29,9 +29,9 @@ from tests.pairs import each_of
 
 NUMPY, NUMPY_TWICE = ParitySide("numpy", "numpy"), ParitySide("numpy again", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
-MLX_PLAIN = ParitySide("mlx:cpu+reference", "mlx:cpu", "reference")
+MLX_PLAIN = ParitySide("mlx:cpu+eager", "mlx:cpu", "eager")
 SINGLE = ParitySide("torch:mps", "torch:mps")
-TORCH_PLAIN = ParitySide("torch:cpu+reference", "torch:cpu", "reference")
+TORCH_PLAIN = ParitySide("torch:cpu+eager", "torch:cpu", "eager")
 EVERY = (NUMPY, ParitySide("torch:cpu", "torch:cpu", "native"), TORCH_PLAIN, MLX, MLX_PLAIN)
 
 comparison_of = partial(compare_sides, tell=lambda side, step: None)
@@ -47,8 +47,8 @@ def small(B=2, S=9, steps=2, seed=1, **changes):
 def test_sides_are_chosen_by_name_and_a_model_that_is_too_large_before_anything_is_drawn():
     names = [side.name for side in choose("mlx:cpu,numpy,torch:cpu", "all")[0]]
     assert names == ["numpy", "torch:cpu", TORCH_PLAIN.name, "mlx:cpu", MLX_PLAIN.name]
-    (only,), _ = choose("mlx:cpu", "reference")
-    assert (only.name, only.kernels) == (MLX_PLAIN.name, "reference")
+    (only,), _ = choose("mlx:cpu", "eager")
+    assert (only.name, only.kernels) == (MLX_PLAIN.name, "eager")
     with pytest.raises(ConfigError, match="no backend 'numpi'.*did you mean 'numpy'"):
         choose("numpi", "all")
     chosen, _ = choose("numpy,torch:cpu", "auto")
@@ -96,7 +96,7 @@ def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others():
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_in_the_precision_of_float32_disagrees(monkeypatch, fault):
-    engine, (operator, kind) = FrameworkEngine("mlx:cpu", "reference"), FAULTS[fault]
+    engine, (operator, kind) = FrameworkEngine("mlx:cpu", "eager"), FAULTS[fault]
     wrong = fault(getattr(engine.ops, operator), probes.Device("mlx", "cpu", 1))
     monkeypatch.setitem(vars(engine.ops), operator, wrong)  # `setattr` would leave a copy there
     by_side = {NUMPY.name: (dict(probes.exact()), {}), MLX_PLAIN.name: (dict(engine.probes()), {})}

@@ -13,7 +13,7 @@ from mlxhog.errors import DataError, Diverged
 from tests.pairs import each_of, max_examples
 
 BYTES = ByteTokenizer()
-ON = {"ends": ()}
+ON = {"stop_ids": ()}
 
 
 class Reader:
@@ -31,7 +31,7 @@ class Reader:
         self.read = tuple((*old, *new) for old, new in zip(before, tokens.tolist(), strict=True))
         return np.stack([self.says(history) for history in self.read]), self.read
 
-    def every_logits(self, tokens, state):
+    def all_logits(self, tokens, state):
         parts = []
         for k in range(tokens.shape[1]):
             logits, state = self.logits(tokens[:, k : k + 1], state)
@@ -42,7 +42,7 @@ class Reader:
     def stack_states(self, states):
         return tuple(history for state in states for history in state)
 
-    def take_state(self, state, rows):
+    def select_state(self, state, rows):
         return tuple(state[row] for row in rows)
 
     def says(self, history):
@@ -239,17 +239,17 @@ def test_after_a_wrong_prompt_or_logits_that_are_not_finite_the_engine_goes_on()
 # -- scores ----------------------------------------------------------------------------------------
 
 
-@each_of(("chunk", "writes"), [(2, True), (100, True), (100, False)])
-def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, writes):
+@each_of(("chunk", "generates"), [(2, True), (100, True), (100, False)])
+def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, generates):
     e, prompt = engine(prefill_chunk=chunk), [84, 65, 66]
     sampling = Sampling(max_new_tokens=2, temperature=5.0, top_k=3)
-    how = {"top": 2, "scores_prompt": True, "writes": writes}
+    how = {"top": 2, "scores_prompt": True, "generates": generates}
     e.submit(GenerationRequest(prompt=prompt, sampling=sampling, **how))
     pieces = rest(e)
     scores = [score for piece in pieces for score in piece.scores]
     text = [*prompt, *said(pieces)[0]]
     assert [score.token for score in scores] == text
-    if not writes:
+    if not generates:
         assert (text, pieces[-1].finish_reason) == (prompt, "length")
     for k, score in enumerate(scores):
         logits = MarkovModel().says((BYTES.bos, *text[:k]))[: BYTES.n_ids].astype(np.float64)

@@ -61,13 +61,13 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty):
     random = np.random.default_rng(0)
     logits = random.standard_normal((20, 50)).astype(np.float32)
     read = random.integers(0, 50, (20, 15))
-    occurred = np.zeros(logits.shape, np.bool_)
-    np.put_along_axis(occurred, read, values=True, axis=1)
+    seen_tokens = np.zeros(logits.shape, np.bool_)
+    np.put_along_axis(seen_tokens, read, values=True, axis=1)
     theirs = hf.RepetitionPenaltyLogitsProcessor(penalty)(
         torch.from_numpy(read), torch.from_numpy(logits.copy())
     )
     before, sampler = logits.copy(), drawing(temperature=0.0, repetition_penalty=penalty)
-    actual = [sampler(row, its) for row, its in zip(logits, occurred, strict=True)]
+    actual = [sampler(row, its) for row, its in zip(logits, seen_tokens, strict=True)]
     np.testing.assert_array_equal(actual, theirs.argmax(-1).numpy())
     np.testing.assert_array_equal(logits, before)
 

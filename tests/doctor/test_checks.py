@@ -194,13 +194,13 @@ def measure(monkeypatch):
 def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(measure):
     measured, bad, speeds = measure({}, {"mlx"})
     assert speeds == [
-        ("mlx:gpu", "reference"), ("mlx:gpu", "metal"), ("mlx:cpu", "auto"),
-        ("torch:mps", "reference"), ("torch:cpu", "auto"),
+        ("mlx:gpu", "eager"), ("mlx:gpu", "metal"), ("mlx:cpu", "auto"),
+        ("torch:mps", "eager"), ("torch:cpu", "auto"),
     ]  # fmt: skip
     assert measured.tokens_per_s == dict.fromkeys(BACKENDS, 200.0)
     assert measured.metal == {"mlx:gpu": 300.0}
     assert measured.repeats == {
-        "mlx:gpu": {"reference": True, "metal": True}, "torch:mps": {"reference": True},
+        "mlx:gpu": {"eager": True, "metal": True}, "torch:mps": {"eager": True},
     }  # fmt: skip
     assert bad == []
 
@@ -226,13 +226,13 @@ def test_a_decoder_is_measured_by_writing(monkeypatch):
     assert backends.measure_decoder(Lane(None, 0), "mlx:cpu", 0.0) > 0
 
 
-@each_of(("form", "result"), [("metal", "WARN"), ("reference", "FAIL")])
+@each_of(("form", "result"), [("metal", "WARN"), ("eager", "FAIL")])
 def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(measure, form, result):
     measured, (bad,), _ = measure({("mlx:gpu", form): "the GPU is gone"}, {"mlx"})
     assert (bad.result, bad.found) == (result, "the GPU is gone")
     assert "mlx:gpu" in bad.consequence
     assert ("mlx:gpu" in measured.tokens_per_s) == (form == "metal")
-    assert ("mlx:gpu" in measured.metal) == (form == "reference")
+    assert ("mlx:gpu" in measured.metal) == (form == "eager")
     assert form not in measured.repeats["mlx:gpu"]
 
 
@@ -247,8 +247,8 @@ def test_a_wrong_gradient_fails_and_names_the_parameter(measure, wrong):
 
 def test_a_form_whose_bits_differ_is_not_recorded(measure):
     other = {"w": RIGHT["w"] * (1 + 1e-6)}
-    measured, (bad,), _ = measure({("torch:mps", "reference"): [{}, other]})
-    assert measured.repeats == {"mlx:gpu": {"reference": True}, "torch:mps": {"reference": False}}
+    measured, (bad,), _ = measure({("torch:mps", "eager"): [{}, other]})
+    assert measured.repeats == {"mlx:gpu": {"eager": True}, "torch:mps": {"eager": False}}
     assert bad.result == CheckResult.WARN
     assert "--determinism record" in bad.consequence
 
@@ -343,7 +343,7 @@ def test_every_backend_has_a_verdict_with_its_reason():
     fast = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
     options = option_values(record(**fast, reads=[reads("torch:cpu")]), MAC)
     assert {name: each["auto"] for name, each in options["kernels"].items()} == {
-        "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "reference", "torch:cpu": "native",
+        "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "eager", "torch:cpu": "native",
     }  # fmt: skip
     assert "150,000 tokens/s with the Metal kernels" in options["kernels"]["mlx:gpu"]["why"]
     assert "mlx:cpu left out" in options["workers"]["why"]

@@ -220,7 +220,7 @@ def test_every_backend_of_this_machine_is_measured_and_others_have_a_reason(monk
     assert {tuple(of[:2]) for name, *of in asked if name == "measure_speed"} == {
         (name, form)
         for name in BACKENDS
-        for form in ("reference", "native" if name.endswith("cpu") else "metal")
+        for form in ("eager", "native" if name.endswith("cpu") else "metal")
     }
     linux = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"torch"}))
     values, unknown = system.collect(report._measures(linux, True, lambda step: None))

@@ -58,7 +58,7 @@ class Watching(Killer):
 
 if __name__ == "__main__":
     folder, options, killed = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-    config = small_config(folder, workers="mlx:gpu,torch:mps", kernels="reference", **options)
+    config = small_config(folder, workers="mlx:gpu,torch:mps", kernels="eager", **options)
     watching = Watching(kills=1, backends=[killed])
     result = watching.train(config)
     if config.determinism == "record":
@@ -97,7 +97,7 @@ from mlxhog.doctor.backends import MODEL, init_params, load_architecture, _token
 from mlxhog.conformance.engines import FrameworkEngine
 
 def gradients(name):
-    engine, model = FrameworkEngine(name, "reference", 1), load_architecture(MODEL)
+    engine, model = FrameworkEngine(name, "eager", 1), load_architecture(MODEL)
     engine.load(model, init_params(model, 0))
     engine.backend.param_buffer *= 0.5  # the parameters as other workers have changed them
     engine.backend.refresh()

@@ -56,7 +56,7 @@ sequence = partial(Case, result=near.SEQUENCE_F32, gradient=near.SEQUENCE_GRADIE
 
 def recurrence(
     B, S, NH, DK, DV, *, removal=None, scalar=False, speed=0.3, chunk=8, alike=False, state=True,
-    by_value=False,
+    transpose_state=False,
 ):  # fmt: skip
     """A linear recurrence whose removal is None, "own" or "free"; `speed` is that of forgetting.
 
@@ -65,7 +65,7 @@ def recurrence(
     unit = unit_keys(B, S, NH, DK, alike=alike)
     rate = 1 / (1 + np.exp(-2 * draw(B, S, NH, DK, seed=5)))
     inputs = {
-        "q": draw(B, S, NH, DV if by_value else DK),
+        "q": draw(B, S, NH, DV if transpose_state else DK),
         "k": unit if removal == "own" else draw(B, S, NH, DK, seed=6),
         "v": draw(B, S, NH, DV, seed=2),
         "log_decay": -speed * np.abs(draw(B, S, NH, 1 if scalar else DK, seed=3)),
@@ -76,10 +76,14 @@ def recurrence(
         inputs |= {"read": unit, "removal": rate * unit}
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
-    return sequence("recurrence", inputs, {"scale": 0.5, "by_value": by_value, "chunk_size": chunk})
+    return sequence(
+        "recurrence",
+        inputs,
+        {"scale": 0.5, "transpose_state": transpose_state, "chunk_size": chunk},
+    )
 
 
-by_value = partial(recurrence, by_value=True)
+value_queries = partial(recurrence, transpose_state=True)
 delta = partial(recurrence, removal="own", scalar=True)
 channels = partial(recurrence, removal="own")
 dplr = partial(recurrence, removal="free")
@@ -194,8 +198,10 @@ def cross_entropy(V, cap, *, factors=False, sampled=False):
 
 def conv(B, S, C, K, *, packed=False, silu=True):
     inputs = {"x": draw(B, S, C), "w": draw(C, 1, K), "b": draw(C), "state": draw(B, K - 1, C)}
-    starts = np.random.default_rng(S).random((B, S)) < 0.3
-    return Case("causal_conv", inputs, {"silu": silu, **({"starts": starts} if packed else {})})
+    reset_mask = np.random.default_rng(S).random((B, S)) < 0.3
+    return Case(
+        "causal_conv", inputs, {"silu": silu, **({"reset_mask": reset_mask} if packed else {})}
+    )
 
 
 def mlstm(S, *, state=True, eps=1e-6, chunk=4, packed=False):
@@ -205,7 +211,7 @@ def mlstm(S, *, state=True, eps=1e-6, chunk=4, packed=False):
         x |= {"C0": draw(2, 2, 3, 5), "n0": draw(2, 2, 3), "m0": draw(2, 2)}
     how = {"chunk_size": chunk, "eps": eps}
     if packed:
-        how["starts"] = np.random.default_rng(S).random((2, S)) < 0.3
+        how["reset_mask"] = np.random.default_rng(S).random((2, S)) < 0.3
     return Case("mlstm_cell", x, how, near.CELL_F32, near.CELL_GRADIENT_F32, run_mlstm)
 
 
@@ -220,7 +226,7 @@ def mlstm_of(B, S, NH, DK, DV, chunk, **gates):
 
 def run_mlstm(ops, x):
     state = tuple(x[name] for name in MLSTM_STATE) if "C0" in x else None
-    how = {name: x.get(name) for name in ("chunk_size", "eps", "starts")}
+    how = {name: x.get(name) for name in ("chunk_size", "eps", "reset_mask")}
     return ops.mlstm_cell(*(x[name] for name in MLSTM), **how, state=state)
 
 
@@ -229,14 +235,14 @@ def slstm(B, S, NH, DH, *, state=True, packed=False):
     if not state:
         before = tuple(np.zeros_like(x) for x in before)
     inputs |= dict(zip(SLSTM_STATE, before, strict=True))
-    starts = (np.random.default_rng(2).random((B, S)) < 0.3).astype(np.uint8)
-    fixed = {"starts": starts if packed else None}
+    reset_mask = (np.random.default_rng(2).random((B, S)) < 0.3).astype(np.uint8)
+    fixed = {"reset_mask": reset_mask if packed else None}
     return Case("slstm_cell", inputs, fixed, near.SLSTM_F32, near.SLSTM_GRADIENT_F32, run_slstm)
 
 
 def run_slstm(ops, x):
     state = tuple(x[name] for name in SLSTM_STATE) if "h0" in x else None
-    return ops.slstm_cell(*(x[name] for name in SLSTM), state=state, starts=x.get("starts"))
+    return ops.slstm_cell(*(x[name] for name in SLSTM), state=state, reset_mask=x.get("reset_mask"))
 
 
 def far(**gates):

@@ -60,9 +60,9 @@ class Packed:
         return self.places[-1]
 
     def fixed(self):
-        starts = np.zeros((1, S), bool)
-        starts[:, self.places] = True
-        return {"chunk_size": CHUNK, "eps": 1e-3, "starts": starts}
+        reset_mask = np.zeros((1, S), bool)
+        reset_mask[:, self.places] = True
+        return {"chunk_size": CHUNK, "eps": 1e-3, "reset_mask": reset_mask}
 
     def run(self, twin):
         """h, C, n and m, and the gradients of the new document's and the last state's loss."""
@@ -142,7 +142,7 @@ def test_a_document_that_starts_with_a_step_has_the_state_of_a_first_step(form):
     x = cell_inputs(1, 1, 1, 3, 5, seed=3)
     x["i"] -= np.float32(80)
     state = (1e30 * draw(*STATE[0]), draw(*STATE[1]), 80 + draw(*STATE[2]))
-    old = dict(zip(MLSTM_STATE, state, strict=True)) | {"starts": np.ones((1, 1), np.uint8)}
+    old = dict(zip(MLSTM_STATE, state, strict=True)) | {"reset_mask": np.ones((1, 1), np.uint8)}
     how = {"chunk_size": CHUNK, "eps": 1e-6}
     first, again = (form.results(run_mlstm, inputs, how) for inputs in (x, x | old))
     for y, expected in zip(again, first, strict=True):
@@ -226,7 +226,7 @@ def test_input_gates_of_minus_infinity_write_nothing(form, shut):
 
 @form
 def test_an_array_may_be_given_in_two_places(form):
-    case = recurrence(2, 9, 2, 4, 4, by_value=True, chunk=4)
+    case = recurrence(2, 9, 2, 4, 4, transpose_state=True, chunk=4)
     case.inputs["q"] = case.inputs["v"]
 
     def call(ops, x):

@@ -15,7 +15,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models import families
 from mlxhog.models.ops import operators
 from mlxhog.models.ops.eager import ops_torch
-from mlxhog.models.ops.eager.ops_torch import TorchOps, product_on_mps, sum_on_mps
+from mlxhog.models.ops.eager.ops_torch import TorchOps, linear_on_mps, matmul_on_mps
 from tests.backends.untrained import lay
 from tests.models.sample import config
 from tests.pairs import each_of
@@ -46,7 +46,7 @@ class OnFaultyMPS(TorchDispatchMode):
 @pytest.fixture
 def on_mps(monkeypatch):
     """Plain operators of torch compute on the CPU as they do on an Apple GPU."""
-    monkeypatch.setattr(TorchOps, "product", lambda _, x, w: product_on_mps(x, w))
+    monkeypatch.setattr(TorchOps, "linear", lambda _, x, w: linear_on_mps(x, w))
 
 
 def integers(*shape):
@@ -65,23 +65,23 @@ def integers(*shape):
 )
 def test_a_split_product_and_its_gradients_have_the_bits_of_one_product(x, w):
     x, w = integers(*x), integers(*w)
-    one, split = torch.nn.functional.linear(x, w), product_on_mps(x, w)
+    one, split = torch.nn.functional.linear(x, w), linear_on_mps(x, w)
     dy = integers(*one.shape)
     ours, expected = (torch.autograd.grad(y, (x, w), dy) for y in (split, one))
     assert all(map(torch.equal, (split, *ours), (one, *expected)))
     a, b = integers(2, 3, LIMIT + 9), integers(2, LIMIT + 9, 4)
-    assert torch.equal(sum_on_mps(a, b), a @ b)
+    assert torch.equal(matmul_on_mps(a, b), a @ b)
 
 
 def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeypatch):
     monkeypatch.setattr(ops_torch, "MAX_FLOATS", most := 6_000)
     x, w = integers(50, 16), integers(90, 16)
     with OnFaultyMPS() as mps:
-        torch.autograd.grad(product_on_mps(x, w).sum(), (x, w))
+        torch.autograd.grad(linear_on_mps(x, w).sum(), (x, w))
     assert mps.sizes
     assert max((M + 2 * K) * N for M, K, N in mps.sizes) <= most
     wide = integers(50, 500)  # no part is small enough: as small as possible
-    assert product_on_mps(wide, integers(3, 500)).shape == (50, 3)
+    assert linear_on_mps(wide, integers(3, 500)).shape == (50, 3)
 
 
 @pytest.mark.usefixtures("on_mps")
@@ -90,7 +90,7 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
     model = config(vocab_size=200, num_hidden_layers=1, chunk_size=16)
     tokens = np.random.default_rng(0).integers(1, 200, (2, 33), dtype=np.int32)
     batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
-    plain = TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare())
+    plain = TorchBackend("torch:cpu", threads=1, kernels="eager", share=GPUShare())
     backend = lay(plain, model)
     with OnFaultyMPS(longest) as mps:
         loss, grads = backend.loss_and_grads(batch)
@@ -102,7 +102,7 @@ def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
 
 def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    backend = TorchBackend("torch:mps", threads=1, kernels="reference", share=GPUShare())
+    backend = TorchBackend("torch:mps", threads=1, kernels="eager", share=GPUShare())
     backend.device = torch.device("cpu")
     with OnFaultyMPS(), pytest.raises(EnvironmentLacks, match="adds long sums wrong on this GPU"):
         lay(backend)

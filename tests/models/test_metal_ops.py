@@ -9,7 +9,7 @@ import torch
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.native import adapter_mlx
-from tests.backends.test_self_check import FORMS
+from tests.backends.test_self_check import METAL_OPS
 from tests.metal.test_engines import fakes
 from tests.models.operators import conv, mlstm, slstm
 from tests.models.twins import TWINS, Twin
@@ -29,7 +29,7 @@ def test_on_a_gpu_the_engine_gets_the_arrays_of_the_framework_itself(framework, 
     (case, count), (fake, engine) = CASES[name], fakes(framework, monkeypatch)
 
     class OnGPU(Twin):
-        ops = FORMS[framework](engine)
+        ops = METAL_OPS[framework](engine)
 
     twin = OnGPU(framework, "metal")
     case.check(twin)
@@ -52,13 +52,13 @@ def lazy_kernels(monkeypatch):
 
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx.fast, "metal_kernel", lazy_kernel)
-    return FORMS["mlx"](MLXEngine()), launched
+    return METAL_OPS["mlx"](MLXEngine()), launched
 
 
 @pytest.mark.parametrize("name", ["mlstm", "slstm"])
 def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(name, monkeypatch):
     (case, count), (ops, launched) = CASES[name], lazy_kernels(monkeypatch)
-    fixed = {key: x for key, x in case.fixed.items() if key != "starts"}
+    fixed = {key: x for key, x in case.fixed.items() if key != "reset_mask"}
 
     def loss(x):
         return case(ops, x | fixed)[0].sum()
@@ -88,10 +88,10 @@ def test_torch_calls_no_function_of_autograd_where_no_input_needs_a_gradient(
     name, kernels, monkeypatch
 ):
     (case, _), twin = CASES[name], TWINS["torch-native"]
-    ops = FORMS["torch"](fakes("torch", monkeypatch)[1]) if kernels == "metal" else twin.ops
+    ops = METAL_OPS["torch"](fakes("torch", monkeypatch)[1]) if kernels == "metal" else twin.ops
     inputs, fixed = twin.array(case.inputs), twin.array(case.fixed)
-    called = mock.Mock(wraps=arrays_torch._Differentiable.apply)
-    monkeypatch.setattr(arrays_torch._Differentiable, "apply", called)
+    called = mock.Mock(wraps=arrays_torch._CustomOp.apply)
+    monkeypatch.setattr(arrays_torch._CustomOp, "apply", called)
     learned = inputs | {key: x.requires_grad_() for key, x in list(inputs.items())[:1]}
     for context in (torch.no_grad, torch.inference_mode):
         with context():
@@ -106,7 +106,7 @@ def test_torch_calls_no_function_of_autograd_where_no_input_needs_a_gradient(
 @pytest.mark.parametrize("kernels", ["metal", "native"])
 def test_mlx_keeps_nothing_without_a_gradient(name, kernels, monkeypatch):
     (case, _), twin = CASES[name], TWINS["mlx-native"]
-    ops = FORMS["mlx"](fakes("mlx", monkeypatch)[1]) if kernels == "metal" else twin.ops
+    ops = METAL_OPS["mlx"](fakes("mlx", monkeypatch)[1]) if kernels == "metal" else twin.ops
     arrays = twin.array(case.inputs) | twin.array(case.fixed)
 
     def kept():

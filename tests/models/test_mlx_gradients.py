@@ -1,4 +1,4 @@
-"""Gradients of MLX's plain operators: row-major weights, and work that is linear in the length."""
+"""Gradients of MLX's eager operators: row-major weights, and work that is linear in the length."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ CELLS = {
     "mlstm, recurrent": ((*QKV, (), ()), partial(OPS.mlstm_recurrent, eps=1e-6, state=None)),
     "slstm": ((W,) * 4, lambda *x: OPS.slstm_cell(*x, mx.ones((1, 12, 3)), mx.ones(12))),
     "decay": ((*QKV, W), partial(OPS.recurrence, chunk_size=2)),
-    "decay by value": ((*QKV, W), partial(OPS.recurrence, chunk_size=2, by_value=True)),
+    "decay by value": ((*QKV, W), partial(OPS.recurrence, chunk_size=2, transpose_state=True)),
     "delta": (
         (*QKV, (1,), ()), lambda *x: OPS.recurrence(*x[:-1], beta=x[-1], chunk_size=2),
     ),

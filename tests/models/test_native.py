@@ -64,11 +64,11 @@ def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
     q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
     q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
     inputs = (q, k, -np.abs(draw(1, 4, 1, 1)), np.ones((1, 3), np.float32), None)
-    (x, _), _ = REGRESSION.forward(*inputs, steps=20, keep=False, threads=1)
+    (x, _), _ = REGRESSION.forward(*inputs, steps=20, save=False, threads=1)
     assert np.isfinite(x).all(-1).ravel().tolist() == [True, False, False, True]
     q = 1e3 * np.ones((1, 40, 1, 4), np.float32)  # scores too large to exponentiate
     q[0, ::2] *= -1
-    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, keep=False, threads=1)
+    (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, save=False, threads=1)
     np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
 
 
@@ -137,7 +137,7 @@ def test_a_parameter_that_is_not_finite_shows_in_the_logits_and_a_wrong_token_is
 def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     cfg, params = model("plain")
     assert native(cfg, params) is not None
-    assert native(cfg, params, kernels="reference") is None
+    assert native(cfg, params, kernels="eager") is None
 
 
 @each_of(
@@ -145,7 +145,7 @@ def test_the_native_step_is_chosen_where_native_kernels_compute_in_float32():
     [
         ("mlx", "native", "gpu", "'native', which mlx:gpu cannot run; use auto"),
         ("torch", "metal", "cpu", "'metal', which torch:cpu cannot run; use auto"),
-        ("torch", "fast", "cpu", "'fast'; choose one of auto, reference, native"),
+        ("torch", "fast", "cpu", "'fast'; choose one of auto, eager, native"),
     ],
 )
 def test_kernels_that_a_device_cannot_run_are_refused(framework, kernels, device, message):
@@ -155,7 +155,7 @@ def test_kernels_that_a_device_cannot_run_are_refused(framework, kernels, device
 
 def test_auto_is_native_on_a_cpu_and_metal_on_a_gpu_where_the_kernels_are_verified():
     for framework, plain, gpu in (("torch", ops_torch.OPS, "mps"), ("mlx", ops_mlx.OPS, "gpu")):
-        assert choose(framework, "auto", gpu) is choose(framework, "reference", "cpu") is plain
+        assert choose(framework, "auto", gpu) is choose(framework, "eager", "cpu") is plain
         assert resolve(framework, "auto", gpu, metal_verified=True) == "metal"
-        assert resolve(framework, "reference", gpu, metal_verified=True) == "reference"
+        assert resolve(framework, "eager", gpu, metal_verified=True) == "eager"
         assert resolve(framework, "auto", "cpu", metal_verified=True) == "native"

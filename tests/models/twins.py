@@ -152,11 +152,11 @@ def float64(layer, p, x):
 
 
 def assert_agreement(cfg, params, tokens, labels):
-    """All twins compute the gradients of the plain operators of torch."""
+    """All twins compute the gradients of the eager operators of torch."""
     by_twin = {
         name: twin.loss_and_grads(cfg, params, tokens, labels)[1] for name, twin in TWINS.items()
     }
-    expected = by_twin.pop("torch-reference")
+    expected = by_twin.pop("torch-eager")
     for grads in by_twin.values():
         for name in param_spec(cfg):
             assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)

@@ -100,8 +100,8 @@ class Side(Twin):
 SIDES = {
     "torch": Side("torch", "native"),
     "mlx": Side("mlx", "native"),
-    "torch-reference": Side("torch", "reference"),
-    "mlx-reference": Side("mlx", "reference"),
+    "torch-eager": Side("torch", "eager"),
+    "mlx-eager": Side("mlx", "eager"),
 }
 
 

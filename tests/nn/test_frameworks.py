@@ -46,7 +46,7 @@ def test_it_takes_and_gives_the_shapes_of_lstm():
             assert getattr(ours, name) == getattr(theirs, name)
 
 
-@pytest.mark.parametrize("side", ["torch", "torch-reference"])
+@pytest.mark.parametrize("side", ["torch", "torch-eager"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_autocast_it_computes_in_float32_from_inputs_of_16_bits(kind, side):
     layer = SIDES[side].kind(kind)
@@ -89,7 +89,7 @@ def test_the_reference_kernels_have_second_derivatives_and_take_functional_trans
         leaf = torch.randn(5, 2, 16, requires_grad=True)
         return torch.autograd.grad(layer(leaf)[0].square().sum(), leaf, create_graph=True)[0], leaf
 
-    layer, x = SLSTM(16, 16, num_heads=2, kernels="reference"), torch.randn(5, 2, 16)
+    layer, x = SLSTM(16, 16, num_heads=2, kernels="eager"), torch.randn(5, 2, 16)
     first, leaf = slope(layer)
     assert torch.autograd.grad(first.sum(), leaf)[0].any()
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -139,7 +139,7 @@ def test_inside_a_model_of_mlx_it_trains_freezes_and_comes_back_from_a_file(tmp_
 
 def test_the_reference_kernels_may_be_transformed_and_native_ones_say_that_they_may_not():
     x = mx.array(draw(2, 5, 16))
-    layer = ours_mlx.SLSTM(16, 16, num_heads=2, kernels="reference")
+    layer = ours_mlx.SLSTM(16, 16, num_heads=2, kernels="eager")
     by_row = mx.vmap(lambda row: layer(row[None])[0][0])(x)
     assert_close(np.array(by_row), np.array(layer(x)[0]), OP_F32)
     native = ours_mlx.SLSTM(16, 16, num_heads=2)

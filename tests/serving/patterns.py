@@ -59,7 +59,7 @@ class Inbox:
         self.param_buffer = np.full(layout.n_floats, -1, np.float32)
         self.bound += 1
 
-    def take(self, flat):
+    def copy_in(self, flat):
         self.param_buffer[:] = flat
 
 

@@ -67,7 +67,7 @@ def empty_arena(of, params, **layout):
 class ParamBuffer:
     """The memory of a backend, without a framework."""
 
-    take, read_tables, _tables = Backend.take, Backend.read_tables, Backend._tables
+    copy_in, read_tables, _tables = Backend.copy_in, Backend.read_tables, Backend._tables
 
     def __init__(self, arena):
         self.param_buffer = np.zeros_like(arena.dense)

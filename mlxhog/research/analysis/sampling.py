@@ -123,7 +123,7 @@ class GradientSource:
                 views[name][...] = value
         else:
             formats.open(subject.checkpoint).copy_into(views)
-        self.backend.take(self.params)
+        self.backend.copy_in(self.params)
         self.batches = plan.batches()
         self.flat = np.zeros(layout.n_dense, np.float32)
         self.grads: Grads = {}
@@ -146,7 +146,7 @@ class GradientSource:
     def move(self, step: Float32) -> None:
         """Apply an update, laid out as the parameters."""
         self.params += step
-        self.backend.take(self.params)
+        self.backend.copy_in(self.params)
 
 
 def source(lane: Lane, subject: Subject) -> GradientSource:
@@ -258,7 +258,7 @@ def compare_stale_gradients(
             cosine = np.mean([_cosine(first, flat(ticket)) for first, ticket in pairs])
             results.append(StaleGradient(done, float(cosine)))
     ours.params[:] = params_before
-    ours.backend.take(ours.params)
+    ours.backend.copy_in(ours.params)
     return tuple(results)
 
 

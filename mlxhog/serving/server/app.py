@@ -197,10 +197,10 @@ class Api:
                     prompt=ids,
                     sampling=sampling,
                     row=row,
-                    ends=model.stop_ids,
+                    stop_ids=model.stop_ids,
                     top=request.logprobs,
                     scores_prompt=request.echo and request.logprobs is not None,
-                    writes=request.writes,
+                    generates=request.writes,
                 )
                 for row in range(len(asked), len(asked) + request.n)
             ]

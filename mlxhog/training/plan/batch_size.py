@@ -218,7 +218,7 @@ def warm_up(lane: Lane, plan: Plan, rank: int, sequences: int, limit_s: float) -
         job = Job(plan=plan, handle=None, slot=rank + 1, run_dir=Path(), budget=plan.budget)
         lane.store["backend"] = worker.start_backend(job, None, job.kernels)
         noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
-        lane.store["backend"].take(np.resize(noise, plan.layout.n_floats))
+        lane.store["backend"].copy_in(np.resize(noise, plan.layout.n_floats))
     # The first sequences of the text, and again from its beginning if it has fewer.
     source = plan.batches()
     rows = [source.at(0, k % source.n_tickets) for k in range(sequences)]

@@ -15,7 +15,7 @@ The form of the model's operations (`kernels`), by worker:
 
     kernels      worker on a CPU                          worker on a GPU
     auto         native, where it is built                metal, unless doctor found it wrong or
-                                                          slower; then reference
+                                                          slower; then eager
     metal        refused                                  metal, where doctor found it right
     others       as `models.ops.kernels.resolve` says
 
@@ -180,7 +180,7 @@ def choose_kernels(
         elif choice == "auto" and not right.ok:  # else the plain operations are merely faster
             note(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
     if config.compute_dtype == "auto" and any(
-        kernels.narrow(form, "auto") for form in chosen.values()
+        kernels.uses_bf16_matmuls(form, "auto") for form in chosen.values()
     ):
         note("bf16 matmuls, faster on this machine (--compute-dtype float32 to disable)")
     return tuple(chosen[name] for name in backends)

@@ -94,7 +94,7 @@ def follow(command: ControlCommand, steps: Steps, background_tasks: BackgroundTa
 def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
     """Start the framework, and compute a first, unused gradient.
 
-    If the Metal kernels that `auto` chose cannot compute this model, plain operators do: a head may
+    If the Metal kernels that `auto` chose cannot compute this model, eager operators do: a head may
     be wider than a group of threads on this GPU.
     """
 
@@ -108,12 +108,12 @@ def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
         if job.kernels != "metal" or job.config.kernels == "metal" or is_lost_gpu(error):
             raise
         job.leave_notice(
-            f"worker {job.slot} ({job.spec.backend}) uses plain operators only: its Metal kernels "
+            f"worker {job.slot} ({job.spec.backend}) uses eager operators only: its Metal kernels "
             f"do not compute this model ({message_of(error)})",
             whole_text(error),
         )
         gradients.backend.close()
-        gradients = Gradients(job, arena, entry, start_backend(job, arena, "reference", beat))
+        gradients = Gradients(job, arena, entry, start_backend(job, arena, "eager", beat))
         gradients.warm_up()
     return gradients
 
@@ -156,11 +156,11 @@ def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambd
     if requested:
         job.log_lines(*texts)
         raise EnvironmentLacks(
-            f"kernels=metal: on {name} Metal kernels differ from the plain operators ({summary}); "
+            f"kernels=metal: on {name} Metal kernels differ from the eager operators ({summary}); "
             "use --kernels auto, which replaces them, or insist with --no-safety-checks"
         )
     job.leave_notice(
-        f"worker {job.slot} ({name}) uses the plain {name.partition(':')[0]} operators "
+        f"worker {job.slot} ({name}) uses the eager {name.partition(':')[0]} operators "
         f"{', '.join(faults)}, whose Metal kernels failed their check ({summary})",
         *texts,
     )
@@ -203,9 +203,9 @@ def polar_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
     if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None
-    far = muon.distance(backend.polar)
+    far = muon.distance(backend.orthogonalize)
     if far <= muon.MAX_DISTANCE:
-        return backend.polar
+        return backend.orthogonalize
     reason = (
         f"directions of {name} differ from the CPU's by {far:.1g} of the largest element, "
         f"expected at most {muon.MAX_DISTANCE:g}, as if its matmuls kept fewer bits than "

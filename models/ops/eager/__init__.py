@@ -1,1 +1,1 @@
-"""The operators in plain framework code, and in float64 NumPy, the reference of all others."""
+"""The eager operators of each framework, and in float64, the reference of all others."""

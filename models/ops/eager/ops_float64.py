@@ -1,4 +1,4 @@
-"""The plain operators in float64, with the cells position by position: the reference of every form.
+"""The eager operators in float64 with recurrent cells: the reference of every implementation.
 
 Arrays are float64 tensors of PyTorch on the CPU, which differentiates them. The equations of the
 cells stand at the operators.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, einsum
 
 from mlxhog.models.ops.eager.ops_torch import TorchOps
-from mlxhog.models.ops.mlstm import State, stored
+from mlxhog.models.ops.mlstm import State, initial_state
 
 
 class Float64Ops(TorchOps):
@@ -22,14 +22,14 @@ class Float64Ops(TorchOps):
     def mlstm_cell(
         self, *x: Tensor, chunk_size: int, state: Sequence[Tensor] | None = None, **how: Any
     ) -> tuple[Tensor, State]:
-        return self.mlstm_recurrent(*x, state=stored(state), **how)
+        return self.mlstm_recurrent(*x, state=initial_state(state), **how)
 
     def recurrence(
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, **how: Any
     ) -> tuple[Tensor, Tensor]:
         beta = how.get("beta")
-        S = _start(how, k, len(k), *k.shape[2:], v.shape[-1])
-        output, hs = "bhkv,bhv->bhk" if how.get("by_value") else "bhkv,bhk->bhv", []
+        S = _initial(how, k, len(k), *k.shape[2:], v.shape[-1])
+        output, hs = "bhkv,bhv->bhk" if how.get("transpose_state") else "bhkv,bhk->bhv", []
         for t in range(q.shape[1]):
             before, write = S, v[:, t]
             S = log_decay[:, t].exp()[..., None] * S
@@ -45,7 +45,7 @@ class Float64Ops(TorchOps):
     def regression_cell(
         self, q: Tensor, k: Tensor, log_decay: Tensor, ridge: Tensor, **how: Any
     ) -> tuple[Tensor, Tensor]:
-        S, xs = _start(how, k, len(k), *k.shape[2:], k.shape[-1]), []
+        S, xs = _initial(how, k, len(k), *k.shape[2:], k.shape[-1]), []
         for t in range(q.shape[1]):
             S = log_decay[:, t].exp()[..., None] * S + k[:, t, :, :, None] * k[:, t, :, None]
             xs.append(torch.linalg.solve(S.mT + torch.diag_embed(ridge), q[:, t]))
@@ -54,7 +54,7 @@ class Float64Ops(TorchOps):
     def selective_scan(
         self, u: Tensor, dt: Tensor, A: Tensor, Bt: Tensor, Ct: Tensor, **how: Any
     ) -> tuple[Tensor, Tensor]:
-        S, ys = _start(how, u, len(u), *A.shape), []
+        S, ys = _initial(how, u, len(u), *A.shape), []
         for t in range(u.shape[1]):
             written = (dt[:, t] * u[:, t])[..., None] * Bt[:, t, None]
             S = (dt[:, t, :, None] * A).exp() * S + written
@@ -62,14 +62,13 @@ class Float64Ops(TorchOps):
         return torch.stack(ys, 1), S
 
 
-def _start(how: dict[str, Any], like: Tensor, *shape: int) -> Tensor:
-    """The state among the arguments of an operator, or zeros."""
+def _initial(how: dict[str, Any], like: Tensor, *shape: int) -> Tensor:
     state: Tensor | None = how.get("state")
     return like.new_zeros(shape) if state is None else state
 
 
 def tensor(x: NDArray[Any]) -> Tensor:
-    """A copy, float64 unless it holds whole numbers, such as a count of positions."""
+    """Return a copy, float64 unless it is an integer array, such as a count of positions."""
     return torch.tensor(np.asarray(x, np.float64 if x.dtype.kind == "f" else None))
 
 

@@ -1,7 +1,7 @@
-"""The plain operators in MLX, as far as `Ops` leaves them to the framework.
+"""The eager operators in MLX, as far as `Ops` leaves them to the framework.
 
-Some have a gradient of their own: one expression of what is kept anyway, in place of MLX's, which
-shares products with the operator, so that `mx.compile` makes more kernels of it.
+Some have hand-written VJPs, each one expression of values that are saved anyway: MLX's own VJP
+shares subexpressions with the forward pass, so `mx.compile` fuses less.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from mlxhog.models.ops.operators import Ops
 _ROOT_2_PI = 0.7978845608028654
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
 _SAFE_CAP = 60.0
-"""Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 words."""
+"""Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 tokens."""
 
 
 def _swiglu_gradients(inputs: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
@@ -50,27 +50,27 @@ def _gated(o: array, w: array, normed: array) -> array:
 
 @lru_cache
 def _soft_cap(c: float) -> Callable[[array], array]:
-    """Return the operator with its gradient by its result: MLX's own computes a cosh."""
+    """Return the operator with a VJP by its result: MLX's own computes a cosh."""
     return with_vjp(lambda _, dy, y: dy * (1 - mx.square(y / c)))(lambda x: c * mx.tanh(x / c))
 
 
-def _two_products_gradients(
+def _two_linears_gradients(
     xab: tuple[array, array, array], d_results: tuple[array, array], _: Any
 ) -> tuple[array, array, array]:
-    """The gradient of x is added up by the second product."""
+    """Return the gradients; that of x is accumulated by the second matmul."""
     x, a, b = xab
     da, db = (dy.reshape(-1, dy.shape[-1]) for dy in d_results)
     rows = x.reshape(-1, x.shape[-1])
     return mx.addmm(da @ a, db, b).reshape(x.shape), da.T @ rows, db.T @ rows
 
 
-@with_vjp(_two_products_gradients)
-def _two_products(x: array, a: array, b: array) -> tuple[array, array]:
+@with_vjp(_two_linears_gradients)
+def _two_linears(x: array, a: array, b: array) -> tuple[array, array]:
     return x @ a.T, x @ b.T
 
 
 class MLXOps(Ops):
-    """The operators on arrays of any device; a weight of `linears` may be quantized."""
+    """The operators on arrays of any device; the weights of `linears` may be quantized."""
 
     xp = cast(Arrays, arrays_mlx)
     activations: Mapping[str, Callable[[array], array]] = {
@@ -89,14 +89,14 @@ class MLXOps(Ops):
     def sum_after(self, a: array) -> array:
         return mx.cumsum(a, -2, reverse=True, inclusive=False)
 
-    def normalized(self, x: array, eps: float, w: array | None = None) -> array:
+    def layer_norm(self, x: array, w: array | None, eps: float) -> array:
         return mx.fast.layer_norm(x, w, None, eps)
 
     def rms_norm(self, x: array, w: array, eps: float) -> array:
         return mx.fast.rms_norm(x, w, eps)
 
     def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
-        return _gated(o, w, self.normalized(h, eps).reshape(o.shape))
+        return _gated(o, w, self.layer_norm(h, None, eps).reshape(o.shape))
 
     def swiglu(self, gate: array, up: array) -> array:
         return _swiglu(gate, up)
@@ -105,7 +105,7 @@ class MLXOps(Ops):
         return _soft_cap(cap)(x)
 
     def log_total(self, logits: array, cap: float | None) -> array:
-        """The gradient of exp is exp, that of logsumexp one exp more."""
+        """Skip logsumexp where the cap allows it: its VJP computes one exp more."""
         if cap is None or cap > _SAFE_CAP:
             return mx.logsumexp(logits, -1)
         return mx.log(mx.exp(logits).sum(-1))
@@ -122,17 +122,17 @@ class MLXOps(Ops):
         )
         return h.swapaxes(1, 2)
 
-    def product(self, x: array, w: array | Quantized) -> array:
+    def linear(self, x: array, w: array | Quantized) -> array:
         if isinstance(w, Quantized):
-            return w.product(x)
+            return w.linear(x)
         return cast(array, self.xp.linear(x.astype(w.dtype), w).astype(x.dtype))
 
     def linears(
         self, x: array, weights: Sequence[Any], biases: Sequence[Any] | None = None
     ) -> Sequence[array]:
-        """Return the products; if gradients follow, those of several matrices of one type at once.
+        """Return x W^T + b; if gradients follow, weights of one dtype share a matmul.
 
-        Each product is three kernels, and its gradient of x is added to those of others.
+        Each matmul is three kernels with its gradients, and their gradients of x are summed.
         """
         biases, by_type = biases or [None] * len(weights), dict[object, list[int]]()
         for place, (w, b) in enumerate(zip(weights, biases, strict=True)):
@@ -149,14 +149,14 @@ class MLXOps(Ops):
     def _together(
         self, x: array, weights: Sequence[array], biases: Sequence[array | None]
     ) -> Sequence[array]:
-        """Return x W^T + b of matrices of one type; more than two are copied into one.
+        """Return x W^T + b of weights of one dtype; more than two are copied into one matrix.
 
-        A copy of the six matrices of an mLSTM layer takes less time than five more products and
-        their sum, one of the two large ones of a feed-forward layer more.
+        The copy of an mLSTM layer's six weights takes less time than five more matmuls and their
+        sum, that of the two large ones of a feed-forward layer more.
         """
-        narrow = x.astype(weights[0].dtype)
+        cast_x = x.astype(weights[0].dtype)
         if len(weights) == 2:
-            ys = [y.astype(x.dtype) for y in _two_products(narrow, *weights)]
+            ys = [y.astype(x.dtype) for y in _two_linears(cast_x, *weights)]
             return [y if b is None else y + b for y, b in zip(ys, biases, strict=True)]
         bias = None
         if any(b is not None for b in biases):
@@ -164,7 +164,7 @@ class MLXOps(Ops):
             bias = mx.concatenate(
                 [z if b is None else b for z, b in zip(zeros, biases, strict=True)]
             )
-        y = self.xp.linear(narrow, mx.concatenate(list(weights)), bias).astype(x.dtype)
+        y = self.xp.linear(cast_x, mx.concatenate(list(weights)), bias).astype(x.dtype)
         return list(self.xp.split(y, list(accumulate(map(len, weights)))[:-1], -1))
 
 

@@ -1,4 +1,4 @@
-"""The plain operators in PyTorch, as far as `Ops` leaves them to the framework."""
+"""The eager operators in PyTorch, as far as `Ops` leaves them to the framework."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,7 +13,7 @@ from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.operators import MAX_SUM_TERMS, Ops
 
 MAX_FLOATS = (1 << 29) - 1
-"""Most (M + 2 K) N of a product (M, K) (K, N) on an Apple GPU: from 2^31 bytes on some rows are
+"""Largest (M + 2 K) N of a matmul (M, K) (K, N) on an Apple GPU: from 2^31 bytes on some rows are
 wrong (pytorch issues 109457 and 122045)."""
 
 
@@ -35,18 +35,18 @@ class TorchOps(Ops):
     def sum_after(self, a: Tensor) -> Tensor:
         return F.pad(a[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)
 
-    def normalized(self, x: Tensor, eps: float, w: Tensor | None = None) -> Tensor:
+    def layer_norm(self, x: Tensor, w: Tensor | None, eps: float) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], w, eps=eps)
 
     def rms_norm(self, x: Tensor, w: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], w, eps)
 
-    def product(self, x: Tensor, w: Tensor) -> Tensor:
-        linear = product_on_mps if x.device.type == "mps" else F.linear
+    def linear(self, x: Tensor, w: Tensor) -> Tensor:
+        linear = linear_on_mps if x.device.type == "mps" else F.linear
         return linear(x.to(w.dtype), w).to(x.dtype)
 
-    def sum_of_products(self, a: Tensor, b: Tensor) -> Tensor:
-        return sum_on_mps(a, b) if a.device.type == "mps" else a @ b
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        return matmul_on_mps(a, b) if a.device.type == "mps" else a @ b
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -60,19 +60,19 @@ class TorchOps(Ops):
         t = torch.arange(S, device=x.device)[None]
         if offset is not None:
             t = t + offset[:, None]
-        speed = base ** (torch.arange(half, device=x.device, dtype=x.dtype) / -half)
-        angle = (t[..., None] * speed)[:, :, None]  # (1 or B, S, 1, half)
+        frequency = base ** (torch.arange(half, device=x.device, dtype=x.dtype) / -half)
+        angle = (t[..., None] * frequency)[:, :, None]  # (1 or B, S, 1, half)
         cos, sin = angle.cos(), angle.sin()
         first, second = x[..., :half], x[..., half:]
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def product_on_mps(x: Tensor, w: Tensor) -> Tensor:
-    """Return x W^T in parts that an Apple GPU computes right, with their gradients.
+def linear_on_mps(x: Tensor, w: Tensor) -> Tensor:
+    """Return x W^T as smaller matmuls that an Apple GPU computes correctly, with their gradients.
 
-    The gradient of x is a sum over the rows of W, and that of W one over the rows of x, so both are
-    split, and so are the terms of the sum itself. All products have two dimensions: others are not
-    deterministic in bfloat16 on an M5 (pytorch issue 180776).
+    The gradient of x sums over the rows of W, that of W over the rows of x, so both are split, and
+    so is the inner dimension. No matmul is batched: those are not deterministic in bfloat16 on an
+    M5 (pytorch issue 180776).
 
     Args:
         x: (..., K), M rows in all.
@@ -80,24 +80,23 @@ def product_on_mps(x: Tensor, w: Tensor) -> Tensor:
     """
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) > MAX_SUM_TERMS:
-        parts = [product_on_mps(part, w) for part in torch.split(rows, MAX_SUM_TERMS)]
+        parts = [linear_on_mps(part, w) for part in torch.split(rows, MAX_SUM_TERMS)]
         return torch.cat(parts).reshape(*x.shape[:-1], len(w))
     M, K = rows.shape
     # of x W^T, of its gradient dy W, and of dy^T x
-    most = min(MAX_SUM_TERMS, MAX_FLOATS // (M + 2 * K), (MAX_FLOATS // K - M) // 2)
-    most = max(1, min(most, MAX_FLOATS // K - 2 * M))
-    outs = [sum_on_mps(rows, part.T) for part in torch.split(w, most)]
+    max_rows = min(MAX_SUM_TERMS, MAX_FLOATS // (M + 2 * K), (MAX_FLOATS // K - M) // 2)
+    max_rows = max(1, min(max_rows, MAX_FLOATS // K - 2 * M))
+    outs = [matmul_on_mps(rows, part.T) for part in torch.split(w, max_rows)]
     y = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
     return y.reshape(*x.shape[:-1], len(w))
 
 
-def sum_on_mps(a: Tensor, b: Tensor) -> Tensor:
-    """Return a (..., M, K) times b (..., K, N) as a sum of shorter products."""
-    terms = (torch.split(x, MAX_SUM_TERMS, axis) for x, axis in ((a, -1), (b, -2)))
-    total: Tensor | None = None
-    for x, y in zip(*terms, strict=True):
-        total = x @ y if total is None else total + x @ y
-    assert total is not None
+def matmul_on_mps(a: Tensor, b: Tensor) -> Tensor:
+    """Return a (..., M, K) times b (..., K, N) as a sum of matmuls of smaller K."""
+    (x, *xs), (y, *ys) = (torch.split(x, MAX_SUM_TERMS, axis) for x, axis in ((a, -1), (b, -2)))
+    total = x @ y
+    for x, y in zip(xs, ys, strict=True):
+        total = total + x @ y
     return total
 
 

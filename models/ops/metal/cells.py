@@ -1,11 +1,11 @@
-"""The cells and the convolution by their Metal kernels, and their gradients; float32.
+"""The cells and the convolution as Metal kernels, with their backward passes; float32.
 
-Arrays of the engine are row-major and float32 with the stated exceptions. `ops_mlx.py` and
-`ops_torch.py` make a custom op differentiable: forward(*inputs) returns the outputs and what is
-saved for backward; backward(saved, d_outputs) returns the gradients of the leading inputs.
+Arrays of the engine are row-major and float32 with the stated exceptions. Each operator is a custom
+op: forward(*inputs) returns the results and what is saved for backward; backward(saved, d_results)
+returns the gradients of the leading inputs. On the engine `mlx` an operator is as lazy as any; an
+emulated engine evaluates its inputs when it is called, so keep that out of `mx.compile`.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,33 +13,39 @@ from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.kernel import MetalKernel
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.mlstm import Documents, stored, to_chunks
+from mlxhog.models.ops.mlstm import Documents, initial_state, to_chunks
 from mlxhog.models.ops.operators import Ops
 
 Arrays = Sequence[Array]
 
 
 class MetalCells(Ops):
-    """The operators on one engine; those without a Metal kernel, and some by name, are eager."""
+    """The operators on one engine; without a Metal kernel, or named in `eager`, they are eager."""
 
-    def __init__(self, engine: MetalEngine, plain: frozenset[str] = frozenset()) -> None:
+    def __init__(self, engine: MetalEngine, eager: frozenset[str] = frozenset()) -> None:
         self.engine = engine
-        for name in plain:
+        for name in eager:
             setattr(self, name, getattr(super(), name))
 
-    def row_major(self, x: Array) -> Array:
-        """Return an array of the framework as an engine of that framework takes it."""
-        return x
-
-    @abstractmethod
-    def apply(
-        self,
-        forward: Callable[..., tuple[Arrays, Arrays]],
-        backward: Callable[..., Arrays],
-        *inputs: Array,
+    def _custom_op(
+        self, forward: Callable[..., Any], backward: Callable[..., Arrays], *inputs: Array,
         **how: Any,
-    ) -> Arrays:
-        """Return the results of a custom op (forward, backward), differentiable; see the module."""
+    ) -> Arrays:  # fmt: skip
+        """Return the results of a custom op; see the module."""
+        xp, shapes = self.xp, list[tuple[int, ...]]()
+
+        def run(*inputs: Array) -> tuple[Arrays, Arrays]:
+            results, saved = forward(*inputs, **how)
+            shapes[:] = (x.shape for x in results)
+            return results, saved
+
+        def gradients(saved: Arrays, d_results: Sequence[Array | None], _: object) -> Arrays:
+            pairs = zip(d_results, shapes, strict=True)
+            d_results = [xp.zeros(s, like=saved[0]) if d is None else d for d, s in pairs]
+            return backward(saved, d_results, **how)
+
+        results: Arrays = xp.custom_op(run, gradients, *inputs)
+        return results
 
     def _run(
         self, kernels: Iterable[MetalKernel], inputs: Mapping[str, Array], names: str, **how: Any
@@ -51,7 +57,7 @@ class MetalCells(Ops):
         engine, xp = self.engine, self.xp
         is_host = engine.emulated
         x = {
-            name: engine.array(xp.numpy(y)) if is_host else self.row_major(y)
+            name: engine.array(xp.numpy(y)) if is_host else xp.row_major(y)
             for name, y in inputs.items()
         }
         for kernel in kernels:
@@ -63,24 +69,24 @@ class MetalCells(Ops):
 
     def causal_conv(
         self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
-        starts: Array | None = None, silu: bool,
+        reset_mask: Array | None = None, silu: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
         b = self.zeros_if_none(b, w[:, 0, 0])
         xp, (B, S, _), K = self.xp, x.shape, w.shape[-1]
         inputs = x if state is None else xp.concatenate([state, x], 1)
-        if starts is None:
+        if reset_mask is None:
             back = xp.full((B, S), K - 1, "int32", like=x)
         else:
-            back = self.positions_back(starts, K)
-        (y,) = self.apply(self._conv, self._conv_grad, inputs, w, b, back, silu=silu)
+            back = self.positions_back(reset_mask, K)
+        (y,) = self._custom_op(self._conv, self._conv_grad, inputs, w, b, back, silu=silu)
         padded = xp.pad(inputs, [(0, 0), (max(0, K - 1 - inputs.shape[1]), 0), (0, 0)])
-        last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], starts)
+        last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], reset_mask)
         return y, last
 
     def _conv(self, *arrays: Array, silu: bool) -> tuple[Arrays, Arrays]:
-        """Convolve (inputs, w, b, back); `back` limits how far back each position sees.
+        """Convolve (inputs, w, b, back); `back` is the number of inputs before each position.
 
-        The inputs are the state, which has no outputs, and then x.
+        The inputs are the state, left context without outputs, and then x.
         """
         x = dict(zip(("x", "w", "bias", "back"), arrays, strict=True))
         return self._run([conv.FORWARD], x, "y", silu=int(silu)), arrays
@@ -97,43 +103,45 @@ class MetalCells(Ops):
 
     def mlstm_cell(
         self, *x: Array, chunk_size: int, eps: float, state: Arrays | None = None,
-        starts: Array | None = None,
+        reset_mask: Array | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
-        xp, (q, _, v, *_), is_packed = self.xp, x, starts is not None
-        state = stored(state) or self.zero_state(q, v)
+        xp, (q, _, v, *_), is_packed = self.xp, x, reset_mask is not None
+        state = initial_state(state) or self.zero_state(q, v)
         chunk = min(chunk_size, q.shape[1], mlstm.MAX_CHUNK)
         how = {"chunk": chunk, "eps": eps, "is_packed": is_packed}
-        starts = xp.int32(starts) if is_packed else xp.zeros(q.shape[:2], "int32", like=q)
-        h, C, n, m = self.apply(self._mlstm, self._mlstm_grad, *x, *state, starts, **how)
+        reset_mask = xp.int32(reset_mask) if is_packed else xp.zeros(q.shape[:2], "int32", like=q)
+        inputs = (*x, *state, reset_mask)
+        h, C, n, m = self._custom_op(self._mlstm, self._mlstm_grad, *inputs, **how)
         return h, (C, n, m)
 
     def _mlstm(self, *inputs: Array, chunk: int, eps: float, **_: bool) -> tuple[Arrays, Arrays]:
-        """q, k, v, i, f, the first C, n, m, and starts int32 -> h and the last C, n, m.
+        """q, k, v, i, f, the first C, n, m, and reset_mask int32 -> h and the last C, n, m.
 
-        What is kept are the states around every chunk, and b, den, M and since of `metal/kernels`.
+        Saves the states around every chunk, and b, den, M and since of `metal/kernels`.
         """
         x = dict(zip("q k v i f C0 n0 m0 starts".split(), inputs, strict=True))
-        h, *kept = self._run(mlstm.FORWARD, x, "h C n m b den M since", L=chunk, eps=eps)
-        return (h, *(y[:, :, -1] for y in kept[:3])), (*inputs[:5], inputs[8], h, *kept)
+        h, *saved = self._run(mlstm.FORWARD, x, "h C n m b den M since", L=chunk, eps=eps)
+        last = (self.xp.clone(y[:, :, -1]) for y in saved[:3])
+        return (h, *last), (*inputs[:5], inputs[8], h, *saved)
 
     def _mlstm_grad(
         self, saved: Arrays, d_results: Arrays, *, chunk: int, eps: float, is_packed: bool
     ) -> Arrays:
         """Return the gradients of all inputs.
 
-        The kernels hold the stabilizers constant, and differentiate h by its stabilizer M. They
-        return db, of the sums of logsig(f) from the start of each chunk, as far as h depends on
-        them; dC and dn of the states around every chunk; and dM. Through its last sum a chunk also
-        has <C', dC'> + n'.dn' of the state after it. A state is the true one times exp(-m). So at
-        fixed true states the last m has the gradient dm - <C, dC> - n.dn, which joins dM of the
-        last position, and the first m has <C, dC> + n.dn on top of its gradient through
-        M_t = max(logsig(f_t) + M_t-1, i_t). Nothing goes back beyond the start of a document.
+        The kernels treat the stabilizers as constants, and differentiate h by its stabilizer M.
+        They return db, for the sums of logsig(f) from the start of each chunk, as far as h depends
+        on them; dC and dn of the states around every chunk; and dM. Through its last sum a chunk
+        also has <C', dC'> + n'.dn' of the state after it. A state is the true one times exp(-m). So
+        at fixed true states the last m has the gradient dm - <C, dC> - n.dn, which is added to dM
+        of the last position, and the first m has <C, dC> + n.dn on top of its gradient through
+        M_t = max(logsig(f_t) + M_t-1, i_t). No gradient crosses the start of a document.
         """
         xp = self.xp
-        q, k, v, i, f, starts, *results = saved
+        q, k, v, i, f, reset_mask, *results = saved
         _, C, n, m, _, _, M, _ = results
         *d_states, dm = d_results
-        documents = Documents(starts, chunk, xp) if is_packed else None
+        documents = Documents(reset_mask, chunk, xp) if is_packed else None
         names = "q k v i h C n m b den M since dh dC_last dn_last".split()
         x = dict(zip(names, (q, k, v, i, *results, *d_states), strict=True))
         grads = self._run(mlstm.BACKWARD, x, "dq dk dv di db dC dn dM", L=chunk, eps=eps)
@@ -143,7 +151,7 @@ class MetalCells(Ops):
         dM = xp.concatenate([dM[..., :-1], last[..., None]], -1)
         lf = xp.log_sigmoid(f).swapaxes(1, 2)
         gates = i.swapaxes(1, 2), lf
-        di_M, dlf_M, dm = self._through_stabilisers(*gates, m[..., 0], M, dM, chunk, documents)
+        di_M, dlf_M, dm = self._through_stabilizers(*gates, m[..., 0], M, dM, chunk, documents)
         dlf = self._through_sums(db, states[..., 1:], chunk, documents) + dlf_M
         df = xp.sigmoid(-f) * dlf.swapaxes(1, 2)
         di = di + di_M.swapaxes(1, 2)
@@ -152,86 +160,90 @@ class MetalCells(Ops):
     def _through_sums(
         self, db: Array, at_end: Array, chunk: int, documents: Documents | None
     ) -> Array:
-        """Gradient of logsig(f) (B, NH, S): of all sums b from there to the end of the chunk."""
+        """Return the gradient of logsig(f) (B, NH, S) through the sums b of its chunk."""
         xp, S = self.xp, db.shape[-1]
         db, at_end = to_chunks(db, chunk, xp), at_end[..., None]
         if documents is None:
-            later = xp.cumsum(db, -1, reverse=True)
+            suffix_sum = xp.cumsum(db, -1, reverse=True)
         else:
-            later = documents.sums_in_chunk(db, reverse=True)
+            suffix_sum = documents.sums_in_chunk(db, reverse=True)
             at_end = xp.where(documents.reaches_end, at_end, 0.0)
-        return (later + at_end).flatten(-2)[..., :S]
+        return (suffix_sum + at_end).flatten(-2)[..., :S]
 
-    def _through_stabilisers(
+    def _through_stabilizers(
         self, i: Array, lf: Array, m0: Array, M: Array, dM: Array, chunk: int,
         documents: Documents | None,
     ) -> tuple[Array, Array, Array]:  # fmt: skip
-        """Gradients of i, lf and m0 through M_t = max(lf_t + M_t-1, i_t).
+        """Return the gradients of i, lf and m0 through M_t = max(lf_t + M_t-1, i_t).
 
         All are (B, NH, S), m0 (B, NH). From a position dM goes back through lf to the one where i
         was larger, or else to the start of the document or to m0.
         """
         xp, S = self.xp, i.shape[-1]
-        one_more = [(0, 0), (0, 0), (0, 1)]
+        right_pad = [(0, 0), (0, 0), (0, 1)]
         before = xp.concatenate([m0[..., None], M[..., :-1]], -1)
         if documents is None:
-            ends = opened = i >= lf + before
-            later = of_next = xp.pad(xp.cumsum(dM, -1, reverse=True), one_more)
+            ends = is_origin = i >= lf + before
+            suffix_sum = next_sum = xp.pad(xp.cumsum(dM, -1, reverse=True), right_pad)
         else:
-            begins = documents.begins.flatten(2)[..., :S]
-            opened = i >= lf + xp.where(begins, 0.0, before)
-            ends = opened | begins
-            later = documents.sums(to_chunks(dM, chunk, xp), reverse=True).flatten(2)[..., :S]
-            of_next = xp.pad(xp.where(begins, 0.0, later), one_more)
-            later = xp.pad(later, one_more)
+            resets = documents.resets.flatten(2)[..., :S]
+            is_origin = i >= lf + xp.where(resets, 0.0, before)
+            ends = is_origin | resets
+            suffix_sum = documents.sums(to_chunks(dM, chunk, xp), reverse=True).flatten(2)[..., :S]
+            next_sum = xp.pad(xp.where(resets, 0.0, suffix_sum), right_pad)
+            suffix_sum = xp.pad(suffix_sum, right_pad)
         position = xp.where(ends, xp.arange(0, S, like=i), S)
-        next_end = xp.pad(xp.cummin(position, -1, reverse=True)[..., 1:], one_more, S)
-        dM = later[..., :-1] - xp.take_along_axis(of_next, next_end, -1)
-        dlf = xp.where(opened, 0.0, dM)
-        of_first = dlf[..., 0] if documents is None else xp.where(begins[..., 0], 0.0, dlf[..., 0])
-        return xp.where(opened, dM, 0.0), dlf, of_first
+        next_end = xp.pad(xp.cummin(position, -1, reverse=True)[..., 1:], right_pad, S)
+        dM = suffix_sum[..., :-1] - xp.take_along_axis(next_sum, next_end, -1)
+        dlf = xp.where(is_origin, 0.0, dM)
+        dm0 = dlf[..., 0] if documents is None else xp.where(resets[..., 0], 0.0, dlf[..., 0])
+        return xp.where(is_origin, dM, 0.0), dlf, dm0
 
     # -- the sLSTM cell ---------------------------------------------------------------------------
 
     def slstm_cell(
-        self, *x: Array, state: Arrays | None = None, starts: Array | None = None
+        self, *x: Array, state: Arrays | None = None, reset_mask: Array | None = None
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         xp, (*ifzo, R, b) = self.xp, x
         B, S, NH, DH = ifzo[0].shape
         G, R, b = xp.stack(ifzo, 2), R.reshape(NH, 4, DH, DH), b.reshape(4, NH, DH)
-        state = stored(state) or [xp.zeros((B, NH, DH), like=G)] * 4
-        documents = xp.zeros((B, S), "int32", like=G) if starts is None else xp.int32(starts)
-        h, c, n, m = self.apply(self._slstm, self._slstm_grad, G, R, b, *state, documents)
+        state = initial_state(state) or [xp.zeros((B, NH, DH), like=G)] * 4
+        documents = (
+            xp.zeros((B, S), "int32", like=G) if reset_mask is None else xp.int32(reset_mask)
+        )
+        inputs = (G, R, b, *state, documents)
+        h, c, n, m = self._custom_op(self._slstm, self._slstm_grad, *inputs)
         return h, (h[:, -1], c, n, m)
 
     def _slstm(self, *inputs: Array) -> tuple[Arrays, Arrays]:
-        """G, R, bias, the first h, c, n, m, and starts int32 -> every h and the last c, n, m.
+        """G, R, bias, the first h, c, n, m, and reset_mask int32 -> every h and the last c, n, m.
 
-        A head has a group of threads, so at most 1024 units. Kept is the gates' `pre` in
-        place of G and bias.
+        A head has a threadgroup, so at most 1024 units. The gates' `pre` is saved in place of G and
+        bias.
         """
         G, R, *others = inputs
         names = "G R_T bias h0 c0 n0 m0 starts".split()
         x = dict(zip(names, (G, R.swapaxes(2, 3), *others), strict=True))
-        h, *kept = self._run([slstm.FORWARD], x, "h c n m pre")
-        return (h, *(y[:, -1] for y in kept[:3])), (R, *others[1:], h, *kept)
+        h, *saved = self._run([slstm.FORWARD], x, "h c n m pre")
+        last = (self.xp.clone(y[:, -1]) for y in saved[:3])
+        return (h, *last), (R, *others[1:], h, *saved)
 
     def _slstm_grad(self, saved: Arrays, d_results: Arrays) -> Arrays:
-        R, h0, c0, n0, m0, starts, h, *kept = saved
+        R, h0, c0, n0, m0, reset_mask, h, *states = saved
         names = "R c0 n0 m0 starts c n m pre dh dc_last dn_last dm_last".split()
-        x = dict(zip(names, (R, c0, n0, m0, starts, *kept, *d_results), strict=True))
+        x = dict(zip(names, (R, c0, n0, m0, reset_mask, *states, *d_results), strict=True))
         dG, *d_state = self._run([slstm.BACKWARD], x, "dG dh0 dc0 dn0 dm0")
-        dR, db = self._parameter_gradients(dG, h0, h, starts)
+        dR, db = self._parameter_gradients(dG, h0, h, reset_mask)
         return dG, dR, db, *d_state
 
     def _parameter_gradients(
-        self, dG: Array, h0: Array, h: Array, starts: Array
+        self, dG: Array, h0: Array, h: Array, reset_mask: Array
     ) -> tuple[Array, Array]:
-        """Gradients of R (NH, 4, DH, DH) and of the biases (4, NH, DH), over all positions."""
+        """Return the gradients of R (NH, 4, DH, DH) and of the biases (4, NH, DH)."""
         xp, (B, S, _, NH, DH) = self.xp, dG.shape
         before = xp.concatenate([h0[:, None], h[:, :-1]], 1)
-        before = xp.where(starts[:, :, None, None] != 0, 0.0, before)
+        before = xp.where(reset_mask[:, :, None, None] != 0, 0.0, before)
         rows = xp.permute(dG, (3, 2, 4, 0, 1)).reshape(NH, 4 * DH, B * S)
         columns = xp.permute(before, (2, 0, 1, 3)).reshape(NH, B * S, DH)
-        dR = self.sum_of_products(rows, columns)
+        dR = self.matmul(rows, columns)
         return dR.reshape(NH, 4, DH, DH), dG.sum((0, 1))

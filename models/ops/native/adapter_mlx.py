@@ -1,7 +1,7 @@
 """The native operators behind `mx.custom_function`: conversion of MLX's arrays for a custom op.
 
 An operator evaluates its inputs when it is called, so it cannot be used in `mx.compile`. MLX has no
-uninitialised arrays: a result is computed into a NumPy array, and copied to MLX while it is still
+uninitialized arrays: a result is computed into a NumPy array, and copied to MLX while it is still
 in the cache.
 """
 
@@ -52,57 +52,39 @@ class NativeMLXOps(NativeOps, MLXOps):
     slstm = SLSTM_RECOMPUTED
 
     def apply(self, op: CustomOp, *inputs: array | None, **settings: Any) -> Sequence[array]:
-        """Call a custom op; it saves arrays for its gradient, except in `without_gradient`.
+        """Call a custom op; it saves arrays for its gradient, except in `without_gradient`."""
+        settings["threads"], save = _threads, arrays_mlx.differentiable.get()
 
-        MLX does not say whether a gradient will follow. The function and its gradient are made for
-        this one call, so the saved arrays do not pass through MLX, which would copy them.
-        """
-        settings["threads"] = _threads
-        needs = [x is not None for x in inputs]
-        arrays: Sequence[Any] = [x for x in inputs if x is not None]
-        if not arrays_mlx.differentiable.get():
-            results, _ = op.forward(*_at(needs, views(*arrays)), keep=False, **settings)
-            return [_copied(x) for x in results]
-        saved: Views = ()
-        saved_outputs: list[array] = []
-
-        def forward(*present: array) -> list[array]:
-            nonlocal saved, saved_outputs
-            results, saved = op.forward(*_at(needs, views(*present)), keep=True, **settings)
+        def forward(*inputs: array | None) -> tuple[Sequence[array], Any]:
+            results, saved = op.forward(*views(*inputs), save=save, **settings)
             outputs = [_copied(x) for x in results]
-            if op.saved_results:  # the copies, so that the results themselves are freed
-                saved_outputs = [outputs[position] for position in op.saved_results]
-            return outputs
+            # Saves the copies, so that the results themselves are freed.
+            return outputs, (saved, [outputs[position] for position in op.saved_results])
 
-        def backward(_: Any, d_results: Sequence[array], __: Any) -> list[array]:
-            needed = (*saved, *views(*saved_outputs))
-            grads = op.backward(needed, views(*d_results), needs, **settings)
-            return [_copied(x) for x, need in zip(grads, needs, strict=True) if need]
+        def backward(saved: Any, d_results: Sequence[array], needs: Sequence[bool]) -> list[Any]:
+            arrays, outputs = saved
+            saved = (*arrays, *views(*outputs))
+            grads = op.backward(saved, views(*d_results), needs, **settings)
+            return [_copied(x) if need else None for x, need in zip(grads, needs, strict=True)]
 
-        return arrays_mlx.with_vjp(backward)(forward)(*arrays)
+        return arrays_mlx.custom_op(forward, backward, *inputs)
 
     def constant(self, x: array | None, dtype: str) -> View | None:
         """View an array without its gradient."""
         return None if x is None else views(x.astype(getattr(mx, dtype)))[0]
 
-    def multiplies(self, weights: Sequence[array]) -> bool:
-        """Whether the native matrix product is the faster one, and no weight is quantized."""
+    def uses_native_gemm(self, weights: Sequence[array]) -> bool:
+        """Whether the native matmul is the faster one, and no weight is quantized."""
         return (FAST_GEMM or self.bfloat16) and not any(isinstance(w, Quantized) for w in weights)
 
 
-def views(*arrays: array) -> list[View]:
-    """Evaluate arrays and return row-major views of them; row-major arrays are not copied.
+def views(*arrays: array | None) -> Views:
+    """Evaluate arrays and return row-major views of them, without a copy of row-major arrays.
 
     A view keeps its array alive. Views are for reading: MLX may share the memory among arrays.
     """
     mx.eval(arrays)
-    return [np.asarray(x, order="C") for x in arrays]
-
-
-def _at(needs: Sequence[bool], arrays: Sequence[View]) -> Views:
-    """Return the arrays at the places where there are any, and None at the others."""
-    rest = iter(arrays)
-    return [next(rest) if need else None for need in needs]
+    return [None if x is None else np.asarray(x, order="C") for x in arrays]
 
 
 def _copied(x: View) -> array:

@@ -1,10 +1,9 @@
 """Native operators as custom ops (forward, backward) over NumPy arrays.
 
-An adapter per framework makes each a differentiable function of its arrays. Every array is
-float32 and row-major. Only NumPy arrays reach `_native`: on a Mac an array of MLX says that it lies
-in Metal's memory, which native code refuses, although the CPU can read it. `Ops` has the promises
-of the operators, `metal/native/ops` the kernels; those of linear recurrences compute position by
-position, at any chunk size.
+An adapter per framework makes each differentiable. Every array is float32 and row-major. Only NumPy
+arrays reach `_native`: on a Mac an array of MLX claims to be in Metal's memory, which native code
+refuses, although the CPU can read it. `Ops` has the contracts of the operators, `metal/native/ops`
+the kernels; those of linear recurrences compute position by position, at any chunk size.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,30 +16,30 @@ from numpy.typing import NDArray
 from mlxhog._native import ops
 
 View = NDArray[Any]
-"""The memory of a framework's array, for reading, or a result that native code has written."""
+"""A read-only view of a framework's array, or a result of native code."""
 
 Views = Sequence[Any]
-"""Several, some of them None where an operator says so."""
+"""Several views; an absent optional array is None."""
 
 
 @dataclass(frozen=True, eq=False)
 class CustomOp:
-    """An operator and its gradient; both also take the operator's settings by name.
+    """An operator and its backward pass; both also take the operator's settings by name.
 
-    `forward` (*inputs, keep, threads) returns the results, and the arrays that `backward` needs; an
-    input may be None where an operator says so. Without `keep` no gradient follows. `backward`
-    (saved, d_results, needs, threads) returns a gradient per input. An entry of d_results is None
-    for a result that was not used; at least one is an array. `needs` marks the inputs whose
-    gradients are used; the others need not be computed.
+    `forward` (*inputs, save, threads) returns the results and the arrays saved for `backward`; an
+    absent optional input is None. Without `save` no gradient follows. `backward` (saved, d_results,
+    needs, threads) returns a gradient per input. An entry of d_results is None for a result that
+    was not used; at least one is an array. `needs` marks the inputs whose gradients are used; the
+    others need not be computed.
     """
 
     forward: Callable[..., tuple[Views, Views]]
     backward: Callable[..., Views]
-    saved_results: tuple[int, ...] = ()  # that `backward` needs, behind the arrays of `forward`
+    saved_results: tuple[int, ...] = ()  # results that are saved too, after the arrays of `forward`
 
 
 def empty_like(*arrays: Any) -> list[Any]:
-    """Return an uninitialised array for each, of its shape; None for None."""
+    """Return an uninitialized array for each, of its shape; None for None."""
     return [None if x is None else ops.empty(x.shape) for x in arrays]
 
 
@@ -49,8 +48,8 @@ def zeros_if_none(x: View | None, shape: Sequence[int]) -> View:
     return np.zeros(shape, np.float32) if x is None else x
 
 
-def own(x: View | None, like: View) -> View:
-    """Return a copy of x, which a kernel may overwrite, or zeros shaped as `like`."""
+def writable(x: View | None, like: View) -> View:
+    """Return a copy of x for a kernel to overwrite, or zeros shaped as `like`."""
     return np.zeros(like.shape, np.float32) if x is None else x.copy()
 
 
@@ -61,23 +60,23 @@ def custom_op(
     *,
     state: bool = False,
 ) -> CustomOp:
-    """Return the custom op of two kernels that write into arrays which they are given.
+    """Return the custom op of two kernels that write into preallocated arrays.
 
     Args:
-        call: takes the inputs, the results, and the arrays that are kept for the gradient.
-        call_grad: takes the inputs, the arrays that were kept, the gradients of the results, all
-            but the first maybe None, and the gradients of the inputs.
-        shapes: from the inputs and the settings to the shapes of the results, and of the arrays
-            that are kept; None for one that is not needed.
+        call: takes the inputs, the results, and the arrays saved for the backward pass.
+        call_grad: takes the inputs, the saved arrays, the gradients of the results, all but the
+            first maybe None, and the gradients of the inputs.
+        shapes: from the inputs and the settings to the shapes of the results, and of the saved
+            arrays; None for one that is not needed.
         state: whether the last input is the state before the first position, or None.
     """
 
-    def forward(*inputs: Any, keep: bool, threads: int, **how: Any) -> tuple[Views, Views]:
-        of_results, of_kept = shapes(*inputs, **how)
-        results = [ops.empty(shape) for shape in of_results]
-        kept = [ops.empty(shape) if keep and shape else None for shape in of_kept]
-        call(*inputs, *results, *kept, threads=threads, **how)
-        return results, (*inputs, *kept)
+    def forward(*inputs: Any, save: bool, threads: int, **how: Any) -> tuple[Views, Views]:
+        result_shapes, saved_shapes = shapes(*inputs, **how)
+        results = [ops.empty(shape) for shape in result_shapes]
+        saved = [ops.empty(shape) if save and shape else None for shape in saved_shapes]
+        call(*inputs, *results, *saved, threads=threads, **how)
+        return results, (*inputs, *saved)
 
     def backward(
         saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int, **how: Any
@@ -94,9 +93,9 @@ def custom_op(
 
 
 def simple(name: str, like: int = 0, setting: str = "") -> CustomOp:
-    """Return the custom op of the kernels NAME and NAME_grad, with one result, shaped as an input.
+    """Return the custom op of the kernels NAME and NAME_grad: one result, shaped as input `like`.
 
-    A setting may be their first argument.
+    Their first argument may be a setting.
     """
     kernels = (getattr(ops, one) for one in (name, f"{name}_grad"))
     call, call_grad = (_at(0, setting, one) if setting else one for one in kernels)
@@ -108,36 +107,36 @@ def _at(position: int, name: str, call: Callable[..., None]) -> Callable[..., No
     return lambda *x, **how: call(*x[:position], how.pop(name), *x[position:], **how)
 
 
-def _of_one(call: Callable[..., None], x: View, *others: View | None, **how: Any) -> Views:
-    """The only result of a kernel, shaped as its first array."""
+def _one_result(call: Callable[..., None], x: View, *others: View | None, **how: Any) -> Views:
+    """Return the only result of a kernel, shaped as its first array."""
     out = ops.empty(x.shape)
     call(x, *others, out, **how)
     return (out,)
 
 
 def _without(position: int, call: Callable[..., None]) -> Callable[..., None]:
-    """A kernel that does not take one of the arrays."""
+    """Wrap `call` so that argument number `position` is dropped."""
     return lambda *x, **how: call(*x[:position], *x[position + 1 :], **how)
 
 
 SOFT_CAP = CustomOp(
-    lambda x, *, keep, **how: (_of_one(ops.soft_cap, x, **how), ()),
-    lambda saved, d_results, _, **how: _of_one(ops.soft_cap_grad, *saved, *d_results, **how),
+    lambda x, *, save, **how: (_one_result(ops.soft_cap, x, **how), ()),
+    lambda saved, d_results, _, **how: _one_result(ops.soft_cap_grad, *saved, *d_results, **how),
     saved_results=(0,),
 )
 
-# -- linear maps -----------------------------------------------------------------------------------
+# -- linear layers ---------------------------------------------------------------------------------
 
 
-def _maps(
+def _linear_op(
     call: Callable[..., None], call_grad: Callable[..., None], width: Callable[[View], int]
 ) -> CustomOp:
-    """Return the custom op (x, every weight, every bias or None) -> every result of linear layers.
+    """Return the custom op (x, weights, biases or None) -> the results of linear layers.
 
-    `width` returns the last axis of a result from its weight.
+    `width` returns the output width of a weight.
     """
 
-    def forward(x: View, *parameters: Any, keep: bool, **how: Any) -> tuple[Views, Views]:
+    def forward(x: View, *parameters: Any, save: bool, **how: Any) -> tuple[Views, Views]:
         count = len(parameters) // 2
         weights, biases = parameters[:count], parameters[count:]
         outs = [ops.empty((*x.shape[:-1], width(w))) for w in weights]
@@ -163,24 +162,24 @@ def _maps(
     return CustomOp(forward, backward)
 
 
-LINEARS = _maps(ops.linears, ops.linears_grad, lambda w: w.shape[0])
-BLOCK_DIAGONAL = _maps(
+LINEARS = _linear_op(ops.linears, ops.linears_grad, lambda w: w.shape[0])
+BLOCK_DIAGONAL = _linear_op(
     ops.block_diagonal, ops.block_diagonal_grad, lambda w: w.shape[0] * w.shape[1]
 )
 
 # -- along the sequence ----------------------------------------------------------------------------
 
 CAUSAL_CONV = custom_op(
-    _at(4, "starts", ops.causal_conv),
-    _at(4, "starts", ops.causal_conv_grad),
+    _at(4, "reset_mask", ops.causal_conv),
+    _at(4, "reset_mask", ops.causal_conv_grad),
     lambda x, w, *_, **__: ((x.shape, (x.shape[0], w.shape[-1] - 1, x.shape[2])), ()),
     state=True,
 )
 """(x, w, b, state or None) -> y, last."""
 
 ROPE = CustomOp(
-    lambda x, *, keep, offset, **how: (_of_one(ops.rope, x, offset, back=False, **how), ()),
-    lambda _, dy, __, *, offset, **how: _of_one(ops.rope, *dy, offset, back=True, **how),
+    lambda x, *, save, offset, **how: (_one_result(ops.rope, x, offset, back=False, **how), ()),
+    lambda _, dy, __, *, offset, **how: _one_result(ops.rope, *dy, offset, back=True, **how),
 )
 
 
@@ -199,12 +198,16 @@ ATTENTION = custom_op(
 
 def _recurrence_shapes(
     q: View, k: View, v: View, log_decay: View, beta: View | None, read: View | None, *_: Any,
-    by_value: bool = False, **__: Any,
+    transpose_state: bool = False, **__: Any,
 ) -> Sequence[Any]:  # fmt: skip
     (B, S, NH, DK), DV = k.shape, v.shape[-1]
-    kept = B, NH, ops.recurrence_chunks(S=S, DK=DK), DK, DV
-    held = None if beta is None and read is None else v.shape
-    return ((k if by_value else v).shape, (B, NH, DK, DV)), (kept, held)
+    states = B, NH, ops.recurrence_chunks(S=S, DK=DK), DK, DV
+    removed = None if beta is None and read is None else v.shape
+    return ((k if transpose_state else v).shape, (B, NH, DK, DV)), (states, removed)
+
+
+def _transposable(call: Callable[..., None]) -> Callable[..., None]:
+    return lambda *x, transpose_state, **how: call(*x, by_value=transpose_state, **how)
 
 
 def _scan_shapes(u: View, dt: View, A: View, *_: Any, **__: Any) -> Sequence[Any]:
@@ -213,7 +216,10 @@ def _scan_shapes(u: View, dt: View, A: View, *_: Any, **__: Any) -> Sequence[Any
 
 
 RECURRENCE = custom_op(
-    ops.recurrence, _without(7, ops.recurrence_grad), _recurrence_shapes, state=True
+    _transposable(ops.recurrence),
+    _without(7, _transposable(ops.recurrence_grad)),
+    _recurrence_shapes,
+    state=True,
 )
 """(q, k, v, log_decay; beta, read, removal, state or None) -> h, last."""
 
@@ -221,19 +227,19 @@ SCAN = custom_op(ops.scan, _without(5, ops.scan_grad), _scan_shapes, state=True)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""
 
 
-def _regression(*inputs: Any, steps: int, keep: bool, threads: int) -> tuple[Views, Views]:
+def _regression(*inputs: Any, steps: int, save: bool, threads: int) -> tuple[Views, Views]:
     q, k, log_decay, ridge, state = inputs
     results, (chunks, _) = _recurrence_shapes(q, k, k, log_decay, None, None)
     x, last = map(ops.empty, results)
-    kept = ops.empty(chunks) if keep else None
-    ops.regression(q, k, log_decay, ridge, state, x, last, kept, steps=steps, threads=threads)
-    return (x, last), (k, log_decay, ridge, state, kept)
+    states = ops.empty(chunks) if save else None
+    ops.regression(q, k, log_decay, ridge, state, x, last, states, steps=steps, threads=threads)
+    return (x, last), (k, log_decay, ridge, state, states)
 
 
 def _regression_grad(
     saved: Views, d_results: Views, _: Sequence[bool], *, steps: int, threads: int
 ) -> Views:
-    k, log_decay, ridge, state, kept, x = saved
+    k, log_decay, ridge, state, states, x = saved
     dx, d_last = d_results
     dq, d_unused, dk, dv, d_log = empty_like(k, k, k, k, log_decay)
     d_state = None if state is None else ops.empty(state.shape)
@@ -241,7 +247,7 @@ def _regression_grad(
     how: dict[str, Any] = {"steps": steps, "threads": threads}
     ops.regression(d_solution, k, log_decay, ridge, state, dq, None, None, **how)
     none = (None, None, None)
-    inputs = (x, k, k, log_decay, *none, kept, None, -dq, d_last)
+    inputs = (x, k, k, log_decay, *none, states, None, -dq, d_last)
     ops.recurrence_grad(*inputs, d_unused, dk, dv, d_log, *none, d_state, threads=threads)
     return dq, dk + dv, d_log, -(dq * x).sum((0, 1)), d_state
 
@@ -257,12 +263,12 @@ and k.
 
 
 def _mlstm(
-    *inputs: Any, starts: View | None, chunk_size: int, eps: float, keep: bool, threads: int
+    *inputs: Any, reset_mask: View | None, chunk_size: int, eps: float, save: bool, threads: int
 ) -> tuple[Views, Views]:
     q, k, v, i, f, *state = inputs
     B, S, NH, DK = q.shape
     NC, DV = -(-S // chunk_size), v.shape[-1]
-    stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if keep else max(S, 1)
+    stride = ops.mlstm_stride(DK=DK, chunk=chunk_size) if save else max(S, 1)
     # The state before every chunk (C: before every stride-th), and after the last.
     C = ops.empty((B, NH, -(-NC // stride) + 1, DK, DV))
     n, m = ops.empty((B, NH, NC + 1, DK)), ops.empty((B, NH, NC + 1))
@@ -270,22 +276,23 @@ def _mlstm(
         states[:, :, 0] = 0.0 if first is None else first
     h, den = ops.empty(v.shape), ops.empty(i.shape)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    ops.mlstm(q, k, v, i, f, starts, h, den, C, n, m, **how)
+    ops.mlstm(q, k, v, i, f, reset_mask, h, den, C, n, m, **how)
     last = (states[:, :, -1].copy() for states in (C, n, m))
     return (h, *last), (q, k, v, i, f, den, C, n, m)
 
 
 def _mlstm_grad(
-    saved: Views, d_results: Views, _: Sequence[bool], *, starts: View | None, chunk_size: int,
+    saved: Views, d_results: Views, _: Sequence[bool], *, reset_mask: View | None, chunk_size: int,
     eps: float, threads: int,
 ) -> Views:  # fmt: skip
     q, k, v, i, f, *between, h = saved
     dh, *d_last = d_results
     grads = empty_like(q, k, v, i, f)
-    d_state = [own(d, states[:, :, 0]) for d, states in zip(d_last, between[1:], strict=True)]
+    pairs = zip(d_last, between[1:], strict=True)
+    d_state = [writable(d, states[:, :, 0]) for d, states in pairs]
     stride = ops.mlstm_stride(DK=q.shape[-1], chunk=chunk_size)
     how: dict[str, Any] = {"chunk": chunk_size, "stride": stride, "eps": eps, "threads": threads}
-    buffers: tuple[Any, ...] = (q, k, v, i, f, starts, h, *between, zeros_if_none(dh, h.shape))
+    buffers: tuple[Any, ...] = (q, k, v, i, f, reset_mask, h, *between, zeros_if_none(dh, h.shape))
     ops.mlstm_grad(*buffers, *grads, *d_state, **how)
     return *grads, *d_state
 
@@ -294,25 +301,25 @@ MLSTM = CustomOp(_mlstm, _mlstm_grad, saved_results=(0,))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 
-def _slstm(*inputs: Any, starts: View | None, keep: bool, threads: int) -> tuple[Views, Views]:
+def _slstm(*inputs: Any, reset_mask: View | None, save: bool, threads: int) -> tuple[Views, Views]:
     i, f, z, o, R, b, *state = inputs
     B, S, NH, DH = i.shape
     h0, c0, n0, m0 = (zeros_if_none(x, (B, NH, DH)) for x in state)
     h, last = ops.empty(i.shape), [x.copy() for x in (h0, c0, n0, m0)]
-    tape = ops.empty((B, S, NH, ops.SLSTM_SAVED, DH)) if keep else None
-    ops.slstm(i, f, z, o, R, b, starts, h, tape, *last, threads=threads)
-    return (h, *last), (R, h0, c0, n0, tape)
+    saved = ops.empty((B, S, NH, ops.SLSTM_SAVED, DH)) if save else None
+    ops.slstm(i, f, z, o, R, b, reset_mask, h, saved, *last, threads=threads)
+    return (h, *last), (R, h0, c0, n0, saved)
 
 
 def _slstm_grad(
-    saved: Views, d_results: Views, _: Sequence[bool], *, starts: View | None, threads: int
+    saved: Views, d_results: Views, _: Sequence[bool], *, reset_mask: View | None, threads: int
 ) -> Views:
-    R, h0, c0, n0, tape, h = saved
+    R, h0, c0, n0, activations, h = saved
     dh, *d_last = d_results
     grads = [*empty_like(h, h, h, h, R), ops.empty((4 * h0[0].size,))]
-    d_state = [own(d, h0) for d in d_last]
-    arrays = (h0, c0, n0, h, tape, zeros_if_none(dh, h.shape), *grads, *d_state)
-    ops.slstm_grad(R, starts, *arrays, threads=threads)
+    d_state = [writable(d, h0) for d in d_last]
+    arrays = (h0, c0, n0, h, activations, zeros_if_none(dh, h.shape), *grads, *d_state)
+    ops.slstm_grad(R, reset_mask, *arrays, threads=threads)
     return *grads, *d_state
 
 
@@ -320,15 +327,15 @@ SLSTM = CustomOp(_slstm, _slstm_grad, saved_results=(0,))
 """(i, f, z, o, R, b, then h, c, n, m or None) -> h and the last h, c, n, m."""
 
 
-def _slstm_again(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
-    (h, *_), recomputed = _slstm(*saved, keep=True, **how)
+def _slstm_recomputed(saved: Views, d_results: Views, needs: Sequence[bool], **how: Any) -> Views:
+    (h, *_), recomputed = _slstm(*saved, save=True, **how)
     return _slstm_grad((*recomputed, h), d_results, needs, **how)
 
 
 SLSTM_RECOMPUTED = CustomOp(
-    lambda *x, keep, **how: (_slstm(*x, keep=False, **how)[0], x), _slstm_again
+    lambda *x, save, **how: (_slstm(*x, save=False, **how)[0], x), _slstm_recomputed
 )
-"""As `SLSTM`; the backward pass runs the cell again instead of keeping seven arrays of its steps.
+"""As `SLSTM`, but the backward pass recomputes the activations of the steps instead of saving them.
 
 For a framework whose forward pass does not know whether a gradient will follow.
 """
@@ -337,12 +344,12 @@ For a framework whose forward pass does not know whether a gradient will follow.
 
 
 def _loss(call: Callable[..., tuple[float, int]]) -> CustomOp:
-    """The gradients are computed with the loss, in one pass, and scaled by the backward pass."""
+    """Return the custom op of a loss, whose forward pass also computes the unscaled gradients."""
 
     def forward(
-        *inputs: View, labels: View, log_inclusion: View | None, keep: bool, **how: Any
+        *inputs: View, labels: View, log_inclusion: View | None, save: bool, **how: Any
     ) -> tuple[Views, Views]:
-        grads = empty_like(*inputs) if keep else [None] * len(inputs)
+        grads = empty_like(*inputs) if save else [None] * len(inputs)
         nats, count = call(*inputs, labels, log_inclusion, *grads, **how)
         unused = np.ones((), np.bool_)  # `_scaled` clears it
         return (np.array(nats, np.float32), np.array(count, np.int32)), (*grads, unused)
@@ -363,7 +370,7 @@ def _scaled(saved: Views, d_results: Views, _: Sequence[bool], *, threads: int, 
 
 
 CROSS_ENTROPY = _loss(ops.cross_entropy)
-"""logits -> nats, how many labels count."""
+"""logits -> nats, number of labels."""
 
 LINEAR_CROSS_ENTROPY = _loss(ops.linear_cross_entropy)
-"""(x, w), the factors of the logits x w^T -> likewise."""
+"""(x, w) of the logits x w^T -> nats, number of labels."""

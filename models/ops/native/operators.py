@@ -1,6 +1,6 @@
 """The operators as native CPU kernels, for the arrays of either framework; float32 only.
 
-Each is of `custom_ops.py`; `adapter_torch.py` and `adapter_mlx.py` make it differentiable.
+Each is a custom op of `custom_ops.py`, which `adapter_torch.py` and `adapter_mlx.py` call.
 """
 
 import copy
@@ -16,21 +16,21 @@ from mlxhog.models.ops.operators import Ops, activation_name
 
 ops.keep_freed_memory()
 
-READ: Mapping[str, Callable[["NativeOps", Any], Any]] = {
+SETTINGS: Mapping[str, Callable[["NativeOps", Any], Any]] = {
     "activation": lambda _, name: activation_name(name),
-    "starts": lambda own, x: own.constant(x, "uint8"),
+    "reset_mask": lambda own, x: own.constant(x, "uint8"),
     **dict.fromkeys(("offset", "lengths", "labels"), lambda own, x: own.constant(x, "int32")),
     "log_inclusion": lambda own, x: own.constant(x, "float32"),
     "bfloat16": lambda own, _: own.bfloat16,
 }
-"""Settings that an operator gets in another form, or as an array without a gradient."""
+"""Conversions of settings for the kernels; arrays become views without a gradient."""
 
 
 def native(op: CustomOp, arrays: str, **settings: Any) -> Any:
     """Return the operator, a method of `NativeOps`, that a custom op computes.
 
-    Its first arguments are named arrays, of which one may be absent, the next ones the settings
-    with their defaults. A chunk size changes no result of the kernels.
+    Its arguments are the `arrays`, None if absent, then the settings with their defaults. A chunk
+    size changes no result of the kernels.
     """
     names, known = arrays.split(), {*arrays.split(), *settings, "chunk_size"}
 
@@ -39,7 +39,7 @@ def native(op: CustomOp, arrays: str, **settings: Any) -> Any:
             raise TypeError(f"the operator has no argument {', '.join(unknown)}")
         arguments = settings | dict(zip((*names, *settings), positional, strict=False)) | named
         how = {name: arguments[name] for name in settings}
-        how |= {name: READ[name](self, how[name]) for name in READ.keys() & settings}
+        how |= {name: SETTINGS[name](self, how[name]) for name in SETTINGS.keys() & settings}
         results = self.apply(op, *map(arguments.get, names), **how)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -47,37 +47,34 @@ def native(op: CustomOp, arrays: str, **settings: Any) -> Any:
 
 
 class NativeOps(Ops):
-    """The operators, over a framework's way to call a custom op; the others are the framework's."""
+    """The operators as custom ops; those without a native kernel are eager."""
 
-    slstm: CustomOp  # the custom op of the sLSTM cell, with or without a tape
-    bfloat16 = False  # the products of `linears` and of `linear_cross_entropy`
+    slstm: CustomOp  # of the sLSTM cell, with saved or recomputed activations
+    bfloat16 = False  # whether `linears` and `linear_cross_entropy` use bf16 matmuls
 
-    def in_bfloat16(
-        self, params: dict[str, Array], products: Collection[str]
+    def autocast(
+        self, params: dict[str, Array], matmul_weights: Collection[str]
     ) -> tuple[Ops, dict[str, Array]]:
-        """Return operators that round the factors of their larger products, whatever `products`.
+        """Return operators that round the factors of large matmuls; the parameters are not cast.
 
-        Maps of fewer than 16 inputs or outputs, as those of gates, stay float32; so does
-        `block_diagonal`.
+        Linear layers of fewer than 16 inputs or outputs, such as gates, stay float32; so does
+        `block_diagonal`. `matmul_weights` is not read.
         """
-        narrow = copy.copy(self)
-        narrow.bfloat16 = True
-        return narrow, params
+        mixed = copy.copy(self)
+        mixed.bfloat16 = True
+        return mixed, params
 
     @abstractmethod
     def apply(self, op: CustomOp, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
-        """Call a custom op with its settings, so that the framework can differentiate it.
-
-        The inputs may get a gradient; an absent optional one is None.
-        """
+        """Call a custom op, differentiable in its inputs; an absent optional one is None."""
 
     @abstractmethod
     def constant(self, x: Array | None, dtype: str) -> View | None:
-        """Return an array without a gradient in a type of NumPy; None if x is None."""
+        """Return a view of x as a NumPy dtype, without a gradient; None for None."""
 
     @abstractmethod
-    def multiplies(self, weights: Sequence[Array]) -> bool:
-        """Whether the native matrix product takes these weights and is the faster one."""
+    def uses_native_gemm(self, weights: Sequence[Array]) -> bool:
+        """Whether the native matmul takes these weights and is the faster one."""
 
     rms_norm = native(simple("rms_norm"), "x w", eps=None)
     layer_norm = native(simple("layer_norm"), "x w", eps=None)
@@ -91,7 +88,10 @@ class NativeOps(Ops):
     rope = native(custom_ops.ROPE, "x", base=None, offset=None)
     attention = native(custom_ops.ATTENTION, "q k v", window=None, lengths=None)
     recurrence = native(
-        custom_ops.RECURRENCE, "q k v log_decay beta read removal state", scale=1.0, by_value=False
+        custom_ops.RECURRENCE,
+        "q k v log_decay beta read removal state",
+        scale=1.0,
+        transpose_state=False,
     )
     regression_cell = native(custom_ops.REGRESSION, "q k log_decay ridge state", steps=None)
     selective_scan = native(custom_ops.SCAN, "u dt A Bt Ct state")
@@ -113,7 +113,7 @@ class NativeOps(Ops):
     def linears(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
     ) -> Sequence[Array]:
-        if not self.multiplies(weights):
+        if not self.uses_native_gemm(weights):
             return super().linears(x, weights, biases)
         inputs = (x, *weights, *(biases or [None] * len(weights)))
         return self.apply(custom_ops.LINEARS, *inputs, bfloat16=self.bfloat16)
@@ -122,7 +122,7 @@ class NativeOps(Ops):
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
     ) -> Sequence[Array]:
         small = all(ops.is_small_block(w.shape[1], w.shape[2]) for w in weights)
-        if not (small or self.multiplies(weights)):
+        if not (small or self.uses_native_gemm(weights)):
             return super().block_diagonal(x, weights, biases)
         return self.apply(
             custom_ops.BLOCK_DIAGONAL, x, *weights, *(biases or [None] * len(weights))
@@ -130,36 +130,42 @@ class NativeOps(Ops):
 
     def causal_conv(
         self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
-        starts: Array | None = None, silu: bool,
+        reset_mask: Array | None = None, silu: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
-        begins, b = self.constant(starts, "uint8"), self.zeros_if_none(b, w[:, 0, 0])
-        y, last = self.apply(custom_ops.CAUSAL_CONV, x, w, b, state, starts=begins, silu=silu)
+        how = {"reset_mask": self.constant(reset_mask, "uint8"), "silu": silu}
+        b = self.zeros_if_none(b, w[:, 0, 0])
+        y, last = self.apply(custom_ops.CAUSAL_CONV, x, w, b, state, **how)
         return y, last
 
     def long_conv(self, x: Array, f: Array) -> Array:
         if x.shape[1] > ops.LONG_CONV_DIRECT:
-            return super().long_conv(x, f)  # by transforms
+            return super().long_conv(x, f)  # by Fourier transforms
         y: Array = self._direct_conv(x, f)
         return y
 
     def mlstm_cell(
-        self, *x: Array, state: Sequence[Any] | None = None, starts: Array | None = None, **how: Any
+        self,
+        *x: Array,
+        state: Sequence[Any] | None = None,
+        reset_mask: Array | None = None,
+        **how: Any,
     ) -> tuple[Array, Any]:
-        how["starts"] = self.constant(starts, "uint8")
+        how["reset_mask"] = self.constant(reset_mask, "uint8")
         h, *last = self.apply(custom_ops.MLSTM, *x, *(state or [None] * 3), **how)
         return h, tuple(last)
 
     def slstm_cell(
-        self, *x: Array, state: Sequence[Any] | None = None, starts: Array | None = None
+        self, *x: Array, state: Sequence[Any] | None = None, reset_mask: Array | None = None
     ) -> tuple[Array, Any]:
-        begins = self.constant(starts, "uint8")
-        h, *last = self.apply(self.slstm, *x, *(state or [None] * 4), starts=begins)
+        resets = self.constant(reset_mask, "uint8")
+        h, *last = self.apply(self.slstm, *x, *(state or [None] * 4), reset_mask=resets)
         return h, tuple(last)
 
     def linear_cross_entropy(
         self, x: Array, w: Any, labels: Array, cap: float | None,
         log_inclusion: Array | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        form = self._linear_cross_entropy if self.multiplies([w]) else super().linear_cross_entropy
-        nats, count = form(x, w, labels, cap, log_inclusion)
+        if not self.uses_native_gemm([w]):
+            return super().linear_cross_entropy(x, w, labels, cap, log_inclusion)
+        nats, count = self._linear_cross_entropy(x, w, labels, cap, log_inclusion)
         return nats, count

@@ -35,7 +35,7 @@ def torch_losses(config):
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=betas)
     epochs = plan.limit // plan.per_epoch
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=1e-6)
-    batches, result, ops = plan.batches(), [], choose("torch", "reference", "cpu")
+    batches, result, ops = plan.batches(), [], choose("torch", "eager", "cpu")
     for epoch in range(epochs):
         for ticket in range(batches.n_tickets):
             batch = batches.at(epoch, ticket)

@@ -31,7 +31,7 @@ def train_two(config, kills=0, **how):
         # That of the run: another one may round two equal scores of tokens the other way.
         backend = backends.create("mlx:cpu", threads=1, kernels="native")
         backend.bind(plan.model, plan.layout)
-        backend.take(last[0])
+        backend.copy_in(last[0])
         scores = score(backend, plan.task_rows.dataset(), plan.model, beat=lambda: None)
         assert {name: getattr(result, name) for name in scores} == scores
         assert result.curve[-1].step == result.steps

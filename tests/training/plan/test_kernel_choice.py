@@ -104,8 +104,8 @@ OWN = {"kernels": "metal"}
         ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
         ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
         ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
-        ("mlx:gpu", SLOWER, {}, "reference", ""),
-        ("mlx:gpu", WRONG, {}, "reference", "reference on mlx:gpu, because on mlx these differ"),
+        ("mlx:gpu", SLOWER, {}, "eager", ""),
+        ("mlx:gpu", WRONG, {}, "eager", "eager on mlx:gpu, because on mlx these differ"),
         ("mlx:gpu", WRONG, {**OWN, **UNCHECKED}, "metal", ""),
         ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
         ("mlx:gpu torch:cpu", FASTER, OWN, ConfigError, "which torch:cpu cannot run; use auto"),
@@ -132,7 +132,7 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
         ("amx", "auto", "auto", "bf16 matmuls"),
         ("avx512bf16", "auto", "native", "bf16 matmuls"),
         ("avx512", "auto", "auto", ""),
-        ("amx", "auto", "reference", ""),
+        ("amx", "auto", "eager", ""),
         ("amx", "bfloat16", "auto", ""),
         ("amx", "float32", "auto", ""),
     ],
@@ -150,11 +150,11 @@ def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
 
 def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
     def check(record, **options):
-        workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
+        workers = (["torch:cpu", "mlx:gpu"], ["native", "eager"])
         kernel_choice.check_recorded(TrainConfig(**options), *workers, record)
 
     good, bad = (
-        CapabilityRecord(Path("none"), None, {"repeats": {"mlx:gpu": {"reference": ok}}})
+        CapabilityRecord(Path("none"), None, {"repeats": {"mlx:gpu": {"eager": ok}}})
         for ok in (True, False)
     )
     check(good, determinism="record")
@@ -229,10 +229,10 @@ def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_plain_operato
     on_gpu = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
     messages = Messages()
     faulty = train(small_config(tmp_path, **on_gpu), observer=messages)
-    plain = train(small_config(tmp_path, **on_gpu, kernels="reference"))
+    plain = train(small_config(tmp_path, **on_gpu, kernels="eager"))
     assert identical(parameters(faulty), parameters(plain))
     (said,) = status_of(faulty)["notices"]
-    assert said.startswith("worker 1 (mlx:gpu) uses plain operators only: its Metal kernels")
+    assert said.startswith("worker 1 (mlx:gpu) uses eager operators only: its Metal kernels")
     assert "mlstm_out does not compile" in said
     assert said in messages
     assert status_of(plain)["notices"] == []

@@ -62,7 +62,7 @@ def a_job(backend, engine=None, **options):
 
 def a_backend(error):
     """A backend that orthogonalises as the CPU does, but for a relative error."""
-    return SimpleNamespace(polar=lambda *of: [(1 + error) * u for u in muon.on_cpu(*of)])
+    return SimpleNamespace(orthogonalize=lambda *of: [(1 + error) * u for u in muon.on_cpu(*of)])
 
 
 def test_each_worker_orthogonalises_where_the_option_says():
@@ -70,7 +70,7 @@ def test_each_worker_orthogonalises_where_the_option_says():
     on = {"auto": {"mlx:gpu", "torch:mps"}, "cpu": set(), "worker": set(BACKENDS)}
     for device, name in itertools.product(on, BACKENDS):
         one = a_job(name, optimizer="muon", orthogonalization_device=device)
-        expected = backend.polar if name in on[device] else None
+        expected = backend.orthogonalize if name in on[device] else None
         assert worker.polar_of_device(one, backend) is expected
     assert worker.polar_of_device(a_job("mlx:gpu"), backend) is None  # AdamW has nothing to do
 

@@ -141,7 +141,7 @@ def test_a_twin_computes_what_the_reference_does_whole_and_in_pieces(text, name)
 @sequences
 def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text, framework):
     cfg, params, tokens, _ = example(text, 48, B=4)
-    side = TWINS[f"{framework}-reference"]
+    side = TWINS[f"{framework}-eager"]
     lengths = (3, 40, 1, 12)
     states = []
     for row, length in enumerate(lengths):
@@ -150,7 +150,7 @@ def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text, framework)
     xp = side.ops.xp
     together = lm.stack_states([lm.stack_states(states[:2], xp), *states[2:]], xp)
     order = [3, 0, 2, 1]
-    together = lm.take_state(together, order, xp)
+    together = lm.select_state(together, order, xp)
     rows_state = side.numpy(together)
     alone = [
         side.logits(cfg, params, tokens[row : row + 1, : length + 3])[0][0]
@@ -167,7 +167,7 @@ def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text, framework)
 def test_the_state_that_is_counted_is_the_state_that_is_kept(text, framework):
     for length in (1, 5, 70):
         cfg, params, tokens, _ = example(text, length, B=1)
-        _, state = TWINS[f"{framework}-reference"].logits(cfg, params, tokens)
+        _, state = TWINS[f"{framework}-eager"].logits(cfg, params, tokens)
         for kept, counted in zip(state, cfg.state_sizes(length), strict=True):
             sizes = [part.size for part in kept if part.dtype == np.float32]
             assert sum(sizes) == sum(counted.values())

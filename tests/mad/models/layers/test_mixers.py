@@ -51,7 +51,7 @@ def mamba3(twin):
     q, k, v, log_decay, dt, own, w = recorded(twin, "mamba3", "q k v log_decay dt own w")
     angle = math.pi * twin.ops.xp.tanh(w) * dt[..., None]
     own = twin.ops.xp.sigmoid(own)
-    return state_space.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, (None,) * 4)[0]
+    return state_space.rotating_cell(twin.ops, q, k, v, log_decay, dt, own, angle, (None,) * 4)[0]
 
 
 CELLS = {"mesa.h": mesa, "gsa.h": gsa, "path.h": path, "mamba3.h": mamba3}

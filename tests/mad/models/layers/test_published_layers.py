@@ -33,7 +33,7 @@ def ours(text):
         params[spec.name] = torch.from_numpy(initial_value(spec, 0) + noise)
     x = torch.from_numpy(rng.standard_normal((B, S, D)).astype(np.float32))
     y, _ = layer.forward(
-        params, x, start(layer, D), ForwardContext(choose("torch", "reference", "cpu"))
+        params, x, start(layer, D), ForwardContext(choose("torch", "eager", "cpu"))
     )
     return params, x, y
 

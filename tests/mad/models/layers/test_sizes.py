@@ -37,11 +37,11 @@ def start(text):
     ("text", "message"),
     [
         ("mh-attention(h5)", "heads is 5, and the width is 32; choose one of 1, 2, 4, 8, 16, 32"),
-        ("mh-attention(h32)", "each is 1 wide, and rope turns pairs; .* or rope=false"),
+        ("mh-attention(h32)", "each is 1 wide, and rope rotates pairs; .* or rope=false"),
         ("mh-attention(kv_heads=3)", "kv_heads is 3, which does not divide the 16 heads"),
         ("mh-attention(base=1)", "base is 1.0; wavelengths need one above 1"),
         ("mamba3(h5)", "heads is 5, and the inner width is 64"),
-        ("mamba3(states=3)", "rope_fraction is 0.5 of 3 states; .* at least 2 states turn"),
+        ("mamba3(states=3)", "rope_fraction is 0.5 of 3 states; .* at least 2 states rotate"),
         ("mamba3(rope_fraction=1.5)", "rope_fraction is 1.5 of 16 states; choose up to 1"),
         ("linear-attention(floor=0)", "floor is 0.0; outputs are divided by it"),
         ("delta-net(h3)", "heads is 3, and the width is 32; choose one of 1, 2"),

@@ -1,8 +1,8 @@
-"""Muon's orthogonalisation on a backend's device, written once for both frameworks.
+"""Muon's orthogonalization by Newton-Schulz steps on a backend's device, for both frameworks.
 
-The steps are those of `mlxhog.optim.muon`, in float32, with matrices of one shape
-as one array (b, r, c). Symmetric products are computed whole: half of a triangle saves less on a
-GPU than large products gain.
+The steps are those of `mlxhog.optim.muon`, in float32, with matrices of one shape as one array
+(b, r, c). Symmetric products are computed whole: half of a triangle saves less on a GPU than large
+matmuls gain.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from mlxhog.optim.muon import MIN_NORM, ROOM
 from mlxhog.optim.rule import Coefficients
 
 
-def polar(
+def orthogonalize(
     xs: Sequence[Float32],
     scales: Sequence[float],
     coefficients: Coefficients,
@@ -28,6 +28,10 @@ def polar(
 
     `coefficients` are of the quintics; `from_host` copies an array to the device, `on_host` back.
     """
+
+    def column(values: Sequence[float]) -> Array:
+        return from_host(np.array(values, np.float32).reshape(-1, 1, 1))
+
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(xs):
         by_shape.setdefault(x.shape, []).append(k)
@@ -35,32 +39,26 @@ def polar(
     for members in by_shape.values():
         stack = from_host(np.stack([xs[k] for k in members]))
         norms = [global_norm({"x": xs[k]}) for k in members]
-        # Each becomes shorter than 1, and 0 without a direction.
-        rooms = [0.0 if norm < MIN_NORM else 1.0 / (ROOM * norm) for norm in norms]
-        room = from_host(_column(rooms))
-        scale = from_host(_column([scales[k] for k in members]))
+        # Each norm becomes less than 1, or 0 where x is too small to have a direction.
+        factors = column([0.0 if norm < MIN_NORM else 1.0 / (ROOM * norm) for norm in norms])
+        scale = column([scales[k] for k in members])
         identity = from_host(np.eye(min(xs[members[0]].shape), dtype=np.float32))
-        result = on_host(_orthogonalised(stack * room, scale, identity, coefficients, xp))
+        result = on_host(_steps(stack * factors, scale, identity, coefficients, xp))
         for k, u in zip(members, result, strict=True):
             us[k] = u
     return us
 
 
-def _orthogonalised(
+def _steps(
     x: Array, scale: Array, identity: Array, coefficients: Coefficients, xp: Arrays
 ) -> Array:
-    """The steps, of matrices (b, r, c) shorter than 1."""
-    wide, turned = x.shape[1] <= x.shape[2], xp.permute(x, (0, 2, 1))
-    gram = x @ turned if wide else turned @ x
+    """Return the Newton-Schulz iteration of matrices (b, r, c) whose norm is below 1."""
+    is_wide, transposed = x.shape[1] <= x.shape[2], xp.permute(x, (0, 2, 1))
+    gram = x @ transposed if is_wide else transposed @ x
     factor = scale
     for k, (a, b, c) in enumerate(coefficients):
         step = a * identity + b * gram + c * (gram @ gram)
         factor = step @ factor if k else step * factor
         if k + 1 < len(coefficients):
             gram = gram @ step @ step
-    return factor @ x if wide else x @ factor
-
-
-def _column(values: Sequence[float]) -> Float32:
-    """Numbers (b, 1, 1), one for each matrix."""
-    return np.array(values, np.float32).reshape(-1, 1, 1)
+    return factor @ x if is_wide else x @ factor

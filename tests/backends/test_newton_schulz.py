@@ -1,10 +1,10 @@
-"""Muon's orthogonalisation by a worker's framework is that of the CPU's native code."""
+"""Muon's orthogonalization by a worker's framework is that of the CPU's native code."""
 
 import numpy as np
 import pytest
 
 from mlxhog import _native, backends
-from mlxhog.backends import polar
+from mlxhog.backends import newton_schulz
 from mlxhog.optim import muon
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from tests.backends.imprecise import cut
@@ -15,7 +15,7 @@ SHAPES = [(64, 128), (128, 64), (64, 128), (96, 96), (1, 7), (64, 128), (5, 1)]
 
 @pytest.fixture(scope="module", params=["mlx:cpu", "torch:cpu"])
 def backend(request):
-    return backends.create(request.param, threads=1, kernels="reference")
+    return backends.create(request.param, threads=1, kernels="eager")
 
 
 def drawn():
@@ -33,7 +33,7 @@ def by_native_code(xs, scales, name):
 @pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
 def test_it_is_ours_to_a_hundred_thousandth(backend, name):
     xs, scales = drawn()
-    us = backend.polar(xs, scales, ORTHOGONALIZATIONS[name])
+    us = backend.orthogonalize(xs, scales, ORTHOGONALIZATIONS[name])
     for u, ours in zip(us, by_native_code(xs, scales, name), strict=True):
         assert u.dtype == np.float32
         assert u.flags.c_contiguous
@@ -49,7 +49,7 @@ def test_of_graded_singular_values_it_is_as_near_to_float64_as_ours(backend, nam
     for a, b, c in ORTHOGONALIZATIONS[name]:
         s = a * s + b * s**3 + c * s**5
     exact = (u * s) @ v
-    for result in (*backend.polar([x], [1.0], ORTHOGONALIZATIONS[name]),
+    for result in (*backend.orthogonalize([x], [1.0], ORTHOGONALIZATIONS[name]),
                    *by_native_code([x], [1.0], name)):  # fmt: skip
         assert_close(result, exact, POLAR_GRADED_F32[name])
 
@@ -58,7 +58,7 @@ def test_neither_zeros_nor_tiny_nor_huge_numbers_make_it_fail(backend):
     x = drawn()[0][0]
     sizes = [0.0, 1e-35, 1e-20, 1.0, 1e15]
     given = [np.asarray(x * np.float64(size), np.float32) for size in sizes]
-    zeros, tiny, *others = backend.polar(given, [1.0] * 5, ORTHOGONALIZATIONS["polar3"])
+    zeros, tiny, *others = backend.orthogonalize(given, [1.0] * 5, ORTHOGONALIZATIONS["polar3"])
     assert not zeros.any()
     assert not tiny.any()  # shorter than what moves anything
     (ours,) = by_native_code([x], [1.0], "polar3")
@@ -75,11 +75,11 @@ class Coarse(np.ndarray):
 
 
 def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(backend):
-    assert muon.distance(backend.polar) < muon.MAX_DISTANCE / 10
+    assert muon.distance(backend.orthogonalize) < muon.MAX_DISTANCE / 10
     arrays = type("Arrays", (), {"permute": staticmethod(np.transpose)})
 
     def coarse(xs, scales, coefficients):
         how = {"xp": arrays, "from_host": lambda x: x.view(Coarse), "on_host": np.asarray}
-        return polar.polar(xs, scales, coefficients, **how)
+        return newton_schulz.orthogonalize(xs, scales, coefficients, **how)
 
     assert muon.distance(coarse) > muon.MAX_DISTANCE

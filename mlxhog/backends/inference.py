@@ -1,7 +1,7 @@
-"""What a backend does with a model's parameters without a gradient: losses, logits, decoding.
+"""Inference in a backend: losses, logits and decoding, without gradients.
 
-Tokens are decoded one by one by the functions of `lm`; on a CPU a native decoder computes single
-tokens without the framework.
+The model is computed by the functions of `lm`; on a CPU a native decoder computes single tokens
+without the framework.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Float32, Int32
 
-State = Any  # arrays of the framework; callers pass it back and never use its content
+State = Any  # arrays of the framework, opaque to callers
 
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Loss over a batch: the sum in nats over `targets` counted tokens."""
+    """Loss over a batch: the sum in nats over its `targets`."""
 
     nats: float
     targets: int
@@ -46,44 +46,40 @@ class InferenceModel(ABC):
 
     def __init__(
         self, framework: str, device: str, kernels: str, threads: int, share: GPUShare,
-        narrow: bool = False,
+        bf16_matmuls: bool = False,
     ) -> None:  # fmt: skip
-        """Choose how to compute; on a device "cpu", "mps" or "gpu".
-
-        `threads` are those of native operators; `narrow` gradients have products in bfloat16.
-        """
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"
         self.kernels = self._kernels_option = kernels
-        self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
+        self._eager = frozenset[str]()  # operators whose Metal kernels failed their check
         self._framework, self._device = framework, device
-        self._threads, self._share, self.narrow = threads, share, narrow
+        self._threads, self._share, self.bf16_matmuls = threads, share, bf16_matmuls
         self._decoder: NativeDecoder | None = None
 
-    # -- what a framework says --------------------------------------------------------------------
+    # -- implemented by a framework ---------------------------------------------------------------
 
     @abstractmethod
-    def _loaded(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
-        """Return a read-only array of the framework, and whether each number is finite."""
+    def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
+        """Return a read-only array of the framework, and whether every element is finite."""
 
     @abstractmethod
     def _tokens(self, tokens: Int32) -> Any:
-        """Return ids as an array of the framework, in its type of row indices."""
+        """Return ids as an array of the framework, in its dtype of row indices."""
 
     @abstractmethod
     def _on_host(self, array: Any) -> NDArray[Any]:
-        """Return an array of the framework, computed, as a C-contiguous NumPy array."""
+        """Evaluate an array of the framework, and return it as a C-contiguous NumPy array."""
 
     @abstractmethod
     def _from_host(self, array: Float32) -> Any:
         """Return a NumPy array as an array of the framework on the device."""
 
     @abstractmethod
-    def _without_gradient(self) -> AbstractContextManager[Any]:
-        """Record nothing for gradients during the block."""
+    def _no_grad(self) -> AbstractContextManager[Any]:
+        """Disable gradients in the block."""
 
-    def _computed(self, state: State) -> State:
-        """Compute a state that is lazy, so that another thread may use it, and return it."""
+    def _evaluated(self, state: State) -> State:
+        """Evaluate a lazy state, so that another thread may use it, and return it."""
         return state
 
     # -- the model --------------------------------------------------------------------------------
@@ -93,9 +89,9 @@ class InferenceModel(ABC):
     ) -> list[str]:
         """Load a model's parameters read-only.
 
-        Tensors are of any float type. If the framework computes in host memory and one already has
-        the right type, it is used in place, so a mapped file is not copied; else it is copied piece
-        by piece. Tables of n-grams are read where they are, and stay float32. The type of the
+        Tensors have any float dtype. If the framework computes in host memory and a tensor already
+        has the right dtype, it is used in place, so a mapped file is not copied; else it is copied
+        piece by piece. N-gram tables are read where they are, and stay float32. The dtype of the
         `weights` is one of `backend.WEIGHTS` or `backend.QUANTIZED_BITS`.
 
         Returns:
@@ -109,14 +105,14 @@ class InferenceModel(ABC):
         if weights == "bfloat16":
             self.kernels = resolve(self._framework, self.kernels, self._device, weights=weights)
         self.model, not_finite = model, list[str]()
-        narrow = families.products(model) | {families.embedding(model)}
+        reducible = families.matmul_weights(model) | {families.embedding(model)}
         self._grams = ngrams.of(model)
         self.tables = {} if self._grams is None else {k: tensors[k] for k in self._grams.specs}
         for name, tensor in tensors.items():
             if name in self.tables:
                 continue
-            own = weights if name in narrow else "float32"
-            self.params[name], finite = self._loaded(tensor, own)
+            dtype = weights if name in reducible else "float32"
+            self.params[name], finite = self._load_tensor(tensor, dtype)
             if not finite:
                 not_finite.append(name)
         self._decoder = self._native_decoder()
@@ -127,10 +123,10 @@ class InferenceModel(ABC):
         self._decoder, self.params = None, {}
 
     def _ops(self) -> Ops:
-        return choose(self._framework, self.kernels, self._device, plain=self._plain)
+        return choose(self._framework, self.kernels, self._device, eager=self._eager)
 
     def _index(self, tokens: Int32, state: State | None) -> dict[str, Int32]:
-        """The rows of the tables that tokens behind a state read; none without tables."""
+        """Return the table rows that tokens after a state read; none without tables."""
         if self._grams is None:
             return {}
         before = None if state is None else state[0][0]
@@ -139,7 +135,7 @@ class InferenceModel(ABC):
         return self._grams.rows_of(tokens, before)
 
     def _rows(self, tokens: Int32, state: State | None) -> Float32 | None:
-        """The rows of the n-grams that end in each of `tokens`; None without tables."""
+        """Return the rows of the n-grams that end at each of `tokens`; None without tables."""
         if self._grams is None:
             return None
         return self._grams.gather(self.tables, self._index(tokens, state))
@@ -147,7 +143,7 @@ class InferenceModel(ABC):
     # -- losses and logits ------------------------------------------------------------------------
 
     def evaluate(self, batch: Batch) -> BatchLoss:
-        """Loss of a batch at the parameter buffer's parameters, in pieces that fit the device.
+        """Return the loss of a batch, computed in pieces that fit the device.
 
         Raises:
             DataError: as `loss_and_grads`.
@@ -155,7 +151,7 @@ class InferenceModel(ABC):
         check_batch(batch, self.model.vocab_size)
         nats = 0.0
         for part in self._share.rows(batch) if self.on_gpu else (batch,):
-            with self._without_gradient():  # one piece
+            with self._no_grad():  # one piece
                 ids, labels = self._tokens(part.x), self._tokens(part.y)
                 rows = self._on_device(self._rows(part.x, None))
                 own, _ = lm.loss(self.model, self.params, ids, labels, ops=self._ops(), rows=rows)
@@ -163,13 +159,13 @@ class InferenceModel(ABC):
         return BatchLoss(nats=nats, targets=int((batch.y >= 0).sum()))
 
     def predictions(self, tokens: Int32) -> Int32:
-        """The most likely next id at every position of `tokens`, (B, S), from the start state.
+        """Return the most likely next id at every position of `tokens`, (B, S).
 
         Raises:
             DataError: there is no token, or a token is outside the vocabulary.
         """
         check_tokens(tokens, self.model.vocab_size)
-        with self._without_gradient():
+        with self._no_grad():
             logits, _ = self._forward(tokens, None)
             return self._on_host(logits.argmax(-1)).astype(np.int32)
 
@@ -177,19 +173,19 @@ class InferenceModel(ABC):
         return None if rows is None else self._from_host(rows)
 
     def _forward(self, tokens: Int32, state: State | None, **how: Any) -> tuple[Any, State]:
-        """Logits of tokens that follow a state, and the next state, as the framework has them."""
+        """Return logits of tokens after a state, and the next state, as framework arrays."""
         how |= {"ops": self._ops(), "rows": self._on_device(self._rows(tokens, state))}
         ids, state = self._tokens(tokens), self._unpacked(state)
         return lm.logits(self.model, self.params, ids, state, **how)
 
     def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
-        """Ranges of positions that are computed at a time: all of them on a CPU."""
+        """Return the ranges of positions that are computed at a time: all of them on a CPU."""
         return self._share.spans(shape) if self.on_gpu else (slice(None),)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
-        """Logits after the last of `tokens` (B, S), as (B, V) float32, and the new state.
+        """Return the logits after the last of `tokens` (B, S), (B, V) float32, and the new state.
 
-        `tokens` follow `state`; None is the start state. The old state stays valid.
+        `tokens` follow `state`; None is the initial state. The old state stays valid.
 
         Raises:
             DataError: there is no token, or a token is outside the vocabulary.
@@ -207,15 +203,15 @@ class InferenceModel(ABC):
     ) -> Iterator[tuple[Float32, State]]:
         """Yield the logits of each piece of tokens (B, S), and the state after it."""
         for span in self._spans(tokens.shape):
-            with self._without_gradient():
+            with self._no_grad():
                 logits, state = self._forward(tokens[:, span], state, **how)
-                piece = self._on_host(logits), self._computed(state)
+                piece = self._on_host(logits), self._evaluated(state)
             yield piece
 
-    def every_logits(
+    def all_logits(
         self, tokens: Int32, state: State | None, hidden: list[Float32] | None = None
     ) -> tuple[Float32, State]:
-        """As `logits`, but after each of `tokens` (B, S): (B, S, V) float32.
+        """Return the logits after each of `tokens` (B, S), (B, S, V), and the new state.
 
         `hidden` receives the residual stream (B, S, d) after the embedding, every block and the
         final norm.
@@ -232,35 +228,34 @@ class InferenceModel(ABC):
         return np.concatenate(parts, axis=1), last
 
     def state_arrays(self, state: State) -> list[list[NDArray[Any]]]:
-        """The arrays of a state, by block, without the ids before."""
+        """Return the arrays of a state by block, without the ids of n-gram tables."""
         blocks = self._unpacked(state)[-len(self.model.layout.blocks) :]
         return [[self._on_host(part) for part in block] for block in blocks]
 
     def stack_states(self, states: Sequence[State]) -> State:
-        """One state with the rows of the states of several batches, in their order."""
+        """Concatenate the states of several batches along the batch axis."""
         if any(map(self._is_packed, states)):
             blocks = zip(*map(self._packed, states), strict=True)
             return [tuple(map(np.concatenate, zip(*block, strict=True))) for block in blocks]
-        with self._without_gradient():
-            return self._computed(lm.stack_states(states, self._ops().xp))
+        with self._no_grad():
+            return self._evaluated(lm.stack_states(states, self._ops().xp))
 
-    def take_state(self, state: State, rows: Sequence[int]) -> State:
-        """The state of some rows of a batch, in the order of `rows`."""
+    def select_state(self, state: State, rows: Sequence[int]) -> State:
+        """Return the state of some rows of a batch, in the order of `rows`."""
         if self._is_packed(state):
             return [tuple(part[list(rows)] for part in block) for block in state]
-        with self._without_gradient():
-            return self._computed(lm.take_state(state, rows, self._ops().xp))
+        with self._no_grad():
+            return self._evaluated(lm.select_state(state, rows, self._ops().xp))
 
     def _native_decoder(self) -> NativeDecoder | None:
-        """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
+        """Return the native decoder for single tokens; None off a CPU or without float32."""
         if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
             return None
         params = {name: self._on_host(value) for name, value in self.params.items()}
         how: dict[str, Any] = {"framework": self._framework, "kernels": self.kernels}
         return lm_native.decoder(self.model, params, threads=self._threads, **how)
 
-    # A state is that of `lm`, or one of the decoder, in NumPy. It is converted when the other one
-    # computes the next step.
+    # A state is that of `lm`, or the decoder's packed one in NumPy, converted on demand.
 
     def _is_packed(self, state: State) -> bool:
         return self._decoder is not None and isinstance(state[-1][0], np.ndarray)
