@@ -27,7 +27,6 @@ FAMILIES: Mapping[str, type[ModelConfig]] = {
 }
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers)\.(\d+)\.")
 
-
 EXPORTED = "mlxhog"
 """The model_type of an export that transformers loads by a class of ours."""
 
@@ -200,16 +199,12 @@ def reset_token(cfg: ModelConfig) -> int | None:
 
 
 def is_language_model(cfg: ModelConfig) -> bool:
-    """Whether the model predicts each token from the tokens before it."""
+    """Whether the model predicts each token from those before it."""
     return cfg.backbone == "language-model"
 
 
 def check_language_model(cfg: ModelConfig) -> None:
-    """Refuse a model that does not predict the next token.
-
-    Raises:
-        ConfigError: it is an auto-encoder, which reads the whole sequence before its first output.
-    """
+    """Refuse an autoencoder, which does not predict the next token, by a ConfigError."""
     if not is_language_model(cfg):
         raise ConfigError(
             "the model's backbone is autoencoder: it reconstructs a whole sequence and cannot "

@@ -68,16 +68,9 @@ def dropout_masks(
 
 
 def logits(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: Array,
-    state: State | None = None,
-    *,
-    ops: Ops,
-    rows: Array | None = None,
-    last: bool = False,
-    hidden: list[Array] | None = None,
-) -> tuple[Array, State]:
+    cfg: ModelConfig, params: Params, tokens: Array, state: State | None = None, *, ops: Ops,
+    rows: Array | None = None, last: bool = False, hidden: list[Array] | None = None,
+) -> tuple[Array, State]:  # fmt: skip
     """Return the capped logits (B, S, V) of a sequence, and the state after the last position.
 
     The tokens (B, S) are integers in [0, V); a state of None is the initial one. Rows (B, S, width)
@@ -94,18 +87,10 @@ def logits(
 
 
 def loss(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: Array,
-    labels: Array,
-    *,
-    ops: Ops,
-    x: Array | None = None,
-    rows: Array | None = None,
-    masks: Mapping[str, Array] | None = None,
-    log_inclusion: Array | None = None,
-    state: State | None = None,
-) -> tuple[Array, Array]:
+    cfg: ModelConfig, params: Params, tokens: Array, labels: Array, *, ops: Ops,
+    x: Array | None = None, rows: Array | None = None, masks: Mapping[str, Array] | None = None,
+    log_inclusion: Array | None = None, state: State | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
     """Return the summed cross entropy in nats over the labels other than -100, and their number.
 
     Tokens, rows and state are those of `logits`; labels (B, S) are the targets of each position. x
@@ -134,7 +119,6 @@ def _after_blocks(
     cfg: ModelConfig, params: Params, tokens: Array, state: State | None, ops: Ops, *,
     rows: Array | None, embedded: Array | None = None, **how: Any,
 ) -> tuple[Array, State]:  # fmt: skip
-    """Return x after the final norm, and the new state."""
     x = embed(cfg, params, tokens, ops.xp) if embedded is None else embedded
     if (tables := ngrams.of(cfg)) is not None:
         if rows is None:

@@ -23,13 +23,9 @@ Params = Mapping[str, NDArray[Any]]
 
 
 def logits(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: Int,
-    state: Any = None,
-    *,
+    cfg: ModelConfig, params: Params, tokens: Int, state: Any = None, *,
     hidden: list[Float] | None = None,
-) -> tuple[Float, Any]:
+) -> tuple[Float, Any]:  # fmt: skip
     """Return the logits (B, S, V) of tokens (B, S), and the state, as `lm.logits`."""
     leaves, trace = {name: tensor(x) for name, x in params.items()}, list[Tensor]()
     state = state and [tuple(map(tensor, block)) for block in state]
@@ -41,15 +37,9 @@ def logits(
 
 
 def differentiate(
-    cfg: ModelConfig,
-    params: Params,
-    tokens: Int,
-    labels: Int,
-    *,
-    state: Any = None,
-    masks: Mapping[str, NDArray[Any]] | None = None,
-    rounded: bool = False,
-) -> tuple[float, dict[str, Float]]:
+    cfg: ModelConfig, params: Params, tokens: Int, labels: Int, *, state: Any = None,
+    masks: Mapping[str, NDArray[Any]] | None = None, rounded: bool = False,
+) -> tuple[float, dict[str, Float]]:  # fmt: skip
     """Return the mean loss of tokens (B, S), and the gradient of every parameter.
 
     The state before the tokens is a constant. With `rounded` all is computed in float32, which

@@ -96,11 +96,7 @@ def _load(name_or_path: str | Path) -> ModelConfig:
 
 
 def load_candidate(name_path_or_text: str | Path) -> MADConfig:
-    """Read a MAD candidate: a name, a file, or a line of layers at width 128 for bytes.
-
-    Raises:
-        ConfigError: it cannot be read, or is a model of another family.
-    """
+    """Read a MAD candidate: a name, a file, or a line of layers at width 128 for bytes."""
     text = str(name_path_or_text)
     is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
     if is_path or text in architectures() or os.path.exists(text):
@@ -166,11 +162,7 @@ def to_yaml(cfg: ModelConfig) -> str:
 
 
 def with_changes(cfg: ModelConfig, model: str | Path, changes: str | None) -> ModelConfig:
-    """Return a model with the `changes` of `--set`; errors name `model`.
-
-    Raises:
-        ConfigError: there is no such field, or the family refuses a value.
-    """
+    """Return a model with the `changes` of `--set`, or raise a ConfigError that names `model`."""
     try:
         values = plain_yaml.assignments(changes)
         if not values:

@@ -16,13 +16,9 @@ __all__ = ["create", "create_alone"]
 
 
 def create(
-    name: str,
-    *,
-    threads: int,
-    kernels: str,
-    share: GPUShare | None = None,
+    name: str, *, threads: int, kernels: str, share: GPUShare | None = None,
     compute_dtype: str = "float32",
-) -> Backend:
+) -> Backend:  # fmt: skip
     """Start a backend by name; imports its framework.
 
     On a Mac the calling thread, which will compute, is kept off the efficiency cores from now on.

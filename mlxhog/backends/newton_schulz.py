@@ -16,14 +16,9 @@ from mlxhog.optim.rule import Coefficients
 
 
 def orthogonalize(
-    xs: Sequence[Float32],
-    scales: Sequence[float],
-    coefficients: Coefficients,
-    *,
-    xp: Arrays,
-    from_host: Callable[[Float32], Array],
-    on_host: Callable[[Array], Float32],
-) -> list[Float32]:
+    xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients, *, xp: Arrays,
+    from_host: Callable[[Float32], Array], on_host: Callable[[Array], Float32],
+) -> list[Float32]:  # fmt: skip
     """Return `scale` times each matrix x (r, c) with its singular values brought near 1.
 
     `coefficients` are of the quintics; `from_host` copies an array to the device, `on_host` back.

@@ -343,13 +343,9 @@ def compared(
 
 
 def faults(
-    framework: str,
-    device: str,
-    ops: Ops,
-    *,
-    threads: int,
+    framework: str, device: str, ops: Ops, *, threads: int,
     beat: Callable[[], object] = lambda: None,
-) -> dict[str, str]:
+) -> dict[str, str]:  # fmt: skip
     """Return the first fault of each faulty operator; `beat` is called after each case."""
     by_name = dict[str, str]()
     for case in compared(framework, device, ops, threads=threads):

@@ -82,13 +82,9 @@ class DecodingEngine:
     """
 
     def __init__(
-        self,
-        model: InferenceModel,
-        tokenizer: Tokenizer,
-        *,
-        batch_size: int = BATCH_SIZE,
+        self, model: InferenceModel, tokenizer: Tokenizer, *, batch_size: int = BATCH_SIZE,
         prefill_chunk: int = PREFILL_CHUNK,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._prefill_chunk = batch_size, prefill_chunk
         self.admits = True  # whether waiting requests can start
@@ -298,16 +294,10 @@ def checked_ids(prompt: Sequence[int] | Int32, tokenizer: Tokenizer) -> Int32:
 
 
 def answer(
-    model: InferenceModel,
-    prompts: Sequence[Sequence[int] | Int32],
-    *,
-    tokenizer: Tokenizer,
-    sampling: Sampling,
-    stop_ids: Collection[int] | None = None,
-    batch_size: int = BATCH_SIZE,
-    prefill_chunk: int = PREFILL_CHUNK,
-    before_step: Callable[[], object] = lambda: None,
-) -> Iterator[Piece]:
+    model: InferenceModel, prompts: Sequence[Sequence[int] | Int32], *, tokenizer: Tokenizer,
+    sampling: Sampling, stop_ids: Collection[int] | None = None, batch_size: int = BATCH_SIZE,
+    prefill_chunk: int = PREFILL_CHUNK, before_step: Callable[[], object] = lambda: None,
+) -> Iterator[Piece]:  # fmt: skip
     """Answer prompts of any lengths together, token by token.
 
     Padding of the vocabulary is never sampled. Each answer has its own random numbers and does not

@@ -90,13 +90,9 @@ def val_tokens(of_model: Tokenizer, data: str, **options: Any) -> TokenFile:
 
 
 def score(
-    backend: Backend,
-    config: ModelConfig,
-    file: TokenFile,
-    *,
-    seq_len: int,
+    backend: Backend, config: ModelConfig, file: TokenFile, *, seq_len: int,
     progress: Callable[[float], None] = lambda share: None,
-) -> TextScore:
+) -> TextScore:  # fmt: skip
     """Score the tokens of a file, cut into sequences of `seq_len`.
 
     `progress` is called after every batch with the share done, 0 to 1.

@@ -250,17 +250,10 @@ class Recurrent(LayersBase):
     cell: ClassVar[str]
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        variant: str = "v1",
-        batch_first: bool | None = None,
-        dropout: float = 0.0,
-        kernels: str = "auto",
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, variant: str = "v1",
+        batch_first: bool | None = None, dropout: float = 0.0, kernels: str = "auto",
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Make the layers; the class names their options."""
         if self.cell == "slstm":
             options["feedforward"] = None
@@ -298,18 +291,10 @@ class XLSTMBlockBase(LayersBase):
     """
 
     def __init__(
-        self,
-        hidden_size: int,
-        *,
-        cell: str = "mlstm",
-        variant: str = "v1",
-        index: int = 0,
-        of: int = 1,
-        batch_first: bool | None = None,
-        dropout: float = 0.0,
-        kernels: str = "auto",
+        self, hidden_size: int, *, cell: str = "mlstm", variant: str = "v1", index: int = 0,
+        of: int = 1, batch_first: bool | None = None, dropout: float = 0.0, kernels: str = "auto",
         **options: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Make block `index` of a model of `of` blocks, on which initial values depend.
 
         The cell is "mlstm" or "slstm"; the other arguments are as of `LayersBase`. Options are

@@ -82,13 +82,10 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
         self._set_module(self._places[1], new_embeddings)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None,
+        labels: Tensor | None = None, num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutput:
+    ) -> CausalLMOutput:  # fmt: skip
         """Return the logits, and the mean loss of the labels, which are shifted here.
 
         Args:

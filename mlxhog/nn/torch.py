@@ -129,13 +129,9 @@ def add_parameters(module: nn.Module, values: Mapping[str, NDArray[np.float32]])
 
 
 def logits_and_state(
-    module: nn.Module,
-    architecture: ModelConfig,
-    tokens: Tensor,
-    state: Any = None,
-    *,
+    module: nn.Module, architecture: ModelConfig, tokens: Tensor, state: Any = None, *,
     kernels: str = "auto",
-) -> tuple[Tensor, Any]:
+) -> tuple[Tensor, Any]:  # fmt: skip
     """Run a language model with the parameters of a module; see `LanguageModel.forward`.
 
     It computes in float32; parameters of another type are converted.

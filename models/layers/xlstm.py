@@ -62,9 +62,7 @@ class _Cell(Layer):
     heads: int = 4  # NH
     conv: int = option(4, "kernel size of the convolution; 0: none", low=0)
 
-    def convolved(
-        self, p: Params, x: Array, state: State, ctx: ForwardContext
-    ) -> tuple[Array, State]:
+    def convolved(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
         """Return c (B, S, width), and the convolution's state."""
         if not self.conv:
             return x, ()

@@ -58,12 +58,9 @@ class _CustomOp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
         _, _, *needs = ctx.needs_input_grad
-        # Autograd also calls it where nothing depends on the results.
-        grads = (
-            ctx.gradient(ctx.saved_tensors, d_results, needs)
-            if any(x is not None for x in d_results)
-            else ()
-        )
+        grads: Sequence[Tensor | None] = ()
+        if any(x is not None for x in d_results):  # else nothing depends on the results
+            grads = ctx.gradient(ctx.saved_tensors, d_results, needs)
         return None, None, *grads, *[None] * (len(needs) - len(grads))
 
 

@@ -39,13 +39,9 @@ def choose(
 
 
 def resolve(
-    framework: str,
-    kernels: str,
-    device: str,
-    *,
-    metal_verified: bool = False,
+    framework: str, kernels: str, device: str, *, metal_verified: bool = False,
     weights: str = "float32",
-) -> str:
+) -> str:  # fmt: skip
     """Resolve "auto" for a "cpu", "gpu" or "mps": return one of `CHOICES` other than "auto".
 
     "eager" are the framework's own operations, on every device; "native" the C++ kernels, on a

@@ -106,15 +106,11 @@ class Ops(MLSTMOps, Recurrences, ABC):
         return (w * normed + skip * c) * self.activations["silu"](z)
 
     def activate(self, x: Array, activation: str) -> Array:
-        """Return act(x); `activation` is one of `ACTIVATIONS`.
-
-        Raises:
-            ConfigError: there is no such activation.
-        """
+        """Return act(x); `activation` is one of `ACTIVATIONS`, else a ConfigError."""
         return self.activations[activation_name(activation)](x)
 
     def glu(self, gate: Array, up: Array, activation: str) -> Array:
-        """Return act(gate) * up; both of one shape. Errors as of `activate`."""
+        """Return act(gate) * up; both of one shape."""
         return self.activations[activation_name(activation)](gate) * up
 
     def swiglu(self, gate: Array, up: Array) -> Array:
@@ -299,11 +295,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
 
 def activation_name(name: str) -> str:
-    """Return the name of an activation function, `silu` for `swish`.
-
-    Raises:
-        ConfigError: it is not in `ACTIVATIONS`.
-    """
+    """Return the name of an activation, `silu` for `swish`; a ConfigError for an unknown one."""
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation is {name!r}; choose one of {', '.join(ACTIVATIONS)}")
     return "silu" if name == "swish" else name
