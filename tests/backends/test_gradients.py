@@ -109,7 +109,6 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
 @on_both
 @pytest.mark.parametrize("kernels", ["native", "eager"])
 def test_a_gradient_is_not_changed_by_the_next_one(name, kernels):
-    """Its step may be added meanwhile."""
     cfg = config()
     backend = bound(name, cfg, perturbed_params(cfg, seed=1), kernels)
     assert backend.forward_share is None
@@ -177,7 +176,7 @@ def test_a_frozen_context_changes_no_loss_and_touches_no_row_of_its_own(name, cf
 def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidates(
     name, kernels, cap
 ):
-    """-s_y + log(sum over targets of exp(s) + sum over drawn ones of exp(s) / pi), float64."""
+    """-s_y + log(sum over targets of exp(s) + sum over negatives of exp(s) / pi), float64."""
     cfg = config(output_logit_soft_cap=cap)
     params, batch, head = perturbed_params(cfg, seed=5), text(cfg, 2, 4), head_of(cfg, 6)
     loss, grads = bound(name, cfg, params, kernels, head=head).loss_and_grads(batch)
@@ -217,14 +216,14 @@ def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(
         assert grads[name].shape == backend.params[name].shape
 
 
-# -- products in bfloat16 leave everything else of a training step in float32 ----------------------
+# -- bf16 matmuls leave everything else of a training step in float32 ------------------------------
 
-NARROW = {
+MIXED = {
     "large": config(use_bias=True),
     "tied": config(tie_word_embeddings=True),
     "v1": v1_config(bias=True),
 }
-of_each = pytest.mark.parametrize("cfg", NARROW.values(), ids=NARROW)
+of_each = pytest.mark.parametrize("cfg", MIXED.values(), ids=MIXED)
 
 
 @on_both
@@ -235,8 +234,8 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name
     params = families.init_params(cfg, seed=3)
     batch = Batch(*drawn(cfg, 3, 14, seed=3), n_bytes=0)
     wanted_loss, expected = bound(name, cfg, params).loss_and_grads(batch)
-    narrow = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
-    loss, grads = narrow.loss_and_grads(batch)
+    mixed = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
+    loss, grads = mixed.loss_and_grads(batch)
     assert loss != wanted_loss
     assert_close(loss, wanted_loss, LOSS_BF16)
     assert grads.keys() == expected.keys()
@@ -247,12 +246,12 @@ def test_loss_and_gradients_are_near_those_of_float32_and_arrive_in_float32(name
         for all_of_them in ([actual[name] - exact[name] for name in exact], exact.values())
     )
     assert_close(apart / size, 0.0, GRADIENT_BF16)
-    assert narrow.param_buffer.dtype == np.float32
+    assert mixed.param_buffer.dtype == np.float32
 
 
 @on_both
 @of_each
-def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
+def test_matmul_weights_alone_are_cast_to_bfloat16(name, cfg, monkeypatch):
     given, right = {}, lm.mean_loss
 
     def mean_loss(model, params, *arrays, **how):
@@ -263,8 +262,8 @@ def test_products_alone_are_given_in_bfloat16(name, cfg, monkeypatch):
     params = perturbed_params(cfg, seed=0)
     backend = bound(name, cfg, params, "eager", compute_dtype="bfloat16")
     backend.loss_and_grads(Batch(*drawn(cfg, 2, 9, seed=0), n_bytes=0))
-    narrow = {key for key, kind in given.items() if kind.endswith("bfloat16")}
-    assert narrow == families.matmul_weights(cfg)
+    cast = {key for key, kind in given.items() if kind.endswith("bfloat16")}
+    assert cast == families.matmul_weights(cfg)
     assert {kind.rpartition(".")[2] for kind in given.values()} == {"float32", "bfloat16"}
 
 
@@ -275,6 +274,6 @@ def test_evaluation_and_generation_stay_in_float32(name, kernels):
     params = perturbed_params(cfg, seed=1)
     batch = Batch(*drawn(cfg, 2, 9, seed=1), n_bytes=0)
     exact = bound(name, cfg, params, kernels)
-    narrow = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
-    assert narrow.evaluate(batch) == exact.evaluate(batch)
-    assert np.array_equal(narrow.logits(batch.x, None)[0], exact.logits(batch.x, None)[0])
+    mixed = bound(name, cfg, params, kernels, compute_dtype="bfloat16")
+    assert mixed.evaluate(batch) == exact.evaluate(batch)
+    assert np.array_equal(mixed.logits(batch.x, None)[0], exact.logits(batch.x, None)[0])

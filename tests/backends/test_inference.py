@@ -68,20 +68,6 @@ def test_logits_and_states_are_those_of_float64_however_tokens_are_read_and_whoe
     assert_close(loaded.evaluate(given).nats, backend.evaluate(given).nats, LOSS_F32)
 
 
-@each_of("make", [config, partial(v1_config, slstm_at=[0, 2])])
-def test_documents_in_one_sequence_compute_what_they_compute_alone(make):
-    cfg = make(**DOCUMENTS)
-    params = perturbed_params(cfg, seed=2)
-    tokens = np.maximum(batch(cfg, 2, 21, seed=1)[0], 1)
-    tokens[:, [0, 5, 6, 14]] = 0
-    packed, _ = lm_float64.logits(cfg, params, tokens)
-    parts = np.split(tokens, [5, 6, 14], axis=1)
-    alone = [lm_float64.logits(cfg, params, part)[0] for part in parts]
-    assert_close(packed, np.concatenate(alone, axis=1), LOGITS_F32)
-    run_on, _ = lm_float64.logits(make(), params, tokens)
-    assert np.abs(run_on - packed).max() > 0.01
-
-
 @on_both
 def test_a_batch_that_does_not_fit_is_refused_with_its_shape_or_the_place(name):
     backend = bound(name, config(), perturbed_params(config(), seed=0))

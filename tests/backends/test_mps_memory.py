@@ -86,7 +86,7 @@ def assert_equal(found, expected):
         assert np.array_equal(found[name], grad), name
 
 
-def test_one_wait_serves_all_gradients_no_tensor_is_copied_and_the_inbox_is_the_parameters(
+def test_one_wait_serves_all_gradients_no_tensor_is_copied_and_the_param_buffer_is_the_parameters(
     mps, capsys
 ):
     plain, backend = worker("torch:cpu"), worker()

@@ -16,8 +16,8 @@ BYTES = ByteTokenizer()
 ON = {"stop_ids": ()}
 
 
-class Reader:
-    """A model whose state is what each row has read, for the tests."""
+class HistoryModel:
+    """A model whose state is the tokens that each row has read."""
 
     def __init__(self):
         self.calls = []
@@ -49,7 +49,7 @@ class Reader:
         raise NotImplementedError
 
 
-class MarkovModel(Reader):
+class MarkovModel(HistoryModel):
     """Logits that depend on the last two tokens."""
 
     def __init__(self, vocab_size=320, seed=0):
@@ -63,7 +63,7 @@ class MarkovModel(Reader):
         return 3 * (self.first[history[-1]] + self.second[before])
 
 
-class Countdown(Reader):
+class Countdown(HistoryModel):
     """Says fixed texts after prompts of one token: the text is chosen by that token."""
 
     def __init__(self, *texts):
@@ -152,7 +152,7 @@ def test_random_answers_of_a_batch_depend_on_their_row_alone():
 def test_a_repetition_penalty_counts_prompt_and_answer():
     logits = np.zeros(320, np.float32)
     logits[[65, 66, 67, 68]] = [9.0, 8.0, 7.0, 1.0]
-    stubborn = Reader()
+    stubborn = HistoryModel()
     stubborn.says = lambda history: logits
     pieces = answers(stubborn, [[66]], 4, temperature=0.0, repetition_penalty=2.0)
     assert tokens(pieces) == [65, 67, 65, 65]

@@ -161,8 +161,8 @@ def norms(*shape):
     return {op: Case(op, x, {"eps": 1e-5}) for op, x in inputs.items()}
 
 
-def maps(op, x, weights, biased):
-    """Linear maps of one x, dense or by blocks, all but the first with a bias if biased."""
+def linear_layers(op, x, weights, biased):
+    """Linear layers of one x, dense or block-diagonal, all but the first with a bias if biased."""
     inputs = {"x": x} | {f"w{k}": draw(*w, seed=k) for k, w in enumerate(weights)}
     if biased:
         inputs |= {f"b{k}": draw(w[0] * w[1] if len(w) == 3 else w[0], seed=k)

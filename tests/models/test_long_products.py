@@ -1,4 +1,4 @@
-"""Products of torch on an Apple GPU: no sum is longer than MPS adds right, and no bit differs.
+"""Matmuls of torch on an Apple GPU: no K is larger than MPS sums right, and no bit differs.
 
 `OnFaultyMPS` is a stand-in for the fault: a longer sum is NaN, as if it had read behind operands.
 """

@@ -20,9 +20,9 @@ from tests.pairs import each_of
 
 
 @each_of("chunk_size", [4, 64])
-def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chunk_size):
-    def kept(S):
-        """Numbers kept between the forward and the backward pass; heads wider than the chunk."""
+def test_what_the_cell_saves_for_backward_grows_linearly_with_the_length(chunk_size):
+    def saved(S):
+        """Number of elements saved for backward; heads are wider than the chunk."""
         sizes = []
         inputs = [torch.tensor(draw(1, S, 2, 8)).requires_grad_() for _ in "qkv"]
         gates = [torch.tensor(draw(1, S, 2)) for _ in "if"]
@@ -31,7 +31,7 @@ def test_what_the_cell_keeps_for_its_gradient_grows_linearly_with_the_length(chu
             NATIVE_TORCH.mlstm_cell(*inputs, *gates, chunk_size=chunk_size, eps=1e-6)
         return sum(sizes)
 
-    assert kept(4096) - kept(2048) == 4 * (kept(1024) - kept(512))
+    assert saved(4096) - saved(2048) == 4 * (saved(1024) - saved(512))
 
 
 def test_a_second_backward_through_the_loss_says_what_to_do():

@@ -1,7 +1,7 @@
 """Every operator in every twin equals the float64 operators, with every gradient and state.
 
-The float64 operators run position by position (`ops/reference/ops_float64.py`); that they mean what
-was published is shown by recorded cells and components (test_recorded.py).
+The float64 operators run position by position (`ops/eager/ops_float64.py`); test_recorded.py
+compares them with published implementations.
 """
 
 from dataclasses import replace
@@ -28,8 +28,8 @@ from tests.models.operators import (
     dplr,
     draw,
     far,
+    linear_layers,
     long_conv,
-    maps,
     mlstm,
     mlstm_of,
     norms,
@@ -96,7 +96,7 @@ SEQUENCES = {
     "rotary positions": rope(2, 9, 2, 6),
     "rotary positions after others": rope(3, 4, 2, 8, offset=(0, 1000, 7)),
     "a long convolution": long_conv(2, 19, 5, 19),
-    "a long convolution of more taps": long_conv(1, 12, 3, 20),
+    "a long convolution with a longer filter": long_conv(1, 12, 3, 20),
     "a long convolution, of one position": long_conv(2, 1, 3, 4),
     "a long convolution of very many positions": long_conv(1, 1030, 2, 1030),
 }  # fmt: skip
@@ -107,21 +107,21 @@ LAYERS = {
     for shape in ((1, 1, 1, 3), (2, 3, 3, 7), (2, 150, 4, 32))
     for name, case in norms(*shape).items()
 } | {
-    f"block_diagonal of {blocks}, biased {biased}": maps(
+    f"block_diagonal of {blocks}, biased {biased}": linear_layers(
         "block_diagonal", draw(B, S, blocks[0][0] * blocks[0][2]), blocks, biased
     )
     for B, S, blocks in DIAGONALS
     for biased in (False, True)
 } | {
-    "linears": maps("linears", draw(2, 3, 8), [(5, 8), (4, 8), (40, 8)], True),
+    "linears": linear_layers("linears", draw(2, 3, 8), [(5, 8), (4, 8), (40, 8)], True),
     "soft_cap": Case("soft_cap", {"x": 8 * draw(3, 5)}, {"cap": 2.0}),
     "swiglu": Case("swiglu", {"gate": 4 * draw(3, 77), "up": draw(3, 77, seed=1)}),
-    **{f"cross entropy of {V} words": cross_entropy(V, None) for V in (1, 5, 300)},
+    **{f"cross entropy of {V} tokens": cross_entropy(V, None) for V in (1, 5, 300)},
     "cross entropy below a cap": cross_entropy(9, 15.0),
     "cross entropy of factors": cross_entropy(9, 15.0, factors=True),
-    "cross entropy of sampled words": cross_entropy(9, None, sampled=True),
-    "cross entropy of sampled words below a cap": cross_entropy(9, 15.0, sampled=True),
-    "cross entropy of factors of sampled words": cross_entropy(9, 15.0, factors=True, sampled=True),
+    "cross entropy of sampled softmax": cross_entropy(9, None, sampled=True),
+    "cross entropy of sampled softmax below a cap": cross_entropy(9, 15.0, sampled=True),
+    "linear cross entropy of sampled softmax": cross_entropy(9, 15.0, factors=True, sampled=True),
     "a norm of small numbers": Case(
         "layer_norm", {"x": 1e-3 * draw(3, 4, 16), "w": draw(16)}, {"eps": 1e-5}
     ),
@@ -135,9 +135,9 @@ LAYERS = {
 }  # fmt: skip
 
 
-# B, S, C, K: fewer positions than taps, one tap, one position, one channel, more than a SIMD block.
+# B, S, C, K: S < K, K = 1, one position, one channel, more than a SIMD block.
 CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1), (2, 130, 1, 4)]
-CONVS += [(1, 70, 9, 7)]  # several groups of threads
+CONVS += [(1, 70, 9, 7)]  # several threadgroups
 SLSTMS = [(3, 13, 2, 8), (2, 5, 1, 1), (2, 1, 3, 5), (1, 7, 1, 45), (17, 4, 2, 3), (1, 3, 2, 70)]
 # B, S, NH, DK, DV, chunk: a shorter last chunk, a sequence within one, single positions, one head,
 # widths that are no multiple of 4 or 32 and beyond, two simdgroups in a chunk.
@@ -214,7 +214,7 @@ def test_forgetting_at_any_speed_is_computed_exactly(twin, case):
 
 
 @pytest.mark.parametrize("framework", ["torch", "mlx"])
-def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework):
+def test_more_chunks_than_one_matmul_has_are_those_of_the_recurrence(framework):
     case = mlstm(2 * MAX_CHUNKS + 3, chunk=1)
     case = replace(case, result=near.CELL_EXTREME_F32, gradient=near.GRADIENT_ANY_F32)
     case.check(Twin(framework, "eager"))
@@ -284,7 +284,7 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
 
 
 @each_of("twin", HALF.values(), ids=HALF)
-def test_products_of_matrices_of_16_bits_have_16_bits_and_their_results_32(twin):
+def test_matmuls_with_bf16_weights_are_bf16_and_their_results_float32(twin):
     ops, xp = twin.ops, twin.ops.xp
     x, w, blocks, b = map(twin.array, (draw(5, 8), draw(3, 8), draw(2, 3, 4), draw(3)))
     narrow, narrow_x = xp.bfloat16(w), xp.bfloat16(x)
@@ -297,26 +297,26 @@ def test_products_of_matrices_of_16_bits_have_16_bits_and_their_results_32(twin)
     assert {twin.numpy(one).dtype for one in (y, *ys)} == {np.dtype(np.float32)}
 
 
-def in_bfloat16(x):
+def rounded_to_bf16(x):
     """Numbers rounded to the nearest bfloat16, or to the even one."""
     bits = x.view(np.uint32)
     return (bits + 0x7FFF + (bits >> 16 & 1) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 @each_of("rows, into, out", [(1, 16, 16), (37, 21, 45), (64, 15, 32), (300, 33, 8), (45, 1100, 70)])
-def test_native_products_in_bfloat16_are_those_of_rounded_factors(rows, into, out):
+def test_native_bf16_matmuls_are_those_of_rounded_factors(rows, into, out):
     x, w, dy = draw(rows, into), draw(out, into), draw(rows, out)
     y, dx, dw, how = *map(np.empty_like, (dy, x, w)), {"bfloat16": True, "threads": 2}
     native.linears(x, [w], [None], [y], **how)
     native.linears_grad(x, [w], [dy], dx, [dw], [None], **how)
     if min(into, out) >= 16:
-        x, w, dy = map(in_bfloat16, (x, w, dy))
+        x, w, dy = map(rounded_to_bf16, (x, w, dy))
     x, w, dy = (one.astype(np.float64) for one in (x, w, dy))
     for actual, expected in ((y, x @ w.T), (dx, dy @ w), (dw, dy.T @ x)):
         assert_close(actual, expected, near.OP_F32)
 
 
-def test_native_products_in_bfloat16_keep_nan_and_infinities():
+def test_native_bf16_matmuls_keep_nan_and_infinities():
     x = np.full((3, 32), np.array([np.nan, -np.inf, 3.4e38], np.float32)[:, None])
     x.view(np.uint32)[0] = 0xFFFFFFFF  # the NaN that becomes 0 if it is rounded as a number
     y, w = np.empty((3, 16), np.float32), np.ones((16, 32), np.float32)
@@ -340,10 +340,10 @@ def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation):
 
 
 @in_pairs(twin=TWINS, op={"block_diagonal": [(4, 32, 32), (16, 4, 4)], "linears": [(5, 128)]})
-def test_maps_where_the_framework_multiplies_faster(twin, op, monkeypatch):
+def test_linear_layers_where_the_framework_has_the_faster_matmul(twin, op, monkeypatch):
     for module in (adapter_torch, adapter_mlx):
         monkeypatch.setattr(module, "FAST_GEMM", False)
     for weight in op:
         name = "linears" if len(weight) == 2 else "block_diagonal"
-        maps(name, draw(2, 5, 128 if name == "linears" else weight[0] * weight[2]), [weight],
-             False).check(twin)  # fmt: skip
+        x = draw(2, 5, 128 if name == "linears" else weight[0] * weight[2])
+        linear_layers(name, x, [weight], False).check(twin)

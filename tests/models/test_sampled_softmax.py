@@ -1,4 +1,4 @@
-"""Which words a sampled loss is taken over."""
+"""The targets and negatives of sampled softmax."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ LABELS = np.array([[3, 7, IGNORED], [3, 0, 7]], np.int32)
     st.integers(0, 50),
     st.floats(0, 1, exclude_max=True),
 )
-def test_probabilities_follow_the_weights_and_as_many_different_words_are_drawn(weights, n, start):
+def test_probabilities_follow_the_weights_and_n_different_tokens_are_sampled(weights, n, start):
     w = np.array(weights)
     share = inclusion(w, n)
     assert ((share >= 0) & (share <= 1)).all()
@@ -31,7 +31,7 @@ def test_probabilities_follow_the_weights_and_as_many_different_words_are_drawn(
 
 
 @pytest.mark.slow
-def test_words_are_drawn_as_often_as_their_probability_says():
+def test_negatives_are_sampled_as_often_as_their_probability_says():
     head, draws = SampledSoftmax.of_counts(4, COUNTS), 4000
     counts, stated = np.zeros(10), np.zeros(10)
     for seed in range(draws):
@@ -43,7 +43,7 @@ def test_words_are_drawn_as_often_as_their_probability_says():
     assert (np.abs(counts / draws - stated) <= 4.5 * error).all()
 
 
-def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them():
+def test_candidates_are_targets_and_negatives_and_labels_are_their_indices():
     result = SampledSoftmax.of_counts(4, COUNTS).draw(LABELS, seed=5)
     assert result.count == len(result.ids) == 7
     assert (np.diff(result.ids) > 0).all()
@@ -51,7 +51,7 @@ def test_candidates_are_the_targets_and_other_words_and_labels_point_at_them():
     np.testing.assert_array_equal(result.ids[result.labels[counted]], LABELS[counted])
     np.testing.assert_array_equal(result.labels[~counted], LABELS[~counted])
     assert (result.log_inclusion[np.isin(result.ids, LABELS)] == 0).all()
-    for n in (7, 50):  # enough draws take every word as it is
+    for n in (7, 50):  # then every token is a candidate
         result = SampledSoftmax.of_counts(n, COUNTS).draw(LABELS, seed=0)
         assert result.ids.tolist() == list(range(10))
         assert not result.log_inclusion.any()
