@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 PENDING = {
     "mlxhog/cli",
     "mlxhog/training",
-    "models/mad",
 }  # fmt: skip
 """Folders with private phrases that are still to be mended."""
 
