@@ -171,8 +171,6 @@ def test_a_gpu_backend_on_a_machine_without_one_says_what_to_use(name):
         backends.create(name, threads=1, kernels="auto")
 
 
-# -- fused kernels ---------------------------------------------------------------------------------
-
 BUFFERS = 31  # arguments that Metal gives a kernel; MLX checks its own limit roughly (mlx 1880)
 SMALL = [
     name for name in architectures() if families.param_count(load_architecture(name)) < 10_000_000

@@ -134,9 +134,6 @@ def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name):
     assert not any(grad.any() for grad in values(grads).values())
 
 
-# -- dropped units, tables, contexts, candidates ---------------------------------------------------
-
-
 def test_units_are_dropped_where_the_package_has_it_and_a_mask_keeps_the_mean():
     block = "xlstm_block_stack.blocks"
     mixers = dict.fromkeys([f"{block}.{n}.xlstm" for n in range(3)], 0.2)
@@ -192,9 +189,6 @@ def test_a_sampled_loss_is_its_formula_and_its_gradient_has_the_rows_of_candidat
     assert actual.values.any(axis=1).all()
 
 
-# -- compiled --------------------------------------------------------------------------------------
-
-
 class Traced(Exception):
     """A gradient that was traced."""
 
@@ -215,8 +209,6 @@ def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(
     for name in backend._trained:
         assert grads[name].shape == backend.params[name].shape
 
-
-# -- bf16 matmuls leave everything else of a training step in float32 ------------------------------
 
 MIXED = {
     "large": config(use_bias=True),

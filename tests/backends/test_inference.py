@@ -99,9 +99,6 @@ def test_mlx_keeps_the_freed_arrays_of_a_gradient_for_the_next(monkeypatch):
     assert one > 4 * 4 * 16 * cfg.vocab_size, "the logits alone"
 
 
-# -- text ------------------------------------------------------------------------------------------
-
-
 def made(name, kernels, cfg):
     """A backend with parameters whose logits are well apart."""
     random, params = np.random.default_rng(1), perturbed_params(cfg, seed=0)

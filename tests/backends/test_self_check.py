@@ -135,9 +135,6 @@ def test_every_operator_with_a_kernel_is_checked():
     assert own == set(CHECKS)
 
 
-# -- a worker --------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def faulty_gpu(gpu, monkeypatch):
     """A GPU with a kernel that computes wrongly; no other test gets its operators."""

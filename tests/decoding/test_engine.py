@@ -115,9 +115,6 @@ def said(pieces):
     return ids, "".join(one.text for one in pieces), pieces[-1].finish_reason
 
 
-# -- one answer ------------------------------------------------------------------------------------
-
-
 def test_the_model_reads_bos_the_prompt_and_every_token_but_the_last():
     model = MarkovModel()
     text = tokens(answers(model, [[84, 104]], 4, how=ON))
@@ -156,9 +153,6 @@ def test_a_repetition_penalty_counts_prompt_and_answer():
     stubborn.says = lambda history: logits
     pieces = answers(stubborn, [[66]], 4, temperature=0.0, repetition_penalty=2.0)
     assert tokens(pieces) == [65, 67, 65, 65]
-
-
-# -- several answers -------------------------------------------------------------------------------
 
 
 def test_a_request_is_admitted_between_tokens_and_no_answer_depends_on_another():
@@ -236,9 +230,6 @@ def test_after_a_wrong_prompt_or_logits_that_are_not_finite_the_engine_goes_on()
     assert tokens(rest(e), row) == alone([84], seed=4)
 
 
-# -- scores ----------------------------------------------------------------------------------------
-
-
 @each_of(("chunk", "generates"), [(2, True), (100, True), (100, False)])
 def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, generates):
     e, prompt = engine(prefill_chunk=chunk), [84, 65, 66]
@@ -256,9 +247,6 @@ def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, generat
         expected = np.exp(logits) / np.exp(logits).sum()
         assert np.exp(score.logprob) == pytest.approx(expected[text[k]], rel=1e-4)
         assert list(score.top) == np.argsort(-expected)[:2].tolist()
-
-
-# -- text ------------------------------------------------------------------------------------------
 
 
 def read(text, *stop):

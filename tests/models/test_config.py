@@ -29,9 +29,6 @@ def in_mlstm(**fields):
     return {"mlstm_block": {"mlstm": fields}}
 
 
-# -- sizes -----------------------------------------------------------------------------------------
-
-
 @each_of(
     ("cfg", "count"),
     [
@@ -69,9 +66,6 @@ def test_matrices_of_large_decay_and_the_embedding_norms_and_biases_do_not():
         assert parameter.kind == ("rows" if "embeddings" in name else "dense")
     tied = v1(tie_weights=True)  # a step touches every row of the head
     assert param_spec(tied)["token_embedding.weight"].kind == "dense"
-
-
-# -- reading and writing ---------------------------------------------------------------------------
 
 
 def test_both_spellings_of_a_size_are_read_and_numbers_that_yaml_reads_as_text():
@@ -137,8 +131,6 @@ def test_the_package_builds_the_same_model_from_what_is_written(changes):
     decays, _ = model.get_weight_decay_optim_group_param_names()
     assert {name for name, spec in param_spec(cfg).items() if spec.decay} == set(decays)
 
-
-# -- refusals --------------------------------------------------------------------------------------
 
 RESET = {"reset_at_document_boundaries": True}
 CUT = {"slstm_at": [0], "slstm_block": {"slstm": {"gradient_recurrent_cut": True}}}

@@ -149,8 +149,6 @@ def test_a_document_that_starts_with_a_step_has_the_state_of_a_first_step(form):
         np.testing.assert_array_equal(y, expected)
 
 
-# -- models ----------------------------------------------------------------------------------------
-
 BOS = 3
 RESET = {"reset_at_document_boundaries": True, "bos_token_id": BOS, "tie_word_embeddings": False}
 MODELS = {"large": lambda: config(**RESET), "v1": lambda: v1_config(**RESET, slstm_at=[1])}
@@ -205,9 +203,6 @@ def test_a_decoder_reads_a_document_from_the_state_of_the_start(name):
     fresh, (first,) = decoder.step(bos, None)
     np.testing.assert_array_equal(logits, fresh)
     np.testing.assert_array_equal(packed[0], first[0])
-
-
-# -- beside documents ------------------------------------------------------------------------------
 
 
 @each_of("shut", [slice(4, 8), slice(0, None)], ids=["a chunk", "all"])

@@ -71,9 +71,6 @@ def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(name, m
     assert len(launched) == count
 
 
-# -- where no gradient may follow ------------------------------------------------------------------
-
-
 def saved_by(call):
     """What autograd keeps for a backward pass."""
     kept = []

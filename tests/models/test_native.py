@@ -57,9 +57,6 @@ def test_a_view_of_a_row_major_array_is_its_memory_and_keeps_it_alive():
     np.testing.assert_array_equal(view, np.arange(1000.0) * 2)
 
 
-# -- along the sequence ----------------------------------------------------------------------------
-
-
 def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
     q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
     q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
@@ -71,8 +68,6 @@ def test_numbers_at_the_ends_of_float32_are_finite_and_nan_stays_in_its_row():
     (out,), _ = ATTENTION.forward(q, q, q, lengths=None, window=None, save=False, threads=1)
     np.testing.assert_allclose(out, q, rtol=1e-6)  # each sees only keys of its own sign
 
-
-# -- the step computes a sequence to the same bits in any batch; where it is chosen ---------------
 
 MODELS = {
     **LARGE,

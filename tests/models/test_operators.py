@@ -241,9 +241,6 @@ def test_the_float64_gradients_are_the_change_of_the_results(case):
         assert_close((grads[name] * way).sum(), slope, near.FINITE_DIFFERENCE, label=name)
 
 
-# -- documents and gates ---------------------------------------------------------------------------
-
-
 @all_twins
 def test_the_memory_of_an_earlier_document_is_not_even_multiplied(twin):
     case, reset_mask = conv(1, 8, 4, 4), np.zeros((1, 8), bool)
@@ -278,9 +275,6 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(twin):
     results, grads = twin.run(case, case.inputs, case.fixed, [np.float32(1), *[np.float32(0)] * 3])
     for x in (results[0], *grads.values()):
         np.testing.assert_allclose(x, 0.0, atol=1e-30)
-
-
-# -- not finite, other types -----------------------------------------------------------------------
 
 
 @each_of("twin", HALF.values(), ids=HALF)
@@ -334,9 +328,6 @@ def test_native_activations_far_out_are_finite_and_nan_stays_nan(activation):
     assert np.isfinite(y[finite]).all()
     assert np.isfinite(dx[:4]).all()
     assert np.isnan(y[4])
-
-
-# -- forms -----------------------------------------------------------------------------------------
 
 
 @in_pairs(twin=TWINS, op={"block_diagonal": [(4, 32, 32), (16, 4, 4)], "linears": [(5, 128)]})

@@ -45,9 +45,6 @@ def test_a_wrong_or_unknown_tensor_is_named(tmp_path, what):
     assert line.startswith(f"{what}: ")
 
 
-# -- names and layouts of other packages ----------------------------------------------------------
-
-
 def test_the_cuda_layout_of_an_slstm_cell_is_told_by_its_shape_and_reordered():
     package = peers.v1([0, 1])
     vanilla = peers.state(package)

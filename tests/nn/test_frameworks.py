@@ -33,9 +33,6 @@ from tests.tolerances import GRADIENT_F32, LOGITS_F32, OP_F32, assert_close
 PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 
 
-# -- PyTorch ---------------------------------------------------------------------------------------
-
-
 def test_it_takes_and_gives_the_shapes_of_lstm():
     theirs, x = nn.LSTM(6, 16, 2, dropout=0.1), torch.randn(9, 4, 6)
     for ours in (SLSTM(6, 16, 2, dropout=0.1), MLSTM(6, 16, 2, dropout=0.1)):
@@ -112,9 +109,6 @@ def test_what_the_page_on_layers_shows_runs():
     assert names["output"].shape == (4, 100, 64)
 
 
-# -- MLX -------------------------------------------------------------------------------------------
-
-
 def test_inside_a_model_of_mlx_it_trains_freezes_and_comes_back_from_a_file(tmp_path):
     mx.random.seed(0)
     rnn, x = ours_mlx.XLSTMBlock(16, cell="slstm", num_heads=2), mx.array(draw(4, 12, 16))
@@ -146,8 +140,6 @@ def test_the_reference_kernels_may_be_transformed_and_native_ones_say_that_they_
     with pytest.raises(ValueError, match="during function transformations"):
         mx.compile(lambda x: native(x)[0])(x)
 
-
-# -- beside the modules of the xlstm package: names, output, every gradient ----------------------
 
 POSITIONS = 12
 ROUNDED, ONE = {"round_proj_up_to_multiple_of": 8}, {"_num_blocks": 1, "_block_idx": 0}
