@@ -9,7 +9,6 @@ BITS_OF_TF32 = np.uint32(0xFFFFE000)
 
 
 def cut(x):
-    """Drop all but 10 bits of each fraction."""
     return (x.view(np.uint32) & BITS_OF_TF32).view(np.float32)
 
 

@@ -24,7 +24,6 @@ DROPOUT = v1_config(**DROPPING, **RESETS)
 
 
 def text(cfg, B=3, S=14, seed=5):
-    """A batch in which documents end."""
     x, y = drawn(cfg, B, S, seed=seed)
     if cfg.reset_at_document_boundaries:
         x[1, S // 3] = x[2, S // 2] = cfg.bos_token_id
@@ -44,7 +43,6 @@ def completions(cfg, *, frozen=True):
 
 
 def whole(cfg, params, batch):
-    """Loss and gradients in float64."""
     masks = lm.dropout_masks(cfg, batch.x.shape, batch.seed)
     return lm_float64.differentiate(cfg, params, batch.x, batch.y, masks=masks)
 

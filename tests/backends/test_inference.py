@@ -107,7 +107,6 @@ def made(name, kernels, cfg):
 
 
 def greedy(backend, prompts, n, **how):
-    """The greedy tokens after each prompt."""
     sampling = Sampling(max_new_tokens=n, temperature=0.0)
     how = {"tokenizer": ByteTokenizer(), "sampling": sampling, "stop_ids": (), **how}
     answers = [[] for _ in prompts]

@@ -24,18 +24,15 @@ def lay(backend, cfg=SMALLEST, params=None, head=None):
 
 
 def bound(name, cfg, params, kernels="auto", compute_dtype="float32", head=None):
-    """A backend by name that holds these parameters."""
     how = {"kernels": kernels, "compute_dtype": compute_dtype}
     return lay(backends.create(name, threads=1, **how), cfg, params, head)
 
 
 def values(grads):
-    """Copies of all gradients, by rows where they are so."""
     return {name: np.array(getattr(grad, "values", grad)) for name, grad in grads.items()}
 
 
 def batch(B, S, seed=0):
-    """Text of the smallest model."""
     rng = np.random.default_rng(seed)
     x = rng.integers(0, SMALLEST.vocab_size, (B, S), dtype=np.int32)
     return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)

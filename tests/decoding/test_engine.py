@@ -87,7 +87,6 @@ def asked(prompt, n=8, **numbers):
 
 
 def rest(engine):
-    """Every piece until the engine has nothing to do."""
     pieces = []
     while engine.is_busy:
         pieces += engine.step()
@@ -99,7 +98,6 @@ def tokens(pieces, row=0):
 
 
 def answers(model, prompts, n=8, *, how=None, **numbers):
-    """The pieces of prompts that are answered together."""
     sampling = Sampling(max_new_tokens=n, **numbers)
     return list(answer(model, prompts, tokenizer=BYTES, sampling=sampling, **(how or {})))
 
@@ -109,7 +107,6 @@ def alone(prompt, n=8, seed=0):
 
 
 def said(pieces):
-    """Tokens, text and finish reason of one answer."""
     assert all(one.finish_reason is None for one in pieces[:-1])
     ids = [one.token for one in pieces if one.token is not None]
     return ids, "".join(one.text for one in pieces), pieces[-1].finish_reason
@@ -250,7 +247,6 @@ def test_scores_are_the_models_probabilities_of_prompt_and_answer(chunk, generat
 
 
 def read(text, *stop):
-    """The pieces of a text, and whether a stop string ended it."""
     stream, pieces = TextStream(BYTES, stop), []
     for token in BYTES.encode(text).tolist():
         pieces.append(stream.read(token))

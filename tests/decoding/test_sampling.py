@@ -19,7 +19,6 @@ def drawing(**numbers):
 
 
 def drawn(logits, n=300, **numbers):
-    """n tokens of one sampler."""
     sampler = drawing(**numbers)
     return [sampler(np.array(logits, np.float32)) for _ in range(n)]
 

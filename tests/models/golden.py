@@ -27,8 +27,6 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class ModelCase:
-    """One recorded model: its config, its parameters, their gradients, and all tensors."""
-
     cfg: ModelConfig
     params: dict[str, Array]
     grads: dict[str, Array]

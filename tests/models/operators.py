@@ -132,7 +132,6 @@ def scan(B, S, C, N, *, speed=0.3, state=True):
 
 
 def attention(B, S, L, NH, DH, *, window=None, lengths=None):
-    """Queries of the last S of L positions."""
     inputs = {name: draw(B, S if name == "q" else L, NH, DH, seed=ord(name)) for name in "qkv"}
     fixed = {} if lengths is None else {"lengths": np.array(lengths, np.int32)}
     return sequence("attention", inputs, {"window": window, **fixed})
@@ -148,7 +147,6 @@ def long_conv(B, S, C, J):
 
 
 def norms(*shape):
-    """Cases of every norm over heads (B, S, NH, DH)."""
     flat = (*shape[:2], shape[2] * shape[3])
     h, w, c, z = draw(*shape), draw(flat[2]), draw(*flat), 3 * draw(*flat, seed=1)
     inputs = {
@@ -205,7 +203,6 @@ def conv(B, S, C, K, *, packed=False, silu=True):
 
 
 def mlstm(S, *, state=True, eps=1e-6, chunk=4, packed=False):
-    """Two sequences of two heads of widths 3 and 5."""
     x = cell_inputs(2, S, 2, 3, 5, seed=S)
     if state:
         x |= {"C0": draw(2, 2, 3, 5), "n0": draw(2, 2, 3), "m0": draw(2, 2)}

@@ -177,7 +177,6 @@ def _components(name, twin, folder):
 
 
 def main():
-    """Print the verdict for one case."""
     parser = argparse.ArgumentParser(prog="python -m tests.models.recorded", description=__doc__)
     parser.add_argument("case", type=Path, help="a .safetensors file with its .json beside it")
     path, bad = parser.parse_args().case, 0

@@ -61,7 +61,6 @@ def perturbed(params, seed, spread=0.1):
 
 
 def perturbed_params(cfg, seed):
-    """Initial values with such noise."""
     return perturbed(init_params(cfg, seed), seed)
 
 
@@ -75,7 +74,6 @@ def batch(cfg, B, S, seed):
 
 
 def cell_inputs(B, S, NH, DK, DV, seed):
-    """Inputs of the mLSTM cell, float32, in our layouts."""
     rng = np.random.default_rng(seed)
     inputs = {name: rng.normal(0, 1, (B, S, NH, DV if name == "v" else DK)) for name in "qkv"}
     inputs |= {name: rng.normal(0, 2, (B, S, NH)) for name in "if"}
@@ -83,7 +81,6 @@ def cell_inputs(B, S, NH, DK, DV, seed):
 
 
 def slstm_inputs(B, S, NH, DH):
-    """Random inputs of the sLSTM cell by name, float32."""
     rng = np.random.default_rng((0, B, S, NH, DH))
     gates = {name: rng.normal(0, 2, (B, S, NH, DH)) for name in "ifzo"}
     gates["R"] = rng.normal(0, DH**-0.5, (NH, 4 * DH, DH))

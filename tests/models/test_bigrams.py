@@ -21,7 +21,6 @@ def logits(embedding, head):
 
 
 def loss(tokens, scores):
-    """Mean cross entropy of the next token."""
     log_z = np.log(np.exp(scores).sum(axis=1))
     return float((log_z[tokens[:-1]] - scores[tokens[:-1], tokens[1:]]).mean())
 

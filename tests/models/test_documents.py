@@ -71,7 +71,6 @@ class Packed:
         return twin.run(run_mlstm, self.inputs, self.fixed(), weights)
 
     def alone(self, twin):
-        """The same of the new document by itself."""
         inputs = {name: self.inputs[name][:, self.new :] for name in MLSTM}
         weights = [draw(1, S, 1, 5, seed=7)[:, self.new :]]
         weights += [draw(*shape, seed=7) for shape in STATE]

@@ -50,7 +50,6 @@ def on_mps(monkeypatch):
 
 
 def integers(*shape):
-    """Small integers, whose sums are exact in any order."""
     values = torch.from_numpy(np.random.default_rng(0).integers(-2, 3, shape).astype(np.float32))
     return values.requires_grad_()
 

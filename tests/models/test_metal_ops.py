@@ -72,7 +72,6 @@ def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(name, m
 
 
 def saved_by(call):
-    """What autograd keeps for a backward pass."""
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         call()

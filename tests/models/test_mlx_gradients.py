@@ -63,7 +63,6 @@ def test_the_gradient_of_every_matrix_is_row_major(model):
 
 
 def gradient(name, S):
-    """The graph of a cell's gradients over S positions."""
     shapes, cell = CELLS[name]
     inputs = [mx.full((1, S, 1, *shape), -0.1) for shape in shapes]
     mx.eval(inputs)

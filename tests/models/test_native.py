@@ -87,7 +87,6 @@ def native(cfg, params, *, threads=1, kernels="native"):
 
 
 def decode(decoder, tokens):
-    """Logits (B, S, V) of tokens read one at a time, and the last state."""
     logits, state = [], None
     for t in range(tokens.shape[1]):
         result, state = decoder.step(tokens[:, t], state)

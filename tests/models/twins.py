@@ -46,7 +46,6 @@ class Twin:
         return _map(x, lambda a: convert(a.astype("f4") if a.dtype == np.float64 else a))
 
     def numpy(self, x):
-        """NumPy's array; of every array in a tuple or list."""
         if isinstance(x, tuple | list):
             return tuple(self.numpy(value) for value in x)
         return x.detach().numpy() if self.framework == "torch" else np.array(x)
@@ -78,7 +77,6 @@ class Twin:
         return self._value_and_grads(loss_of, params)
 
     def op(self, name, *args, **kwargs):
-        """Call one of the ops with NumPy arguments."""
         return self.numpy(getattr(self.ops, name)(*self.array(args), **self.array(kwargs)))
 
     def op_grads(self, scalar, inputs):
@@ -110,14 +108,12 @@ class Twin:
 
 
 def _flat(results):
-    """The arrays of an array or of nested tuples, in a list."""
     if isinstance(results, tuple | list):
         return [y for part in results for y in _flat(part)]
     return [results]
 
 
 def _map(x, convert):
-    """Convert every array in a tree of tuples, lists and mappings."""
     if isinstance(x, np.ndarray):
         return convert(x)
     if isinstance(x, Mapping):

@@ -30,8 +30,6 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Side(Twin):
-    """One framework with one kind of kernels."""
-
     def make(self, name, *sizes, **options):
         module = importlib.import_module(f"mlxhog.nn.{self.framework}")
         self.seed(0)
@@ -106,7 +104,6 @@ SIDES = {
 
 
 def _package(name):
-    """The package's name of a parameter of MLX's modules."""
     for part in ("recurrent_kernel", "bias"):
         name = name.replace(f"slstm_cell.{part}", f"slstm_cell._{part}_")
     return name
