@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "gemm.h"
 #include "pool.h"
 
 namespace mlxhog {
@@ -57,18 +56,21 @@ MLXHOG_INLINE void tile(Index in, const float* w, const float* x, float* dots) {
     for (int c = 0; c < Inputs; ++c) dots[r * Inputs + c] = sum(sums[r][c]);
 }
 
-MLXHOG_INLINE void store_dot(const SkinnyLinear& map, Index out, Index row, float dot) {
-  const float value = dot + (map.bias ? map.bias[out] : 0.0f);
-  float& y = map.y[row * map.out + out];
-  y = map.add ? y + value : value;
+template <int Weights, int Inputs>
+MLXHOG_INLINE void store_dots(const SkinnyLinear& map, Index first_out, Index first_row, const float* dots) {
+  for (int r = 0; r < Weights; ++r)
+    for (int c = 0; c < Inputs; ++c) {
+      const float value = dots[r * Inputs + c] + (map.bias ? map.bias[first_out + r] : 0.0f);
+      float& y = map.y[(first_row + c) * map.out + first_out + r];
+      y = map.add ? y + value : value;
+    }
 }
 
 template <int Weights, int Inputs>
 MLXHOG_INLINE void one_tile(Index in, const float* x, const SkinnyLinear& map, Index first_out, Index first_row) {
   float dots[Weights * Inputs];
   tile<Weights, Inputs>(in, map.weight + first_out * in, x + first_row * in, dots);
-  for (int r = 0; r < Weights; ++r)
-    for (int c = 0; c < Inputs; ++c) store_dot(map, first_out + r, first_row + c, dots[r * Inputs + c]);
+  store_dots<Weights, Inputs>(map, first_out, first_row, dots);
 }
 
 // Outputs [first, last) of a map, for all rows of x: tiles of 4 x 4, or of 8 x 1, whose 8 sums hide the latency of FMA.
@@ -88,8 +90,9 @@ MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const SkinnyLin
     for (Index row = 0; row < rows; ++row) one_tile<1, 1>(in, x, map, out, row);
 }
 
-// -- a row in each lane: nothing is summed across lanes, which is most of the work above where rows are short. The kLanes
-// sums of a dot product, and the order in which they are added up, are those of `tile`.
+// -- as many rows as lanes -------------------------------------------------------------------------------------------
+// With a row in each lane nothing has to be summed across lanes, which is most of the work above where rows are short.
+// The kLanes sums of a dot product, and the order in which they are added up, are those of `tile`.
 
 constexpr Index kGroup = kLaneCount;  // rows, in as many lanes
 constexpr Index kManyRows = 8;  // from here on lanes that no row fills cost less than sums across lanes
@@ -99,8 +102,10 @@ constexpr int kOutputs = 4;     // of a tile: one chain each; AVX2 has registers
 std::vector<float> rows_in_lanes(Index rows, Index in, const float* x) {
   const Index groups = (rows + kGroup - 1) / kGroup;
   std::vector<float> lanes(groups * in * kGroup);
-  for (Index r = 0; r < rows; r += kGroup)
-    transpose(x + r * in, in, std::min(kGroup, rows - r), in, &lanes[r * in], kGroup);
+  for (Index r = 0; r < rows; ++r) {
+    float* to = lanes.data() + r / kGroup * in * kGroup + r % kGroup;
+    for (Index j = 0; j < in; ++j) to[j * kGroup] = x[r * in + j];
+  }
   return lanes;
 }
 
@@ -111,7 +116,8 @@ MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Lanes (&
   for (Index lane = 0; lane < kLanes; ++lane) {
     Lanes chains[Weights] = {};
     for (Index j = lane; j < in; j += kLanes) {
-      const Lanes inputs = lanes(x + j * kGroup);
+      Lanes inputs;
+      load(x + j * kGroup, inputs);
 #pragma GCC unroll 8
       for (int r = 0; r < Weights; ++r) chains[r] += w[r * in + j] * inputs;
     }
@@ -131,8 +137,16 @@ MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, cons
     Lanes dots[Weights];
     lanes_tile<Weights>(in, map.weight + first_out * in, lanes + first * in, dots);
     const Index count = std::min(kGroup, rows - first);
-    for (int r = 0; r < Weights; ++r)
-      for (Index c = 0; c < count; ++c) store_dot(map, first_out + r, first + c, dots[r][c]);
+    for (int r = 0; r < Weights; ++r) {
+      const float bias = map.bias ? map.bias[first_out + r] : 0.0f;
+      float values[kGroup];
+      store(dots[r], values);
+      for (Index c = 0; c < count; ++c) {
+        const float value = values[c] + bias;
+        float& y = map.y[(first + c) * map.out + first_out + r];
+        y = map.add ? y + value : value;
+      }
+    }
   }
 }
 
