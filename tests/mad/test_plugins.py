@@ -28,7 +28,7 @@ from mlxhog.config.components import SCHEDULES, Component
 
 @dataclass(frozen=True, kw_only=True)
 class Halving(Component):
-    kind = SCHEDULES
+    registry = SCHEDULES
     name: ClassVar[str] = "halving"
 """
 SMALL = "--task-set seq_len=9 --task-set train_rows=64 --task-set test_rows=16 --dim 16"

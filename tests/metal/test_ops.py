@@ -16,7 +16,7 @@ from tests.models.operators import (
     conv,
     cross_entropy,
     draw,
-    maps,
+    linear_layers,
     mlstm_of,
     norms,
     slstm,
@@ -32,7 +32,7 @@ NATIVE = Twin("mlx", "native")
 
 def blocks(rows, *weights):
     x = draw(rows, weights[0][0] * weights[0][2])
-    return maps("block_diagonal", x, weights, biased=len(weights) > 1)
+    return linear_layers("block_diagonal", x, weights, biased=len(weights) > 1)
 
 
 def loss(rows, V, cap, *, sampled=False):
@@ -55,7 +55,7 @@ CASES = {
     "large blocks": blocks(300, (4, 32, 32), (4, 8, 32)),
     "blocks of many sizes": blocks(300, (6, 4, 4), (3, 5, 8), (1, 2, 24), (3, 8, 8)),
     **{
-        f"linear maps of {rows} rows of {width}": maps(
+        f"linear layers of {rows} rows of {width}": linear_layers(
             "linears", draw(rows, width), [(out, width) for out in (1, 4, 15, 33, 64)], True
         )
         for rows, width in ((1, 17), (13, 600), (14, 32), (15, 1), (500, 300))
@@ -81,7 +81,7 @@ CASES = {
     # past the blocks that stay in a cache, and more columns than are packed at once
     **{
         f"a map to {out}": replace(
-            maps("linears", draw(rows, width), [(out, width)], False),
+            linear_layers("linears", draw(rows, width), [(out, width)], False),
             result=PRODUCT_F32, gradient=PRODUCT_F32,
         )
         for rows, width, out in ((463, 300, 530), (2, 33, 31_800))

@@ -19,17 +19,17 @@ from mlxhog.serving.server.config import ServeConfig
 from mlxhog.serving.server.requests import RefusedRequest
 from mlxhog.serving.server.served_model import AnswerJob, ServedModel
 from mlxhog.serving.source import LoadedWeights, WeightSource
-from tests.decoding.test_engine import Reader
+from tests.decoding.test_engine import HistoryModel
 from tests.saved import SMALL
 
 
-class Letters(Reader, WeightSource):
+class Letters(HistoryModel, WeightSource):
     """A model and its weights: version n says the n-th letter for ever, as often as the test lets.
 
     Newer weights have no error.
     """
 
-    name = name = "letters"
+    name = "letters"
     version, loaded, error, is_closed = 0, 0, None, False
 
     def __init__(self):
