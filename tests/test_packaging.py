@@ -171,9 +171,6 @@ def test_the_pins_are_versions_that_the_package_takes_and_that_doctor_calls_test
     assert ("2.13.0" in torch.specifier) == (system == "linux"), "it adds wrong on an M1 or M2"
 
 
-# -- workflow files --------------------------------------------------------------------------------
-
-
 def test_commands_scripts_modules_and_marks_of_the_steps_exist():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
     markers = {line.split(":")[0] for line in settings["ini_options"]["markers"]}

@@ -173,9 +173,6 @@ def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path
             ask(tmp_path, "stop", timeout_s=LIMIT_S)
 
 
-# -- readers of the arena --------------------------------------------------------------------------
-
-
 def test_a_reader_connects_while_the_arena_is_served_and_cannot_write(arena, tmp_path, monkeypatch):
     path = socket_path(tmp_path)
     with arena.serve(path):

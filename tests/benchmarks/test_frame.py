@@ -149,9 +149,6 @@ def test_finished_runs_are_lines_of_a_file_that_a_later_run_reads(tmp_path):
     assert len(count) == 2
 
 
-# -- searches --------------------------------------------------------------------------------------
-
-
 def test_every_arm_is_tuned_on_the_same_axes_by_as_many_trials_and_never_twice(
     tmp_path, monkeypatch
 ):
@@ -179,9 +176,6 @@ def test_a_best_step_size_at_the_end_of_its_axis_is_refused_and_divergence_is_wo
         tuning.tuned({"lr": (1, 2, 3), "beta1": (0.9,)}, lambda point: -point["lr"])
     losses = {1: math.nan, 2: 5.0, 3: None}
     assert tuning.tuned({"lr": (1, 2, 3)}, lambda point: losses[point["lr"]]) == {"lr": 2}
-
-
-# -- all.py ----------------------------------------------------------------------------------------
 
 
 def test_a_failed_script_stops_no_other_and_one_that_hangs_is_ended(tmp_path, monkeypatch, capfd):

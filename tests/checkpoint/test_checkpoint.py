@@ -121,9 +121,6 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(run):
         assert torch.equal(logits, direct.eval()(tokens, use_cache=False).logits)
 
 
-# -- found -----------------------------------------------------------------------------------------
-
-
 def test_latest_and_the_link_to_the_model_move_and_only_the_last_few_remain(run):
     with pytest.raises(CheckpointError, match="has no checkpoint"):
         checkpoint.latest(run)
@@ -228,9 +225,6 @@ def test_a_run_that_ended_worse_than_its_noise_gives_its_best_but_continues_from
     assert checkpoint.locate(f"{run.name}/best", root) == best
     save(run, step=3)  # trained on since that score
     assert checkpoint.locate(run.name, root).name == "step-00000003"
-
-
-# -- deaths and damage -----------------------------------------------------------------------------
 
 
 class Killed(BaseException):

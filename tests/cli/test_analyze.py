@@ -146,9 +146,6 @@ def test_a_signal_ends_a_command_and_leaves_no_process_and_no_file(tmp_path, nam
     assert not list(temporary.iterdir())
 
 
-# -- which strategy --------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_advice_is_measured_tried_and_explained(measured):
     _, _, advice, _ = measured

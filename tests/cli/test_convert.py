@@ -61,9 +61,6 @@ def hf(tmp_path):
     return peers.save_transformers(tmp_path / "hf")
 
 
-# -- other packages load it ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_transformers_loads_what_came_from_the_package_and_computes_the_same(tmp_path, use_bias):
     model = peers.large(use_bias=use_bias, embedding_dim=128)
@@ -102,9 +99,6 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(tmp_path,
     assert convert(tmp_path / "c", tmp_path / "d", "--format", "mlxhog") == 0
     assert_same(state_dict(tmp_path / "d"), weights)
     assert formats.open(tmp_path / "d").config.tie_word_embeddings
-
-
-# -- round trips -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -196,9 +190,6 @@ def test_a_check_compares_logits_and_other_ones_end_with_code_1(tmp_path, hf, mo
     assert "computes other logits than" in capsys.readouterr().err
 
 
-# -- refusals --------------------------------------------------------------------------------------
-
-
 def test_only_a_checkpoint_is_replaced_and_only_on_request_also_by_itself(tmp_path, hf, capsys):
     target, before = Path(shutil.copytree(hf, tmp_path / "b")), state_dict(hf)
     words = (hf, target, "--format", "xlstm")
@@ -274,8 +265,6 @@ def test_a_full_disk_or_a_kill_loses_nothing_and_leaves_no_part(tmp_path, hf, mo
     assert entries(tmp_path) == ["b", "hf"]
     assert formats.open(target).format == "hf"
 
-
-# -- memory ----------------------------------------------------------------------------------------
 
 MEMORY = """
 import resource, sys

@@ -175,9 +175,6 @@ def test_a_run_keeps_its_own_links_and_drops_checkpoints_that_are_links(home):
         save(run, step=3, keep_last=1)
 
 
-# -- studies ---------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def study(home):
     """A study with a run and its curve."""

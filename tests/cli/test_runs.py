@@ -152,9 +152,6 @@ def test_a_run_elsewhere_is_named_in_advice_by_a_path_that_finds_it(tmp_path, ro
     assert runs.find(shlex.split(resume)[3], Path("runs")) == there
 
 
-# -- removal ------------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def three(root):
     return [runs.create(root, name) for name in ("a-one", "b-two", "b-three")]

@@ -179,9 +179,6 @@ def test_each_machine_reads_the_text_in_an_order_of_its_own(machines):
     assert max(first, second) < 2**32
 
 
-# -- rounds that are not committed -----------------------------------------------------------------
-
-
 def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(machines):
     def lost(buffer, exact):
         raise ClusterError("it cannot reach the others")
@@ -304,9 +301,6 @@ def test_no_number_of_rounds_leads_parameters_to_infinity(machines):
     assert "this machine" in str(errors[0])
 
 
-# -- rounds that one machine commits, and another does not see -------------------------------------
-
-
 def commit_in_the_first_only(pair):
     """A round with 100 tokens of each, whose end the second of two machines does not learn."""
     train(pair)
@@ -340,9 +334,6 @@ def test_what_a_machine_commits_alone_again_in_the_same_round_is_given_up(machin
     assert rounds(pair) == BOTH
     assert pair[0].own.words["tokens"] == 200
     have(pair, 1.0)
-
-
-# -- checkpoints -----------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_has_the_outer_parameters_and_the_momentum_of_any_machine(machines):
@@ -403,8 +394,6 @@ def test_a_movement_that_was_sent_before_a_checkpoint_is_not_sent_again(machines
     np.testing.assert_array_equal(again.outer, 1.0)
     have([again], 1.0)
 
-
-# -- a sidecar that dies at any line ---------------------------------------------------------------
 
 dies = partial(dies, folders=(outer_state.__file__, round.__file__))
 places = partial(places, folders=(outer_state.__file__, round.__file__))

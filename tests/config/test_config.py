@@ -92,9 +92,6 @@ def test_any_options_survive_yaml_without_the_run_they_resumed(tmp_path_factory,
     assert again == TrainConfig(**values)
 
 
-# -- fields of the model, workers that are slowed down ---------------------------------------------
-
-
 def test_flags_and_the_file_add_up_and_the_last_value_of_a_field_wins(tmp_path, monkeypatch):
     def fields(words):
         return configuration(*train.flags().parse(words.split())).set
@@ -147,9 +144,6 @@ def test_a_rule_that_cannot_be_read_is_refused_with_the_legal_forms(option, form
             TrainConfig(**{option: text})
 
 
-# -- options that follow from others ---------------------------------------------------------------
-
-
 def test_an_optimizer_follows_from_its_hyperparameters_and_a_resumed_run_may_keep_its_own():
     assert TrainConfig(eps=0.5).optimizer == Muon(eps=0.5)
     assert TrainConfig(eps=0.5, projection_rank=3).optimizer == Apollo(eps=0.5, rank=3)
@@ -186,8 +180,6 @@ def test_strategy_moments_and_prediction_follow_from_others(values, strategy, sh
     assert getattr(strategy_of(config), "name", "auto") == strategy
     assert (shares_moments(config), prediction_of(config)) == (shares, predicts)
 
-
-# -- options that contradict each other or have no effect ----------------------------------------
 
 ROUNDS = "determinism=rounds steps=5"
 RECORD = "determinism=record"

@@ -51,8 +51,6 @@ def refuse(monkeypatch, names, code):
         monkeypatch.setattr(os, name, checked(getattr(os, name)))
 
 
-# -- bad files -------------------------------------------------------------------------------------
-
 CONTENTS = {
     "half.txt.gz": (gzip.compress(b"never wait " * 50)[:-9], "cut short or damaged"),
     "table.parquet": (b"PAR1 and no more", "not Parquet"),
@@ -148,8 +146,6 @@ def test_a_folder_that_macos_protects_is_named_with_the_setting_that_opens_it(
     for text in (note, str(caught.value)):
         assert (setting in text) == (system == "darwin")
 
-
-# -- which files of a folder are text --------------------------------------------------------------
 
 TEXTS = {
     "README": b"read me\n",
@@ -283,9 +279,6 @@ def test_a_pseudo_file_system_below_a_folder_is_skipped_and_a_device_is_not_open
     assert "/dev/null" not in map(str, opened)
 
 
-# -- names of corpora ------------------------------------------------------------------------------
-
-
 def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path, monkeypatch):
     written(tmp_path, {
         "notes/a.txt": "a", "notes/c.txt": "\0", "letter.md": "letter",
@@ -320,9 +313,6 @@ def test_an_unknown_corpus_suggests_its_neighbour(spec, message, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         corpora.find(spec)
-
-
-# -- validation text by name -----------------------------------------------------------------------
 
 
 def roles(folder, *names):

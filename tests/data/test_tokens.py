@@ -29,8 +29,6 @@ from tests.data.token_files import token_file
 from tests.pairs import each_of, max_examples
 from tests.strategies.runs import begin_step, end_step, new_arena, strategy, worker
 
-# -- files -----------------------------------------------------------------------------------------
-
 
 @max_examples(50)
 @given(documents=st.lists(st.binary(max_size=60), min_size=1, max_size=8))
@@ -119,9 +117,6 @@ def test_tokens_of_a_file_that_is_shortened_in_use_are_an_error_and_no_bus_error
             read()
 
 
-# -- the order of an epoch -------------------------------------------------------------------------
-
-
 @pytest.fixture
 def file(tmp_path):
     text = np.random.default_rng(0).integers(0, 256, 1000).astype(np.uint8).tobytes()
@@ -175,8 +170,6 @@ def test_every_epoch_holds_every_sequence_once_and_any_piece_is_that_of_the_whol
         piece = Order(n, "ab" * 32, 3).at(1, start, count)
         assert np.array_equal(piece, whole[start : start + count])
 
-
-# -- examples: completions alone are labels, whatever is cut ---------------------------------------
 
 QUESTIONS = [(f"What is {k} plus one?", f"{k + 1}") for k in range(40)]
 EXAMPLES = [Example(question.encode(), answer.encode()) for question, answer in QUESTIONS]
@@ -278,8 +271,6 @@ def test_rows_of_unequal_batches_go_together_and_a_context_can_be_left_out(tmp_p
     assert [counted(rest, k) for k in (0, 1)] == [b"long enough|", b"r|"]
     assert rest.x[0, 0] == ord("\n")  # from which the first label is predicted
 
-
-# -- text that is divided among clients: every document once, as unevenly as alpha says ------------
 
 LABELS = [f"class {k % 5}" for k in range(100)]
 TOKENS = [10 + k % 7 for k in range(100)]

@@ -87,9 +87,6 @@ def test_shared_memory_here_is_enough_for_a_run(monkeypatch):
     assert "/dev/shm has 1,048,576 free; enlarge it" in small.consequence
 
 
-# -- Metal kernels ---------------------------------------------------------------------------------
-
-
 def test_an_engine_that_works_has_a_row_of_its_steps_and_one_per_operator(monkeypatch):
     only = {"causal_conv": kernels.probes.CHECKS["causal_conv"]}
     monkeypatch.setattr(kernels.probes, "CHECKS", only)
@@ -139,9 +136,6 @@ def test_an_operator_that_is_off_is_caught(monkeypatch):
     case, *_ = kernels.operator_cases(Lane(None, 0), "emulated", "causal_conv")
     assert "is off by" in case.fault
     assert case.error > case.allowed
-
-
-# -- a gradient of every backend; children stand in for a GPU --------------------------------------
 
 
 class Children:
@@ -253,8 +247,6 @@ def test_a_form_whose_bits_differ_is_not_recorded(measure):
     assert "--determinism record" in bad.consequence
 
 
-# -- both engines of a GPU with one of them, with speeds that tests choose --------------------
-
 NOISE = (1.0, 1.01, 0.99, 1.005, 0.995, 1.0)
 
 
@@ -307,8 +299,6 @@ def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch):
     assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
     assert "--workers mlx:gpu,torch:mps" in check.consequence
 
-
-# -- what follows from a record for a run ------------------------------------------------------
 
 BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
 FAST_GPU = {"mlx:gpu": 100_000.0, "mlx:cpu": 1_000.0, "torch:cpu": 1_000.0}

@@ -132,9 +132,6 @@ def test_a_run_continues_in_its_renamed_folder_or_in_a_new_one_and_says_so_once(
     assert train(small_config(tmp_path, resume=str(folder), steps=1)).steps == 41
 
 
-# -- output ----------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def broken_pipe():
     """The end of a pipe that is written to, after the other end was closed."""

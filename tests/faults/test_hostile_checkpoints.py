@@ -81,18 +81,12 @@ def test_a_sparse_file_of_200_gb_is_refused_unread(tmp_path, ours, name):
         convert(formats.open(foreign), tmp_path / "new", "xlstm")
 
 
-# -- digests ---------------------------------------------------------------------------------------
-
-
 def test_one_bit_in_the_tensors_of_ours_is_noticed_when_they_are_opened(ours):
     path = ours / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CheckpointError, match=r"model\.safetensors has digest .*, expected "):
         formats.open(ours)
-
-
-# -- torch files -----------------------------------------------------------------------------------
 
 
 class Claim:

@@ -18,8 +18,6 @@ from mlxhog.errors import MAX_CHARACTERS, MAX_SHOWN, ConfigError, shown
 from tests.faults.mutations import BOMB
 from tests.pairs import each_of, max_examples
 
-# -- YAML ------------------------------------------------------------------------------------------
-
 
 @each_of(
     ("text", "message"),
@@ -43,9 +41,6 @@ def test_a_config_that_is_no_plain_yaml_is_refused_with_its_line(tmp_path, text,
     assert len(str(caught.value)) < 1000
 
 
-# -- JSON ------------------------------------------------------------------------------------------
-
-
 @each_of(
     ("text", "message"),
     [
@@ -64,9 +59,6 @@ def test_json_that_nothing_can_handle_is_a_value_error(text, message):
         plain_json.loads(text)
 
 
-# -- messages --------------------------------------------------------------------------------------
-
-
 def test_no_message_is_longer_than_a_screen_and_its_way_out_stays():
     error = ConfigError(f"lr is {'x' * 10**6}; wanted a number")
     assert len(str(error)) < MAX_CHARACTERS + 100
@@ -82,9 +74,6 @@ def test_a_value_is_shown_shortened_whatever_it_is():
     for value in (deep, 10**6000, "x" * 10**6, ["x" * 1000] * 1000, {k: k for k in range(10**4)}):
         assert len(shown(value)) <= MAX_SHOWN
     assert shown("a\x1b[2J") == "'a\\x1b[2J'"
-
-
-# -- any value -------------------------------------------------------------------------------------
 
 
 same_every_time = max_examples(100, suppress_health_check=list(HealthCheck))

@@ -102,9 +102,6 @@ def test_every_thread_that_computes_asks_for_performance_cores(tmp_path):
     assert len(children) == 3, "the child, and two workers of a classic problem"
 
 
-# -- arrays in Metal's memory, which native code refuses -------------------------------------------
-
-
 TRAIN_AND_WRITE = """
 import json, sys
 from pathlib import Path

@@ -59,9 +59,6 @@ def refused(folder, line, *words, code=2):
         assert one in ended.err
 
 
-# -- one file --------------------------------------------------------------------------------------
-
-
 def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path):
     (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
     how = f"mad train --plugin all.py --layers 'my_layer swiglu' --task MY {SMALL} --steps 2 --json"
@@ -114,8 +111,6 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
     assert [one == before for one, before in zip(keys(), (keyed, swiglu))] == [False, True]  # noqa: B905
 
 
-# -- files that are refused ------------------------------------------------------------------------
-
 CLASS = "from mlxhog.models.layers.layer import Layer\nclass A(Layer):\n"
 
 
@@ -167,8 +162,6 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
         "read another one; did you mean 'z_proj.bias'?\n",
     )  # fmt: skip
 
-
-# -- remembered files ------------------------------------------------------------------------------
 
 NEVER = "you have never named that file"
 OTHER = "is not the version that was remembered"

@@ -108,9 +108,6 @@ def test_a_depth_that_cannot_be_is_answered_with_those_that_can(depth, message):
         deepened(BLOCKS, depth, stack=True)
 
 
-# -- the commands ----------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -60,8 +60,6 @@ def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one():
     assert 0 <= lost < 0.2
 
 
-# -- elements, rows and whole parameters at once ---------------------------------------------------
-
 PARAMETERS = {
     "dense": Slot("dense", (3000, 2), 77),  # not from a stripe's edge
     "rows": Slot("rows", (150, 40), 8192, "rows", row_word0=16),

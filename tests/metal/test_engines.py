@@ -150,9 +150,6 @@ def test_an_argument_that_does_not_fit_is_refused_before_anything_runs(which, me
     assert not fake.calls
 
 
-# -- memory of the host ----------------------------------------------------------------------------
-
-
 def test_mps_wraps_the_memory_that_mlx_lends_it(monkeypatch):
     lender = FakeMLX(KERNELS).install(monkeypatch)
     _, mps = fakes("mps", monkeypatch)

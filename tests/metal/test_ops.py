@@ -116,9 +116,6 @@ def test_an_operator_is_exact_and_its_bits_do_not_depend_on_threads(case):
             np.testing.assert_array_equal(more[name], grad, err_msg=name)
 
 
-# -- elementary functions --------------------------------------------------------------------------
-
-
 def test_elementary_functions_are_precise():
     # silu(x) is x * sigmoid(x), soft_cap(x, 1) is tanh(x): exp, sigmoid and tanh through their ops.
     x = np.linspace(-30, 30, 100_001).astype(np.float32)
@@ -141,9 +138,6 @@ def test_functions_have_the_right_limits_and_pass_nan_on():
     np.testing.assert_array_equal(out, [2, -2, np.nan, 0, 2, -2])
     ops.swiglu(x[2:], np.ones(4, np.float32), out[2:], threads=1)
     np.testing.assert_array_equal(out[2:], np.array([np.nan, 0, 1e30, -0.0], np.float32))
-
-
-# -- the loss --------------------------------------------------------------------------------------
 
 
 @each_of(
@@ -172,9 +166,6 @@ def test_the_sum_without_a_gradient_is_the_same_and_without_rows_both_are_zero()
         total = ops.linear_cross_entropy(x[:n], w, labels[:n], None, dx, dw, **how)
         assert ops.linear_cross_entropy(x[:n], w, labels[:n], None, None, None, **how) == total
         assert dw.any() == bool(n)
-
-
-# -- what may be left out --------------------------------------------------------------------------
 
 
 def mlstm_results(x, chunk, stride=1):
@@ -210,8 +201,6 @@ def test_a_first_step_without_a_past_has_no_forget_gradient_but_from_eps():
     x["i"][:, 0] = 1.0  # the stabilizer, by which eps counts, begins there
     assert (mlstm_results(x, 16)[8][:, 0] == 0).all()
 
-
-# -- what is refused -------------------------------------------------------------------------------
 
 X, W, OUT = draw(4, 8), draw(8), np.zeros((4, 8), np.float32)
 Q, GATE, CONV = draw(1, 4, 1, 4), draw(1, 4, 1), draw(2, 5, 6)

@@ -86,8 +86,6 @@ def test_reads_copy_and_predict_as_the_reference_does_by_any_number_of_threads(n
     assert_bits(own, src)
 
 
-# -- steps and norms by several threads ------------------------------------------------------------
-
 LARGE = Slot("large", (401, 511), 77)  # 200 stripes, from the middle of one to the middle of one
 SMALL = Slot("small", (33,), LARGE.offset + LARGE.size)
 SLOTS = {slot.name: slot for slot in (LARGE, SMALL)}

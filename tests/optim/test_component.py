@@ -160,9 +160,6 @@ def test_a_learning_rate_of_the_head_alone_is_refused_where_it_is_tied():
         strategies.build_optimizer(TrainConfig(strategy="serial", head_lr=2), HIDDEN, groups=tied)
 
 
-# -- the time of a step ----------------------------------------------------------------------------
-
-
 def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(monkeypatch):
     ns, entry = [1_000], Entry(1, np.zeros(ENTRY_BYTES, np.uint8))
     monkeypatch.setattr("mlxhog.optim.rule.monotonic_ns", lambda: ns[0])

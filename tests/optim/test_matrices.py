@@ -63,8 +63,6 @@ def test_a_step_is_the_rule():
     assert not parameter(where.private["v"], MATRIX).any()
 
 
-# -- SOAP ------------------------------------------------------------------------------------------
-
 LR, DECAY, SCALE = 0.05, 0.2, 0.5
 SOAP = Soap(run=USE, every=3, beta1=0.95, weight_decay=DECAY)
 SIDES = ("left_basis", "right_basis")
@@ -132,8 +130,6 @@ def test_bases_that_are_an_average_are_computed_anew_and_good_ones_stay():
     SOAP.step(where, grads, lr=LR, step=4)
     assert is_orthonormal(basis)
 
-
-# -- APOLLO ----------------------------------------------------------------------------------------
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "apollo"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))

@@ -186,9 +186,6 @@ def test_each_group_moves_as_the_whole_model_would_with_its_learning_rate(name):
         np.testing.assert_array_equal(parameter(grouped, slot), parameter(alone, slot))
 
 
-# -- formulas and other packages -------------------------------------------------------------------
-
-
 def lion(w, grads):
     m = np.zeros_like(w)
     for g in grads:
@@ -275,9 +272,6 @@ def test_rows_equal_torchs_sparse_adam():
     np.testing.assert_allclose(parameter(flat, EMBEDDING), table.detach().numpy(), **TORCH_F32)
 
 
-# -- steps that are written in part, or in advance -------------------------------------------------
-
-
 def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
     optimizer, flat = Sparsified(SGD(), TENTH), np.zeros(N, np.float32)
     place, total = target(optimizer, flat), np.zeros(MATRIX.shape, np.float32)
@@ -290,8 +284,6 @@ def test_what_was_written_and_what_waits_is_every_step_that_was_taken():
         np.testing.assert_array_equal(parameter(flat, MATRIX) + waiting, total)
     assert np.count_nonzero(waiting) > 0
 
-
-# -- what a selection takes ------------------------------------------------------------------------
 
 SELECTIONS = [Selection("topk", f) for f in (1e-9, 0.1, 0.5, 1.0)]
 SELECTIONS += [Selection("threshold", f) for f in (0.5, 1.0, 3.0)]
@@ -325,9 +317,6 @@ def test_a_selection_takes_what_its_definition_takes(pending, rows, selection, k
         np.testing.assert_array_equal(ours, defined)
 
 
-# -- in advance of what is late --------------------------------------------------------------------
-
-
 def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameters():
     steps = [dense_gradients(count) for count in range(1, 5)]
     rule, flat = DelayFeedback(SGD(weight_decay=0.0)), initial()
@@ -341,9 +330,6 @@ def test_whatever_the_shares_were_only_that_of_the_last_step_is_in_the_parameter
         np.testing.assert_allclose(parameter(flat, slot), plain + share * last, atol=1e-6)
         ahead = parameter(place.private[FEEDBACK], slot)
         np.testing.assert_allclose(ahead, share * last, atol=1e-6)
-
-
-# -- gradients -------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))

@@ -36,9 +36,6 @@ def close(value):
     return pytest.approx(value, rel=SIMULATED_RATE.of_largest)
 
 
-# -- schemes against closed forms ------------------------------------------------------------------
-
-
 def round_s(workers, backups):
     """Mean time of the slowest of shifted times, without the backups."""
     return 1.0 + 2.0 * sum(1 / k for k in range(backups + 1, workers + 1))
@@ -108,9 +105,6 @@ def test_a_step_without_time_and_replicas_that_do_not_fit_are_refused():
         simulate(workers_of(2), OuterLoop(1, 3))
 
 
-# -- SSP keeps its bound, and no worker waits for ever ---------------------------------------------
-
-
 def straggling(count, slow):
     """Workers, the first of which is slower by a factor."""
     same = Worker(name="w", compute=times_of("exponential", 0.5, 0.5))
@@ -135,8 +129,6 @@ def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker():
     assert slow.waiting[0] == 0
     assert min(slow.waiting[1:]) > 0.8
 
-
-# -- workers that die, come back and join ----------------------------------------------------------
 
 STRATEGIES = [
     SimulatedHogwild(), SimulatedLocked(), SimulatedLocked("step"), ParameterServer(),
@@ -193,8 +185,6 @@ def test_events_that_cannot_be_are_refused(events, message):
             workers_of(2), SimulatedHogwild(), updates=100, events=[Event(*one) for one in events]
         )
 
-
-# -- links between machines ------------------------------------------------------------------------
 
 SLOW, FAST = Link.parse("100Mbit:50ms"), Link(1e12)
 
@@ -253,8 +243,6 @@ def test_bytes_of_rounds_are_counted_also_of_those_that_follow_each_other(
     assert use["rounds"] == rounds
     assert (use["share"], use["bytes_per_s"]) == pytest.approx((share, sent))
 
-
-# -- a toy problem ---------------------------------------------------------------------------------
 
 BOWL = Quadratic((1.0, 0.5, 0.1))
 

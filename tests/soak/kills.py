@@ -196,8 +196,6 @@ class _Soak:
             self.record["failures"].append(failure)
 
 
-# -- a run -----------------------------------------------------------------------------------------
-
 TRAIN = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet"]
 
 
@@ -351,9 +349,6 @@ def aligned(values):
     copy = room[begin : begin + values.nbytes].view(values.dtype)
     copy[...] = values
     return copy
-
-
-# -- faults ----------------------------------------------------------------------------------------
 
 
 class Faults:

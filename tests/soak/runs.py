@@ -17,8 +17,6 @@ from tests.soak import Counts
 from tests.soak.killer import Killer
 from tests.training.small import identical, parameters, small_config
 
-# -- gates -----------------------------------------------------------------------------------------
-
 WORKERS, STEPS, KILLS = 3, 400, 2
 
 
@@ -77,8 +75,6 @@ def gates(n, say):
     return counts
 
 
-# -- replays ---------------------------------------------------------------------------------------
-
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
 
@@ -123,8 +119,6 @@ def replays(n, say):
     counts.facts |= {"runs": outcomes, "deaths": deaths, "torn_steps": torn}
     return counts
 
-
-# -- repeats ---------------------------------------------------------------------------------------
 
 EXACT = ("sync", "round_robin", "avg_runs", "serial")
 

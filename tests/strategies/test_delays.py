@@ -134,9 +134,6 @@ def test_a_stale_update_predicts_the_next_ones_by_its_own_staleness():
         assert arena.param("w").tolist() == [plain - LR * 8 / 2] * 4  # its advance is taken back
 
 
-# -- ages of simulated gradients -------------------------------------------------------------------
-
-
 def steps(text, seed=0, n=4000):
     trace = StalenessTrace(text, seed)
     return [trace.at(step) for step in range(n)]
@@ -182,8 +179,6 @@ def test_a_step_by_speeds_depends_on_its_number_alone_and_a_long_run_keeps_few_o
             assert staleness == min(k - last.get(worker, -1) - 1, trace.most)
             last[worker] = k
 
-
-# -- where gradients are taken ---------------------------------------------------------------------
 
 N = 4
 PREDICTIONS = {"none": set(), "own": {"own_prev", "a"}, "last": {"last", "prev", "a", "b"}}

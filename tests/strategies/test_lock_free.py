@@ -34,8 +34,6 @@ from tests.strategies.runs import (
 )
 from tests.threads import begin, join, wait_until
 
-# -- one step --------------------------------------------------------------------------------------
-
 
 @each_of("name", ["hogwild", "async_ps"])
 def test_staleness_is_the_updates_between_a_read_and_its_write(name):
@@ -67,8 +65,6 @@ def test_with_overlap_staleness_rules_count_the_workers_pending_update():
         late = Delays(one.context)
         assert [late.rate(1.0, staleness) for staleness in (0, 2, 4)] == [1.0, 1.0, 0.5]
 
-
-# -- deaths between the moments of all workers and their steps ------------------------------------
 
 STEPS = 5
 BEGIN = 2.0**STEPS
@@ -143,8 +139,6 @@ def test_a_death_at_any_line_loses_no_step_of_shared_moments_that_was_counted(op
     assert unwritten > 0 or rule is not MUON, "none between a matrix's moments and its step"
 
 
-# -- locks -----------------------------------------------------------------------------------------
-
 BLOCKS = {
     "rows": ParamSpec("rows", (5, 2), "zeros", "rows"),
     "w": ParamSpec("w", (3 * STRIPE,), "zeros"),
@@ -194,9 +188,6 @@ def test_locks_are_those_of_the_blocks_that_a_gradient_touches():
         free = Rows(np.array([4], np.int32), np.ones((1, 2), np.float32))
         step_on(other, {"rows": free})  # it does not wait for another row
         assert arena.param("rows")[4].tolist() == [-LR, -LR]
-
-
-# -- the parameter server and its gate -------------------------------------------------------------
 
 
 def test_all_gradients_go_into_one_optimizer_state_in_the_order_of_their_arrival():
@@ -298,9 +289,6 @@ def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
             clocks = of.clocks(arena).values()
             assert not clocks or max(clocks) - min(clocks) <= slack + 1
         assert 0 < worst <= (workers - 1) * (2 * slack + 1)
-
-
-# -- in order --------------------------------------------------------------------------------------
 
 
 @each_of("rule", ["delay_adaptive", "drop", "drop:1"])

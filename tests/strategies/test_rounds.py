@@ -86,9 +86,6 @@ def test_a_round_is_begun_only_if_the_slowest_worker_ends_it_in_time(arena, of, 
     assert strategy("hogwild").step_s(arena) == 0.5  # of which the fastest still begins one
 
 
-# -- backup workers --------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def team():
     """A round waits for two of three; rank 0 has decided on the first round."""
@@ -140,8 +137,6 @@ def test_a_worker_that_was_too_late_continues_and_leaves_no_ticket(team, checkpo
     assert (of.steps_done(arena, ledger), ledger.watermark) == (3, 9)
     assert of.between_steps(arena)
 
-
-# -- the division of work --------------------------------------------------------------------------
 
 EACH = 4  # sequences of a ticket
 
@@ -237,9 +232,6 @@ def test_parameters_are_divided_by_what_their_steps_cost(model, workers, kind):
     assert max(loads) <= 1.05 * max(sum(loads) / workers, *costs)
     orthogonalized = [s.name in hidden and kind is not AdamW for s in slots]
     assert [c > s.size for c, s in zip(costs, slots, strict=True)] == orthogonalized
-
-
-# -- local methods ---------------------------------------------------------------------------------
 
 
 W = {"w": ParamSpec("w", (3000,), "zeros")}  # every worker averages a part of it

@@ -42,9 +42,6 @@ def test_the_kernels_of_the_project_keep_every_rule():
     assert not list(map(str, lint.check_kernels()))
 
 
-# -- address spaces --------------------------------------------------------------------------------
-
-
 CLANGS = [name for name in address_spaces.NAMES if shutil.which(name)]
 needs_clang = pytest.mark.skipif(not CLANGS, reason="no clang: apt-get install clang")
 

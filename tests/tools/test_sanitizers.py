@@ -97,9 +97,6 @@ def test_every_kernel_compiles_with_gcc_and_with_clang(new_emulator, compiler):
             assert path.exists()
 
 
-# -- barriers --------------------------------------------------------------------------------------
-
-
 BARRIER = re.compile(r"\bthreadgroup_barrier\([^;]*\);")
 SEEDS = range(3)
 

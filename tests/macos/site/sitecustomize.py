@@ -19,8 +19,6 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
-# -- modules --------------------------------------------------------------------------------------
-
 
 def after_import(name, change):
     """Call `change` with the module `name` as soon as somebody has imported it."""
@@ -70,8 +68,6 @@ stand_in(
     disk_partitions=lambda all=False: [],
 )
 stand_in("_scproxy", _get_proxy_settings=dict, _get_proxies=dict)  # urllib, and so torch, has it
-
-# -- MLX -------------------------------------------------------------------------------------------
 
 CPU, METAL = 1, 8  # DLDeviceType
 DEVICE_AT = {b"dltensor": 8, b"dltensor_versioned": 40}  # bytes before `device_type`
@@ -140,8 +136,6 @@ def _export_metal(array):
     array.__dlpack__ = dlpack
     array.__dlpack_device__ = lambda self: (METAL, 0)
 
-
-# -- torch -----------------------------------------------------------------------------------------
 
 CREATORS = "zeros ones empty full arange eye tensor"
 
@@ -220,8 +214,6 @@ def change_torch(torch):
     torch.Tensor.to = to
     torch.backends.mps.is_available = lambda: True
 
-
-# -- Python ----------------------------------------------------------------------------------------
 
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
 sys.platform = "darwin"

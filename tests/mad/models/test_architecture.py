@@ -24,8 +24,6 @@ def read(text):
     return families.read(yaml.safe_load(text), strict=True)
 
 
-# -- lines -----------------------------------------------------------------------------------------
-
 VALUES = {
     int: st.integers(0, 1000),
     float: st.floats(-1e30, 1e30),
@@ -85,9 +83,6 @@ OTHERS = "gated-conv(3)|gated-conv(kernel=3,kernel=4)|()|gated-conv)||*2|swiglu*
 def test_what_is_no_sequence_is_refused_with_its_place(text, message):
     with pytest.raises(ConfigError, match=message):
         parse(text)
-
-
-# -- files -----------------------------------------------------------------------------------------
 
 
 def test_sizes_of_the_file_are_those_of_the_model():

@@ -63,9 +63,6 @@ def test_the_decoder_is_two_layers_of_exact_gelu_on_the_last_vector_and_a_place(
     assert_close(actual, expected, FLOAT64)
 
 
-# -- parameters ------------------------------------------------------------------------------------
-
-
 def model_of(*layers, **changes):
     items = tuple(map(make, layers))
     return MADConfig(vocab_size=512, hidden_size=64, layers=items, max_length=256, **changes)

@@ -141,8 +141,6 @@ def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
     assert to_json(read_ranking(store))["runs_planned"] == 3 * N
 
 
-# -- the page and its plots ------------------------------------------------------------------------
-
 SOME = TASKS[:2]  # a picture is slow
 PNG = b"\x89PNG\r\n\x1a\n"
 FIGURES = {f"score-{cost}" for cost in COSTS} | {f"curves-{task}" for task in SOME}

@@ -58,9 +58,6 @@ def test_a_space_has_depths_and_the_choices_of_the_part_that_repeats(keys, depth
     assert [canonical(slot) for slot in choices.block] == block
 
 
-# -- candidates ------------------------------------------------------------------------------------
-
-
 @given(
     template=st.sampled_from(["alternate", "free"]),
     depth=st.sampled_from([1, 3, 4, [1, 4]]),
@@ -112,9 +109,6 @@ def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_wit
 def test_the_state_of_a_cache_is_counted_at_the_length_of_the_rows():
     keys = {"mixers": ["gated-conv", "mh-attention(h4)"], "channels": ["mlp"]}
     assert candidates(**keys, budget={"state": 1000}).count == 1
-
-
-# -- mistakes --------------------------------------------------------------------------------------
 
 
 @each_of(

@@ -46,9 +46,6 @@ def result(of, *, status="done", curve=()):
     )
 
 
-# -- events of a run; a worker can import every function -------------------------------------------
-
-
 def quick(config, *, callbacks, rungs):
     return result(config)
 
@@ -111,9 +108,6 @@ WRONG = {
 }
 
 
-# -- whole studies ---------------------------------------------------------------------------------
-
-
 def study(root, name="s", candidates=2, runs=4):
     """The store of a study of some candidates, created if it does not exist."""
     return open_store(definition(candidates, runs), root, name)
@@ -156,8 +150,6 @@ def lines(directory):
     path = directory / "runs.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
-
-# -- arguments of commands: two candidates, two tasks, runs of a few steps -------------------------
 
 TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
 ON_MLX = ("--backend", "mlx")

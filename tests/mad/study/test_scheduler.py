@@ -118,9 +118,6 @@ def test_a_sampler_is_asked_as_results_arrive_and_a_resumed_one_has_the_history(
     assert cut.proposals() == whole.proposals()
 
 
-# -- limits ----------------------------------------------------------------------------------------
-
-
 def test_budgets_count_whole_candidates_and_time_of_earlier_sessions(tmp_path):
     store, totals = study(tmp_path, candidates=3), []
     assert go(store, limit=Interval(1), n_runs=3).status == "budget"
@@ -137,9 +134,6 @@ def test_time_used_counts_runs_beside_each_other_once():
     ends = [(11, 5), (10, 5), (40, 5), (39, 1)]
     records = [replace(RECORD, at=at(second), seconds=seconds) for second, seconds in ends]
     assert [seconds_used(records[:n]) for n in (0, 2, 4)] == pytest.approx([0, 6, 11])
-
-
-# -- a worker --------------------------------------------------------------------------------------
 
 
 def test_runs_that_go_wrong_have_failed_with_their_reasons_and_the_next_session_runs_them_again(
@@ -179,9 +173,6 @@ def test_a_run_that_loses_its_gpu_is_no_result_and_is_tried_again_in_a_new_proce
     log = (store.directory / "logs" / "worker-1.log").read_text()
     assert small.METAL_SAYS in log
     assert "LostGPU: torch:mps lost work" in log
-
-
-# -- ends of a session -----------------------------------------------------------------------------
 
 
 def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, monkeypatch):

@@ -86,8 +86,6 @@ def read(path):
     return Dataset(**{name: stored[name].astype(np.int32) for name in names}, meta=meta)
 
 
-# -- targets ---------------------------------------------------------------------------------------
-
 RECORDED = json.loads((GOLDEN / "rows.json").read_text())
 """Digest of the rows of each case with seed 0."""
 
@@ -120,8 +118,6 @@ def test_targets_of_the_references_follow_the_same_rules(name):
         settings = replace(settings, fuzzy_compat=True)
     check_targets(settings, data)
 
-
-# -- conformance -----------------------------------------------------------------------------------
 
 SMALL = {"train_rows": 600, "test_rows": 40, "val_rows": 30}
 
@@ -176,9 +172,6 @@ def test_mad_data_writes_the_same_whole_file_again(tmp_path, monkeypatch, capsys
     assert (output["train_rows"], output["test_rows"], output["length"]) == (12_800, 1_280, 31)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert read(tmp_path / "a.npz").train_x.shape == (12_800, 31)
-
-
-# -- refusals --------------------------------------------------------------------------------------
 
 
 def test_settings_may_be_text_and_go_by_the_names_of_the_files():

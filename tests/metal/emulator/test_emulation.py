@@ -58,8 +58,6 @@ def test_threadgroup_memory_is_poisoned_for_every_group(emulator):
     assert np.isnan(y[:, 1:]).all()
 
 
-# -- barriers and the memory that their flags name -------------------------------------------------
-
 gcc_on_linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS has no watched accesses")
 NONE, DEVICE, THREADGROUP, BOTH = range(4)
 RIGHT = {probes.BY_THREADGROUP: THREADGROUP, probes.BY_TURNS: THREADGROUP, probes.BY_DEVICE: DEVICE}
@@ -116,8 +114,6 @@ def test_no_barrier_of_a_kernel_may_have_another_flag(emulator, tmp_path, name):
 def test_every_text_with_barriers_is_tried():
     assert {path.name for path in TEXTS.glob("*.h") if RIGHT_FLAG in path.read_text()} == {*OF_TEXT}
 
-
-# -- schedule fuzzing ------------------------------------------------------------------------------
 
 N = 65_536
 

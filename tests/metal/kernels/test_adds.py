@@ -50,8 +50,6 @@ def test_a_dense_add_rounds_the_product_and_touches_nothing_else(emulator, n):
         assert done == (n > 0)
 
 
-# -- steps -----------------------------------------------------------------------------------------
-
 HP = np.array([0.1, 0.7, 0.3, 0.02, 0.1, 0.7, 0.0, 0.0], np.float32)
 ADD = np.array([1, 1, 0, 0] * 2, np.float32)  # adds 1 along a direction of -1
 
@@ -112,8 +110,6 @@ def test_rows_outside_the_parameter_are_left_out_and_reported(emulator):
     assert done.tolist() == [1, 0, 0, 0, 0]
 
 
-# -- no add is lost, whatever the schedule ---------------------------------------------------------
-
 ADDS = 128_000
 N = 64  # elements, of which each counts exactly up to 2^24
 
@@ -146,9 +142,6 @@ def test_a_hundred_thousand_adds_under_schedule_fuzzing_all_arrive(new_emulator,
     grid, threadgroup = ((x, y, times), (8, 8, 4)) if y > 1 else ((x, times, 1), (N, 4, 1))
     new_emulator(fuzz=11, threads=4).run(replace(launch, grid=grid, threadgroup=threadgroup))
     np.testing.assert_array_equal(arena, times)
-
-
-# -- what is refused -------------------------------------------------------------------------------
 
 
 @each_of("other", ["arena", "prev", "g"])

@@ -52,9 +52,6 @@ def test_a_gradient_that_is_not_finite_names_its_batch(tmp_path, monkeypatch):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda *step: None)
 
 
-# -- blocks of a model -----------------------------------------------------------------------------
-
-
 def test_every_parameter_of_every_architecture_but_a_table_is_in_exactly_one_block():
     for name in architectures():
         model = load_architecture(name)
@@ -68,9 +65,6 @@ def test_every_parameter_of_every_architecture_but_a_table_is_in_exactly_one_blo
         if name == "tiny":
             layers = [f"layer {k}" for k in range(4)]
             assert [block.name for block in blocks] == ["embedding", *layers, "out_norm", "head"]
-
-
-# -- rows of the embedding -------------------------------------------------------------------------
 
 
 def test_rows_of_batches_are_counted_as_by_hand(tmp_path):

@@ -15,8 +15,6 @@ from mlxhog.research.analysis.advice import of_run, probe_run
 from mlxhog.research.simulator import Staleness
 from tests.training.small import small_config
 
-# -- summaries of staleness: per worker, from counts, values and recorded runs ---------------------
-
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=200))
 def test_a_summary_is_that_of_the_values(values):
@@ -49,9 +47,6 @@ def test_each_worker_of_a_run_has_its_own_distribution_in_the_newest_command(tmp
         {"name": "1 mlx", "steps": 30, "mean": 1 / 30, "p50": 0, "p99": 1, "max": 1},
         {"name": "2 torch", "steps": 4, "mean": 8.0, "p50": 8, "p99": 8, "max": 8},
     ]
-
-
-# -- staleness and lost updates as runs show them --------------------------------------------------
 
 
 @pytest.mark.slow

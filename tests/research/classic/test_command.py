@@ -77,9 +77,6 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process(capsys, monkey
     assert not set(multiprocessing.active_children()) - before
 
 
-# -- the answer ------------------------------------------------------------------------------------
-
-
 def run(objective, seconds, *, strategy="hogwild", workers=2, status="done"):
     epoch = Epoch(1, 0.1, seconds, seconds * workers, 1000, {"objective": objective})
     return ClassicResult(

@@ -89,8 +89,6 @@ def test_a_packed_file_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_
         load_svmlight(packed)
 
 
-# -- what is refused -------------------------------------------------------------------------------
-
 SVM, RATING, EDGE = "wanted LABEL", "wanted USER ITEM RATING", "wanted VERTEX VERTEX"
 ROWS = (
     "-1", "-1 3:1 2:1", "-1 3:1 3:1", "-1 3:nan", "-1 3:1e39", "-1 3:", "-1 inf:1",

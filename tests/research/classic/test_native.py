@@ -19,8 +19,6 @@ from tests.tolerances import CLASSIC_STEP_F32, SIMPLEX_F32, assert_close
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/hogwild/single_steps.json").read_text())
 FIRST = np.zeros(1, np.int32)
 
-# -- recorded steps --------------------------------------------------------------------------------
-
 
 @each_of("name", ["svm", "svm_violating"])
 def test_one_step_of_the_svm_is_the_recorded_one(name):
@@ -55,8 +53,6 @@ def test_one_step_of_a_cut_is_the_recorded_one():
     problem.run(alone("private"), FIRST, case["gamma"])
     assert_close(x, [case["xu_new"], case["xv_new"]], CLASSIC_STEP_F32)
 
-
-# -- one worker of any strategy --------------------------------------------------------------------
 
 N = 3000
 
@@ -118,9 +114,6 @@ def test_every_strategy_with_one_worker_gives_the_bits_of_serial(name, batch):
             np.testing.assert_array_equal(a.view(np.uint32), b.view(np.uint32), err_msg=kind)
 
 
-# -- what stays true -------------------------------------------------------------------------------
-
-
 def test_a_row_that_two_writers_mixed_is_projected_when_it_is_read():
     # Row 0 is off the simplex; its projection equals row 1, so the edge pulls nothing.
     x = np.array([[0.9, 0.7, 0.4], [0.0, 0.0, 0.0]], np.float32)
@@ -130,8 +123,6 @@ def test_a_row_that_two_writers_mixed_is_projected_when_it_is_read():
     problem.run(alone("racy"), FIRST, 0.3)
     assert_close(x, before, CLASSIC_STEP_F32)
 
-
-# -- the projection onto the simplex ---------------------------------------------------------------
 
 ROWS = arrays(
     np.float32,
@@ -160,9 +151,6 @@ def test_the_projection_is_the_nearest_point_of_the_simplex(v):
     away = v - p
     assert (away - away @ p <= 1e-5 * max(1.0, np.abs(v).sum())).all()
     assert_close(projected(p), p, SIMPLEX_F32)
-
-
-# -- what is refused -------------------------------------------------------------------------------
 
 
 def sparse(indptr, *indices, n_values=2):

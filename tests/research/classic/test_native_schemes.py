@@ -43,9 +43,6 @@ def trained(kind):
         return x_of(segment).copy().reshape(-1)
 
 
-# -- turns ----------------------------------------------------------------------------------------
-
-
 def slope_at(data, x, e):
     u, z, y = data.row(e)
     return np.float32(-y if y * (z @ x[u]) < 1 else 0)
@@ -79,8 +76,6 @@ def test_sync_applies_the_mean_of_gradients_at_the_same_x():
             apply(data, x, e, slope, old, np.float32(GAMMA) / np.float32(len(parts)))
     assert_close(trained("sync"), x, CLASSIC_STEP_F32)
 
-
-# -- nothing is lost ------------------------------------------------------------------------------
 
 # Enough for milliseconds side by side, or nothing could be lost; turns tell by their order.
 ADDS = dict.fromkeys(("lossless", "aig", "hot_cold"), 60_000) | {"round_robin": 500}
@@ -159,8 +154,6 @@ def test_no_update_is_lost(make, kind):
         assert floats[48] == WORKERS * ADDS[kind]
 
 
-# -- torn values ----------------------------------------------------------------------------------
-
 A = 87_381.0  # 0x47aaaa80; its multiples up to 192 are exact, and neighbours share hardly a byte
 
 
@@ -202,9 +195,6 @@ def test_readers_never_see_a_torn_value(kind):
         assert values <= {k * A for k in range(-most, most + 1)}
 
 
-# -- stops ----------------------------------------------------------------------------------------
-
-
 def wait_for_the_absent(segment, kind, rank):
     problem = Sparse.random(N, D).problem(x_of(segment))
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), orders(N, 1)[0], GAMMA) < N
@@ -224,9 +214,6 @@ def test_a_stop_ends_every_wait(kind):
         assert board.stopped
         board.reset()
         assert not board.stopped
-
-
-# -- what is refused -------------------------------------------------------------------------------
 
 
 def test_orders_and_rows_outside_the_problem_are_refused():

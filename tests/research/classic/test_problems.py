@@ -28,8 +28,6 @@ RANKS = json.loads((HERE / "netflix_like.json").read_text())["ranks"]
 ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
 SERIAL = ClassicConfig(strategy="serial")
 
-# -- reference values ------------------------------------------------------------------------------
-
 
 def sequential(problem, epochs, lr, decay, batch, order_seed=1):
     """Yield the measures after each epoch of plain SGD, with the order of the recorded runs."""
@@ -91,9 +89,6 @@ def test_workers_round_the_recorded_grid_to_its_maximum_flow(strategy, write, wo
     assert GRID["maxflow"] < measures["objective"] < 400  # serial is at 383.0 by then
 
 
-# -- measures --------------------------------------------------------------------------------------
-
-
 def test_rows_without_a_training_rating_do_not_shrink():
     ratings = Ratings(np.array([0, 0]), np.array([1, 2]), np.array([1.0, 5.0]), 2, 4)
     data = MatrixCompletion(ratings, mu=3.0).data()
@@ -146,9 +141,6 @@ def test_at_zeros_and_ones_the_objective_is_the_cut():
     for middle, expected in (([0, 0], 5.0), ([1, 0], 4.0), ([0, 1], 6.0), ([1, 1], 5.0)):
         x = np.array([[0], middle[:1], [1], middle[1:]], np.float32)
         assert problem.measures({"x": x}) == {"objective": expected, "cut": expected}
-
-
-# -- data ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["svm", "logistic", "least-squares"])

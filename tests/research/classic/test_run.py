@@ -122,8 +122,6 @@ def test_learning_rates_of_epochs_follow_the_schedule(options, expected):
     assert sizes == pytest.approx(expected)
 
 
-# -- what is refused -------------------------------------------------------------------------------
-
 FEW = hinge(n=50, d=30)
 
 

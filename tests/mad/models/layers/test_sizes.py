@@ -64,9 +64,6 @@ def test_a_negative_number_of_any_layer_is_refused_by_its_name(layer):
                 model((layer(**{name: -1}),))
 
 
-# -- initial values --------------------------------------------------------------------------------
-
-
 @each_of("text", ["ssd", "mamba", "gated-delta-net", "gated-delta-product", "kda"])
 def test_what_forgets_starts_between_slow_and_fast(text):
     own = start(text)
@@ -117,9 +114,6 @@ def test_initial_values_of_xlstm_have_their_ranges(text, name, low, high, n):
     assert n in (None, len(values))
 
 
-# -- numbers ---------------------------------------------------------------------------------------
-
-
 @each_of(("d", "heads"), [(16, 1), (48, 3), (64, 4), (96, 6), (100, 5), (128, 16), (256, 16)])
 def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_lab(d, heads):
     for text in ("mh-attention", "mh-sliding-attention", "path"):
@@ -138,9 +132,6 @@ def test_a_layer_a_checkpoint_and_a_run_have_every_number(tmp_path):
     run = small_run(dim=64)
     layers = (parse(f"mh-attention{heads} swiglu") for heads in ("(h4)", ""))
     assert len({replace(run, layers=one).key() for one in layers}) == 1
-
-
-# -- what a layer computes -------------------------------------------------------------------------
 
 
 @each_of("text", ["delta-net({})", "gated-delta-product({},householders=1)", "kda({})"])
