@@ -46,6 +46,18 @@ ROWS: Final = (
     Row(1, 1, "minute", "bpe:1024", 1.557),
     Row(1, 1, "minute", "sotu", 1.587),
     Row(1, 1, "minute", "bytes", 1.819),
+    Row(3, 1, "minute", "sotu", 1.365),
+    Row(3, 1, "minute-ngrams", "sotu", 1.368),
+    Row(3, 1, "minute", "bpe:4096", 1.386),
+    Row(3, 1, "minute", "bpe:1024", 1.504),
+    Row(3, 1, "5m", "bpe:1024", 1.736),
+    Row(3, 1, "minute", "bytes", 1.809),
+    Row(3, 1, "5m", "bytes", 2.129),
+    Row(10, 1, "minute-ngrams", "sotu", 1.275),
+    Row(10, 1, "minute", "sotu", 1.306),
+    Row(10, 1, "minute", "bpe:1024", 1.490),
+    Row(10, 1, "5m", "bpe:1024", 1.736),
+    Row(10, 1, "minute", "bytes", 1.798),
 )
 
 
