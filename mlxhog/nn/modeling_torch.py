@@ -82,10 +82,13 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
         self._set_module(self._places[1], new_embeddings)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None,
-        labels: Tensor | None = None, num_items_in_batch: Tensor | int | None = None,
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutput:  # fmt: skip
+    ) -> CausalLMOutput:
         """Return the logits, and the mean loss of the labels, which are shifted here.
 
         Args:

@@ -144,7 +144,10 @@ def test_the_command_says_where_it_listens_and_ends_with_a_signal():
         socket.create_connection((host, int(port)), LIMIT_S).close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_S) == 0
-        assert process.stderr.read() == "ended; the machines train on alone\n"
+        assert (
+            process.stderr.read()
+            == "the cluster has ended; each machine continues to train alone\n"
+        )
 
 
 def test_a_machine_that_is_too_slow_for_its_rounds_is_reported(monkeypatch):
