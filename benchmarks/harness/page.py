@@ -13,7 +13,7 @@ from collections import Counter
 
 import yaml
 from harness.claims import WORDS, Claim
-from harness.estimates import Share
+from harness.estimates import ROUNDING, Share
 from harness.machine import ROOT, defaults_digest
 from harness.picture import picture
 from harness.verdicts import SEVERITY, Expected, Family, interval_of, named
@@ -109,7 +109,7 @@ def cell(quantity, *, inverse=False):
     values = [quantity["value"], *(interval_of(quantity) or ())]
     if inverse:
         values = [1 / values[0], *(1 / end for end in reversed(values[1:]))]
-    shown = [f"{value:.2f}" for value in values]
+    shown = [f"{value * (1 + ROUNDING):.2f}" for value in values]  # .005 is rounded up
     return f"{shown[0]} ({shown[1]} to {shown[2]}, n {quantity['n']})" if shown[1:] else shown[0]
 
 
@@ -231,17 +231,21 @@ def noise(result, quantities):
         return ""
     one = max(controls, key=lambda one: abs(math.log(one["value"])))
     ends = f" ({one['low']:.3f} to {one['high']:.3f})"
-    return f"; A/A {one['value']:.3f}{ends}"
+    return f"; A/A, {one['name']}, ratio {one['value']:.3f}{ends}"
 
 
 def every_quantity(results):
     """Every result with all of its quantities, none left out."""
-    about = "By file: the number, and the limit of the script; one of a document in brackets."
+    about = "Each quantity of a file, and the limit set in its script; a document's is in brackets."
     lines = ["## Every quantity", "", about, ""]
     for name, result in results.items():
         ran = f"`{result['command']}`"
         if "command" in result.get("stale", ""):
-            ran = f"Recorded by {result['command']}"
+            ran = (
+                result["command"].capitalize()
+                if " script " in result["command"]
+                else f"Recorded by {result['command']}"
+            )
         lines += [f"### {name}", "", f"{ran}: {source(name, results, up='../../')}"]
         lines += ["", *([result["note"], ""] if result.get("note") else [])]
         if result["claims"]:

@@ -4,10 +4,10 @@ A row names quantities of one result and what is expected of each: `> 1`, `< 0`,
 `.95 to 1.05`, or `limits`, which are those of the script, set before it ran.
 
 - A quantity with an interval is supported or refuted if its 95 % interval lies on one side of the
-  bound and its p-value, corrected for all comparisons that are planned of the script (`Family`,
+  bound and its p-value, corrected for all comparisons of the result that one page judges (`Family`,
   Holm 1979), is at most .05. Where equal arms of the script differ (A/A), the bound of a ratio has
   to be missed by more than they do.
-- A count is compared. A time or a loss without an interval decides nothing.
+- What is no timing is compared as it is, without an interval; a timing without one decides nothing.
 - A row is supported if all its quantities are, refuted if one is refuted, else inconclusive.
 - A row without an expectation has numbers and no verdict.
 """

@@ -145,7 +145,7 @@ def test_a_number_in_a_text_is_the_quantity_that_it_names():
         "one": {"claims": [quantity("a, x", 2.0, 1.6, 2.5)], "controls": {"comparisons": []}}
     }
     text = page.quoted("{one: a, x}; {=one: a}; {1/one: a}; {=1/one: a}", results)
-    assert text == "2.00 (1.60 to 2.50, n 5); 2.00; 0.50 (0.40 to 0.62, n 5); 0.50"
+    assert text == "2.00 (1.60 to 2.50, n 5); 2.00; 0.50 (0.40 to 0.63, n 5); 0.50"
     with pytest.raises(LookupError, match=r"one\.json has no quantity that begins with 'b'"):
         page.quoted("{one: b}", results)
 
