@@ -85,7 +85,7 @@ void bind_turns(nb::module_& m) {
       .def("repeat", &TurnsObject::repeat, "turns"_a, "torn"_a = false,
            "Begin a step whose accesses come in recorded turns, and end with the last.")
       .def("stop", &TurnsObject::stop, "Let a thread that waits for a turn give up.")
-      .def("settle", &TurnsObject::settle, "End the access that a torn step left.")
+      .def("settle", &TurnsObject::settle, "End the access that a partially applied step left.")
       .def_prop_ro("done", &TurnsObject::done, "Accesses of this step so far.");
   m.attr("TURNS_HEAD") = Turns::kHead;
   m.def("attach_turns",

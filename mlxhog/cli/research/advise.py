@@ -60,7 +60,7 @@ def run(args: _AdviseOptions, config: AdviseConfig, training: ConfigSource) -> C
     ]
     workers = [{k: one[k] for k in ("name", "mean_s", "cv", "p99_s")} for one in profile["workers"]]
     measured = {
-        "rounds cost": f"{profile['gain']:.1%}: the slowest gradient takes "
+        "synchronous steps cost": f"{profile['gain']:.1%}: the slowest gradient takes "
         f"{format_duration(profile['slowest_s'])}, barrier and average "
         f"{format_duration(profile['sync_s'])}",
         "together": f"{profile['scaling']:.2f} times the gradients of one worker",

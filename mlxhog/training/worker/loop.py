@@ -140,12 +140,12 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         decay=plan.decay,
         model=plan.model,
         run_dir=job.run_dir,
-        orthogonalize=polar_of_device(job, backend),
+        orthogonalize=orthogonalize_of_device(job, backend),
         threads=job.step_threads,
     )
 
 
-def polar_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
+def orthogonalize_of_device(job: Job, backend: Backend) -> Orthogonalize | None:
     """The backend's orthogonalization, compared with the CPU's; None if the CPU orthogonalizes."""
     name, choice = job.spec.backend, optim.optimizer_of(job.config)
     on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient

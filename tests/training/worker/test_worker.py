@@ -67,8 +67,10 @@ def test_each_worker_orthogonalizes_where_the_option_says():
     for device, name in itertools.product(on, BACKENDS):
         one = a_job(name, optimizer="muon", orthogonalization_device=device)
         expected = backend.orthogonalize if name in on[device] else None
-        assert worker.polar_of_device(one, backend) is expected
-    assert worker.polar_of_device(a_job("mlx:gpu"), backend) is None  # AdamW has nothing to do
+        assert worker.orthogonalize_of_device(one, backend) is expected
+    assert (
+        worker.orthogonalize_of_device(a_job("mlx:gpu"), backend) is None
+    )  # AdamW has nothing to do
 
 
 @pytest.mark.parametrize("error", [0.01, np.nan])
@@ -76,8 +78,8 @@ def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(cap
     backend = a_backend(error)
     asked = a_job("mlx:cpu", optimizer="muon", orthogonalization_device="worker")
     with pytest.raises(EnvironmentLacks, match="mlx:cpu differ from the CPU's.*MLX_ENABLE_TF32=0"):
-        worker.polar_of_device(asked, backend)
-    assert worker.polar_of_device(a_job("mlx:gpu", optimizer="muon"), backend) is None
+        worker.orthogonalize_of_device(asked, backend)
+    assert worker.orthogonalize_of_device(a_job("mlx:gpu", optimizer="muon"), backend) is None
     notice = capsys.readouterr().out
     assert notice.startswith("notice: worker 2 orthogonalizes on the CPU: directions of mlx:gpu")
 
