@@ -11,7 +11,7 @@ The rest (norms, activations, gates) is not counted. A backward pass has two pro
 forward pass, one per factor.
 """
 
-from mlxhog.base.capabilities import Cell
+from mlxhog.base.capabilities import CellShape
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.layers.layer import Layer
@@ -20,23 +20,23 @@ from mlxhog.models.layers.xlstm import CHUNK_SIZE
 BACKWARD = 2  # products of a backward pass for each of the forward pass
 
 
-def cells(model: ModelConfig) -> dict[Cell, int]:
+def cells(model: ModelConfig) -> dict[CellShape, int]:
     """Return the operators with Metal kernels that a model has, and the number of their layers."""
-    counts = dict[Cell, int]()
+    counts = dict[CellShape, int]()
     for part in model.layout.parts():
         for cell in _of_layer(part.layer, part.d):
             counts[cell] = counts.get(cell, 0) + 1
     return counts
 
 
-def _of_layer(layer: Layer, d: int) -> list[Cell]:
+def _of_layer(layer: Layer, d: int) -> list[CellShape]:
     shapes = layer.state_shapes(d, 0)
-    found = [Cell("causal_conv", (k + 1, width)) for k, width in shapes.get("conv", ())]
+    found = [CellShape("causal_conv", (k + 1, width)) for k, width in shapes.get("conv", ())]
     if layer.name.startswith("mlstm"):
         chunk = getattr(layer, "chunk_size", CHUNK_SIZE)
-        found.append(Cell("mlstm_cell", (*shapes["cell"][0], chunk)))
+        found.append(CellShape("mlstm_cell", (*shapes["cell"][0], chunk)))
     if layer.name.startswith("slstm"):
-        found.append(Cell("slstm_cell", tuple(shapes["cell"][0])))
+        found.append(CellShape("slstm_cell", tuple(shapes["cell"][0])))
     return found
 
 

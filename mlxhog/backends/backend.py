@@ -10,14 +10,16 @@ copied: a gradient gathers the rows of its n-grams from memory that the strategy
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlxhog.arena import Layout, Slot
 from mlxhog.backends import newton_schulz, probes
+from mlxhog.backends.cell_times import measure
 from mlxhog.backends.inference import InferenceModel, State
+from mlxhog.base.capabilities import CellShape, CellTimes
 from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
@@ -135,6 +137,18 @@ class Backend(InferenceModel):
         )
         self._eager = frozenset(faults)
         return faults
+
+    def measure_cells(
+        self, cells: Iterable[CellShape], sequences: int, length: int,
+        beat: Callable[[], object] = lambda: None,
+    ) -> list[CellTimes]:  # fmt: skip
+        """Return times of cells for batches of such a size, see `cell_times`."""
+        how: dict[str, Any] = {"threads": self._threads, "beat": beat}
+        return list(measure(self.name, self._ops(), cells, sequences, length, **how))
+
+    def make_eager(self, operators: Iterable[str]) -> None:
+        """Let eager operators replace those with Metal kernels, from now on."""
+        self._eager |= frozenset(operators)
 
     def orthogonalize(
         self, xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients

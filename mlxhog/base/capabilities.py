@@ -4,11 +4,13 @@
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
 
 A record belongs to one identity: machine and versions. One of another identity and a damaged one
-count as absent, with a reason.
+count as absent, with a reason. Times of cells are in a file `cells-...` beside it, since a worker
+adds those that it measures.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections import defaultdict
@@ -34,11 +36,12 @@ PARAMETER_KERNELS = ("dense", "rows")
 VISIBLE_S = 1.0  # a live reader must see a write within this time
 NONE = "not installed"
 CPU_DECODES = 50_000_000  # parameters; a guess, until doctor has measured
+NEAR = 1.5  # factor between the sizes of two cells of which the same kernel is faster
 
 Row = Mapping[str, Any]
 
 
-class Cell(NamedTuple):
+class CellShape(NamedTuple):
     """An operator with Metal kernels, at the sizes of a layer.
 
     They are NH, DK, DV and the chunk of an mlstm_cell; NH and DH of an slstm_cell; the kernel size
@@ -50,6 +53,32 @@ class Cell(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.operator} {'x'.join(map(str, self.sizes))}"
+
+    def distance(self, other: CellShape) -> float:
+        """Return the largest factor between two sizes; infinite for another operator."""
+        if self.operator != other.operator or len(self.sizes) != len(other.sizes):
+            return math.inf
+        return max(max(a / b, b / a) for a, b in zip(self.sizes, other.sizes, strict=True))
+
+
+class CellTimes(NamedTuple):
+    """Seconds of a forward and backward pass of a cell, eager and by Metal kernels."""
+
+    backend: str
+    cell: CellShape
+    eager_s: float
+    metal_s: float
+
+    @classmethod
+    def of(cls, row: Row) -> CellTimes:
+        """Read a row, or raise what a damaged one raises."""
+        cell = CellShape(row["operator"], tuple(max(1, int(size)) for size in row["sizes"]))
+        return cls(row["backend"], cell, float(row["eager_s"]), float(row["metal_s"]))
+
+    def row(self) -> Row:
+        """Return the row of a record."""
+        times = {"eager_s": self.eager_s, "metal_s": self.metal_s}
+        return {"backend": self.backend, **self.cell._asdict(), **times}
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,11 @@ class Identity:
         """File name of the record: chip, system and MLX."""
         parts = (re.sub(r"[^A-Za-z0-9.]+", "_", x) for x in (self.chip, self.system, self.mlx))
         return "-".join(["doctor", *(part.strip("_").lower() for part in parts)]) + ".json"
+
+    @property
+    def cells_name(self) -> str:
+        """File name of the times of cells."""
+        return self.file_name.replace("doctor", "cells", 1)
 
 
 @dataclass(frozen=True)
@@ -94,6 +128,7 @@ class CapabilityRecord:
     path: Path  # of the record, whether it exists or not
     problem: str | None = None  # why the record does not count
     record: Row = field(default_factory=dict)  # its content; empty if there is a problem
+    cells: tuple[CellTimes, ...] = ()  # also without a record
 
     @property
     def usable(self) -> bool:
@@ -186,18 +221,26 @@ class CapabilityRecord:
         return True, f"{len(rows)} kernels agree with their references on {engine}"
 
     def model_kernels(self, backend: str) -> Capability:
-        """Whether a GPU worker should compute the model with mlxhog's Metal kernels.
+        """Whether a GPU worker may compute models with mlxhog's Metal kernels.
 
         With a record, all kernels must agree with their references on that engine, and a gradient
-        must be faster than with the framework's operations. Without one each worker checks itself
-        (`mlxhog.backends.probes`).
+        by them with its own. Without one each worker checks itself (`mlxhog.backends.probes`).
+        Which operators use them is decided by the sizes of the model's cells (`CellChoice`).
         """
         if backend not in GPU_ENGINES:
             return Capability(False, f"{backend} does not compute on a GPU")
         if self.problem is not None:
             return Capability(True, f"which each worker checks when it starts; {self.problem}")
         right = self.kernels(GPU_ENGINES[backend])
-        return self._faster(backend) if right.ok else right
+        if right.ok and backend not in self.record.get("tokens_per_s_metal", {}):
+            return Capability(False, f"doctor has no right gradient of {backend} by Metal kernels")
+        return right
+
+    def times_of(self, backend: str, cell: CellShape) -> CellTimes | None:
+        """Return the times of the nearest cell measured on a backend; None if none is near."""
+        of_backend = (times for times in self.cells if times.backend == backend)
+        nearest = min(of_backend, key=lambda times: cell.distance(times.cell), default=None)
+        return nearest if nearest and cell.distance(nearest.cell) <= NEAR else None
 
     def decodes_on_cpu(self, n_params: int) -> Capability:
         """Whether the CPU's native decoder is faster than MLX on the GPU for a model.
@@ -214,17 +257,6 @@ class CapabilityRecord:
             reason = f"{row['model']}: {on_cpu:,.0f} tokens/s on the CPU, {on_gpu:,.0f} on the GPU"
         return Capability(
             n_params < limit, f"the CPU is faster below {limit:,} parameters; {reason}"
-        )
-
-    @_judged
-    def _faster(self, backend: str) -> tuple[bool, str]:
-        plain = self.tokens_per_s.get(backend)
-        metal = self.record.get("tokens_per_s_metal", {}).get(backend)
-        if plain is None or metal is None:
-            return False, f"doctor has not measured {backend} with the Metal kernels"
-        return metal > plain, (
-            f"{metal:,.0f} tokens/s with the Metal kernels, {plain:,.0f} with the operations of "
-            f"{backend.partition(':')[0]}"
         )
 
 
@@ -250,35 +282,61 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Capabil
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name
+    problem, record = _read(path, here)
+    _, of_cells = _read(path.with_name(here.cells_name), here)
+    try:
+        cells = tuple(map(CellTimes.of, of_cells.get("cells", ())))
+    except (KeyError, TypeError, ValueError):  # damaged: they are measured again
+        cells = ()
+    return CapabilityRecord(path, problem, record, cells)
+
+
+def _read(path: Path, here: Identity) -> tuple[str | None, Row]:
+    """Read a file of this identity: why it does not count, or None and its content."""
     try:
         if not is_kept(path):
-            return CapabilityRecord(path, "this machine has not been tested: run `mlxhog doctor`")
+            return "this machine has not been tested: run `mlxhog doctor`", {}
         record = plain_json.read(path)
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']}, expected {FORMAT}")
         there = asdict(Identity(**record["identity"]))
     except EnvironmentLacks as error:
-        return CapabilityRecord(path, f"{error}; then run `mlxhog doctor`")
+        return f"{error}; then run `mlxhog doctor`", {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return CapabilityRecord(
-            path, f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again"
-        )
+        return f"{path} is damaged ({message_of(error)}): run `mlxhog doctor` again", {}
     for name, value in asdict(here).items():
         if there[name] != value:
             other = str(there[name])[:MAX_SHOWN]
             problem = f"the last `mlxhog doctor` ran with {name} {other}, this is {value}"
-            return CapabilityRecord(path, f"{problem}: run it again")
-    return CapabilityRecord(path, None, record)
+            return f"{problem}: run it again", {}
+    return None, record
 
 
-def save(record: Row, identity: Identity, directory: Path | None = None) -> Path:
+def save_cells(times: Iterable[CellTimes], directory: Path | None = None) -> None:
+    """Add times of cells to those of this machine and these versions; errors as of `save`.
+
+    Of two processes that add some at once, one may replace those of the other.
+    """
+    here = identity()
+    known = {(one.backend, one.cell): one for one in (*load(directory, here).cells, *times)}
+    record = {
+        "format": FORMAT,
+        "identity": asdict(here),
+        "cells": [one.row() for one in known.values()],
+    }
+    save(record, here, directory, here.cells_name)
+
+
+def save(
+    record: Row, identity: Identity, directory: Path | None = None, file_name: str = ""
+) -> Path:
     """Replace the record of an identity in a folder, by default the user's cache directory.
 
     Raises:
         EnvironmentLacks: the directory cannot be written, and the old record is unchanged; or, on a
             disk without modes, others could write the record, so no run will use it.
     """
-    path = (directory or user_cache_directory()) / identity.file_name
+    path = (directory or user_cache_directory()) / (file_name or identity.file_name)
     try:
         own_directory(path.parent)
         replace_file(path, plain_json.dumps(record, indent=1) + b"\n")

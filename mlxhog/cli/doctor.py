@@ -11,6 +11,7 @@ Examples:
     doctor
     doctor --json > doctor.json
     doctor --quick
+    doctor --model 160m
     doctor --report mac.zip
 """
 
@@ -24,6 +25,11 @@ from mlxhog.errors import EnvironmentLacks
 @dataclass(frozen=True, kw_only=True)
 class _Doctor(Quiet):
     quick: bool = option(False, "a little of everything; the result is not stored")
+    model: str | None = option(
+        None,
+        "architecture whose cells are measured on a GPU, eager and by Metal kernels, since "
+        "--kernels auto takes the faster ones; default: those of several presets",
+    )
     report: str | None = option(
         None,
         "also measure speeds, train by default for 20 s, and write all results and logs to a zip "
@@ -39,13 +45,14 @@ def run(config: _Doctor) -> CommandResult:
     from mlxhog.display.views import numbered
     from mlxhog.doctor import report
     from mlxhog.doctor.record import STAGES, examine, sections
+    from mlxhog.models.registry import load_architecture
 
     target = None if config.report is None else report.target(config.report)
-    here = machine.here()
+    here, model = machine.here(), None if config.model is None else load_architecture(config.model)
     with config.status() as status:
         progress = numbered(status, STAGES - config.quick + report.STAGES * bool(target))
         try:
-            record = examine(config.quick, progress)
+            record = examine(config.quick, progress, model)
         except Exception:
             if target:  # a report is of use just then
                 report.write(target, report.of_fault(config.quick), here, progress)
@@ -70,6 +77,7 @@ def _consequences(record: dict[str, Any], *, quick: bool) -> dict[str, Any]:
     if not quick:
         try:
             stored = str(verdicts.save(record, verdicts.Identity(**record["identity"])))
+            verdicts.save_cells(map(verdicts.CellTimes.of, record.get("cells", ())))
         except EnvironmentLacks as error:
             not_stored = str(error)
     known = verdicts.load()  # as a run would

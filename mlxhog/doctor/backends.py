@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Lane
-from mlxhog.backends import create_alone
+from mlxhog.backends import create, create_alone
 from mlxhog.base import float32
-from mlxhog.base.capabilities import CPU_DECODES, GPU_ENGINES
+from mlxhog.base.capabilities import CPU_DECODES, GPU_ENGINES, CellShape, CellTimes
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.conformance.engines import FrameworkEngine, ModelEngine, NumPyEngine
@@ -33,6 +33,11 @@ ALLOWED: Final = 1e-3
 and operands cut to 10 bits 5e-3."""
 _EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the reference in float64"
 
+CELL_MODELS: Final = ("minute", "10m", "30m", "160m", "400m", "5m-v1", "30m-v1")
+"""Presets whose cells are measured without `--model`; those of the others are near."""
+CELL_SEQUENCES: Final = 8
+CELLS_S: Final = START_S + 300.0  # for all cells of a backend, with the time to compile kernels
+
 DECODED: Final = "10m"  # model that both decoders of a Mac generate with
 DECODE_S: Final = 1.0  # for each
 
@@ -43,22 +48,28 @@ class MeasuredGradients:
 
     checks: list[Check] = field(default_factory=list)
     tokens_per_s: dict[str, float] = field(default_factory=dict)
-    """Speed of a worker with one thread: native kernels on a CPU, the framework's on a GPU."""
+    """Speed of a worker with one thread: native kernels on a CPU, eager operators on a GPU."""
     metal: dict[str, float] = field(default_factory=dict)
-    """Speeds of GPUs with mlxhog's Metal kernels."""
+    """Speeds of GPUs with mlxhog's Metal kernels, where they compute the gradient."""
     repeats: dict[str, dict[str, bool]] = field(default_factory=dict)
     """Whether two processes computed the same bits, by GPU backend and kernels."""
     decoding: dict[str, Any] | None = None
     """The row `decoding` of the record: tokens/s of MLX on the GPU and of the native decoder."""
+    cells: list[CellTimes] = field(default_factory=list)
+    """By GPU backend and cell, by which a run chooses the kernels of each operator."""
 
 
 def check_backends(
-    machine: Machine, gradients: int, agreed: Collection[str] = ()
+    machine: Machine,
+    gradients: int,
+    agreed: Collection[str] = (),
+    cells: Collection[CellShape] = (),
 ) -> MeasuredGradients:
     """Compare a gradient of each backend with the reference, then measure its speed.
 
     Each computes some more `gradients` for that, with one thread; GPU workers on the Metal engines
-    `agreed`, where every kernel agreed with its reference, also with our Metal kernels.
+    `agreed`, where every kernel agreed with its reference, also with our Metal kernels. There the
+    times of `cells` are measured, eager and by these kernels.
     """
     measured, expected = MeasuredGradients(), reference()
     for name in BACKENDS:
@@ -68,9 +79,31 @@ def check_backends(
         metal = ["metal"] if GPU_ENGINES.get(name) in agreed else []
         for form in ["eager", *metal] if name in GPU_ENGINES else ["auto"]:
             _measure(measured, name, form, gradients, expected)
+        if metal and cells:
+            _measure_cells(measured, name, cells)
     if measured.tokens_per_s.keys() >= {"mlx:cpu", "mlx:gpu"}:
         measured.decoding = _measure_decoding(measured.checks)
     return measured
+
+
+def _measure_cells(measured: MeasuredGradients, name: str, cells: Collection[CellShape]) -> None:
+    def measure() -> tuple[bool, str]:
+        with Child(promises=False) as child:
+            times = child.call(CELLS_S, cell_times, name, list(cells))
+        measured.cells.extend(times)
+        faster = sum(one.metal_s < one.eager_s for one in times)
+        return True, f"Metal kernels are faster in {faster} of {len(times)}"
+
+    expected = "forward and backward passes of each, eager and by Metal kernels"
+    consequence = "with --kernels auto a worker measures those of its model when it starts"
+    title = f"cells of {name}"
+    measured.checks.append(check_child(title, measure, expected, consequence, CheckResult.WARN))
+
+
+def cell_times(lane: Lane, name: str, cells: list[CellShape]) -> list[CellTimes]:
+    """In a child: measure cells on a GPU backend."""
+    backend = create(name, threads=1, kernels="metal")
+    return backend.measure_cells(cells, CELL_SEQUENCES, LENGTH)
 
 
 def _measure_decoding(checks: list[Check]) -> dict[str, Any] | None:

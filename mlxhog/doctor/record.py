@@ -31,7 +31,10 @@ from mlxhog.doctor.checks import (
 from mlxhog.doctor.litmus import LIVE, LOSSLESS, Litmus, all_readers, cases
 from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.errors import EnvironmentLacks, one_line
+from mlxhog.models.cells import cells
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
+from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.INCONCLUSIVE)
@@ -41,8 +44,10 @@ GRADIENTS: Final = {False: 30, True: 4}
 """Gradients computed to measure a backend's speed, by `quick`."""
 
 
-def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
+def examine(quick: bool, tell: TellStep, model: ModelConfig | None = None) -> dict[str, Any]:
     """Examine this machine and return the record, without the values of options.
+
+    The cells of `model` are measured, or those of `backends.CELL_MODELS` unless `quick`.
 
     Takes half a minute, and up to two more where both engines of a GPU train. Leaves no process
     and no shared memory behind. Calls `tell` with the names of `STAGES` parts, one less if `quick`.
@@ -64,7 +69,10 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     wrong = [row for row in compared if not row["ok"]]
     tell("backends", "")
     agreed = set(usable) - {row["engine"] for row in wrong}
-    measured = backends.check_backends(machine, GRADIENTS[quick], agreed)
+    of_presets = map(load_architecture, () if quick else backends.CELL_MODELS)
+    models = of_presets if model is None else [model]
+    to_measure = dict.fromkeys(cell for one in models for cell in cells(one))
+    measured = backends.check_backends(machine, GRADIENTS[quick], agreed, to_measure)
     checks += measured.checks
     writes, reads = [], []
     with closing(Litmus(ADDS_S[quick])) as litmus:
@@ -90,6 +98,7 @@ def examine(quick: bool, tell: TellStep) -> dict[str, Any]:
     if machine.apple_gpu:
         record |= {"tokens_per_s_metal": measured.metal, "repeats": measured.repeats}
         record |= {"decoding": measured.decoding}
+        record |= {"cells": [one.row() for one in measured.cells]}
     if not quick:
         tell(PART, "")
         both, pair = check_pair(machine, watch, tell)

@@ -10,7 +10,16 @@ from unittest.mock import Mock
 
 import pytest
 
-from mlxhog.base.capabilities import FORMAT, Identity, identity, load, save
+from mlxhog.base.capabilities import (
+    FORMAT,
+    CellShape,
+    CellTimes,
+    Identity,
+    identity,
+    load,
+    save,
+    save_cells,
+)
 from mlxhog.errors import EnvironmentLacks
 from tests.pairs import each_of
 
@@ -81,8 +90,7 @@ def test_a_record_of_another_machine_or_version_and_a_damaged_one_do_not_count(t
 
 
 ALONE = adds("metal:mlx", "metal:mlx")
-SPEEDS = {"kernels": [kernel("mlx")], "tokens_per_s": {"mlx:gpu": 200.0}}
-FASTER = {**SPEEDS, "tokens_per_s_metal": {"mlx:gpu": 300.0}}
+RIGHT = {"kernels": [kernel("mlx")], "tokens_per_s_metal": {"mlx:gpu": 300.0}}
 READS = [reads("mlx:gpu"), reads("mlx:gpu", writer="torch:cpu")]
 
 
@@ -113,9 +121,9 @@ def test_a_record_that_others_could_write_permits_nothing_and_a_new_one_is_ones_
         ("kernels", {"kernels": [kernel("mlx")]}, True, "1 kernels agree"),
         ("kernels",
          {"kernels": [kernel("mlx"), kernel("mlx", name="slstm", ok=False)]}, False, "slstm"),
-        ("model", FASTER, True, "300 tokens/s with the Metal kernels, 200 with .* of mlx"),
-        ("model", {**FASTER, "kernels": [kernel("mlx", ok=False)]}, False, "differ .*: dense_axpy"),
-        ("model", SPEEDS, False, "has not measured mlx:gpu with the Metal kernels"),
+        ("model", RIGHT, True, "1 kernels agree"),
+        ("model", {**RIGHT, "kernels": [kernel("mlx", ok=False)]}, False, "differ .*: dense_axpy"),
+        ("model", {"kernels": [kernel("mlx")]}, False, "no right gradient of mlx:gpu by Metal"),
         ("pair", {"pair": PAIR}, True,
          "1.20 times .* of mlx:gpu alone \\(1.10 to 1.30, 4 pairs of runs of 10m\\)"),
         ("pair", {"pair": {**PAIR, "low": 1.0}}, False, "1.00 to 1.30.*no certain gain"),
@@ -157,3 +165,27 @@ def test_what_is_saved_is_what_a_run_loads_and_a_writer_that_dies_leaves_it(tmp_
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EnvironmentLacks, match="set XDG_CACHE_HOME"):
         save({}, here, tmp_path / "file" / "below")
+
+
+def test_times_of_cells_are_added_to_those_of_this_machine_with_and_without_a_record(tmp_path):
+    cell, other = CellShape("mlstm_cell", (4, 96, 192, 64)), CellShape("slstm_cell", (4, 192))
+    save_cells([CellTimes("mlx:gpu", cell, 3.0, 2.0)], tmp_path)
+    save_cells([CellTimes("torch:mps", cell, 5.0, 6.0), CellTimes("mlx:gpu", cell, 3.0, 1.0)],
+               tmp_path)  # fmt: skip
+    record = load(tmp_path)
+    assert not record.usable
+    assert set(record.cells) == {
+        CellTimes("mlx:gpu", cell, 3.0, 1.0), CellTimes("torch:mps", cell, 5.0, 6.0)
+    }  # fmt: skip
+    save(record_of(identity()), identity(), tmp_path)
+    assert load(tmp_path).usable
+    assert load(tmp_path).times_of("torch:mps", cell).metal_s == 6.0
+    assert load(tmp_path).times_of("mlx:gpu", other) is None
+    path = tmp_path / identity().cells_name
+    row = CellTimes("mlx:gpu", cell, 3.0, 1.0).row()
+    for rows in (7, [7], [{**row, "sizes": 4}], [{**row, "eager_s": None}], [{"operator": "x"}]):
+        damaged = {**json.loads(path.read_text()), "cells": rows}
+        path.write_text(json.dumps(damaged))
+        assert load(tmp_path).cells == (), "a damaged file: they are measured again"
+    path.unlink()
+    assert load(tmp_path, replace(identity(), mlx="other")).cells == ()

@@ -11,7 +11,7 @@ import pytest
 
 from mlxhog.arena.child import Failed, Lane
 from mlxhog.base import capabilities, machine
-from mlxhog.base.capabilities import CapabilityRecord
+from mlxhog.base.capabilities import CapabilityRecord, CellShape, CellTimes
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.resources import MemoryLimit
@@ -163,6 +163,11 @@ class Children:
         return {**RIGHT, **planned.pop(0)} if planned else RIGHT
 
     def call(self, limit_s, function, name, form, *n):
+        if function is backends.cell_times:
+            planned = self.planned.get("cells", [CellTimes(name, cell, 2.0, 1.0) for cell in form])
+            if planned == "the GPU is gone":
+                raise Failed(planned)
+            return planned
         if function is backends.measure_decoder:
             planned = self.planned.get("decoder", {"mlx:gpu": 50.0, "mlx:cpu": 200.0})
             if name not in planned:
@@ -174,15 +179,27 @@ class Children:
 
 @pytest.fixture
 def measure(monkeypatch):
-    def check(planned, agreed=()):
+    def check(planned, agreed=(), cells=()):
         children = Children(planned)
         monkeypatch.setattr(backends, "Child", children)
         monkeypatch.setattr(backends, "reference", lambda: RIGHT)
-        measured = backends.check_backends(MAC, 4, agreed)
+        measured = backends.check_backends(MAC, 4, agreed, cells)
         bad = [check for check in measured.checks if check.result != CheckResult.PASS]
         return measured, bad, children.speeds
 
     return check
+
+
+def test_cells_are_measured_on_a_gpu_whose_kernels_agreed_and_a_failure_is_a_warning(measure):
+    cell = CellShape("slstm_cell", (4, 32))
+    measured, bad, _ = measure({}, {"mlx"}, [cell])
+    assert (measured.cells, bad) == ([CellTimes("mlx:gpu", cell, 2.0, 1.0)], [])
+    found = {check.name: check.found for check in measured.checks}
+    assert found["cells of mlx:gpu"] == "Metal kernels are faster in 1 of 1"
+    measured, (bad,), _ = measure({"cells": "the GPU is gone"}, {"mlx"}, [cell])
+    assert (measured.cells, bad.result, bad.name) == ([], CheckResult.WARN, "cells of mlx:gpu")
+    assert "a worker measures those of its model" in bad.consequence
+    assert measure({}, (), [cell])[0].cells == []
 
 
 def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(measure):
@@ -330,12 +347,12 @@ def test_a_record_decides_workers_and_who_writes(machine, parts, workers, gpu_wr
 
 
 def test_every_backend_has_a_verdict_with_its_reason():
-    fast = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
-    options = option_values(record(**fast, reads=[reads("torch:cpu")]), MAC)
+    right = {**GOOD, "tokens_per_s_metal": {"mlx:gpu": 150_000.0}}
+    options = option_values(record(**right, reads=[reads("torch:cpu")]), MAC)
     assert {name: each["auto"] for name, each in options["kernels"].items()} == {
         "mlx:gpu": "metal", "mlx:cpu": "native", "torch:mps": "eager", "torch:cpu": "native",
     }  # fmt: skip
-    assert "150,000 tokens/s with the Metal kernels" in options["kernels"]["mlx:gpu"]["why"]
+    assert "1 kernels agree with their references" in options["kernels"]["mlx:gpu"]["why"]
     assert "mlx:cpu left out" in options["workers"]["why"]
     for name, expected in (
         ("gpu_write_metal", {"mlx:gpu": True, "torch:mps": False}),

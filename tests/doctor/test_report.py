@@ -129,7 +129,7 @@ def quickly(monkeypatch, tmp_path):
     """Doctor without its own measurements, in a folder that is a home, too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("mlxhog.doctor.record.examine", lambda quick, tell: a_record())
+    monkeypatch.setattr("mlxhog.doctor.record.examine", lambda *_: a_record())
     monkeypatch.setattr(report, "_measures", lambda *_: {"speed": lambda: 7.0})
     return tmp_path
 
@@ -189,7 +189,7 @@ def test_a_training_that_fails_is_in_the_report_and_the_exit_code_is_1(
 
 
 def test_if_doctor_itself_breaks_the_report_has_the_error(quickly, monkeypatch, capsys):
-    def breaks(quick, tell):
+    def breaks(quick, tell, model):
         raise EnvironmentLacks("no memory is left")
 
     monkeypatch.setattr("mlxhog.doctor.record.examine", breaks)

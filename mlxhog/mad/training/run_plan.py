@@ -138,7 +138,7 @@ def make_run_plan(
     )
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record, notes.append)
-    kernels = kernel_choice.choose_kernels(training, backends, record, notes.append)
+    kernels = kernel_choice.choose_kernels(training, model, backends, record, notes.append)
     task_rows = TaskRows(settings, config.seed, recipe.batch_size, recipe.labels)
     strategy = strategies.build(training, len(workers))
     rule = strategies.build_optimizer(

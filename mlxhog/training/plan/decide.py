@@ -107,7 +107,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
 
     # Workers and kernels, then memory before the model's blocks are listed one by one.
     here, of_engines = machine.here(), list[str]()
-    workers, writers, kernels = kernel_choice.choose(config, here, of_engines.append)
+    workers, writers, kernels = kernel_choice.choose(config, model, here, of_engines.append)
     memory = Memory(here.memory_bytes, config.memory_limit, here.memory_limit)
     memory.check_parameters(config.model, model)
     resumption = Resumption.of(config, model)

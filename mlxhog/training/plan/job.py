@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,13 +11,24 @@ from mlxhog import backends
 from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.gpu_share import GPUShare, max_sequences
-from mlxhog.base import float32
+from mlxhog.base import capabilities, float32
+from mlxhog.base.capabilities import CellTimes
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
-from mlxhog.errors import EnvironmentLacks, one_line
+from mlxhog.errors import (
+    EnvironmentLacks,
+    MetalError,
+    ShapeError,
+    is_lost_gpu,
+    message_of,
+    one_line,
+    whole_text,
+)
+from mlxhog.models import cells
 from mlxhog.optim import metal_steps
 from mlxhog.optim.gradients import Float32
+from mlxhog.training.plan.kernel_choice import choose_cells
 from mlxhog.training.plan.values import Plan
 
 # macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
@@ -126,19 +137,22 @@ def start_backend(
     )
     beat()
     if kernels == "metal":
-        check_kernels(job, backend, beat)
+        faulty = check_kernels(job, backend, beat)
+        choose_operators(job, backend, faulty, beat)
     live = None if arena is None else live_params(job, arena)
     backend.bind(job.plan.model, job.plan.layout, live, job.plan.sampled)
     beat()
     return backend
 
 
-def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambda: None) -> None:
-    """Let a worker check its Metal kernels; `auto` replaces those with a fault."""
+def check_kernels(
+    job: Job, backend: Backend, beat: Callable[[], object] = lambda: None
+) -> Collection[str]:
+    """Let a worker check its Metal kernels; return the operators that `auto` replaced."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
     faults = {} if requested and not job.config.safety_checks else backend.check_kernels(beat)
     if not faults:
-        return
+        return ()
     summary = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())
     texts = [f"{operator}: {fault}" for operator, fault in faults.items()]
     if requested:
@@ -152,6 +166,49 @@ def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambd
         f"{', '.join(faults)}, whose Metal kernels failed their check ({summary})",
         *texts,
     )
+    return faults.keys()
+
+
+def choose_operators(
+    job: Job, backend: Backend, faulty: Collection[str], beat: Callable[[], object]
+) -> None:
+    """Let `auto` use the eager operators that are faster for the model's cells, or do not fail.
+
+    Cells of unknown speed are measured, and their times kept for later runs. A run that repeats
+    bits uses all Metal kernels, since times change.
+    """
+    config, name = job.config, job.spec.backend
+    if config.kernels != "auto" or config.determinism != "none":
+        return
+    record = capabilities.load()
+    of_model = {c: n for c, n in cells.cells(job.plan.model).items() if c.operator not in faulty}
+    choice = choose_cells(record, name, of_model)
+    times, failed = list[CellTimes](), set[str]()
+    for cell in choice.unknown:
+        try:
+            times += backend.measure_cells([cell], job.micro_batch, config.seq_len, beat)
+        except (MetalError, ShapeError, RuntimeError, ValueError) as error:
+            if is_lost_gpu(error):
+                raise
+            failed.add(cell.operator)
+            job.leave_notice(
+                f"worker {job.slot} ({name}) uses the eager operator {cell.operator}: its Metal "
+                f"kernels do not compute {cell} ({message_of(error)})",
+                whole_text(error),
+            )
+    if times:
+        kept = "kept for later runs"
+        try:
+            capabilities.save_cells(times)
+        except EnvironmentLacks as error:
+            kept = f"not kept: {error}"
+        choice = choose_cells(replace(record, cells=(*times, *record.cells)), name, of_model)
+        measured = replace(choice, times={one.cell: one for one in times})
+        chosen = ", ".join(sorted(choice.metal - failed)) or "no operator"
+        job.leave_notice(
+            f"worker {job.slot} ({name}) measured its cells, {kept}: {measured}; {chosen} by Metal"
+        )
+    backend.make_eager(choice.eager | failed)
 
 
 def live_params(job: Job, arena: Arena) -> Float32 | None:

@@ -14,28 +14,32 @@ this machine, and without its record `metal` and live reads of a GPU are refused
 The implementation of the model's operators (`kernels`), by worker:
 
     kernels      worker on a CPU                          worker on a GPU
-    auto         native, where it is built                metal, unless doctor found it wrong or
-                                                          slower; then eager
+    auto         native, where it is built                of each operator the faster one for the
+                                                          model's cells: metal or eager; eager where
+                                                          doctor found metal wrong
     metal        refused                                  metal, where doctor found it right
     others       as `models.ops.kernels.resolve` says
 
 All choices are made before any worker starts, so no worker fails for lack of a kernel. A worker
 with Metal kernels checks them when it starts; with auto it replaces each operator whose kernels
-have a fault by the eager one, and says so (`mlxhog.training.plan.job.check_kernels`).
+have a fault by the eager one, and says so (`mlxhog.training.plan.job.check_kernels`). It also times
+the cells that neither doctor nor an earlier run has measured at such sizes, and keeps the times.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mlxhog.backends import gpu_share
 from mlxhog.base import capabilities, float32
-from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord
+from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord, CellShape, CellTimes
 from mlxhog.base.machine import Machine
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.config import rules
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models import cells
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops import kernels
 from mlxhog.strategies import strategy_of
 
@@ -54,8 +58,45 @@ class Writers:
         return GPU_ENGINES.get(backend) if self.gpu_write == "metal" else None
 
 
+@dataclass(frozen=True)
+class CellChoice:
+    """Which operators of a model are faster as Metal kernels, by the times of its cells."""
+
+    eager: frozenset[str] = frozenset()  # faster, or as fast, without
+    metal: frozenset[str] = frozenset()
+    unknown: tuple[CellShape, ...] = ()  # none of such sizes was measured; their operators: metal
+    times: Mapping[CellShape, CellTimes] = field(default_factory=dict)  # by the cell of the model
+
+    def __str__(self) -> str:
+        """Both times of each cell that was measured."""
+        return "; ".join(
+            f"{cell} {1e3 * one.metal_s:.3g} ms by Metal, {1e3 * one.eager_s:.3g} ms eager"
+            + f" (measured at {'x'.join(map(str, one.cell.sizes))})" * (cell != one.cell)
+            for cell, one in self.times.items()
+        )
+
+
+def choose_cells(
+    record: CapabilityRecord, backend: str, of_model: Mapping[CellShape, int]
+) -> CellChoice:
+    """Choose the kernels of the operators of a model, by its cells and the number of their layers.
+
+    The eager operator is chosen where its cells take no longer in all layers together.
+    """
+    near = {cell: record.times_of(backend, cell) for cell in of_model}
+    times = {cell: one for cell, one in near.items() if one is not None}
+    gains, unknown = dict[str, float](), tuple(cell for cell in of_model if cell not in times)
+    for cell, one in times.items():
+        gain = of_model[cell] * (one.eager_s - one.metal_s)
+        gains[cell.operator] = gains.get(cell.operator, 0.0) + gain
+    open_ones = {cell.operator for cell in unknown}
+    eager = frozenset(name for name, gain in gains.items() if gain <= 0 and name not in open_ones)
+    metal = frozenset(cell.operator for cell in of_model) - eager
+    return CellChoice(eager, metal, unknown, times)
+
+
 def choose(
-    config: TrainConfig, here: Machine, note: Tell
+    config: TrainConfig, model: ModelConfig, here: Machine, note: Tell
 ) -> tuple[tuple[WorkerSpec, ...], Writers, tuple[str, ...]]:
     """Choose workers, writers, and each worker's kernels, by the results of `mlxhog doctor`."""
     record, strategy = capabilities.load(), strategy_of(config)
@@ -72,7 +113,7 @@ def choose(
         note(text)
     rules.check_ranks(config.inject_stragglers, len(chosen.workers))
     backends = [worker.backend for worker in chosen.workers]
-    writers, variants = choose_for(config, backends, note)
+    writers, variants = choose_for(config, model, backends, note)
     promised = config.determinism != "none"
     for text in (
         float32.note(backends, here, disabled=promised),
@@ -84,12 +125,13 @@ def choose(
 
 
 def choose_for(
-    config: TrainConfig, backends: Sequence[str], note: Tell = lambda message: None
-) -> tuple[Writers, tuple[str, ...]]:
+    config: TrainConfig, model: ModelConfig, backends: Sequence[str],
+    note: Tell = lambda message: None,
+) -> tuple[Writers, tuple[str, ...]]:  # fmt: skip
     """Choose writers, and the kernel variant of each of these workers."""
     record = capabilities.load()
     writers = choose_writers(config, backends, record, note)
-    variants = choose_kernels(config, backends, record, note)
+    variants = choose_kernels(config, model, backends, record, note)
     check_recorded(config, backends, variants, record)
     return writers, variants
 
@@ -156,29 +198,46 @@ def why_not_metal(backends: Sequence[str], record: CapabilityRecord) -> str | No
 
 
 def choose_kernels(
-    config: TrainConfig, backends: Sequence[str], record: CapabilityRecord, note: Tell
-) -> tuple[str, ...]:
+    config: TrainConfig, model: ModelConfig, backends: Sequence[str], record: CapabilityRecord,
+    note: Tell,
+) -> tuple[str, ...]:  # fmt: skip
     """Choose the kernel variant of each worker, never "auto"."""
-    choice = config.kernels
-    chosen: dict[str, str] = {}
+    choice, chosen = config.kernels, dict[str, str]()
+    if config.determinism != "none":  # times change, and with them bits
+        record = replace(record, cells=())
     for name in dict.fromkeys(backends):
         framework, device = name.split(":")
-        verified = record.model_kernels(name).ok
+        may = record.model_kernels(name)
+        best = choose_cells(record, name, cells.cells(model) if may.ok else {})
+        verified = may.ok and bool(best.metal)
         chosen[name] = kernels.resolve(framework, choice, device, metal_verified=verified)
-    for name in [name for name in chosen if name in GPU_BACKENDS]:
-        right = record.kernels(GPU_ENGINES[name])
+        if name not in GPU_BACKENDS:
+            continue
         if choice == "metal":
+            right = record.kernels(GPU_ENGINES[name])
             ok = not config.safety_checks or right.ok
             _require(ok, f"kernels=metal of {name}", "right", right.reason, "--kernels auto")
-        elif choice == "auto" and chosen[name] == "metal":
-            note(f"kernels auto: metal on {name}, {record.model_kernels(name).reason}")
-        elif choice == "auto" and not right.ok:  # else the eager operators are merely faster
-            note(f"kernels auto: {chosen[name]} on {name}, because {right.reason}")
+        elif choice == "auto" and not may.ok:
+            note(f"kernels auto: {chosen[name]} on {name}, because {may.reason}")
+        elif choice == "auto" and cells.cells(model):
+            note(_said(name, chosen[name], best, may.reason, measures=config.determinism == "none"))
     if config.compute_dtype == "auto" and any(
         kernels.uses_bf16_matmuls(variant, "auto") for variant in chosen.values()
     ):
         note("bf16 matmuls, faster on this machine (--compute-dtype float32 to disable)")
     return tuple(chosen[name] for name in backends)
+
+
+def _said(name: str, variant: str, best: CellChoice, reason: str, *, measures: bool) -> str:
+    """Say which kernels a GPU worker will use, and why."""
+    text = f"kernels auto: {variant} on {name}"
+    if variant == "metal" and best.eager:
+        text += f", without {', '.join(sorted(best.eager))}"
+    why = [str(best)] if best.times else []
+    if best.unknown and measures:
+        names = ", ".join(map(str, best.unknown))
+        why.append(f"{names} not measured: a worker does that when it starts")
+    return f"{text}: {'; '.join([*why, reason])}"
 
 
 def check_recorded(

@@ -213,7 +213,7 @@ class Requests:
                 "(--moments shared), or begin with all workers"
             )
         together = [*(handle.spec.backend for handle in self.session.workers.handles), *backends]
-        writers, kernels = kernel_choice.choose_for(plan.config, together)
+        writers, kernels = kernel_choice.choose_for(plan.config, plan.model, together)
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
         if writers != plan.writers or on_gpu > plan.gpu_share.workers:
             raise ConfigError(

@@ -12,10 +12,12 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog._native import ops
 from mlxhog.base import machine
-from mlxhog.base.capabilities import Capability, CapabilityRecord
+from mlxhog.base.capabilities import Capability, CapabilityRecord, CellShape, CellTimes, save_cells
 from mlxhog.base.machine import Machine
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models import cells
+from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import kernel_choice
 from mlxhog.training.worker import process
 from tests.base.test_capabilities import kernel
@@ -84,17 +86,26 @@ def test_a_choice_of_writers_has_one_meaning(backends, doctor, options, expected
     chosen(kernel_choice.choose_writers, expected, said, options, backends, doctor)
 
 
-def measured(metal=300.0, *, ok=True):
-    """A record of a Mac whose MLX GPU has been measured, and torch's not."""
-    record = {
-        "kernels": [kernel("mlx", ok=ok)],
-        "tokens_per_s": {"mlx:gpu": 200.0},
-        "tokens_per_s_metal": {"mlx:gpu": metal},
-    }
-    return CapabilityRecord(Path("record.json"), None, record)
+MODEL = load_architecture("7to1-tiny")
+MLSTM, SLSTM = CellShape("mlstm_cell", (4, 64, 64, 64)), CellShape("slstm_cell", (4, 32))
+CONV = [CellShape("causal_conv", (4, channels)) for channels in (128, 256)]
+EAGER, METAL_ONES = (2e-3, 3e-3), (3e-3, 2e-3)  # seconds, eager and by Metal
 
 
-FASTER, SLOWER, WRONG = measured(), measured(100.0), measured(ok=False)
+def measured(*times, ok=True, backend="mlx:gpu"):
+    """A record of a Mac where the kernels of MLX's engine are right, with times of cells."""
+    rows = tuple(CellTimes(backend, cell, *seconds) for cell, seconds in times)
+    record = {"kernels": [kernel("mlx", ok=ok)], "tokens_per_s_metal": {"mlx:gpu": 300.0}}
+    return CapabilityRecord(Path("record.json"), None, record, rows)
+
+
+def every(seconds, **others):
+    return measured(*((cell, seconds) for cell in (MLSTM, SLSTM, *CONV)), **others)
+
+
+FASTER, SLOWER, WRONG = every(METAL_ONES), every(EAGER), every(METAL_ONES, ok=False)
+MIXED = measured((MLSTM, METAL_ONES), (SLSTM, EAGER), *((cell, METAL_ONES) for cell in CONV))
+NEW = measured((CellShape("mlstm_cell", (4, 16, 32, 64)), EAGER))  # of tiny, which is not near
 OWN = {"kernels": "metal"}
 
 
@@ -102,11 +113,18 @@ OWN = {"kernels": "metal"}
     ("backends", "record", "options", "expected", "said"),
     [
         ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
-        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
-        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal", "metal on mlx:gpu, 300 tok"),
-        ("mlx:gpu", SLOWER, {}, "eager", ""),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "which each worker checks"),
+        ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal",
+         "metal on mlx:gpu: causal_conv 4x256 2 ms by Metal, 3 ms eager; mlstm_cell 4x64x64x64 "),
+        ("mlx:gpu", MIXED, {}, "metal", "metal on mlx:gpu, without slstm_cell: "),
+        ("mlx:gpu", SLOWER, {}, "eager", "auto: eager on mlx:gpu: causal_conv 4x256 3 ms by Met"),
+        ("mlx:gpu", NEW, {}, "metal", "mlstm_cell 4x64x64x64, causal_conv 4x128, slstm_cell 4x32 "
+         "not measured: a worker does that when it starts"),
+        ("mlx:gpu", every(EAGER, backend="torch:mps"), {}, "metal", "not measured"),
+        ("mlx:gpu", SLOWER, {"determinism": "record"}, "metal", "kernels agree"),
         ("mlx:gpu", WRONG, {}, "eager", "eager on mlx:gpu, because on mlx these differ"),
         ("mlx:gpu", WRONG, {**OWN, **UNCHECKED}, "metal", ""),
+        ("mlx:gpu", SLOWER, OWN, "metal", ""),
         ("mlx:cpu", UNTESTED, {"kernels": "metal-emulated"}, "metal-emulated", ""),
         ("mlx:gpu torch:cpu", FASTER, OWN, ConfigError, "which torch:cpu cannot run; use auto"),
         ("mlx:gpu", FASTER, {"kernels": "metal-emulated"}, ConfigError, "mlx:gpu cannot run; use"),
@@ -118,12 +136,49 @@ OWN = {"kernels": "metal"}
             "mlx:gpu is not known.*these differ.*--no-safety-checks",
         ),
     ],
-)
+)  # fmt: skip
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     backends, record, options, expected, said
 ):
     options = {"compute_dtype": "float32", **options}
-    chosen(kernel_choice.choose_kernels, expected, said, options, backends, record)
+    chosen(choose_kernels, expected, said, options, backends, record)
+
+
+def choose_kernels(config, backends, record, note):
+    return kernel_choice.choose_kernels(config, MODEL, backends, record, note)
+
+
+@each_of(
+    ("times", "eager", "unknown"),
+    [
+        ([], "", "mlstm_cell slstm_cell causal_conv causal_conv"),
+        ([(MLSTM, EAGER)], "mlstm_cell", "slstm_cell causal_conv causal_conv"),
+        ([(MLSTM, (1.0, 1.0))], "mlstm_cell", "slstm_cell causal_conv causal_conv"),
+        # the nearest one decides, up to a factor of 1.5 between two sizes
+        ([(CellShape("mlstm_cell", (4, 64, 90, 64)), EAGER)], "mlstm_cell",
+         "slstm_cell causal_conv causal_conv"),
+        ([(CellShape("mlstm_cell", (4, 64, 90, 64)), EAGER), (MLSTM, METAL_ONES)], "",
+         "slstm_cell causal_conv causal_conv"),
+        ([(CellShape("mlstm_cell", (4, 64, 97, 64)), EAGER)], "",
+         "mlstm_cell slstm_cell causal_conv causal_conv"),
+        # an operator is chosen for all its cells, by the time in all layers: 7 have 256 channels
+        ([(CONV[0], (9.0, 1.0)), (CONV[1], (1.0, 2.0))], "", "mlstm_cell slstm_cell"),
+        ([(CONV[0], (7.0, 1.0)), (CONV[1], (1.0, 2.0))], "causal_conv", "mlstm_cell slstm_cell"),
+        ([(CONV[0], EAGER)], "", "mlstm_cell slstm_cell causal_conv"),
+    ],
+)  # fmt: skip
+def test_each_operator_is_chosen_by_the_times_of_the_models_own_cells(times, eager, unknown):
+    choice = kernel_choice.choose_cells(measured(*times), "mlx:gpu", cells.cells(MODEL))
+    assert " ".join(sorted(choice.eager)) == eager
+    assert sorted(cell.operator for cell in choice.unknown) == sorted(unknown.split())
+    assert choice.eager | choice.metal == {"mlstm_cell", "slstm_cell", "causal_conv"}
+
+
+def test_a_model_without_such_cells_is_computed_by_eager_operators_and_nothing_is_said():
+    model, notes = load_architecture("mad-attention"), []
+    how = TrainConfig(compute_dtype="float32"), model, ["mlx:gpu"], FASTER, notes.append
+    assert kernel_choice.choose_kernels(*how) == ("eager",)
+    assert notes == []
 
 
 @each_of(
@@ -145,7 +200,7 @@ def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
         {"compute_dtype": dtype, "kernels": kernels},
         kernels.replace("auto", "native"),
     )
-    chosen(kernel_choice.choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
+    chosen(choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
 
 
 def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force():
@@ -213,20 +268,30 @@ def on_a_stand_in(pipe, job):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("known", "says"),
+    [
+        (False, "uses the eager operator mlstm_cell: its Metal kernels do not compute mlstm_cell "),
+        (True, "uses eager operators only: its Metal kernels"),  # since it measures no cell
+    ],
+)
 def test_a_worker_whose_kernels_cannot_compute_the_model_trains_by_eager_operators_and_says_so(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, known, says
 ):
     here = replace(machine.here(), chip="Apple M4 Pro")
     monkeypatch.setattr(Machine, "apple_gpu", True)
     monkeypatch.setattr(machine, "here", lambda: here)
     monkeypatch.setattr(process, "main", on_a_stand_in)
     on_gpu = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
+    of_model = cells.cells(load_architecture(small_config(tmp_path).model))
+    if known:
+        save_cells([CellTimes("mlx:gpu", cell, 2.0, 1.0) for cell in of_model])
     messages = Messages()
     faulty = train(small_config(tmp_path, **on_gpu), observer=messages)
     plain = train(small_config(tmp_path, **on_gpu, kernels="eager"))
     assert identical(parameters(faulty), parameters(plain))
     (said,) = status_of(faulty)["notices"]
-    assert said.startswith("worker 1 (mlx:gpu) uses eager operators only: its Metal kernels")
+    assert said.startswith(f"worker 1 (mlx:gpu) {says}")
     assert "mlstm_out does not compile" in said
     assert said in messages
     assert status_of(plain)["notices"] == []

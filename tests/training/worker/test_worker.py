@@ -24,6 +24,7 @@ from mlxhog.config.rules import Slowdown
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks, MetalError, WorkerFailed
 from mlxhog.metal.emulator.engine import EmulatorEngine
+from mlxhog.models.registry import load_architecture
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
 from mlxhog.strategies.worker import Lease
@@ -150,6 +151,7 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
     events, config = [], TrainConfig(kernels="auto", determinism="none", read="snapshot")
     backend = SimpleNamespace(
         check_kernels=lambda beat: [events.append("check"), beat()] and {},
+        make_eager=lambda operators: events.append(set(operators)),
         bind=lambda *of: events.append("bind"),
         close=lambda: None,
     )
@@ -167,8 +169,8 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
 
     monkeypatch.setattr(worker, "Gradients", FirstGradient)
     its_plan = SimpleNamespace(
-        config=config, model=None, layout=None, sampled=None, gpu_share=None, kernels=["metal"],
-        workers=(WorkerSpec("mlx:gpu", 1),),
+        config=config, model=load_architecture("mad-attention"), layout=None, sampled=None,
+        gpu_share=None, kernels=["metal"], workers=(WorkerSpec("mlx:gpu", 1),),
     )  # fmt: skip
     monkeypatch.setattr(Job, "gpu_share", None)
     entry = SimpleNamespace(beat=lambda phase: events.append(phase))
@@ -176,7 +178,7 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
     worker.start_gradients(own, SimpleNamespace(params=None), entry)
     beat = WorkerPhase.STARTING
     rest = ["bind", beat, "gradient"]
-    assert events == ["import", beat, "check", beat, *rest, "import", beat, *rest]
+    assert events == ["import", beat, "check", beat, set(), *rest, "import", beat, *rest]
     (notice,) = own.notices
     assert ERROR in notice
     assert ERROR in capsys.readouterr().out.splitlines()
