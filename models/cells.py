@@ -40,15 +40,16 @@ def _of_layer(layer: Layer, d: int) -> list[CellShape]:
     return found
 
 
-def multiply_adds(model: ModelConfig) -> int:
-    """Return the multiply-adds of a token in the forward pass; see the module."""
-    spec, embedding, head = model.layout.spec, families.embedding(model), families.head(model)
-    count = spec[head].size if model.tie_word_embeddings else 0
-    count += sum(
-        one.size
-        for name, one in spec.items()
-        if name != embedding and one.kind != "table" and len(one.shape) > 1
-    )
+def multiply_adds(model: ModelConfig, classes: int | None = None) -> int:
+    """Return the multiply-adds of a token in the forward pass; see the module.
+
+    `classes` of the vocabulary have a logit, with a sampled softmax fewer than all.
+    """
+    spec, outside = model.layout.spec, {families.embedding(model), families.head(model)}
+    count = (model.vocab_size if classes is None else classes) * model.hidden_size
+    for name, one in spec.items():
+        if name not in outside and one.kind != "table" and len(one.shape) > 1:
+            count += one.size
     for cell, layers in cells(model).items():
         if cell.operator == "mlstm_cell":
             NH, DK, DV, L = cell.sizes

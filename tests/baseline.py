@@ -58,7 +58,7 @@ TWO_WORKERS = "sync round_robin avg_runs local_sgd fedprox scaffold diloco".spli
 
 OF_THE_MACHINE = (
     "worker_bytes memory_bytes memory_limit_bytes seconds tokens_per_s tokens_per_s_from "
-    "token_files token_file_bytes notes config.keep_awake"
+    "token_files token_file_bytes notes config.keep_awake step_bytes max_tokens_per_s_from"
 ).split()
 """What a dry run says that another machine, or a later version's wording, would say otherwise."""
 

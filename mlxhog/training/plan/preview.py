@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlxhog.base import capabilities
+from mlxhog.base import capabilities, machine
 from mlxhog.base.workers import GPU_BACKENDS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, yaml_values_of
 from mlxhog.data import validation_set
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training.plan import sizes
+from mlxhog.training.plan import roofline, sizes
 from mlxhog.training.plan.batch_size import alike
 from mlxhog.training.plan.values import TextPlan, epochs_read
 
@@ -81,6 +81,7 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         "epochs": read,
         "tokens_per_s": rate,
         "tokens_per_s_from": None if speed is None else speed[1],
+        **roofline.expected(plan, machine.here().chip),
         "seconds": seconds,
         "ngram_baseline_bytes": counts_bytes,
         "ngram_baseline_seconds": counts_s,

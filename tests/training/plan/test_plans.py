@@ -229,7 +229,7 @@ def test_it_names_changed_options_files_and_memory(here, capsys):
     assert (known["tokens_per_s"], known["seconds"]) == (None, None)
     lines = " ".join(said(capsys).split())
     for text in ("set hidden_size=64", "files: 13", "and 3 more", "pic.jpg not text",
-                 "tokens per s from unknown"):  # fmt: skip
+                 "tokens per s from unknown", "max tokens per s from not known"):  # fmt: skip
         assert text in lines  # only ten files are named
     assert not (here / "runs").exists()
     (here / "text" / "novel.md").write_text("".join(f"ishmael {k}\n" for k in range(3600)))
