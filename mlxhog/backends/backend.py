@@ -139,12 +139,10 @@ class Backend(InferenceModel):
         return faults
 
     def measure_cells(
-        self, cells: Iterable[CellShape], sequences: int, length: int,
-        beat: Callable[[], object] = lambda: None,
-    ) -> list[CellTimes]:  # fmt: skip
-        """Return times of cells for batches of such a size, see `cell_times`."""
-        how: dict[str, Any] = {"threads": self._threads, "beat": beat}
-        return list(measure(self.name, self._ops(), cells, sequences, length, **how))
+        self, cells: Iterable[CellShape], beat: Callable[[], object] = lambda: None
+    ) -> list[CellTimes]:
+        """Return the times of cells by eager operators and by this backend's, see `cell_times`."""
+        return list(measure(self.name, self._ops(), cells, threads=self._threads, beat=beat))
 
     def make_eager(self, operators: Iterable[str]) -> None:
         """Let eager operators replace those with Metal kernels, from now on."""

@@ -1,7 +1,8 @@
 """Times of the cells of a model on a GPU, eager and by Metal kernels.
 
-Each time is the median of a few forward and backward passes of one cell on random inputs. The two
-implementations take turns, so that what slows the machine slows both.
+Each time is the median of a few forward and backward passes of one cell on random inputs, whose
+size is that of no run, so that times of different runs compare. The two implementations take turns,
+so that what slows the machine slows both.
 """
 
 import time
@@ -17,27 +18,24 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.operators import Ops
 
 REPEATS = 5
-MAX_TOKENS, MAX_LENGTH = 2048, 1024  # of a measured pass
+B, S = 4, 512
 EPS = 1e-6
 
 Pass = Callable[[], object]
 
 
 def measure(
-    name: str, ops: Ops, cells: Iterable[CellShape], sequences: int, length: int, *, threads: int,
+    name: str, ops: Ops, cells: Iterable[CellShape], *, threads: int,
     beat: Callable[[], object] = lambda: None, clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[CellTimes]:  # fmt: skip
     """Yield the times of cells on a backend, `ops` against the eager operators.
 
-    A batch has `sequences` of `length` tokens, or less if that is more than a measurement needs. An
-    error of a kernel is raised as the framework raises it.
+    An error of a kernel is raised as the framework raises it.
     """
     framework, device = name.split(":")
     eager, at = kernels.choose(framework, "eager", device), Device(framework, device, threads)
-    S = min(length, MAX_LENGTH)
-    B = max(1, min(sequences, MAX_TOKENS // S))
     for cell in cells:
-        passes = [_pass(at, one, cell, B, S, compiled=name == "mlx:gpu") for one in (eager, ops)]
+        passes = [_pass(at, one, cell, compiled=name == "mlx:gpu") for one in (eager, ops)]
         times = [list[float](), list[float]()]
         for repeat in range(REPEATS + 1):
             for spent, run in zip(times, passes, strict=True):
@@ -49,9 +47,9 @@ def measure(
         yield CellTimes(name, cell, *map(median, times))
 
 
-def _pass(device: Device, ops: Ops, cell: CellShape, B: int, S: int, *, compiled: bool) -> Pass:
+def _pass(device: Device, ops: Ops, cell: CellShape, *, compiled: bool) -> Pass:
     """Return a function that computes a cell with all gradients, and waits for them."""
-    inputs = {name: device.array(x) for name, x in _inputs(cell, B, S).items()}
+    inputs = {name: device.array(x) for name, x in _inputs(cell).items()}
 
     def total(x: dict[str, Any]) -> Any:
         how: dict[str, Any] = {"silu": True} if cell.operator == "causal_conv" else {}
@@ -71,7 +69,7 @@ def _pass(device: Device, ops: Ops, cell: CellShape, B: int, S: int, *, compiled
     return lambda: device.host(gradient(inputs))
 
 
-def _inputs(cell: CellShape, B: int, S: int) -> dict[str, Array]:
+def _inputs(cell: CellShape) -> dict[str, Array]:
     """Draw inputs of an operator, in the order of its arguments."""
     if cell.operator == "causal_conv":
         K, C = cell.sizes

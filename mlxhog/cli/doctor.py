@@ -49,6 +49,11 @@ def run(config: _Doctor) -> CommandResult:
 
     target = None if config.report is None else report.target(config.report)
     here, model = machine.here(), None if config.model is None else load_architecture(config.model)
+    if model is not None and not here.apple_gpu:
+        raise EnvironmentLacks(
+            f"--model {config.model}: its cells are measured on an Apple GPU, and this is "
+            f"{here.name}; leave --model out"
+        )
     with config.status() as status:
         progress = numbered(status, STAGES - config.quick + report.STAGES * bool(target))
         try:

@@ -35,7 +35,6 @@ _EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the refere
 
 CELL_MODELS: Final = ("minute", "10m", "30m", "160m", "400m", "5m-v1", "30m-v1")
 """Presets whose cells are measured without `--model`; those of the others are near."""
-CELL_SEQUENCES: Final = 8
 CELLS_S: Final = START_S + 300.0  # for all cells of a backend, with the time to compile kernels
 
 DECODED: Final = "10m"  # model that both decoders of a Mac generate with
@@ -102,8 +101,7 @@ def _measure_cells(measured: MeasuredGradients, name: str, cells: Collection[Cel
 
 def cell_times(lane: Lane, name: str, cells: list[CellShape]) -> list[CellTimes]:
     """In a child: measure cells on a GPU backend."""
-    backend = create(name, threads=1, kernels="metal")
-    return backend.measure_cells(cells, CELL_SEQUENCES, LENGTH)
+    return create(name, threads=1, kernels="metal").measure_cells(cells)
 
 
 def _measure_decoding(checks: list[Check]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from mlxhog.base import capabilities
 from mlxhog.base import machine as machines
-from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord
+from mlxhog.base.capabilities import GPU_ENGINES, CapabilityRecord, CellTimes
 from mlxhog.base.load import LoadWatch
 from mlxhog.base.machine import Machine
 from mlxhog.base.quantities import format_count
@@ -39,6 +39,7 @@ from mlxhog.training.plan.kernel_choice import doctors_refusal, why_not_metal
 
 TROUBLE = (CheckResult.WARN, CheckResult.FAIL, CheckResult.INCONCLUSIVE)
 STAGES: Final = 7
+TIMES: Final = ("eager_s", "metal_s")
 ADDS_S: Final = {False: 0.15, True: 0.01}  # duration of a litmus case, by `quick`
 GRADIENTS: Final = {False: 30, True: 4}
 """Gradients computed to measure a backend's speed, by `quick`."""
@@ -194,9 +195,14 @@ def sections(record: Row) -> list[Section]:
         about.append(f"{record['report']} has all of this for an issue, and no text of yours")
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
+    cells = [
+        (row["backend"], str(CellTimes.of(row).cell), *(f"{1e3 * row[key]:.3g} ms" for key in TIMES))
+        for row in record.get("cells", ())
+    ]
     return [
         Section("", notes=[_answer(record, tried)]),
         *([trouble] if troubles or failures else []),
+        *([Section("", ("GPU", "cell", "eager", "Metal"), cells)] if cells else []),
         Section("", ("option", "here"), choices, about),
     ]
 

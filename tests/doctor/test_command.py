@@ -11,6 +11,8 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 from mlxhog.base import capabilities, machine
+from mlxhog.base.capabilities import CellShape, CellTimes
+from mlxhog.base.machine import Machine
 from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import main
 from mlxhog.display.table import show
@@ -71,6 +73,9 @@ def test_the_answer_comes_first_then_what_failed_and_the_choices(record):
     bad = {"name": "a run", "result": "FAIL", "found": "loss fell by 0.0", "expected": "it falls",
            "consequence": "look at it"}  # fmt: skip
     late = {**record["litmus"][0], "error": "no answer"}
+    row = CellTimes("mlx:gpu", CellShape("slstm_cell", (4, 192)), 0.04, 0.0123).row()
+    text = shown(record | {"cells": [row]})
+    assert re.search(r"mlx:gpu +slstm_cell 4x192 +40 ms +12.3 ms", text)
     changed = {"litmus": [late], "kernels": [wrong], "checks": [bad], "failed": ["a run"]}
     text = shown(record | changed)
     assert text.startswith("FAILED: 1 of ")
@@ -99,6 +104,16 @@ def test_a_full_look_is_kept_if_it_can_be_and_its_exit_code_says_whether_all_hel
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert main(["doctor"]) == code
     assert "set XDG_CACHE_HOME" in capsys.readouterr().out
+
+
+def test_cells_of_a_model_that_no_gpu_here_can_compute_are_refused_before_anything(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr("mlxhog.doctor.record.examine", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(Machine, "apple_gpu", False)
+    for model, code, says in (("160m", 3, "on an Apple GPU, and this is"), ("16m", 2, "160m")):
+        assert main(["doctor", "--model", model]) == code
+        assert says in capsys.readouterr().err
 
 
 LITMUS_TESTS = """

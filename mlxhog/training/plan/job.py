@@ -186,7 +186,7 @@ def choose_operators(
     times, failed = list[CellTimes](), set[str]()
     for cell in choice.unknown:
         try:
-            times += backend.measure_cells([cell], job.micro_batch, config.seq_len, beat)
+            times += backend.measure_cells([cell], beat)
         except (MetalError, ShapeError, RuntimeError, ValueError) as error:
             if is_lost_gpu(error):
                 raise
