@@ -18,7 +18,7 @@ from mlxhog.training.plan.roofline import CHIPS, StepCost
 PAGE = Path(__file__).resolve().parents[1] / roofline.PAGE
 BATCHES = ((1, 512), (8, 512), (1, 2048), (8, 2048))  # sequences and tokens in each
 RECOMPUTE: Sequence[dict[str, Any]] = ({},)
-"""Options of a run with and without recomputation; each has columns of its own."""
+"""Further arguments of the memory estimate, as {"recompute": "blocks"}; each has columns."""
 HEAD = """# What to expect: computed, not measured
 
 Nothing on this page ran on a Mac. `python -m tools.expected_page` computes it from the layers, the
@@ -83,16 +83,15 @@ def _memory_row(model: ModelConfig) -> Iterator[str]:
 
 def memory(model: ModelConfig, length: int, options: dict[str, Any]) -> Memory:
     """Return the estimate of a run with one worker."""
-    config = TrainConfig(seq_len=length, **options)
+    config = TrainConfig(seq_len=length)
     layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
-    return Memory(machine_bytes=0, part=1.0).with_gradients(config, model, layout, 1)
+    return Memory(machine_bytes=0, part=1.0).with_gradients(config, model, layout, 1, **options)
 
 
 def step(model: ModelConfig, options: dict[str, Any]) -> StepCost:
     """Return the cost of a step with the largest of `BATCHES`."""
     sequences, length = BATCHES[-1]
-    of_run = memory(model, length, options)
-    kept_bytes = sequences * (of_run.of_batch(1) - of_run.of_batch(0))
+    kept_bytes = memory(model, length, options).kept_bytes(sequences)
     recomputed = options.get("recompute") == "blocks"
     return roofline.step_cost(model, sequences * length, kept_bytes, recomputed=recomputed)
 

@@ -196,7 +196,11 @@ def sections(record: Row) -> list[Section]:
     failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     trouble = Section("", ("", "what", "found") if troubles else (), troubles, failures)
     cells = [
-        (row["backend"], str(CellTimes.of(row).cell), *(f"{1e3 * row[key]:.3g} ms" for key in TIMES))
+        (
+            row["backend"],
+            str(CellTimes.of(row).cell),
+            *(f"{1e3 * row[key]:.3g} ms" for key in TIMES),
+        )
         for row in record.get("cells", ())
     ]
     return [

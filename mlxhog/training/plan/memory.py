@@ -59,7 +59,11 @@ class Memory:
 
     def of_batch(self, sequences: int) -> int:
         """Bytes of a worker's gradient of a batch of this many sequences."""
-        return self.gradient_bytes + sequences * self.sequence_bytes
+        return self.gradient_bytes + self.kept_bytes(sequences)
+
+    def kept_bytes(self, sequences: int) -> int:
+        """Bytes that such a gradient keeps for its backward pass."""
+        return sequences * self.sequence_bytes
 
     def max_sequences(self, n_bytes: float) -> int:
         """The largest batch whose gradient fits in `n_bytes`; 0 if none does."""

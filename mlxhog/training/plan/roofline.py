@@ -99,10 +99,9 @@ def expected(plan: TextPlan, chip_name: str) -> dict[str, float | str | None]:
 
     Without a GPU worker, and on a chip that is not in `CHIPS`, the roof is not known.
     """
-    config, model, memory = plan.config, plan.model, plan.memory
-    sequences = config.sequences_per_ticket
-    tokens = sequences * config.seq_len
-    kept_bytes = sequences * (memory.of_batch(1) - memory.of_batch(0))
+    config, model = plan.config, plan.model
+    tokens = config.sequences_per_ticket * config.seq_len
+    kept_bytes = config.grad_accumulation * plan.memory.kept_bytes(config.micro_batch)
     classes = None
     if plan.sampled is not None:
         classes = min(model.vocab_size, plan.sampled.negatives + tokens)
