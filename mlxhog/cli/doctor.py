@@ -1,11 +1,11 @@
 """Check this machine: backends, concurrent writers, every Metal kernel.
 
 It tests shared memory, a gradient of every backend against the reference, every pair of writers at
-once, and readers beside a writer; on a Mac also every Metal kernel, and whether torch:mps beside
-mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The result is stored for
-this machine and these versions, and `mlxhog train` uses it. A check that other programs leave too
-little processor time is inconclusive, not a failure. Exit code 1 if a promise of mlxhog does not
-hold here.
+once, and readers beside a writer; on a Mac also every Metal kernel, the times of cells, and whether
+torch:mps beside mlx:gpu makes runs faster. This takes half a minute, on a Mac up to four. The
+result is stored for this machine and these versions, and `mlxhog train` uses it. A check that other
+programs leave too little processor time is inconclusive, not a failure. Exit code 1 if a promise of
+mlxhog does not hold here.
 
 Examples:
     doctor

@@ -232,12 +232,12 @@ def _said(name: str, variant: str, best: CellChoice, reason: str, *, measures: b
     """Say which kernels a GPU worker will use, and why."""
     text = f"kernels auto: {variant} on {name}"
     if variant == "metal" and best.eager:
-        text += f", without {', '.join(sorted(best.eager))}"
-    why = [str(best)] if best.times else []
+        text += f" without {', '.join(sorted(best.eager))}"
+    parts = [f"{text}, {reason}", *([str(best)] if best.times else [])]
     if best.unknown and measures:
         names = ", ".join(map(str, best.unknown))
-        why.append(f"{names} not measured: a worker does that when it starts")
-    return f"{text}: {'; '.join([*why, reason])}"
+        parts.append(f"{names} not measured: a worker does that when it starts")
+    return "; ".join(parts)
 
 
 def check_recorded(

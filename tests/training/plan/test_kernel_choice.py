@@ -113,11 +113,11 @@ OWN = {"kernels": "metal"}
     ("backends", "record", "options", "expected", "said"),
     [
         ("mlx:cpu torch:cpu", UNTESTED, {}, "native native", ""),
-        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "which each worker checks"),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native", "metal on mlx:gpu, which each worker ch"),
         ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal",
-         "metal on mlx:gpu: causal_conv 4x256 2 ms by Metal, 3 ms eager; mlstm_cell 4x64x64x64 "),
-        ("mlx:gpu", MIXED, {}, "metal", "metal on mlx:gpu, without slstm_cell: "),
-        ("mlx:gpu", SLOWER, {}, "eager", "auto: eager on mlx:gpu: causal_conv 4x256 3 ms by Met"),
+         "on mlx; causal_conv 4x256 2 ms by Metal, 3 ms eager; mlstm_cell 4x64x64x64 2 ms"),
+        ("mlx:gpu", MIXED, {}, "metal", "metal on mlx:gpu without slstm_cell, 1 kernels agree"),
+        ("mlx:gpu", SLOWER, {}, "eager", "on mlx; causal_conv 4x256 3 ms by Metal, 2 ms eager"),
         ("mlx:gpu", NEW, {}, "metal", "mlstm_cell 4x64x64x64, causal_conv 4x128, slstm_cell 4x32 "
          "not measured: a worker does that when it starts"),
         ("mlx:gpu", every(EAGER, backend="torch:mps"), {}, "metal", "not measured"),
