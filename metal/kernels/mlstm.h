@@ -10,16 +10,17 @@
 //
 // n follows C with 1 in place of v. Where `starts` (B, S) is not 0 a document starts: the state before that position
 // counts as zero, m too, and sums and maxima begin there; `since_t` is where, see mlstm_first.
-// What bounds it: the matrices. B NH S (L (DK + DV) + 2 DK DV) multiply-adds, and a few of vectors beside: scores once for
-// the whole width of the values, K^T V and Q C once. One exponential per position and head for the states and one per
-// chunk, one per pair of a chunk for the scores, and three per position for its gates and h (tests/metal/kernels/
-// test_counts.py holds these). Serial are the chunks of a segment, in mlstm_states, whose threadgroups are B NH DK DV /
-// 2048. Of bytes C is the most: each of its states is written and read once, and a segment's alone exist (mlstm.py).
-// The trade: a threadgroup of 128 threads takes 64 positions x 32 columns at a time, so 14 KiB of threadgroup memory,
-// and two threadgroups or more share a core; scores stay in 32 registers of a thread instead of 17 KiB. For that, keys
-// and values pass through threadgroup memory unbuffered, and a query is loaded again for every 32 columns.
-// The seam for the tensor operations of Metal 4 (M5) is tiles.h: `tile_add_product` is a matmul2d of a threadgroup, and
-// `TilePart` its cooperative tensor.
+//
+// What bounds it: the matrices, B NH S (L (DK + DV) + 2 DK DV) multiply-adds. Scores are computed once for the whole
+// width of the values. Exponentials are one per position and one per chunk for the states, one per pair of a chunk for
+// the scores, and three per position for the gates and h (counted in tests/metal/kernels/test_counts.py). Serial are the
+// NC chunks, in mlstm_states, whose threadgroups are B NH DK DV / 2048. Most bytes are those of C, which is written and
+// read once; only the states of a segment exist (mlstm.py).
+// The trade: a threadgroup of 128 threads computes 64 positions x 32 columns at a time in 14 KiB of threadgroup memory,
+// so two or more share a core; scores take 32 registers of a thread instead of 17 KiB. In return tiles are not double
+// buffered, and queries are loaded again for every 32 columns.
+// The seam for the tensor operations of Metal 4 (M5) is tiles.h: `tile_add_product` would be a matmul2d of a threadgroup
+// and `TilePart` its cooperative tensor.
 // Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 #pragma once
 

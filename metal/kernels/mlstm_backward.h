@@ -20,9 +20,11 @@
 // all, the rest is far smaller than it. Weights of pairs of two documents, and of the states of other documents, are 0.
 //
 // All sums over more than a position are products of tiles, `tiles.h`, in which a chunk is kTileRows positions. Weights
-// with an exponential are computed once: y and the decays by the forward pass, the others of a position by mlstm_bwd_pre,
-// those of a pair by mlstm_bwd_scores. What bounds it: the matrices, B NH S (L (3 DK + 2 DV) + 5 DK DV) multiply-adds, of
-// which DK DV are those of the states computed anew, segment by segment from the last; the seam of mlstm.h is this one's.
+// with an exponential are computed once: y and decay by the forward pass, the others of a position by mlstm_bwd_pre,
+// those of a pair by mlstm_bwd_scores.
+//
+// What bounds it: the matrices, B NH S (L (3 DK + 2 DV) + 5 DK DV) multiply-adds, of which DK DV compute the states anew,
+// segment by segment from the last. Memory, trade and seam are those of mlstm.h.
 #pragma once
 
 #include "mlstm.h"
@@ -59,11 +61,10 @@ inline void mlstm_bwd_pre(const device float* b, const device int* since, const 
   we[at] = weight * e;
 }
 
-// A threadgroup per kTileRows rows and kTileColumns columns of dC, which stay in its registers while it goes through the
-// chunks of a segment from the last to the first: from dC_end, of the state behind the segment, to dC0, of the one
-// before it. dC has the gradients of the states behind its chunks; threadgroups of column 0 keep dn. `dots` are parts of
-// <C, dC> + n . dn of the states before its chunks, one of each simdgroup.
-// `tiles` has kTileFloats floats.
+// A threadgroup per kTileRows rows and kTileColumns columns of dC, which stay in its registers while it goes through
+// the chunks of a segment from the last to the first: from dC_end, of the state behind the segment, to dC0, of the one
+// before it. dC has the gradients of the states behind its chunks; threadgroups of column 0 keep dn. `dots` are parts
+// of <C, dC> + n . dn of the states before its chunks, one of each simdgroup. `tiles` has kTileFloats floats.
 inline void mlstm_bwd_states(const device float* q, const device float* decay, const device float* wN,
                              const device float* we, const device float* dh, const device float* C,
                              const device float* n, const device float* dC_end, const device float* dn_end,
@@ -213,8 +214,8 @@ inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const dev
   }
 }
 
-// Two threadgroups per chunk of a segment: the first for dq, dk and the gates, the second for dv. `tiles` has kTileFloats
-// floats, `sums` kMlstmRowSums.
+// Two threadgroups per chunk of a segment: the first for dq, dk and the gates, the second for dv. `tiles` has
+// kTileFloats floats, `sums` kMlstmRowSums.
 inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* C,
                           const device float* n, const device float* wN, const device float* we,
                           const device float* y, const device float* X, const device float* A, const device float* zq,

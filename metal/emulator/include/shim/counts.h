@@ -1,4 +1,4 @@
-// Operations of a kernel library's threads, counted where it is compiled with -DMLXHOG_COUNT; others read `mlxhog_counts`.
+// With -DMLXHOG_COUNT a kernel library counts operations of its threads in `mlxhog_counts`, which tests read.
 #pragma once
 
 #include "shim/types.h"
