@@ -72,7 +72,7 @@ def _sizes(n: int) -> list[tuple[tuple[MetalKernel, ...], Family, Numbers]]:
     # them matter, and keys take two strips.
     chunks = {
         "B": 2, "S": max(100, n // 48), "NH": 2, "L": mlstm.MAX_CHUNK, "DK": 40, "DV": 12,
-        "eps": 1e-6,
+        "FIRST": 0, "NS": 2, "eps": 1e-6,
     }  # fmt: skip
     units = {"B": 2, "S": max(1, n // 48), "NH": 2, "DH": 12}
     taps = {"B": 2, "S": max(1, n // 24), "CH": 12, "K": 4, "P": 0, "silu": 1}

@@ -1,8 +1,11 @@
-"""The mLSTM cell: three launches forward, `mlstm.h`, and four backward, `mlstm_backward.h`.
+"""The mLSTM cell: the launches forward, `mlstm.h`, and backward, `mlstm_backward.h`.
 
-Forward they compute gates, states and outputs, backward denominators, states, scores and outputs,
-these by products of tiles in threadgroup memory. Arrays keep the layout of the model, and a last
-chunk may be shorter: nothing is transposed or padded.
+Forward they compute gates and weights, and then, segment by segment, the states of its chunks and
+its outputs; backward denominators and scores, and then, segment by segment from the last, the
+states anew, their gradients and the gradients of the inputs. So the matrix states of one segment
+exist at a time, and between the passes only those between segments are kept (`segments`); that
+costs the states' products a second time, and a copy of the segments' results into one array. Arrays
+keep the layout of the model, and a last chunk may be shorter: nothing is transposed or padded.
 
 Backward, the stabilizers m and M are constants. The gradient of M, on which h depends through eps,
 is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in
@@ -11,7 +14,7 @@ each chunk. `models/ops/metal/cells.py` combines them.
 Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
 """
 
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 from mlxhog.errors import ShapeError
@@ -19,12 +22,12 @@ from mlxhog.metal.kernel import MetalKernel, Size
 from mlxhog.metal.kernels.family import Family, Numbers
 
 LANES = 32
-STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
-OUT_ROWS = 8  # kMlstmOutRows
 POSITIONS = 8  # of a threadgroup of mlstm_bwd_pre, a simdgroup each
 TILE_ROWS, TILE_COLUMNS, TILE_SIMDGROUPS = 64, 32, 4  # kTileRows and the others in tiles.h
 MAX_CHUNK = 64
-"""Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
+"""The rows of a tile; scores of a longer chunk would not fit a thread's registers."""
+MAX_SHORT_CHUNK = 8
+"""Chunks of which every 32 columns of h have a threadgroup of their own, as in decoding."""
 
 _FORWARD = {
     "q": "B S NH DK", "k": "B S NH DK", "v": "B S NH DV", "h": "B S NH DV",
@@ -32,20 +35,38 @@ _FORWARD = {
     "starts": "B S int32", "since": "B NH S int32",  # of documents, see `mlstm_first`
     "b": "B NH S", "a": "B NH S",  # sums of log-forget-gates in a chunk; weights at its end
     "g": "B NH NC", "amax": "B NH NC",  # of every chunk: the last b, the largest a
-    "C0": "B NH DK DV", "n0": "B NH DK", "m0": "B NH",  # the state before the first position
-    "C": "B NH NB DK DV", "n": "B NH NB DK", "m": "B NH NB",  # around every chunk
+    "y": "B NH S", "decay": "B NH NC",  # weights of positions and of the state in the next state
+    "m": "B NH NB",  # around every chunk
+    "C0": "B NH DK DV", "n0": "B NH DK", "m0": "B NH",  # the state before a segment
+    "C_end": "B NH DK DV", "n_end": "B NH DK",  # and after it
+    "C": "B NH NS DK DV", "n": "B NH NS DK",  # before its chunks; dC and dn: after them
     "den": "B NH S", "M": "B NH S",  # denominator and stabilizer of every position
+    "i_part": "B SS NH", "b_part": "B NH SS",  # of the SS positions of a segment
+    "q_part": "B SS NH DK", "k_part": "B SS NH DK", "v_part": "B SS NH DV", "h_part": "B SS NH DV",
+    "den_part": "B NH SS", "M_part": "B NH SS",
 }  # fmt: skip
 _SHAPES = {
     **_FORWARD,
     **{f"d{name}": shape for name, shape in _FORWARD.items()},
-    "dC_last": "B NH DK DV", "dn_last": "B NH DK",  # of the state after the last position
     "rN": "B NH S",  # 1 / N of every position
-    "wN": "B NH S", "we": "B NH S", "y": "B NH S",  # weights of states in the gradient
+    "wN": "B NH S", "we": "B NH S",  # weights of states in the gradient
     "X": "B NH S L", "A": "B NH S L",  # of every position and every key of its chunk
     "zq": "B NH S", "zk": "B NH S",  # sums over pairs, by position and by key
+    "dots": "B NH NS ND",  # parts of <C, dC> + n . dn
 }  # fmt: skip
 """Shape of every array by its name; NC chunks have NB borders. dX is the gradient of X."""
+
+
+def segments(S: int, chunk: int) -> list[dict[str, int]]:
+    """Return the first chunk and the number of chunks of every segment of S positions.
+
+    A segment of n of NC chunks keeps NC / n states in every layer from its forward pass to its
+    backward pass, while the 2 n of the backward pass exist in one layer at a time. Their sum would
+    be least at sqrt(NC / 2); the layers make it 2 sqrt(NC).
+    """
+    NC = -(-S // chunk)
+    n = isqrt(4 * NC)
+    return [{"FIRST": first, "NS": min(n, NC - first)} for first in range(0, NC, n)]
 
 
 def _derived(n: Numbers) -> dict[str, int]:
@@ -56,43 +77,55 @@ def _derived(n: Numbers) -> dict[str, int]:
             "whose keys fit threadgroup memory; choose a chunk in that range, "
             "which changes no result"
         )
-    NC = -(-n["S"] // n["L"])
-    shape = (n["B"], n["NH"], NC + 1, n.get("DK", 0), n.get("DV", 0))
+    NC, DK, DV = -(-n["S"] // n["L"]), n.get("DK", 0), n.get("DV", 0)
+    first, NS = n.get("FIRST", 0), n.get("NS", 0)
+    shape = (n["B"], n["NH"], NS, DK, DV)
     if prod(shape) >= 2**32:
         raise ShapeError(
-            f"mLSTM kernels index with 32 bits, and the states of {NC + 1} chunk borders, "
-            f"(B, NH, NC + 1, DK, DV) = {shape}, are too many elements; "
+            f"mLSTM kernels index with 32 bits, and the states of {NS} chunks, "
+            f"(B, NH, NS, DK, DV) = {shape}, are too many elements; "
             "run fewer sequences at once"
         )
-    return {"NC": NC, "NB": NC + 1}
+    return {
+        "NC": NC,
+        "NB": NC + 1,
+        "SS": min(n["S"], (first + NS) * n["L"]) - first * n["L"],
+        "ND": -(-DK // TILE_ROWS) * -(-DV // TILE_COLUMNS) * TILE_SIMDGROUPS,
+        "W": TILE_COLUMNS if n["L"] <= MAX_SHORT_CHUNK else DV,
+    }
 
 
 MLSTM = Family(
     header="mlstm_backward.h",
-    struct="MlstmShape{B, NH, S, L, DK, DV}",
+    struct="MlstmShape{B, NH, S, L, DK, DV, FIRST, NS}",
     shapes=_SHAPES,
     derived=_derived,
 )
 
 
-def _groups(x: int, size: int) -> int:
-    """Threads of whole threadgroups, so that every thread meets every barrier."""
-    return -(-x // size) * size
+WHOLE = "MlstmShape{B, NH, S, L, DK, DV, 0, 0}"
+"""The sizes of a launch of all chunks."""
+
+
+def _matrices(n: Numbers) -> Size:
+    """A threadgroup per tile of every head's matrix."""
+    tiles = -(-n["DV"] // TILE_COLUMNS), -(-n["DK"] // TILE_ROWS)
+    return (LANES * tiles[0], TILE_SIMDGROUPS * tiles[1], n["B"] * n["NH"])
 
 
 _GRIDS: dict[str, Any] = {
     "mlstm_gates": lambda n: (n["L"], n["NC"], n["B"] * n["NH"]),
-    "mlstm_states": lambda n: (n["DV"], -(-n["DK"] // STATE_ROWS), n["B"] * n["NH"]),
+    "mlstm_weights": lambda n: (n["L"], 1, n["B"] * n["NH"]),
+    "mlstm_states": _matrices,
     "mlstm_out": lambda n: (
-        _groups(n["DV"], LANES), _groups(n["L"], OUT_ROWS), n["B"] * n["NH"] * n["NC"],
+        LANES * -(-n["DV"] // n["W"]), TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NS"],
     ),
-    "mlstm_bwd_pre": lambda n: (LANES, _groups(n["S"], POSITIONS), n["B"] * n["NH"]),
-    "mlstm_bwd_states": lambda n: (
-        LANES * -(-n["DV"] // TILE_COLUMNS), TILE_SIMDGROUPS * -(-n["DK"] // TILE_ROWS),
-        n["B"] * n["NH"],
+    "mlstm_bwd_pre": lambda n: (
+        LANES, -(-n["S"] // POSITIONS) * POSITIONS, n["B"] * n["NH"],  # whole threadgroups
     ),
     "mlstm_bwd_scores": lambda n: (LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NC"]),
-    "mlstm_bwd_out": lambda n: (2 * LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NC"]),
+    "mlstm_bwd_states": _matrices,
+    "mlstm_bwd_out": lambda n: (2 * LANES, TILE_SIMDGROUPS, n["B"] * n["NH"] * n["NS"]),
 }  # fmt: skip
 
 
@@ -120,33 +153,39 @@ def _kernel(
 
 GATES = _kernel(
     "mlstm_gates", "i f starts", "b a g amax since", 0, header="mlstm.h", tiles=True,
-    struct="MlstmShape{B, NH, S, L, 0, 0}",
+    struct="MlstmShape{B, NH, S, L, 0, 0, 0, 0}",
     memory={"totals": "mlxhog::kMlstmSimdgroups", "peaks": "mlxhog::kMlstmSimdgroups"},
 )  # fmt: skip
+WEIGHTS = _kernel(
+    "mlstm_weights", "a g amax since m0", "y decay m", 0, header="mlstm.h", uses_barriers=False,
+    struct="MlstmShape{B, NH, S, L, 0, 0, 0, 0}",
+)  # fmt: skip
 STATES = _kernel(
-    "mlstm_states", "k v a g amax since C0 n0 m0", "C n m", 8, header="mlstm.h", uses_barriers=False
-)
+    "mlstm_states", "k v y decay C0 n0", "C n C_end n_end", TILE_SIMDGROUPS, header="mlstm.h",
+    tiles=True,
+)  # fmt: skip
 OUT = _kernel(
-    "mlstm_out", "q k v b i since C n m", "h den M", OUT_ROWS, "eps:float32", header="mlstm.h",
-    tiles=True, memory={"tile": "mlxhog::kMlstmOutTile"},
-)  # fmt: skip
-BWD_PRE = _kernel(
-    "mlstm_bwd_pre", "i b since m den M h dh", "rN dden dM wN we y", POSITIONS, "eps:float32"
-)
-BWD_STATES = _kernel(
-    "mlstm_bwd_states", "q b since m wN we dh dC_last dn_last", "dC dn", TILE_SIMDGROUPS, tiles=True
-)
-BWD_SCORES = _kernel(
-    "mlstm_bwd_scores", "q k v i b since M rN dden dh", "X A zq zk", TILE_SIMDGROUPS, tiles=True,
-    rtol=1e-4,
-    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmScoreSums"},
-)  # fmt: skip
-BWD_OUT = _kernel(
-    "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn", "dq dk dv di db",
-    TILE_SIMDGROUPS, tiles=True, rtol=1e-4,
+    "mlstm_out", "q k v b i since m C n", "h_part den_part M_part", TILE_SIMDGROUPS,
+    "W eps:float32", header="mlstm.h", tiles=True,
     memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmOutSums"},
 )  # fmt: skip
+BWD_PRE = _kernel(
+    "mlstm_bwd_pre", "b since m den M h dh", "rN dden dM wN we", POSITIONS, "eps:float32",
+    struct=WHOLE,
+)  # fmt: skip
+BWD_SCORES = _kernel(
+    "mlstm_bwd_scores", "q k v i b since M rN dden dh", "X A zq zk", TILE_SIMDGROUPS, tiles=True,
+    struct=WHOLE, rtol=1e-4,
+    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmScoreSums"},
+)  # fmt: skip
+BWD_STATES = _kernel(
+    "mlstm_bwd_states", "q decay wN we dh C n dC_end dn_end", "dC dn dC0 dn0 dots",
+    TILE_SIMDGROUPS, tiles=True,
+)  # fmt: skip
+BWD_OUT = _kernel(
+    "mlstm_bwd_out", "q k v C n wN we y X A zq zk dh dC dn",
+    "dq_part dk_part dv_part di_part db_part", TILE_SIMDGROUPS, tiles=True, rtol=1e-4,
+    memory={"tiles": "mlxhog::kTileFloats", "sums": "mlxhog::kMlstmRowSums"},
+)  # fmt: skip
 
-FORWARD = (GATES, STATES, OUT)
-BACKWARD = (BWD_PRE, BWD_STATES, BWD_SCORES, BWD_OUT)
-KERNELS = (*FORWARD, *BACKWARD)
+KERNELS = (GATES, WEIGHTS, STATES, OUT, BWD_PRE, BWD_SCORES, BWD_STATES, BWD_OUT)

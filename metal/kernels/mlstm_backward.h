@@ -20,26 +20,28 @@
 // all, the rest is far smaller than it. Weights of pairs of two documents, and of the states of other documents, are 0.
 //
 // All sums over more than a position are products of tiles, `tiles.h`, in which a chunk is kTileRows positions. Weights
-// with an exponential are computed once: those of a position by mlstm_bwd_pre, those of a pair by mlstm_bwd_scores.
+// with an exponential are computed once: y and decay by the forward pass, the others of a position by mlstm_bwd_pre,
+// those of a pair by mlstm_bwd_scores.
+//
+// What bounds it: the matrices, B NH S (L (3 DK + 2 DV) + 5 DK DV) multiply-adds, of which DK DV compute the states anew,
+// segment by segment from the last. Memory, trade and seam are those of mlstm.h.
 #pragma once
 
-#include "mlstm_shape.h"
-#include "tiles.h"
+#include "mlstm.h"
 
 namespace mlxhog {
 
 enum : uint {
   kMlstmScoreSums = (2 + kTileSimdgroups) * kTileRows,  // floats that mlstm_bwd_scores shares
-  kMlstmOutSums = 2 * kTileRows,                        // and mlstm_bwd_out
+  kMlstmRowSums = 2 * kTileRows,                        // and mlstm_bwd_out
 };
-static_assert(uint(kMlstmChunk) == uint(kTileRows), "a chunk is as many positions as a tile has rows");
 
-// A simdgroup per position: rN = 1 / N_t, dden = e_t, dM, and the weights of the states wN = s w_t / N_t,
-// we = s w_t e_t and y.
-inline void mlstm_bwd_pre(const device float* i, const device float* b, const device int* since,
-                          const device float* m, const device float* den, const device float* M, const device float* h,
+// A simdgroup per position: rN = 1 / N_t, dden = e_t, dM, and the weights of the states wN = s w_t / N_t and
+// we = s w_t e_t.
+inline void mlstm_bwd_pre(const device float* b, const device int* since, const device float* m,
+                          const device float* den, const device float* M, const device float* h,
                           const device float* dh, device float* rN, device float* dden, device float* dM,
-                          device float* wN, device float* we, device float* y, MlstmShape s, float eps, uint3 id) {
+                          device float* wN, device float* we, MlstmShape s, float eps, uint3 id) {
   const uint lane = id.x, t = id.y, head = id.z;
   if (t >= s.S) return;  // the whole simdgroup
   const uint at = head * s.S + t, row = mlstm_row(s, head, t);
@@ -50,55 +52,64 @@ inline void mlstm_bwd_pre(const device float* i, const device float* b, const de
   const float denominator = den[at], magnitude = fabs(denominator), bound = precise::exp(-M[at]);
   const float inverse = 1.0f / (max(magnitude, bound) + eps);
   const float e = magnitude > bound ? -copysign(inverse, denominator) * dot : 0.0f;
-  const uint c = t / s.L, state = mlstm_state(s, head, c), last = head * s.S + c * s.L + mlstm_count(s, c) - 1;
-  const float weight = since[at] == 0 ? mlstm_scale(s) * precise::exp(b[at] + m[state] - M[at]) : 0.0f;
+  const float before = m[mlstm_border(s, head, t / s.L)];
+  const float weight = since[at] == 0 ? mlstm_scale(s) * precise::exp(b[at] + before - M[at]) : 0.0f;
   rN[at] = inverse;
   dden[at] = e;
   dM[at] = -eps * inverse * dot;
   wN[at] = weight * inverse;
   we[at] = weight * e;
-  y[at] = since[at] == since[last] ? precise::exp(b[last] - b[at] + i[row] - m[state + 1]) : 0.0f;
 }
 
-// A threadgroup per kTileRows rows and kTileColumns columns of C, which goes through the chunks from the last to the
-// first; those of column 0 keep dn. Entry c of dC and dn is the gradient of the state before chunk c, which is the
-// state after chunk c - 1. `tiles` has kTileFloats floats.
-inline void mlstm_bwd_states(const device float* q, const device float* b, const device int* since,
-                             const device float* m, const device float* wN, const device float* we,
-                             const device float* dh, const device float* dC_last, const device float* dn_last,
-                             device float* dC, device float* dn, MlstmShape s, threadgroup float* tiles, uint3 tgid,
-                             uint3 lid) {
+// A threadgroup per kTileRows rows and kTileColumns columns of dC, which stay in its registers while it goes through
+// the chunks of a segment from the last to the first: from dC_end, of the state behind the segment, to dC0, of the one
+// before it. dC has the gradients of the states behind its chunks; threadgroups of column 0 keep dn. `dots` are parts
+// of <C, dC> + n . dn of the states before its chunks, one of each simdgroup. `tiles` has kTileFloats floats.
+inline void mlstm_bwd_states(const device float* q, const device float* decay, const device float* wN,
+                             const device float* we, const device float* dh, const device float* C,
+                             const device float* n, const device float* dC_end, const device float* dn_end,
+                             device float* dC, device float* dn, device float* dC0, device float* dn0,
+                             device float* dots, MlstmShape s, threadgroup float* tiles, uint3 tgid, uint3 lid) {
   const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows, head = tgid.z;
-  const uint first = tgid.y * kTileRows, column = tgid.x * kTileColumns, thread_index = simdgroup * kTileLanes + lane;
-  const uint d = first + thread_index, end = min(s.DK, first + kTileRows);  // of dn
-  const bool keeps_dn = column == 0 && d < end, inside = column + lane < s.DV;
-  float dn_now = keeps_dn ? dn_last[head * s.DK + d] : 0.0f;
-  for (uint r = own; r < own + kTileOwnRows; ++r) {
-    const bool exists = inside && first + r < s.DK;
-    tiles[r * kTileStride + lane] = exists ? dC_last[(head * s.DK + first + r) * s.DV + column + lane] : 0.0f;
-  }
-  for (uint c = mlstm_chunks(s);; --c) {
-    const uint state = mlstm_state(s, head, c), at = state * s.DK + first;
-    for (uint r = own; r < own + kTileOwnRows && first + r < s.DK; ++r)
-      if (inside) dC[(at + r) * s.DV + column + lane] = tiles[r * kTileStride + lane];
-    if (keeps_dn) dn[state * s.DK + d] = dn_now;
-    if (c == 0) return;
+  const uint first = tgid.y * kTileRows, column = tgid.x * kTileColumns, d = first + simdgroup * kTileLanes + lane;
+  const bool keeps_dn = column == 0 && d < min(s.DK, first + kTileRows);
+  float dn_now = keeps_dn ? dn_end[head * s.DK + d] : 0.0f;
+  const uint corner = first * s.DV + column, rows = s.DK - first, columns = s.DV - column;
+  const uint across = (s.DV + kTileColumns - 1) / kTileColumns, down = (s.DK + kTileRows - 1) / kTileRows;
+  TilePart sum;
+  tile_read(sum, {dC_end + head * s.DK * s.DV + corner, nullptr, s.DV, rows, columns}, tiles, simdgroup, lane);
+  for (uint c = s.FIRST + s.NS;; --c) {  // the state before chunk c
+    const bool begins = c == s.FIRST, ends = c == s.FIRST + s.NS;
+    const uint after = (begins ? head : mlstm_state(s, head, c - 1)) * s.DK;
+    const uint state = (ends ? 0 : mlstm_state(s, head, c)) * s.DK;
+    device float* to = (begins ? dC0 : dC) + after * s.DV + corner;
+    float dot = 0.0f;
+    tile_store(sum, tiles, simdgroup);
+    for (uint r = own; r < own + kTileOwnRows; ++r) {
+      if (r >= rows || lane >= columns) continue;
+      const float gradient = tiles[r * kTileStride + lane];
+      to[r * s.DV + lane] = gradient;
+      if (!ends) dot += gradient * C[state * s.DV + corner + r * s.DV + lane];
+    }
+    if (keeps_dn) {
+      (begins ? dn0 : dn)[after + d] = dn_now;
+      if (!ends) dot += dn_now * n[state + d];
+    }
+    dot = simd_sum(dot);
+    if (lane == 0 && !ends)
+      dots[((mlstm_state(s, head, c) * down + tgid.y) * across + tgid.x) * kTileSimdgroups + simdgroup] = dot;
+    if (begins) return;
 
     const uint start = (c - 1) * s.L, count = mlstm_count(s, c - 1), position = head * s.S + start;
     const uint row = mlstm_row(s, head, start);
-    const bool carries = since[position + count - 1] == 0;
-    const float decay = carries ? precise::exp(b[position + count - 1] + m[state - 1] - m[state]) : 0.0f;
-    for (uint r = own; r < own + kTileOwnRows; ++r) tiles[r * kTileStride + lane] *= decay;
-    if (keeps_dn) {
-      dn_now *= decay;
+    const float factor = decay[head * mlstm_chunks(s) + c - 1];
+    tile_scale(sum, factor);
+    dn_now *= factor;
+    if (keeps_dn)
       for (uint t = 0; t < count; ++t) dn_now += we[position + t] * q[(row + t * s.NH) * s.DK + d];
-    }
-    simdgroup_float8x8 sum[kTileMatrices];
-    tile_load(sum, tiles, simdgroup);
-    const TileMatrix queries = {q + row * s.DK + first, wN + position, s.NH * s.DK, count, s.DK - first};
-    const TileMatrix gradients = {dh + row * s.DV + column, nullptr, s.NH * s.DV, count, s.DV - column};
+    const TileMatrix queries = {q + row * s.DK + first, wN + position, s.NH * s.DK, count, rows};
+    const TileMatrix gradients = {dh + row * s.DV + column, nullptr, s.NH * s.DV, count, columns};
     tile_add_product<true, false>(sum, queries, gradients, count, tiles, simdgroup, lane);
-    tile_store(sum, tiles, simdgroup);
   }
 }
 
@@ -122,7 +133,7 @@ inline void mlstm_bwd_scores(const device float* q, const device float* k, const
   const TileMatrix gradients = {dh + row * s.DV, nullptr, s.NH * s.DV, count, s.DV};
   for (uint first = 0; first < s.L; first += kTileColumns) {
     const uint j = first + lane, keys = count - min(count, first), key_row = row + first * s.NH;
-    simdgroup_float8x8 sum[kTileMatrices];
+    TilePart sum;
     tile_zero(sum);
     const TileMatrix some_keys = {k + key_row * s.DK, nullptr, s.NH * s.DK, keys, s.DK};
     tile_add_product<false, true>(sum, queries, some_keys, s.DK, tiles, simdgroup, lane);
@@ -184,7 +195,7 @@ inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const dev
   for (uint first = 0; first < s.DK; first += kTileColumns) {
     const uint d = first + lane;
     const float vector_d = d < s.DK ? vector[d] : 0.0f;
-    simdgroup_float8x8 sum[kTileMatrices];
+    TilePart sum;
     tile_zero(sum);
     const TileMatrix rows = {state + first * s.DV, nullptr, s.DV, s.DK - first, s.DV};
     tile_add_product<false, true>(sum, part, rows, s.DV, tiles, simdgroup, lane);
@@ -203,48 +214,49 @@ inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const dev
   }
 }
 
-// Two threadgroups per chunk: the first for dq, dk and the gates, the second for dv. `tiles` has kTileFloats floats,
-// `sums` kMlstmOutSums.
+// Two threadgroups per chunk of a segment: the first for dq, dk and the gates, the second for dv. `tiles` has
+// kTileFloats floats, `sums` kMlstmRowSums.
 inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* C,
                           const device float* n, const device float* wN, const device float* we,
                           const device float* y, const device float* X, const device float* A, const device float* zq,
                           const device float* zk, const device float* dh, const device float* dC,
-                          const device float* dn, device float* dq, device float* dk, device float* dv,
-                          device float* di, device float* db, MlstmShape s, threadgroup float* tiles,
-                          threadgroup float* sums, uint3 tgid, uint3 lid) {
+                          const device float* dn, device float* dq_part, device float* dk_part,
+                          device float* dv_part, device float* di_part, device float* db_part, MlstmShape s,
+                          threadgroup float* tiles, threadgroup float* sums, uint3 tgid, uint3 lid) {
   const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows;
-  const uint NC = mlstm_chunks(s), head = tgid.z / NC, c = tgid.z % NC, start = c * s.L, count = mlstm_count(s, c);
+  const uint head = tgid.z / s.NS, c = s.FIRST + tgid.z % s.NS, start = c * s.L, count = mlstm_count(s, c);
   const uint position = head * s.S + start, row = mlstm_row(s, head, start), q_row = row * s.DK, v_row = row * s.DV;
-  const uint before = mlstm_state(s, head, c), after = before + 1, width = s.NH * s.DV;
-  const device float* dC_after = dC + after * s.DK * s.DV;
+  const uint state = mlstm_state(s, head, c) * s.DK, width = s.NH * s.DV, to = mlstm_segment_row(s, head, start);
+  const device float* dC_after = dC + state * s.DV;
   if (tgid.x == 0) {
     threadgroup float* of_queries = sums;
     threadgroup float* of_keys = sums + kTileRows;
     const TileMatrix pairs = {X + position * s.L, nullptr, s.L, count, count};
     const TileMatrix gradients = {dh + v_row, wN + position, width, count, s.DV};
-    mlstm_bwd_rows<false>(gradients, C + before * s.DK * s.DV, we + position, n + before * s.DK, pairs, k + q_row,
-                          q + q_row, dq + q_row, s, tiles, of_queries, simdgroup, lane);
+    mlstm_bwd_rows<false>(gradients, C + state * s.DV, we + position, n + state, pairs, k + q_row, q + q_row,
+                          dq_part + to * s.DK, s, tiles, of_queries, simdgroup, lane);
     const TileMatrix values = {v + v_row, y + position, width, count, s.DV};
-    mlstm_bwd_rows<true>(values, dC_after, y + position, dn + after * s.DK, pairs, q + q_row, k + q_row, dk + q_row, s,
-                         tiles, of_keys, simdgroup, lane);
+    mlstm_bwd_rows<true>(values, dC_after, y + position, dn + state, pairs, q + q_row, k + q_row,
+                         dk_part + to * s.DK, s, tiles, of_keys, simdgroup, lane);
     const uint t = own + lane;
     if (lane >= kTileOwnRows || t >= count) return;
-    di[row + t * s.NH] = zk[position + t] + of_keys[t];
-    db[position + t] = zq[position + t] - of_keys[t] + of_queries[t];
+    di_part[to + t * s.NH] = zk[position + t] + of_keys[t];
+    db_part[head * mlstm_length(s) + start - mlstm_start(s) + t] = zq[position + t] - of_keys[t] + of_queries[t];
     return;
   }
   const TileMatrix keys = {k + q_row, y + position, s.NH * s.DK, count, s.DK};
   const TileMatrix pairs = {A + position * s.L, nullptr, s.L, count, count};
   for (uint first = 0; first < s.DV; first += kTileColumns) {
-    simdgroup_float8x8 sum[kTileMatrices];
+    TilePart sum;
     tile_zero(sum);
     const TileMatrix columns = {dC_after + first, nullptr, s.DV, s.DK, s.DV - first};
     tile_add_product<false, false>(sum, keys, columns, s.DK, tiles, simdgroup, lane);
     const TileMatrix gradients = {dh + v_row + first, nullptr, width, count, s.DV - first};
     tile_add_product<true, false>(sum, pairs, gradients, count, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
+    device float* dv = dv_part + to * s.DV + first;
     for (uint t = own; t < own + kTileOwnRows; ++t)
-      if (t < count && first + lane < s.DV) dv[v_row + t * width + first + lane] = tiles[t * kTileStride + lane];
+      if (t < count && first + lane < s.DV) dv[t * width + lane] = tiles[t * kTileStride + lane];
   }
 }
 

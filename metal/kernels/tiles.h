@@ -44,16 +44,31 @@ inline void tile_copy(threadgroup float* tile, TileMatrix x, uint row, uint colu
   }
 }
 
-// Arrays of matrices stay in registers where the loops that index them are unrolled.
-inline void tile_zero(thread simdgroup_float8x8* result) {
+// A simdgroup's part of a result, 2 x 4 matrices. They stay in registers, as in MLX's steel kernels (`MMATile`): a
+// member of fixed size, passed by reference, indexed only in loops that are unrolled.
+struct TilePart {
+  simdgroup_float8x8 at[kTileMatrices];
+};
+
+inline void tile_zero(thread TilePart& result) {
 #pragma clang loop unroll(full)
-  for (uint k = 0; k < kTileMatrices; ++k) result[k] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  for (uint k = 0; k < kTileMatrices; ++k) result.at[k] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+}
+
+// Multiply a result by `factor`; 0 clears it, also where it is not finite.
+inline void tile_scale(thread TilePart& result, float factor) {
+  if (factor == 0.0f) return tile_zero(result);
+#pragma clang loop unroll(full)
+  for (uint k = 0; k < kTileMatrices; ++k) {
+    result.at[k].thread_elements()[0] *= factor;
+    result.at[k].thread_elements()[1] *= factor;
+  }
 }
 
 // Add a product over `depth`: of `a`, or its transpose if kTransposedA, and `b`, or its transpose. Every thread of the
 // threadgroup calls it, after it has read what it needs of `tiles`, kTileFloats floats; the first barrier is inside.
 template <bool kTransposedA, bool kTransposedB>
-inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, TileMatrix b, uint depth,
+inline void tile_add_product(thread TilePart& result, TileMatrix a, TileMatrix b, uint depth,
                              threadgroup float* tiles, uint simdgroup, uint lane) {
   threadgroup float* left = tiles;
   threadgroup float* right = tiles + kTileLeft;
@@ -81,31 +96,66 @@ inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, Ti
         else simdgroup_load(b_part, right + step * kTileStride + 8 * c, kTileStride);
 #pragma clang loop unroll(full)
         for (uint r = 0; r < 2; ++r)
-          simdgroup_multiply_accumulate(result[4 * r + c], a_part[r], b_part, result[4 * r + c]);
+          simdgroup_multiply_accumulate(result.at[4 * r + c], a_part[r], b_part, result.at[4 * r + c]);
+      }
+    }
+  }
+}
+
+// Add a product of matrices in registers and `b`: a simdgroup's own rows of `a`, whose columns are at most as many as a
+// tile has rows, a part for each kTileColumns of them. Above its diagonal `a` is 0. As tile_add_product otherwise.
+inline void tile_add_lower_product(thread TilePart& result, thread TilePart (&a)[2], TileMatrix b, uint depth,
+                                   threadgroup float* tiles, uint simdgroup, uint lane) {
+  const uint thread_index = simdgroup * kTileLanes + lane, own = simdgroup * kTileOwnRows;
+#pragma clang loop unroll(full)
+  for (uint part = 0; part < 2; ++part) {
+    if (part * kTileColumns >= depth) return;
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // what the tile held before has been read
+    tile_copy<kTileDepth, kTileColumns>(tiles, b, part * kTileColumns, 0, thread_index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the tile is written
+#pragma clang loop unroll(full)
+    for (uint step = 0; step < kTileDepth; step += 8) {
+      if (part * kTileColumns + step >= own + kTileOwnRows) continue;
+#pragma clang loop unroll(full)
+      for (uint c = 0; c < 4; ++c) {
+        simdgroup_float8x8 b_part;
+        simdgroup_load(b_part, tiles + step * kTileStride + 8 * c, kTileStride);
+#pragma clang loop unroll(full)
+        for (uint r = 0; r < 2; ++r)
+          simdgroup_multiply_accumulate(result.at[4 * r + c], a[part].at[4 * r + step / 8], b_part,
+                                        result.at[4 * r + c]);
       }
     }
   }
 }
 
 // Write a result over the tiles of its product; a simdgroup may then use its own rows, kTileStride floats apart.
-inline void tile_store(thread simdgroup_float8x8* result, threadgroup float* tiles, uint simdgroup) {
+inline void tile_store(thread TilePart& result, threadgroup float* tiles, uint simdgroup) {
   threadgroup_barrier(mem_flags::mem_threadgroup);  // both tiles have been read
 #pragma clang loop unroll(full)
   for (uint k = 0; k < kTileMatrices; ++k) {
     const uint row = simdgroup * kTileOwnRows + 8 * (k / 4);
-    simdgroup_store(result[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
+    simdgroup_store(result.at[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
   }
   simdgroup_barrier(mem_flags::mem_threadgroup);
 }
 
 // Read a simdgroup's own rows back, after it has changed them.
-inline void tile_load(thread simdgroup_float8x8* result, threadgroup float* tiles, uint simdgroup) {
+inline void tile_load(thread TilePart& result, threadgroup float* tiles, uint simdgroup) {
   simdgroup_barrier(mem_flags::mem_threadgroup);
 #pragma clang loop unroll(full)
   for (uint k = 0; k < kTileMatrices; ++k) {
     const uint row = simdgroup * kTileOwnRows + 8 * (k / 4);
-    simdgroup_load(result[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
+    simdgroup_load(result.at[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
   }
+}
+
+// A result from device memory, through the tiles, which nobody reads any more.
+inline void tile_read(thread TilePart& result, TileMatrix x, threadgroup float* tiles, uint simdgroup, uint lane) {
+  const uint own = simdgroup * kTileOwnRows;
+  for (uint r = own; r < own + kTileOwnRows; ++r)
+    tiles[r * kTileStride + lane] = r < x.rows && lane < x.columns ? x.at[r * x.stride + lane] : 0.0f;
+  tile_load(result, tiles, simdgroup);
 }
 
 }  // namespace mlxhog

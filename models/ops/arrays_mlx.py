@@ -145,6 +145,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "numpy": np.array,
     "row_major": lambda x: x,  # launches of MLX make their inputs so
     "clone": lambda x: x,
+    "after": mx.depends,
+    "needs_gradient": lambda inputs: differentiable.get(),
     "float32": lambda x: x.astype(mx.float32),
     "int32": lambda x: x.astype(mx.int32),
     "bfloat16": lambda x: x.astype(mx.bfloat16),

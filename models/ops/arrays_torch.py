@@ -131,6 +131,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "from_numpy": _from_numpy,
     "numpy": lambda x: x.detach().cpu().numpy(),
     "row_major": lambda x: x.detach().contiguous(),
+    "after": lambda x, y: x,
     "float32": lambda x: x if x.dtype == torch.float64 else x.float(),
     "int32": lambda x: x.int(),
     "bfloat16": lambda x: x.bfloat16(),

@@ -140,9 +140,10 @@ CONVS = [(2, 9, 24, 4), (1, 2, 5, 4), (3, 7, 3, 1), (1, 1, 33, 3), (2, 1, 16, 1)
 CONVS += [(1, 70, 9, 7)]  # several threadgroups
 SLSTMS = [(3, 13, 2, 8), (2, 5, 1, 1), (2, 1, 3, 5), (1, 7, 1, 45), (17, 4, 2, 3), (1, 3, 2, 70)]
 # B, S, NH, DK, DV, chunk: a shorter last chunk, a sequence within one, single positions, one head,
-# widths that are no multiple of 4 or 32 and beyond, two simdgroups in a chunk.
+# widths that are no multiple of 4 or 32 and beyond, two simdgroups in a chunk, threadgroups for
+# columns of single positions.
 MLSTMS = [(2, 13, 3, 8, 12, 4), (1, 7, 1, 5, 3, 16), (3, 1, 1, 4, 4, 1), (1, 5, 2, 3, 7, 1)]
-MLSTMS += [(1, 20, 1, 70, 33, 9), (1, 70, 1, 33, 5, 64)]
+MLSTMS += [(1, 20, 1, 70, 33, 9), (1, 70, 1, 33, 5, 64), (1, 6, 1, 5, 40, 1)]
 METAL_CASES = {
     f"conv {sizes}{', packed' * packed}": conv(*sizes, packed=packed, silu=bool(number % 2))
     for number, sizes in enumerate(CONVS)

@@ -1,9 +1,10 @@
 """The cells and the convolution as Metal kernels, with their backward passes; float32.
 
 Arrays of the engine are row-major and float32 with the stated exceptions. Each operator is a custom
-op: forward(*inputs) returns the results and what is saved for backward; backward(saved, d_results)
-returns the gradients of the leading inputs. On the engine `mlx` an operator is as lazy as any; an
-emulated engine evaluates its inputs when it is called, so keep that out of `mx.compile`.
+op: forward(*inputs, saves=) returns the results and what is saved for backward, nothing where no
+gradient may follow; backward(saved, d_results) returns the gradients of the leading inputs. On the
+engine `mlx` an operator is as lazy as any; an emulated engine evaluates its inputs when it is
+called, so keep that out of `mx.compile`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ from mlxhog.models.ops.mlstm import Documents, initial_state, to_chunks
 from mlxhog.models.ops.operators import Ops
 
 Arrays = Sequence[Array]
+_MLSTM_INPUTS = "q k v i f C0 n0 m0 starts".split()
+_SAVED = [*_MLSTM_INPUTS, *"b since y decay m h den M".split()]
 
 
 class MetalCells(Ops):
@@ -33,9 +36,10 @@ class MetalCells(Ops):
     ) -> Arrays:  # fmt: skip
         """Return the results of a custom op; see the module."""
         xp, shapes = self.xp, list[tuple[int, ...]]()
+        saves = xp.needs_gradient(inputs)
 
         def run(*inputs: Array) -> tuple[Arrays, Arrays]:
-            results, saved = forward(*inputs, **how)
+            results, saved = forward(*inputs, saves=saves, **how)
             shapes[:] = (x.shape for x in results)
             return results, saved
 
@@ -83,7 +87,7 @@ class MetalCells(Ops):
         last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], reset_mask)
         return y, last
 
-    def _conv(self, *arrays: Array, silu: bool) -> tuple[Arrays, Arrays]:
+    def _conv(self, *arrays: Array, silu: bool, **_: bool) -> tuple[Arrays, Arrays]:
         """Convolve (inputs, w, b, back); `back` is the number of inputs before each position.
 
         The inputs are the state, left context without outputs, and then x.
@@ -114,15 +118,32 @@ class MetalCells(Ops):
         h, C, n, m = self._custom_op(self._mlstm, self._mlstm_grad, *inputs, **how)
         return h, (C, n, m)
 
-    def _mlstm(self, *inputs: Array, chunk: int, eps: float, **_: bool) -> tuple[Arrays, Arrays]:
+    def _mlstm(
+        self, *inputs: Array, chunk: int, eps: float, saves: bool, **_: bool
+    ) -> tuple[Arrays, Arrays]:
         """q, k, v, i, f, the first C, n, m, and reset_mask int32 -> h and the last C, n, m.
 
-        Saves the states around every chunk, and b, den, M and since of `metal/kernels`.
+        Saves the states after every segment, and the arrays by position that `_SAVED` names.
         """
-        x = dict(zip("q k v i f C0 n0 m0 starts".split(), inputs, strict=True))
-        h, *saved = self._run(mlstm.FORWARD, x, "h C n m b den M since", L=chunk, eps=eps)
-        last = (self.xp.clone(y[:, :, -1]) for y in saved[:3])
-        return (h, *last), (*inputs[:5], inputs[8], h, *saved)
+        xp, x = self.xp, dict(zip(_MLSTM_INPUTS, inputs, strict=True))
+        names = "b since y decay m"
+        gates = self._run([mlstm.GATES, mlstm.WEIGHTS], x, names, L=chunk)
+        x |= zip(names.split(), gates, strict=True)
+        m, parts, ends = x["m"], list[Arrays](), list[Array]()
+        for segment in mlstm.segments(x["q"].shape[1], chunk):
+            names = "h_part den_part M_part C_end n_end"
+            kernels, how = (mlstm.STATES, mlstm.OUT), {"L": chunk, "eps": eps, **segment}
+            *part, x["C0"], x["n0"] = self._run(kernels, x, names, **how)
+            x["decay"] = xp.after(x["decay"], part[0])  # one segment's states at a time
+            parts.append(part)
+            ends += [x["C0"], x["n0"]] if saves else []
+        h, den, M = map(self._join, zip(*parts, strict=True), (1, 2, 2))
+        results = (h, x["C0"], x["n0"], xp.clone(m[:, :, -1]))
+        return results, (*inputs, *gates, h, den, M, *ends) if saves else ()
+
+    def _join(self, parts: Arrays, axis: int) -> Array:
+        """Return the parts of a sequence as one array."""
+        return parts[0] if len(parts) == 1 else self.xp.concatenate(parts, axis)
 
     def _mlstm_grad(
         self, saved: Arrays, d_results: Arrays, *, chunk: int, eps: float, is_packed: bool
@@ -131,31 +152,42 @@ class MetalCells(Ops):
 
         The kernels treat the stabilizers as constants, and differentiate h by its stabilizer M.
         They return db, for the sums of logsig(f) from the start of each chunk, as far as h depends
-        on them; dC and dn of the states around every chunk; and dM. Through its last sum a chunk
-        also has <C', dC'> + n'.dn' of the state after it. A state is the true one times exp(-m). So
-        at fixed true states the last m has the gradient dm - <C, dC> - n.dn, which is added to dM
-        of the last position, and the first m has <C, dC> + n.dn on top of its gradient through
-        M_t = max(logsig(f_t) + M_t-1, i_t). No gradient crosses the start of a document.
+        on them; dC and dn of the first state; <C, dC> + n.dn of every state; and dM. Through its
+        last sum a chunk also has <C', dC'> + n'.dn' of the state after it. A state is the true one
+        times exp(-m). So at fixed true states the last m has the gradient dm - <C, dC> - n.dn,
+        which is added to dM of the last position, and the first m has <C, dC> + n.dn on top of its
+        gradient through M_t = max(logsig(f_t) + M_t-1, i_t). No gradient crosses the start of a
+        document.
         """
-        xp = self.xp
-        q, k, v, i, f, reset_mask, *results = saved
-        _, C, n, m, _, _, M, _ = results
-        *d_states, dm = d_results
-        documents = Documents(reset_mask, chunk, xp) if is_packed else None
-        names = "q k v i h C n m b den M since dh dC_last dn_last".split()
-        x = dict(zip(names, (q, k, v, i, *results, *d_states), strict=True))
-        grads = self._run(mlstm.BACKWARD, x, "dq dk dv di db dC dn dM", L=chunk, eps=eps)
-        dq, dk, dv, di, db, dC, dn, dM = grads
-        states = (C * dC).sum((-2, -1)) + (n * dn).sum(-1)  # (B, NH, NC + 1)
-        last = dM[..., -1] + (dm - states[..., -1])
+        xp, x = self.xp, dict(zip(_SAVED, saved, strict=False))
+        ends = [(x["C0"], x["n0"]), *zip(*[iter(saved[len(_SAVED) :])] * 2, strict=True)]
+        x["dh"], x["dC_end"], x["dn_end"], dm = d_results
+        C, n = ends[-1]
+        at_end = (C * x["dC_end"]).sum((-2, -1)) + (n * x["dn_end"]).sum(-1)
+        states = [at_end[..., None]]  # <C, dC> + n.dn at every border, from the last
+        names = "rN dM wN we X A zq zk"
+        whole = self._run([mlstm.BWD_PRE, mlstm.BWD_SCORES], x, names, L=chunk, eps=eps)
+        x |= zip(names.split(), whole, strict=True)
+        parts, kernels = list[Arrays](), (mlstm.STATES, mlstm.BWD_STATES, mlstm.BWD_OUT)
+        for segment in reversed(mlstm.segments(x["q"].shape[1], chunk)):
+            x["C0"], x["n0"] = ends[len(ends) - 2 - len(parts)]
+            names = "dq_part dk_part dv_part di_part db_part dots dC0 dn0"
+            *part, dots, x["dC_end"], x["dn_end"] = self._run(kernels, x, names, L=chunk, **segment)
+            x["decay"] = xp.after(x["decay"], part[0])
+            parts.insert(0, part)
+            states.insert(0, dots.sum(-1))
+        dq, dk, dv, di, db = map(self._join, zip(*parts, strict=True), (1, 1, 1, 1, 2))
+        at_borders = xp.concatenate(states, -1)  # (B, NH, NC + 1)
+        M, dM = x["M"], x["dM"]
+        last = dM[..., -1] + (dm - at_borders[..., -1])
         dM = xp.concatenate([dM[..., :-1], last[..., None]], -1)
-        lf = xp.log_sigmoid(f).swapaxes(1, 2)
-        gates = i.swapaxes(1, 2), lf
-        di_M, dlf_M, dm = self._through_stabilizers(*gates, m[..., 0], M, dM, chunk, documents)
-        dlf = self._through_sums(db, states[..., 1:], chunk, documents) + dlf_M
-        df = xp.sigmoid(-f) * dlf.swapaxes(1, 2)
+        documents = Documents(x["starts"], chunk, xp) if is_packed else None
+        gates = x["i"].swapaxes(1, 2), xp.log_sigmoid(x["f"]).swapaxes(1, 2)
+        di_M, dlf_M, dm = self._through_stabilizers(*gates, x["m0"], M, dM, chunk, documents)
+        dlf = self._through_sums(db, at_borders[..., 1:], chunk, documents) + dlf_M
+        df = xp.sigmoid(-x["f"]) * dlf.swapaxes(1, 2)
         di = di + di_M.swapaxes(1, 2)
-        return dq, dk, dv, di, df, dC[:, :, 0], dn[:, :, 0], dm + states[..., 0]
+        return dq, dk, dv, di, df, x["dC_end"], x["dn_end"], dm + at_borders[..., 0]
 
     def _through_sums(
         self, db: Array, at_end: Array, chunk: int, documents: Documents | None
@@ -215,7 +247,7 @@ class MetalCells(Ops):
         h, c, n, m = self._custom_op(self._slstm, self._slstm_grad, *inputs)
         return h, (h[:, -1], c, n, m)
 
-    def _slstm(self, *inputs: Array) -> tuple[Arrays, Arrays]:
+    def _slstm(self, *inputs: Array, **_: bool) -> tuple[Arrays, Arrays]:
         """G, R, bias, the first h, c, n, m, and reset_mask int32 -> every h and the last c, n, m.
 
         A head has a threadgroup, so at most 1024 units. The gates' `pre` is saved in place of G and

@@ -85,7 +85,7 @@ OF_TEXT = {
     "mlstm.h": ("mlstm_gates", "mlstm_out"),
     "mlstm_backward.h": ("mlstm_bwd_scores",),
     "slstm.h": ("slstm_forward", "slstm_backward"),
-    "tiles.h": ("mlstm_bwd_states",),
+    "tiles.h": ("mlstm_out",),
 }
 """Kernels that wait at all barriers of a text, which another text may include."""
 

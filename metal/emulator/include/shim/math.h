@@ -2,7 +2,7 @@
 // in the global namespace a kernel could call by mistake.
 #pragma once
 
-#include "shim/types.h"
+#include "shim/counts.h"
 
 namespace metal {
 
@@ -12,7 +12,7 @@ namespace metal {
   namespace precise {                                   \
   inline float NAME PARAMETERS { return VALUE; }        \
   }
-MLXHOG_FUNCTION(exp, (float x), __builtin_expf(x))
+MLXHOG_FUNCTION(exp, (float x), (metal_emulator::count(metal_emulator::kExponential), __builtin_expf(x)))
 MLXHOG_FUNCTION(log, (float x), __builtin_logf(x))
 MLXHOG_FUNCTION(sqrt, (float x), __builtin_sqrtf(x))
 MLXHOG_FUNCTION(rsqrt, (float x), 1.0f / __builtin_sqrtf(x))

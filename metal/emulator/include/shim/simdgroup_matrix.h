@@ -3,6 +3,7 @@
 // 32 threads take part; what fewer would do is undefined, and gives NaN.
 #pragma once
 
+#include "shim/counts.h"
 #include "shim/runtime.h"
 #include "shim/types.h"
 
@@ -12,6 +13,8 @@ template <typename T, int Columns, int Rows>
 struct simdgroup_matrix {
   static_assert(std::is_same_v<T, float> && Columns == 8 && Rows == 8, "matrices of 8 x 8 floats only");
   T own[2];
+
+  T* thread_elements() { return own; }
 };
 using simdgroup_float8x8 = simdgroup_matrix<float, 8, 8>;
 
@@ -46,6 +49,7 @@ inline void simdgroup_multiply_accumulate(simdgroup_float8x8& d, const simdgroup
   struct Both {
     float a[2], b[2];
   };
+  metal_emulator::count(metal_emulator::kMultiplyAdd, 16);
   const Both own{{a.own[0], a.own[1]}, {b.own[0], b.own[1]}};
   const auto lanes = metal_emulator::published(own, {"simdgroup_multiply_accumulate", file, line});
   const uint row = lanes.self / 4, column = lanes.self % 4 * 2;
