@@ -5,6 +5,7 @@ Examples:
     generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
     generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
     generate latest --chat --prompt "Who are you?"
+    generate hf:NX-AI/xLSTM-7b --prompt "The" --yes
     generate latest --prompt-file questions.jsonl --json
 """
 
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, run_argument
+from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument, option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import verbatim
 from mlxhog.errors import ConfigError, DataError, shown
@@ -30,10 +31,10 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, LoadOptions, Plugins, Json):
+class GenerateConfig(Sampling, LoadOptions, Plugins, Download, Json):
     """Options of `mlxhog generate`."""
 
-    model: str = run_argument("RUN_OR_CHECKPOINT")
+    model: str = model_argument()
     stop: tuple[str, ...] = option(
         (),
         r"end the answer before this text, in which \n is a newline; may be given repeatedly",
