@@ -253,7 +253,7 @@ def test_what_cannot_be_had_is_one_sentence_and_leaves_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     change(stand_in)
-    for words in (("generate",), ("serve",), ("eval",), ("parity",)):
+    for words in (("generate",), ("serve",), ("eval",), ("parity",), ("chat",)):
         refused(capsys, message, *words, name)
     refused(capsys, message, "convert", name, "out", "--format", "hf")
     refused(capsys, message, "train", "--init-from", name)
