@@ -32,11 +32,11 @@ class Interrupts:
     Outside the main thread Python handles no signals, so the count stays 0. An ignored SIGHUP, as
     under `nohup`, and a warning that is ignored or has the caller's handler stay so. A warning
     counts only as the first signal. Signals before the block count if their KeyboardInterrupt was
-    dropped; `received` is the count without `end`.
+    dropped; `received` is the count without `end`, `last` the number of the newest signal.
     """
 
     def __init__(self) -> None:
-        self.count = self.received = 0
+        self.count = self.received = self.last = 0
         self._before: dict[signal.Signals, Any] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
@@ -46,6 +46,7 @@ class Interrupts:
             return
         self.count += 1
         self.received += 1
+        self.last = signum
 
     def end(self) -> None:
         """Ask the loop to end, as one signal does; no effect when repeated."""

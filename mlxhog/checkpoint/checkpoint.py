@@ -41,7 +41,7 @@ from mlxhog.base.durable import (
 from mlxhog.base.inside import subfolder
 from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
-from mlxhog.checkpoint import formats, manifest
+from mlxhog.checkpoint import formats, hub, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.opening import read_config
@@ -211,19 +211,23 @@ def find(
 ) -> tuple[Run | None, Path]:
     """Return the checkpoint that `spec` names, and the run to which it belongs.
 
-    `spec` is the path of a directory or file of tensors, of any format; or a run in the folder
-    `root`, or a run and `/best` or `/latest`. `which` of a run's checkpoints is "latest", "best",
-    or the name of a folder; None is `choose`, or the newest for a command that `resumes`.
+    `spec` is a name on the hub (`hub`), which may be downloaded; the path of a directory or file of
+    tensors, of any format; or a run in the folder `root`, or a run and `/best` or `/latest`.
+    `which` of a run's checkpoints is "latest", "best", or the name of a folder; None is `choose`,
+    or the newest for a command that `resumes`.
 
     Raises:
         RunError: there is no such run.
         CheckpointError: the run has no such checkpoint; `which` is not None and `spec` already
             names one checkpoint; or the system does not let us read the path.
+        MlxhogError: as of `hub.fetch`.
     """
-    path, (_, named) = expanded(spec), runs.split(spec, root)
-    run = runs.run_of(path)
+    is_one = hub.is_name(spec)
+    path = hub.fetch(spec) if is_one else expanded(spec)
+    run, (_, named) = runs.run_of(path), runs.split(spec, root)
     try:
-        is_one = run is not None or (not runs.is_run(root / spec) and any(weights.candidates(path)))
+        is_one = is_one or run is not None
+        is_one = is_one or (not runs.is_run(root / spec) and any(weights.candidates(path)))
     except OSError as error:
         raise CheckpointError(
             f"cannot read {path}: {darwin.reason(error)}; name another path, or make this one "
@@ -270,6 +274,12 @@ def find(
 def locate(spec: str, root: Path, which: str | None = None) -> Path:
     """Return the checkpoint of `find`."""
     return find(spec, root, which)[1]
+
+
+def lasting_name(spec: str, root: Path) -> str:
+    """Return what names the checkpoint of `find` for good: its commit on the hub, or its path."""
+    path = locate(spec, root).absolute()
+    return (hub.name_of(path) if hub.is_name(spec) else None) or str(path)
 
 
 def resumable(spec: str, root: Path) -> tuple[Run, Path]:

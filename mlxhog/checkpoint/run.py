@@ -470,6 +470,8 @@ def split(spec: str, root: Path) -> tuple[str, str | None]:
 
 
 def _not_found(spec: str, root: Path, names: Sequence[str]) -> str:
+    if spec.startswith("hf:"):
+        return f"{spec} is no run; to begin one with its weights: mlxhog train --init-from {spec}"
     if Path(spec).name != spec:
         hint = did_you_mean(Path(spec).name, names)
         return f"{spec} does not exist{hint or '; name a run, or a path that exists'}"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 GROUPS = {
     "": {
-        "train and use": "train generate serve eval convert",
+        "train and use": "train generate chat serve eval convert",
         "runs": "runs show plot report compare replay",
         "while it runs": "watch dashboard join stop cluster",
         "models": "models parity",

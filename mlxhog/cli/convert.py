@@ -1,10 +1,12 @@
 """Write a checkpoint in another format: of transformers, of the xlstm package, or ours.
 
-SRC may be a run, a checkpoint of mlxhog, a directory of transformers (such as NX-AI/xLSTM-7b), or a
-state dict of the xlstm package; the format is detected. Only --dtype changes the numbers.
+SRC may be a run, a checkpoint of mlxhog, a directory of transformers, a state dict of the xlstm
+package, or a model on the Hugging Face hub; the format is detected. Only --dtype changes the
+numbers.
 
 Examples:
     convert latest exported --format hf
+    convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes
     convert model.pt for-transformers --config config.yaml --format hf
     convert ours for-the-package --format xlstm --check
 """
@@ -15,8 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.base.paths import expanded
 from mlxhog.base.quantities import format_bytes, format_count
-from mlxhog.cli.frame import CommandResult, argument, command, command_line, option
-from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory, run_argument
+from mlxhog.cli.frame import (
+    CommandResult,
+    Download,
+    argument,
+    command,
+    command_line,
+    model_argument,
+    option,
+)
+from mlxhog.cli.frame.flags import Plugins, Quiet, RunsDirectory
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.formats import Opened
@@ -27,8 +37,8 @@ ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Convert(RunsDirectory, Plugins, Quiet):
-    source: str = run_argument("SRC")
+class _Convert(RunsDirectory, Plugins, Download, Quiet):
+    source: str = model_argument("SRC")
     target: str = argument("DST", "the directory to create")
     check: bool = option(False, "compute with both, and compare the logits")
     format: str = option(
@@ -63,7 +73,7 @@ def run(config: _Convert) -> CommandResult:
         n_bytes = convert(source, target, config.format, dtype, on_tensor=show, **how)
     count = sum(one.size for one in source.tensors.values())
     payload: dict[str, Any] = {
-        "source": str(source.path),
+        "source": source.title,
         "from": source.format,
         "target": str(target.absolute()),
         "format": config.format,
@@ -83,7 +93,7 @@ def run(config: _Convert) -> CommandResult:
     messages = []
     if config.dtype == "keep" and apart > ROUNDING * largest:
         messages = [
-            f"{target} computes other logits than {source.path}: after {TOKENS} tokens the "
+            f"{target} computes other logits than {source.title}: after {TOKENS} tokens the "
             f"largest logit is {largest:.3g} and the largest difference {apart:.2g}"
         ]
     return CommandResult(payload, [head, {"logits": payload["logits"]}], len(messages), messages)
@@ -118,5 +128,5 @@ def _card(source: "Opened", config: _Convert) -> bytes:
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
-    command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet'))}"
+    command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
     return card.text(source.config, checkpoint, to=config.format, command=command).encode()

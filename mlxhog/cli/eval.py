@@ -8,15 +8,15 @@ Examples:
     eval latest
     eval latest --data letter.txt
     eval sotu --data notes/ --checkpoint best --json
-    eval xLSTM-7b --like latest
+    eval hf:NX-AI/xLSTM-7b --like latest
     eval xLSTM-7b --data 'notes/*.md' --seq-len 1024 --backend mlx:cpu
 """
 
 import sys
 from dataclasses import dataclass
 
-from mlxhog.cli.frame import CommandResult, command, option
-from mlxhog.cli.frame.flags import Json, OptionGroup, Plugins, RunsDirectory, run_argument
+from mlxhog.cli.frame import CommandResult, Download, command, model_argument, option
+from mlxhog.cli.frame.flags import Json, OptionGroup, Plugins, RunsDirectory
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import is_set
 from mlxhog.display.views import StatusLine
@@ -26,10 +26,10 @@ _SCORED = "model data like checkpoint seq_len backend runs_dir".split()
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(RunsDirectory, Plugins, Json):
+class EvalConfig(RunsDirectory, Plugins, Download, Json):
     """Options of `mlxhog eval`."""
 
-    model: str = run_argument("RUN_OR_CHECKPOINT")
+    model: str = model_argument()
     data: str | None = option(
         None,
         "a bundled corpus, or a text file, folder or glob; a flag each for several",

@@ -5,40 +5,61 @@ Examples:
     generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9
     generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt
     generate latest --chat --prompt "Who are you?"
+    generate hf:NX-AI/xLSTM-7b --prompt "The" --yes
     generate latest --prompt-file questions.jsonl --json
 """
 
 import re
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, run_argument
+from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument, option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.display.streams import verbatim
 from mlxhog.errors import ConfigError, DataError, shown
 from mlxhog.serving import LoadOptions
 
 if TYPE_CHECKING:
+    from mlxhog.decoding.engine import Piece
+    from mlxhog.serving.model import LoadedModel
     from mlxhog.serving.source import LoadedWeights, WeightSource
 
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling, LoadOptions, Plugins, Json):
-    """Options of `mlxhog generate`."""
+class AnswerOptions(Sampling, LoadOptions, Plugins, Download, Json):
+    """Options of commands that write answers."""
 
-    model: str = run_argument("RUN_OR_CHECKPOINT")
+    model: str = model_argument()
     stop: tuple[str, ...] = option(
         (),
         r"end the answer before this text, in which \n is a newline; may be given repeatedly",
         many=True, metavar="TEXT",
     )  # fmt: skip
+
+    def load(self) -> "LoadedModel":
+        """Load the model; a wait for its run is told on stderr."""
+        from mlxhog.serving.model import load
+
+        reading: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(LoadOptions)}
+        return load(self.model, **reading, say=lambda message: print(message, file=sys.stderr))
+
+    def with_stops(self, *ends: str) -> Self:
+        r"""Return the options with the texts of `--stop`, in which \n, \t and \\ are escapes."""
+        plain_texts = (plain(one, f"--stop {ascii(one)}") for one in self.stop)
+        texts = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], one) for one in plain_texts]
+        return replace(self, stop=(*ends, *stop_strings(texts, "--stop")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(AnswerOptions):
+    """Options of `mlxhog generate`."""
+
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
     chat: bool = option(
         False,
@@ -54,7 +75,7 @@ class GenerateConfig(Sampling, LoadOptions, Plugins, Json):
 
 
 @dataclass
-class _Answer:
+class Answer:
     """One answer, complete or in progress."""
 
     prompt: str
@@ -64,7 +85,16 @@ class _Answer:
     ttft_s: float | None = None  # seconds from the start of all answers to its first token
     weights: "tuple[LoadedWeights, LoadedWeights] | None" = None  # first and last
 
+    def add(self, piece: "Piece", weights: "LoadedWeights", seconds: float) -> None:
+        """Add a token and its text, of these weights, after so many seconds."""
+        self.ttft_s = self.ttft_s or seconds
+        self.ids += [] if piece.token is None else [piece.token]
+        self.text += piece.text
+        self.finish_reason = piece.finish_reason
+        self.weights = (self.weights or (weights,))[0], weights
+
     def to_json(self, source: "WeightSource") -> dict[str, Any]:
+        """Return what `--json` prints."""
         payload: dict[str, Any] = {
             "prompt": self.prompt, "text": self.text, "tokens": len(self.ids), "ids": self.ids,
             "finish_reason": self.finish_reason, "ttft_s": self.ttft_s and round(self.ttft_s, 4),
@@ -87,41 +117,34 @@ class _Answer:
 @command()
 def run(config: GenerateConfig) -> CommandResult:
     from mlxhog.data import conversations
-    from mlxhog.serving.model import load
 
     many = bool(config.prompt_file)
     prompts, ends = read_prompts(config.prompt_file) if many else ([read_prompt(config.prompt)], ())
     if config.chat:
         talk = [{"role": "user", "content": prompts[0]}]
         prompts, ends = [conversations.prompt(talk)], conversations.STOPS
-    config = replace(config, stop=(*ends, *_stop_strings(config.stop)))
-    reading: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(LoadOptions)}
-    model = load(config.model, **reading, say=lambda message: print(message, file=sys.stderr))
+    config = config.with_stops(*ends)
+    model = config.load()
     source, trains = model.follower.source, not model.follower.source.ended()
-    answers, n_written = list(map(_Answer, prompts)), 0
+    answers, n_written = list(map(Answer, prompts)), 0
     began_s, seconds = time.perf_counter(), 0.0
     with closing(model):
         for piece in model.answer(prompts, config):
             seconds = time.perf_counter() - began_s
-            answer, now = answers[piece.row], model.follower.loaded()
-            answer.ttft_s = answer.ttft_s or seconds
-            answer.ids += [] if piece.token is None else [piece.token]
-            answer.text += piece.text
-            answer.finish_reason = piece.finish_reason
-            answer.weights = (answer.weights or (now,))[0], now
+            answers[piece.row].add(piece, model.follower.loaded(), seconds)
             if config.json:
                 continue
             if not many:
-                _write(prompts[0] * (n_written == 0) + piece.text)
+                write(prompts[0] * (n_written == 0) + piece.text)
                 n_written += 1
                 continue
             # each as soon as it and those before it are complete
             while n_written < len(prompts) and (complete := answers[n_written]).finish_reason:
                 text = f"{complete.prompt}{complete.text}\n"
                 n_written += 1
-                _write(f"--- {n_written} of {len(prompts)}\n{text}")
+                write(f"--- {n_written} of {len(prompts)}\n{text}")
     if not (config.json or many):
-        _write("\n")
+        write("\n")
     records, tokens = [one.to_json(source) for one in answers], sum(len(one.ids) for one in answers)
     first_s = min((one.ttft_s or 0.0 for one in answers), default=0.0)
     rate = (tokens - 1) / (seconds - first_s) if tokens > 1 and seconds > first_s else None
@@ -166,7 +189,7 @@ def read_prompt(spec: str) -> str:
     """
     if spec == "-" or spec.startswith("@"):
         return _read(spec.removeprefix("@"), f"--prompt {spec}")
-    return _plain(spec, f"--prompt {ascii(spec)}")
+    return plain(spec, f"--prompt {ascii(spec)}")
 
 
 def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
@@ -195,7 +218,7 @@ def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
                 except DataError as error:
                     raise ConfigError(f"{place}: {error}") from error
             elif isinstance(prompt := values.get("prompt"), str):
-                prompts.append(_plain(prompt, place))
+                prompts.append(plain(prompt, place))
             else:
                 raise ConfigError(
                     f'{place}: wanted {{"prompt": "..."}} or {{"messages": [...]}}, got '
@@ -222,10 +245,10 @@ def _read(spec: str, what: str) -> str:
     except (OSError, ValueError) as error:
         reason = darwin.reason(error) if isinstance(error, OSError) else error
         raise ConfigError(f"{what}: {reason}") from error
-    return _plain(content, what)
+    return plain(content, what)
 
 
-def _plain(content: bytes | str, what: str) -> str:
+def plain(content: bytes | str, what: str) -> str:
     """Return a text as training reads it; one with a lone surrogate is refused."""
     from mlxhog.data import records
 
@@ -238,14 +261,7 @@ def _plain(content: bytes | str, what: str) -> str:
     raise ConfigError(f"{what}: not UTF-8 text, or it has a zero byte; save it as UTF-8")
 
 
-def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
-    r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes."""
-    plain = (_plain(one, f"--stop {ascii(one)}") for one in words)
-    texts = [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in plain]
-    return stop_strings(texts, "--stop")
-
-
-def _write(text: str) -> None:
+def write(text: str) -> None:
     """Write text as it comes; only a pipe or a file gets control characters."""
     stream = sys.stdout if sys.stdout.isatty() else verbatim(sys.stdout)
     encoding = stream.encoding or "utf-8"

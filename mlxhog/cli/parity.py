@@ -3,7 +3,7 @@
 These are loss, logits, hidden states, gradients, states, parameters after some steps of SGD,
 momentum, AdamW and an optimizer that --plugin adds, and one token at a time against the whole
 sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
-directory, or a run; with such a plugin, it may be left out. Exit code 1
+directory, a run, or hf:OWNER/NAME; with such a plugin, it may be left out. Exit code 1
 if anything disagrees; stderr names the first tensor that does.
 
 Examples:
@@ -19,7 +19,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlxhog.base import float32
-from mlxhog.cli.frame import CommandResult, Plugins, Quiet, RunsDirectory, argument, command, option
+from mlxhog.cli.frame import (
+    CommandResult,
+    Download,
+    Plugins,
+    Quiet,
+    RunsDirectory,
+    argument,
+    command,
+    option,
+)
 from mlxhog.config.options import MAX_SEED
 from mlxhog.display.table import AnswerNote, FailureNote, Section
 
@@ -33,7 +42,7 @@ KERNELS = ("all", "auto", "eager", "native", "metal", "metal-emulated")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Parity(RunsDirectory, Plugins, Quiet):
+class _Parity(RunsDirectory, Plugins, Download, Quiet):
     subject: str | None = argument("[SUBJECT]", "see above")
     verbose: bool = option(False, "every tensor")
     backends: str = option(

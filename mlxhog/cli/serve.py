@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.frame import CommandResult, Json, Plugins, command, run_argument
+from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument
 from mlxhog.serving.server.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Serve(Plugins, Json):
-    model: str = run_argument("RUN_OR_CHECKPOINT")
+class _Serve(Plugins, Download, Json):
+    model: str = model_argument()
 
 
 @command(writes=True)
 def run(args: _Serve, config: ServeConfig) -> int:
+    from mlxhog.checkpoint import hub
     from mlxhog.serving.server.app import serve
 
     say = partial(print, file=sys.stderr, flush=True)
@@ -44,6 +45,8 @@ def run(args: _Serve, config: ServeConfig) -> int:
         )
         CommandResult(payload, text).print(json=args.json)
 
-    serve(args.model, config, on_ready, say)
+    # Here, since Ctrl-C does not reach the thread that loads the model.
+    model = str(hub.fetch(args.model)) if hub.is_name(args.model) else args.model
+    serve(model, config, on_ready, say)
     say("ended")
     return 0

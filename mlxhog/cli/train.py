@@ -10,6 +10,7 @@ Examples:
     train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2
     train --resume latest --steps 1000
     train --init-from latest --data examples.jsonl --epochs 3 --patience 2
+    train --init-from hf:NX-AI/xLSTM-7b --data notes/ --time 1h --yes
 
 Main options:
     config data tokenizer model set seq_len batch_size workers lr time steps epochs resume
@@ -25,7 +26,16 @@ from typing import TYPE_CHECKING
 from mlxhog.base import interrupts
 from mlxhog.base.paths import path_from_here
 from mlxhog.base.quantities import format_count, format_duration
-from mlxhog.cli.frame import EXIT_CODES, CommandResult, OptionGroup, Plugins, Quiet, command, option
+from mlxhog.cli.frame import (
+    EXIT_CODES,
+    CommandResult,
+    Download,
+    OptionGroup,
+    Plugins,
+    Quiet,
+    command,
+    option,
+)
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import ConfigSource, read_yaml
 from mlxhog.display.metrics import beside_ngram, label, scored_at, share_text
@@ -39,7 +49,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TrainOptions(Plugins, Quiet):
+class _TrainOptions(Plugins, Download, Quiet):
     config: str | None = option(
         None, "YAML file with the names below as keys", metavar="FILE", short="c"
     )

@@ -290,8 +290,8 @@ class TrainConfig(ConfigBase):
 
     init_from: str | None = _tuning(
         None,
-        "initialize the weights, and nothing else, from a checkpoint: its path, a run, latest, or "
-        "a directory of transformers",
+        "initialize the weights, and nothing else, from a checkpoint: its path, a run, latest, a "
+        "directory of transformers, or hf:OWNER/NAME on the Hugging Face hub",
     )
     resize_vocab: bool = _tuning(
         False, "allow another vocabulary; embeddings of tokens with the same text are kept",

@@ -131,7 +131,9 @@ def open_subject(
             opened.copy_into(params)
             return params
 
-        return ParitySubject(title=str(path), cfg=opened.config, draw=stored, notes=(OWN,), **sizes)
+        return ParitySubject(
+            title=opened.title, cfg=opened.config, draw=stored, notes=(OWN,), **sizes
+        )
     cfg = load_architecture(where, changes)
     title = where if changes is None else f"{where} with --set {changes}"
     return perturbed_subject(title, cfg, **sizes)

@@ -30,6 +30,12 @@ from mlxhog.data.texts import package_file
 from mlxhog.errors import DataError, shown
 
 BOS_TOKEN = "<|bos|>"
+FILES = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
+    "merges.txt tokenizer.model chat_template.jinja chat_template.json"
+).split()
+"""Files of a tokenizer beside a model, the first with its vocabulary."""
+
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
 _CHAR_TO_BYTE = {chr(byte): byte for byte in _PRINTABLE}

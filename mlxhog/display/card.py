@@ -10,7 +10,7 @@ from mlxhog.base import typed
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.inside import subfolder
 from mlxhog.base.quantities import format_bytes, format_count, format_duration
-from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint import hub, manifest
 from mlxhog.checkpoint.checkpoint import best
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.checkpoint.run_files import BestScore
@@ -78,20 +78,25 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     return (
         f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
         f"tags: [xlstm, mlxhog]\nlicense: unknown  # name one before you publish\n"
-        f"{_base(run)}---\n# {printable(run.name if run else checkpoint.name)}\n\n"
+        f"{_base(run, checkpoint)}---\n"
+        f"# {printable(run.name if run else hub.title(checkpoint) or checkpoint.name)}\n\n"
         + "\n".join(about)
         + f"\n\n## Load\n\n{loads}{UPLOAD}\n{manifest.CARD_MARK.decode()}"
     )
 
 
-def _base(run: Run | None) -> str:
-    """Return a line with the model whose weights a run began with, if any."""
-    if run is None:
+def _base(run: Run | None, checkpoint: Path) -> str:
+    """Return a line with the model that a run began with, or that was converted, if any."""
+    base: object = hub.name_of(checkpoint)
+    if run is not None:
+        with suppress(RunError):
+            base = RunRecord(run).config.get("init_from")
+    if base in (None, "none"):
         return ""
-    with suppress(RunError):
-        if (base := RunRecord(run).config.get("init_from")) not in (None, "none"):
-            return f"base_model: {json.dumps(path_arguments(base, public=True)[0])}\n"
-    return ""
+    name = path_arguments(base, public=True)[0]
+    if hub.is_name(name):  # the hub links the repository, without the commit
+        name = hub.parse(name).repo
+    return f"base_model: {json.dumps(name)}\n"
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:
@@ -100,7 +105,8 @@ def _training(run: Run | None, checkpoint: Path) -> list[str]:
             raise RunError("of no run")
         record, saved = RunRecord(run), manifest.read(checkpoint)
     except (RunError, CheckpointError):
-        return [f"- data, steps and score: not recorded in {_code(checkpoint.name)}"]
+        name = hub.title(checkpoint) or checkpoint.name
+        return [f"- data, steps and score: not recorded in {_code(name)}"]
     used = saved["state"].get("used", {})
     parts = [f"{saved['step']:,} updates"]
     if "tokens" in used:

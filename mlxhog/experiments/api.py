@@ -135,7 +135,7 @@ def find_side(subject: str | None, overrides: Sequence[ConfigSource], root: Path
             "it out of the file"
         )
     if config.init_from is not None:  # the runs of a comparison stand in another folder
-        config = config.having(init_from=str(checkpoint.locate(config.init_from, root).absolute()))
+        config = config.having(init_from=checkpoint.lasting_name(config.init_from, root))
     return Side(title, config)
 
 

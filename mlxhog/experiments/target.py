@@ -6,7 +6,7 @@ from pathlib import Path
 from mlxhog.base import plain_yaml
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import checkpoint as checkpoints
-from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import formats, hub
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
@@ -33,6 +33,8 @@ class AnalysisTarget:
 
 def options_of(spec: str) -> tuple[str, ConfigSource] | None:
     """Return title and options of an architecture or a file; None for a run or a checkpoint."""
+    if hub.is_name(spec):
+        return None
     path = expanded(spec)
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
     if shipped in architectures() or is_line(spec):
@@ -54,7 +56,8 @@ def find_target(spec: str, overrides: ConfigSource, root: Path) -> AnalysisTarge
         ConfigError: it is not any of these, or its options are wrong.
         RunError, CheckpointError: the run has no checkpoint, or it is damaged.
     """
-    path, known = expanded(spec), options_of(spec)
+    known = options_of(spec)
+    path = checkpoints.locate(spec, root) if hub.is_name(spec) else expanded(spec)
     if known is not None:
         title = f"{'model' if list(known[1]) == ['model'] else 'settings'} {spec}"
         config = train_config([known[1], overrides])
@@ -73,9 +76,9 @@ def find_target(spec: str, overrides: ConfigSource, root: Path) -> AnalysisTarge
         opened = formats.open(path)
         layer: ConfigSource = {"model": (str(path), "CONFIG_OR_RUN")}
         if opened.tokenizer() is not None:
-            layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
+            layer["tokenizer"] = (str(hub.tokenizer_folder(opened.folder)), "CONFIG_OR_RUN")
         target = AnalysisTarget(
-            title=f"checkpoint {path}",
+            title=f"checkpoint {opened.title}",
             config=train_config([layer, overrides]),
             model=opened.config,
             checkpoint=path.absolute(),

@@ -12,6 +12,7 @@ from typing import Any
 from mlxhog.base import machine
 from mlxhog.base.paths import names_in_common_folder, quoted_paths
 from mlxhog.base.workers import one_backend
+from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.checkpoint import locate
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config import plugins
@@ -89,7 +90,7 @@ def evaluate(
     As in the evaluation of a run, the text is cut into sequences, each without the text before it.
 
     Args:
-        model: a run (its path, name or "latest"), RUN/best, or a checkpoint.
+        model: a run (its path, name or "latest"), RUN/best, a checkpoint, or hf:OWNER/NAME.
         data: text files, a folder, a glob or a bundled corpus; None is the validation set of the
             run.
         like: another run, whose validation set is scored.
@@ -128,8 +129,8 @@ def evaluate(
         corpus, _ = corpora.readable(every, strict=strict_data, show=show)
     elif options is None:
         raise ConfigError(
-            f"{source} is not a checkpoint of a run, so it has no validation text; name a text "
-            "with --data, or a run with --like"
+            f"{hub.title(source) or source} is not a checkpoint of a run, so it has no validation "
+            "text; name a text with --data, or a run with --like"
         )
     began = time.monotonic()
     computes = one_backend(backend, machine.here())  # batches, which a GPU is good at
@@ -162,7 +163,8 @@ def evaluate(
             part = validation_set.subset(validation, n_bytes) if n_bytes else validation
             subset = None if part is validation else scored(name, part)
     result = TextEvaluation(
-        checkpoint=str(path), seq_len=length, backend=loaded.backend, files=files, subset=subset,
+        checkpoint=hub.title(path) or str(path), seq_len=length, backend=loaded.backend,
+        files=files, subset=subset,
         skipped=() if corpus is None else tuple(one.to_json() for one in corpus.skipped),
         notes=() if corpus is None else tuple(corpus.notes(listed_by="--json")),
         seconds=time.monotonic() - began,
@@ -178,7 +180,7 @@ def _validation(
     """Return the validation text of a run, in the tokens of a model, perhaps another one."""
     how = {name: getattr(options, name) for name in prepare.OPTIONS}
     if options.tokenizer == "auto" or like:
-        how["tokenizer"] = str(path if path.is_dir() else path.parent)
+        how["tokenizer"] = str(hub.tokenizer_folder(path if path.is_dir() else path.parent))
     how |= {"known": KnownText.read(run.directory), "resumes": True}
     how["learned"] = None if like else path
     return val_tokens(loaded.tokenizer, options.data, **how)

@@ -16,6 +16,7 @@ from mlxhog import backends
 from mlxhog.backends.backend import Backend
 from mlxhog.backends.inference import check_tokens
 from mlxhog.base.processes import environment
+from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.config import plugins
 from mlxhog.config.sources import of_keywords, resolve
@@ -65,8 +66,8 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """Name for clients: the name of its run, or of its folder."""
-        return self.checkpoint.name if self.run is None else self.run.name
+        """Name for clients: that of its run, on the hub, or of its folder."""
+        return self.run.name if self.run else hub.title(self.checkpoint) or self.checkpoint.name
 
     @property
     def run(self) -> Run | None:
@@ -229,8 +230,9 @@ def load(
 
     Args:
         model: a run (its name or a part of it, `latest`, or its folder), one of its checkpoints, or
-            a checkpoint of transformers or of the xlstm package. A run that trains is read with its
-            newest weights, another run with its newest checkpoint, or its best if it ended worse.
+            a checkpoint of transformers or of the xlstm package, or hf:OWNER/NAME on the Hugging
+            Face hub, of which up to 1 GB is downloaded. A run that trains is read with its newest
+            weights, another run with its newest checkpoint, or its best if it ended worse.
         backend: "torch", "mlx", a device such as "mlx:cpu", or "auto": MLX on a Mac, torch
             elsewhere, or the one that is installed. MLX is the GPU if there is one, but the CPU for
             models that its native decoder runs faster (`mlxhog doctor` measures it).

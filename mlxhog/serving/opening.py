@@ -13,7 +13,7 @@ from pathlib import Path
 from mlxhog.arena import Arena
 from mlxhog.arena.requests import CONNECT_S, NoAnswer, socket_path
 from mlxhog.base.paths import expanded
-from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint import checkpoint, formats, hub, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import weights as files
 from mlxhog.checkpoint.run import Run
@@ -90,7 +90,7 @@ def _begun(
 
 def _run(spec: str, root: Path) -> Run | None:
     try:
-        if runs.split(spec, root)[1] is not None:
+        if hub.is_name(spec) or runs.split(spec, root)[1] is not None:
             return None
         is_run = runs.is_run(root / spec) or not files.candidates(expanded(spec))
         return runs.find(spec, root) if is_run else None

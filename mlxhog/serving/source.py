@@ -24,7 +24,7 @@ from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import COUNTERS, WORDS, SeqlockReader, Snapshots, copy_racily
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import Backend
-from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint import hub, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
@@ -105,7 +105,8 @@ class CheckpointWeights(WeightSource):
         self._tensors = opened.tensors
         self.mode = READ_MODES[0] if mode == CHECKPOINT else mode
         path, run = opened.path, run_of(opened.path)
-        self.name = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
+        of_run = "" if run is None else f" of run {run.name}"
+        self.name = f"checkpoint {hub.title(path) or path.name}{of_run}"
         self.counts_updates = (path / manifest.NAME).is_file()
         self._version = manifest.read(path)["step"] if self.counts_updates else 0
 

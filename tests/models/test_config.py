@@ -32,12 +32,13 @@ def in_mlstm(**fields):
 @each_of(
     ("cfg", "count"),
     [
-        (large(hidden_size=2560, num_hidden_layers=32, num_heads=5), 2_780_449_600),
         # Published with tied embeddings as 126,901,952, which saves one matrix of V d.
         (large(hidden_size=736, vocab_size=65536), 126_901_952 + 65536 * 736),
         (load_architecture("125m"), 163_806_144),
         (load_architecture("160m"), 162_303_840),
+        (load_architecture("830m"), 834_418_368),
         (load_architecture("1.3b"), 1_420_839_104),
+        (load_architecture("2.7b"), 2_780_449_600),
         (load_architecture("7b"), 6_865_424_896),
     ],
 )

@@ -30,11 +30,12 @@ from numpy.typing import NDArray
 
 from mlxhog.base import darwin, mapped, plain_json, reading, tensors
 from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
-from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint import hub, manifest
 from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plugins
+from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.models import checkpoint_names as translation
 from mlxhog.models import families, ngrams
@@ -44,15 +45,8 @@ from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 MODEL = "model.safetensors"
-TOKENIZER = "tokenizer.json"
 MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
 """Code that transformers needs for sequences of layers; never imported here."""
-
-_TRAVELS = (
-    "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
-    "merges.txt tokenizer.model chat_template.jinja chat_template.json generation_config.json"
-).split()
-"""Files that are copied unchanged."""
 
 _LARGE_FIELDS = (
     "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
@@ -99,11 +93,12 @@ def convert(
     stored = None if dtype is None else DTYPES[dtype]
     arrays, others = _content(source, to, stored)
     check_target(target, overwrite=overwrite)
-    for name in _TRAVELS:
-        if (source.folder / name).is_file():
-            others[name] = reading.read_small(source.folder / name)
-    if to == "hf" and contents.GENERATION not in others and TOKENIZER in others:
-        tokens = token_ids(others[TOKENIZER], source.folder / TOKENIZER)
+    beside = [hub.tokenizer_folder(source.folder) / name for name in tokenizers.FILES]
+    for file in (*beside, source.folder / contents.GENERATION):  # they are copied unchanged
+        if file.is_file():
+            others[file.name] = reading.read_small(file)
+    if to == "hf" and contents.GENERATION not in others and tokenizers.FILES[0] in others:
+        tokens = token_ids(others[tokenizers.FILES[0]], beside[0])
         fields = contents.generation_json(json.loads(others["config.json"]), tokens)
         others[contents.GENERATION] = plain_json.dumps(fields, indent=1)
     if card is not None:

@@ -1,8 +1,9 @@
 """Open a checkpoint of transformers, the xlstm package or mlxhog, recognized by content."""
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mlxhog.base import mapped, plain_yaml, reading
 from mlxhog.base.mapped import FLOATS
 from mlxhog.base.paths import expanded
 from mlxhog.base.reading import MAX_CONFIG_BYTES
-from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint import hub, manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
@@ -23,7 +24,7 @@ from mlxhog.errors import MAX_SHOWN, CheckpointError, ConfigError, DataError, sh
 from mlxhog.models import families
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large import OUT_NORM
+from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 
 
 def _check_fit(tensors: Mapping[str, NDArray[Any]], model: ModelConfig, where: Path) -> None:
@@ -164,14 +165,20 @@ class Opened:
     config: ModelConfig
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
 
+    @property
+    def title(self) -> str:
+        """Its name on the hub, or its path."""
+        return hub.title(self.path) or str(self.path)
+
     def tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer in the directory; None if there is no tokenizer.json.
+        """Return the checkpoint's tokenizer; None if there is no tokenizer.json.
 
         Its start token is that of the tokenizer's files, else that of the config.
         """
-        if not (self.folder / "tokenizer.json").is_file():
+        folder = hub.tokenizer_folder(self.folder)
+        if not (folder / "tokenizer.json").is_file():
             return None
-        return tokenizers.load(self.folder, self.config.bos_token_id)
+        return tokenizers.load(folder, self.config.bos_token_id)
 
     def text_tokenizer(self) -> Tokenizer:
         """Return the tokenizer of a language model, by which text is read and written."""
@@ -228,7 +235,7 @@ def open_checkpoint(
     arrays = _unwrapped(weights.read(file))
     fields = families.without_export(fields)
     package = _package_of(arrays, fields.get("model_type"), path)
-    model = _model_of(fields, package, path, elsewhere)
+    model = _with_width_of(arrays, _model_of(fields, package, path, elsewhere), package)
     tensors = _without_copies(to_ours(arrays, model), model, path)
     norm = f"{OUT_NORM}.weight"
     if package == "hf" and norm in tensors and not model.layout.out_norm:
@@ -241,6 +248,26 @@ def open_checkpoint(
         manifest.verify(path, record, large=[part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
     return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
+
+
+def _with_width_of(
+    arrays: Mapping[str, NDArray[Any]], model: ModelConfig, package: str
+) -> ModelConfig:
+    """Return the model with the feed-forward width of a state dict of the xlstm package.
+
+    Its releases round the width up in other ways, and a config does not say which wrote it.
+    """
+    down = arrays.get("backbone.blocks.0.ffn.proj_down.weight")
+    if package != "xlstm" or not isinstance(model, XLSTMLargeConfig) or down is None:
+        return model
+    width, d = down.shape[-1] if down.ndim == 2 else 0, model.hidden_size
+    if width in (0, model.ffn_dim):
+        return model
+    multiple = math.gcd(width, model.ffn_round_up_to_multiple_of)
+    exact = replace(model, ffn_proj_factor=width / d, ffn_round_up_to_multiple_of=multiple)
+    if exact.ffn_dim == width:
+        return exact
+    return replace(exact, ffn_proj_factor=math.nextafter(width / d, math.inf))  # it is cut off
 
 
 def _without_copies(

@@ -20,18 +20,13 @@ from numpy.typing import NDArray
 from mlxhog.base import plain_json, reading, tensors
 from mlxhog.errors import CheckpointError
 
+MODEL = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_NAMED = (
-    "model.safetensors",
-    INDEX,
-    "model_0.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_NAMED = (MODEL, INDEX, "model_0.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json")
 MAX_NAME = 255  # longest file name that every disk allows
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 _NO_MODEL = ("optimizer", "training_args", "scheduler", "scaler", "rng_state")
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)").fullmatch
+shard = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)").fullmatch
 _SHOWN = 8
 
 
@@ -84,8 +79,8 @@ def parts(file: Path) -> list[Path]:
     elif file.name == "model_0.safetensors":  # the xlstm package's are numbered without a gap
         count = sum(one.stem[6:].isdecimal() for one in file.parent.glob("model_*.safetensors"))
         names = [f"model_{number}.safetensors" for number in range(count)]
-    elif shard := _SHARD(file.name):
-        stem, _, of_all, ending = shard.groups()
+    elif numbered := shard(file.name):
+        stem, _, of_all, ending = numbered.groups()
         names = [f"{stem}-{number:05}-of-{of_all}{ending}" for number in range(1, int(of_all) + 1)]
     for name in names:
         if not (file.parent / name).is_file():

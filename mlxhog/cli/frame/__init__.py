@@ -17,7 +17,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -27,6 +27,7 @@ from mlxhog.base.output import OutputLost, may_redraw
 from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.base.quantities import format_bytes, format_duration, format_number
 from mlxhog.cli.frame.flags import (
+    Download,
     Flags,
     Json,
     OneRun,
@@ -35,6 +36,7 @@ from mlxhog.cli.frame.flags import (
     Quiet,
     RunsDirectory,
     Tabular,
+    model_argument,
     run_argument,
 )
 from mlxhog.config.options import argument, option, options
@@ -44,10 +46,10 @@ from mlxhog.display.views import StatusLine
 from mlxhog.errors import DIVERGED, INTERRUPTED, LACKS, ConfigError
 
 __all__ = (
-    "EXIT_CODES", "Command", "CommandResult", "Flags", "Json", "OneRun", "OptionGroup", "Plugins",
-    "Quiet", "RunsDirectory", "Tabular", "Tick", "argument", "command", "command_line",
-    "format_value", "option", "run_argument", "short_name", "table", "tabular", "ticking",
-    "to_lines", "writable",
+    "EXIT_CODES", "Command", "CommandResult", "Download", "Flags", "Json", "OneRun", "OptionGroup",
+    "Plugins", "Quiet", "RunsDirectory", "Tabular", "Tick", "argument", "command", "command_line",
+    "format_value", "model_argument", "option", "run_argument", "short_name", "table", "tabular",
+    "ticking", "to_lines", "writable",
 )  # fmt: skip
 
 EXIT_CODES = {"done": 0, "unsaved": LACKS, "diverged": DIVERGED, "interrupted": INTERRUPTED}
@@ -124,10 +126,12 @@ class Command:
     def __call__(self, arguments: Sequence[str]) -> int:
         """Run the command with the arguments after its name; return its exit code."""
         configs = self.flags().parse(arguments)
-        result = self.function(*configs)
+        names = ("json", "quiet", "yes")
+        asked = {name for one in configs for name in names if getattr(one, name, False)}
+        with _consent(asked):
+            result = self.function(*configs)
         if not isinstance(result, CommandResult):
             return result
-        asked = {name for one in configs for name in ("json", "quiet") if getattr(one, name, False)}
         with suppress(OutputLost):  # the exit code stays
             result.print(json="json" in asked, quiet="quiet" in asked)
         return result.code
@@ -147,6 +151,14 @@ def command(
         return Command(name, function, groups, otherwise, writes)
 
     return declare
+
+
+def _consent(asked: Collection[str]) -> AbstractContextManager[None]:
+    if not {"quiet", "yes"} & {*asked}:
+        return nullcontext()
+    from mlxhog.checkpoint import hub  # it imports NumPy
+
+    return hub.consent(yes="yes" in asked, quiet="quiet" in asked)
 
 
 def print_json(value: object) -> None:

@@ -67,6 +67,13 @@ class Plugins:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Download:
+    """The option of commands that may download a model."""
+
+    yes: bool = option(False, "download more than 1 GB from the Hugging Face hub without asking")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunsDirectory:
     """The option of commands on runs."""
 
@@ -83,6 +90,15 @@ def run_argument(usage: str = "RUN", default: object = None) -> Any:  # a datacl
     """Declare the argument that names a run, or several."""
     about = "a path, a run's name or a part of it, or latest; RUN/best, RUN/latest: its checkpoints"
     return argument(usage, about, default)
+
+
+def model_argument(usage: str = "RUN_OR_CHECKPOINT") -> Any:  # a dataclass field
+    """Declare the argument that names a model: a run, a checkpoint, or one on the hub."""
+    return argument(
+        usage,
+        "a run's name or a part of it, latest, RUN/best, a path, or a model on the Hugging Face "
+        "hub: hf:OWNER/NAME[/SUBFOLDER][@REVISION]",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

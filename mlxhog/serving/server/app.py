@@ -80,7 +80,7 @@ class Api:
                 ),
                 Route("/v1/examples", self._examples, methods=["POST"]),
                 Route("/v1/models", self._models, methods=["GET"]),
-                Route("/v1/models/{name}", self._one_model, methods=["GET"]),
+                Route("/v1/models/{name:path}", self._one_model, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
             ],
             exception_handlers={HTTPException: self._refused, Exception: _failed},

@@ -95,7 +95,10 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     # Origin and model.
     asked = resume.located(config)
     config = resume.with_model_and_tokenizer(asked)
-    weights = None if config.init_from is None else InitialWeights(formats.open(config.init_from))
+    weights = None
+    if config.init_from is not None:
+        path = checkpoint.locate(config.init_from, Path(config.runs_dir))
+        weights = InitialWeights(formats.open(path))
     if weights is not None and asked.model == "auto":
         model = registry.with_changes(weights.opened.config, config.model, config.set)
     else:

@@ -103,7 +103,7 @@ class InitialWeights:
         """
         if differences := checkpoint.differences(self.opened.config, model, OF_TRAINING):
             raise CheckpointError(
-                f"{self.opened.path} does not fit model {config.model}: "
+                f"{self.opened.title} does not fit model {config.model}: "
                 f"{', '.join(differences[:MAX_DIFFERENCES])}; leave --model out to train the "
                 "checkpoint's own model, or --init-from to begin with new weights"
             )
@@ -114,7 +114,7 @@ class InitialWeights:
         if not same and not config.resize_vocab:
             assert before is not None
             raise CheckpointError(
-                f"{self.opened.path} was trained with tokenizer {before.name} "
+                f"{self.opened.title} was trained with tokenizer {before.name} "
                 f"{before.sha256[:12]} of {before.n_ids:,} ids, --tokenizer {config.tokenizer} is "
                 f"{tokenizer.name} {tokenizer.sha256[:12]} of {tokenizer.n_ids:,}; leave "
                 "--tokenizer out to use the checkpoint's, or add --resize-vocab, which keeps the "
@@ -125,7 +125,7 @@ class InitialWeights:
             model = replace(model, vocab_size=there if fits else tokenizer.vocab_size)
         if model.vocab_size != there and not config.resize_vocab:
             raise CheckpointError(
-                f"{self.opened.path} has a vocabulary of {there:,} rows, the model here of "
+                f"{self.opened.title} has a vocabulary of {there:,} rows, the model here of "
                 f"{model.vocab_size:,}; add --resize-vocab, which keeps the rows of tokens with "
                 "the same text, or leave --model out to train the checkpoint's own"
             )
@@ -140,7 +140,7 @@ class InitialWeights:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on the weights."""
-        where = f"begins with the weights of {self.opened.path}"
+        where = f"begins with the weights of {self.opened.title}"
         if (self.opened.path / manifest.NAME).is_file():
             where = f"{where} (step {manifest.read(self.opened.path)['step']:,})"
         if self.rows is None:

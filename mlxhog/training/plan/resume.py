@@ -17,7 +17,7 @@ from mlxhog import optim
 from mlxhog.arena.ledger import Position
 from mlxhog.base.paths import quoted, quoted_paths
 from mlxhog.base.quantities import format_count, parse_number
-from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint import checkpoint, hub
 from mlxhog.checkpoint.checkpoint import Checkpoint
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.budget import Budget
@@ -41,11 +41,11 @@ MIN_KEPT = 0.5  # share of a run's documents that its text must have when it is 
 
 
 def located(config: TrainConfig) -> TrainConfig:
-    """Return the configuration with the path of the checkpoint that `init_from` names now."""
+    """Return the configuration with the lasting name of the checkpoint of `init_from`."""
     if config.init_from is None:
         return config
-    path = checkpoint.locate(config.init_from, Path(config.runs_dir))
-    return config.having(init_from=str(path))
+    name = checkpoint.lasting_name(config.init_from, Path(config.runs_dir))
+    return config.having(init_from=name)
 
 
 def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
@@ -56,13 +56,13 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     if config.resume is not None:
         _, path = checkpoint.resumable(config.resume, Path(config.runs_dir))
     elif config.init_from is not None:
-        path = Path(config.init_from)
+        path = checkpoint.locate(config.init_from, Path(config.runs_dir))
     else:
         return config
     if config.model == "auto":
         config = config.having(model=str(path))
     if config.tokenizer == "auto":
-        folder = path if path.is_dir() else path.parent
+        folder = hub.tokenizer_folder(path if path.is_dir() else path.parent)
         if not (folder / "tokenizer.json").is_file():
             raise DataError(
                 f"{folder} holds no tokenizer.json, so nothing says what its ids mean; name the "

@@ -17,6 +17,7 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.base import float32, machine
 from mlxhog.base.paths import path_from_here, quoted_paths
 from mlxhog.base.quantities import format_bytes, format_count
+from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config.config import EMULATED
 from mlxhog.config.sources import yaml_values_of
@@ -275,7 +276,7 @@ def _model_name(plan: TextPlan) -> str:
         return str(path) if registry.is_line(str(path)) else path.stem
     origin = run_of(path.resolve())
     name = None if origin is None else origin.read_status().get("model")
-    return name if isinstance(name, str) else path.name
+    return name if isinstance(name, str) else hub.title(path) or path.name
 
 
 def summary(plan: TextPlan, run: Run) -> str:
@@ -288,14 +289,16 @@ def summary(plan: TextPlan, run: Run) -> str:
         for worker in plan.workers
     )
     train, val = (file.n_tokens for file in (plan.data.train, plan.data.val))
-    model, metal = Path(config.model).name, label(plan.writers.gpu_write, plan.kernels_used)
+    model, tokenizer = Path(config.model), config.tokenizer
+    metal = label(plan.writers.gpu_write, plan.kernels_used)
     metal += ": Metal source on the CPU, a test" if EMULATED in metal else ""
     slots = f" ({plan.free_slots} slots free)" if plan.free_slots else ""
     return (
         f"mlxhog {version('mlxhog')}  {strategy}  {len(plan.workers)} "
         f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {metal}{'  ' if metal else ''}"
         f"arena {format_bytes(plan.arena_bytes)} shared{slots}  "
-        f"model {model} {format_count(plan.parameters)} parameters\n"
+        f"model {hub.title(model) or model.name} {format_count(plan.parameters)} parameters\n"
         f"data {quoted_paths(config.data)}: {format_count(train)} training and {format_count(val)} "
-        f"validation tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
+        f"validation tokens (tokenizer {hub.title(Path(tokenizer)) or tokenizer})  "
+        f"run {path_from_here(run.directory)}"
     )

@@ -16,9 +16,9 @@ KEY = "secret"
 LEAVE = "access-control-allow-origin"
 
 
-def answer(method, path, headers=(), *, origins=(), key=None):
+def answer(method, path, headers=(), *, origins=(), key=None, name="m"):
     """What a server without an engine answers to one request."""
-    model = SimpleNamespace(name="m", run=None)
+    model = SimpleNamespace(name=name, run=None)
     served = SimpleNamespace(health=lambda: {"trouble": None}, model=model)
     api = Api(served, ServeConfig(), key, origins)
 
@@ -28,6 +28,12 @@ def answer(method, path, headers=(), *, origins=(), key=None):
             return await client.request(method, path, headers=headers)
 
     return asyncio.run(asked())
+
+
+def test_a_model_of_the_hub_is_found_by_its_name():
+    name = "hf:LOCAL/FIXTURE"
+    assert answer("GET", f"/v1/models/{name}", name=name).json()["id"] == name
+    assert answer("GET", "/v1/models/hf:LOCAL", name=name).status_code == 404
 
 
 def test_with_a_key_only_those_who_have_it_are_answered_but_for_the_page_and_the_health():
