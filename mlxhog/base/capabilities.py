@@ -19,7 +19,7 @@ from functools import wraps
 from importlib import metadata
 from itertools import combinations_with_replacement, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlxhog.base import darwin, machine, plain_json
 from mlxhog.base.cache import is_kept, own_directory, user_cache_directory
@@ -36,6 +36,20 @@ NONE = "not installed"
 CPU_DECODES = 50_000_000  # parameters; a guess, until doctor has measured
 
 Row = Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    """An operator with Metal kernels, at the sizes of a layer.
+
+    They are NH, DK, DV and the chunk of an mlstm_cell; NH and DH of an slstm_cell; the kernel size
+    and the channels of a causal_conv.
+    """
+
+    operator: str
+    sizes: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.operator} {'x'.join(map(str, self.sizes))}"
 
 
 @dataclass(frozen=True)
