@@ -36,9 +36,14 @@ def _derived(n: Numbers) -> Numbers:
     return {}
 
 
+def batch_sizes(DH: int) -> list[int]:
+    """Return batch sizes, one for each kernel that heads of this width may need."""
+    return [T for T in SEQUENCES if T * min(DH, MAX_UNITS) <= _MAX_FLOATS]
+
+
 def _sequences(n: Numbers) -> int:
     """Return how many sequences share a threadgroup: no more than the batch fills."""
-    fit = [T for T in SEQUENCES if T * n["DH"] <= _MAX_FLOATS]
+    fit = batch_sizes(n["DH"])
     return next((T for T in fit if T >= n["B"]), fit[-1])
 
 

@@ -138,7 +138,9 @@ def start_backend(
 def check_kernels(job: Job, backend: Backend, beat: Callable[[], object] = lambda: None) -> None:
     """Let a worker check its Metal kernels; `auto` replaces those with a fault."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
-    faults = {} if requested and not job.config.safety_checks else backend.check_kernels(beat)
+    if requested and not job.config.safety_checks:
+        return
+    faults = backend.check_kernels(beat, job.plan.model)
     if not faults:
         return
     summary = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())

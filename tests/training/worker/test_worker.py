@@ -150,7 +150,7 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
 ):
     events, config = [], TrainConfig(kernels="auto", determinism="none", read="snapshot")
     backend = SimpleNamespace(
-        check_kernels=lambda beat: [events.append("check"), beat()] and {},
+        check_kernels=lambda beat, model: [events.append("check"), beat()] and {},
         bind=lambda *of: events.append("bind"),
         close=lambda: None,
     )
