@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base.resources import shortage
 from mlxhog.errors import MetalError
 from mlxhog.metal.kernel import Launch, Size, check
 
@@ -73,5 +74,7 @@ class MetalEngine(ABC):
                 f"this GPU: {error}; use --kernels eager and --gpu-write cpu"
             ) from error
         except (RuntimeError, SyntaxError, AttributeError) as error:
+            if shortage(error):
+                raise
             raise MetalError(f"kernel {kernel.name} failed: {error}") from error
         return dict(zip(names, outputs, strict=True))

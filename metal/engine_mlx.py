@@ -5,6 +5,9 @@ such a launch waits for its inputs, runs alone, and the caller waits for its end
 written array that is not evaluated yet reads it after the launch: evaluate it first. Other launches
 stay lazy, like operations of MLX: the models' forward passes need this.
 
+MLX compiles a kernel when it evaluates the first launch, and its error does not say which kernel it
+is. So before the first lazy launch one threadgroup of the kernel runs on zeros, at once.
+
 Host memory becomes an MLX array without a copy (`wrap`): MLX wraps the pages in a Metal buffer.
 `wrappable` tells whether it fits. Versions of MLX that may reuse a wrapped buffer for
 the result of an operation ("donation") are refused.
@@ -12,6 +15,8 @@ the result of an operation ("donation") are refused.
 Source: MLX documentation, "Custom Metal Kernels"; donation and tracking: mlx issues 2547, 3872.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +25,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import EnvironmentLacks, MetalError
+from mlxhog.base.resources import shortage
+from mlxhog.errors import EnvironmentLacks, MetalError, is_lost_gpu
 from mlxhog.metal.engine import MetalEngine
 from mlxhog.metal.kernel import Argument, Launch, MetalKernel, Size, number, read_source
 
@@ -48,6 +54,7 @@ class MLXEngine(MetalEngine):
                 "metal-emulated to try them out"
             )
         self._kernels: dict[str, Any] = {}
+        self._tried = set[tuple[str, Size]]()  # entries and threadgroups that have run
 
     def array(self, host: NDArray[Any]) -> mx.array:
         """Copy host values to an MLX array."""
@@ -71,18 +78,41 @@ class MLXEngine(MetalEngine):
         kernel = launch.kernel
         inputs = [_input(one, launch.inputs[one.name]) for one in kernel.inputs]
         in_place = any(one.writes for one in kernel.inputs)
+        how = {
+            "threadgroup": threadgroup,
+            "output_shapes": [launch.outputs[one.name] for one in kernel.outputs],
+            "output_dtypes": [_dtype(one.dtype) for one in kernel.outputs],
+        }
+        run = self._kernel(kernel, launch.instance)
+        tried = kernel.entry(launch.instance), threadgroup
         if in_place:
             _finish(launch, inputs)
-        outputs = self._kernel(kernel, launch.instance)(
-            inputs=inputs,
-            grid=launch.grid,
-            threadgroup=threadgroup,
-            output_shapes=[launch.outputs[one.name] for one in kernel.outputs],
-            output_dtypes=[_dtype(one.dtype) for one in kernel.outputs],
-        )
+        elif tried not in self._tried:
+            zeros = [x if x.ndim == 0 else mx.zeros(x.shape, x.dtype) for x in inputs]
+            mx.eval(*run(inputs=zeros, grid=threadgroup, **how))
+            self._tried.add(tried)
+        outputs = run(inputs=inputs, grid=launch.grid, **how)
         if in_place:
             mx.eval(outputs)
         return cast(list[mx.array], outputs)
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Name the kernels in an error of MLX in the block, which evaluates their launches.
+
+        Lack of memory and a lost GPU are no kernel's fault.
+
+        Raises:
+            MetalError: the evaluation failed; the kernels are those in MLX's text, else all so far.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            named = [name for name in self._kernels if name in str(error)] or [*self._kernels]
+            if not named or shortage(error) or is_lost_gpu(error):
+                raise
+            names = "kernel " + named[0] if len(named) == 1 else "one of " + ", ".join(named)
+            raise MetalError(f"{names} failed when MLX evaluated it: {error}") from error
 
     def _kernel(self, kernel: MetalKernel, instance: str) -> Any:
         name = kernel.entry(instance)

@@ -1,9 +1,10 @@
 """The sLSTM cell over a whole sequence in one launch, and its gradient in another (`slstm.h`).
 
-Time is sequential, so a head of a sequence is one threadgroup, a thread per unit; a GPU allows at
-most 1024. It has memory for the next number of units in `UNITS`. Adjacent threads read adjacent
-addresses of the recurrent matrices: forward transposed, backward as they are. Their gradient and
-that of the bias are sums over all positions, by one matrix product of the caller, in a fixed order:
+Time is sequential, so a head of `T` sequences is one threadgroup, a thread per unit; a GPU allows
+at most 1024. It reads the recurrent matrices once a step for all of its sequences; the header says
+what limits their number. Adjacent threads read adjacent addresses of the matrices: forward
+transposed, backward as they are. Their gradient and that of the bias are sums over all positions,
+by one matrix product of the caller, in a fixed order:
 
     dR[:, g] = sum_t dG[t, g] h[t - 1]^T        dbias = sum_t dG[t]
 
@@ -19,23 +20,36 @@ from typing import Any
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels.family import Family, Numbers
 
-UNITS = (64, 256, 1024)
-"""Units that a head may have, by instance of a kernel: the `T` of its threadgroup memory."""
+MAX_UNITS = 1024  # of a head: threads of a threadgroup
+SEQUENCES = (1, 2, 4, 8)
+"""Sequences of a threadgroup, by instance of a kernel: its `T`."""
+_MAX_FLOATS = 2048  # T DH: more have no room in threadgroup memory, nor their sums in registers
 _STATE = ("h0", "c0", "n0", "m0")
 
 
 def _derived(n: Numbers) -> Numbers:
-    if n["DH"] > UNITS[-1]:
+    if n["DH"] > MAX_UNITS:
         raise ShapeError(
             f"sLSTM kernels: heads of {n['DH']} units, and a threadgroup has at most "
-            f"{UNITS[-1]}; use more heads, or the framework's own operations"
+            f"{MAX_UNITS}; use more heads, or the framework's own operations"
         )
     return {}
 
 
+def batch_sizes(DH: int) -> list[int]:
+    """Return batch sizes, one for each kernel that heads of this width may need."""
+    return [T for T in SEQUENCES if T * min(DH, MAX_UNITS) <= _MAX_FLOATS]
+
+
+def _sequences(n: Numbers) -> int:
+    """Return how many sequences share a threadgroup: no more than the batch fills."""
+    fit = batch_sizes(n["DH"])
+    return next((T for T in fit if T >= n["B"]), fit[-1])
+
+
 SLSTM = Family(
     header="slstm.h",
-    struct="SlstmShape{B, S, NH, DH}",
+    struct="SlstmShape<T>{B, S, NH, DH}",
     shapes={
         "G": "B S 4 NH DH",  # parts of the gates i, f, z, o from the inputs
         "R": "NH 4 DH DH",  # from the last index to the one before
@@ -52,22 +66,22 @@ SLSTM = Family(
         **{f"d{name}": "B NH DH" for name in _STATE},
     },
     derived=_derived,
-    instance=lambda n: str(next(units for units in UNITS if units >= n["DH"])),
+    instance=lambda n: str(_sequences(n)),
 )
 _DECLARED: dict[str, Any] = {
-    "grid": lambda n: (n["DH"], n["B"] * n["NH"], 1),
+    "grid": lambda n: (n["DH"], -(-n["B"] // _sequences(n)) * n["NH"], 1),
     "threadgroup": lambda n: (n["DH"], 1, 1),
-    "instances": tuple(map(str, UNITS)),
+    "instances": tuple(map(str, SEQUENCES)),
     "uses_barriers": True,
     "rtol": 1e-5,
 }
 FORWARD = SLSTM.kernel(
     "slstm_forward", "G R_T bias h0 c0 n0 m0 starts", "h c n m pre",
-    memory={"shared_h": "T"}, **_DECLARED,
+    memory={"shared_h": f"{_MAX_FLOATS}"}, **_DECLARED,
 )  # fmt: skip
 BACKWARD = SLSTM.kernel(
     "slstm_backward", "R c0 n0 m0 starts c n m pre dh dc_last dn_last dm_last",
-    "dG dh0 dc0 dn0 dm0", memory={"shared_dG": "4 * T"}, **_DECLARED,
+    "dG dh0 dc0 dn0 dm0", memory={"shared_dG": f"4 * {_MAX_FLOATS}"}, **_DECLARED,
 )  # fmt: skip
 
 KERNELS = (FORWARD, BACKWARD)

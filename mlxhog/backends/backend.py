@@ -23,6 +23,7 @@ from mlxhog.base.capabilities import CellShape, CellTimes
 from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
+from mlxhog.models.cells import cells
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_softmax import Candidates, SampledSoftmax
 from mlxhog.optim import updates
@@ -126,14 +127,17 @@ class Backend(InferenceModel):
         self._trained = []
         self.param_buffer, self._flat = np.empty(0, np.float32), None
 
-    def check_kernels(self, beat: Callable[[], object] = lambda: None) -> dict[str, str]:
+    def check_kernels(
+        self, beat: Callable[[], object] = lambda: None, model: ModelConfig | None = None
+    ) -> dict[str, str]:
         """Return the fault of each operator whose Metal kernels have one, see `probes`.
 
         The eager operator replaces it from now on. Call it before `bind`. `beat` is called after
-        each operator's check.
+        each operator's check. The sizes are also those of a model's cells.
         """
+        how: dict[str, Any] = {"cells": () if model is None else cells(model), "beat": beat}
         faults = probes.faults(
-            self._framework, self._device, self._ops(), threads=self._threads, beat=beat
+            self._framework, self._device, self._ops(), threads=self._threads, **how
         )
         self._eager = frozenset(faults)
         return faults

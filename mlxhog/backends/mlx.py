@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -145,7 +145,7 @@ class MLXBackend(Backend):
             with self._cache.of_gradient():
                 loss, grads = self._value_and_grad(inputs.leaves, *inputs.fixed)
                 if self.on_gpu or self.compiled:
-                    mx.eval(loss, grads)
+                    self._eval(loss, grads)
                 else:
                     graph_ns = monotonic_ns()
                     mx.eval(loss)
@@ -158,8 +158,15 @@ class MLXBackend(Backend):
     def _tokens(self, tokens: Int32) -> Any:
         return self._mx.array(tokens)
 
+    def _eval(self, *arrays: Any) -> None:
+        """Evaluate arrays; an error has the names of Metal kernels, see `MLXEngine.naming`."""
+        ops: Any = self._ops()
+        with ops.engine.naming() if self.kernels == "metal" else nullcontext():
+            self._mx.eval(*arrays)
+
     def _on_host(self, array: Any) -> NDArray[Any]:
         """Return a view of an array; a copy if it is not row-contiguous."""
+        self._eval(array)
         return np.ascontiguousarray(np.array(array, copy=False))
 
     def _from_host(self, array: Float32) -> Any:
@@ -171,7 +178,7 @@ class MLXBackend(Backend):
             yield
 
     def _evaluated(self, state: State) -> State:
-        self._mx.eval(state)
+        self._eval(state)
         return state
 
     _as_constant = _evaluated

@@ -14,7 +14,8 @@ device, its compiler or a framework has had:
 `CHECKS` compare the operators with Metal kernels, in outputs, states and gradients, with the eager
 operators on the framework's CPU, whose float32 no setting of a GPU changes. Their inputs have
 several chunks, documents, a state before the first position, and sizes below and above a
-threadgroup, but no multiple of one.
+threadgroup, but no multiple of one. With a model they also have the widths of its cells, and every
+number of sequences for which a cell has a kernel of its own, so all that it will use are compiled.
 """
 
 import math
@@ -27,7 +28,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base.capabilities import CellShape
 from mlxhog.errors import MlxhogError, whole_text
+from mlxhog.metal.kernels import slstm
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.operators import Ops
 
@@ -90,11 +93,14 @@ ALLOWED = {
 }
 """By kind; `mlxhog/conformance/tolerances.py` has the reasons, and `parity` uses them, too."""
 
-B, K, DEPTH = 2, 4, 4
+DEPTH = 4
 
 
 class Sizes(NamedTuple):
-    """S positions, in chunks of `chunk`; NH heads of widths DK, DV and DH; CH channels."""
+    """S positions, in chunks of `chunk`; NH heads of widths DK, DV and DH; CH channels.
+
+    B sequences, and convolutions of K inputs.
+    """
 
     S: int
     chunk: int
@@ -103,11 +109,13 @@ class Sizes(NamedTuple):
     DV: int
     DH: int
     CH: int
+    B: int = 2
+    K: int = 4
 
     def reset_mask(self) -> Array:
         """Return where documents start, (B, S); the first row continues a document."""
-        mask = np.zeros((B, self.S), bool)
-        mask[0, -3] = mask[1, 0] = mask[1, 2 * self.S // 3] = True
+        mask = np.zeros((self.B, self.S), bool)
+        mask[0, -3] = mask[1:, 0] = mask[-1, 2 * self.S // 3] = True
         return mask
 
 
@@ -116,7 +124,22 @@ SIZES = (
     Sizes(S=21, chunk=8, NH=4, DK=6, DV=10, DH=12, CH=14),  # narrower than a threadgroup
     Sizes(S=70, chunk=64, NH=4, DK=72, DV=40, DH=80, CH=300),  # several, and the longest chunk
 )
-"""The sizes of the checks."""
+"""The sizes of the checks of any model."""
+
+
+def cases_of(cells: Iterable[CellShape]) -> Iterator[tuple[str, Sizes]]:
+    """Yield operators with the widths of a model's cells, in every kernel that they may need."""
+    for operator, widths in cells:
+        own = SIZES[0]._replace(S=9)
+        if operator == "causal_conv":
+            yield operator, own._replace(K=widths[0], CH=widths[1])
+        elif operator == "slstm_cell":
+            own = own._replace(NH=min(2, widths[0]), DH=widths[1])
+            yield from ((operator, own._replace(B=B)) for B in slstm.batch_sizes(widths[1]))
+        else:
+            NH, DK, DV, chunk = widths
+            own = own._replace(S=chunk + 5, chunk=chunk, NH=min(2, NH), DK=DK, DV=DV)
+            yield operator, own
 
 
 class Probe(NamedTuple):
@@ -144,12 +167,12 @@ def _positive(r: np.random.Generator, *shape: int) -> Array:
 
 
 def _conv(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
-    x, state = _normal(r, B, s.S, s.CH), _normal(r, B, K - 1, s.CH)
-    return {"x": x, "w": _normal(r, s.CH, 1, K), "b": _normal(r, s.CH), "state": state}
+    x, state = _normal(r, s.B, s.S, s.CH), _normal(r, s.B, s.K - 1, s.CH)
+    return {"x": x, "w": _normal(r, s.CH, 1, s.K), "b": _normal(r, s.CH), "state": state}
 
 
 def _mlstm(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
-    gates, state = (B, s.S, s.NH), (B, s.NH)
+    gates, state = (s.B, s.S, s.NH), (s.B, s.NH)
     return {
         "q": _positive(r, *gates, s.DK),
         "k": _positive(r, *gates, s.DK),
@@ -163,11 +186,11 @@ def _mlstm(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
 
 
 def _slstm(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
-    gates = {name: _normal(r, B, s.S, s.NH, s.DH) for name in "ifzo"}
+    gates = {name: _normal(r, s.B, s.S, s.NH, s.DH) for name in "ifzo"}
     gates["R"] = np.float32(s.DH**-0.5) * _normal(r, s.NH, 4 * s.DH, s.DH)
     gates["b"] = 0.3 * _normal(r, 4 * s.NH * s.DH)
     draws = {"h": _normal, "c": _normal, "n": _positive, "m": _normal}
-    return gates | {name: draw(r, B, s.NH, s.DH) for name, draw in draws.items()}
+    return gates | {name: draw(r, s.B, s.NH, s.DH) for name, draw in draws.items()}
 
 
 EXTREMES = {
@@ -193,8 +216,12 @@ def _extreme(draw: Callable[..., dict[str, Array]]) -> Callable[..., dict[str, A
 
 
 def _chained(r: np.random.Generator, s: Sizes) -> dict[str, Array]:
-    gates, D = {name: _positive(r, B, s.S, s.NH) for name in "if"}, s.NH * s.DH
-    return {"x": _positive(r, B, s.S, D), "w": _positive(r, D, D), "norm": _positive(r, D)} | gates
+    gates, D = {name: _positive(r, s.B, s.S, s.NH) for name in "if"}, s.NH * s.DH
+    return {
+        "x": _positive(r, s.B, s.S, D),
+        "w": _positive(r, D, D),
+        "norm": _positive(r, D),
+    } | gates
 
 
 # -- computations ----------------------------------------------------------------------------------
@@ -219,7 +246,7 @@ def _call_linear(ops: Ops, t: Inputs, reset_mask: Any, s: Sizes) -> Sequence[Any
 def _call_chain(ops: Ops, t: Inputs, reset_mask: Any, s: Sizes) -> Sequence[Any]:
     x = t["x"]
     for _ in range(DEPTH):
-        q = ops.linears(x, [t["w"]])[0].reshape(B, s.S, s.NH, s.DH)
+        q = ops.linears(x, [t["w"]])[0].reshape(s.B, s.S, s.NH, s.DH)
         h, _ = ops.mlstm_cell(q, q, q, t["i"], t["f"], chunk_size=s.chunk, eps=1e-6)
         x = ops.swiglu(ops.soft_cap(h.reshape(x.shape), 15.0), x)
         x = ops.rms_norm(x, t["norm"], 1e-6)
@@ -252,8 +279,8 @@ PROBES = {
     f"{GATES}/output gate": Probe(
         _extreme(
             lambda r, s: {
-                "h": _positive(r, B, s.S, s.NH, s.DH),
-                "o": _positive(r, B, s.S, s.NH * s.DH),
+                "h": _positive(r, s.B, s.S, s.NH, s.DH),
+                "o": _positive(r, s.B, s.S, s.NH * s.DH),
                 "w": _positive(r, s.NH * s.DH),
             }
         ),
@@ -322,11 +349,15 @@ class Compared(NamedTuple):
 
 
 def compared(
-    framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = ()
-) -> Iterator[Compared]:
-    """Compare operators with Metal kernels, all or the named ones, with eager ones on the CPU."""
+    framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = (),
+    cells: Iterable[CellShape] = (),
+) -> Iterator[Compared]:  # fmt: skip
+    """Compare operators with Metal kernels, all or the named ones, with eager ones on the CPU.
+
+    Those of `cells` also have their widths.
+    """
     host, eager = Device(framework, "cpu", threads), kernels.choose(framework, "eager", "cpu")
-    cases = list(product(names or CHECKS, SIZES))
+    cases = [*product(names or CHECKS, SIZES), *cases_of(cells)]
     expected = [dict(_results(host, eager, *case)) for case in cases]
     tested = Device(framework, device, threads)
     for (name, sizes), exact in zip(cases, expected, strict=True):
@@ -344,11 +375,11 @@ def compared(
 
 def faults(
     framework: str, device: str, ops: Ops, *, threads: int,
-    beat: Callable[[], object] = lambda: None,
+    beat: Callable[[], object] = lambda: None, cells: Iterable[CellShape] = (),
 ) -> dict[str, str]:  # fmt: skip
     """Return the first fault of each faulty operator; `beat` is called after each case."""
     by_name = dict[str, str]()
-    for case in compared(framework, device, ops, threads=threads):
+    for case in compared(framework, device, ops, threads=threads, cells=cells):
         if case.fault:
             by_name.setdefault(case.name, case.fault)
         beat()

@@ -19,6 +19,7 @@ from mlxhog.doctor.record import sections
 from mlxhog.errors import EnvironmentLacks, whole_text
 from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
+from mlxhog.metal.kernels import slstm
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.operators import Ops
@@ -48,6 +49,34 @@ def test_right_kernels_pass_with_room(framework, monkeypatch, new_emulator):
     }
     monkeypatch.setattr(probes, "ALLOWED", allowed)
     assert found(framework, new_emulator()) == {}
+
+
+def test_the_kernels_that_a_model_will_use_are_compiled_at_its_widths(monkeypatch, new_emulator):
+    monkeypatch.setattr(probes, "SIZES", SIZES[:1])
+    cells = [
+        ("causal_conv", (3, 20)), ("mlstm_cell", (4, 24, 40, 16)),
+        ("slstm_cell", (4, 40)),
+    ]  # fmt: skip
+    engine = new_emulator()
+    engine.run, launches, run = lambda one: launches.append(one) or run(one), [], engine.run
+    assert faults("mlx", "cpu", METAL_OPS["mlx"](engine), threads=1, cells=cells) == {}
+    for kernel in slstm.KERNELS:
+        own = [one for one in launches if one.kernel is kernel and one.grid[0] == 40]
+        assert {one.instance for one in own} == {"1", "2", "4", "8"}
+    widths = {
+        (name, one.inputs[name])
+        for one in launches
+        for name in ("DK", "DV", "K", "CH")
+        if name in one.inputs
+    }
+    assert {("DK", 24), ("DV", 40), ("K", 3), ("CH", 20)} <= widths
+
+
+def test_a_head_too_wide_for_a_threadgroup_is_a_fault_of_the_check(monkeypatch, new_emulator):
+    monkeypatch.setattr(probes, "CHECKS", {"slstm_cell": CHECKS["slstm_cell"]})
+    wide = [("slstm_cell", (1, 1025))]
+    found = faults("mlx", "cpu", METAL_OPS["mlx"](new_emulator()), threads=1, cells=wide)
+    assert "heads of 1025 units" in found["slstm_cell"]
 
 
 @each_of("kernel", OF_MODELS)
@@ -171,9 +200,10 @@ def checked(faulty, *, requested, safety_checks=True):
     config = SimpleNamespace(kernels=requested, safety_checks=safety_checks)
     spec = SimpleNamespace(backend="mlx:gpu")
     log = {"leave_notice": partial(print, sep="\n"), "log_lines": partial(print, sep="\n")}
-    job = SimpleNamespace(config=config, slot=2, spec=spec, **log)
+    plan = SimpleNamespace(model=None)
+    job = SimpleNamespace(config=config, plan=plan, slot=2, spec=spec, **log)
     asked = []
-    backend = SimpleNamespace(check_kernels=lambda beat: asked.append(True) or faulty)
+    backend = SimpleNamespace(check_kernels=lambda beat, model: asked.append(True) or faulty)
     check_kernels(job, backend)
     return bool(asked)
 

@@ -51,8 +51,17 @@ class FakeMLX(_Fake):
 
     launched: list[MetalKernel] = field(default_factory=list)  # of `calls`
     wrapped: dict[int, mx.array] = field(default_factory=dict)
+    late: str = ""  # what MLX says when it evaluates a launch
 
     def install(self, monkeypatch):
+        evaluate = mx.eval
+
+        def evaluated(*arrays):
+            if self.late and self.calls:
+                raise RuntimeError(self.late)
+            evaluate(*arrays)
+
+        monkeypatch.setattr(mx, "eval", evaluated)
         monkeypatch.setattr(mx.metal, "is_available", lambda: True)
         monkeypatch.setattr(mx.fast, "metal_kernel", self.metal_kernel)
         monkeypatch.setattr(mx, "asarray", self.asarray)
@@ -91,7 +100,6 @@ class FakeMLX(_Fake):
             for argument, value in zip(kernel.inputs, given["inputs"], strict=True):
                 assert isinstance(value, mx.array)
                 assert value.shape == () if argument.scalar else value.size >= 8
-                mx.eval(value)
                 host = np.array(value, copy=False)  # ensure_row_contiguous copies what is not
                 arrays.append(value.item() if argument.scalar else np.ascontiguousarray(host))
             how = {"grid": given["grid"], "threadgroup": given["threadgroup"], "instance": instance}

@@ -3,6 +3,7 @@
 The frameworks' Metal parts are stood in for (`fake_gpu.py`); the engines' own code is all real.
 """
 
+import re
 from dataclasses import replace
 from unittest import mock
 
@@ -125,6 +126,44 @@ def test_a_group_that_is_too_large_and_a_kernel_that_does_not_compile_are_named(
     fake.breaks = "program_source:7:3: error: use of undeclared identifier 'arenna'"
     with pytest.raises(MetalError, match=r"kernel dense_axpy failed: .*'arenna'"):
         on.run(axpy(on, draw(9)))
+
+
+@pytest.mark.parametrize("says", ["program_source:7: error: 'flaot'", "(12) is greater than"])
+def test_an_error_of_a_lazy_kernel_has_its_name_at_the_launch(says, monkeypatch):
+    """MLX raises it when it evaluates."""
+    fake, on = fakes("mlx", monkeypatch)
+    launch = sample(KERNELS["slstm_forward"], np.random.default_rng(0), 500)
+    inputs = {n: on.array(x) if np.ndim(x) else x for n, x in launch.inputs.items()}
+    fake.late = says
+    with pytest.raises(MetalError, match="kernel slstm_forward failed: .*" + re.escape(says)):
+        on.run(replace(launch, inputs=inputs))
+    (trial,) = fake.calls
+    assert trial["grid"] == trial["threadgroup"], "so that a launch on zeros costs little"
+
+
+def test_an_error_of_an_evaluation_names_the_kernels_that_it_may_be_of(monkeypatch):
+    _, on = fakes("mlx", monkeypatch)
+    x = {"part": mx.ones((1, 1, 2, 8))}
+
+    def failed(says):
+        with on.naming():
+            raise RuntimeError(says)
+
+    with pytest.raises(RuntimeError, match="^no kernel yet$"):
+        failed("no kernel yet")
+    on.run(conv.FINAL.launch(x, S=1))
+    with pytest.raises(MetalError, match="kernel conv_bwd_final failed .*: a fault"):
+        failed("a fault")
+    on._kernels["slstm_forward_8"] = None
+    with pytest.raises(
+        MetalError, match=r"one of conv_bwd_final, slstm_forward_8 failed .*: a fault"
+    ):
+        failed("a fault")
+    with pytest.raises(MetalError, match="kernel slstm_forward_8 failed"):
+        failed("Unable to load kernel custom_kernel_mlxhog_slstm_forward_8")
+    for says in ("[METAL] Command buffer execution failed: x", "[malloc] out of memory"):
+        with pytest.raises(RuntimeError, match=re.escape(says)):  # no kernel's fault
+            failed(says)
 
 
 BAD = {

@@ -69,7 +69,7 @@ def test_under_mlx_a_cell_and_its_gradient_are_traced_without_evaluating(name, m
     gradient = mx.compile(mx.grad(loss))
     for _ in range(2):
         gradient({key: mx.array(x) for key, x in case.inputs.items()})
-    assert len(launched) == count
+    assert len(launched) - len(set(launched)) == count, "each has run on zeros before"
 
 
 def saved_by(call):

@@ -40,6 +40,7 @@ from mlxhog.training.plan.values import Plan
 # users report that the hints help; pytorch issue 193571.
 
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
+METAL_EXIT_CODE = 69  # of a worker whose Metal kernels failed: EX_UNAVAILABLE
 MAX_HALVINGS = 3
 HINTS = (
     "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
@@ -58,6 +59,7 @@ class Job:
     budget: Budget  # of this call, in steps of the present strategy
     step_limit: int | None = None  # of the present strategy; None for no limit
     halvings: int = 0  # of its micro-batch, see `LOST_GPU_EXIT_CODE`
+    is_eager: bool = False  # since its Metal kernels failed, see `METAL_EXIT_CODE`
     notices: list[str] = field(default_factory=list)  # of the worker, for the user
 
     @property
@@ -92,7 +94,7 @@ class Job:
     @property
     def kernels(self) -> str:
         """The kernel variant that it uses; never "auto"."""
-        return self.plan.kernels[self.slot - 1]
+        return "eager" if self.is_eager else self.plan.kernels[self.slot - 1]
 
     @property
     def micro_batch(self) -> int:
@@ -150,7 +152,9 @@ def check_kernels(
 ) -> Collection[str]:
     """Let a worker check its Metal kernels; return the operators that `auto` replaced."""
     name, requested = job.spec.backend, job.config.kernels == "metal"
-    faults = {} if requested and not job.config.safety_checks else backend.check_kernels(beat)
+    if requested and not job.config.safety_checks:
+        return ()
+    faults = backend.check_kernels(beat, job.plan.model)
     if not faults:
         return ()
     summary = "; ".join(f"{operator}: {one_line(fault)}" for operator, fault in faults.items())

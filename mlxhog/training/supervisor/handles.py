@@ -9,13 +9,16 @@ from mlxhog.arena.process import Heartbeat, monotonic_ns
 from mlxhog.arena.workers import Entry, WorkerPhase, WorkerState
 from mlxhog.base.child_processes import Death
 from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
+from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
-from mlxhog.training.plan.job import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS
+from mlxhog.training.plan.job import HINTS, LOST_GPU_EXIT_CODE, MAX_HALVINGS, METAL_EXIT_CODE
 
 RESTART_WINDOW_S = 600.0
-EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks, METAL_EXIT_CODE: EnvironmentLacks}
 WATCHDOG = (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
 """Exit codes of a GPU worker that macOS has ended."""
+
+WITHOUT_METAL = "continue with --resume, --kernels eager and --gpu-write cpu"
 
 FIRST_STEP_S = 300.0  # a first gradient has no heartbeat, and its time is not known yet
 
@@ -29,6 +32,7 @@ class WorkerHandle:
     deaths_s: deque[float] = field(default_factory=deque)
     failed_starts: int = 0  # in a row
     halvings: int = 0
+    is_eager: bool = False  # its Metal kernels have failed
     joined: bool = False  # during the run
     up: bool = False  # the joined worker has started
     leaving_s: float | None = None  # start of its leaving, in watched time
@@ -65,11 +69,13 @@ class WorkerHandle:
         return timeout_s if self.entry.steps and not starts else max(timeout_s, FIRST_STEP_S)
 
     def judge(
-        self, death: Death, last: str, log: Path, restarts: int, *, is_first: bool, was_up: bool
-    ) -> str | None:
+        self, death: Death, last: str, log: Path, config: TrainConfig, *, is_first: bool,
+        was_up: bool,
+    ) -> str | None:  # fmt: skip
         """Judge a death by the last line of its log, and count it.
 
-        A GPU worker that macOS has ended gets half its micro-batch; the cause is returned.
+        A GPU worker that macOS has ended gets half its micro-batch; the cause is returned. One
+        whose Metal kernels failed gets eager operators, if the kernels are `auto`.
 
         Raises:
             ConfigError, EnvironmentLacks: a first worker cannot start; the message is its own.
@@ -83,6 +89,10 @@ class WorkerHandle:
                 "report it"
             )
         cause = None
+        if death.code == METAL_EXIT_CODE:
+            if self.is_eager or config.kernels != "auto":
+                raise WorkerFailed(f"{self}: {last}; see {log}, and {WITHOUT_METAL}")
+            self.is_eager = True
         if self.spec.backend in GPU_BACKENDS and death.code in WATCHDOG:
             lost = f"lost its GPU ({last})" if death.code > 0 else "was aborted (SIGABRT)"
             cause = f"{self} {lost}"
@@ -94,7 +104,8 @@ class WorkerHandle:
         way_out = death.way_out(last, otherwise="allow more with --restarts")
         if self.was_silent:
             way_out = "allow a longer silence with --heartbeat-timeout"
-        self.count_death(restarts, f"{death}; {last}", f"see {log}, or {way_out}", was_up=was_up)
+        way_out = f"see {log}, or {way_out}"
+        self.count_death(config.restarts, f"{death}; {last}", way_out, was_up=was_up)
         return cause
 
     def count_death(self, restarts: int, why: str, way_out: str, *, was_up: bool) -> None:

@@ -32,7 +32,7 @@ from mlxhog.base.inside import subfolder
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.display.views import Tell
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
-from mlxhog.training.plan.job import HINTS, Job
+from mlxhog.training.plan.job import HINTS, METAL_EXIT_CODE, Job
 from mlxhog.training.plan.values import Plan, sequences_text
 from mlxhog.training.supervisor.handles import WorkerHandle
 from mlxhog.training.worker import process
@@ -109,7 +109,7 @@ class Workers(Generic[P]):
 
     def _spawn(self, handle: WorkerHandle) -> None:
         handle.begin()
-        job = self.job(handle.slot, handle.halvings)
+        job = self.job(handle.slot, handle.halvings, handle.is_eager)
         if self.plan.config.determinism == "record":
             from mlxhog.arena import event_log
 
@@ -124,7 +124,7 @@ class Workers(Generic[P]):
             slot=handle.slot,
         )
 
-    def job(self, slot: int, halvings: int = 0) -> Job:
+    def job(self, slot: int, halvings: int = 0, is_eager: bool = False) -> Job:
         """Return the job of the worker in a slot by the present plan."""
         return Job(
             plan=self.plan,
@@ -134,6 +134,7 @@ class Workers(Generic[P]):
             budget=self.budget,
             step_limit=self.steps_allowed,
             halvings=halvings,
+            is_eager=is_eager,
         )
 
     def are_parked(self) -> bool:
@@ -169,7 +170,7 @@ class Workers(Generic[P]):
                 self._or_remove(handle, self._respawn)
                 continue
             handle.parked = False
-            job = replace(self.job(handle.slot, handle.halvings), handle=None)
+            job = replace(self.job(handle.slot, handle.halvings, handle.is_eager), handle=None)
             message = self.pool[handle.slot].pipe, bytes(ForkingPickler.dumps(job))
             threading.Thread(target=send, args=message, daemon=True).start()
 
@@ -281,10 +282,13 @@ class Workers(Generic[P]):
         last, starts = last_lines_of(log)[-1], state == WorkerState.STARTING
         is_first = starts and (not self._clock.has_started or (handle.joined and not handle.up))
         # One that was up may be building another strategy, and is in state STARTING again.
-        was_up, restarts = not starts or handle.notices_read, self.plan.config.restarts
-        lost = handle.judge(death, last, log, restarts, is_first=is_first, was_up=was_up)
+        was_up, config = not starts or handle.notices_read, self.plan.config
+        lost = handle.judge(death, last, log, config, is_first=is_first, was_up=was_up)
+        if death.code == METAL_EXIT_CODE:
+            self.notices[text := f"{handle} continues with eager operators only: {last}"] = None
+            self.report(text)
         if lost is not None:
-            n = self.job(handle.slot, handle.halvings).micro_batch
+            n = self.job(handle.slot, handle.halvings, handle.is_eager).micro_batch
             self.report(
                 f"{lost}, as happens on macOS when GPU work keeps the display waiting; it "
                 f"starts again with micro-batches of {sequences_text(n)}. If this happens again, "

@@ -8,8 +8,8 @@ from multiprocessing.connection import Connection
 from mlxhog.base.inside import inside, subfolder
 from mlxhog.base.processes import FAULTS, end_by
 from mlxhog.base.resources import shortage
-from mlxhog.errors import MlxhogError, is_lost_gpu, one_line
-from mlxhog.training.plan.job import LOST_GPU_EXIT_CODE, Job
+from mlxhog.errors import MetalError, MlxhogError, is_lost_gpu, one_line
+from mlxhog.training.plan.job import LOST_GPU_EXIT_CODE, METAL_EXIT_CODE, Job
 
 LAST_LINE = 1000
 """Characters of the log's last line, which the supervisor quotes, of an error with several."""
@@ -39,6 +39,8 @@ def main(pipe: Connection, job: Job) -> None:
             text = str(error)
             if is_lost_gpu(error):
                 code = LOST_GPU_EXIT_CODE
+            elif isinstance(error, MetalError):
+                code = METAL_EXIT_CODE
             elif isinstance(error, MlxhogError):
                 code = error.exit_code
             elif reason := shortage(error):

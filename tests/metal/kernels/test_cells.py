@@ -34,6 +34,39 @@ def test_any_order_of_threads_gives_the_same_bits(new_emulator, kernel, instance
             np.testing.assert_array_equal(actual[name], calm[name])
 
 
+SLSTM = {"B": 11, "S": 5, "NH": 2, "DH": 6}
+
+
+@each_of("kernel", slstm.KERNELS, ids=[kernel.name for kernel in slstm.KERNELS])
+def test_sequences_that_share_a_threadgroup_have_the_bits_of_each_alone(new_emulator, kernel):
+    x = arrays(slstm.SLSTM, kernel, RNG(0), SLSTM)
+    assert (together := kernel.launch(x)).instance == "8", "11 sequences fill one and not another"
+    results = new_emulator().run(together)
+    for b in range(SLSTM["B"]):
+        own = {n: y if n in ("R", "R_T", "bias") else y[b : b + 1] for n, y in x.items()}
+        assert (alone := kernel.launch(own)).instance == "1"
+        for name, y in new_emulator().run(alone).items():
+            np.testing.assert_array_equal(results[name][b], y[0], err_msg=name)
+
+
+READS = {  # B, NH, DH: how often a step reads R; with a sequence a threadgroup, B times
+    (8, 4, 192): 1, (16, 4, 192): 2, (9, 4, 192): 2, (3, 4, 12): 1, (8, 2, 512): 2, (8, 1, 1024): 4,
+    (1, 4, 1024): 1,
+}  # fmt: skip
+
+
+@each_of("sizes", READS)
+def test_a_step_of_the_slstm_reads_its_matrix_once_for_up_to_eight_sequences(sizes):
+    for kernel in slstm.KERNELS:
+        B, NH, DH = sizes
+        x = {one.name: of_shape(*slstm.SLSTM.shape(one.name, {"B": B, "S": 1, "NH": NH, "DH": DH}))
+             for one in kernel.inputs if not one.scalar}  # fmt: skip
+        launch = kernel.launch(x)
+        threads, groups, _ = launch.grid
+        assert (threads, groups) == (DH, NH * READS[sizes])
+        assert B <= int(launch.instance) * READS[sizes]
+
+
 def of_shape(*shape):
     """An array that takes no memory."""
     return np.broadcast_to(np.float32(0), shape)

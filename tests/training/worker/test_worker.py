@@ -5,6 +5,7 @@ MLX raises. CPU workers stand in for GPU workers.
 """
 
 import itertools
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.optim import metal_steps, muon
 from mlxhog.strategies import build
 from mlxhog.strategies.worker import Lease
-from mlxhog.training.plan.job import Job, live_params
+from mlxhog.training.plan.job import METAL_EXIT_CODE, Job, live_params
 from mlxhog.training.supervisor import handles
 from mlxhog.training.worker import background_tasks, process
 from mlxhog.training.worker import loop as worker
@@ -150,7 +151,7 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
 ):
     events, config = [], TrainConfig(kernels="auto", determinism="none", read="snapshot")
     backend = SimpleNamespace(
-        check_kernels=lambda beat: [events.append("check"), beat()] and {},
+        check_kernels=lambda beat, model: [events.append("check"), beat()] and {},
         make_eager=lambda operators: events.append(set(operators)),
         bind=lambda *of: events.append("bind"),
         close=lambda: None,
@@ -203,7 +204,7 @@ process.main(None, job)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("whose", "code"), [("ours", 3), ("mlx's", 1)])
+@pytest.mark.parametrize(("whose", "code"), [("ours", METAL_EXIT_CODE), ("mlx's", 1)])
 def test_a_compilers_text_that_ends_a_worker_is_whole_in_its_log_and_the_last_line_is_its_error(
     whose, code, tmp_path
 ):
@@ -270,6 +271,41 @@ def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp
     assert "micro-batches of 2 sequences" in first
     assert "lost its GPU (error: kernel mlstm_out failed)" in second
     assert "micro-batches of 1 sequence." in second
+
+
+def that_has_a_faulty_kernel(pipe, job):
+    """A worker whose Metal kernels fail after some steps; children import it."""
+    gradient, calls = Gradients.of, itertools.count()
+
+    def ended(self, batches):
+        if job.kernels != "eager" and next(calls) >= AFTER:
+            raise MetalError("kernel slstm_forward_8 failed when MLX evaluated it: error: 'flaot'")
+        return gradient(self, batches)
+
+    Gradients.of = ended
+    process.main(pipe, job)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("kernels", ["auto", "native"])
+def test_a_worker_whose_kernel_fails_later_goes_on_eagerly_or_ends_with_all_steps_saved(
+    kernels, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(process, "main", that_has_a_faulty_kernel)
+    config = small_config(tmp_path, steps=20, kernels=kernels)
+    if kernels != "auto":  # it was asked for, so nothing replaces it
+        with pytest.raises(WorkerFailed, match="kernel slstm_forward_8 failed.*--kernels eager"):
+            train(config)
+        (run,) = Path(config.runs_dir).iterdir()
+        assert train(replace(config, resume=str(run), kernels="eager")).status == "done"
+        return
+    messages = Messages()
+    result = train(config, observer=messages)
+    assert (result.status, result.steps, result.restarts) == ("done", 20, 1)
+    (notice,) = [text for text in messages if "slstm_forward_8" in text]
+    assert notice.startswith("worker 1 (mlx:cpu) continues with eager operators only: error: ")
+    assert notice in json.loads((Path(result.run) / "run.json").read_text())["notices"]
 
 
 def that_lacks_memory(pipe, job):
