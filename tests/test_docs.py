@@ -83,13 +83,6 @@ def test_the_page_of_commands_has_every_command():
     assert named == set(cli.COMMANDS[""])
 
 
-def test_a_fresh_clone_needs_three_commands_to_the_first_sample_and_readme_shows_five_more():
-    first, more = shell_blocks(README)[:2]
-    assert len(first) == 3
-    assert first[-1] == "python -m pip install -c constraints.txt . && mlxhog train"
-    assert len(more) == 5
-
-
 def test_only_the_page_that_says_what_the_source_documents_are_names_them_by_number():
     numbered = re.compile(r"[Dd]ocument `?0\d\d")
     naming = {one.name for one in PAGES if numbered.search(one.read_text("utf-8"))}
