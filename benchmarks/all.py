@@ -50,7 +50,7 @@ class Script(NamedTuple):
 TABLE = (
     Script("schemes", 3590),
     Script("peers", 1100, "", "--quick"),
-    Script("speedup", 240, ""),
+    Script("speedup", 680, ""),
     Script("scaling", 770),
     Script("staleness", 1430),
     Script("mixed_backends", 460),

@@ -3,7 +3,7 @@
     nice python benchmarks/presets_by_text.py --full --rows rows.jsonl --limit 60
 
 sizes   presets and tokenizers on .3 to 10 MB of the bundled text (whole addresses, evenly spaced),
-        with the tokens that two quiet cores train in 1 and 10 minutes: the best validation
+        with the tokens that two cores train in 1 and 10 minutes (`PER_MINUTE`): the best validation
         evaluation, which is the checkpoint that a run keeps, and the last
 decay   constant weight decay by parameters per token: .1, the default, and higher
 Budgets are tokens, so a busy machine changes no loss. A run of `sizes` ends early where four
@@ -25,7 +25,7 @@ from mlxhog.data.sotu import read_sotu
 from mlxhog.training.plan.decide import make_plan
 
 PER_MINUTE = {"minute": 960_000, "minute-ngrams": 960_000, "tiny": 960_000, "5m": 160_000}
-"""Tokens that two quiet cores train; the tokenizer matters little, as the head draws words."""
+"""Tokens that two cores train, cautiously; the tokenizer matters little: the softmax is sampled."""
 VALIDATION_BYTES = 10_000  # of each of the 19 addresses that the bundled split holds out
 DEFAULT = "minute", "sotu"
 ARMS = (DEFAULT, ("minute", "bpe:1024"), ("minute", "bytes"), ("minute-ngrams", "sotu"),

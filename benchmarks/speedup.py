@@ -1,24 +1,27 @@
-"""Tokens per second of small worker mixes, and the parts of a step.
+"""Tokens per second of small worker mixes and of presets, and the parts of a step.
 
-    python benchmarks/speedup.py                      minutes
-    python benchmarks/speedup.py --quick              fewer turns
-    python benchmarks/speedup.py --only throughput    some of: throughput steps
+    python benchmarks/speedup.py                        minutes
+    python benchmarks/speedup.py --quick                fewer turns
+    python benchmarks/speedup.py --only preset_speed    of speedup (mixes, parts of a step) and this
 
 Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256, B 8. Mixes take turns;
-numbers are medians over turns. Parts of a step are those that a run reports, with AdamW and with
+numbers are medians over turns. Presets train as `mlxhog train --model NAME` does, on the bundled
+corpus. Parts of a step are those that a run reports, with AdamW and with
 Muon; what a GPU worker dispatches is `python -m tools.counts`. Who reaches a loss sooner is
 in `schemes.py`, what a minute gives in `peers.py`.
 """
 
+import numpy as np
 from harness.estimates import Mean, Ratio
-from harness.frame import each, run
-from harness.interleaved import with_control
+from harness.frame import run
+from harness.interleaved import take_turns, with_control
 from harness.machine import smallest
 from training.recording import model_file, record
 
 from mlxhog.display.metrics import format_parts
 from mlxhog.progress import shares
 
+PRESETS = ("tiny", "minute", "minute-ngrams", "5m", "10m", "30m", "60m")
 BACKENDS = ("torch", "mlx")
 PAIRS = {"torch+torch": "torch:cpu*2", "mlx+mlx": "mlx:cpu*2", "mlx+torch": "mlx:cpu,torch:cpu"}
 SIZES = {128: (60, 4, 0.10, 0.15), 512: (6, 6, 0.15, 0.15)}
@@ -71,8 +74,30 @@ def steps(findings, chosen):
             findings.at_most(f"read, optimizer and write, {name}", Mean.of(other), most)
 
 
-PARTS = {"throughput": throughput, "steps": steps}
+def speedup(findings, chosen):
+    """The mixes, and the parts of a step."""
+    throughput(findings, chosen)
+    steps(findings, chosen)
+
+
+def preset_speed(findings, chosen):
+    """Tokens per second of `mlxhog train --model NAME`."""
+    seconds, turns = smallest((0.1, 1), (10, 2) if chosen.quick else (20, 3))
+    names = smallest(PRESETS[:1], PRESETS)
+
+    def rate(name, _):
+        return record(
+            model=name, tokenizer="auto", workers="auto", batch_size=4, time=seconds,
+        ).result.tokens_per_s  # fmt: skip
+
+    rates = take_turns(range(turns), names, rate)
+    findings.table(
+        {"preset": name, "tokens per second": round(float(np.median(values)))}
+        for name, values in rates.items()
+    )
+
 
 if __name__ == "__main__":
     modes = {"quick": "fewer turns"}
-    run(__doc__, each(PARTS), only=PARTS, modes=modes, packages=("mlx", "torch"), quiet=True)
+    parts = {"speedup": speedup, "preset_speed": preset_speed}
+    run(__doc__, parts, modes=modes, packages=("mlx", "torch"), quiet=True)

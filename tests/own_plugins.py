@@ -58,5 +58,8 @@ def mlxhog(folder, *words):
     """Run a command in a folder, as in a process that has executed no file of a user's."""
     out, err = io.StringIO(), io.StringIO()
     with chdir(folder), own_plugins(forgets=True), redirect_stdout(out), redirect_stderr(err):
-        code = main(list(words))
+        try:
+            code = main(list(words))
+        except SystemExit as end:  # of --help
+            code = end.code
     return Ended(code, out.getvalue(), err.getvalue())

@@ -83,13 +83,6 @@ def test_the_page_of_commands_has_every_command():
     assert named == set(cli.COMMANDS[""])
 
 
-def test_a_fresh_clone_needs_three_commands_to_the_first_sample_and_readme_shows_five_more():
-    first, more = shell_blocks(README)[:2]
-    assert len(first) == 3
-    assert first[-1] == "python -m pip install -c constraints.txt . && mlxhog train"
-    assert len(more) == 5
-
-
 def test_only_the_page_that_says_what_the_source_documents_are_names_them_by_number():
     numbered = re.compile(r"[Dd]ocument `?0\d\d")
     naming = {one.name for one in PAGES if numbered.search(one.read_text("utf-8"))}
@@ -131,7 +124,7 @@ def test_the_page_of_results_answers_in_five_lines_and_each_row_says_when_and_wh
     rows = re.findall(r"^\| .* \| (\[\w+\].*) \|$", text, re.M)
     assert len(rows) > 30
     origin_form = r"\[(\w+)\]\(.*/\1\.json\), [MNS], 20\d\d-\d\d-\d\d"
-    for origin in rows:
+    for origin in "; ".join(rows).split("; "):
         assert re.fullmatch(origin_form + "(, stale)?(, an earlier default)?", origin)
 
 

@@ -12,7 +12,7 @@ import tomllib
 from collections import Counter
 
 import yaml
-from harness.claims import WORDS, Claim
+from harness.claims import NOT_MEASURED, WORDS, Claim
 from harness.estimates import ROUNDING, Share
 from harness.machine import ROOT, defaults_digest
 from harness.picture import picture
@@ -87,7 +87,34 @@ def short_page(table, results):
         (what, *counts(found(name, start)), origin(name))
         for what, name, start in page["counted"]["rows"]
     ])  # fmt: skip
+    lengths, rows = presets(results)
+    section("presets", ("preset", "tokenizer", "tokens", *lengths, "tokens/s", "source"), [
+        (*cells, "; ".join(map(origin, names))) for *cells, names in rows
+    ])  # fmt: skip
     return "\n".join([*lines, page["foot"]])
+
+
+def presets(results):
+    """Megabytes of text; for each preset and tokenizer bits per byte, tokens/s, and their files."""
+    cells = {}
+    for one in results["presets_by_text"]["sizes"]:
+        size, minutes, *arm = one["cell"]
+        if minutes == 1:
+            cells.setdefault(tuple(arm), {})[size] = one
+    per_s = {one["preset"]: f"{one['tokens per second']:,}"
+             for one in results.get("preset_speed", {"table": ()})["table"]}  # fmt: skip
+    cells |= {(preset, "sotu"): {} for preset in per_s if (preset, "sotu") not in cells}
+    lengths = sorted({size for row in cells.values() for size in row})
+    rows = []
+    for (preset, tokenizer), row in cells.items():
+        steps = max((one["steps"] for one in row.values()), default=0)
+        bits = (f"{row[size]['best']:.2f}" if size in row else "-" for size in lengths)
+        of_speed = per_s.get(preset) if tokenizer == "sotu" else None
+        unless = WORDS[NOT_MEASURED] if tokenizer == "sotu" else "-"
+        names = ["presets_by_text"] * bool(row) + ["preset_speed"] * bool(of_speed)
+        tokens = f"{steps * 1024 / 1e6:.2f} M" if row else "-"
+        rows.append((f"`{preset}`", f"`{tokenizer}`", tokens, *bits, of_speed or unless, names))
+    return [f"{size:g} MB" for size in lengths], rows
 
 
 def first(result, start):
