@@ -2,12 +2,14 @@
 
 Neighboring dense parameters share a launch; each parameter with touched rows has its own. The
 parameters, and segments that trace updates, are wrapped once without a copy (else `NotShared`), and
-kernels write them in place; directions and coefficients are copied. Moments are the CPU's. A launch
-ends before the next begins.
+kernels write them in place. So is the memory of the directions, where an elementwise optimizer
+leaves them as it passes over gradient and moments; those of others are copied there, once. Rows and
+coefficients are copied. Moments are the CPU's. A launch ends before the next begins.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +90,8 @@ class MetalSteps:
         """Wrap the parameters, (n,) float32, or raise EnvironmentLacks."""
         self.engine = engine
         self.arena = engine.wrap(wrappable(flat))
+        self._directions = pages(flat.size)  # of dense gradients, as the arena has parameters
+        self._wrapped_directions = engine.wrap(wrappable(self._directions))
         self._decays = engine.array(decay_flags(slots, decay, flat.size))
         self._wrapped: dict[int, Any] = {}
 
@@ -97,6 +101,10 @@ class MetalSteps:
         if address not in self._wrapped:
             self._wrapped[address] = self.engine.wrap(wrappable(flat))
         return self._wrapped[address]
+
+    def direction(self, slot: Slot) -> Float32:
+        """Return the memory of a parameter's direction, which the kernels read in place."""
+        return self._directions[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
     def write(
         self,
@@ -122,7 +130,11 @@ class MetalSteps:
                 x |= {"rows": array(u.index), "g": array(u.values)}
                 height = first.shape[0]
             else:
-                x["g"] = array(_staged(run))
+                for slot, own in run:
+                    if own.ctypes.data != self.direction(slot).ctypes.data:
+                        self.direction(slot)[...] = own.reshape(slot.shape)
+                last = run[-1][0]
+                x["g"] = self._wrapped_directions[first.offset : last.offset + last.size]
                 if record is not None and first.kind != "rows":
                     x |= {"last": self.wrap(record[0]), "prev": self.wrap(record[1])}
             self.engine.run(step(x, **rates, offset=first.offset, height=height))
@@ -145,14 +157,10 @@ class MetalSteps:
             self.engine.run(step(x, **rates, offset=0))
 
 
-def _staged(run: Sequence[tuple[Slot, Any]]) -> Float32:
-    """Directions of neighboring parameters in one array, zero in the padding."""
-    first, last = run[0][0], run[-1][0]
-    staged = np.zeros(last.offset + last.size - first.offset, np.float32)
-    for slot, u in run:
-        at = slot.offset - first.offset
-        staged[at : at + slot.size] = u.reshape(-1)
-    return staged
+def pages(floats: int) -> Float32:
+    """Return zeros in whole pages of memory, which a GPU can import."""
+    nbytes = -(-4 * floats // mmap.PAGESIZE) * mmap.PAGESIZE
+    return np.frombuffer(mmap.mmap(-1, nbytes), np.float32)
 
 
 def runs(pairs: Sequence[tuple[Slot, Float32 | Rows]]) -> list[list[tuple[Slot, Any]]]:

@@ -220,7 +220,10 @@ class UpdateTarget:
         """Update the moments of a parameter, and return its direction without applying it."""
         import numpy as np
 
-        u = np.empty_like(grad.values if isinstance(grad, Rows) else grad)
+        if isinstance(grad, Rows) or self.metal is None:
+            u = np.empty_like(grad.values if isinstance(grad, Rows) else grad)
+        else:
+            u = self.metal.direction(slot)
         target = replace(self, pending=None, record=None)
         if not kernel.shared:
             target = replace(target, locks=None, mode=WRITE_MODES["racy"])

@@ -1,10 +1,12 @@
 """Steps through Metal kernels are the native steps: same rule, same rounding, same groups."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mlxhog import _native
 from mlxhog.arena import Arena, plan
 from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.engine_mlx import MLXEngine
@@ -118,6 +120,7 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(arena, emulator, m
         FakeMPS(dict(KERNELS), engine=emulator).install(monkeypatch)
         engine = MPSEngine("cpu")
     monkeypatch.setattr(metal_steps, "wrappable", lambda host: host)  # not on pages, here
+    monkeypatch.setattr(metal_steps, "pages", lender.memory)
     wrapped = {name: lender.memory(arena.params.size) for name in ("params", "last", "prev")}
     for name, memory in wrapped.items():
         memory[...] = arena.segment(name)
@@ -143,6 +146,39 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(arena, emulator, m
             if argument.writes:
                 written.add(np.array(value, copy=False).ctypes.data)
     assert written == {memory.ctypes.data for memory in wrapped.values()}
+
+
+@each_of("rule", RULES)
+def test_a_step_copies_no_direction_of_an_elementwise_optimizer_to_the_gpu(
+    arena, emulator, monkeypatch, rule
+):
+    """Each gradient and moment is read once, and each direction is where the kernels read it."""
+    goal, counts = target(arena, RULES[rule], emulator), {"array": 0, "copied": 0}
+    array, memory = emulator.array, goal.metal._directions
+
+    def copies(host):
+        counts["array"] += host.size
+        return array(host)
+
+    write = goal.metal.write
+
+    def watched(directions, *rates):
+        inside = [u for _, u in directions if isinstance(u, np.ndarray)]
+        counts["copied"] += sum(not np.shares_memory(u, memory) for u in inside)
+        write(directions, *rates)
+
+    monkeypatch.setattr(emulator, "array", copies)
+    monkeypatch.setattr(goal.metal, "write", watched)
+    passes, step = Counter(), _native.step
+    monkeypatch.setattr(
+        _native, "step", lambda *of, **how: passes.update([of[6]]) or step(*of, **how)
+    )
+    RULES[rule].step(goal, gradients(1), lr=0.05, step=1, grad_scale=0.75)
+    assert set(passes.values()) <= {1}, "one pass over the moments of a parameter"
+    rows = 3 * 5 + 3 + 8  # directions and places of the embedding's rows, and the rates
+    assert counts["array"] <= 2 * rows, "no dense direction"
+    if rule in ("momentum", "adamw-shared", "adan"):
+        assert (counts["copied"], len(passes)) == (0, len(SHAPES))
 
 
 def test_warming_up_builds_the_kernels_and_changes_nothing(arena, emulator):
