@@ -113,7 +113,7 @@ class GradientSource:
             worker.backend,
             threads=worker.threads,
             kernels=kernels,
-            compute_dtype=plan.config.compute_dtype,
+            dtype=plan.config.dtype,
         )
         self.backend.bind(plan.model, layout, None, plan.sampled)
         self.params = np.zeros(layout.n_floats, np.float32)

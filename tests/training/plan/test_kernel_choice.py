@@ -122,7 +122,7 @@ OWN = {"kernels": "metal"}
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     backends, record, options, expected, said
 ):
-    options = {"compute_dtype": "float32", **options}
+    options = {"dtype": "float32", **options}
     chosen(kernel_choice.choose_kernels, expected, said, options, backends, record)
 
 
@@ -142,7 +142,7 @@ def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
 ):
     monkeypatch.setattr(ops, "bfloat16_kernel", lambda: processor)
     options, expected = (
-        {"compute_dtype": dtype, "kernels": kernels},
+        {"dtype": dtype, "kernels": kernels},
         kernels.replace("auto", "native"),
     )
     chosen(kernel_choice.choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
@@ -186,7 +186,7 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
 def test_a_run_multiplies_in_the_type_that_it_is_given(tmp_path):
     how = {"strategy": "serial", "workers": "torch:cpu", "steps": 3}
     first, other = (
-        train(small_config(tmp_path, compute_dtype=dtype, **how))
+        train(small_config(tmp_path, dtype=dtype, **how))
         for dtype in ("float32", "bfloat16")
     )
     assert (first.kernels, other.kernels) == ("native", "native")
