@@ -25,8 +25,8 @@ def create(
 
     The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
     `models/ops/kernels.py`; a share of None is that of a single program. With the `dtype`
-    "bfloat16" the matmuls of `loss_and_grads` have this dtype (mixed precision); all else is
-    float32. With "auto" they have it where native kernels are faster in it.
+    "bfloat16" `loss_and_grads` uses mixed precision (`models/ops/mixed.py`); all else is float32.
+    With "auto" it does where native kernels are faster in it.
 
     Raises:
         ConfigError: kernels that the device cannot run.

@@ -144,8 +144,8 @@ class TrainConfig(ConfigBase):
     )  # fmt: skip
     dtype: str = _model(
         "auto",
-        "dtype of the matmuls of a gradient (mixed precision); parameters, gates, norms and "
-        "cells stay float32; auto: bfloat16 where a CPU is faster in it",
+        "dtype of matmuls and activations of a gradient (mixed precision); parameters, gates, "
+        "norms, states and loss stay float32; auto: bfloat16 where a CPU is faster in it",
         choices=("auto", "float32", "bfloat16"),
     )
 

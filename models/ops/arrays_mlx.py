@@ -154,6 +154,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "amax": mx.max,
     "with_gradient": _with_gradient,
     "value_and_grad": lambda function, arrays: mx.value_and_grad(function)(dict(arrays)),
+    "vjp": lambda function, arrays, d_results: mx.vjp(function, list(arrays), list(d_results))[1],
     "linear": _linear,
     "concatenate": lambda parts, axis=0: mx.concatenate(list(parts), axis),
     "unstack": lambda x, axis=0: [entry.squeeze(axis) for entry in _entries(x, axis)],

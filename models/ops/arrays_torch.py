@@ -110,6 +110,20 @@ def _value_and_grad(
     return value, dict(zip(floats, grads, strict=True))
 
 
+def _vjp(
+    function: Callable[..., Sequence[Tensor]],
+    arrays: Sequence[Tensor],
+    d_results: Sequence[Tensor | None],
+) -> Sequence[Tensor | None]:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in arrays]
+        pairs = zip(function(*leaves), d_results, strict=True)
+        results, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
+        own = [x for x in leaves if x.requires_grad]
+        found = iter(torch.autograd.grad(results, own, grads, allow_unused=True))
+    return [next(found) if x.requires_grad else None for x in leaves]
+
+
 def _split(x: Tensor, parts: int | Sequence[int], axis: int = 0) -> Sequence[Tensor]:
     return x.tensor_split(parts if isinstance(parts, int) else tuple(parts), axis)
 
@@ -148,6 +162,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "stop_gradient": lambda x: x.detach(),
     "with_gradient": _with_gradient,
     "value_and_grad": _value_and_grad,
+    "vjp": _vjp,
     "linear": _linear,
     "concatenate": lambda parts, axis=0: torch.cat(list(parts), axis),
     "unstack": lambda x, axis=0: x.unbind(axis),

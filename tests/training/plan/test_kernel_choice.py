@@ -141,10 +141,7 @@ def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
     processor, dtype, kernels, said, monkeypatch
 ):
     monkeypatch.setattr(ops, "bfloat16_kernel", lambda: processor)
-    options, expected = (
-        {"dtype": dtype, "kernels": kernels},
-        kernels.replace("auto", "native"),
-    )
+    options, expected = ({"dtype": dtype, "kernels": kernels}, kernels.replace("auto", "native"))
     chosen(kernel_choice.choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
 
 
@@ -186,8 +183,7 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
 def test_a_run_multiplies_in_the_type_that_it_is_given(tmp_path):
     how = {"strategy": "serial", "workers": "torch:cpu", "steps": 3}
     first, other = (
-        train(small_config(tmp_path, dtype=dtype, **how))
-        for dtype in ("float32", "bfloat16")
+        train(small_config(tmp_path, dtype=dtype, **how)) for dtype in ("float32", "bfloat16")
     )
     assert (first.kernels, other.kernels) == ("native", "native")
     assert not identical(parameters(first), parameters(other))
