@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mlxhog.base.mapped import BFLOAT16
+
 framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
 
@@ -20,7 +22,15 @@ def _options(dtype: str, like: Tensor | None) -> dict[str, Any]:
     return {"dtype": torch.float64 if is_float64 else _DTYPES[dtype], "device": device}
 
 
+def _numpy(x: Tensor) -> Any:
+    x = x.detach().cpu()
+    is_bf16 = x.dtype == torch.bfloat16  # NumPy and torch exchange it as integers
+    return x.view(torch.int16).numpy().view(BFLOAT16) if is_bf16 else x.numpy()
+
+
 def _from_numpy(x: Any, *, like: Tensor | None = None) -> Tensor:
+    if x.dtype == BFLOAT16:
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     options = _options("float32", like)
     must_cast = x.dtype == np.float64 and options["dtype"] == torch.float32
     return torch.from_numpy(x.astype(np.float32) if must_cast else x).to(options["device"])
@@ -143,7 +153,7 @@ _OWN: dict[str, Callable[..., Any]] = {
         start, stop, device=None if like is None else like.device
     ),
     "from_numpy": _from_numpy,
-    "numpy": lambda x: x.detach().cpu().numpy(),
+    "numpy": _numpy,
     "row_major": lambda x: x.detach().contiguous(),
     "float32": lambda x: x if x.dtype == torch.float64 else x.float(),
     "int32": lambda x: x.int(),

@@ -129,6 +129,18 @@ def test_a_layer_in_bfloat16_saves_half_as_much_for_its_gradient():
     assert saved[1] <= saved[0] / 2
 
 
+@each_of("twin", METAL.values(), ids=METAL)
+def test_a_metal_kernel_reads_and_writes_arrays_of_bfloat16(twin):
+    case = CASES["causal_conv"]
+    p = twin.array(case.inputs)
+    ops, p["x"] = mixed(twin).ops, twin.ops.xp.bfloat16(p["x"])
+    ran = twin.ops.engine.ran
+    ran.clear()
+    y, last = ops.causal_conv(p["x"], p["w"], p["b"], silu=True)
+    assert ran == {"conv_forward_bfloat16"}
+    assert ("bfloat16" in str(y.dtype), "float32" in str(last.dtype)) == (True, True)
+
+
 def test_the_logits_stay_float32_as_their_factors_are_rounded():
     x, w, b = draw(5, 24), draw(40, 24, seed=1), draw(40, seed=2)
     for twin in (*ALL.values(), EXACT):
