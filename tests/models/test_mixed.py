@@ -80,8 +80,6 @@ class Watched:
         self._ops, self._plain, self._numpy = ops, plain, numpy
 
     def __getattr__(self, name):
-        if name == "keeping_bf16":
-            return lambda: self
         operator = getattr(self._ops, name)
         return operator if name not in MULTIPLIED else lambda *x: self._compared(name, *x)
 
@@ -103,10 +101,21 @@ def test_a_layer_computes_with_a_weight_without_autocast_in_float32(twin, layer)
     spec = list(layer.param_spec(D))
     params = {one.name: initial_value(one, 0) + 0.1 * draw(*one.shape) for one in spec}
     plain = choose(twin.framework, twin.kernels, "cpu")
-    ops, p = plain.autocast(twin.array(params), {one.name for one in spec if one.autocast})
-    context = ForwardContext(Watched(ops, plain, twin.numpy), max_length=9)
-    with torch.no_grad():
-        layer.forward(p, twin.array(draw(2, 9, D)), start(layer, D), context)
+
+    def total(arrays):
+        own = {name: x for name, x in arrays.items() if name != "input"}
+        ops, p = plain.autocast(own, {one.name for one in spec if one.autocast})
+        ops = ops.keeping_bf16() if layer.keeps_bf16 else ops
+        context = ForwardContext(Watched(ops, plain, twin.numpy), max_length=9)
+        y, _ = layer.forward(p, arrays["input"], start(layer, D), context)
+        return (plain.xp.float32(y) ** 2).sum()
+
+    arrays = twin.array({"input": draw(2, 9, D)} | params)
+    _, grads = plain.xp.value_and_grad(total, arrays)
+    for name, grad in grads.items():
+        grad = twin.numpy(grad)
+        assert grad.dtype == np.float32, name
+        assert np.isfinite(grad).all(), name
 
 
 def test_a_layer_in_bfloat16_saves_half_as_much_for_its_gradient():
