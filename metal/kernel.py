@@ -22,8 +22,11 @@ _OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
 FUSED_RTOL = 1e-6
 """Tolerance of fused multiply-adds, 8 ulp: old Metal compilers ignore the pragma of `unfused.h`."""
 
-TYPES = {"float32": "float", "uint32": "uint32_t", "int32": "int32_t", "uint8": "uint8_t"}
-"""Metal's name of each type of an argument."""
+TYPES = {
+    "float32": "float", "bfloat16": "bfloat", "uint32": "uint32_t", "int32": "int32_t",
+    "uint8": "uint8_t",
+}  # fmt: skip
+"""Metal's name of each type of an argument; bfloat is one from Metal 3.1 on (macOS 14)."""
 ATTRIBUTES = {
     "simdgroup_index_in_threadgroup": "uint",
     "simdgroups_per_threadgroup": "uint",
@@ -43,7 +46,7 @@ class Argument:
 
     Attributes:
         name: as in the Metal source.
-        dtype: NumPy's name: "float32", "uint32", "int32", "uint8".
+        dtype: NumPy's name, a key of `TYPES`.
         scalar: passed by value (0-d); otherwise a flat row-major array.
         writes: an input that the kernel writes in place, such as the arena.
     """
@@ -72,6 +75,7 @@ class MetalKernel:
             Kernels that only write inputs have one output `done` uint32.
         instances: values of the constant `T` that are dispatched, numbers ("64"); empty for a
             kernel without it.
+        variants: the same kernel for arrays of other types.
         uses_barriers: uses barriers or simdgroup functions.
         launch: from arrays by name, those that it does not take among them, and numbers; refuses
             shapes that do not fit each other (ShapeError).
@@ -86,6 +90,7 @@ class MetalKernel:
     outputs: tuple[Argument, ...]
     launch: "Callable[..., Launch]" = _undeclared
     instances: tuple[str, ...] = ()
+    variants: "tuple[MetalKernel, ...]" = ()
     uses_barriers: bool = False
     rtol: float = 0.0
 

@@ -14,5 +14,6 @@ KERNELS: Mapping[str, MetalKernel] = MappingProxyType(
 def instances() -> Iterator[tuple[MetalKernel, str]]:
     """Yield every kernel with each of its instances, "" if it has none."""
     for kernel in KERNELS.values():
-        for instance in kernel.instances or ("",):
-            yield kernel, instance
+        for variant in (kernel, *kernel.variants):
+            for instance in variant.instances or ("",):
+                yield variant, instance

@@ -133,5 +133,4 @@ def _after_blocks(
 def _raw_logits(cfg: ModelConfig, params: Params, x: Array, ops: Ops) -> Array:
     """Return the logits before the cap."""
     bias = families.head_bias(cfg)
-    biases = [None if bias is None else params[bias]]
-    return ops.linears(x, [params[families.head(cfg)]], biases)[0]
+    return ops.logits(x, params[families.head(cfg)], None if bias is None else params[bias])

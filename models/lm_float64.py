@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlxhog.models import lm
+from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.eager.ops_float64 import OPS, tensor
+from mlxhog.models.ops.operators import Ops
 
 Float = NDArray[np.float64]
 Int = NDArray[np.integer]
@@ -38,21 +39,26 @@ def logits(
 
 def differentiate(
     cfg: ModelConfig, params: Params, tokens: Int, labels: Int, *, state: Any = None,
-    masks: Mapping[str, NDArray[Any]] | None = None, rounded: bool = False,
+    masks: Mapping[str, NDArray[Any]] | None = None, rounded: bool = False, bf16: bool = False,
 ) -> tuple[float, dict[str, Float]]:  # fmt: skip
     """Return the mean loss of tokens (B, S), and the gradient of every parameter.
 
     The state before the tokens is a constant. With `rounded` all is computed in float32, which
-    shows the effect of rounding.
+    shows the effect of rounding; with `bf16` with the roundings of mixed precision.
     """
     dtype = torch.float32 if rounded else torch.float64
     state = state and [tuple(map(tensor, block)) for block in state]
-    how: dict[str, Any] = {"ops": OPS, "state": state}
+    how: dict[str, Any] = {"state": state}
     how["masks"] = {site: tensor(x).to(dtype) for site, x in (masks or {}).items()} or None
     ids = tensor(tokens), tensor(labels).long()
 
     def mean_loss(leaves: Mapping[str, Tensor]) -> Tensor:
-        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, **how)
+        ops: Ops = OPS
+        if bf16:
+            x = lm.embed(cfg, leaves, ids[0], OPS.xp)
+            ops, leaves = ops.autocast(dict(leaves), families.matmul_weights(cfg))
+            how["x"] = x
+        loss: Tensor = lm.mean_loss(cfg, leaves, *ids, ops=ops, **how)
         return loss
 
     leaves = {name: tensor(x).to(dtype) for name, x in params.items()}

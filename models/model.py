@@ -64,8 +64,11 @@ class ResidualBlock:
         start = len(self.name) + 1
         own = {spec.name[start:]: params[spec.name] for spec in self.spec}
         state = (None,) * len(self.state_shapes) if state is None else state
+        ctx = ctx.at(self.name)
+        if self.layer.keeps_bf16:
+            ctx = replace(ctx, ops=ctx.ops.keeping_bf16())
         try:
-            return self.layer.forward(own, x, state, ctx.at(self.name))
+            return self.layer.forward(own, x, state, ctx)
         except KeyError as error:
             raise ConfigError(
                 f"layer {self.layer.name} reads the parameter {error}, which its param_spec does "

@@ -27,8 +27,8 @@ class ParamSpec:
     "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
 
     Kind "rows" has a sparse gradient (an embedding); "table" also is too large for a dense pass
-    (n-grams). `autocast` marks a weight that is used in matmuls alone, which may be bfloat16;
-    parameters of gates, norms and cells are not marked.
+    (n-grams). `autocast` marks a weight that is used in linear layers alone, which may be bfloat16
+    (`ops/mixed.py`); parameters of gates, norms and cells are not marked.
     """
 
     name: str  # dotted, as in a transformers checkpoint

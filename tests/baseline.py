@@ -45,7 +45,7 @@ from tests.tolerances import BASELINE_DISTANCE, assert_close
 FILE = Path(__file__).parent / "golden" / "baseline.json"
 
 QUIET = (
-    "--compute-dtype float32 --sampled-softmax 0 --threads 1 --eval-every off --sample-every off "
+    "--dtype float32 --sampled-softmax 0 --threads 1 --eval-every off --sample-every off "
     "--save-every off --live off --json --quiet"
 )
 TINY = (

@@ -127,3 +127,10 @@ def assert_close(actual, expected, tolerance, *, label=""):
     allowed = tolerance.atol + tolerance.of_largest * np.abs(w).max()
     worst = np.abs(a - w).max()
     assert worst <= allowed, f"{label}: differs by {worst:.3g}, allowed {allowed:.3g}"
+
+
+OP_BF16 = Tolerance(of_largest=2.0**-7)
+"""Roundings to 8 bits, 2^-8 each, that go the other way where float32 and float64 are apart: one of
+a result, one of a product before its bias."""
+OP_GRADIENT_BF16 = Tolerance(atol=1e-6, of_largest=2.0**-6)
+"""Gradients that frameworks round to 8 bits after each matmul, and native code as factors only."""

@@ -1,6 +1,7 @@
 """Typical launches of the Metal kernels, with random contents, for tools and tests."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,12 @@ def _sizes(n: int) -> list[tuple[tuple[MetalKernel, ...], Family, Numbers]]:
 def sample(kernel: MetalKernel, rng: np.random.Generator, n: int) -> Launch:
     """Return a typical launch of a kernel, of about n elements."""
     family, numbers = next(
-        (family, numbers) for kernels, family, numbers in _sizes(n) if kernel in kernels
+        (family, numbers)
+        for kernels, family, numbers in _sizes(n)
+        if any(kernel in (one, *one.variants) for one in kernels)
     )
-    return kernel.launch(arrays(family, kernel, rng, numbers), **numbers)
+    launch = kernel.launch(arrays(family, kernel, rng, numbers), **numbers)
+    return replace(launch, kernel=kernel)  # also of results alone in another type
 
 
 def arrays(
@@ -99,7 +103,9 @@ def arrays(
     """Return random arrays by name, of the shapes that the numbers of a launch give."""
     numbers, draws = {**numbers, **family.derived(numbers)}, DRAWS[family.header]
     return {
-        one.name: draws.get(one.name, _normal)(rng, family.shape(one.name, numbers))
+        one.name: draws.get(one.name, _normal)(rng, family.shape(one.name, numbers)).astype(
+            one.dtype
+        )
         for one in kernel.inputs
         if not one.scalar
     }

@@ -3,6 +3,8 @@
 // (B, S), how many positions before its own an output sees at most: where documents begin, none. Below, t counts from
 // the first output.
 //
+// x, y and their gradients have the type R, float or bfloat; all sums are float.
+//
 //     pre[t] = bias + sum_d w[K-1-d] x[t - d]      y = pre sigmoid(pre)      dpre = dy sigmoid(pre) (1 + ..)
 //     dx[t] = sum_d w[K-1-d] dpre[t + d]           dw[K-1-d] = sum_t dpre[t] x[t - d]       d = 0 .. reach of the output
 #pragma once
@@ -29,32 +31,36 @@ inline uint conv_reach(const device int* back, ConvShape s, uint b, uint t) {
 // Where x has channel 0 of the input at t, of sequence b.
 inline uint conv_input(ConvShape s, uint b, uint t) { return (b * (s.P + s.S) + s.P + t) * s.CH; }
 
-inline float conv_pre(const device float* x, const device float* w, const device float* bias, const device int* back,
+template <typename R>
+inline float conv_pre(const device R* x, const device float* w, const device float* bias, const device int* back,
                       ConvShape s, uint3 id) {
   const uint reach = conv_reach(back, s, id.z, id.y), here = conv_input(s, id.z, id.y) + id.x;
   float sum = bias[id.x];
-  for (uint d = 0; d <= reach; ++d) sum += w[id.x * s.K + s.K - 1 - d] * x[here - d * s.CH];
+  for (uint d = 0; d <= reach; ++d) sum += w[id.x * s.K + s.K - 1 - d] * static_cast<float>(x[here - d * s.CH]);
   return sum;
 }
 
 // A thread per element, here and in the next two.
-inline void conv_forward(const device float* x, const device float* w, const device float* bias, const device int* back,
-                         device float* y, ConvShape s, uint silu, uint3 id) {
+template <typename R>
+inline void conv_forward(const device R* x, const device float* w, const device float* bias, const device int* back,
+                         device R* y, ConvShape s, uint silu, uint3 id) {
   if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
   const float pre = conv_pre(x, w, bias, back, s, id);
-  y[(id.z * s.S + id.y) * s.CH + id.x] = silu != 0 ? pre * sigmoid(pre) : pre;
+  y[(id.z * s.S + id.y) * s.CH + id.x] = static_cast<R>(silu != 0 ? pre * sigmoid(pre) : pre);
 }
 
-inline void conv_bwd_pre(const device float* x, const device float* w, const device float* bias, const device int* back,
-                         const device float* dy, device float* dpre, ConvShape s, uint3 id) {
+template <typename R>
+inline void conv_bwd_pre(const device R* x, const device float* w, const device float* bias, const device int* back,
+                         const device R* dy, device float* dpre, ConvShape s, uint3 id) {
   if (id.x >= s.CH || id.y >= s.S || id.z >= s.B) return;
   const float pre = conv_pre(x, w, bias, back, s, id), gate = sigmoid(pre);
   const uint at = (id.z * s.S + id.y) * s.CH + id.x;
-  dpre[at] = dy[at] * gate * (1.0f + pre * (1.0f - gate));
+  dpre[at] = static_cast<float>(dy[at]) * gate * (1.0f + pre * (1.0f - gate));
 }
 
 // Rows of x, of which the first P are no outputs.
-inline void conv_bwd_input(const device float* w, const device int* back, const device float* dpre, device float* dx,
+template <typename R>
+inline void conv_bwd_input(const device float* w, const device int* back, const device float* dpre, device R* dx,
                            ConvShape s, uint3 id) {
   if (id.x >= s.CH || id.y >= s.P + s.S || id.z >= s.B) return;
   float sum = 0.0f;
@@ -62,11 +68,12 @@ inline void conv_bwd_input(const device float* w, const device int* back, const 
     const uint t = id.y + d - s.P;  // an output that may see this row
     if (d <= conv_reach(back, s, id.z, t)) sum += w[id.x * s.K + s.K - 1 - d] * dpre[(id.z * s.S + t) * s.CH + id.x];
   }
-  dx[(id.z * (s.P + s.S) + id.y) * s.CH + id.x] = sum;
+  dx[(id.z * (s.P + s.S) + id.y) * s.CH + id.x] = static_cast<R>(sum);
 }
 
 // A thread per channel and block of positions: part (B, blocks, K + 1, CH), the last row for the bias.
-inline void conv_bwd_partial(const device float* x, const device int* back, const device float* dpre,
+template <typename R>
+inline void conv_bwd_partial(const device R* x, const device int* back, const device float* dpre,
                              device float* part, ConvShape s, uint3 id) {
   const uint channel = id.x, block = id.y, b = id.z;
   if (channel >= s.CH || block >= conv_blocks(s) || b >= s.B) return;
@@ -77,7 +84,7 @@ inline void conv_bwd_partial(const device float* x, const device int* back, cons
     float sum = 0.0f;
     for (uint t = start; t < end; ++t)
       if (d <= conv_reach(back, s, b, t))
-        sum += dpre[(b * s.S + t) * s.CH + channel] * x[conv_input(s, b, t) + channel - d * s.CH];
+        sum += dpre[(b * s.S + t) * s.CH + channel] * static_cast<float>(x[conv_input(s, b, t) + channel - d * s.CH]);
     part[(rows + j) * s.CH + channel] = sum;
   }
   float sum = 0.0f;

@@ -26,14 +26,14 @@ CONV = Family(
     header="conv.h",
     struct="ConvShape{B, S, CH, K, P}",
     shapes={
-        "x": "B R CH",  # R = P + S rows, of which the first P are no outputs
+        "x": "B R CH real",  # R = P + S rows, of which the first P are no outputs
         "w": "CH 1 K",  # the last tap meets the position itself
         "bias": "CH",
         "back": "B S int32",  # how many positions before its own an output sees, if it has as many
-        "y": "B S CH",
-        "dy": "B S CH",
+        "y": "B S CH real",
+        "dy": "B S CH real",
         "dpre": "B S CH",  # gradient before SiLU, or of y without it
-        "dx": "B R CH",
+        "dx": "B R CH real",
         "part": "B NB T CH",  # sums over NB blocks of 64 positions: T = K + 1 of taps, then bias
         "dw": "CH 1 K",
         "dbias": "CH",

@@ -1,13 +1,16 @@
 """Families of kernels: arrays by one table of shapes, from which declarations and launches follow.
 
 A GPU does not check the addresses that it writes, so a launch of arrays that do not fit each other
-is refused. Arrays may be NumPy's, MLX's or torch's, so only `shape` is used here; the engine checks
-dtype, layout and device.
+is refused. Arrays may be NumPy's, MLX's or torch's, so only `shape` and the name of `dtype` are
+used here; the engine checks dtype, layout and device.
+
+Functions may be templates over the type R of some arrays, `REAL`, which a launch has in common:
+float or bfloat. They compute in float, and write `static_cast<R>(..)`.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +18,9 @@ from mlxhog.errors import ShapeError
 from mlxhog.metal.kernel import TYPES, Argument, Launch, MetalKernel, Size
 
 Numbers = Mapping[str, Any]
+REAL = "real"
+"""Type of arrays that are float32 or bfloat16."""
+BF16_RTOL = 2.0**-8  # a rounding that goes the other way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,7 @@ class Family:
     Attributes:
         header: file of their functions.
         shapes: shape of every array by name, such as "B S 4 NH DH"; behind it the type, if it is
-            not float32. A letter has one value over all arrays of a launch.
+            not float32, or `REAL`. A letter has one value over all arrays of a launch.
         derived: from the numbers of a launch to those that follow from others, or that it refuses.
         struct: of sizes, such as "MlstmShape{B, NH}", which the functions take behind the arrays.
         instance: of a kernel, by the numbers of a launch.
@@ -101,33 +107,44 @@ class Family:
                         f"{expected}; pass arrays of one model, batch and chunk size"
                     )
             return Launch(
-                kernel=kernel,
-                inputs={i.name: (numbers if i.scalar else x)[i.name] for i in kernel.inputs},
+                kernel=kernels[self._real(x) if REAL in types else "float32"],
+                inputs={i.name: (numbers if i.scalar else x)[i.name] for i in inputs_of},
                 outputs={one.name: self.shape(one.name, numbers) for one in results},
                 grid=grid(numbers),
                 threadgroup=threadgroup(numbers),
                 instance=self.instance(numbers),
             )
 
-        kernel = MetalKernel(
-            name=name,
-            header=header or self.header,
-            source="\n".join([*lines, f"mlxhog::{name}({', '.join(call)});"]),
-            inputs=(
-                *arrays,
-                *(Argument(name=each, dtype=kind or "uint32", scalar=True)
-                  for each, _, kind in numbers),
-            ),
-            outputs=results,
-            launch=launch,
-            **more,
-        )  # fmt: skip
-        return kernel
+        scalar = tuple(
+            Argument(name=each, dtype=kind or "uint32", scalar=True) for each, _, kind in numbers
+        )
+        types, inputs_of = {one.dtype for one in (*arrays, *results)}, (*arrays, *scalar)
+        kernels: dict[str, MetalKernel] = {}
+        for real in ("bfloat16", "float32") if REAL in types else ("float32",):
+            kernels[real] = MetalKernel(
+                name=name if real == "float32" else f"{name}_{real}",
+                header=header or self.header,
+                source="\n".join([*lines, f"mlxhog::{name}({', '.join(call)});"]),
+                inputs=tuple(_typed(one, real) for one in inputs_of),
+                outputs=tuple(_typed(one, real) for one in results),
+                variants=tuple(kernels.values()),
+                launch=launch,
+                **more | ({"rtol": BF16_RTOL} if real == "bfloat16" else {}),
+            )
+        return kernels["float32"]
+
+    def _real(self, x: Mapping[str, Any]) -> str:
+        """The type of the arrays of `REAL`."""
+        own = {name: array for name, array in x.items() if self._parts(name)[1] == REAL}
+        types = {name: str(array.dtype).rpartition(".")[2] for name, array in own.items()}
+        if len(set(types.values())) > 1:
+            raise ShapeError(f"arrays of one type are needed, these have {types}; cast them")
+        return next(iter(types.values()), "float32")
 
     def _parts(self, name: str) -> tuple[list[str], str]:
         """The axes of an array, and its type."""
         *axes, last = self.shapes[name.rstrip("!")].split()
-        return (axes, last) if last in TYPES else ([*axes, last], "float32")
+        return (axes, last) if last in (*TYPES, REAL) else ([*axes, last], "float32")
 
     def shape(self, name: str, numbers: Numbers) -> tuple[int, ...]:
         """Return the shape of an array, by the numbers of a launch."""
@@ -140,3 +157,7 @@ class Family:
                 "32 bits; run fewer sequences at once"
             )
         return shape
+
+
+def _typed(one: Argument, real: str) -> Argument:
+    return replace(one, dtype=real) if one.dtype == REAL else one

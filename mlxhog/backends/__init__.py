@@ -17,16 +17,16 @@ __all__ = ["create", "create_alone"]
 
 def create(
     name: str, *, threads: int, kernels: str, share: GPUShare | None = None,
-    compute_dtype: str = "float32",
+    dtype: str = "float32",
 ) -> Backend:  # fmt: skip
     """Start a backend by name; imports its framework.
 
     On a Mac the calling thread, which will compute, is kept off the efficiency cores from now on.
 
     The process may use `threads` of the CPU. `kernels` are one of `CHOICES` in
-    `models/ops/kernels.py`; a share of None is that of a single program. With the `compute_dtype`
-    "bfloat16" the matmuls of `loss_and_grads` have this dtype (mixed precision); all else is
-    float32. With "auto" they have it where native kernels are faster in it.
+    `models/ops/kernels.py`; a share of None is that of a single program. With the `dtype`
+    "bfloat16" `loss_and_grads` uses mixed precision (`models/ops/mixed.py`); all else is float32.
+    With "auto" it does where native kernels are faster in it.
 
     Raises:
         ConfigError: kernels that the device cannot run.
@@ -36,7 +36,7 @@ def create(
     share = GPUShare() if share is None else share
     framework, device = name.split(":")
     how: dict[str, Any] = {"threads": threads, "kernels": kernels, "share": share}
-    how["bf16_matmuls"] = uses_bf16_matmuls(resolve(framework, kernels, device), compute_dtype)
+    how["bf16_matmuls"] = uses_bf16_matmuls(resolve(framework, kernels, device), dtype)
     if name in GPU_BACKENDS:
         relax_watchdog()
     if framework == "mlx":  # only processes that compute load one

@@ -60,12 +60,15 @@ class _Parity(RunsDirectory, Plugins, Download, Quiet):
     batch_size: int = option(2, "sequences", low=1)
     seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
     steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
+    dtype: str = option(
+        "float32", "or bfloat16: gradients in mixed precision", choices=("float32", "bfloat16")
+    )
     perturb: str | None = option(
         None, "self-test: change this parameter on one side; the comparison must then fail"
     )
 
 
-_COMPUTED = "backends kernels set seed batch_size seq_len steps perturb runs_dir".split()
+_COMPUTED = "backends kernels set seed batch_size seq_len steps dtype perturb runs_dir".split()
 
 
 @command()

@@ -142,10 +142,10 @@ class TrainConfig(ConfigBase):
         "auto", "kernel implementation; auto: fastest on this machine",
         choices=("auto", "eager", "native", "metal", EMULATED),
     )  # fmt: skip
-    compute_dtype: str = _model(
+    dtype: str = _model(
         "auto",
-        "dtype of the matmuls of a gradient (mixed precision); parameters, gates, norms and "
-        "cells stay float32; auto: bfloat16 where a CPU is faster in it",
+        "dtype of matmuls and activations of a gradient (mixed precision); parameters, gates, "
+        "norms, states and loss stay float32; auto: bfloat16 where a CPU is faster in it",
         choices=("auto", "float32", "bfloat16"),
     )
 

@@ -291,7 +291,7 @@ _ELSEWHERE = {
     "beta1": "adam_beta1",
     "beta2": "adam_beta2",
     "clip": "clip_grad_norm grad_clip gradient_clip_val max_grad_norm",
-    "compute_dtype": "amp bf16 dtype fp16 mixed_precision precision torch_dtype",
+    "dtype": "amp bf16 compute_dtype fp16 mixed_precision precision torch_dtype",
     "data": "corpus data_dir dataset dataset_name dataset_path train_data train_file",
     "epochs": "max_epochs n_epochs num_epochs num_train_epochs",
     "eps": "adam_eps adam_epsilon epsilon",
@@ -340,7 +340,7 @@ _ELSEWHERE = {
         "adapter adapter_path fine_tune_type lora lora_alpha lora_dropout lora_layers lora_r "
         "lora_rank num_layers_to_train peft qlora use_dora use_lora use_peft use_qlora",
     "weights are not quantized: training is in float32, with bfloat16 matmuls at most "
-    "(--compute-dtype)": "bits bnb load_in_4bit load_in_8bit outtype q_bits "
+    "(--dtype)": "bits bnb load_in_4bit load_in_8bit outtype q_bits "
         "q_group_size quantization quantize quantized",
     "it trains on one machine's workers, see --workers; several machines: mlxhog cluster":
         "accelerate ddp deepspeed distributed_strategy fsdp local_rank nnodes nodes num_gpus "

@@ -29,6 +29,7 @@ def parity(
     batch_size: int = BATCH_SIZE,
     seq_len: int = SEQ_LEN,
     steps: int = STEPS,
+    dtype: str = "float32",
     perturb: str | None = None,
     plugin: str | Path | Sequence[str | Path] | None = None,
     runs_dir: str | Path = "runs",
@@ -50,6 +51,7 @@ def parity(
         batch_size: sequences.
         seq_len: tokens of each sequence.
         steps: optimizer steps with each optimizer; 0 for none.
+        dtype: of the gradients; "bfloat16" is mixed precision.
         perturb: a parameter that is changed on one side; then `ok` has to be False.
         plugin: Python files that add layers or optimizers.
         runs_dir: the folder that holds the runs.
@@ -82,8 +84,14 @@ def parity(
     kind = "checkpoint" if options_of(where) is None else "config"
     changes = set if isinstance(set, str | None) else ", ".join(f"{k}={v}" for k, v in set.items())
     sizes: dict[str, Any] = {"seed": seed, "steps": steps, "shape": (batch_size, seq_len)}
+    sizes["dtype"] = dtype
     opened = open_subject(kind, where, Path(runs_dir), changes, **sizes)
     chosen, lacks = choose(backends, kernels)
+    if dtype != "float32" and not chosen[0].float64:
+        raise ConfigError(
+            f"--dtype {dtype} needs the side numpy, whose roundings its tolerances are derived "
+            "from; add numpy to --backends"
+        )
     check_memory(opened, chosen)
     result = compare_sides(
         replace(opened.with_arrays(), plugins=own),

@@ -136,11 +136,14 @@ def tensor_rows(
             noise = conditions.get(tolerances.NOISE_PREFIX + other) if is_noisy else None
             allowed, most = tolerances.allowed(kind, condition, noise, size, of_kind[kind])
             places, value = tolerances.LAST_PLACES, size
-            if parameter_after(other) is not None:
+            most += tolerances.mixed_noise(other, conditions)
+            if (parameter := parameter_after(other)) is not None:
                 places, value = places + steps, _largest(expected)
+                amplified = AMPLIFICATION[other.split("/")[1]] * steps
                 if condition is not None:
-                    grown = AMPLIFICATION[other.split("/")[1]] * steps * of_kind.get("grad", 0.0)
+                    grown = amplified * of_kind.get("grad", 0.0)
                     most += tolerances.MEASURED["grad"].of_all * grown
+                most += amplified * tolerances.mixed_noise(f"grad/{parameter}", conditions)
             most += places * float(np.spacing(np.float32(value)))
         row = ComparedTensor(a.name, b.name, name, other, kind, inexact * most, allowed.reason)
         yield _measured(row, mine[name], expected, size)

@@ -1,13 +1,15 @@
 """Compute a subject by every side, each backend in a child process; compare all numbers."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from multiprocessing import connection
 from typing import Any
+
+import numpy as np
 
 from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import probes
@@ -68,7 +70,7 @@ def side_results(side: ParitySide, subject: ParitySubject) -> Computed:
     """Compute a side's results in this process."""
     if side.backend == NUMPY:
         return _reference(subject)
-    engine = FrameworkEngine(side.backend, side.kernels)
+    engine = FrameworkEngine(side.backend, side.kernels, dtype=subject.dtype)
     steps = partial(optimizers.native_steps, plugins=subject.plugins)
     return dict([*engine.probes(), *engines.results(engine, subject, subject.inputs, steps)]), {}
 
@@ -80,13 +82,18 @@ def _reference(subject: ParitySubject) -> Computed:
         steps = optimizers.float64_steps
         return engines.results(NumPyEngine(), subject, moved, steps, tokenwise=tokenwise)
 
-    def rounding(moved: Results) -> Results:
-        engine = NumPyEngine(rounded=True)
+    def rounding(moved: Results, **how: bool) -> Results:
+        engine = NumPyEngine(**how)
         engine.load(subject.cfg, moved)
-        return engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])[1]
+        loss, grads = engine.differentiate(subject.fixed["tokens"], subject.fixed["targets"])
+        return {"loss": np.array(loss)} | {f"grad/{name}": grad for name, grad in grads.items()}
 
     exact = dict(compute(subject.inputs, tokenwise=True))
-    noise = rounding if "targets" in subject.fixed else None
+    noise = dict[str, Callable[[Results], Results]]()
+    if "targets" in subject.fixed:
+        noise[tolerances.NOISE_PREFIX] = partial(rounding, rounded=True)
+        if subject.dtype == "bfloat16":
+            noise[tolerances.BF16_PREFIX] = partial(rounding, bf16=True)
     conditions = tolerances.measure(exact, subject.inputs, compute, noise)
     return dict(probes.exact()) | exact, conditions
 

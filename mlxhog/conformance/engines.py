@@ -29,9 +29,9 @@ LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
 class FrameworkEngine:
     """A worker's backend, such as "torch:cpu", with one model at a time."""
 
-    def __init__(self, name: str, kernels: str, threads: int = 1) -> None:
+    def __init__(self, name: str, kernels: str, threads: int = 1, dtype: str = "float32") -> None:
         framework, _, device = name.partition(":")
-        self.backend = backends.create(name, threads=threads, kernels=kernels)
+        self.backend = backends.create(name, threads=threads, kernels=kernels, dtype=dtype)
         self._device = probes.Device(framework, device, threads)
         self.ops = choose(framework, kernels, device)
         self._cfg: ModelConfig | None = None
@@ -63,11 +63,13 @@ class FrameworkEngine:
 class NumPyEngine:
     """The float64 reference of models, with the methods of `FrameworkEngine` and its backend.
 
-    With `rounded`, every intermediate result of a gradient is rounded to float32.
+    With `rounded`, every intermediate result of a gradient is rounded to float32; with `bf16` those
+    of mixed precision to bfloat16.
     """
 
-    def __init__(self, *, rounded: bool = False) -> None:
-        self._rounded, self.backend = rounded, self
+    def __init__(self, *, rounded: bool = False, bf16: bool = False) -> None:
+        self._how: dict[str, Any] = {"rounded": rounded, "bf16": bf16}
+        self.backend = self
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Use a model's parameters, without a copy; they are not written."""
@@ -86,8 +88,7 @@ class NumPyEngine:
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
-        how: dict[str, Any] = {"rounded": self._rounded}
-        return lm_float64.differentiate(self._cfg, self._params, tokens, targets, **how)
+        return lm_float64.differentiate(self._cfg, self._params, tokens, targets, **self._how)
 
     def state_arrays(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""

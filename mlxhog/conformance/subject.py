@@ -73,6 +73,7 @@ class ParitySubject:
     seed: int = 0  # of tokens and noise
     shape: tuple[int, int] = (2, 67)  # of its tokens, (B, S)
     steps: int = 3  # updates with each optimizer; 0 for none
+    dtype: str = "float32"  # of loss and gradients: "bfloat16" is mixed precision
     plugins: tuple[OptimizerComponent, ...] = ()  # optimizers of plugins, compared beside `RULES`
     draw: Callable[[], dict[str, Array]] | None = None  # draws or reads the parameters
     inputs: Results = field(default_factory=dict)  # parameters by name; `--perturb` changes one
@@ -89,6 +90,8 @@ class ParitySubject:
         notes = [*self.notes, f"tokens are random (B, S) = {ids.shape}, a tenth of them not scored"]
         if not families.is_language_model(cfg):
             notes.append(WHOLE)
+        if self.dtype != "float32":
+            notes.append("loss and gradients are in mixed precision, all else in float32")
         if S > 1:
             targets = np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], IGNORED)], axis=1)
             rng = np.random.default_rng([self.seed, 1])
@@ -105,7 +108,8 @@ def open_subject(
 ) -> ParitySubject:
     """Return the subject of a command, a "config" or a "checkpoint", without its arrays.
 
-    `changes` are as `--set` takes them; the sizes are `seed`, `shape` and `steps`.
+    `changes` are as `--set` takes them; the sizes are `seed`, `shape`, `steps` and
+    `dtype`.
 
     Raises:
         ConfigError: the architecture is unknown, or its fields contradict each other; or a

@@ -12,7 +12,10 @@ A tensor may differ from its exact value by the sum of
    entry; for a parameter after some steps, one more for each step;
 4. for a parameter after some steps, the effect of 2. in its gradients on the steps
    (`optimizers.AMPLIFICATION`);
-5. `atol`.
+5. `atol`;
+6. in mixed precision, of the loss and of gradients: `BF16` times the noise of the roundings to
+   bfloat16, how far they move the reference; and through them of a parameter after some steps, as
+   4.
 
 Two float32 sides may each be off by that. If no condition is known, only the table counts.
 
@@ -24,12 +27,13 @@ amounts in two opposite directions: near a point where a function is not smooth 
 a maximum whose arguments change places) an entry may have either gradient, and a single rounding
 would not show that. One selu in 200 random models was 3e-7 from 0, and moved its gradient by 2 %.
 
-Noise: the reference computes every gradient again at three inputs, with each intermediate result
-rounded to float32; the largest movement of an entry is the noise of this gradient. Errors of the
-CPU backends in 100 random models were up to 7 times the noise, or up to 0.2 roundings of the
-largest gradient if the reference's terms cancel exactly. Without the noise a wrong sign passed in
-one of 200 models: its entry was 1/40,000 of the largest gradient, and `of_all` alone allowed 28
-times the error of any backend.
+Noise: the reference computes loss and gradients again at three inputs, with each intermediate
+result rounded to float32, or with the roundings of mixed precision (`models/ops/mixed.py`); the
+largest movement of an entry is the noise. Errors of the CPU backends in 100 random models were up
+to 7 times the float32 noise of a gradient, or up to 0.2 roundings of the largest gradient if the
+reference's terms cancel exactly. Without the noise a wrong sign passed in one of 200 models: its
+entry was 1/40,000 of the largest gradient, and `of_all` alone allowed 28 times the error of any
+backend. In mixed precision errors were up to 2.4 times the noise of one input.
 """
 
 import math
@@ -138,7 +142,8 @@ AMOUNTS = (1, 16, -16, 32, -32)
 NOISE_AMOUNTS = (0, 1, 16)
 NOISE = 16.0  # allowed error of a gradient in units of its noise; seen: 7
 MIN_OF_ALL = 4.0 * ROUNDING  # allowed error as a share of the largest gradient; seen: 0.2
-NOISE_PREFIX = "noise/"
+NOISE_PREFIX, BF16_PREFIX = "noise/", "bfloat16/"
+BF16 = 8.0  # allowed error of a loss or gradient in units of its noise in mixed precision
 _OTHER_NAMES = ("", "grad/")
 """Prefixes of the condition of a result that has none of its own: that over the whole sequence, or,
 for a parameter after some steps, of its gradient."""
@@ -160,18 +165,18 @@ def measure(
     exact: Results,
     inputs: Results,
     compute: Callable[[Results], Iterable[tuple[str, Array]]],
-    rounding: Callable[[Results], Results] | None = None,
+    roundings: Mapping[str, Callable[[Results], Results]],
 ) -> dict[str, float]:
-    """Return the condition of each result, and the noise of each gradient under `NOISE_PREFIX`.
+    """Return the condition of each result, and the noise of the loss and of each gradient.
 
-    `compute` computes all or some of the exact results from other inputs, `rounding` the gradients
-    of parameters with each result rounded to float32; None is no noise.
+    `compute` computes all or some of the exact results from other inputs, `roundings` the loss and
+    the gradients with the roundings whose noise gets a prefix.
     """
     known: dict[str, float] = {}
     for amount in (0, *AMOUNTS):
         moved, grads = rounded(inputs, amount), dict[str, Array]()
         for name, value in compute(moved) if amount else exact.items():
-            if name.startswith("grad/"):
+            if name == "loss" or name.startswith("grad/"):
                 grads[name] = value
             size, difference = exact[name], value - exact[name]
             if (parameter := parameter_after(name)) is not None:
@@ -181,12 +186,18 @@ def measure(
             if amount:
                 share = off / abs(amount) / largest if largest > 0 else 0.0
                 known[name] = max(known.get(name, 0.0), share)
-        near = rounding(moved) if rounding and amount in NOISE_AMOUNTS else {}
-        for name, grad in grads.items() if near else ():
-            off = float(np.abs(near[name.removeprefix("grad/")] - grad).max(initial=0.0))
-            off = off if np.isfinite(off) else math.inf  # a result is beyond float32
-            known[NOISE_PREFIX + name] = max(known.get(NOISE_PREFIX + name, 0.0), off)
+        for prefix, rounding in roundings.items() if amount in NOISE_AMOUNTS else ():
+            near = rounding(moved)
+            for name, grad in grads.items():
+                off = float(np.abs(near[name] - grad).max(initial=0.0))
+                off = off if np.isfinite(off) else math.inf  # a result is beyond float32
+                known[prefix + name] = max(known.get(prefix + name, 0.0), off)
     return known
+
+
+def mixed_noise(name: str, conditions: Mapping[str, float]) -> float:
+    """Return term 6 of a loss or gradient; 0 of other results, and in float32."""
+    return BF16 * conditions.get(BF16_PREFIX + name, 0.0)
 
 
 def condition_of(name: str, conditions: Mapping[str, float]) -> float | None:

@@ -69,6 +69,7 @@ class MHAttention(_Heads):
     """
 
     name = "mh-attention"
+    keeps_bf16 = True
     window = cast(int | None, None)  # earlier positions that a query attends to; None for all
 
     kv_heads: int | None = None  # heads of keys and values; None is the number of `heads`

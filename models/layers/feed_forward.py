@@ -24,6 +24,7 @@ class MLP(Layer):
 
     name = "mlp"
     kind = "channel"
+    keeps_bf16 = True
 
     inner: int | None = None  # inner width; None: as above
 
@@ -84,6 +85,7 @@ class LargeFeedForward(Layer):
 
     name = "swiglu-large"
     kind = "channel"
+    keeps_bf16 = True
 
     inner: int
     bias: bool
@@ -104,6 +106,7 @@ class FeedForwardV1(Layer):
 
     name = "ffn-v1"
     kind = "channel"
+    keeps_bf16 = True
 
     inner: int
     act_fn: str

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
 
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.arrays import Array, MatmulWeight
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec, bound
 
@@ -61,8 +61,9 @@ class ForwardContext:
     def halves(self, x: Array, p: Params, name: str) -> tuple[Array, ...]:
         """Return the first and the second half of the linear map `name`, as two arrays."""
         w, b = p[f"{name}.weight"], p.get(f"{name}.bias")
-        halves = self.ops.xp.halves
-        return tuple(self.ops.linears(x, halves(w), None if b is None else halves(b)))
+        halves, is_mixed = self.ops.xp.halves, isinstance(w, MatmulWeight)
+        weights = [MatmulWeight(half) for half in halves(w.array)] if is_mixed else halves(w)
+        return tuple(self.ops.linears(x, weights, None if b is None else halves(b)))
 
     def conv(
         self, x: Array, p: Params, state: Array, name: str = "conv", *, silu: bool = True
@@ -117,6 +118,8 @@ class Layer:
     about: ClassVar[str] = ""  # what it is; the first line of its docstring
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"  # mixes positions, or does not
     inside: ClassVar[str] = ""  # prefix of its parameters within its place in a candidate
+    keeps_bf16: ClassVar[bool] = False
+    """Whether results of its linear layers go to operators alone, where they may be bfloat16."""
     takes_plain_fields: ClassVar[bool] = True  # its fields are options, see `config.options`
 
     def __init_subclass__(cls) -> None:

@@ -120,6 +120,7 @@ class MLSTMCell(_CandidateCell):
     """
 
     name = "mlstm"
+    keeps_bf16 = True
 
     signed: bool = False  # whether the forget gate may be negative
 
@@ -239,6 +240,7 @@ class MLSTMV1(_V1Cell):
     """
 
     name = "mlstm-v1"
+    keeps_bf16 = True
 
     conv: int = 4
     qkv_block: int = 4  # block size of the block-diagonal q, k and v
@@ -306,6 +308,7 @@ class SLSTMV1(_V1Cell):
     """
 
     name = "slstm-v1"
+    keeps_bf16 = True
 
     forget: str = of_model("slstm_linspace:{heads}:3.0:6.0")  # initializer of the cell's biases
     recurrent: str = of_model("zeros")
@@ -354,6 +357,7 @@ class LargeMLSTM(Layer):
     """
 
     name = "mlstm-large"
+    keeps_bf16 = True
 
     heads: int
     qk: int
@@ -388,5 +392,5 @@ class LargeMLSTM(Layer):
         h, state = ops.mlstm_cell(q, k, v, i, f, state=state, **how)
         y = ops.head_norm_gate(h, o, p["multihead_norm.weight"], ctx.norm_eps)
         if self.bias:
-            y = y + ops.xp.sigmoid(o) * p["multihead_norm.bias"]
+            y = y + ops.xp.sigmoid(ops.xp.float32(o)) * p["multihead_norm.bias"]
         return ctx.linear(y, p, "out_proj"), state

@@ -6,10 +6,27 @@ A layer or a family is written once over these and the operators of `operators.p
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 """An array of one framework: a `torch.Tensor` or an `mlx.core.array`."""
+
+
+@dataclass(frozen=True)
+class MatmulWeight:
+    """A float32 weight of linear layers that are computed in bfloat16, see `mixed.py`."""
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, the rows first."""
+        return tuple(self.array.shape)
+
+    def __getitem__(self, rows: slice) -> "MatmulWeight":
+        """Return some rows."""
+        return MatmulWeight(self.array[rows])
 
 
 class Arrays(Protocol):
@@ -44,6 +61,7 @@ class Arrays(Protocol):
                                       no other array of the computation, and has no gradient
         value_and_grad(f, arrays)     f(arrays) of arrays by name, a scalar, and its gradient in
                                       each array of floats
+        vjp(f, arrays, dy)            gradients of arrays by those of the results of f(*arrays)
         linear(x, w, b)               x W^T + b by the framework itself, for small matmuls; W may be
                                       a batch (.., out, in), one for each of x (.., N, in)
         unstack(x, axis)              the entries without that axis; the gradient is one stack

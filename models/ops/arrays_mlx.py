@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.core import array
 
+from mlxhog.base.mapped import BFLOAT16
 from mlxhog.models.ops.eager.quantized_mlx import Quantized
 
 framework = "mlx"
@@ -117,6 +118,17 @@ def _linear(x: array, w: array, b: array | None = None) -> array:
     return y if b is None else y + b
 
 
+def _from_numpy(x: Any, *, like: array | None = None) -> array:
+    if x.dtype == BFLOAT16:  # the buffer protocol has no bfloat16
+        return mx.array(x.view(np.uint16)).view(mx.bfloat16)
+    return mx.array(x.astype(np.float32) if x.dtype == np.float64 else x)
+
+
+def _numpy(x: array) -> Any:
+    is_bf16 = x.dtype == mx.bfloat16
+    return np.array(x.view(mx.uint16)).view(BFLOAT16) if is_bf16 else np.array(x)
+
+
 def _entries(x: array, axis: int) -> list[array]:
     """Return the entries of x along an axis, of length 1 there, as views.
 
@@ -139,10 +151,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     ),
     "full_like": lambda x, value: mx.full(x.shape, value, x.dtype),
     "arange": lambda start, stop, *, like=None: mx.arange(start, stop),
-    "from_numpy": lambda x, *, like=None: mx.array(
-        x.astype(np.float32) if x.dtype == np.float64 else x
-    ),
-    "numpy": np.array,
+    "from_numpy": _from_numpy,
+    "numpy": _numpy,
     "row_major": lambda x: x,  # launches of MLX make their inputs so
     "clone": lambda x: x,
     "after": mx.depends,
@@ -156,6 +166,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "amax": mx.max,
     "with_gradient": _with_gradient,
     "value_and_grad": lambda function, arrays: mx.value_and_grad(function)(dict(arrays)),
+    "vjp": lambda function, arrays, d_results: mx.vjp(function, list(arrays), list(d_results))[1],
     "linear": _linear,
     "concatenate": lambda parts, axis=0: mx.concatenate(list(parts), axis),
     "unstack": lambda x, axis=0: [entry.squeeze(axis) for entry in _entries(x, axis)],

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mlxhog.base.mapped import BFLOAT16
+
 framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
 
@@ -20,7 +22,15 @@ def _options(dtype: str, like: Tensor | None) -> dict[str, Any]:
     return {"dtype": torch.float64 if is_float64 else _DTYPES[dtype], "device": device}
 
 
+def _numpy(x: Tensor) -> Any:
+    x = x.detach().cpu()
+    is_bf16 = x.dtype == torch.bfloat16  # NumPy and torch exchange it as integers
+    return x.view(torch.int16).numpy().view(BFLOAT16) if is_bf16 else x.numpy()
+
+
 def _from_numpy(x: Any, *, like: Tensor | None = None) -> Tensor:
+    if x.dtype == BFLOAT16:
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     options = _options("float32", like)
     must_cast = x.dtype == np.float64 and options["dtype"] == torch.float32
     return torch.from_numpy(x.astype(np.float32) if must_cast else x).to(options["device"])
@@ -110,6 +120,20 @@ def _value_and_grad(
     return value, dict(zip(floats, grads, strict=True))
 
 
+def _vjp(
+    function: Callable[..., Sequence[Tensor]],
+    arrays: Sequence[Tensor],
+    d_results: Sequence[Tensor | None],
+) -> Sequence[Tensor | None]:
+    with torch.enable_grad():
+        leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in arrays]
+        pairs = zip(function(*leaves), d_results, strict=True)
+        results, grads = zip(*(pair for pair in pairs if pair[1] is not None), strict=True)
+        own = [x for x in leaves if x.requires_grad]
+        found = iter(torch.autograd.grad(results, own, grads, allow_unused=True))
+    return [next(found) if x.requires_grad else None for x in leaves]
+
+
 def _split(x: Tensor, parts: int | Sequence[int], axis: int = 0) -> Sequence[Tensor]:
     return x.tensor_split(parts if isinstance(parts, int) else tuple(parts), axis)
 
@@ -129,7 +153,7 @@ _OWN: dict[str, Callable[..., Any]] = {
         start, stop, device=None if like is None else like.device
     ),
     "from_numpy": _from_numpy,
-    "numpy": lambda x: x.detach().cpu().numpy(),
+    "numpy": _numpy,
     "row_major": lambda x: x.detach().contiguous(),
     "after": lambda x, y: x,
     "float32": lambda x: x if x.dtype == torch.float64 else x.float(),
@@ -149,6 +173,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "stop_gradient": lambda x: x.detach(),
     "with_gradient": _with_gradient,
     "value_and_grad": _value_and_grad,
+    "vjp": _vjp,
     "linear": _linear,
     "concatenate": lambda parts, axis=0: torch.cat(list(parts), axis),
     "unstack": lambda x, axis=0: x.unbind(axis),

@@ -72,10 +72,10 @@ def resolve(
     return kernels
 
 
-def uses_bf16_matmuls(kernels: str, compute_dtype: str) -> bool:
+def uses_bf16_matmuls(kernels: str, dtype: str) -> bool:
     """Whether gradients use bf16 matmuls; with "auto" where native kernels are faster in bf16."""
-    if compute_dtype != "auto" or kernels != "native":
-        return compute_dtype == "bfloat16"
+    if dtype != "auto" or kernels != "native":
+        return dtype == "bfloat16"
     from mlxhog._native import ops  # only processes that compute load it
 
     return ops.bfloat16_kernel() in ("amx", "avx512bf16")

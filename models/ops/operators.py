@@ -7,9 +7,11 @@ own functions (`eager/ops_torch.py`, `eager/ops_mlx.py`), native kernels (`nativ
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import cast
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.arrays import Array, MatmulWeight
+from mlxhog.models.ops.mixed import MixedOps
 from mlxhog.models.ops.mlstm import MLSTMOps
 from mlxhog.models.ops.recurrences import Recurrences
 
@@ -31,7 +33,8 @@ tanh. `softplus` is log(1 + e^x).
 class Ops(MLSTMOps, Recurrences, ABC):
     """The differentiable operators in which models are written, for arrays of one framework.
 
-    Arrays are float32; only the weights of `linears` and `block_diagonal` may have another dtype.
+    Arrays are float32; only the weights of `linears` and `block_diagonal` may have another dtype,
+    and with `autocast` those that `mixed.py` names.
     `xp` has the framework's array functions, see `arrays.py`.
     """
 
@@ -40,11 +43,23 @@ class Ops(MLSTMOps, Recurrences, ABC):
     def autocast(
         self, params: dict[str, Array], matmul_weights: Collection[str]
     ) -> tuple["Ops", dict[str, Array]]:
-        """Return operators and parameters of mixed precision: these weights are cast to bfloat16.
+        """Return operators and parameters of mixed precision, see `mixed.py`."""
+        weights = {name: MatmulWeight(params[name]) for name in matmul_weights}
+        return self._mixed(), params | weights
 
-        Matmuls with them are computed in bfloat16; everything else stays float32.
-        """
-        return self, params | {name: self.xp.bfloat16(params[name]) for name in matmul_weights}
+    takes_bf16: frozenset[str] = frozenset()
+    """Operators that take arrays of bfloat16 themselves, among those that round their results."""
+
+    def _mixed(self) -> "Ops":
+        return cast(Ops, MixedOps(self))
+
+    def keeping_bf16(self) -> "Ops":
+        """Return the operators for a layer with `Layer.keeps_bf16`."""
+        return self
+
+    def bfloat16(self, x: Array) -> Array:
+        """Return x rounded to bfloat16, in the type in which this implementation keeps it."""
+        return self.xp.bfloat16(x)
 
     # -- what a framework has a function for ------------------------------------------------------
 
@@ -129,9 +144,13 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
 
         Each matmul is computed in the dtype of its weight, which may be bfloat16, and returned in
-        that of x; the same holds for `block_diagonal`.
+        that of x; with a `MatmulWeight` as in `mixed.py`. The same holds for `block_diagonal`.
         """
         return _biased([self.linear(x, w) for w in weights], biases)
+
+    def logits(self, x: Array, w: Array, b: Array | None) -> Array:
+        """Return x W^T + b of the head."""
+        return self.linears(x, [w], [b])[0]
 
     def block_diagonal(
         self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None

@@ -23,8 +23,8 @@ def lay(backend, cfg=SMALLEST, params=None, head=None):
     return backend
 
 
-def bound(name, cfg, params, kernels="auto", compute_dtype="float32", head=None):
-    how = {"kernels": kernels, "compute_dtype": compute_dtype}
+def bound(name, cfg, params, kernels="auto", dtype="float32", head=None):
+    how = {"kernels": kernels, "dtype": dtype}
     return lay(backends.create(name, threads=1, **how), cfg, params, head)
 
 

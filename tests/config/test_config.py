@@ -60,12 +60,13 @@ def test_a_line_of_yaml_says_what_it_says_also_by_names_of_mlx_lm(tmp_path, line
 
 
 def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
-    file = written(tmp_path, "seed: one\nbatchsize: 2\nstrategy: hogwlid\n")
+    file = written(tmp_path, "seed: one\nbatchsize: 2\nstrategy: hogwlid\ncompute_dtype: auto\n")
     flags = {"lr": ("-1", "--lr"), "steps": ("1.5", "--iters")}
     with pytest.raises(ConfigError) as error:
         resolve(TrainConfig, [file, flags])
     assert [line.rpartition("/")[2] for line in str(error.value).splitlines()] == [
         "conf.yaml:2: no option 'batchsize'; did you mean 'batch_size'?",
+        "conf.yaml:4: no option 'compute_dtype'; did you mean 'dtype'?",
         "conf.yaml:3: strategy: no strategy 'hogwlid'; did you mean 'hogwild'? Strategies of your "
         "own need the file that defines them: --plugin FILE",
         "conf.yaml:1: seed is 'one'; wanted a whole number at least 0 and at most 4294967295",

@@ -24,7 +24,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
 from tests.backends.imprecise import FAULTS
 from tests.conformance.planted import wrong_sign
-from tests.models.sample import batch, config, perturbed_params
+from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 
 NUMPY, NUMPY_TWICE = ParitySide("numpy", "numpy"), ParitySide("numpy again", "numpy")
@@ -241,6 +241,29 @@ def test_every_side_meets_the_reference_and_itself_and_the_first_disagreement_is
     assert compare.first_bad(list(reversed(rows)), computed).what == "hidden/1"
 
 
+EMULATED = [ParitySide(f"{name}:cpu", f"{name}:cpu", "metal-emulated") for name in ("torch", "mlx")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("sides_here")
+@each_of("cfg", [config(), v1_config()], ids=["large", "v1"])
+def test_gradients_in_mixed_precision_agree_and_a_wrong_product_is_found(cfg):
+    tokens, targets = batch(cfg, 2, 9, seed=1)
+    fixed, params = {"tokens": tokens, "targets": targets}, perturbed_params(cfg, 1)
+    how = {"inputs": params, "fixed": fixed, "dtype": "bfloat16"}
+    subject = ParitySubject(title="small", cfg=cfg, steps=1, **how)
+    comparison = comparison_of(subject, EVERY)
+    assert comparison.ok, [row for row in comparison.rows if not row.ok]
+    comparison = comparison_of(replace(subject, steps=0), [NUMPY, *EMULATED])
+    assert comparison.ok, [row for row in comparison.rows if not row.ok]
+    exact = comparison_of(replace(subject, steps=0, dtype="float32"), EVERY[:2])
+    by_name = {row.what: row for row in exact.rows if row.kind == "grad"}
+    mixed = [row for row in comparison.rows if row.kind == "grad" and row.a == EMULATED[0].name]
+    assert any(row.max_abs > 10 * by_name[row.what].tolerance for row in mixed)
+    head = next(name for name in params if "embedding" in name)
+    assert not comparison_of(subject, EVERY[:2], perturb=head).ok
+
+
 def test_a_condition_is_how_far_a_result_moves_when_its_inputs_are_rounded():
     def results(x):
         a, b = x["a"].astype(np.float64), x["b"].astype(np.float64)
@@ -250,7 +273,7 @@ def test_a_condition_is_how_far_a_result_moves_when_its_inputs_are_rounded():
         yield "after/sgd/a", a + 0.25  # its way counts, not where it began
 
     inputs = {"a": np.full(50, 1.0, np.float32), "b": np.full(50, 0.9999, np.float32)}
-    conditions = tolerances.measure(dict(results(inputs)), inputs, results)
+    conditions = tolerances.measure(dict(results(inputs)), inputs, results, {})
     assert conditions["grad/adds"] < 1e-7
     assert 1e-4 < conditions["grad/cancels"] < 1e-2
     assert conditions["grad/kink"] == 1.0 / 16.0

@@ -88,7 +88,7 @@ def small_config(tmp_path, **options):
         "strategy": "hogwild",
         "workers": "mlx:cpu",
         "threads": 1,
-        "compute_dtype": "float32",  # the same to rounding on every processor
+        "dtype": "float32",  # the same to rounding on every processor
         "runs_dir": str(tmp_path / "runs"),
         "eval_every": "off",
         "sample_every": "off",

@@ -11,6 +11,7 @@
 #include "gemm.h"
 #include "linear.h"
 #include "memory.h"
+#include "pool.h"
 #include "shapes.h"
 
 namespace mlxhog {
@@ -28,6 +29,8 @@ nb::ndarray<nb::numpy, float> empty(const std::vector<std::size_t>& shape) {
   return {data, shape.size(), shape.data(), owner};
 }
 
+bool is_set(const std::vector<bool>& flags, std::size_t j) { return j < flags.size() && flags[j]; }
+
 }  // namespace
 }  // namespace mlxhog
 
@@ -43,21 +46,26 @@ void bind_ops(nb::module_& parent) {
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   def(m, "linears", "x: N... IN, weights: OUT_j IN, biases: OUT_j, outs: N... OUT_j", "out_j = x W_j^T + b_j.",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<MaybeFloats> biases,
-         std::vector<Result> outs, bool bfloat16, int threads) {
+         std::vector<Result> outs, std::vector<bool> bfloat16, bool rounds, int threads) {
         std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
-          maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j], nullptr, bfloat16});
+          maps.push_back({sizes.at("OUT_j", j), weights[j], biases[j], outs[j], nullptr, is_set(bfloat16, j), rounds && is_set(bfloat16, j)});
         linears_forward(sizes["N"], sizes["IN"], x, std::move(maps), threads);
-      }, "bfloat16"_a = false);
+      }, "bfloat16"_a = std::vector<bool>(), "rounds"_a = true);
   def(m, "linears_grad",
       "x: N... IN, weights: OUT_j IN, d_outs: N... OUT_j, dx: N... IN, d_weights: OUT_j IN, d_biases: OUT_j", "",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
-         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, bool bfloat16, int threads) {
+         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, std::vector<bool> bfloat16,
+         int threads) {
         std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
-          maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j], bfloat16});
+          maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j], is_set(bfloat16, j)});
         linears_backward(sizes["N"], sizes["IN"], x, std::move(maps), dx, threads);
-      }, "bfloat16"_a = false);
+      }, "bfloat16"_a = std::vector<bool>());
+  def(m, "round_to_bfloat16", "x: N...", "Round to the nearest bfloat16, or to the even one.",
+      [](Sizes& sizes, Result x, int threads) {
+        in_pieces(sizes["N"], 65536, threads, [=](Index at, Index n) { round_to_bfloat16(n, x + at); });
+      });
   for (const auto bind : {bind_activation, bind_attention, bind_block_diagonal, bind_conv, bind_long_conv, bind_loss,
                           bind_mlstm, bind_norms, bind_recurrence, bind_regression, bind_scan, bind_slstm})
     bind(m);

@@ -27,6 +27,7 @@ namespace {
 
 // One tile of C stays in registers while k runs; k is cut so that the rows of B it needs stay in cache.
 constexpr Index kDepth = 256;
+constexpr std::uint32_t kHigh = 0xffff0000;  // the bits of a bfloat16
 constexpr Index kAhead = 16;  // steps of k whose elements are fetched ahead
 
 // A row of tiles; the next 32 columns of B begin `panel` floats on. In a product of bfloat16 a float of A or B holds
@@ -61,7 +62,6 @@ struct Vnni {
   template <class V>
   MLXHOG_INLINE static void add(V& sum, float a, const V& b) {
     typedef std::uint32_t Words __attribute__((vector_size(sizeof(V))));
-    constexpr std::uint32_t kHigh = 0xffff0000;
     const auto of_a = std::bit_cast<std::uint32_t>(a);
     const auto of_b = std::bit_cast<Words>(b);
     sum += std::bit_cast<float>(of_a << 16) * std::bit_cast<V>(of_b << 16);
@@ -271,12 +271,23 @@ Kernel choose_pair_kernel() {
   return choose_kernel<Vnni>();
 }
 
+// x rounded to bfloat16, in the high half.
+MLXHOG_INLINE std::uint32_t rounded(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
+}
+
 const Kernel kernel = choose_kernel<Floats>(), vnni_kernel = choose_pair_kernel();
 
 }  // namespace
 
 const char* gemm_kernel() { return kernel.name; }
 const char* bfloat16_kernel() { return vnni_kernel.name; }
+
+MLXHOG_CLONES void round_to_bfloat16(Index count, float* x) {
+#pragma omp simd
+  for (Index i = 0; i < count; ++i) x[i] = std::bit_cast<float>(rounded(x[i]) & kHigh);
+}
 
 void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* B, Index bk,
           float* C, Index ldc, bool accumulate) {
@@ -295,7 +306,7 @@ namespace {
 
 // The product by panels, with K steps of k, a multiple of `unit`.
 void by_panels(const Kernel& own, Index M, Index N, Index K, Index unit, const float* A, Index am, Index ak,
-               const float* panels, float* C, Index ldc, bool accumulate) {
+               const float* panels, float* C, Index ldc, bool accumulate, bool rounds = false) {
   // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together; about equal parts of K.
   constexpr Index kCols = 512, kMaxDepth = 512;
   const Index block = 336 / own.height * own.height;
@@ -320,17 +331,12 @@ void by_panels(const Kernel& own, Index M, Index N, Index K, Index unit, const f
         }
         k += part;
       } while (k < K);
+      for (Index m = m0; rounds && m < m0 + rows; ++m) round_to_bfloat16(cols, C + m * ldc + n0);
     }
 }
 
-// x rounded to the nearest bfloat16, or to the even one, in the high half; NaN stays NaN.
-MLXHOG_INLINE std::uint32_t rounded(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x);
-  return x == x ? bits + 0x7fff + (bits >> 16 & 1) : bits | 0x400000;
-}
-
 MLXHOG_INLINE float pair(float low, float high) {
-  return std::bit_cast<float>(rounded(low) >> 16 | (rounded(high) & 0xffff0000));
+  return std::bit_cast<float>(rounded(low) >> 16 | (rounded(high) & kHigh));
 }
 
 // Rows of pairs, `to` (pairs, N) with row length `to_ld`, from rows of floats (K, N); beyond K zeros.
@@ -359,7 +365,7 @@ constexpr Index kUnit = 16;
 Index vnni_steps(Index K) { return (K + 2 * kUnit - 1) / (2 * kUnit) * kUnit; }
 
 void vnni_panels(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
-                 Index ldc, bool accumulate) {
+                 Index ldc, bool accumulate, bool rounds) {
   const Index pairs = vnni_steps(K), ld = pairs + kUnit;  // rows of a power of two would share few sets of a cache
   const Buffer rows = uninitialized(M * ld);
   if (ak == 1) {
@@ -369,7 +375,7 @@ void vnni_panels(Index M, Index N, Index K, const float* A, Index am, Index ak, 
     vnni_rows(K, M, A, ak, columns.get(), M, pairs);
     transpose(columns.get(), M, pairs, M, rows.get(), ld);
   }
-  by_panels(vnni_kernel, M, N, pairs, kUnit, rows.get(), ld, 1, panels, C, ldc, accumulate);
+  by_panels(vnni_kernel, M, N, pairs, kUnit, rows.get(), ld, 1, panels, C, ldc, accumulate, rounds);
 }
 
 // -- the system's BLAS
@@ -405,8 +411,8 @@ void blas_gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, co
 bool has_blas() { return sgemm != nullptr; }
 
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
-                 bool accumulate) {
-  if (B.vnni) return vnni_panels(M, N, K, A, am, ak, B.p, C, ldc, accumulate);
+                 bool accumulate, bool rounds) {
+  if (B.vnni) return vnni_panels(M, N, K, A, am, ak, B.p, C, ldc, accumulate, rounds);
   if (has_blas()) return blas_gemm(M, N, K, A, am, ak, B.p, B.k_step, B.n_step, C, ldc, accumulate);
   by_panels(kernel, M, N, K, 1, A, am, ak, B.p, C, ldc, accumulate);
 }

@@ -22,7 +22,8 @@ inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kP
 void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
 // The same for a product in bfloat16, VNNI-packed: pairs of numbers, neighbors along k, in the place of floats, up to
-// the next multiple of 32 along k. For K of 16 or more they fit in `packed_floats`.
+// the next multiple of 32 along k. They fit in `packed_floats` of a K of at least `kMinVnni`.
+inline constexpr Index kMinVnni = 16;
 void pack_vnni(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
 // The right factor (K, N or more) of `gemm_packed`: its panels, or, where a BLAS multiplies, the matrix where it lies.
@@ -38,9 +39,12 @@ struct Right {
 bool has_blas();
 
 // As `gemm`, from what `packed` returned; by the system's BLAS where there is one. If B is VNNI-packed A is rounded to
-// bfloat16, too, and the sums are float32.
+// bfloat16, too, and the sums are float32, rounded to it in C if `rounds`.
 void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
-                 bool accumulate);
+                 bool accumulate, bool rounds = false);
+
+// Rounds floats to the nearest bfloat16, or to the even one; NaN stays NaN.
+void round_to_bfloat16(Index count, float* x);
 
 // B[k, n] = from[k * k_step + n * n_step] as a right factor, in `panels` or where it lies; it must stay as it is there.
 Right packed(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels);

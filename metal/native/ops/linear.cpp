@@ -17,8 +17,6 @@ constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at onc
 constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
 
-bool is_vnni(const LinearMap& map, Index in) { return map.bfloat16 && std::min(in, map.out) >= kNarrow; }
-
 // Several narrow maps as one whose outputs lie side by side.
 struct Stack {
   std::vector<LinearMap> parts;
@@ -27,7 +25,7 @@ struct Stack {
 
   // Moves the narrow maps out of `maps`, if there are two or more.
   Stack(std::vector<LinearMap>& maps, Index in) {
-    const auto wide = [](const LinearMap& map) { return map.out >= kNarrow; };
+    const auto wide = [](const LinearMap& map) { return map.out >= kNarrow || map.bfloat16; };
     const auto wide_end = std::stable_partition(maps.begin(), maps.end(), wide);
     if (maps.end() - wide_end < 2) return;
     parts.assign(wide_end, maps.end());
@@ -88,15 +86,15 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap
   const Index at_once = packed_at_once(in);
   Index widest = 0;
   for (const LinearMap& map : maps) widest = std::max(widest, std::min(at_once, map.out));
-  const Buffer panels = uninitialized(packed_floats(in, widest));
+  const Buffer panels = uninitialized(packed_floats(std::max(in, kMinVnni), widest));
   for (const LinearMap& map : maps)
     for (Index n0 = 0; n0 < map.out; n0 += at_once) {
       const Index cols = std::min(at_once, map.out - n0);
-      const Right w = pack_all(in, cols, map.weight + n0 * in, 1, in, panels.get(), threads, is_vnni(map, in));
+      const Right w = pack_all(in, cols, map.weight + n0 * in, 1, in, panels.get(), threads, map.bfloat16);
       in_row_pieces(rows, threads, [&](Index first, Index count) {
         float* y = map.written + first * map.out + n0;
         if (map.given) copy_rows(count, cols, map.given + n0, 0, y, map.out);
-        gemm_packed(count, cols, in, x + first * in, in, 1, w, y, map.out, map.given != nullptr);
+        gemm_packed(count, cols, in, x + first * in, in, 1, w, y, map.out, map.given != nullptr, map.rounds);
       });
     }
   stack.for_each([&](const LinearMap& part, Index first) {
@@ -120,7 +118,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
     maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(), stacked_d_weight.get(), nullptr});
   }
   const Index at_once = packed_at_once(in);
-  Index longest = std::min(at_once, rows);
+  Index longest = std::max(kMinVnni, std::min(at_once, rows));
   for (const LinearMap& map : maps) longest = std::max(longest, std::min(at_once, map.out));
   Buffer scratch;
   // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
@@ -144,7 +142,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
     for (const LinearMap& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
-        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight, is_vnni(map, in));
+        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight, map.bfloat16);
         multiply(rows, depth, map.given + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
         written = true;
       }
@@ -156,7 +154,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
       std::optional<Right> b;
       const LinearMap* packed_for = nullptr;
       for (const LinearMap& map : maps) {
-        if (is_vnni(map, in) != vnni) continue;
+        if (map.bfloat16 != vnni) continue;
         if (!std::exchange(packed_for, &map)) b = right(x, k0, depth, kShortInput, vnni);
         multiply(map.out, depth, map.given + k0 * map.out, 1, map.out, b, x + k0 * in, map.written, adds || k0 > 0);
       }

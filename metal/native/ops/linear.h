@@ -8,13 +8,13 @@
 namespace mlxhog {
 
 // One map: W (out, in), bias (out) or null, y (rows, out); or its gradients: W, dy (rows, out) in `given`, dW (out, in)
-// in `written`, and db (out, or null). With `bfloat16` the factors of its products are rounded to that, unless it has
-// fewer than 16 inputs or outputs, as gates have.
+// in `written`, and db (out, or null). With `bfloat16` the factors of its products are rounded to that; y, too, if it
+// `rounds`.
 struct LinearMap {
   Index out;
   const float *weight, *given;
   float *written, *d_bias = nullptr;
-  bool bfloat16 = false;
+  bool bfloat16 = false, rounds = false;
 };
 
 void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap> maps, int threads);

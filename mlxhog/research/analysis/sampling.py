@@ -110,10 +110,7 @@ class GradientSource:
         self.subject, plan = subject, subject.plan
         (worker,), (kernels,), layout = plan.workers, plan.kernels, plan.layout
         self.backend: Backend = backends.create(
-            worker.backend,
-            threads=worker.threads,
-            kernels=kernels,
-            compute_dtype=plan.config.compute_dtype,
+            worker.backend, threads=worker.threads, kernels=kernels, dtype=plan.config.dtype
         )
         self.backend.bind(plan.model, layout, None, plan.sampled)
         self.params = np.zeros(layout.n_floats, np.float32)

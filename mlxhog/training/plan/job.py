@@ -135,7 +135,7 @@ def start_backend(
         threads=job.compute_threads,
         kernels=kernels,
         share=job.gpu_share,
-        compute_dtype=job.config.compute_dtype,
+        dtype=job.config.dtype,
     )
     beat()
     if kernels == "metal":

@@ -221,10 +221,10 @@ def choose_kernels(
             note(f"kernels auto: {chosen[name]} on {name}, because {may.reason}")
         elif choice == "auto" and cells.cells(model):
             note(_said(name, chosen[name], best, may.reason, measures=config.determinism == "none"))
-    if config.compute_dtype == "auto" and any(
+    if config.dtype == "auto" and any(
         kernels.uses_bf16_matmuls(variant, "auto") for variant in chosen.values()
     ):
-        note("bf16 matmuls, faster on this machine (--compute-dtype float32 to disable)")
+        note("bf16 matmuls, faster on this machine (--dtype float32 to disable)")
     return tuple(chosen[name] for name in backends)
 
 

@@ -19,6 +19,9 @@ from mlxhog.models.ops.mlstm import State, initial_state
 class Float64Ops(TorchOps):
     """The operators, with cells that take the arguments of those of `Ops`."""
 
+    def bfloat16(self, x: Tensor) -> Tensor:
+        return x.bfloat16().to(x.dtype)
+
     def mlstm_cell(
         self, *x: Tensor, chunk_size: int, state: Sequence[Tensor] | None = None, **how: Any
     ) -> tuple[Tensor, State]:

@@ -1,7 +1,8 @@
-"""The cells and the convolution as Metal kernels, with their backward passes; float32.
+"""The cells and the convolution as Metal kernels, with their backward passes.
 
-Arrays of the engine are row-major and float32 with the stated exceptions. Each operator is a custom
-op: forward(*inputs, saves=) returns the results and what is saved for backward, nothing where no
+Arrays of the engine are row-major and float32 with the stated exceptions; of operators in
+`TAKES_BF16` x, its result and their gradients may be bfloat16. Each operator is a custom op:
+forward(*inputs, saves=) returns the results and what is saved for backward, nothing where no
 gradient may follow; backward(saved, d_results) returns the gradients of the leading inputs. On the
 engine `mlx` an operator is as lazy as any; an emulated engine evaluates its inputs when it is
 called, so keep that out of `mx.compile`.
@@ -21,12 +22,15 @@ Arrays = Sequence[Array]
 _MLSTM_INPUTS = "q k v i f C0 n0 m0 starts".split()
 _SAVED = [*_MLSTM_INPUTS, *"b since y decay m h den M".split()]
 
+TAKES_BF16 = frozenset({"causal_conv"})
+"""Operators whose kernels take bfloat16; `MixedOps` casts the inputs of the others to float32."""
+
 
 class MetalCells(Ops):
     """The operators on one engine; without a Metal kernel, or named in `eager`, they are eager."""
 
     def __init__(self, engine: MetalEngine, eager: frozenset[str] = frozenset()) -> None:
-        self.engine = engine
+        self.engine, self.takes_bf16 = engine, TAKES_BF16 - eager
         for name in eager:
             setattr(self, name, getattr(super(), name))
 
@@ -85,7 +89,7 @@ class MetalCells(Ops):
         (y,) = self._custom_op(self._conv, self._conv_grad, inputs, w, b, back, silu=silu)
         padded = xp.pad(inputs, [(0, 0), (max(0, K - 1 - inputs.shape[1]), 0), (0, 0)])
         last = self.last_inputs(padded[:, padded.shape[1] - (K - 1) :], reset_mask)
-        return y, last
+        return y, xp.float32(last)
 
     def _conv(self, *arrays: Array, silu: bool, **_: bool) -> tuple[Arrays, Arrays]:
         """Convolve (inputs, w, b, back); `back` is the number of inputs before each position.
@@ -97,6 +101,7 @@ class MetalCells(Ops):
 
     def _conv_grad(self, saved: Arrays, d_results: Arrays, *, silu: bool) -> Arrays:
         names = ("x", "w", "bias", "back", "dy" if silu else "dpre")
+        d_results = d_results if silu else [self.xp.float32(dy) for dy in d_results]
         x = dict(zip(names, (*saved, *d_results), strict=True))
         S, K = d_results[0].shape[1], saved[1].shape[-1]
         how = {"S": S, "K": K, "P": saved[0].shape[1] - S}

@@ -75,7 +75,7 @@ class NativeMLXOps(NativeOps, MLXOps):
 
     def uses_native_gemm(self, weights: Sequence[array]) -> bool:
         """Whether the native matmul is the faster one, and no weight is quantized."""
-        return (FAST_GEMM or self.bfloat16) and not any(isinstance(w, Quantized) for w in weights)
+        return (FAST_GEMM or self.rounds) and not any(isinstance(w, Quantized) for w in weights)
 
 
 def views(*arrays: array | None) -> Views:

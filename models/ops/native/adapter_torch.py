@@ -56,7 +56,7 @@ class NativeTorchOps(NativeOps, TorchOps):
 
     def uses_native_gemm(self, weights: Sequence[Tensor]) -> bool:
         """Whether the native matmul is the faster one."""
-        return FAST_GEMM or self.bfloat16
+        return FAST_GEMM or self.rounds
 
 
 def _array(x: Tensor | None) -> View | None:

@@ -8,6 +8,7 @@ the kernels; those of linear recurrences compute position by position, at any ch
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,28 @@ def _without(position: int, call: Callable[..., None]) -> Callable[..., None]:
     return lambda *x, **how: call(*x[:position], *x[position + 1 :], **how)
 
 
+def _rounded(x: View, *, copies: bool = False, threads: int) -> View:
+    """Round to bfloat16, in place or in a copy."""
+    x = x.copy() if copies else x
+    ops.round_to_bfloat16(x, threads=threads)
+    return x
+
+
+def _rounding(op: CustomOp) -> CustomOp:
+    """Return the custom op with a setting `bfloat16`, which rounds its first result."""
+
+    def forward(*inputs: Any, bfloat16: bool, **how: Any) -> tuple[Views, Views]:
+        results, saved = op.forward(*inputs, **how)
+        if bfloat16:
+            _rounded(results[0], threads=how["threads"])
+        return results, saved
+
+    def backward(*arrays: Any, bfloat16: bool, **how: Any) -> Views:
+        return op.backward(*arrays, **how)
+
+    return CustomOp(forward, backward, op.saved_results)
+
+
 SOFT_CAP = CustomOp(
     lambda x, *, save, **how: (_one_result(ops.soft_cap, x, **how), ()),
     lambda saved, d_results, _, **how: _one_result(ops.soft_cap_grad, *saved, *d_results, **how),
@@ -162,18 +185,48 @@ def _linear_op(
     return CustomOp(forward, backward)
 
 
-LINEARS = _linear_op(ops.linears, ops.linears_grad, lambda w: w.shape[0])
-BLOCK_DIAGONAL = _linear_op(
-    ops.block_diagonal, ops.block_diagonal_grad, lambda w: w.shape[0] * w.shape[1]
+LINEARS, LOGITS = (
+    _linear_op(partial(ops.linears, rounds=rounds), ops.linears_grad, lambda w: w.shape[0])
+    for rounds in (True, False)
 )
+"""Both round the factors of weights of `bfloat16`; the results of the second stay float32."""
+
+
+def _diagonal(
+    x: View, weights: Views, biases: Views, outs: Views, bfloat16: Sequence[bool], threads: int
+) -> None:
+    if not any(bfloat16):
+        ops.block_diagonal(x, weights, biases, outs, threads=threads)
+        return
+    how: dict[str, Any] = {"copies": True, "threads": threads}
+    factors = _rounded(x, **how), [_rounded(w, **how) for w in weights]
+    ops.block_diagonal(*factors, biases, outs, threads=threads)
+    for y in outs:
+        _rounded(y, threads=threads)
+
+
+def _diagonal_grad(
+    x: View, weights: Views, d_outs: Views, *grads: Any, bfloat16: Sequence[bool], threads: int
+) -> None:
+    if any(bfloat16):
+        how: dict[str, Any] = {"copies": True, "threads": threads}
+        x, *rounded = (_rounded(one, **how) for one in (x, *weights, *d_outs))
+        weights, d_outs = rounded[: len(weights)], rounded[len(weights) :]
+    ops.block_diagonal_grad(x, weights, d_outs, *grads, threads=threads)
+
+
+BLOCK_DIAGONAL = _linear_op(_diagonal, _diagonal_grad, lambda w: w.shape[0] * w.shape[1])
+"""All its weights are `MatmulWeight`s, or none is."""
 
 # -- along the sequence ----------------------------------------------------------------------------
 
-CAUSAL_CONV = custom_op(
-    _at(4, "reset_mask", ops.causal_conv),
-    _at(4, "reset_mask", ops.causal_conv_grad),
-    lambda x, w, *_, **__: ((x.shape, (x.shape[0], w.shape[-1] - 1, x.shape[2])), ()),
-    state=True,
+CAUSAL_CONV = _rounding(
+    custom_op(
+        _at(4, "reset_mask", ops.causal_conv),
+        _at(4, "reset_mask", ops.causal_conv_grad),
+        lambda x, w, *_, **__: ((x.shape, (x.shape[0], w.shape[-1] - 1, x.shape[2])), ()),
+        state=True,
+    )
 )
 """(x, w, b, state or None) -> y, last."""
 
@@ -297,7 +350,7 @@ def _mlstm_grad(
     return *grads, *d_state
 
 
-MLSTM = CustomOp(_mlstm, _mlstm_grad, saved_results=(0,))
+MLSTM = _rounding(CustomOp(_mlstm, _mlstm_grad, saved_results=(0,)))
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 
 

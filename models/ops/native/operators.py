@@ -5,11 +5,11 @@ Each is a custom op of `custom_ops.py`, which `adapter_torch.py` and `adapter_ml
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlxhog._native import ops
-from mlxhog.models.ops.arrays import Array
+from mlxhog.models.ops.arrays import Array, MatmulWeight
 from mlxhog.models.ops.native import custom_ops
 from mlxhog.models.ops.native.custom_ops import CustomOp, View, simple
 from mlxhog.models.ops.operators import Ops, activation_name
@@ -21,7 +21,7 @@ SETTINGS: Mapping[str, Callable[["NativeOps", Any], Any]] = {
     "reset_mask": lambda own, x: own.constant(x, "uint8"),
     **dict.fromkeys(("offset", "lengths", "labels"), lambda own, x: own.constant(x, "int32")),
     "log_inclusion": lambda own, x: own.constant(x, "float32"),
-    "bfloat16": lambda own, _: own.bfloat16,
+    "bfloat16": lambda own, _: own.rounds,
 }
 """Conversions of settings for the kernels; arrays become views without a gradient."""
 
@@ -50,19 +50,15 @@ class NativeOps(Ops):
     """The operators as custom ops; those without a native kernel are eager."""
 
     slstm: CustomOp  # of the sLSTM cell, with saved or recomputed activations
-    bfloat16 = False  # whether `linears` and `linear_cross_entropy` use bf16 matmuls
+    rounds = False  # whether it is mixed precision, see `mixed.py`
 
-    def autocast(
-        self, params: dict[str, Array], matmul_weights: Collection[str]
-    ) -> tuple[Ops, dict[str, Array]]:
-        """Return operators that round the factors of large matmuls; the parameters are not cast.
-
-        Linear layers of fewer than 16 inputs or outputs, such as gates, stay float32; so does
-        `block_diagonal`. `matmul_weights` is not read.
-        """
+    def _mixed(self) -> Ops:
         mixed = copy.copy(self)
-        mixed.bfloat16 = True
-        return mixed, params
+        mixed.rounds = True
+        return mixed
+
+    def bfloat16(self, x: Array) -> Array:
+        return self.xp.float32(self.xp.bfloat16(x))
 
     @abstractmethod
     def apply(self, op: CustomOp, *inputs: Array | None, **settings: Any) -> Sequence[Array]:
@@ -115,8 +111,20 @@ class NativeOps(Ops):
     ) -> Sequence[Array]:
         if not self.uses_native_gemm(weights):
             return super().linears(x, weights, biases)
-        inputs = (x, *weights, *(biases or [None] * len(weights)))
-        return self.apply(custom_ops.LINEARS, *inputs, bfloat16=self.bfloat16)
+        return self._linears(custom_ops.LINEARS, x, weights, biases)
+
+    def _linears(
+        self, op: CustomOp, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None
+    ) -> Sequence[Array]:
+        bfloat16 = [isinstance(w, MatmulWeight) for w in weights]
+        arrays = [w.array if isinstance(w, MatmulWeight) else w for w in weights]
+        biases = biases or [None] * len(weights)
+        return self.apply(op, x, *arrays, *biases, bfloat16=bfloat16)
+
+    def logits(self, x: Array, w: Any, b: Array | None) -> Array:
+        if not self.uses_native_gemm([w]):
+            return super().logits(x, w, b)
+        return self._linears(custom_ops.LOGITS, x, [w], [b])[0]
 
     def block_diagonal(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
@@ -124,15 +132,14 @@ class NativeOps(Ops):
         small = all(ops.is_small_block(w.shape[1], w.shape[2]) for w in weights)
         if not (small or self.uses_native_gemm(weights)):
             return super().block_diagonal(x, weights, biases)
-        return self.apply(
-            custom_ops.BLOCK_DIAGONAL, x, *weights, *(biases or [None] * len(weights))
-        )
+        return self._linears(custom_ops.BLOCK_DIAGONAL, x, weights, biases)
 
     def causal_conv(
         self, x: Array, w: Array, b: Array | None, *, state: Array | None = None,
         reset_mask: Array | None = None, silu: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
         how = {"reset_mask": self.constant(reset_mask, "uint8"), "silu": silu}
+        how["bfloat16"] = self.rounds
         b = self.zeros_if_none(b, w[:, 0, 0])
         y, last = self.apply(custom_ops.CAUSAL_CONV, x, w, b, state, **how)
         return y, last
@@ -150,7 +157,7 @@ class NativeOps(Ops):
         reset_mask: Array | None = None,
         **how: Any,
     ) -> tuple[Array, Any]:
-        how["reset_mask"] = self.constant(reset_mask, "uint8")
+        how |= {"reset_mask": self.constant(reset_mask, "uint8"), "bfloat16": self.rounds}
         h, *last = self.apply(custom_ops.MLSTM, *x, *(state or [None] * 3), **how)
         return h, tuple(last)
 
@@ -167,5 +174,6 @@ class NativeOps(Ops):
     ) -> tuple[Array, Array]:  # fmt: skip
         if not self.uses_native_gemm([w]):
             return super().linear_cross_entropy(x, w, labels, cap, log_inclusion)
+        w = w.array if isinstance(w, MatmulWeight) else w
         nats, count = self._linear_cross_entropy(x, w, labels, cap, log_inclusion)
         return nats, count

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlxhog.base.mapped import BFLOAT16
 from mlxhog.errors import ShapeError
 from mlxhog.metal.kernels import conv, mlstm, slstm
 from mlxhog.metal.registry import KERNELS
@@ -67,6 +68,16 @@ def test_a_step_of_the_slstm_reads_its_matrix_once_for_up_to_eight_sequences(siz
         assert B <= int(launch.instance) * READS[sizes]
 
 
+def test_a_kernel_rounds_to_bfloat_as_to_the_nearest_or_the_even_one(emulator):
+    bits = np.arange(0x3F80_7000, 0x3F82_9000, 0x0800, np.uint32)  # ties and what is beside them
+    w = np.append(bits.view(np.float32), np.float32([-1e-41, 3.4e38, np.inf, np.nan, -0.0]))
+    x = {"x": np.ones((1, 1, w.size), BFLOAT16), "w": w.reshape(-1, 1, 1)}
+    x |= {"bias": np.zeros_like(w), "back": np.zeros((1, 1), np.int32)}
+    y = emulator.run(conv.FORWARD.launch(x, silu=0))["y"].reshape(-1)
+    assert y.dtype == BFLOAT16
+    np.testing.assert_array_equal(y.astype("f4"), (w + np.float32(0)).astype(BFLOAT16).astype("f4"))
+
+
 def of_shape(*shape):
     """An array that takes no memory."""
     return np.broadcast_to(np.float32(0), shape)
@@ -80,6 +91,9 @@ def launched(family, kernel, letters, given=None, **changed):
 REFUSED = {
     r"conv_forward: bias has shape \(2,\), .* require \(3,\)": lambda: launched(
         conv.CONV, conv.FORWARD, {"B": 1, "S": 4, "CH": 3, "K": 2}, {"silu": 1}, bias=of_shape(2)
+    ),
+    "one type are needed, these have .*'dy': 'float32'": lambda: launched(
+        conv.CONV, conv.PRE, {"B": 1, "S": 4, "CH": 3, "K": 2}, x=np.ones((1, 4, 3), BFLOAT16)
     ),
     "chunks of 65 positions and take 1 to 64": lambda: mlstm.GATES.launch(
         {"i": of_shape(1, 100, 1), "f": of_shape(1, 100, 1)}, L=65

@@ -140,7 +140,7 @@ OWN = {"kernels": "metal"}
 def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     backends, record, options, expected, said
 ):
-    options = {"compute_dtype": "float32", **options}
+    options = {"dtype": "float32", **options}
     chosen(choose_kernels, expected, said, options, backends, record)
 
 
@@ -176,7 +176,7 @@ def test_each_operator_is_chosen_by_the_times_of_the_models_own_cells(times, eag
 
 def test_a_model_without_such_cells_is_computed_by_eager_operators_and_nothing_is_said():
     model, notes = load_architecture("mad-attention"), []
-    how = TrainConfig(compute_dtype="float32"), model, ["mlx:gpu"], FASTER, notes.append
+    how = TrainConfig(dtype="float32"), model, ["mlx:gpu"], FASTER, notes.append
     assert kernel_choice.choose_kernels(*how) == ("eager",)
     assert notes == []
 
@@ -196,10 +196,7 @@ def test_a_run_says_that_its_processor_had_it_choose_bfloat16(
     processor, dtype, kernels, said, monkeypatch
 ):
     monkeypatch.setattr(ops, "bfloat16_kernel", lambda: processor)
-    options, expected = (
-        {"compute_dtype": dtype, "kernels": kernels},
-        kernels.replace("auto", "native"),
-    )
+    options, expected = ({"dtype": dtype, "kernels": kernels}, kernels.replace("auto", "native"))
     chosen(choose_kernels, expected, said, options, "torch:cpu", UNTESTED)
 
 
@@ -241,8 +238,7 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path):
 def test_a_run_multiplies_in_the_type_that_it_is_given(tmp_path):
     how = {"strategy": "serial", "workers": "torch:cpu", "steps": 3}
     first, other = (
-        train(small_config(tmp_path, compute_dtype=dtype, **how))
-        for dtype in ("float32", "bfloat16")
+        train(small_config(tmp_path, dtype=dtype, **how)) for dtype in ("float32", "bfloat16")
     )
     assert (first.kernels, other.kernels) == ("native", "native")
     assert not identical(parameters(first), parameters(other))

@@ -43,7 +43,7 @@ def test_tables_learn_what_the_last_ids_say(tmp_path):
         {"delay_compensation": "adaptive:1"},
         {"delay_feedback": True},
         {"strategy": "serial", "grad_accumulation": 2, "sampled_softmax": 40},
-        {"strategy": "serial", "optimizer": "sgd", "lr": 0.1, "compute_dtype": "bfloat16"},
+        {"strategy": "serial", "optimizer": "sgd", "lr": 0.1, "dtype": "bfloat16"},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
