@@ -39,6 +39,11 @@ def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
     return decorate
 
 
+def needs_gradient(inputs: Sequence[array | None]) -> bool:
+    """Whether a gradient may follow; MLX does not say in which arrays."""
+    return differentiable.get()
+
+
 def custom_op(
     forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array | None
 ) -> Sequence[array]:
@@ -152,6 +157,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "log_sigmoid": _log_sigmoid,
     "softmax": lambda x, axis=-1: mx.softmax(x, axis),
     "amax": mx.max,
+    "depends": lambda x, others: mx.depends([x], list(others))[0] if others else x,
     "with_gradient": _with_gradient,
     "value_and_grad": lambda function, arrays: mx.value_and_grad(function)(dict(arrays)),
     "linear": _linear,
