@@ -118,6 +118,7 @@ class Layer:
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"  # mixes positions, or does not
     inside: ClassVar[str] = ""  # prefix of its parameters within its place in a candidate
     takes_plain_fields: ClassVar[bool] = True  # its fields are options, see `config.options`
+    unrolled: ClassVar[bool] = False  # whether eager operators compute it position by position
 
     def __init_subclass__(cls) -> None:
         """Make the class a dataclass, and read `about`."""

@@ -298,7 +298,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
         there are several, a forward pass before a gradient computes the gradient with them, as
         Liger-Kernel does (Hsu et al. 2024, arXiv:2410.10989), and saves nothing else.
         """
-        xp, rows = self.xp, max(MIN_LOSS_ROWS, self.max_logits // max(1, len(w)))
+        xp, rows = self.xp, loss_rows(len(w), self.max_logits)
         inputs = {"x": x, "w": w} | ({} if bias is None else {"b": bias})
         wanted = [name for name, y in inputs.items() if xp.needs_gradient([y])]
 
@@ -342,6 +342,11 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
         (nats,) = xp.custom_op(forward, backward, *inputs.values())
         return nats, (labels != -100).sum()
+
+
+def loss_rows(V: int, max_logits: int = Ops.max_logits) -> int:
+    """Return the tokens of a chunk of a loss over V tokens of vocabulary."""
+    return max(MIN_LOSS_ROWS, max_logits // max(1, V))
 
 
 def activation_name(name: str) -> str:
