@@ -102,11 +102,9 @@ def loss(
     x, _ = _after_blocks(cfg, params, tokens, state, ops, **how)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
     x = x.reshape(-1, x.shape[-1])
-    if families.head_bias(cfg) is None:
-        head = params[families.head(cfg)]
-        return ops.linear_cross_entropy(x, head, labels, cap, log_inclusion)
-    logits = _raw_logits(cfg, params, x, ops)
-    return ops.capped_cross_entropy(logits, labels, cap, log_inclusion)
+    head, name = params[families.head(cfg)], families.head_bias(cfg)
+    bias = None if name is None else params[name]
+    return ops.linear_cross_entropy(x, head, labels, cap, log_inclusion, bias)
 
 
 def mean_loss(*inputs: Any, ops: Ops, **how: Any) -> Array:

@@ -85,7 +85,9 @@ def memory(model: ModelConfig, length: int, options: dict[str, Any]) -> Memory:
     """Return the estimate of a run with one worker."""
     config = TrainConfig(seq_len=length)
     layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
-    return Memory(machine_bytes=0, part=1.0).with_gradients(config, model, layout, 1, **options)
+    return Memory(machine_bytes=0, part=1.0).with_gradients(
+        config, model, layout, [("mlx", "metal")], **options
+    )
 
 
 def step(model: ModelConfig, options: dict[str, Any]) -> StepCost:

@@ -121,6 +121,7 @@ class Layer:
     keeps_bf16: ClassVar[bool] = False
     """Whether results of its linear layers go to operators alone, where they may be bfloat16."""
     takes_plain_fields: ClassVar[bool] = True  # its fields are options, see `config.options`
+    unrolled: ClassVar[bool] = False  # whether eager operators compute it position by position
 
     def __init_subclass__(cls) -> None:
         """Make the class a dataclass, and read `about`."""

@@ -26,7 +26,7 @@ through negative eigenvalues, arXiv:2411.12537, for signs.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
@@ -121,6 +121,7 @@ class MLSTMCell(_CandidateCell):
 
     name = "mlstm"
     keeps_bf16 = True
+    chunk_size: ClassVar[int] = CHUNK_SIZE
 
     signed: bool = False  # whether the forget gate may be negative
 
@@ -145,7 +146,7 @@ class MLSTMCell(_CandidateCell):
             f = size + xp.log(xp.maximum(1.0 - xp.exp(-size), MIN_SIGNED_GATE) / 2)
             k = k * P
         how: dict[str, Any] = {
-            "chunk_size": CHUNK_SIZE,
+            "chunk_size": self.chunk_size,
             "eps": CELL_EPS,
             "reset_mask": ctx.reset_mask,
         }
@@ -168,6 +169,7 @@ class SLSTMCell(_CandidateCell):
     """
 
     name = "slstm"
+    unrolled = True
 
     conv: int = option(0, "kernel size of the convolution; 0: none", low=0)
     bias_init: str = option("small", "or powerlaw", choices=tuple(BIAS_INIT))
@@ -309,6 +311,7 @@ class SLSTMV1(_V1Cell):
 
     name = "slstm-v1"
     keeps_bf16 = True
+    unrolled = True
 
     forget: str = of_model("slstm_linspace:{heads}:3.0:6.0")  # initializer of the cell's biases
     recurrent: str = of_model("zeros")

@@ -54,8 +54,8 @@ class Arrays(Protocol):
         amax(x, axis)                 the maximum; equal ones share the gradient
         cumsum(x, axis, reverse=)     cumulative sums, from the end if reversed; so cummin
         stop_gradient(x)              x as a constant
-        after(x, y)                   x, computed after y, where arrays are lazy
-        needs_gradient(inputs)        whether a gradient may follow
+        needs_gradient(arrays)        whether the gradient of a function of them may follow
+        depends(x, others)            x, in a lazy graph not before the others
         custom_op(f, b, *x)           an operator with its backward pass, see `arrays_torch`
         with_gradient(x, g, *c)       x, through which dy becomes g(dy, *c): g is linear in dy, uses
                                       no other array of the computation, and has no gradient

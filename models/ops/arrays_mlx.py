@@ -40,6 +40,11 @@ def with_vjp(gradients: Callable[..., Any]) -> Callable[[Function], Function]:
     return decorate
 
 
+def needs_gradient(inputs: Sequence[array | None]) -> bool:
+    """Whether a gradient may follow; MLX does not say in which arrays."""
+    return differentiable.get()
+
+
 def custom_op(
     forward: Callable[..., Any], backward: Callable[..., Any], *inputs: array | None
 ) -> Sequence[array]:
@@ -155,8 +160,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "numpy": _numpy,
     "row_major": lambda x: x,  # launches of MLX make their inputs so
     "clone": lambda x: x,
-    "after": mx.depends,
-    "needs_gradient": lambda inputs: differentiable.get(),
+    "needs_gradient": needs_gradient,
     "float32": lambda x: x.astype(mx.float32),
     "int32": lambda x: x.astype(mx.int32),
     "bfloat16": lambda x: x.astype(mx.bfloat16),
@@ -164,6 +168,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "log_sigmoid": _log_sigmoid,
     "softmax": lambda x, axis=-1: mx.softmax(x, axis),
     "amax": mx.max,
+    "depends": lambda x, others: mx.depends([x], list(others))[0] if others else x,
     "with_gradient": _with_gradient,
     "value_and_grad": lambda function, arrays: mx.value_and_grad(function)(dict(arrays)),
     "vjp": lambda function, arrays, d_results: mx.vjp(function, list(arrays), list(d_results))[1],

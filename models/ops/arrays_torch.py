@@ -114,7 +114,8 @@ def _value_and_grad(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     leaves = {name: x.detach() for name, x in arrays.items()}
     floats = {name: x.requires_grad_() for name, x in leaves.items() if x.is_floating_point()}
-    value = function(leaves)
+    with torch.enable_grad():  # also in the forward pass of a custom op
+        value = function(leaves)
     how: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}
     grads = torch.autograd.grad(value, list(floats.values()), **how)
     return value, dict(zip(floats, grads, strict=True))
@@ -155,7 +156,6 @@ _OWN: dict[str, Callable[..., Any]] = {
     "from_numpy": _from_numpy,
     "numpy": _numpy,
     "row_major": lambda x: x.detach().contiguous(),
-    "after": lambda x, y: x,
     "float32": lambda x: x if x.dtype == torch.float64 else x.float(),
     "int32": lambda x: x.int(),
     "bfloat16": lambda x: x.bfloat16(),
@@ -171,6 +171,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "cummax": lambda x, axis: x.cummax(axis).values,
     "sort": lambda x, axis=-1: x.sort(axis).values,
     "stop_gradient": lambda x: x.detach(),
+    "depends": lambda x, others: x,
     "with_gradient": _with_gradient,
     "value_and_grad": _value_and_grad,
     "vjp": _vjp,

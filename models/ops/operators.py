@@ -7,6 +7,7 @@ own functions (`eager/ops_torch.py`, `eager/ops_mlx.py`), native kernels (`nativ
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 from mlxhog.errors import ConfigError
@@ -21,6 +22,9 @@ MAX_SUM_TERMS = 32_766
 Above it MPS reads past the operands on M1 and M2: in torch before 2.14, and in batched matmuls
 later, too. Sources: pytorch issues 177116, 193487 and 195163.
 """
+
+MIN_LOSS_ROWS = 512
+"""Fewest tokens of a chunk of a loss: each adds to the gradient of the whole head."""
 
 ACTIVATIONS = tuple("gelu gelu_tanh silu swish relu relu^2 sigmoid selu softplus".split())
 """Activation functions of `activate` and `glu`, by the names of the xlstm package.
@@ -39,6 +43,8 @@ class Ops(MLSTMOps, Recurrences, ABC):
     """
 
     activations: Mapping[str, Callable[[Array], Array]]  # by name; `silu` has no second one
+    max_logits = 1 << 24
+    """Most logits of a chunk of a loss, if those are of `MIN_LOSS_ROWS` tokens or more."""
 
     def autocast(
         self, params: dict[str, Array], matmul_weights: Collection[str]
@@ -303,14 +309,63 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
     def linear_cross_entropy(
         self, x: Array, w: Array, labels: Array, cap: float | None,
-        log_inclusion: Array | None = None,
+        log_inclusion: Array | None = None, bias: Array | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """Return `capped_cross_entropy` of the logits x w^T; x (N, d), w (V, d).
+        """Return `capped_cross_entropy` of the logits x w^T + b; x (N, d), w (V, d), bias (V,).
 
-        Implementations may compute logits and gradients in chunks of rows, so that the logits never
-        exist as a whole.
+        The logits of all tokens never exist at once: they are computed in chunks of tokens. If
+        there are several, a forward pass before a gradient computes the gradient with them, as
+        Liger-Kernel does (Hsu et al. 2024, arXiv:2410.10989), and saves nothing else.
         """
-        return self.capped_cross_entropy(self.linears(x, [w])[0], labels, cap, log_inclusion)
+        xp, rows = self.xp, loss_rows(len(w), self.max_logits)
+        inputs = {"x": x, "w": w} | ({} if bias is None else {"b": bias})
+        wanted = [name for name, y in inputs.items() if xp.needs_gradient([y])]
+
+        def loss(p: Mapping[str, Array], labels: Array) -> tuple[Array, Array]:
+            logits = self.linears(p["x"], [p["w"]], [p.get("b")])[0]
+            return self.capped_cross_entropy(logits, labels, cap, log_inclusion)
+
+        if len(x) <= rows:
+            return loss(inputs, labels)
+
+        def forward(*arrays: Array) -> tuple[tuple[Array], list[Array]]:
+            nats, dx, sums, done = 0.0, list[Array](), dict[str, Array](), list[Array]()
+            for first in range(0, x.shape[0], rows):
+                cut, p = slice(first, first + rows), dict(zip(inputs, arrays, strict=True))
+                p["x"] = xp.depends(p["x"][cut], done)  # one chunk at a time in a lazy graph
+                if wanted:
+                    nats_of = partial(lambda p, y, own: loss(p | own, y)[0], p, labels[cut])
+                    own, grads = xp.value_and_grad(nats_of, {name: p[name] for name in wanted})
+                else:
+                    own, grads = loss(p, labels[cut])[0], {}
+                nats = nats + xp.stop_gradient(own)
+                for name, grad in grads.items():
+                    if name == "x":
+                        dx.append(grad)
+                    elif first == 0:
+                        sums[name] = xp.float32(grad)
+                    else:
+                        sums[name] += grad  # in place in PyTorch
+                done = [nats, *dx[-1:], *sums.values()]
+            saved = ([xp.concatenate(dx)] if dx else []) + list(sums.values())
+            return (xp.depends(nats, saved),), saved
+
+        def backward(
+            saved: Sequence[Array], d_nats: Sequence[Array], _: Sequence[bool]
+        ) -> list[Array | None]:
+            grads = dict(zip(wanted, saved, strict=True))
+            return [
+                xp.astype(grads[name] * d_nats[0], y) if name in grads else None
+                for name, y in inputs.items()
+            ]
+
+        (nats,) = xp.custom_op(forward, backward, *inputs.values())
+        return nats, (labels != -100).sum()
+
+
+def loss_rows(V: int, max_logits: int = Ops.max_logits) -> int:
+    """Return the tokens of a chunk of a loss over V tokens of vocabulary."""
+    return max(MIN_LOSS_ROWS, max_logits // max(1, V))
 
 
 def activation_name(name: str) -> str:

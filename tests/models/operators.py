@@ -185,12 +185,13 @@ DIAGONALS = [
 ]
 
 
-def cross_entropy(V, cap, *, factors=False, sampled=False):
-    labels = np.random.default_rng(V).integers(0, V, 70, np.int32)
+def cross_entropy(V, cap, *, factors=False, sampled=False, rows=70, biased=False):
+    labels = np.random.default_rng(V).integers(0, V, rows, np.int32)
     labels[::7] = -100
     fixed = {"labels": labels, "cap": cap, "log_inclusion": -np.abs(draw(V)) if sampled else None}
     if factors:
-        return Case("linear_cross_entropy", {"x": draw(70, 6), "w": 5 * draw(V, 6)}, fixed)
+        inputs = {"x": draw(rows, 6), "w": 5 * draw(V, 6)} | ({"bias": draw(V)} if biased else {})
+        return Case("linear_cross_entropy", inputs, fixed)
     return Case("capped_cross_entropy", {"raw_logits": 20 * draw(70, V)}, fixed)
 
 

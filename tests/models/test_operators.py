@@ -7,14 +7,17 @@ compares them with published implementations.
 from dataclasses import replace
 from functools import partial
 
+import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 
 from mlxhog._native import ops as native
+from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.mlstm import MAX_CHUNKS
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
 from mlxhog.models.ops.native.operators import NativeOps
-from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
+from mlxhog.models.ops.operators import ACTIVATIONS, Ops, activation_name
 from tests import tolerances as near
 from tests.models.operators import (
     DIAGONALS,
@@ -203,6 +206,78 @@ def test_every_native_operator_is_compared():
 @each_of("case", METAL_CASES.values(), ids=METAL_CASES)
 def test_an_operator_with_metal_kernels_too(twin, case):
     case.check(twin)
+
+
+LOSSES = {
+    f"cap {cap}{', biased' * biased}{', sampled' * sampled}": cross_entropy(
+        9, cap, factors=True, rows=1100, biased=biased, sampled=sampled
+    )
+    for cap, biased, sampled in ((15.0, False, False), (None, True, False), (15.0, True, True))
+}
+
+
+def chunks_of(patch, ops):
+    """Let chunks of a loss be as small as possible; their numbers of rows get into this list."""
+    rows, own = list[int](), ops.capped_cross_entropy
+
+    def counted(x, *others):
+        rows.append(len(x))
+        return own(x, *others)
+
+    patch.setattr(Ops, "max_logits", 0)
+    patch.setattr(ops, "capped_cross_entropy", counted, raising=False)
+    return rows
+
+
+@all_twins
+@each_of("case", LOSSES.values(), ids=LOSSES)
+def test_the_loss_of_many_tokens_is_exact_and_all_their_logits_never_exist(twin, case, monkeypatch):
+    rows = chunks_of(monkeypatch, twin.ops)
+    case.check(twin)
+    assert not rows or set(rows) == {512, 76}  # none: of a native kernel
+
+
+@each_of("twin", HALF.values(), ids=HALF)
+def test_the_gradients_of_a_bf16_head_add_up_in_float32_and_a_frozen_head_needs_none(
+    twin, monkeypatch
+):
+    case = cross_entropy(9, 15.0, factors=True, rows=1100)
+    bf16 = replace(case, call=lambda ops, x: case(ops, x | {"w": ops.xp.bfloat16(x["w"])}))
+    _, whole = twin.run(bf16, case.inputs, case.fixed)
+    rows = chunks_of(monkeypatch, twin.ops)
+    _, grads = twin.run(bf16, case.inputs, case.fixed)
+    assert_close(grads["w"], whole["w"], near.Tolerance(of_largest=2**-7))
+    head = {"w": case.inputs.pop("w")}
+    _, of_x = twin.run(case, case.inputs, case.fixed | head)
+    assert_close(of_x["x"], EXACT.run(case, case.inputs, case.fixed | head)[1]["x"], near.OP_F32)
+    assert set(rows) == {512, 76}
+
+
+@each_of("twin", HALF.values(), ids=HALF)
+def test_a_loss_without_a_gradient_computes_none(twin, monkeypatch):
+    case = LOSSES["cap 15.0"]
+    (nats, _), _ = twin.run(case, case.inputs, case.fixed)
+    with adapter_mlx.without_gradient(), torch.no_grad(), monkeypatch.context() as patch:
+        rows = chunks_of(patch, twin.ops)
+        patch.setattr(twin.ops.xp, "value_and_grad", None)
+        alone, _ = twin.results(case, case.inputs, case.fixed)
+    assert_close(alone, nats, near.OP_F32)
+    assert set(rows) == {512, 76}
+
+
+@each_of("compiled", [False, True])
+def test_the_memory_of_a_loss_of_mlx_grows_with_its_inputs_alone(compiled, monkeypatch):
+    monkeypatch.setattr(Ops, "max_logits", 0)
+    V, d, peaks = 1024, 8, list[int]()
+    w, ops = mx.array(draw(V, d)), choose("mlx", "eager", "cpu")
+    for N in (4096, 6144):
+        x, labels = mx.array(draw(N, d)), mx.zeros(N, mx.int32)
+        f = mx.value_and_grad(lambda x, y: ops.linear_cross_entropy(x, w, y, 30.0)[0])
+        mx.eval(w, x, labels)
+        mx.reset_peak_memory()
+        mx.eval((mx.compile(f) if compiled else f)(x, labels))
+        peaks.append(mx.get_peak_memory())
+    assert peaks[1] - peaks[0] < 2048 * V  # logits of the others have 4 * 2048 * V bytes
 
 
 @twins

@@ -191,6 +191,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             seed=config.seed,
         )
         sidecar = SidecarJob(cluster=config, identity=identity, log=Path("sidecar.log"))
+    frameworks = [worker.backend.partition(":")[0] for worker in workers]
+    variants = list(zip(frameworks, kernels, strict=True))
     plans = [
         TextPlan(
             **vars(replace(regime, notes=(*notes, *regime.notes))),
@@ -204,7 +206,13 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             kernels=kernels,
             layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
-            memory=memory.with_gradients(regime.config, model, layout, len(workers)),
+            memory=memory.with_gradients(
+                regime.config,
+                model,
+                layout,
+                variants,
+                negatives=0 if sampled is None else sampled.negatives,
+            ),
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
             validation_text=ValidationText(data.val, data.tokenizer, validation),

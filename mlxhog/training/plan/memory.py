@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mlxhog import strategies
 from mlxhog.arena import Layout
@@ -17,12 +18,13 @@ from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.config.config import TrainConfig
 from mlxhog.display.views import Tell
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.activations import Activations, activations
 from mlxhog.models.families import ModelConfig, param_count
+from mlxhog.models.ops.kernels import uses_bf16_matmuls
 from mlxhog.training.plan.kernel_choice import Writers
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
 LIVE_PART = 0.1  # largest part of a run's memory for snapshots for readers, with --live auto
-ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 SURELY_RECOMMENDED = 0.5  # of a Mac's memory for its GPU: macOS recommends two thirds or more
 GIB = 2**30
 
@@ -34,8 +36,10 @@ class Memory:
     machine_bytes: int
     part: float  # of it that the run may take (`memory_limit`)
     limited_by: str = "the memory of this machine"
-    gradient_bytes: int = 0  # of a worker's snapshots and gradients
-    sequence_bytes: int = 0  # of the activations of a sequence
+    copies_bytes: int = 0  # of a worker's snapshots and predictions
+    gradient_bytes: int = 0  # of its gradients
+    kept: Activations = Activations(1.0, 0.0, 1, 1.0, 0.0)  # of its activations
+    seq_len: int = 1
 
     @property
     def limit_bytes(self) -> float:
@@ -43,31 +47,50 @@ class Memory:
         return self.part * self.machine_bytes
 
     def with_gradients(
-        self, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int
-    ) -> Memory:
-        """Return this with the estimate for each worker of a run."""
-        copies = 1 + (config.read != "live") + config.overlap
-        copies += strategies.prediction_of(config) == "own" and workers > 1
+        self, config: TrainConfig, model: ModelConfig, layout: Layout,
+        workers: Sequence[tuple[str, str]], *, negatives: int = 0, recompute: str = "none",
+    ) -> Memory:  # fmt: skip
+        """Return this with the estimate for the worker of a run that needs the most.
+
+        Each worker is a framework and a kernel variant; `negatives` are those of sampled softmax, 0
+        for the full one; `recompute` is as of `activations`.
+        """
+        copies = (config.read != "live") + config.overlap
+        copies += strategies.prediction_of(config) == "own" and len(workers) > 1
         copies += strategies.build_optimizer(config).scratch_arrays
-        per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
-        per_token += 4 * model.vocab_size
-        return replace(
-            self,
-            gradient_bytes=4 * copies * layout.n_floats,
-            sequence_bytes=4 * config.seq_len * per_token,
+        how: dict[str, Any] = {"length": config.seq_len, "recompute": recompute}
+        if negatives:  # and at most every token is another target
+            how["candidates"] = negatives + config.seq_len * config.micro_batch
+        each = list[Activations]()
+        for framework, kernels in dict.fromkeys(workers):
+            is_bf16 = uses_bf16_matmuls(kernels, config.dtype)
+            how["dtype"] = "bfloat16" if is_bf16 else "float32"
+            each.append(activations(model, framework, kernels, **how))
+        own = replace(
+            self, copies_bytes=4 * copies * layout.n_floats, gradient_bytes=4 * layout.n_floats
         )
+        memories = [replace(own, kept=kept, seq_len=config.seq_len) for kept in each]
+        return max(memories, key=lambda memory: memory.of_batch(config.micro_batch))
 
     def of_batch(self, sequences: int) -> int:
-        """Bytes of a worker's gradient of a batch of this many sequences."""
-        return self.gradient_bytes + self.kept_bytes(sequences)
+        """Bytes of a worker's gradient of a batch of this many sequences.
+
+        The backward pass frees activations while it makes gradients.
+        """
+        at_loss = self.kept_bytes(sequences) + self.kept.gradients * self.gradient_bytes
+        return self.copies_bytes + int(max(self.gradient_bytes, at_loss))
 
     def kept_bytes(self, sequences: int) -> int:
         """Bytes that such a gradient keeps for its backward pass."""
-        return sequences * self.sequence_bytes
+        return int(self.kept.of(sequences * self.seq_len))
 
     def max_sequences(self, n_bytes: float) -> int:
         """The largest batch whose gradient fits in `n_bytes`; 0 if none does."""
-        return max(0, int((n_bytes - self.gradient_bytes) // self.sequence_bytes))
+        n_bytes -= self.copies_bytes
+        if n_bytes < self.gradient_bytes:
+            return 0
+        n_bytes -= self.kept.gradients * self.gradient_bytes
+        return max(0, self.kept.max_tokens(n_bytes) // self.seq_len)
 
     def check_parameters(self, name: str, model: ModelConfig) -> None:
         """Refuse a model whose parameters do not fit, before its blocks are listed one by one."""

@@ -19,6 +19,8 @@ from mlxhog.models.ops.mlstm import State, initial_state
 class Float64Ops(TorchOps):
     """The operators, with cells that take the arguments of those of `Ops`."""
 
+    max_logits = 1 << 40  # one chunk
+
     def bfloat16(self, x: Tensor) -> Tensor:
         return x.bfloat16().to(x.dtype)
 

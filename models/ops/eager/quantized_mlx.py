@@ -35,6 +35,10 @@ class Quantized:
         """Dtype of the packed elements, by which it differs from every other parameter."""
         return self.parts[0].dtype
 
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.parts[0].shape[0]
+
     def __getitem__(self, rows: array) -> array:
         """Return rows, dequantized; index of any shape, result (*index.shape, in) float32."""
         packed, scales, offsets = self.parts

@@ -139,7 +139,7 @@ class MetalCells(Ops):
             names = "h_part den_part M_part C_end n_end"
             kernels, how = (mlstm.STATES, mlstm.OUT), {"L": chunk, "eps": eps, **segment}
             *part, x["C0"], x["n0"] = self._run(kernels, x, names, **how)
-            x["decay"] = xp.after(x["decay"], part[0])  # one segment's states at a time
+            x["decay"] = xp.depends(x["decay"], part[:1])  # one segment's states at a time
             parts.append(part)
             ends += [x["C0"], x["n0"]] if saves else []
         h, den, M = map(self._join, zip(*parts, strict=True), (1, 2, 2))
@@ -178,7 +178,7 @@ class MetalCells(Ops):
             x["C0"], x["n0"] = ends[len(ends) - 2 - len(parts)]
             names = "dq_part dk_part dv_part di_part db_part dots dC0 dn0"
             *part, dots, x["dC_end"], x["dn_end"] = self._run(kernels, x, names, L=chunk, **segment)
-            x["decay"] = xp.after(x["decay"], part[0])
+            x["decay"] = xp.depends(x["decay"], part[:1])
             parts.insert(0, part)
             states.insert(0, dots.sum(-1))
         dq, dk, dv, di, db = map(self._join, zip(*parts, strict=True), (1, 1, 1, 1, 2))

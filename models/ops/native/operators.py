@@ -170,10 +170,12 @@ class NativeOps(Ops):
 
     def linear_cross_entropy(
         self, x: Array, w: Any, labels: Array, cap: float | None,
-        log_inclusion: Array | None = None,
+        log_inclusion: Array | None = None, bias: Array | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        if not self.uses_native_gemm([w]):
-            return super().linear_cross_entropy(x, w, labels, cap, log_inclusion)
+        if bias is not None or not self.uses_native_gemm([w]):
+            if isinstance(w, MatmulWeight):
+                x, w = self.bfloat16(x), self.bfloat16(w.array)
+            return super().linear_cross_entropy(x, w, labels, cap, log_inclusion, bias)
         w = w.array if isinstance(w, MatmulWeight) else w
         nats, count = self._linear_cross_entropy(x, w, labels, cap, log_inclusion)
         return nats, count

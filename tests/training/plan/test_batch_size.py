@@ -14,6 +14,7 @@ from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.models.activations import Activations
 from mlxhog.training.plan import batch_size, memory
 from mlxhog.training.plan.batch_size import advice, choose, limit_of, proposed
 from mlxhog.training.plan.decide import make_plan
@@ -137,7 +138,8 @@ def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):
 
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):
     gib, two = 1 << 30, [WorkerSpec("mlx:gpu", 1)] * 2
-    memory_of = Memory(1, 1.0, gradient_bytes=gib, sequence_bytes=gib // 2)
+    kept = Activations(gib // 2, 0.0, 1, 1.0, gradients=1.0)
+    memory_of = Memory(1, 1.0, gradient_bytes=gib, kept=kept)
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * gib)
     share = GPUShare(workers=2)
     memory_of.check_gpu(10, share, two)

@@ -1,0 +1,155 @@
+"""The memory of a gradient: what a token takes, and whether the plan's number is right.
+
+    python benchmarks/memory.py --quick    eager MLX by architecture; a large model by kernels
+    python benchmarks/memory.py --full     every framework and kernel variant by architecture
+
+Each gradient of one sequence is computed in a process of its own, at two lengths. Measured is its
+peak above what exists before it: MLX's own count where MLX allocates everything, else resident
+memory. The slope between the lengths is the memory of a token; the error is that of the plan's
+number (gradients and activations, without snapshots). Resident memory of a small model is mostly
+the libraries', so an error counts above 6 MB of difference only.
+"""
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from harness.frame import run, say
+from harness.machine import resident, smallest
+
+from mlxhog import arena, backends
+from mlxhog.data.batch import Batch
+from mlxhog.models import activations, families
+from mlxhog.models.registry import load_architecture
+
+MAD = "hidden_size=256,vocab_size=320"
+ARCHITECTURES = {
+    "5m": "", "10m": "", "30m": "", "5m-v1": "", "minute": "", "mlstm swiglu mlstm swiglu": MAD,
+    "mh-attention swiglu mh-attention swiglu": MAD, "gated-delta-net swiglu gla swiglu": MAD,
+}  # fmt: skip
+VARIANTS = (("mlx:cpu", "eager"), ("torch:cpu", "eager"), ("mlx:cpu", "native"),
+            ("torch:cpu", "native"))  # fmt: skip
+"""The first is measured with --quick, too, and judged: its peaks repeat exactly."""
+
+LARGE, LARGE_CHANGES, LARGE_LENGTHS = "160m", "vocab_size=50304", (512, 1024)
+LARGE_ARMS = (("torch:cpu", "native"), ("mlx:cpu", "native"))
+OPTIONS = (("float32", "none"),)  # ("bfloat16", "none"), ("float32", "blocks"), ...
+"""Pairs of --dtype and --recompute that the large model is measured with."""
+
+MAX_ERROR = 0.15
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One gradient: of which model, and how it is computed."""
+
+    model: str
+    changes: str  # of `--set`
+    backend: str
+    kernels: str
+    dtype: str = "float32"
+    recompute: str = "none"
+    length: int = 256
+
+
+def peak_bytes(arm):
+    """Bytes that a gradient takes at its peak above all that exists before it."""
+    backend = create(arm)
+    warm = load_architecture("tiny", "hidden_size=16,num_hidden_layers=1")  # loads libraries
+    bind(backend, warm)
+    backend.loss_and_grads(batch(warm, 8))
+    model = load_architecture(arm.model, arm.changes or None)
+    bind(backend, model)
+    sample = batch(model, arm.length)
+    gc.collect()
+    if arm.backend == "mlx:cpu" and arm.kernels != "native":
+        import mlx.core as mx
+
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        backend.loss_and_grads(sample)
+        return mx.get_peak_memory() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins anew
+    before, _ = resident()
+    backend.loss_and_grads(sample)
+    return resident()[1] - before
+
+
+def create(arm):
+    return backends.create(arm.backend, threads=1, kernels=arm.kernels, compute_dtype=arm.dtype)
+
+
+def bind(backend, model):
+    layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
+    backend.bind(model, layout)
+    noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
+    backend.param_buffer[:] = np.resize(noise, len(backend.param_buffer))
+    backend.refresh()
+
+
+def batch(model, length):
+    tokens = np.random.default_rng(1).integers(0, model.vocab_size, (1, length + 1), np.int32)
+    return Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
+
+
+def in_a_process(arm):
+    """Bytes of `peak_bytes`, in a process of its own."""
+    words = [sys.executable, __file__, "--arm", json.dumps(asdict(arm))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def counted(arm):
+    """What is kept by the plan's count, and the bytes of the gradients."""
+    model = load_architecture(arm.model, arm.changes or None)
+    how = {"length": arm.length, "dtype": arm.dtype, "recompute": arm.recompute}
+    kept = activations.activations(model, arm.backend.partition(":")[0], arm.kernels, **how)
+    return kept, 4 * families.param_count(model)
+
+
+def row_of(arm, lengths):
+    """Measure an arm at two lengths: a row of the table."""
+    lengths = smallest((8, 16), lengths)
+    arms = [replace(arm, length=length) for length in lengths]
+    peaks = [in_a_process(one) for one in arms]
+    plans = []
+    for one in arms:
+        kept, gradients = counted(one)
+        plans.append(max(gradients, kept.of(one.length) + kept.gradients * gradients))
+    own = {name: value for name, value in asdict(arm).items() if name != "length"}
+    noise = 0 if (arm.backend, arm.kernels) == VARIANTS[0] else 6e6
+    return own | {
+        "lengths": lengths, "bytes": peaks, "plan": [int(plan) for plan in plans],
+        "KB a token": (peaks[1] - peaks[0]) / (lengths[1] - lengths[0]) / 1e3,
+        "error": max(abs(p - y) / (y + noise) for p, y in zip(plans, peaks, strict=True)),
+    }  # fmt: skip
+
+
+def measure(findings, chosen):
+    """Measure, print, claim."""
+    for backend, kernels in VARIANTS[: 1 if chosen.quick else None]:
+        rows = []
+        for model, changes in list(ARCHITECTURES.items())[: smallest(1, None)]:
+            say(f"{backend} {kernels}: {model}")
+            rows.append(row_of(Arm(model, changes, backend, kernels), (256, 512)))
+        findings.table(rows)
+        name = f"{backend}, {kernels}: largest error of the plan"
+        worst = max(row["error"] for row in rows)
+        findings.at_most(name, worst, MAX_ERROR, timing=False)
+    for backend, kernels in LARGE_ARMS:
+        for dtype, recompute in OPTIONS:
+            arm = Arm(smallest("tiny", LARGE), LARGE_CHANGES, backend, kernels, dtype, recompute)
+            say(f"{backend} {kernels}: {arm.model}, {dtype}, recompute {recompute}")
+            findings.table([row_of(arm, LARGE_LENGTHS)])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--arm"]:
+        print(peak_bytes(Arm(**json.loads(sys.argv[2]))))
+        raise SystemExit
+    run(__doc__, measure, packages=("mlx", "torch"))
