@@ -36,6 +36,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
     """
 
     activations: Mapping[str, Callable[[Array], Array]]  # by name; `silu` has no second one
+    evaluates = False  # whether operators of a lazy framework compute when they are called
 
     def autocast(
         self, params: dict[str, Array], matmul_weights: Collection[str]

@@ -23,7 +23,7 @@ class MetalCells(Ops):
     """The operators on one engine; without a Metal kernel, or named in `eager`, they are eager."""
 
     def __init__(self, engine: MetalEngine, eager: frozenset[str] = frozenset()) -> None:
-        self.engine = engine
+        self.engine, self.evaluates = engine, engine.emulated
         for name in eager:
             setattr(self, name, getattr(super(), name))
 
