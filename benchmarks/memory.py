@@ -63,7 +63,7 @@ def peak_bytes(arm):
     bind(backend, warm)
     backend.loss_and_grads(batch(warm, 8))
     model = load_architecture(arm.model, arm.changes or None)
-    bind(backend, model)
+    bind(backend, model, arm.recompute)
     sample = batch(model, arm.length)
     gc.collect()
     if arm.backend == "mlx:cpu" and arm.kernels != "native":
@@ -81,12 +81,12 @@ def peak_bytes(arm):
 
 
 def create(arm):
-    return backends.create(arm.backend, threads=1, kernels=arm.kernels, compute_dtype=arm.dtype)
+    return backends.create(arm.backend, threads=1, kernels=arm.kernels, dtype=arm.dtype)
 
 
-def bind(backend, model):
+def bind(backend, model, recompute="none"):
     layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
-    backend.bind(model, layout)
+    backend.bind(model, layout, recompute=recompute == "blocks")
     noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
     backend.param_buffer[:] = np.resize(noise, len(backend.param_buffer))
     backend.refresh()

@@ -89,7 +89,7 @@ def logits(
 def loss(
     cfg: ModelConfig, params: Params, tokens: Array, labels: Array, *, ops: Ops,
     x: Array | None = None, rows: Array | None = None, masks: Mapping[str, Array] | None = None,
-    log_inclusion: Array | None = None, state: State | None = None,
+    log_inclusion: Array | None = None, state: State | None = None, recompute: bool = False,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return the summed cross entropy in nats over the labels other than -100, and their number.
 
@@ -97,8 +97,9 @@ def loss(
     (B, S, d), the embedded tokens, replaces the embedding of `params`, whose gradient is then one
     row per token. With log_inclusion (C,) of sampled softmax (`models/sampled_softmax.py`) the head
     and its bias in `params` are the rows of the C candidates, and labels are indices among them.
+    With `recompute` the backward pass computes each block again: its activations are not kept.
     """
-    how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x}
+    how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x, "recompute": recompute}
     x, _ = _after_blocks(cfg, params, tokens, state, ops, **how)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
     x = x.reshape(-1, x.shape[-1])

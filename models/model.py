@@ -25,7 +25,7 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
 from mlxhog.models.fields import MAX_WIDTH, Fields, custom, positive, read
 from mlxhog.models.layers.layer import ForwardContext, Layer
-from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.arrays import Array, Arrays, MatmulWeight
 from mlxhog.models.spec import ParamSpec, small
 
 Params = Mapping[str, Array]
@@ -96,14 +96,17 @@ class BlockStack:
     @cached_property
     def spec(self) -> dict[str, ParamSpec]:
         """Every parameter by its name, in the order of use."""
-        specs = [self.embedding, *self.ngrams]
-        for part in self.parts():
-            if part.norm:
-                specs.append(ParamSpec(f"{part.norm}.weight", (part.d,), self.norms[1]))
-            if part.norm and self.norms[2]:
-                specs.append(ParamSpec(f"{part.norm}.bias", (part.d,), "zeros"))
-            specs += part.spec
-        return {spec.name: spec for spec in (*specs, *self.out_norm, *self.head)}
+        of_blocks = (spec for part in self.parts() for spec in self.part_spec(part))
+        specs = (self.embedding, *self.ngrams, *of_blocks, *self.out_norm, *self.head)
+        return {spec.name: spec for spec in specs}
+
+    def part_spec(self, part: ResidualBlock) -> Iterator[ParamSpec]:
+        """Return the parameters of a sublayer with its norm."""
+        if part.norm:
+            yield ParamSpec(f"{part.norm}.weight", (part.d,), self.norms[1])
+        if part.norm and self.norms[2]:
+            yield ParamSpec(f"{part.norm}.bias", (part.d,), "zeros")
+        yield from part.spec
 
     def parts(self) -> Iterator[ResidualBlock]:
         """Return every sublayer, in the order of use."""
@@ -252,13 +255,20 @@ def init_state(cfg: ModelConfig, B: int, xp: Arrays, like: Array | None = None) 
 def blocks(
     cfg: ModelConfig, params: Params, x: Array, state: State | None, ctx: ForwardContext
 ) -> tuple[Array, State]:
-    """Compute from the embedded tokens (B, S, d) to the final norm; return x and the new state."""
+    """Compute from the embedded tokens (B, S, d) to the final norm; return x and the new state.
+
+    The new state is empty with `ctx.recompute`: it would be kept for the backward pass.
+    """
     layout, after = cfg.layout, list[tuple[Array, ...]]()
     ctx.note(x)
     x = ctx.at(layout.embedding.name).drop(x)
     for number, block in enumerate(layout.blocks):
-        x, end = run_block(cfg, block, params, x, None if state is None else state[number], ctx)
-        after.append(end)
+        before = None if state is None else state[number]
+        if ctx.recompute:
+            x = recomputed_block(cfg, block, params, x, before, ctx)
+        else:
+            x, end = run_block(cfg, block, params, x, before, ctx)
+            after.append(end)
         ctx.note(x)
     if layout.out_norm:
         x = norm(cfg, params, layout.out_norm[0].name.removesuffix(".weight"), x, ctx)
@@ -277,6 +287,31 @@ def run_block(
         y, end = part.forward(params, u, state, ctx)
         x, state, after = x + y if part.norm else y, None, (*after, *end)
     return x, after
+
+
+def recomputed_block(
+    cfg: ModelConfig, block: Block, params: Params, x: Array, state: tuple[Array, ...] | None,
+    ctx: ForwardContext,
+) -> Array:  # fmt: skip
+    """Return x after one block; the backward pass computes the block again from its inputs.
+
+    Masks of documents and dropout are constants. Source: Chen et al. 2016, arXiv:1604.06174.
+    """
+    names = list(dict.fromkeys(s.name for part in block for s in cfg.layout.part_spec(part)))
+    states = () if state is None else state
+    weights = [params[name] for name in names]
+    of_matmuls = [isinstance(w, MatmulWeight) for w in weights]
+
+    def run(x: Array, *rest: Array) -> Array:
+        pairs = zip(rest[len(states) :], of_matmuls, strict=True)
+        marked = (MatmulWeight(w) if is_marked else w for w, is_marked in pairs)
+        weights = dict(zip(names, marked, strict=True))
+        y, _ = run_block(cfg, block, weights, x, state and rest[: len(states)], ctx)
+        return y
+
+    pairs = zip(weights, of_matmuls, strict=True)
+    inputs = (x, *states, *(w.array if is_marked else w for w, is_marked in pairs))
+    return ctx.ops.xp.recompute(run, *inputs, evaluates=ctx.ops.evaluates)
 
 
 def norm(cfg: ModelConfig, params: Params, name: str, x: Array, ctx: ForwardContext) -> Array:

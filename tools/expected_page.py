@@ -17,7 +17,7 @@ from mlxhog.training.plan.roofline import CHIPS, StepCost
 
 PAGE = Path(__file__).resolve().parents[1] / roofline.PAGE
 BATCHES = ((1, 512), (8, 512), (1, 2048), (8, 2048))  # sequences and tokens in each
-RECOMPUTE: Sequence[dict[str, Any]] = ({},)
+RECOMPUTE = ({"recompute": "none"}, {"recompute": "blocks"})
 """Further arguments of the memory estimate, as {"recompute": "blocks"}; each has columns."""
 HEAD = """# What to expect: computed, not measured
 

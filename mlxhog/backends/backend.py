@@ -64,6 +64,7 @@ class Backend(InferenceModel):
     forward_share: float | None = None
     """Forward share of the last step's time; None where forward and backward pass are one graph
     (on a GPU, or compiled), since measuring would force a sync."""
+    recompute = False  # whether the backward pass computes each block again
     compiled = False  # whether the gradient is compiled, for every shape of its inputs
     _flat: Any = None  # the array whose slices the parameters are
     _tables: Mapping[str, Slot] = {}  # slots of the tables in the arena's layout
@@ -88,15 +89,19 @@ class Backend(InferenceModel):
         layout: Layout,
         live: Float32 | None = None,
         sampled: SampledSoftmax | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         """Make the model's parameters slices of one flat array; `copy_in` gives them values.
 
         `live` parameters of the arena, (n_floats,) float32, are aliased instead of copied.
-        `sampled` draws the negatives of `loss_and_grads`; None is the full softmax.
+        `sampled` draws the negatives of `loss_and_grads`; None is the full softmax. With
+        `recompute` it keeps the inputs of each block, and computes the rest again when needed.
 
         Raises:
             ConfigError: `live` is not None, and this framework cannot alias host memory here.
         """
+        self.recompute = recompute
         self.params = self._bind_params(layout.dense, layout.n_dense, live)
         spec, self.model, self._sampled = families.param_spec(model), model, sampled
         self._trained = [name for name in self.params if spec[name].kind == "dense"]
@@ -215,7 +220,8 @@ class Backend(InferenceModel):
         if self.bf16_matmuls:  # all else, and the gradients, are float32
             ops, params = ops.autocast(params, families.matmul_weights(model) & params.keys())
         how: dict[str, Any] = {"masks": masks, "log_inclusion": log_inclusion, "state": state}
-        return lm.mean_loss(model, params, tokens, labels, ops=ops, x=x, rows=read, **how)
+        how |= {"x": x, "rows": read, "recompute": self.recompute}
+        return lm.mean_loss(model, params, tokens, labels, ops=ops, **how)
 
     def _by_rows(self, inputs: Inputs, grads: dict[str, Any]) -> Grads:
         """Return the gradients of `Inputs.leaves`, sparse ones as `Rows` of their parameters."""

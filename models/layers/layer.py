@@ -43,6 +43,7 @@ class ForwardContext:
     masks: Mapping[str, Array] | None = None  # (B, S, width) by site, 0 or 1 / (1 - rate)
     hidden: list[Array] | None = None  # receives x after embedding, every block and final norm
     site: str = ""  # where dropout is now
+    recompute: bool = False  # whether the backward pass recomputes each block, see `model.blocks`
 
     def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
         """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`.

@@ -76,6 +76,34 @@ def custom_op(
     return results
 
 
+def _recompute(function: Callable[..., array], *inputs: array, evaluates: bool) -> array:
+    """See `Arrays`; `mx.checkpoint` frees little, lazy or not (MLX 0.32).
+
+    A graph that is evaluated as a whole would compute all blocks again before the first gradient
+    of a weight. So a block waits for dy, and the one before it for the gradients of this one.
+    While MLX traces a gradient, an evaluated array keeps those that it was computed from. So where
+    operators evaluate, results leave the trace as copies.
+    """
+
+    def forward(*inputs: array) -> tuple[list[array], Sequence[array]]:
+        y = function(*inputs)
+        return [_copied(y) if evaluates else y], inputs
+
+    def backward(inputs: Sequence[array], d_results: Sequence[array], _: object) -> list[array]:
+        after = mx.depends(list(inputs), list(d_results))
+        dx, *others = mx.vjp(function, after, list(d_results))[1]
+        return [*map(_copied, (dx, *others))] if evaluates else mx.depends([dx], others) + others
+
+    return custom_op(forward, backward, *inputs)[0]
+
+
+def _copied(x: array) -> array:
+    """Return an evaluated copy of x, outside of any graph."""
+    if x.dtype == mx.bfloat16:  # the buffer protocol does not have it
+        return _copied(x.view(mx.uint16)).view(mx.bfloat16)
+    return mx.array(memoryview(np.asarray(x, order="C")))  # type: ignore[arg-type]
+
+
 # A VJP in one expression is one kernel, MLX's own is two; -x would be kept as an array.
 @with_vjp(lambda x, dy, _: dy * mx.sigmoid(0 - x))
 def _log_sigmoid(x: array) -> array:
@@ -170,6 +198,7 @@ _OWN: dict[str, Callable[..., Any]] = {
     "amax": mx.max,
     "depends": lambda x, others: mx.depends([x], list(others))[0] if others else x,
     "with_gradient": _with_gradient,
+    "recompute": _recompute,
     "value_and_grad": lambda function, arrays: mx.value_and_grad(function)(dict(arrays)),
     "vjp": lambda function, arrays, d_results: mx.vjp(function, list(arrays), list(d_results))[1],
     "linear": _linear,

@@ -43,6 +43,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
     """
 
     activations: Mapping[str, Callable[[Array], Array]]  # by name; `silu` has no second one
+    evaluates = False  # whether operators of a lazy framework compute when they are called
     max_logits = 1 << 24
     """Most logits of a chunk of a loss, if those are of `MIN_LOSS_ROWS` tokens or more."""
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.models import families, lm, lm_float64
+from mlxhog.models import families, layers, lm, lm_float64
 from mlxhog.models.ops.arrays import MatmulWeight
+from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.optim.gradients import Rows, dense
 from tests.backends.untrained import NAMES, bound, values
@@ -103,6 +104,33 @@ def test_loss_and_gradients_are_those_of_float64(name, kernels, case):
     score = backend.evaluate(batch)  # of the whole vocabulary, and of all units
     plain = lm_float64.differentiate(cfg, params, batch.x, batch.y)[0]
     assert_close(score.nats / score.targets, plain, LOSS_F32)
+
+
+EVERY_LAYER = load_architecture(" ".join(layers.known()), "vocab_size=23,dim=32,max_length=32")
+RECOMPUTED = CASES | {
+    "every layer": (EVERY_LAYER, text, None, None),
+    "every layer, frozen contexts": (EVERY_LAYER, completions, None, None),
+}
+KINDS = [(case, kernels, "float32") for case in RECOMPUTED for kernels in ("native", "eager")]
+KINDS += [
+    (case, "metal-emulated", "float32") for case in ("v1, documents", "xlstm, frozen contexts")
+]
+KINDS += [("every layer", kernels, "bfloat16") for kernels in ("native", "eager")]
+KINDS += [("v1, dropped units", "metal-emulated", "bfloat16")]
+
+
+@pytest.mark.slow
+@on_both
+@each_of("case, kernels, dtype", KINDS)
+def test_recomputed_blocks_give_the_same_bits(name, case, kernels, dtype):
+    cfg, make, _, head = RECOMPUTED[case]
+    params, how = perturbed_params(cfg, seed=5), {"dtype": dtype, "head": head}
+    loss, grads = bound(name, cfg, params, kernels, **how).loss_and_grads(make(cfg))
+    backend = bound(name, cfg, params, kernels, recompute=True, **how)
+    recomputed, again = backend.loss_and_grads(make(cfg))
+    assert recomputed == loss
+    for parameter, grad in values(grads).items():
+        np.testing.assert_array_equal(values(again)[parameter], grad, parameter)
 
 
 @on_both

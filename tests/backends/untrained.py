@@ -11,11 +11,11 @@ from tests.models.sample import SMALLEST
 NAMES = ("torch:cpu", "mlx:cpu")
 
 
-def lay(backend, cfg=SMALLEST, params=None, head=None):
+def lay(backend, cfg=SMALLEST, params=None, head=None, recompute=False):
     """The backend with these parameters, or with the model's first, and the tables among them."""
     params = families.init_params(cfg, 0) if params is None else params
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    backend.bind(cfg, layout, sampled=head)
+    backend.bind(cfg, layout, sampled=head, recompute=recompute)
     flat = np.zeros(layout.n_floats, np.float32)
     for name, slot in layout.slots.items():
         parameter(flat, slot)[...] = params[name]
@@ -23,9 +23,9 @@ def lay(backend, cfg=SMALLEST, params=None, head=None):
     return backend
 
 
-def bound(name, cfg, params, kernels="auto", dtype="float32", head=None):
+def bound(name, cfg, params, kernels="auto", dtype="float32", head=None, recompute=False):
     how = {"kernels": kernels, "dtype": dtype}
-    return lay(backends.create(name, threads=1, **how), cfg, params, head)
+    return lay(backends.create(name, threads=1, **how), cfg, params, head, recompute)
 
 
 def values(grads):

@@ -40,6 +40,7 @@ class Memory:
     gradient_bytes: int = 0  # of its gradients
     kept: Activations = Activations(1.0, 0.0, 1, 1.0, 0.0)  # of its activations
     seq_len: int = 1
+    recompute: str = "none"  # "none" or "blocks", see `TrainConfig`
 
     @property
     def limit_bytes(self) -> float:
@@ -66,8 +67,9 @@ class Memory:
             is_bf16 = uses_bf16_matmuls(kernels, config.dtype)
             how["dtype"] = "bfloat16" if is_bf16 else "float32"
             each.append(activations(model, framework, kernels, **how))
+        n_bytes = 4 * layout.n_floats
         own = replace(
-            self, copies_bytes=4 * copies * layout.n_floats, gradient_bytes=4 * layout.n_floats
+            self, copies_bytes=copies * n_bytes, gradient_bytes=n_bytes, recompute=recompute
         )
         memories = [replace(own, kept=kept, seq_len=config.seq_len) for kept in each]
         return max(memories, key=lambda memory: memory.of_batch(config.micro_batch))
@@ -105,7 +107,13 @@ class Memory:
             f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
             f"{worker_bytes / GIB:.1f} in each of {workers} workers)"
         )
-        self._check(n_bytes, need, "use fewer --workers, a smaller --batch-size or --model")
+        way = f"use {self._recomputing}fewer --workers, a smaller --batch-size or --model"
+        self._check(n_bytes, need, way)
+
+    @property
+    def _recomputing(self) -> str:
+        """The first way to need less memory, with a comma; "" if it is in use."""
+        return "--recompute blocks, " * (self.recompute == "none")
 
     def _check(self, n_bytes: int, need: str, way: str) -> None:
         if n_bytes > self.limit_bytes:
@@ -132,8 +140,8 @@ class Memory:
             f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, "
             f"and a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, "
             f"divided by {share.workers}); the largest batch that fits is {most} (--batch-size "
-            f"{most}), --grad-accumulation makes a step of several; or take a smaller --model or "
-            "--seq-len"
+            f"{most}), --grad-accumulation makes a step of several; or take "
+            f"{self._recomputing}a smaller --model or --seq-len"
         )
 
     def keeps_snapshots(self, live: str, parameters: int, note: Tell) -> bool:

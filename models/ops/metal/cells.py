@@ -30,7 +30,8 @@ class MetalCells(Ops):
     """The operators on one engine; without a Metal kernel, or named in `eager`, they are eager."""
 
     def __init__(self, engine: MetalEngine, eager: frozenset[str] = frozenset()) -> None:
-        self.engine, self.takes_bf16 = engine, TAKES_BF16 - eager
+        self.engine, self.evaluates = engine, engine.emulated
+        self.takes_bf16 = TAKES_BF16 - eager
         for name in eager:
             setattr(self, name, getattr(super(), name))
 

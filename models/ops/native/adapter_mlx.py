@@ -49,7 +49,7 @@ def without_gradient() -> Iterator[None]:
 class NativeMLXOps(NativeOps, MLXOps):
     """The native operators on arrays in memory that the CPU can read."""
 
-    slstm = SLSTM_RECOMPUTED
+    slstm, evaluates = SLSTM_RECOMPUTED, True
 
     def apply(self, op: CustomOp, *inputs: array | None, **settings: Any) -> Sequence[array]:
         """Call a custom op; it saves arrays for its gradient, except in `without_gradient`."""
