@@ -251,7 +251,7 @@ def pytest_runtest_makereport(item):
 
 def pytest_runtest_logreport(report):
     """Once per report, in the process that has the terminal, whichever process ran the test."""
-    if report.needless_skip:
+    if getattr(report, "needless_skip", False):  # a crash has a report of xdist
         _skipped.append(f"{report.nodeid}: {_reason(report)}")
 
 

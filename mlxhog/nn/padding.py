@@ -43,6 +43,10 @@ class SkippingOps:
         """Return an operator without state."""
         return getattr(self._ops, name)
 
+    def keeping_bf16(self) -> "SkippingOps":
+        """Return these operators, which are float32."""
+        return self
+
     def mlstm_cell(self, q: Array, k: Array, v: Array, *gates: Array, **how: Any) -> Any:
         """Run the cell; padding does not change the state."""
         return self._ops.mlstm_cell(q, k, v, *self._shut_gates(*gates), **how)
