@@ -97,7 +97,7 @@ def loss(
     (B, S, d), the embedded tokens, replaces the embedding of `params`, whose gradient is then one
     row per token. With log_inclusion (C,) of sampled softmax (`models/sampled_softmax.py`) the head
     and its bias in `params` are the rows of the C candidates, and labels are indices among them.
-    With `recompute` the backward pass computes each block again, instead of keeping its activations.
+    With `recompute` the backward pass computes each block again: its activations are not kept.
     """
     how: dict[str, Any] = {"rows": rows, "masks": masks, "embedded": x, "recompute": recompute}
     x, _ = _after_blocks(cfg, params, tokens, state, ops, **how)

@@ -69,7 +69,8 @@ class Death:
 
     def way_out(
         self, last: str = "", *, otherwise: str,
-        less_memory: str = "use fewer --workers, a smaller --batch-size or a smaller --model",
+        less_memory: str = "use --recompute blocks, fewer --workers, a smaller --batch-size or "
+        "--model",
     ) -> str:  # fmt: skip
         """Return the way out for an error message.
 

@@ -138,6 +138,12 @@ class TrainConfig(ConfigBase):
     grad_accumulation: int = _model(
         1, "micro-batches per optimizer step", low=1, aliases=("grad_accumulation_steps",)
     )
+    recompute: str = _model(
+        "auto",
+        "activation recomputation; blocks: the backward pass computes each residual block again, "
+        "with the same gradients; auto: if memory requires it; --grad-checkpoint is blocks",
+        choices=("auto", "none", "blocks"), aliases=("grad_checkpoint",), on="blocks",
+    )  # fmt: skip
     kernels: str = _model(
         "auto", "kernel implementation; auto: fastest on this machine",
         choices=("auto", "eager", "native", "metal", EMULATED),

@@ -56,6 +56,7 @@ class Option:
     above: float | None = None  # numbers are greater
     below: float | None = None  # numbers are less
     aliases: tuple[str, ...] = ()  # other names, in snake_case, in YAML and as flags
+    on: str = ""  # its value by an alias without one, as a flag; in YAML true, and false is none
     none: str = "none"  # the text for None, if the type allows it
     repeats: bool = False  # `NAME=VALUE`; values of further flags and sources are added
     lines: bool = False  # may have several values: a list, arguments or flags; kept as lines
@@ -178,6 +179,8 @@ class Option:
             return plain_yaml.as_assignments(value)
         if self.lines and isinstance(value, list | tuple) and value:
             return "\n".join(map(os.fspath, value))
+        if self.on and isinstance(value, bool):
+            return self.on if value else self.none
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name

@@ -310,6 +310,7 @@ _ELSEWHERE = {
     "runs_dir": "o out out_dir outfile output_dir",
     "patience": "early_stopping_patience",
     "prompt": "p start",
+    "recompute": "activation_checkpointing gradient_checkpointing recompute_activations",
     "report_to": "logging_dir tensorboard",
     "resume": "resume_from_checkpoint",
     "save_every": "checkpoint_every save_interval save_steps save_strategy steps_per_save",
@@ -333,7 +334,6 @@ _ELSEWHERE = {
     "leave it out, the command trains": "do_train train",
     "validation text is evaluated while it trains, see --eval-every; alone: mlxhog eval":
         "do_eval eval_only test",
-    "for less memory lower --batch-size or --seq-len": "grad_checkpoint gradient_checkpointing",
     "progress comes every few seconds, and metrics.jsonl has a line every two":
         "log_every log_interval logging_steps steps_per_report",
     "there is no LoRA: all weights are trained":

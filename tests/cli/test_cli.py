@@ -129,9 +129,9 @@ def test_what_stops_a_command_is_one_message_and_its_exit_code(
 
 def test_flags_have_their_types_and_data_takes_several_texts_in_one_flag_or_several(trainer):
     words = "--lr=1e-3 --iters 10k --eval-every -1 --workers torch:cpu*2 --threads auto".split()
-    assert main(["train", *words]) == 0
+    assert main(["train", *words, "--grad-checkpoint"]) == 0
     assert trainer.config == TrainConfig(
-        lr=1e-3, steps=10_000, eval_every="off", workers="torch:cpu*2"
+        lr=1e-3, steps=10_000, eval_every="off", workers="torch:cpu*2", recompute="blocks"
     )
     Path("conf.yaml").write_text("data: [a b, c]\n")
     for words in (["--data", "a b", "c"], ["--data=a b", "--quiet", "--data=c"], ["-cconf.yaml"]):

@@ -50,6 +50,9 @@ good.txt                          text is named by a flag: --data good.txt
 --gpu-write metal-emulated --write lossless   every CPU writer has to use cas
 --keep-best --eval-every off      keep_best: needs eval_every
 --keep-best=false                 --keep-best takes no value, it has 'false'; --no-keep-best
+--grad-checkpoint=false           takes no value, it has 'false'; --recompute none switches it off
+--grad-checkpoint --recompute none    --grad-checkpoint and --recompute are the same option
+--gradient-checkpointing          did you mean '--recompute'?
 --overlap true                    unexpected argument 'true'; a flag such as --x takes no value
 --safety-checks --no-safety-checks    --safety-checks and --no-safety-checks are the same option
 """,

@@ -52,6 +52,8 @@ def test_every_default_is_legal_and_values_of_python_are_converted_like_those_of
         ("iters: 7", "steps", 7),
         ("steps_per_eval: 7", "eval_every", Interval(steps=7)),
         ("size: small", "model", "small"),
+        ("grad_checkpoint: true", "recompute", "blocks"),
+        ("grad_checkpoint: false", "recompute", "none"),
         ("# nothing", "seed", 0),
     ],
 )

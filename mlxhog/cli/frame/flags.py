@@ -213,9 +213,9 @@ class Flags:
                 is_ended = True
             elif flag not in self.by_flag:
                 unknown.append(flag)
-            elif self.by_flag[flag].type is bool:
-                add(spec := self.by_flag[flag], [str(flag != spec.off_flag).lower()], flag)
-                off = f"{spec.off_flag} switches it off"
+            elif (spec := self.by_flag[flag]).type is bool or (spec.on and flag != spec.flag):
+                add(spec, [spec.on or str(flag != spec.off_flag).lower()], flag)
+                off = f"{spec.off_flag or f'{spec.flag} {spec.none}'} switches it off"
                 problems += [f"{flag} takes no value, it has {text!r}; {off}"] * bool(equals)
             elif texts := [text] if equals else self._value(self.by_flag[flag], argv):
                 add(self.by_flag[flag], texts, flag)

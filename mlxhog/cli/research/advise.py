@@ -27,7 +27,7 @@ from mlxhog.display.streams import wrapped
 from mlxhog.research import AdviseConfig
 
 ADVISE_TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val
-loss_on seq_len batch_size grad_accumulation kernels compute_dtype workers threads write
+loss_on seq_len batch_size grad_accumulation recompute kernels compute_dtype workers threads write
 sampled_softmax optimizer lr clip weight_decay inject_stragglers seed runs_dir"""
 
 

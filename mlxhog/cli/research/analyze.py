@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from mlxhog.experiments.target import AnalysisTarget
 
 TRAINING = """data tokenizer text_key document_separator strict_data skip_machine_data val loss_on
-context seq_len batch_size grad_accumulation kernels compute_dtype workers threads strategy predict
-async_after write sampled_softmax blocks optimizer lr clip ngram_lr weight_decay seed runs_dir"""
+context seq_len batch_size grad_accumulation recompute kernels compute_dtype workers threads
+strategy predict async_after write sampled_softmax blocks optimizer lr clip ngram_lr weight_decay
+seed runs_dir"""
 
 OTHERWISE = "; other options of train are read from a YAML file or a run"
 

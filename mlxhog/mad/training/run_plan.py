@@ -114,7 +114,8 @@ def make_run_plan(
     recipe, settings = config.recipe, tasks.resolve(config.task, config.settings)
     model = config.model()
     same = {name: getattr(recipe, name) for name in ("optimizer", "lr", "clip", "batch_size")}
-    same |= {"seed": config.seed, "compute_dtype": "float32"}  # scores of every machine are alike
+    same |= {"seed": config.seed, "recompute": "none"}
+    same |= {"compute_dtype": "float32"}  # scores of every machine are alike
     training = TrainConfig(**same, **(worker_options or {}))
     _check_strategy(strategies.strategy_of(training))
     chosen = resolve_workers(

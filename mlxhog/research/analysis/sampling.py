@@ -115,7 +115,8 @@ class GradientSource:
             kernels=kernels,
             compute_dtype=plan.config.compute_dtype,
         )
-        self.backend.bind(plan.model, layout, None, plan.sampled)
+        recompute = plan.config.recompute == "blocks"
+        self.backend.bind(plan.model, layout, None, plan.sampled, recompute=recompute)
         self.params = np.zeros(layout.n_floats, np.float32)
         views = {name: view_of(self.params, slot) for name, slot in layout.slots.items()}
         if subject.checkpoint is None:

@@ -30,7 +30,7 @@ from mlxhog.data import prepare
 from mlxhog.data.batches import Batches, Growth
 from mlxhog.data.tokens import TokenFile
 from mlxhog.display.views import StatusLine, Tell
-from mlxhog.errors import ConfigError, shown
+from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.sampled_softmax import SampledSoftmax
@@ -201,7 +201,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             kernels=kernels,
             layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
-            memory=memory.with_gradients(regime.config, model, layout, len(workers)),
+            memory=memory,
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
             validation_text=ValidationText(data.val, data.tokenizer, validation),
@@ -210,10 +210,44 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         )
         for regime, layout in zip(regimes, layouts, strict=True)
     ]
-    for plan in plans:
-        plan.memory.check_gpu(config.micro_batch, plan.gpu_share, workers)
-        plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, len(workers))
+    plans = _fitting(plans)
     return replace(plans[0], other=plans[1] if len(plans) > 1 else None)
+
+
+def _fitting(plans: Sequence[TextPlan]) -> list[TextPlan]:
+    """Choose whether blocks are recomputed, for all plans of a run; refuse a run that does not fit.
+
+    `auto` recomputes only what does not fit otherwise.
+    """
+
+    def fitted(recompute: str, why: str) -> list[TextPlan]:
+        changed = [
+            replace(
+                plan,
+                config=plan.config.having(recompute=recompute),
+                stored=plan.stored.having(recompute=recompute),
+                memory=plan.memory.with_gradients(
+                    plan.config, plan.model, plan.layout, len(plan.workers), recompute=recompute
+                ),
+                recompute_from=why,
+            )
+            for plan in plans
+        ]
+        for plan in changed:
+            plan.memory.check_gpu(plan.config.micro_batch, plan.gpu_share, plan.workers)
+            plan.memory.check_run(plan.arena_bytes, plan.worker_bytes, len(plan.workers))
+        return changed
+
+    if (asked := plans[0].config.recompute) != "auto":
+        return fitted(asked, "asked for")
+    try:
+        return fitted("none", "auto: the activations of all blocks fit in memory")
+    except EnvironmentLacks as refusal:
+        why = f"auto: without it {str(refusal).partition('; ')[0]}"
+    return [
+        replace(plan, notes=(*plan.notes, f"recompute blocks, {why}"))
+        for plan in fitted("blocks", why)
+    ]
 
 
 def _parameters(

@@ -128,7 +128,8 @@ def start_backend(
     if kernels == "metal":
         check_kernels(job, backend, beat)
     live = None if arena is None else live_params(job, arena)
-    backend.bind(job.plan.model, job.plan.layout, live, job.plan.sampled)
+    recompute = job.config.recompute == "blocks"
+    backend.bind(job.plan.model, job.plan.layout, live, job.plan.sampled, recompute=recompute)
     beat()
     return backend
 

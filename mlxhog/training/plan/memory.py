@@ -36,6 +36,7 @@ class Memory:
     limited_by: str = "the memory of this machine"
     gradient_bytes: int = 0  # of a worker's snapshots and gradients
     sequence_bytes: int = 0  # of the activations of a sequence
+    recompute: str = "none"  # "none" or "blocks", see `TrainConfig`
 
     @property
     def limit_bytes(self) -> float:
@@ -43,18 +44,22 @@ class Memory:
         return self.part * self.machine_bytes
 
     def with_gradients(
-        self, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int
-    ) -> Memory:
+        self, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int, *,
+        recompute: str = "none",
+    ) -> Memory:  # fmt: skip
         """Return this with the estimate for each worker of a run."""
         copies = 1 + (config.read != "live") + config.overlap
         copies += strategies.prediction_of(config) == "own" and workers > 1
         copies += strategies.build_optimizer(config).scratch_arrays
-        per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
-        per_token += 4 * model.vocab_size
+        blocks = ACTIVATIONS_PER_TOKEN * model.num_hidden_layers
+        if recompute == "blocks":  # one block, and the input of each
+            blocks = ACTIVATIONS_PER_TOKEN + model.num_hidden_layers
+        per_token = blocks * model.hidden_size + 4 * model.vocab_size
         return replace(
             self,
             gradient_bytes=4 * copies * layout.n_floats,
             sequence_bytes=4 * config.seq_len * per_token,
+            recompute=recompute,
         )
 
     def of_batch(self, sequences: int) -> int:
@@ -78,7 +83,13 @@ class Memory:
             f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
             f"{worker_bytes / GIB:.1f} in each of {workers} workers)"
         )
-        self._check(n_bytes, need, "use fewer --workers, a smaller --batch-size or --model")
+        way = f"use {self._recomputing}fewer --workers, a smaller --batch-size or --model"
+        self._check(n_bytes, need, way)
+
+    @property
+    def _recomputing(self) -> str:
+        """The first way to need less memory, with a comma; "" if it is in use."""
+        return "--recompute blocks, " * (self.recompute == "none")
 
     def _check(self, n_bytes: int, need: str, way: str) -> None:
         if n_bytes > self.limit_bytes:
@@ -105,8 +116,8 @@ class Memory:
             f"batch_size is {sequences}: its gradient needs about {need / GIB:.1f} GiB on the GPU, "
             f"and a worker has {max(own, 0) / GIB:.1f} GiB ({USABLE:g} of the recommended memory, "
             f"divided by {share.workers}); the largest batch that fits is {most} (--batch-size "
-            f"{most}), --grad-accumulation makes a step of several; or take a smaller --model or "
-            "--seq-len"
+            f"{most}), --grad-accumulation makes a step of several; or take "
+            f"{self._recomputing}a smaller --model or --seq-len"
         )
 
     def keeps_snapshots(self, live: str, parameters: int, note: Tell) -> bool:

@@ -55,6 +55,8 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
             {"backend": worker.backend, "threads": worker.threads, "kernels": kernels}
             for worker, kernels in zip(plan.workers, plan.kernels, strict=True)
         ],
+        "recompute": plan.config.recompute,
+        "recompute_from": plan.recompute_from,
         "write": plan.writers.write,
         "gpu_write": plan.writers.gpu_write,
         "emulated": plan.emulated,

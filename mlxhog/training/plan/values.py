@@ -154,6 +154,7 @@ class TextPlan(Regime, Plan):
     validation: ValidationSubset  # that evaluations score
     parameters: int  # of the model
     memory: Memory
+    recompute_from: str = "asked for"  # why `config.recompute` is what it is
     batch: BatchChoice | None = None  # of `--batch-size auto`
     other: TextPlan | None = None  # with the strategy that the run may change to
 

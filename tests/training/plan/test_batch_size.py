@@ -1,6 +1,7 @@
 """`--batch-size auto`: speeds of growing batches choose one, and memory bounds it."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mlxhog.training.plan import batch_size, memory
 from mlxhog.training.plan.batch_size import advice, choose, limit_of, proposed
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
+from mlxhog.training.plan.preview import facts
 from mlxhog.training.plan.values import BatchChoice, BatchSpeed
 from tests.training.small import Messages, small_config
 
@@ -133,6 +135,25 @@ def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path):
     make_plan(replace(config, batch_size=40))
     with pytest.raises(EnvironmentLacks, match="smaller --batch-size"):
         make_plan(replace(config, batch_size=41))
+
+
+def test_blocks_are_recomputed_where_the_batch_does_not_fit_otherwise(tmp_path):
+    config = small_config(tmp_path, batch_size=40, strategy="serial", set="num_hidden_layers=8")
+    plan = make_plan(config)
+    assert (plan.config.recompute, plan.stored.recompute, plan.memory.recompute) == ("none",) * 3
+    assert plan.recompute_from == "auto: the activations of all blocks fit in memory"
+    room = plan.arena_bytes + plan.worker_bytes - 1
+    config = replace(config, memory_limit=room / plan.memory.machine_bytes)
+    plan = make_plan(config)
+    assert (plan.config.recompute, plan.stored.recompute, plan.memory.recompute) == ("blocks",) * 3
+    (note,) = [one for one in plan.notes if "recompute" in one]
+    assert note == f"recompute blocks, {plan.recompute_from}"
+    assert re.fullmatch(r"auto: without it the run needs .* GiB .*, the limit is .*", note[18:])
+    assert facts(plan, config)["recompute"] == "blocks"
+    with pytest.raises(EnvironmentLacks, match="use --recompute blocks, fewer --workers, .*"):
+        make_plan(replace(config, recompute="none"))
+    with pytest.raises(EnvironmentLacks, match="use fewer --workers"):
+        make_plan(replace(config, batch_size=4000))
 
 
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):

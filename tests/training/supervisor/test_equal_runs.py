@@ -26,6 +26,9 @@ CASES = [
     ({}, {**SERIAL, "batch_size": 4}, {"strategy": "sync", **TWO}, 1e-4),
     ({}, {**SERIAL, "batch_size": 4}, {"grad_accumulation": 2}, 1e-4),
     (BY_SPEED | TWO, {}, {"sync_shares": "speed", "inject_stragglers": "0=10"}, 1e-4),
+    # Recomputed activations are the kept ones.
+    *(({"workers": one}, {"recompute": "none"}, {"grad_checkpoint": True}, BITS)
+      for one in ("mlx:cpu", "torch:cpu")),
     # Steps through Metal source, which runs without fused multiply-adds, are native ones.
     *((one, {}, EMULATED, BITS) for one in (
         {"optimizer": "sgd", "lr": 0.1, **SERIAL}, {"optimizer": "lion"},
