@@ -65,7 +65,7 @@ def text() -> str:
 def _memory(models: dict[str, ModelConfig]) -> Iterator[str]:
     columns = ["model", "parameters"]
     for options in RECOMPUTE:
-        how = " ".join(options.values())
+        how = options["recompute"].replace("none", "")
         columns += [f"{B} x {S:,} {how}".strip() for B, S in BATCHES]
         columns += [f"multiply-adds {how}".strip(), f"bytes {how}".strip()]
     yield from _table(columns, ([f"`{n}`", *_memory_row(one)] for n, one in models.items()))

@@ -90,8 +90,8 @@ def _recompute(function: Callable[..., array], *inputs: array, evaluates: bool) 
         return [_copied(y) if evaluates else y], inputs
 
     def backward(inputs: Sequence[array], d_results: Sequence[array], _: object) -> list[array]:
-        after = mx.depends(list(inputs), list(d_results))
-        dx, *others = mx.vjp(function, after, list(d_results))[1]
+        after_dy = list(mx.depends(list(inputs), list(d_results)))
+        dx, *others = mx.vjp(function, after_dy, list(d_results))[1]
         return [*map(_copied, (dx, *others))] if evaluates else mx.depends([dx], others) + others
 
     return custom_op(forward, backward, *inputs)[0]

@@ -182,9 +182,10 @@ class Drawn(Exception):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", SMALL)
 def test_no_fused_kernel_of_a_gradient_has_more_buffers_than_metal_allows(
-    name, tmp_path, monkeypatch
+    name, recompute, tmp_path, monkeypatch
 ):
     compiled = mx.compile
 
@@ -202,7 +203,7 @@ def test_no_fused_kernel_of_a_gradient_has_more_buffers_than_metal_allows(
     model = load_architecture(name)
     backend = MLXBackend("mlx:cpu", threads=1, kernels="eager", share=GPUShare(), compiled=True)
     layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
-    backend.bind(model, layout)
+    backend.bind(model, layout, recompute=recompute)
     backend.read_tables(np.zeros(layout.n_floats, np.float32))
     with pytest.raises(Drawn):
         backend.loss_and_grads(batch(1, 32))
