@@ -35,10 +35,12 @@ VARIANTS = (("mlx:cpu", "eager"), ("torch:cpu", "eager"), ("mlx:cpu", "native"),
             ("torch:cpu", "native"))  # fmt: skip
 """The first is measured with --quick, too, and judged: its peaks repeat exactly."""
 
-LARGE, LARGE_CHANGES, LARGE_LENGTHS = "160m", "vocab_size=50304", (512, 1024)
-LARGE_ARMS = (("torch:cpu", "native"), ("mlx:cpu", "native"))
-OPTIONS = (("float32", "none"),)  # ("bfloat16", "none"), ("float32", "blocks"), ...
-"""Pairs of --dtype and --recompute that the large model is measured with."""
+LARGE, LARGE_CHANGES, LARGE_LENGTHS = "160m", "vocab_size=50304", (512, 2048)
+LARGE_ARMS = (("torch:cpu", "native"), ("mlx:cpu", "native"), ("mlx:cpu", "eager"))
+OPTIONS = (("float32", "none"), ("float32", "blocks"), ("bfloat16", "none"), ("bfloat16", "blocks"))
+"""Pairs of --dtype and --recompute that the large model is measured with, one after the other."""
+MAX_MB = {"native": 0.2, "eager": 0.25}
+"""Largest memory of a token with bfloat16 and recomputed blocks, by kernels."""
 
 MAX_ERROR = 0.15
 
@@ -142,10 +144,15 @@ def measure(findings, chosen):
         worst = max(row["error"] for row in rows)
         findings.at_most(name, worst, MAX_ERROR, timing=False)
     for backend, kernels in LARGE_ARMS:
+        rows = []
         for dtype, recompute in OPTIONS:
             arm = Arm(smallest("tiny", LARGE), LARGE_CHANGES, backend, kernels, dtype, recompute)
             say(f"{backend} {kernels}: {arm.model}, {dtype}, recompute {recompute}")
-            findings.table([row_of(arm, LARGE_LENGTHS)])
+            rows.append(row_of(arm, LARGE_LENGTHS))
+            rows[-1]["of none"] = rows[-1]["KB a token"] / rows[0]["KB a token"]
+        findings.table(rows)
+        name = f"{LARGE}, {backend}, {kernels}, bfloat16, recomputed blocks: MB a token"
+        findings.at_most(name, rows[-1]["KB a token"] / 1e3, MAX_MB[kernels], timing=False)
 
 
 if __name__ == "__main__":

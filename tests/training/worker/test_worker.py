@@ -153,7 +153,7 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
     backend = SimpleNamespace(
         check_kernels=lambda beat, model: [events.append("check"), beat()] and {},
         make_eager=lambda operators: events.append(set(operators)),
-        bind=lambda *of: events.append("bind"),
+        bind=lambda *of, **how: events.append("bind"),
         close=lambda: None,
     )
     monkeypatch.setattr(backends, "create", lambda *of, **how: events.append("import") or backend)
@@ -323,7 +323,7 @@ def test_workers_that_lack_memory_say_so_and_the_run_names_the_limit_and_how_to_
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(process, "main", that_lacks_memory)
-    words = "the memory is used up: .*log, or use fewer --workers.*smaller --model: .* GiB"
+    words = "the memory is used up: .*log, or use --recompute blocks, fewer --workers.*--model: .* GiB"
     with pytest.raises(WorkerFailed, match=words):
         train(small_config(tmp_path, steps=4, restarts=1))
 
