@@ -142,7 +142,9 @@ class MLXBackend(Backend):
         began_ns, mx = monotonic_ns(), self._mx
         with _stream(mx, self._device):
             inputs = self._inputs(batch)
-            with self._cache.of_gradient():
+            # malloc keeps freed memory for both, but native code has no use for MLX's cache.
+            is_shared = self.recompute and self._ops().evaluates
+            with nullcontext() if is_shared else self._cache.of_gradient():
                 loss, grads = self._value_and_grad(inputs.leaves, *inputs.fixed)
                 if self.on_gpu or self.compiled:
                     self._eval(loss, grads)

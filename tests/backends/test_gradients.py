@@ -133,6 +133,15 @@ def test_recomputed_blocks_give_the_same_bits(name, case, kernels, dtype):
         np.testing.assert_array_equal(values(again)[parameter], grad, parameter)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_mlx_caches_no_memory_that_native_code_needs_where_blocks_are_recomputed(recompute):
+    cfg = config()
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "native", recompute=recompute)
+    backend._cache.limit_bytes = 0
+    backend.loss_and_grads(text(cfg))
+    assert (backend._cache.limit_bytes == 0) == recompute
+
+
 @on_both
 @pytest.mark.parametrize("kernels", ["native", "eager"])
 def test_a_gradient_is_not_changed_by_the_next_one(name, kernels):
