@@ -1,7 +1,7 @@
 """Run the benchmarks that the pages of results rest on, and write the pages.
 
     python benchmarks/all.py --quick             smallest sizes that say something; writes nothing
-    python benchmarks/all.py --full              the results of the pages: about four hours, in pieces
+    python benchmarks/all.py --full              the results of the pages: four hours, in pieces
     python benchmarks/all.py --full --only schemes soak
     python benchmarks/all.py --page              docs/results.md and docs/generated/ again
 

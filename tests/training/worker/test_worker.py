@@ -323,7 +323,7 @@ def test_workers_that_lack_memory_say_so_and_the_run_names_the_limit_and_how_to_
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(process, "main", that_lacks_memory)
-    words = "the memory is used up: .*log, or use --recompute blocks, fewer --workers.*--model: .* GiB"
+    words = "the memory is used up: .*log, or use --recompute blocks, fewer .*--model: .* GiB"
     with pytest.raises(WorkerFailed, match=words):
         train(small_config(tmp_path, steps=4, restarts=1))
 
