@@ -4,8 +4,9 @@ A device computes more tokens per second with a larger batch until it is busy; a
 only makes a step longer. So before training all workers of the run compute gradients at the
 same time, each in a process of its own, with batches of 1, 2, 4, ... sequences of the run's text.
 The chosen batch is the first whose double gains less than `MIN_RISE` of its tokens per second, or
-the largest that memory, text and time allow. Times are of gradients alone: the optimizer's time
-does not depend on the batch, and the run reports its share. A resumed run keeps its batch.
+the largest that memory, text and time allow. Where memory ends it, `--recompute auto` also
+tries recomputed blocks. Times are of gradients alone: the optimizer's time does not depend on the
+batch, and the run reports its share. A resumed run keeps its batch.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ SHARE = 0.1  # largest part of a budget of time that the measurement may take
 ENOUGH_S = 1.0  # of gradients of one batch; four times as long if fewer than `ENOUGH` are done
 ENOUGH, MIN_GRADIENTS = 8, 2  # gradients that suffice, and that every worker has to measure
 MIN_UPDATES = 8  # in an epoch, with a batch that is proposed
+FULL = "more do not fit in memory (--memory-limit)", "more do not fit in the memory of the GPU"
 NEAR = 4.0  # tokens in a step of two runs whose times compare
 PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that hangs
 
@@ -56,7 +58,7 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
     of_backends = min(max_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
         (MAX_SEQUENCES, f"no more than {MAX_SEQUENCES} are tried"),
-        (memory.max_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+        (memory.max_sequences(ram_bytes), FULL[0]),
         (of_backends, f"torch:mps sums at most {MAX_SUM_TERMS:,} tokens right in a gradient"),
     ]
     if config.follow is None:
@@ -68,9 +70,15 @@ def limit_of(plan: TextPlan) -> tuple[int, str]:
         limits.append((each, why))
     if (own_bytes := own_gpu_bytes(plan.gpu_share, plan.workers)) is not None:
         most = memory.max_sequences(own_bytes)
-        limits.append((most, "more do not fit in the memory of the GPU"))
+        limits.append((most, FULL[1]))
     most, why = min(limits)
     return max(1, most), why  # the plan has one sequence
+
+
+def gains(recomputing: BatchChoice, none: BatchChoice) -> bool:
+    """Whether recomputed blocks make gradients faster, by the larger batch that then fits."""
+    rates = [max(speed.tokens_per_s for speed in one.speeds) for one in (recomputing, none)]
+    return rates[0] > (1.0 + MIN_RISE) * rates[1]
 
 
 def measured(plan: TextPlan, *, progress: bool) -> BatchChoice:

@@ -64,6 +64,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
         ConfigError, DataError, CheckpointError, RunError: bad input.
         EnvironmentLacks: a backend, a package or memory is missing.
     """
+    why = ""
     if config.batch_size is not None:
         plan = _plan(config, progress=progress)
         note = batch_size.proposed(plan)
@@ -80,8 +81,17 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> TextPlan:
     else:
         alone = _plan(config.having(batch_size=1), progress=progress)
         batch = batch_size.measured(alone, progress=progress)
+        is_free = (config.recompute, alone.config.recompute) == ("auto", "none")
+        if is_free and batch.why in batch_size.FULL:
+            recomputing = config.having(recompute="blocks")
+            alone = _plan(recomputing.having(batch_size=1), progress=progress)
+            larger = batch_size.measured(alone, progress=progress)
+            if batch_size.gains(larger, batch):
+                why = f"auto: batches of up to {batch.sequences} without it are slower"
+                config, batch = recomputing, larger
     plan = _plan(config.having(batch_size=batch.sequences), progress=progress)
-    return replace(plan, notes=(*plan.notes, str(batch)), batch=batch)
+    notes = (*plan.notes, *[f"recompute blocks, {why}"] * bool(why), str(batch))
+    return replace(plan, notes=notes, batch=batch, recompute_from=why or plan.recompute_from)
 
 
 def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:

@@ -17,7 +17,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.activations import Activations
 from mlxhog.training.plan import batch_size, memory
-from mlxhog.training.plan.batch_size import advice, choose, limit_of, proposed
+from mlxhog.training.plan.batch_size import FULL, advice, choose, limit_of, proposed
 from mlxhog.training.plan.decide import make_plan
 from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan.preview import facts
@@ -155,6 +155,23 @@ def test_blocks_are_recomputed_where_the_batch_does_not_fit_otherwise(tmp_path):
         make_plan(replace(config, recompute="none"))
     with pytest.raises(EnvironmentLacks, match="use fewer --workers"):
         make_plan(replace(config, batch_size=4000))
+
+
+@pytest.mark.parametrize(("rate", "recompute"), [(104.0, "none"), (106.0, "blocks")])
+def test_blocks_are_recomputed_where_memory_ends_the_batch_and_a_larger_one_is_faster(
+    rate, recompute, tmp_path, monkeypatch
+):
+    def measured(plan, *, progress):
+        if plan.config.recompute == "none":
+            return BatchChoice(2, FULL[0], (BatchSpeed(2, 100.0, 1.0),))
+        return BatchChoice(4, "so it is", (BatchSpeed(4, rate, 1.0),))
+
+    monkeypatch.setattr(batch_size, "measured", measured)
+    config = small_config(tmp_path, batch_size="auto", strategy="serial")
+    plan = make_plan(config)
+    assert (plan.config.recompute, plan.config.batch_size) == (recompute, 2 * (1 + (rate > 105)))
+    assert ("slower" in plan.recompute_from) == (recompute == "blocks")
+    assert make_plan(replace(config, recompute="none")).config.batch_size == 2
 
 
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):
