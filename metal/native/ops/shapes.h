@@ -181,6 +181,14 @@ struct Argument<std::vector<P>> {
   }
 };
 
+template <>  // not of arrays
+struct Argument<std::vector<bool>> {
+  using Type = std::vector<bool>;
+  static constexpr bool optional = false;
+  static void view(Sizes&, const Type&) {}
+  static const Type& pass(const Type& flags) { return flags; }
+};
+
 template <class P>
 auto positional(const Shaped& argument) {
   if constexpr (Argument<P>::optional) return A(argument.name.c_str()).none();
