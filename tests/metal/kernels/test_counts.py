@@ -89,5 +89,6 @@ def test_the_states_of_one_segment_exist_at_a_time(monkeypatch, gradient, most):
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     mx.eval(results)
-    assert launched.count("mlxhog_mlstm_states") == 3 + 3 * gradient
+    runs = launched.count("mlxhog_mlstm_states") - 1  # of zeros, before the first
+    assert runs == 3 + 3 * gradient
     assert (mx.get_peak_memory() - before) / (4 * width**2) < most
