@@ -3,8 +3,8 @@
     nice python benchmarks/presets_by_text.py --full --rows rows.jsonl --limit 60
 
 sizes   presets and tokenizers on .3 to 10 MB of the bundled text (whole addresses, evenly spaced),
-        with the tokens that two cores train in 1 and 10 minutes (`PER_MINUTE`): the best validation
-        evaluation, which is the checkpoint that a run keeps, and the last
+        with the tokens that two cores train in 1, 10 and 60 minutes (`PER_MINUTE`): the best
+        validation evaluation, which is the checkpoint that a run keeps, and the last
 decay   constant weight decay by parameters per token: .1, the default, and higher
 Budgets are tokens, so a busy machine changes no loss. A run of `sizes` ends early where four
 evaluations bring no new best. `--rows FILE` gets every finished row, and what it has is not trained
@@ -30,8 +30,14 @@ VALIDATION_BYTES = 10_000  # of each of the 19 addresses that the bundled split 
 DEFAULT = "minute", "sotu"
 ARMS = (DEFAULT, ("minute", "bpe:1024"), ("minute", "bytes"), ("minute-ngrams", "sotu"),
         ("5m", "bpe:1024"), ("minute", "bpe:4096"), ("5m", "bytes"))  # fmt: skip
-SIZES = [(mb, minutes, *arm) for minutes, arms in ((1, ARMS[:3]), (1, ARMS[3:]), (10, ARMS))
-         for mb in (0.3, 1, 3, 10) for arm in arms]  # fmt: skip
+FOR_AN_HOUR = (DEFAULT, ("minute", "bpe:1024"), ("minute", "bytes"), ("5m", "bpe:1024"))
+SIZES = [
+    (mb, minutes, *arm)
+    for minutes, sizes, arms in (
+        (1, (0.3, 1, 3, 10), ARMS), (10, (0.3, 1, 3), ARMS),
+        (60, (1, 3), FOR_AN_HOUR), (10, (10,), ARMS),
+    ) for mb in sizes for arm in arms
+]  # fmt: skip
 """Megabytes of text, minutes, preset, tokenizer."""
 DECAYS = [(64, tokens, decay) for tokens in (35, 140, 70, 280) for decay in (0.1, 1.0)]
 """Width of `minute` with bpe:1024, thousands of tokens of text, and the decay."""
