@@ -28,18 +28,18 @@ row of your machine, model, vocabulary and batch.
 MEMORY = """
 ## Memory and cost
 
-Parameters have the preset's vocabulary. GB are of one worker: snapshots, gradients and what a
-gradient keeps for its backward pass. A run adds what workers share, 12 bytes per parameter with
-AdamW and 8 for live readers, and 0.4 GB per worker. Multiply-adds and bytes are of a step with
-8 x 2,048 tokens.
+Parameters have the preset's vocabulary, and no n-gram tables. GB are of one worker: snapshots,
+gradients and what a gradient keeps for its backward pass. A run adds what workers share, 12 bytes
+per parameter with AdamW and 8 for live readers, and 0.4 GB per worker. Multiply-adds and bytes are
+of a step with 8 x 2,048 tokens.
 """
 ROOF = """
 ## Largest tokens/s of a GPU
 
 Steps of one worker with 8 x 2,048 tokens in float32. This is a roof: a step takes at least as long
 as its arithmetic at the GPU's peak, and as its memory traffic at full bandwidth. Kernels reach a
-part of it, small models a small one, since launches take their time; a batch that does not fit into
-memory needs `--grad-accumulation`.
+part of it, small models a small one, since launches take their time. No row says that a model fits
+into a chip's memory; where only its batch does not, take `--grad-accumulation`.
 
 - multiply-adds: one per weight and token, and those of the mLSTM cell in chunks; three times, for
   the backward pass has twice as many; the sLSTM's serial steps have no bound here

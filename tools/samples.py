@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import ml_dtypes  # noqa: F401 - NumPy's bfloat16
 import numpy as np
 
 from mlxhog.metal.kernel import Launch, MetalKernel
