@@ -48,6 +48,7 @@ ELSEWHERE = {
     "mlxhog cluster start": "several machines and a token: tests/cluster, tests/soak/cluster.py",
     "mlxhog train --cluster": "several machines and a token: tests/cluster, tests/soak/cluster.py",
     "for n in 0 1; do numactl": "NUMA nodes",
+    "mlxhog train --init-from hf:": "27 GB of the hub: tests/checkpoint/test_hub.py",
 }
 """How the lines begin that are not typed, and why."""
 
@@ -165,7 +166,7 @@ class Reader:
             if words[1] != "watch":
                 assert any(GOES_ON.search(one) for one in iter(stream.readline, "")), line
             return None
-        if words[0] == "mlxhog" and not re.search(r"[>|&]", line):
+        if words[0] == "mlxhog" and words[1] != "chat" and not re.search(r"[>|&]", line):
             ended = run_here(".", *words[1:])
             if words[1:] == ["stop", "latest"]:
                 self.running[-1].communicate(120)
@@ -173,7 +174,9 @@ class Reader:
         return in_a_shell(line)
 
     def newest(self, _):
-        return max(Path("runs").glob("*"), key=lambda run: run.stat().st_mtime).name
+        """Name the newest run; one that goes on, if there is one."""
+        runs = Path("runs").glob("*")
+        return max(runs, key=lambda run: ((run / "socket").exists(), run.stat().st_mtime)).name
 
     def stop(self):
         """Press Ctrl-C in what goes on; return the exit codes."""
@@ -203,8 +206,8 @@ def in_a_shell(line):
     parts = re.split(r" (&&|>) ", line.partition("  #")[0])
     parts = [shlex.join(smaller(one)) if one.startswith("mlxhog ") else one for one in parts]
     ended = subprocess.run(
-        ["bash", "-c", IN_A_SHELL + " ".join(parts)], capture_output=True, text=True,
-        timeout=300, check=False,
+        ["bash", "-c", IN_A_SHELL + " ".join(parts)], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 

@@ -6,7 +6,6 @@ As a command it runs each kernel's sample, and exits with 1 where something did 
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def missing(cache: Path | None = None) -> tuple[list[str], str]:
     rng, engine = np.random.default_rng(0), EmulatorEngine(cache=cache)
     kernels, called = set[str](), set[str]()
     for kernel, instance in instances():
-        engine.run(replace(sample(kernel, rng, SAMPLE), instance=instance))
+        engine.run(sample(kernel, rng, SAMPLE, instance))
         kernels.add(kernel.entry(instance))
         called |= _called(amalgamated_source(kernel, instance))
     defined = {

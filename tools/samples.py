@@ -87,13 +87,15 @@ def _sizes(n: int) -> list[tuple[tuple[MetalKernel, ...], Family, Numbers]]:
     ]
 
 
-def sample(kernel: MetalKernel, rng: np.random.Generator, n: int) -> Launch:
-    """Return a typical launch of a kernel, of about n elements."""
+def sample(kernel: MetalKernel, rng: np.random.Generator, n: int, instance: str = "") -> Launch:
+    """Return a typical launch of a kernel, of about n elements; one that takes an instance."""
     family, numbers = next(
         (family, numbers)
         for kernels, family, numbers in _sizes(n)
         if any(kernel in (one, *one.variants) for one in kernels)
     )
+    if instance:  # its sequences in a threadgroup
+        numbers = {**numbers, "B": int(instance)}
     launch = kernel.launch(arrays(family, kernel, rng, numbers), **numbers)
     return replace(launch, kernel=kernel)  # also of results alone in another type
 

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +185,7 @@ def _finished(command: list[str], checks: Sanitizer) -> subprocess.CompletedProc
 def samples(names: Container[str] = KERNELS, n: int = 1000) -> list[Launch]:
     """Return the sample launch of each kernel named, in each of its instances."""
     return [
-        replace(sample(kernel, np.random.default_rng(0), n), instance=instance)
+        sample(kernel, np.random.default_rng(0), n, instance)
         for kernel, instance in instances()
         if kernel.name in names
     ]

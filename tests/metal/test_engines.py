@@ -68,7 +68,7 @@ def test_every_kernel_gets_its_arguments_from_an_engine(which, name, monkeypatch
     _, on = fakes(which, monkeypatch)
     kernel = KERNELS[name]
     for instance in kernel.instances or ("",):
-        launch = replace(sample(kernel, np.random.default_rng(0), 3000), instance=instance)
+        launch = sample(kernel, np.random.default_rng(0), 3000, instance)
         assert_same(on, emulator, launch, kernel.rtol)
 
 
