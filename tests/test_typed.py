@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -222,28 +223,35 @@ def small_train(train, *given, **options):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def short_path():
+    """A new folder, with a path that leaves room for the socket of a run in it."""
+    with tempfile.TemporaryDirectory(prefix="mlxhog-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def folder(short_path, monkeypatch):
     """A reader's folder, with files as pages name them."""
     words = "the river runs to the sea and the sea returns it as rain".split()
     for number in range(12):
         text = " ".join(words[(k * (number + 3)) % len(words)] for k in range(900))
-        notes = tmp_path / "notes"
+        notes = short_path / "notes"
         notes.mkdir(exist_ok=True)
         (notes / f"{number}.txt").write_text(text)
-    (tmp_path / "letter.txt").write_text("The river runs. " * 40)
+    (short_path / "letter.txt").write_text("The river runs. " * 40)
     rows = [{"prompt": f"The {word} is", "completion": f" {word}."} for word in {*words}] * 2
     for name in ("pairs.jsonl", "examples.jsonl"):
-        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        (short_path / name).write_text("\n".join(map(json.dumps, rows)))
     for name, rate in ("mine.yaml", 1e-3), ("theirs.yaml", 2e-3), ("conf.yaml", 1e-3):
-        (tmp_path / name).write_text(f"model: tiny\ndata: notes/\nlr: {rate}\n")
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
+        (short_path / name).write_text(f"model: tiny\ndata: notes/\nlr: {rate}\n")
+    (short_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(short_path)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(mlxhog, "train", partial(small_train, mlxhog.train))
     monkeypatch.setattr(mlxhog, "compare", partial(small_train, mlxhog.compare, pairs=2))
     monkeypatch.setattr(mlxhog, "parity", partial(mlxhog.parity, seq_len=9, steps=1))
     monkeypatch.setattr(mlxhog.mad, "search", partial(mlxhog.mad.search, steps=2, dim=16))
-    return tmp_path
+    return short_path
 
 
 @pytest.mark.slow
