@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.models.adapters import is_adapter
 from mlxhog.models.fields import check_names
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.model import ModelConfig, Params, State
@@ -75,6 +76,16 @@ def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
     return dict(cfg.layout.spec)
 
 
+def trainable_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
+    """Declare the parameters that are trained: all of them, or those of an adapter."""
+    return {name: spec for name, spec in cfg.layout.spec.items() if spec.trainable}
+
+
+def frozen_names(cfg: ModelConfig) -> list[str]:
+    """Return the names of the parameters that are not trained."""
+    return [name for name, spec in cfg.layout.spec.items() if not spec.trainable]
+
+
 def param_count(cfg: ModelConfig) -> int:
     """Return the number of elements of all parameters, without n-gram tables."""
     return sum(spec.size for spec in cfg.layout.spec.values() if spec.kind != "table")
@@ -108,15 +119,16 @@ def matmul_weights(cfg: ModelConfig) -> frozenset[str]:
 def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     """Return the names of the large matmul weights inside the blocks.
 
-    No side is shorter than half the model's width. Embedding, head, gates, norms, convolutions and
-    block-diagonal weights are not among them.
+    No side is shorter than half the model's width, but for the matrices of an adapter. Embedding,
+    head, gates, norms, convolutions and block-diagonal weights are not among them.
     """
     outside, min_width = {embedding(cfg), head(cfg)}, cfg.hidden_size
     return frozenset(
         name
-        for name, one in cfg.layout.spec.items()
+        for name, one in trainable_spec(cfg).items()
         if one.autocast and name not in outside
-        if len(one.shape) == 2 and 2 * min(one.shape) >= min_width
+        if len(one.shape) == 2
+        if 2 * min(one.shape) >= min_width or is_adapter(name)
     )
 
 
@@ -126,9 +138,10 @@ def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
     The groups are the embedding, the head (empty if it is tied), tables, and "scalar": gates,
     biases, norms and all others.
     """
-    first, last = frozenset({embedding(cfg)}), frozenset({head(cfg)})
-    tables = frozenset(name for name, one in cfg.layout.spec.items() if one.kind == "table")
-    others = cfg.layout.spec.keys() - hidden_matrices(cfg) - first - last - tables
+    spec = trainable_spec(cfg)
+    first, last = (frozenset({name} & spec.keys()) for name in (embedding(cfg), head(cfg)))
+    tables = frozenset(name for name, one in spec.items() if one.kind == "table")
+    others = spec.keys() - hidden_matrices(cfg) - first - last - tables
     groups = {"embedding": first, "head": last - first, "table": tables}
     return {**groups, "scalar": frozenset(others)}
 
@@ -152,8 +165,8 @@ class ParameterBlock(NamedTuple):
 
 
 def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
-    """Partition a model's parameters into blocks; a tied head is the embedding's block."""
-    spec, names_of = cfg.layout.spec, dict[str, list[str]]()
+    """Partition the trained parameters into blocks; a tied head is the embedding's block."""
+    spec, names_of = trainable_spec(cfg), dict[str, list[str]]()
     for name in spec:
         match = _LAYER.search(name)
         first = name == embedding(cfg) or name in {one.name for one in cfg.layout.ngrams}

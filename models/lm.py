@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models import families, model, ngrams
+from mlxhog.models import adapters, families, model, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
 from mlxhog.models.layers.layer import ForwardContext
 from mlxhog.models.ops.arrays import Array, Arrays
@@ -55,14 +55,19 @@ def dropout_masks(
 
     Returns:
         Masks (B, S, width) float32 of 0 and 1 / (1 - rate) by site; None for a model without
-        dropout.
+        dropout. The site of an adapter is the name of its A.
     """
     layout, masks = cfg.layout, dict[str, NDArray[np.float32]]()
     rates = {layout.embedding.name: layout.dropout}
     rates |= {part.name: part.dropout for part in layout.parts()}
+    widths = dict.fromkeys(rates, cfg.hidden_size)
+    if cfg.adapter is not None:
+        firsts = {n: one for n, one in layout.spec.items() if n.endswith(adapters.A)}
+        widths |= {name: one.shape[1] for name, one in firsts.items()}
+        rates |= dict.fromkeys(firsts, cfg.adapter.dropout)
     for site, rate in rates.items():
         if rate:
-            drawn = generator(f"{seed}:{site}").random((*shape, cfg.hidden_size), np.float32)
+            drawn = generator(f"{seed}:{site}").random((*shape, widths[site]), np.float32)
             masks[site] = (drawn >= rate).astype(np.float32) / np.float32(1.0 - rate)
     return masks or None
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
+from mlxhog.models.adapters import LoRA
 from mlxhog.models.fields import MAX_WIDTH, Fields, custom, positive, read
 from mlxhog.models.layers.layer import ForwardContext, Layer
 from mlxhog.models.ops.arrays import Array, Arrays, MatmulWeight
@@ -44,12 +45,16 @@ class ResidualBlock:
     d: int  # width of x
     norm: str = ""  # name of the norm before it; "" for layer(x)
     dropout: float = 0.0  # dropout rate
+    adapter: LoRA | None = None
 
     @cached_property
     def spec(self) -> list[ParamSpec]:
         """The layer's parameters under their names in the model."""
         own = self.layer.param_spec(self.d)
-        return [replace(spec, name=f"{self.name}.{spec.name}") for spec in own]
+        specs = [replace(spec, name=f"{self.name}.{spec.name}") for spec in own]
+        if self.adapter is not None:
+            specs += [matrix for spec in specs for matrix in self.adapter.matrices(spec)]
+        return specs
 
     @cached_property
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -64,7 +69,7 @@ class ResidualBlock:
         start = len(self.name) + 1
         own = {spec.name[start:]: params[spec.name] for spec in self.spec}
         state = (None,) * len(self.state_shapes) if state is None else state
-        ctx = ctx.at(self.name)
+        ctx = replace(ctx.at(self.name), lora=None if self.adapter is None else self.adapter.scale)
         if self.layer.keeps_bf16:
             ctx = replace(ctx, ops=ctx.ops.keeping_bf16())
         try:
@@ -92,13 +97,25 @@ class BlockStack:
     ngrams: tuple[ParamSpec, ...] = ()  # W and the n-gram tables, if there are any
     norms: tuple[Literal["rms", "layer"], str, bool] = ("rms", "ones", False)  # kind, scale, bias
     dropout: float = 0.0  # dropout rate of the embedded tokens
+    adapter: LoRA | None = None
 
     @cached_property
     def spec(self) -> dict[str, ParamSpec]:
         """Every parameter by its name, in the order of use."""
         of_blocks = (spec for part in self.parts() for spec in self.part_spec(part))
         specs = (self.embedding, *self.ngrams, *of_blocks, *self.out_norm, *self.head)
+        if self.adapter is not None:
+            specs = tuple(map(self.adapter.frozen, specs))
         return {spec.name: spec for spec in specs}
+
+    def with_adapter(self, adapter: LoRA) -> "BlockStack":
+        """Return the stack with an adapter beside its frozen parameters, which must fit it."""
+        blocks = tuple(
+            tuple(replace(part, adapter=adapter) for part in block) for block in self.blocks
+        )
+        stack = replace(self, blocks=blocks, adapter=adapter)
+        adapter.check(stack.spec)
+        return stack
 
     def part_spec(self, part: ResidualBlock) -> Iterator[ParamSpec]:
         """Return the parameters of a sublayer with its norm."""
@@ -151,6 +168,7 @@ class ModelConfig(Fields, ABC):
     hidden_size: int = positive("width of the residual stream", high=MAX_WIDTH)
     bos_token_id: int | None = option(None, "begins a document; a run takes its tokenizer's")
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    adapter: LoRA | None = None  # of a run; no field of a config.json
 
     def to_package(self) -> dict[str, Any] | None:
         """Return the nested mappings of the xlstm package's config; None if it is flat."""
@@ -158,8 +176,13 @@ class ModelConfig(Fields, ABC):
 
     @property
     @abstractmethod
+    def stack(self) -> BlockStack:
+        """The model as a list of layers, without an adapter."""
+
+    @cached_property
     def layout(self) -> BlockStack:
         """The model as a list of layers."""
+        return self.stack if self.adapter is None else self.stack.with_adapter(self.adapter)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
@@ -173,7 +196,7 @@ class ModelConfig(Fields, ABC):
 
     def values(self) -> dict[str, Any]:
         """Return every field but `extra`, in the order of files."""
-        own = [one.name for one in fields(self) if one.name != "extra"]
+        own = [one.name for one in fields(self) if one.name not in ("extra", "adapter")]
         return {
             name: getattr(self, name)
             for name in sorted(own, key=lambda n: n in LAST and 1 + LAST.index(n))

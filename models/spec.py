@@ -37,6 +37,7 @@ class ParamSpec:
     kind: Literal["dense", "rows", "table"] = "dense"
     decay: bool = False  # whether weight decay applies
     autocast: bool = False
+    trainable: bool = True  # False for the frozen weights beside an adapter
 
     @property
     def size(self) -> int:

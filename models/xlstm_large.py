@@ -84,8 +84,8 @@ class XLSTMLargeConfig(XLSTMConfig):
             )
 
     @cached_property
-    def layout(self) -> BlockStack:
-        """The model as a list of layers."""
+    def stack(self) -> BlockStack:
+        """The model as a list of layers, without an adapter."""
         d, bias = self.hidden_size, self.use_bias
         wang = normal(2 / (self.num_hidden_layers * math.sqrt(d)))
         residual = "zeros" if self.zero_init_residual else wang

@@ -196,8 +196,8 @@ class XLSTMV1Config(XLSTMConfig):
                     raise ConfigError(f"{name}: {error}") from error
 
     @cached_property
-    def layout(self) -> BlockStack:
-        """The model as a list of layers."""
+    def stack(self) -> BlockStack:
+        """The model as a list of layers, without an adapter."""
         out_norm = ParamSpec(f"{OUT_NORM}.weight", (self.hidden_size,), "zeros")
         return BlockStack(
             **self.embedding_and_head(EMBEDDING, decay=self.weight_decay_on_embedding),

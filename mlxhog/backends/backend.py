@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.arena import Layout, Slot
 from mlxhog.backends import newton_schulz, probes
@@ -67,6 +68,7 @@ class Backend(InferenceModel):
     recompute = False  # whether the backward pass computes each block again
     compiled = False  # whether the gradient is compiled, for every shape of its inputs
     _flat: Any = None  # the array whose slices the parameters are
+    _frozen: Mapping[str, Any] = {}  # the parameters beside an adapter
     _tables: Mapping[str, Slot] = {}  # slots of the tables in the arena's layout
 
     # -- implemented by a framework ---------------------------------------------------------------
@@ -83,6 +85,14 @@ class Backend(InferenceModel):
 
     # -- the model and its memory -----------------------------------------------------------------
 
+    def load_frozen(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
+    ) -> list[str]:
+        """Load the parameters that are not trained; arguments and result as of `load`."""
+        return self._load(
+            model, {name: tensors[name] for name in families.frozen_names(model)}, weights
+        )
+
     def bind(
         self,
         model: ModelConfig,
@@ -92,7 +102,9 @@ class Backend(InferenceModel):
         *,
         recompute: bool = False,
     ) -> None:
-        """Make the model's parameters slices of one flat array; `copy_in` gives them values.
+        """Make the trained parameters slices of one flat array; `copy_in` gives them values.
+
+        The others, those beside an adapter, must have been loaded by `load_frozen`.
 
         `live` parameters of the arena, (n_floats,) float32, are aliased instead of copied.
         `sampled` draws the negatives of `loss_and_grads`; None is the full softmax. With
@@ -102,12 +114,17 @@ class Backend(InferenceModel):
             ConfigError: `live` is not None, and this framework cannot alias host memory here.
         """
         self.recompute = recompute
-        self.params = self._bind_params(layout.dense, layout.n_dense, live)
+        frozen = [name for name in families.frozen_names(model) if name not in self.tables]
+        self._frozen = {name: self.params[name] for name in frozen}
+        own = self._bind_params(layout.dense, layout.n_dense, live)
+        self.params = self._frozen | own
         spec, self.model, self._sampled = families.param_spec(model), model, sampled
-        self._trained = [name for name in self.params if spec[name].kind == "dense"]
-        if sampled is not None:
-            self._trained.remove(families.head(model))  # its gradient is one row per candidate
-        self._embedded = families.embedding(model) in self._trained  # and not one row per token
+        head, embedding = families.head(model), families.embedding(model)
+        self._trained = [name for name in own if spec[name].kind == "dense"]
+        self._by_candidates = sampled is not None and head in self._trained
+        if self._by_candidates:
+            self._trained.remove(head)  # its gradient is one row per candidate
+        self._by_tokens = embedding in own and embedding not in self._trained
         self._grams, self._tables = ngrams.of(model), layout.tables
         if live is not None:
             self.read_tables(live)
@@ -121,7 +138,8 @@ class Backend(InferenceModel):
 
     def read_tables(self, flat: Float32) -> None:
         """Let gradients gather rows from the tables in this array from now on."""
-        self.tables = {name: parameter(flat, slot) for name, slot in self._tables.items()}
+        own = {name: parameter(flat, slot) for name, slot in self._tables.items()}
+        self.tables = {**self.tables, **own}
 
     def refresh(self) -> None:  # noqa: B027
         """Copy the parameter buffer to the device; does nothing if they share memory."""
@@ -129,7 +147,7 @@ class Backend(InferenceModel):
     def close(self) -> None:
         """Drop every reference to the parameter buffer."""
         super().close()
-        self._trained = []
+        self._trained, self._frozen = [], {}
         self.param_buffer, self._flat = np.empty(0, np.float32), None
 
     def check_kernels(
@@ -183,7 +201,7 @@ class Backend(InferenceModel):
         """Draw negatives and dropout masks of a batch, and gather the rows that it reads."""
         batch, state = self._after_context(batch)
         tokens, leaves = self._tokens(batch.x), {name: self.params[name] for name in self._trained}
-        if not self._embedded:
+        if self._by_tokens:
             embedded = lm.embed(self.model, self.params, tokens, self._ops().xp)
             leaves[families.embedding(self.model)] = embedded
         index = candidates = ids = log_inclusion = None
@@ -197,7 +215,8 @@ class Backend(InferenceModel):
                 n_max = min(self._sampled.negatives + batch.y.size, self.model.vocab_size)
                 candidates = candidates.padded(n_max)
             ids, labels = self._tokens(candidates.ids), candidates.labels
-            leaves[families.head(self.model)] = self.params[families.head(self.model)][ids]
+            if self._by_candidates:
+                leaves[families.head(self.model)] = self.params[families.head(self.model)][ids]
             log_inclusion = self._from_host(candidates.log_inclusion)
         masks = lm.dropout_masks(self.model, batch.x.shape, batch.seed)
         masks = masks and {site: self._from_host(mask) for site, mask in masks.items()}
@@ -209,12 +228,12 @@ class Backend(InferenceModel):
         log_inclusion: Any, state: Any,
     ) -> Any:  # fmt: skip
         """Return the mean loss of `Inputs`."""
-        model, ops, params = self.model, self._ops(), dict(leaves)
-        if self._embedded:
-            x = lm.embed(model, params, tokens, ops.xp)
-        else:
-            x = params.pop(families.embedding(model))
+        model, ops, params = self.model, self._ops(), {**self._frozen, **leaves}
+        embedding, head = families.embedding(model), families.head(model)
+        x = params.pop(embedding) if self._by_tokens else lm.embed(model, params, tokens, ops.xp)
         read = params.pop(ngrams.ROWS, None)
+        if ids is not None and head in self._frozen:
+            params[head] = params[head][ids]
         if ids is not None and (bias := families.head_bias(model)) is not None:
             params[bias] = params[bias][ids]
         if self.bf16_matmuls:  # all else, and the gradients, are float32
@@ -226,14 +245,14 @@ class Backend(InferenceModel):
     def _by_rows(self, inputs: Inputs, grads: dict[str, Any]) -> Grads:
         """Return the gradients of `Inputs.leaves`, sparse ones as `Rows` of their parameters."""
         head, embedding = families.head(self.model), families.embedding(self.model)
-        if (candidates := inputs.candidates) is not None:
+        if self._by_candidates and (candidates := inputs.candidates) is not None:
             n = candidates.count
             grads[head] = Rows(candidates.ids[:n], grads[head][:n])
         if self._grams is not None:
             read = grads.pop(ngrams.ROWS)
-            parts = self._grams.parts(inputs.index, read)
+            parts = self._grams.parts(inputs.index, read) if self._tables else ()
             grads |= {name: Rows(index, rows).coalesced() for name, index, rows in parts}
-        if not self._embedded:
+        if self._by_tokens:
             dx = grads[embedding]  # of every token; `coalesced` sums those of one row
             rows = Rows(inputs.tokens.reshape(-1), dx.reshape(-1, dx.shape[-1]))
             grads[embedding] = rows.coalesced()

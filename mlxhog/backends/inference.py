@@ -42,7 +42,7 @@ class InferenceModel(ABC):
     name: str  # such as "torch:cpu"
     model: ModelConfig
     params: dict[str, Any]  # arrays of the framework by name
-    tables: Mapping[str, Any]  # of n-grams, by name, which stay in NumPy
+    tables: Mapping[str, Any] = {}  # of n-grams, by name, which stay in NumPy
 
     def __init__(
         self, framework: str, device: str, kernels: str, threads: int, share: GPUShare,
@@ -100,6 +100,13 @@ class InferenceModel(ABC):
         Raises:
             ConfigError: this backend cannot compute with such weights.
         """
+        not_finite = self._load(model, tensors, weights)
+        self._decoder = self._native_decoder()
+        return not_finite
+
+    def _load(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], weights: str
+    ) -> list[str]:
         self.close()
         self.kernels = self._kernels_option
         if weights == "bfloat16":
@@ -107,7 +114,8 @@ class InferenceModel(ABC):
         self.model, not_finite = model, list[str]()
         reducible = families.matmul_weights(model) | {families.embedding(model)}
         self._grams = ngrams.of(model)
-        self.tables = {} if self._grams is None else {k: tensors[k] for k in self._grams.specs}
+        own = () if self._grams is None else self._grams.specs
+        self.tables = {name: tensors[name] for name in own}
         for name, tensor in tensors.items():
             if name in self.tables:
                 continue
@@ -115,7 +123,6 @@ class InferenceModel(ABC):
             self.params[name], finite = self._load_tensor(tensor, dtype)
             if not finite:
                 not_finite.append(name)
-        self._decoder = self._native_decoder()
         return not_finite
 
     def close(self) -> None:
@@ -248,8 +255,13 @@ class InferenceModel(ABC):
             return self._evaluated(lm.select_state(state, rows, self._ops().xp))
 
     def _native_decoder(self) -> NativeDecoder | None:
-        """Return the native decoder for single tokens; None off a CPU or without float32."""
-        if self.on_gpu or any("float32" not in str(x.dtype) for x in self.params.values()):
+        """Return the native decoder for single tokens; None off a CPU or without float32.
+
+        It knows no adapters.
+        """
+        if self.on_gpu or self.model.adapter is not None:
+            return None
+        if any("float32" not in str(x.dtype) for x in self.params.values()):
             return None
         params = {name: self._on_host(value) for name, value in self.params.items()}
         how: dict[str, Any] = {"framework": self._framework, "kernels": self.kernels}

@@ -51,8 +51,8 @@ class GatedConv(_ShortConvolution):
         yield from linear_params(d, out_proj=d)
 
     def forward(self, p: Params, x: Array, state: State, ctx: ForwardContext) -> Output:
-        ops, d, w = ctx.ops, x.shape[-1], p["in_proj.weight"]
-        b, c, v = ops.linears(x, [w[:d], w[d : 2 * d], w[2 * d :]])
+        d = x.shape[-1]
+        b, c, v = ctx.parts(x, p, "in_proj", d, 2 * d)
         y, last = ctx.conv(b * v, p, state[0], silu=False)
         return ctx.linear(c * y, p, "out_proj"), (last,)
 

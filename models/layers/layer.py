@@ -7,12 +7,14 @@ framework.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self, TypeAlias, dataclass_transform
 
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
+from mlxhog.models import adapters
 from mlxhog.models.ops.arrays import Array, MatmulWeight
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec, bound
@@ -43,6 +45,7 @@ class ForwardContext:
     masks: Mapping[str, Array] | None = None  # (B, S, width) by site, 0 or 1 / (1 - rate)
     hidden: list[Array] | None = None  # receives x after embedding, every block and final norm
     site: str = ""  # where dropout is now
+    lora: float | None = None  # factor of the products of adapters, see `models/adapters.py`
     recompute: bool = False  # whether the backward pass recomputes each block, see `model.blocks`
 
     def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
@@ -52,6 +55,8 @@ class ForwardContext:
         """
         weights = [p[f"{name}.weight"] for name in names]
         ys = self.ops.linears(x, weights, [p.get(f"{name}.bias") for name in names])
+        if self.lora is not None:
+            ys = self._adapted(x, p, names, ys)
         return tuple(y.reshape(*x.shape[:2], heads, -1) if heads else y for y in ys)
 
     def linear(self, x: Array, p: Params, name: str) -> Array:
@@ -61,10 +66,48 @@ class ForwardContext:
 
     def halves(self, x: Array, p: Params, name: str) -> tuple[Array, ...]:
         """Return the first and the second half of the linear map `name`, as two arrays."""
-        w, b = p[f"{name}.weight"], p.get(f"{name}.bias")
-        halves, is_mixed = self.ops.xp.halves, isinstance(w, MatmulWeight)
-        weights = [MatmulWeight(half) for half in halves(w.array)] if is_mixed else halves(w)
-        return tuple(self.ops.linears(x, weights, None if b is None else halves(b)))
+        halves = self.ops.xp.halves
+
+        def cut(w: Any) -> Sequence[Any]:
+            if isinstance(w, MatmulWeight):
+                return [MatmulWeight(half) for half in halves(w.array)]
+            both: Sequence[Any] = halves(w)
+            return both
+
+        return self._parts(x, p, name, cut)
+
+    def parts(self, x: Array, p: Params, name: str, *ends: int) -> tuple[Array, ...]:
+        """Return parts of the linear map `name`, which end before these rows and at its last."""
+        return self._parts(x, p, name, lambda w: [w[a:b] for a, b in pairwise((0, *ends, None))])
+
+    def _parts(
+        self, x: Array, p: Params, name: str, cut: Callable[[Any], Sequence[Any]]
+    ) -> tuple[Array, ...]:
+        bias = p.get(f"{name}.bias")
+        ys = self.ops.linears(x, cut(p[f"{name}.weight"]), None if bias is None else cut(bias))
+        if self.lora is not None and name + adapters.A in p:
+            low = self.lora * self._low(x, p, [name])[0]
+            added = self.ops.linears(low, cut(p[name + adapters.B]))
+            ys = [y + up for y, up in zip(ys, added, strict=True)]
+        return tuple(ys)
+
+    def _adapted(
+        self, x: Array, p: Params, names: Sequence[str], ys: Sequence[Array]
+    ) -> Sequence[Array]:
+        """Return results of linear maps of x with the products of their adapters."""
+        own = [name for name in names if name + adapters.A in p]
+        added = {
+            name: self.ops.linears(self.lora * low, [p[name + adapters.B]])[0]
+            for name, low in zip(own, self._low(x, p, own) if own else (), strict=True)
+        }
+        return [y + added[n] if n in added else y for n, y in zip(names, ys, strict=True)]
+
+    def _low(self, x: Array, p: Params, names: Sequence[str]) -> Sequence[Array]:
+        """Return A x of adapters, (B, S, rank) each; those of one input share its dropout."""
+        site = f"{self.site}.{names[0]}{adapters.A}"
+        if self.masks is not None and (mask := self.masks.get(site)) is not None:
+            x = x * mask
+        return self.ops.linears(x, [p[name + adapters.A] for name in names])
 
     def conv(
         self, x: Array, p: Params, state: Array, name: str = "conv", *, silu: bool = True

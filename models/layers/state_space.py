@@ -70,10 +70,9 @@ class Mamba(Layer):
         ops, xp, (cell, conv) = ctx.ops, ctx.ops.xp, state
         d = x.shape[-1]
         inner, N, rank = self.expand * d, self.states, self.dt_rank(d)
-        w, w_x = p["in_proj.weight"], p["x_proj.weight"]
-        u, z = ops.linears(x, [w[:inner], w[inner:]])
+        u, z = ctx.parts(x, p, "in_proj", inner)
         u, conv = ctx.conv(u, p, conv)
-        low, Bt, Ct = ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
+        low, Bt, Ct = ctx.parts(u, p, "x_proj", rank, rank + N)
         dt = ops.activate(ctx.linear(low, p, "dt_proj"), "softplus")
         h, cell = ops.selective_scan(u, dt, -xp.exp(p["A_log"]), Bt, Ct, state=cell)
         h = ops.swiglu(z, h + p["D"] * u)
@@ -126,8 +125,8 @@ class SSD(Layer):
         ops, xp, (cell, conv) = ctx.ops, ctx.ops.xp, state
         B, S, d = x.shape
         inner, N, heads = self.expand * d, self.states, self.heads
-        weights = [p[f"{name}_proj.weight"] for name in ("z", "xbc", "dt")]
-        z, xbc, dt = ops.linears(x, weights, [None, None, p["dt_bias"]])
+        biased = {**p, "dt_proj.bias": p["dt_bias"]}
+        z, xbc, dt = ctx.linears(x, biased, "z_proj", "xbc_proj", "dt_proj")
         xbc, conv = ctx.conv(xbc, p, conv)
         u = xbc[..., :inner].reshape(B, S, heads, inner // heads)
         Bt, Ct = (

@@ -93,8 +93,8 @@ class MADConfig(ModelConfig):
         return self.layers
 
     @cached_property
-    def layout(self) -> BlockStack:
-        """The model as a list of layers; every layer initializes its own parameters."""
+    def stack(self) -> BlockStack:
+        """The model without an adapter; every layer initializes its own parameters."""
         d, V = self.hidden_size, self.vocab_size
         # The auto-encoder draws its linear maps; another head begins as torch.nn.Linear.
         decodes = self.backbone == "autoencoder"

@@ -14,7 +14,9 @@ NAMES = ("torch:cpu", "mlx:cpu")
 def lay(backend, cfg=SMALLEST, params=None, head=None, recompute=False):
     """The backend with these parameters, or with the model's first, and the tables among them."""
     params = families.init_params(cfg, 0) if params is None else params
-    layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+    layout = arena.plan(families.trainable_spec(cfg), max_workers=1, n_tickets=1)
+    if cfg.adapter is not None:
+        backend.load_frozen(cfg, params)
     backend.bind(cfg, layout, sampled=head, recompute=recompute)
     flat = np.zeros(layout.n_floats, np.float32)
     for name, slot in layout.slots.items():

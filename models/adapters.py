@@ -1,0 +1,133 @@
+"""Low-rank adapters (LoRA): trainable matrices beside the frozen weights of a model.
+
+    y = W x + b + alpha / rank * B A dropout(x)         A (rank, in), B (out, rank)
+
+W and b, and all other parameters, are frozen; A begins as torch.nn.Linear, B at zero, so an adapter
+begins as the model without it. Names of parameters are PEFT's: `NAME.lora_A.weight` beside
+`NAME.weight`. Layers need no code for it: `ForwardContext.linears` adds the product.
+
+Source: Hu et al. 2021, LoRA, arXiv:2106.09685; PEFT 0.17, `tuners/lora`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.models.spec import ParamSpec, bound
+
+A, B = ".lora_A.weight", ".lora_B.weight"
+WEIGHT = ".weight"
+_BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers)\.\d+\.")
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter is one of an adapter."""
+    return name.endswith((A, B))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """The adapter of a model; a `ModelConfig` with one declares its matrices, and freezes the rest.
+
+    A target is the name of a linear layer, or its last parts ("q", "ffn.proj_up"), or a pattern
+    with `*`. Without targets all linear layers of the blocks have one that are wider than the rank,
+    but those of gates and decays. Modules to save are trained whole, such as "lm_head".
+    """
+
+    rank: int = 8
+    alpha: float | None = None  # None is twice the rank
+    dropout: float = 0.0  # rate, of the inputs of A
+    targets: tuple[str, ...] = ()
+    modules_to_save: tuple[str, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A x."""
+        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+    def matrices(self, spec: ParamSpec) -> Iterator[ParamSpec]:
+        """Declare A and B of a weight, if it is a target."""
+        stem = spec.name.removesuffix(WEIGHT)
+        if not self._is_target(spec, stem):
+            return
+        (out, inputs), autocast = spec.shape, spec.autocast
+        for name, shape, init in (
+            (stem + A, (self.rank, inputs), bound(inputs)), (stem + B, (out, self.rank), "zeros"),
+        ):  # fmt: skip
+            yield ParamSpec(name, shape, init, decay=True, autocast=autocast)
+
+    def _is_target(self, spec: ParamSpec, stem: str) -> bool:
+        if not is_linear(spec):
+            return False
+        if self.targets:
+            return any(matches(stem, one) for one in self.targets)
+        return spec.autocast and self.rank < min(spec.shape)
+
+    def frozen(self, spec: ParamSpec) -> ParamSpec:
+        """Return a parameter of the model with this adapter: frozen, unless it is of the adapter.
+
+        A parameter that is trained whole has a dense gradient.
+        """
+        stem = spec.name.rpartition(".")[0]
+        saved = any(matches(stem, one) for one in self.modules_to_save)
+        return replace(spec, trainable=saved or is_adapter(spec.name))
+
+    def check(self, specs: Mapping[str, ParamSpec]) -> None:
+        """Refuse targets that match nothing, and a rank above the sides of a matrix.
+
+        `specs` are the parameters of a model with this adapter.
+
+        Raises:
+            ConfigError: the message names the layers that there are.
+        """
+        linear = {
+            name.removesuffix(WEIGHT): spec for name, spec in specs.items() if is_linear(spec)
+        }
+        modules = {name.rpartition(".")[0] for name in specs if not is_adapter(name)}
+        for what, given, known in (
+            ("targets", self.targets, linear), ("modules_to_save", self.modules_to_save, modules),
+        ):  # fmt: skip
+            for one in given:
+                if not any(matches(name, one) for name in known):
+                    ends = dict.fromkeys(_BLOCK.split(name)[-1] for name in known)
+                    raise ConfigError(
+                        f"lora: {what} has {one!r}, which no layer of this model is called; there "
+                        f"are {', '.join(ends)}{did_you_mean(one, ends)}"
+                    )
+        for name, spec in linear.items():
+            is_meant = name + A in specs or not (self.targets or any(map(is_adapter, specs)))
+            if is_meant and self.rank > min(spec.shape):
+                raise ConfigError(
+                    f"lora: rank {self.rank} is above the smaller side of {name} {spec.shape}; set "
+                    f"it to at most {min(spec.shape)}, or name other targets"
+                )
+
+
+def is_linear(spec: ParamSpec) -> bool:
+    """Whether a parameter is the weight of a linear layer inside a block."""
+    return (
+        len(spec.shape) == 2
+        and spec.name.endswith(WEIGHT)
+        and not is_adapter(spec.name)
+        and _BLOCK.search(spec.name) is not None
+    )
+
+
+def matches(name: str, target: str) -> bool:
+    """Whether a layer has this name, ends in it after a dot, or fits it as a pattern."""
+    return name == target or name.endswith(f".{target}") or fnmatchcase(name, target)
+
+
+def merged(
+    adapter: LoRA, name: str, w: NDArray[np.float32], tensors: Mapping[str, NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Return W + alpha / rank * B A of a parameter (out, in); any other as it is."""
+    stem = name.removesuffix(WEIGHT)
+    if stem + A not in tensors:
+        return w
+    return w + np.float32(adapter.scale) * (tensors[stem + B] @ tensors[stem + A])
