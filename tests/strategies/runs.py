@@ -67,7 +67,8 @@ def empty_arena(of, params, **layout):
 class ParamBuffer:
     """The memory of a backend, without a framework."""
 
-    copy_in, read_tables, _tables = Backend.copy_in, Backend.read_tables, Backend._tables
+    copy_in, read_tables = Backend.copy_in, Backend.read_tables
+    tables, _tables = Backend.tables, Backend._tables
 
     def __init__(self, arena):
         self.param_buffer = np.zeros_like(arena.dense)
