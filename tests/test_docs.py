@@ -171,6 +171,20 @@ def test_the_speeds_of_layers_are_the_least_and_the_largest_ratios_of_the_result
     assert re.findall(r"\d\.\d\d", text) == [f"{end:.2f}" for end in ends]
 
 
+def test_what_was_checked_without_a_mac_says_where_a_stand_in_was_checked():
+    text = (ROOT / "docs" / "numerics-and-apple.md").read_text("utf-8")
+    rows = text.partition("| checked on Linux |")[2].partition("\n\n")[0].splitlines()[2:]
+    simulated = 0
+    for row in rows:
+        named = [ROOT / name for name in re.findall(r"tests/[\w/]+(?:\.py)?", row)]
+        files = [file for one in named for file in (one.rglob("*.py") if one.is_dir() else [one])]
+        stands_in = re.compile(r"FAKE_METAL|\b[Ss]tand-in for|stands? in for GPU|stand in for the")
+        if any(stands_in.search(file.read_text("utf-8")) for file in files):
+            simulated += 1
+            assert "simulated" in row, row
+    assert simulated >= 4
+
+
 def test_every_message_and_docstring_that_sends_to_a_page_names_a_page_that_exists():
     sources = [file for top in ("mlxhog", "models", "metal") for file in (ROOT / top).rglob("*.py")]
     named = {
