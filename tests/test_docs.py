@@ -6,8 +6,12 @@ import re
 import shlex
 from pathlib import Path
 
-from mlxhog import cli
+import pytest
+
+from mlxhog import TrainConfig, cli
 from mlxhog.errors import ConfigError
+from mlxhog.training.plan import preview
+from mlxhog.training.plan.decide import make_plan
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[1]
@@ -169,6 +173,53 @@ def test_the_speeds_of_layers_are_the_least_and_the_largest_ratios_of_the_result
         values = [value for name, value in ratios.items() if re.fullmatch(form, name)]
         ends += sorted({min(values), max(values)})
     assert re.findall(r"\d\.\d\d", text) == [f"{end:.2f}" for end in ends]
+
+
+MODELS = (ROOT / "docs" / "models.md").read_text("utf-8")
+
+
+def test_the_memory_of_a_token_on_the_page_of_models_is_that_of_the_result():
+    table = result("memory")["table"]
+    large = [row for row in table if row["model"] == "160m"]
+    rows = dict(re.findall(r"^\| (\w+, \w+) \| ([\d. |]+) \|$", MODELS, re.MULTILINE))
+    assert len(rows) == 3
+    for name, cells in rows.items():
+        kernels, framework = name.split(", ")
+        backend = {"PyTorch": "torch:cpu", "MLX": "mlx:cpu"}[framework]
+        own = [row for row in large if (row["backend"], row["kernels"]) == (backend, kernels)]
+        options = [(row["dtype"], row["recompute"]) for row in own]
+        dtypes = ("float32", "bfloat16")
+        assert options == [(dtype, how) for dtype in dtypes for how in ("none", "blocks")]
+        assert cells.split(" | ") == [f"{row['KB a token'] / 1e3:.2f}" for row in own]
+    worst = max(row["error"] for row in large)
+    claims = (ROOT / "benchmarks" / "claims.yaml").read_text("utf-8")
+    assert f"it is off by up to {worst:.0%}".replace("%", " %") in claims
+
+
+def test_the_cost_of_rounded_moments_on_the_page_of_models_is_that_of_the_result():
+    costs = {one["name"]: one for one in result("moments")["claims"]}
+    shown = []
+    for way in ("nearest", "stochastic"):
+        one = costs[f"muon, moments rounded: {way}, bits per byte more"]
+        low, high = one["interval"]
+        shown.append(f"{one['value']:.4f} ({low:.4f} to {high:.4f})")
+        ends = costs[f"adamw, moments rounded: {way}, bits per byte more"]["interval"]
+        assert max(map(abs, ends)) < 1e-4
+    assert re.findall(r"\d\.\d{4} \(.*? to .*?\)", MODELS) == shown
+
+
+@pytest.mark.slow
+def test_memory_and_checkpoint_of_presets_are_those_of_a_plan():
+    form = r"^\| `(\w+)` \| ([\d.]+) M \| ([\d.]+) GB \| ([\d.]+) (\w)B \|$"
+    rows = re.findall(form, MODELS, re.MULTILINE)
+    assert len(rows) == 5
+    for model, parameters, run_gb, size, unit in rows:
+        config = TrainConfig(model=model, workers="mlx:cpu,torch:cpu")
+        facts = preview.facts(make_plan(config), config)
+        assert float(parameters) == pytest.approx(facts["parameters"] / 1e6, rel=0.002)
+        assert run_gb == f"{facts['memory_bytes'] / 1e9:.1f}"
+        divisor = {"M": 1e6, "G": 1e9}[unit]
+        assert float(size) == pytest.approx(facts["checkpoint_bytes"] / divisor, rel=0.02)
 
 
 def test_what_was_checked_without_a_mac_says_where_a_stand_in_was_checked():
