@@ -236,6 +236,13 @@ def test_what_was_checked_without_a_mac_says_where_a_stand_in_was_checked():
     assert simulated >= 4
 
 
+def test_the_staleness_on_the_page_of_parallel_training_is_that_of_the_result():
+    text = (ROOT / "docs" / "parallel-training.md").read_text("utf-8")
+    rows = [row for row in result("many_cores")["table"] if row["strategy"] == "hogwild"]
+    shares = [row["staleness"] / (row["n"] - 1) for row in rows if row["n"] > 1]
+    assert f"({min(shares):.2f} to {max(shares):.2f} of it with 2 to 16 workers" in text
+
+
 def test_every_message_and_docstring_that_sends_to_a_page_names_a_page_that_exists():
     sources = [file for top in ("mlxhog", "models", "metal") for file in (ROOT / top).rglob("*.py")]
     named = {
