@@ -7,11 +7,13 @@
 The names in the record are the table: they have the flags of trainings and dry runs. With `--only`
 a name that no entry contains is added, such as "dry run: --epochs 2".
 
-`bits` has the SHA-256 of the parameters at the end of a training, and how far they moved. The hash
-counts where instruction set, C library, BLAS, torch, MLX and NumPy are the recorded ones; else the
-distance counts, within BASELINE_DISTANCE. `help` has every line, and a failure shows the diff; with
-another minor version of Python, whose argparse lays it out, the first line counts. The rest is
-exact on every machine. A dry run records what it does not share with the one without options.
+`bits` has the SHA-256 of the parameters at the end of a training, how far they moved, and eight
+sums of all movements with random signs. The hash counts where instruction set, C library, BLAS,
+torch, MLX and NumPy are the recorded ones; else distance and sums count, within BASELINE_DISTANCE
+and BASELINE_SUMS: a training that went as far, but elsewhere, has other sums. `help` has every
+line, and a failure shows the diff; with another minor version of Python, whose argparse lays it
+out, the first line counts. The rest is exact on every machine. A dry run records what it does not
+share with the one without options.
 """
 
 import argparse
@@ -40,7 +42,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from tests.forked import CONTEXT
 from tests.saved import SMALL, saved_run
-from tests.tolerances import BASELINE_DISTANCE, assert_close
+from tests.tolerances import BASELINE_DISTANCE, BASELINE_SUMS, Tolerance, assert_close
 
 FILE = Path(__file__).parent / "golden" / "baseline.json"
 
@@ -52,6 +54,7 @@ TINY = (
     "--model tiny --set hidden_size=32,num_hidden_layers=2,num_heads=2 --seq-len 32 --batch-size 2 "
     f"--embedding-init random --steps 8 {QUIET}"
 )
+SUMS = 8
 MINUTE = f"--model minute --steps 40 {QUIET}"
 
 TWO_WORKERS = "sync round_robin avg_runs local_sgd fedprox scaffold diloco".split()
@@ -99,9 +102,14 @@ def bits(name):
     saved = checkpoint.load(Path(result["checkpoint"]))
     model = families.read(saved.config)
     start = families.init_params(model, seed=0)
-    moved = sum(float(np.sum((saved.params[n] - start[n]) ** 2.0)) for n in start) ** 0.5
+    rng, moved, sums = np.random.default_rng(0), 0.0, np.zeros(SUMS)
+    for name in sorted(start):
+        path = np.ravel(saved.params[name] - start[name]).astype(float)
+        moved += path @ path
+        sums += [np.where(rng.random(path.size) < 0.5, path, -path).sum() for _ in range(SUMS)]
     parts = (part for n, a in sorted(saved.params.items()) for part in (n.encode(), a.tobytes()))
-    return {"sha256": digest(*parts), "moved": float(f"{moved:.6g}")}
+    moved, *sums = (float(f"{x:.6g}") for x in (moved**0.5, *sums))
+    return {"sha256": digest(*parts), "moved": moved, "sums": sums}
 
 
 def flat(facts, prefix=""):
@@ -219,6 +227,8 @@ def test_is_as_recorded(name, caches, tmp_path, monkeypatch):
         expected, value = ({"lines": one.get("lines", [])[:1]} for one in (expected, value))
     if name.startswith("bits") and {**here, "python": ""} != {**there, "python": ""}:
         assert_close(value["moved"], expected["moved"], BASELINE_DISTANCE)
+        far = BASELINE_SUMS.of_largest * expected["moved"]
+        assert_close(np.array(value["sums"]), np.array(expected["sums"]), Tolerance(atol=far))
         expected = value
     changed = [
         f"{field}: recorded {expected.get(field)!r}, now {value.get(field)!r}"

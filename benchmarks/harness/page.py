@@ -206,7 +206,7 @@ def measured_of(claim, results, known):
     """What was measured of a row's statement, and its verdict in words."""
     if "result" not in claim:
         once = "once" in claim
-        text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
+        text = f"no result file: {claim['once']}" if once else f"derived: {claim['derived']}"
         return text, claim.get("verdict", NONE)
     result, family = results[claim["result"]], known[claim["result"]]
     chosen = named(result, claim)

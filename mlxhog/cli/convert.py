@@ -6,7 +6,7 @@ numbers.
 
 Examples:
     convert latest exported --format hf
-    convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes
+    convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes  # 27 GB to download, and of disk
     convert model.pt for-transformers --config config.yaml --format hf
     convert ours for-the-package --format xlstm --check
 """

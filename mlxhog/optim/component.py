@@ -116,7 +116,7 @@ class MomentAverages(Decayed):
     beta1: float | None = option(
         None,
         "decay of the first moment; auto is 0.9; for muon 0.75, and 0.95 with parameter "
-        "extrapolation for three or more workers",
+        "extrapolation for four or more workers",
         low=0, below=1, none="auto",
     )  # fmt: skip
     beta2: float = option(0.95, "decay of the second moment; lion: of its mean", low=0, below=1)

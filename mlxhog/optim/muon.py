@@ -103,7 +103,7 @@ class Muon(BesideAdamW, SharedMoments):
     nesterov: float | None = option(
         None,
         "weight of the gradient itself in a direction, beside its mean; auto: 0.1, or 0.15 "
-        "with parameter extrapolation for three or more workers",
+        "with parameter extrapolation for four or more workers",
         low=0, high=1, none="auto",
     )  # fmt: skip
     orthogonalization: str = option(

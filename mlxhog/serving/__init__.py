@@ -27,7 +27,7 @@ def backend_option() -> Any:  # as `option`
     """Declare the option --backend."""
     return option(
         BACKEND,
-        "backend; auto is MLX on a Mac (to write: on its CPU if that is faster), torch elsewhere",
+        "backend; auto is torch, or on a Mac MLX, which generates on the CPU where that is faster",
         choices=BACKEND_NAMES,
     )
 

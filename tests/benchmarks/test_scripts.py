@@ -8,8 +8,11 @@ import parity_false_failures as parity
 import pytest
 from classic import arms
 from harness import interleaved
+from training.rounded_moments import RoundedAdamW, RoundedMuon, rounded
 
 from mlxhog.experiments.paired_test import LEVELS
+from mlxhog.optim import RunContext
+from tests.optim.small import HIDDEN, dense_gradients, trained
 from tests.research.classic.pair_problems import delta_and_rho
 from tests.tolerances import FITTED_STATISTIC, assert_close
 
@@ -54,6 +57,27 @@ def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels():
     assert_close(rho, 8.64e-3, FITTED_STATISTIC)
     assert set(graph.terminals.values()) == set(range(8))
     assert 0.09 < len(graph.terminals) / graph.n_vertices < 0.11
+
+
+@pytest.mark.parametrize("rounding", ["none", "nearest", "stochastic"])
+@pytest.mark.parametrize("kind", [RoundedAdamW, RoundedMuon])
+def test_moments_are_rounded_after_an_update_that_was_computed_in_float32(kind, rounding):
+    rule, exact = (kind(run=RunContext(hidden=HIDDEN), rounding=way) for way in (rounding, "none"))
+    (flat, where), (flat_exact, _) = (
+        trained(one, 1, grads=dense_gradients) for one in (rule, exact)
+    )
+    np.testing.assert_array_equal(flat, flat_exact)
+    low_bits = [moment.view(np.uint32) & 0xFFFF for moment in where.private.values()]
+    assert np.any(low_bits) == (rounding == "none")
+    assert all(moment.any() for moment in where.private.values())
+
+
+def test_rounding_is_to_the_nearest_or_right_on_average():
+    x = np.full(100_000, 1 + 2.0**-9, np.float32)  # a quarter of the way to the next bfloat16
+    assert (rounded(x, "nearest", None) == 1).all()
+    drawn = rounded(x, "stochastic", np.random.default_rng(0))
+    assert set(drawn) == {1, 1 + 2.0**-7}
+    assert np.mean(drawn == 1) == pytest.approx(0.75, abs=0.01)
 
 
 @pytest.mark.slow

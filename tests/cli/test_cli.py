@@ -163,6 +163,8 @@ def check_examples(text):
     """Every example of a help is a valid command line, and names files that exist."""
     lines = list(examples(text))
     assert lines
+    for line in re.findall(r"^  mlxhog .* hf:.*", text, re.MULTILINE):
+        assert re.search(r"# .*\d GB", line), f"{line}: say how much it downloads, or takes"
     for words in lines:
         command, rest = find(words)
         command.flags().parse(rest)

@@ -107,6 +107,9 @@ def test_odd_lines_of_metrics_and_events_are_skipped_or_shown(bad):
     base = {**PROGRESS.to_json(), "workers": [worker, {**worker, "slot": 2}]}
     for path, line in ((bad.metrics_path, base), (bad.events_path, EVENTS[1])):
         before = path.read_text()
+        path.write_text(f"{before}{json.dumps(line)}\n")
+        shown(bad)
+        bad.drop_metrics_after(5, 0.1)  # refused are odd lines alone
         for _, _, odd in variants(line):
             path.write_text(f"{before}{json.dumps(odd)}\n")
             shown(bad)
@@ -116,6 +119,8 @@ def test_odd_lines_of_metrics_and_events_are_skipped_or_shown(bad):
 
 
 def test_odd_times_are_refused_in_a_sentence(bad):
+    bad.times_path.write_text(json.dumps(TIMES))
+    assert [worker_of(one) for one in bad.read_times()]
     for _, _, times in variants(TIMES):
         bad.times_path.write_text(json.dumps(times))
         with suppress(MlxhogError):

@@ -16,7 +16,7 @@ from mlxhog.models.families import read
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import GROUPS as FACTORS
 from mlxhog.optim import AdamW, Muon, RunContext
-from mlxhog.optim.muon import on_cpu
+from mlxhog.optim.muon import MANY_WORKERS, on_cpu
 from mlxhog.optim.rule import StepWatch
 from mlxhog.strategies import Hogwild, prediction_of
 from tests.optim.small import HIDDEN, chosen, dense_gradients, initial, target
@@ -68,6 +68,12 @@ def test_what_is_left_open_follows_from_optimizer_model_and_strategy(
     numbers = optim.open_hyperparameters(settled)
     assert settled.top_lr == pytest.approx(lr)
     assert (numbers.get("beta1"), numbers.get("nesterov")) == (beta1, nesterov)
+
+
+def test_helps_name_the_workers_from_which_on_muon_has_other_defaults():
+    number = {4: "four"}[MANY_WORKERS]
+    for name in ("beta1", "nesterov"):
+        assert f"extrapolation for {number} or more workers" in options(Muon)[name].help
 
 
 def test_muon_without_hidden_matrices_is_adamw_and_loses_what_only_muon_has():

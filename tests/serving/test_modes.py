@@ -33,14 +33,18 @@ def _forked_writers(monkeypatch):
 def test_every_read_keeps_the_promise_of_its_mode(mode, writers, tmp_path):
     with PatternRun(tmp_path, writers=writers) as run:
         source, backend, reads = run.reader(mode), Inbox(), [LoadedWeights(version=0, oldest=0)]
-        while (
-            len(reads) < READS
-            or reads[-1].version == reads[1].version
-            or not (mode == "racy" or any(loaded.consistent for loaded in reads[1:]))
-        ):
+
+        def has_read_enough():
             reads.append(source.load(backend))
             check(reads[-1], backend.param_buffer, run.arena)
             assert reads[-1].oldest >= reads[-2].oldest
+            return (
+                len(reads) >= READS
+                and reads[-1].version != reads[1].version
+                and (mode == "racy" or any(loaded.consistent for loaded in reads[1:]))
+            )
+
+        wait_until(has_read_enough, what="two versions, one of them consistent", every_s=0)
         source.close()
         assert backend.bound == 1
 

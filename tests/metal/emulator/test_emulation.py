@@ -146,6 +146,20 @@ def test_both_ways_to_switch_fibers_agree(new_emulator):
 
 
 @pytest.mark.slow
+def test_an_instance_whose_sample_runs_another_and_a_function_that_none_calls_are_missing(
+    monkeypatch, tmp_path, emulator_cache
+):
+    first, second = [one for one in instances() if one[0].name.startswith("conv_forward")]
+    (tmp_path / "own.h").write_text("inline float nobody_calls(float x) {\n  return x;\n}\n")
+    monkeypatch.setattr(coverage, "instances", lambda: [first, second])
+    monkeypatch.setattr(coverage, "sample", lambda _, rng, *size: sample(first[0], rng, *size))
+    monkeypatch.setattr(coverage, "KERNELS", tmp_path)
+    missing, summary = coverage.missing(emulator_cache)
+    assert missing == [second[0].name, "nobody_calls"]
+    assert summary == ("1 of 2 kernels ran, in all their instances; 0 of 1 functions are called")
+
+
+@pytest.mark.slow
 def test_every_kernel_instance_runs_and_calls_every_function(emulator, emulator_cache, capsys):
     first, *others = instances()
     emulator.built(*first)  # with the runtime, which all share

@@ -256,13 +256,12 @@ def check_tickets(result):
 
 @pytest.fixture
 def rule(monkeypatch):
-    """Changes the rule, which looks at few steps; by lock-free gradients rounds cost nothing."""
+    """Sets constants of the rule, which looks at few steps."""
 
     def of(**constants):
         for name, value in {"LAST_STEPS": 8, "GRADIENTS": 8, **constants}.items():
             monkeypatch.setattr(strategy_rule, name, value)
             monkeypatch.setattr(change_strategy, name, value, raising=False)
-        monkeypatch.setattr(strategy_rule, "gain", lambda seconds, sequences: 1.0)
 
     return of
 
