@@ -29,6 +29,7 @@ def test_every_kernel_variant_has_its_numbers():
 def test_the_plan_is_within_15_percent_of_the_recorded_peaks_of_eager_mlx():
     rows = json.loads(RECORD.read_text())["table"]
     own = [row for row in rows if (row["backend"], row["kernels"]) == ("mlx:cpu", "eager")]
+    own = [row for row in own if "of none" not in row]  # of the large model
     for row in own:
         model = load_architecture(row["model"], row["changes"] or None)
         for length, peak in zip(row["lengths"], row["bytes"], strict=True):
