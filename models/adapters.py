@@ -69,10 +69,7 @@ class LoRA:
         return spec.autocast and self.rank < min(spec.shape)
 
     def frozen(self, spec: ParamSpec) -> ParamSpec:
-        """Return a parameter of the model with this adapter: frozen, unless it is of the adapter.
-
-        A parameter that is trained whole has a dense gradient.
-        """
+        """Return a parameter of the model, frozen unless it is the adapter's or trained whole."""
         stem = spec.name.rpartition(".")[0]
         saved = any(matches(stem, one) for one in self.modules_to_save)
         return replace(spec, trainable=saved or is_adapter(spec.name))
