@@ -1,0 +1,89 @@
+"""The frozen model beside an adapter: where each process finds its tensors.
+
+A run with an adapter names its base by path and digest. Every worker maps the files of the base by
+itself, so that they exist once in a machine's memory; the arena has the adapter only. A base that
+is a checkpoint of a run may be removed by that run, so a run of adapters keeps links to its files:
+
+    RUN/base/          hard links, or copies on another disk
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
+
+from mlxhog.base.durable import disk_errors, new_directory
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint.formats import Opened
+from mlxhog.checkpoint.formats.opening import refuse_not_finite
+from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.models.families import ModelConfig
+
+if TYPE_CHECKING:
+    from mlxhog.backends.backend import Backend
+
+KEPT = "base"  # folder of a run
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A frozen checkpoint, by name; picklable."""
+
+    path: Path  # of the checkpoint, as `formats.open` takes it; or `KEPT`, in the run's folder
+    title: str  # its name on the hub, or its path
+    digest: str  # SHA-256 of its tensors by name
+    weights: str = "keep"  # how they are held: `TrainConfig.base_weights`
+
+    @classmethod
+    def of(cls, opened: Opened) -> Self:
+        """Return an open checkpoint as a base."""
+        return cls(opened.path, opened.title, opened.digest())
+
+    def kept(self, run: Run) -> Self:
+        """Return the base as a new run keeps it: a checkpoint of a run, by links to its files.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+        """
+        if run_of(self.path) is None:
+            return self
+        folder = run.directory / KEPT
+        with disk_errors(f"linking {self.path} into {folder}"), new_directory(folder) as part:
+            for file in self.path.iterdir():
+                try:
+                    os.link(file, part / file.name)
+                except OSError:  # on another disk, or one without links
+                    shutil.copyfile(file, part / file.name)
+        return replace(self, path=Path(KEPT))
+
+    def to_json(self) -> dict[str, str]:
+        """Return it for a checkpoint's state."""
+        return asdict(self) | {"path": str(self.path)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, str]) -> Self:
+        """Return what `to_json` returned."""
+        return cls(**{**fields, "path": Path(fields["path"])})
+
+    def inside(self, run_dir: Path) -> Self:
+        """Return the base with its path, which may be relative to the folder of the run."""
+        return replace(self, path=run_dir / self.path)
+
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """Map the tensors, by our names; their pages are shared with every process that does."""
+        return formats.open(self.path, verify=False).tensors
+
+    def load_into(self, backend: Backend, model: ModelConfig) -> None:
+        """Load the frozen parameters of a model with an adapter, before `Backend.bind`.
+
+        Raises:
+            CheckpointError: the base is gone or damaged.
+        """
+        tensors = self.tensors()
+        refuse_not_finite(backend.load_frozen(model, tensors, weights=self.weights), self.path)
