@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from mlxhog.base.durable import disk_errors, new_directory
-from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
-from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.models.families import ModelConfig
 
 if TYPE_CHECKING:
     from mlxhog.backends.backend import Backend
 
 KEPT = "base"  # folder of a run
+OF_TRAINING = (manifest.NAME, manifest.CARD, "optimizer.safetensors")
+"""Files of a checkpoint that a base does not need."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,20 @@ class BaseModel:
         return cls(opened.path, opened.title, opened.digest())
 
     def kept(self, run: Run) -> Self:
-        """Return the base as a new run keeps it: a checkpoint of a run, by links to its files.
+        """Return the base as a run keeps it: the checkpoint of a run by links to its files.
 
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
-        if run_of(self.path) is None:
+        folder, of_run = run.directory / KEPT, self.path.name == KEPT and is_run(self.path.parent)
+        if self.path == folder:
+            return replace(self, path=Path(KEPT))
+        if run_of(self.path) is None and not of_run:
             return self
-        folder = run.directory / KEPT
         with disk_errors(f"linking {self.path} into {folder}"), new_directory(folder) as part:
             for file in self.path.iterdir():
+                if file.name in OF_TRAINING:
+                    continue
                 try:
                     os.link(file, part / file.name)
                 except OSError:  # on another disk, or one without links
@@ -85,5 +91,6 @@ class BaseModel:
         Raises:
             CheckpointError: the base is gone or damaged.
         """
-        tensors = self.tensors()
-        refuse_not_finite(backend.load_frozen(model, tensors, weights=self.weights), self.path)
+        weights = "float32" if self.weights == "keep" else self.weights  # TODO base
+        faults = backend.load_frozen(model, self.tensors(), weights=weights)
+        refuse_not_finite(faults, self.path)

@@ -102,8 +102,9 @@ def save(
 
     The caller holds the run's lock. `step` counts the updates applied so far. `params` are float32
     arrays that no process writes meanwhile, those of the adapter if `model` has one, which stands
-    beside a `base`. The `state`, of the trainer, has JSON values. `keep_last` is at least 1. A missing folder of checkpoints is
-    created. `note` gets a sentence if `latest` or `model` cannot name the checkpoint.
+    beside a `base`. The `state`, of the trainer, has JSON values. `keep_last` is at least 1. A
+    missing folder of checkpoints is created. `note` gets a sentence if `latest` or `model` cannot
+    name the checkpoint.
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
@@ -122,11 +123,13 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            if base is None:
-                written = tensors.write_each(part / MODEL, contents.our_tensors(model, params))
-            else:
-                written = peft.write(part, model, params, base=base.name)
-            for name, finite in written:
+            if base is not None:
+                peft.write(part, model, params, base=base.inside(run.directory).path)
+            for name, finite in (
+                ()
+                if base
+                else tensors.write_each(part / MODEL, contents.our_tensors(model, params))
+            ):
                 if not finite:
                     raise CheckpointError(
                         f"{name} has numbers that are not finite; nothing was saved, the previous "
@@ -207,7 +210,8 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     """
     record = manifest.read(path)
     manifest.verify(path, record, large=None if verify else ())
-    opened = formats.open(path, verify=False)
+    is_adapter = (path / peft.CONFIG).is_file()  # whose base is verified, too
+    opened = formats.open(path, verify=verify and is_adapter)
     trained = families.trainable_spec(opened.config)
     params = {name: opened.tensors[name] for name in trained}
     optimizer = tensors.read(path / OPTIMIZER)
@@ -223,6 +227,7 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
         optimizer=optimizer,
         state=record["state"],
         tokenizer=tokenizers.load(path),
+        base=None if opened.base is None else BaseModel.of(opened.base),
     )
 
 
@@ -429,9 +434,11 @@ def check_architecture(
     """Raise CheckpointError, with all differences, unless a model is the checkpoint's."""
     several = differences(checkpoint.model, model, ignored)
     if not families.same_adapter(checkpoint.model, model):
-        there, here = checkpoint.model.adapter, model.adapter
-        rank = "" if there is None else f" of rank {there.rank}"
-        several.append(f"its adapter{rank or ' is none'} is not {here or 'none'}")
+        there, here = (
+            "no adapter" if one.adapter is None else f"an adapter of rank {one.adapter.rank}"
+            for one in (checkpoint.model, model)
+        )
+        several.append(f"it trains {there} there and {here} here, or other layers of it")
     if several:
         raise CheckpointError(
             f"{checkpoint.path} has another architecture: {'; '.join(several)}; "

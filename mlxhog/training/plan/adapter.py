@@ -52,18 +52,19 @@ def base_of(
         base = resumption.checkpoint.base
     else:
         assert opened is not None, "a new adapter needs init_from"
-        base = opened.base or BaseModel.of(opened)
+        base = BaseModel.of(opened.base or opened)
     assert base is not None, "each checkpoint of an adapter has one"
     return replace(base, weights=config.base_weights)
 
 
 def note(model: ModelConfig, base: BaseModel, n_bytes: int) -> str:
     """Return one line on what is trained, and on what is frozen."""
+    assert model.adapter is not None
     trained = sum(spec.size for spec in families.trainable_spec(model).values())
     frozen = families.param_count(model) - trained
     how = "" if base.weights == "keep" else f" in {base.weights}"
     return (
-        f"adapter {model.adapter}: {format_count(trained)} parameters are trained, beside "
+        f"adapter of rank {model.adapter.rank}: {format_count(trained)} parameters are trained, beside "
         f"{format_count(frozen)} frozen ones of {base.title}{how}: {format_bytes(n_bytes)}, once "
         "for all workers"
     )
