@@ -39,13 +39,13 @@ class BaseModel:
 
     path: Path  # of the checkpoint, as `formats.open` takes it; or `KEPT`, in the run's folder
     title: str  # its name on the hub, or its path
-    digest: str  # SHA-256 of its tensors by name
+    digest: str  # `Opened.digest`: SHA-256 of its tensors by name
     weights: str = "keep"  # how they are held: `TrainConfig.base_weights`
 
     @classmethod
-    def of(cls, opened: Opened) -> Self:
-        """Return an open checkpoint as a base."""
-        return cls(opened.path, opened.title, opened.digest())
+    def of(cls, opened: Opened, weights: str = "keep") -> Self:
+        """Return an open checkpoint as a base, whose files are read once for the digest."""
+        return cls(opened.path, opened.title, opened.digest(), weights)
 
     def kept(self, run: Run) -> Self:
         """Return the base as a run keeps it: the checkpoint of a run by links to its files.
@@ -82,7 +82,11 @@ class BaseModel:
         return replace(self, path=run_dir / self.path)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """Map the tensors, by our names; their pages are shared with every process that does."""
+        """Map the tensors, by our names; their pages are shared with every process that does.
+
+        Raises:
+            CheckpointError: the files are missing or no longer fit their config.
+        """
         return formats.open(self.path, verify=False).tensors
 
     def load_into(self, backend: Backend, model: ModelConfig) -> None:
