@@ -75,7 +75,8 @@ class BaseModel:
     @classmethod
     def from_json(cls, fields: Mapping[str, str]) -> Self:
         """Return what `to_json` returned."""
-        return cls(**{**fields, "path": Path(fields["path"])})
+        names = ("title", "digest", "weights")
+        return cls(Path(fields["path"]), *(fields[name] for name in names))
 
     def inside(self, run_dir: Path) -> Self:
         """Return the base with its path, which may be relative to the folder of the run."""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
 
@@ -190,7 +191,7 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer, BaseModel | None]:
     model, base = families.read(read_config(folder / CONFIG)), None
     if (folder / ADAPTER).is_file():
         own = plain_json.loads(reading.read_small(folder / ADAPTER))
-        model = replace(model, adapter=ADAPTERS.read(own["adapter"]))
+        model = replace(model, adapter=cast(LoRA, ADAPTERS.read(own["adapter"])))
         base = BaseModel.from_json(own["base"])
     return model, tokenizers.load(folder, model.bos_token_id), base
 
