@@ -182,7 +182,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.
-    live = memory.keeps_snapshots(config.live, sum(one.size for one in spec.values()), note)
+    trained = sum(one.size for one in spec.values() if one.kind != "table")
+    live = memory.keeps_snapshots(config.live, trained, note)
     max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
         from mlxhog.cluster import outer_state
@@ -229,6 +230,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             kernels=kernels,
             layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
+            trained_parameters=trained,
             memory=memory,
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),

@@ -155,6 +155,7 @@ class TextPlan(Regime, Plan):
     data: Prepared
     validation: ValidationSubset  # that evaluations score
     parameters: int  # of the model
+    trained_parameters: int  # of them: all, or those of an adapter
     memory: Memory
     recompute_from: str = "asked for"  # why `config.recompute` is what it is
     batch: BatchChoice | None = None  # of `--batch-size auto`
@@ -186,11 +187,6 @@ class TextPlan(Regime, Plan):
         shared = (*self.optimizer.shared_segments, *self.strategy.kept_segments())
         parts = [self.layout.parts(name) for name in ("params", *private, *shared)]
         return 4 * sum(slot.size for part in parts for slot in part.values())
-
-    @property
-    def trained_parameters(self) -> int:
-        """Number of elements of the parameters that are trained, without n-gram tables."""
-        return sum(slot.size for slot in self.layout.dense.values())
 
     @property
     def worker_bytes(self) -> int:
