@@ -186,8 +186,8 @@ def _content(
     """Return tensors by name, and config files, of a model in another format."""
     if to in FILES:
         write = peft.content if to == "peft" else mlx_lm_adapter.content
-        own, config = write(source.config, source.tensors, source.base_name)
-        return own, {peft.CONFIG: config}
+        alone, config = write(source.config, source.tensors, source.base_name)
+        return alone, {peft.CONFIG: config}
     model = replace(source.config, adapter=None)
     ours = {name: source.tensors[name] for name in families.param_spec(model)}
     # Our kernels have the same names in transformers; the package's may need another machine.

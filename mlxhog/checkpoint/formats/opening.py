@@ -287,6 +287,12 @@ def _open_adapter(
     name = _base_name(own)
     if base is None:
         base = open_checkpoint(_base_path(name, path), config, verify=verify)
+    elif digest is None and not _is_called(base, name):
+        raise CheckpointError(
+            f"{path} is an adapter for another base model: it names {name}, and this is "
+            f"{base.title}; if they are the same, write {base.path} as base_model_name_or_path in "
+            f"{path / peft.CONFIG}"
+        )
     if base.config.adapter is not None:
         raise ConfigError(
             f"{path}: its base model {base.title} is an adapter itself; merge it before: mlxhog "
@@ -312,6 +318,17 @@ def _open_adapter(
     kind, folder = "mlx-lm-adapter" if is_mlx_lm else "peft", path.absolute()
     tensors = {**base.tensors, **tensors}
     return Opened(folder, folder, kind, model, tensors, base, name or str(base.path))
+
+
+def _is_called(base: Opened, name: str) -> bool:
+    """Whether `Opened.base_name` is the name of an open base, or of a copy of its tensors."""
+    if hub.is_name(name):
+        cached = hub.name_of(base.path)
+        return cached is not None and hub.parse(cached)[:2] == hub.parse(name)[:2]
+    place = expanded(name)
+    if not name or (place.exists() and place.samefile(base.path)):
+        return True
+    return bool(weights.candidates(place)) and open_checkpoint(place).digest() == base.digest()
 
 
 def _base_path(name: str, path: Path) -> Path:
