@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlxhog.base.mapped import FLOATS
 from mlxhog.base.paths import expanded
 from mlxhog.base.reading import MAX_CONFIG_BYTES
 from mlxhog.checkpoint import hub, manifest
-from mlxhog.checkpoint.formats import peft, weights
+from mlxhog.checkpoint.formats import mlx_lm_adapter, peft, weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
@@ -148,6 +149,7 @@ TITLES = {
     "xlstm": "a state dict of the xlstm package",
     "mlxhog": "a checkpoint of mlxhog",
     "peft": "an adapter of PEFT",
+    "mlx-lm-adapter": "an adapter of mlx-lm",
 }
 """Name of a format -> its description."""
 
@@ -166,6 +168,7 @@ class Opened:
     config: ModelConfig  # with `adapter`, if it is one
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
     base: "Opened | None" = None  # the frozen model of an adapter
+    base_name: str = ""  # as the adapter's files have it: a path, or hf:OWNER/NAME[@REVISION]
 
     @property
     def title(self) -> str:
@@ -279,9 +282,17 @@ def _open_adapter(
         record = manifest.read(path)
         manifest.verify(path, record, large=[peft.MODEL] if verify else ())
         digest = record["state"].get("base", {}).get("digest")
-    own = peft.read(path)
+    is_mlx_lm = (path / mlx_lm_adapter.MODEL).is_file() and not (path / peft.MODEL).is_file()
+    own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
+    name = _base_name(own)
     if base is None:
-        base = open_checkpoint(_base_path(own, path), config, verify=verify)
+        base = open_checkpoint(_base_path(name, path), config, verify=verify)
+    elif digest is None and not _is_called(base, name):
+        raise CheckpointError(
+            f"{path} is an adapter for another base model: it names {name}, and this is "
+            f"{base.title}; if they are the same, write {base.path} as base_model_name_or_path in "
+            f"{path / peft.CONFIG}"
+        )
     if base.config.adapter is not None:
         raise ConfigError(
             f"{path}: its base model {base.title} is an adapter itself; merge it before: mlxhog "
@@ -304,29 +315,47 @@ def _open_adapter(
         _check_fit({**base.tensors, **tensors}, model, path)
     except ConfigError as error:
         raise ConfigError(f"{path} does not fit its base model {base.title}: {error}") from error
-    folder = path.absolute()
-    return Opened(folder, folder, "peft", model, {**base.tensors, **tensors}, base)
+    kind, folder = "mlx-lm-adapter" if is_mlx_lm else "peft", path.absolute()
+    tensors = {**base.tensors, **tensors}
+    return Opened(folder, folder, kind, model, tensors, base, name or str(base.path))
 
 
-def _base_path(own: peft.AdapterFiles, path: Path) -> Path:
+def _is_called(base: Opened, name: str) -> bool:
+    """Whether `Opened.base_name` is the name of an open base, or of a copy of its tensors."""
+    if hub.is_name(name):
+        cached = hub.name_of(base.path)
+        return cached is not None and hub.parse(cached)[:2] == hub.parse(name)[:2]
+    place = expanded(name)
+    if not name or (place.exists() and place.samefile(base.path)):
+        return True
+    return bool(weights.candidates(place)) and open_checkpoint(place).digest() == base.digest()
+
+
+def _base_path(name: str, path: Path) -> Path:
     """Return the place of an adapter's base: in its run, at its path, or in the hub's cache."""
     of_run = path.resolve().parent.parent / "base"
     if path.resolve().parent.name == "checkpoints" and of_run.exists():
         return of_run
-    if own.base and expanded(own.base).exists():
-        return expanded(own.base)
-    name = f"{hub.PREFIX}{own.base.removeprefix(hub.PREFIX)}"
-    if own.revision and "@" not in name:
-        name += f"@{own.revision}"
-    try:
+    if hub.is_name(name):
+        return hub.fetch(name)
+    if name and expanded(name).exists():
+        return expanded(name)
+    where = f"model {name} is not there" if name else "model is not named"
+    raise CheckpointError(
+        f"{path} is an adapter, and its base {where}; write its path, or OWNER/NAME on the hub, as "
+        f"base_model_name_or_path in {path / peft.CONFIG}"
+    )
+
+
+def _base_name(own: peft.AdapterFiles) -> str:
+    """Return the name of an adapter's base as `Opened.base_name`."""
+    if hub.is_name(own.base) or not own.base or expanded(own.base).exists():
+        return own.base
+    name = f"{hub.PREFIX}{own.base}" + (f"@{own.revision}" if own.revision else "")
+    with suppress(ConfigError):
         hub.parse(name)
-    except ConfigError:
-        where = f"model {own.base} is not there" if own.base else "model is not named"
-        raise CheckpointError(
-            f"{path} is an adapter, and its base {where}; write its path, or OWNER/NAME on the "
-            f"hub, as base_model_name_or_path in {path / peft.CONFIG}"
-        ) from None
-    return hub.fetch(name)
+        return name
+    return own.base
 
 
 def _with_width_of(

@@ -61,14 +61,31 @@ def write(
     base: str | Path,
     revision: str | None = None,
 ) -> None:
-    """Write both files into a folder.
-
-    `arrays` are the trained parameters of a model with an adapter (`families.trainable_spec`), and
-    `base` is a path, also in the hub's cache, OWNER/NAME on the hub, or hf:OWNER/NAME@COMMIT.
+    """Write both files into a folder; arguments as of `content`.
 
     Raises:
         CheckpointError: an array is not finite.
         OSError: a file cannot be written.
+    """
+    own, config = content(model, arrays, base, revision)
+    for name, finite in tensors.write_each(folder / MODEL, own):
+        if not finite:
+            raise CheckpointError(
+                f"{name} of the adapter has numbers that are not finite; nothing was saved"
+            )
+    write_synced(folder / CONFIG, config)
+
+
+def content(
+    model: ModelConfig,
+    arrays: Mapping[str, NDArray[Any]],
+    base: str | Path,
+    revision: str | None = None,
+) -> tuple[dict[str, NDArray[Any]], bytes]:
+    """Return the tensors by PEFT's names, and adapter_config.json.
+
+    `arrays` have the trained parameters of a model with an adapter (`families.trainable_spec`).
+    `base` is a path, also in the hub's cache, OWNER/NAME on the hub, or hf:OWNER/NAME@COMMIT.
     """
     lora = model.adapter
     assert lora is not None
@@ -76,11 +93,10 @@ def write(
     if hub.is_name(named):
         name = hub.parse(named)
         named, revision = "/".join(filter(None, (name.repo, name.folder))), name.revision
-    spec = families.trainable_spec(model)
-    whole = {name: arrays[name] for name in spec}
-    if model.in_transformers and model.tie_word_embeddings and families.embedding(model) in whole:
-        whole[model.untied_head] = whole[families.embedding(model)]  # transformers ties nothing
-    saved = [name.rpartition(".")[0] for name in whole if not is_adapter(name)]
+    own = {name: arrays[name] for name in families.trainable_spec(model)}
+    if model.in_transformers and model.tie_word_embeddings and families.embedding(model) in own:
+        own[model.untied_head] = own[families.embedding(model)]  # transformers ties nothing
+    saved = [name.rpartition(".")[0] for name in own if not is_adapter(name)]
     alpha = lora.scale * lora.rank
     fields = {
         "peft_type": "LORA",
@@ -91,26 +107,16 @@ def write(
         "r": lora.rank,
         "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": stems(whole),
+        "target_modules": stems(own),
         "modules_to_save": list(dict.fromkeys(saved)) or None,
         "bias": "none",
     }
-    write_finite(folder / MODEL, {PREFIX + name: array for name, array in whole.items()})
-    write_synced(folder / CONFIG, plain_json.dumps(fields, indent=1))
+    return {PREFIX + name: array for name, array in own.items()}, plain_json.dumps(fields, indent=1)
 
 
 def stems(names: Mapping[str, object]) -> list[str]:
     """Return the names of the layers that have an A among these parameters."""
     return [name.removesuffix(A) for name in names if name.endswith(A)]
-
-
-def write_finite(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write a file of tensors; a CheckpointError names one that is not finite."""
-    for name, finite in tensors.write_each(path, arrays):
-        if not finite:
-            raise CheckpointError(
-                f"{name} of the adapter has numbers that are not finite; nothing was saved"
-            )
 
 
 def read(folder: Path) -> AdapterFiles:

@@ -1,23 +1,27 @@
-"""Adapters that PEFT wrote are read, and those that we write load in PEFT, with the same logits."""
+"""Adapters of PEFT and mlx-lm are read, and they load those that we write, with the same logits."""
 
 import json
 import shutil
 from dataclasses import replace
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 import torch
+from mlx_lm.tuner.utils import load_adapters
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import backends
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats import peft
+from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
-from mlxhog.models.adapters import LoRA, is_adapter
+from mlxhog.models.adapters import LoRA, is_adapter, merged
 from tests.checkpoint.formats import peers
-from tests.tolerances import LOGITS_F32, assert_close
+from tests.tolerances import LOGITS_BFLOAT16, LOGITS_F32, OP_F32, assert_close
 
 # PEFT 0.21 asks transformers 5.24 by an older name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -231,3 +235,108 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(CheckpointError, match="lora_A.weight of the adapter has numbers that are"):
         peft.write(tmp_path, model, own, base="x")
     assert not (tmp_path / peft.CONFIG).exists()
+
+
+@pytest.mark.parametrize("to", ["hf", "xlstm", "mlxhog"])
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_merged_adapter_is_a_whole_checkpoint_with_the_same_logits(tmp_path, good, to, dtype):
+    source = formats.open(good)
+    convert(source, tmp_path / "whole", to, dtype, merge=True)
+    opened = formats.open(tmp_path / "whole")
+    assert (opened.format, opened.config.adapter) == (to, None)
+    tolerance = LOGITS_BFLOAT16 if dtype else LOGITS_F32
+    assert_close(logits(opened), logits(source), tolerance)
+
+
+def test_modules_to_save_replace_those_of_the_base_in_a_merged_checkpoint(tmp_path):
+    folder = base_folder(tmp_path)
+    by_peft(folder, modules_to_save=list(SAVED)).save_pretrained(tmp_path / "theirs")
+    source = formats.open(tmp_path / "theirs")
+    convert(source, tmp_path / "whole", "hf", merge=True)
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    for name in SAVED:
+        saved = load_file(tmp_path / "theirs" / peft.MODEL)[f"{peft.PREFIX}{name}.weight"]
+        np.testing.assert_array_equal(whole[f"{name}.weight"], saved)
+    assert_close(logits(formats.open(tmp_path / "whole")), logits(source), LOGITS_F32)
+
+
+@pytest.mark.parametrize("to", ["peft", "mlx-lm-adapter"])
+def test_an_adapter_alone_is_converted_without_its_base(tmp_path, good, to):
+    source = formats.open(good)
+    convert(source, tmp_path / "alone", to)
+    opened = formats.open(tmp_path / "alone")
+    assert (opened.format, opened.base.path) == (to, source.base.path)
+    assert opened.config.adapter == source.config.adapter
+    for name, array in source.tensors.items():
+        np.testing.assert_array_equal(opened.tensors[name], array, name)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "to", "merge", "says"),
+    [
+        (True, "hf", False, "--format hf is a whole checkpoint; add --merge"),
+        (True, "peft", True, "--format peft keeps the adapter apart; leave --merge out"),
+        (False, "hf", True, "is a whole checkpoint, and --merge is for an adapter"),
+        (False, "mlx-lm-adapter", False, "and --format mlx-lm-adapter is for an adapter"),
+    ],
+)
+def test_merging_is_said_and_only_of_an_adapter(tmp_path, good, adapter, to, merge, says):
+    source = formats.open(good)
+    with pytest.raises(ConfigError, match=says):
+        convert(source if adapter else source.base, tmp_path / "out", to, merge=merge)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_of_mlx_lm_has_no_modules_that_are_trained_whole(tmp_path):
+    folder = base_folder(tmp_path)
+    by_peft(folder, modules_to_save=["lm_head"]).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="lm_head.weight, trained whole; write a whole"):
+        convert(formats.open(tmp_path / "theirs"), tmp_path / "out", "mlx-lm-adapter")
+
+
+class Linears(nn.Module):
+    """A module of mlx with linear layers at these places, and nothing else."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.blocks = [nn.Module(), nn.Module()]
+        for stem, w in weights.items():
+            *_, number, sublayer, name = stem.split(".")
+            block = self.backbone.blocks[int(number)]
+            if sublayer not in block:
+                block[sublayer] = nn.Module()
+            block[sublayer][name] = nn.Linear(w.shape[1], w.shape[0], bias=False)
+            block[sublayer][name].weight = mx.array(w)
+
+    @property
+    def layers(self):
+        return self.backbone.blocks
+
+
+def test_mlx_lm_loads_an_adapter_and_adds_the_same_products(tmp_path, good):
+    source = formats.open(good)
+    convert(source, tmp_path / "alone", "mlx-lm-adapter")
+    weights = {stem: source.base.tensors[f"{stem}.weight"] for stem in peft.stems(source.tensors)}
+    model = load_adapters(Linears(weights), str(tmp_path / "alone"))
+    model.eval()
+    layers = dict(model.named_modules())
+    for stem, w in weights.items():
+        x = np.random.default_rng(0).standard_normal((3, w.shape[1]), np.float32)
+        whole = merged(source.config.adapter, f"{stem}.weight", w, source.tensors)
+        assert_close(np.array(layers[stem](mx.array(x))), x @ whole.T, OP_F32, label=stem)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"fine_tune_type": "dora"}, "fine_tune_type is 'dora'.*mlx_lm fuse"),
+        ({"lora_parameters": None}, "has neither the peft_type of PEFT nor lora_parameters"),
+        ({"lora_parameters": {"rank": 4}}, "scale is None, wanted a number"),
+    ],
+)
+def test_an_adapter_of_mlx_lm_that_cannot_be_read_is_refused(tmp_path, good, fields, says):
+    convert(formats.open(good), tmp_path / "alone", "mlx-lm-adapter")
+    changed_config(**fields)(tmp_path / "alone")
+    with pytest.raises(ConfigError, match=says):
+        formats.open(tmp_path / "alone")
