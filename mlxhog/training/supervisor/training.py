@@ -74,6 +74,8 @@ def train(
         assert run is not None, "only a resumed run has no folder to create"
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
+        if plan.base is not None:
+            plan = plan.with_base(plan.base.kept(run))
         with ExitStack() as parts:
             with Training(plan, observer, parts, began_ns, run) as training:
                 training.start()
