@@ -48,20 +48,22 @@ class ForwardContext:
     lora: float | None = None  # factor of the products of adapters, see `models/adapters.py`
     recompute: bool = False  # whether the backward pass recomputes each block, see `model.blocks`
 
-    def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
+    def linears(
+        self, x: Array, p: Params, *names: str, heads: int = 0, bias: str = ""
+    ) -> tuple[Array, ...]:
         """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`.
 
-        With `heads` each is cut into heads, (B, S, heads, width).
+        With `heads` each is cut into heads, (B, S, heads, width). `bias` is another name of it.
         """
         weights = [p[f"{name}.weight"] for name in names]
-        ys = self.ops.linears(x, weights, [p.get(f"{name}.bias") for name in names])
+        ys = self.ops.linears(x, weights, [p.get(bias or f"{name}.bias") for name in names])
         if self.lora is not None:
             ys = self._adapted(x, p, names, ys)
         return tuple(y.reshape(*x.shape[:2], heads, -1) if heads else y for y in ys)
 
-    def linear(self, x: Array, p: Params, name: str) -> Array:
-        """Return x W^T + b of one linear map."""
-        (y,) = self.linears(x, p, name)
+    def linear(self, x: Array, p: Params, name: str, bias: str = "") -> Array:
+        """Return x W^T + b of one linear map, whose bias may have a name of its own."""
+        (y,) = self.linears(x, p, name, bias=bias)
         return y
 
     def halves(self, x: Array, p: Params, name: str) -> tuple[Array, ...]:

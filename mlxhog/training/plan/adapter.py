@@ -64,9 +64,9 @@ def note(model: ModelConfig, base: BaseModel, n_bytes: int) -> str:
     frozen = families.param_count(model) - trained
     how = "" if base.weights == "keep" else f" in {base.weights}"
     return (
-        f"adapter of rank {model.adapter.rank}: {format_count(trained)} parameters are trained, beside "
-        f"{format_count(frozen)} frozen ones of {base.title}{how}: {format_bytes(n_bytes)}, once "
-        "for all workers"
+        f"adapter of rank {model.adapter.rank}: {format_count(trained)} parameters are trained, "
+        f"beside {format_count(frozen)} frozen ones of {base.title}{how}: {format_bytes(n_bytes)}, "
+        "once for all workers"
     )
 
 
