@@ -74,35 +74,20 @@ class ResidualBlock:
         if self.layer.keeps_bf16:
             ctx = replace(ctx, ops=ctx.ops.keeping_bf16())
         try:
-            if self.adapter is None:
-                return self.layer.forward(own, x, state, ctx)
-            read = _Read(own)
-            result = self.layer.forward(read, x, state, ctx)
+            result = self.layer.forward(own, x, state, ctx)
         except KeyError as error:
             raise ConfigError(
                 f"layer {self.layer.name} reads the parameter {error}, which its param_spec does "
                 f"not declare (it declares {', '.join(own) or 'none'}); declare it there, or read "
                 f"another one{did_you_mean(error.args[0], own)}"
             ) from error
-        if unread := [name for name in own if name.endswith(A) and name not in read.names]:
-            raise ConfigError(
-                f"layer {self.layer.name} multiplies by {unread[0].removesuffix(A)} itself, "
-                "without the product of its adapter; leave it out of the targets"
-            )
+        for name, w in own.items():
+            if name.endswith(A) and id(w) not in ctx.multiplied:
+                raise ConfigError(
+                    f"layer {self.layer.name} multiplies by {name.removesuffix(A)} itself, "
+                    "without the product of its adapter; leave it out of the targets"
+                )
         return result
-
-
-class _Read(dict[str, Array]):
-    """Parameters that remember which of them have been read."""
-
-    def __init__(self, params: Params) -> None:
-        super().__init__(params)
-        self.names = set[str]()
-
-    def __getitem__(self, name: str) -> Array:
-        """Return a parameter."""
-        self.names.add(name)
-        return super().__getitem__(name)
 
 
 Block = tuple[ResidualBlock, ...]

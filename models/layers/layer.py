@@ -46,24 +46,23 @@ class ForwardContext:
     hidden: list[Array] | None = None  # receives x after embedding, every block and final norm
     site: str = ""  # where dropout is now
     lora: float | None = None  # factor of the products of adapters, see `models/adapters.py`
+    multiplied: set[int] = field(default_factory=set)  # ids of the A of adapters that were used
     recompute: bool = False  # whether the backward pass recomputes each block, see `model.blocks`
 
-    def linears(
-        self, x: Array, p: Params, *names: str, heads: int = 0, bias: str = ""
-    ) -> tuple[Array, ...]:
+    def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
         """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`.
 
-        With `heads` each is cut into heads, (B, S, heads, width). `bias` is another name of it.
+        With `heads` each is cut into heads, (B, S, heads, width).
         """
         weights = [p[f"{name}.weight"] for name in names]
-        ys = self.ops.linears(x, weights, [p.get(bias or f"{name}.bias") for name in names])
+        ys = self.ops.linears(x, weights, [p.get(f"{name}.bias") for name in names])
         if self.lora is not None:
             ys = self._adapted(x, p, names, ys)
         return tuple(y.reshape(*x.shape[:2], heads, -1) if heads else y for y in ys)
 
-    def linear(self, x: Array, p: Params, name: str, bias: str = "") -> Array:
-        """Return x W^T + b of one linear map, whose bias may have a name of its own."""
-        (y,) = self.linears(x, p, name, bias=bias)
+    def linear(self, x: Array, p: Params, name: str) -> Array:
+        """Return x W^T + b of one linear map."""
+        (y,) = self.linears(x, p, name)
         return y
 
     def halves(self, x: Array, p: Params, name: str) -> tuple[Array, ...]:
@@ -109,7 +108,9 @@ class ForwardContext:
         site = f"{self.site}.{names[0]}{adapters.A}"
         if self.masks is not None and (mask := self.masks.get(site)) is not None:
             x = x * mask
-        return self.ops.linears(x, [p[name + adapters.A] for name in names])
+        matrices = [p[name + adapters.A] for name in names]
+        self.multiplied.update(map(id, matrices))
+        return self.ops.linears(x, matrices)
 
     def conv(
         self, x: Array, p: Params, state: Array, name: str = "conv", *, silu: bool = True
