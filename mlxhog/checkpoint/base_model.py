@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import NDArray
 
+from mlxhog.backends import frozen
 from mlxhog.base.durable import disk_errors, new_directory
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint.formats import Opened
@@ -96,6 +97,11 @@ class BaseModel:
         Raises:
             CheckpointError: the base is gone or damaged.
         """
-        weights = "float32" if self.weights == "keep" else self.weights  # TODO base
-        faults = backend.load_frozen(model, self.tensors(), weights=weights)
+        faults = backend.load_frozen(model, self.shared(model), weights=self.weights)
         refuse_not_finite(faults, self.path)
+
+    def shared(
+        self, model: ModelConfig, say: Callable[[str], object] = lambda message: None
+    ) -> Mapping[str, NDArray[Any]]:
+        """Map the tensors as they are held; see `frozen.shared`, also for errors."""
+        return frozen.shared(model, self.tensors(), self.weights, digest=self.digest, say=say)
