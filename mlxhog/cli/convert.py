@@ -138,4 +138,7 @@ def _card(source: "Opened", config: _Convert) -> bytes:
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
     command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
-    return card.text(source.config, checkpoint, to=config.format, command=command).encode()
+    model = replace(source.config, adapter=None) if config.merge else source.config
+    base = None if source.base is None else source.base.folder
+    how: dict[str, Any] = {"to": config.format, "command": command, "base": base}
+    return card.text(model, checkpoint, **how).encode()

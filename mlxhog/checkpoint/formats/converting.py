@@ -38,8 +38,8 @@ from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
-from mlxhog.models import adapters, families, ngrams
 from mlxhog.models import checkpoint_names as translation
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
 from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
@@ -99,7 +99,7 @@ def convert(
     stored = None if dtype is None else DTYPES[dtype]
     check_adapter(source, to, merge=merge)
     of_tensors = FILES.get(to, MODEL)
-    change = _merging(source) if merge else lambda name, array: array
+    change = source.merging() if merge else lambda name, array: array
     arrays, others = _content(source, to, stored)
     check_target(target, overwrite=overwrite)
     beside = [source.tokenizer_folder / name for name in tokenizers.FILES]
@@ -155,18 +155,6 @@ def check_adapter(source: Opened, to: str, *, merge: bool) -> None:
         if not merge:
             way = f"--format {to} is a whole checkpoint; add --merge, or use --format peft"
         raise ConfigError(f"{source.title} is an adapter, and {way}")
-
-
-def _merging(source: Opened) -> Callable[[str, NDArray[Any]], NDArray[Any]]:
-    """Return a function of a name and a weight of the base, which adds the adapter."""
-    lora = source.config.adapter
-    assert lora is not None
-    own = {
-        name: mapped.in_memory(array)
-        for name, array in source.tensors.items()
-        if adapters.is_adapter(name)
-    }
-    return lambda name, w: adapters.merged(lora, name, mapped.in_memory(w), own)
 
 
 def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
