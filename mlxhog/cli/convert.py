@@ -1,4 +1,4 @@
-"""Write a checkpoint in another format: of transformers, of the xlstm package, or ours.
+"""Write a checkpoint in another format: of transformers, mlx-lm, the xlstm package, or ours.
 
 SRC may be a run, a checkpoint of mlxhog, a directory of transformers, a state dict of the xlstm
 package, or a model on the Hugging Face hub; the format is detected. Only --dtype changes the
@@ -6,6 +6,7 @@ numbers.
 
 Examples:
     convert latest exported --format hf
+    convert latest for-mlx-lm --format mlx-lm  # load it with --trust-remote-code
     convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes  # 27 GB to download, and of disk
     convert model.pt for-transformers --config config.yaml --format hf
     convert ours for-the-package --format xlstm --check
@@ -42,8 +43,9 @@ class _Convert(RunsDirectory, Plugins, Download, Quiet):
     target: str = argument("DST", "the directory to create")
     check: bool = option(False, "compute with both, and compare the logits")
     format: str = option(
-        "", "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
-        choices=("hf", "xlstm", "mlxhog"), required=True,
+        "", "hf: for transformers; mlx-lm: for mlx-lm; xlstm: a state dict of the xlstm package; "
+        "mlxhog: ours",
+        choices=("hf", "mlx-lm", "xlstm", "mlxhog"), required=True,
     )  # fmt: skip
     dtype: str = option(
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")

@@ -147,6 +147,7 @@ TITLES = {
     "hf": "a directory of transformers",
     "xlstm": "a state dict of the xlstm package",
     "mlxhog": "a checkpoint of mlxhog",
+    "mlx-lm": "a directory of mlx-lm",
 }
 """Name of a format -> its description."""
 

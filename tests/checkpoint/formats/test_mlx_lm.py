@@ -1,0 +1,189 @@
+"""`convert --format mlx-lm`: mlx-lm loads an export, computes the same, quantizes and trains it."""
+
+import json
+import re
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx import nn
+from mlx.utils import tree_flatten
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import can_trim_prompt_cache
+from mlx_lm.utils import load_model, quantize_model
+
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.errors import ConfigError
+from mlxhog.models import families, lm_float64
+from tests.models.sample import perturbed_params
+from tests.saved import saved_run
+from tests.tolerances import GRADIENT_F32, LOGITS_F32, LOSS_BF16, LOSS_F32, assert_close
+
+CHUNK, PREFILL, LENGTH = 16, 37, 45  # no multiples of each other
+SIZES = {
+    "vocab_size": 320,
+    "bos_token_id": 256,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "chunk_size": CHUNK,
+}
+LARGE = {"model_type": "xlstm", "num_heads": 2} | SIZES
+V1 = {"model_type": "xlstm_v1", "mlstm_block": {}, "slstm_block": {}, "slstm_at": [1]} | SIZES
+BARE = {"slstm": {"conv1d_kernel_size": 0, "group_norm_weight": False}, "feedforward": None}
+RELU2 = {"feedforward": {"act_fn": "relu^2", "bias": True}}
+KINDS = {
+    "large": LARGE,
+    "large-tied-biases": LARGE
+    | {"tie_word_embeddings": True, "use_bias": True, "out_norm_bias": True, "norm_eps": 1e-5},
+    "large-without-norm": LARGE | {"add_out_norm": False, "qk_dim_factor": 1.0, "eps": 1e-3},
+    "v1": V1,
+    "v1-tied-biases": V1 | {"tie_word_embeddings": True, "bias": True, "slstm_block": RELU2},
+    "v1-bare": V1 | {"slstm_block": BARE, "add_post_blocks_norm": False},
+}
+"""Models with both values of every field that changes the computation."""
+
+TOKENS = np.random.default_rng(0).integers(0, 256, (1, LENGTH))
+
+
+@pytest.fixture(params=KINDS)
+def model(request):
+    return families.read(KINDS[request.param])
+
+
+def exported(folder, model, dtype=None):
+    """The export of a run, loaded by mlx-lm, its config, and the run's parameters."""
+    params = perturbed_params(model, seed=1)
+    run = saved_run(folder / "runs", model=model, params=params)
+    convert(formats.open(run.model.resolve()), folder / "out", "mlx-lm", dtype)
+    return *load_model(folder / "out", trust_remote_code=True), params
+
+
+def mean_loss(theirs):
+    logits = theirs(mx.array(TOKENS[:, :-1])).astype(mx.float32)
+    return nn.losses.cross_entropy(logits, mx.array(TOKENS[:, 1:]), reduction="mean")
+
+
+def by_our_names(tree):
+    """Arrays of a tree by the names of our parameters."""
+    theirs = {
+        "cell.recurrent_kernel": "cell._recurrent_kernel_",
+        "slstm_cell.bias": "slstm_cell._bias_",
+    }
+    named = dict(tree_flatten(tree))
+    return {
+        next((name.replace(a, b) for a, b in theirs.items() if name.endswith(a)), name): value
+        for name, value in named.items()
+    }
+
+
+def test_a_prefill_and_single_steps_compute_our_logits(tmp_path, model):
+    theirs, _, params = exported(tmp_path, model)
+    cache, ids = theirs.make_cache(), mx.array(TOKENS)
+    parts = [theirs(ids[:, :PREFILL], cache=cache)]
+    parts += [theirs(ids[:, t : t + 1], cache=cache) for t in range(PREFILL, LENGTH)]
+    expected, _ = lm_float64.logits(model, params, TOKENS)
+    assert_close(np.array(mx.concatenate(parts, 1)), expected, LOGITS_F32)
+    assert_close(np.array(theirs(ids)), expected, LOGITS_F32, label="without a cache")
+    assert not can_trim_prompt_cache(cache)
+
+
+def test_64_greedy_tokens_are_ours(tmp_path, model):
+    theirs, _, params = exported(tmp_path, model)
+    steps = generate_step(mx.array(TOKENS[0]), theirs, max_tokens=64, prefill_step_size=PREFILL)
+    answer, ids, state = [token for token, _ in steps], TOKENS, None
+    for token in answer:
+        logits, state = lm_float64.logits(model, params, ids, state)
+        assert token == logits[0, -1].argmax()
+        ids = np.array([[token]])
+    assert len(answer) == 64
+
+
+def test_gradients_through_several_chunks_are_ours(tmp_path, model):
+    theirs, _, params = exported(tmp_path, model)
+    loss, grads = nn.value_and_grad(theirs, mean_loss)(theirs)
+    ours, expected = lm_float64.differentiate(model, params, TOKENS[:, :-1], TOKENS[:, 1:])
+    assert_close(np.array(loss), ours, LOSS_F32)
+    grads = by_our_names(grads)
+    assert grads.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert_close(np.array(grads[name]), wanted, GRADIENT_F32, label=name)
+
+
+def test_rows_of_a_batch_with_padding_compute_what_each_computes_alone(tmp_path, model):
+    theirs, _, params = exported(tmp_path, model)
+    rows = [TOKENS[0, :5], TOKENS[0, 3:33], TOKENS[0, 9:10]]
+    longest = max(map(len, rows))
+    padded = np.stack([np.pad(row, (0, longest - len(row))) for row in rows])
+    last = mx.array([[7], [8], [9]])
+
+    first = theirs.make_cache()[0]
+    batch = [
+        type(first).merge(caches)
+        for caches in zip(*(theirs.make_cache() for _ in rows), strict=True)
+    ]
+    for one in batch:  # as the server does
+        one.prepare(lengths=[len(row) for row in rows])
+    for start in range(0, longest, 12):
+        theirs(mx.array(padded[:, start : start + 12]), cache=batch)
+    for one in batch:
+        one.finalize()
+        one.filter([2, 0, 1])
+    logits = np.array(theirs(last, cache=batch))
+
+    for at, (row, token) in enumerate(zip((rows[2], rows[0], rows[1]), (7, 8, 9), strict=True)):
+        expected, _ = lm_float64.logits(model, params, np.append(row, token)[None])
+        assert_close(logits[at, 0], expected[0, -1], LOGITS_F32, label=str(at))
+
+
+@pytest.mark.parametrize("fields", [LARGE, V1], ids=["large", "v1"])
+def test_weights_in_bfloat16_stay_so_and_have_about_the_same_loss(tmp_path, fields):
+    model = families.read(fields)
+    theirs, _, params = exported(tmp_path, model, "bfloat16")
+    assert {w.dtype for _, w in tree_flatten(theirs.parameters())} == {mx.bfloat16}
+    expected, _ = lm_float64.differentiate(model, params, TOKENS[:, :-1], TOKENS[:, 1:])
+    assert_close(np.array(mean_loss(theirs)), expected, LOSS_BF16)
+
+
+@pytest.mark.parametrize("fields", [LARGE, V1], ids=["large", "v1"])
+def test_quantization_leaves_out_gates_norms_and_recurrent_matrices(tmp_path, fields):
+    model = families.read(fields)
+    theirs, config, params = exported(tmp_path, model)
+    theirs, _ = quantize_model(theirs, config, group_size=64, bits=4)
+    leaves = dict(tree_flatten(theirs.parameters()))
+    kept = re.compile(r"(igate|fgate)(_preact)?\.weight$")
+    for name, spec in families.param_spec(model).items():
+        stem = name.removesuffix(".weight")
+        is_quantized = f"{stem}.scales" in leaves
+        assert is_quantized == (len(spec.shape) == 2 and kept.search(name) is None), name
+        if is_quantized:
+            w = (leaves[f"{stem}.{part}"] for part in ("weight", "scales", "biases"))
+            params[name] = np.array(mx.dequantize(*w, group_size=64, bits=4))
+    expected, _ = lm_float64.logits(model, params, TOKENS)
+    assert_close(np.array(theirs(mx.array(TOKENS))), expected, LOGITS_F32)
+
+
+def test_mlxhog_reads_an_export_and_other_formats_name_no_file_of_it(tmp_path, model):
+    _, _, params = exported(tmp_path, model)
+    opened = formats.open(tmp_path / "out")
+    assert opened.config == model
+    for name, tensor in opened.tensors.items():
+        np.testing.assert_array_equal(tensor, params[name], err_msg=name)
+    convert(opened, tmp_path / "back", "mlxhog")
+    assert "model_file" not in json.loads((tmp_path / "back" / "config.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        (LARGE | {"ngram_orders": [2]}, "with tables of n-grams"),
+        (V1 | {"reset_at_document_boundaries": True, "bos_token_id": 256}, "reset_at_document"),
+        ({"vocab_size": 320, "dim": 16, "layers": "mlstm(h2)"}, "no model for"),
+    ],
+    ids=["ngrams", "resets", "layers"],
+)
+def test_a_model_that_the_code_lacks_is_refused_and_nothing_is_written(tmp_path, fields, what):
+    run = saved_run(tmp_path / "runs", model=families.read(fields))
+    with pytest.raises(ConfigError, match=f"mlx-lm .*{what}.*; use --format hf or mlxhog"):
+        convert(formats.open(run.model.resolve()), tmp_path / "out", "mlx-lm")
+    assert not (tmp_path / "out").exists()
