@@ -36,6 +36,11 @@ answer = model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens
 print(tokenizer.decode(answer[0]))
 ```
 """
+LOAD_IN_MLX_LM = """
+```sh
+mlx_lm.generate --model FOLDER --prompt "Once" --ignore-chat-template --trust-remote-code
+```
+"""
 UPLOAD = """
 ## Publish
 
@@ -75,8 +80,10 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
     # Nothing of the run's own text: who publishes weights need not publish it.
     loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
+    loads += LOAD_IN_MLX_LM * (to == "mlx-lm")
+    library = {"hf": "transformers", "mlx-lm": "mlx"}.get(to, "mlxhog")
     return (
-        f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
+        f"---\nlibrary_name: {library}\n"
         f"tags: [xlstm, mlxhog]\nlicense: unknown  # name one before you publish\n"
         f"{_base(run, checkpoint)}---\n"
         f"# {printable(run.name if run else hub.title(checkpoint) or checkpoint.name)}\n\n"

@@ -279,7 +279,7 @@ class LargeFeedForward(nn.Module):
         return self.proj_down(nn.silu(self.proj_up_gate(x)) * self.proj_up(x))
 
 
-class V1MLSTM(nn.Module):
+class MLSTMV1(nn.Module):
     """mLSTM layer of the first paper: Wdown( (LN_head(mLSTM(..)) + skip * c) * silu(z) )."""
 
     states = 4
@@ -312,7 +312,7 @@ class V1MLSTM(nn.Module):
         return self.proj_down(y.astype(x.dtype))
 
 
-class V1SLSTM(nn.Module):
+class SLSTMV1(nn.Module):
     """sLSTM layer of the first paper: LN_head(sLSTM(i, f, z, o)), position by position.
 
     The checkpoints' name `fgate` is that of the input gate, and `igate` that of the forget gate
@@ -376,7 +376,7 @@ def _slstm_step(
     return [mx.sigmoid(o) * c / n, c, n, m]
 
 
-class V1FeedForward(nn.Module):
+class FeedForwardV1(nn.Module):
     """Gated feed-forward layer of the first paper: [g; p] = Wup x, Wdown( act(g) * p )."""
 
     def __init__(self, d: int, own: dict[str, Any]) -> None:
@@ -415,11 +415,11 @@ class Block(nn.Module):
             self.norm_mlstm, self.mlstm_layer = RMSNorm(args), LargeMLSTM(args)
             self.norm_ffn, self.ffn = RMSNorm(args), LargeFeedForward(args)
         elif number not in args.slstm_at:
-            self.xlstm_norm, self.xlstm = LayerNorm(d), V1MLSTM(args, args.mlstm_block["mlstm"])
+            self.xlstm_norm, self.xlstm = LayerNorm(d), MLSTMV1(args, args.mlstm_block["mlstm"])
         else:
-            self.xlstm_norm, self.xlstm = LayerNorm(d), V1SLSTM(d, args.slstm_block["slstm"])
+            self.xlstm_norm, self.xlstm = LayerNorm(d), SLSTMV1(d, args.slstm_block["slstm"])
             if (ffn := args.slstm_block["feedforward"]) is not None:
-                self.ffn_norm, self.ffn = LayerNorm(d), V1FeedForward(d, ffn)
+                self.ffn_norm, self.ffn = LayerNorm(d), FeedForwardV1(d, ffn)
 
     def __call__(self, x: mx.array, mask: Mask, cache: Cache) -> mx.array:
         for norm, layer in SUBLAYERS:

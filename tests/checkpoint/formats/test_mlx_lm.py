@@ -2,7 +2,14 @@
 
 import json
 import re
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 
+import httpx
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -14,10 +21,14 @@ from mlx_lm.utils import load_model, quantize_model
 
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.cli import main
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, lm_float64
+from mlxhog.models.adapters import A, LoRA
+from tests.cli import command
 from tests.models.sample import perturbed_params
-from tests.saved import saved_run
+from tests.processes import python
+from tests.saved import letters, saved_run
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, LOSS_BF16, LOSS_F32, assert_close
 
 CHUNK, PREFILL, LENGTH = 16, 37, 45  # no multiples of each other
@@ -187,3 +198,97 @@ def test_a_model_that_the_code_lacks_is_refused_and_nothing_is_written(tmp_path,
     with pytest.raises(ConfigError, match=f"mlx-lm .*{what}.*; use --format hf or mlxhog"):
         convert(formats.open(run.model.resolve()), tmp_path / "out", "mlx-lm")
     assert not (tmp_path / "out").exists()
+
+
+# -- the commands of mlx-lm ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["large", "v1"])
+def folder(request, tmp_path_factory):
+    """A folder with a run, `out`, its export, and `data`, texts for `mlx_lm.lora`."""
+    model, folder = families.read(KINDS[request.param]), tmp_path_factory.mktemp(request.param)
+    run = saved_run(folder / "runs", model=model, params=letters(model))
+    assert main(["convert", str(run.directory), f"{folder}/out", "--format", "mlx-lm"]) == 0
+    (folder / "data").mkdir()
+    for name in ("train", "valid"):
+        lines = [json.dumps({"text": "abcdefghi " * count}) for count in range(4, 8)]
+        (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def mlx_lm(folder, *words):
+    """The output of a command of mlx-lm, which must succeed."""
+    # On a CPU MLX would compile kernels for a minute.
+    environment = {"MLX_DISABLE_COMPILE": "1", "HF_HUB_OFFLINE": "1"}
+    done = python("-m", "mlx_lm", *words, "--trust-remote-code", cwd=folder, **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def generated(folder, model, *words):
+    how = ("--ignore-chat-template", "--temp", "0", "--prompt", "abc", "--max-tokens", "64")
+    text = mlx_lm(folder, "generate", "--model", model, *how, *words)
+    return text.split("==========\n")[1].removesuffix("\n")
+
+
+def ours(capsys, folder, prompt):
+    how = ("--temperature=0", "--max-tokens=64", "--prompt", prompt)
+    return command.told(capsys, "generate", f"{folder}/out", *how)["text"]
+
+
+@pytest.mark.slow
+def test_mlx_lm_generate_writes_what_mlxhog_generate_writes(folder, capsys):
+    text = generated(folder, "out")
+    assert len(text) == 64
+    assert text == ours(capsys, folder, "abc")
+
+
+@pytest.mark.slow
+def test_mlx_lm_convert_quantizes_an_export_that_generates(folder):
+    mlx_lm(folder, "convert", "--hf-path", "out", "--mlx-path", "quantized", "-q")
+    names = mx.load(str(folder / "quantized" / "model.safetensors"))
+    assert any(name.endswith(".scales") for name in names)
+    assert len(generated(folder, "quantized")) == 64
+
+
+@pytest.mark.slow
+def test_mlx_lm_lora_adapts_the_layers_that_our_adapters_have_by_default(folder, capsys):
+    how = "--num-layers 2 --iters 3 --batch-size 2 --val-batches 1 --learning-rate 1e-2"
+    words = ("--train", "--model", "out", "--data", "data", "--adapter-path", "adapter")
+    mlx_lm(folder, "lora", *words, *how.split())
+    theirs = mx.load(str(folder / "adapter" / "adapters.safetensors"))
+    model = replace(formats.open(folder / "out").config, adapter=LoRA(rank=8))
+    stems = {name.removesuffix(A) for name in model.layout.spec if name.endswith(A)}
+    assert theirs.keys() == {stem + end for stem in stems for end in (".lora_a", ".lora_b")}
+    assert all(mx.any(theirs[f"{stem}.lora_b"] != 0).item() for stem in stems)
+    assert generated(folder, "out", "--adapter-path", "adapter") != ours(capsys, folder, "abc")
+
+
+@pytest.mark.slow
+def test_mlx_lm_server_batches_requests_of_any_length(folder, capsys):
+    prompts = ("abcdefabc", "fgb", "g" * 70, "ea")  # no prompt begins with another
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ("server", "--model", "out", "--port", str(port), "--trust-remote-code")
+    with (
+        open(folder / "server.log", "wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "mlx_lm", *words], cwd=folder, stdout=log, stderr=log
+        ) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+        ThreadPoolExecutor(len(prompts)) as pool,
+    ):
+        try:
+            while server.poll() is None:
+                with suppress(httpx.TransportError):
+                    if client.get("/health").is_success:
+                        break
+
+            def text(prompt):
+                body = {"prompt": prompt, "max_tokens": 64, "temperature": 0}
+                return client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+
+            texts = list(pool.map(text, prompts))
+        finally:
+            server.kill()
+    assert texts == [ours(capsys, folder, prompt) for prompt in prompts]
