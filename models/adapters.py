@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,10 +122,11 @@ def matches(name: str, target: str) -> bool:
 
 
 def merged(
-    adapter: LoRA, name: str, w: NDArray[np.float32], tensors: Mapping[str, NDArray[np.float32]]
-) -> NDArray[np.float32]:
-    """Return W + alpha / rank * B A of a parameter (out, in); any other as it is."""
+    adapter: LoRA, name: str, w: NDArray[Any], tensors: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
+    """Return W + alpha / rank * B A in float32 of a parameter (out, in); any other as it is."""
     stem = name.removesuffix(WEIGHT)
     if stem + A not in tensors:
         return w
-    return w + np.float32(adapter.scale) * (tensors[stem + B] @ tensors[stem + A])
+    b, a = (np.asarray(tensors[stem + end], np.float32) for end in (B, A))
+    return w.astype(np.float32) + np.float32(adapter.scale) * (b @ a)

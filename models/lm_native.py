@@ -40,8 +40,8 @@ def decoder(
 
 
 def can_decode(cfg: ModelConfig) -> bool:
-    """Whether a model with float32 weights has a native decoder."""
-    return cfg.model_type in ("xlstm", "xlstm_v1")
+    """Whether a model with float32 weights has a native decoder, which knows no adapters."""
+    return cfg.model_type in ("xlstm", "xlstm_v1") and cfg.adapter is None
 
 
 class NativeDecoder:

@@ -6,11 +6,12 @@ without the framework.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +125,24 @@ class InferenceModel(ABC):
             if not finite:
                 not_finite.append(name)
         return not_finite
+
+    def with_adapter(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]]
+    ) -> tuple[Self, list[str]]:
+        """Return a model with an adapter that shares all other weights of this one.
+
+        `model` is the loaded one with an adapter, whose parameters are in `tensors` and stay
+        float32. The second result is that of `load`.
+
+        Concurrency: both models are for the thread of this one.
+        """
+        other, not_finite = copy.copy(self), list[str]()
+        other.model, other.params, other._decoder = model, dict(self.params), None
+        for name in families.trainable_spec(model):
+            other.params[name], finite = other._load_tensor(tensors[name], "float32")
+            if not finite:
+                not_finite.append(name)
+        return other, not_finite
 
     def close(self) -> None:
         """Drop the parameters."""

@@ -10,7 +10,7 @@ import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +115,15 @@ class TorchBackend(Backend):
         if self.on_gpu:
             self._begin_to_count()
         return super().load(model, tensors, weights=weights)
+
+    def with_adapter(
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]]
+    ) -> tuple[Self, list[str]]:
+        """Return a model beside this one, see `InferenceModel`; each counts its own work."""
+        other, not_finite = super().with_adapter(model, tensors)
+        if self.on_gpu:
+            other._begin_to_count()
+        return other, not_finite
 
     def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[torch.Tensor, bool]:
         host, finite = _host_tensor(tensor, WEIGHTS[weights], in_place=not self.on_gpu)

@@ -9,7 +9,7 @@ Source: the format's description in huggingface/safetensors.
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,17 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def write_each(
-    path: Path, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any] | None = None
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    dtype: np.dtype[Any] | None = None,
+    *,
+    change: Callable[[str, NDArray[Any]], NDArray[Any]] = lambda name, array: array,
 ) -> Iterator[tuple[str, bool]]:
     """Write arrays in turn; yield the name of each and whether it is finite.
 
     Types of parameters (`mapped.FLOATS`) become `dtype`; None keeps them. At the end the file is
-    whole and on the disk. It takes a few `mapped.CHUNK_BYTES` of memory.
+    whole and on the disk. It takes a few `mapped.CHUNK_BYTES` of memory. `change` of a name and an
+    array gives what is written instead, of the same shape; one result is kept at a time.
 
     Raises:
         OSError: the file cannot be written; ENOSPC if the disk is full. The unfinished file is
@@ -72,7 +77,7 @@ def write_each(
             file.write(len(text).to_bytes(8, "little") + text)
             for name in order:
                 finite = True
-                for chunk in mapped.chunks(arrays[name]):
+                for chunk in mapped.chunks(change(name, arrays[name])):
                     with np.errstate(over="ignore"):
                         converted = chunk.astype(types[name], copy=False)
                     finite &= mapped.is_finite(converted)

@@ -27,6 +27,7 @@ KINDS = {
     "kernels": "they are compiled again when they are needed",
     "doctor": "no run uses the GPU's own writes before the next mlxhog doctor",
     "named-files": "a plugin is not loaded again before you name it: --plugin FILE",
+    "digests": "the next command with an adapter reads its base model once more",
     "other": "this mlxhog has not made it",
 }
 """Kinds of things in the cache folder, each with what its removal means."""
@@ -77,7 +78,9 @@ def _entries(folder: Path) -> list[_Entry]:
         )
         for one in texts
     ]  # fmt: skip
-    kinds = {"metal": "kernels", "named": "named-files", "doctor": "doctor"}
+    kinds = {
+        "metal": "kernels", "named": "named-files", "doctor": "doctor", "digest": "digests",
+    }  # fmt: skip
     others = sorted(set(folder.iterdir()) - {one.path for one in texts} - {folder / "locks"})
     return of_texts + [
         _Entry(

@@ -1,8 +1,8 @@
 """Write a checkpoint in another format: of transformers, mlx-lm, the xlstm package, or ours.
 
 SRC may be a run, a checkpoint of mlxhog, a directory of transformers, a state dict of the xlstm
-package, or a model on the Hugging Face hub; the format is detected. Only --dtype changes the
-numbers.
+package, an adapter of PEFT or mlx-lm, or a model on the Hugging Face hub; the format is detected.
+Only --dtype and --merge change the numbers.
 
 Examples:
     convert latest exported --format hf
@@ -10,9 +10,11 @@ Examples:
     convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes  # 27 GB to download, and of disk
     convert model.pt for-transformers --config config.yaml --format hf
     convert ours for-the-package --format xlstm --check
+    convert latest merged --merge --format hf  # of a run with an adapter
+    convert latest adapter --format peft
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +45,12 @@ class _Convert(RunsDirectory, Plugins, Download, Quiet):
     target: str = argument("DST", "the directory to create")
     check: bool = option(False, "compute with both, and compare the logits")
     format: str = option(
-        "", "hf: for transformers; mlx-lm: for mlx-lm; xlstm: a state dict of the xlstm package; "
-        "mlxhog: ours",
-        choices=("hf", "mlx-lm", "xlstm", "mlxhog"), required=True,
+        "",
+        "hf: for transformers; mlx-lm: for mlx-lm; xlstm: a state dict of the xlstm package; "
+        "mlxhog: ours; of an adapter alone, peft or mlx-lm-adapter",
+        choices=("hf", "mlx-lm", "xlstm", "mlxhog", "peft", "mlx-lm-adapter"), required=True,
     )  # fmt: skip
+    merge: bool = option(False, "add an adapter to the weights of its base model")
     dtype: str = option(
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
     )
@@ -58,8 +62,9 @@ class _Convert(RunsDirectory, Plugins, Download, Quiet):
 def run(config: _Convert) -> CommandResult:
     # These import NumPy: wrong input is reported before.
     from mlxhog.checkpoint import checkpoint, formats
-    from mlxhog.checkpoint.formats.converting import MODEL, check_target, convert
+    from mlxhog.checkpoint.formats.converting import FILES, MODEL, check_target, convert
     from mlxhog.checkpoint.formats.opening import TITLES
+    from mlxhog.models import families
 
     target = expanded(config.target)
     check_target(target, overwrite=config.overwrite)
@@ -72,8 +77,11 @@ def run(config: _Convert) -> CommandResult:
 
     with config.status() as line:
         how: dict[str, Any] = {"card": _card(source, config), "overwrite": config.overwrite}
-        n_bytes = convert(source, target, config.format, dtype, on_tensor=show, **how)
-    count = sum(one.size for one in source.tensors.values())
+        how |= {"merge": config.merge, "on_tensor": show}
+        n_bytes = convert(source, target, config.format, dtype, **how)
+    model, alone = source.config, config.format in FILES
+    written = families.trainable_spec(model) if alone else replace(model, adapter=None).layout.spec
+    count = sum(one.size for one in written.values())
     payload: dict[str, Any] = {
         "source": source.title,
         "from": source.format,
@@ -81,8 +89,8 @@ def run(config: _Convert) -> CommandResult:
         "format": config.format,
         "family": source.config.model_type,
         "parameters": count,
-        "tensors": len(source.tensors),
-        "files": {MODEL: n_bytes},
+        "tensors": len(written),
+        "files": {FILES.get(config.format, MODEL): n_bytes},
     }
     head = (
         f"{source.config.title}, {format_count(count)} parameters, {TITLES[source.format]} -> "
@@ -131,4 +139,8 @@ def _card(source: "Opened", config: _Convert) -> bytes:
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
     command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
-    return card.text(source.config, checkpoint, to=config.format, command=command).encode()
+    is_whole = config.merge or config.format == "mlx-lm"
+    model = replace(source.config, adapter=None) if is_whole else source.config
+    base = None if source.base is None else source.base.folder
+    how: dict[str, Any] = {"to": config.format, "command": command, "base": base}
+    return card.text(model, checkpoint, **how).encode()

@@ -5,6 +5,7 @@ Examples:
     serve latest --port 8400 --mode pinned_per_sequence --backend mlx:cpu
     serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment
     serve latest --allow-origin https://chat.example
+    serve base/ --adapter notes=latest --adapter code=adapters/code
 """
 
 import os
@@ -38,9 +39,11 @@ def run(args: _Serve, config: ServeConfig) -> int:
             say(about["note"])
         payload = {"url": url, "model": served.model.name, "pid": os.getpid()}
         payload |= {name: about[name] for name in ("weights", "version")}
+        payload["adapters"] = served.names[1:]
         version = "" if payload["version"] is None else f", version {payload['version']},"
+        models = " or ".join(served.names)
         text = (
-            f"{payload['weights']}{version} at {url}, model {payload['model']}; to chat open "
+            f"{payload['weights']}{version} at {url}, model {models}; to chat open "
             f"{url.removesuffix('v1')}; Ctrl-C ends"
         )
         CommandResult(payload, text).print(json=args.json)

@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from numpy.typing import NDArray
 
 from mlxhog.base import darwin, mapped, plain_json, reading, tensors
 from mlxhog.base.durable import disk_errors, new_directory, require_space, write_synced
-from mlxhog.checkpoint import hub, manifest
-from mlxhog.checkpoint.formats import contents, weights
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import contents, mlx_lm_adapter, peft, weights
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plugins
@@ -45,6 +46,8 @@ from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 MODEL = "model.safetensors"
+FILES = {"peft": peft.MODEL, "mlx-lm-adapter": mlx_lm_adapter.MODEL}
+"""Format of an adapter -> the file of its tensors; those of whole checkpoints are in `MODEL`."""
 MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
 """Code that transformers needs for sequences of layers; never imported here."""
 MLX_LM_CODE = MODELING.with_name("xlstm_mlx_lm.py")
@@ -75,27 +78,34 @@ def convert(
     to: str,
     dtype: str | None = None,
     *,
+    merge: bool = False,
     card: bytes | None = None,
     overwrite: bool = False,
     on_tensor: OnTensor = lambda name, done, total: None,
 ) -> int:
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
-    Returns the size of the tensors' file. The format `to` is one of `TITLES`, and `dtype` a name
-    in `DTYPES`; None keeps every dtype. Parents of the directory `target` are created, and removed
-    after an error. `card` is its README.md; `overwrite` replaces a checkpoint.
+    Returns the size of the tensors' file. The format `to` is a key of `TITLES`, and `dtype` a name
+    in `DTYPES`; None keeps every dtype. `merge` adds an adapter to the weights of its base, as
+    always for mlx-lm. Parents of the directory `target` are created, and removed after an error.
+    `card` is its README.md; `overwrite` replaces a checkpoint.
 
     Raises:
-        ConfigError: the format has no such model, or `target` exists.
+        ConfigError: the format has no such model, `target` exists, or `merge` is not set for an
+            adapter as a whole checkpoint, or is set for anything else.
         CheckpointError: tensors have numbers that are not finite, or too large for the type; or a
             file to copy is too large, or a link out of the checkpoint. Nothing is written.
         EnvironmentLacks: the disk is too small or became full, or the system refuses to write
             there; nothing is written.
     """
     stored = None if dtype is None else DTYPES[dtype]
+    merge = merge or (to == "mlx-lm" and source.config.adapter is not None)
+    check_adapter(source, to, merge=merge)
+    of_tensors = FILES.get(to, MODEL)
+    change = source.merging() if merge else lambda name, array: array
     arrays, others = _content(source, to, stored)
     check_target(target, overwrite=overwrite)
-    beside = [hub.tokenizer_folder(source.folder) / name for name in tokenizers.FILES]
+    beside = [source.tokenizer_folder / name for name in tokenizers.FILES]
     for file in (*beside, source.folder / contents.GENERATION):  # they are copied unchanged
         if file.is_file():
             others[file.name] = reading.read_small(file)
@@ -120,7 +130,8 @@ def convert(
             target.parent.mkdir(parents=True, exist_ok=True)
             require_space(target.parent, sum(sizes.values()), f"checkpoint {target.name}")
             with new_directory(target, mark=f".{os.getpid()}") as part:
-                for name, finite in tensors.write_each(part / MODEL, arrays, stored):
+                written = tensors.write_each(part / of_tensors, arrays, stored, change=change)
+                for name, finite in written:
                     if not finite:
                         what = _not_finite(arrays[name], stored)
                         raise CheckpointError(f"{name} of {source.path} has numbers {what}")
@@ -134,7 +145,23 @@ def convert(
         for parent in missing:  # the innermost first; a folder that is not empty stays
             with contextlib.suppress(OSError):
                 parent.rmdir()
-    return (target / MODEL).stat().st_size
+    return (target / of_tensors).stat().st_size
+
+
+def check_adapter(source: Opened, to: str, *, merge: bool) -> None:
+    """Refuse to merge without an adapter, or to write an adapter otherwise; see `convert`."""
+    is_adapter = source.config.adapter is not None
+    if not is_adapter and (merge or to in FILES):
+        what = "--merge" if merge else f"--format {to}"
+        raise ConfigError(
+            f"{source.title} is a whole checkpoint, and {what} is for an adapter; leave it out, or "
+            "name a run or a folder with an adapter"
+        )
+    if is_adapter and merge is (to in FILES):
+        way = f"--format {to} keeps the adapter apart; leave --merge out, or use --format hf"
+        if not merge:
+            way = f"--format {to} is a whole checkpoint; add --merge, or use --format peft"
+        raise ConfigError(f"{source.title} is an adapter, and {way}")
 
 
 def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
@@ -152,9 +179,14 @@ def _content(
     source: Opened, to: str, dtype: np.dtype[Any] | None
 ) -> tuple[dict[str, NDArray[Any]], dict[str, bytes]]:
     """Return tensors by name, and config files, of a model in another format."""
-    model, ours = source.config, source.tensors
+    if to in FILES:
+        write = peft.content if to == "peft" else mlx_lm_adapter.content
+        alone, config = write(source.config, source.tensors, source.base_name)
+        return alone, {peft.CONFIG: config}
+    model = replace(source.config, adapter=None)
+    ours = {name: source.tensors[name] for name in families.param_spec(model)}
     # Our kernels have the same names in transformers; the package's may need another machine.
-    portable = (source.format == "xlstm") != (to == "xlstm")
+    portable = ((source.base or source).format == "xlstm") != (to == "xlstm")
     if to in ("xlstm", "mlx-lm"):
         lacks = " with tables of n-grams" * (ngrams.of(model) is not None)
         if to == "mlx-lm" and model.reset_at_document_boundaries:

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,12 @@ from mlxhog.base.mapped import FLOATS
 from mlxhog.base.paths import expanded
 from mlxhog.base.reading import MAX_CONFIG_BYTES
 from mlxhog.checkpoint import hub, manifest
-from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.formats import mlx_lm_adapter, peft, weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import MAX_SHOWN, CheckpointError, ConfigError, DataError, shown
-from mlxhog.models import families
+from mlxhog.models import adapters, families
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
@@ -148,6 +149,8 @@ TITLES = {
     "xlstm": "a state dict of the xlstm package",
     "mlxhog": "a checkpoint of mlxhog",
     "mlx-lm": "a directory of mlx-lm",
+    "peft": "an adapter of PEFT",
+    "mlx-lm-adapter": "an adapter of mlx-lm",
 }
 """Name of a format -> its description."""
 
@@ -163,20 +166,33 @@ class Opened:
     path: Path  # that was opened
     folder: Path  # of its files
     format: str  # a key of `TITLES`
-    config: ModelConfig
+    config: ModelConfig  # with `adapter`, if it is one
     tensors: Mapping[str, NDArray[Any]] = field(repr=False)
+    base: "Opened | None" = None  # the frozen model of an adapter
+    base_name: str = ""  # as the adapter's files have it: a path, or hf:OWNER/NAME[@REVISION]
 
     @property
     def title(self) -> str:
         """Its name on the hub, or its path."""
         return hub.title(self.path) or str(self.path)
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Folder of its tokenizer's files; an adapter without them has those of its base."""
+        if self.base is not None and not (self.folder / tokenizers.FILES[0]).is_file():
+            return self.base.tokenizer_folder
+        return hub.tokenizer_folder(self.folder)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the tensors by name; their files are read once."""
+        return weights.digest(self.tensors, weights.parts(weights.find(self.path)))
+
     def tokenizer(self) -> Tokenizer | None:
         """Return the checkpoint's tokenizer; None if there is no tokenizer.json.
 
         Its start token is that of the tokenizer's files, else that of the config.
         """
-        folder = hub.tokenizer_folder(self.folder)
+        folder = self.tokenizer_folder
         if not (folder / "tokenizer.json").is_file():
             return None
         return tokenizers.load(folder, self.config.bos_token_id)
@@ -197,6 +213,28 @@ class Opened:
             )
         return tokenizer
 
+    def merging(self) -> Callable[[str, NDArray[Any]], NDArray[Any]]:
+        """Return a function of a name and a weight, which adds the product of the adapter."""
+        if (lora := self.config.adapter) is None:
+            return lambda name, w: w
+        own = {
+            name: mapped.in_memory(array)
+            for name, array in self.tensors.items()
+            if adapters.is_adapter(name)
+        }
+        return lambda name, w: adapters.merged(lora, name, mapped.in_memory(w), own)
+
+    def merged(self) -> "Opened":
+        """Return the model with its adapter in the weights, each of which is added when it is read.
+
+        A whole model is returned as it is.
+        """
+        if self.config.adapter is None:
+            return self
+        model = replace(self.config, adapter=None)
+        whole = {name: self.tensors[name] for name in families.param_spec(model)}
+        return replace(self, config=model, tensors=_Merged(whole, self.merging()))
+
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; takes little extra memory.
 
@@ -209,14 +247,36 @@ class Opened:
         )
 
 
+@dataclass(frozen=True)
+class _Merged(Mapping[str, NDArray[Any]]):
+    """Weights to which an adapter is added when one is read."""
+
+    whole: Mapping[str, NDArray[Any]]
+    merge: Callable[[str, NDArray[Any]], NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.merge(name, self.whole[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+
 def open_checkpoint(
-    path: Path | str, config: Path | str | None = None, *, verify: bool = True
+    path: Path | str,
+    config: Path | str | None = None,
+    *,
+    verify: bool = True,
+    base: Opened | None = None,
 ) -> Opened:
     """Open a checkpoint of any format; numbers are read only for the digests of our own format.
 
     `path` is a directory, or a file of tensors with its config beside it, if not at `config`.
     `verify` compares the tensors of mlxhog's checkpoints with the digests in the manifest, which
-    reads them, at about 1.3 GB/s. A single file has no manifest.
+    reads them, at about 1.3 GB/s. A single file has no manifest. An adapter is opened with its base
+    model, of which `config` is then; `base` is another copy of it.
 
     Raises:
         CheckpointError: there is no checkpoint, it is damaged or of another family of models, or
@@ -225,6 +285,8 @@ def open_checkpoint(
         EnvironmentLacks: it is a torch file, and torch is not installed.
     """
     path = expanded(path)
+    if (path / peft.CONFIG).is_file():
+        return _open_adapter(path, config, verify, base)
     file = weights.find(path)
     folder = file.parent
     ours = path.is_dir() and (path / manifest.NAME).is_file()
@@ -249,6 +311,91 @@ def open_checkpoint(
         manifest.verify(path, record, large=[part.name for part in weights.parts(file)])
     kind = "mlxhog" if ours or package == "mad" else "hf" if package == "hf" else "xlstm"
     return Opened(path.absolute(), folder.absolute(), kind, model, tensors)
+
+
+def _open_adapter(
+    path: Path, config: Path | str | None, verify: bool, base: Opened | None
+) -> Opened:
+    """Open an adapter beside the tensors of its base model."""
+    digest = None
+    if (path / manifest.NAME).is_file():
+        record = manifest.read(path)
+        manifest.verify(path, record, large=[peft.MODEL] if verify else ())
+        digest = record["state"].get("base", {}).get("digest")
+    is_mlx_lm = (path / mlx_lm_adapter.MODEL).is_file() and not (path / peft.MODEL).is_file()
+    own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
+    name = _base_name(own)
+    if base is None:
+        base = open_checkpoint(_base_path(name, path), config, verify=verify)
+    elif digest is None and not _is_called(base, name):
+        raise CheckpointError(
+            f"{path} is an adapter for another base model: it names {name}, and this is "
+            f"{base.title}; if they are the same, write {base.path} as base_model_name_or_path in "
+            f"{path / peft.CONFIG}"
+        )
+    if base.config.adapter is not None:
+        raise ConfigError(
+            f"{path}: its base model {base.title} is an adapter itself; merge it before: mlxhog "
+            f"convert {base.title} NEW --merge --format mlxhog"
+        )
+    if verify and digest not in (None, base.digest()):
+        raise CheckpointError(
+            f"{path} is an adapter for another base model: {base.title} has the digest "
+            f"{base.digest()}, and it was trained on {digest}; name the model that it was trained "
+            f"on as base_model_name_or_path in {path / peft.CONFIG}"
+        )
+    lora, tensors, head = own.lora, dict(own.tensors), base.config.untied_head
+    if base.config.tie_word_embeddings and families.embedding(base.config) in tensors:
+        tensors = _without_copies(tensors, base.config, path)  # transformers has the head, too
+        module = head.rpartition(".")[0]
+        saved = tuple(one for one in lora.modules_to_save if one != module)
+        lora = replace(lora, modules_to_save=saved)
+    try:
+        model = replace(base.config, adapter=lora)
+        _check_fit({**base.tensors, **tensors}, model, path)
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not fit its base model {base.title}: {error}") from error
+    kind, folder = "mlx-lm-adapter" if is_mlx_lm else "peft", path.absolute()
+    tensors = {**base.tensors, **tensors}
+    return Opened(folder, folder, kind, model, tensors, base, name or str(base.path))
+
+
+def _is_called(base: Opened, name: str) -> bool:
+    """Whether `Opened.base_name` is the name of an open base, or of a copy of its tensors."""
+    if hub.is_name(name):
+        cached = hub.name_of(base.path)
+        return cached is not None and hub.parse(cached)[:2] == hub.parse(name)[:2]
+    place = expanded(name)
+    if not name or (place.exists() and place.samefile(base.path)):
+        return True
+    return bool(weights.candidates(place)) and open_checkpoint(place).digest() == base.digest()
+
+
+def _base_path(name: str, path: Path) -> Path:
+    """Return the place of an adapter's base: in its run, at its path, or in the hub's cache."""
+    of_run = path.resolve().parent.parent / "base"
+    if path.resolve().parent.name == "checkpoints" and of_run.exists():
+        return of_run
+    if hub.is_name(name):
+        return hub.fetch(name)
+    if name and expanded(name).exists():
+        return expanded(name)
+    where = f"model {name} is not there" if name else "model is not named"
+    raise CheckpointError(
+        f"{path} is an adapter, and its base {where}; write its path, or OWNER/NAME on the hub, as "
+        f"base_model_name_or_path in {path / peft.CONFIG}"
+    )
+
+
+def _base_name(own: peft.AdapterFiles) -> str:
+    """Return the name of an adapter's base as `Opened.base_name`."""
+    if hub.is_name(own.base) or not own.base or expanded(own.base).exists():
+        return own.base
+    name = f"{hub.PREFIX}{own.base}" + (f"@{own.revision}" if own.revision else "")
+    with suppress(ConfigError):
+        hub.parse(name)
+        return name
+    return own.base
 
 
 def _with_width_of(

@@ -66,11 +66,13 @@ class Api:
         self._key, self._origins = None if key is None else key.encode(), origins
         # HTTP/1.0 need not name the host.
         self._names = OWN_NAMES | {config.host.lower(), ""} if is_own(config.host) else None
-        about = {"id": self._model.name, "object": "model", "created": int(time())}
+        about = {"object": "model", "created": int(time()), "owned_by": "mlxhog"}
         run = self._model.run
         texts = ("", "") if run is None else (run.trained_on(), run.sample_prompt())
         more = dict(zip(("trained_on", "sample_prompt"), texts, strict=True))
-        self._description = about | {"owned_by": "mlxhog", "mlxhog": more}
+        first, *adapters = served.names
+        self._descriptions = {first: about | {"id": first, "mlxhog": more}}
+        self._descriptions |= {name: about | {"id": name, "parent": first} for name in adapters}
         self._routes = Starlette(
             routes=[
                 Route("/", self._page, methods=["GET"]),
@@ -134,7 +136,8 @@ class Api:
 
     async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
         body = await read_body(http)  # in threads, because a client can make the next two slow
-        request = await asyncio.to_thread(parse, body, model=self._model.name)
+        model, *adapters = self._served.names
+        request = await asyncio.to_thread(parse, body, model=model, adapters=adapters)
         texts, asked = await asyncio.to_thread(self._requests, request)
         reply, streams = Reply(request, asked, self._model, texts), False
         try:
@@ -235,13 +238,14 @@ class Api:
         return HTMLResponse(text, headers={"cache-control": "no-store", "x-frame-options": "DENY"})
 
     async def _models(self, http: HTTPRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [self._description]})
+        return JSONResponse({"object": "list", "data": [*self._descriptions.values()]})
 
     async def _one_model(self, http: HTTPRequest) -> Response:
-        if http.path_params["name"] != self._model.name:
-            problem = f"no such model; this server has {self._model.name!r}"
+        if (name := http.path_params["name"]) not in self._descriptions:
+            has = ", ".join(map(repr, self._descriptions))
+            problem = f"no such model; this server has {has}"
             raise RefusedRequest(problem, status=404, code="model_not_found")
-        return JSONResponse(self._description)
+        return JSONResponse(self._descriptions[name])
 
     async def _health(self, http: HTTPRequest) -> Response:
         health = self._served.health()

@@ -18,6 +18,13 @@ KEY_VARIABLE = "MLXHOG_API_KEY"
 class ServeConfig(LoadOptions):
     """Options of `mlxhog serve`."""
 
+    adapter: tuple[str, ...] = option(
+        (),
+        "an adapter for this model, a folder or a run, which requests choose by its name; may be "
+        "given repeatedly",
+        many=True, metavar="NAME=PATH",
+    )  # fmt: skip
+
     host: str = option(
         "127.0.0.1", "address to listen on; one that other machines reach needs an API key"
     )
@@ -37,6 +44,23 @@ class ServeConfig(LoadOptions):
     max_new_tokens: int = option(
         4096, "largest max_tokens of a request", unit="tokens", low=1, aliases=("max_tokens",)
     )
+
+
+def adapters_of(config: ServeConfig) -> dict[str, str]:
+    """Return the adapters by the names that requests have for them.
+
+    Raises:
+        ConfigError: one has no name or no path, or two have the same name.
+    """
+    adapters = dict[str, str]()
+    for text in config.adapter:
+        name, _, path = text.partition("=")
+        if not (name and path):
+            raise ConfigError(f"--adapter {text}: write NAME=PATH, such as notes=runs/latest")
+        if name in adapters:
+            raise ConfigError(f"--adapter {text}: {name} is {adapters[name]}; choose another name")
+        adapters[name] = path
+    return adapters
 
 
 def origins_of(config: ServeConfig, key: str | None) -> list[str]:

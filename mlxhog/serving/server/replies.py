@@ -39,12 +39,12 @@ class Reply(AnswerJob):
         model: LoadedModel,
         texts: Sequence[str],
     ) -> None:
-        super().__init__(asked)
+        super().__init__(asked, request.model)
         self._request, self._tokenizer = request, model.tokenizer
         self._head = {
             "id": f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}",
             "created": int(time.time()),
-            "model": model.name,
+            "model": request.model,
         }
         self._choices = [
             _Choice(texts[k // request.n] if request.echo else "") for k in range(len(asked))

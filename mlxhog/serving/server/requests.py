@@ -100,7 +100,7 @@ class _OpenAIFields:
     """Fields of both paths that are not numbers, by OpenAI's names."""
 
     prompt: Prompt | tuple[Prompt, ...]
-    model: str = ""  # the only one, if left out
+    model: str = ""  # without an adapter, if left out
     stream: bool = False
     stream_options: Mapping[str, bool] = field(default_factory=dict)
     stop: str | tuple[str, ...] = ()
@@ -113,6 +113,7 @@ class ClientRequest:
     """A checked request."""
 
     prompts: Sequence[Prompt]
+    model: str  # the server's, or one of its adapters
     sampling: Sampling  # of each answer; without a seed in the request, a new seed
     n: int = option(1, "answers to each prompt", low=1)
     logprobs: int | None = option(
@@ -132,8 +133,8 @@ _LENGTH = _NUMBERS.pop("max_new_tokens")  # requests have other names for it
 _NAMES = ("messages", *(one.name for one in dataclasses.fields(_OpenAIFields)))
 
 
-def completion(body: bytes, *, model: str) -> ClientRequest:
-    """Parse the body of `POST /v1/completions` for a server of this model.
+def completion(body: bytes, *, model: str, adapters: Sequence[str] = ()) -> ClientRequest:
+    """Parse the body of `POST /v1/completions` for a server of this model, with these adapters.
 
     Raises:
         RefusedRequest: the body is not JSON, or a field is missing, unknown, wrong or
@@ -144,10 +145,10 @@ def completion(body: bytes, *, model: str) -> ClientRequest:
     writes = fields.get("max_tokens") != 0 or fields["max_tokens"] is False
     if not writes:
         del fields["max_tokens"]
-    return _request(fields, model, writes=writes)
+    return _request(fields, (model, *adapters), writes=writes)
 
 
-def chat(body: bytes, *, model: str) -> ClientRequest:
+def chat(body: bytes, *, model: str, adapters: Sequence[str] = ()) -> ClientRequest:
     """Parse the body of `POST /v1/chat/completions`; arguments and errors as `completion`."""
     fields = _object(body)
     if fields.get("echo") is False:
@@ -170,7 +171,8 @@ def chat(body: bytes, *, model: str) -> ClientRequest:
         fields.pop(length, None)
         length = "max_completion_tokens"
     fields.setdefault(length, CHAT_TOKENS)
-    request = _request(fields, model, length=length, is_chat=True, continues=continues)
+    models = (model, *adapters)
+    request = _request(fields, models, length=length, is_chat=True, continues=continues)
     stop = (*conversations.STOPS, *request.sampling.stop)
     return replace(request, sampling=replace(request.sampling, stop=stop))
 
@@ -239,17 +241,18 @@ def _refuse(fields: Mapping[str, Any], names: Sequence[str], path: str) -> None:
 
 
 def _request(
-    fields: Mapping[str, Any], model: str, *, length: str = "max_tokens", **known: Any
+    fields: Mapping[str, Any], models: Sequence[str], *, length: str = "max_tokens", **known: Any
 ) -> ClientRequest:
+    has = f"this server has {', '.join(map(repr, models))}"
     try:
         given = typed.read(_OpenAIFields, fields)
         stop = stop_strings(given.stop)
     except (ValueError, ConfigError) as error:
         name = str(error).split()[0].strip("'")
-        hint = f"; this server has {model!r}" if name == "model" else ""
+        hint = f"; {has}" if name == "model" else ""
         raise RefusedRequest(f"{error}{hint}", param=name) from error
-    if given.model not in ("", model):
-        problem = f"no model {shown(given.model)}; this server has {model!r}"
+    if given.model not in ("", *models):
+        problem = f"no model {shown(given.model)}; {has}"
         raise RefusedRequest(problem, param="model", status=404, code="model_not_found")
     if given.prompt == ():
         raise RefusedRequest("prompt is empty; wanted a text, or ids of tokens", param="prompt")
@@ -262,6 +265,7 @@ def _request(
         numbers["temperature"] = 0.0
     return ClientRequest(
         prompts=(given.prompt,) if is_one else given.prompt,  # type: ignore[arg-type]
+        model=given.model or models[0],
         sampling=replace(DEFAULTS, **{"seed": secrets.randbits(63)} | numbers, stop=stop),
         stream=given.stream,
         counts=given.stream_options.get("include_usage", False),

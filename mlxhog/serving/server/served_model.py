@@ -13,16 +13,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
 
+from mlxhog.backends.inference import InferenceModel
 from mlxhog.base.resources import shortage
+from mlxhog.checkpoint import checkpoint, formats, manifest
+from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.decoding.engine import DecodingEngine, GenerationRequest, Piece
 from mlxhog.display.views import Tell
-from mlxhog.errors import ArenaError, CheckpointError, Diverged, RunError
+from mlxhog.errors import ArenaError, CheckpointError, ConfigError, Diverged, RunError
 from mlxhog.serving import LoadOptions
 from mlxhog.serving.model import LoadedModel, load
-from mlxhog.serving.server.config import ServeConfig
+from mlxhog.serving.server.config import ServeConfig, adapters_of
 from mlxhog.serving.server.requests import FAILED, RefusedRequest
 from mlxhog.serving.source import LoadedWeights
 
@@ -53,11 +58,12 @@ News = list[AnswerPart] | RefusedRequest
 class AnswerJob:
     """The requests of one client, and the queue of their answers.
 
-    Of at least one request; `n_open` answers are unfinished.
+    Of at least one request; `n_open` answers are unfinished. `model` is one of the served `names`;
+    "" is the first.
     """
 
-    def __init__(self, requests: Sequence[GenerationRequest]) -> None:
-        self.requests, self.n_open = tuple(requests), len(requests)
+    def __init__(self, requests: Sequence[GenerationRequest], model: str = "") -> None:
+        self.requests, self.n_open, self.model = tuple(requests), len(requests), model
         self._news: asyncio.Queue[News] = asyncio.Queue()
 
     async def parts(self) -> list[AnswerPart]:
@@ -85,6 +91,9 @@ class AnswerJob:
 class ServedModel:
     """A model, the answers that it decodes, and its thread, in which all framework calls run.
 
+    With adapters, each has an engine of its own; all share the weights of the model, which do not
+    change then. `names` are those of the model and of its adapters.
+
     Concurrency: `_step` and the methods that it calls run in the thread, one step at a time, the
     others in one event loop.
     """
@@ -100,7 +109,7 @@ class ServedModel:
         self._jobs: set[AnswerJob] = set()
         self._changes: deque[tuple[AnswerJob, bool]] = deque()  # that begin, or end
         self._changed = asyncio.Event()
-        self._rows: dict[int, tuple[AnswerJob, int]] = {}  # job and choice of the engine's rows
+        self._rows: dict[tuple[str, int], tuple[AnswerJob, int]] = {}  # job, choice of engine's row
         self.weights: dict[str, Any] = {}  # of the last token, or of the next one, for `/health`
         self.trouble = ""  # error of the weights, until a token has none or newer ones are there
         self.max_answers = config.batch_size + config.queue  # that run or wait
@@ -117,12 +126,50 @@ class ServedModel:
             if self._closing.wait(seconds):
                 raise RunError("the server was stopped before the run began")
 
+        adapters = adapters_of(config)
+        root = Path(config.runs_dir)
+        name = str(checkpoint.locate(name, root)) if adapters else name  # which does not change
         how: dict[str, Any] = {one.name: getattr(config, one.name) for one in fields(LoadOptions)}
         self.model: LoadedModel = load(name, **how, say=say, pause=pause)
         self._follower = self.model.follower
-        sizes = {"batch_size": config.batch_size, "prefill_chunk": PREFILL_CHUNK}
-        self._engine = DecodingEngine(self._follower.backend, self.model.tokenizer, **sizes)
+        new = partial(
+            DecodingEngine, tokenizer=self.model.tokenizer, batch_size=config.batch_size,
+            prefill_chunk=PREFILL_CHUNK,
+        )  # fmt: skip
+        self._engine = new(self._follower.backend)
+        self._engines = {self.model.name: self._engine}
+        self._loaded = dict[str, LoadedWeights]()  # of the adapters
+        for own, path in adapters.items():
+            if own in self._engines:
+                raise ConfigError(f"--adapter {own}={path}: the model itself is {own}; rename it")
+            adapted, self._loaded[own] = self._with_adapter(checkpoint.locate(path, root))
+            self._engines[own] = new(adapted)
+        self.names = list(self._engines)
         self._update_health(self._follower.loaded())
+
+    def _with_adapter(self, path: Path) -> tuple[InferenceModel, LoadedWeights]:
+        """Return the model with an adapter, and the adapter's version.
+
+        Raises:
+            ConfigError: it is no adapter, or has another tokenizer.
+            CheckpointError: it is an adapter for another model, or its numbers are not finite.
+        """
+        base = formats.open(self.model.checkpoint, verify=False)
+        opened = formats.open(path, base=base)
+        if opened.config.adapter is None:
+            raise ConfigError(
+                f"{path} is a whole model, not an adapter; serve it by itself: mlxhog serve {path}"
+            )
+        own, there = opened.text_tokenizer(), self.model.tokenizer
+        if (own.sha256, own.bos) != (there.sha256, there.bos):
+            raise ConfigError(
+                f"{path} has another tokenizer than {base.title}; serve it by itself: mlxhog serve "
+                f"{path}"
+            )
+        adapted, faults = self._follower.backend.with_adapter(opened.config, opened.tensors)
+        refuse_not_finite(faults, path)
+        step = manifest.read(path)["step"] if (path / manifest.NAME).is_file() else 0
+        return adapted, LoadedWeights(version=step, oldest=step)
 
     def health(self) -> dict[str, Any]:
         """Return the state of the weights, and the number of running and of waiting answers."""
@@ -130,8 +177,8 @@ class ServedModel:
             "status": "trouble" if self.trouble else "ok",
             "trouble": self.trouble or None,
             **self.weights,
-            "running": self._engine.n_running,
-            "waiting": self._engine.n_waiting,
+            "running": sum(one.n_running for one in self._engines.values()),
+            "waiting": sum(one.n_waiting for one in self._engines.values()),
         }
 
     def start(self, job: AnswerJob) -> None:
@@ -169,7 +216,7 @@ class ServedModel:
             news = await loop.run_in_executor(self._thread, self._step)
             for job, one in news.items():
                 job.put(one)
-            if not self._engine.is_busy:
+            if not self._is_busy():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL_S):
                         await self._changed.wait()
@@ -183,41 +230,49 @@ class ServedModel:
         """Admit and cancel jobs, then decode a token of every answer; return the news by job."""
         while self._changes:
             job, begins = self._changes.popleft()
+            model = job.model or self.names[0]
+            engine = self._engines[model]
             if begins:
                 for choice, request in enumerate(job.requests):
-                    self._rows[self._engine.submit(request)] = (job, choice)
+                    self._rows[model, engine.submit(request)] = (job, choice)
             else:
-                for number in [row for row, (one, _) in self._rows.items() if one is job]:
-                    self._engine.cancel(number)
-                    del self._rows[number]
-        if self._engine.is_busy:
+                for row in [row for row, (one, _) in self._rows.items() if one is job]:
+                    engine.cancel(row[1])
+                    del self._rows[row]
+        if self._is_busy():
             return self._write()
         if self._follower.has_newer():
             self.trouble = ""  # the next answer shows whether these weights are usable
         self._update_health(self._follower.loaded())
         return {}
 
+    def _is_busy(self) -> bool:
+        return any(engine.is_busy for engine in self._engines.values())
+
     def _write(self) -> dict[AnswerJob, News]:
         """Decode a token of every answer, with newer weights if there are any."""
-        engine = self._engine
         try:
-            self._follower.refresh(in_sequence=engine.n_running > 0)
+            self._follower.refresh(in_sequence=self._engine.n_running > 0)
             loaded = self._follower.loaded()
             self._update_health(loaded)
-            engine.admits = not self._has_waited_too_long()
+            self._engine.admits = not self._has_waited_too_long()
             parts = defaultdict[AnswerJob, list[AnswerPart]](list)
-            for piece in engine.step():
-                job, choice = self._rows[piece.row]
-                if piece.finish_reason is not None:
-                    del self._rows[piece.row]
-                parts[job].append(AnswerPart(choice, piece, loaded))
+            for model, engine in self._engines.items():
+                for piece in engine.step() if engine.is_busy else ():
+                    row = model, piece.row
+                    job, choice = self._rows[row]
+                    if piece.finish_reason is not None:
+                        del self._rows[row]
+                    own = self._loaded.get(model, loaded)
+                    parts[job].append(AnswerPart(choice, piece, own))
             self.trouble = ""
             return {**parts}
         except Exception as error:  # ends every answer; later requests are served
             if isinstance(error, OF_WEIGHTS):
                 self.trouble = f"{type(error).__name__}: {error}"
             jobs = [job for job, _ in self._rows.values()]
-            engine.clear()
+            for engine in self._engines.values():
+                engine.clear()
             self._rows.clear()
             return dict.fromkeys(jobs, _refusal(error))
 

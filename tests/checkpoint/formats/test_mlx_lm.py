@@ -17,16 +17,18 @@ from mlx import nn
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import can_trim_prompt_cache
+from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, quantize_model
 
 from mlxhog.checkpoint import formats
+from mlxhog.checkpoint.formats import peft
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
 from mlxhog.models import families, lm_float64
 from mlxhog.models.adapters import A, LoRA
 from tests.cli import command
-from tests.models.sample import perturbed_params
+from tests.models.sample import perturbed, perturbed_params
 from tests.processes import python
 from tests.saved import letters, saved_run
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, LOSS_BF16, LOSS_F32, assert_close
@@ -184,6 +186,25 @@ def test_mlxhog_reads_an_export_and_other_formats_name_no_file_of_it(tmp_path, m
     assert "model_file" not in json.loads((tmp_path / "back" / "config.json").read_bytes())
 
 
+@pytest.mark.parametrize("fields", [LARGE, V1], ids=["large", "v1"])
+def test_an_adapter_is_merged_and_apart_it_fits_the_export_of_its_base(tmp_path, fields):
+    theirs, _, base = exported(tmp_path, families.read(fields))
+    model = replace(families.read(fields), adapter=LoRA(rank=4))
+    own = perturbed({name: base[name] if name in base else np.zeros(spec.shape, np.float32)
+                     for name, spec in families.trainable_spec(model).items()}, seed=2)  # fmt: skip
+    (tmp_path / "own").mkdir()
+    peft.write(tmp_path / "own", model, own, base=tmp_path / "out")
+    for to in ("mlx-lm", "mlx-lm-adapter"):
+        convert(formats.open(tmp_path / "own"), tmp_path / to, to)
+    whole, _ = load_model(tmp_path / "mlx-lm", trust_remote_code=True)
+    expected, _ = lm_float64.logits(model, base | own, TOKENS)
+    ids = mx.array(TOKENS)
+    assert np.abs(np.array(theirs(ids)) - expected).max() > 0.1
+    assert_close(np.array(whole(ids)), expected, LOGITS_F32)
+    apart = load_adapters(theirs, tmp_path / "mlx-lm-adapter").eval()
+    assert_close(np.array(apart(ids)), expected, LOGITS_F32)
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
@@ -254,7 +275,7 @@ def test_mlx_lm_convert_quantizes_an_export_that_generates(folder):
 @pytest.mark.slow
 def test_mlx_lm_lora_adapts_the_layers_that_our_adapters_have_by_default(folder, capsys):
     how = "--num-layers 2 --iters 3 --batch-size 2 --val-batches 1 --learning-rate 1e-2"
-    words = ("--train", "--model", "out", "--data", "data", "--adapter-path", "adapter")
+    words = ("--train", "--data", "data", "--adapter-path", "adapter", "--model", f"{folder}/out")
     mlx_lm(folder, "lora", *words, *how.split())
     theirs = mx.load(str(folder / "adapter" / "adapters.safetensors"))
     model = replace(formats.open(folder / "out").config, adapter=LoRA(rank=8))
@@ -262,6 +283,11 @@ def test_mlx_lm_lora_adapts_the_layers_that_our_adapters_have_by_default(folder,
     assert theirs.keys() == {stem + end for stem in stems for end in (".lora_a", ".lora_b")}
     assert all(mx.any(theirs[f"{stem}.lora_b"] != 0).item() for stem in stems)
     assert generated(folder, "out", "--adapter-path", "adapter") != ours(capsys, folder, "abc")
+    model, _ = load_model(folder / "out", trust_remote_code=True)
+    logits = load_adapters(model, folder / "adapter").eval()(mx.array(TOKENS))
+    opened = formats.open(folder / "adapter")
+    expected, _ = lm_float64.logits(opened.config, opened.tensors, TOKENS)
+    assert_close(np.array(logits) / 30, expected / 30, LOGITS_F32)  # the head of `letters` is large
 
 
 @pytest.mark.slow

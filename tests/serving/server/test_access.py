@@ -19,7 +19,8 @@ LEAVE = "access-control-allow-origin"
 def answer(method, path, headers=(), *, origins=(), key=None, name="m"):
     """What a server without an engine answers to one request."""
     model = SimpleNamespace(name=name, run=None)
-    served = SimpleNamespace(health=lambda: {"trouble": None}, model=model)
+    how = {"model": model, "names": [name]}
+    served = SimpleNamespace(health=lambda: {"trouble": None}, **how)
     api = Api(served, ServeConfig(), key, origins)
 
     async def asked():

@@ -1,0 +1,102 @@
+"""The frozen model of an adapter: its digest, and where a run's checkpoints look for it."""
+
+import os
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog.base import mapped, tensors
+from mlxhog.checkpoint import formats, manifest
+from mlxhog.checkpoint.base_model import BaseModel
+from mlxhog.checkpoint.formats import peft
+from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
+from tests.saved import SMALL, saved_run
+
+ADAPTED = replace(SMALL, adapter=LoRA(rank=2))
+
+
+def bases(folder):
+    """The path of a whole checkpoint, and of one with other numbers."""
+    params = families.init_params(SMALL, seed=1)
+    runs = saved_run(folder / "runs", "a"), saved_run(folder / "runs", "b", params=params)
+    return [run.model.resolve() for run in runs]
+
+
+def adapter_checkpoint(run, base):
+    """A checkpoint of a run with an adapter, as training saves it."""
+    folder = run / "checkpoints" / "step-00000001"
+    folder.mkdir(parents=True)
+    params = families.init_params(ADAPTED, seed=2)
+    peft.write(folder, ADAPTED, params, base=base.path)
+    state = {"base": {"path": str(base.path), "title": base.title, "digest": base.digest}}
+    manifest.write(folder, step=1, state=state)
+    return folder
+
+
+def test_a_base_in_a_process_of_its_own_has_the_same_tensors(tmp_path):
+    first, _ = bases(tmp_path)
+    opened = formats.open(first)
+    base = pickle.loads(pickle.dumps(BaseModel.of(opened, "bfloat16")))
+    assert (base.path, base.title, base.weights) == (first, opened.title, "bfloat16")
+    for name, array in base.tensors().items():
+        np.testing.assert_array_equal(array, opened.tensors[name])
+
+
+def test_a_digest_is_of_names_types_and_numbers_whatever_the_files(tmp_path):
+    first, second = bases(tmp_path)
+    digest = formats.open(first).digest()
+    convert(formats.open(first), tmp_path / "hf", "hf")
+    convert(formats.open(first), tmp_path / "bf16", "hf", "bfloat16")
+    assert formats.open(tmp_path / "hf").digest() == digest
+    others = {formats.open(path).digest() for path in (second, tmp_path / "bf16")}
+    assert len({digest, *others}) == 3
+
+
+def test_a_digest_is_computed_once_for_a_file_and_its_hard_links(tmp_path, monkeypatch):
+    first, _ = bases(tmp_path)
+    digest = formats.open(first).digest()
+    (tmp_path / "copy").mkdir()
+    for name in ("model.safetensors", "config.json"):
+        os.link(first / name, tmp_path / "copy" / name)
+    opened = formats.open(tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(mapped, "chunks", lambda array: 1 / 0)
+        assert opened.digest() == digest
+    changed = {name: array + 1 for name, array in opened.tensors.items()}
+    (tmp_path / "copy" / "model.safetensors").unlink()
+    tensors.write(tmp_path / "copy" / "model.safetensors", changed)
+    assert formats.open(tmp_path / "copy").digest() != digest
+
+
+def test_a_run_keeps_its_base_when_it_is_gone_elsewhere(tmp_path):
+    first, _ = bases(tmp_path)
+    folder = adapter_checkpoint(tmp_path / "run", BaseModel.of(formats.open(first)))
+    first.rename(tmp_path / "run" / "base")
+    opened = formats.open(folder)
+    assert opened.base.path == tmp_path / "run" / "base"
+    assert opened.config.adapter is not None
+
+
+def test_an_adapter_on_another_base_is_refused_with_both_digests(tmp_path):
+    first, second = bases(tmp_path)
+    one, other = (BaseModel.of(formats.open(path)) for path in (first, second))
+    folder = adapter_checkpoint(tmp_path / "run", one)
+    second.rename(tmp_path / "run" / "base")
+    with pytest.raises(CheckpointError, match="is an adapter for another base model") as error:
+        formats.open(folder)
+    for part in (one.digest, other.digest, "base_model_name_or_path"):
+        assert part in str(error.value)
+
+
+def test_an_adapter_is_no_base_of_another(tmp_path):
+    first, _ = bases(tmp_path)
+    base = BaseModel.of(formats.open(first))
+    folder = adapter_checkpoint(tmp_path / "run", base)
+    upon = adapter_checkpoint(tmp_path / "next", replace(base, path=folder))
+    with pytest.raises(ConfigError, match="is an adapter itself; merge it before: mlxhog convert"):
+        formats.open(upon)
