@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.config.components import ADAPTERS, Component, ComponentRegistry
+from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.spec import ParamSpec, bound
 
@@ -31,8 +33,9 @@ def is_adapter(name: str) -> bool:
     return name.endswith((A, B))
 
 
+@ADAPTERS.register
 @dataclass(frozen=True, kw_only=True)
-class LoRA:
+class LoRA(Component):
     """The adapter of a model; a `ModelConfig` with one declares its matrices, and freezes the rest.
 
     A target is the name of a linear layer, or its last parts ("q", "ffn.proj_up"), or a pattern
@@ -40,11 +43,32 @@ class LoRA:
     but those of gates and decays. Modules to save are trained whole, such as "lm_head".
     """
 
-    rank: int = 8
-    alpha: float | None = None  # None is twice the rank
-    dropout: float = 0.0  # rate, of the inputs of A
-    targets: tuple[str, ...] = ()
-    modules_to_save: tuple[str, ...] = ()
+    name: ClassVar[str] = "lora"
+    about: ClassVar[str] = "low-rank matrices beside frozen linear layers (Hu et al. 2021)"
+    registry: ClassVar[ComponentRegistry] = ADAPTERS
+
+    rank: int = option(8, "rank of the matrices", low=1, flat="lora_rank")
+    alpha: float | None = option(
+        None, "the product's factor is alpha / rank; auto: twice the rank",
+        above=0, none="auto", flat="lora_alpha",
+    )  # fmt: skip
+    dropout: float = option(0.0, "dropout rate of their inputs", low=0, below=1,
+                            flat="lora_dropout")  # fmt: skip
+    targets: tuple[str, ...] = option(
+        (), "layers, such as q,v,ffn.proj_up or *.out_proj; default: all linear layers of the "
+        "blocks but those of gates and decays", many=True, flat="lora_targets",
+    )  # fmt: skip
+    modules_to_save: tuple[str, ...] = option(
+        (), "modules that are trained whole, such as lm_head or embeddings",
+        many=True, flat="lora_modules_to_save",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check the hyperparameters, and split names at commas."""
+        super().__post_init__()
+        for field in ("targets", "modules_to_save"):
+            names = ",".join(getattr(self, field)).replace(",", " ").split()
+            object.__setattr__(self, field, tuple(names))
 
     @property
     def scale(self) -> float:

@@ -87,6 +87,14 @@ def frozen_names(cfg: ModelConfig) -> list[str]:
     return [name for name, spec in cfg.layout.spec.items() if not spec.trainable]
 
 
+def same_adapter(a: ModelConfig, b: ModelConfig) -> bool:
+    """Return whether two models train the same parameters, with adapters of the same product."""
+    if a.adapter is None or b.adapter is None:
+        return a.adapter is b.adapter
+    how = [(one.scale, one.dropout) for one in (a.adapter, b.adapter)]
+    return how[0] == how[1] and trainable_spec(a) == trainable_spec(b)
+
+
 def param_count(cfg: ModelConfig) -> int:
     """Return the number of elements of all parameters, without n-gram tables."""
     return sum(spec.size for spec in cfg.layout.spec.values() if spec.kind != "table")

@@ -27,6 +27,7 @@ from mlxhog.models.adapters import LoRA
 from mlxhog.models.fields import MAX_WIDTH, Fields, custom, positive, read
 from mlxhog.models.layers.layer import ForwardContext, Layer
 from mlxhog.models.ops.arrays import Array, Arrays, MatmulWeight
+from mlxhog.models.ops.operators import is_frozen
 from mlxhog.models.spec import ParamSpec, small
 
 Params = Mapping[str, Array]
@@ -320,15 +321,16 @@ def recomputed_block(
 
     Masks of documents and dropout are constants. Source: Chen et al. 2016, arXiv:1604.06174.
     """
-    names = list(dict.fromkeys(s.name for part in block for s in cfg.layout.part_spec(part)))
-    states = () if state is None else state
-    weights = [params[name] for name in names]
+    own = {s.name: params[s.name] for part in block for s in cfg.layout.part_spec(part)}
+    frozen = {name: w for name, w in own.items() if is_frozen(w)}
+    names, states = [name for name in own if name not in frozen], () if state is None else state
+    weights = [own[name] for name in names]
     of_matmuls = [isinstance(w, MatmulWeight) for w in weights]
 
     def run(x: Array, *rest: Array) -> Array:
         pairs = zip(rest[len(states) :], of_matmuls, strict=True)
         marked = (MatmulWeight(w) if is_marked else w for w, is_marked in pairs)
-        weights = dict(zip(names, marked, strict=True))
+        weights = frozen | dict(zip(names, marked, strict=True))
         y, _ = run_block(cfg, block, weights, x, state and rest[: len(states)], ctx)
         return y
 

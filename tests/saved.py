@@ -22,7 +22,7 @@ def save(saved, model=SMALL, params=None, *, step, **changed):
     """Save a checkpoint into a run, of initial values unless there are parameters."""
     how = {"optimizer": {}, "state": {}, "tokenizer": ByteTokenizer(), "step": step}
     params = init_params(model, seed=0) if params is None else params
-    return checkpoint.save(saved, params=params, model_config=model.to_dict(), **how | changed)
+    return checkpoint.save(saved, params=params, model=model, **how | changed)
 
 
 def names(run):

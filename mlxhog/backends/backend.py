@@ -21,7 +21,6 @@ from mlxhog.backends import newton_schulz, probes
 from mlxhog.backends.cell_times import measure
 from mlxhog.backends.inference import InferenceModel, State
 from mlxhog.base.capabilities import CellShape, CellTimes
-from mlxhog.base.mapped import BFLOAT16
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.cells import cells
@@ -32,12 +31,6 @@ from mlxhog.optim.gradients import Float32, Int32, Rows
 from mlxhog.optim.rule import Coefficients, parameter
 
 Grads = dict[str, "Float32 | Rows"]
-
-WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
-"""Dtypes of read-only parameters in a backend, and of matmuls."""
-
-QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
-"""Bits per element of large weights in MLX; all other parameters stay float32."""
 
 
 class Inputs(NamedTuple):
@@ -88,10 +81,13 @@ class Backend(InferenceModel):
     def load_frozen(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
-        """Load the parameters that are not trained; arguments and result as of `load`."""
-        return self._load(
-            model, {name: tensors[name] for name in families.frozen_names(model)}, weights
-        )
+        """Load the parameters that are not trained; arguments and result as of `load`.
+
+        Arrays of the requested format stay where they are, also in mapped files, see `frozen.py`.
+        On a CPU, and with MLX on a Mac, the processes of a machine so share them; torch:mps, and
+        mlx:cpu with eager kernels elsewhere, copy them. Mapped ones are not searched for NaN.
+        """
+        return self._load(model, tensors, families.frozen_names(model), weights, is_base=True)
 
     def bind(
         self,
@@ -276,7 +272,7 @@ class Backend(InferenceModel):
                 for span in self._spans((1, n)) if n else ():
                     _, state = self._forward(context[:, span], state, last=True)
                 if not n:
-                    like = self.params[families.embedding(self.model)]
+                    like = self._from_host(np.zeros(1, np.float32))
                     state = lm.init_state(self.model, 1, self._ops().xp, like)
                 states.append(state)
             state = self.stack_states(states)

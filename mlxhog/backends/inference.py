@@ -16,13 +16,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.backends import frozen
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.base import mapped
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm, lm_native, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import NativeDecoder
-from mlxhog.models.ops.kernels import choose, resolve
+from mlxhog.models.ops.frozen import FrozenWeight
+from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Float32, Int32
 
@@ -51,7 +54,7 @@ class InferenceModel(ABC):
     ) -> None:  # fmt: skip
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"
-        self.kernels = self._kernels_option = kernels
+        self.kernels = kernels
         self._eager = frozenset[str]()  # operators whose Metal kernels failed their check
         self._framework, self._device = framework, device
         self._threads, self._share, self.bf16_matmuls = threads, share, bf16_matmuls
@@ -60,8 +63,12 @@ class InferenceModel(ABC):
     # -- implemented by a framework ---------------------------------------------------------------
 
     @abstractmethod
-    def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
+    def _load_tensor(self, tensor: NDArray[Any]) -> tuple[Any, bool]:
         """Return a read-only array of the framework, and whether every element is finite."""
+
+    @abstractmethod
+    def _frozen_weight(self, value: FrozenWeight, is_base: bool) -> Any:
+        """Return a weight in NumPy's arrays as the operators take it."""
 
     @abstractmethod
     def _tokens(self, tokens: Int32) -> Any:
@@ -92,8 +99,8 @@ class InferenceModel(ABC):
 
         Tensors have any float dtype. If the framework computes in host memory and a tensor already
         has the right dtype, it is used in place, so a mapped file is not copied; else it is copied
-        piece by piece. N-gram tables are read where they are, and stay float32. The dtype of the
-        `weights` is one of `backend.WEIGHTS` or `backend.QUANTIZED_BITS`.
+        piece by piece. N-gram tables are read where they are, and stay float32. `weights` is one of
+        `frozen.FORMATS`.
 
         Returns:
             Names of the tensors with NaN or an infinity.
@@ -101,27 +108,29 @@ class InferenceModel(ABC):
         Raises:
             ConfigError: this backend cannot compute with such weights.
         """
-        not_finite = self._load(model, tensors, weights)
+        not_finite = self._load(model, tensors, families.param_spec(model), weights)
         self._decoder = self._native_decoder()
         return not_finite
 
     def _load(
-        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], weights: str
-    ) -> list[str]:
+        self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], names: Iterable[str],
+        weights: str, *, is_base: bool = False,
+    ) -> list[str]:  # fmt: skip
         self.close()
-        self.kernels = self._kernels_option
-        if weights == "bfloat16":
-            self.kernels = resolve(self._framework, self.kernels, self._device, weights=weights)
         self.model, not_finite = model, list[str]()
-        reducible = families.matmul_weights(model) | {families.embedding(model)}
         self._grams = ngrams.of(model)
         own = () if self._grams is None else self._grams.specs
         self.tables = {name: tensors[name] for name in own}
-        for name, tensor in tensors.items():
+        for name in names:
+            tensor = tensors[name]
             if name in self.tables:
                 continue
-            dtype = weights if name in reducible else "float32"
-            self.params[name], finite = self._load_tensor(tensor, dtype)
+            if (is_base or weights != "float32") and frozen.is_reduced(model, name):
+                value = frozen.weight(model, tensors, name, weights)
+                self.params[name] = self._frozen_weight(value, is_base)
+                finite = (is_base and mapped.is_mapped(tensor)) or mapped.is_finite(tensor)
+            else:
+                self.params[name], finite = self._load_tensor(tensor)
             if not finite:
                 not_finite.append(name)
         return not_finite
@@ -139,7 +148,7 @@ class InferenceModel(ABC):
         other, not_finite = copy.copy(self), list[str]()
         other.model, other.params, other._decoder = model, dict(self.params), None
         for name in families.trainable_spec(model):
-            other.params[name], finite = other._load_tensor(tensors[name], "float32")
+            other.params[name], finite = other._load_tensor(tensors[name])
             if not finite:
                 not_finite.append(name)
         return other, not_finite

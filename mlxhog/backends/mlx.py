@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import QUANTIZED_BITS, WEIGHTS, Backend, Grads
+from mlxhog.backends.backend import Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.inference import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.metal.engines import wrappable
+from mlxhog.models.ops.frozen import FrozenWeight
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.optim.gradients import Float32, Int32
 
 
@@ -110,21 +112,35 @@ class MLXBackend(Backend):
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
         return params
 
-    def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[Any, bool]:
-        from mlxhog.models.ops.eager.quantized_mlx import Quantized, suits
-
-        mx, is_bf16 = self._mx, weights == "bfloat16"
+    def _load_tensor(self, tensor: NDArray[Any]) -> tuple[Any, bool]:
+        mx = self._mx
         with _stream(mx, self._device):
-            # The buffer protocol has no bfloat16, so its bits are passed as integers.
-            array = mx.zeros(tensor.shape, mx.uint16 if is_bf16 else mx.float32)
+            array = mx.zeros(tensor.shape)
             mx.eval(array)
-            dtype = WEIGHTS["bfloat16" if is_bf16 else "float32"]
-            finite = mapped.copy(tensor, np.array(array, copy=False).view(dtype))
-            if weights in QUANTIZED_BITS and suits(tensor.shape):
-                return Quantized.of(array, QUANTIZED_BITS[weights]), finite
-            array = array.view(mx.bfloat16) if is_bf16 else array
-            mx.eval(array)  # a lazy view could not leave this thread
-        return array, finite
+            return array, mapped.copy(tensor, np.array(array, copy=False))
+
+    def _frozen_weight(self, value: FrozenWeight, is_base: bool) -> Any:
+        if resolve("mlx", self.kernels, self._device) == "native":
+            return value  # native operators read NumPy's arrays where they lie
+        with _stream(self._mx, self._device):
+            weight = value.on(self._imported)
+        # Only a gradient's base is multiplied in float32 on a GPU, where bfloat16 is faster.
+        return weight if is_base or value.bits else weight.parts[0]
+
+    def _imported(self, part: NDArray[Any]) -> Any:
+        """Return an array with the elements of `part`: by Metal in its memory, if it is mapped."""
+        mx, is_bf16 = self._mx, part.dtype == mapped.BFLOAT16
+        part = part.view(np.uint16) if is_bf16 else part  # the buffer protocol has no bfloat16
+        if mx.metal.is_available() and mapped.is_mapped(part):
+            from mlxhog.metal.engine_mlx import wrap
+
+            pages, first = mapped.whole_pages(part)
+            array = wrap(wrappable(pages))[first : first + part.size].reshape(part.shape)
+        else:
+            array = mx.array(mapped.in_memory(part))
+        array = array.view(mx.bfloat16) if is_bf16 else array
+        mx.eval(array)  # a lazy view could not leave this thread
+        return array
 
     def _timed_loss(self, leaves: Any, *fixed: Any) -> Any:
         loss = self._loss(leaves, *fixed)

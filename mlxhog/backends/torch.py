@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends import probes
-from mlxhog.backends.backend import WEIGHTS, Backend, Grads
+from mlxhog.backends.backend import Backend, Grads
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ops.frozen import FrozenWeight
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.optim.gradients import Float32, Int32
 
 STDERR = 2
@@ -107,11 +109,6 @@ class TorchBackend(Backend):
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
         """Load a model read-only; arrays, but not mapped files, are used in place if possible."""
-        if weights not in WEIGHTS:
-            raise ConfigError(
-                f"weights are {weights!r}, which {self.name} cannot compute with; use an mlx "
-                f"backend (--backend mlx:cpu, mlx:gpu), or weights of {' or '.join(WEIGHTS)}"
-            )
         if self.on_gpu:
             self._begin_to_count()
         return super().load(model, tensors, weights=weights)
@@ -125,9 +122,15 @@ class TorchBackend(Backend):
             other._begin_to_count()
         return other, not_finite
 
-    def _load_tensor(self, tensor: NDArray[Any], weights: str) -> tuple[torch.Tensor, bool]:
-        host, finite = _host_tensor(tensor, WEIGHTS[weights], in_place=not self.on_gpu)
+    def _load_tensor(self, tensor: NDArray[Any]) -> tuple[torch.Tensor, bool]:
+        host, finite = _host_tensor(tensor, in_place=not self.on_gpu)
         return host.to(self.device), finite
+
+    def _frozen_weight(self, value: FrozenWeight, is_base: bool) -> Any:
+        weight = value.on(lambda part: _in_place(part).to(self.device))
+        is_native = resolve("torch", self.kernels, self._device) == "native"
+        # Only a gradient's base is multiplied in float32 where bfloat16 may be faster.
+        return weight if is_base or value.bits or is_native else weight.parts[0]
 
     def refresh(self) -> None:
         """Make the device see the parameter buffer: by a copy, or the sync that torch asks for."""
@@ -242,21 +245,21 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
     return view.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
-def _host_tensor(
-    tensor: NDArray[Any], dtype: np.dtype[Any], *, in_place: bool
-) -> tuple[torch.Tensor, bool]:
-    """Return a tensor of this dtype on the host, and whether every element is finite."""
-    is_bfloat16 = dtype == mapped.BFLOAT16  # NumPy and torch exchange bfloat16 as integers
+def _in_place(array: NDArray[Any]) -> torch.Tensor:
+    """Return a tensor in the memory of an array, which may be read-only; it is never written."""
+    bits = {np.dtype(np.uint32): np.int32, mapped.BFLOAT16: np.int16}.get(array.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        host = torch.from_numpy(array if bits is None else array.view(bits))
+    return host.view(torch.bfloat16) if bits is np.int16 else host
+
+
+def _host_tensor(tensor: NDArray[Any], *, in_place: bool) -> tuple[torch.Tensor, bool]:
+    """Return a float32 tensor on the host, and whether every element is finite."""
     # A program may truncate a mapped file while the model is used.
     in_place = in_place and not mapped.is_mapped(tensor)
-    if in_place and tensor.dtype == dtype and tensor.flags.c_contiguous:
-        with warnings.catch_warnings():
-            # The array may be read-only; these parameters are never written.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            host = torch.from_numpy(tensor.view(np.int16) if is_bfloat16 else tensor)
-        finite = mapped.is_finite(tensor)
-    else:
-        # Memory of torch, not NumPy: NumPy asks for huge pages, which took the system seconds.
-        host = torch.empty(tensor.shape, dtype=torch.int16 if is_bfloat16 else torch.float32)
-        finite = mapped.copy(tensor, host.numpy().view(dtype))
-    return host.view(torch.bfloat16) if is_bfloat16 else host, finite
+    if in_place and tensor.dtype == np.float32 and tensor.flags.c_contiguous:
+        return _in_place(tensor), mapped.is_finite(tensor)
+    # Memory of torch, not NumPy: NumPy asks for huge pages, which took the system seconds.
+    host = torch.empty(tensor.shape)
+    return host, mapped.copy(tensor, host.numpy())

@@ -89,6 +89,27 @@ def is_mapped(view: NDArray[Any]) -> bool:
     return _mapping(view) is not None
 
 
+def whole_pages(view: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Return the whole pages in which a mapped, flat or row-major view lies, and where it begins.
+
+    They are a flat array of its dtype, which holds the mapping; the view begins at that element.
+    """
+    begin = view.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    end = -(-(view.ctypes.data + view.nbytes) // mmap.PAGESIZE) * mmap.PAGESIZE
+    pages = _Pages(view, begin, (end - begin) // view.itemsize)
+    return np.asarray(pages), (view.ctypes.data - begin) // view.itemsize
+
+
+class _Pages:
+    """Memory around a view, for NumPy; a mapping always has whole pages."""
+
+    def __init__(self, view: NDArray[Any], begin: int, size: int) -> None:
+        self.view = view
+        self.__array_interface__ = {
+            "version": 3, "shape": (size,), "typestr": view.dtype.str, "data": (begin, True),
+        }  # fmt: skip
+
+
 def has_array(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
     """Whether NumPy can create an array of a shape, unlike some empty ones, as (0, 2^62)."""
     n_bytes = math.prod(max(size, 1) for size in shape) * dtype.itemsize

@@ -1,33 +1,87 @@
 """The frozen model beside an adapter: where each process finds its tensors.
 
 A run with an adapter names its base by path and digest. Every worker maps the files of the base by
-itself, so that they exist once in a machine's memory; the arena has the adapter only.
+itself, so that they exist once in a machine's memory; the arena has the adapter only. A base that
+is a checkpoint of a run may be removed by that run, so a run of adapters keeps links to its files:
+
+    RUN/base/          hard links, or copies on another disk
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from numpy.typing import NDArray
 
-from mlxhog.checkpoint import formats
+from mlxhog.backends import frozen
+from mlxhog.base.durable import disk_errors, new_directory
+from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint.formats import Opened
+from mlxhog.checkpoint.formats.opening import refuse_not_finite
+from mlxhog.checkpoint.run import Run, is_run, run_of
+from mlxhog.models.families import ModelConfig
+
+if TYPE_CHECKING:
+    from mlxhog.backends.backend import Backend
+
+KEPT = "base"  # folder of a run
+OF_TRAINING = (manifest.NAME, manifest.CARD, "optimizer.safetensors")
+"""Files of a checkpoint that a base does not need."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
     """A frozen checkpoint, by name; picklable."""
 
-    path: Path  # of the checkpoint, as `formats.open` takes it
+    path: Path  # of the checkpoint, as `formats.open` takes it; or `KEPT`, in the run's folder
     title: str  # its name on the hub, or its path
     digest: str  # `Opened.digest`: SHA-256 of its tensors by name
-    weights: str = "float32"  # how they are held: a key of `backend.WEIGHTS` or `QUANTIZED_BITS`
+    weights: str = "keep"  # how they are held: `TrainConfig.base_weights`
 
     @classmethod
-    def of(cls, opened: Opened, weights: str = "float32") -> Self:
-        """Return the name of an open checkpoint, whose files are read once for the digest."""
+    def of(cls, opened: Opened, weights: str = "keep") -> Self:
+        """Return an open checkpoint as a base, whose files are read once for the digest."""
         return cls(opened.path, opened.title, opened.digest(), weights)
+
+    def kept(self, run: Run) -> Self:
+        """Return the base as a run keeps it: the checkpoint of a run by links to its files.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+        """
+        folder, of_run = run.directory / KEPT, self.path.name == KEPT and is_run(self.path.parent)
+        if self.path == folder:
+            return replace(self, path=Path(KEPT))
+        if run_of(self.path) is None and not of_run:
+            return self
+        with disk_errors(f"linking {self.path} into {folder}"), new_directory(folder) as part:
+            for file in self.path.iterdir():
+                if file.name in OF_TRAINING:
+                    continue
+                try:
+                    os.link(file, part / file.name)
+                except OSError:  # on another disk, or one without links
+                    shutil.copyfile(file, part / file.name)
+        return replace(self, path=Path(KEPT))
+
+    def to_json(self) -> dict[str, str]:
+        """Return it for a checkpoint's state."""
+        return asdict(self) | {"path": str(self.path)}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, str]) -> Self:
+        """Return what `to_json` returned."""
+        names = ("title", "digest", "weights")
+        return cls(Path(fields["path"]), *(fields[name] for name in names))
+
+    def inside(self, run_dir: Path) -> Self:
+        """Return the base with its path, which may be relative to the folder of the run."""
+        return replace(self, path=run_dir / self.path)
 
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """Map the tensors, by our names; their pages are shared with every process that does.
@@ -36,3 +90,18 @@ class BaseModel:
             CheckpointError: the files are missing or no longer fit their config.
         """
         return formats.open(self.path, verify=False).tensors
+
+    def load_into(self, backend: Backend, model: ModelConfig) -> None:
+        """Load the frozen parameters of a model with an adapter, before `Backend.bind`.
+
+        Raises:
+            CheckpointError: the base is gone or damaged.
+        """
+        faults = backend.load_frozen(model, self.shared(model), weights=self.weights)
+        refuse_not_finite(faults, self.path)
+
+    def shared(
+        self, model: ModelConfig, say: Callable[[str], object] = lambda message: None
+    ) -> Mapping[str, NDArray[Any]]:
+        """Map the tensors as they are held; see `frozen.shared`, also for errors."""
+        return frozen.shared(model, self.tensors(), self.weights, digest=self.digest, say=say)

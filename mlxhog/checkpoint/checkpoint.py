@@ -21,9 +21,9 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,20 +43,24 @@ from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import formats, hub, manifest
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.formats import contents, weights
+from mlxhog.checkpoint.base_model import BaseModel
+from mlxhog.checkpoint.formats import contents, peft, weights
 from mlxhog.checkpoint.formats.opening import read_config
 from mlxhog.checkpoint.run import BEST, LATEST, Run
 from mlxhog.config import plugins
+from mlxhog.config.components import ADAPTERS
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 CONFIG = "config.json"
+ADAPTER = "adapter.json"  # beside the config of a run that trains one
 MIN_BATCHES, FEW_MARGIN = 4, 0.01
 """Batches needed to estimate the noise of two evaluations' difference, and its share of the best
 score with fewer batches."""
@@ -75,9 +79,10 @@ class Checkpoint:
     path: Path
     step: int  # updates applied when it was saved
     params: dict[str, NDArray[np.float32]]
-    config: dict[str, Any]  # the fields of config.json
+    model: ModelConfig  # its architecture, with the adapter of `params` if there is one
     optimizer: dict[str, NDArray[Any]]
     state: dict[str, Any]  # of the trainer, as it was passed to `save`
+    base: BaseModel | None  # beside an adapter
     tokenizer: Tokenizer  # of the training tokens
 
 
@@ -86,19 +91,21 @@ def save(
     *,
     step: int,
     params: Mapping[str, NDArray[np.float32]],
-    model_config: Mapping[str, Any],
+    model: ModelConfig,
     optimizer: Mapping[str, NDArray[Any]],
     state: Mapping[str, Any],
     tokenizer: Tokenizer,
+    base: BaseModel | None = None,
     keep_last: int = 3,
     note: Callable[[str], object] = lambda text: None,
 ) -> Path:
     """Save a checkpoint, then remove all but the last few; return its directory.
 
     The caller holds the run's lock. `step` counts the updates applied so far. `params` are float32
-    arrays that no process writes meanwhile, `model_config` is for `families.read`, and `state`, of
-    the trainer, has JSON values. `keep_last` is at least 1. A missing folder of checkpoints is
-    created. `note` gets a sentence if `latest` or `model` cannot name the checkpoint.
+    arrays that no process writes meanwhile, those of the adapter if `model` has one, which stands
+    beside a `base`. The `state`, of the trainer, has JSON values. `keep_last` is at least 1. A
+    missing folder of checkpoints is created. `note` gets a sentence if `latest` or `model` cannot
+    name the checkpoint.
 
     Raises:
         CheckpointError: a parameter is not float32 or not finite; nothing is saved.
@@ -109,7 +116,6 @@ def save(
     for name, array in params.items():
         if array.dtype != np.float32:
             raise CheckpointError(f"{name} is {array.dtype}, expected float32; nothing was saved")
-    model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))
     locks.require_held(run.directory)
@@ -118,8 +124,13 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            ours = contents.our_tensors(model, params)
-            for name, finite in tensors.write_each(part / MODEL, ours):
+            if base is not None:
+                peft.write(part, model, params, base=base.inside(run.directory).path)
+            for name, finite in (
+                ()
+                if base
+                else tensors.write_each(part / MODEL, contents.our_tensors(model, params))
+            ):
                 if not finite:
                     raise CheckpointError(
                         f"{name} has numbers that are not finite; nothing was saved, the previous "
@@ -128,7 +139,8 @@ def save(
             tensors.write(part / OPTIMIZER, optimizer)
             for name, content in _described(model, tokenizer).items():
                 write_synced(part / name, content)
-            manifest.write(part, step, state)
+            own = {} if base is None else {"base": base.to_json()}
+            manifest.write(part, step, {**state, **own})
             _read_back(part)
     try:
         with disk_errors(f"writing {run.checkpoints / LATEST}"):
@@ -152,8 +164,8 @@ def _read_back(part: Path) -> None:
     """Open a new checkpoint as its readers will; the manifest has just read its tensors."""
     try:
         manifest.verify(part, manifest.read(part), large=())
-        for name in (MODEL, OPTIMIZER):
-            tensors.read(part / name)
+        for path in part.glob("*.safetensors"):
+            tensors.read(path)
     except CheckpointError as error:
         raise EnvironmentLacks(
             f"this disk does not give back what was written to it, so nothing was saved: {error}; "
@@ -161,17 +173,27 @@ def _read_back(part: Path) -> None:
         ) from error
 
 
-def write_model(folder: Path, model: ModelConfig, tokenizer: Tokenizer) -> None:
+def write_model(
+    folder: Path, model: ModelConfig, tokenizer: Tokenizer, base: BaseModel | None = None
+) -> None:
     """Write the config and the tokenizer of a checkpoint, each file by rename."""
     subfolder(folder.parent, folder.name)
-    for name, content in _described(model, tokenizer).items():
+    described = _described(model, tokenizer)
+    if base is not None and model.adapter is not None:
+        own = {"adapter": model.adapter.to_dict(), "base": base.to_json()}
+        described[ADAPTER] = plain_json.dumps(own, indent=1)
+    for name, content in described.items():
         replace_file(folder / name, content)
 
 
-def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer]:
-    """Return the model and the tokenizer that `write_model` has written."""
-    model = families.read(read_config(folder / CONFIG))
-    return model, tokenizers.load(folder, model.bos_token_id)
+def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer, BaseModel | None]:
+    """Return what `write_model` has written."""
+    model, base = families.read(read_config(folder / CONFIG)), None
+    if (folder / ADAPTER).is_file():
+        own = plain_json.loads(reading.read_small(folder / ADAPTER))
+        model = replace(model, adapter=cast(LoRA, ADAPTERS.read(own["adapter"])))
+        base = BaseModel.from_json(own["base"])
+    return model, tokenizers.load(folder, model.bos_token_id), base
 
 
 def load(path: Path, *, verify: bool = True) -> Checkpoint:
@@ -189,7 +211,10 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
     """
     record = manifest.read(path)
     manifest.verify(path, record, large=None if verify else ())
-    params = dict(formats.open(path, verify=False).tensors)
+    is_adapter = (path / peft.CONFIG).is_file()  # whose base is verified, too
+    opened = formats.open(path, verify=verify and is_adapter)
+    trained = families.trainable_spec(opened.config)
+    params = {name: opened.tensors[name] for name in trained}
     optimizer = tensors.read(path / OPTIMIZER)
     if verify:
         for name, array in (*params.items(), *optimizer.items()):
@@ -199,10 +224,11 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
         path=path,
         step=record["step"],
         params=params,
-        config=read_config(path / CONFIG),
+        model=opened.config,
         optimizer=optimizer,
         state=record["state"],
         tokenizer=tokenizers.load(path),
+        base=None if opened.base is None else BaseModel.of(opened.base),
     )
 
 
@@ -407,7 +433,14 @@ def check_architecture(
     checkpoint: Checkpoint, model: ModelConfig, ignored: Set[str] = frozenset()
 ) -> None:
     """Raise CheckpointError, with all differences, unless a model is the checkpoint's."""
-    if several := differences(families.read(checkpoint.config), model, ignored):
+    several = differences(checkpoint.model, model, ignored)
+    if not families.same_adapter(checkpoint.model, model):
+        there, here = (
+            "no adapter" if one.adapter is None else f"an adapter of rank {one.adapter.rank}"
+            for one in (checkpoint.model, model)
+        )
+        several.append(f"it trains {there} there and {here} here, or other layers of it")
+    if several:
         raise CheckpointError(
             f"{checkpoint.path} has another architecture: {'; '.join(several)}; "
             "resume with the model it was trained with, or start a new run"

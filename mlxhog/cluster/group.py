@@ -36,6 +36,7 @@ WAYS_OUT: Final = {
     "tokenizer": f"{_SAME}--tokenizer, such as a tokenizer.json",  # digest
     "data": f"{_SAME}--data and --seq-len",  # digest of the text, with the length of a sequence
     "batch_size": f"{_SAME}--batch-size and --grad-accumulation",  # the order of the data counts it
+    "base": f"{_SAME}--init-from and --base-weights",  # digest of the weights beside an adapter
     "seed": f"{_SAME}--seed",  # of initial values and of the order of the data
     "round_every": f"{_SAME}--round-every",
     "outer_lr": f"{_SAME}--cluster-outer-lr",

@@ -1,4 +1,4 @@
-"""Components chosen by name: layers, tasks, schedules, optimizers and strategies.
+"""Components chosen by name: layers, tasks, schedules, optimizers, strategies and adapters.
 
 A component is a class that owns its hyperparameters (in `mlxhog/strategies`, `mlxhog/optim`, or a
 file of the user's own):
@@ -166,7 +166,7 @@ class Component:
         """Format it, with the hyperparameters that are not the defaults; `read` reads it back."""
         specs = options(type(self))
         changed = [
-            f"{name}={'true' if value is True else 'false' if value is False else value}"
+            f"{name}={_text(value)}"
             for name, value in yaml_values(self).items()
             if getattr(self, name) != specs[name].default
         ]
@@ -285,6 +285,12 @@ class ComponentRegistry(Registry[type[Component]]):
         return f"{component.name} has no {name}{did_you_mean(name, own) or listed}"
 
 
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
 def _hyperparameters_in(text: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for part in filter(str.strip, _COMMA.split(text)):
@@ -317,7 +323,10 @@ STRATEGIES = ComponentRegistry(
     "strategy", "mlxhog.strategies", f"{_OF_BASE}strategies.Strategy (examples/my_strategy.py)",
     plural="strategies",
 )  # fmt: skip
-RUN_REGISTRIES = (SCHEDULES, OPTIMIZERS, STRATEGIES)
+ADAPTERS = ComponentRegistry(
+    "adapter", "mlxhog.models.adapters", "a dataclass of the base mlxhog.models.adapters.LoRA"
+)
+RUN_REGISTRIES = (SCHEDULES, OPTIMIZERS, STRATEGIES, ADAPTERS)
 LAYERS: Registry[type[Any]] = Registry(
     "layer", "mlxhog.models.layers",
     "a dataclass with a name and a kind, 'mixer' or 'channel' (examples/my_layer.py)",

@@ -11,6 +11,7 @@ from mlxhog.base import plain_yaml
 from mlxhog.base.quantities import Interval, split_host
 from mlxhog.config import plugins
 from mlxhog.config.components import (
+    ADAPTERS,
     OPTIMIZERS,
     SCHEDULES,
     STRATEGIES,
@@ -303,6 +304,16 @@ class TrainConfig(ConfigBase):
         False, "allow another vocabulary; embeddings of tokens with the same text are kept",
         requires={"init_from": ()},
     )  # fmt: skip
+    adapter: Component | None = _tuning(
+        None,
+        "train an adapter beside frozen weights, such as lora or lora(rank=16): docs/fine-tune.md",
+        registry=ADAPTERS,
+    )
+    base_weights: str = _tuning(
+        "keep",
+        "dtype of the frozen weights, which all workers share; keep: that of the checkpoint",
+        choices=("keep", "float32", "bfloat16", "8bit", "4bit"), requires={"adapter": ()},
+    )  # fmt: skip
     loss_on: str = _tuning(
         "assistant",
         "compute the loss on completions only (the answers of conversations), or on all tokens",
@@ -376,7 +387,7 @@ class TrainConfig(ConfigBase):
         if self.strategy is None and (implied := self._implied_strategy()):
             object.__setattr__(self, "strategy", STRATEGIES.read(implied))
         problems = [*unmet_requirements(self), *broken(self._constraints())]
-        for component in (self.strategy, self.optimizer, self.schedule):
+        for component in (self.strategy, self.optimizer, self.schedule, self.adapter):
             if component is not None:
                 problems += component.broken("run_constraints", self)
         if problems:
@@ -418,6 +429,11 @@ class TrainConfig(ConfigBase):
                f"{self.embedding_init}, but {source} {value} has embeddings; leave one of the two "
                "out")
               for source, value in (("init_from", self.init_from), ("resume", resume))),
+            (self.adapter and not (self.init_from or resume), "adapter",
+             f"{self.adapter} trains beside the weights of a model; name it with --init-from, such "
+             "as --init-from latest, or leave adapter out"),
+            (self.adapter and self.resize_vocab, "adapter",
+             "the embedding is frozen, so its rows stay as they are; leave resize_vocab out"),
             *((self.epochs and value, "epochs",
                f"is {self.epochs}, and {budget} {value} is a budget, too; leave one of them out, "
                "or set it to none")

@@ -336,12 +336,15 @@ _ELSEWHERE = {
         "do_eval eval_only test",
     "progress comes every few seconds, and metrics.jsonl has a line every two":
         "log_every log_interval logging_steps steps_per_report",
-    "there is no LoRA: all weights are trained":
-        "adapter adapter_path fine_tune_type lora lora_alpha lora_dropout lora_layers lora_r "
-        "lora_rank num_layers_to_train peft qlora use_dora use_lora use_peft use_qlora",
-    "weights are not quantized: training is in float32, with bfloat16 matmuls at most "
-    "(--dtype)": "bits bnb load_in_4bit load_in_8bit outtype q_bits "
-        "q_group_size quantization quantize quantized",
+    "--adapter lora trains an adapter": "fine_tune_type lora peft use_lora use_peft",
+    "lora_rank": "lora_r",
+    "lora_targets": "lora_layers lora_target_modules num_layers_to_train target_modules",
+    "lora_modules_to_save": "modules_to_save",
+    "there is no DoRA; --adapter lora trains low-rank matrices": "dora use_dora",
+    "an adapter continues by --resume RUN or --init-from RUN": "adapter_path",
+    "--adapter lora --base-weights 4bit trains beside quantized weights":
+        "bits bnb load_in_4bit load_in_8bit outtype q_bits q_group_size qlora quantization "
+        "quantize quantized use_qlora",
     "it trains on one machine's workers, see --workers; several machines: mlxhog cluster":
         "accelerate ddp deepspeed distributed_strategy fsdp local_rank nnodes nodes num_gpus "
         "tensor_parallel zero zero1 zero2 zero3",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlxhog.base import plain_yaml
-from mlxhog.base.paths import expanded
+from mlxhog.base.paths import expanded, quoted
 from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint import formats, hub
 from mlxhog.checkpoint import run as runs
@@ -113,6 +113,11 @@ def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
         config = train_config([run.options(data=data), overrides])
     except ConfigError as error:
         raise ConfigError(f"options of {run.directory}: {error}") from error
+    if config.adapter is not None:
+        raise ConfigError(
+            f"{run.name} trains an adapter, and this reads runs that train all parameters; merge "
+            f"it first: mlxhog convert {quoted(str(at))} OUT --merge"
+        )
     saved = checkpoints.load(at)  # compares every digest
     config = replace(
         config,
@@ -126,7 +131,7 @@ def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
     return AnalysisTarget(
         title=f"run {run.name}, {at.name}",
         config=config,
-        model=families.read(saved.config),
+        model=saved.model,
         run=run,
         checkpoint=at,
         saved=saved,

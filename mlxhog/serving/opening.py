@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.requests import CONNECT_S, NoAnswer, socket_path
@@ -150,8 +151,9 @@ def _attached(run: Run, weights: str, mode: str, patience_s: float) -> Opened:
     try:
         arena = Arena.connect(path, patience_s)
         try:
-            config, tokenizer = checkpoint.read_model(run.architecture)
-            how = {"name": run.name, "mode": mode, "weights": weights}
+            config, tokenizer, base = checkpoint.read_model(run.architecture)
+            base = None if base is None else base.inside(run.directory)
+            how: dict[str, Any] = {"name": run.name, "mode": mode, "weights": weights, "base": base}
             source = RunWeights(arena, config, **how, patience_s=2 * patience_s)
         except BaseException:
             arena.close()  # else the run would keep publishing for this process

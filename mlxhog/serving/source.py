@@ -25,6 +25,7 @@ from mlxhog.arena.published import COUNTERS, WORDS, SeqlockReader, Snapshots, co
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import Backend
 from mlxhog.checkpoint import hub, manifest
+from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import run_of
@@ -133,7 +134,8 @@ class RunWeights(WeightSource):
     """Weights in the arena of a run that trains.
 
     It owns the connected arena, unless an error is raised here. `weights` is the dtype in the
-    backend, `patience_s` the longest wait for the first snapshot.
+    backend, `patience_s` the longest wait for the first snapshot. Of a run with an adapter the
+    `base` is loaded once, and then the adapter alone changes.
 
     Raises:
         NoWeights: the mode needs snapshots, and the run publishes none.
@@ -148,10 +150,12 @@ class RunWeights(WeightSource):
         name: str,
         mode: str = READ_MODES[0],
         weights: str = "float32",
+        base: BaseModel | None = None,
         patience_s: float = 2 * CONNECT_S,
     ) -> None:
         self.mode, self._patience_s = mode, patience_s
         self._arena, self._model, self._weights, self._name = arena, model, weights, name
+        self._base = base
         segments = arena.layout.segments
         self._n = arena.layout.probe.offset  # floats of the parameters
         self._shared, self.name = arena.params, f"run {name}"
@@ -214,12 +218,15 @@ class RunWeights(WeightSource):
         out = np.zeros(layout.n_floats, np.float32)
         loaded = self._read(out[: self._n])
         self._version = loaded.version
-        if self._weights != "float32":
+        if self._base is None and self._weights != "float32":
             tensors = {name: parameter(out, slot) for name, slot in layout.slots.items()}
             not_finite = backend.load(self._model, tensors, weights=self._weights)
             refuse_not_finite(not_finite, Path(self._name))
             return self.with_age(loaded)
         if self._bound is not backend:
+            if self._base is not None:
+                weights = self._base.weights if self._weights == "float32" else self._weights
+                replace(self._base, weights=weights).load_into(backend, self._model)
             backend.bind(self._model, layout)
             self._bound = backend
         backend.copy_in(out)

@@ -68,10 +68,11 @@ class Arrays(Protocol):
                                       a batch (.., out, in), one for each of x (.., N, in)
         unstack(x, axis)              the entries without that axis; the gradient is one stack
         split(x, parts, axis)         n equal parts, or those between indices, as views
-        halves(w)                     both halves of a matrix's rows; it may be quantized
+        halves(w)                     both halves of a matrix's rows; it may be a `FrozenWeight`
+        dequantize(w, like)           a `FrozenWeight` as one array in the dtype of `like`
         pad(x, widths, value=0.0)     constant padding, (before, after) along every axis
         take(x, rows)                 some rows of x, in that order
-        embedding(table, tokens)      rows (..., d) of a table (V, d)
+        embedding(table, tokens)      rows (..., d) of a table (V, d), maybe a `FrozenWeight`
     """
 
     framework: str

@@ -9,7 +9,7 @@ import numpy as np
 from mlx.core import array
 
 from mlxhog.base.mapped import BFLOAT16
-from mlxhog.models.ops.eager.quantized_mlx import Quantized
+from mlxhog.models.ops.frozen import FrozenWeight
 
 framework = "mlx"
 differentiable = ContextVar("differentiable", default=True)
@@ -157,6 +157,17 @@ def _from_numpy(x: Any, *, like: array | None = None) -> array:
     return mx.array(x.astype(np.float32) if x.dtype == np.float64 else x)
 
 
+def _dequantize(w: FrozenWeight, like: array) -> array:
+    parts = [_from_numpy(x) if isinstance(x, np.ndarray) else x for x in w.parts]
+    dense = mx.dequantize(*parts, **w.how) if w.bits else parts[0]
+    return dense.astype(like.dtype)
+
+
+def _embedding(table: array | FrozenWeight, tokens: array) -> array:
+    rows = table[tokens]
+    return _dequantize(rows, mx.zeros(1)) if isinstance(rows, FrozenWeight) else rows
+
+
 def _numpy(x: array) -> Any:
     is_bf16 = x.dtype == mx.bfloat16
     return np.array(x.view(mx.uint16)).view(BFLOAT16) if is_bf16 else np.array(x)
@@ -205,11 +216,12 @@ _OWN: dict[str, Callable[..., Any]] = {
     "concatenate": lambda parts, axis=0: mx.concatenate(list(parts), axis),
     "unstack": lambda x, axis=0: [entry.squeeze(axis) for entry in _entries(x, axis)],
     "split": lambda x, parts, axis=0: list(mx.split(x, parts, axis)),
-    "halves": lambda w: w.halves() if isinstance(w, Quantized) else list(mx.split(w, 2)),
+    "halves": lambda w: w.halves() if isinstance(w, FrozenWeight) else list(mx.split(w, 2)),
+    "dequantize": _dequantize,
     "permute": lambda x, axes: x.transpose(*axes),
     "pad": lambda x, widths, value=0.0: mx.pad(x, list(widths), constant_values=value),
     "take": lambda x, rows: x[mx.array(list(rows))],
-    "embedding": lambda table, tokens: table[tokens],
+    "embedding": _embedding,
     "rfft": mx.fft.rfft,
     "irfft": mx.fft.irfft,
 }

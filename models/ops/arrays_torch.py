@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mlxhog.base.mapped import BFLOAT16
+from mlxhog.models.ops.frozen import FrozenWeight
 
 framework = "torch"
 _DTYPES = {"float32": torch.float32, "int32": torch.int32}
@@ -34,6 +35,24 @@ def _from_numpy(x: Any, *, like: Tensor | None = None) -> Tensor:
     options = _options("float32", like)
     must_cast = x.dtype == np.float64 and options["dtype"] == torch.float32
     return torch.from_numpy(x.astype(np.float32) if must_cast else x).to(options["device"])
+
+
+def _dequantize(w: FrozenWeight, like: Tensor) -> Tensor:
+    first, *affine = w.parts
+    if not affine:
+        return first.to(like.dtype)
+    scales, offsets = (part.to(like.dtype)[..., None] for part in affine)
+    q = first.view(torch.uint8)
+    if w.bits == 4:
+        q = torch.stack([q & 15, q >> 4], -1).flatten(-2)
+    q = q.unflatten(-1, (scales.shape[-2], -1)).to(like.dtype)
+    return torch.addcmul(offsets, q, scales).flatten(-2)
+
+
+def _embedding(table: Tensor | FrozenWeight, tokens: Tensor) -> Tensor:
+    if isinstance(table, FrozenWeight):
+        return _dequantize(table[tokens], torch.zeros(()))
+    return F.embedding(tokens, table)
 
 
 def _bounded(x: Tensor, bound: Tensor | float) -> Tensor:
@@ -199,14 +218,15 @@ _OWN: dict[str, Callable[..., Any]] = {
     "concatenate": lambda parts, axis=0: torch.cat(list(parts), axis),
     "unstack": lambda x, axis=0: x.unbind(axis),
     "split": _split,
-    "halves": lambda w: w.chunk(2),
+    "halves": lambda w: w.halves() if isinstance(w, FrozenWeight) else w.chunk(2),
+    "dequantize": _dequantize,
     "permute": torch.permute,
     "moveaxis": torch.movedim,  # its other name, moveaxis, is unknown to vmap
     "repeat": lambda x, times, axis: x.repeat_interleave(times, axis),
     "pad": _pad,
     "take_along_axis": lambda x, index, axis: x.gather(axis, index.long()),
     "take": lambda x, rows: x[list(rows)],
-    "embedding": lambda table, tokens: F.embedding(tokens, table),
+    "embedding": _embedding,
     "rfft": torch.fft.rfft,
     "irfft": torch.fft.irfft,
 }

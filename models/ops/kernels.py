@@ -38,36 +38,28 @@ def choose(
     return cast(Ops, importlib.import_module(MODULES[framework, kernels]).OPS)
 
 
-def resolve(
-    framework: str, kernels: str, device: str, *, metal_verified: bool = False,
-    weights: str = "float32",
-) -> str:  # fmt: skip
+def resolve(framework: str, kernels: str, device: str, *, metal_verified: bool = False) -> str:
     """Resolve "auto" for a "cpu", "gpu" or "mps": return one of `CHOICES` other than "auto".
 
     "eager" are the framework's own operations, on every device; "native" the C++ kernels, on a
-    CPU and for `weights` (matrices that are not quantized) of float32 only; "metal" the Metal
-    kernels, on an Apple GPU; "metal-emulated" their source run on the CPU, for tests. "auto" is
-    native on a CPU, metal if it is verified (`CapabilityRecord.model_kernels`), else eager.
+    CPU; "metal" the Metal kernels, on an Apple GPU; "metal-emulated" their source run on the CPU,
+    for tests. "auto" is native on a CPU, metal if it is verified
+    (`CapabilityRecord.model_kernels`), else eager.
 
     Raises:
-        ConfigError: `kernels` is unknown, or does not support that device or these weights.
+        ConfigError: `kernels` is unknown, or does not support that device.
     """
     if kernels not in CHOICES:
         raise ConfigError(f"kernels is {kernels!r}; choose one of {', '.join(CHOICES)}")
     on_cpu = device == "cpu"
     if kernels == "auto":
         if on_cpu:
-            return "native" if weights == "float32" else "eager"
+            return "native"
         return "metal" if metal_verified else "eager"
     if kernels != "eager" and (kernels == "metal") == on_cpu:
         raise ConfigError(
             f"kernels is {kernels!r}, which {framework}:{device} cannot run; use auto, which "
             "gives each worker what its device can run, or other workers"
-        )
-    if kernels == "native" and weights != "float32":
-        raise ConfigError(
-            f"kernels is 'native', which cannot compute with {weights} weights; use auto, or "
-            "float32"
         )
     return kernels
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlxhog.models.ops.arrays import Array, MatmulWeight
+from mlxhog.models.ops.frozen import FrozenWeight
 
 RECOMPUTED = ("activate", "glu", "swiglu", "head_norm_gate", "head_norm_skip_gate")
 """Operators of elements and heads, whose backward pass recomputes them from their inputs: what they
@@ -86,12 +87,13 @@ class MixedOps:
         biases: Sequence[Array | None] | None,
     ) -> Sequence[Array]:  # fmt: skip
         """Return the results of linear layers: in bfloat16 of those with a `MatmulWeight`."""
-        biases, bf16 = biases or [None] * len(weights), self._ops.bfloat16
+        biases = biases or [None] * len(weights)
         ys: list[Any] = [None] * len(weights)
         rounded = [place for place, w in enumerate(weights) if isinstance(w, MatmulWeight)]
         exact = [place for place in range(len(weights)) if place not in rounded]
         if rounded:
-            products = operator(bf16(x), [bf16(weights[place].array) for place in rounded])
+            factors = [self._bf16_weight(weights[place].array) for place in rounded]
+            products = operator(self._ops.bfloat16(x), factors)
             for place, y in zip(rounded, products, strict=True):
                 b = biases[place]
                 ys[place] = self._rounded(y if b is None else y + b)
@@ -105,8 +107,13 @@ class MixedOps:
         """Return the factors of the logits, of bf16 values."""
         if not isinstance(w, MatmulWeight):
             return self._float32(x), w
-        x, w = (self.xp.float32(self._ops.bfloat16(one)) for one in (x, w.array))
-        return x, w
+        x = self.xp.float32(self._ops.bfloat16(x))
+        w = self._bf16_weight(w.array)
+        return x, w if isinstance(w, FrozenWeight) else self.xp.float32(w)
+
+    def _bf16_weight(self, w: Array | FrozenWeight) -> Array | FrozenWeight:
+        """Return a weight for x of bfloat16; operators convert a frozen one to the type of x."""
+        return w if isinstance(w, FrozenWeight) else self._ops.bfloat16(w)
 
     def _rounded(self, y: Array) -> Array:
         y = self._ops.bfloat16(y)

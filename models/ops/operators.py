@@ -12,6 +12,7 @@ from typing import cast
 
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array, MatmulWeight
+from mlxhog.models.ops.frozen import FrozenWeight
 from mlxhog.models.ops.mixed import MixedOps
 from mlxhog.models.ops.mlstm import MLSTMOps
 from mlxhog.models.ops.recurrences import Recurrences
@@ -151,9 +152,64 @@ class Ops(MLSTMOps, Recurrences, ABC):
         """Return x W^T + b of every weight (out, in) and bias (out,) or None; x (..., in).
 
         Each matmul is computed in the dtype of its weight, which may be bfloat16, and returned in
-        that of x; with a `MatmulWeight` as in `mixed.py`. The same holds for `block_diagonal`.
+        that of x; with a `MatmulWeight` as in `mixed.py`. The same holds for `block_diagonal`. With
+        a `FrozenWeight` it is computed in the dtype of x, and has no gradient in the weight.
         """
+        places = [place for place, w in enumerate(weights) if is_frozen(w)]
+        if not places:
+            return self.dense_linears(x, weights, biases)
+        frozen = self.frozen_linears(x, [weights[place] for place in places])
+        ys = dict(zip(places, frozen, strict=True))
+        if biases is not None:
+            ys |= {k: y + biases[k] for k, y in ys.items() if biases[k] is not None}
+        if rest := [place for place in range(len(weights)) if place not in ys]:
+            own = biases and [biases[place] for place in rest]
+            dense = self.dense_linears(x, [weights[place] for place in rest], own)
+            ys |= dict(zip(rest, dense, strict=True))
+        return [ys[place] for place in range(len(weights))]
+
+    def dense_linears(
+        self, x: Array, weights: Sequence[Array], biases: Sequence[Array | None] | None = None
+    ) -> Sequence[Array]:
+        """Return `linears` of weights of which none is frozen."""
         return _biased([self.linear(x, w) for w in weights], biases)
+
+    def frozen_linears(self, x: Array, weights: Sequence[FrozenWeight]) -> Sequence[Array]:
+        """Return x W^T of frozen weights, see `frozen.py`."""
+
+        def forward(x: Array) -> tuple[list[Array], tuple[()]]:
+            return [self._by_pieces(self.frozen_product, x, w) for w in weights], ()
+
+        def backward(_: object, d_results: Sequence[Array | None], __: object) -> list[Array]:
+            dx: Array = None
+            for w, dy in zip(weights, d_results, strict=True):
+                for rows, piece in () if dy is None else w.pieces():
+                    own = dy[..., rows]
+                    after = [own] if dx is None else [own, dx]  # one piece at a time
+                    more = self.frozen_product_grad(own, self._after(piece, after))
+                    dx = more if dx is None else dx + more
+            return [dx]
+
+        ys: Sequence[Array] = self.xp.custom_op(forward, backward, x)
+        return ys
+
+    def _by_pieces(self, product: Callable[..., Array], x: Array, w: FrozenWeight) -> Array:
+        ys = list[Array]()
+        for _, piece in w.pieces():
+            ys.append(product(x, self._after(piece, [x, *ys[-1:]])))
+        return ys[0] if len(ys) == 1 else self.xp.concatenate(ys, -1)
+
+    def _after(self, w: FrozenWeight, others: Sequence[Array]) -> FrozenWeight:
+        """Return a weight that a lazy graph does not dequantize before it has these arrays."""
+        return w if w.on_host else w.on(lambda part: self.xp.depends(part, others))
+
+    def frozen_product(self, x: Array, w: FrozenWeight) -> Array:
+        """Return x W^T of a few rows of a frozen weight."""
+        return self.linear(x, self.xp.dequantize(w, x))
+
+    def frozen_product_grad(self, dy: Array, w: FrozenWeight) -> Array:
+        """Return dy W, the gradient of x."""
+        return self.matmul(dy, self.xp.dequantize(w, dy))
 
     def logits(self, x: Array, w: Array, b: Array | None) -> Array:
         """Return x W^T + b of the head."""
@@ -319,10 +375,13 @@ class Ops(MLSTMOps, Recurrences, ABC):
         Liger-Kernel does (Hsu et al. 2024, arXiv:2410.10989), and saves nothing else.
         """
         xp, rows = self.xp, loss_rows(len(w), self.max_logits)
-        inputs = {"x": x, "w": w} | ({} if bias is None else {"b": bias})
+        constant, inputs = {"w": w}, {"x": x} | ({} if bias is None else {"b": bias})
+        if not is_frozen(w):
+            constant, inputs = {}, inputs | constant
         wanted = [name for name, y in inputs.items() if xp.needs_gradient([y])]
 
         def loss(p: Mapping[str, Array], labels: Array) -> tuple[Array, Array]:
+            p = {**constant, **p}
             logits = self.linears(p["x"], [p["w"]], [p.get("b")])[0]
             return self.capped_cross_entropy(logits, labels, cap, log_inclusion)
 
@@ -362,6 +421,11 @@ class Ops(MLSTMOps, Recurrences, ABC):
 
         (nats,) = xp.custom_op(forward, backward, *inputs.values())
         return nats, (labels != -100).sum()
+
+
+def is_frozen(w: Array | FrozenWeight | MatmulWeight) -> bool:
+    """Whether a weight is a frozen one."""
+    return isinstance(w.array if isinstance(w, MatmulWeight) else w, FrozenWeight)
 
 
 def loss_rows(V: int, max_logits: int = Ops.max_logits) -> int:

@@ -1,15 +1,24 @@
 """Adapters: the loss of a model with merged weights, and the gradients that follow from its own."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import product
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog.errors import ConfigError
+from mlxhog import backends
+from mlxhog.backends import frozen
+from mlxhog.base import mapped
+from mlxhog.base import tensors as files
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA, is_adapter, merged
 from mlxhog.models.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
+from mlxhog.models.ops import arrays_mlx
+from mlxhog.models.ops.frozen import names_of
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from tests.backends.untrained import NAMES, batch, bound, values
 from tests.models.sample import SMALLEST, config, v1_config
@@ -76,3 +85,108 @@ def test_an_adapter_has_the_loss_and_the_gradients_of_the_merged_model(
 def test_an_adapter_that_does_not_fit_is_refused_with_what_would(adapter, says):
     with pytest.raises(ConfigError, match=says):
         families.param_spec(replace(SMALLEST, adapter=adapter))
+
+
+WIDE = {"hidden_size": 64, "vocab_size": 48}
+BASES = {
+    "candidate": replace(MODELS["candidate"], **WIDE),
+    "large": config(**WIDE),
+    "tied": config(**WIDE, tie_word_embeddings=True),
+    "v1": v1_config(embedding_dim=64, vocab_size=48),
+}
+
+
+def rounded(cfg, params, weights):
+    """The parameters with the values that a format of the base has."""
+    values = dict(params)
+    for name in families.frozen_names(cfg):
+        if frozen.is_reduced(cfg, name):
+            weight = frozen.weight(cfg, params, name, weights)
+            values[name] = np.array(arrays_mlx.dequantize(weight, mx.zeros(1)))
+    return values
+
+
+CASES = [
+    *product(BASES, ["native"], ["bfloat16", "4bit"], [True]),
+    *product(["large", "v1"], ["native"], ["8bit", "4bit"], [False]),
+    *product(["large", "v1"], ["eager"], ["bfloat16", "8bit", "4bit"], [False, True]),
+    ("tied", "eager", "4bit", False),
+    ("large", "metal-emulated", "4bit", True),
+]
+
+
+@pytest.mark.parametrize(("family", "kernels", "weights", "recompute"), CASES)
+@pytest.mark.parametrize("backend", NAMES)
+def test_a_base_of_few_bits_has_the_gradients_of_its_dequantized_weights(
+    family, backend, kernels, weights, recompute
+):
+    cfg = replace(BASES[family], adapter=LORA)
+    params, own = drawn(cfg), batch(2, 9)
+    how = {"recompute": recompute, "kernels": kernels}
+    loss, grads = bound(backend, cfg, params, weights=weights, **how).loss_and_grads(own)
+    whole = rounded(cfg, params, weights)
+    expected, same = bound(backend, cfg, whole, **how).loss_and_grads(own)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    exact, _ = bound(backend, cfg, params, **how).loss_and_grads(own)
+    assert loss != pytest.approx(exact, rel=1e-6)
+    grads, same = values(grads), values(same)
+    assert grads.keys() == families.trainable_spec(cfg).keys()
+    for name, grad in same.items():
+        assert np.linalg.norm(grads[name] - grad) <= 1e-3 * np.linalg.norm(grad), name
+
+
+@pytest.fixture
+def on_disk(tmp_path, monkeypatch):
+    """A base in bfloat16 as a mapped file, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cfg = replace(BASES["large"], adapter=LORA)
+    params = drawn(cfg)
+    own = {name: params[name].astype(mapped.BFLOAT16) for name in families.frozen_names(cfg)}
+    files.write(tmp_path / "base.safetensors", own)
+    return cfg, params, tmp_path / "base.safetensors"
+
+
+@pytest.mark.parametrize("weights", ["keep", "4bit"])
+@pytest.mark.parametrize("backend", NAMES)
+def test_a_backend_of_a_cpu_reads_the_weights_of_a_base_in_the_pages_of_its_file(
+    backend, weights, on_disk
+):
+    cfg, params, file = on_disk
+    tensors = frozen.shared(cfg, files.read(file), weights, digest="a1")
+    backend = backends.create(backend, threads=1, kernels="auto")
+    assert backend.load_frozen(cfg, tensors, weights=weights) == []
+    name = "backbone.blocks.0.ffn.proj_up.weight"
+    assert mapped.is_mapped(tensors[name])
+    (first, *_) = backend.params[name].parts
+    address = first.data_ptr() if hasattr(first, "data_ptr") else first.ctypes.data
+    assert address == tensors[name].ctypes.data
+
+
+def test_a_base_is_converted_once_and_by_one_process_whichever_adapter_it_has(on_disk):
+    cfg, params, file = on_disk
+    heard = []
+    how = {"digest": "a1", "say": heard.append}
+    first = frozen.shared(cfg, files.read(file), "8bit", **how)
+    again = frozen.shared(replace(cfg, adapter=LoRA(rank=2)), files.read(file), "8bit", **how)
+    assert len(heard) == 1
+    for name, tensor in first.items():
+        assert np.array_equal(again[name], tensor), name
+    for name in filter(partial(frozen.is_reduced, cfg), files.read(file)):
+        expected = frozen.weight(cfg, files.read(file), name, "8bit").parts
+        for part, own in zip(names_of(name), expected, strict=False):
+            assert np.array_equal(first[part], own), part
+
+
+def test_a_base_with_nan_and_one_of_other_bits_are_refused_and_leave_nothing(on_disk, tmp_path):
+    cfg, params, file = on_disk
+    tensors = dict(files.read(file))
+    name = "backbone.blocks.0.ffn.proj_up.weight"
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    with pytest.raises(CheckpointError, match=f"{name} of the base has NaN"):
+        frozen.shared(cfg, tensors, "4bit", digest="a2")
+    quantized = frozen.shared(cfg, files.read(file), "4bit", digest="a3")
+    with pytest.raises(ConfigError, match="has 4 bits, and weights are 8bit; use keep"):
+        frozen.shared(cfg, quantized, "8bit", digest="a4")
+    assert [p.name for p in (tmp_path / "cache/mlxhog/bases").iterdir() if p.is_dir()] == [
+        "a3-4bit"
+    ]

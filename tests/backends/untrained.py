@@ -11,12 +11,12 @@ from tests.models.sample import SMALLEST
 NAMES = ("torch:cpu", "mlx:cpu")
 
 
-def lay(backend, cfg=SMALLEST, params=None, head=None, recompute=False):
+def lay(backend, cfg=SMALLEST, params=None, head=None, recompute=False, weights="float32"):
     """The backend with these parameters, or with the model's first, and the tables among them."""
     params = families.init_params(cfg, 0) if params is None else params
     layout = arena.plan(families.trainable_spec(cfg), max_workers=1, n_tickets=1)
     if cfg.adapter is not None:
-        backend.load_frozen(cfg, params)
+        backend.load_frozen(cfg, params, weights=weights)
     backend.bind(cfg, layout, sampled=head, recompute=recompute)
     flat = np.zeros(layout.n_floats, np.float32)
     for name, slot in layout.slots.items():
@@ -25,9 +25,13 @@ def lay(backend, cfg=SMALLEST, params=None, head=None, recompute=False):
     return backend
 
 
-def bound(name, cfg, params, kernels="auto", dtype="float32", head=None, recompute=False):
+def bound(
+    name, cfg, params, kernels="auto", dtype="float32", head=None, recompute=False,
+    weights="float32",
+):  # fmt: skip
     how = {"kernels": kernels, "dtype": dtype}
-    return lay(backends.create(name, threads=1, **how), cfg, params, head, recompute)
+    backend = backends.create(name, threads=1, **how)
+    return lay(backend, cfg, params, head, recompute, weights)
 
 
 def values(grads):

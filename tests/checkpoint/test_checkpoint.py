@@ -43,7 +43,7 @@ def test_a_checkpoint_gives_back_what_was_saved(run):
     assert loaded.optimizer.keys() == optimizer.keys()
     for name, array in optimizer.items():
         np.testing.assert_array_equal(loaded.optimizer[name], array, strict=True)
-    assert loaded.config["hidden_size"] == SMALL.hidden_size
+    assert loaded.model.hidden_size == SMALL.hidden_size
 
 
 def test_a_checkpoint_that_its_disk_does_not_give_back_is_noticed_when_it_is_saved(

@@ -63,8 +63,8 @@ good.txt                          text is named by a flag: --data good.txt
 --wandb                           curves: --report-to wandb
 --report-to tensorbord,wandb      did you mean 'tensorboard'?
 --deepspeed=zero.json             it trains on one machine's workers
---quantize                        weights are not quantized
---use-lora                        there is no LoRA
+--quantize                        --adapter lora --base-weights 4bit trains
+--use-lora                        --adapter lora trains an adapter
 --push-to-hub                     nothing is uploaded; mlxhog convert
 --train-on-inputs                 did you mean '--loss-on'?
 --flash-attn                      nothing is compiled

@@ -55,12 +55,30 @@ void bind_ops(nb::module_& parent) {
   def(m, "linears_grad",
       "x: N... IN, weights: OUT_j IN, d_outs: N... OUT_j, dx: N... IN, d_weights: OUT_j IN, d_biases: OUT_j", "",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
-         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, std::vector<bool> bfloat16,
+         std::vector<MaybeResult> d_weights, std::vector<MaybeResult> d_biases, std::vector<bool> bfloat16,
          int threads) {
         std::vector<LinearMap> maps;
         for (std::size_t j = 0; j < weights.size(); ++j)
           maps.push_back({sizes.at("OUT_j", j), weights[j], d_outs[j], d_weights[j], d_biases[j], is_set(bfloat16, j)});
         linears_backward(sizes["N"], sizes["IN"], x, std::move(maps), dx, threads);
+      }, "bfloat16"_a = std::vector<bool>());
+  def(m, "frozen_linears", "x: N... IN, " + kFrozen + "outs: N... OUT_j", "out_j = x W_j^T of frozen weights.",
+      [](Sizes& sizes, Floats x, FrozenFloats floats, FrozenHalves bf16, FrozenWords packed, FrozenFloats scales,
+         FrozenFloats offsets, std::vector<Result> outs, std::vector<bool> bfloat16, bool rounds, int threads) {
+        std::vector<LinearMap> maps;
+        for (std::size_t j = 0; j < outs.size(); ++j)
+          maps.push_back({sizes.at("OUT_j", j), frozen(sizes, j, floats, bf16, packed, scales, offsets), nullptr, outs[j],
+                          nullptr, is_set(bfloat16, j), rounds && is_set(bfloat16, j)});
+        linears_forward(sizes["N"], sizes["IN"], x, std::move(maps), threads);
+      }, "bfloat16"_a = std::vector<bool>(), "rounds"_a = true);
+  def(m, "frozen_linears_grad", kFrozen + "d_outs: N... OUT_j, dx: N... IN", "",
+      [](Sizes& sizes, FrozenFloats floats, FrozenHalves bf16, FrozenWords packed, FrozenFloats scales,
+         FrozenFloats offsets, std::vector<Floats> d_outs, Result dx, std::vector<bool> bfloat16, int threads) {
+        std::vector<LinearMap> maps;
+        for (std::size_t j = 0; j < d_outs.size(); ++j)
+          maps.push_back({sizes.at("OUT_j", j), frozen(sizes, j, floats, bf16, packed, scales, offsets), d_outs[j],
+                          nullptr, nullptr, is_set(bfloat16, j)});
+        linears_backward(sizes["N"], sizes["IN"], nullptr, std::move(maps), dx, threads);
       }, "bfloat16"_a = std::vector<bool>());
   def(m, "round_to_bfloat16", "x: N...", "Round to the nearest bfloat16, or to the even one.",
       [](Sizes& sizes, Result x, int threads) {

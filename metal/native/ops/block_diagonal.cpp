@@ -186,7 +186,7 @@ void block_diagonal_backward(Index rows, Index width, const float* x, const Diag
       float* d_coefficients = part;
       for (std::size_t j = 0; j < maps.size(); ++j) {
         if (!small[j]) continue;
-        add_outer_products(*small[j], x + at, maps[j].dy + at, d_coefficients);
+        if (maps[j].d_weight) add_outer_products(*small[j], x + at, maps[j].dy + at, d_coefficients);
         d_coefficients += small[j]->coefficients.size();
         if (!dx) continue;
         map_row(*small[j], maps[j].dy + at, before, dx + at);
@@ -197,9 +197,9 @@ void block_diagonal_backward(Index rows, Index width, const float* x, const Diag
   const float* d_coefficients = sum.data();
   for (std::size_t j = 0; j < maps.size(); ++j) {
     if (small[j]) {
-      to_blocks(*small[j], d_coefficients, maps[j].d_weight);
+      if (maps[j].d_weight) to_blocks(*small[j], d_coefficients, maps[j].d_weight);
       d_coefficients += small[j]->coefficients.size();
-    } else {
+    } else if (maps[j].d_weight) {
       large_weight_gradient(rows, width, x, maps[j], threads);
     }
     if (maps[j].d_bias) bias_gradient(rows, maps[j], threads);
@@ -240,7 +240,7 @@ void bind_block_diagonal(nb::module_& m) {
   def(m, "block_diagonal_grad",
       maps + "d_outs: N... G_j*OUT_j, dx: N... W, d_weights: G_j OUT_j IN_j, d_biases: G_j*OUT_j", "",
       [](Sizes& sizes, Floats x, std::vector<Floats> weights, std::vector<Floats> d_outs, MaybeResult dx,
-         std::vector<Result> d_weights, std::vector<MaybeResult> d_biases, int threads) {
+         std::vector<MaybeResult> d_weights, std::vector<MaybeResult> d_biases, int threads) {
         DiagonalMaps maps;
         for (std::size_t j = 0; j < weights.size(); ++j) {
           DiagonalMap& map = maps.emplace_back(blocks(sizes, j, weights[j]));

@@ -25,7 +25,9 @@ struct Stack {
 
   // Moves the narrow maps out of `maps`, if there are two or more.
   Stack(std::vector<LinearMap>& maps, Index in) {
-    const auto wide = [](const LinearMap& map) { return map.out >= kNarrow || map.bfloat16; };
+    const auto wide = [](const LinearMap& map) {
+      return map.out >= kNarrow || map.bfloat16 || !map.weight.floats;
+    };
     const auto wide_end = std::stable_partition(maps.begin(), maps.end(), wide);
     if (maps.end() - wide_end < 2) return;
     parts.assign(wide_end, maps.end());
@@ -33,7 +35,7 @@ struct Stack {
     for (const LinearMap& part : parts) out += part.out;
     weight = uninitialized(out * in);
     for_each([&](const LinearMap& part, Index first) {
-      std::copy_n(part.weight, part.out * in, &weight[first * in]);
+      std::copy_n(part.weight.floats, part.out * in, &weight[first * in]);
     });
   }
 
@@ -87,10 +89,12 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearMap
   Index widest = 0;
   for (const LinearMap& map : maps) widest = std::max(widest, std::min(at_once, map.out));
   const Buffer panels = uninitialized(packed_floats(std::max(in, kMinVnni), widest));
+  Buffer converted;
   for (const LinearMap& map : maps)
     for (Index n0 = 0; n0 < map.out; n0 += at_once) {
       const Index cols = std::min(at_once, map.out - n0);
-      const Right w = pack_all(in, cols, map.weight + n0 * in, 1, in, panels.get(), threads, map.bfloat16);
+      const float* weight = map.weight.rows(n0, cols, in, converted, widest * in, threads);
+      const Right w = pack_all(in, cols, weight, 1, in, panels.get(), threads, map.bfloat16);
       in_row_pieces(rows, threads, [&](Index first, Index count) {
         float* y = map.written + first * map.out + n0;
         if (map.given) copy_rows(count, cols, map.given + n0, 0, y, map.out);
@@ -110,24 +114,26 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
     add_rows(rows, map.out, map.given, map.out, map.d_bias);
   }
   const Stack stack(maps, in);
-  const Buffer stacked_dy = uninitialized(rows * stack.out), stacked_d_weight = uninitialized(stack.out * in);
+  const bool is_trained = std::ranges::any_of(stack.parts, [](const LinearMap& part) { return part.written; });
+  const Buffer stacked_dy = uninitialized(rows * stack.out);
+  const Buffer stacked_d_weight = uninitialized(is_trained ? stack.out * in : 0);
   if (stack.out) {
     stack.for_each([&](const LinearMap& part, Index first) {
       copy_rows(rows, part.out, part.given, part.out, &stacked_dy[first], stack.out);
     });
-    maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(), stacked_d_weight.get(), nullptr});
+    maps.push_back({stack.out, stack.weight.get(), stacked_dy.get(),
+                    is_trained ? stacked_d_weight.get() : nullptr, nullptr});
   }
   const Index at_once = packed_at_once(in);
   Index longest = std::max(kMinVnni, std::min(at_once, rows));
   for (const LinearMap& map : maps) longest = std::max(longest, std::min(at_once, map.out));
   Buffer scratch;
-  // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
-  const auto right = [&](const float* rows_of, Index k0, Index depth, Index short_enough,
-                         bool vnni) -> std::optional<Right> {
+  // `depth` rows of a right factor (.., in), packed unless they are `short_enough` to be read in place.
+  const auto right = [&](const float* rows_of, Index depth, Index short_enough, bool vnni) -> std::optional<Right> {
     const bool short_rows = in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0;
     if (short_rows && !has_blas() && !vnni) return std::nullopt;
     if (!scratch) scratch = uninitialized(packed_floats(longest, in));
-    return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads, vnni);
+    return pack_all(depth, in, rows_of, in, 1, scratch.get(), threads, vnni);
   };
   // C (+)= A times those rows; C has rows of `in`.
   const auto multiply = [&](Index M, Index depth, const float* A, Index am, Index ak, const std::optional<Right>& b,
@@ -139,11 +145,13 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
   };
   if (dx) {
     bool written = false;
+    Buffer converted;
     for (const LinearMap& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
-        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight, map.bfloat16);
-        multiply(rows, depth, map.given + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
+        const float* weight = map.weight.rows(k0, depth, in, converted, longest * in, threads);
+        const std::optional<Right> w = right(weight, depth, kShortWeight, map.bfloat16);
+        multiply(rows, depth, map.given + k0, map.out, 1, w, weight, dx, written);
         written = true;
       }
     if (!written) std::fill_n(dx, rows * in, 0.0f);  // nothing is computed from x
@@ -154,14 +162,14 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearMa
       std::optional<Right> b;
       const LinearMap* packed_for = nullptr;
       for (const LinearMap& map : maps) {
-        if (map.bfloat16 != vnni) continue;
-        if (!std::exchange(packed_for, &map)) b = right(x, k0, depth, kShortInput, vnni);
+        if (map.bfloat16 != vnni || !map.written) continue;
+        if (!std::exchange(packed_for, &map)) b = right(x + k0 * in, depth, kShortInput, vnni);
         multiply(map.out, depth, map.given + k0 * map.out, 1, map.out, b, x + k0 * in, map.written, adds || k0 > 0);
       }
     }
   }
   stack.for_each([&](const LinearMap& part, Index first) {
-    std::copy_n(&stacked_d_weight[first * in], part.out * in, part.written);
+    if (part.written) std::copy_n(&stacked_d_weight[first * in], part.out * in, part.written);
   });
 }
 

@@ -1,5 +1,6 @@
 // Cross entropy of logits, soft-capped or not, with its gradient, in one pass over the logits.
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <cmath>
@@ -110,7 +111,7 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
   return total;
 }
 
-LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const float* W,
+LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const Weight& W,
                              const std::int32_t* labels, const float* log_inclusion, float* dx, float* dW,
                              bool bfloat16, int threads) {
   const Index at_once = std::max(kMinRows, kLogits / std::max<Index>(1, V) / kTile * kTile);
@@ -157,9 +158,21 @@ void bind_loss(nb::module_& m) {
       [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeFloats log_inclusion, MaybeResult dx,
          MaybeResult d_weight, std::optional<float> cap, bool bfloat16, int threads) -> Loss {
         check_labels(sizes["N"], sizes["V"], labels);
-        require(!dx == !d_weight, "dx and d_weight: give both or neither");
+        require(dx || !d_weight, "d_weight: give dx, too");
         const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels,
                                                    log_inclusion, dx, d_weight, bfloat16, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none(), "bfloat16"_a = false);
+  def(m, "frozen_cross_entropy", "x: N... IN, " + kFrozen + "labels: N, log_inclusion: OUT_j, dx: N... IN",
+      "As linear_cross_entropy, of one frozen weight.",
+      [](Sizes& sizes, Floats x, FrozenFloats floats, FrozenHalves bf16, FrozenWords packed, FrozenFloats scales,
+         FrozenFloats offsets, const std::int32_t* labels, MaybeFloats log_inclusion, MaybeResult dx,
+         std::optional<float> cap, bool bfloat16, int threads) -> Loss {
+        const Index V = sizes.at("OUT_j", 0);
+        check_labels(sizes["N"], V, labels);
+        const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], V, cap, x,
+                                                   frozen(sizes, 0, floats, bf16, packed, scales, offsets), labels,
+                                                   log_inclusion, dx, nullptr, bfloat16, threads);
         return {total.nats, total.count};
       }, "cap"_a.none(), "bfloat16"_a = false);
   def(m, "scale", "x: N...", "x *= factor.",

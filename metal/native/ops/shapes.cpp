@@ -140,4 +140,21 @@ void Sizes::refuse(const View& view, const std::string& required) const {
   throw nb::value_error((text + tuple(lengths) + "; " + required).c_str());
 }
 
+Weight frozen(const Sizes& sizes, std::size_t j, const FrozenFloats& floats, const FrozenHalves& bf16,
+              const FrozenWords& packed, const FrozenFloats& scales, const FrozenFloats& offsets) {
+  Weight weight(floats[j]);
+  weight.bf16 = bf16[j], weight.packed = packed[j], weight.scales = scales[j], weight.offsets = offsets[j];
+  const bool is_packed = weight.packed && weight.scales && weight.offsets;
+  require((weight.floats != nullptr) + (weight.bf16 != nullptr) + is_packed == 1, "weight ", j,
+          ": give floats, or bf16, or packed with its scales and offsets");
+  if (!is_packed) return weight;
+  const Index in = sizes["IN"], words = sizes.at("WORDS_j", j), groups = sizes.at("GROUPS_j", j);
+  for (const Index bits : {4, 8})
+    if (in * bits == words * 32) weight.bits = bits;
+  require(weight.bits && groups > 0 && words % groups == 0, "weight ", j, " has ", words, " words and ", groups,
+          " groups in a row, which are no ", in, " numbers of 4 or 8 bits");
+  weight.group = in / groups;
+  return weight;
+}
+
 }  // namespace mlxhog

@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "simd.h"
+#include "weight.h"
 
 namespace nb = nanobind;
 
@@ -51,6 +52,14 @@ using Floats = const float*;
 using Result = float*;  // written in place
 using MaybeFloats = Maybe<const float>;
 using MaybeResult = Maybe<float>;
+
+using FrozenFloats = std::vector<MaybeFloats>;
+using FrozenHalves = std::vector<Maybe<const std::uint16_t>>;
+using FrozenWords = std::vector<Maybe<const std::uint32_t>>;
+
+// Shapes of the five lists of arrays that hold frozen weights (`weight.h`); of each weight the others are None.
+inline const std::string kFrozen =
+    "floats: OUT_j IN, bf16: OUT_j IN, packed: OUT_j WORDS_j, scales: OUT_j GROUPS_j, offsets: OUT_j GROUPS_j, ";
 
 // Raises ValueError with the joined parts unless `holds`.
 template <class... Parts>
@@ -138,6 +147,10 @@ class Sizes {
   std::size_t argument_ = 0;
   std::optional<std::size_t> entries_;  // of every list
 };
+
+// Weight j of the lists of `kFrozen`.
+Weight frozen(const Sizes& sizes, std::size_t j, const FrozenFloats& floats, const FrozenHalves& bf16,
+              const FrozenWords& packed, const FrozenFloats& scales, const FrozenFloats& offsets);
 
 // How a parameter of the lambda arrives from Python.
 template <class P>

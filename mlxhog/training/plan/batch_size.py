@@ -54,7 +54,8 @@ PATIENCE_S = 600.0  # limit of one measurement of a batch, for a worker that han
 def limit_of(plan: TextPlan) -> tuple[int, str]:
     """Return the largest batch size that memory and text allow, and what limits it, as a clause."""
     config, workers, memory = plan.config, len(plan.workers), plan.memory
-    ram_bytes = (memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
+    shared_bytes = plan.arena_bytes + memory.base_bytes
+    ram_bytes = (memory.limit_bytes - shared_bytes) / workers - WORKER_BASE_BYTES
     of_backends = min(max_sequences(worker.backend, config.seq_len) for worker in plan.workers)
     limits = [
         (MAX_SEQUENCES, f"no more than {MAX_SEQUENCES} are tried"),

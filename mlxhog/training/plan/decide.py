@@ -32,13 +32,20 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.display.views import StatusLine, Tell
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 from mlxhog.models import families, ngrams, registry
-from mlxhog.models.families import ModelConfig, param_count, param_spec
+from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import schedules
 from mlxhog.strategies import Strategy
 from mlxhog.strategies.local import Local
-from mlxhog.training.plan import batch_size, initial_weights, kernel_choice, resume, strategy_rule
+from mlxhog.training.plan import (
+    adapter,
+    batch_size,
+    initial_weights,
+    kernel_choice,
+    resume,
+    strategy_rule,
+)
 from mlxhog.training.plan.initial_weights import BigramWeights, InitialWeights
 from mlxhog.training.plan.memory import Memory, gpu_share
 from mlxhog.training.plan.resume import Resumption
@@ -117,13 +124,17 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         config = config.having(plugin=", ".join(files))
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
+    opened = None if weights is None else weights.opened
+    config, model = adapter.with_adapter(config, model, opened)
 
     # Workers and kernels, then memory before the model's blocks are listed one by one.
     here, of_engines = machine.here(), list[str]()
     workers, writers, kernels = kernel_choice.choose(config, model, here, of_engines.append)
     memory = Memory(here.memory_bytes, config.memory_limit, here.memory_limit)
-    memory.check_parameters(config.model, model)
+    if config.adapter is None:
+        memory.check_parameters(config.model, model)
     resumption = Resumption.of(config, model)
+    base = adapter.base_of(config, opened, resumption)
     if resumption is not None:
         config = resumption.config
         notes += resumption.notes(len(workers))
@@ -149,6 +160,9 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
         notes += resumption.of_text(data)
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
+    if base is not None:
+        memory = replace(memory, base_bytes=adapter.base_bytes(model, base))
+        note(adapter.note(model, base, memory.base_bytes))
     first = weights if begin is not None else BigramWeights.of(config, model, train, note)
     before = None if resumption is None else int(resumption.state["validation"]["asked_bytes"])
     validation = ValidationSubset.of(data, config, parameters, before)
@@ -168,7 +182,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     regimes = [_regime(choice, *begun, is_open=len(choices) > 1) for choice in choices]
 
     # Layouts of one size, with free slots for workers that join.
-    live = memory.keeps_snapshots(config.live, parameters, note)
+    trained = sum(one.size for one in spec.values() if one.kind != "table")
+    live = memory.keeps_snapshots(config.live, trained, note)
     max_workers, segments = config.max_workers, dict[str, tuple[str, int]]()
     if config.cluster is not None:
         from mlxhog.cluster import outer_state
@@ -199,6 +214,7 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             data=f"{train.digest} in sequences of {config.seq_len}",
             batch_size=config.sequences_per_ticket,
             seed=config.seed,
+            base=None if base is None else f"{base.digest} in {base.weights}",
         )
         sidecar = SidecarJob(cluster=config, identity=identity, log=Path("sidecar.log"))
     plans = [
@@ -214,11 +230,13 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
             kernels=kernels,
             layout=replace(layout, total_bytes=arena_bytes),
             parameters=parameters,
+            trained_parameters=trained,
             memory=memory,
             decay=frozenset(name for name, one in spec.items() if one.decay),
             gpu_share=gpu_share(config, workers, writers, layout),
             validation_text=ValidationText(data.val, data.tokenizer, validation),
             sampled=sampled,
+            base=base,
             sidecar=sidecar,
         )
         for regime, layout in zip(regimes, layouts, strict=True)
@@ -277,7 +295,7 @@ def _parameters(
 
     Refuses options of n-gram embedding tables and of a sampled softmax that do not fit the model.
     """
-    spec, tables = dict(param_spec(model)), ngrams.of(model)
+    spec, tables = families.trainable_spec(model), ngrams.of(model)
     if tables is None and config.ngram_lr != TrainConfig.ngram_lr:
         raise ConfigError(
             f"ngram_lr is {config.ngram_lr}, and model {config.model} has no n-gram embedding "
@@ -291,7 +309,8 @@ def _parameters(
         )
     head, drawn = families.head(model), config.sampled_softmax
     if drawn is None:
-        is_costly = model.vocab_size >= LARGE_VOCAB and 3 * spec[head].size >= param_count(model)
+        costs = 3 * model.vocab_size * model.hidden_size
+        is_costly = model.vocab_size >= LARGE_VOCAB and costs >= param_count(model)
         drawn = NEGATIVES if is_costly and not model.tie_word_embeddings else 0
     if not drawn:
         return spec, None
@@ -306,7 +325,8 @@ def _parameters(
         f"sampled softmax: the batch's targets and {drawn:,} negatives (--sampled-softmax 0 "
         "for the full softmax)"
     )
-    spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
+    if head in spec:
+        spec[head] = replace(spec[head], kind="rows")  # a step touches few of them
     counts = train.frequencies(model.vocab_size)
     return spec, SampledSoftmax.of_counts(drawn, counts)
 

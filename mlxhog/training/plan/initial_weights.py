@@ -159,6 +159,8 @@ class InitialWeights:
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
         damaged = []
         for name, tensor in self.opened.tensors.items():
+            if name not in arena.layout.slots:
+                continue  # frozen
             if self.rows is not None and name in arena.layout.tables:
                 continue  # of n-grams of other ids
             slot = arena.param(name)

@@ -143,6 +143,8 @@ def start_backend(
         choose_operators(job, backend, faulty, beat)
     live = None if arena is None else live_params(job, arena)
     recompute = job.config.recompute == "blocks"
+    if job.plan.base is not None:
+        job.plan.base.inside(job.run_dir).load_into(backend, job.plan.model)
     backend.bind(job.plan.model, job.plan.layout, live, job.plan.sampled, recompute=recompute)
     beat()
     return backend

@@ -36,6 +36,7 @@ class Memory:
     machine_bytes: int
     part: float  # of it that the run may take (`memory_limit`)
     limited_by: str = "the memory of this machine"
+    base_bytes: int = 0  # of the frozen weights beside an adapter, once for all workers
     copies_bytes: int = 0  # of a worker's snapshots and predictions
     gradient_bytes: int = 0  # of its gradients
     kept: Activations = Activations(1.0, 0.0, 1, 1.0, 0.0)  # of its activations
@@ -102,12 +103,14 @@ class Memory:
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
         """Refuse a run that does not fit, at its start or with workers that join."""
-        n_bytes = arena_bytes + workers * worker_bytes
+        shared_bytes = arena_bytes + self.base_bytes
+        n_bytes = shared_bytes + workers * worker_bytes
         need = (
-            f"the run needs {n_bytes / GIB:.1f} GiB ({arena_bytes / GIB:.1f} shared, "
+            f"the run needs {n_bytes / GIB:.1f} GiB ({shared_bytes / GIB:.1f} shared, "
             f"{worker_bytes / GIB:.1f} in each of {workers} workers)"
         )
-        way = f"use {self._recomputing}fewer --workers, a smaller --batch-size or --model"
+        smaller = "--base-weights 4bit, " * bool(self.base_bytes)
+        way = f"use {self._recomputing}{smaller}fewer --workers, a smaller --batch-size or --model"
         self._check(n_bytes, need, way)
 
     @property

@@ -48,6 +48,14 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         },
         "parameters": plan.parameters,
         "parameters_per_token": plan.parameters / max(train.n_tokens, 1),
+        **(
+            {}
+            if plan.base is None
+            else {
+                "trained_parameters": plan.trained_parameters,
+                "base_bytes": plan.memory.base_bytes,
+            }
+        ),
         "arena_bytes": plan.arena_bytes,
         "worker_bytes": plan.worker_bytes,
         "free_slots": plan.free_slots,
@@ -87,7 +95,10 @@ def facts(plan: TextPlan, asked: TrainConfig) -> dict[str, Any]:
         "seconds": seconds,
         "ngram_baseline_bytes": counts_bytes,
         "ngram_baseline_seconds": counts_s,
-        "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes + counts_bytes,
+        "memory_bytes": plan.arena_bytes
+        + plan.memory.base_bytes
+        + len(plan.workers) * plan.worker_bytes
+        + counts_bytes,
         "memory_limit_bytes": int(plan.memory.limit_bytes),
         "checkpoint_bytes": checkpoint_bytes,
         "checkpoints_kept": kept,

@@ -285,7 +285,7 @@ def with_vocabulary(
     """
     own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
     if isinstance(begin, Resumption):
-        size = families.read(begin.checkpoint.config).vocab_size
+        size = begin.checkpoint.model.vocab_size
         return families.for_tokens(model, bos=tokenizer.bos, vocab_size=size), None
     if isinstance(begin, InitialWeights):
         # Without a model of its own it has the checkpoint's, whose rows follow the text.

@@ -85,7 +85,7 @@ ROWS: Final = (
 
 def overfitting(plan: TextPlan, epochs: float | None) -> str | None:
     """Say from which epoch on a model overfits, if it is too large or has so many epochs."""
-    parameters, tokens = plan.parameters, plan.data.train.n_tokens
+    parameters, tokens = plan.trained_parameters, plan.data.train.n_tokens
     ratio = parameters / max(tokens, 1)
     best = next((epoch for least, epoch in BEST_EPOCHS if ratio >= least), None)
     if plan.config.follow is not None:  # whose text grows
@@ -102,7 +102,8 @@ def overfitting(plan: TextPlan, epochs: float | None) -> str | None:
 
 def decay(plan: TextPlan, epochs: float | None) -> str | None:
     """Propose a higher weight decay for text that a large model reads often; None for examples."""
-    ratio, optimizer = plan.parameters / max(plan.data.train.n_tokens, 1), optimizer_of(plan.config)
+    ratio = plan.trained_parameters / max(plan.data.train.n_tokens, 1)
+    optimizer = optimizer_of(plan.config)
     is_text = plan.data.train.rows(plan.config.seq_len) is None
     low = isinstance(optimizer, Decayed) and optimizer.weight_decay < REPEATED_DECAY
     if not (is_text and low and ratio >= MIN_FOR_DECAY) or (epochs is not None and epochs < 3):

@@ -16,6 +16,7 @@ from mlxhog.arena import Layout, control, published
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.quantities import format_count
 from mlxhog.base.workers import WorkerSpec
+from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
@@ -74,6 +75,7 @@ class Plan:
     batches: Callable[[], BatchSource]  # opens the training batches
     schedule: Callable[[float], Rate]  # of learning rates, by the share of the run that is one step
     sampled: SampledSoftmax | None = None  # None for the full softmax
+    base: BaseModel | None = None  # beside an adapter
     validation_text: ValidationText | None = None  # for background tasks; None: there are none
     sidecar: SidecarJob | None = None  # of the run's cluster; the supervisor starts it
 
@@ -153,6 +155,7 @@ class TextPlan(Regime, Plan):
     data: Prepared
     validation: ValidationSubset  # that evaluations score
     parameters: int  # of the model
+    trained_parameters: int  # of them: all, or those of an adapter
     memory: Memory
     recompute_from: str = "asked for"  # why `config.recompute` is what it is
     batch: BatchChoice | None = None  # of `--batch-size auto`
@@ -162,6 +165,11 @@ class TextPlan(Regime, Plan):
         """Return the other plan, with this as its own other."""
         assert self.other is not None, "the strategy stays"
         return replace(self.other, other=replace(self, other=None))
+
+    def with_base(self, base: BaseModel) -> TextPlan:
+        """Return the plan, and its other one, with the base at another place."""
+        other = None if self.other is None else replace(self.other, base=base)
+        return replace(self, base=base, other=other)
 
     @property
     def _regimes(self) -> list[TextPlan]:

@@ -24,7 +24,7 @@ from mlxhog.base import mapped
 from mlxhog.config.budget import Budget
 from mlxhog.display.views import Tell
 from mlxhog.errors import CheckpointError
-from mlxhog.models.families import param_spec
+from mlxhog.models.families import trainable_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim import updates
 from mlxhog.optim.delay_feedback import FEEDBACK
@@ -101,7 +101,7 @@ def _initialize(plan: TextPlan, arena: Arena) -> None:
         arena.param(spec.name)[...] = initial_value(spec, plan.config.seed)
 
     with ThreadPoolExecutor(2) as pool:  # drawing releases the GIL
-        list(pool.map(draw, param_spec(plan.model).values()))
+        list(pool.map(draw, trainable_spec(plan.model).values()))
     if plan.initial_weights is not None:
         plan.initial_weights.fill(arena, plan.model)
 

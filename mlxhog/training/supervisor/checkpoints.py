@@ -50,7 +50,8 @@ class Checkpoints:
             self.reporter.run,
             step=values["version"],
             params={name: arena.param(name) for name in arena.layout.slots},
-            model_config=plan.model.to_dict(),
+            model=plan.model,
+            base=plan.base,
             optimizer=optimizer,
             state={
                 **values,

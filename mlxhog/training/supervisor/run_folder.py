@@ -41,7 +41,7 @@ def write_options(run: Run, plan: TextPlan, commands: Sequence[Mapping[str, Any]
 def write_model(run: Run, plan: TextPlan) -> None:
     """Replace the architecture and the tokenizer."""
     with disk_errors(f"writing {run.architecture}"):
-        checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
+        checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer, plan.base)
         if plan.division is not None:
             from mlxhog.data import clients
 

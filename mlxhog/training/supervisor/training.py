@@ -15,6 +15,7 @@ from mlxhog.arena.published import WORDS, Publisher
 from mlxhog.arena.requests import socket_path
 from mlxhog.base import darwin, disk
 from mlxhog.base.interrupts import Interrupts
+from mlxhog.base.output import say_once
 from mlxhog.base.processes import require_descriptors
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import checkpoint
@@ -74,6 +75,10 @@ def train(
         assert run is not None, "only a resumed run has no folder to create"
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
+        if plan.base is not None:
+            base = plan.base.kept(run)
+            base.inside(run.directory).shared(plan.model, say_once)  # converted before workers wait
+            plan = plan.with_base(base)
         with ExitStack() as parts:
             with Training(plan, observer, parts, began_ns, run) as training:
                 training.start()

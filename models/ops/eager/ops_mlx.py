@@ -16,11 +16,12 @@ from mlx.core import array
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.arrays import Arrays
 from mlxhog.models.ops.arrays_mlx import with_vjp
-from mlxhog.models.ops.eager.quantized_mlx import Quantized
+from mlxhog.models.ops.frozen import FrozenWeight
 from mlxhog.models.ops.operators import Ops
 
 _ROOT_2_PI = 0.7978845608028654
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+_FEW_ROWS = 4  # with more, a dequantized weight is faster on a CPU
 _SAFE_CAP = 60.0
 """Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 tokens."""
 
@@ -69,8 +70,15 @@ def _two_linears(x: array, a: array, b: array) -> tuple[array, array]:
     return x @ a.T, x @ b.T
 
 
+def _is_fast_quantized(x: array, w: FrozenWeight) -> bool:
+    """Whether MLX multiplies by a quantized weight fast: 2 GFLOP/s on a CPU."""
+    if not w.bits or x.dtype == mx.bfloat16:  # it wants scales in the dtype of x
+        return False
+    return x.size // x.shape[-1] <= _FEW_ROWS or mx.default_device() == mx.gpu
+
+
 class MLXOps(Ops):
-    """The operators on arrays of any device; the weights of `linears` may be quantized."""
+    """The operators on arrays of any device."""
 
     xp = cast(Arrays, arrays_mlx)
     activations: Mapping[str, Callable[[array], array]] = {
@@ -122,12 +130,20 @@ class MLXOps(Ops):
         )
         return h.swapaxes(1, 2)
 
-    def linear(self, x: array, w: array | Quantized) -> array:
-        if isinstance(w, Quantized):
-            return w.linear(x)
+    def linear(self, x: array, w: array) -> array:
         return cast(array, self.xp.linear(x.astype(w.dtype), w).astype(x.dtype))
 
-    def linears(
+    def frozen_product(self, x: array, w: FrozenWeight) -> array:
+        if not _is_fast_quantized(x, w):
+            return super().frozen_product(x, w)
+        return mx.quantized_matmul(x, *w.parts, transpose=True, **w.how)
+
+    def frozen_product_grad(self, dy: array, w: FrozenWeight) -> array:
+        if not _is_fast_quantized(dy, w):
+            return super().frozen_product_grad(dy, w)
+        return mx.quantized_matmul(dy, *w.parts, transpose=False, **w.how)
+
+    def dense_linears(
         self, x: array, weights: Sequence[Any], biases: Sequence[Any] | None = None
     ) -> Sequence[array]:
         """Return x W^T + b; if gradients follow, weights of one dtype share a matmul.
@@ -136,13 +152,13 @@ class MLXOps(Ops):
         """
         biases, by_type = biases or [None] * len(weights), dict[object, list[int]]()
         for place, (w, b) in enumerate(zip(weights, biases, strict=True)):
-            alike = isinstance(w, array) and (b is None or b.dtype == w.dtype)
+            alike = b is None or b.dtype == w.dtype
             by_type.setdefault(w.dtype if alike else place, []).append(place)
         ys: dict[int, array] = {}
         for places in by_type.values():
             own = [weights[place] for place in places], [biases[place] for place in places]
             together = len(places) > 1 and arrays_mlx.differentiable.get()
-            parts = self._together(x, *own) if together else super().linears(x, *own)
+            parts = self._together(x, *own) if together else super().dense_linears(x, *own)
             ys |= dict(zip(places, parts, strict=True))
         return [ys[place] for place in range(len(weights))]
 

@@ -16,7 +16,6 @@ from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.eager.ops_mlx import MLXOps
-from mlxhog.models.ops.eager.quantized_mlx import Quantized
 from mlxhog.models.ops.native.custom_ops import SLSTM_RECOMPUTED, CustomOp, View, Views
 from mlxhog.models.ops.native.operators import NativeOps
 
@@ -74,8 +73,8 @@ class NativeMLXOps(NativeOps, MLXOps):
         return None if x is None else views(x.astype(getattr(mx, dtype)))[0]
 
     def uses_native_gemm(self, weights: Sequence[array]) -> bool:
-        """Whether the native matmul is the faster one, and no weight is quantized."""
-        return (FAST_GEMM or self.rounds) and not any(isinstance(w, Quantized) for w in weights)
+        """Whether the native matmul is the faster one."""
+        return FAST_GEMM or self.rounds
 
 
 def views(*arrays: array | None) -> Views:

@@ -15,12 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog._native import ops
+from mlxhog.base.mapped import BFLOAT16
+from mlxhog.models.ops.frozen import FrozenWeight
 
 View = NDArray[Any]
 """A read-only view of a framework's array, or a result of native code."""
 
 Views = Sequence[Any]
 """Several views; an absent optional array is None."""
+
+Frozen = Sequence[Views]
+"""Frozen weights as arguments of the kernels: lists of floats, bf16, packed, scales, offsets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +161,7 @@ def _linear_op(
 ) -> CustomOp:
     """Return the custom op (x, weights, biases or None) -> the results of linear layers.
 
-    `width` returns the output width of a weight.
+    `width` returns the output width of a weight. No gradient is computed that is not needed.
     """
 
     def forward(x: View, *parameters: Any, save: bool, **how: Any) -> tuple[Views, Views]:
@@ -174,7 +179,10 @@ def _linear_op(
             for d_out, w in zip(d_results, weights, strict=True)
         ]
         dx = ops.empty(x.shape) if needs[0] else None
-        d_weights = empty_like(*weights)
+        d_weights = [
+            ops.empty(w.shape) if needed else None
+            for w, needed in zip(weights, needs[1:], strict=False)
+        ]
         d_biases = [
             ops.empty((width(w),)) if needed else None
             for w, needed in zip(weights, has_bias, strict=True)
@@ -190,6 +198,49 @@ LINEARS, LOGITS = (
     for rounds in (True, False)
 )
 """Both round the factors of weights of `bfloat16`; the results of the second stay float32."""
+
+
+def frozen(weights: Sequence[FrozenWeight]) -> Frozen:
+    """Return frozen weights, in arrays of NumPy, as arguments of the kernels."""
+    rows = list[list[View | None]]()
+    for weight in weights:
+        first, *affine = weight.parts
+        own: list[View | None] = [None] * 5
+        if affine:
+            own[2:] = first.view(np.uint32), *affine
+        elif first.dtype == BFLOAT16:
+            own[1] = first.view(np.uint16)
+        else:
+            own[0] = first
+        rows.append(own)
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _frozen_op(*, rounds: bool) -> CustomOp:
+    """Return the custom op x -> the results of frozen linear layers; nothing is saved."""
+
+    def sizes(frozen: Frozen) -> list[int]:
+        return [next(len(x) for x in own if x is not None) for own in zip(*frozen, strict=True)]
+
+    def forward(x: View, *, save: bool, frozen: Frozen, **how: Any) -> tuple[Views, Views]:
+        outs = [ops.empty((*x.shape[:-1], width)) for width in sizes(frozen)]
+        ops.frozen_linears(x, *frozen, outs, rounds=rounds, **how)
+        return outs, (np.array(x.shape[-1]),)
+
+    def backward(
+        saved: Views, d_results: Views, _: Sequence[bool], *, frozen: Frozen, **how: Any
+    ) -> Views:
+        (inputs,), rows = saved, next(d.shape[:-1] for d in d_results if d is not None)
+        pairs = zip(d_results, sizes(frozen), strict=True)
+        d_outs = [zeros_if_none(d_out, (*rows, width)) for d_out, width in pairs]
+        dx = ops.empty((*rows, int(inputs)))
+        ops.frozen_linears_grad(*frozen, d_outs, dx, **how)
+        return (dx,)
+
+    return CustomOp(forward, backward)
+
+
+FROZEN_LINEARS, FROZEN_LOGITS = _frozen_op(rounds=True), _frozen_op(rounds=False)
 
 
 def _diagonal(
@@ -427,3 +478,8 @@ CROSS_ENTROPY = _loss(ops.cross_entropy)
 
 LINEAR_CROSS_ENTROPY = _loss(ops.linear_cross_entropy)
 """(x, w) of the logits x w^T -> nats, number of labels."""
+
+FROZEN_CROSS_ENTROPY = _loss(
+    lambda x, *own, frozen, **how: ops.frozen_cross_entropy(x, *frozen, *own, **how)
+)
+"""As `LINEAR_CROSS_ENTROPY`, of x alone; the frozen w is a setting."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from mlxhog._native import ops
 from mlxhog.models.ops.arrays import Array, MatmulWeight
+from mlxhog.models.ops.frozen import FrozenWeight
 from mlxhog.models.ops.native import custom_ops
 from mlxhog.models.ops.native.custom_ops import CustomOp, View, simple
-from mlxhog.models.ops.operators import Ops, activation_name
+from mlxhog.models.ops.operators import Ops, activation_name, is_frozen
 
 ops.keep_freed_memory()
 
@@ -106,11 +107,11 @@ class NativeOps(Ops):
     def head_norm(self, h: Array, w: Array, eps: float) -> Array:
         return self.layer_norm(h, w, eps).flatten(-2)
 
-    def linears(
+    def dense_linears(
         self, x: Array, weights: Sequence[Any], biases: Sequence[Any] | None = None
     ) -> Sequence[Array]:
         if not self.uses_native_gemm(weights):
-            return super().linears(x, weights, biases)
+            return super().dense_linears(x, weights, biases)
         return self._linears(custom_ops.LINEARS, x, weights, biases)
 
     def _linears(
@@ -121,7 +122,22 @@ class NativeOps(Ops):
         biases = biases or [None] * len(weights)
         return self.apply(op, x, *arrays, *biases, bfloat16=bfloat16)
 
+    def frozen_linears(self, x: Array, weights: Sequence[Any]) -> Sequence[Array]:
+        return self._frozen_linears(custom_ops.FROZEN_LINEARS, x, weights)
+
+    def _frozen_linears(self, op: CustomOp, x: Array, weights: Sequence[Any]) -> Sequence[Array]:
+        how = {"bfloat16": [isinstance(w, MatmulWeight) for w in weights]}
+        return self.apply(op, x, frozen=self._frozen(weights), **how)
+
+    def _frozen(self, weights: Sequence[Any]) -> custom_ops.Frozen:
+        """Return frozen weights as arguments of the kernels: views of their arrays."""
+        own: list[FrozenWeight] = [w.array if isinstance(w, MatmulWeight) else w for w in weights]
+        return custom_ops.frozen([w if w.on_host else w.on(self.xp.numpy) for w in own])
+
     def logits(self, x: Array, w: Any, b: Array | None) -> Array:
+        if is_frozen(w):
+            (y,) = self._frozen_linears(custom_ops.FROZEN_LOGITS, x, [w])
+            return y if b is None else y + b
         if not self.uses_native_gemm([w]):
             return super().logits(x, w, b)
         return self._linears(custom_ops.LOGITS, x, [w], [b])[0]
@@ -172,10 +188,17 @@ class NativeOps(Ops):
         self, x: Array, w: Any, labels: Array, cap: float | None,
         log_inclusion: Array | None = None, bias: Array | None = None,
     ) -> tuple[Array, Array]:  # fmt: skip
-        if bias is not None or not self.uses_native_gemm([w]):
+        if bias is not None or not (is_frozen(w) or self.uses_native_gemm([w])):
             if isinstance(w, MatmulWeight):
-                x, w = self.bfloat16(x), self.bfloat16(w.array)
+                w = w.array if is_frozen(w) else self.bfloat16(w.array)
+                x = self.bfloat16(x)
             return super().linear_cross_entropy(x, w, labels, cap, log_inclusion, bias)
+        if is_frozen(w):
+            how = {"frozen": self._frozen([w]), "bfloat16": isinstance(w, MatmulWeight), "cap": cap}
+            how["labels"] = self.constant(labels, "int32")
+            how["log_inclusion"] = self.constant(log_inclusion, "float32")
+            nats, count = self.apply(custom_ops.FROZEN_CROSS_ENTROPY, x, **how)
+            return nats, count
         w = w.array if isinstance(w, MatmulWeight) else w
         nats, count = self._linear_cross_entropy(x, w, labels, cap, log_inclusion)
         return nats, count

@@ -306,7 +306,7 @@ def test_a_budget_is_counted_in_epochs():
     ],
 )
 def test_a_plan_says_that_a_model_is_too_large_for_its_text(ratio, epochs, words):
-    plan = Mock(parameters=ratio * 900_000)
+    plan = Mock(trained_parameters=ratio * 900_000)
     plan.data.train.n_tokens, plan.config.follow = 900_000, None
     line = sizes.overfitting(plan, epochs)
     assert line is None if words is None else words in line and "smaller preset" in line
@@ -317,14 +317,16 @@ def test_a_plan_proposes_decay_for_repeated_text_of_large_models_alone(here):
     plan = make_plan(config)
     n_tokens = plan.data.train.n_tokens
 
-    def proposed(parameters, epochs, **changes):
-        one = replace(plan, parameters=parameters, config=plan.config.having(**changes))
+    def proposed(n_trained, epochs, **changes):
+        one = replace(plan, trained_parameters=n_trained, config=plan.config.having(**changes))
         return sizes.decay(one, epochs)
 
     assert "--weight-decay 1 may help" in proposed(4 * n_tokens, 6.0)
     assert proposed(2 * n_tokens, 6.0) is proposed(4 * n_tokens, 2.0) is None
     assert proposed(4 * n_tokens, 6.0, optimizer=SGD(weight_decay=2.0)) is None
-    facts = preview.facts(replace(plan, parameters=10 * n_tokens), config)
+    facts = preview.facts(
+        replace(plan, parameters=10 * n_tokens, trained_parameters=10 * n_tokens), config
+    )
     run = Path(train(replace(config, model="tiny", steps=1)).run)
     assert "will overfit" in (run / "events.jsonl").read_text()
     assert facts["parameters_per_token"] == pytest.approx(10.0)
@@ -332,7 +334,7 @@ def test_a_plan_proposes_decay_for_repeated_text_of_large_models_alone(here):
     pair = json.dumps({"prompt": "two and two", "completion": " is four, as it was before"})
     (here / "pairs.jsonl").write_text(f"{pair}\n" * 40)
     examples = make_plan(small_config(here, data=str(here / "pairs.jsonl")))
-    many = replace(examples, parameters=10 * examples.data.train.n_tokens)
+    many = replace(examples, trained_parameters=10 * examples.data.train.n_tokens)
     assert sizes.decay(many, 6.0) is None
     assert sizes.preset(many, 6.0) == "not measured for examples"
 

@@ -1,0 +1,84 @@
+"""The adapter of a run: the model that has it, and the frozen base beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import cast
+
+from mlxhog.base.quantities import format_bytes, format_count
+from mlxhog.checkpoint.base_model import BaseModel
+from mlxhog.checkpoint.formats import Opened
+from mlxhog.config.config import TrainConfig
+from mlxhog.errors import ConfigError
+from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
+from mlxhog.models.families import ModelConfig
+from mlxhog.training.plan.resume import Resumption
+
+BITS = {"4bit": 4.5, "8bit": 8.5, "bfloat16": 16, "float32": 32}
+"""Bits of an element of a large frozen weight, its share of scales and biases included."""
+
+
+def with_adapter(
+    config: TrainConfig, model: ModelConfig, opened: Opened | None
+) -> tuple[TrainConfig, ModelConfig]:
+    """Return the options and the model with the adapter that is asked for, or that is continued.
+
+    Raises:
+        ConfigError: the checkpoint of `init_from` has another one, or it does not fit the model.
+    """
+    own = None if opened is None else opened.config.adapter
+    asked = replace(model, adapter=cast(LoRA | None, config.adapter))
+    families.trainable_spec(asked)  # which checks that it fits
+    if own is None:
+        return config, asked
+    model = replace(model, adapter=own)
+    if config.adapter is not None and not families.same_adapter(asked, model):
+        raise ConfigError(
+            f"adapter is {config.adapter}, and {config.init_from} is an adapter of rank {own.rank} "
+            "already; leave --adapter out to continue it, or merge it and train another beside "
+            f"that: mlxhog convert {config.init_from} OUT --merge"
+        )
+    return config.having(adapter=own), model
+
+
+def base_of(
+    config: TrainConfig, opened: Opened | None, resumption: Resumption | None
+) -> BaseModel | None:
+    """Return the frozen base of a run with an adapter; None without one."""
+    if config.adapter is None:
+        return None
+    if resumption is not None:
+        base = resumption.checkpoint.base
+    else:
+        assert opened is not None, "a new adapter needs init_from"
+        base = BaseModel.of(opened.base or opened)
+    assert base is not None, "each checkpoint of an adapter has one"
+    return replace(base, weights=config.base_weights)
+
+
+def note(model: ModelConfig, base: BaseModel, n_bytes: int) -> str:
+    """Return one line on what is trained, and on what is frozen."""
+    assert model.adapter is not None
+    trained = sum(spec.size for spec in families.trainable_spec(model).values())
+    frozen = families.param_count(model) - trained
+    how = "" if base.weights == "keep" else f" in {base.weights}"
+    return (
+        f"adapter of rank {model.adapter.rank}: {format_count(trained)} parameters are trained, beside "
+        f"{format_count(frozen)} frozen ones of {base.title}{how}: {format_bytes(n_bytes)}, once "
+        "for all workers"
+    )
+
+
+def base_bytes(model: ModelConfig, base: BaseModel) -> int:
+    """Return the memory of a base: large weights in its format, all others in float32.
+
+    A weight that the file has in float32 is not larger than there.
+    """
+    tensors, large = base.tensors(), families.matmul_weights(model) | {families.embedding(model)}
+    bits = 0.0
+    for name in families.frozen_names(model):
+        tensor = tensors[name]
+        own = 8 * tensor.dtype.itemsize if base.weights == "keep" else BITS[base.weights]
+        bits += tensor.size * (own if name in large else 32)
+    return int(bits / 8)
