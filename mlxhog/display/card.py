@@ -39,6 +39,11 @@ answer = model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens
 print(tokenizer.decode(answer[0]))
 ```
 """
+LOAD_IN_MLX_LM = """
+```sh
+mlx_lm.generate --model FOLDER --prompt "Once" --ignore-chat-template --trust-remote-code
+```
+"""
 LOAD_IN_PEFT = """
 ```python
 from peft import PeftModel
@@ -97,7 +102,8 @@ def text(
     in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
     # Nothing of the run's own text: who publishes weights need not publish it.
     loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
-    library = {"hf": "transformers", "mlx-lm-adapter": "mlx"}.get(to, "mlxhog")
+    loads += LOAD_IN_MLX_LM * (to == "mlx-lm")
+    library = {"hf": "transformers", "mlx-lm": "mlx", "mlx-lm-adapter": "mlx"}.get(to, "mlxhog")
     if model.adapter is not None and to != "mlx-lm-adapter":
         library, loads = "peft", LOAD + LOAD_IN_PEFT.format(base=named or "BASE") * is_large
     base_line = f"base_model: {json.dumps(named)}\n" if named else ""

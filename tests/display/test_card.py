@@ -90,6 +90,10 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     written = Path("exported/README.md").read_text()
     assert "library_name: transformers" in written
     assert "mlxhog convert latest exported --format hf" in written
+    assert convert("latest", "for-mlx-lm", "--format", "mlx-lm") == 0
+    written_for_mlx_lm = Path("for-mlx-lm/README.md").read_text()
+    assert "library_name: mlx\n" in written_for_mlx_lm
+    assert "mlx_lm.generate --model FOLDER" in written_for_mlx_lm
     assert convert("exported", "ours", "--format", "mlxhog") == 0
     assert Path("ours/README.md").read_text() == written
     assert convert("latest", "exported", "--format", "hf", "--overwrite") == 0

@@ -148,6 +148,7 @@ TITLES = {
     "hf": "a directory of transformers",
     "xlstm": "a state dict of the xlstm package",
     "mlxhog": "a checkpoint of mlxhog",
+    "mlx-lm": "a directory of mlx-lm",
     "peft": "an adapter of PEFT",
     "mlx-lm-adapter": "an adapter of mlx-lm",
 }
