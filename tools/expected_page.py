@@ -40,7 +40,7 @@ ADAPTERS = """
 ## Adapters
 
 GB of a whole run with `--adapter`, AdamW, `--recompute blocks` and two workers of 1 x 1,024 tokens
-each: the frozen base once, adapters with moments and copies for readers, and the workers.
+each: the frozen base once, adapters with moments and snapshots for readers, and the workers.
 """
 ADAPTED = ("160m", "400m", "830m", "1.3b", "2.7b", "7b")
 RANKS, FORMATS, ADAPTER_WORKERS, ADAPTER_TOKENS = (8, 64), ("bfloat16", "4bit"), 2, 1024
