@@ -71,6 +71,11 @@ class BaseModel:
                     shutil.copyfile(file, part / file.name)
         return replace(self, path=Path(KEPT))
 
+    def kept_again(self, run: Run) -> None:
+        """Link the files anew for a run whose folder was removed, if they are where they were."""
+        if self.path == Path(KEPT) and Path(self.title).is_dir():
+            replace(self, path=Path(self.title)).kept(run)
+
     def to_json(self) -> dict[str, str]:
         """Return it for a checkpoint's state."""
         return asdict(self) | {"path": str(self.path)}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,14 @@ def test_a_run_keeps_the_base_that_the_run_of_the_base_removes(base, tmp_path):
     shutil.rmtree(first.run)
     again = train(adapted((tmp_path, None), model="auto", resume=result.run, steps=2))
     assert again.status == "done"
+
+
+def test_a_base_is_kept_again_where_the_folder_of_a_run_was_removed(base):
+    run = run_of(train(adapted(base)))
+    kept = replace(checkpoint.load(checkpoint.latest(run)).base, title=base[1], path=Path("base"))
+    shutil.rmtree(run.directory / "base")
+    kept.kept_again(run)
+    assert kept.inside(run.directory).tensors().keys() == formats.open(Path(base[1])).tensors.keys()
 
 
 @pytest.mark.slow
