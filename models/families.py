@@ -33,9 +33,10 @@ EXPORTED = "mlxhog"
 
 
 def without_export(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a model as before an export with a class of ours."""
+    """Return the fields of a model as before an export with code of ours."""
+    data = {name: value for name, value in data.items() if name != "model_file"}  # of mlx-lm
     if data.get("model_type") != EXPORTED:
-        return dict(data)
+        return data
     family = data.get("family")
     added = {"family", *["num_hidden_layers"] * (family == MADConfig.model_type)}
     return {k: v for k, v in data.items() if k not in added} | {"model_type": family}

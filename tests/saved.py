@@ -30,9 +30,9 @@ def names(run):
     return sorted(path.name for path in run.checkpoints.iterdir())
 
 
-def letters():
-    """Parameters of `SMALL` that know five letters and newlines alone, one of each pair likely."""
-    params = init_params(SMALL, seed=0)
+def letters(model=SMALL):
+    """Parameters that know nine letters and newlines alone, one of each pair likely."""
+    params = init_params(model, seed=0)
     head = np.zeros_like(params["lm_head.weight"])
     known = 30 * params["lm_head.weight"][:5]
     head[list(b"abcd\n")], head[list(b"efghi")] = known, -known

@@ -137,7 +137,7 @@ def test_every_class_of_the_product_has_a_name_of_its_own():
     owners = defaultdict(set)
     for path, name in sources().items():
         # Framework twins may share a name, and an example with a file of the product.
-        if not re.search(r"(^|[/_])(torch|mlx)\.py$|^examples/", name):
+        if not re.search(r"(^|[/_])(torch|mlx|mlx_lm)\.py$|^examples/", name):
             for node in tree(path).body:
                 if isinstance(node, ast.ClassDef):
                     owners[node.name].add(name)

@@ -4,15 +4,18 @@ python -m tools.expected_page
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlxhog import TrainConfig, arena
 from mlxhog.models import cells, families
+from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import architectures, load_architecture
 from mlxhog.training.plan import roofline
-from mlxhog.training.plan.memory import Memory
+from mlxhog.training.plan.adapter import base_bytes
+from mlxhog.training.plan.memory import WORKER_BASE_BYTES, Memory
 from mlxhog.training.plan.roofline import CHIPS, StepCost
 
 PAGE = Path(__file__).resolve().parents[1] / roofline.PAGE
@@ -33,6 +36,14 @@ gradients and what a gradient keeps for its backward pass. A run adds what worke
 per parameter with AdamW and 8 for live readers, and 0.4 GB per worker. Multiply-adds and bytes are
 of a step with 8 x 2,048 tokens.
 """
+ADAPTERS = """
+## Adapters
+
+GB of a whole run with `--adapter`, AdamW, `--recompute blocks` and two workers of 1 x 1,024 tokens
+each: the frozen base once, adapters with moments and snapshots for readers, and the workers.
+"""
+ADAPTED = ("160m", "400m", "830m", "1.3b", "2.7b", "7b")
+RANKS, FORMATS, ADAPTER_WORKERS, ADAPTER_TOKENS = (8, 64), ("bfloat16", "4bit"), 2, 1024
 ROOF = """
 ## Largest tokens/s of a GPU
 
@@ -58,8 +69,9 @@ def text() -> str:
     models = {name: load_architecture(name) for name in architectures()}
     models = {name: one for name, one in models.items() if not cells.not_counted(one)}
     models = dict(sorted(models.items(), key=lambda item: families.param_count(item[1])))
-    return "".join([HEAD, MEMORY, *_memory(models), ROOF.format(bytes=roofline.BYTES_PER_PARAMETER),
-                    *_roof(models)])  # fmt: skip
+    roof = ROOF.format(bytes=roofline.BYTES_PER_PARAMETER)
+    parts = HEAD, MEMORY, *_memory(models), ADAPTERS, *_adapters(models), roof, *_roof(models)
+    return "".join(parts)
 
 
 def _memory(models: dict[str, ModelConfig]) -> Iterator[str]:
@@ -84,10 +96,29 @@ def _memory_row(model: ModelConfig) -> Iterator[str]:
 def memory(model: ModelConfig, length: int, options: dict[str, Any]) -> Memory:
     """Return the estimate of a run with one worker."""
     config = TrainConfig(seq_len=length)
-    layout = arena.plan(families.param_spec(model), max_workers=1, n_tickets=1)
+    layout = arena.plan(families.trainable_spec(model), max_workers=1, n_tickets=1)
     return Memory(machine_bytes=0, part=1.0).with_gradients(
         config, model, layout, [("mlx", "metal")], **options
     )
+
+
+def _adapters(models: dict[str, ModelConfig]) -> Iterator[str]:
+    columns = ["base"]
+    for rank in RANKS:
+        columns += [f"trained, rank {rank}", *(f"{one}, rank {rank}" for one in FORMATS)]
+    yield from _table(columns, ([f"`{name}`", *_adapter_row(models[name])] for name in ADAPTED))
+
+
+def _adapter_row(model: ModelConfig) -> Iterator[str]:
+    for rank in RANKS:
+        adapted = replace(model, adapter=LoRA(rank=rank))
+        trained = sum(one.size for one in families.trainable_spec(adapted).values())
+        worker = memory(adapted, ADAPTER_TOKENS, RECOMPUTE[1]).of_batch(1) + WORKER_BASE_BYTES
+        arena_bytes = 4 * trained * (3 + 2 * ADAPTER_WORKERS)  # with readers' copies, and moments
+        yield f"{trained / 1e6:,.1f} M"
+        for weights in FORMATS:
+            n_bytes = base_bytes(adapted, weights) + arena_bytes + ADAPTER_WORKERS * worker
+            yield f"{n_bytes / 1e9:.1f} GB"
 
 
 def step(model: ModelConfig, options: dict[str, Any]) -> StepCost:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, Self
 from numpy.typing import NDArray
 
 from mlxhog.backends import frozen
+from mlxhog.base import mapped
 from mlxhog.base.durable import disk_errors, new_directory
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run, is_run, run_of
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
 if TYPE_CHECKING:
@@ -69,6 +71,11 @@ class BaseModel:
                     shutil.copyfile(file, part / file.name)
         return replace(self, path=Path(KEPT))
 
+    def kept_again(self, run: Run) -> None:
+        """Link the files anew for a run whose folder was removed, if they are where they were."""
+        if self.path == Path(KEPT) and Path(self.title).is_dir():
+            replace(self, path=Path(self.title)).kept(run)
+
     def to_json(self) -> dict[str, str]:
         """Return it for a checkpoint's state."""
         return asdict(self) | {"path": str(self.path)}
@@ -90,6 +97,18 @@ class BaseModel:
             CheckpointError: the files are missing or no longer fit their config.
         """
         return formats.open(self.path, verify=False).tensors
+
+    def check(self, model: ModelConfig, say: Callable[[str], object]) -> None:
+        """Convert the base for all processes, if it has to be, and check that it is finite.
+
+        Raises:
+            CheckpointError: a number is not finite.
+            EnvironmentLacks: the cache cannot be written.
+        """
+        tensors = self.tensors()
+        names = families.frozen_names(model)
+        refuse_not_finite((one for one in names if not mapped.is_finite(tensors[one])), self.path)
+        self.shared(model, say)
 
     def load_into(self, backend: Backend, model: ModelConfig) -> None:
         """Load the frozen parameters of a model with an adapter, before `Backend.bind`.

@@ -24,7 +24,7 @@ from mlxhog.data.tokenizers import FILES
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, MlxhogError, message_of
 
 PREFIX, PACKAGE = "hf:", "'huggingface-hub>=2,<3'"
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 LARGE_BYTES = 10**9
 """A larger download needs the user's consent."""
 SHOWN_BYTES = 10**6  # of a file with a progress bar
@@ -96,6 +96,7 @@ def fetch(spec: str, *, first: str = CONFIG) -> Path:
     """Return the folder of a checkpoint in the hub's cache, after downloading what it lacks.
 
     A commit that is in the cache needs no network. `first` is tokenizer.json for a tokenizer alone.
+    An adapter of PEFT has another config; its base is not fetched.
 
     Raises:
         ConfigError: it is no name, or the user does not consent to a large download.
@@ -108,8 +109,10 @@ def fetch(spec: str, *, first: str = CONFIG) -> Path:
     for part in ("constants", "errors", "utils"):  # they are loaded at their first use
         package(f"huggingface_hub.{part}", spec, PACKAGE)
     hub.utils.logging.set_verbosity_error()  # its errors become ours
-    file = hub.try_to_load_from_cache(name.repo, name.inside(first), revision=name.revision)
-    folder = Path(file).parent if isinstance(file, str) else None
+    folder = None
+    for config in (first, ADAPTER) if first == CONFIG else (first,):
+        file = hub.try_to_load_from_cache(name.repo, name.inside(config), revision=name.revision)
+        folder = folder or (Path(file).parent if isinstance(file, str) else None)
     if folder is not None and first == CONFIG and not _is_whole(folder):
         folder = None
     offline = hub.constants.HF_HUB_OFFLINE
@@ -144,8 +147,9 @@ def _download(spec: str, name: HubName, info: Any, first: str, hub: Any) -> Path
         for one in info.siblings or ()
         if one.rfilename.rpartition("/")[0] == name.folder
     }
+    first = ADAPTER if first == CONFIG and first not in files and ADAPTER in files else first
     wanted = [*dict.fromkeys(one for one in (first, *FILES) if one in files)]
-    if first == CONFIG:
+    if first in (CONFIG, ADAPTER):
         wanted += _tensors(spec, files)
     if first not in files:
         raise CheckpointError(

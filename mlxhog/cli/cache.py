@@ -27,12 +27,13 @@ KINDS = {
     "kernels": "they are compiled again when they are needed",
     "doctor": "no run uses the GPU's own writes before the next mlxhog doctor",
     "named-files": "a plugin is not loaded again before you name it: --plugin FILE",
+    "bases": "the next run with such a base converts it again",
     "digests": "the next command with an adapter reads its base model once more",
     "other": "this mlxhog has not made it",
 }
 """Kinds of things in the cache folder, each with what its removal means."""
 
-_MADE_AGAIN = ("tokens", "kernels")
+_MADE_AGAIN = ("tokens", "kernels", "bases")
 _NAME_LENGTH = 12  # letters that are shown of the name of a prepared text
 
 
@@ -80,6 +81,7 @@ def _entries(folder: Path) -> list[_Entry]:
     ]  # fmt: skip
     kinds = {
         "metal": "kernels", "named": "named-files", "doctor": "doctor", "digest": "digests",
+        "bases": "bases",
     }  # fmt: skip
     others = sorted(set(folder.iterdir()) - {one.path for one in texts} - {folder / "locks"})
     return of_texts + [

@@ -1,4 +1,4 @@
-"""Write a checkpoint in another format: of transformers, of the xlstm package, or ours.
+"""Write a checkpoint in another format: of transformers, mlx-lm, the xlstm package, or ours.
 
 SRC may be a run, a checkpoint of mlxhog, a directory of transformers, a state dict of the xlstm
 package, an adapter of PEFT or mlx-lm, or a model on the Hugging Face hub; the format is detected.
@@ -6,6 +6,7 @@ Only --dtype and --merge change the numbers.
 
 Examples:
     convert latest exported --format hf
+    convert latest for-mlx-lm --format mlx-lm  # load it with --trust-remote-code
     convert hf:NX-AI/xLSTM-7b ours --format mlxhog --yes  # 27 GB to download, and of disk
     convert model.pt for-transformers --config config.yaml --format hf
     convert ours for-the-package --format xlstm --check
@@ -45,9 +46,9 @@ class _Convert(RunsDirectory, Plugins, Download, Quiet):
     check: bool = option(False, "compute with both, and compare the logits")
     format: str = option(
         "",
-        "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours; of an "
-        "adapter alone, peft or mlx-lm-adapter",
-        choices=("hf", "xlstm", "mlxhog", "peft", "mlx-lm-adapter"), required=True,
+        "hf: for transformers; mlx-lm: for mlx-lm; xlstm: a state dict of the xlstm package; "
+        "mlxhog: ours; of an adapter alone, peft or mlx-lm-adapter",
+        choices=("hf", "mlx-lm", "xlstm", "mlxhog", "peft", "mlx-lm-adapter"), required=True,
     )  # fmt: skip
     merge: bool = option(False, "add an adapter to the weights of its base model")
     dtype: str = option(
@@ -138,4 +139,8 @@ def _card(source: "Opened", config: _Convert) -> bytes:
         content = reading.read_small(source.folder / CARD)
         return content if CARD_MARK in content else content + b"\n" + CARD_MARK
     command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
-    return card.text(source.config, checkpoint, to=config.format, command=command).encode()
+    is_whole = config.merge or config.format == "mlx-lm"
+    model = replace(source.config, adapter=None) if is_whole else source.config
+    base = None if source.base is None else source.base.folder
+    how: dict[str, Any] = {"to": config.format, "command": command, "base": base}
+    return card.text(model, checkpoint, **how).encode()

@@ -10,12 +10,12 @@ Examples:
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.frame import CommandResult, Download, Json, Plugins, command, model_argument
-from mlxhog.serving.server.config import ServeConfig
+from mlxhog.serving.server.config import ServeConfig, adapters_of
 
 if TYPE_CHECKING:
     from mlxhog.serving.server.served_model import ServedModel
@@ -48,8 +48,11 @@ def run(args: _Serve, config: ServeConfig) -> int:
         )
         CommandResult(payload, text).print(json=args.json)
 
-    # Here, since Ctrl-C does not reach the thread that loads the model.
-    model = str(hub.fetch(args.model)) if hub.is_name(args.model) else args.model
-    serve(model, config, on_ready, say)
+    def here(spec: str) -> str:
+        """Download a model now, since Ctrl-C does not reach the thread that loads it."""
+        return str(hub.fetch(spec)) if hub.is_name(spec) else spec
+
+    own = tuple(f"{name}={here(path)}" for name, path in adapters_of(config).items())
+    serve(here(args.model), replace(config, adapter=own), on_ready, say)
     say("ended")
     return 0

@@ -39,7 +39,9 @@ class FrameworkEngine:
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Copy a model's float32 parameters, by mlxhog's names."""
         if cfg != self._cfg:
-            self._layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+            self._layout = arena.plan(families.trainable_spec(cfg), max_workers=1, n_tickets=1)
+            if cfg.adapter is not None:
+                self.backend.load_frozen(cfg, params)
             self.backend.bind(cfg, self._layout)
             self._cfg = cfg
         flat = np.zeros(self._layout.n_floats, np.float32)
@@ -122,7 +124,7 @@ def results(
     if targets is not None:
         loss, grads = engine.differentiate(tokens, targets)
         yield "loss", np.array(loss, logits.dtype)
-        for name in families.param_spec(cfg):
+        for name in families.trainable_spec(cfg):
             if name in grads:
                 yield f"grad/{name}", grads[name]
     if tokenwise and families.is_language_model(cfg):
@@ -140,8 +142,8 @@ def results(
         if step > 1:
             engine.load(cfg, {**params, **now})
             every = engine.differentiate(tokens, targets)[1]
-        spec = cfg.layout.spec  # tables stay
-        return {k: x for k, x in every.items() if k in params and spec[k].kind != "table"}
+        moved = {k for k, one in families.trainable_spec(cfg).items() if one.kind != "table"}
+        return {k: x for k, x in every.items() if k in moved & params.keys()}
 
     for rule, values, deviation in steps(cfg, params, gradient, subject.steps):
         yield from ((f"after/{rule}/{name}", value) for name, value in values.items())

@@ -19,9 +19,9 @@ import numpy as np
 from mlxhog import arena, optim
 from mlxhog.conformance.subject import RULES, Array
 from mlxhog.errors import ConfigError, message_of
-from mlxhog.models.families import ModelConfig, param_spec, rate_groups
+from mlxhog.models.families import ModelConfig, rate_groups, trainable_spec
 from mlxhog.optim import SGD, AdamW, Momentum, OptimizerComponent
-from mlxhog.optim.component import factors
+from mlxhog.optim.component import GROUPS, factors
 from mlxhog.optim.rule import parameter
 
 LR = dict(zip(RULES, (2e-3, 1e-3, 1e-3), strict=True))
@@ -76,8 +76,10 @@ class Formula:
         self, cfg: ModelConfig, choice: OptimizerComponent, params: Mapping[str, Array]
     ) -> None:
         """Start from float32 parameters by name, all of a model or some."""
-        rule = fitted = choice.fitted(hidden=True)
-        self._factors = factors(fitted, rate_groups(cfg))
+        groups, fitted = rate_groups(cfg), choice.fitted(hidden=True)
+        lacks = [GROUPS[one] for one in GROUPS if not groups[one] and hasattr(fitted, GROUPS[one])]
+        rule = fitted = replace(fitted, **dict.fromkeys(lacks, 1.0))  # as beside an adapter
+        self._factors = factors(fitted, groups)
         self.optimizer: Any = optim.GroupedRates(rule, self._factors) if self._factors else rule
         self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
         own = partial(_reference, choice.name) if choice.name in LR else None
@@ -181,7 +183,7 @@ def _new_target(
     dtype: Any, cfg: ModelConfig, params: Mapping[str, Array], optimizer: optim.Optimizer
 ) -> tuple[optim.UpdateTarget, dict[str, Array]]:
     """Return a target without an arena, and its view of each parameter."""
-    every = {name: one for name, one in param_spec(cfg).items() if name in params}
+    every = {name: one for name, one in trainable_spec(cfg).items() if name in params}
     spec = {name: one for name, one in every.items() if one.kind != "table"}
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
     flat = np.zeros(layout.n_floats, dtype)

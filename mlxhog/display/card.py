@@ -1,17 +1,20 @@
 """The model card, `README.md` beside the weights."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlxhog.base import typed
+from mlxhog.base import reading, typed
 from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.base.inside import subfolder
 from mlxhog.base.quantities import format_bytes, format_count, format_duration
 from mlxhog.checkpoint import hub, manifest
 from mlxhog.checkpoint.checkpoint import best
+from mlxhog.checkpoint.formats import peft
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.checkpoint.run_files import BestScore
 from mlxhog.display.metrics import format_loss, share_text
@@ -36,6 +39,20 @@ answer = model.generate(**tokenizer("Once", return_tensors="pt"), max_new_tokens
 print(tokenizer.decode(answer[0]))
 ```
 """
+LOAD_IN_MLX_LM = """
+```sh
+mlx_lm.generate --model FOLDER --prompt "Once" --ignore-chat-template --trust-remote-code
+```
+"""
+LOAD_IN_PEFT = """
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "FOLDER")
+```
+"""
 UPLOAD = """
 ## Publish
 
@@ -57,15 +74,25 @@ def write(run: Run, model: ModelConfig) -> None:
             replace_file(folder / manifest.CARD, text(model, folder).encode())
 
 
-def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: str = "") -> str:
+def text(
+    model: ModelConfig,
+    checkpoint: Path,
+    *,
+    to: str = "mlxhog",
+    command: str = "",
+    base: Path | None = None,
+) -> str:
     """Return the card of a checkpoint, a folder or file, with the record of its run.
 
-    `to` is the format of the files beside the card, `command` the one that converted them.
+    `to` is the format of the files beside the card, `command` the one that converted them. An
+    adapter, which `model` has, has the license of the folder `base`, if that says one.
     """
     run = run_of(checkpoint)
-    size = format_count(families.param_count(model))
+    size = format_count(families.param_count(replace(model, adapter=None)))
+    named = _base(run, checkpoint)
     about = [
         f"- model: {model.title}, {size} parameters, vocabulary {model.vocab_size}",
+        *_adapter(model),
         *_training(run, checkpoint),
         *([f"- converted by {_code(command)}"] if command else []),
     ]
@@ -75,19 +102,45 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
     in_transformers = LOAD_IN_TRANSFORMERS * (to == "hf" or (to == "mlxhog" and is_large))
     # Nothing of the run's own text: who publishes weights need not publish it.
     loads = (LOAD + in_transformers).format(trust=trust, needs=needs)
+    loads += LOAD_IN_MLX_LM * (to == "mlx-lm")
+    library = {"hf": "transformers", "mlx-lm": "mlx", "mlx-lm-adapter": "mlx"}.get(to, "mlxhog")
+    if model.adapter is not None and to != "mlx-lm-adapter":
+        library, loads = "peft", LOAD + LOAD_IN_PEFT.format(base=named or "BASE") * is_large
+    base_line = f"base_model: {json.dumps(named)}\n" if named else ""
     return (
-        f"---\nlibrary_name: {'transformers' if to == 'hf' else 'mlxhog'}\n"
-        f"tags: [xlstm, mlxhog]\nlicense: unknown  # name one before you publish\n"
-        f"{_base(run, checkpoint)}---\n"
+        f"---\nlibrary_name: {library}\n"
+        f"tags: [xlstm, mlxhog{', lora' if model.adapter else ''}]\n"
+        f"license: {_license(base) or 'unknown  # name one before you publish'}\n"
+        f"{base_line}---\n"
         f"# {printable(run.name if run else hub.title(checkpoint) or checkpoint.name)}\n\n"
         + "\n".join(about)
         + f"\n\n## Load\n\n{loads}{UPLOAD}\n{manifest.CARD_MARK.decode()}"
     )
 
 
+def _adapter(model: ModelConfig) -> list[str]:
+    if model.adapter is None:
+        return []
+    trained = sum(spec.size for spec in families.trainable_spec(model).values())
+    rank = model.adapter.rank
+    return [f"- adapter: LoRA of rank {rank}, {format_count(trained)} trained parameters"]
+
+
+def _license(base: Path | None) -> str:
+    """Return the license that a folder's model card states; "" without one."""
+    with suppress(OSError, ValueError, CheckpointError):
+        text = "" if base is None else reading.read_small(base / manifest.CARD).decode()
+        if found := re.match(r"---\n(?:(?!---).*\n)*?license: *([\w.-]+) *\n", text):
+            return "" if found[1] == "unknown" else found[1]
+    return ""
+
+
 def _base(run: Run | None, checkpoint: Path) -> str:
-    """Return a line with the model that a run began with, or that was converted, if any."""
+    """Return the name of the model that a run began with, or that was converted or adapted."""
     base: object = hub.name_of(checkpoint)
+    if (checkpoint / peft.CONFIG).is_file():
+        fields = peft.read_fields(checkpoint)
+        base = fields.get("base_model_name_or_path") or fields.get("model")
     if run is not None:
         with suppress(RunError):
             base = RunRecord(run).config.get("init_from")
@@ -96,7 +149,7 @@ def _base(run: Run | None, checkpoint: Path) -> str:
     name = path_arguments(base, public=True)[0]
     if hub.is_name(name):  # the hub links the repository, without the commit
         name = hub.parse(name).repo
-    return f"base_model: {json.dumps(name)}\n"
+    return name
 
 
 def _training(run: Run | None, checkpoint: Path) -> list[str]:

@@ -343,7 +343,7 @@ def read_model(
         CheckpointError: the weights of a checkpoint do not fit.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
-        checkpoint = formats.open(Path(source))
+        checkpoint = formats.open(Path(source)).merged()
         cfg, spec = checkpoint.config, families.param_spec(checkpoint.config)
         values = {name: np.empty(one.shape, np.float32) for name, one in spec.items()}
         checkpoint.copy_into(values)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from huggingface_hub import constants
 from mlxhog.base import mapped, tensors
 from mlxhog.checkpoint import formats, hub
 from mlxhog.checkpoint.checkpoint import find, locate
+from mlxhog.checkpoint.formats import peft
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import checkpoint_names, families
+from mlxhog.models.adapters import LoRA
 from tests.cli.command import refused, said, told
 from tests.saved import SMALL
 from tests.small_disk import filled, small_disk
@@ -379,3 +382,26 @@ def test_errors_of_the_disk_have_their_own_sentence(stand_in, cache, monkeypatch
 @pytest.mark.parametrize("words", [("train", "--resume"), ("show",)])
 def test_commands_on_runs_refuse_it_with_the_way_to_begin_one(words, fixture, capsys):
     refused(capsys, f"mlxhog train --init-from {NAME}", *words, NAME)
+
+
+def test_an_adapter_on_the_hub_is_opened_with_its_base_there(stand_in, cache, tmp_path):
+    model = replace(SMALL, adapter=LoRA(rank=2))
+    (tmp_path / "adapter").mkdir()
+    base = f"hf:{FIXTURE}@{COMMIT}"
+    peft.write(tmp_path / "adapter", model, families.init_params(model, 0), base=base)
+    others = {"README.md": b"# A", "optimizer.pt": b"x"}
+    stand_in.repos["ME/notes"] = files_of(tmp_path / "adapter") | others
+    opened = formats.open(locate("hf:ME/notes", tmp_path))
+    assert opened.config.adapter is not None
+    assert (opened.title, opened.base.title) == ("hf:ME/notes", f"hf:{FIXTURE}")
+    assert opened.base_name == base
+    (notes,) = cache.glob("models--ME--notes/snapshots/*")
+    assert sorted(path.name for path in notes.iterdir()) == [peft.CONFIG, peft.MODEL]
+    stand_in.repos.clear()  # both are in the cache now
+    assert formats.open(locate(f"hf:ME/notes@{COMMIT}", tmp_path)).base_name == base
+
+
+def test_an_adapter_on_the_hub_that_is_a_pickle_is_refused(stand_in, tmp_path):
+    stand_in.repos["ME/notes"] = {peft.CONFIG: b"{}", peft.PICKLE: b"x"}
+    with pytest.raises(CheckpointError, match="has only adapter_model.bin, and only safetensors"):
+        locate("hf:ME/notes", tmp_path)

@@ -3,8 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from mlxhog.checkpoint.formats import peft
 from mlxhog.cli import main
 from mlxhog.display import card
+from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
 from mlxhog.progress import Result
 from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
@@ -85,6 +90,10 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     written = Path("exported/README.md").read_text()
     assert "library_name: transformers" in written
     assert "mlxhog convert latest exported --format hf" in written
+    assert convert("latest", "for-mlx-lm", "--format", "mlx-lm") == 0
+    written_for_mlx_lm = Path("for-mlx-lm/README.md").read_text()
+    assert "library_name: mlx\n" in written_for_mlx_lm
+    assert "mlx_lm.generate --model FOLDER" in written_for_mlx_lm
     assert convert("exported", "ours", "--format", "mlxhog") == 0
     assert Path("ours/README.md").read_text() == written
     assert convert("latest", "exported", "--format", "hf", "--overwrite") == 0
@@ -93,3 +102,46 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     assert Path("ours/README.md").read_text().startswith("# Theirs\n")
     assert convert("latest", "exported", "--format", "hf", "--overwrite") == 2
     assert "exported has README.md, which --overwrite would delete" in capsys.readouterr().err
+
+
+def adapted(folder, card_of_base="", base="base"):
+    """An adapter of PEFT in `adapter`, on the checkpoint of a run that is exported to `base`."""
+    model = replace(SMALL, adapter=LoRA(rank=2))
+    run = saved_run(folder / "runs")
+    assert main(["convert", str(run.model.resolve()), base, "--format", "hf"]) == 0
+    (folder / base / "README.md").write_text(card_of_base)
+    (folder / "adapter").mkdir()
+    peft.write(folder / "adapter", model, families.init_params(model, 0), base=base)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("card_of_base", "license"),
+    [
+        ("---\nlicense: mit\ntags: [a]\n---\nlicense: gpl\n", "mit"),
+        ("---\ntags: [a]\n---\nlicense: gpl\n", "unknown"),
+        ("license: gpl\n", "unknown"),
+    ],
+)
+def test_the_card_of_an_adapter_names_its_base_license_and_library(
+    tmp_path, monkeypatch, card_of_base, license
+):
+    monkeypatch.chdir(tmp_path)
+    adapted(tmp_path, card_of_base)
+    assert main(["convert", "adapter", "a", "--format", "peft"]) == 0
+    written = (tmp_path / "a" / "README.md").read_text()
+    for words in (
+        'base_model: "base"', "library_name: peft", f"license: {license}", "LoRA of rank 2, ",
+        'PeftModel.from_pretrained(base, "FOLDER")', "hf upload YOUR_NAME/YOUR_MODEL FOLDER",
+    ):  # fmt: skip
+        assert words in written
+
+
+def test_the_card_of_a_merged_model_names_its_base_and_no_adapter(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapted(tmp_path)
+    assert main(["convert", "adapter", "whole", "--merge", "--format", "hf"]) == 0
+    written = (tmp_path / "whole" / "README.md").read_text()
+    assert 'base_model: "base"' in written
+    assert "library_name: transformers" in written
+    assert "LoRA" not in written

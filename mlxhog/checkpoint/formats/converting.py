@@ -38,8 +38,8 @@ from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
-from mlxhog.models import adapters, families, ngrams
 from mlxhog.models import checkpoint_names as translation
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
 from mlxhog.models.xlstm_large import OUT_NORM, SPELLINGS
@@ -50,6 +50,8 @@ FILES = {"peft": peft.MODEL, "mlx-lm-adapter": mlx_lm_adapter.MODEL}
 """Format of an adapter -> the file of its tensors; those of whole checkpoints are in `MODEL`."""
 MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
 """Code that transformers needs for sequences of layers; never imported here."""
+MLX_LM_CODE = MODELING.with_name("xlstm_mlx_lm.py")
+"""Code by which mlx-lm loads both xLSTM families, as xlstm.py; likewise."""
 
 _LARGE_FIELDS = (
     "embedding_dim num_heads num_blocks vocab_size use_bias norm_eps norm_reduction_force_float32 "
@@ -84,9 +86,9 @@ def convert(
     """Write a checkpoint in another format, tensor by tensor, so memory does not grow.
 
     Returns the size of the tensors' file. The format `to` is a key of `TITLES`, and `dtype` a name
-    in `DTYPES`; None keeps every dtype. `merge` adds an adapter to the weights of its base. Parents
-    of the directory `target` are created, and removed after an error. `card` is its README.md;
-    `overwrite` replaces a checkpoint.
+    in `DTYPES`; None keeps every dtype. `merge` adds an adapter to the weights of its base, as
+    always for mlx-lm. Parents of the directory `target` are created, and removed after an error.
+    `card` is its README.md; `overwrite` replaces a checkpoint.
 
     Raises:
         ConfigError: the format has no such model, `target` exists, or `merge` is not set for an
@@ -97,16 +99,21 @@ def convert(
             there; nothing is written.
     """
     stored = None if dtype is None else DTYPES[dtype]
+    merge = merge or (to == "mlx-lm" and source.config.adapter is not None)
     check_adapter(source, to, merge=merge)
     of_tensors = FILES.get(to, MODEL)
-    change = _merging(source) if merge else lambda name, array: array
+    change = source.merging() if merge else lambda name, array: array
     arrays, others = _content(source, to, stored)
     check_target(target, overwrite=overwrite)
     beside = [source.tokenizer_folder / name for name in tokenizers.FILES]
     for file in (*beside, source.folder / contents.GENERATION):  # they are copied unchanged
         if file.is_file():
             others[file.name] = reading.read_small(file)
-    if to == "hf" and contents.GENERATION not in others and tokenizers.FILES[0] in others:
+    if (
+        to in ("hf", "mlx-lm")
+        and contents.GENERATION not in others
+        and tokenizers.FILES[0] in others
+    ):
         tokens = token_ids(others[tokenizers.FILES[0]], beside[0])
         fields = contents.generation_json(json.loads(others["config.json"]), tokens)
         others[contents.GENERATION] = plain_json.dumps(fields, indent=1)
@@ -157,18 +164,6 @@ def check_adapter(source: Opened, to: str, *, merge: bool) -> None:
         raise ConfigError(f"{source.title} is an adapter, and {way}")
 
 
-def _merging(source: Opened) -> Callable[[str, NDArray[Any]], NDArray[Any]]:
-    """Return a function of a name and a weight of the base, which adds the adapter."""
-    lora = source.config.adapter
-    assert lora is not None
-    own = {
-        name: mapped.in_memory(array)
-        for name, array in source.tensors.items()
-        if adapters.is_adapter(name)
-    }
-    return lambda name, w: adapters.merged(lora, name, mapped.in_memory(w), own)
-
-
 def _not_finite(array: NDArray[Any], dtype: np.dtype[Any] | None) -> str:
     """Say whether a tensor is damaged in the source, or too large for the new type."""
     what = "that are not finite; use another checkpoint of the same model, or copy this one again"
@@ -192,13 +187,16 @@ def _content(
     ours = {name: source.tensors[name] for name in families.param_spec(model)}
     # Our kernels have the same names in transformers; the package's may need another machine.
     portable = ((source.base or source).format == "xlstm") != (to == "xlstm")
-    if to == "xlstm":
-        tables = " with tables of n-grams" * (ngrams.of(model) is not None)
-        if tables or not model.in_xlstm:
+    if to in ("xlstm", "mlx-lm"):
+        lacks = " with tables of n-grams" * (ngrams.of(model) is not None)
+        if to == "mlx-lm" and model.reset_at_document_boundaries:
+            lacks += " with reset_at_document_boundaries"
+        if lacks or not model.in_xlstm:
+            where = "the xlstm package has" if to == "xlstm" else "our code for mlx-lm has"
             raise ConfigError(
-                f"the xlstm package has no model for {model.title}{tables}; use --format hf or "
-                "mlxhog"
+                f"{where} no model for {model.title}{lacks}; use --format hf or mlxhog"
             )
+    if to == "xlstm":
         inside, beside = _package_configs(model, portable=portable)
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
@@ -209,7 +207,12 @@ def _content(
         tensors.stored_dtype(one, dtype) for one in ours.values() if one.dtype in mapped.FLOATS
     }
     own = types.pop() if len(types) == 1 else np.dtype(np.float32)
-    if to == "mlxhog":
+    if to == "mlx-lm":
+        arrays = dict(ours)  # a tied head stands once
+        fields = contents.our_config_json(model, dtype=own, portable=portable)
+        fields |= {"model_file": "xlstm.py"}
+        code = {"xlstm.py": MLX_LM_CODE.read_bytes()}
+    elif to == "mlxhog":
         fields = contents.our_config_json(model, dtype=own, portable=portable)
     elif model.in_transformers and not (bias in ours and ours[bias].any()):
         arrays.pop(bias, None)  # of zeros

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import MAX_SHOWN, CheckpointError, ConfigError, DataError, shown
-from mlxhog.models import families
+from mlxhog.models import adapters, families
 from mlxhog.models.checkpoint_names import to_ours
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
@@ -148,6 +148,7 @@ TITLES = {
     "hf": "a directory of transformers",
     "xlstm": "a state dict of the xlstm package",
     "mlxhog": "a checkpoint of mlxhog",
+    "mlx-lm": "a directory of mlx-lm",
     "peft": "an adapter of PEFT",
     "mlx-lm-adapter": "an adapter of mlx-lm",
 }
@@ -212,6 +213,28 @@ class Opened:
             )
         return tokenizer
 
+    def merging(self) -> Callable[[str, NDArray[Any]], NDArray[Any]]:
+        """Return a function of a name and a weight, which adds the product of the adapter."""
+        if (lora := self.config.adapter) is None:
+            return lambda name, w: w
+        own = {
+            name: mapped.in_memory(array)
+            for name, array in self.tensors.items()
+            if adapters.is_adapter(name)
+        }
+        return lambda name, w: adapters.merged(lora, name, mapped.in_memory(w), own)
+
+    def merged(self) -> "Opened":
+        """Return the model with its adapter in the weights, each of which is added when it is read.
+
+        A whole model is returned as it is.
+        """
+        if self.config.adapter is None:
+            return self
+        model = replace(self.config, adapter=None)
+        whole = {name: self.tensors[name] for name in families.param_spec(model)}
+        return replace(self, config=model, tensors=_Merged(whole, self.merging()))
+
     def copy_into(self, out: Mapping[str, NDArray[Any]]) -> None:
         """Fill arrays with the tensors, converted to their types; takes little extra memory.
 
@@ -222,6 +245,23 @@ class Opened:
             [name for name, tensor in self.tensors.items() if not mapped.copy(tensor, out[name])],
             self.path,
         )
+
+
+@dataclass(frozen=True)
+class _Merged(Mapping[str, NDArray[Any]]):
+    """Weights to which an adapter is added when one is read."""
+
+    whole: Mapping[str, NDArray[Any]]
+    merge: Callable[[str, NDArray[Any]], NDArray[Any]]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.merge(name, self.whole[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole)
+
+    def __len__(self) -> int:
+        return len(self.whole)
 
 
 def open_checkpoint(

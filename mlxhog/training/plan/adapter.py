@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
+from mlxhog.backends import frozen
 from mlxhog.base.quantities import format_bytes, format_count
 from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.checkpoint.formats import Opened
@@ -61,24 +62,25 @@ def note(model: ModelConfig, base: BaseModel, n_bytes: int) -> str:
     """Return one line on what is trained, and on what is frozen."""
     assert model.adapter is not None
     trained = sum(spec.size for spec in families.trainable_spec(model).values())
-    frozen = families.param_count(model) - trained
+    n_frozen = families.param_count(model) - trained
     how = "" if base.weights == "keep" else f" in {base.weights}"
     return (
         f"adapter of rank {model.adapter.rank}: {format_count(trained)} parameters are trained, "
-        f"beside {format_count(frozen)} frozen ones of {base.title}{how}: {format_bytes(n_bytes)}, "
-        "once for all workers"
+        f"beside {format_count(n_frozen)} frozen ones of {base.title}{how}: "
+        f"{format_bytes(n_bytes)}, once for all workers"
     )
 
 
-def base_bytes(model: ModelConfig, base: BaseModel) -> int:
-    """Return the memory of a base: large weights in its format, all others in float32.
+def base_bytes(model: ModelConfig, weights: str, tensors: frozen.Tensors | None = None) -> int:
+    """Return the memory of a base: large weights in a format, all others in float32.
 
-    A weight that the file has in float32 is not larger than there.
+    The `tensors` are those of its files, for the format "keep".
     """
-    tensors, large = base.tensors(), families.matmul_weights(model) | {families.embedding(model)}
-    bits = 0.0
+    bits, spec = 0.0, families.param_spec(model)
     for name in families.frozen_names(model):
-        tensor = tensors[name]
-        own = 8 * tensor.dtype.itemsize if base.weights == "keep" else BITS[base.weights]
-        bits += tensor.size * (own if name in large else 32)
+        own = 32.0
+        if frozen.is_reduced(model, name):
+            kept = tensors is not None and weights == "keep"
+            own = 8.0 * tensors[name].dtype.itemsize if kept else BITS[weights]
+        bits += spec[name].size * own
     return int(bits / 8)

@@ -161,7 +161,8 @@ def _plan(config: TrainConfig, *, progress: bool) -> TextPlan:
     parameters = param_count(model)
     spec, sampled = _parameters(config, model, train, note)
     if base is not None:
-        memory = replace(memory, base_bytes=adapter.base_bytes(model, base))
+        kept = None if base.weights != "keep" else base.tensors()
+        memory = replace(memory, base_bytes=adapter.base_bytes(model, base.weights, kept))
         note(adapter.note(model, base, memory.base_bytes))
     first = weights if begin is not None else BigramWeights.of(config, model, train, note)
     before = None if resumption is None else int(resumption.state["validation"]["asked_bytes"])

@@ -82,6 +82,8 @@ class FolderFollower:
             write_options(run, self._plan())
             write_model(run, self._plan())
             self._plan().data.text.write(run.directory)
+            if (base := self._plan().base) is not None:
+                base.kept_again(run)
             self._stack.enter_context(undo.pop_all())
         self._run, self._fd = run, fd
         return run, (

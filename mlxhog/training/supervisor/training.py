@@ -188,6 +188,8 @@ class Training:
         for message in (summary(plan, self.run), *filter(None, self._notes)):
             self.reporter.report_once(message)
         self.reporter.drop_lost_metrics()
+        if plan.base is not None:
+            plan.base.inside(directory).check(plan.model, self.report)
         if self._follower is not None:
             if plan.resumption is None:
                 self.checkpoints.save()  # so that text read from now on survives a kill

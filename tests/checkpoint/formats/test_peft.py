@@ -18,9 +18,11 @@ from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats import peft
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.models import families
+from mlxhog.models import families, lm_float64
 from mlxhog.models.adapters import LoRA, is_adapter, merged
 from tests.checkpoint.formats import peers
+from tests.models.sample import SMALLEST, v1_config
+from tests.saved import saved_run
 from tests.tolerances import LOGITS_BFLOAT16, LOGITS_F32, OP_F32, assert_close
 
 # PEFT 0.21 asks transformers 5.24 by an older name.
@@ -340,3 +342,20 @@ def test_an_adapter_of_mlx_lm_that_cannot_be_read_is_refused(tmp_path, good, fie
     changed_config(**fields)(tmp_path / "alone")
     with pytest.raises(ConfigError, match=says):
         formats.open(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("model", [v1_config(), SMALLEST], ids=["v1", "mad"])
+def test_an_adapter_of_another_family_has_our_names_and_the_logits_of_float64(tmp_path, model):
+    base = saved_run(tmp_path / "runs", model=model).model.resolve()
+    adapted = replace(model, adapter=LoRA(rank=2, targets=("*",)))
+    own = drawn(adapted)
+    (tmp_path / "own").mkdir()
+    peft.write(tmp_path / "own", adapted, own, base=base)
+    opened = formats.open(tmp_path / "own")
+    assert families.trainable_spec(opened.config).keys() == own.keys()
+    tokens = np.arange(18).reshape(2, 9)
+    expected, _ = lm_float64.logits(model, opened.merged().tensors, tokens)
+    backend = backends.create("torch:cpu", threads=1, kernels="auto")
+    backend.load(opened.config, opened.tensors)
+    found, _ = backend.all_logits(tokens.astype(np.int32), None)
+    assert_close(found, expected, LOGITS_F32)

@@ -1,0 +1,118 @@
+"""Commands take an adapter as any model: its base is found, and what is wrong is said in a line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlxhog import load
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint.formats import peft
+from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.models import families
+from mlxhog.models.adapters import LoRA, is_adapter
+from tests.cli.command import refused, told
+from tests.saved import SMALL, letters, saved_run
+
+SAME = ("--prompt=ab", "--max-new-tokens=24", "--seed=1")
+
+
+@pytest.fixture
+def adapter(tmp_path, monkeypatch):
+    """A folder with an adapter on `base`, a model of letters, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    run = saved_run(tmp_path / "runs", params=letters())
+    convert(formats.open(run.model.resolve()), tmp_path / "base", "hf")
+    model = replace(SMALL, adapter=LoRA(rank=3))
+    params, rng = families.init_params(model, 1), np.random.default_rng(0)
+    for name in filter(is_adapter, params):
+        params[name] = (rng.standard_normal(params[name].shape) / 6).astype(np.float32)
+    (tmp_path / "adapter").mkdir()
+    peft.write(tmp_path / "adapter", model, params, base="base")
+    return "adapter"
+
+
+def test_an_adapter_writes_and_scores_as_the_merged_model(adapter, capsys, tmp_path):
+    (tmp_path / "text.txt").write_text("abcd\nabab\n")
+    report = told(capsys, "convert", adapter, "whole", "--merge", "--format=mlxhog", "--check")
+    assert report["parameters"] == families.param_count(SMALL)
+    assert report["logits"]["largest_difference"] < 1e-4
+    texts = {name: told(capsys, "generate", name, *SAME)["text"] for name in ("whole", adapter)}
+    assert texts["whole"] == texts[adapter] != told(capsys, "generate", "base", *SAME)["text"]
+    scores = [
+        told(capsys, "eval", name, "--data=text.txt")["bits_per_byte"]
+        for name in ("whole", adapter, "base")
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    assert scores[2] != pytest.approx(scores[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("to", ["peft", "mlx-lm-adapter"])
+def test_an_adapter_alone_is_converted_and_checked(adapter, capsys, to):
+    report = told(capsys, "convert", adapter, "alone", "--format", to, "--check")
+    trained = families.trainable_spec(formats.open("alone").config)
+    assert report["parameters"] == sum(spec.size for spec in trained.values())
+    assert (report["tensors"], report["logits"]["largest_difference"]) == (len(trained), 0)
+
+
+@pytest.mark.slow
+def test_parity_computes_the_merged_model(adapter, capsys):
+    report = told(capsys, "parity", adapter, "--steps=1")
+    assert report["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("convert", "adapter", "x", "--format=hf"), "is a whole checkpoint; add --merge"),
+        (("convert", "base", "x", "--format=peft"), "--format peft is for an adapter"),
+        (("convert", "base", "x", "--format=hf", "--merge"), "--merge is for an adapter"),
+        (("serve", "base", "--adapter=adapter"), "write NAME=PATH"),
+        (("serve", "base", "--adapter=a=nowhere"), "nowhere"),
+        (("serve", "base", "--adapter=a=base"), "is a whole model, not an adapter"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(adapter, capsys, words, says):
+    refused(capsys, says, *words)
+
+
+def test_an_adapter_without_its_base_says_where_to_name_it(adapter, capsys, tmp_path):
+    (tmp_path / "base").rename(tmp_path / "moved")
+    refused(capsys, "base model base is not there; write its path", "generate", adapter, *SAME)
+    fields = json.loads((tmp_path / adapter / peft.CONFIG).read_text())
+    fields["base_model_name_or_path"] = str(tmp_path / "moved")
+    (tmp_path / adapter / peft.CONFIG).write_text(json.dumps(fields))
+    assert told(capsys, "generate", adapter, *SAME)["text"]
+
+
+WITHOUT_XLSTM = """
+import sys
+sys.modules["xlstm"] = None  # the package is not installed
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "xlstm" else find(name, *rest)
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+from transformers.models.xlstm import modeling_xlstm
+assert not modeling_xlstm.external_xlstm
+base = AutoModelForCausalLM.from_pretrained("base")
+model = PeftModel.from_pretrained(base, "adapter").eval()
+with torch.no_grad():
+    print(model(torch.arange(16)[None], use_cache=False).logits[0, -1].tolist())
+"""
+
+
+@pytest.mark.slow
+def test_peft_computes_the_same_on_transformers_without_the_xlstm_package(adapter, capsys):
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT_XLSTM], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    with load(adapter, backend="torch:cpu") as model:
+        expected = model.logits(np.arange(16))[-1]
+    found = json.loads(found.stdout.splitlines()[-1])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
