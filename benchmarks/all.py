@@ -68,6 +68,7 @@ TABLE = (
     Script("compare_power", 130, "--quick --pairs 8", "--only simulated"),
     Script("predicted_speed", 370, "", None),
     Script("advisor", 40, "--quick"),
+    Script("adapters", 900, "--full", None),
     Script("one_writer", 100, "--quick", None),
 )
 

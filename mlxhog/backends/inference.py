@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +22,7 @@ from mlxhog.base import mapped
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm, lm_native, ngrams
+from mlxhog.models.adapters import merged
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import NativeDecoder
 from mlxhog.models.ops.frozen import FrozenWeight
@@ -109,7 +110,7 @@ class InferenceModel(ABC):
             ConfigError: this backend cannot compute with such weights.
         """
         not_finite = self._load(model, tensors, families.param_spec(model), weights)
-        self._decoder = self._native_decoder()
+        self._decoder = self._native_decoder(merges=True)
         return not_finite
 
     def _load(
@@ -282,18 +283,24 @@ class InferenceModel(ABC):
         with self._no_grad():
             return self._evaluated(lm.select_state(state, rows, self._ops().xp))
 
-    def _native_decoder(self) -> NativeDecoder | None:
+    def _native_decoder(self, *, merges: bool = False) -> NativeDecoder | None:
         """Return the native decoder for single tokens; None off a CPU or without float32.
 
-        It knows no adapters.
+        It knows no adapters. So it `merges` one into copies of its targets, if none of the
+        parameters will change, and is None otherwise.
         """
-        if self.on_gpu or self.model.adapter is not None:
+        model, adapter = self.model, self.model.adapter
+        if self.on_gpu or (adapter is not None and not merges):
             return None
         if any("float32" not in str(x.dtype) for x in self.params.values()):
             return None
         params = {name: self._on_host(value) for name, value in self.params.items()}
+        if adapter is not None:
+            model = replace(model, adapter=None)
+            own = families.param_spec(model).keys() & params.keys()
+            params = {name: merged(adapter, name, params[name], params) for name in own}
         how: dict[str, Any] = {"framework": self._framework, "kernels": self.kernels}
-        return lm_native.decoder(self.model, params, threads=self._threads, **how)
+        return lm_native.decoder(model, params, threads=self._threads, **how)
 
     # A state is that of `lm`, or the decoder's packed one in NumPy, converted on demand.
 

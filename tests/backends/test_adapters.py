@@ -24,7 +24,7 @@ from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from tests.backends.untrained import NAMES, batch, bound, values
 from tests.models.sample import SMALLEST, config, v1_config
-from tests.tolerances import OP_F32, assert_close
+from tests.tolerances import LOGITS_F32, OP_F32, assert_close
 
 MODELS = {
     "candidate": replace(SMALLEST, layers=parse(" ".join(layer.name for layer in BUILT_IN))),
@@ -227,3 +227,36 @@ def test_weights_are_quantized_as_by_mlx_and_dequantized_alike_everywhere(bits):
     parts = weight.on(lambda x: torch.from_numpy(x.view(np.int32) if x.dtype.kind == "u" else x))
     for found in native.numpy().T, arrays_torch.dequantize(parts, torch.zeros(())).numpy():
         assert_close(found, np.array(exact), OP_F32)
+
+
+@pytest.mark.parametrize("family", ["large", "v1"])
+@pytest.mark.parametrize("backend", NAMES)
+def test_a_loaded_adapter_decodes_natively_with_the_logits_of_its_merged_model(backend, family):
+    cfg = replace(BASES[family], adapter=LORA)
+    params, tokens = drawn(cfg), batch(2, 5).x
+    adapted, together = (backends.create(backend, threads=1, kernels="auto") for _ in range(2))
+    adapted.load(cfg, params)
+    together.load(*whole(cfg, params))
+    assert adapted._decoder is not None
+    states = [None, None]
+    for t in range(5):
+        found, states[0] = adapted.logits(tokens[:, t : t + 1], states[0])
+        expected, states[1] = together.logits(tokens[:, t : t + 1], states[1])
+        assert np.array_equal(found, expected)
+    prefilled, _ = adapted.logits(tokens, None)
+    assert_close(prefilled, expected, LOGITS_F32)
+
+
+@pytest.mark.parametrize("backend", NAMES)
+def test_mixed_precision_beside_a_base_of_few_bits_is_near_float32(backend):
+    cfg, own = replace(BASES["large"], adapter=LORA), batch(2, 9)
+    params = drawn(cfg)
+    for kernels in ("native", "eager"):
+        how = {"weights": "4bit", "kernels": kernels}
+        loss, grads = bound(backend, cfg, params, dtype="bfloat16", **how).loss_and_grads(own)
+        expected, same = bound(backend, cfg, params, **how).loss_and_grads(own)
+        assert loss != expected
+        assert loss == pytest.approx(expected, rel=1e-3)
+        grads, same = values(grads), values(same)
+        for name, grad in same.items():
+            assert np.linalg.norm(grads[name] - grad) <= 0.05 * np.linalg.norm(grad), name
