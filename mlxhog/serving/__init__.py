@@ -38,7 +38,7 @@ class LoadOptions:
 
     backend: str = backend_option()
     weights: str = option(
-        "float32", "format of the weights in memory; 8bit and 4bit are for mlx backends",
+        "float32", "format of the weights in memory",
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )  # fmt: skip
     mode: str = option(

@@ -236,7 +236,7 @@ def load(
         backend: "torch", "mlx", a device such as "mlx:cpu", or "auto": MLX on a Mac, torch
             elsewhere, or the one that is installed. MLX is the GPU if there is one, but the CPU for
             models that its native decoder runs faster (`mlxhog doctor` measures it).
-        weights: dtype in the backend: "float32" or "bfloat16"; MLX also has "8bit" and "4bit".
+        weights: format in the backend: "float32", "bfloat16", "8bit" or "4bit".
         mode: which weights of a run that trains are read, one of `mlxhog.serving.MODES`.
         runs_dir: the folder of the runs.
         wait: seconds to wait for a run that is starting.

@@ -164,7 +164,7 @@ class Ops(MLSTMOps, Recurrences, ABC):
             if b is not None and place in ys:
                 ys[place] = ys[place] + b
         if rest := [place for place in range(len(weights)) if place not in ys]:
-            own = None if biases is None else [biases[place] for place in rest]
+            own = [None if biases is None else biases[place] for place in rest]
             dense = self.dense_linears(x, [weights[place] for place in rest], own)
             ys |= dict(zip(rest, dense, strict=True))
         return [ys[place] for place in range(len(weights))]

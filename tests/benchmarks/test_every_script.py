@@ -28,7 +28,7 @@ GROUPS = {
         "schemes scaling speedup peers mixed_backends defaults sparsified staleness "
         "late_gradients local_sgd backoff presets_by_text"
     ),
-    "runs": "soak predicted_speed compare_power one_writer live",
+    "runs": "soak predicted_speed compare_power one_writer live adapters",
     "processes": "chaos across_machines",
     "numbers": (
         "paper_tables course_project atomic_add advisor model_speed parity_false_failures "
