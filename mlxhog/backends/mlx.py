@@ -162,7 +162,7 @@ class MLXBackend(Backend):
 
     def _planned_bytes(self, inputs: Inputs) -> int:
         """Return the memory of a gradient with recomputed blocks, by the plan's estimate."""
-        gradient_bytes = sum(leaf.nbytes for leaf in inputs.leaves.values())
+        gradient_bytes = sum(int(leaf.nbytes) for leaf in inputs.leaves.values())
         drawn = None if inputs.candidates is None else inputs.candidates.count
         kernels = resolve("mlx", self.kernels, self._device)
         kept = activations(

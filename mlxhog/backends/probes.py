@@ -402,8 +402,9 @@ def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
     inputs, reset_mask = _uploaded(device, check.draw(rng, sizes)), device.array(sizes.reset_mask())
     xp = device.xp
     if sizes.bf16:
-        of_type = xp.bfloat16 if name in ops.takes_bf16 else lambda x: xp.float32(xp.bfloat16(x))
-        inputs |= {key: of_type(inputs[key]) for key in NARROW & inputs.keys()}
+        narrow = {key: xp.bfloat16(inputs[key]) for key in NARROW & inputs.keys()}
+        is_taken = name in ops.takes_bf16
+        inputs |= {key: x if is_taken else xp.float32(x) for key, x in narrow.items()}
     results = [device.host(xp.float32(x)) for x in check.call(ops, inputs, reset_mask, sizes)]
     yield from zip(check.results, results, strict=True)
     weights = [device.array(_normal(rng, *x.shape)) for x in results]

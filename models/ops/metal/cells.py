@@ -118,7 +118,7 @@ class MetalCells(Ops):
         xp, is_packed = self.xp, reset_mask is not None
         if len({y.dtype for y in x[:3]}) > 1:
             x = tuple(map(xp.float32, x))
-        q, k, v, i, f = *x[:3], *map(xp.float32, x[3:])
+        (q, k, v), (i, f) = x[:3], map(xp.float32, x[3:])
         state = initial_state(state) or self.zero_state(q, v)
         chunk = min(chunk_size, q.shape[1], mlstm.MAX_CHUNK)
         how = {"chunk": chunk, "eps": eps, "is_packed": is_packed}
