@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models import ngrams
-from mlxhog.models.adapters import LoRA
+from mlxhog.models.adapters import A, LoRA
 from mlxhog.models.fields import MAX_WIDTH, Fields, custom, positive, read
 from mlxhog.models.layers.layer import ForwardContext, Layer
 from mlxhog.models.ops.arrays import Array, Arrays, MatmulWeight
@@ -74,13 +74,20 @@ class ResidualBlock:
         if self.layer.keeps_bf16:
             ctx = replace(ctx, ops=ctx.ops.keeping_bf16())
         try:
-            return self.layer.forward(own, x, state, ctx)
+            result = self.layer.forward(own, x, state, ctx)
         except KeyError as error:
             raise ConfigError(
                 f"layer {self.layer.name} reads the parameter {error}, which its param_spec does "
                 f"not declare (it declares {', '.join(own) or 'none'}); declare it there, or read "
                 f"another one{did_you_mean(error.args[0], own)}"
             ) from error
+        for name, w in own.items():
+            if name.endswith(A) and id(w) not in ctx.multiplied:
+                raise ConfigError(
+                    f"layer {self.layer.name} multiplies by {name.removesuffix(A)} itself, "
+                    "without the product of its adapter; leave it out of the targets"
+                )
+        return result
 
 
 Block = tuple[ResidualBlock, ...]

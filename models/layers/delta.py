@@ -295,9 +295,10 @@ class RWKV7(Layer):
         shifted = {name: x + difference * p[f"mu_{name}"] for name in TOKEN_SHIFT}
         r, k, v = (ctx.linear(shifted[name], p, f"{name}_proj") for name in "rkv")
         w = ctx.linear(shifted["w"], p, "decay_down")
-        (w,) = ops.linears(xp.tanh(w), [p["decay_up.weight"]], [p["w0"]])
+        p = {**p, "decay_up.bias": p["w0"], "rate_up.bias": p["a0"]}
+        w = ctx.linear(xp.tanh(w), p, "decay_up")
         a = ctx.linear(shifted["a"], p, "rate_down")
-        (a,) = ops.linears(a, [p["rate_up.weight"]], [p["a0"]])
+        a = ctx.linear(a, p, "rate_up")
         g = ctx.linear(shifted["g"], p, "gate_down")
         g = ctx.linear(ops.activate(g, "sigmoid"), p, "gate_up")
         w = MIN_LOG_DECAY * ops.activate(w, "sigmoid")

@@ -46,6 +46,7 @@ class ForwardContext:
     hidden: list[Array] | None = None  # receives x after embedding, every block and final norm
     site: str = ""  # where dropout is now
     lora: float | None = None  # factor of the products of adapters, see `models/adapters.py`
+    multiplied: set[int] = field(default_factory=set)  # ids of the A of adapters that were used
     recompute: bool = False  # whether the backward pass recomputes each block, see `model.blocks`
 
     def linears(self, x: Array, p: Params, *names: str, heads: int = 0) -> tuple[Array, ...]:
@@ -107,7 +108,9 @@ class ForwardContext:
         site = f"{self.site}.{names[0]}{adapters.A}"
         if self.masks is not None and (mask := self.masks.get(site)) is not None:
             x = x * mask
-        return self.ops.linears(x, [p[name + adapters.A] for name in names])
+        matrices = [p[name + adapters.A] for name in names]
+        self.multiplied.update(map(id, matrices))
+        return self.ops.linears(x, matrices)
 
     def conv(
         self, x: Array, p: Params, state: Array, name: str = "conv", *, silu: bool = True

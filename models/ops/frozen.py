@@ -102,12 +102,16 @@ def names_of(name: str) -> tuple[str, str, str]:
     return name, f"{stem}scales", f"{stem}biases"
 
 
-def quantize(w: NDArray[Any], bits: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def quantize(
+    w: NDArray[Any], bits: int, threads: int = 1
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Quantize a matrix (out, in) of floats, which `suits`; it may view a mapped file.
 
     Returns:
         Packed words (out, in * bits / 32) uint32, scales and offsets (out, groups) float32.
     """
+    from mlxhog._native import ops  # only processes that compute load it
+
     out, width = w.shape
     size = next(size for size in GROUP_SIZES if width % size == 0)
     packed = np.empty((out, width * bits // 32), np.uint32)
@@ -115,24 +119,6 @@ def quantize(w: NDArray[Any], bits: int) -> tuple[NDArray[Any], NDArray[Any], ND
     n = max(1, mapped.CHUNK_BYTES // (4 * width))
     for first in range(0, out, n):
         rows = slice(first, first + n)
-        part = np.asarray(mapped.in_memory(w[rows]), np.float32)
-        own = _quantized(part.reshape(len(part), -1, size), bits)
-        packed[rows], scales[rows], offsets[rows] = own
+        part = np.ascontiguousarray(mapped.in_memory(w[rows]), np.float32)
+        ops.quantize(part, packed[rows], scales[rows], offsets[rows], threads=threads)
     return packed, scales, offsets
-
-
-def _quantized(w: NDArray[np.float32], bits: int) -> tuple[NDArray[Any], ...]:
-    """Quantize rows (n, groups, size); the end of the range that is farther from 0 is exact."""
-    low, high, top = w.min(-1), w.max(-1), np.float32(2**bits - 1)
-    from_low = np.abs(low) > np.abs(high)
-    with np.errstate(invalid="ignore", over="ignore"):
-        scale = np.maximum((high - low) / top, np.float32(1e-7)) * np.where(from_low, 1, -1)
-        edge = np.where(from_low, low, high)
-        steps = np.rint(edge / scale)
-        scale = np.where(steps != 0, edge / np.where(steps != 0, steps, 1), scale)
-        offset = np.where(steps != 0, edge, np.float32(0))
-        q = np.rint((w - offset[..., None]) / scale[..., None]).clip(0, top)
-        q = np.nan_to_num(q, copy=False).astype(np.uint8).reshape(len(w), -1)
-    if bits == 4:
-        q = q[:, ::2] | q[:, 1::2] << 4
-    return np.ascontiguousarray(q).view("<u4"), scale.astype(np.float32), offset.astype(np.float32)

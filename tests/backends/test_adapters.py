@@ -7,6 +7,7 @@ from itertools import product
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 
 from mlxhog import backends
 from mlxhog.backends import frozen
@@ -17,11 +18,13 @@ from mlxhog.models import families
 from mlxhog.models.adapters import LoRA, is_adapter, merged
 from mlxhog.models.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
-from mlxhog.models.ops import arrays_mlx
-from mlxhog.models.ops.frozen import names_of
+from mlxhog.models.ops import arrays_mlx, arrays_torch
+from mlxhog.models.ops.frozen import FrozenWeight, names_of, quantize
+from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from tests.backends.untrained import NAMES, batch, bound, values
 from tests.models.sample import SMALLEST, config, v1_config
+from tests.tolerances import OP_F32, assert_close
 
 MODELS = {
     "candidate": replace(SMALLEST, layers=parse(" ".join(layer.name for layer in BUILT_IN))),
@@ -190,3 +193,37 @@ def test_a_base_with_nan_and_one_of_other_bits_are_refused_and_leave_nothing(on_
     assert [p.name for p in (tmp_path / "cache/mlxhog/bases").iterdir() if p.is_dir()] == [
         "a3-4bit"
     ]
+
+
+def one_layer(text, *targets):
+    return replace(SMALLEST, layers=parse(text), adapter=LoRA(rank=2, targets=targets))
+
+
+def test_a_linear_layer_whose_bias_has_another_name_has_an_adapter_too():
+    cfg, own = one_layer("rwkv7", "decay_up", "rate_up"), batch(1, 6)
+    params = drawn(cfg)
+    loss, _ = bound("torch:cpu", cfg, params).loss_and_grads(own)
+    expected, _ = bound("torch:cpu", *whole(cfg, params)).loss_and_grads(own)
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_target_that_a_layer_multiplies_by_itself_is_refused_with_the_way_out():
+    cfg = one_layer("hyena", "filter.1")
+    with pytest.raises(ConfigError, match=r"hyena multiplies by filter.1 itself.*leave it out of"):
+        bound("torch:cpu", cfg, drawn(cfg)).loss_and_grads(batch(1, 6))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_quantized_as_by_mlx_and_dequantized_alike_everywhere(bits):
+    w = np.random.default_rng(0).standard_normal((48, 192), np.float32)
+    w[0, :64], w[1, 64:128], w[2, :64] = 0, 0.5, -2
+    weight = FrozenWeight(quantize(w, bits), bits)
+    expected = mx.quantize(mx.array(w), group_size=64, bits=bits)
+    for part, own in zip(expected, weight.parts, strict=True):
+        assert np.array_equal(part, own)
+    exact = mx.dequantize(*expected, group_size=64, bits=bits)
+    eye = np.eye(192, dtype=np.float32)
+    (native,) = NATIVE.frozen_linears(torch.from_numpy(eye), [weight])
+    parts = weight.on(lambda x: torch.from_numpy(x.view(np.int32) if x.dtype.kind == "u" else x))
+    for found in native.numpy().T, arrays_torch.dequantize(parts, torch.zeros(())).numpy():
+        assert_close(found, np.array(exact), OP_F32)

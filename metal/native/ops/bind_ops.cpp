@@ -80,6 +80,15 @@ void bind_ops(nb::module_& parent) {
                           nullptr, nullptr, is_set(bfloat16, j)});
         linears_backward(sizes["N"], sizes["IN"], nullptr, std::move(maps), dx, threads);
       }, "bfloat16"_a = std::vector<bool>());
+  def(m, "quantize", "w: OUT IN, packed: OUT WORDS, scales: OUT GROUPS, offsets: OUT GROUPS",
+      "Quantize to 4 or 8 bits: w is nearly scale * q + offset.",
+      [](Sizes& sizes, Floats w, std::uint32_t* packed, Result scales, Result offsets, int threads) {
+        const Index in = sizes["IN"], words = sizes["WORDS"], groups = sizes["GROUPS"];
+        const Index bits = in * 4 == words * 32 ? 4 : 8;
+        require(in * bits == words * 32 && groups > 0 && words % groups == 0, "packed has ", words, " words and ", groups,
+                " groups in a row, which are no ", in, " numbers of 4 or 8 bits");
+        quantize(sizes["OUT"], in, in / groups, static_cast<int>(bits), w, packed, scales, offsets, threads);
+      });
   def(m, "round_to_bfloat16", "x: N...", "Round to the nearest bfloat16, or to the even one.",
       [](Sizes& sizes, Result x, int threads) {
         in_pieces(sizes["N"], 65536, threads, [=](Index at, Index n) { round_to_bfloat16(n, x + at); });

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "pool.h"
 
@@ -35,7 +36,50 @@ MLXHOG_CLONES void dequantize(Index groups, Index words, int bits, const float* 
   }
 }
 
+template <int kBits>
+MLXHOG_INLINE void quantize_group(Index group, const float* from, std::uint32_t* words, float& scale, float& offset) {
+  constexpr float kTop = (1 << kBits) - 1;
+  constexpr int kPerWord = 32 / kBits;
+  float low = from[0], high = from[0];
+#pragma omp simd reduction(min : low) reduction(max : high)
+  for (Index j = 0; j < group; ++j) {
+    low = std::min(low, from[j]);
+    high = std::max(high, from[j]);
+  }
+  const bool from_low = std::abs(low) > std::abs(high);
+  const float edge = from_low ? low : high;
+  scale = std::max((high - low) / kTop, 1e-7f) * (from_low ? 1.0f : -1.0f);
+  const float steps = std::rint(edge / scale);
+  if (steps != 0.0f) scale = edge / steps;
+  offset = steps != 0.0f ? edge : 0.0f;
+  for (Index word = 0; word < group / kPerWord; ++word) {
+    std::uint32_t all = 0;
+    for (int k = 0; k < kPerWord; ++k) {
+      const float q = std::rint((from[word * kPerWord + k] - offset) / scale);
+      all |= static_cast<std::uint32_t>(q > 0.0f ? std::min(q, kTop) : 0.0f) << (kBits * k);
+    }
+    words[word] = all;
+  }
+}
+
+MLXHOG_CLONES void quantize_groups(Index groups, Index group, int bits, const float* from, std::uint32_t* words,
+                                   float* scales, float* offsets) {
+  for (Index g = 0; g < groups; ++g, from += group, words += group * bits / 32) {
+    if (bits == 4) quantize_group<4>(group, from, words, scales[g], offsets[g]);
+    else quantize_group<8>(group, from, words, scales[g], offsets[g]);
+  }
+}
+
 }  // namespace
+
+void quantize(Index rows, Index in, Index group, int bits, const float* from, std::uint32_t* packed, float* scales,
+              float* offsets, int threads) {
+  const Index groups = in / group;
+  in_pieces(rows, std::max<Index>(1, (1 << 15) / std::max<Index>(1, in)), threads, [&](Index row, Index n) {
+    quantize_groups(n * groups, group, bits, from + row * in, packed + row * in * bits / 32, scales + row * groups,
+                    offsets + row * groups);
+  });
+}
 
 const float* Weight::rows(Index first, Index count, Index in, Buffer& scratch, Index room, int threads) const {
   if (floats) return floats + first * in;

@@ -24,4 +24,8 @@ struct Weight {
   const float* rows(Index first, Index count, Index in, Buffer& scratch, Index room, int threads) const;
 };
 
+// Quantizes rows of floats to a few bits. The end of a group's range that is farther from 0 is exact, as in MLX.
+void quantize(Index rows, Index in, Index group, int bits, const float* from, std::uint32_t* packed, float* scales,
+              float* offsets, int threads);
+
 }  // namespace mlxhog
