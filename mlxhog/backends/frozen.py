@@ -103,7 +103,7 @@ def _format(
 
 def _in_place(tensor: NDArray[Any]) -> NDArray[Any]:
     """Return a tensor as kernels read it; a copy of one that is not aligned."""
-    return np.require(tensor, requirements="CA")
+    return np.require(tensor, requirements=["C", "A"])
 
 
 def shared(

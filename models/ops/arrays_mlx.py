@@ -158,9 +158,11 @@ def _from_numpy(x: Any, *, like: array | None = None) -> array:
 
 
 def _dequantize(w: FrozenWeight, like: array) -> array:
-    parts = [_from_numpy(x) if isinstance(x, np.ndarray) else x for x in w.parts]
-    dense = mx.dequantize(*parts, **w.how) if w.bits else parts[0]
-    return dense.astype(like.dtype)
+    first, *affine = (_from_numpy(x) if isinstance(x, np.ndarray) else x for x in w.parts)
+    if affine:
+        scales, offsets = affine
+        first = mx.dequantize(first, scales, offsets, **w.how)
+    return cast(array, first.astype(like.dtype))
 
 
 def _embedding(table: array | FrozenWeight, tokens: array) -> array:

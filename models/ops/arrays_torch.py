@@ -38,6 +38,7 @@ def _from_numpy(x: Any, *, like: Tensor | None = None) -> Tensor:
 
 
 def _dequantize(w: FrozenWeight, like: Tensor) -> Tensor:
+    first: Tensor
     first, *affine = w.parts
     if not affine:
         return first.to(like.dtype)

@@ -160,10 +160,11 @@ class Ops(MLSTMOps, Recurrences, ABC):
             return self.dense_linears(x, weights, biases)
         frozen = self.frozen_linears(x, [weights[place] for place in places])
         ys = dict(zip(places, frozen, strict=True))
-        if biases is not None:
-            ys |= {k: y + biases[k] for k, y in ys.items() if biases[k] is not None}
+        for place, b in enumerate(biases or ()):
+            if b is not None and place in ys:
+                ys[place] = ys[place] + b
         if rest := [place for place in range(len(weights)) if place not in ys]:
-            own = biases and [biases[place] for place in rest]
+            own = None if biases is None else [biases[place] for place in rest]
             dense = self.dense_linears(x, [weights[place] for place in rest], own)
             ys |= dict(zip(rest, dense, strict=True))
         return [ys[place] for place in range(len(weights))]

@@ -16,7 +16,7 @@ from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 from mlxhog.training.plan.resume import Resumption
 
-BITS = {"4bit": 4.5, "8bit": 8.5, "bfloat16": 16, "float32": 32}
+BITS = {"4bit": 5, "8bit": 9, "bfloat16": 16, "float32": 32}
 """Bits of an element of a large frozen weight, its share of scales and biases included."""
 
 

@@ -135,13 +135,15 @@ class MLXOps(Ops):
 
     def frozen_product(self, x: array, w: FrozenWeight) -> array:
         if not _is_fast_quantized(x, w):
-            return super().frozen_product(x, w)
-        return mx.quantized_matmul(x, *w.parts, transpose=True, **w.how)
+            return cast(array, super().frozen_product(x, w))
+        packed, scales, offsets = w.parts
+        return mx.quantized_matmul(x, packed, scales, offsets, transpose=True, **w.how)
 
     def frozen_product_grad(self, dy: array, w: FrozenWeight) -> array:
         if not _is_fast_quantized(dy, w):
-            return super().frozen_product_grad(dy, w)
-        return mx.quantized_matmul(dy, *w.parts, transpose=False, **w.how)
+            return cast(array, super().frozen_product_grad(dy, w))
+        packed, scales, offsets = w.parts
+        return mx.quantized_matmul(dy, packed, scales, offsets, transpose=False, **w.how)
 
     def dense_linears(
         self, x: array, weights: Sequence[Any], biases: Sequence[Any] | None = None

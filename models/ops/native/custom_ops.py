@@ -24,7 +24,7 @@ View = NDArray[Any]
 Views = Sequence[Any]
 """Several views; an absent optional array is None."""
 
-Frozen = Sequence[Views]
+Frozen = tuple[Views, Views, Views, Views, Views]
 """Frozen weights as arguments of the kernels: lists of floats, bf16, packed, scales, offsets."""
 
 
@@ -213,7 +213,8 @@ def frozen(weights: Sequence[FrozenWeight]) -> Frozen:
         else:
             own[0] = first
         rows.append(own)
-    return [list(column) for column in zip(*rows, strict=True)]
+    floats, bf16, packed, scales, offsets = (list(column) for column in zip(*rows, strict=True))
+    return floats, bf16, packed, scales, offsets
 
 
 def _frozen_op(*, rounds: bool) -> CustomOp:
