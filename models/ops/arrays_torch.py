@@ -46,7 +46,7 @@ def _dequantize(w: FrozenWeight, like: Tensor) -> Tensor:
     q = first.view(torch.uint8)
     if w.bits == 4:
         q = torch.stack([q & 15, q >> 4], -1).flatten(-2)
-    q = q.unflatten(-1, (scales.shape[-2], -1)).to(like.dtype)
+    q = q.reshape(*scales.shape[:-1], -1).to(like.dtype)
     return torch.addcmul(offsets, q, scales).flatten(-2)
 
 

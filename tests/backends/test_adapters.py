@@ -24,7 +24,7 @@ from mlxhog.models.ops.native.adapter_torch import OPS as NATIVE
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from tests.backends.untrained import NAMES, batch, bound, values
 from tests.models.sample import SMALLEST, config, v1_config
-from tests.tolerances import OP_F32, assert_close
+from tests.tolerances import LOGITS_F32, OP_F32, assert_close
 
 MODELS = {
     "candidate": replace(SMALLEST, layers=parse(" ".join(layer.name for layer in BUILT_IN))),
@@ -227,3 +227,21 @@ def test_weights_are_quantized_as_by_mlx_and_dequantized_alike_everywhere(bits):
     parts = weight.on(lambda x: torch.from_numpy(x.view(np.int32) if x.dtype.kind == "u" else x))
     for found in native.numpy().T, arrays_torch.dequantize(parts, torch.zeros(())).numpy():
         assert_close(found, np.array(exact), OP_F32)
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("family", ["large", "v1"])
+def test_an_answer_continues_when_merged_weights_are_replaced_by_an_adapter_apart(family, backend):
+    cfg = replace(MODELS[family], adapter=LORA)
+    params, tokens = drawn(cfg), batch(2, 9).x
+    reader = backends.create(backend, threads=1, kernels="native")
+    reader.load(*whole(cfg, params))
+    expected, _ = reader.all_logits(tokens, None)
+    _, state = reader.logits(tokens[:, :4], None)
+    _, state = reader.logits(tokens[:, 4:5], state)
+    assert isinstance(state[-1][0], np.ndarray)  # of the native decoder
+    reader.load(cfg, params)
+    for at in range(5, 9):
+        state = reader.stack_states([reader.select_state(state, [row]) for row in (0, 1)])
+        found, state = reader.logits(tokens[:, at : at + 1], state)
+        assert_close(found, expected[:, at], LOGITS_F32)
