@@ -22,6 +22,7 @@ MAX_CACHE_BYTES = 1 << 30  # its bound
 CPU_CACHE_BYTES = 32 << 20  # MLX's own limit without Metal
 PIECE_TOKENS = 4096  # initial; several times a training step of our largest preset
 MIN_BYTES = 64 << 20  # too little for any model
+FREE_BYTES = 64 << 20  # a gradient of no more never waits, which costs a small one time
 LOW_WATERMARK = 0.9  # share of the high watermark from which torch frees cached memory
 WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
@@ -102,14 +103,14 @@ class MLXCache:
 
         MLX allocates the results of about a hundred operations before they are computed, whatever
         the order of the graph: several chunks of logits, and activations of several blocks. Beyond
-        `planned_bytes` it waits for each of them instead; the bits are the same.
+        `planned_bytes`, or `FREE_BYTES`, it waits for each of them; the bits are the same.
         """
         before_bytes = self._mx.get_active_memory()
         self._mx.reset_peak_memory()
         if planned_bytes is None:
             yield
         else:
-            limit_bytes = before_bytes + planned_bytes
+            limit_bytes = before_bytes + max(planned_bytes, FREE_BYTES)
             previous_bytes = self._mx.set_memory_limit(limit_bytes)
             try:
                 self._mx.set_memory_limit(min(limit_bytes, previous_bytes))

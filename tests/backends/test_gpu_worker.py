@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mlxhog import arena, backends
-from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
+from mlxhog.backends.gpu_share import FREE_BYTES, GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models import families
@@ -90,12 +90,12 @@ def test_a_planned_gradient_waits_above_its_plan_and_never_may_take_more_than_ot
     gpu = Recorder(16 * GIB)
     cache, limits = limit_mlx(gpu, GPUShare(workers=2), on_gpu=True), []
     gpu.active_bytes = 2 * GIB
-    for planned in (3 * GIB, 5 * GIB):
+    for planned in (1, 3 * GIB, 5 * GIB):
         with cache.of_gradient(planned):
             limits.append(gpu.limits["memory"] / GIB)
     with pytest.raises(MemoryError), cache.of_gradient(1):
         raise MemoryError
-    assert limits == [5, 6], "the worker's own are 6"
+    assert limits == [2 + FREE_BYTES / GIB, 5, 6], "the worker's own are 6"
     assert gpu.limits["memory"] == 6 * GIB
 
 

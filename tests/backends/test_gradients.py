@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlxhog.backends import gpu_share
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, layers, lm, lm_float64
 from mlxhog.models.ops.arrays import MatmulWeight
@@ -139,6 +140,7 @@ def test_eager_mlx_that_recomputes_blocks_never_holds_as_much_as_the_logits_of_a
     monkeypatch,
 ):
     monkeypatch.setattr(Ops, "max_logits", 0)  # chunks of 512 tokens
+    monkeypatch.setattr(gpu_share, "FREE_BYTES", 0)
     monkeypatch.setattr(loss_rows, "__defaults__", (0,))
     cfg, S = load_architecture("tiny", "vocab_size=4000,hidden_size=16,num_hidden_layers=1"), 4096
     backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "eager", recompute=True)
