@@ -38,7 +38,7 @@ def with_adapter(
         raise ConfigError(
             f"adapter is {config.adapter}, and {config.init_from} is an adapter of rank {own.rank} "
             "already; leave --adapter out to continue it, or merge it and train another beside "
-            f"that: mlxhog convert {config.init_from} OUT --merge"
+            f"that: mlxhog convert {config.init_from} OUT --merge --format mlxhog"
         )
     return config.having(adapter=own), model
 
