@@ -28,7 +28,7 @@ class Kept(NamedTuple):
     steps: float  # units of a cell that is computed position by position
     attention: float  # scores of a position and head with all positions
     logits: float  # logits of a chunk of the loss
-    chunks: float = 1.0  # factor of these where the loss has several chunks: MLX computes ahead
+    chunks: float = 1.0  # factor of these where the loss has several chunks and MLX runs ahead
     bfloat16: float = 1.0  # factor of all but the logits where matmuls are in bfloat16
     gradients: float = 0.0  # part of the gradients that exists at the peak of the rest
 
@@ -96,7 +96,8 @@ def activations(
         floats = len(blocks) * model.hidden_size + max(blocks, default=0.0)
     V = model.vocab_size if candidates is None else min(candidates, model.vocab_size)
     logit_bytes = 4 * kept.logits * V
-    return Activations(factor * floats, logit_bytes, loss_rows(V), kept.chunks, kept.gradients)
+    chunks = 1.0 if recompute == "blocks" else kept.chunks  # then MLX waits, see `MLXCache`
+    return Activations(factor * floats, logit_bytes, loss_rows(V), chunks, kept.gradients)
 
 
 def _kept(part: ResidualBlock, kept: Kept, length: int) -> float:

@@ -9,19 +9,22 @@ begins as the model without it. Names of parameters are PEFT's: `NAME.lora_A.wei
 Source: Hu et al. 2021, LoRA, arXiv:2106.09685; PEFT 0.17, `tuners/lora`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlxhog.config.components import ADAPTERS, Component, ComponentRegistry
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.models.spec import ParamSpec, bound
+
+if TYPE_CHECKING:  # both load NumPy, which a help does not need
+    from numpy.typing import NDArray
+
+    from mlxhog.models.spec import ParamSpec
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 WEIGHT = ".weight"
@@ -77,6 +80,8 @@ class LoRA(Component):
 
     def matrices(self, spec: ParamSpec) -> Iterator[ParamSpec]:
         """Declare A and B of a weight, if it is a target."""
+        from mlxhog.models.spec import ParamSpec, bound
+
         stem = spec.name.removesuffix(WEIGHT)
         if not self._is_target(spec, stem):
             return
@@ -149,6 +154,8 @@ def merged(
     adapter: LoRA, name: str, w: NDArray[Any], tensors: Mapping[str, NDArray[Any]]
 ) -> NDArray[Any]:
     """Return W + alpha / rank * B A in float32 of a parameter (out, in); any other as it is."""
+    import numpy as np
+
     stem = name.removesuffix(WEIGHT)
     if stem + A not in tensors:
         return w

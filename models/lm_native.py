@@ -55,7 +55,7 @@ class NativeDecoder:
 
     def __init__(self, cfg: ModelConfig, params: Params, threads: int) -> None:
         self._native, self._W = _native_decoder(cfg, params), params.get(ngrams.WEIGHT)
-        self._shapes, self._vocab_size = model.state_shapes(cfg), cfg.vocab_size
+        self._vocab_size = cfg.vocab_size
         self._threads, self._grams = threads, ngrams.of(cfg)
 
     def step(
@@ -85,22 +85,23 @@ class NativeDecoder:
         ids = self._grams.ids(tokens[:, None], None if state is None else state[0][0])
         return logits, [(ids[:, 1:],), (after,)]
 
-    def pack(self, state: State) -> State:
-        """Pack a state of `lm`, in NumPy."""
-        first = len(state) - len(self._shapes)  # after any ids
-        parts = [part.reshape(len(part), -1) for block in state[first:] for part in block]
-        return [*state[:first], (np.concatenate(parts, axis=1),)]
 
-    def unpack(self, state: State) -> State:
-        """Return a state of `lm`, as views of a packed one."""
-        *ids, (packed,) = state
-        sizes = [math.prod(shape) for shapes in self._shapes for shape in shapes]
-        parts = iter(np.split(packed, list(accumulate(sizes))[:-1], axis=1))
-        blocks = (
-            tuple(next(parts).reshape(len(packed), *shape) for shape in shapes)
-            for shapes in self._shapes
-        )
-        return [*ids, *blocks]
+def pack(cfg: ModelConfig, state: State) -> State:
+    """Pack a state of `lm`, in NumPy, for a decoder."""
+    first = len(state) - len(cfg.layout.blocks)  # after any ids
+    parts = [part.reshape(len(part), -1) for block in state[first:] for part in block]
+    return [*state[:first], (np.concatenate(parts, axis=1),)]
+
+
+def unpack(cfg: ModelConfig, state: State) -> State:
+    """Return a state of `lm`, as views of a packed one."""
+    (*ids, (packed,)), of_blocks = state, model.state_shapes(cfg)
+    sizes = [math.prod(shape) for shapes in of_blocks for shape in shapes]
+    parts = iter(np.split(packed, list(accumulate(sizes))[:-1], axis=1))
+    blocks = (
+        tuple(next(parts).reshape(len(packed), *shape) for shape in shapes) for shapes in of_blocks
+    )
+    return [*ids, *blocks]
 
 
 _LAYERS = {

@@ -19,6 +19,7 @@
 // The trade: a threadgroup of 128 threads computes 64 positions x 32 columns at a time in 14 KiB of threadgroup memory,
 // so two or more share a core; scores take 32 registers of a thread instead of 17 KiB. In return tiles are not double
 // buffered, and queries are loaded again for every 32 columns.
+// q, k, v, h and their gradients have the type R, float or bfloat; tiles, sums, gates and states are float.
 // The seam for the tensor operations of Metal 4 (M5) is tiles.h: `tile_add_product` would be a matmul2d of a threadgroup
 // and `TilePart` its cooperative tensor.
 // Source: Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376.
@@ -122,7 +123,8 @@ inline void mlstm_weights(const device float* a, const device float* g, const de
 // A threadgroup per kTileRows rows and kTileColumns columns of C, which stay in its registers while it goes through the
 // chunks of a segment, from C0 before it to C_end behind it. C has the states before its chunks; threadgroups of
 // column 0 keep n. `tiles` has kTileFloats floats.
-inline void mlstm_states(const device float* k, const device float* v, const device float* y,
+template <typename R>
+inline void mlstm_states(const device R* k, const device R* v, const device float* y,
                          const device float* decay, const device float* C0, const device float* n0, device float* C,
                          device float* n, device float* C_end, device float* n_end, MlstmShape s,
                          threadgroup float* tiles, uint3 tgid, uint3 lid) {
@@ -149,9 +151,9 @@ inline void mlstm_states(const device float* k, const device float* v, const dev
     tile_scale(sum, factor);
     n_now = factor == 0.0f ? 0.0f : factor * n_now;  // a state of another document may not be finite
     if (keeps_n)
-      for (uint t = 0; t < count; ++t) n_now += y[position + t] * k[(row + t * s.NH) * s.DK + d];
-    const TileMatrix keys = {k + row * s.DK + first, y + position, s.NH * s.DK, count, rows};
-    const TileMatrix values = {v + row * s.DV + column, nullptr, s.NH * s.DV, count, columns};
+      for (uint t = 0; t < count; ++t) n_now += y[position + t] * static_cast<float>(k[(row + t * s.NH) * s.DK + d]);
+    const TileMatrix<R> keys = {k + row * s.DK + first, y + position, s.NH * s.DK, count, rows};
+    const TileMatrix<R> values = {v + row * s.DV + column, nullptr, s.NH * s.DV, count, columns};
     tile_add_product<true, false>(sum, keys, values, count, tiles, simdgroup, lane);
   }
 }
@@ -159,9 +161,10 @@ inline void mlstm_states(const device float* k, const device float* v, const dev
 // A threadgroup per chunk of a segment and W columns of h. The scores of its pairs, computed once, stay in registers as
 // the left factors of their product with the values; den and M are kept for the backward pass. `tiles` has kTileFloats
 // floats, `sums` kMlstmOutSums.
-inline void mlstm_out(const device float* q, const device float* k, const device float* v, const device float* b,
+template <typename R>
+inline void mlstm_out(const device R* q, const device R* k, const device R* v, const device float* b,
                       const device float* i, const device int* since, const device float* m, const device float* C,
-                      const device float* n, device float* h_part, device float* den_part, device float* M_part,
+                      const device float* n, device R* h_part, device float* den_part, device float* M_part,
                       MlstmShape s, uint W, float eps, threadgroup float* tiles, threadgroup float* sums, uint3 tgid,
                       uint3 lid) {
   const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows;
@@ -179,7 +182,7 @@ inline void mlstm_out(const device float* q, const device float* k, const device
     float highest = before, q_n = 0.0f;
     for (uint j = mlstm_first(begin) + lane; j <= t; j += kTileLanes)
       highest = max(highest, b_t - b[position + j] + i[row + j * s.NH]);
-    for (uint d = lane; d < s.DK; d += kTileLanes) q_n += q[(row + t * s.NH) * s.DK + d] * n[state + d];
+    for (uint d = lane; d < s.DK; d += kTileLanes) q_n += static_cast<float>(q[(row + t * s.NH) * s.DK + d]) * n[state + d];
     highest = simd_max(highest);
     q_n = simd_sum(q_n);
     if (lane != 0) continue;
@@ -197,13 +200,13 @@ inline void mlstm_out(const device float* q, const device float* k, const device
   }
 
   TilePart scores[2];
-  const TileMatrix queries = {q + row * s.DK, nullptr, s.NH * s.DK, count, s.DK};
+  const TileMatrix<R> queries = {q + row * s.DK, nullptr, s.NH * s.DK, count, s.DK};
 #pragma clang loop unroll(full)
   for (uint part = 0; part < 2; ++part) {
     const uint first = part * kTileColumns, j = first + lane;
     tile_zero(scores[part]);
     if (first >= count) continue;
-    const TileMatrix keys = {k + (row + first * s.NH) * s.DK, nullptr, s.NH * s.DK, count - first, s.DK};
+    const TileMatrix<R> keys = {k + (row + first * s.NH) * s.DK, nullptr, s.NH * s.DK, count - first, s.DK};
     tile_add_product<false, true>(scores[part], queries, keys, s.DK, tiles, simdgroup, lane);
     tile_store(scores[part], tiles, simdgroup);
     const float b_j = j < count ? b[position + j] : 0.0f, i_j = j < count ? i[row + j * s.NH] : 0.0f;
@@ -231,23 +234,23 @@ inline void mlstm_out(const device float* q, const device float* k, const device
   for (uint column = tgid.x * W; column < end; column += kTileColumns) {
     TilePart sum;
     tile_zero(sum);
-    const TileMatrix columns = {C + state * s.DV + column, nullptr, s.DV, s.DK, s.DV - column};
+    const TileMatrix<float> columns = {C + state * s.DV + column, nullptr, s.DV, s.DK, s.DV - column};
     tile_add_product<false, false>(sum, queries, columns, s.DK, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
     float q_C[kTileOwnRows];  // in registers, as the loops that index it are unrolled
 #pragma clang loop unroll(full)
     for (uint r = 0; r < kTileOwnRows; ++r) q_C[r] = tiles[(own + r) * kTileStride + lane];
     tile_zero(sum);
-    const TileMatrix values = {v + row * s.DV + column, nullptr, width, count, s.DV - column};
+    const TileMatrix<R> values = {v + row * s.DV + column, nullptr, width, count, s.DV - column};
     tile_add_lower_product(sum, scores, values, count, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
-    device float* h = h_part + mlstm_segment_row(s, head, start) * s.DV + column;
+    device R* h = h_part + mlstm_segment_row(s, head, start) * s.DV + column;
 #pragma clang loop unroll(full)
     for (uint r = 0; r < kTileOwnRows; ++r) {
       const uint t = own + r;
       if (t >= count || column + lane >= s.DV) continue;
       const float weight = from_state[t], carried = weight == 0.0f ? 0.0f : weight * q_C[r];
-      h[t * width + lane] = (carried + tiles[t * kTileStride + lane]) * top[t];
+      h[t * width + lane] = static_cast<R>((carried + tiles[t * kTileStride + lane]) * top[t]);
     }
   }
 }

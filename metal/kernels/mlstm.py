@@ -30,7 +30,8 @@ MAX_SHORT_CHUNK = 8
 """Chunks of which every 32 columns of h have a threadgroup of their own, as in decoding."""
 
 _FORWARD = {
-    "q": "B S NH DK", "k": "B S NH DK", "v": "B S NH DV", "h": "B S NH DV",
+    "q": "B S NH DK real", "k": "B S NH DK real",
+    "v": "B S NH DV real", "h": "B S NH DV real",
     "i": "B S NH", "f": "B S NH",  # pre-activations of the gates
     "starts": "B S int32", "since": "B NH S int32",  # of documents, see `mlstm_first`
     "b": "B NH S", "a": "B NH S",  # sums of log-forget-gates in a chunk; weights at its end
@@ -42,7 +43,8 @@ _FORWARD = {
     "C": "B NH NS DK DV", "n": "B NH NS DK",  # before its chunks; dC and dn: after them
     "den": "B NH S", "M": "B NH S",  # denominator and stabilizer of every position
     "i_part": "B SS NH", "b_part": "B NH SS",  # of the SS positions of a segment
-    "q_part": "B SS NH DK", "k_part": "B SS NH DK", "v_part": "B SS NH DV", "h_part": "B SS NH DV",
+    "q_part": "B SS NH DK real", "k_part": "B SS NH DK real",
+    "v_part": "B SS NH DV real", "h_part": "B SS NH DV real",
     "den_part": "B NH SS", "M_part": "B NH SS",
 }  # fmt: skip
 _SHAPES = {

@@ -38,15 +38,17 @@ enum : uint {
 
 // A simdgroup per position: rN = 1 / N_t, dden = e_t, dM, and the weights of the states wN = s w_t / N_t and
 // we = s w_t e_t.
+template <typename R>
 inline void mlstm_bwd_pre(const device float* b, const device int* since, const device float* m,
-                          const device float* den, const device float* M, const device float* h,
-                          const device float* dh, device float* rN, device float* dden, device float* dM,
+                          const device float* den, const device float* M, const device R* h,
+                          const device R* dh, device float* rN, device float* dden, device float* dM,
                           device float* wN, device float* we, MlstmShape s, float eps, uint3 id) {
   const uint lane = id.x, t = id.y, head = id.z;
   if (t >= s.S) return;  // the whole simdgroup
   const uint at = head * s.S + t, row = mlstm_row(s, head, t);
   float dot = 0.0f;
-  for (uint d = lane; d < s.DV; d += kMlstmLanes) dot += dh[row * s.DV + d] * h[row * s.DV + d];
+  for (uint d = lane; d < s.DV; d += kMlstmLanes)
+    dot += static_cast<float>(dh[row * s.DV + d]) * static_cast<float>(h[row * s.DV + d]);
   dot = simd_sum(dot);
   if (lane != 0) return;
   const float denominator = den[at], magnitude = fabs(denominator), bound = precise::exp(-M[at]);
@@ -65,8 +67,9 @@ inline void mlstm_bwd_pre(const device float* b, const device int* since, const 
 // the chunks of a segment from the last to the first: from dC_end, of the state behind the segment, to dC0, of the one
 // before it. dC has the gradients of the states behind its chunks; threadgroups of column 0 keep dn. `dots` are parts
 // of <C, dC> + n . dn of the states before its chunks, one of each simdgroup. `tiles` has kTileFloats floats.
-inline void mlstm_bwd_states(const device float* q, const device float* decay, const device float* wN,
-                             const device float* we, const device float* dh, const device float* C,
+template <typename R>
+inline void mlstm_bwd_states(const device R* q, const device float* decay, const device float* wN,
+                             const device float* we, const device R* dh, const device float* C,
                              const device float* n, const device float* dC_end, const device float* dn_end,
                              device float* dC, device float* dn, device float* dC0, device float* dn0,
                              device float* dots, MlstmShape s, threadgroup float* tiles, uint3 tgid, uint3 lid) {
@@ -106,19 +109,20 @@ inline void mlstm_bwd_states(const device float* q, const device float* decay, c
     tile_scale(sum, factor);
     dn_now *= factor;
     if (keeps_dn)
-      for (uint t = 0; t < count; ++t) dn_now += we[position + t] * q[(row + t * s.NH) * s.DK + d];
-    const TileMatrix queries = {q + row * s.DK + first, wN + position, s.NH * s.DK, count, rows};
-    const TileMatrix gradients = {dh + row * s.DV + column, nullptr, s.NH * s.DV, count, columns};
+      for (uint t = 0; t < count; ++t) dn_now += we[position + t] * static_cast<float>(q[(row + t * s.NH) * s.DK + d]);
+    const TileMatrix<R> queries = {q + row * s.DK + first, wN + position, s.NH * s.DK, count, rows};
+    const TileMatrix<R> gradients = {dh + row * s.DV + column, nullptr, s.NH * s.DV, count, columns};
     tile_add_product<true, false>(sum, queries, gradients, count, tiles, simdgroup, lane);
   }
 }
 
 // A threadgroup per chunk: X_tj and A_tj = s E_tj (q_t . k_j) / N_t of its pairs, (B, NH, S, L), 0 where j > t, and
 // their sums zq and zk. `tiles` has kTileFloats floats, `sums` kMlstmScoreSums.
-inline void mlstm_bwd_scores(const device float* q, const device float* k, const device float* v,
+template <typename R>
+inline void mlstm_bwd_scores(const device R* q, const device R* k, const device R* v,
                              const device float* i, const device float* b, const device int* since,
                              const device float* M, const device float* rN, const device float* dden,
-                             const device float* dh, device float* X, device float* A, device float* zq,
+                             const device R* dh, device float* X, device float* A, device float* zq,
                              device float* zk, MlstmShape s, threadgroup float* tiles, threadgroup float* sums,
                              uint3 tgid, uint3 lid) {
   const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows;
@@ -129,20 +133,20 @@ inline void mlstm_bwd_scores(const device float* q, const device float* k, const
   threadgroup float* diagonal = before + kTileRows;
   threadgroup float* after = diagonal + kTileRows;  // of each key, over a simdgroup's positions after it
   if (lane < kTileOwnRows) before[own + lane] = 0.0f;
-  const TileMatrix queries = {q + row * s.DK, nullptr, s.NH * s.DK, count, s.DK};
-  const TileMatrix gradients = {dh + row * s.DV, nullptr, s.NH * s.DV, count, s.DV};
+  const TileMatrix<R> queries = {q + row * s.DK, nullptr, s.NH * s.DK, count, s.DK};
+  const TileMatrix<R> gradients = {dh + row * s.DV, nullptr, s.NH * s.DV, count, s.DV};
   for (uint first = 0; first < s.L; first += kTileColumns) {
     const uint j = first + lane, keys = count - min(count, first), key_row = row + first * s.NH;
     TilePart sum;
     tile_zero(sum);
-    const TileMatrix some_keys = {k + key_row * s.DK, nullptr, s.NH * s.DK, keys, s.DK};
+    const TileMatrix<R> some_keys = {k + key_row * s.DK, nullptr, s.NH * s.DK, keys, s.DK};
     tile_add_product<false, true>(sum, queries, some_keys, s.DK, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
     float q_k[kTileOwnRows];  // in registers, as the loops that index it are unrolled
 #pragma clang loop unroll(full)
     for (uint r = 0; r < kTileOwnRows; ++r) q_k[r] = tiles[(own + r) * kTileStride + lane];
     tile_zero(sum);
-    const TileMatrix some_values = {v + key_row * s.DV, nullptr, s.NH * s.DV, keys, s.DV};
+    const TileMatrix<R> some_values = {v + key_row * s.DV, nullptr, s.NH * s.DV, keys, s.DV};
     tile_add_product<false, true>(sum, gradients, some_values, s.DV, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
 
@@ -185,10 +189,10 @@ inline void mlstm_bwd_scores(const device float* q, const device float* k, const
 //
 // Adds mine_t . from_state_t to `dots`, of the simdgroup's own positions; the barriers of the second product are
 // behind.
-template <bool kOfKeys>
-inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const device float* factor,
-                           const device float* vector, TileMatrix pairs, const device float* other,
-                           const device float* mine, device float* d_mine, MlstmShape s, threadgroup float* tiles,
+template <bool kOfKeys, typename R>
+inline void mlstm_bwd_rows(TileMatrix<R> part, const device float* state, const device float* factor,
+                           const device float* vector, TileMatrix<float> pairs, const device R* other,
+                           const device R* mine, device R* d_mine, MlstmShape s, threadgroup float* tiles,
                            threadgroup float* dots, uint simdgroup, uint lane) {
   const uint own = simdgroup * kTileOwnRows, count = part.rows, stride = s.NH * s.DK;
   if (lane < kTileOwnRows) dots[own + lane] = 0.0f;
@@ -197,31 +201,36 @@ inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const dev
     const float vector_d = d < s.DK ? vector[d] : 0.0f;
     TilePart sum;
     tile_zero(sum);
-    const TileMatrix rows = {state + first * s.DV, nullptr, s.DV, s.DK - first, s.DV};
+    const TileMatrix<float> rows = {state + first * s.DV, nullptr, s.DV, s.DK - first, s.DV};
     tile_add_product<false, true>(sum, part, rows, s.DV, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
     for (uint t = own; t < own + kTileOwnRows; ++t) {
       float dot = 0.0f;
-      if (t < count && d < s.DK) dot = mine[t * stride + d] * (tiles[t * kTileStride + lane] + factor[t] * vector_d);
+      if (t < count && d < s.DK) {
+        const float from_state = tiles[t * kTileStride + lane] + factor[t] * vector_d;
+        dot = static_cast<float>(mine[t * stride + d]) * from_state;
+      }
       dot = simd_sum(dot);
       if (lane == 0) dots[t] += dot;
     }
-    const TileMatrix others = {other + first, nullptr, stride, count, s.DK - first};
+    const TileMatrix<R> others = {other + first, nullptr, stride, count, s.DK - first};
     tile_add_product<kOfKeys, false>(sum, pairs, others, count, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
     for (uint t = own; t < own + kTileOwnRows; ++t)
-      if (t < count && d < s.DK) d_mine[t * stride + d] = tiles[t * kTileStride + lane] + factor[t] * vector_d;
+      if (t < count && d < s.DK)
+        d_mine[t * stride + d] = static_cast<R>(tiles[t * kTileStride + lane] + factor[t] * vector_d);
   }
 }
 
 // Two threadgroups per chunk of a segment: the first for dq, dk and the gates, the second for dv. `tiles` has
 // kTileFloats floats, `sums` kMlstmRowSums.
-inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* C,
+template <typename R>
+inline void mlstm_bwd_out(const device R* q, const device R* k, const device R* v, const device float* C,
                           const device float* n, const device float* wN, const device float* we,
                           const device float* y, const device float* X, const device float* A, const device float* zq,
-                          const device float* zk, const device float* dh, const device float* dC,
-                          const device float* dn, device float* dq_part, device float* dk_part,
-                          device float* dv_part, device float* di_part, device float* db_part, MlstmShape s,
+                          const device float* zk, const device R* dh, const device float* dC,
+                          const device float* dn, device R* dq_part, device R* dk_part, device R* dv_part,
+                          device float* di_part, device float* db_part, MlstmShape s,
                           threadgroup float* tiles, threadgroup float* sums, uint3 tgid, uint3 lid) {
   const uint lane = lid.x, simdgroup = lid.y, own = simdgroup * kTileOwnRows;
   const uint head = tgid.z / s.NS, c = s.FIRST + tgid.z % s.NS, start = c * s.L, count = mlstm_count(s, c);
@@ -231,11 +240,11 @@ inline void mlstm_bwd_out(const device float* q, const device float* k, const de
   if (tgid.x == 0) {
     threadgroup float* of_queries = sums;
     threadgroup float* of_keys = sums + kTileRows;
-    const TileMatrix pairs = {X + position * s.L, nullptr, s.L, count, count};
-    const TileMatrix gradients = {dh + v_row, wN + position, width, count, s.DV};
+    const TileMatrix<float> pairs = {X + position * s.L, nullptr, s.L, count, count};
+    const TileMatrix<R> gradients = {dh + v_row, wN + position, width, count, s.DV};
     mlstm_bwd_rows<false>(gradients, C + state * s.DV, we + position, n + state, pairs, k + q_row, q + q_row,
                           dq_part + to * s.DK, s, tiles, of_queries, simdgroup, lane);
-    const TileMatrix values = {v + v_row, y + position, width, count, s.DV};
+    const TileMatrix<R> values = {v + v_row, y + position, width, count, s.DV};
     mlstm_bwd_rows<true>(values, dC_after, y + position, dn + state, pairs, q + q_row, k + q_row,
                          dk_part + to * s.DK, s, tiles, of_keys, simdgroup, lane);
     const uint t = own + lane;
@@ -244,19 +253,19 @@ inline void mlstm_bwd_out(const device float* q, const device float* k, const de
     db_part[head * mlstm_length(s) + start - mlstm_start(s) + t] = zq[position + t] - of_keys[t] + of_queries[t];
     return;
   }
-  const TileMatrix keys = {k + q_row, y + position, s.NH * s.DK, count, s.DK};
-  const TileMatrix pairs = {A + position * s.L, nullptr, s.L, count, count};
+  const TileMatrix<R> keys = {k + q_row, y + position, s.NH * s.DK, count, s.DK};
+  const TileMatrix<float> pairs = {A + position * s.L, nullptr, s.L, count, count};
   for (uint first = 0; first < s.DV; first += kTileColumns) {
     TilePart sum;
     tile_zero(sum);
-    const TileMatrix columns = {dC_after + first, nullptr, s.DV, s.DK, s.DV - first};
+    const TileMatrix<float> columns = {dC_after + first, nullptr, s.DV, s.DK, s.DV - first};
     tile_add_product<false, false>(sum, keys, columns, s.DK, tiles, simdgroup, lane);
-    const TileMatrix gradients = {dh + v_row + first, nullptr, width, count, s.DV - first};
+    const TileMatrix<R> gradients = {dh + v_row + first, nullptr, width, count, s.DV - first};
     tile_add_product<true, false>(sum, pairs, gradients, count, tiles, simdgroup, lane);
     tile_store(sum, tiles, simdgroup);
-    device float* dv = dv_part + to * s.DV + first;
+    device R* dv = dv_part + to * s.DV + first;
     for (uint t = own; t < own + kTileOwnRows; ++t)
-      if (t < count && first + lane < s.DV) dv[t * width + lane] = tiles[t * kTileStride + lane];
+      if (t < count && first + lane < s.DV) dv[t * width + lane] = static_cast<R>(tiles[t * kTileStride + lane]);
   }
 }
 

@@ -23,21 +23,22 @@ enum : uint {
   kTileMatrices = 8,                                   // of a simdgroup's part of a result: 2 x 4
 };
 
-// A matrix in device memory, row by row; what is outside counts as 0.
+// A matrix in device memory of type R, float or bfloat, row by row; what is outside counts as 0.
+template <typename R>
 struct TileMatrix {
-  const device float* at;
+  const device R* at;
   const device float* factors;  // of the rows, or null
   uint stride, rows, columns;
 };
 
 // Copy kHeight x kWidth elements from `row`, `column` on.
-template <uint kHeight, uint kWidth>
-inline void tile_copy(threadgroup float* tile, TileMatrix x, uint row, uint column, uint thread_index) {
+template <uint kHeight, uint kWidth, typename R>
+inline void tile_copy(threadgroup float* tile, TileMatrix<R> x, uint row, uint column, uint thread_index) {
   for (uint at = thread_index; at < kHeight * kWidth; at += kTileSimdgroups * kTileLanes) {
     const uint r = at / kWidth, c = at % kWidth;
     float value = 0.0f;
     if (row + r < x.rows && column + c < x.columns) {
-      value = x.at[(row + r) * x.stride + column + c];
+      value = static_cast<float>(x.at[(row + r) * x.stride + column + c]);
       if (x.factors != nullptr) value *= x.factors[row + r];
     }
     tile[r * (kWidth + kTilePad) + c] = value;
@@ -67,8 +68,8 @@ inline void tile_scale(thread TilePart& result, float factor) {
 
 // Add a product over `depth`: of `a`, or its transpose if kTransposedA, and `b`, or its transpose. Every thread of the
 // threadgroup calls it, after it has read what it needs of `tiles`, kTileFloats floats; the first barrier is inside.
-template <bool kTransposedA, bool kTransposedB>
-inline void tile_add_product(thread TilePart& result, TileMatrix a, TileMatrix b, uint depth,
+template <bool kTransposedA, bool kTransposedB, typename A, typename B>
+inline void tile_add_product(thread TilePart& result, TileMatrix<A> a, TileMatrix<B> b, uint depth,
                              threadgroup float* tiles, uint simdgroup, uint lane) {
   threadgroup float* left = tiles;
   threadgroup float* right = tiles + kTileLeft;
@@ -104,7 +105,8 @@ inline void tile_add_product(thread TilePart& result, TileMatrix a, TileMatrix b
 
 // Add a product of matrices in registers and `b`: a simdgroup's own rows of `a`, whose columns are at most as many as a
 // tile has rows, a part for each kTileColumns of them. Above its diagonal `a` is 0. As tile_add_product otherwise.
-inline void tile_add_lower_product(thread TilePart& result, thread TilePart (&a)[2], TileMatrix b, uint depth,
+template <typename R>
+inline void tile_add_lower_product(thread TilePart& result, thread TilePart (&a)[2], TileMatrix<R> b, uint depth,
                                    threadgroup float* tiles, uint simdgroup, uint lane) {
   const uint thread_index = simdgroup * kTileLanes + lane, own = simdgroup * kTileOwnRows;
 #pragma clang loop unroll(full)
@@ -151,7 +153,7 @@ inline void tile_load(thread TilePart& result, threadgroup float* tiles, uint si
 }
 
 // A result from device memory, through the tiles, which nobody reads any more.
-inline void tile_read(thread TilePart& result, TileMatrix x, threadgroup float* tiles, uint simdgroup, uint lane) {
+inline void tile_read(thread TilePart& result, TileMatrix<float> x, threadgroup float* tiles, uint simdgroup, uint lane) {
   const uint own = simdgroup * kTileOwnRows;
   for (uint r = own; r < own + kTileOwnRows; ++r)
     tiles[r * kTileStride + lane] = r < x.rows && lane < x.columns ? x.at[r * x.stride + lane] : 0.0f;

@@ -155,6 +155,7 @@ class Backend(InferenceModel):
         each operator's check. The sizes are also those of a model's cells.
         """
         how: dict[str, Any] = {"cells": () if model is None else cells(model), "beat": beat}
+        how["bf16"] = self.bf16_matmuls
         faults = probes.faults(
             self._framework, self._device, self._ops(), threads=self._threads, **how
         )

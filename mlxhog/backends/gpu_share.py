@@ -22,6 +22,7 @@ MAX_CACHE_BYTES = 1 << 30  # its bound
 CPU_CACHE_BYTES = 32 << 20  # MLX's own limit without Metal
 PIECE_TOKENS = 4096  # initial; several times a training step of our largest preset
 MIN_BYTES = 64 << 20  # too little for any model
+FREE_BYTES = 64 << 20  # a gradient of no more never waits, which costs a small one time
 LOW_WATERMARK = 0.9  # share of the high watermark from which torch frees cached memory
 WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
@@ -97,11 +98,25 @@ class MLXCache:
         self._mx, self.limit_bytes, self._max_bytes = mx, limit_bytes, max_bytes
 
     @contextmanager
-    def of_gradient(self) -> Iterator[None]:
-        """Measure the memory of the gradient that the block computes, and cache that much."""
+    def of_gradient(self, planned_bytes: int | None = None) -> Iterator[None]:
+        """Measure the memory of the gradient that the block computes, and cache that much.
+
+        MLX allocates the results of about a hundred operations before they are computed, whatever
+        the order of the graph: several chunks of logits, and activations of several blocks. Beyond
+        `planned_bytes`, or `FREE_BYTES`, it waits for each of them; the bits are the same.
+        """
         before_bytes = self._mx.get_active_memory()
         self._mx.reset_peak_memory()
-        yield
+        if planned_bytes is None:
+            yield
+        else:
+            limit_bytes = before_bytes + max(planned_bytes, FREE_BYTES)
+            previous_bytes = self._mx.set_memory_limit(limit_bytes)
+            try:
+                self._mx.set_memory_limit(min(limit_bytes, previous_bytes))
+                yield
+            finally:
+                self._mx.set_memory_limit(previous_bytes)
         n_bytes = min(self._mx.get_peak_memory() - before_bytes, self._max_bytes)
         if n_bytes > self.limit_bytes:
             self.limit_bytes = n_bytes

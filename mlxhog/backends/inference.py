@@ -270,11 +270,12 @@ class InferenceModel(ABC):
 
     def stack_states(self, states: Sequence[State]) -> State:
         """Concatenate the states of several batches along the batch axis."""
-        if any(map(self._is_packed, states)):
+        if self._decoder is not None and any(map(self._is_packed, states)):
             blocks = zip(*map(self._packed, states), strict=True)
             return [tuple(map(np.concatenate, zip(*block, strict=True))) for block in blocks]
         with self._no_grad():
-            return self._evaluated(lm.stack_states(states, self._ops().xp))
+            unpacked = list(map(self._unpacked, states))
+            return self._evaluated(lm.stack_states(unpacked, self._ops().xp))
 
     def select_state(self, state: State, rows: Sequence[int]) -> State:
         """Return the state of some rows of a batch, in the order of `rows`."""
@@ -305,17 +306,18 @@ class InferenceModel(ABC):
     # A state is that of `lm`, or the decoder's packed one in NumPy, converted on demand.
 
     def _is_packed(self, state: State) -> bool:
-        return self._decoder is not None and isinstance(state[-1][0], np.ndarray)
+        """Whether a decoder packed a state; its weights may have been replaced by others since."""
+        return bool(state and state[-1]) and isinstance(state[-1][0], np.ndarray)
 
     def _packed(self, state: State) -> State:
         if state is None or self._decoder is None or self._is_packed(state):
             return state
-        return self._decoder.pack([tuple(map(self._on_host, block)) for block in state])
+        return lm_native.pack(self.model, [tuple(map(self._on_host, block)) for block in state])
 
     def _unpacked(self, state: State) -> State:
-        if state is None or self._decoder is None or not self._is_packed(state):
+        if not self._is_packed(state):
             return state
-        blocks = self._decoder.unpack(state)
+        blocks = lm_native.unpack(self.model, state)
         return [tuple(map(self._from_host, block)) for block in blocks]
 
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import Backend, Grads
+from mlxhog.backends.backend import Backend, Grads, Inputs
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.inference import State, check_batch
 from mlxhog.base import mapped
 from mlxhog.data.batch import Batch
 from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.metal.engines import wrappable
+from mlxhog.models.activations import activations
 from mlxhog.models.ops.frozen import FrozenWeight
 from mlxhog.models.ops.kernels import resolve
 from mlxhog.optim.gradients import Float32, Int32
@@ -160,7 +161,8 @@ class MLXBackend(Backend):
             inputs = self._inputs(batch)
             # malloc keeps freed memory for both, but native code has no use for MLX's cache.
             is_shared = self.recompute and self._ops().evaluates
-            with nullcontext() if is_shared else self._cache.of_gradient():
+            planned = self._planned_bytes(inputs) if self.recompute and not is_shared else None
+            with nullcontext() if is_shared else self._cache.of_gradient(planned):
                 loss, grads = self._value_and_grad(inputs.leaves, *inputs.fixed)
                 if self.on_gpu or self.compiled:
                     self._eval(loss, grads)
@@ -172,6 +174,18 @@ class MLXBackend(Backend):
                     self.forward_share = forward_ns / (monotonic_ns() - began_ns)
             grads = {name: self._on_host(grad) for name, grad in grads.items()}
             return self._on_host(loss).item(), self._by_rows(inputs, grads)
+
+    def _planned_bytes(self, inputs: Inputs) -> int:
+        """Return the memory of a gradient with recomputed blocks, by the plan's estimate."""
+        gradient_bytes = sum(int(leaf.nbytes) for leaf in inputs.leaves.values())
+        drawn = None if inputs.candidates is None else inputs.candidates.count
+        kernels = resolve("mlx", self.kernels, self._device)
+        kept = activations(
+            self.model, "mlx", kernels, length=inputs.tokens.shape[1], candidates=drawn,
+            dtype="bfloat16" if self.bf16_matmuls else "float32", recompute="blocks",
+        )  # fmt: skip
+        at_loss = kept.of(inputs.tokens.size) + kept.gradients * gradient_bytes
+        return max(gradient_bytes, int(at_loss))
 
     def _tokens(self, tokens: Int32) -> Any:
         return self._mx.array(tokens)

@@ -93,6 +93,11 @@ ALLOWED = {
 }
 """By kind; `mlxhog/conformance/tolerances.py` has the reasons, and `parity` uses them, too."""
 
+OF_BF16 = {"grad": 2.0**-6, "h": 2.0**-7, "y": 2.0**-7}
+"""The part of the largest entry that is added where arrays are bfloat16, as for every operator in
+mixed precision: 8 bits of a result, and of its gradient. States stay float32."""
+NARROW = frozenset({"q", "k", "v", "x", "state"})  # inputs that may be bfloat16
+
 DEPTH = 4
 
 
@@ -111,6 +116,7 @@ class Sizes(NamedTuple):
     CH: int
     B: int = 2
     K: int = 4
+    bf16: bool = False  # whether operators that take arrays of bfloat16 get some
 
     def reset_mask(self) -> Array:
         """Return where documents start, (B, S); the first row continues a document."""
@@ -350,14 +356,18 @@ class Compared(NamedTuple):
 
 def compared(
     framework: str, device: str, ops: Ops, *, threads: int, names: Iterable[str] = (),
-    cells: Iterable[CellShape] = (),
+    cells: Iterable[CellShape] = (), bf16: bool = False,
 ) -> Iterator[Compared]:  # fmt: skip
     """Compare operators with Metal kernels, all or the named ones, with eager ones on the CPU.
 
-    Those of `cells` also have their widths.
+    Those of `cells` also have their widths; with `bf16` also arrays of that type, where they take
+    them.
     """
     host, eager = Device(framework, "cpu", threads), kernels.choose(framework, "eager", "cpu")
     cases = [*product(names or CHECKS, SIZES), *cases_of(cells)]
+    if bf16:
+        own = [case for case in cases if case[0] in ops.takes_bf16]
+        cases += [(name, sizes._replace(bf16=True)) for name, sizes in own]
     expected = [dict(_results(host, eager, *case)) for case in cases]
     tested = Device(framework, device, threads)
     for (name, sizes), exact in zip(cases, expected, strict=True):
@@ -366,7 +376,7 @@ def compared(
         except (MlxhogError, RuntimeError, ValueError) as error:  # also of a lazy framework
             yield Compared(name, sizes.S, "", None, None, whole_text(error))
             continue
-        where, share, allowed = _worst(CHECKS[name], results, exact)
+        where, share, allowed = _worst(CHECKS[name], results, exact, sizes.bf16)
         of = " of its largest entry" if exact[where].any() else ", where it should be 0"
         sentence = f"{where} is off by {share:.1e}{of}, expected {allowed:.1e} at most"
         fault = "" if share <= allowed else sentence  # or not a number
@@ -375,11 +385,11 @@ def compared(
 
 def faults(
     framework: str, device: str, ops: Ops, *, threads: int,
-    beat: Callable[[], object] = lambda: None, cells: Iterable[CellShape] = (),
+    beat: Callable[[], object] = lambda: None, cells: Iterable[CellShape] = (), bf16: bool = False,
 ) -> dict[str, str]:  # fmt: skip
     """Return the first fault of each faulty operator; `beat` is called after each case."""
     by_name = dict[str, str]()
-    for case in compared(framework, device, ops, threads=threads, cells=cells):
+    for case in compared(framework, device, ops, threads=threads, cells=cells, bf16=bf16):
         if case.fault:
             by_name.setdefault(case.name, case.fault)
         beat()
@@ -390,7 +400,12 @@ def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
     """Yield output, states and gradients of one operator; inputs are the same in every process."""
     check, rng = CHECKS[name], np.random.default_rng([*name.encode(), sizes.S])
     inputs, reset_mask = _uploaded(device, check.draw(rng, sizes)), device.array(sizes.reset_mask())
-    results = [device.host(x) for x in check.call(ops, inputs, reset_mask, sizes)]
+    xp = device.xp
+    if sizes.bf16:
+        narrow = {key: xp.bfloat16(inputs[key]) for key in NARROW & inputs.keys()}
+        is_taken = name in ops.takes_bf16
+        inputs |= {key: x if is_taken else xp.float32(x) for key, x in narrow.items()}
+    results = [device.host(xp.float32(x)) for x in check.call(ops, inputs, reset_mask, sizes)]
     yield from zip(check.results, results, strict=True)
     weights = [device.array(_normal(rng, *x.shape)) for x in results]
 
@@ -398,13 +413,13 @@ def _results(device: Device, ops: Ops, name: str, sizes: Sizes) -> Named:
         outputs = check.call(ops, t, reset_mask, sizes)
         return sum((x * w).sum() for x, w in zip(outputs, weights, strict=True))
 
-    _, grads = device.xp.value_and_grad(total, inputs)
+    _, grads = xp.value_and_grad(total, inputs)
     for key, grad in grads.items():
-        yield f"gradient of {key}", device.host(grad)
+        yield f"gradient of {key}", device.host(xp.float32(grad))
 
 
 def _worst(
-    check: Probe, results: Mapping[str, Array], expected: Mapping[str, Array]
+    check: Probe, results: Mapping[str, Array], expected: Mapping[str, Array], bf16: bool
 ) -> tuple[str, float, float]:
     """Return the first result out of tolerance, else the one with the largest error over tolerance.
 
@@ -415,7 +430,8 @@ def _worst(
     for name, exact in expected.items():
         kind = check.kind(name)
         allowed = ALLOWED[kind]
-        tolerance = allowed.atol + allowed.of_largest * largest[name]
+        of_largest = allowed.of_largest + (OF_BF16.get(kind, 0.0) if bf16 else 0.0)
+        tolerance = allowed.atol + of_largest * largest[name]
         of_kind = max(n for other, n in largest.items() if check.kind(other) == kind)
         tolerance += allowed.of_all * of_kind
         error = float(np.abs(results[name] - exact).max())

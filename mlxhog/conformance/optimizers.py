@@ -78,7 +78,8 @@ class Formula:
         """Start from float32 parameters by name, all of a model or some."""
         groups, fitted = rate_groups(cfg), choice.fitted(hidden=True)
         lacks = [GROUPS[one] for one in GROUPS if not groups[one] and hasattr(fitted, GROUPS[one])]
-        rule = fitted = replace(fitted, **dict.fromkeys(lacks, 1.0))  # as beside an adapter
+        none: dict[str, Any] = dict.fromkeys(lacks, 1.0)  # as beside an adapter
+        rule = fitted = replace(fitted, **none)
         self._factors = factors(fitted, groups)
         self.optimizer: Any = optim.GroupedRates(rule, self._factors) if self._factors else rule
         self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)

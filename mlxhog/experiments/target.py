@@ -116,7 +116,7 @@ def _from_run(run: Run, at: Path, overrides: ConfigSource) -> AnalysisTarget:
     if config.adapter is not None:
         raise ConfigError(
             f"{run.name} trains an adapter, and this reads runs that train all parameters; merge "
-            f"it first: mlxhog convert {quoted(str(at))} OUT --merge"
+            f"it first: mlxhog convert {quoted(str(at))} OUT --merge --format mlxhog"
         )
     saved = checkpoints.load(at)  # compares every digest
     config = replace(

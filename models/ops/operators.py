@@ -184,7 +184,9 @@ class Ops(MLSTMOps, Recurrences, ABC):
         def backward(_: object, d_results: Sequence[Array | None], __: object) -> list[Array]:
             dx: Array = None
             for w, dy in zip(weights, d_results, strict=True):
-                for rows, piece in () if dy is None else w.pieces():
+                if dy is None:
+                    continue
+                for rows, piece in w.pieces():
                     own = dy[..., rows]
                     after = [own] if dx is None else [own, dx]  # one piece at a time
                     more = self.frozen_product_grad(own, self._after(piece, after))

@@ -260,3 +260,21 @@ def test_mixed_precision_beside_a_base_of_few_bits_is_near_float32(backend):
         grads, same = values(grads), values(same)
         for name, grad in same.items():
             assert np.linalg.norm(grads[name] - grad) <= 0.05 * np.linalg.norm(grad), name
+
+
+@pytest.mark.parametrize("backend", NAMES)
+@pytest.mark.parametrize("family", ["large", "v1"])
+def test_an_answer_continues_when_merged_weights_are_replaced_by_an_adapter_apart(family, backend):
+    cfg = replace(MODELS[family], adapter=LORA)
+    params, tokens = drawn(cfg), batch(2, 9).x
+    reader = backends.create(backend, threads=1, kernels="native")
+    reader.load(*whole(cfg, params))
+    expected, _ = reader.all_logits(tokens, None)
+    _, state = reader.logits(tokens[:, :4], None)
+    _, state = reader.logits(tokens[:, 4:5], state)
+    assert isinstance(state[-1][0], np.ndarray)  # of the native decoder
+    reader.load(cfg, params)
+    for at in range(5, 9):
+        state = reader.stack_states([reader.select_state(state, [row]) for row in (0, 1)])
+        found, state = reader.logits(tokens[:, at : at + 1], state)
+        assert_close(found, expected[:, at], LOGITS_F32)

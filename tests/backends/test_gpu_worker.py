@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mlxhog import arena, backends
-from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
+from mlxhog.backends.gpu_share import FREE_BYTES, GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import MLXBackend
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models import families
@@ -39,9 +39,13 @@ class Recorder:
         size = {"max_recommended_working_set_size": recommended_bytes}
         self.device_info = lambda device=None: size if device == self.gpu else {"name": "a CPU"}
         for kind in ("memory", "cache", "wired"):
-            setattr(self, f"set_{kind}_limit", partial(self.limits.__setitem__, kind))
+            setattr(self, f"set_{kind}_limit", partial(self.change, kind))
         self.get_active_memory = lambda: self.active_bytes
         self.get_peak_memory = lambda: self.peak_bytes
+
+    def change(self, kind, n_bytes):
+        before, self.limits[kind] = self.limits.get(kind), n_bytes
+        return before
 
     def reset_peak_memory(self):
         self.peak_bytes = 0
@@ -80,6 +84,19 @@ def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory
             gpu.peak_bytes = int(peak_gib * GIB)
         kept.append(gpu.limits["cache"] / GIB)
     assert kept == [5 / 8, 1, 3, 3, 5], "an eighth of the worker's 5 GiB at first, at last all"
+
+
+def test_a_planned_gradient_waits_above_its_plan_and_never_may_take_more_than_others():
+    gpu = Recorder(16 * GIB)
+    cache, limits = limit_mlx(gpu, GPUShare(workers=2), on_gpu=True), []
+    gpu.active_bytes = 2 * GIB
+    for planned in (1, 3 * GIB, 5 * GIB):
+        with cache.of_gradient(planned):
+            limits.append(gpu.limits["memory"] / GIB)
+    with pytest.raises(MemoryError), cache.of_gradient(1):
+        raise MemoryError
+    assert limits == [2 + FREE_BYTES / GIB, 5, 6], "the worker's own are 6"
+    assert gpu.limits["memory"] == 6 * GIB
 
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out():

@@ -4,12 +4,15 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlxhog.backends import gpu_share
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.models import families, layers, lm, lm_float64
 from mlxhog.models.ops.arrays import MatmulWeight
+from mlxhog.models.ops.operators import Ops, loss_rows
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_softmax import SampledSoftmax
 from mlxhog.optim.gradients import Rows, dense
@@ -131,6 +134,20 @@ def test_recomputed_blocks_give_the_same_bits(name, case, kernels, dtype):
     assert recomputed == loss
     for parameter, grad in values(grads).items():
         np.testing.assert_array_equal(values(again)[parameter], grad, parameter)
+
+
+def test_eager_mlx_that_recomputes_blocks_never_holds_as_much_as_the_logits_of_all_tokens(
+    monkeypatch,
+):
+    monkeypatch.setattr(Ops, "max_logits", 0)  # chunks of 512 tokens
+    monkeypatch.setattr(gpu_share, "FREE_BYTES", 0)
+    monkeypatch.setattr(loss_rows, "__defaults__", (0,))
+    cfg, S = load_architecture("tiny", "vocab_size=4000,hidden_size=16,num_hidden_layers=1"), 4096
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "eager", recompute=True)
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    backend.loss_and_grads(Batch(*drawn(cfg, 1, S, seed=0), n_bytes=0))
+    assert mx.get_peak_memory() - before < 4 * S * cfg.vocab_size
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -87,6 +87,29 @@ def test_a_kernel_off_by_a_hundredth_is_found_in_its_operator_and_in_no_other(ke
     assert re.search(r" is off by .* of its largest entry, expected .* at most", fault)
 
 
+BF16 = [name for name in OF_MODELS if KERNELS[name].variants]
+
+
+@pytest.mark.slow
+@each_of("kernel", BF16)
+def test_a_run_in_bfloat16_finds_a_kernel_of_that_type_that_is_off_by_a_tenth(kernel, monkeypatch):
+    operator = OPERATOR_OF[kernel.partition("_")[0]]
+    monkeypatch.setattr(probes, "SIZES", SIZES[:1])
+    monkeypatch.setattr(probes, "CHECKS", {operator: CHECKS[operator]})
+    ops = METAL_OPS["mlx"](FaultyEngine(f"{kernel}_bfloat16", by=0.1))
+    assert [*faults("mlx", "cpu", ops, threads=1, bf16=True)] == [operator]
+    assert faults("mlx", "cpu", ops, threads=1) == {}
+
+
+@pytest.mark.parametrize("framework", METAL_OPS)
+def test_right_kernels_of_bfloat16_pass_with_room(framework, monkeypatch, new_emulator):
+    monkeypatch.setattr(probes, "OF_BF16", {kind: x / 2 for kind, x in probes.OF_BF16.items()})
+    ops = METAL_OPS[framework](engine := new_emulator())
+    engine.run, ran, run = lambda one: ran.append(one.kernel.name) or run(one), [], engine.run
+    assert faults(framework, "cpu", ops, threads=1, bf16=True) == {}
+    assert {f"{name}_bfloat16" for name in BF16} <= {*ran}
+
+
 @pytest.mark.parametrize("framework", METAL_OPS)
 def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework):
     broken = found(framework, FaultyEngine("mlstm_bwd_out", by=None))

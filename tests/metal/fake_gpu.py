@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 import torch
 
+from mlxhog.base.mapped import BFLOAT16
 from mlxhog.errors import MetalError
 from mlxhog.metal.emulator.engine import EmulatorEngine
 from mlxhog.metal.engine import MetalEngine
@@ -171,4 +172,8 @@ class FaultyEngine(EmulatorEngine):
         if self.by is None:
             raise MetalError(f"kernel {self.kernel} does not compile: error: unknown type 'flaot'")
         off = np.float32(1.0 + self.by)
-        return {name: x * off if x.dtype == off.dtype else x for name, x in results.items()}
+        floats = (off.dtype, BFLOAT16)
+        return {
+            name: (x * off).astype(x.dtype) if x.dtype in floats else x
+            for name, x in results.items()
+        }

@@ -14,7 +14,7 @@ from mlxhog.models.ops.arrays import MatmulWeight
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from tests import tolerances as near
-from tests.models.operators import METAL, draw, linear_layers
+from tests.models.operators import METAL, draw, linear_layers, mlstm
 from tests.models.test_operators import LAYERS, METAL_CASES, SEQUENCES, rounded_to_bf16
 from tests.models.twins import EXACT, TWINS, Twin, start
 from tests.pairs import each_of
@@ -148,6 +148,19 @@ def test_a_metal_kernel_reads_and_writes_arrays_of_bfloat16(twin):
     y, last = ops.causal_conv(p["x"], p["w"], p["b"], silu=True)
     assert ran == {"conv_forward_bfloat16"}
     assert ("bfloat16" in str(y.dtype), "float32" in str(last.dtype)) == (True, True)
+
+
+@each_of("twin", METAL.values(), ids=METAL)
+def test_the_mlstm_on_metal_keeps_bfloat16_where_q_k_and_v_all_have_it(twin):
+    case, ran, xp = mlstm(7), twin.ops.engine.ran, twin.ops.xp
+    p, of_both = twin.array(case.inputs), {"mlstm_gates", "mlstm_weights"}
+    for names, type_ in (("qkv", "_bfloat16"), ("qk", "")):
+        ran.clear()
+        own = p | {name: xp.bfloat16(p[name]) for name in names}
+        h, state = case(twin.ops, own | twin.array(case.fixed))
+        assert ran == of_both | {f"mlstm_states{type_}", f"mlstm_out{type_}"}
+        assert ("bfloat16" in str(h.dtype)) == bool(type_)
+        assert all("float32" in str(x.dtype) for x in state)
 
 
 def test_the_logits_stay_float32_as_their_factors_are_rounded():

@@ -32,7 +32,7 @@ PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."
 
 _READ = frozenset(
-    "peft_type r lora_alpha lora_dropout use_rslora base_model_name_or_path revision "
+    "r lora_alpha lora_dropout use_rslora base_model_name_or_path revision "
     "target_modules exclude_modules modules_to_save layers_to_transform layers_pattern".split()
 )
 _HARMLESS = frozenset(
@@ -201,7 +201,7 @@ def _refuse_others(fields: Mapping[str, Any], folder: Path) -> None:
     }  # fmt: skip
     for name, value in fields.items():
         known = wanted.get(name, (None, False, 0, "", [], {}))
-        if name not in _HARMLESS | (_READ - wanted.keys()) and value not in known:
+        if name not in _READ | _HARMLESS and value not in known:
             raise ConfigError(
                 f"{folder}: {name} is {shown(value)}, and mlxhog reads a LoRA of one rank and "
                 "scale without more; merge it in PEFT, model.merge_and_unload()."

@@ -38,7 +38,7 @@ def with_adapter(
         raise ConfigError(
             f"adapter is {config.adapter}, and {config.init_from} is an adapter of rank {own.rank} "
             "already; leave --adapter out to continue it, or merge it and train another beside "
-            f"that: mlxhog convert {config.init_from} OUT --merge"
+            f"that: mlxhog convert {config.init_from} OUT --merge --format mlxhog"
         )
     return config.having(adapter=own), model
 
@@ -74,13 +74,12 @@ def note(model: ModelConfig, base: BaseModel, n_bytes: int) -> str:
 def base_bytes(model: ModelConfig, weights: str, tensors: frozen.Tensors | None = None) -> int:
     """Return the memory of a base: large weights in a format, all others in float32.
 
-    The `tensors` are those of its files, for the format "keep".
+    For the format "keep" `tensors` are those of its files.
     """
     bits, spec = 0.0, families.param_spec(model)
     for name in families.frozen_names(model):
         own = 32.0
         if frozen.is_reduced(model, name):
-            kept = tensors is not None and weights == "keep"
-            own = 8.0 * tensors[name].dtype.itemsize if kept else BITS[weights]
+            own = BITS[weights] if tensors is None else 8.0 * tensors[name].dtype.itemsize
         bits += spec[name].size * own
     return int(bits / 8)

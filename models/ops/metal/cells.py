@@ -1,11 +1,11 @@
 """The cells and the convolution as Metal kernels, with their backward passes.
 
 Arrays of the engine are row-major and float32 with the stated exceptions; of operators in
-`TAKES_BF16` x, its result and their gradients may be bfloat16. Each operator is a custom op:
-forward(*inputs, saves=) returns the results and what is saved for backward, nothing where no
-gradient may follow; backward(saved, d_results) returns the gradients of the leading inputs. On the
-engine `mlx` an operator is as lazy as any; an emulated engine evaluates its inputs when it is
-called, so keep that out of `mx.compile`.
+`TAKES_BF16` x, or q, k and v, the result and their gradients may be bfloat16. Each operator is a
+custom op: forward(*inputs, saves=) returns the results and what is saved for backward, nothing
+where no gradient may follow; backward(saved, d_results) returns the gradients of the leading
+inputs. On the engine `mlx` an operator is as lazy as any; an emulated engine evaluates its inputs
+when it is called, so keep that out of `mx.compile`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ Arrays = Sequence[Array]
 _MLSTM_INPUTS = "q k v i f C0 n0 m0 starts".split()
 _SAVED = [*_MLSTM_INPUTS, *"b since y decay m h den M".split()]
 
-TAKES_BF16 = frozenset({"causal_conv"})
+TAKES_BF16 = frozenset({"causal_conv", "mlstm_cell"})
 """Operators whose kernels take bfloat16; `MixedOps` casts the inputs of the others to float32."""
 
 
@@ -115,12 +115,15 @@ class MetalCells(Ops):
         self, *x: Array, chunk_size: int, eps: float, state: Arrays | None = None,
         reset_mask: Array | None = None,
     ) -> tuple[Array, tuple[Array, Array, Array]]:  # fmt: skip
-        xp, (q, _, v, *_), is_packed = self.xp, x, reset_mask is not None
+        xp, is_packed = self.xp, reset_mask is not None
+        if len({y.dtype for y in x[:3]}) > 1:
+            x = tuple(map(xp.float32, x))
+        (q, k, v), (i, f) = x[:3], map(xp.float32, x[3:])
         state = initial_state(state) or self.zero_state(q, v)
         chunk = min(chunk_size, q.shape[1], mlstm.MAX_CHUNK)
         how = {"chunk": chunk, "eps": eps, "is_packed": is_packed}
         reset_mask = xp.int32(reset_mask) if is_packed else xp.zeros(q.shape[:2], "int32", like=q)
-        inputs = (*x, *state, reset_mask)
+        inputs = (q, k, v, i, f, *state, reset_mask)
         h, C, n, m = self._custom_op(self._mlstm, self._mlstm_grad, *inputs, **how)
         return h, (C, n, m)
 
@@ -167,7 +170,8 @@ class MetalCells(Ops):
         """
         xp, x = self.xp, dict(zip(_SAVED, saved, strict=False))
         ends = [(x["C0"], x["n0"]), *zip(*[iter(saved[len(_SAVED) :])] * 2, strict=True)]
-        x["dh"], x["dC_end"], x["dn_end"], dm = d_results
+        dh, x["dC_end"], x["dn_end"], dm = d_results
+        x["dh"] = xp.astype(dh, x["q"])  # zeros of float32 where nothing uses h
         C, n = ends[-1]
         at_end = (C * x["dC_end"]).sum((-2, -1)) + (n * x["dn_end"]).sum(-1)
         states = [at_end[..., None]]  # <C, dC> + n.dn at every border, from the last
