@@ -1,4 +1,4 @@
-"""Write a checkpoint in another format: of transformers, mlx-lm, the xlstm package, or ours.
+"""Write a checkpoint as transformers, mlx-lm, PEFT, the xlstm package or mlxhog has it.
 
 SRC may be a run, a checkpoint of mlxhog, a directory of transformers, a state dict of the xlstm
 package, an adapter of PEFT or mlx-lm, or a model on the Hugging Face hub; the format is detected.

@@ -58,18 +58,9 @@ def open_source(
         of_run = _open_run(run, weights, mode)
         of_run[0].next_source = partial(_after, run, weights, mode)
         return of_run
-    opened = _checkpoint(checkpoint.locate(spec, root), weights)
+    opened = formats.open(checkpoint.locate(spec, root))
     source = CheckpointWeights(opened, mode, weights)
     return source, opened.config, opened.text_tokenizer(), opened.path
-
-
-def _checkpoint(path: Path, weights: str) -> formats.Opened:
-    """Open a checkpoint; an adapter is merged, unless the weights are rounded.
-
-    The whole model may have a native decoder, and rounding a sum would lose most of the adapter.
-    """
-    opened = formats.open(path)
-    return opened.merged() if weights == "float32" else opened
 
 
 def _begun(
@@ -117,7 +108,7 @@ def _open_run(run: Run, weights: str, mode: str) -> Opened:
         except NoWeights as reason:
             note = str(reason)
     try:
-        opened = _checkpoint(checkpoint.choose(run), weights)
+        opened = formats.open(checkpoint.choose(run))
     except CheckpointError as error:
         raise CheckpointError(f"{note}; {error}" if note else str(error)) from error
     note = note and f"{note}, so its newest checkpoint is read"
@@ -136,7 +127,7 @@ def _after(run: Run, weights: str, mode: str, version: int) -> WeightSource | No
     with suppress(MlxhogError, OSError):  # its files are being written, or have another version
         path = checkpoint.choose(run)
         if manifest.read(path)["step"] > version:
-            return CheckpointWeights(_checkpoint(path, weights), mode, weights)
+            return CheckpointWeights(formats.open(path), mode, weights)
     return None
 
 

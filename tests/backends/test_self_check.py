@@ -164,9 +164,11 @@ def test_a_workers_log_has_a_compilers_whole_text_and_its_notice_the_error(capfd
 
 def test_a_result_that_should_be_zero_and_is_not_is_a_fault():
     zeros, check = {"h": np.zeros(2), "gradient of q": np.zeros(2)}, CHECKS["mlstm_cell"]
-    assert probes._worst(check, zeros, zeros)[1] == 0
+    assert probes._worst(check, zeros, zeros, bf16=False)[1] == 0
     for off, name in ((0.5, "h"), (0.5, "gradient of q"), (np.nan, "h")):
-        where, error, allowed = probes._worst(check, zeros | {name: np.array([0, off])}, zeros)
+        where, error, allowed = probes._worst(
+            check, zeros | {name: np.array([0, off])}, zeros, bf16=False
+        )
         assert where == name
         assert not error <= allowed
 

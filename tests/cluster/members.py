@@ -15,8 +15,8 @@ from tests.threads import LIMIT_S
 SILENT_S = 60.0  # a member is alive, however long its process waits for a core
 DEAD_S = 10.0  # where a round must not wait long for one that was killed
 IDENTITY = dict(
-    version="1", layout="l", tokenizer="t", data="d", batch_size=4, seed=0, round_every=10.0,
-    outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
+    version="1", layout="l", tokenizer="t", data="d", batch_size=4, base="b", seed=0,
+    round_every=10.0, outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
 )  # fmt: skip
 
 

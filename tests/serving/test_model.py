@@ -70,7 +70,7 @@ def loads(**how):
     [
         (loads(backend="cuda"), "no backend 'cuda'; choose from auto, torch, mlx"),
         (loads(backend="mlx:cpuu"), "did you mean 'mlx:cpu'"),
-        (loads(weights="4bit", backend="torch"), "cannot compute with"),
+        (loads(weights="5bit"), "weights are '5bit'; choose one of"),
         (loads(mode="newest"), "no read mode 'newest'"),
         (lambda m, _: m.generate("a", max_new_token=3), "did you mean 'max_new_tokens'"),
         (lambda m, _: m.stream("a", top_p="much"), "top_p is 'much'; wanted a number"),

@@ -23,3 +23,10 @@ def test_what_help_says_of_fine_tuning_the_largest_model_follows_from_its_layers
     whole = round(worker + (12 + 8) * parameters + 0.4, -1)  # as the page says
     (line,) = re.findall(r"train --init-from hf:NX-AI/xLSTM-7b --data .*", train.__doc__)
     assert line.endswith(f"# {4 * parameters:.0f} GB to download; {whole:.0f} GB of memory")
+
+
+def test_the_page_on_fine_tuning_has_the_computed_memory_of_adapters():
+    page = (expected_page.PAGE.parents[1] / "fine-tune.md").read_text("utf-8")
+    for name, text in (("1.3b", "takes {1} in 4 bits and {0}"), ("7b", "{1} and {0}")):
+        _, *memory = list(expected_page._adapter_row(load_architecture(name)))[:3]
+        assert text.format(*memory).replace(" GB and", " and") in page

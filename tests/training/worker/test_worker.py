@@ -171,7 +171,7 @@ def test_a_worker_has_heartbeats_through_its_start_and_logs_why_its_kernels_do_n
     monkeypatch.setattr(worker, "Gradients", FirstGradient)
     its_plan = SimpleNamespace(
         config=config, model=load_architecture("mad-attention"), layout=None, sampled=None,
-        gpu_share=None, kernels=["metal"], workers=(WorkerSpec("mlx:gpu", 1),),
+        base=None, gpu_share=None, kernels=["metal"], workers=(WorkerSpec("mlx:gpu", 1),),
     )  # fmt: skip
     monkeypatch.setattr(Job, "gpu_share", None)
     entry = SimpleNamespace(beat=lambda phase: events.append(phase))
