@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import peft
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models.families import init_params
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -23,6 +25,13 @@ def save(saved, model=SMALL, params=None, *, step, **changed):
     how = {"optimizer": {}, "state": {}, "tokenizer": ByteTokenizer(), "step": step}
     params = init_params(model, seed=0) if params is None else params
     return checkpoint.save(saved, params=params, model=model, **how | changed)
+
+
+def write_adapter(folder, model, arrays, base):
+    """Write the two files of PEFT; `arrays` have the trained parameters of a model."""
+    own, config = peft.content(model, arrays, base)
+    tensors.write(folder / peft.MODEL, own)
+    (folder / peft.CONFIG).write_bytes(config)
 
 
 def names(run):

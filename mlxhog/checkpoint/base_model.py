@@ -14,18 +14,21 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from numpy.typing import NDArray
 
 from mlxhog.backends import frozen
-from mlxhog.base import mapped
+from mlxhog.base import mapped, plain_json, reading, typed
 from mlxhog.base.durable import disk_errors, new_directory
 from mlxhog.checkpoint import formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run, is_run, run_of
+from mlxhog.config.components import ADAPTERS
+from mlxhog.errors import CheckpointError, ConfigError, message_of
 from mlxhog.models import families
+from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 
 if TYPE_CHECKING:
@@ -80,12 +83,6 @@ class BaseModel:
         """Return it for a checkpoint's state."""
         return asdict(self) | {"path": str(self.path)}
 
-    @classmethod
-    def from_json(cls, fields: Mapping[str, str]) -> Self:
-        """Return what `to_json` returned."""
-        names = ("title", "digest", "weights")
-        return cls(Path(fields["path"]), *(fields[name] for name in names))
-
     def inside(self, run_dir: Path) -> Self:
         """Return the base with its path, which may be relative to the folder of the run."""
         return replace(self, path=run_dir / self.path)
@@ -124,3 +121,36 @@ class BaseModel:
     ) -> Mapping[str, NDArray[Any]]:
         """Map the tensors as they are held; see `frozen.shared`, also for errors."""
         return frozen.shared(model, self.tensors(), self.weights, digest=self.digest, say=say)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """The adapter of a run, for readers of its arena."""
+
+    adapter: Mapping[str, Any]
+    base: Mapping[str, str]
+
+
+def described_adapter(model: ModelConfig, base: BaseModel) -> bytes:
+    """Return the adapter of a model and its base as JSON."""
+    assert model.adapter is not None
+    own = {"adapter": model.adapter.to_dict(), "base": base.to_json()}
+    return plain_json.dumps(own, indent=1)
+
+
+def read_adapter(path: Path, model: ModelConfig) -> tuple[ModelConfig, BaseModel]:
+    """Return the model with the adapter of such a file, and its base.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        own = typed.read(_Described, plain_json.loads(reading.read_small(path)))
+        adapter = cast(LoRA, ADAPTERS.read(own.adapter))
+        base = BaseModel(**{**own.base, "path": Path(own.base["path"])})  # type: ignore[arg-type]
+    except (ConfigError, LookupError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not say what adapter the run trains: {message_of(error)}; read one of "
+            "its checkpoints (--mode checkpoint)"
+        ) from error
+    return replace(model, adapter=adapter), base

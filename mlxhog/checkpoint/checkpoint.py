@@ -21,9 +21,9 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,17 +43,15 @@ from mlxhog.base.output import say_once
 from mlxhog.base.paths import expanded
 from mlxhog.checkpoint import formats, hub, manifest
 from mlxhog.checkpoint import run as runs
-from mlxhog.checkpoint.base_model import BaseModel
+from mlxhog.checkpoint.base_model import BaseModel, described_adapter, read_adapter
 from mlxhog.checkpoint.formats import contents, peft, weights
 from mlxhog.checkpoint.formats.opening import read_config
 from mlxhog.checkpoint.run import BEST, LATEST, Run
 from mlxhog.config import plugins
-from mlxhog.config.components import ADAPTERS
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError
 from mlxhog.models import families
-from mlxhog.models.adapters import LoRA
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large import SPELLINGS, XLSTMLargeConfig
 
@@ -124,23 +122,23 @@ def save(
         _clear_remains(run.checkpoints)
         require_space(run.checkpoints, n_bytes, f"checkpoint {final.name}")
         with new_directory(final) as part:
-            if base is not None:
-                peft.write(part, model, params, base=base.inside(run.directory).path)
-            for name, finite in (
-                ()
-                if base
-                else tensors.write_each(part / MODEL, contents.our_tensors(model, params))
-            ):
+            described, file = _described(model, tokenizer), MODEL
+            if base is None:
+                ours = contents.our_tensors(model, params)
+            else:
+                path, file = base.inside(run.directory).path, peft.MODEL
+                ours, described[peft.CONFIG] = peft.content(model, params, path)
+                state = {**state, "base": base.to_json()}
+            for name, finite in tensors.write_each(part / file, ours):
                 if not finite:
                     raise CheckpointError(
                         f"{name} has numbers that are not finite; nothing was saved, the previous "
                         "checkpoint is unchanged"
                     )
             tensors.write(part / OPTIMIZER, optimizer)
-            for name, content in _described(model, tokenizer).items():
+            for name, content in described.items():
                 write_synced(part / name, content)
-            own = {} if base is None else {"base": base.to_json()}
-            manifest.write(part, step, {**state, **own})
+            manifest.write(part, step, state)
             _read_back(part)
     try:
         with disk_errors(f"writing {run.checkpoints / LATEST}"):
@@ -179,9 +177,8 @@ def write_model(
     """Write the config and the tokenizer of a checkpoint, each file by rename."""
     subfolder(folder.parent, folder.name)
     described = _described(model, tokenizer)
-    if base is not None and model.adapter is not None:
-        own = {"adapter": model.adapter.to_dict(), "base": base.to_json()}
-        described[ADAPTER] = plain_json.dumps(own, indent=1)
+    if base is not None:
+        described[ADAPTER] = described_adapter(model, base)
     for name, content in described.items():
         replace_file(folder / name, content)
 
@@ -190,9 +187,7 @@ def read_model(folder: Path) -> tuple[ModelConfig, Tokenizer, BaseModel | None]:
     """Return what `write_model` has written."""
     model, base = families.read(read_config(folder / CONFIG)), None
     if (folder / ADAPTER).is_file():
-        own = plain_json.loads(reading.read_small(folder / ADAPTER))
-        model = replace(model, adapter=cast(LoRA, ADAPTERS.read(own["adapter"])))
-        base = BaseModel.from_json(own["base"])
+        model, base = read_adapter(folder / ADAPTER, model)
     return model, tokenizers.load(folder, model.bos_token_id), base
 
 

@@ -9,13 +9,12 @@ import pytest
 
 from mlxhog.base import mapped, tensors
 from mlxhog.checkpoint import formats, manifest
-from mlxhog.checkpoint.base_model import BaseModel
-from mlxhog.checkpoint.formats import peft
+from mlxhog.checkpoint.base_model import BaseModel, described_adapter, read_adapter
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
-from tests.saved import SMALL, saved_run
+from tests.saved import SMALL, names, save, saved_run, write_adapter
 
 ADAPTED = replace(SMALL, adapter=LoRA(rank=2))
 
@@ -32,7 +31,7 @@ def adapter_checkpoint(run, base):
     folder = run / "checkpoints" / "step-00000001"
     folder.mkdir(parents=True)
     params = families.init_params(ADAPTED, seed=2)
-    peft.write(folder, ADAPTED, params, base=base.path)
+    write_adapter(folder, ADAPTED, params, base=base.path)
     state = {"base": {"path": str(base.path), "title": base.title, "digest": base.digest}}
     manifest.write(folder, step=1, state=state)
     return folder
@@ -100,3 +99,24 @@ def test_an_adapter_is_no_base_of_another(tmp_path):
     upon = adapter_checkpoint(tmp_path / "next", replace(base, path=folder))
     with pytest.raises(ConfigError, match="is an adapter itself; merge it before: mlxhog convert"):
         formats.open(upon)
+
+
+def test_an_adapter_that_is_not_finite_is_not_saved(tmp_path):
+    base, run = BaseModel.of(formats.open(bases(tmp_path)[0])), saved_run(tmp_path / "runs", "c")
+    params = {
+        name: families.init_params(ADAPTED, 0)[name] for name in families.trainable_spec(ADAPTED)
+    }
+    next(iter(params.values()))[0, 0] = np.nan
+    with pytest.raises(CheckpointError, match="lora_A.weight has numbers that are not finite"):
+        save(run, ADAPTED, params, step=3, base=base)
+    assert names(run) == ["latest", "step-00000000"]
+
+
+def test_a_reader_learns_the_adapter_of_a_run_or_that_its_file_is_damaged(tmp_path):
+    base, path = BaseModel.of(formats.open(bases(tmp_path)[0]), "4bit"), tmp_path / "adapter.json"
+    path.write_bytes(described_adapter(ADAPTED, base))
+    assert read_adapter(path, SMALL) == (ADAPTED, base)
+    for content in (b"{}", b"[", b'{"adapter": {"name": "lora"}, "base": {"path": 1}}'):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="does not say what adapter .*--mode checkpoint"):
+            read_adapter(path, SMALL)

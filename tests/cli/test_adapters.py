@@ -15,7 +15,7 @@ from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA, is_adapter
 from tests.cli.command import refused, told
-from tests.saved import SMALL, letters, saved_run
+from tests.saved import SMALL, letters, saved_run, write_adapter
 
 SAME = ("--prompt=ab", "--max-new-tokens=24", "--seed=1")
 
@@ -31,7 +31,7 @@ def adapter(tmp_path, monkeypatch):
     for name in filter(is_adapter, params):
         params[name] = (rng.standard_normal(params[name].shape) / 6).astype(np.float32)
     (tmp_path / "adapter").mkdir()
-    peft.write(tmp_path / "adapter", model, params, base="base")
+    write_adapter(tmp_path / "adapter", model, params, base="base")
     return "adapter"
 
 

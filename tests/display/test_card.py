@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.checkpoint.formats import peft
 from mlxhog.cli import main
 from mlxhog.display import card
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
 from mlxhog.progress import Result
 from tests.pairs import each_of
-from tests.saved import SMALL, saved_run
+from tests.saved import SMALL, saved_run, write_adapter
 
 
 def trained(folder, **result):
@@ -111,7 +110,7 @@ def adapted(folder, card_of_base="", base="base"):
     assert main(["convert", str(run.model.resolve()), base, "--format", "hf"]) == 0
     (folder / base / "README.md").write_text(card_of_base)
     (folder / "adapter").mkdir()
-    peft.write(folder / "adapter", model, families.init_params(model, 0), base=base)
+    write_adapter(folder / "adapter", model, families.init_params(model, 0), base=base)
     return model
 
 

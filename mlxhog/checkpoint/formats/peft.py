@@ -19,7 +19,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mlxhog.base import plain_json, plain_yaml, reading, tensors
-from mlxhog.base.durable import write_synced
 from mlxhog.checkpoint import hub
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.errors import CheckpointError, ConfigError, shown
@@ -52,28 +51,6 @@ class AdapterFiles:
     tensors: Mapping[str, NDArray[Any]]  # A, B and the modules to save, by our names
     base: str  # a path, or hf:OWNER/NAME; "" if the files do not say it
     revision: str | None = None  # of the base on the hub
-
-
-def write(
-    folder: Path,
-    model: ModelConfig,
-    arrays: Mapping[str, NDArray[Any]],
-    base: str | Path,
-    revision: str | None = None,
-) -> None:
-    """Write both files into a folder; arguments as of `content`.
-
-    Raises:
-        CheckpointError: an array is not finite.
-        OSError: a file cannot be written.
-    """
-    own, config = content(model, arrays, base, revision)
-    for name, finite in tensors.write_each(folder / MODEL, own):
-        if not finite:
-            raise CheckpointError(
-                f"{name} of the adapter has numbers that are not finite; nothing was saved"
-            )
-    write_synced(folder / CONFIG, config)
 
 
 def content(

@@ -10,13 +10,12 @@ import pytest
 
 from mlxhog import backends, load
 from mlxhog.checkpoint import formats
-from mlxhog.checkpoint.formats import peft
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA, is_adapter
 from mlxhog.serving.server.config import ServeConfig, adapters_of
 from mlxhog.serving.server.served_model import ServedModel
-from tests.saved import SMALL, letters, saved_run
+from tests.saved import SMALL, letters, saved_run, write_adapter
 from tests.serving.server.servers import MLX, serving
 
 SAVED = LoRA(rank=2, modules_to_save=("lm_head",))
@@ -30,7 +29,7 @@ def adapter(folder, base, seed, lora):
     rng = np.random.default_rng(seed)
     for name in filter(is_adapter, params):
         params[name] = rng.standard_normal(params[name].shape, np.float32)
-    peft.write(folder, model, params, base=base)
+    write_adapter(folder, model, params, base=base)
     return folder
 
 
