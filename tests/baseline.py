@@ -100,7 +100,7 @@ def digest(*parts):
 def bits(name):
     result = json.loads(printed("train", *flags_of(name).split()))
     saved = checkpoint.load(Path(result["checkpoint"]))
-    model = families.read(saved.config)
+    model = saved.model
     start = families.init_params(model, seed=0)
     rng, moved, sums = np.random.default_rng(0), 0.0, np.zeros(SUMS)
     for name in sorted(start):

@@ -20,7 +20,7 @@ from tests.tolerances import ORTHOGONAL_F32, PRODUCT_F32, assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "metal/native/ops"
-SOURCES = ["gemm.cpp", "linear.cpp", "newton_schulz.cpp", "pool.cpp", "rows.cpp"]
+SOURCES = ["gemm.cpp", "linear.cpp", "newton_schulz.cpp", "pool.cpp", "rows.cpp", "weight.cpp"]
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
 
 pytestmark = [

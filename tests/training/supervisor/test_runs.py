@@ -54,7 +54,7 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(tmp_path, capsys):
     second = train(small_config(tmp_path, strategy="hogwild", resume=first.run, **common))
     assert (first.status, second.status) == ("done", "done")
     assert second.val_bits_per_byte < first.val_bits_per_byte < 7.0  # a uniform guess has 8.3
-    config = families.read(checkpoint_of(second).config)
+    config = checkpoint_of(second).model
     assert (config.model_type, config.bos_token_id) == ("xlstm_v1", 256)
     assert parameters(second).keys() == families.param_spec(config).keys()
     words = ["generate", str(second.run), "--prompt", "lock ", "--temperature", "0", "--json"]
