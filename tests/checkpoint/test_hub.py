@@ -21,7 +21,7 @@ from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import checkpoint_names, families
 from mlxhog.models.adapters import LoRA
 from tests.cli.command import refused, said, told
-from tests.saved import SMALL
+from tests.saved import SMALL, write_adapter
 from tests.small_disk import filled, small_disk
 from tests.stand_in_hub import (
     CACHE,
@@ -388,7 +388,7 @@ def test_an_adapter_on_the_hub_is_opened_with_its_base_there(stand_in, cache, tm
     model = replace(SMALL, adapter=LoRA(rank=2))
     (tmp_path / "adapter").mkdir()
     base = f"hf:{FIXTURE}@{COMMIT}"
-    peft.write(tmp_path / "adapter", model, families.init_params(model, 0), base=base)
+    write_adapter(tmp_path / "adapter", model, families.init_params(model, 0), base=base)
     others = {"README.md": b"# A", "optimizer.pt": b"x"}
     stand_in.repos["ME/notes"] = files_of(tmp_path / "adapter") | others
     opened = formats.open(locate("hf:ME/notes", tmp_path))

@@ -21,7 +21,6 @@ from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model, quantize_model
 
 from mlxhog.checkpoint import formats
-from mlxhog.checkpoint.formats import peft
 from mlxhog.checkpoint.formats.converting import convert
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError
@@ -30,7 +29,7 @@ from mlxhog.models.adapters import A, LoRA
 from tests.cli import command
 from tests.models.sample import perturbed, perturbed_params
 from tests.processes import python
-from tests.saved import letters, saved_run
+from tests.saved import letters, saved_run, write_adapter
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, LOSS_BF16, LOSS_F32, assert_close
 
 CHUNK, PREFILL, LENGTH = 16, 37, 45  # no multiples of each other
@@ -193,7 +192,7 @@ def test_an_adapter_is_merged_and_apart_it_fits_the_export_of_its_base(tmp_path,
     own = perturbed({name: base[name] if name in base else np.zeros(spec.shape, np.float32)
                      for name, spec in families.trainable_spec(model).items()}, seed=2)  # fmt: skip
     (tmp_path / "own").mkdir()
-    peft.write(tmp_path / "own", model, own, base=tmp_path / "out")
+    write_adapter(tmp_path / "own", model, own, base=tmp_path / "out")
     for to in ("mlx-lm", "mlx-lm-adapter"):
         convert(formats.open(tmp_path / "own"), tmp_path / to, to)
     whole, _ = load_model(tmp_path / "mlx-lm", trust_remote_code=True)
