@@ -95,8 +95,8 @@ def _load(name_or_path: str | Path) -> ModelConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def load_candidate(name_path_or_text: str | Path) -> MADConfig:
-    """Read a MAD candidate: a name, a file, or a line of layers at width 128 for bytes."""
+def load_candidate(name_path_or_text: str | Path, *, dim: int | None = None) -> MADConfig:
+    """Read a MAD candidate: a name, a file, or a line of layers at width `dim`, 128, for bytes."""
     text = str(name_path_or_text)
     is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))
     if is_path or text in architectures() or os.path.exists(text):
@@ -107,7 +107,7 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
                 "layers; give a YAML file with 'layers:', or a line such as 'mlstm swiglu'"
             )
         return cfg
-    return MADConfig(layers=parse(text))
+    return MADConfig(layers=parse(text), hidden_size=dim or MADConfig.hidden_size)
 
 
 # -- a model as fields ----------------------------------------------------------------------------

@@ -51,3 +51,7 @@ def test_show_lists_layers_parameters_states_and_shapes_at_given_sizes(capsys):
     sizes = "--dim 32 --vocab 16 --seq-len 20".split()
     output = told(capsys, "mad", "show", "mlstm", "swiglu", *sizes)
     assert (output["dim"], output["vocab_size"], output["seq_len"]) == (32, 16, 20)
+
+
+def test_show_reads_a_line_at_the_width_that_is_asked_for(capsys):
+    assert told(capsys, "mad", "show", "mh-attention(h3)", "--dim", "96")["dim"] == 96

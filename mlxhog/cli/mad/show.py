@@ -34,7 +34,7 @@ def run(config: _Show) -> CommandResult:
     from mlxhog.models.mad.sequence import canonical
     from mlxhog.models.registry import load_candidate
 
-    cfg = load_candidate(" ".join(config.architecture))
+    cfg = load_candidate(" ".join(config.architecture), dim=config.dim)
     dim, length = config.dim or cfg.hidden_size, config.seq_len or cfg.max_length
     cfg = replace(
         cfg,
