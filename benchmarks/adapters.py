@@ -39,7 +39,7 @@ LARGE, MIDDLE, HUGE = "1.3b", "400m", "7b"
 MAX_SHARE, MORE_BYTES = 1.15, 1.5e9  # of the base, in all processes
 MAX_START_S, MAX_BACK_S = 60.0, 20.0
 MAX_MIDDLE, MAX_HUGE = 6e9, 24e9
-TEXT = "The quick brown fox jumps over the lazy dog. " * 200
+TEXT = "The quick brown fox jumps over the lazy dog. " * 2000
 PATIENCE_S = 1200.0
 
 
