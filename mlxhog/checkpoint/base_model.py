@@ -147,7 +147,8 @@ def read_adapter(path: Path, model: ModelConfig) -> tuple[ModelConfig, BaseModel
     try:
         own = typed.read(_Described, plain_json.loads(reading.read_small(path)))
         adapter = cast(LoRA, ADAPTERS.read(own.adapter))
-        base = BaseModel(**{**own.base, "path": Path(own.base["path"])})  # type: ignore[arg-type]
+        names = (own.base[name] for name in ("title", "digest", "weights"))
+        base = BaseModel(Path(own.base["path"]), *names)
     except (ConfigError, LookupError, OSError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say what adapter the run trains: {message_of(error)}; read one of "

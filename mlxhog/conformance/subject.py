@@ -126,7 +126,7 @@ def open_subject(
             path = checkpoint.locate(where, runs)
         except RunError as error:
             raise not_found(where, runs, error) from error
-        opened = formats.open(path).merged()
+        opened = formats.open(path)
 
         def stored() -> dict[str, Array]:
             params: dict[str, Array] = {

@@ -59,9 +59,13 @@ def test_an_adapter_alone_is_converted_and_checked(adapter, capsys, to):
 
 
 @pytest.mark.slow
-def test_parity_computes_the_merged_model(adapter, capsys):
+def test_parity_compares_the_gradients_and_steps_of_an_adapter_beside_its_base(adapter, capsys):
     report = told(capsys, "parity", adapter, "--steps=1")
     assert report["ok"] is True
+    trained = families.trainable_spec(formats.open(adapter).config)
+    compared = {row["what"] for row in report["rows"]}
+    assert {what.partition("/")[2] for what in compared if what.startswith("grad/")} == {*trained}
+    assert {f"step/adamw/{name}" for name in trained} <= compared
 
 
 @pytest.mark.parametrize(
