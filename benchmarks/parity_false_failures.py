@@ -27,7 +27,7 @@ from mlxhog.conformance import compute, tolerances
 from mlxhog.conformance.compute import compare_all
 from mlxhog.conformance.subject import ParitySide, perturbed_subject
 from mlxhog.models import families
-from tests.conformance.planted import wrong_sign
+from tests.parity.planted import wrong_sign
 
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20

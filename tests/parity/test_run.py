@@ -23,7 +23,7 @@ from mlxhog.conformance.subject import (
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
 from tests.backends.imprecise import FAULTS
-from tests.conformance.planted import wrong_sign
+from tests.parity.planted import wrong_sign
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
 
