@@ -37,7 +37,12 @@ MIN_RUN = {"steps": 32, "tokens": None, "time": None, "batch_size": 2, "seq_len"
 
 
 def of_this_size(options):
-    """Options of a run; with `--tiny` those of a run of a second on the pages of docs/."""
+    """Options of a run; with `--tiny` those of a run of a second on the pages of docs/.
+
+    A run that begins with the weights of another takes its model and its tokenizer, too.
+    """
+    if "init_from" in options:
+        options = {name: value for name, value in options.items() if name not in BYTES}
     return {**smallest({"data": str(ROOT / "docs")}, {}), **options, **smallest(MIN_RUN, {})}
 
 
