@@ -7,10 +7,13 @@ import os
 import shutil
 import signal
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from mlxhog import train
+from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.run import list_runs
 from tests.another_process import Running
 from tests.cluster import machines as groups
 from tests.cluster.members import Lighthouse
@@ -131,3 +134,24 @@ def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines
     assert last["round"] > newest["round"]
     more = sum(part["tokens_committed"] for part in parts)
     assert 0 <= last["cluster_tokens"] - newest["cluster_tokens"] <= more
+
+
+@pytest.mark.slow
+def test_machines_exchange_adapters_and_leave_the_base_on_each(tmp_path):
+    pytest.importorskip("torchft")
+    (tmp_path / "base").mkdir()
+    base = train(small_config(tmp_path / "base", steps=2)).checkpoint
+    roots = [tmp_path / name for name in "ab"]
+    adapter = {"init_from": str(base), "model": "auto", "adapter": "lora(rank=2)"}
+    lines, parts = call_of_two(roots, **adapter)
+    assert all(is_balanced(part) for part in parts)
+    assert Audit.of(lines).unequal == 0
+    frozen = formats.open(Path(str(base))).tensors.values()
+    assert 0 < parts[0]["bytes"] < len(lines[0]) * sum(one.nbytes for one in frozen) / 4
+    assert all(formats.open(newest_checkpoint(root)).base is not None for root in roots)
+
+
+def newest_checkpoint(root):
+    """The last checkpoint of the newest run below a folder."""
+    (run,) = list_runs(root / "runs")
+    return checkpoint.latest(run)
