@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.estimates import Mean
 from harness.frame import run, say
-from harness.interleaved import take_turns
+from harness.interleaved import on_cores
 from harness.machine import ROOT, smallest
 from harness.tuning import around, settings, tune
 from training.recording import end_bits
@@ -75,14 +75,23 @@ def end(base, arm, point, seed):
     return bits
 
 
+def one_end(job):
+    """`end` of a job, in a process of its own."""
+    return end(*job)
+
+
 def measure(findings, chosen):
     """Fine-tune every arm with each seed."""
     known = settings("fine_tuning", smallest((), AXES))
     points = {arm: known.get(FULL if arm == FULL else ADAPTER, {}) for arm in ALL_ARMS}
 
     def judged(base):
-        turn = lambda arm, seed: end(base, arm, points[arm], seed)  # noqa: E731
-        bits = take_turns(chosen.seeds, ALL_ARMS, turn)
+        jobs = [(base, arm, points[arm], seed) for seed in chosen.seeds for arm in ALL_ARMS]
+        alone = [job for job in jobs if "workers" not in ALL_ARMS[job[1]]]
+        ends = dict(zip(map(repr, alone), on_cores(one_end, alone), strict=True))
+        bits = {arm: [] for arm in ALL_ARMS}
+        for job in jobs:
+            bits[job[1]].append(ends[repr(job)] if repr(job) in ends else end(*job))
         judge(findings, bits, {arm: arena_bytes(base, arm) for arm in ALL_ARMS}, points)
         findings.results["base"] = base_bits(base)
 

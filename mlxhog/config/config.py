@@ -224,7 +224,7 @@ class TrainConfig(ConfigBase):
     lr: float | None = _optimizer(
         None,
         "peak learning rate; auto: the optimizer's default, scaled by width, vocabulary and "
-        "strategy",
+        "strategy, and by 5 for an adapter",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
     ngram_lr: float = _optimizer(

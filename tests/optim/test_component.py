@@ -58,6 +58,7 @@ PREDICTED = {"strategy": "round_robin", "predict": "last", "moments": "shared"}
         ({**SYNC, "lr": 0.1, "beta1": 0.5}, 128, 0, 4, 0.1, 0.5, 0.1),
         ({**SYNC, "optimizer": "adamw"}, 512, 4096, 4, 1e-3, 0.9, None),
         ({**SHARED, "optimizer": "lion"}, 64, 0, 2, 1e-3, 0.9, None),
+        ({**SHARED, "init_from": "latest", "adapter": "lora"}, 128, 0, 2, 0.015, 0.75, 0.1),
     ],
 )
 def test_what_is_left_open_follows_from_optimizer_model_and_strategy(
