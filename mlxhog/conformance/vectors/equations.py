@@ -1,0 +1,172 @@
+"""Equations as the vectors have them: their inputs, how these are drawn, and their results.
+
+Inputs are exact in bfloat16 and float16, so a program in either type has the same ones: the values
+of a case of denormal numbers, which only float32 has, are the exception.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mlxhog.models.ops.eager.ops_float64 import OPS, tensor
+from mlxhog.models.ops.operators import Ops
+
+Array = NDArray[Any]
+Options = Mapping[str, Any]
+Draw = Callable[[np.random.Generator, tuple[int, ...], bool], Array]
+"""Draws values of a shape; with large gates if the last argument is true."""
+
+DENORMAL = 2.0**-130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of case, one of `KINDS`."""
+
+    about: str
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of axes, in place of `SIZES`
+    state: bool = False  # whether an initial state is given; else it is that of the equations
+    carry: bool = False  # whether the final state has cotangents
+    resets: bool = False  # whether documents begin inside the sequence
+    large: bool = False  # whether gates are large
+    factor: float = 1.0  # of the values that are no parameters; 0 of all
+
+
+SIZES = {"B": 1, "S": 16, "H": 2, "K": 4, "V": 6, "C": 6, "N": 4}
+"""Batch, positions, heads, widths of keys and values; channels and states of each."""
+
+KINDS = {
+    "usual": Kind(about="two sequences from an empty state", sizes={"B": 2}),
+    "one": Kind(about="one position after an initial state", sizes={"B": 2, "S": 1}, state=True),
+    "odd": Kind(about="an odd length, whose last chunk is not full", sizes={"S": 37}),
+    "state": Kind(about="an initial state", state=True),
+    "carry": Kind(
+        about="an initial state, and gradients that come back through the final one",
+        sizes={"S": 11}, state=True, carry=True,
+    ),
+    "gates": Kind(about="gates so large that a program without care overflows", large=True),
+    "documents": Kind(
+        about="documents that begin inside the sequence, where the state is reset",
+        sizes={"B": 2, "S": 24}, state=True, carry=True, resets=True,
+    ),
+    "zeros": Kind(about="all inputs are 0: no result may be NaN", sizes={"S": 5}, factor=0.0),
+    "denormals": Kind(
+        about="inputs below 2^-126, which a program may take for 0",
+        sizes={"S": 5}, factor=DENORMAL,
+    ),
+    "wide": Kind(
+        about="wider heads, for kernels that need a multiple of 16",
+        sizes={"S": 32, "K": 16, "V": 32, "C": 32, "N": 16},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input of some equations."""
+
+    name: str
+    axes: str  # by their names in `SIZES`, or numbers
+    draw: Draw
+    role: str = "input"
+    rounds: bool = True  # whether a program may round it, or its products, to its results' type
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equations:
+    """A set of equations.
+
+    Attributes:
+        name: of the equations.
+        version: a change of their results raises it.
+        text: the equations as plain text, with the axes of all tensors.
+        tensors: the inputs, states ("state.C") among them.
+        compute: the results, "h" or others, and the states after the last position, by name, of
+            tensors of PyTorch; an absent state is None.
+        options: numbers that the equations have.
+        resets: whether documents may begin inside the sequence.
+        kinds: of its cases.
+    """
+
+    name: str
+    version: int = 1
+    text: str
+    tensors: tuple[Tensor, ...]
+    compute: Callable[[Ops, Mapping[str, Any], Options], dict[str, torch.Tensor]]
+    options: Options = field(default_factory=dict)
+    resets: bool = False
+    kinds: tuple[str, ...] = tuple(KINDS)
+
+    def draw(self, kind: Kind, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return the inputs and the cotangents of a case."""
+        sizes, inputs = SIZES | kind.sizes, dict[str, Array]()
+        for one in self.tensors:
+            if one.role == "state" and not kind.state:
+                continue
+            shape = tuple(sizes.get(axis) or int(axis) for axis in one.axes.split())
+            rng = self._rng(one.name, seed)
+            value = one.draw(rng, shape, kind.large)
+            if one.role == "input" and kind.factor != 1:
+                value = value * kind.factor
+            inputs[one.name] = exact(value) if kind.factor != DENORMAL else np.float32(value)
+        if kind.resets:
+            inputs["reset_mask"] = reset_mask(self._rng("reset_mask", seed), sizes["B"], sizes["S"])
+        results = self.results(inputs)
+        cotangents = {
+            name: exact(self._rng(f"cotangent.{name}", seed).standard_normal(x.shape))
+            for name, x in results.items()
+            if kind.carry or not name.startswith("state.")
+        }
+        return inputs, cotangents
+
+    def results(
+        self,
+        inputs: Mapping[str, Array],
+        cotangents: Mapping[str, Array] | None = None,
+        *,
+        ops: Ops = OPS,
+        dtype: torch.dtype = torch.float64,
+    ) -> dict[str, Array]:
+        """Return the results by name, and with cotangents the gradients of all inputs of floats.
+
+        Operators and the type of arrays may be those of another reference.
+        """
+        leaves = {name: tensor(x) for name, x in inputs.items()}
+        for name, x in leaves.items():
+            if x.is_floating_point():
+                leaves[name] = x.to(dtype).requires_grad_(cotangents is not None)
+        results = self.compute(ops, leaves, self.options)
+        arrays = {name: x.detach().double().numpy() for name, x in results.items()}
+        if cotangents is not None:
+            ends = [results[name] for name in cotangents]
+            dy = [tensor(x).to(dtype) for x in cotangents.values()]
+            wanted = {name: x for name, x in leaves.items() if x.requires_grad}
+            grads = torch.autograd.grad(ends, [*wanted.values()], dy, allow_unused=True)
+            for (name, x), grad in zip(wanted.items(), grads, strict=True):
+                grad = torch.zeros_like(x) if grad is None else grad
+                arrays[f"grad.{name}"] = grad.double().numpy()
+        return arrays
+
+    def _rng(self, name: str, seed: int) -> np.random.Generator:
+        """Return the generator of a tensor, the same whatever others there are."""
+        return np.random.default_rng([seed, zlib.crc32(f"{self.name} {name}".encode())])
+
+
+def exact(x: Array) -> Array:
+    """Return the nearest float32 values that bfloat16 and float16 have, too."""
+    return x.astype(ml_dtypes.bfloat16).astype(np.float16).astype(np.float32)
+
+
+def reset_mask(rng: np.random.Generator, B: int, S: int) -> Array:
+    """Return resets (B, S) uint8: at the first position of one row, and next to each other."""
+    resets = np.zeros((B, S), np.uint8)
+    resets[0, 0] = resets[0, S // 3] = resets[0, S // 3 + 1] = 1
+    resets[1:] = rng.random((B - 1, S)) < 0.15
+    resets[-1, S - 1] = 1
+    return resets
