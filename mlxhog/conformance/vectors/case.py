@@ -86,7 +86,7 @@ class Case:
             },
         }
         contents = {
-            "json": json.dumps(header, indent=1, allow_nan=False).encode() + b"\n",
+            "json": f"{_lines(header)}\n".encode(),
             "safetensors": save({name: np.array(x, order="C") for name, x in arrays.items()}),
         }
         for ending, content in contents.items():
@@ -196,6 +196,16 @@ def _read_json(path: Path) -> Any:
             "export the set again: mlxhog parity export"
         )
     return value
+
+
+def _lines(value: Any, *, is_top: bool = True) -> str:
+    """Return JSON with a line for each entry of objects, but for objects without objects in them."""
+    if not isinstance(value, Mapping) or not (
+        is_top or any(isinstance(one, Mapping) for one in value.values())
+    ):
+        return json.dumps(value, allow_nan=False)
+    entries = (f"{json.dumps(key)}: {_lines(one, is_top=False)}" for key, one in value.items())
+    return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -10,9 +10,11 @@ from mlxhog.conformance.vectors.allowed import tolerances
 from mlxhog.conformance.vectors.case import FORMAT, MANIFEST, STEPS, Array, Case
 from mlxhog.conformance.vectors.cells import CELLS
 from mlxhog.conformance.vectors.equations import DENORMAL, KINDS, Equations
+from mlxhog.conformance.vectors.layers import LAYERS, MODELS
 from mlxhog.errors import ConfigError, did_you_mean
 
-SUBJECTS = ("small",)
+EQUATIONS = CELLS | LAYERS | MODELS
+SETS = {"small": CELLS | LAYERS, "all": EQUATIONS}
 
 
 def make(equations: Equations, kind: str, seed: int = 0) -> Case:
@@ -56,15 +58,15 @@ def chosen(subject: str) -> list[Equations]:
     Raises:
         ConfigError: there are none of this name.
     """
-    if subject in SUBJECTS:
-        return [*CELLS.values()]
-    if subject not in CELLS:
-        known = [*SUBJECTS, *CELLS]
+    if subject in SETS:
+        return [*SETS[subject].values()]
+    if subject not in EQUATIONS:
+        known = [*SETS, *EQUATIONS]
         raise ConfigError(
             f"there are no equations {subject!r} to export{did_you_mean(subject, known)}; choose "
             f"one of {', '.join(known)}"
         )
-    return [CELLS[subject]]
+    return [EQUATIONS[subject]]
 
 
 def export(subject: str, folder: Path) -> Sequence[str]:
