@@ -18,9 +18,10 @@ from mlxhog.data.batch import IGNORED
 from mlxhog.models import lm, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig, param_spec
 from mlxhog.models.layers import make
+from mlxhog.models.layers.delta import DeltaNet
 from mlxhog.models.layers.feed_forward import LargeFeedForward
 from mlxhog.models.layers.layer import ForwardContext, Layer
-from mlxhog.models.layers.xlstm import LargeMLSTM
+from mlxhog.models.layers.xlstm import CELL_EPS, V1_NORM_EPS, LargeMLSTM
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -29,6 +30,16 @@ from mlxhog.models.xlstm_v1 import XLSTMV1Config
 WIDTH = 8  # of x
 NORM_EPS = 1e-6
 MAX_LENGTH = 64  # of a layer that is made for one
+
+HEADER = """\
+x [B,S,D], y [B,S,D]. In the text u is x; W u + b is a linear map, `NAME.weight` (out, in) and any
+`NAME.bias`; conv is a depthwise causal convolution, `NAME.weight` (channels, 1, k), the last entry
+for the position itself; RMSNorm(x) = w x / sqrt(mean(x^2) + norm_eps); an index _head: within each
+head; LN is the layer norm, with the eps norm_eps, or head_norm_eps if there is one. A state conv
+has the last inputs of the convolution, the latest last."""
+RESETS = (
+    "Where reset_mask is 1, states are 0 before the position, and so is all that conv has read."
+)
 
 _SIZES: Mapping[str, Mapping[str, object]] = {
     "mh-attention": {"heads": 2, "kv_heads": 1},
@@ -67,7 +78,7 @@ def _layers() -> Iterable[Layer]:
         kind = type(make(name))
         yield kind(**own)
     yield LargeMLSTM(
-        heads=2, qk=4, v=8, bias=False, chunk_size=16, eps=1e-6, gate_cap=15.0, residual="zeros"
+        heads=2, qk=4, v=8, bias=False, chunk_size=16, eps=CELL_EPS, gate_cap=15.0, residual="zeros"
     )
     yield LargeFeedForward(inner=16, bias=False, residual="zeros")
 
@@ -119,6 +130,8 @@ def _layer(layer: Layer) -> Equations:
     resets = "lstm" in layer.name
     kinds = ["usual", "odd", "zeros", *["carry"] * bool(parts), *["documents"] * resets]
     options: dict[str, Any] = {"norm_eps": NORM_EPS, **layer.hyperparameters()}
+    options |= {"eps": CELL_EPS} if layer.name.startswith("mlstm") else {}
+    options |= {"head_norm_eps": V1_NORM_EPS} if layer.name.endswith("-v1") else {}
     return Equations(
         name=f"layer-{layer.name}",
         text=_text(layer),
@@ -143,17 +156,15 @@ def _cell(layer: Layer) -> Equations | None:
 
 
 def _text(layer: Layer) -> str:
-    """Return the text of a layer, of its bases with equations, and of its cell."""
-    own = f"x [B,S,D], y [B,S,D], D = {WIDTH}. A map W u of the text is `NAME.weight` (out, in), b "
-    own += "`NAME.bias`; RMSNorm(x) = w x / sqrt(mean(x^2) + norm_eps), by `NAME.weight`."
-    texts = [f"Layer {layer.name}. {own}"]
-    for kind in type(layer).__mro__:
-        if kind is Layer:
-            break
-        if kind.__doc__ and not kind.__doc__.startswith(f"{kind.__name__}("):
-            texts.append(inspect.cleandoc(kind.__doc__))
+    """Return the text of a layer, of its bases, and of its cell."""
+    own, *bases = (kind for kind in type(layer).__mro__ if kind is not Layer)
+    bases += DeltaNet.__mro__ if layer.name == "kda" else ()
+    docs = [inspect.cleandoc(kind.__doc__ or "") for kind in bases if issubclass(kind, Layer)]
+    if not (own.__doc__ or "").startswith(f"{own.__name__}("):  # which a dataclass writes
+        docs.insert(0, inspect.cleandoc(own.__doc__ or ""))
+    texts = [HEADER, *dict.fromkeys(doc for doc in docs if doc in docs[:1] or "\n" in doc)]
     if (cell := _cell(layer)) is not None:
-        texts += [cell.text, "A convolution sees no input before a position whose reset_mask is 1."]
+        texts += [cell.text, RESETS]
     return "\n\n".join(texts)
 
 
