@@ -161,6 +161,6 @@ def export(config: _Export) -> CommandResult:
     folder = expanded(config.folder)
     with config.status() as status:
         names = write(config.subject, folder, status)
-    payload = {"folder": str(folder), "bytes": disk_bytes(folder), "cases": names}
-    size = format_bytes(payload["bytes"])
-    return CommandResult(payload, [f"{len(names)} cases, {size}: {folder}"])
+    n_bytes = disk_bytes(folder)
+    payload = {"folder": str(folder), "bytes": n_bytes, "cases": names}
+    return CommandResult(payload, [f"{len(names)} cases, {format_bytes(n_bytes)}: {folder}"])
