@@ -96,7 +96,7 @@ def _queries(rng: Random, shape: Shape, large: bool) -> Array:
 
 
 def _weights(rng: Random, shape: Shape, large: bool) -> Array:
-    return rng.standard_normal(shape) / math.sqrt(shape[-1])
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(shape[-1]))
 
 
 # -- results -------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models.ops.eager.ops_float64 import one_thread
 
 VERSION = 1
-"""Of the sets; a change of their cases or tolerances raises it."""
+"""Version of the sets; a change of their cases or tolerances raises it."""
 
 PAGES = {"README.md": "FORMAT.md", "LICENSE": "CC0.txt"}
-"""Files of every export, and where their text is in this folder."""
+"""Pages of every export, and the files beside this one that have their text."""
 
 EQUATIONS = CELLS | LAYERS | MODELS
 SETS = {"small": CELLS | LAYERS, "all": EQUATIONS}
