@@ -112,6 +112,7 @@ def damaged(change, file="mlstm-one.json"):
     [
         (damaged(lambda x: x.update(format=2)), "has format 2, and this mlxhog reads format 1"),
         (damaged(lambda x: x.pop("equations")), "are not a case of format 1"),
+        (damaged(lambda x: x.update(case="mlstm-odd")), "are not a case of format 1"),
         (damaged(lambda x: x.update(tolerances=[])), "are not a case of format 1"),
         (damaged(lambda x: x["tensors"].update({"input.p": {}})), "are not a case of format 1"),
         (lambda f: (f / "mlstm-one.json").write_text("{"), "cannot read"),
@@ -135,6 +136,7 @@ def test_a_case_that_cannot_be_read_is_named_in_one_sentence(mlstm, tmp_path, da
         lambda x: x.pop("cases"),
         lambda x: x["cases"].append({"name": "other"}),
         lambda x: x.update(cases=[3]),
+        lambda x: x["cases"][0].update(name="../mlstm-usual"),
         lambda x: x.update(format=0),
     ],
 )
