@@ -21,6 +21,7 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.eager.ops_float64 import one_thread
 from tests.own_plugins import mlxhog
 from tests.pairs import each_of
+from tests.parity import plain
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "conformance.c"
 MAX_BYTES = 5_000_000  # of the set `small`
@@ -234,57 +235,13 @@ def test_one_position_at_a_time_gives_the_results_that_steps_expect(name):
         np.testing.assert_allclose(whole, exact[key], rtol=1e-9, atol=1e-9)
 
 
-def plain_mlstm(x, eps):
-    """The text of the equations, in loops."""
-    B, S, H, K = x["q"].shape
-    V = x["v"].shape[-1]
-    h = np.zeros((B, S, H, V))
-    last = {"C": np.zeros((B, H, K, V)), "n": np.zeros((B, H, K)), "m": np.zeros((B, H))}
-    for b in range(B):
-        for a in range(H):
-            C, n, m = (np.array(x[f"state.{part}"][b, a], float) for part in "Cnm")
-            for t in range(S):
-                if x["reset_mask"][b, t]:
-                    C, n, m = 0 * C, 0 * n, 0.0
-                q, k, v = (np.array(x[part][b, t, a], float) for part in "qkv")
-                i, f = float(x["i"][b, t, a]), float(x["f"][b, t, a])
-                kept = -np.log1p(np.exp(-f)) + m
-                m = max(kept, i)
-                C = np.exp(kept - m) * C + np.exp(i - m) * np.outer(k, v)
-                n = np.exp(kept - m) * n + np.exp(i - m) * k
-                floor = max(abs(n @ q) / np.sqrt(K), np.exp(-m))
-                h[b, t, a] = q @ C / np.sqrt(K) / (floor + eps)
-            for part, value in zip("Cnm", (C, n, m), strict=True):
-                last[part][b, a] = value
-    return {"h": h} | {f"state.{part}": value for part, value in last.items()}
-
-
-def plain_kda(x):
-    """The text of the equations, in loops."""
-    (B, S, H, K), h = x["q"].shape, np.zeros(x["v"].shape)
-    last = np.zeros((B, H, K, x["v"].shape[-1]))
-    for b in range(B):
-        for a in range(H):
-            state = np.array(x["state.S"][b, a], float)
-            for t in range(S):
-                q, k, v, decay = (
-                    np.array(x[n][b, t, a], float) for n in ("q", "k", "v", "log_decay")
-                )
-                state = np.exp(decay)[:, None] * state
-                state += float(x["beta"][b, t, a]) * np.outer(k, v - k @ state)
-                h[b, t, a] = q @ state / np.sqrt(K)
-            last[b, a] = state
-    return {"h": h, "state.S": last}
-
-
-@each_of(
-    "name, kind, plain",
-    [("mlstm", "documents", lambda x: plain_mlstm(x, 1e-6)), ("kda", "carry", plain_kda)],
-)
-def test_a_plain_loop_over_the_text_of_the_equations_gives_the_same_results(name, kind, plain):
-    case = make(CELLS[name], kind)
-    for key, x in plain(case.inputs).items():
-        np.testing.assert_allclose(x, case.expected[key], rtol=1e-12, atol=1e-12)
+@each_of("name", CELLS)
+def test_plain_loops_over_the_text_of_the_equations_give_the_same_results(name):
+    kinds = ("odd", "carry", *["documents"] * CELLS[name].resets)
+    for kind in kinds:
+        case = make(CELLS[name], kind)
+        for key, x in plain.run(case).items():
+            np.testing.assert_allclose(x, case.expected[key], rtol=1e-11, atol=1e-11, err_msg=key)
 
 
 # -- tolerances ----------------------------------------------------------------------------------

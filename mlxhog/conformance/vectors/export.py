@@ -72,8 +72,8 @@ def chosen(subject: str) -> list[Equations]:
     if subject not in EQUATIONS:
         known = [*SETS, *EQUATIONS]
         raise ConfigError(
-            f"there are no equations {subject!r} to export{did_you_mean(subject, known)}; choose "
-            f"one of {', '.join(known)}"
+            f"there are no equations {subject!r} to export"
+            + (did_you_mean(subject, known) or f"; choose one of {', '.join(known)}")
         )
     return [EQUATIONS[subject]]
 
