@@ -335,6 +335,7 @@ def test_the_command_says_what_it_wrote_and_replaces_only_its_own_files(tmp_path
         (("mlstm", "full"), "holds 'x'"),
         (("mlstm", "."), "cannot be made or replaced"),
         (("mlstm", "none/new"), "cannot be made or replaced"),
+        (("mlstm", "file/new"), "cannot be made or replaced"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_before_anything_is_written(tmp_path, words, message):
