@@ -4,7 +4,8 @@ These are loss, logits, hidden states, gradients, states, parameters after some 
 momentum, AdamW and an optimizer that --plugin adds, and one token at a time against the whole
 sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
 directory, a run, or hf:OWNER/NAME; with such a plugin, it may be left out. Exit code 1
-if anything disagrees; stderr names the first tensor that does.
+if anything disagrees; stderr names the first tensor that does. `mlxhog parity export` writes test
+vectors for implementations in any language.
 
 Examples:
     parity latest
@@ -12,6 +13,7 @@ Examples:
     parity --plugin examples/my_optimizer.py
     parity tiny --set hidden_size=96 --set num_heads=3
     parity tiny --perturb lm_head.weight; test $? -eq 1
+    parity export mlstm vectors/
 """
 
 from collections.abc import Iterator
@@ -131,3 +133,34 @@ def _describe(row: "ComparedTensor") -> str:
         f"{row.what}{where}: {sides} have {row.got:.9g} and {row.wanted:.9g}, "
         f"{row.max_abs:.2g}{unit} apart, allowed {row.tolerance:.2g}"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Export(Quiet):
+    subject: str = argument(
+        "SUBJECT", "equations, such as mlstm; small: all cells and layers; all: models, too"
+    )
+    folder: str = argument("DIR", "a new or empty folder; an earlier export is replaced")
+
+
+@command(writes=True)
+def export(config: _Export) -> CommandResult:
+    """Write test vectors: inputs, exact results and gradients, tolerances; README.md explains them.
+
+    A program in any language reads them: JSON and safetensors, no Python.
+
+    Examples:
+        parity export mlstm vectors/
+        parity export small vectors/ --json
+    """
+    from mlxhog.base.durable import disk_bytes
+    from mlxhog.base.paths import expanded
+    from mlxhog.base.quantities import format_bytes
+    from mlxhog.conformance.vectors.export import export as write
+
+    folder = expanded(config.folder)
+    with config.status() as status:
+        names = write(config.subject, folder, status)
+    n_bytes = disk_bytes(folder)
+    payload = {"folder": str(folder), "bytes": n_bytes, "cases": names}
+    return CommandResult(payload, [f"{len(names)} cases, {format_bytes(n_bytes)}: {folder}"])
