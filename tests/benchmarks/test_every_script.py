@@ -26,7 +26,7 @@ BENCHMARKS = ROOT / "benchmarks"
 GROUPS = {
     "training": (
         "schemes scaling speedup peers mixed_backends defaults sparsified staleness "
-        "late_gradients local_sgd backoff presets_by_text"
+        "late_gradients local_sgd backoff presets_by_text fine_tuning"
     ),
     "runs": "soak predicted_speed compare_power one_writer live adapters",
     "processes": "chaos across_machines",
