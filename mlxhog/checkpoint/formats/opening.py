@@ -324,13 +324,14 @@ def _open_adapter(
         digest = record["state"].get("base", {}).get("digest")
     is_mlx_lm = (path / mlx_lm_adapter.MODEL).is_file() and not (path / peft.MODEL).is_file()
     own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
-    name = _base_name(own)
+    name, key = _base_name(own), "model" if is_mlx_lm else "base_model_name_or_path"
+    is_given = base is not None
     if base is None:
-        base = open_checkpoint(_base_path(name, path), config, verify=verify)
+        base = open_checkpoint(_base_path(name, path, key), config, verify=verify)
     elif digest is None and not _is_called(base, name):
         raise CheckpointError(
             f"{path} is an adapter for another base model: it names {name}, and this is "
-            f"{base.title}; if they are the same, write {base.path} as base_model_name_or_path in "
+            f"{base.title}; if they are the same, write {base.path} as {key} in "
             f"{path / peft.CONFIG}"
         )
     if base.config.adapter is not None:
@@ -341,8 +342,8 @@ def _open_adapter(
     if verify and digest not in (None, base.digest()):
         raise CheckpointError(
             f"{path} is an adapter for another base model: {base.title} has the digest "
-            f"{base.digest()}, and it was trained on {digest}; name the model that it was trained "
-            f"on as base_model_name_or_path in {path / peft.CONFIG}"
+            f"{base.digest()}, and it was trained on {digest}; "
+            + ("use that" if is_given else f"put that, or a link, at {_kept_base(path) or name}")
         )
     lora, tensors, head = own.lora, dict(own.tensors), base.config.untied_head
     if base.config.tie_word_embeddings and families.embedding(base.config) in tensors:
@@ -371,20 +372,29 @@ def _is_called(base: Opened, name: str) -> bool:
     return bool(weights.candidates(place)) and open_checkpoint(place).digest() == base.digest()
 
 
-def _base_path(name: str, path: Path) -> Path:
-    """Return the place of an adapter's base: in its run, at its path, or in the hub's cache."""
-    of_run = path.resolve().parent.parent / "base"
-    if path.resolve().parent.name == "checkpoints" and of_run.exists():
+def _kept_base(path: Path) -> Path | None:
+    """Return where a run has, or may have, the base of its checkpoint; None for another adapter."""
+    folder = path.resolve().parent
+    return folder.with_name("base") if folder.name == "checkpoints" else None
+
+
+def _base_path(name: str, path: Path, key: str) -> Path:
+    """Return the place of an adapter's base: in its run, at its path, or in the hub's cache.
+
+    Its config has the name as `key`.
+    """
+    of_run = _kept_base(path)
+    if of_run is not None and of_run.exists():
         return of_run
     if hub.is_name(name):
         return hub.fetch(name)
     if name and expanded(name).exists():
         return expanded(name)
     where = f"model {name} is not there" if name else "model is not named"
-    raise CheckpointError(
-        f"{path} is an adapter, and its base {where}; write its path, or OWNER/NAME on the hub, as "
-        f"base_model_name_or_path in {path / peft.CONFIG}"
-    )
+    way = f"write its path, or OWNER/NAME on the hub, as {key} in {path / peft.CONFIG}"
+    if (path / manifest.NAME).is_file():  # whose files keep their digests
+        way = f"put it, or a link to it, at {of_run or name}"
+    raise CheckpointError(f"{path} is an adapter, and its base {where}; {way}")
 
 
 def _base_name(own: peft.AdapterFiles) -> str:
