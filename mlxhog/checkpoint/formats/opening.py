@@ -1,6 +1,7 @@
 """Open a checkpoint of transformers, the xlstm package or mlxhog, recognized by content."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -322,7 +323,7 @@ def _open_adapter(
         record = manifest.read(path)
         manifest.verify(path, record, large=[peft.MODEL] if verify else ())
         digest = record["state"].get("base", {}).get("digest")
-    is_mlx_lm = (path / mlx_lm_adapter.MODEL).is_file() and not (path / peft.MODEL).is_file()
+    is_mlx_lm = mlx_lm_adapter.FIELDS in peft.read_fields(path)
     own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
     name, key = _base_name(own), "model" if is_mlx_lm else "base_model_name_or_path"
     is_given = base is not None
@@ -367,7 +368,9 @@ def _is_called(base: Opened, name: str) -> bool:
         cached = hub.name_of(base.path)
         return cached is not None and hub.parse(cached)[:2] == hub.parse(name)[:2]
     place = expanded(name)
-    if not name or (place.exists() and place.samefile(base.path)):
+    if not name or not os.path.exists(place):
+        return not name
+    if place.samefile(base.path):
         return True
     return bool(weights.candidates(place)) and open_checkpoint(place).digest() == base.digest()
 
@@ -388,7 +391,7 @@ def _base_path(name: str, path: Path, key: str) -> Path:
         return of_run
     if hub.is_name(name):
         return hub.fetch(name)
-    if name and expanded(name).exists():
+    if name and os.path.exists(expanded(name)):
         return expanded(name)
     where = f"model {name} is not there" if name else "model is not named"
     way = f"write its path, or OWNER/NAME on the hub, as {key} in {path / peft.CONFIG}"
@@ -399,7 +402,7 @@ def _base_path(name: str, path: Path, key: str) -> Path:
 
 def _base_name(own: peft.AdapterFiles) -> str:
     """Return the name of an adapter's base as `Opened.base_name`."""
-    if hub.is_name(own.base) or not own.base or expanded(own.base).exists():
+    if hub.is_name(own.base) or not own.base or os.path.exists(expanded(own.base)):
         return own.base
     name = f"{hub.PREFIX}{own.base}" + (f"@{own.revision}" if own.revision else "")
     with suppress(ConfigError):
