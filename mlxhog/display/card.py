@@ -122,9 +122,9 @@ def text(
 def converted(earlier: bytes, text: bytes) -> bytes:
     """Return an earlier card of ours that says of the new files how they load; the rest stays."""
     for new in (rb"library_name: .*\n", rb"tags: .*\n", rb"\n- converted by .*\n" + _LOADS):
-        old = new.replace(rb"\n- converted by .*", b"")
-        if found := re.search(new, text):
-            earlier = re.sub(old, lambda _, part=found[0]: part, earlier, count=1)
+        old = re.search(new.replace(rb"\n- converted by .*", b""), earlier)
+        if old is not None and (found := re.search(new, text)):
+            earlier = earlier[: old.start()] + found[0] + earlier[old.end() :]
     return earlier
 
 
