@@ -82,6 +82,18 @@ def test_a_run_keeps_its_base_when_it_is_gone_elsewhere(tmp_path):
     assert opened.config.adapter is not None
 
 
+def test_the_file_of_a_checkpoint_is_its_folder_as_a_base(tmp_path):
+    first, _ = bases(tmp_path)
+    base = BaseModel.of(formats.open(first / "model.safetensors"))
+    assert base == BaseModel.of(formats.open(first))
+    (tmp_path / "several").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(first / name, tmp_path / "several" / name.replace("model", "one"))
+    one = tmp_path / "several" / "one.safetensors"
+    shutil.copyfile(one, tmp_path / "several" / "two.safetensors")
+    assert BaseModel.of(formats.open(one)).path == one
+
+
 def test_an_adapter_on_another_base_is_refused_with_both_digests(tmp_path):
     first, second = bases(tmp_path)
     one, other = (BaseModel.of(formats.open(path)) for path in (first, second))
