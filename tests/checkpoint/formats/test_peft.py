@@ -80,9 +80,10 @@ SAVED = ("lm_head", "backbone.embeddings", "backbone.out_norm")
     [
         LoRA(rank=4, alpha=3.0),
         LoRA(rank=2, dropout=0.1, targets=("*.ffn.*", "mlstm_layer.igate_preact")),
+        LoRA(rank=3, targets=("q", "ffn.*"), modules_to_save=("*.0.mlstm_layer.q",)),
         LoRA(rank=3, targets=("backbone.blocks.1.mlstm_layer.q",), modules_to_save=SAVED),
     ],
-    ids=["default", "patterns", "saved"],
+    ids=["default", "patterns", "a saved target", "saved"],
 )
 def test_an_adapter_of_ours_has_the_same_logits_in_peft(tmp_path, lora):
     folder = base_folder(tmp_path)
