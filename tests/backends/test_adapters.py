@@ -102,9 +102,8 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_would(adapter, says):
     ],
 )
 def test_a_target_is_the_end_of_a_name_or_a_pattern_of_it(target, adapted):
-    spec = families.trainable_spec(
-        replace(config(num_hidden_layers=1), adapter=LoRA(targets=(target,)))
-    )
+    model = replace(config(num_hidden_layers=1), adapter=LoRA(targets=(target,)))
+    spec = families.trainable_spec(model)
     begin, end = "backbone.blocks.0.", ".lora_A.weight"
     assert {name for name in spec if name.endswith(end)} == {begin + one + end for one in adapted}
 
