@@ -286,6 +286,8 @@ def open_checkpoint(
         EnvironmentLacks: it is a torch file, and torch is not installed.
     """
     path = expanded(path)
+    if path.name in (peft.MODEL, mlx_lm_adapter.MODEL) and (path.parent / peft.CONFIG).is_file():
+        path = path.parent
     if (path / peft.CONFIG).is_file():
         return _open_adapter(path, config, verify, base)
     file = weights.find(path)
@@ -329,16 +331,16 @@ def _open_adapter(
     is_given = base is not None
     if base is None:
         base = open_checkpoint(_base_path(name, path, key), config, verify=verify)
-    elif digest is None and not _is_called(base, name):
-        raise CheckpointError(
-            f"{path} is an adapter for another base model: it names {name}, and this is "
-            f"{base.title}; if they are the same, write {base.path} as {key} in "
-            f"{path / peft.CONFIG}"
-        )
     if base.config.adapter is not None:
         raise ConfigError(
             f"{path}: its base model {base.title} is an adapter itself; merge it before: mlxhog "
             f"convert {base.title} NEW --merge --format mlxhog"
+        )
+    if is_given and digest is None and not _is_called(base, name):
+        raise CheckpointError(
+            f"{path} is an adapter for another base model: it names {name}, and this is "
+            f"{base.title}; if they are the same, write {base.path} as {key} in "
+            f"{path / peft.CONFIG}"
         )
     if verify and digest not in (None, base.digest()):
         raise CheckpointError(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from mlxhog import backends
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.formats import mlx_lm_adapter, peft
-from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.checkpoint.formats.converting import FILES, convert
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families, lm_float64
 from mlxhog.models.adapters import LoRA, merged
@@ -265,6 +265,7 @@ def test_an_adapter_alone_is_converted_without_its_base(tmp_path, good, to):
     convert(source, tmp_path / "alone", to)
     opened = formats.open(tmp_path / "alone")
     assert (opened.format, opened.base.path) == (to, source.base.path)
+    assert formats.open(tmp_path / "alone" / FILES[to]).path == opened.path
     assert opened.config.adapter == source.config.adapter
     for name, array in source.tensors.items():
         np.testing.assert_array_equal(opened.tensors[name], array, name)
