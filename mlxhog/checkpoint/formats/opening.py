@@ -346,7 +346,7 @@ def _open_adapter(
         raise CheckpointError(
             f"{path} is an adapter for another base model: {base.title} has the digest "
             f"{base.digest()}, and it was trained on {digest}; "
-            + ("use that" if is_given else f"put that, or a link, at {_kept_base(path) or name}")
+            + ("use that" if is_given else f"copy that to {_kept_base(path) or name}")
         )
     lora, tensors, head = own.lora, dict(own.tensors), base.config.untied_head
     if base.config.tie_word_embeddings and families.embedding(base.config) in tensors:
@@ -398,7 +398,7 @@ def _base_path(name: str, path: Path, key: str) -> Path:
     where = f"model {name} is not there" if name else "model is not named"
     way = f"write its path, or OWNER/NAME on the hub, as {key} in {path / peft.CONFIG}"
     if (path / manifest.NAME).is_file():  # whose files keep their digests
-        way = f"put it, or a link to it, at {of_run or name}"
+        way = f"copy or move it to {of_run or name}"
     raise CheckpointError(f"{path} is an adapter, and its base {where}; {way}")
 
 
