@@ -43,7 +43,8 @@ class LoRA(Component):
 
     A target is the name of a linear layer, or its last parts ("q", "ffn.proj_up"), or a pattern
     with `*`. Without targets all linear layers of the blocks have one that are wider than the rank,
-    but those of gates and decays. Modules to save are trained whole, such as "lm_head".
+    but those of gates and decays. Modules to save are trained whole, such as "lm_head", and have no
+    matrices: PEFT has none beside them.
     """
 
     name: ClassVar[str] = "lora"
@@ -53,7 +54,7 @@ class LoRA(Component):
     rank: int = option(8, "rank of the matrices", low=1, flat="lora_rank")
     alpha: float | None = option(
         None, "the product's factor is alpha / rank; auto: twice the rank",
-        above=0, none="auto", flat="lora_alpha",
+        above=0, below=1e6, none="auto", flat="lora_alpha",
     )  # fmt: skip
     dropout: float = option(0.0, "dropout rate of their inputs", low=0, below=1,
                             flat="lora_dropout")  # fmt: skip
@@ -92,7 +93,7 @@ class LoRA(Component):
             yield ParamSpec(name, shape, init, decay=True, autocast=autocast)
 
     def _is_target(self, spec: ParamSpec, stem: str) -> bool:
-        if not is_linear(spec):
+        if not is_linear(spec) or self._is_saved(stem):
             return False
         if self.targets:
             return any(matches(stem, one) for one in self.targets)
@@ -100,12 +101,14 @@ class LoRA(Component):
 
     def frozen(self, spec: ParamSpec) -> ParamSpec:
         """Return a parameter of the model, frozen unless it is the adapter's or trained whole."""
-        stem = spec.name.rpartition(".")[0]
-        saved = any(matches(stem, one) for one in self.modules_to_save)
+        saved = self._is_saved(spec.name.rpartition(".")[0])
         return replace(spec, trainable=saved or is_adapter(spec.name))
 
+    def _is_saved(self, module: str) -> bool:
+        return any(matches(module, one) for one in self.modules_to_save)
+
     def check(self, specs: Mapping[str, ParamSpec]) -> None:
-        """Refuse targets that match nothing, and a rank above the sides of a matrix.
+        """Refuse targets that match nothing or are saved, and a rank above the sides of a matrix.
 
         `specs` are the parameters of a model with this adapter.
 
@@ -133,6 +136,11 @@ class LoRA(Component):
                     f"lora: rank {self.rank} is above the smaller side of {name} {spec.shape}; set "
                     f"it to at most {min(spec.shape)}, or name other targets"
                 )
+        if not any(map(is_adapter, specs)):
+            raise ConfigError(
+                "lora: no linear layer is left to adapt; name other targets, or fewer "
+                "modules_to_save"
+            )
 
 
 def is_linear(spec: ParamSpec) -> bool:
@@ -146,8 +154,8 @@ def is_linear(spec: ParamSpec) -> bool:
 
 
 def matches(name: str, target: str) -> bool:
-    """Whether a layer has this name, ends in it after a dot, or fits it as a pattern."""
-    return name == target or name.endswith(f".{target}") or fnmatchcase(name, target)
+    """Whether the name of a layer, or its last parts, are a target, which may be a pattern."""
+    return fnmatchcase(f".{name}", f"*.{target}")
 
 
 def merged(

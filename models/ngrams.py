@@ -121,7 +121,8 @@ class NgramTables:
         Concurrency: other processes may write the tables meanwhile; elements are never torn, those
         of a row may have different staleness.
         """
-        return np.concatenate([tables[name][index] for name, index in rows.items()], axis=-1)
+        own = [tables[name][index] for name, index in rows.items()]
+        return np.concatenate(own, axis=-1).astype(np.float32, copy=False)  # or a file has 16 bits
 
     def look_up(self, params: Mapping[str, Any], tokens: Any, before: Any, xp: Any) -> Any:
         """Return the rows of the tokens' n-grams, r (B, S, width), differentiable in the tables.

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from mlxhog.backends import frozen
 from mlxhog.base import mapped, plain_json, reading, typed
 from mlxhog.base.durable import disk_errors, new_directory
-from mlxhog.checkpoint import formats, manifest
+from mlxhog.checkpoint import formats, hub, manifest
 from mlxhog.checkpoint.formats import Opened
+from mlxhog.checkpoint.formats import weights as weight_files
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.config.components import ADAPTERS
@@ -50,8 +51,13 @@ class BaseModel:
 
     @classmethod
     def of(cls, opened: Opened, weights: str = "keep") -> Self:
-        """Return an open checkpoint as a base, whose files are read once for the digest."""
-        return cls(opened.path, opened.title, opened.digest(), weights)
+        """Return an open checkpoint as a base, whose files are read once for the digest.
+
+        The only file of a folder is that folder, by which PEFT and a run's links know it.
+        """
+        is_whole = weight_files.candidates(opened.folder) == [opened.path]
+        path = opened.folder if is_whole else opened.path
+        return cls(path, hub.title(path) or str(path), opened.digest(), weights)
 
     def kept(self, run: Run) -> Self:
         """Return the base as a run keeps it: the checkpoint of a run by links to its files.

@@ -134,13 +134,15 @@ def _card(source: "Opened", config: _Convert) -> bytes:
     from mlxhog.checkpoint.run import run_of
     from mlxhog.display import card
 
-    checkpoint = source.path.resolve()
+    checkpoint, earlier = source.path.resolve(), b""
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():
-        content = reading.read_small(source.folder / CARD)
-        return content if CARD_MARK in content else content + b"\n" + CARD_MARK
+        earlier = reading.read_small(source.folder / CARD)
+        if CARD_MARK not in earlier:
+            return earlier + b"\n" + CARD_MARK
     command = f"mlxhog convert {command_line(config, leave_out=('json', 'quiet', 'yes'))}"
     is_whole = config.merge or config.format == "mlx-lm"
     model = replace(source.config, adapter=None) if is_whole else source.config
     base = None if source.base is None else source.base.folder
     how: dict[str, Any] = {"to": config.format, "command": command, "base": base}
-    return card.text(model, checkpoint, **how).encode()
+    text = card.text(model, checkpoint, **how).encode()
+    return card.converted(earlier, text) if earlier else text

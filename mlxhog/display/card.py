@@ -53,6 +53,7 @@ base = AutoModelForCausalLM.from_pretrained("{base}")
 model = PeftModel.from_pretrained(base, "FOLDER")
 ```
 """
+_LOADS = rb"\n## Load\n(?s:.*?)(?=\n## Publish\n)"
 UPLOAD = """
 ## Publish
 
@@ -116,6 +117,15 @@ def text(
         + "\n".join(about)
         + f"\n\n## Load\n\n{loads}{UPLOAD}\n{manifest.CARD_MARK.decode()}"
     )
+
+
+def converted(earlier: bytes, text: bytes) -> bytes:
+    """Return an earlier card of ours that says of the new files how they load; the rest stays."""
+    for new in (rb"library_name: .*\n", rb"tags: .*\n", rb"\n- converted by .*\n" + _LOADS):
+        old = re.search(new.replace(rb"\n- converted by .*", b""), earlier)
+        if old is not None and (found := re.search(new, text)):
+            earlier = earlier[: old.start()] + found[0] + earlier[old.end() :]
+    return earlier
 
 
 def _adapter(model: ModelConfig) -> list[str]:

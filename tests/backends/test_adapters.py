@@ -83,11 +83,34 @@ def test_an_adapter_has_the_loss_and_the_gradients_of_the_merged_model(
         (LoRA(targets=("qq",)), "targets has 'qq', which no layer of this model is called"),
         (LoRA(rank=999), "rank 999 is above the smaller side of"),
         (LoRA(modules_to_save=("heads",)), "modules_to_save has 'heads'"),
+        (LoRA(rank=2, modules_to_save=("*",)), "no linear layer is left to adapt; name other"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused_with_what_would(adapter, says):
     with pytest.raises(ConfigError, match=says):
         families.param_spec(replace(SMALLEST, adapter=adapter))
+
+
+@pytest.mark.parametrize(
+    ("target", "adapted"),
+    [
+        ("q", {"mlstm_layer.q"}),
+        ("mlstm_layer.q", {"mlstm_layer.q"}),
+        ("ffn.*", {"ffn.proj_up", "ffn.proj_up_gate", "ffn.proj_down"}),
+        ("*.out_proj", {"mlstm_layer.out_proj"}),
+        ("blocks.0.mlstm_layer.?", {f"mlstm_layer.{name}" for name in "qkv"}),
+    ],
+)
+def test_a_target_is_the_end_of_a_name_or_a_pattern_of_it(target, adapted):
+    model = replace(config(num_hidden_layers=1), adapter=LoRA(targets=(target,)))
+    spec = families.trainable_spec(model)
+    begin, end = "backbone.blocks.0.", ".lora_A.weight"
+    assert {name for name in spec if name.endswith(end)} == {begin + one + end for one in adapted}
+
+
+def test_an_alpha_that_overflows_float32_is_refused():
+    with pytest.raises(ConfigError, match="alpha is 1e.300; wanted a number above 0 and below"):
+        LoRA(alpha=1e300)
 
 
 WIDE = {"hidden_size": 64, "vocab_size": 48}

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,18 @@ def test_a_run_keeps_its_base_when_it_is_gone_elsewhere(tmp_path):
     assert opened.config.adapter is not None
 
 
+def test_the_file_of_a_checkpoint_is_its_folder_as_a_base(tmp_path):
+    first, _ = bases(tmp_path)
+    base = BaseModel.of(formats.open(first / "model.safetensors"))
+    assert base == BaseModel.of(formats.open(first))
+    (tmp_path / "several").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(first / name, tmp_path / "several" / name.replace("model", "one"))
+    one = tmp_path / "several" / "one.safetensors"
+    shutil.copyfile(one, tmp_path / "several" / "two.safetensors")
+    assert BaseModel.of(formats.open(one)).path == one
+
+
 def test_an_adapter_on_another_base_is_refused_with_both_digests(tmp_path):
     first, second = bases(tmp_path)
     one, other = (BaseModel.of(formats.open(path)) for path in (first, second))
@@ -88,8 +101,26 @@ def test_an_adapter_on_another_base_is_refused_with_both_digests(tmp_path):
     second.rename(tmp_path / "run" / "base")
     with pytest.raises(CheckpointError, match="is an adapter for another base model") as error:
         formats.open(folder)
-    for part in (one.digest, other.digest, "base_model_name_or_path"):
+    place = tmp_path / "run" / "base"
+    for part in (one.digest, other.digest, f"copy that to {place}"):
         assert part in str(error.value)
+    with pytest.raises(CheckpointError, match="; use that$"):
+        formats.open(folder, base=formats.open(place))
+
+
+def test_a_base_that_was_moved_is_copied_to_where_the_message_says(tmp_path):
+    first, _ = bases(tmp_path)
+    folder = adapter_checkpoint(tmp_path / "run", BaseModel.of(formats.open(first)))
+    copied = tmp_path / "copied"  # without its run
+    shutil.copytree(folder, copied)
+    moved = first.rename(tmp_path / "moved")
+    for path, place in ((copied, first), (folder, tmp_path / "run" / "base")):
+        with pytest.raises(CheckpointError) as error:
+            formats.open(path)
+        assert str(error.value).endswith(f"is not there; copy or move it to {place}")
+        shutil.copytree(moved, place)
+        assert formats.open(path).config.adapter is not None
+        shutil.rmtree(place)
 
 
 def test_an_adapter_is_no_base_of_another(tmp_path):

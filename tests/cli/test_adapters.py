@@ -77,6 +77,7 @@ def test_parity_compares_the_gradients_and_steps_of_an_adapter_beside_its_base(a
         (("serve", "base", "--adapter=adapter"), "write NAME=PATH"),
         (("serve", "base", "--adapter=a=nowhere"), "nowhere"),
         (("serve", "base", "--adapter=a=base"), "is a whole model, not an adapter"),
+        (("serve", "adapter", "--adapter=a=adapter"), "is an adapter itself; merge it before"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(adapter, capsys, words, says):

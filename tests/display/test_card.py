@@ -94,7 +94,11 @@ def test_conversions_carry_a_card_and_replace_none_of_its_user(tmp_path, monkeyp
     assert "library_name: mlx\n" in written_for_mlx_lm
     assert "mlx_lm.generate --model FOLDER" in written_for_mlx_lm
     assert convert("exported", "ours", "--format", "mlxhog") == 0
-    assert Path("ours/README.md").read_text() == written
+    ours = Path("ours/README.md").read_text()
+    line = "- converted by `mlxhog convert latest exported --format hf`\n"
+    lines = line + line.replace("latest exported --format hf", "exported ours --format mlxhog")
+    expected = written.replace(line, lines)
+    assert ours == expected.replace("library_name: transformers", "library_name: mlxhog")
     assert convert("latest", "exported", "--format", "hf", "--overwrite") == 0
     Path("exported/README.md").write_text("# Theirs\n")
     assert convert("exported", "ours", "--format", "mlxhog", "--overwrite") == 0
@@ -134,6 +138,26 @@ def test_the_card_of_an_adapter_names_its_base_license_and_library(
         'PeftModel.from_pretrained(base, "FOLDER")', "hf upload YOUR_NAME/YOUR_MODEL FOLDER",
     ):  # fmt: skip
         assert words in written
+
+
+def test_a_converted_card_keeps_what_its_reader_wrote_and_says_how_the_new_files_load(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    adapted(tmp_path)
+    assert main(["convert", "adapter", "a", "--format", "mlx-lm-adapter"]) == 0
+    card = tmp_path / "a" / "README.md"
+    card.write_text(card.read_text().replace("license: unknown", "license: mit\n#"))
+    for to, library, loads in (
+        ("peft", "library_name: peft", "from peft import PeftModel"),
+        ("hf", "library_name: transformers", 'tokenizer = AutoTokenizer.from_pretrained("FOLDER"'),
+    ):
+        assert main(["convert", "a", to, "--format", to, *["--merge"] * (to == "hf")]) == 0
+        written = (tmp_path / to / "README.md").read_text()
+        for words in ("license: mit\n", library, loads, f"`mlxhog convert a {to} --format {to}"):
+            assert words in written
+        assert "library_name: mlx\n" not in written
+        assert ("PeftModel" in written) == ("lora]" in written) == (to == "peft")
 
 
 def test_the_card_of_a_merged_model_names_its_base_and_no_adapter(tmp_path, monkeypatch):

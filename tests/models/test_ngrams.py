@@ -5,6 +5,7 @@ from importlib import import_module
 
 import numpy as np
 
+from mlxhog.base import mapped
 from mlxhog.models import families, lm_float64
 from mlxhog.models.ngrams import ABSENT, NgramTables
 from mlxhog.models.registry import load_architecture, to_yaml
@@ -54,6 +55,18 @@ def test_n_grams_that_fit_have_rows_of_their_own():
     assert len(np.unique(rows[:, 2])) == len(every)
     assert not set(rows[:, 0]) & set(rows[:, 2])  # an absent id is a symbol of its own
     assert rows.max() < some.specs["ngrams.table_3"].shape[0]
+
+
+def test_rows_of_a_file_with_16_bits_are_float32():
+    some, rng = tables(2, 3), np.random.default_rng(0)
+    rows = some.rows_of(rng.integers(0, FEW, (2, 5), dtype=np.int32))
+    own = {
+        name: rng.standard_normal(spec.shape).astype(mapped.BFLOAT16)
+        for name, spec in some.specs.items()
+    }
+    found, wanted = some.gather(own, rows), {n: w.astype(np.float32) for n, w in own.items()}
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, some.gather(wanted, rows))
 
 
 def test_of_an_earlier_document_nothing_is_seen():

@@ -23,7 +23,7 @@ from mlxhog.models import families
 from mlxhog.models.adapters import A, B, is_adapter
 from mlxhog.models.families import ModelConfig
 
-MODEL = "adapters.safetensors"
+MODEL, FIELDS = "adapters.safetensors", "lora_parameters"
 _ENDS = {A: ".lora_a", B: ".lora_b"}
 
 
@@ -46,7 +46,7 @@ def content(
         "fine_tune_type": "lora",
         "model": base.removeprefix(hub.PREFIX).partition("@")[0] if hub.is_name(base) else base,
         "num_layers": model.num_hidden_layers,
-        "lora_parameters": {
+        FIELDS: {
             "rank": lora.rank,
             "scale": lora.scale,
             "dropout": lora.dropout,
@@ -73,12 +73,8 @@ def read(folder: Path) -> AdapterFiles:
             f"{folder}: fine_tune_type is {shown(kind)}, and mlxhog reads lora; fuse it with its "
             "model, python -m mlx_lm fuse --model MODEL --adapter-path FOLDER, and open that"
         )
-    lora = fields.get("lora_parameters")
-    if not isinstance(lora, dict):
-        raise ConfigError(
-            f"{folder}: adapter_config.json has neither the peft_type of PEFT nor lora_parameters "
-            "of mlx-lm; copy the adapter again"
-        )
+    if not isinstance(lora := fields.get(FIELDS), dict):
+        raise ConfigError(f"{folder}: {FIELDS} is {shown(lora)}; copy the adapter again")
     ours = {theirs: end for end, theirs in _ENDS.items()}
     own = dict[str, NDArray[Any]]()
     for name, array in tensors.read(folder / MODEL).items():

@@ -1,6 +1,7 @@
 """Open a checkpoint of transformers, the xlstm package or mlxhog, recognized by content."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -285,6 +286,8 @@ def open_checkpoint(
         EnvironmentLacks: it is a torch file, and torch is not installed.
     """
     path = expanded(path)
+    if path.name in (peft.MODEL, mlx_lm_adapter.MODEL) and (path.parent / peft.CONFIG).is_file():
+        path = path.parent
     if (path / peft.CONFIG).is_file():
         return _open_adapter(path, config, verify, base)
     file = weights.find(path)
@@ -322,27 +325,28 @@ def _open_adapter(
         record = manifest.read(path)
         manifest.verify(path, record, large=[peft.MODEL] if verify else ())
         digest = record["state"].get("base", {}).get("digest")
-    is_mlx_lm = (path / mlx_lm_adapter.MODEL).is_file() and not (path / peft.MODEL).is_file()
+    is_mlx_lm = mlx_lm_adapter.FIELDS in peft.read_fields(path)
     own = mlx_lm_adapter.read(path) if is_mlx_lm else peft.read(path)
-    name = _base_name(own)
+    name, key = _base_name(own), "model" if is_mlx_lm else "base_model_name_or_path"
+    is_given = base is not None
     if base is None:
-        base = open_checkpoint(_base_path(name, path), config, verify=verify)
-    elif digest is None and not _is_called(base, name):
-        raise CheckpointError(
-            f"{path} is an adapter for another base model: it names {name}, and this is "
-            f"{base.title}; if they are the same, write {base.path} as base_model_name_or_path in "
-            f"{path / peft.CONFIG}"
-        )
+        base = open_checkpoint(_base_path(name, path, key), config, verify=verify)
     if base.config.adapter is not None:
         raise ConfigError(
             f"{path}: its base model {base.title} is an adapter itself; merge it before: mlxhog "
             f"convert {base.title} NEW --merge --format mlxhog"
         )
+    if is_given and digest is None and not _is_called(base, name):
+        raise CheckpointError(
+            f"{path} is an adapter for another base model: it names {name}, and this is "
+            f"{base.title}; if they are the same, write {base.path} as {key} in "
+            f"{path / peft.CONFIG}"
+        )
     if verify and digest not in (None, base.digest()):
         raise CheckpointError(
             f"{path} is an adapter for another base model: {base.title} has the digest "
-            f"{base.digest()}, and it was trained on {digest}; name the model that it was trained "
-            f"on as base_model_name_or_path in {path / peft.CONFIG}"
+            f"{base.digest()}, and it was trained on {digest}; "
+            + ("use that" if is_given else f"copy that to {_kept_base(path) or name}")
         )
     lora, tensors, head = own.lora, dict(own.tensors), base.config.untied_head
     if base.config.tie_word_embeddings and families.embedding(base.config) in tensors:
@@ -366,30 +370,41 @@ def _is_called(base: Opened, name: str) -> bool:
         cached = hub.name_of(base.path)
         return cached is not None and hub.parse(cached)[:2] == hub.parse(name)[:2]
     place = expanded(name)
-    if not name or (place.exists() and place.samefile(base.path)):
+    if not name or not os.path.exists(place):
+        return not name
+    if place.samefile(base.path):
         return True
     return bool(weights.candidates(place)) and open_checkpoint(place).digest() == base.digest()
 
 
-def _base_path(name: str, path: Path) -> Path:
-    """Return the place of an adapter's base: in its run, at its path, or in the hub's cache."""
-    of_run = path.resolve().parent.parent / "base"
-    if path.resolve().parent.name == "checkpoints" and of_run.exists():
+def _kept_base(path: Path) -> Path | None:
+    """Return where a run has, or may have, the base of its checkpoint; None for another adapter."""
+    folder = path.resolve().parent
+    return folder.with_name("base") if folder.name == "checkpoints" else None
+
+
+def _base_path(name: str, path: Path, key: str) -> Path:
+    """Return the place of an adapter's base: in its run, at its path, or in the hub's cache.
+
+    Its config has the name as `key`.
+    """
+    of_run = _kept_base(path)
+    if of_run is not None and of_run.exists():
         return of_run
     if hub.is_name(name):
         return hub.fetch(name)
-    if name and expanded(name).exists():
+    if name and os.path.exists(expanded(name)):
         return expanded(name)
     where = f"model {name} is not there" if name else "model is not named"
-    raise CheckpointError(
-        f"{path} is an adapter, and its base {where}; write its path, or OWNER/NAME on the hub, as "
-        f"base_model_name_or_path in {path / peft.CONFIG}"
-    )
+    way = f"write its path, or OWNER/NAME on the hub, as {key} in {path / peft.CONFIG}"
+    if (path / manifest.NAME).is_file():  # whose files keep their digests
+        way = f"copy or move it to {of_run or name}"
+    raise CheckpointError(f"{path} is an adapter, and its base {where}; {way}")
 
 
 def _base_name(own: peft.AdapterFiles) -> str:
     """Return the name of an adapter's base as `Opened.base_name`."""
-    if hub.is_name(own.base) or not own.base or expanded(own.base).exists():
+    if hub.is_name(own.base) or not own.base or os.path.exists(expanded(own.base)):
         return own.base
     name = f"{hub.PREFIX}{own.base}" + (f"@{own.revision}" if own.revision else "")
     with suppress(ConfigError):

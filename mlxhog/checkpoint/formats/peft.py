@@ -148,13 +148,12 @@ def lora_of(
     r = number(rank, "the rank", folder)
     if r < 1 or r != int(r):
         raise ConfigError(f"{folder}: the rank is {shown(rank)}, wanted a whole number above 0")
-    return LoRA(
-        rank=int(r),
-        alpha=number(alpha, "the scale", folder),
-        dropout=number(dropout, "the dropout", folder),
-        targets=tuple(targets),
-        modules_to_save=tuple(whole),
-    )
+    numbers = number(alpha, "the scale", folder), number(dropout, "the dropout", folder)
+    how: dict[str, Any] = {"targets": tuple(targets), "modules_to_save": tuple(whole)}
+    try:
+        return LoRA(rank=int(r), alpha=numbers[0], dropout=numbers[1], **how)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}; correct {CONFIG}") from error
 
 
 def number(value: Any, what: str, folder: Path) -> float:

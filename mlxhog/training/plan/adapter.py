@@ -61,8 +61,9 @@ def base_of(
 def note(model: ModelConfig, base: BaseModel, n_bytes: int) -> str:
     """Return one line on what is trained, and on what is frozen."""
     assert model.adapter is not None
-    trained = sum(spec.size for spec in families.trainable_spec(model).values())
-    n_frozen = families.param_count(model) - trained
+    counted = [spec for spec in families.param_spec(model).values() if spec.kind != "table"]
+    trained = sum(spec.size for spec in counted if spec.trainable)
+    n_frozen = sum(spec.size for spec in counted) - trained
     how = "" if base.weights == "keep" else f" in {base.weights}"
     return (
         f"adapter of rank {model.adapter.rank}: {format_count(trained)} parameters are trained, "

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from mlxhog import backends
 from mlxhog.checkpoint import formats
-from mlxhog.checkpoint.formats import peft
-from mlxhog.checkpoint.formats.converting import convert
+from mlxhog.checkpoint.formats import mlx_lm_adapter, peft
+from mlxhog.checkpoint.formats.converting import FILES, convert
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.models import families, lm_float64
 from mlxhog.models.adapters import LoRA, merged
@@ -80,9 +80,10 @@ SAVED = ("lm_head", "backbone.embeddings", "backbone.out_norm")
     [
         LoRA(rank=4, alpha=3.0),
         LoRA(rank=2, dropout=0.1, targets=("*.ffn.*", "mlstm_layer.igate_preact")),
+        LoRA(rank=3, targets=("q", "ffn.*"), modules_to_save=("*.0.mlstm_layer.q",)),
         LoRA(rank=3, targets=("backbone.blocks.1.mlstm_layer.q",), modules_to_save=SAVED),
     ],
-    ids=["default", "patterns", "saved"],
+    ids=["default", "patterns", "a saved target", "saved"],
 )
 def test_an_adapter_of_ours_has_the_same_logits_in_peft(tmp_path, lora):
     folder = base_folder(tmp_path)
@@ -194,6 +195,7 @@ FAULTS = {
     "another rank": (changed_config(r=8), "shape (4, 128), expected (8, 128)", "use the config"),
     "above": (changed_config(r=4000), "rank 4000 is above the smaller side of", "at most 64"),
     "alpha": (changed_config(lora_alpha="much"), "the scale is 'much'", "correct the file"),
+    "negative": (changed_config(lora_alpha=-4), "alpha is -4.0; wanted a number", "correct"),
     "json": (lambda folder: (folder / peft.CONFIG).write_text("{"), "cannot read", "correct"),
     "pair": (renamed("lora_B", "lora_C"), "without its pair", "save the adapter again"),
     "names": (renamed("base_model.", "model."), "PEFT's names begin with", "save"),
@@ -202,6 +204,10 @@ FAULTS = {
     "nowhere": (
         changed_config(base_model_name_or_path="/no/where"),
         "its base model /no/where is not there", "as base_model_name_or_path",
+    ),
+    "long name": (
+        changed_config(base_model_name_or_path="n" * 5000), "n is not there",
+        "as base_model_name_or_path",
     ),
     "unnamed": (
         changed_config(base_model_name_or_path=None),
@@ -259,6 +265,7 @@ def test_an_adapter_alone_is_converted_without_its_base(tmp_path, good, to):
     convert(source, tmp_path / "alone", to)
     opened = formats.open(tmp_path / "alone")
     assert (opened.format, opened.base.path) == (to, source.base.path)
+    assert formats.open(tmp_path / "alone" / FILES[to]).path == opened.path
     assert opened.config.adapter == source.config.adapter
     for name, array in source.tensors.items():
         np.testing.assert_array_equal(opened.tensors[name], array, name)
@@ -324,14 +331,24 @@ def test_mlx_lm_loads_an_adapter_and_adds_the_same_products(tmp_path, good):
     ("fields", "says"),
     [
         ({"fine_tune_type": "dora"}, "fine_tune_type is 'dora'.*mlx_lm fuse"),
-        ({"lora_parameters": None}, "has neither the peft_type of PEFT nor lora_parameters"),
+        ({"lora_parameters": None}, "lora_parameters is None; copy the adapter again"),
         ({"lora_parameters": {"rank": 4}}, "scale is None, wanted a number"),
+        ({"model": "/no/where"}, "/no/where is not there; write its path, .* as model in"),
     ],
 )
 def test_an_adapter_of_mlx_lm_that_cannot_be_read_is_refused(tmp_path, good, fields, says):
     convert(formats.open(good), tmp_path / "alone", "mlx-lm-adapter")
     changed_config(**fields)(tmp_path / "alone")
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises((CheckpointError, ConfigError), match=says):
+        formats.open(tmp_path / "alone")
+
+
+def test_an_adapter_is_of_the_program_that_its_config_is_of(tmp_path, good):
+    convert(formats.open(good), tmp_path / "alone", "mlx-lm-adapter")
+    shutil.copyfile(good / peft.MODEL, tmp_path / "alone" / peft.MODEL)
+    assert formats.open(tmp_path / "alone").format == "mlx-lm-adapter"
+    (tmp_path / "alone" / mlx_lm_adapter.MODEL).unlink()
+    with pytest.raises(CheckpointError, match="adapters.safetensors is missing"):
         formats.open(tmp_path / "alone")
 
 

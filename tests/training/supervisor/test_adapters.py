@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from mlxhog import load, train
+from mlxhog.base.quantities import format_count
 from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.base_model import BaseModel
 from mlxhog.cli import main
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.adapters import LoRA
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from mlxhog.training.plan import adapter
 from tests.training.asking import trained, until
 from tests.training.small import (
     checkpoint_of,
@@ -138,6 +142,21 @@ def test_a_reader_follows_the_adapter_while_it_trains_and_the_base_stays(base):
                 assert np.array_equal(value, np.asarray(frozen))
 
     trained(config, read)
+
+
+def test_a_note_counts_parameters_without_tables_of_ngrams(base):
+    sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 1}
+    model = XLSTMLargeConfig(**sizes, ngram_orders=(2, 3))
+    adapted = replace(model, adapter=LoRA(rank=2, modules_to_save=("ngrams", "lm_head")))
+    own = {
+        name: one for name, one in families.trainable_spec(adapted).items() if "table" not in name
+    }
+    trained = sum(one.size for one in own.values())
+    n_frozen = families.param_count(adapted) - trained
+    assert n_frozen > 0
+    said = adapter.note(adapted, BaseModel(Path("b"), "b", "0"), 0)
+    counts = f"{format_count(trained)} parameters are trained, beside {format_count(n_frozen)} "
+    assert f": {counts}frozen" in said
 
 
 @pytest.mark.slow
