@@ -118,6 +118,8 @@ def summary(result: "Result") -> str:
             return "\n".join([*lines, "no checkpoint was saved"])
         name = Path(result.newest_checkpoint).name
         lines.append(f"the newest checkpoint is {name}; the steps after it are lost")
+    if result.status == "diverged":  # its error says what to change
+        return "\n".join(lines)
     more = " --time 10m" * (result.status == "done")  # its budget is used up
     at = "/best" * (better(Run(Path(result.run))) is not None)
     lines.append(f"next: mlxhog generate {run}{at} {prompt_flags(Run(Path(result.run)))}")

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlxhog.arena.control import EVAL_ROUND, ControlCommand
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.progress import BASE, Phase, PhaseStatus
 from mlxhog.training.plan.validation_subset import ScoreSums
 from mlxhog.training.plan.values import TextPlan
@@ -178,7 +178,11 @@ class Evaluations:
         return self._session.interrupts() > self._interrupts
 
     def finish(self) -> None:
-        """Wait for the score of the model, and score the copies that it is the average of."""
+        """Wait for the score of the model, and score the copies that it is the average of.
+
+        Raises:
+            Diverged: the score is not finite.
+        """
         session, monitor, part = self._session, self._monitor, self._part
         self._wait()
         if self._total(0, part.batches) is None and self._is_interrupted():
@@ -187,6 +191,11 @@ class Evaluations:
         score = self._tell_monitor(monitor.totals()[0])
         if score is None:
             return
+        if not math.isfinite(score.nats):
+            raise Diverged(
+                "the loss of the validation text is not finite; lower --lr or --clip, then begin "
+                "anew or --resume from an earlier checkpoint"
+            )
         larger = self._total(part.batches, part.all_batches)
         if larger is not None and larger.n_bytes:
             monitor.add_final(larger.bits_per_byte, larger.tokens, part.larger_share)

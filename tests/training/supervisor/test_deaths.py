@@ -140,6 +140,16 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(tmp_path, monkey
 
 
 @pytest.mark.slow
+def test_a_score_that_is_not_finite_ends_the_run_as_diverged_and_asks_for_no_sample(tmp_path):
+    result = train(
+        small_config(tmp_path, steps=8, lr=1e30, clip=0, optimizer="sgd", eval_every="100")
+    )
+    assert result.status == "diverged"
+    assert "validation text is not finite" in str(result.error)
+    assert result.to_json()["sample"] is None
+
+
+@pytest.mark.slow
 def test_time_limits_training_and_the_start_is_shown_beside_it(tmp_path, deadline):
     result = train(small_config(tmp_path, steps=2, time=3000))
     assert result.to_json()["start_s"] == round(result.start_s, 3) > 0
