@@ -5,34 +5,30 @@ the round. P is the number of workers at the start; others may join, and any may
 for a given worker. Source: Tyurin and Richtarik 2023, Optimal Time Complexities of Parallel
 Stochastic Optimization Methods Under a Fixed Computation Model, arXiv:2305.12387.
 
-1. Workers claim portions of the sequences and add the gradient of each to a sum of their own.
-   A portion is what its worker is expected to end together with the others, so it shrinks with the
-   rest (as in guided self-scheduling, Polychronopoulos and Kuck 1987); a worker that the others are
-   expected to be done before gets none. Who has nothing to claim computes a late portion again: the
-   first gradient counts, the other one is dropped.
+1. Workers claim portions of the sequences, and add the gradient of each to a sum of their own. A
+   portion is what its worker is expected to end together with the others, so it shrinks with the
+   rest (guided self-scheduling, Polychronopoulos and Kuck 1987), and who would end last gets none.
+   Without anything to claim a worker computes a late portion again: the first gradient counts.
 2. Shares of the mean (`mean.py`) are claimed, then the tickets of the round: ticket k stands for
-   share k of the step. Workers at this stage wait for each other, as in `sync`.
-3. One worker counts the step; one begins the next round.
+   share k of the step. At this stage workers wait for each other, as in `sync`.
+3. One worker counts the step, and one begins the next round.
 
-A portion lies at its first sequence, and a share is the same without ADDING:
+The word of a portion is that of its first sequence; a share of the mean has one without ADDING:
 
     FREE -> CLAIMED(owner) -> ADDING(owner) -> ADDED       one compare-and-swap each
                | late: CLAIMED(other)  | its worker dies: the round is repeated
 
-What may happen: a worker is stopped or killed between any two lines. A portion that it has claimed
-is computed by another. A death while it adds leaves half a sum, so the round begins anew, with the
-number of the next attempt, and all portions are free. A death while it applies a share of the step
-leaves that share partially applied, and its ticket counts as torn. A worker that is stopped while
-it adds or applies holds up the round, as its memory cannot be taken from it.
+What may happen: a death or a pause between any two lines. A portion that was claimed is computed by
+another worker. A death in ADDING leaves half a sum, so all portions are free again, under the
+number of another attempt. A death while a share of the step is applied leaves it torn, as in all
+strategies. A worker that is stopped while it adds or applies holds up the round.
 
-What may not happen: a portion that is added twice or by two workers, since ADDING is entered once
-in an attempt; a sum of another attempt in a mean, since sums have its number; a round that ends
-twice or a step that is applied twice, since its tickets are claimed in the ledger; a gradient at
-other parameters, since none are written until all portions are added. A word of a newer attempt is
-never overwritten: who has read one finds that the round has changed.
+What may not happen: a portion in two sums, since ADDING is entered once in an attempt; a sum of
+another attempt in the mean, since sums have its number; a share that is applied twice, by the
+ledger; a gradient at other parameters, since none is written before all portions are ADDED. A word
+of a newer attempt is never overwritten: who has read one finds that the round has changed.
 
-`determinism=rounds` gives worker k the sequences of ticket k, all at once, so that bits repeat:
-they are those of `sync`.
+With `determinism=rounds` worker k has the sequences of ticket k, and the bits are those of `sync`.
 
     word              meaning
     round             2^32 R + number of the attempt; R rounds were begun in this call
@@ -79,6 +75,7 @@ ATTEMPTS: Final = 1 << 32
 FREE, CLAIMED, ADDING, ADDED = range(4)
 LATE: Final = 1.25  # times the expected time of a portion
 PATIENCE_NS: Final = 10_000_000  # for workers that are expected to claim, and for late ones
+FIRST_NS: Final = 30_000_000_000  # for the first gradient of a worker, whose time is not known
 RISES, FALLS, OUTLIER = 0.1, 0.3, 4.0  # of a mean time, which a stall shall hardly change
 NAP_S: Final = 2e-4
 FORGETTING: Final = 0.995  # factor of the mean time in a round without a sequence
@@ -121,6 +118,7 @@ class CollectWorker(StrategyWorker):
         self._begin, self._claim = 0, _Claim(0, 0, 0, FREE)  # the last portion
         self._claimed_ns = 0
         self._attempt, self._is_idle = 0, False  # the newest, and whether it had no portion of it
+        self._words["late", context.rank] = 0  # its predecessor may have had a portion
 
     def counts_step(self) -> bool:
         """Let `Collect.end_round` count."""
@@ -201,8 +199,8 @@ class CollectWorker(StrategyWorker):
         words, rank, now_ns = self._words, self.context.rank, monotonic_ns()
         took_ns = round(1e9 * portion.size * self._seconds([rank])[0])
         words["free", rank] = now_ns + took_ns
-        known = words["gradients", rank] and not self._in_order
-        words["late", rank] = now_ns + round(LATE * took_ns) + PATIENCE_NS if known else NEVER
+        patience_ns = PATIENCE_NS if words["gradients", rank] else FIRST_NS
+        words["late", rank] = now_ns + round(LATE * took_ns) + patience_ns
         self._begin, self._claimed_ns = portion.begin, now_ns
         self._claim = _Claim(attempt, portion.size, self._owner, CLAIMED)
         place = "portion", portion.begin
@@ -284,7 +282,7 @@ class CollectWorker(StrategyWorker):
         context, words = self.context, self._words
         ranks = range(self.strategy.slots)
         weights = {k: words["weight", k] for k in ranks if words["summed", k] == attempt}
-        self._until(partial(self._averages, attempt, weights))
+        self._until(partial(self._averages, round_, attempt, weights))
         context.seqlock.begin_update()  # before any worker of the round can apply its share
         self._until(partial(self._applies, round_, weights))
         self._until(partial(self._ends, round_))
@@ -298,7 +296,7 @@ class CollectWorker(StrategyWorker):
             time.sleep(NAP_S)
             entry.wait_ns += entry.beat() - nap_ns
 
-    def _averages(self, attempt: int, weights: Mapping[int, int]) -> bool:
+    def _averages(self, round_: int, attempt: int, weights: Mapping[int, int]) -> bool:
         """Compute the shares of the mean that nobody has; return whether all are computed."""
         words, n = self._words, self.strategy.workers
         own, done = _Claim(attempt, 0, self._owner, CLAIMED), 0
@@ -310,12 +308,19 @@ class CollectWorker(StrategyWorker):
             ):
                 if not words.compare_exchange(("share", share), word, own.word):
                     continue
+                self._check(round_, sum(weights.values()))
                 self._mean.average(share, n, weights)
                 words["share", share] = added.word
             elif claim.attempt == attempt and claim.state != ADDED:
                 continue
             done += 1
         return bool(done == n)
+
+    def _check(self, round_: int, counted: int) -> None:
+        """Check that every sequence is in the mean once; the last ticket of an epoch has fewer."""
+        n, every = self.context.ledger.n, self.strategy.tickets(self.context.arena, round_)
+        wanted, is_whole = self.strategy.sequences, all((number + 1) % n for number in every)
+        assert counted == wanted or (counted < wanted and not is_whole), (counted, wanted)
 
     def _applies(self, round_: int, weights: Mapping[int, int]) -> bool:
         """Apply the shares of the step that nobody has; return whether all are applied."""
