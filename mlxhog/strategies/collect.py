@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = 1 << 32
 FREE, CLAIMED, ADDING, ADDED = range(4)
-LATE: Final = 1.25  # times the expected time of a portion
+LATE: Final = 1.5  # times the expected time of a portion; less is often noise
 PATIENCE_NS: Final = 10_000_000  # for workers that are expected to claim, and for late ones
 FIRST_NS: Final = 30_000_000_000  # for the first gradient of a worker, whose time is not known
 RISES, FALLS, OUTLIER = 0.1, 0.3, 4.0  # of a mean time, which a stall shall hardly change
@@ -127,9 +127,7 @@ class CollectWorker(StrategyWorker):
     # -- claims ----------------------------------------------------------------------------------
 
     def claim(self) -> Lease | Idle:
-        context, words, strategy, entry = (
-            self.context, self._words, self.strategy, self.context.entry
-        )  # fmt: skip
+        context, words, strategy = self.context, self._words, self.strategy
         word = words["round"]
         round_, attempt = divmod(word, ATTEMPTS)
         if round_ == words["ended"]:
@@ -143,7 +141,7 @@ class CollectWorker(StrategyWorker):
         if words["round"] != word:
             return Idle.WAIT
         if all(one.state == ADDED for one in portions):
-            began_ns, waited_ns = monotonic_ns(), entry.wait_ns
+            entry, began_ns, waited_ns = context.entry, monotonic_ns(), context.entry.wait_ns
             self._finish(round_, attempt)
             spent_ns = monotonic_ns() - began_ns - (entry.wait_ns - waited_ns)
             entry.apply_ns += max(0, spent_ns)
@@ -161,7 +159,7 @@ class CollectWorker(StrategyWorker):
         return Lease(*context.ledger.locate(first), parts)
 
     def _portions(self, attempt: int) -> list[_Portion]:
-        """Return the portions of all sequences; those that are free are one, in order each one."""
+        """Return the portions of a round; what is free is one, or one of each ticket in order."""
         each, n = self.context.run.sequences_per_ticket, self.strategy.sequences
         begin, every = 0, list[_Portion]()
         while begin < n:
