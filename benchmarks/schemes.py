@@ -7,10 +7,11 @@
     python benchmarks/schemes.py --tune                 search the settings: hours
 
 schemes        `tiny` on bytes with Muon, to 2.1 bits per byte: one process with one and two
-               threads, and two and four workers of one thread each, in rounds (equal shares, or
-               shares by speed), lock-free (each worker writes all parameters, or by blocks: only
-               those that no other worker writes), in turn, and each on its own with one average at
-               the end. Four workers share the two cores of this machine.
+               threads, and two and four workers of one thread each, in rounds (equal shares,
+               shares by speed, or sequences claimed by whoever is free), lock-free (each worker
+               writes all parameters, or by blocks: only those that no other worker writes), in
+               turn, and each on its own with one average at the end. Four workers share the two
+               cores of this machine.
 late_workers   the same race of two workers, disturbed in seven ways (`training/disturbances.py`),
                also by the usual answers to late workers, a backup worker and bounded staleness,
                and by racy writes
@@ -43,8 +44,9 @@ from training.recording import BYTES, TINY, model_file, record
 RULE = "muon"
 ALONE = ("serial 1 thread", "serial 2 threads")
 ROUNDS, FREE, BLOCKS = ("sync", "speed-weighted sync"), "hogwild", "hogwild by blocks"
+CLAIMED = "collect"
 TURNS, ONCE = "round-robin", "runs averaged once"
-TOGETHER = (*ROUNDS, FREE, BLOCKS)
+TOGETHER = (*ROUNDS, CLAIMED, FREE, BLOCKS)
 RACY = "hogwild, racy"
 USUAL = ("sync, one backup", "ssp", RACY)
 """The usual answers to late workers, and Hogwild as published."""
@@ -64,19 +66,19 @@ ANY = Target(
 def arms(chosen):
     """Every arm of a mode, fixed before it runs: condition, scheme, workers."""
     if chosen.quick:
-        return [(EQUAL, scheme, 2) for scheme in ("sync", FREE, TWIN)]
+        return [(EQUAL, scheme, 2) for scheme in ("sync", CLAIMED, FREE, TWIN)]
     return [
         *((EQUAL, scheme, 1) for scheme in ALONE),
         *((EQUAL, scheme, 2) for scheme in (*TOGETHER, TURNS, ONCE, TWIN)),
         *((EQUAL, scheme, 4) for scheme in TOGETHER),
-        *((SLEEPS, scheme, 4) for scheme in (*ROUNDS, FREE)),
+        *((SLEEPS, scheme, 4) for scheme in (*ROUNDS, CLAIMED, FREE)),
     ]
 
 
 def late_arms(chosen):
     """The same of `late_workers`."""
     equal = [(EQUAL, scheme, 2) for scheme in (FREE, TWIN, RACY)]
-    late = [(one, scheme, 2) for one in LATE for scheme in (*ROUNDS, FREE, *USUAL)]
+    late = [(one, scheme, 2) for one in LATE for scheme in (*ROUNDS, CLAIMED, FREE, *USUAL)]
     return equal if chosen.quick else equal + late
 
 
@@ -189,7 +191,7 @@ def compare(findings, trained):
         name = f"{EQUAL}, 1 process: {alone[1]} / {two[1]}, seconds"
         findings.at_least(name, Ratio.of(times.of(alone), times.of(two)), 1.0)
     findings.claims += times.claims(SLEEPS, [(name, 2) for name in ROUNDS])
-    rounds = [(name, workers) for workers in (2, 4) for name in ROUNDS]
+    rounds = [(name, workers) for workers in (2, 4) for name in (*ROUNDS, CLAIMED)]
     rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1), (RACY, 2)]
     findings.document(*averaged_once(times), *times.claims(EQUAL, rivals))
     for condition in LATE:

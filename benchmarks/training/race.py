@@ -36,6 +36,7 @@ ARMS = {
     "serial 2 threads": {"strategy": "serial", "workers": "torch:cpu", "threads": 2},
     "sync": {"strategy": "sync", **TORCH},
     "speed-weighted sync": {**SPEED, **TORCH},
+    "collect": {"strategy": "collect", **TORCH},
     "sync, one backup": {"strategy": "sync", "backup_workers": 1, **TORCH},
     "ssp": {"strategy": "ssp", **TORCH},
     "hogwild": {"strategy": "hogwild", **TORCH},
@@ -45,6 +46,7 @@ ARMS = {
     "runs averaged once": {"strategy": "avg_runs", **TORCH},
     "sync, 4 workers": {"strategy": "sync", **FOUR},
     "speed-weighted sync, 4 workers": {**SPEED, **FOUR},
+    "collect, 4 workers": {"strategy": "collect", **FOUR},
     "hogwild, 4 workers": {"strategy": "hogwild", **FOUR},
     "hogwild by blocks, 4 workers": {**BY_BLOCKS, **FOUR},
     "speed-weighted sync mlx+torch": {**SPEED, **BOTH},
@@ -53,14 +55,16 @@ ARMS = {
 TUNED_AS = {
     "serial 2 threads": "serial 1 thread",
     "speed-weighted sync": "sync",
+    "collect": "sync",
     "sync, one backup": "sync",
     "hogwild, racy": "hogwild",
     "ssp": "hogwild",
     "speed-weighted sync, 4 workers": "sync, 4 workers",
+    "collect, 4 workers": "sync, 4 workers",
     "speed-weighted sync mlx+torch": "sync",
     "hogwild mlx+torch": "hogwild",
 }
-"""Arms that differ in threads, shares, writes or backends only have the settings of one of them."""
+"""Arms that differ in threads, shares, claims, writes or backends only have one arm's settings."""
 
 BATCHES = (2, 4, 8)
 AXES = {

@@ -11,6 +11,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.optim import optimizer_of
 from mlxhog.strategies.averaging import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaffold
+from mlxhog.strategies.collect import Collect
 from mlxhog.strategies.hogwild import Hogwild, Serial
 from mlxhog.strategies.in_order import RoundRobin, Sim
 from mlxhog.strategies.locked import SSP, Aig, AsyncPS, Locked
@@ -29,8 +30,8 @@ ADAPTER_LR: Final = 5.0
 between searched rates, of which the default for all parameters was half."""
 
 for _strategy in (
-    Sync, Hogwild, Serial, RoundRobin, LocalSGD, AvgRuns, FedProx, Scaffold, DiLoCo, AsyncPS, SSP,
-    Locked, Aig, Sim,
+    Sync, Collect, Hogwild, Serial, RoundRobin, LocalSGD, AvgRuns, FedProx, Scaffold, DiLoCo,
+    AsyncPS, SSP, Locked, Aig, Sim,
 ):  # fmt: skip
     STRATEGIES.register(_strategy)
 
@@ -69,6 +70,7 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     resumed = config.resume is not None
     facts = RunFacts(
         sequences_per_ticket=config.sequences_per_ticket,
+        micro_batch=config.micro_batch,
         seq_len=config.seq_len,
         seed=config.seed,
         clip=config.clip,
@@ -149,7 +151,7 @@ def build_optimizer(
 
 
 __all__ = [
-    "SSP", "Aig", "AsyncPS", "AvgRuns", "DiLoCo", "FedProx", "Hogwild", "Idle", "Lease",
+    "SSP", "Aig", "AsyncPS", "AvgRuns", "Collect", "DiLoCo", "FedProx", "Hogwild", "Idle", "Lease",
     "LocalSGD", "Locked", "RoundRobin", "Scaffold", "Serial", "Sim", "Strategy", "StrategyWorker",
     "Sync", "TicketPart", "WriteResult", "build", "build_optimizer", "for_model", "prediction_of",
     "shares_moments", "strategy_of",

@@ -44,20 +44,35 @@ class SynchronousShares(Strategy):
         return {**super().stored(), "sync_shares": self.shares}
 
 
-def sequences(total: int, seconds: Sequence[float]) -> list[int]:
+def sequences(
+    total: int, seconds: Sequence[float], begin_s: Sequence[float] | None = None
+) -> list[int]:
     """Divide sequences so that the last worker ends as soon as possible.
 
     Each goes to the worker that would then end first. `seconds` are the times of each worker for
-    one sequence, > 0.
+    one sequence, > 0; `begin_s` is when each can begin, by default at once.
     """
     counts = [0] * len(seconds)
-    done_s = [(each_s, rank) for rank, each_s in enumerate(seconds)]
+    begin_s = begin_s or [0.0] * len(seconds)
+    done_s = [(begin_s[rank] + each_s, rank) for rank, each_s in enumerate(seconds)]
     heapq.heapify(done_s)
     for _ in range(total):
         end_s, rank = done_s[0]
         counts[rank] += 1
         heapq.heapreplace(done_s, (end_s + seconds[rank], rank))
     return counts
+
+
+def parts(begin: int, end: int, each: int, first: int, n: int) -> tuple[TicketPart, ...]:
+    """Return sequences `begin` to `end - 1` of tickets from `first` on, which have `each`.
+
+    An epoch has `n` tickets.
+    """
+    return tuple(
+        TicketPart(*divmod(first + k, n), max(0, begin - k * each), min(each, end - k * each))
+        for k in range(begin // each, -(-end // each))
+        if begin < end
+    )
 
 
 class SharesBySpeed(NamedTuple):
@@ -78,14 +93,8 @@ class SharesBySpeed(NamedTuple):
 
     def parts(self, rank: int, first: int, n: int) -> tuple[TicketPart, ...]:
         """Return a rank's sequences of a round from ticket `first` on, with `n` in an epoch."""
-        each = self.each
         begin = sum(self.words["sequences", other] for other in range(rank))
-        end = begin + self.words["sequences", rank]
-        return tuple(
-            TicketPart(*divmod(first + k, n), max(0, begin - k * each), min(each, end - k * each))
-            for k in range(begin // each, -(-end // each))
-            if begin < end
-        )
+        return parts(begin, begin + self.words["sequences", rank], self.each, first, n)
 
     def note(self, rank: int, samples: int, took_ns: int) -> None:
         words, gradients = self.words, self.words["gradients", rank]

@@ -63,7 +63,8 @@ def last_record(words: Words, rank: int) -> StepRecord:
     return StepRecord(opt_step, version, tokens, bool(applied), steps)
 
 
-def _is_done(ledger: Ledger, ticket: int) -> bool:
+def is_done(ledger: Ledger, ticket: int) -> bool:
+    """Return whether a ticket is done, counted from the start of training."""
     from mlxhog.arena.ledger import TicketState
 
     return ledger.state(*ledger.locate(ticket)) == TicketState.DONE
@@ -130,7 +131,7 @@ class Numbered(Strategy):
         words = self.words(arena)
         for rank in range(self.workers):
             record, is_next = last_record(words, rank), self.steps(words, rank) + 1
-            if record.steps == is_next and _is_done(ledger, self.ticket(arena, words, rank)):
+            if record.steps == is_next and is_done(ledger, self.ticket(arena, words, rank)):
                 self.store_counts(arena, words, rank, record)
         super().settle(arena, ledger)
 
@@ -158,7 +159,7 @@ class NumberedWorker(StrategyWorker):
         number = strategy.ticket(context.arena, self._words, context.rank)
         epoch, ticket = context.ledger.locate(number)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
-        if not self._leased and not _is_done(context.ledger, number):
+        if not self._leased and not is_done(context.ledger, number):
             return Idle.WAIT
         context.entry.ticket = ticket
         return Lease(epoch, ticket)

@@ -41,6 +41,7 @@ class RunFacts:
     """Values of a run that its strategy needs beside its hyperparameters; see `TrainConfig`."""
 
     sequences_per_ticket: int
+    micro_batch: int
     seq_len: int
     seed: int
     clip: float

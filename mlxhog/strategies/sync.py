@@ -22,11 +22,7 @@ round does not wait for the slowest (Chen et al. 2016, arXiv:1604.00981), and la
 dropped, which biases the result against text that takes long to compute. A worker that was too late
 marks its tickets of all missed rounds as done, and continues with the newest.
 
-    segment            dtype    meaning
-    grads.1 .. grads.P float32  gradients, laid out as the parameters before the tables; those of
-                                tables are rows, see `division.py`
-    grads.mean         float32  their mean
-    sync.norm          float64  sum of squares of the mean, per parameter
+`mean.py` has the gradients, their mean, and its segments.
 
     word         meaning
     begun        rounds that were begun
@@ -44,26 +40,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from mlxhog import _native
 from mlxhog.config.components import Constraints
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.optim.gradients import Float32, Grads, Rows, dense
-from mlxhog.optim.rule import parameter
-from mlxhog.strategies import division
-from mlxhog.strategies.division import SynchronousShares
+from mlxhog.optim.gradients import Grads
+from mlxhog.strategies import mean
+from mlxhog.strategies.division import SharesBySpeed, SynchronousShares
+from mlxhog.strategies.mean import MeanGradient
 from mlxhog.strategies.rounds import STAGES, Numbered, NumberedWorker, StepRecord
-from mlxhog.strategies.strategy import Segments, parameter_copies
+from mlxhog.strategies.strategy import Segments
 from mlxhog.strategies.worker import Idle, Lease, WriteResult
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mlxhog.arena import Arena
     from mlxhog.arena.layout import Parameter
     from mlxhog.arena.ledger import Ledger
@@ -78,16 +71,10 @@ class SyncWorker(NumberedWorker):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        arena, workers = context.arena, context.workers
-        self._grads = [arena.segment(f"grads.{rank + 1}") for rank in range(workers)]
-        self._mean, self._norms = arena.segment("grads.mean"), arena.segment("sync.norm")
-        self._target = context.target(state_slot=1)  # workers apply one gradient together
-        self._slots = list(arena.layout.dense.values())
-        costs = [context.optimizer.cost(slot) for slot in self._slots]
-        self._shares = cache(partial(division.parameters, costs))
+        workers, each = context.workers, context.run.sequences_per_ticket
+        self._mean = MeanGradient(context, workers)
         by_speed = self.strategy.shares == "speed"
-        each = context.run.sequences_per_ticket
-        self._speeds = division.SharesBySpeed(self._words, workers, each) if by_speed else None
+        self._speeds = SharesBySpeed(self._words, workers, each) if by_speed else None
         self._began_ns = 0
         self._members: list[int] = []  # of the round whose step was written last
 
@@ -170,7 +157,7 @@ class SyncWorker(NumberedWorker):
             STAGES * round_ + 1, (self._average, partial(self._end, lease)), self._members
         )
         context.seqlock.end_update()
-        finite = math.isfinite(self._norms.sum())
+        finite = math.isfinite(mean.norm(context.arena))
         return WriteResult(applied=finite, version=context.entry.version_read + finite)
 
     def _is_closed(self, round_: int) -> bool:
@@ -195,76 +182,31 @@ class SyncWorker(NumberedWorker):
         if self._speeds is not None:
             self._speeds.note(rank, samples, monotonic_ns() - self._began_ns)
         self._words["weight", rank] = samples
-        if not samples:
-            return
-        for name in self.context.arena.layout.tables:
-            if isinstance(grad := grads[name], Rows):
-                division.put_rows(self.context.arena, rank, name, grad)
-        for slot in self._slots:
-            parameter(self._grads[rank], slot)[...] = dense(grads[slot.name], slot.shape)
+        self._mean.put(rank, grads, samples)
 
     def _average(self) -> None:
         """Compute this worker's share of the mean, and its sums of squares (second stage)."""
-        import numpy as np
-
-        (first, of_first), *others = self._weights()
-        scale = 1.0 / (1 + len(others))
-        for index in self._share():
-            slot = self._slots[index]
-            span = slice(slot.offset, slot.offset + slot.size)
-            mean = self._mean[span]
-            np.multiply(self._grads[first][span], of_first, out=mean)
-            for rank, weight in others:
-                grad = self._grads[rank][span]
-                mean += grad if weight == 1 else grad * weight
-            mean *= scale
-            self._norms[index] = _native.sumsq_of_all([mean], self.context.threads)
+        self._mean.average(*self._share(), self._weights())
 
     def _end(self, lease: Lease) -> None:
         """Apply this worker's share of the update, and count it (last stage)."""
-        entry, norm = self.context.entry, math.sqrt(self._norms.sum())
-        finite = math.isfinite(norm)
+        context, entry = self.context, self.context.entry
+        finite = math.isfinite(mean.norm(context.arena))
         version = entry.version_read + finite  # the same for every member
         counts = entry.opt_step + finite, version, 0, finite
-        self.apply_once(lease, counts, partial(self._apply, norm))
+        self.apply_once(lease, counts, self._apply)
         if self.counts_step():
-            self.context.arena.counters.store("version", version)
+            context.arena.counters.store("version", version)
 
-    def _apply(self, norm: float, record: StepRecord) -> None:
-        import numpy as np
+    def _apply(self, record: StepRecord) -> None:
+        lr, step = self._words.real("lr"), record.opt_step
+        self._mean.apply(*self._share(), self._weights(), lr=lr, step=step)
 
-        context = self.context
-        grads: dict[str, Float32 | Rows] = {}
-        weights, tables = self._weights(), list(context.arena.layout.tables)
-        shares = [(rank, float(weight) / len(weights)) for rank, weight in weights]
-        for name in tables[self._members.index(context.rank) :: len(self._members)]:
-            grads[name] = division.mean_rows(context.arena, name, shares)
-        for index in self._share():
-            slot = self._slots[index]
-            grads[slot.name] = mean = parameter(self._mean, slot)
-            if slot.kind == "rows":  # an untouched row has an all-zero gradient
-                touched = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
-                grads[slot.name] = Rows(touched, np.ascontiguousarray(mean[touched]))
-        context.optimizer.step(
-            self._target,
-            grads,
-            lr=self._words.real("lr"),
-            step=record.opt_step,
-            seed=context.slot,
-            grad_scale=context.grad_scale(norm),
-        )
+    def _share(self) -> tuple[int, int]:
+        return self._members.index(self.context.rank), len(self._members)
 
-    def _share(self) -> list[int]:
-        return self._shares(len(self._members))[self._members.index(self.context.rank)]
-
-    def _weights(self) -> list[tuple[int, np.float32]]:
-        """Return the ranks with a gradient, and the weight of each, 1 on average."""
-        import numpy as np
-
-        every = {rank: self._words["weight", rank] for rank in self._members}
-        weights = {rank: weight for rank, weight in every.items() if weight}
-        total, count = sum(weights.values()), len(weights)
-        return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
+    def _weights(self) -> dict[int, int]:
+        return {rank: self._words["weight", rank] for rank in self._members}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -318,14 +260,8 @@ class Sync(SynchronousShares, Numbered):
         return self.workers - self.backup_workers
 
     def segments(self, spec: Mapping[str, Parameter]) -> Segments:
-        copies = [*(f"grads.{rank + 1}" for rank in range(self.workers)), "grads.mean"]
         tokens = self.workers * self.run.sequences_per_ticket * self.run.seq_len
-        return {
-            **super().segments(spec),
-            **parameter_copies(copies, tables=False),
-            "sync.norm": ("float64", len(spec)),
-            **division.row_segments(self.workers, spec, tokens),
-        }
+        return {**super().segments(spec), **mean.segments(self.workers, spec, tokens)}
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
         super().limit_steps(arena, ledger, steps, done)

@@ -40,6 +40,7 @@ SLOTS = range(1, len(WORKERS) + 1)
 STRATEGIES = {
     "hogwild": ("--strategy=hogwild",),  # auto may go on in another arena than the one that is read
     "sync": ("--strategy=sync",),
+    "collect": ("--strategy=collect", "--batch-size=1", "--grad-accumulation=2"),  # many claims
     # So often that a replaced worker, for whom the others wait, has caught up soon.
     "local_sgd": ("--strategy=local_sgd", "--average-every=10"),
     "hogwild, racy": ("--write=racy",),
@@ -189,7 +190,9 @@ class _Soak:
             elif (code, status) != (0, "done") or "Traceback" in run.words():
                 failure = f"exit code {code}, {status}: {run.words()}"
             in_turn = any(name in self.record["strategy"] for name in ORDERED)
-            self.record["torn"] += run.account(self._counts, in_turn=in_turn)
+            self.record["torn"] += run.account(
+                self._counts, in_turn=in_turn, claimed=self.record["strategy"] == "collect"
+            )
         self._counts.never("runs that hang", hangs)
         self._counts.never("runs that end otherwise than done", bool(failure))
         if failure:
@@ -297,10 +300,11 @@ class Observed:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def account(self, counts, *, in_turn):
+    def account(self, counts, *, in_turn, claimed):
         """Count every ticket of a run that has ended; returns those torn.
 
-        `in_turn` says that workers take steps together or in turn, at least at first.
+        `in_turn` says that workers take steps together or in turn, at least at first; `claimed`
+        that they compute parts of a step's tickets, and the run counts its steps.
         """
         ledger, next_, done, torn = self._ledger()
         first, done_before, torn_before = self._before  # a checkpoint keeps those before it
@@ -311,7 +315,9 @@ class Observed:
         steps = sum(self.entry(slot).steps for slot in SLOTS)  # gradients that workers say they
         # wrote, but for torn ones, whose worker died while it wrote. A successor that ends the
         # round or the turn of the dead says it wrote that step, too, but adds nothing of it.
-        twice = steps + (0 if in_turn else torn) - done
+        if claimed:
+            steps = self.arena.counters.load("steps") * len(WORKERS)
+        twice = steps + (0 if in_turn or claimed else torn) - done
         # One may die between a ticket and its count; the run itself kills those that are silent.
         deaths = max(self._kills, sum(self.entry(slot).restarts for slot in SLOTS))
         uncounted = done - steps - torn - deaths

@@ -19,7 +19,7 @@ from mlxhog.config.components import STRATEGIES
 from mlxhog.config.options import options
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import SGD
-from mlxhog.strategies import Idle, Lease, TicketPart, build
+from mlxhog.strategies import Collect, Idle, Lease, TicketPart, build
 from mlxhog.strategies.context import Context
 from mlxhog.strategies.hogwild import LockFree
 from tests.threads import in_threads
@@ -79,9 +79,7 @@ class ParamBuffer:
 
 def context(arena, slot, of, *, steps=10, optimizer=None, **more):
     """A worker's view of the run; its slot may have had another worker."""
-    opt_step = arena.workers.entry(slot).opt_step
     entry = arena.workers.acquire_slot(slot=slot)
-    entry.opt_step = opt_step
     values = {
         "arena": arena, "ledger": Ledger(arena), "entry": entry, "slot": slot,
         "owner": entry.incarnation, "strategy": of, "optimizer": optimizer or SGD(),
@@ -200,7 +198,7 @@ class Run:
         """Whether a worker would take steps that a living victim needs to die in."""
         lead = self.taken[one.context.slot] - self.taken[victim.context.slot]
         return (
-            isinstance(self.of, LockFree)
+            isinstance(self.of, LockFree | Collect)
             and lead >= 2
             and not (self.is_dead or self.done() >= self.steps)
         )

@@ -14,7 +14,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
-from mlxhog.strategies import Hogwild, Idle, build
+from mlxhog.strategies import Collect, Hogwild, Idle, build
 from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.in_order import InOrder
 from mlxhog.strategies.local import Local
@@ -74,6 +74,7 @@ class Case:
 
 
 H = {"average_every": 2}
+IN_ORDER = {"determinism": "rounds", "steps": STEPS}
 CASES = {
     "hogwild": Case("hogwild", {}, references.added, of_ticket),
     "hogwild, overlap": Case("hogwild", {"overlap": True}, references.added, of_ticket),
@@ -89,6 +90,9 @@ CASES = {
         "sync", {"sync_shares": "speed", "batch_size": 4}, references.rounds, one
     ),
     "backup_workers": Case("sync", {"backup_workers": 1}, references.rounds, one, workers=3),
+    "collect": Case("collect", {}, references.rounds),
+    "collect, alone": Case("collect", {}, references.rounds, workers=1),
+    "collect, in order": Case("collect", IN_ORDER, references.rounds, workers=3),
     "round_robin": Case("round_robin", {}, references.in_order),
     "round_robin, three": Case("round_robin", {}, references.in_order, workers=3),
     "sim": Case("sim", {}, references.in_order, workers=1),
@@ -117,7 +121,8 @@ def each(names):
 
 every_case = each(CASES)
 VARIANTS = (
-    "sync, three", "round_robin, three", "sim uniform", "sim speed", "local_sgd, alone",
+    "sync, three", "collect, alone", "collect, in order", "round_robin, three", "sim uniform",
+    "sim speed", "local_sgd, alone",
     "local_sgd, three", "local_sgd post", "scaffold, three",
 )  # fmt: skip
 BASIC = [name for name in CASES if name not in VARIANTS]
@@ -134,12 +139,14 @@ def check(run, case, where=None, *, steps=STEPS, before=0):
     version = counters.load("version")
     if isinstance(of, InOrder | Local):
         assert version == sum(taken) == steps, where
+    elif type(of) is Collect:
+        assert version == taken[0] == steps, where
     elif type(of) is Sync:
         assert version == steps, where
         assert of.backup_workers or taken == [steps] * of.workers, where
     else:
         assert steps - torn <= version <= steps, where
-    each = of.workers if isinstance(of, Sync) else 1
+    each = of.workers if isinstance(of, Sync | Collect) else 1
     assert ledger.watermark == each * steps or before, where
     assert ledger.position()["done"] == [], where
     values = set(run.model().values())
@@ -189,7 +196,7 @@ def test_a_death_at_any_line_costs_at_most_one_partially_applied_step_and_stops_
 
     A line that several strategies share is a place of death in three of them.
     """
-    if case.name in ("sync", "scaffold") and case.gradient is of_both:
+    if case.name in ("sync", "collect", "scaffold") and case.gradient is of_both:
         case = replace(case, gradient=of_ticket)  # a torn part leaves other gradients alone
     reached, lines = 0, [line for line in lines_of(case) if DEATHS[line[0]] < 3]
     DEATHS.update(place for place, _ in lines)
@@ -240,7 +247,7 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
             after = run.resumed(STEPS)
             after.finish()
             assert after.done() == after.arena.counters.load("steps") == STEPS - before, where
-            if not (torn or isinstance(run.of, Sync)):
+            if not (torn or isinstance(run.of, Sync | Collect)):
                 check(after, case, where, before=before)
             after.arena.close()
         run.arena.close()

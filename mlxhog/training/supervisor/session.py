@@ -227,7 +227,8 @@ class Session(Generic[P]):
     def pause_limit_s(self) -> float:
         """Return how long workers may take to pause: `PAUSE_S`, or a step of each and one more."""
         steps_s = [entry.step_s for entry in self.arena.workers if entry.state != WorkerState.FREE]
-        return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))  # as in strategy locked
+        of_each = sum(steps_s) + max(steps_s, default=0.0)  # as in strategy locked
+        return max(PAUSE_S, of_each, 2 * self.strategy.step_s(self.arena))
 
     @contextmanager
     def paused(self, why: Phase = Phase.PAUSING) -> Iterator[bool]:

@@ -257,8 +257,9 @@ class Workers(Generic[P]):
         report = self._ledger.reap(handle.entry.incarnation)
         handle.entry.torn += report.torn
         self.torn += report.torn
-        # If all write an update together, the replacement finishes it.
-        if self.plan.strategy.between_steps(self._arena):
+        # If all write an update together, the replacement finishes it; others do if all may leave.
+        strategy = self.plan.strategy
+        if not strategy.fixed or strategy.between_steps(self._arena):
             SeqlockCounters(self._arena, handle.slot).end_update()
         return death
 

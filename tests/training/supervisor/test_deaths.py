@@ -31,11 +31,12 @@ COMMANDS = ("pause", ControlCommand.DRAIN, ControlCommand.EVALUATE, ControlComma
     [
         (["step"], {"strategy": "serial", "workers": "mlx:cpu"}),
         (["step"], {"strategy": "sync", "sync_shares": "speed", "optimizer": "muon"}),
+        (["step"], {"strategy": "collect", "optimizer": "muon", "grad_accumulation": 3}),
         (["step"], {"strategy": "diloco", "average_every": 10, "replicas": 1}),
         (["step"], {"blocks": "disjoint", "predict": "none"}),
         (["step"], {"async_after": 0.5}),
         (["step"], {"overlap": True}),
-        *((COMMANDS, {"strategy": one, **EVALUATES}) for one in ("sync", "avg_runs")),
+        *((COMMANDS, {"strategy": one, **EVALUATES}) for one in ("sync", "collect", "avg_runs")),
     ],
     ids=lambda of: " ".join(map(str, of.values())) if isinstance(of, dict) else str(len(of)),
 )

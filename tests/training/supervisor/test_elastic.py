@@ -59,6 +59,24 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger_and_a_resume_avera
 
 
 @pytest.mark.slow
+def test_a_worker_that_joins_claims_sequences_of_rounds_and_another_leaves_them(tmp_path):
+    def disturb(directory):
+        ask(directory, "join", workers="torch:cpu")
+        until(directory, works(3, steps=5))
+        ask(directory, "leave", worker=1)
+        left = until(directory, has_left(1))
+        until(directory, works(3, steps=left[3]["steps"] + 5))
+
+    options = {"strategy": "collect", "workers": "mlx:cpu*2", "grad_accumulation": 2}
+    result = trained(endless(tmp_path, **options), disturb)
+    state = checkpoint_of(result).state
+    assert tickets(state) == 2 * result.steps
+    assert state["opt_steps"] == {"1": result.steps}, "one optimizer state, that of slot 1"
+    assert 0.9 < result.tokens / (tickets(state) * 4 * 32) <= 1, "but for the ends of epochs"
+    assert (result.torn, result.restarts) == (0, 0)
+
+
+@pytest.mark.slow
 def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_path, monkeypatch):
     # Slow, so that most steps are left when the supervisor sees one and holds all workers.
     options = {"inject_stragglers": "0=10,1=10", "lr_workers": "sqrt"}

@@ -15,7 +15,7 @@ BY_SPEED = {"batch_size": 3, "optimizer": "momentum", "lr": 1e-2, **CONSTANT, "s
 CASES = [
     # One worker of any strategy and write mode is the serial run.
     *(({}, SERIAL, {"strategy": one}, BITS)
-      for one in ("round_robin", "avg_runs", "local_sgd", "async_ps", "ssp", "aig")),
+      for one in ("round_robin", "avg_runs", "local_sgd", "collect", "async_ps", "ssp", "aig")),
     *(({}, SERIAL, {"write": one}, BITS) for one in ("racy", "cas")),
     *((MUON, SERIAL, {"strategy": one}, BITS) for one in ("hogwild", "sync", "locked")),
     ({"predict": "none", "workers": "torch:cpu"}, {}, {"read": "live"}, BITS),
@@ -24,6 +24,8 @@ CASES = [
       for one in ({"sparsify": "topk:1"}, {"sparsify": "threshold:1e-30"}, {"blocks": "disjoint"})),
     # Workers in rounds and micro-batches are one large batch.
     ({}, {**SERIAL, "batch_size": 4}, {"strategy": "sync", **TWO}, 1e-4),
+    (TWO, {**SERIAL, "workers": "mlx:cpu", "batch_size": 4}, {"strategy": "collect"}, 1e-4),
+    ({"determinism": "rounds", **TWO}, {"strategy": "sync"}, {"strategy": "collect"}, BITS),
     ({}, {**SERIAL, "batch_size": 4}, {"grad_accumulation": 2}, 1e-4),
     (BY_SPEED | TWO, {}, {"sync_shares": "speed", "inject_stragglers": "0=10"}, 1e-4),
     # Recomputed activations are the kept ones.
