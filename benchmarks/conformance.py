@@ -78,7 +78,7 @@ def drawn(number):
         sizes={axis: int(size) for axis, size in sizes.items()},
         state=has_state,
         carry=bool(r.random() < 0.5),
-        resets=bool(r.random() < 0.4),
+        resets=bool(r.random() < 0.4) and sizes["S"] > 1,
         large=bool(r.random() < 0.3),
         factor=float(r.choice([*[1.0] * 8, 0.0, DENORMAL])),
         share=0.5,
