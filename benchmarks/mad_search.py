@@ -10,7 +10,6 @@ work. Candidates are independent trainings: no worker writes another's parameter
 
 import tempfile
 import time
-from contextlib import nullcontext
 
 from harness.estimates import Mean, Ratio
 from harness.frame import run, say
@@ -19,8 +18,8 @@ from harness.machine import cores, smallest
 
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.study import session
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import canonical, parse
 
 SEQUENCES = (
@@ -45,7 +44,7 @@ EFFICIENCY = 0.95
 def measure(findings, chosen):
     """Search in both ways, in turns, and compare in pairs: memorization of 256 rows."""
     ends = {"epochs": smallest(1, EPOCHS), "steps": None, "eval_every": None}
-    study = Study(
+    study = StudyDefinition(
         candidates=tuple(canonical(parse(one)) for one in smallest(SEQUENCES[-2:], SEQUENCES)),
         suite="smoke", tasks=("memorization",), seeds=(0,),
         recipe={**ends, "stop_accuracy": 2.0, "lr": 2e-3},
@@ -57,7 +56,7 @@ def measure(findings, chosen):
         with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
             store, how = open_store(study, folder, "search"), ExecutionConfig(parallel=parallel)
             began = time.monotonic()
-            ended = session.execute(store, study, how, nullcontext(lambda progress: None))
+            ended = session.execute(store, study, how)
             spent, records = time.monotonic() - began, store.records()
         if ended.status == "interrupted":
             raise KeyboardInterrupt

@@ -10,9 +10,9 @@ import pytest
 from mlxhog.conformance import optimizers, tolerances
 from mlxhog.errors import ConfigError
 from mlxhog.optim.rule import parameter
-from tests.parity.test_run import one_gradient
 from tests.models.sample import config, perturbed_params
 from tests.own_plugins import mlxhog
+from tests.parity.test_run import one_gradient
 from tests.training.small import small_config
 from tests.words import changed
 

@@ -23,9 +23,9 @@ from mlxhog.conformance.subject import (
 from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
 from mlxhog.models.families import param_spec
 from tests.backends.imprecise import FAULTS
-from tests.parity.planted import wrong_sign
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
+from tests.parity.planted import wrong_sign
 
 NUMPY, NUMPY_TWICE = ParitySide("numpy", "numpy"), ParitySide("numpy again", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")

@@ -13,8 +13,8 @@ from mlxhog.display.table import Section
 from mlxhog.mad.report.progress import compact, score
 from mlxhog.mad.run import CandidateRecord, EvalPoint
 from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore, scores
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
 
 WITHIN = 0.05
@@ -68,7 +68,7 @@ class Ranking:
 
     @property
     def heading(self) -> str:
-        """Study, suite, runs, time and statuses in one line."""
+        """StudyDefinition, suite, runs, time and statuses in one line."""
         ends = [f"{n} {name}" for name, n in self.statuses.items() if name != "done"]
         runs = f"{len(self.records):,} of {self.planned:,} runs"
         seeds = f"seed{'s' * (len(self.seeds) != 1)} {', '.join(map(str, self.seeds)) or '-'}"
@@ -119,6 +119,31 @@ class Ranking:
         alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
         return {name: rank for rank, name in enumerate(alike, start=1)}
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
+        by_params, by_state = map(self.equal_cost, ("params", "state_bytes"))
+        return {
+            "study": self.study,
+            "suite": self.suite,
+            "partial": bool(self.lacking),
+            "running": self.running,
+            "runs_done": len(self.records),
+            "runs_planned": self.planned,
+            "statuses": self.statuses,
+            "seconds": self.seconds,
+            "candidates": [
+                {
+                    "layers": row.candidate,
+                    **{name: getattr(row, name) for name in NUMBERS},
+                    "rank_equal_params": by_params.get(row.candidate),
+                    "rank_equal_state": by_state.get(row.candidate),
+                }
+                for row in self.rows
+            ],
+            "troubles": self.troubles,
+            "facts": dict(self.facts),
+        }
+
 
 def read_ranking(store: Store) -> Ranking:
     """Return the present ranking of a study."""
@@ -140,7 +165,7 @@ def read_ranking(store: Store) -> Ranking:
     )
 
 
-def _facts(study: Study, records: Sequence[CandidateRecord]) -> dict[str, str]:
+def _facts(study: StudyDefinition, records: Sequence[CandidateRecord]) -> dict[str, str]:
     """The definition of a study as texts, by name, with its tasks, and where it ran."""
     suite = study.measured
     whole = {
@@ -187,32 +212,6 @@ def table(ranking: Ranking) -> list[dict[str, str]]:
         }
 
     return [{"#": str(rank), **cells(row)} for rank, row in enumerate(ranking.rows, start=1)]
-
-
-def to_json(ranking: Ranking) -> dict[str, Any]:
-    """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
-    by_params, by_state = map(ranking.equal_cost, ("params", "state_bytes"))
-    return {
-        "study": ranking.study,
-        "suite": ranking.suite,
-        "partial": bool(ranking.lacking),
-        "running": ranking.running,
-        "runs_done": len(ranking.records),
-        "runs_planned": ranking.planned,
-        "statuses": ranking.statuses,
-        "seconds": ranking.seconds,
-        "candidates": [
-            {
-                "layers": row.candidate,
-                **{name: getattr(row, name) for name in NUMBERS},
-                "rank_equal_params": by_params.get(row.candidate),
-                "rank_equal_state": by_state.get(row.candidate),
-            }
-            for row in ranking.rows
-        ],
-        "troubles": ranking.troubles,
-        "facts": dict(ranking.facts),
-    }
 
 
 def section(ranking: Ranking, *, exact: bool = False) -> Section:

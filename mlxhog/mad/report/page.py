@@ -6,16 +6,23 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from html import escape
+from importlib.metadata import version
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlxhog.base.durable import explained, replace_file
+from mlxhog.base.inside import subfolder
+from mlxhog.base.paths import expanded
 from mlxhog.display.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, picture
 from mlxhog.display.page import document, facts, text_cards
 from mlxhog.display.page import table as html_table
 from mlxhog.display.table import cut
-from mlxhog.mad.report.leaderboard import Ranking, table
+from mlxhog.errors import ConfigError
+from mlxhog.mad.report.leaderboard import Ranking, read_ranking, table
 from mlxhog.mad.report.progress import compact
 from mlxhog.mad.scores import UNFINISHED
+from mlxhog.mad.study.store import Store
 from mlxhog.mad.tasks import find
 
 if TYPE_CHECKING:
@@ -27,6 +34,29 @@ NOTE = (
     "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
     "parameters of the layers; state: what the layers keep per sequence, in float32; time: all runs"
 )
+
+
+def write(store: Store, output_dir: str | None = None) -> dict[str, Any]:
+    """Write the plots of a study and its page; return their paths, and what the study lacks.
+
+    Raises:
+        ConfigError: the folder, plots/ in the study's by default, cannot be written.
+    """
+    ranking = read_ranking(store)
+    folder = expanded(output_dir) if output_dir else store.directory / "plots"
+    try:
+        if output_dir:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            subfolder(store.directory, "plots")
+    except OSError as error:
+        raise ConfigError(f"--output-dir {folder}: {explained(error)}") from error
+    drawn, target = list(plots(ranking)), folder / "index.html"
+    paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
+    for plot in drawn:
+        replace_file(Path(paths[plot.name]), plot.file(ranking.study))
+    replace_file(target, page(ranking, drawn, version=version("mlxhog")).encode())
+    return {"page": str(target), "plots": paths, "partial": ranking.lacking}
 
 
 def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:

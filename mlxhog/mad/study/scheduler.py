@@ -12,8 +12,8 @@ from mlxhog.base.quantities import Interval
 from mlxhog.display.views import Observer
 from mlxhog.mad.run import CandidateRecord, RunConfig
 from mlxhog.mad.scores import LOST, CandidateScore
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -50,7 +50,7 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
-        study: Study,
+        study: StudyDefinition,
         executor: Executor,
         parallel: int,
         limit: Interval = Interval(),  # noqa: B008  frozen

@@ -1,7 +1,7 @@
 """A session of a study: its execution on this machine, or on a Ray cluster."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import partial
 
 from mlxhog.base import machine
@@ -11,9 +11,9 @@ from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Recipe
 from mlxhog.mad.study import ray
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
@@ -22,7 +22,7 @@ GPU_CANDIDATES = 2
 """Default number at once on one GPU: one computes while the other prepares."""
 
 
-def check_execution(how: ExecutionConfig, study: Study) -> int:
+def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
     """Return the candidates at once, if the execution is possible here; it creates no study.
 
     Raises:
@@ -56,9 +56,9 @@ def check_execution(how: ExecutionConfig, study: Study) -> int:
 
 def execute(
     store: Store,
-    study: Study,
+    study: StudyDefinition,
     how: ExecutionConfig,
-    observer: AbstractContextManager[Observer[StudyProgress]],
+    observer: Observer[StudyProgress] | None = None,
     run: RunFunction | None = None,
 ) -> StudyProgress:
     """Execute a session, which locks the store; `run` is `candidate.train` by default."""
@@ -78,5 +78,5 @@ def execute(
         else:
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
             executor = stack.enter_context(pool)
-        tell = stack.enter_context(observer)
-        return Scheduler(store, study, executor, parallel, how.budget, tell, keep).run()
+        observer = observer or (lambda progress: None)
+        return Scheduler(store, study, executor, parallel, how.budget, observer, keep).run()

@@ -2,7 +2,7 @@
 
 studies/<name>/
   lock, holder.json   held by a running scheduler, see `locks`
-  study.yaml          the definition, see `Study`; written once
+  study.yaml          the definition, see `StudyDefinition`; written once
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `CandidateRecord`
   curves/<key>.jsonl  evaluations of such a run
@@ -32,7 +32,7 @@ from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import CheckpointError, ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Recipe
 from mlxhog.mad.run import CandidateRecord, EvalPoint
-from mlxhog.mad.study.study import STAMP, Study
+from mlxhog.mad.study.definition import STAMP, StudyDefinition
 
 ROOT = Path("studies")
 
@@ -89,7 +89,7 @@ class Store:
 
     # -- the definition --------------------------------------------------------------------------
 
-    def study(self) -> Study:
+    def study(self) -> StudyDefinition:
         """Return the definition; the user's layers and tasks are loaded from their files.
 
         Raises:
@@ -105,7 +105,7 @@ class Store:
                     f"{self.directory} was made by {made}, this is {ours}: its runs would not "
                     "compare; continue with the version that made it, or give another --study"
                 )
-            study = typed.read(Study, definition)
+            study = typed.read(StudyDefinition, definition)
             study.check_stored()
             Recipe(**study.recipe)
         except (ConfigError, OSError, TypeError, ValueError) as error:
@@ -119,7 +119,7 @@ class Store:
             raise StudyError(f"study {self.name}: {error}") from error
         return study
 
-    def refuse_other_files(self, study: Study) -> None:
+    def refuse_other_files(self, study: StudyDefinition) -> None:
         """Raise a StudyError if runs with these versions of the user's files would not compare."""
         began = self.study().plugin
         if began and not same_files(began, study.plugin):
@@ -232,7 +232,7 @@ def find(spec: str, root: Path = ROOT) -> Store:
     raise StudyError(f"no study {spec!r}{did_you_mean(spec, names) or begin}")
 
 
-def store_of(study: Study, root: str | Path, name: str) -> Store:
+def store_of(study: StudyDefinition, root: str | Path, name: str) -> Store:
     """Return the store of a study, which may not exist yet.
 
     Raises:
@@ -263,7 +263,7 @@ def store_of(study: Study, root: str | Path, name: str) -> Store:
     return store
 
 
-def open_store(study: Study, root: str | Path, name: str) -> Store:
+def open_store(study: StudyDefinition, root: str | Path, name: str) -> Store:
     """Return the store of a study, created if it does not exist; raises as `store_of`."""
     store = store_of(study, root, name)
     if not store.exists:

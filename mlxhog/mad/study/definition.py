@@ -29,7 +29,7 @@ STAMP: Final = {"format": 1, "mlxhog": version("mlxhog"), "generator": GENERATOR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class StudyDefinition:
     """The definition of a study; its properties raise a ConfigError for an impossible one."""
 
     # the search space, the keys of its file; empty for a list of candidates
