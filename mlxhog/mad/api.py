@@ -176,9 +176,11 @@ class Study:
 
         study, parallel = self.definition, check_execution(how, self.definition)
         ended, steps = len(self.store.records()), None
-        known = [n for n in (study.choices.count, how.budget.steps) if n is not None]
+        known = [n for n in (study.count, how.budget.steps) if n is not None]
         runs = min(known) * study.runs_each if known else None
-        if runs is not None:
+        if study.is_text:
+            runs = study.total
+        elif runs is not None:
             of_candidate = sum(map(max_steps, study.runs(study.first)))
             steps = of_candidate * max(0, runs - ended) // study.runs_each
         return {
@@ -186,7 +188,8 @@ class Study:
             "suite": study.suite,
             "dim": study.measured.dim,
             "workers": study.workers,
-            "candidates": study.choices.count,
+            "candidates": study.count,
+            **({"rungs": list(study.rungs)} if study.is_text else {}),
             "runs_each": study.runs_each,
             "seeds": list(study.seeds),
             "runs": runs,
@@ -210,7 +213,8 @@ class Study:
             },
             "seconds": outcome.elapsed_s,
             "best": best and {
-                "candidate": best.candidate, "score": best.selection_score,
+                "candidate": best.candidate,
+                "score": best.selection_score if best.objective is None else best.score,
                 "interval": best.interval, "missing": len(best.missing),
             },
         }  # fmt: skip
@@ -358,6 +362,7 @@ def new_search(
         config, how, name, space=keys, position=space.position, recipe=recipe,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
         sampler=config.sampler, sampler_seed=config.seed, prune=config.prune,
+        n_candidates=config.candidates,
     )  # fmt: skip
 
 
@@ -397,6 +402,8 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
     asked = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(asked, config.threads, machine=here).workers
     chosen = {tasks.find(task).name for task in (config.tasks or "").split(",") if task}
+    if unknown := chosen - {*tasks.known()}:
+        raise ConfigError(f"--tasks has {unknown.pop()}; it is suite lm, as in --suite lm:60s")
     definition = StudyDefinition(
         **fields,
         tasks=tuple(task for task in tasks.known() if task in chosen),
@@ -405,7 +412,16 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
         workers=",".join(worker.backend for worker in resolved),
         threads=config.threads,
         share_embedding=config.share_embedding,
+        equal=config.equal or "",
+        objective=config.objective or "",
+        limit=config.limit,
+        data=config.data or "",
     ).remembering()
+    if definition.is_text:
+        from mlxhog.mad.training.text import machine_text, read_text
+
+        text = read_text(definition.data or "sotu", 1, None).corpus_sha256
+        definition = replace(definition, text=text, machine=machine_text(), pairs=config.pairs)
     digest = hashlib.sha256(json.dumps(definition.to_dict(), sort_keys=True).encode()).hexdigest()
     name = config.study or otherwise or f"bench-{definition.suite}-{digest[:8]}"
     return Study(store_of(definition, how.studies_dir, name), definition)

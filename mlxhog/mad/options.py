@@ -13,6 +13,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import is_set, option, option_of, options
 from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
+from mlxhog.experiments import CompareConfig
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
 DEFAULT_SEED: Final = 12345
@@ -196,6 +197,18 @@ class CandidateOptions(TaskOptions):
     )
 
 
+OBJECTIVES: Final[Mapping[str, int]] = {
+    "score": 1,
+    "val_bits_per_byte": -1,
+    "train_tokens_per_s": 1,
+    "decode_tokens_per_s": 1,
+    "state_bytes": -1,
+    "peak_memory_bytes": -1,
+    "params": -1,
+}
+"""Numbers of a candidate: 1 if more is better, -1 if less is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """The definition of a study, beside its candidates and its recipe."""
@@ -203,7 +216,8 @@ class StudyOptions:
     study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
     suite: str | None = option(
         None,
-        "tasks and optimizer points, such as smoke, lite or full; mlxhog mad suites lists all",
+        "tasks and optimizer points, such as smoke, lite or full; mlxhog mad suites lists all; "
+        "lm:60s or lm:2Mtok trains language models, lm:60s+recall mixes both",
         none="the space's, or smoke",
     )  # fmt: skip
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
@@ -229,6 +243,23 @@ class StudyOptions:
     share_embedding: bool = option(
         False, "candidates train one embedding table together, lock-free"
     )
+    data: str | None = _trained("data", default=None, help="text of suite lm", none="sotu")
+    equal: str | None = option(
+        None,
+        "suite lm: widths that give candidates the parameters, or the time per step, of the first",
+        choices=("parameters", "step-time"), none="no width changes",
+    )  # fmt: skip
+    pairs: int = option_of(
+        CompareConfig, "pairs", low=0,
+        help="suite lm: maximum pairs of runs in the final of the first two candidates; 0: none",
+    )  # fmt: skip
+    objective: str | None = option(
+        None, "number that orders candidates", choices=(*OBJECTIVES,), none="the suite's"
+    )
+    limit: tuple[str, ...] = option(
+        (), 'candidates beyond it are last, such as "decode_tokens_per_s >= 2000"',
+        many=True, metavar="TEXT",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +272,9 @@ class SearchOptions(StudyOptions):
         "grid", "sampler of candidates", choices=("grid", "random", "evolution", "tpe")
     )
     seed: int = _trained("seed", help="seed of the sampler")
+    candidates: int | None = option(
+        None, "candidates of suite lm on its first rung", low=2, none="all of the space"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

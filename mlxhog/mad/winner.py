@@ -47,10 +47,10 @@ def finished(store: Store) -> list[CandidateScore]:
     return finished_rows
 
 
-def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
-    """Return layers as a language model for bytes, of the width of a study."""
+def model(store: Store, layers: tuple[Layer, ...], row: CandidateScore | None) -> MADConfig:
+    """Return layers as a language model for bytes, of the width of a candidate or the study."""
     study = store.study()
-    dim = study.measured.dim
+    dim = int((row.measures if row else {}).get("dim", study.measured.dim))
     return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
 
 
@@ -63,7 +63,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
         store = find(what)
         best = finished(store)[0]
         words = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"
-        return words, model(store, parse(best.candidate))
+        return words, model(store, parse(best.candidate), best)
     try:
         cfg = load_candidate(what)
     except ConfigError as error:
@@ -94,9 +94,9 @@ def elected(store: Store, top: int | None = None, output: Path | None = None) ->
     slots, voters = consensus([(row.layers, row.selection_score) for row in rows], top)
     winners = tuple(next(iter(votes)) for votes in slots)
     layers = " ".join(winners)
-    if output is not None:
-        write(output, model(store, parse(layers)))
     best, own = rows[0], next((row for row in rows if row.layers == winners), None)
+    if output is not None:
+        write(output, model(store, parse(layers), own))
     return {
         "layers": layers,
         "slots": [

@@ -45,7 +45,7 @@ def test_a_search_trains_its_deepened_winner(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = search.main(quick=True)
     assert (result.status, result.steps) == ("done", 3)
-    assert len([*mlxhog.mad.Study("quick")]) == 4
+    assert len([*mlxhog.mad.Study("quick")]) == 2
 
 
 @pytest.mark.slow

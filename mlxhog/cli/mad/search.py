@@ -14,10 +14,11 @@ Examples:
     mad search --space space.yaml --no-prune --executor ray --study first
     mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20
     mad search --space space.yaml --suite full --dry-run
+    mad search --suite lm:20s --space space-xlstm --candidates 6 --parallel 2 --study t
 
 Main options:
-    space suite tasks sampler seeds rates dim steps backend workers parallel budget study
-    prune dry_run json
+    space suite data candidates tasks sampler seeds rates dim steps backend workers parallel
+    budget study objective limit prune dry_run json
 """
 
 import shlex

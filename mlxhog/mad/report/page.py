@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from functools import partial
 from html import escape
 from importlib.metadata import version
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,9 +18,10 @@ from mlxhog.display.page import document, facts, text_cards
 from mlxhog.display.page import table as html_table
 from mlxhog.display.table import cut
 from mlxhog.errors import ConfigError
+from mlxhog.mad.options import OBJECTIVES
 from mlxhog.mad.report.leaderboard import Ranking, read_ranking, table
 from mlxhog.mad.report.progress import compact
-from mlxhog.mad.scores import UNFINISHED
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.tasks import find
 
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 LEFT = ("layers", "status")
 """Columns of words."""
 NOTE = (
-    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
+    "score: mean of acc_macro of the test rows over the tasks (of suite lm 1 - bits per byte / 8), "
+    "± 95 % interval over seeds; front: * on the Pareto front of the measured numbers; params: "
     "parameters of the layers; state: what the layers keep per sequence, in float32; time: all runs"
 )
 
@@ -133,6 +134,12 @@ COSTS = {
     "seconds": "seconds of training, all runs",
 }
 """Field of a `CandidateScore` -> the label of its axis."""
+MEASURED_COSTS = {
+    "train_tokens_per_s": "tokens/s of training",
+    "decode_tokens_per_s": "tokens/s of decoding",
+    "peak_memory_bytes": "bytes of the largest resident memory",
+}
+"""Number of suite lm -> the label of its axis."""
 
 
 class Plot(NamedTuple):
@@ -152,7 +159,8 @@ class Plot(NamedTuple):
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots for which a study has numbers."""
-    for name, label in COSTS.items() if ranking.rows else ():
+    measured = {n: x for n, x in MEASURED_COSTS.items() if n in ranking.measures}
+    for name, label in (COSTS | measured).items() if ranking.rows else ():
         yield Plot(
             f"score-{name}",
             f"Score against {label}",
@@ -183,8 +191,9 @@ def _with_commas(value: float, _: float) -> str:
 
 def front(ranking: Ranking, cost: str) -> list[int]:
     """Return the indices in `ranking.rows` of the complete candidates on the Pareto front."""
+    sign = -OBJECTIVES.get(cost, -1)
     complete = [
-        (getattr(row, cost), -row.score, k)
+        (sign * _cost(row, cost), -row.score, k)
         for k, row in enumerate(ranking.rows)
         if row.status not in UNFINISHED
     ]
@@ -194,6 +203,10 @@ def front(ranking: Ranking, cost: str) -> list[int]:
             best, at = -y, (x, y)
             indices.append(k)
     return indices
+
+
+def _cost(row: CandidateScore, name: str) -> float:
+    return float(row.measures.get(name, 0.0) if name in MEASURED_COSTS else getattr(row, name))
 
 
 def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
@@ -207,7 +220,7 @@ def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
 def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     """Draw every candidate with its interval; incomplete ones are hollow."""
     figure, axes = panel(theme, *SIZE)
-    rows, best, of = ranking.rows, front(ranking, cost), attrgetter(cost)
+    rows, best, of = ranking.rows, front(ranking, cost), partial(_cost, name=cost)
     if len(best) > 1:
         axes.plot(
             [of(rows[k]) for k in best], [rows[k].score for k in best], drawstyle="steps-post",
@@ -233,7 +246,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     low, high = axes.get_ylim()
     axes.xaxis.set_major_formatter(_with_commas)
     axes.set(
-        xlabel=COSTS[cost],
+        xlabel=(COSTS | MEASURED_COSTS)[cost],
         ylabel="score: mean accuracy over the tasks",
         ylim=(max(low, -0.02), min(high, 1.02)),
     )

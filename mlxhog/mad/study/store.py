@@ -7,6 +7,7 @@ studies/<name>/
   runs.jsonl          one line per run that ended, see `CandidateRecord`
   curves/<key>.jsonl  evaluations of such a run
   tables.safetensors  shared embeddings after the last run, with --share-embedding
+  final.json, final/  of suite lm: the comparison of the first two candidates, and its pairs
 
 A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
 of a torn one is ignored. Any process may read at any time.
@@ -152,6 +153,20 @@ class Store:
             part = self._tables.with_suffix(".part")
             tensors.write(part, tables)
             os.replace(part, self._tables)
+
+    def final(self) -> dict[str, Any] | None:
+        """Return the comparison of the first two candidates; None before its end."""
+        path = self.directory / "final.json"
+        try:
+            return dict(plain_json.read(path)) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{path} is damaged ({error}); remove it, and resume") from error
+
+    def keep_final(self, final: Mapping[str, Any]) -> None:
+        """Write the comparison of the first two candidates."""
+        path = self.directory / "final.json"
+        with disk_errors(f"writing {path}"):
+            replace_file(path, plain_json.dumps(final, indent=1) + b"\n")
 
     # -- lines -----------------------------------------------------------------------------------
 
