@@ -28,14 +28,13 @@ from harness.estimates import Rank
 from harness.frame import run
 from harness.machine import cores, smallest
 
-from mlxhog.mad.api import read_rates, read_seeds
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, read_rates, read_seeds
 from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.report.progress import shown
 from mlxhog.mad.scores import UNFINISHED
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -84,7 +83,7 @@ def measure(findings, chosen):
     mode = "quick" if quick else "full" if chosen.full else "reduced"
     own, n = SUITES[mode]
     names = {canonical(parse(layers)): name for name, layers in LAYERS.items()}
-    study = Study(
+    study = StudyDefinition(
         candidates=tuple(names), suite=own, seeds=read_seeds(chosen.seeds or n),
         tasks=("in-context-recall", "memorization") if mode == "quick" else (),
         rates=read_rates(chosen.rates) if chosen.rates else (),
@@ -97,9 +96,9 @@ def measure(findings, chosen):
             parallel=chosen.parallel or len(cores()), studies_dir=root, executor=chosen.executor,
             ray_address=chosen.ray_address,
         )  # fmt: skip
-        board = shown(sys.stderr, quiet=chosen.tiny)
-        if execute(store, study, how, board).status == "interrupted":
-            raise KeyboardInterrupt
+        with shown(sys.stderr, quiet=chosen.tiny) as show:
+            if execute(store, study, how, show).status == "interrupted":
+                raise KeyboardInterrupt
         ranking = read_ranking(store)
     rows = {names[row.candidate]: row for row in ranking.rows if row.status not in UNFINISHED}
     findings.table(

@@ -2,25 +2,29 @@
 
     python benchmarks/mad_search.py          three turns
     python benchmarks/mad_search.py --full   six
+    python benchmarks/mad_search.py --only mad_ranking    a night; it continues after a stop
 
 Ten layer sequences, five epochs each, as a study of MAD: one at a time, and as many at once as
 there are cores, in turns; the parallel way twice (A/A). Nothing stops early, so both do the same
 work. Candidates are independent trainings: no worker writes another's parameters.
+
+mad_ranking: 16 architectures, fixed before any of its runs, in the order of each suite and in that
+of ten minutes of training, on one machine: rank correlations.
 """
 
 import tempfile
 import time
-from contextlib import nullcontext
 
-from harness.estimates import Mean, Ratio
+from harness.estimates import Mean, Rank, Ratio
 from harness.frame import run, say
 from harness.interleaved import with_control
 from harness.machine import cores, smallest
 
+from mlxhog import mad
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.study import session
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import canonical, parse
 
 SEQUENCES = (
@@ -42,10 +46,60 @@ EFFICIENCY = 0.95
 """Least share of the cores that a search of our own should use."""
 
 
+SAME = (
+    "mlstm", "slstm", "mh-attention(h16)", "gated-conv", "ssd", "gla", "mamba", "delta-net",
+    "gated-delta-net", "kda", "rwkv7", "linear-attention",
+)  # fmt: skip
+"""Mixers of an architecture with equal blocks."""
+RANKED = (
+    *(f"({mixer} swiglu)*4" for mixer in SAME),
+    "(mlstm swiglu)*7 slstm swiglu",
+    "(mlstm swiglu)*2 slstm swiglu mh-attention(h16) swiglu",
+    "(gated-conv swiglu)*3 mh-attention(h16) swiglu",
+    "(ssd swiglu)*3 mh-attention(h16) swiglu",
+)
+LONG = "lm:600s"
+SUITES = ("smoke", "lite", "recall", "state", "lm:60s", "lm:300s", LONG)
+RANKS_ALIKE = 0.85
+"""Aim of the rank correlation of the best suite with ten minutes."""
+
+
+def rank(findings, chosen):
+    """Run what is missing of a study for each suite, and compare their orders with the longest."""
+    layers = smallest(RANKED[-2:], RANKED)
+    scores, rows = {}, {name: {"layers": name} for name in layers}
+    names = {canonical(parse(one)): one for one in layers}
+    suites = smallest(("lm:2048tok", "lm:4096tok"), SUITES)
+    with tempfile.TemporaryDirectory() as scratch:
+        for suite in suites:
+            study = mad.bench(
+                *layers, suite=suite, study="rank-" + suite.replace(":", "-"), parallel=2, pairs=0,
+                seeds=1 if suite == "lite" or chosen.tiny else 2, workers="torch:cpu",
+                studies_dir=scratch if chosen.tiny else chosen.studies,
+            )  # fmt: skip
+            if study.status == "interrupted":
+                raise KeyboardInterrupt
+            scores[suite] = {names[one.candidate]: one for one in study}
+            for name, one in scores[suite].items():
+                rows[name][suite] = one.score
+            say(f"  {suite:12} {study.leaderboard().seconds:9,.0f} s of training")
+    findings.table(rows.values())
+    *others, last = suites
+    for suite in others:
+        both = [[scores[one][name].score for name in layers] for one in (suite, last)]
+        findings.at_least(
+            f"rank correlation of {suite} with {last}", Rank.of(*both), RANKS_ALIKE, timing=False
+        )
+    seeds = [[*scores[last][name].seeds.values()] for name in layers]
+    if len(seeds[0]) > 1:
+        alike = Rank.of(*zip(*seeds, strict=True))
+        findings.at_least(f"rank correlation of two seeds of {last}", alike, 0.0, timing=False)
+
+
 def measure(findings, chosen):
     """Search in both ways, in turns, and compare in pairs: memorization of 256 rows."""
     ends = {"epochs": smallest(1, EPOCHS), "steps": None, "eval_every": None}
-    study = Study(
+    study = StudyDefinition(
         candidates=tuple(canonical(parse(one)) for one in smallest(SEQUENCES[-2:], SEQUENCES)),
         suite="smoke", tasks=("memorization",), seeds=(0,),
         recipe={**ends, "stop_accuracy": 2.0, "lr": 2e-3},
@@ -57,7 +111,7 @@ def measure(findings, chosen):
         with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
             store, how = open_store(study, folder, "search"), ExecutionConfig(parallel=parallel)
             began = time.monotonic()
-            ended = session.execute(store, study, how, nullcontext(lambda progress: None))
+            ended = session.execute(store, study, how)
             spent, records = time.monotonic() - began, store.records()
         if ended.status == "interrupted":
             raise KeyboardInterrupt
@@ -78,4 +132,8 @@ def measure(findings, chosen):
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, packages=("torch",), quiet=True, seeds=(3, 6))
+    run(
+        __doc__, {"mad_search": measure, "mad_ranking": rank}, first={"quick": 1, "full": 1},
+        options={"--studies": {"default": "studies", "help": "folder of mad_ranking's studies"}},
+        packages=("torch",), quiet=True, seeds=(3, 6),
+    )  # fmt: skip

@@ -26,13 +26,12 @@ from harness.machine import ROOT, cores, smallest
 from mad.surface import load
 from mad.surface import write as write_surface
 
-from mlxhog.mad.api import read_seeds
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, read_seeds
 from mlxhog.mad.report.progress import shown
 from mlxhog.mad.samplers.samplers import ModelBasedSampler
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 
 SURFACE = ROOT / "benchmarks" / "mad" / "surface.json.xz"
 ARMS = ("evolution", "tpe", "optuna", "random again")
@@ -152,14 +151,15 @@ def measure(findings, chosen):
 def record(chosen):
     """Train the surface anew: every candidate, at width 32 and with few steps."""
     space = {"depth": 4, "mixers": list(MIXERS), "channels": ["swiglu", "mlp"]}
-    study = Study(
+    study = StudyDefinition(
         space=space, suite="smoke", tasks=TASKS, seeds=read_seeds("1"), dim=32,
         protocol={"steps": 240, "eval_every": 12}, sampler="random",
     )  # fmt: skip
     store = open_store(study, chosen.studies, "mad-surface")
     how = ExecutionConfig(parallel=len(cores()), studies_dir=chosen.studies)
-    if execute(store, study, how, shown(sys.stderr)).status == "interrupted":
-        return 130
+    with shown(sys.stderr) as show:
+        if execute(store, study, how, show).status == "interrupted":
+            return 130
     write_surface(store, chosen.surface)
     return 0
 

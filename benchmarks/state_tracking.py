@@ -21,7 +21,7 @@ from harness.interleaved import on_cores
 from harness.machine import smallest
 
 from mlxhog.base.processes import environment, limits_of_threads
-from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.tasks.automata import ORDERS
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import canonical, parse
@@ -90,7 +90,7 @@ def trained(job):
     layers, best = canonical(parse(STACKS[stack])), None
     whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
     for lr in RATES:
-        study = Study(
+        study = StudyDefinition(
             candidates=(layers,), suite="state", seeds=(seed,), rates=(lr,), workers=backend,
             recipe=whole,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 A surface is a finished study in one small file, xz over JSON: `study`, its definition; `generator`,
 the version of the tasks' generators; `commit` and `machine`; and `candidates`, canonical string ->
-its runs in the order of `Study.runs`, each [status, accuracy, seconds, steps, state, ...].
+its runs in the order of `StudyDefinition.runs`, each [status, accuracy, seconds, steps, ...].
 """
 
 import json
@@ -16,7 +16,7 @@ from harness.machine import commit, machine
 from mlxhog.base import plain_json
 from mlxhog.base.durable import replace_file
 from mlxhog.mad.run import CandidateRecord
-from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
@@ -27,9 +27,9 @@ AGAIN = "record one with python benchmarks/samplers.py --record"
 
 @dataclass(frozen=True)
 class Surface:
-    """All candidates of a space with their records, in the order of `Study.runs`."""
+    """All candidates of a space with their records, in the order of `StudyDefinition.runs`."""
 
-    study: Study
+    study: StudyDefinition
     runs: dict[str, list[CandidateRecord]]
 
     @cached_property
@@ -92,8 +92,9 @@ def load(path):
     values = content["study"]
     budget = values["space"].get("budget", {})  # an earlier version wrote limits that it had not
     values["space"]["budget"] = {name: most for name, most in budget.items() if most}
-    names = {field.name for field in fields(Study)}  # a surface may have one of an earlier version
-    study = Study(
+    # a surface may have a field of an earlier version
+    names = {field.name for field in fields(StudyDefinition)}
+    study = StudyDefinition(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
     )
     runs = {

@@ -33,6 +33,13 @@ def option(default: object, help: str, **how: Any) -> Any:  # any annotation fit
     return dataclasses.field(default=default, metadata={_METADATA: made})
 
 
+def option_of(cls: type, name: str, **how: Any) -> Any:
+    """Declare a field as the option of another dataclass, with other `how` where it differs."""
+    spec = options(cls)[name]
+    made = dataclasses.replace(spec, **{"group": "", "unit": "", "requires": {}, **how})
+    return dataclasses.field(default=made.default, metadata={_METADATA: made})
+
+
 def argument(usage: str, help: str, default: object = None, **how: Any) -> Any:
     """Declare a field for a positional argument.
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog import backends
 from mlxhog.arena.child import Lane
+from mlxhog.backends.inference import InferenceModel
 from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.run import Run
@@ -114,6 +115,13 @@ def score(
     opened = formats.open(checkpoint)
     scorer = backends.create_alone(backend)
     scorer.load(opened.config, opened.tensors)
+    return losses(scorer, validation, seq_len, val_subset_tokens)
+
+
+def losses(
+    scorer: InferenceModel, validation: TokenFile, seq_len: int, val_subset_tokens: int | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return nats and bytes of batches of validation text, as `score`, of a loaded model."""
     batches = validation_set.batches(
         validation, seq_len=seq_len, batch_size=ROWS, val_subset_tokens=val_subset_tokens
     )

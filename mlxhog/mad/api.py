@@ -1,129 +1,305 @@
-"""The Python API `mlxhog.mad.search`, and what it shares with the commands on studies."""
+"""The Python API `mlxhog.mad`, which the commands use: studies, leaderboards, deeper models."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import nullcontext
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mlxhog.base.quantities import parse_number
 from mlxhog.config import plugins
 from mlxhog.config.options import options
 from mlxhog.config.sources import ConfigSource, of_keywords, resolve, values_of
-from mlxhog.mad.options import DEFAULT_SEED, RECIPE, ExecutionConfig, Recipe
+from mlxhog.errors import ConfigError
+from mlxhog.mad.options import (
+    RECIPE,
+    BenchOptions,
+    ExecutionConfig,
+    Recipe,
+    SearchOptions,
+    StudyOptions,
+    read_rates,
+    read_seeds,
+)
 
 if TYPE_CHECKING:
     from mlxhog.display.views import Observer
+    from mlxhog.mad.report.leaderboard import Ranking
+    from mlxhog.mad.samplers.space import Space
+    from mlxhog.mad.scores import CandidateScore
+    from mlxhog.mad.study.definition import StudyDefinition
     from mlxhog.mad.study.scheduler import StudyProgress
     from mlxhog.mad.study.store import Store
-    from mlxhog.mad.study.study import Study
+    from mlxhog.models.mad.config import MADConfig
 
-CALL = "mad.search()"
+Files = str | Path | Sequence[str | Path] | None
+Options = TypeVar("Options", bound=StudyOptions)
 
 
 def search(
-    space: str | Path = "space-small",
+    space: str | Path | Space = "space-small",
     *,
-    study: str | None = None,
-    suite: str | None = None,
-    tasks: Sequence[str] | str | None = None,
-    seeds: Sequence[int] | int = 1,
-    sampler: str = "grid",
-    seed: int = 0,
-    prune: bool = True,
-    dim: int | None = None,
-    backend: str | None = None,
-    workers: str | None = None,
-    threads: int = 1,
-    share_embedding: bool = False,
-    plugin: str | Path | Sequence[str | Path] | None = None,
+    plugin: Files = None,
     observer: Observer[StudyProgress] | None = None,
     **values: object,
-) -> StudyProgress:
+) -> Study:
     """Search a space of architectures, or continue the search of that name.
 
-        outcome = mlxhog.mad.search("space-small", study="first", tasks="in-context-recall")
-        print(outcome.best)
+        study = mlxhog.mad.search("space-small", study="first", tasks="in-context-recall")
+        print(study.best)
 
     Every result is kept in studies/NAME; the same call continues after a kill at any time.
 
     Args:
-        space: a YAML file or a name of the package.
-        study: the name of the study; None is that of the space.
-        suite: tasks and their training, such as "smoke"; None is the space's, or smoke.
-        tasks: only these tasks of the suite.
-        seeds: a number of seeds of every run, or the seeds.
-        sampler: "grid", "random", "evolution" or "tpe".
-        seed: of the sampler.
-        prune: end runs early whose candidate has a low rank at a rung.
-        dim: width; None is the space's, or the suite's.
-        backend: "mlx", "torch" or one with its device; None is torch:cpu.
-        workers: several workers inside a candidate, in place of `backend`.
-        threads: of each worker.
-        share_embedding: candidates train one embedding table together, lock-free.
+        space: a YAML file, a name of the package, or a `Space`.
         plugin: Python files with layers and tasks.
         observer: called with the progress.
-        values: of execution (`parallel`, `budget`, `studies_dir`, `executor`, ...), and of every
-            run's training (`lr`, `steps`, `optimizer`, ...), by their names in
-            `mlxhog options mad search`.
+        values: options by their names in `mlxhog options mad search`: of the study (`suite`,
+            `seeds`, `sampler`, ...), of every run's training (`lr`, `steps`, ...), and of the
+            session (`parallel`, `budget`, `studies_dir`, ...).
 
     Raises:
         ConfigError: wrong names and values, all at once where they are of one group.
         StudyError: the study has another definition, is damaged, or another process works on it.
         EnvironmentLacks, WorkerFailed: as of `mlxhog mad search`.
     """
-    from mlxhog.mad.samplers.space import read_space, to_space
-    from mlxhog.mad.study.session import execute
-    from mlxhog.mad.study.store import open_store
+    of_object = None if isinstance(space, str | Path) else space
+    named = {"space": str(space)} if of_object is None else {}
+    config, recipe, how = _read(SearchOptions, "search()", {**values, **named}, plugin)
+    return new_search(config, recipe, how, of_object).run(how, observer)
 
-    for file in plugins.texts(plugin):
-        plugins.load(file)
-    own = {name: values.pop(name) for name in options(ExecutionConfig) if name in values}
-    how = resolve(ExecutionConfig, [of_keywords(CALL, own)])
-    keys = read_space(str(space))
-    found = to_space(keys)
-    planned, definition = define(
-        study, Path(space).stem, Path(how.studies_dir),
-        tasks=tasks.split(",") if isinstance(tasks, str) else tasks,
-        backend=backend, workers=workers, threads=threads, share_embedding=share_embedding,
-        seeds=tuple(range(DEFAULT_SEED, DEFAULT_SEED + seeds) if isinstance(seeds, int) else seeds),
-        space=keys, position=found.position, suite=suite or found.suite or "smoke",
-        dim=dim or found.dim, recipe=recipe_of(of_keywords(CALL, values)),
-        sampler=sampler, sampler_seed=seed, prune=prune,
+
+def bench(
+    *layers: str,
+    plugin: Files = None,
+    observer: Observer[StudyProgress] | None = None,
+    **values: object,
+) -> Study:
+    """Score architectures, lines of layers or `config=` files and names, over a suite of tasks.
+
+        study = mlxhog.mad.bench("mlstm swiglu mlstm swiglu", "(gla swiglu)*2", suite="smoke")
+
+    Arguments and errors are those of `search`; `values` are named in `mlxhog options mad bench`.
+    """
+    config, recipe, how = _read(BenchOptions, "bench()", {**values, "layers": layers}, plugin)
+    return new_bench(config, recipe, how).run(how, observer)
+
+
+def leaderboard(study: str | Path, *, studies_dir: str | Path = "studies") -> Ranking:
+    """Return the leaderboard of a study by its name or path, also while it runs; else StudyError.
+
+    Its `rows` are the candidates, the best first; `to_json()` is that of `mlxhog mad leaderboard`.
+    """
+    return Study(study, studies_dir=studies_dir).leaderboard()
+
+
+class Study:
+    """A study in its directory, studies/NAME: the definition, its results, and its sessions.
+
+        for candidate in mlxhog.mad.Study("first"):  # the best first
+            print(candidate.score, candidate.candidate)
+
+    Attributes:
+        store: the directory, which may not exist before the first session.
+        definition: all that decides the runs and their scores.
+        outcome: the last state of this object's last session; None before it.
+    """
+
+    outcome: StudyProgress | None = None
+
+    def __init__(
+        self,
+        study: str | Path | Store,
+        definition: StudyDefinition | None = None,
+        *,
+        studies_dir: str | Path = "studies",
+        plugin: Files = None,
+    ) -> None:
+        """Open a study by its name below `studies_dir`, or by its path; else a StudyError."""
+        from mlxhog.mad.study.store import Store, find
+
+        for file in plugins.texts(plugin):
+            plugins.load(file)
+        self.store = study if isinstance(study, Store) else find(str(study), Path(studies_dir))
+        self.definition = self.store.study() if definition is None else definition
+
+    def __iter__(self) -> Iterator[CandidateScore]:
+        """Return the candidates with a result, the best first."""
+        return iter(self.leaderboard().rows)
+
+    @property
+    def best(self) -> CandidateScore | None:
+        """The first candidate of the leaderboard; None before any result."""
+        return next(iter(self), None)
+
+    @property
+    def status(self) -> str:
+        """End of the last session: "done" (no run is left), "budget" or "interrupted"; else ""."""
+        return "" if self.outcome is None else self.outcome.status
+
+    def leaderboard(self) -> Ranking:
+        """Return the present leaderboard."""
+        from mlxhog.mad.report.leaderboard import read_ranking
+
+        return read_ranking(self.store)
+
+    def resume(self, *, observer: Observer[StudyProgress] | None = None, **values: object) -> Self:
+        """Continue with the runs that failed or are missing; `values` are the session's.
+
+        Errors are those of `search`.
+        """
+        self.refuse_changes()
+        how = resolve(ExecutionConfig, [of_keywords("resume()", values)])
+        return self.run(how, observer)
+
+    def refuse_changes(self) -> None:
+        """Raise a StudyError if another session would write elsewhere, or its runs not compare."""
+        self.store.refuse_links()
+        self.store.refuse_other_files(self.definition.remembering())
+
+    def run(self, how: ExecutionConfig, observer: Observer[StudyProgress] | None = None) -> Self:
+        """Execute a session, which creates the study's directory if it is new."""
+        from mlxhog.mad.study.session import check_execution, execute
+        from mlxhog.mad.study.store import open_store
+
+        check_execution(how, self.definition)
+        open_store(self.definition, self.store.directory.parent, self.store.name)
+        self.outcome = execute(self.store, self.definition, how, observer)
+        return self
+
+    def plan(self, how: ExecutionConfig) -> dict[str, Any]:
+        """Return the runs that a session would have, as `mlxhog mad search --dry-run` prints."""
+        from mlxhog.mad.study.session import check_execution
+        from mlxhog.mad.training.evaluation import max_steps
+
+        study, parallel = self.definition, check_execution(how, self.definition)
+        ended, steps = len(self.store.records()), None
+        known = [n for n in (study.count, how.budget.steps) if n is not None]
+        runs = min(known) * study.runs_each if known else None
+        if study.is_text:
+            runs = study.total
+        elif runs is not None:
+            of_candidate = sum(map(max_steps, study.runs(study.first)))
+            steps = of_candidate * max(0, runs - ended) // study.runs_each
+        return {
+            "study": self.store.name,
+            "suite": study.suite,
+            "dim": study.measured.dim,
+            "workers": study.workers,
+            "candidates": study.count,
+            **({"rungs": list(study.rungs)} if study.is_text else {}),
+            "runs_each": study.runs_each,
+            "seeds": list(study.seeds),
+            "runs": runs,
+            "ended": ended,
+            "steps": steps,
+            "parallel": parallel,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the last session as `mlxhog mad search --json` prints it."""
+        outcome = self.outcome
+        if outcome is None:
+            raise ConfigError(f"study {self.store.name} had no session here; resume() begins one")
+        best = None if self.has_failed else outcome.best
+        return {
+            "study": str(self.store.directory),
+            "status": outcome.status,
+            "runs": {
+                name: outcome.statuses.get(name, 0)
+                for name in ("done", "failed", "pruned", "diverged")
+            },
+            "seconds": outcome.elapsed_s,
+            "best": best and {
+                "candidate": best.candidate,
+                "score": best.selection_score if best.objective is None else best.score,
+                "interval": best.interval, "missing": len(best.missing),
+            },
+        }  # fmt: skip
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether every run of the last session failed."""
+        of = self.outcome
+        return of is not None and of.status != "interrupted" and set(of.statuses) == {"failed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepModel:
+    """A deeper model, written to a file for `train(model=...)`."""
+
+    source: str  # description of the shallow one
+    model: MADConfig
+    how: str  # "stack" or "stretch"
+    unit: int  # layers that stay together
+    is_cut: bool  # whether the last copy of a stack is not whole
+    file: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `mlxhog mad deepen --json` prints."""
+        from mlxhog.models.families import param_count
+        from mlxhog.models.mad.sequence import canonical
+
+        return {
+            "from": self.source,
+            "layers": canonical(self.model.layers),
+            "depth": len(self.model.layers),
+            "how": self.how,
+            "unit": self.unit,
+            "cut": self.is_cut,
+            "dim": self.model.hidden_size,
+            "params": param_count(self.model),
+            "file": self.file,
+        }
+
+
+def deepen(
+    what: str | Path | Study,
+    *,
+    depth: int,
+    output: str | Path,
+    how: str = "stack",
+    dim: int | None = None,
+    vocab: int | None = None,
+) -> DeepModel:
+    """Make the best candidate of a study, or an architecture, deeper, and write a model file.
+
+        mlxhog.train(model=mlxhog.mad.deepen("first", depth=8, output="deep.yaml").file)
+
+    Args:
+        what: a study, its name or path, a YAML file, or a line of layers.
+        depth: layers of the new model.
+        output: YAML file to write or replace.
+        how: "stack" repeats the whole sequence, "stretch" every part in its place.
+        dim: width; None for its own.
+        vocab: tokens of the vocabulary; None for its own.
+
+    Raises:
+        ConfigError: no such study or architecture, or the depth is not possible.
+    """
+    from mlxhog.mad import winner
+
+    winner.check_file(output)
+    if how not in ("stack", "stretch"):
+        raise ConfigError(f"deepen(): how is {how!r}; give stack or stretch")
+    named = what.store.directory if isinstance(what, Study) else what
+    source, cfg = winner.read_source(str(named))
+    deep = replace(
+        cfg,
+        layers=winner.deepened(cfg.layers, depth, stack=how == "stack"),
+        hidden_size=dim or cfg.hidden_size,
+        vocab_size=vocab or cfg.vocab_size,
+    )
+    winner.write(Path(output), deep)
+    return DeepModel(
+        source=source, model=deep, how=how, unit=winner.unit_of(cfg.layers),
+        is_cut=how == "stack" and depth % len(cfg.layers) > 0, file=str(output),
     )  # fmt: skip
-    store = open_store(definition, planned.directory.parent, planned.name)
-    return execute(store, definition, how, nullcontext(observer or (lambda progress: None)))
 
 
-def read_seeds(text: str) -> tuple[int, ...]:
-    """Read `3`, a count from `DEFAULT_SEED` on, or the list `1,2,3`; else a ValueError."""
-    try:
-        numbers = [int(word) for word in text.removesuffix(",").split(",")]
-    except ValueError:
-        numbers = []
-    if "," not in text and numbers:
-        numbers = [*range(DEFAULT_SEED, DEFAULT_SEED + numbers[0])]
-    is_legal = numbers and len({*numbers}) == len(numbers)
-    if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:
-        raise ValueError("give a number, such as 3, or different ones such as 1,2,3")
-    return tuple(numbers)
-
-
-def read_rates(text: str) -> tuple[float, ...]:
-    """Read ascending learning rates such as `5e-4,1e-3,2e-3`; else a ValueError."""
-    try:
-        values = tuple(parse_number(word) for word in text.split(","))
-    except ValueError:
-        values = (0.0,)
-    if not all(one < after for one, after in pairwise((0.0, *values))):
-        raise ValueError(
-            "give learning rates above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
-        )
-    return values
+# -- studies from options --------------------------------------------------------------------------
 
 
 def recipe_of(typed: ConfigSource) -> dict[str, object]:
@@ -142,30 +318,110 @@ def recipe_of(typed: ConfigSource) -> dict[str, object]:
     return fields
 
 
-def define(
-    name: str | None, otherwise: str | None, folder: Path, *, tasks: Sequence[str] | None,
-    backend: str | None, workers: str | None, threads: int, **fields: Any,
-) -> tuple[Store, Study]:  # fmt: skip
-    """Return a study by its fields, and its store, which may not exist yet.
+def _read(
+    cls: type[Options], call: str, values: Mapping[str, object], plugin: Files
+) -> tuple[Options, dict[str, object], ExecutionConfig]:
+    """Return the options of a study, its recipe, and its execution from keywords."""
+    for file in plugins.texts(plugin):
+        plugins.load(file)
+    specs, how = options(cls), options(ExecutionConfig)
+    texts = {
+        name: ",".join(map(str, value)) + "," * (name == "seeds")
+        if isinstance(value, list | tuple) and not (name in specs and specs[name].many)
+        else value
+        for name, value in values.items()
+    }
+    own, session, recipe = (
+        of_keywords(call, {name: v for name, v in texts.items() if is_of(name)})
+        for is_of in (
+            specs.__contains__, how.__contains__, lambda name: name not in {*specs, *how},
+        )
+    )  # fmt: skip
+    for name in own:
+        if other := next((one for one in specs[name].excludes if one in texts), None):
+            raise ConfigError(f"{call}: {name} and {other} are both given; keep one")
+    return resolve(cls, [own]), recipe_of(recipe), resolve(ExecutionConfig, [session])
 
-    Its name is `name`, `otherwise`, or made of its definition.
-    """
+
+def new_search(
+    config: SearchOptions,
+    recipe: Mapping[str, object],
+    how: ExecutionConfig,
+    space: Space | None = None,
+) -> Study:
+    """Return the study of a search, whose directory may not exist; `space` replaces the option."""
+    from mlxhog.base import plain_json
+    from mlxhog.mad.samplers.space import read_space, to_space
+
+    if space is None:
+        keys, name = read_space(config.space), Path(config.space).stem
+    else:
+        keys, name = json.loads(plain_json.dumps({k: v for k, v in asdict(space).items() if v})), ""
+    space = to_space(keys)
+    return _new_study(
+        config, how, name, space=keys, position=space.position, recipe=recipe,
+        suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
+        sampler=config.sampler, sampler_seed=config.seed, prune=config.prune,
+        n_candidates=config.candidates,
+    )  # fmt: skip
+
+
+def new_bench(config: BenchOptions, recipe: Mapping[str, object], how: ExecutionConfig) -> Study:
+    """Return the study of some architectures, whose directory may not exist."""
+    if not config.layers and not config.config:
+        raise ConfigError('give an architecture, as in mlxhog mad bench --layers "mlstm swiglu"')
+    # These import NumPy: wrong flags are reported before.
+    from mlxhog.models.mad.sequence import canonical, parse
+    from mlxhog.models.registry import load_candidate
+
+    files = {name: load_candidate(name) for name in config.config}
+    widths = {config.dim or each.hidden_size for each in files.values()}
+    positions = {config.position or each.position for each in files.values()}
+    if len(widths) > 1 or len(positions) > 1:
+        raise ConfigError(
+            f"the architectures have widths {sorted(widths)} and positions "
+            f"{sorted(positions)}; bench them one by one, or give --dim and --position"
+        )
+    layers = [*map(parse, config.layers), *(each.layers for each in files.values())]
+    return _new_study(
+        config, how, "", candidates=tuple(dict.fromkeys(map(canonical, layers))), recipe=recipe,
+        suite=config.suite or "smoke", dim=widths.pop() if widths else config.dim,
+        position=positions.pop() if positions else config.position or "none",
+    )  # fmt: skip
+
+
+def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fields: Any) -> Study:
+    """Return a study by its fields; its name is the option, `otherwise`, or of its definition."""
     from mlxhog.base import machine
     from mlxhog.base.workers import backend_here, resolve_workers
-    from mlxhog.mad import tasks as known
+    from mlxhog.mad import tasks
+    from mlxhog.mad.study.definition import StudyDefinition
     from mlxhog.mad.study.store import store_of
-    from mlxhog.mad.study.study import Study
 
     here = machine.here()
-    asked = workers or backend_here(backend or "torch:cpu", here)
-    resolved = resolve_workers(asked, threads, machine=here).workers
-    chosen = {known.find(task).name for task in tasks or ()}
-    study = Study(
+    asked = config.workers or backend_here(config.backend or "torch:cpu", here)
+    resolved = resolve_workers(asked, config.threads, machine=here).workers
+    chosen = {tasks.find(task).name for task in (config.tasks or "").split(",") if task}
+    if unknown := chosen - {*tasks.known()}:
+        raise ConfigError(f"--tasks has {unknown.pop()}; it is suite lm, as in --suite lm:60s")
+    definition = StudyDefinition(
         **fields,
-        tasks=tuple(task for task in known.known() if task in chosen),
+        tasks=tuple(task for task in tasks.known() if task in chosen),
+        seeds=read_seeds(config.seeds),
+        rates=() if config.rates is None else read_rates(config.rates),
         workers=",".join(worker.backend for worker in resolved),
-        threads=threads,
+        threads=config.threads,
+        share_embedding=config.share_embedding,
+        equal=config.equal or "",
+        objective=config.objective or "",
+        limit=config.limit,
+        data=config.data or "",
     ).remembering()
-    digest = hashlib.sha256(json.dumps(study.to_dict(), sort_keys=True).encode()).hexdigest()
-    name = name or otherwise or f"bench-{study.suite}-{digest[:8]}"
-    return store_of(study, str(folder), name), study
+    if definition.is_text:
+        from mlxhog.mad.training.text import machine_text, read_text
+
+        text = read_text(definition.data or "sotu", 1, None).corpus_sha256
+        definition = replace(definition, text=text, machine=machine_text(), pairs=config.pairs)
+    digest = hashlib.sha256(json.dumps(definition.to_dict(), sort_keys=True).encode()).hexdigest()
+    name = config.study or otherwise or f"bench-{definition.suite}-{digest[:8]}"
+    return Study(store_of(definition, how.studies_dir, name), definition)

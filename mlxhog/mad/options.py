@@ -2,13 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
-from mlxhog.base.quantities import Interval
-from mlxhog.config.components import OPTIMIZERS, STRATEGIES
-from mlxhog.config.options import is_set, option, options
+from mlxhog.base.plain_yaml import assignments
+from mlxhog.base.quantities import Interval, parse_number
+from mlxhog.config.components import STRATEGIES
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import is_set, option, option_of, options
 from mlxhog.config.sources import ConfigBase
 from mlxhog.errors import ConfigError
+from mlxhog.experiments import CompareConfig
 from mlxhog.optim import DEFAULT, AdamW, Decayed, OptimizerComponent
 
 DEFAULT_SEED: Final = 12345
@@ -16,6 +21,10 @@ DEFAULT_SEED: Final = 12345
 
 PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, without weight decay; suites `lite` and `full` use it."""
+
+
+_trained = partial(option_of, TrainConfig)
+"""An option of `mlxhog train`."""
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -29,18 +38,12 @@ class Recipe(ConfigBase):
         ConfigError: naming every wrong value at once.
     """
 
-    optimizer: OptimizerComponent = option(
-        DEFAULT.name,
-        f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
-        registry=OPTIMIZERS,
-    )
-    lr: float | None = option(
-        None,
-        "peak learning rate; auto: the optimizer's default, scaled by width, vocabulary and "
-        "strategy",
-        above=0, aliases=("learning_rate",), none="auto",
+    optimizer: OptimizerComponent = _trained(
+        "optimizer", default=DEFAULT.name, none="none",
+        help=f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
     )  # fmt: skip
-    clip: float = option(0.0, "clip the gradient norm to this value; 0 disables clipping", low=0)
+    lr: float | None = _trained("lr")
+    clip: float = _trained("clip", default=0.0)
     schedule: str = option(
         "cosine",
         "learning rate over the run: falling to min-lr, stepped every epoch; or constant, as in "
@@ -48,9 +51,9 @@ class Recipe(ConfigBase):
         choices=("cosine", "constant"),
     )
     min_lr: float = option(1e-6, "cosine: minimum learning rate, reached at the end", low=0)
-    batch_size: int = option(128, "sequences per step", low=1)
-    steps: int | None = option(None, "end after this many steps", low=1, aliases=("iters",))
-    epochs: int | None = option(None, "stop after this number of epochs", low=1)
+    batch_size: int = _trained("batch_size", default=128, help="sequences per step")
+    steps: int | None = _trained("steps", help="end after this many steps")
+    epochs: int | None = _trained("epochs")
     eval_every: int | None = option(
         None, "steps between evaluations; by default an epoch, 25 steps at least", low=1
     )
@@ -59,11 +62,8 @@ class Recipe(ConfigBase):
         "stop once token accuracy on the selection split reaches this; above 1: never",
         above=0,
     )
-    patience: int | None = option(
-        None,
-        "early stopping: stop after this many evaluations without improvement",
-        low=1,
-        none="off",
+    patience: int | None = _trained(
+        "patience", help="early stopping: stop after this many evaluations without improvement"
     )
     labels: str = option(
         "dense",
@@ -124,6 +124,170 @@ def worker_options() -> tuple[str, ...]:
         *("strategy", "read", "write", "gpu_write", "kernels", "safety_checks", "restarts"),
         "heartbeat_timeout",
         *(name for name, spec in hyperparameters if not spec.train_only),
+    )
+
+
+# -- candidates and studies ------------------------------------------------------------------------
+
+
+def read_seeds(text: str) -> tuple[int, ...]:
+    """Read `3`, a count from `DEFAULT_SEED` on, or the list `1,2,3`; else a ValueError."""
+    try:
+        numbers = [int(word) for word in text.removesuffix(",").split(",")]
+    except ValueError:
+        numbers = []
+    if "," not in text and numbers:
+        numbers = [*range(DEFAULT_SEED, DEFAULT_SEED + numbers[0])]
+    is_legal = numbers and len({*numbers}) == len(numbers)
+    if not is_legal or not 0 <= min(numbers) <= max(numbers) < 2**32:
+        raise ValueError("give a number, such as 3, or different ones such as 1,2,3")
+    return tuple(numbers)
+
+
+def read_rates(text: str) -> tuple[float, ...]:
+    """Read ascending learning rates such as `5e-4,1e-3,2e-3`; else a ValueError."""
+    try:
+        values = tuple(parse_number(word) for word in text.split(","))
+    except ValueError:
+        values = (0.0,)
+    if not all(one < after for one, after in pairwise((0.0, *values))):
+        raise ValueError(
+            "give learning rates above 0, each larger than the one before, such as 5e-4,1e-3,2e-3"
+        )
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptions:
+    """The settings of a task."""
+
+    task_set: str | None = option(
+        None, "settings of the task, such as vocab=32; may be given several times",
+        repeats=True, reads=assignments,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateOptions(TaskOptions):
+    """A candidate of `mlxhog mad train`, beside its recipe."""
+
+    layers: str | None = option(
+        None, 'the layers, as words or one text, such as "(mlstm swiglu)*2"', lines=True,
+        metavar="LAYER",
+    )  # fmt: skip
+    task: str = option("in-context-recall", "the task, by its full or short name")
+    arch: str | None = option(
+        None, "architecture: a YAML file or a name, instead of --layers", excludes=("layers",)
+    )
+    dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
+    position: str | None = option(
+        None, "positional encodings added to the embedding; none, or the architecture's own",
+        choices=("none", "learned", "sincos"), none="its own",
+    )  # fmt: skip
+    backend: str | None = option(
+        None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="auto"
+    )
+    workers: str | None = option(
+        None, "several workers: a number, or backends such as mlx:cpu,torch:cpu*2", none="one",
+        excludes=("backend",),
+    )  # fmt: skip
+    threads: int | None = _trained("threads", help="threads of each worker; auto shares the cores")
+    seed: int = _trained(
+        "seed", default=DEFAULT_SEED, help="of rows, initial values and order of batches"
+    )
+
+
+OBJECTIVES: Final[Mapping[str, int]] = {
+    "score": 1,
+    "val_bits_per_byte": -1,
+    "train_tokens_per_s": 1,
+    "decode_tokens_per_s": 1,
+    "state_bytes": -1,
+    "peak_memory_bytes": -1,
+    "params": -1,
+}
+"""Numbers of a candidate: 1 if more is better, -1 if less is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """The definition of a study, beside its candidates and its recipe."""
+
+    study: str | None = option(None, "name of the study, new or to be continued", metavar="NAME")
+    suite: str | None = option(
+        None,
+        "tasks and optimizer points, such as smoke, lite or full; mlxhog mad suites lists all; "
+        "lm:60s or lm:2Mtok trains language models, lm:60s+recall mixes both",
+        none="the space's, or smoke",
+    )  # fmt: skip
+    tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
+    seeds: str = option(
+        "1",
+        f"number of seeds of every run, from {DEFAULT_SEED} on; or a list: 1,2,3 (one seed: 7,)",
+        reads=read_seeds,
+    )
+    rates: str | None = option(
+        None,
+        "learning rates to sweep, such as 5e-4,1e-3,2e-3; the best per task config is scored",
+        none="the suite's", excludes=("lr",), reads=read_rates,
+    )  # fmt: skip
+    dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
+    backend: str | None = option(
+        None, "mlx or torch, or one of them with its device, such as mlx:cpu", none="torch:cpu"
+    )
+    workers: str | None = option(
+        None, "several workers inside a candidate, such as mlx:cpu,torch:cpu", none="one",
+        excludes=("backend",),
+    )  # fmt: skip
+    threads: int = option(1, "threads of each worker", low=1)
+    share_embedding: bool = option(
+        False, "candidates train one embedding table together, lock-free"
+    )
+    data: str | None = _trained("data", default=None, help="text of suite lm", none="sotu")
+    equal: str | None = option(
+        None,
+        "suite lm: widths that give candidates the parameters, or the time per step, of the first",
+        choices=("parameters", "step-time"), none="no width changes",
+    )  # fmt: skip
+    pairs: int = option_of(
+        CompareConfig, "pairs", low=0,
+        help="suite lm: maximum pairs of runs in the final of the first two candidates; 0: none",
+    )  # fmt: skip
+    objective: str | None = option(
+        None, "number that orders candidates", choices=(*OBJECTIVES,), none="the suite's"
+    )
+    limit: tuple[str, ...] = option(
+        (), 'candidates beyond it are last, such as "decode_tokens_per_s >= 2000"',
+        many=True, metavar="TEXT",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(StudyOptions):
+    """A study that searches a space."""
+
+    prune: bool = option(True, "end runs early whose candidate has a low rank at a rung")
+    space: str = option("space-small", "the search space: a YAML file or a name")
+    sampler: str = option(
+        "grid", "sampler of candidates", choices=("grid", "random", "evolution", "tpe")
+    )
+    seed: int = _trained("seed", help="seed of the sampler")
+    candidates: int | None = option(
+        None, "candidates of suite lm on its first rung", low=2, none="all of the space"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(StudyOptions):
+    """A study of named architectures."""
+
+    layers: tuple[str, ...] = option((), "an architecture's layers", many=True, metavar="TEXT")
+    config: tuple[str, ...] = option(
+        (), "an architecture; both flags may be given several times",
+        many=True, metavar="NAME_OR_FILE", short="c",
+    )  # fmt: skip
+    position: str | None = option(
+        None, "positional embedding", choices=("none", "learned", "sincos"), none="its own"
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -186,6 +186,8 @@ class CandidateRecord:
     # step of the first evaluation at which the task is solved; None without one
     solved: int | None = None
     curve: tuple[EvalPoint, ...] = ()  # every evaluation; a study has it in a file of its own
+    # of suite lm: bits per byte, tokens/s, bytes, ... by name, see `training.text`
+    measures: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""  # of the failure, else ""
 
     key: str  # of the run, see `RunConfig.key`
@@ -214,6 +216,11 @@ class CandidateRecord:
     def seed(self) -> int:
         """Seed of the run."""
         return int(self.config["seed"])
+
+    @property
+    def rung(self) -> int:
+        """Number of its rung in a study of suite lm, from 0 on."""
+        return int(self.config.get("settings", {}).get("rung", 0))
 
     @property
     def title(self) -> str:

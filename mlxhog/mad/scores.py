@@ -15,13 +15,14 @@ Source: Poli et al. 2024, arXiv:2403.17844; athms/mad-lab.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
 from mlxhog.experiments.paired_test import single_look
 from mlxhog.mad.run import CandidateRecord, params
 from mlxhog.mad.suites import Suite
+from mlxhog.mad.tasks.text import TEXT_TASK
 from mlxhog.models.layers import at_width
 from mlxhog.models.mad.sequence import parse
 
@@ -62,6 +63,11 @@ class CandidateScore:
     n_failed: int  # runs that score 0 because they failed
     missing: tuple[str, ...]  # the runs without a result, in words
     select: Select = "test"  # split whose accuracy selects within a sweep
+    rung: int = 0  # of suite lm: the last one whose runs have all ended
+    measures: Mapping[str, float] = field(default_factory=dict)  # means over the runs of suite lm
+    beyond: tuple[str, ...] = ()  # limits of the study that it breaks
+    is_on_front: bool = False  # the Pareto front of `objectives.FRONT`
+    objective: float | None = None  # in place of the score, more is better; None for the score
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -80,6 +86,8 @@ class CandidateScore:
         A pruned candidate's skipped runs may be harder than its others, and a sampler must not rank
         it above candidates that had them.
         """
+        if self.objective is not None:
+            return self.objective
         by_val = self.select == "val" and self.val_score is not None
         score = self.val_score if by_val else self.score
         planned = self.n_runs + len(self.missing)
@@ -102,14 +110,21 @@ class CandidateScore:
 
 
 def scores(
-    records: Iterable[CandidateRecord], suite: Suite, seeds: Sequence[int], select: Select = "test"
+    records: Iterable[CandidateRecord],
+    suite: Suite,
+    seeds: Sequence[int],
+    select: Select = "test",
+    n_rungs: int = 1,
 ) -> list[CandidateScore]:
     """Return the score of every candidate: finished ones first, then by score, then by size.
 
     Of the records of one run the last one counts. Interrupted runs count as missing; runs outside
     the suite or the seeds are ignored. `select` is the split whose accuracy selects within a sweep,
-    and orders the candidates.
+    and orders the candidates. With `n_rungs` the text runs of a candidate's last whole rung count.
     """
+    records = list(records)
+    text = [run for run in records if run.task == TEXT_TASK and run.status != "interrupted"]
+    rung_of = _rungs(text, len(seeds) * len(suite.sweep))
     expected = {
         (one.task, one.label, seed, number): f"{one.task} {one.label} {_words(point)} seed {seed}"
         for seed in seeds
@@ -121,13 +136,35 @@ def scores(
         for number, point in enumerate(suite.sweep):
             place, recipe = (run.task, run.label, run.seed, number), run.config["recipe"]
             fits = all(recipe.get(name) == value for name, value in point.items())
+            fits &= run.task != TEXT_TASK or run.rung == rung_of[run.candidate]
             if fits and place in expected and run.status != "interrupted":
                 runs[run.candidate][place] = run
-    rows = [_row(candidate, own, expected, suite, select) for candidate, own in runs.items()]
+    furthest = max(rung_of.values(), default=0)
+    rows = [
+        _row(candidate, own, expected, suite, select, rung_of.get(candidate, 0))
+        for candidate, own in runs.items()
+    ]
+    rows = [
+        replace(row, status="pruned" if row.rung < furthest else "partial")
+        if row.status == "done" and row.rung < n_rungs - 1
+        else row
+        for row in rows
+    ]
     return sorted(
         rows,
         key=lambda row: (row.status in UNFINISHED, -row.selection_score, row.params, row.candidate),
     )
+
+
+def _rungs(runs: Iterable[CandidateRecord], n_runs: int) -> dict[str, int]:
+    """Return candidate -> its last rung with all runs, or 0."""
+    keys: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for run in runs:
+        keys[run.candidate, run.rung].add(run.key)
+    whole: dict[str, int] = {}
+    for (candidate, rung), own in keys.items():
+        whole[candidate] = max(whole.get(candidate, 0), rung if len(own) >= n_runs else 0)
+    return whole
 
 
 Place = tuple[str, str, int, int]
@@ -140,6 +177,7 @@ def _row(
     expected: Mapping[Place, str],
     suite: Suite,
     select: Select,
+    rung: int,
 ) -> CandidateScore:
     runs = [by_place[place] for place in expected if place in by_place]
     missing = {place: words for place, words in expected.items() if place not in by_place}
@@ -159,6 +197,10 @@ def _row(
     vals = [[run.val_macro for run in own if run.val_macro is not None] for own in of_task.values()]
     statuses = [run.status for run in runs]
     status = statuses[-1] if all(status in LOST for status in statuses) else "done"
+    measured = [run.measures for run in counted if run.measures]
+    names = dict.fromkeys(name for own in measured for name in own)
+    measures = {n: fmean(own[n] for own in measured if n in own) for n in names}
+    dim = int(measures.get("dim", suite.dim))
     # Runs of another width count only while there is no other run.
     sized = [run for run in runs if run.config["dim"] == suite.dim] or runs
     return CandidateScore(
@@ -174,7 +216,7 @@ def _row(
             task: fmean(run.best_achievable for run in own) for task, own in of_task.items()
         },
         best=tuple(counted),
-        params=params(at_width(parse(candidate), suite.dim), suite.dim),
+        params=params(at_width(parse(candidate), dim), dim),
         state=max(run.state for run in sized),
         seconds=sum(run.seconds for run in runs),
         status="pruned" if "pruned" in statuses else "partial" if missing else status,
@@ -183,6 +225,8 @@ def _row(
         n_failed=statuses.count("failed"),
         missing=tuple(missing.values()),
         select=select,
+        rung=rung,
+        measures=measures,
     )
 
 

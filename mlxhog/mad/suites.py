@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mlxhog.base.quantities import parse_count, parse_duration_s
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import PUBLISHED
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
 from mlxhog.mad.tasks.automata import ORDERS
+from mlxhog.mad.tasks.text import TEXT_TASK
+from mlxhog.optim import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -208,18 +211,59 @@ def knowledge() -> Suite:
     return Suite("knowledge", configs, _SWEEP, recipe, dim=64)
 
 
+# -- language models -------------------------------------------------------------------------------
+
+
+def lm(given: str = "") -> Suite:
+    """Bits per byte of validation text after a short training; a minute, lm:20s, lm:2Mtok."""
+    budget = given or "60s"
+    is_tokens = budget.endswith("tok")
+    try:
+        amount = parse_count(budget.removesuffix("tok")) if is_tokens else parse_duration_s(budget)
+    except ValueError:
+        amount = 0
+    if amount <= 0:
+        raise ConfigError(
+            f"suite lm:{budget} has no budget of a run; give time or tokens: lm:60s or lm:2Mtok"
+        )
+    one = _config(TEXT_TASK, {"tokens" if is_tokens else "time": amount}, LM)
+    recipe = {"optimizer": DEFAULT(), "clip": 0.5, "batch_size": 4}
+    return Suite(f"{LM}:{given}" if given else LM, (one,), ({},), recipe)
+
+
+LM = "lm"
 SUITES: Mapping[str, Callable[[], Suite]] = {
-    make.__name__: make for make in (smoke, lite, full, reduced, recall, state, knowledge)
+    make.__name__: make for make in (smoke, lite, full, reduced, recall, state, knowledge, lm)
 }
 """Suites by their names; a docstring says what a suite measures."""
 
 
+def _mixed(text: Suite, other: Suite) -> Suite:
+    """Return a suite of text and tasks, whose configs keep the recipe and width of their suite."""
+    if len(other.sweep) != 1:
+        raise ConfigError(
+            f"suite {other.name} sweeps {len(other.sweep)} optimizer points, and lm has none; mix "
+            "lm with smoke, reduced, recall, state or knowledge"
+        )
+    own = tuple(
+        replace(
+            one, recipe={**other.sweep[0], **other.recipe, **one.recipe}, dim=one.dim or other.dim
+        )
+        for one in other.task_configs
+    )
+    return replace(text, name=f"{text.name}+{other.name}", task_configs=(*text.task_configs, *own))
+
+
 def suite(name: str) -> Suite:
-    """Return a suite by its name.
+    """Return a suite by its name; lm:60s has a budget, lm:60s+recall another suite beside it.
 
     Raises:
         ConfigError: no such suite.
     """
+    first, plus, other = name.partition("+")
+    if first.partition(":")[0] == LM:
+        text = lm(*first.split(":", 1)[1:])
+        return _mixed(text, suite(other)) if plus else text
     if name not in SUITES:
         near = did_you_mean(name, SUITES) or f"; choose one of {', '.join(SUITES)}"
         raise ConfigError(f"no suite {name!r}{near}")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -46,10 +47,10 @@ def finished(store: Store) -> list[CandidateScore]:
     return finished_rows
 
 
-def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
-    """Return layers as a language model for bytes, of the width of a study."""
+def model(store: Store, layers: tuple[Layer, ...], row: CandidateScore | None) -> MADConfig:
+    """Return layers as a language model for bytes, of the width of a candidate or the study."""
     study = store.study()
-    dim = study.measured.dim
+    dim = int((row.measures if row else {}).get("dim", study.measured.dim))
     return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
 
 
@@ -62,7 +63,7 @@ def read_source(what: str) -> tuple[str, MADConfig]:
         store = find(what)
         best = finished(store)[0]
         words = f"best of study {store.name}, score {best.score:.3f}: {best.candidate}"
-        return words, model(store, parse(best.candidate))
+        return words, model(store, parse(best.candidate), best)
     try:
         cfg = load_candidate(what)
     except ConfigError as error:
@@ -72,10 +73,42 @@ def read_source(what: str) -> tuple[str, MADConfig]:
     return f"architecture: {canonical(cfg.layers)}", cfg
 
 
+def check_file(path: str | Path) -> None:
+    """Raise a ConfigError if a file to write is not YAML."""
+    if Path(path).suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"--output is {path}; name a YAML file, such as winner.yaml")
+
+
 def write(path: Path, cfg: MADConfig) -> None:
     """Write a model file with every hyperparameter of every layer, or replace it."""
     whole = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     replace_file(path, to_yaml(whole).encode())
+
+
+def elected(store: Store, top: int | None = None, output: Path | None = None) -> dict[str, Any]:
+    """Return the consensus architecture of a study as `mlxhog mad consensus --json` prints it.
+
+    Without `top` the upper part of the candidates votes; `output` is a model file to write.
+    """
+    rows = finished(store)
+    slots, voters = consensus([(row.layers, row.selection_score) for row in rows], top)
+    winners = tuple(next(iter(votes)) for votes in slots)
+    layers = " ".join(winners)
+    best, own = rows[0], next((row for row in rows if row.layers == winners), None)
+    if output is not None:
+        write(output, model(store, parse(layers), own))
+    return {
+        "layers": layers,
+        "slots": [
+            {"slot": n, "layer": one, "votes": votes}
+            for n, (one, votes) in enumerate(zip(winners, slots, strict=True), start=1)
+        ],
+        "voters": [{"layers": " ".join(own), "score": score} for own, score in voters],
+        "candidates": len(rows),
+        "score": own and own.score,  # None if no candidate of the study has these layers
+        "best": {"layers": best.candidate, "score": best.score},
+        "file": output and str(output),
+    }
 
 
 Scored = tuple[tuple[str, ...], float]

@@ -17,6 +17,7 @@ list of lines and of layers with their numbers, `{type: slstm, heads: 2}`; `plug
 layers of your own, see `config.plugins`. The other fields have defaults.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from functools import cached_property, lru_cache
@@ -31,7 +32,7 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.models.fields import MAX_WIDTH, custom, positive
 from mlxhog.models.layers.layer import ForwardContext, Layer, Params, Shapes, State, linear_params
-from mlxhog.models.mad.sequence import check_count, read_layers
+from mlxhog.models.mad.sequence import canonical, check_count, read_layers
 from mlxhog.models.model import Block, BlockStack, ModelConfig, ResidualBlock
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.spec import ParamSpec, bound
@@ -122,6 +123,41 @@ class MADConfig(ModelConfig):
     def state_sizes(self, length: int) -> list[dict[str, int]]:
         """Numbers kept per sequence after `length` tokens, of every layer by part."""
         return [layer.state(self.hidden_size, length) for layer in self.layers]
+
+    def described(self) -> dict[str, Any]:
+        """Return sizes of the model and its parts, as `mlxhog mad show --json` prints them.
+
+        The state is counted after `max_length` tokens.
+        """
+        parts: dict[str, dict[str, Any]] = {}  # a layer with its norm, or a head
+        for spec in self.layout.spec.values():
+            path = spec.name.split(".")
+            depth = 2 if path[0] == "layers" else 1
+            name = ".".join(path[:depth])
+            part = parts.setdefault(
+                name,
+                {"layer": None, "text": name, "kind": "", "numbers": {}, "shapes": {},
+                 "params": 0, "state": {}, "grows": False},
+            )  # fmt: skip
+            part["shapes"][".".join(path[depth:])] = spec.shape
+            part["params"] += math.prod(spec.shape)
+        sizes = (self.state_sizes(n) for n in (self.max_length, self.max_length + 1))
+        for number, (layer, now, later) in enumerate(zip(self.layers, *sizes, strict=True)):
+            parts[layer_name(number)] |= {
+                "layer": number, "text": canonical([layer]), "kind": layer.kind,
+                "numbers": layers_.to_dict(layer), "state": now, "grows": now != later,
+            }  # fmt: skip
+        return {
+            "layers": canonical(self.layers),
+            "dim": self.hidden_size,
+            "vocab_size": self.vocab_size,
+            "seq_len": self.max_length,
+            "position": self.position,
+            "backbone": self.backbone,
+            "parts": [*parts.values()],
+            "params": sum(part["params"] for part in parts.values()),
+            "state": sum(sum(part["state"].values()) for part in parts.values()),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:

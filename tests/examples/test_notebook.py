@@ -1,4 +1,4 @@
-"""The notebook of `examples/` runs, on less text and with a shorter budget."""
+"""The notebooks of `examples/` run, on less text and with shorter budgets."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[2] / "examples" / "first_week.ipynb"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # The client of a kernel warns of what its own packages do.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -15,10 +15,16 @@ pytestmark = pytest.mark.filterwarnings("default")
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
     """Its code cells with what they have shown."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    (budget,) = [cell for cell in notebook.cells if "time=6, " in cell.source]
-    budget.source = budget.source.replace("time=6, ", "steps=20, data='text', threads=1, ")
-    folder = tmp_path_factory.mktemp("notebook")
+    text = "steps=20, data='text', threads=1, "
+    return executed("first_week", {"time=6, ": text}, tmp_path_factory.mktemp("notebook"))
+
+
+def executed(name, shorter, folder):
+    """The code cells of a notebook, run with other budgets in a folder that has some text."""
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+    for budget, other in shorter.items():
+        (cell,) = [cell for cell in notebook.cells if budget in cell.source]
+        cell.source = cell.source.replace(budget, other)
     (folder / "text").mkdir()
     for number in range(12):
         text = f"The people of river {number} go to sea. " * 50
@@ -69,6 +75,16 @@ def test_a_resumed_run_is_shown_by_an_observer(cells):
     assert printed(cells, "losses = []").startswith("10 steps more")
 
 
-def test_the_notebook_is_kept_without_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.slow
+def test_a_search_is_plotted_deepened_and_its_winner_trained(tmp_path):
+    small = {"prune=False": "prune=False, steps=20", "time=10": "steps=3, data='text', threads=1"}
+    cells = executed("search", small, tmp_path)
+    assert printed(cells, "for candidate in study").count("parameters") == 2
+    assert any("image/png" in one.get("data", {}) for one in shown(cells, "import matplotlib"))
+    assert printed(cells, "print(result.status").startswith("done 3 steps")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import mlxhog.mad
 from examples import (
     minimal_xlstm,
     replace_lstm,
+    search,
     stateful_training,
     train_mode,
     variable_length,
@@ -36,6 +38,14 @@ def test_the_minimal_example_learns_its_text():
     first, last, text = minimal_xlstm.main()
     assert last < first / 4
     assert text == "brown fox jumps over the lazy dog."
+
+
+@pytest.mark.slow
+def test_a_search_trains_its_deepened_winner(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = search.main(quick=True)
+    assert (result.status, result.steps) == ("done", 3)
+    assert len([*mlxhog.mad.Study("quick")]) == 2
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ import yaml
 from mlxhog.base import cache
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from tests.mad.tasks.test_tasks import read
 from tests.own_plugins import mlxhog, own_plugins
 from tests.training.small import small_config
@@ -103,7 +103,10 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path):
     def keys():
         with own_plugins(forgets=True):
             plugins.load(file)
-            return [Study(candidates=(k,)).runs(k)[0].key() for k in ("keyed swiglu", "swiglu")]
+            return [
+                StudyDefinition(candidates=(k,)).runs(k)[0].key()
+                for k in ("keyed swiglu", "swiglu")
+            ]
 
     keyed, swiglu = keys()
     assert keys() == [keyed, swiglu]

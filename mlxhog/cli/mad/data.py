@@ -16,24 +16,14 @@ from typing import Any
 
 from mlxhog.base.plain_yaml import assignments
 from mlxhog.cli.frame import CommandResult, Json, Plugins, command, option, writable
-from mlxhog.mad.options import DEFAULT_SEED
+from mlxhog.mad.options import DEFAULT_SEED, TaskOptions
 
 OTHERWISE = "; a setting of the task is given as in --task-set vocab=32"
 SIZES = ("vocab", "seq_len", "length", "test_length", "train_rows", "test_rows", "val_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskOptions(Plugins):
-    """The option --task-set of a task."""
-
-    task_set: str | None = option(
-        None, "settings of the task, such as vocab=32; may be given several times",
-        repeats=True, reads=assignments,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Data(TaskOptions, Json):
+class _Data(TaskOptions, Plugins, Json):
     task: str = option("", "full or short name of the task, as in mlxhog mad tasks", required=True)
     output: str = option("", "file to write or replace", required=True)
     seed: int = option(DEFAULT_SEED, "random seed", low=0)

@@ -13,18 +13,9 @@ Examples:
 """
 
 import shlex
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from mlxhog.cli.frame import CommandResult, Json, Plugins, argument, command, option, writable
-from mlxhog.errors import ConfigError
-
-
-def model_file(out: str) -> Path:
-    """Return the path of --output, a YAML file to write."""
-    if Path(out).suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"--output is {out}; name a YAML file, such as winner.yaml")
-    return writable("--output", out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,31 +32,13 @@ class _Deepen(Plugins, Json):
 
 @command(writes=True)
 def run(config: _Deepen) -> CommandResult:
-    from mlxhog.mad import winner
-    from mlxhog.models.families import param_count
-    from mlxhog.models.mad.sequence import canonical
+    from mlxhog.mad import deepen
 
-    path = model_file(config.output)
-    source, cfg = winner.read_source(" ".join(config.what))
-    stack = config.how == "stack"
-    deep = replace(
-        cfg,
-        layers=winner.deepened(cfg.layers, config.depth, stack=stack),
-        hidden_size=config.dim or cfg.hidden_size,
-        vocab_size=config.vocab or cfg.vocab_size,
-    )
-    winner.write(path, deep)
-    payload = {
-        "from": source,
-        "layers": canonical(deep.layers),
-        "depth": len(deep.layers),
-        "how": config.how,
-        "unit": winner.unit_of(cfg.layers),
-        "cut": stack and len(deep.layers) % len(cfg.layers) > 0,  # the last copy
-        "dim": deep.hidden_size,
-        "params": param_count(deep),
-        "file": config.output,
-    }
+    deep = deepen(
+        " ".join(config.what), depth=config.depth, how=config.how, dim=config.dim,
+        vocab=config.vocab, output=writable("--output", config.output),
+    )  # fmt: skip
     return CommandResult(
-        payload, [payload, f"next: mlxhog train --model {shlex.quote(config.output)}"]
+        payload := deep.to_json() | {"file": config.output},
+        [payload, f"next: mlxhog train --model {shlex.quote(config.output)}"],
     )

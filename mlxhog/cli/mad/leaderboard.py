@@ -21,9 +21,8 @@ class OneStudy(Plugins, Json):
 
 @command()
 def run(config: OneStudy, how: Tabular) -> CommandResult:
-    from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
-    from mlxhog.mad.study.store import find
+    from mlxhog.mad import leaderboard
+    from mlxhog.mad.report.leaderboard import section
 
-    ranking = read_ranking(find(config.study))
-    part = section(ranking, exact=how.format == "csv")
-    return tabular(to_json(ranking), part, how.format)
+    ranking = leaderboard(config.study)
+    return tabular(ranking.to_json(), section(ranking, exact=how.format == "csv"), how.format)

@@ -10,10 +10,10 @@ Examples:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlxhog.cli.frame import CommandResult, argument, command
 from mlxhog.cli.mad.search import SessionOptions, run_session
+from mlxhog.mad import api
 from mlxhog.mad.options import ExecutionConfig
 
 
@@ -24,11 +24,6 @@ class _Resume(SessionOptions):
 
 @command(writes=True)
 def run(config: _Resume, how: ExecutionConfig) -> CommandResult:
-    # It imports NumPy: wrong flags are reported before.
-    from mlxhog.mad.study.store import find
-
-    store = find(config.study, Path(how.studies_dir))
-    store.refuse_links()
-    study = store.study()
-    store.refuse_other_files(study.remembering())
-    return run_session(store, study, how, config)
+    study = api.Study(config.study, studies_dir=how.studies_dir)
+    study.refuse_changes()
+    return run_session(study, how, config)

@@ -9,9 +9,7 @@ Examples:
     mad show "mh-attention swiglu" --dim 64 --vocab 16 --seq-len 128
 """
 
-import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mlxhog.cli.frame import CommandResult, Json, Plugins, argument, command, option
 
@@ -28,56 +26,28 @@ class _Show(Plugins, Json):
 
 @command()
 def run(config: _Show) -> CommandResult:
-    from mlxhog.models.families import param_spec
-    from mlxhog.models.layers import at_width, to_dict
-    from mlxhog.models.mad.config import layer_name
-    from mlxhog.models.mad.sequence import canonical
+    from mlxhog.models.layers import at_width
     from mlxhog.models.registry import load_candidate
 
     cfg = load_candidate(" ".join(config.architecture), dim=config.dim)
-    dim, length = config.dim or cfg.hidden_size, config.seq_len or cfg.max_length
+    dim = config.dim or cfg.hidden_size
     cfg = replace(
         cfg,
         hidden_size=dim,
         vocab_size=config.vocab or cfg.vocab_size,
-        max_length=length,
+        max_length=config.seq_len or cfg.max_length,
         layers=at_width(cfg.layers, dim),
     )
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}  # by part: a layer with its norm, or a head
-    for name, spec in param_spec(cfg).items():
-        path = name.split(".")
-        depth = 2 if path[0] == "layers" else 1
-        shapes.setdefault(".".join(path[:depth]), {})[".".join(path[depth:])] = spec.shape
-    parts: dict[str, dict[str, Any]] = {
-        name: {"layer": None, "text": name, "kind": "", "numbers": {}, "shapes": own,
-               "params": sum(map(math.prod, own.values())), "state": {}, "grows": False}
-        for name, own in shapes.items()
-    }  # fmt: skip
-    sizes = zip(*(cfg.state_sizes(n) for n in (length, length + 1)), strict=True)
-    for number, (layer, (now, later)) in enumerate(zip(cfg.layers, sizes, strict=True)):
-        parts[layer_name(number)] |= {
-            "layer": number, "text": canonical([layer]), "kind": layer.kind,
-            "numbers": to_dict(layer), "state": now, "grows": now != later,
-        }  # fmt: skip
-    payload = {
-        "layers": canonical(cfg.layers),
-        "dim": dim,
-        "vocab_size": cfg.vocab_size,
-        "seq_len": length,
-        "position": cfg.position,
-        "backbone": cfg.backbone,
-        "parts": [*parts.values()],
-        "params": sum(part["params"] for part in parts.values()),
-        "state": sum(sum(part["state"].values()) for part in parts.values()),
-    }
+    payload = cfg.described()
+    parts = payload["parts"]
     columns = ("layer", "text", "kind", "params", "state", "grows")
-    rows = [{**part, "state": sum(part["state"].values())} for part in parts.values()]
+    rows = [{**part, "state": sum(part["state"].values())} for part in parts]
     text = {**payload, "parts": [{name: row[name] for name in columns} for row in rows]}
     details = {  # of equal layers once; apart, as a part may have the name of a fact
         part["text"]: [
             *(f"{name} {'x'.join(map(str, shape))}" for name, shape in part["shapes"].items()),
             *(f"state {name} {count:,}" for name, count in part["state"].items()),
         ]
-        for part in parts.values()
+        for part in parts
     }
     return CommandResult(payload, [text, details])

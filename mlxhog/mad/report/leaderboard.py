@@ -10,12 +10,14 @@ from typing import Any
 
 from mlxhog.base.quantities import format_duration, format_value
 from mlxhog.display.table import Section
+from mlxhog.mad.objectives import FRONT
 from mlxhog.mad.report.progress import compact, score
 from mlxhog.mad.run import CandidateRecord, EvalPoint
-from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore, scores
+from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.tasks import find
+from mlxhog.mad.tasks.text import TEXT_TASK
 
 WITHIN = 0.05
 """Largest difference of a cost from the first candidate's that counts as equal."""
@@ -27,6 +29,14 @@ NUMBERS = (
     "best_achievable", "seeds", "missing",
 )  # fmt: skip
 """The fields of a `CandidateScore` in --json."""
+MEASURES = {
+    "val_bits_per_byte": "bits/byte",
+    "train_tokens_per_s": "train tok/s",
+    "decode_tokens_per_s": "decode tok/s",
+    "peak_memory_bytes": "peak bytes",
+    "state_bytes": "state",
+}
+"""Heads of the columns of suite lm."""
 EXACT = (
     "score interval val_score params state_bytes seconds status n_runs n_diverged n_failed"
 ).split()
@@ -45,6 +55,12 @@ class Ranking:
     planned: int  # runs of all candidates so far
     running: bool = False  # whether a scheduler works on it
     facts: Mapping[str, str] = field(default_factory=dict)  # the definition as texts, by name
+    final: Mapping[str, Any] | None = None  # of suite lm: the comparison of the first two
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The objectives that the runs of suite lm have measured."""
+        return tuple(one for one in FRONT if any(one in row.measures for row in self.rows))
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -68,7 +84,7 @@ class Ranking:
 
     @property
     def heading(self) -> str:
-        """Study, suite, runs, time and statuses in one line."""
+        """StudyDefinition, suite, runs, time and statuses in one line."""
         ends = [f"{n} {name}" for name, n in self.statuses.items() if name != "done"]
         runs = f"{len(self.records):,} of {self.planned:,} runs"
         seeds = f"seed{'s' * (len(self.seeds) != 1)} {', '.join(map(str, self.seeds)) or '-'}"
@@ -119,11 +135,48 @@ class Ranking:
         alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
         return {name: rank for rank, name in enumerate(alike, start=1)}
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
+        by_params, by_state = map(self.equal_cost, ("params", "state_bytes"))
+        return {
+            "study": self.study,
+            "suite": self.suite,
+            "partial": bool(self.lacking),
+            "running": self.running,
+            "runs_done": len(self.records),
+            "runs_planned": self.planned,
+            "statuses": self.statuses,
+            "seconds": self.seconds,
+            "candidates": [
+                {
+                    "layers": row.candidate,
+                    **{name: getattr(row, name) for name in NUMBERS},
+                    **(
+                        {
+                            "rung": row.rung,
+                            "measures": dict(row.measures),
+                            "pareto": row.is_on_front,
+                        }
+                        if row.measures
+                        else {}
+                    ),
+                    **({"beyond": row.beyond} if row.beyond else {}),
+                    "rank_equal_params": by_params.get(row.candidate),
+                    "rank_equal_state": by_state.get(row.candidate),
+                }
+                for row in self.rows
+            ],
+            "troubles": self.troubles,
+            "facts": dict(self.facts),
+            **({"final": dict(self.final)} if self.final else {}),
+        }
+
 
 def read_ranking(store: Store) -> Ranking:
     """Return the present ranking of a study."""
     study, records = store.study(), tuple(store.records())
-    rows = scores(records, study.measured, study.seeds, study.select)
+    final = store.final()
+    rows = study.rows(records, final)
     # Of a list or a grid all runs are known, of another sampler those of its proposals.
     planned = study.total if not study.space or study.sampler == "grid" else None
     if planned is None:
@@ -137,10 +190,11 @@ def read_ranking(store: Store) -> Ranking:
         planned=planned - sum(len(row.missing) for row in rows if row.status == "pruned"),
         running=store.is_locked(),
         facts=_facts(study, records),
+        final=final,
     )
 
 
-def _facts(study: Study, records: Sequence[CandidateRecord]) -> dict[str, str]:
+def _facts(study: StudyDefinition, records: Sequence[CandidateRecord]) -> dict[str, str]:
     """The definition of a study as texts, by name, with its tasks, and where it ran."""
     suite = study.measured
     whole = {
@@ -175,44 +229,29 @@ def table(ranking: Ranking) -> list[dict[str, str]]:
         counts = {"missing": len(row.missing), "diverged": row.n_diverged, "failed": row.n_failed}
         ends = [f"{n} {name}" for name, n in counts.items() if n and name != row.status]
         accuracies = {"val": row.val_score} if by_val else {}
-        accuracies |= {find(task).short: row.tasks.get(task) for task in ranking.tasks}
+        accuracies |= {
+            find(task).short: row.tasks.get(task) for task in ranking.tasks if task != TEXT_TASK
+        }
         return {
             "layers": compact(row.layers),
+            **{
+                MEASURES[name]: "-"
+                if (v := row.measures.get(name)) is None
+                else f"{v:.4f}"
+                if name == "val_bits_per_byte"
+                else f"{v:,.0f}"
+                for name in ranking.measures
+            },
+            **({"front": "*" if row.is_on_front else ""} if ranking.measures else {}),
             "score": score(row.score, row.interval),
             **{head: "-" if v is None else f"{v:.3f}" for head, v in accuracies.items()},
             "params": f"{row.params:,}",
             "state bytes": f"{row.state_bytes:,}",
             "time": format_duration(row.seconds),
-            "status": ", ".join([row.status, *ends]),
+            "status": ", ".join([row.status, *ends, *(f"not {one}" for one in row.beyond)]),
         }
 
     return [{"#": str(rank), **cells(row)} for rank, row in enumerate(ranking.rows, start=1)]
-
-
-def to_json(ranking: Ranking) -> dict[str, Any]:
-    """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
-    by_params, by_state = map(ranking.equal_cost, ("params", "state_bytes"))
-    return {
-        "study": ranking.study,
-        "suite": ranking.suite,
-        "partial": bool(ranking.lacking),
-        "running": ranking.running,
-        "runs_done": len(ranking.records),
-        "runs_planned": ranking.planned,
-        "statuses": ranking.statuses,
-        "seconds": ranking.seconds,
-        "candidates": [
-            {
-                "layers": row.candidate,
-                **{name: getattr(row, name) for name in NUMBERS},
-                "rank_equal_params": by_params.get(row.candidate),
-                "rank_equal_state": by_state.get(row.candidate),
-            }
-            for row in ranking.rows
-        ],
-        "troubles": ranking.troubles,
-        "facts": dict(ranking.facts),
-    }
 
 
 def section(ranking: Ranking, *, exact: bool = False) -> Section:
@@ -222,6 +261,7 @@ def section(ranking: Ranking, *, exact: bool = False) -> Section:
         values = [
             {"rank": rank, "layers": row.candidate}
             | {name: getattr(row, name) for name in EXACT}
+            | {name: row.measures.get(name) for name in ranking.measures}
             | {task: row.tasks.get(task) for task in ranking.tasks}
             for rank, row in enumerate(ranking.rows, start=1)
         ]
@@ -239,6 +279,9 @@ def section(ranking: Ranking, *, exact: bool = False) -> Section:
         + f": {one['reason']}" * bool(one["reason"])
         for one in lost[-MAX_LISTED:]
     ]
+    if ranking.final is not None:
+        a, b = (places.get(ranking.final[name], "?") for name in "ab")
+        notes.append(f"final of A {a} and B {b}: {ranking.final['answer']}")
     notes = [*filter(None, [*notes, ranking.best_achievable, ranking.lacking])]
     return Section(ranking.heading, [*rows[0]] if rows else (), [[*row.values()] for row in rows],
                    notes)  # fmt: skip

@@ -6,16 +6,23 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from html import escape
-from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mlxhog.base.durable import explained, replace_file
+from mlxhog.base.inside import subfolder
+from mlxhog.base.paths import expanded
 from mlxhog.display.charts import DARK, LIGHT, MARKERS, OTHER, Theme, legend_below, panel, picture
 from mlxhog.display.page import document, facts, text_cards
 from mlxhog.display.page import table as html_table
 from mlxhog.display.table import cut
-from mlxhog.mad.report.leaderboard import Ranking, table
+from mlxhog.errors import ConfigError
+from mlxhog.mad.options import OBJECTIVES
+from mlxhog.mad.report.leaderboard import Ranking, read_ranking, table
 from mlxhog.mad.report.progress import compact
-from mlxhog.mad.scores import UNFINISHED
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.study.store import Store
 from mlxhog.mad.tasks import find
 
 if TYPE_CHECKING:
@@ -24,9 +31,33 @@ if TYPE_CHECKING:
 LEFT = ("layers", "status")
 """Columns of words."""
 NOTE = (
-    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
+    "score: mean of acc_macro of the test rows over the tasks (of suite lm 1 - bits per byte / 8), "
+    "± 95 % interval over seeds; front: * on the Pareto front of the measured numbers; params: "
     "parameters of the layers; state: what the layers keep per sequence, in float32; time: all runs"
 )
+
+
+def write(store: Store, output_dir: str | None = None) -> dict[str, Any]:
+    """Write the plots of a study and its page; return their paths, and what the study lacks.
+
+    Raises:
+        ConfigError: the folder, plots/ in the study's by default, cannot be written.
+    """
+    ranking = read_ranking(store)
+    folder = expanded(output_dir) if output_dir else store.directory / "plots"
+    try:
+        if output_dir:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            subfolder(store.directory, "plots")
+    except OSError as error:
+        raise ConfigError(f"--output-dir {folder}: {explained(error)}") from error
+    drawn, target = list(plots(ranking)), folder / "index.html"
+    paths = {plot.name: str(folder / f"{plot.name}.png") for plot in drawn}
+    for plot in drawn:
+        replace_file(Path(paths[plot.name]), plot.file(ranking.study))
+    replace_file(target, page(ranking, drawn, version=version("mlxhog")).encode())
+    return {"page": str(target), "plots": paths, "partial": ranking.lacking}
 
 
 def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
@@ -103,6 +134,12 @@ COSTS = {
     "seconds": "seconds of training, all runs",
 }
 """Field of a `CandidateScore` -> the label of its axis."""
+MEASURED_COSTS = {
+    "train_tokens_per_s": "tokens/s of training",
+    "decode_tokens_per_s": "tokens/s of decoding",
+    "peak_memory_bytes": "bytes of the largest resident memory",
+}
+"""Number of suite lm -> the label of its axis."""
 
 
 class Plot(NamedTuple):
@@ -122,7 +159,8 @@ class Plot(NamedTuple):
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
     """Yield the plots for which a study has numbers."""
-    for name, label in COSTS.items() if ranking.rows else ():
+    measured = {n: x for n, x in MEASURED_COSTS.items() if n in ranking.measures}
+    for name, label in (COSTS | measured).items() if ranking.rows else ():
         yield Plot(
             f"score-{name}",
             f"Score against {label}",
@@ -153,8 +191,9 @@ def _with_commas(value: float, _: float) -> str:
 
 def front(ranking: Ranking, cost: str) -> list[int]:
     """Return the indices in `ranking.rows` of the complete candidates on the Pareto front."""
+    sign = -OBJECTIVES.get(cost, -1)
     complete = [
-        (getattr(row, cost), -row.score, k)
+        (sign * _cost(row, cost), -row.score, k)
         for k, row in enumerate(ranking.rows)
         if row.status not in UNFINISHED
     ]
@@ -164,6 +203,10 @@ def front(ranking: Ranking, cost: str) -> list[int]:
             best, at = -y, (x, y)
             indices.append(k)
     return indices
+
+
+def _cost(row: CandidateScore, name: str) -> float:
+    return float(row.measures.get(name, 0.0) if name in MEASURED_COSTS else getattr(row, name))
 
 
 def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
@@ -177,7 +220,7 @@ def _look(ranking: Ranking, rank: int, theme: Theme) -> tuple[bool, str, str]:
 def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     """Draw every candidate with its interval; incomplete ones are hollow."""
     figure, axes = panel(theme, *SIZE)
-    rows, best, of = ranking.rows, front(ranking, cost), attrgetter(cost)
+    rows, best, of = ranking.rows, front(ranking, cost), partial(_cost, name=cost)
     if len(best) > 1:
         axes.plot(
             [of(rows[k]) for k in best], [rows[k].score for k in best], drawstyle="steps-post",
@@ -203,7 +246,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     low, high = axes.get_ylim()
     axes.xaxis.set_major_formatter(_with_commas)
     axes.set(
-        xlabel=COSTS[cost],
+        xlabel=(COSTS | MEASURED_COSTS)[cost],
         ylabel="score: mean accuracy over the tasks",
         ylim=(max(low, -0.02), min(high, 1.02)),
     )

@@ -12,8 +12,8 @@ from mlxhog.base.quantities import Interval
 from mlxhog.display.views import Observer
 from mlxhog.mad.run import CandidateRecord, RunConfig
 from mlxhog.mad.scores import LOST, CandidateScore
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -50,7 +50,7 @@ class Scheduler:
     def __init__(
         self,
         store: Store,
-        study: Study,
+        study: StudyDefinition,
         executor: Executor,
         parallel: int,
         limit: Interval = Interval(),  # noqa: B008  frozen
@@ -61,6 +61,7 @@ class Scheduler:
         self._parallel, self._limit, self._observer = parallel, limit, observer
         self._keep = keep
         self._sampler, self._pruner = study.new_sampler(), study.new_pruner(store.curve)
+        self._rung = 0  # of suite lm, whose runs are queued
         self._queue: deque[RunConfig] = deque()
         self._running = 0  # number of runs in progress
         self._open: dict[str, int] = {}  # every candidate -> number of its runs to come
@@ -114,7 +115,7 @@ class Scheduler:
         """Whether the limit keeps runs from beginning that are left."""
         is_used = self._limit.due(steps=len(self._open), seconds=self._used_s())
         if self._limit.steps is not None:  # candidates, which are always finished
-            count = self._study.choices.count
+            count = self._study.count
             return is_used and not self._queue and (count is None or len(self._open) < count)
         needed = self._needed()
         return is_used and bool(self._queue or needed is None or len(self._ended) < needed)
@@ -135,13 +136,28 @@ class Scheduler:
                 self._skipped += 1
                 self._open[run.candidate] -= 1
                 self._complete(run.candidate)
-            elif (layers := self._sampler.ask()) is None:
-                break
+            elif len(self._open) == self._study.n_candidates or (
+                (layers := self._sampler.ask()) is None
+            ):
+                if not self._promote():
+                    break
             else:
                 candidate = canonical(layers)
                 self._store.add_proposal(candidate)
                 self._enqueue(candidate, self._study.runs(candidate))
         return None
+
+    def _promote(self) -> bool:
+        """Queue the runs of the next rungs, once those of this one have ended; whether any is."""
+        rungs = self._study.rungs
+        while not (self._queue or any(self._open.values())) and self._rung + 1 < len(rungs):
+            going = self._study.promoted(self._rung, self._ended.values())
+            self._rung += 1
+            self._skipped += (rungs[self._rung] - len(going)) * len(self._study.seeds)
+            for row in going:
+                dim = int(row.measures["dim"])
+                self._enqueue(row.candidate, self._study.runs(row.candidate, self._rung, dim))
+        return bool(self._queue)
 
     def _enqueue(self, candidate: str, runs: Iterable[RunConfig]) -> None:
         """Queue the missing runs of a candidate; without any, score it at once."""

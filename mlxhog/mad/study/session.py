@@ -1,7 +1,8 @@
 """A session of a study: its execution on this machine, or on a Ray cluster."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from mlxhog.base import machine
@@ -10,11 +11,12 @@ from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
 from mlxhog.display.views import Observer
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import ExecutionConfig, Recipe
-from mlxhog.mad.study import ray
+from mlxhog.mad.study import final, ray
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.scheduler import Scheduler, StudyProgress
 from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Executor, Pool, RunFunction
+from mlxhog.mad.training import text
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import check_sharing, shared_tables
 
@@ -22,7 +24,7 @@ GPU_CANDIDATES = 2
 """Default number at once on one GPU: one computes while the other prepares."""
 
 
-def check_execution(how: ExecutionConfig, study: Study) -> int:
+def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
     """Return the candidates at once, if the execution is possible here; it creates no study.
 
     Raises:
@@ -32,6 +34,11 @@ def check_execution(how: ExecutionConfig, study: Study) -> int:
     """
     require_children()
     study.check()
+    if study.is_text and how.budget.steps is not None:
+        raise ConfigError(
+            "--budget counts candidates of tasks; suite lm has --candidates, or give a time: "
+            "--budget 2h"
+        )
     here = machine.here()
     if how.ray_address is None:
         resolve_workers(study.workers, study.threads, machine=here)
@@ -56,14 +63,14 @@ def check_execution(how: ExecutionConfig, study: Study) -> int:
 
 def execute(
     store: Store,
-    study: Study,
+    study: StudyDefinition,
     how: ExecutionConfig,
-    observer: AbstractContextManager[Observer[StudyProgress]],
+    observer: Observer[StudyProgress] | None = None,
     run: RunFunction | None = None,
 ) -> StudyProgress:
     """Execute a session, which locks the store; `run` is `candidate.train` by default."""
     parallel, threads = check_execution(how, study), study.threads
-    run = run or partial(train, parallel=parallel)
+    run = run or partial(text.train_any if study.is_text else train, parallel=parallel)
     keep: Callable[[], None] | None = None
     with store.lock(), ExitStack() as stack:
         if study.share_embedding:
@@ -78,5 +85,28 @@ def execute(
         else:
             pool = Pool(run, parallel=parallel, threads=threads, logs=store.directory / "logs")
             executor = stack.enter_context(pool)
-        tell = stack.enter_context(observer)
-        return Scheduler(store, study, executor, parallel, how.budget, tell, keep).run()
+        tell = observer or (lambda progress: None)
+        ended = Scheduler(store, study, executor, parallel, how.budget, tell, keep).run()
+        return _with_final(store, study, ended, tell) if study.is_text else ended
+
+
+def _with_final(
+    store: Store, study: StudyDefinition, ended: StudyProgress, tell: Observer[StudyProgress]
+) -> StudyProgress:
+    """Compare the first two candidates of a study without runs left; return the last state."""
+
+    def say(message: str) -> None:
+        tell(replace(ended, message=message))
+
+    two, status = final.finalists(study.rows(store.records())), ended.status
+    if study.pairs and status == "done" and len(two) == 2:
+        kept = store.final()
+        try:
+            if kept is None or [kept["a"], kept["b"]] != [row.candidate for row in two]:
+                kept = final.compare(store, study, two, say)
+                store.keep_final(kept)
+            say(f"final of the first two: {kept['answer']}")
+        except KeyboardInterrupt:
+            status = "interrupted"
+    best = next(iter(study.rows(store.records(), store.final())), None)
+    return replace(ended, status=status, best=best)

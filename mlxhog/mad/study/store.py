@@ -2,11 +2,12 @@
 
 studies/<name>/
   lock, holder.json   held by a running scheduler, see `locks`
-  study.yaml          the definition, see `Study`; written once
+  study.yaml          the definition, see `StudyDefinition`; written once
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `CandidateRecord`
   curves/<key>.jsonl  evaluations of such a run
   tables.safetensors  shared embeddings after the last run, with --share-embedding
+  final.json, final/  of suite lm: the comparison of the first two candidates, and its pairs
 
 A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
 of a torn one is ignored. Any process may read at any time.
@@ -32,7 +33,7 @@ from mlxhog.config.plugins import recalled, same_files
 from mlxhog.errors import CheckpointError, ConfigError, StudyError, did_you_mean
 from mlxhog.mad.options import Recipe
 from mlxhog.mad.run import CandidateRecord, EvalPoint
-from mlxhog.mad.study.study import STAMP, Study
+from mlxhog.mad.study.definition import STAMP, StudyDefinition
 
 ROOT = Path("studies")
 
@@ -89,7 +90,7 @@ class Store:
 
     # -- the definition --------------------------------------------------------------------------
 
-    def study(self) -> Study:
+    def study(self) -> StudyDefinition:
         """Return the definition; the user's layers and tasks are loaded from their files.
 
         Raises:
@@ -105,7 +106,7 @@ class Store:
                     f"{self.directory} was made by {made}, this is {ours}: its runs would not "
                     "compare; continue with the version that made it, or give another --study"
                 )
-            study = typed.read(Study, definition)
+            study = typed.read(StudyDefinition, definition)
             study.check_stored()
             Recipe(**study.recipe)
         except (ConfigError, OSError, TypeError, ValueError) as error:
@@ -119,7 +120,7 @@ class Store:
             raise StudyError(f"study {self.name}: {error}") from error
         return study
 
-    def refuse_other_files(self, study: Study) -> None:
+    def refuse_other_files(self, study: StudyDefinition) -> None:
         """Raise a StudyError if runs with these versions of the user's files would not compare."""
         began = self.study().plugin
         if began and not same_files(began, study.plugin):
@@ -152,6 +153,20 @@ class Store:
             part = self._tables.with_suffix(".part")
             tensors.write(part, tables)
             os.replace(part, self._tables)
+
+    def final(self) -> dict[str, Any] | None:
+        """Return the comparison of the first two candidates; None before its end."""
+        path = self.directory / "final.json"
+        try:
+            return dict(plain_json.read(path)) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{path} is damaged ({error}); remove it, and resume") from error
+
+    def keep_final(self, final: Mapping[str, Any]) -> None:
+        """Write the comparison of the first two candidates."""
+        path = self.directory / "final.json"
+        with disk_errors(f"writing {path}"):
+            replace_file(path, plain_json.dumps(final, indent=1) + b"\n")
 
     # -- lines -----------------------------------------------------------------------------------
 
@@ -232,7 +247,7 @@ def find(spec: str, root: Path = ROOT) -> Store:
     raise StudyError(f"no study {spec!r}{did_you_mean(spec, names) or begin}")
 
 
-def store_of(study: Study, root: str | Path, name: str) -> Store:
+def store_of(study: StudyDefinition, root: str | Path, name: str) -> Store:
     """Return the store of a study, which may not exist yet.
 
     Raises:
@@ -263,7 +278,7 @@ def store_of(study: Study, root: str | Path, name: str) -> Store:
     return store
 
 
-def open_store(study: Study, root: str | Path, name: str) -> Store:
+def open_store(study: StudyDefinition, root: str | Path, name: str) -> Store:
     """Return the store of a study, created if it does not exist; raises as `store_of`."""
     store = store_of(study, root, name)
     if not store.exists:

@@ -26,6 +26,7 @@ from mlxhog.mad.tasks.recall import (
     NoisyInContextRecall,
 )
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, Rng, Task
+from mlxhog.mad.tasks.text import LanguageModeling
 
 BLOCK_ROWS = 256
 """Examples drawn by one random generator; another number changes them."""
@@ -76,7 +77,7 @@ def find(name: str) -> type[Task]:
     Raises:
         UnknownChoice: no such task; the message suggests the nearest name.
     """
-    tasks, key = _by_name(known().values()), _key(name)
+    tasks, key = _by_name([*known().values(), LanguageModeling]), _key(name)
     if key not in tasks:
         raise choices.TASKS.unknown(name, tasks, _listed(tasks.values()))
     return tasks[key]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from mlxhog import optim, strategies
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import capabilities as verdicts
 from mlxhog.base import machine
-from mlxhog.base.workers import GPU_BACKENDS, resolve_workers
+from mlxhog.base.plain_yaml import assignments
+from mlxhog.base.workers import GPU_BACKENDS, backend_here, resolve_workers
+from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import is_set, options
@@ -23,12 +25,15 @@ from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
-from mlxhog.mad.run import RunConfig
+from mlxhog.mad.options import CandidateOptions, Recipe
+from mlxhog.mad.run import RunConfig, state
 from mlxhog.mad.tasks import Dataset, Task, make_task
 from mlxhog.mad.training.evaluation import step_limit
 from mlxhog.models import families
-from mlxhog.models.families import param_spec
+from mlxhog.models.families import param_count, param_spec
 from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.sequence import canonical, parse
+from mlxhog.models.registry import load_candidate
 from mlxhog.optim import schedules
 from mlxhog.strategies import Serial, Sim, Strategy
 from mlxhog.training.plan import kernel_choice, strategy_rule
@@ -98,6 +103,59 @@ class CandidatePlan(Plan):
     task_rows: TaskRows  # its rows, not drawn yet
     limit: int  # most steps
     per_epoch: int  # steps of an epoch
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as `mlxhog mad train --json` prints it."""
+        config = self.asked
+        return {
+            "task": config.task,
+            "layers": canonical(config.layers),
+            "backend": config.workers,
+            "threads": config.threads,
+            "strategy": self.strategy.name,
+            "dim": config.dim,
+            "params": param_count(self.model),
+            "state": state(config.layers, config.dim, self.model.max_length),
+            "seed": config.seed,
+            "settings": dict(sorted(asdict(self.task_rows.settings).items())),
+            "recipe": config.recipe.to_dict(),
+            "limit": self.limit,
+            "key": config.key(),
+        }
+
+
+def run_config(candidate: CandidateOptions, recipe: Recipe) -> RunConfig:
+    """Return the run that options ask for on this machine."""
+    if candidate.layers is None and candidate.arch is None:
+        raise ConfigError('give the candidate, as in --layers "mlstm swiglu", or with --arch FILE')
+    here, task = machine.here(), tasks.find(candidate.task)
+    chosen = tasks.resolve(task.name, assignments(candidate.task_set), origin="--task-set")
+    if candidate.arch is None:
+        words = " ".join((candidate.layers or "").split("\n"))
+        layers, dim, position = parse(words), 128, candidate.position or "none"
+    else:
+        file = load_candidate(candidate.arch)
+        layers, dim, position = file.layers, file.hidden_size, candidate.position or file.position
+        if file.norm_eps != MADConfig.norm_eps:
+            raise ConfigError(
+                f"{candidate.arch} has norm_eps {file.norm_eps:g}, candidates are compared with "
+                f"{MADConfig.norm_eps:g}; leave it out of the file"
+            )
+    one = "1" if candidate.backend is None else backend_here(candidate.backend, here)
+    workers = resolve_workers(candidate.workers or one, candidate.threads, machine=here).workers
+    threads = [each.threads for each in workers if each.backend not in GPU_BACKENDS]
+    return RunConfig(
+        task=task.name,
+        settings=asdict(chosen),
+        layers=layers,
+        dim=candidate.dim or dim,
+        position=position,
+        recipe=recipe,
+        seed=candidate.seed,
+        workers=",".join(each.backend for each in workers),
+        threads=min(threads, default=1),
+        plugins=plugins.loaded(),
+    )
 
 
 def make_run_plan(

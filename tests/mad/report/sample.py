@@ -4,12 +4,12 @@ import functools
 from dataclasses import replace
 
 from mlxhog.mad.run import CandidateRecord, EvalPoint
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 
 CONV, CHANNELS, MIXED = CANDIDATES = "gated-conv swiglu", "swiglu swiglu", "swiglu gated-conv"
 SEEDS = (0, 1, 2)
-STUDY = Study(candidates=CANDIDATES, seeds=SEEDS)  # of suite smoke
+STUDY = StudyDefinition(candidates=CANDIDATES, seeds=SEEDS)  # of suite smoke
 TASKS = tuple(dict.fromkeys(setting.task for setting in STUDY.measured.task_configs))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}

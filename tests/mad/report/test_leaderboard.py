@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlxhog.display import table
 from mlxhog.display.charts import LIGHT
-from mlxhog.mad.report.leaderboard import read_ranking, section, to_json
+from mlxhog.mad.report.leaderboard import read_ranking, section
 from mlxhog.mad.report.leaderboard import table as table_of
 from mlxhog.mad.report.page import COSTS, draw_costs, draw_curves, front
 from mlxhog.mad.report.progress import compact
@@ -30,7 +30,7 @@ def shown(root, change=lambda record: record, **definition):
     """The ranking of a study, its JSON, and its lines in a wide window."""
     ranking = read_ranking(study(root, change=change, **definition))
     lines = list(table.lines(section(ranking), 1000))
-    return ranking, json.loads(json.dumps(to_json(ranking), allow_nan=False)), lines
+    return ranking, json.loads(json.dumps(ranking.to_json(), allow_nan=False)), lines
 
 
 def test_candidates_are_ordered_by_score_and_every_number_is_there(tmp_path):
@@ -138,7 +138,7 @@ def test_a_sampler_without_an_end_owes_what_it_has_proposed(tmp_path):
     store = study(tmp_path, candidates=(), space=space, sampler="random")
     for candidate in (CONV, MIXED, CHANNELS):
         store.add_proposal(candidate)
-    assert to_json(read_ranking(store))["runs_planned"] == 3 * N
+    assert read_ranking(store).to_json()["runs_planned"] == 3 * N
 
 
 SOME = TASKS[:2]  # a picture is slow

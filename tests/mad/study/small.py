@@ -12,9 +12,9 @@ import yaml
 
 from mlxhog.errors import ConfigError, LostGPU, MetalError
 from mlxhog.mad.run import EvalPoint
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.scheduler import Scheduler
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.study.workers import Pool
 from mlxhog.models.mad.sequence import canonical, parse
 
@@ -26,7 +26,7 @@ def texts(n):
 
 def definition(candidates=2, runs=4):
     """A study whose candidates have runs that differ in their seeds, from 0 on."""
-    return Study(
+    return StudyDefinition(
         candidates=tuple(texts(candidates)), tasks=("in-context-recall",), dim=8,
         seeds=tuple(range(runs)), recipe={"steps": 2},
     )  # fmt: skip

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import warnings
-from contextlib import nullcontext
 from multiprocessing import resource_tracker
 
 import pytest
@@ -12,9 +11,9 @@ from mlxhog.errors import EnvironmentLacks, WorkerFailed
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.study import ray as ours
 from mlxhog.mad.study import scheduler
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.training.candidate import train
 from tests.mad.study import small
 from tests.mad.study.test_scheduler import Second
@@ -45,8 +44,8 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
 ):
     monkeypatch.setattr(scheduler, "MAX_RETRIES", 0)
     monkeypatch.setattr("mlxhog.mad.study.session.Scheduler", small.CutScheduler)
-    monkeypatch.setattr(Study, "new_pruner", lambda study, curve: Second())
-    study = Study(
+    monkeypatch.setattr(StudyDefinition, "new_pruner", lambda study, curve: Second())
+    study = StudyDefinition(
         candidates=("gated-conv",), tasks=("in-context-recall",), dim=16, seeds=(0, 1, 2),
         recipe={"steps": 4, "eval_every": 2, "batch_size": 8}, workers="mlx:cpu",
     )  # fmt: skip
@@ -55,7 +54,7 @@ def test_a_local_study_continues_on_ray_with_the_same_scores_rungs_and_reasons(
     def session(store, n_runs=None, **how):
         monkeypatch.setattr(small.CutScheduler, "n_runs", n_runs)
         how = ExecutionConfig(parallel=2, **how)
-        return execute(store, study, how, nullcontext(print), run=trains_or_crashes)
+        return execute(store, study, how, print, run=trains_or_crashes)
 
     session(local, 2)
     session(ray, 1)

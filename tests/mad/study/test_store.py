@@ -11,13 +11,13 @@ from mlxhog.config.plugins import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
 from mlxhog.mad.run import EvalPoint
+from mlxhog.mad.study.definition import STAMP, StudyDefinition
 from mlxhog.mad.study.store import Store, find, open_store, store_of
-from mlxhog.mad.study.study import STAMP, Study
 from tests.mad.study.small import config, result
 from tests.odd_disk import EVERY, held_elsewhere, odd_disk
 from tests.pairs import each_of
 
-DEFINITION = Study(
+DEFINITION = StudyDefinition(
     space={"depth": 4, "mixers": ["gated-conv"], "budget": {"params": 700_000}},
     recipe={"lr": 1e-3, "steps": 10},
     seeds=(0, 1, 2),
@@ -87,7 +87,7 @@ def test_a_study_that_another_host_works_on_is_refused_and_shown_as_running(stor
 @each_of("kind, number", EVERY)
 def test_a_study_is_kept_on_any_disk(tmp_path, kind, number):
     with odd_disk(tmp_path, kind, number):
-        one = open_store(Study(), tmp_path, "s")
+        one = open_store(StudyDefinition(), tmp_path, "s")
         with one.lock():
             one.append(ended(0))
             one.add_proposal("gated-conv")
@@ -97,14 +97,14 @@ def test_a_study_is_kept_on_any_disk(tmp_path, kind, number):
 def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tmp_path):
     assert find("s", tmp_path).directory == store.directory
     assert find(str(store.directory), tmp_path / "elsewhere").directory == store.directory
-    open_store(Study(), tmp_path, "first")
+    open_store(StudyDefinition(), tmp_path, "first")
     with pytest.raises(StudyError, match="did you mean 'first'"):
         find("frist", tmp_path)
     with pytest.raises(StudyError, match="holds none, begin one with: mlxhog mad search"):
         find("first", tmp_path / "nothing")
     for name in ("a/b", "", "..", "x y", "a" * 101):
         with pytest.raises(StudyError, match="use letters"):
-            open_store(Study(), tmp_path, name)
+            open_store(StudyDefinition(), tmp_path, name)
 
 
 def test_a_study_reads_back_and_another_one_is_refused_with_every_difference(store):

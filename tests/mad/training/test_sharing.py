@@ -1,7 +1,6 @@
 """Candidates with a shared embedding: one table, and no other shared state."""
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +10,9 @@ from mlxhog.cli import main
 from mlxhog.errors import StudyError
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks
+from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.session import execute
 from mlxhog.mad.study.store import open_store
-from mlxhog.mad.study.study import Study
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, common, shared_tables
 from mlxhog.models.layers import make
@@ -56,14 +55,14 @@ def test_a_later_candidate_goes_on_with_the_table_and_begins_with_its_own_moment
 
 
 def test_a_resumed_study_begins_with_the_tables_as_its_runs_left_them(tmp_path):
-    study = Study(
+    study = StudyDefinition(
         candidates=tuple(texts(2)), tasks=("in-context-recall",), dim=16, workers="mlx:cpu",
         recipe={"steps": 2, "batch_size": 8}, share_embedding=True,
     )  # fmt: skip
     store, left = open_store(study, tmp_path, "s"), []
     for n in (1, 2):
         how = ExecutionConfig(parallel=1, budget=str(n))
-        ended = execute(store, study, how, nullcontext(print))
+        ended = execute(store, study, how, print)
         assert ended.statuses == {"done": n * study.runs_each}
         left.append(store.tables())
     with shared_tables(study.runs(study.first), left[0]) as run:

@@ -1,0 +1,55 @@
+"""The final of a study of suite lm: its first two candidates in the paired test of `compare`.
+
+Both were chosen by their scores, so the pairs have seeds that no run of the study had.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from mlxhog.display.views import Tell
+from mlxhog.experiments import CompareConfig
+from mlxhog.experiments.api import result_of
+from mlxhog.experiments.pairs import Comparison, Side
+from mlxhog.mad.scores import CandidateScore
+from mlxhog.mad.study.definition import StudyDefinition
+from mlxhog.mad.study.store import Store
+from mlxhog.mad.tasks.text import TEXT_TASK
+from mlxhog.mad.training.text import VAL_TOKENS, train_config, write_model
+
+FIELDS = ("answer", "verdict", "difference", "interval", "pairs_used", "pairs_planned")
+"""What a study keeps of the comparison."""
+
+
+def finalists(rows: list[CandidateScore]) -> list[CandidateScore]:
+    """Return the two candidates to compare, or fewer."""
+    return [row for row in rows if row.status == "done" and not row.beyond][:2]
+
+
+def compare(
+    store: Store, study: StudyDefinition, two: list[CandidateScore], tell: Tell
+) -> dict[str, Any]:
+    """Compare two candidates, or continue to; return what the study keeps.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to end; finished pairs are kept.
+        MlxhogError: as of `Comparison`.
+    """
+    folder, sides, runs = store.directory / "final", list[Side](), []
+    folder.mkdir(exist_ok=True)
+    for name, row in zip("ab", two, strict=True):
+        own = study.runs(row.candidate, len(study.rungs) - 1, int(row.measures["dim"]))
+        runs = [run for run in own if run.task == TEXT_TASK]
+        config = train_config(runs[0], write_model(runs[0], folder / f"{name}.yaml"))
+        sides.append(Side(name, config))
+    terms = CompareConfig(
+        **{unit: runs[0].settings[unit] for unit in ("time", "tokens")},
+        pairs=study.pairs, val_subset_tokens=VAL_TOKENS, seed=(max(study.seeds) + 1) % 2**32,
+    )  # fmt: skip
+    comparison = Comparison(sides[0], sides[1], terms, Path(folder) / "comparison")
+    with comparison.open():
+        while not comparison.outcome.ended:
+            tell(f"final: pair {len(comparison.pairs) + 1} of at most {study.pairs}")
+            comparison.run_next(lambda part, step: None)
+    facts = result_of(comparison).facts
+    kept = dict(zip("ab", (row.candidate for row in two), strict=True))
+    return kept | {name: facts[name] for name in FIELDS}

@@ -1,0 +1,300 @@
+"""Suite lm: rungs, objectives, limits and the final; most runs are made up, two are trained."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mlxhog import mad
+from mlxhog.base import plain_json
+from mlxhog.cli import main
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.mad.objectives import ordered, pareto, parse_limit
+from mlxhog.mad.options import OBJECTIVES, ExecutionConfig
+from mlxhog.mad.run import params
+from mlxhog.mad.study import final, session
+from mlxhog.mad.study.definition import StudyDefinition
+from mlxhog.mad.study.store import open_store
+from mlxhog.mad.tasks.text import TEXT_TASK, score_of
+from mlxhog.mad.training import text
+from mlxhog.models.layers import at_width
+from mlxhog.models.mad.sequence import parse
+from tests.cli.command import told
+from tests.mad.study.small import CutScheduler
+from tests.pairs import each_of
+
+NAMES = {k: f"gated-conv(kernel={k}) swiglu" for k in range(5, 11)}
+SPACE = {"depth": 2, "mixers": [name.split()[0] for name in NAMES.values()], "channels": ["swiglu"]}
+REAL = final.compare
+STUDY = StudyDefinition(
+    space=SPACE, suite="lm:9000tok", n_candidates=6, prune=True, dim=16, pairs=6
+)
+BITS = {name: 2.95 if k == 10 else 3 - k / 10 for k, name in NAMES.items()}
+BEST = [NAMES[k] for k in (9, 8, 7, 6, 5, 10)]
+
+
+def made_up(config, **_):
+    """The best kernel is the longest, but for 10; decoding is slower with every tap."""
+    if config.task != TEXT_TASK:
+        score = 1 - BITS[config.candidate] / 10
+        return config.record("done", steps=1, seconds=0.01, acc_token=score, acc_macro=1 - score)
+    bits = BITS[config.candidate] - config.settings["rung"]
+    kernel = config.layers[0].kernel
+    measures = {
+        "dim": config.dim, "val_bits_per_byte": bits, "train_tokens_per_s": 100.0,
+        "decode_tokens_per_s": 1000.0 - 50 * kernel, "state_bytes": 64.0 * kernel,
+        "peak_memory_bytes": 1e6,
+    }  # fmt: skip
+    score = score_of(bits)
+    return config.record(
+        "done", steps=1, seconds=0.01, acc_token=score, acc_macro=score, measures=measures
+    )
+
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch):
+    """The final answers at once, that B is better if its key is in the returned mapping."""
+    asked = {"verdict": "a"}
+
+    def compare(store, study, two, tell):
+        names = dict(zip("ab", (row.candidate for row in two), strict=True))
+        return names | {"answer": f"{asked['verdict'].upper()} is better", **asked}
+
+    monkeypatch.setattr(final, "compare", compare)
+    return asked
+
+
+def searched(root, name="s", n_runs=None, monkeypatch=None, parallel=2, **changes):
+    study = replace(STUDY, **changes)
+    store = open_store(study, root, name)
+    if monkeypatch is not None:
+        monkeypatch.setattr(session, "Scheduler", CutScheduler)
+        monkeypatch.setattr(CutScheduler, "n_runs", n_runs)
+    outcome = session.execute(store, study, ExecutionConfig(parallel=parallel), run=made_up)
+    return mad.Study(store), outcome
+
+
+def names(study):
+    return [row.candidate for row in study]
+
+
+def test_the_best_third_goes_on_with_three_times_the_budget_and_the_last_two_meet(tmp_path):
+    study, outcome = searched(tmp_path)
+    assert study.definition.rungs == (6, 2)
+    runs = [(one.rung, one.config["settings"]["tokens"]) for one in study.store.records()]
+    assert sorted(runs) == [(0, 3000)] * 6 + [(1, 9000)] * 2
+    assert study.definition.total == len(runs)
+    assert names(study) == BEST
+    assert [row.status for row in study] == ["done"] * 2 + ["pruned"] * 4
+    assert [row.rung for row in study] == [1, 1, 0, 0, 0, 0]
+    assert (outcome.status, outcome.best.candidate) == ("done", BEST[0])
+    ranking = study.leaderboard().to_json()
+    assert (ranking["final"]["a"], ranking["final"]["b"]) == tuple(BEST[:2])
+    assert not ranking["partial"]
+
+
+def test_the_finals_winner_is_first(tmp_path, answers):
+    answers["verdict"] = "b"
+    study, outcome = searched(tmp_path)
+    assert names(study)[:2] == BEST[1::-1]
+    assert outcome.best.candidate == BEST[1]
+
+
+def test_a_study_that_stops_anywhere_ends_with_the_same_leaderboard(tmp_path, monkeypatch):
+    whole, _ = searched(tmp_path, "whole")
+    for n in (0, 3, 6, 7, None):
+        cut, outcome = searched(tmp_path, "cut", n, monkeypatch, parallel=1)
+        assert n is None or len(cut.store.records()) == n
+    assert outcome.status == "done"
+
+    def content(study):
+        return [{**vars(row), "seconds": 0, "best": ()} for row in study]
+
+    assert content(cut) == content(whole)
+
+
+def test_limits_put_candidates_last_and_an_objective_orders_them(tmp_path):
+    study, _ = searched(tmp_path, limit=("decode_tokens_per_s >= 600",))
+    assert names(study)[:2] == BEST[1:3]
+    assert [row.beyond for row in study][2:] == [()] * 2 + [("decode_tokens_per_s >= 600",)] * 2
+    study, outcome = searched(tmp_path, "fast", objective="decode_tokens_per_s")
+    assert names(study) == [*NAMES.values()]
+    assert outcome.best.selection_score == 750
+
+
+def test_the_front_has_the_candidates_that_no_other_beats(tmp_path):
+    study, _ = searched(tmp_path, prune=False)
+    worse = NAMES[10]  # slower and larger than all, and not the best
+    assert pareto(study) == BITS.keys() - {worse}
+    flags = {one["layers"]: one["pareto"] for one in study.leaderboard().to_json()["candidates"]}
+    assert [name for name, is_on in flags.items() if not is_on] == [worse]
+
+
+def test_text_beside_tasks_is_ordered_by_the_mean_of_two_ranks(tmp_path):
+    study, _ = searched(
+        tmp_path, suite="lm:9000tok+smoke", tasks=("memorization",), prune=False, n_candidates=3
+    )
+    rows = [*study]
+    assert {frozenset(row.tasks) for row in rows} == {frozenset({TEXT_TASK, "memorization"})}
+    # tasks rank in the other direction than bits per byte: the mean ranks are equal
+    assert names(study) == [NAMES[k] for k in (7, 6, 5)]
+    other = [
+        replace(row, tasks={**row.tasks, "memorization": 0.1 * n}) for n, row in enumerate(rows)
+    ]
+    limit = ordered(other[:1] + other[2:], "val_bits_per_byte", [], select=False)
+    assert [row.candidate for row in limit] == [rows[0].candidate, rows[2].candidate]
+    higher = [replace(rows[0], tasks={**rows[0].tasks, "memorization": 0.9}), *other[1:]]
+    assert ordered(higher, "val_bits_per_byte", [], select=False)[0].candidate == names(study)[0]
+
+
+def test_equal_parameters_change_the_widths():
+    lines = ("gated-conv swiglu", "gated-conv swiglu gated-conv swiglu")
+    study = StudyDefinition(candidates=lines, suite="lm:2ktok", equal="parameters", dim=64)
+    widths = [study.runs(line)[0].dim for line in lines]
+    sizes = [params(at_width(parse(line), d), d) for line, d in zip(lines, widths, strict=True)]
+    assert widths[0] == 64 > widths[1]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
+
+
+def test_equal_step_time_is_a_width_for_which_gradients_take_as_long(tmp_path, monkeypatch):
+    study = StudyDefinition(
+        candidates=("gated-conv swiglu", "mlstm(h1) swiglu"), suite="lm:2ktok", dim=64,
+        equal="step-time",
+    )  # fmt: skip
+    (run,) = study.runs("mlstm(h1) swiglu")
+    assert run.settings["like"] == "gated-conv swiglu"
+    seconds = {}
+
+    def warm_up(lane, plan, rank, sequences, limit_s):
+        seconds["now"] = plan.model.hidden_size**2 * (
+            4 if plan.model.layers[0].name == "mlstm" else 1
+        )
+
+    monkeypatch.setattr(text, "warm_up", warm_up)
+    monkeypatch.setattr(text, "gradient_times", lambda *_: (1, [seconds["now"]]))
+    assert text._width(run, tmp_path) == 32
+    (later,) = study.runs("mlstm(h1) swiglu", 0, dim=32)
+    assert (later.dim, later.settings["like"]) == (32, "")
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("Lock free adds never wait. " * 400)
+    Path("short.txt").write_text("no more")
+    Path("large.yaml").write_text(
+        "space: {depth: 14, mixers: [mlstm, slstm, gla], channels: [swiglu, mlp], "
+        "max_count: {slstm: 1}}\n"
+    )
+    return tmp_path
+
+
+LM = "--data text.txt --suite lm:2ktok --candidates 2"
+
+
+@each_of(
+    ("words", "message"),
+    [
+        ("--suite lm:soon", "suite lm:soon has no budget of a run; give time or tokens"),
+        ("--suite lm:0s", "suite lm:0s has no budget"),
+        ("--suite lm:1s+lite", "suite lite sweeps 2 optimizer points"),
+        ("--data text.txt --suite lm:2Mtok", "text.txt is too short: it has"),
+        ("--data short.txt --suite lm:2ktok", "short"),
+        ("--data nothing.txt --suite lm:2ktok", "nothing.txt"),
+        ("--suite smoke --data text.txt", "--data is for --suite lm, not smoke; leave it out"),
+        ("--suite smoke --candidates 4", "--candidates is for --suite lm"),
+        ("--suite smoke --objective decode_tokens_per_s", "; --suite lm:60s measures it"),
+        (f"{LM} --limit 'warmth >= 3'", "does not measure warmth; it measures score"),
+        (f"{LM} --limit 'params > 3'", "give a name, >= or <=, and a number"),
+        (f"{LM} --pairs 1", "--pairs is 1; give 2 or more, or 0 for no final"),
+        ("--tasks LM", "--tasks has language-modeling; it is suite lm"),
+        (f"{LM} --budget 4", "suite lm has --candidates"),
+        (f"{LM} --steps 4", "--steps is for tasks"),
+        (f"{LM} --share-embedding", "--share-embedding is for tasks"),
+        ("--data text.txt --suite lm:2ktok+smoke --rates 1e-3,2e-3", "--rates is for one suite"),
+        (
+            "--data text.txt --suite lm:2ktok --space large.yaml",
+            "candidates of this space are not counted; give --candidates",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_wrong_input_is_one_sentence_and_begins_no_study(words, message, capsys):
+    assert main(["mad", "search", *shlex.split(words)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not Path("studies").exists()
+
+
+def begun(here, name="t", **changes):
+    config = text.read_text("text.txt", 1, None).corpus_sha256
+    study = replace(STUDY, data="text.txt", text=config, machine=text.machine_text(), **changes)
+    open_store(study, here / "studies", name)
+    return study
+
+
+def test_a_study_of_another_text_or_machine_is_refused(here, capsys, monkeypatch):
+    study = begun(here)
+    assert told(capsys, "mad", "resume", "t", "--dry-run")["rungs"] == [6, 2]
+    Path("text.txt").write_text("Other text, also without a wait. " * 400)
+    assert main("mad resume t --dry-run".split()) == 2
+    assert "text.txt is another text than that of the study's runs" in capsys.readouterr().err
+    Path("text.txt").write_text("Lock free adds never wait. " * 400)
+    monkeypatch.setattr("mlxhog.mad.study.definition.machine_text", lambda: "M9, 4 cores")
+    assert main("mad resume t --dry-run".split()) == 2
+    assert "and this is M9, 4 cores, where times differ" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    (run,) = study.runs(study.first)
+    monkeypatch.setattr(text, "machine_text", lambda: "M9, 4 cores")
+    with pytest.raises(EnvironmentLacks, match="this is M9, 4 cores; run it there"):
+        text.train(run)  # as on another machine of a cluster
+
+
+# -- trained runs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_measures_its_model_and_a_broken_decoder_or_a_divergence_is_a_sentence(
+    here, monkeypatch
+):
+    study = begun(here, suite="lm:2048tok", prune=False)
+    (run,) = study.runs(study.first)
+    record = text.train(run)
+    assert (record.status, record.steps, record.key) == ("done", 2, run.key())
+    assert 0 < record.measures["val_bits_per_byte"] < 8
+    assert record.acc_macro == score_of(record.measures["val_bits_per_byte"])
+    assert all(record.measures[name] > 0 for name in OBJECTIVES if name in record.measures)
+    assert record.measures["state_bytes"] == 4 * record.state
+
+    def broken(engine, length):
+        raise NotImplementedError("no state")
+
+    monkeypatch.setattr(text, "_decoding", broken)
+    other = text.train(run)
+    assert other.reason == "it cannot decode: NotImplementedError: no state"
+    assert "decode_tokens_per_s" not in other.measures
+    row = study.score_of([other])
+    assert not parse_limit("decode_tokens_per_s >= 1").is_kept(row)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here", "spawned_workers")
+def test_a_search_of_two_is_trained_compared_and_shown(capsys, monkeypatch):
+    monkeypatch.setattr(final, "compare", REAL)
+    Path("space.yaml").write_text(
+        "space: {depth: 2, mixers: [gated-conv, linear-attention], channels: [swiglu]}\n"
+    )
+    words = f"--space space.yaml {LM} --dim 16 --parallel 2 --pairs 2 --study t --quiet"
+    assert told(capsys, "mad", "search", *words.split())["runs"]["done"] == 2
+    ranking = told(capsys, "mad", "leaderboard", "t")
+    assert ranking["final"]["pairs_used"] == 2
+    assert json.loads(plain_json.dumps(mad.leaderboard("t").to_json())) == ranking
+    assert main("mad leaderboard t".split()) == 0
+    out = capsys.readouterr().out
+    assert "bits/byte" in out
+    assert "final of A #" in out

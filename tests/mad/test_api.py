@@ -1,0 +1,66 @@
+"""`mlxhog.mad`: the commands' work as functions and objects."""
+
+import json
+
+import pytest
+
+from mlxhog import mad
+from mlxhog.base import plain_json
+from mlxhog.errors import ConfigError, StudyError
+from tests.cli.command import told
+from tests.pairs import each_of
+
+TINY = {"tasks": ["memorization", "CR"], "steps": 4, "eval_every": 2, "dim": 16, "batch_size": 8}
+SPACE = mad.Space(depth=2, mixers=("gated-conv", "gated-conv(kernel=2)"), channels=("swiglu",))
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_study_is_begun_cut_resumed_and_read_as_by_the_commands(capsys):
+    study = mad.search(SPACE, study="s", budget=1, parallel=1, prune=False, **TINY)
+    assert (study.status, [*study.outcome.statuses.items()]) == ("budget", [("done", 2)])
+    other = mad.Study("s")
+    assert (other.status, other.outcome) == ("", None)
+    assert other.resume(parallel=1).status == "done"
+    assert len([*other]) == 2
+    assert other.best.candidate == next(iter(study)).candidate == study.best.candidate
+    ranking = json.loads(plain_json.dumps(mad.leaderboard("s").to_json()))
+    assert ranking == told(capsys, "mad", "leaderboard", "s")
+    printed = told(capsys, "mad", "resume", "s", "--quiet")
+    assert other.to_json() | {"seconds": 0} == printed | {"seconds": 0}
+    with pytest.raises(ConfigError, match="had no session here"):
+        mad.Study("s").to_json()
+
+
+def test_named_architectures_are_scored_and_the_best_is_deepened(capsys):
+    study = mad.bench("gated-conv swiglu", "swiglu", study="b", seeds=(7,), **TINY)
+    assert study.definition.seeds == (7,)
+    deep = mad.deepen(study, depth=len(study.best.layers) * 2, output="deep.yaml")
+    again = told(
+        capsys, "mad", "deepen", "b", "--depth", f"{deep.model.num_hidden_layers}",
+        "--output", "deep.yaml",
+    )  # fmt: skip
+    assert deep.to_json() == again
+
+
+@each_of(
+    ("call", "error", "message"),
+    [
+        (lambda: mad.search(SPACE, stepps=2), ConfigError, "did you mean 'steps'"),
+        (lambda: mad.search(SPACE, lr=1, rates=[1, 2]), ConfigError, "rates and lr are both given"),
+        (lambda: mad.bench(), ConfigError, "give an architecture"),
+        (lambda: mad.Study("s"), StudyError, "no study 's'"),
+        (lambda: mad.deepen("mlstm", depth=2, output="a.txt"), ConfigError, "name a YAML file"),
+        (
+            lambda: mad.deepen("mlstm", depth=2, output="a.yaml", how="up"),
+            ConfigError,
+            "give stack or stretch",
+        ),
+    ],
+)
+def test_wrong_calls_are_one_sentence(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
