@@ -16,7 +16,7 @@ from mlxhog.conformance.vectors.equations import (
     Tensor,
 )
 from mlxhog.models.layers.delta import MIN_LOG_DECAY
-from mlxhog.models.layers.linear import slot_attention
+from mlxhog.models.layers.linear import MIN_LAMBDA, slot_attention
 from mlxhog.models.ops.operators import Ops
 
 Shape = tuple[int, ...]
@@ -77,6 +77,11 @@ def _rwkv_decay(rng: Random, shape: Shape, large: bool) -> Array:
 
 def _positive(rng: Random, shape: Shape, large: bool) -> Array:
     return np.asarray(np.exp(rng.standard_normal(shape) * (2.0 if large else 0.5) - 0.5))
+
+
+def _ridge(rng: Random, shape: Shape, large: bool) -> Array:
+    """Return numbers above the layer's least one: with less, a solution is no longer exact."""
+    return MIN_LAMBDA + _positive(rng, shape, False)
 
 
 def _negative(rng: Random, shape: Shape, large: bool) -> Array:
@@ -410,7 +415,7 @@ value of every slot. At position t:
         name="mesa",
         text=f"""\
 MesaNet (von Oswald et al. 2025, arXiv:2506.05233): ridge regression of values on keys, each head by
-itself. q, k [B,S,H,K]; v [B,S,H,V]; log_decay [B,S,H], at most 0; ridge [H,K], above 0; h
+itself. q, k [B,S,H,K]; v [B,S,H,V]; log_decay [B,S,H], at most 0; ridge [H,K], at least 1/4; h
 [B,S,H,V]; state H [B,H,K,K], symmetric, and G [B,H,K,V]. At position t:
     H[a,e] = exp(log_decay) H[a,e] + k[a] k[e]        G[a,b] = exp(log_decay) G[a,b] + k[a] v[b]
     p solves (H + diag(ridge)) p = q                  h[b] = sum_a G[a,b] p[a]
@@ -418,7 +423,7 @@ itself. q, k [B,S,H,K]; v [B,S,H,V]; log_decay [B,S,H], at most 0; ridge [H,K], 
         tensors=(
             *_QKV, _V,
             _decay("B S H"),
-            Tensor("ridge", "H K", _positive, "parameter"),
+            Tensor("ridge", "H K", _ridge, "parameter"),
             Tensor("state.H", "B H K K", gram, "state", rounds=False),
             Tensor("state.G", "B H K V", normal, "state", rounds=False),
         ),
