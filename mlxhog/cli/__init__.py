@@ -58,7 +58,7 @@ GROUPS = {
 "mad" and "research" are folders of files, and the first of the two words of their commands.
 """
 
-ACTIONS = ("runs rm", "cache clear", "parity export")
+ACTIONS = ("runs rm", "cache clear", "parity export", "parity judge")
 """Functions of a command's file that are commands, too."""
 
 EXIT_CODES = """\

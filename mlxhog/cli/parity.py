@@ -5,7 +5,7 @@ momentum, AdamW and an optimizer that --plugin adds, and one token at a time aga
 sequence. SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's
 directory, a run, or hf:OWNER/NAME; with such a plugin, it may be left out. Exit code 1
 if anything disagrees; stderr names the first tensor that does. `mlxhog parity export` writes test
-vectors for implementations in any language.
+vectors for implementations in any language, `mlxhog parity judge` compares their results.
 
 Examples:
     parity latest
@@ -14,9 +14,10 @@ Examples:
     parity tiny --set hidden_size=96 --set num_heads=3
     parity tiny --perturb lm_head.weight; test $? -eq 1
     parity export mlstm vectors/
+    parity judge vectors/ results/
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,6 @@ from mlxhog.display.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
     from mlxhog.conformance.compare import ComparedTensor
-    from mlxhog.conformance.compute import ParityReport
 
 MAX_NAMES = 50  # characters of the sides' names in the answer
 MAX_FAILURES = 30  # in the table; the JSON has all
@@ -87,18 +87,24 @@ def run(config: _Parity) -> CommandResult:
     if result.first_bad is not None:
         messages = [f"disagree: {_describe(result.first_bad)}"]
         messages += filter(None, [float32.user_note()])
-    text = _text(result, everything=config.verbose)
+    text = _text(
+        result.rows, [side.name for side in result.sides], result.subject.title, result.notes,
+        everything=config.verbose, missed=result.missed,
+    )  # fmt: skip
     return CommandResult(result.to_json(), text, int(not result.ok), messages)
 
 
-def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
-    rows, sides = result.rows, ", ".join(side.name for side in result.sides)
+def _text(
+    rows: Sequence["ComparedTensor"], names: Sequence[str], title: str, notes: Iterable[str], *,
+    everything: bool, missed: bool = False,
+) -> Iterator[Section]:  # fmt: skip
+    sides = ", ".join(names)
     failed = sorted((row for row in rows if not row.ok), key=lambda row: -row.tolerance_ratio)
-    sides = sides if len(sides) <= MAX_NAMES else f"{len(result.sides)} sides"
+    sides = sides if len(sides) <= MAX_NAMES else f"{len(names)} sides"
     answer: str = AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
     if failed:
         answer = FailureNote(f"FAILED: {len(failed)} of {len(rows)} disagree")
-    elif result.missed:
+    elif missed:
         answer = FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
     yield Section("", notes=[answer])
     header = ("", "tensor", "side", "against", "max abs", "max rel", "allowed", "at")
@@ -120,7 +126,7 @@ def _text(result: "ParityReport", *, everything: bool) -> Iterator[Section]:
         for row in sorted(good, key=lambda row: -row.tolerance_ratio)[:1]
     ]
     more = ["--verbose has a line for every tensor"] * (not everything)
-    yield Section(result.subject.title, header, cells, [*result.notes, *closest, *more])
+    yield Section(title, header, cells, [*notes, *closest, *more])
 
 
 def _describe(row: "ComparedTensor") -> str:
@@ -160,3 +166,42 @@ def export(config: _Export) -> CommandResult:
     return CommandResult(
         {"folder": str(folder), "cases": names}, [f"{len(names)} cases are in {folder}"]
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge(Json):
+    folder: str = argument("DIR", "the test vectors, as parity export wrote them")
+    results: str = argument("RESULTS", "results.json and the tensors of an implementation")
+    verbose: bool = option(False, "every tensor")
+
+
+@command()
+def judge(config: _Judge) -> CommandResult:
+    """Compare an implementation's results with test vectors; README.md there has the format.
+
+    Every claim of results.json is checked, the rest listed. Where a tensor departs, the kind of
+    fault is guessed. Exit code 1 if any departs; stderr names the first one. The last line is a
+    badge for a README.
+
+    Examples:
+        parity judge vectors/ results/
+        parity judge vectors/ results/ --json
+    """
+    from mlxhog.base.paths import expanded
+    from mlxhog.conformance.vectors.judge import judge as compare
+
+    result = compare(expanded(config.folder), expanded(config.results))
+    sides = [result.claims.implementation, "reference"]
+    first, messages = result.first_bad, list[str]()
+    if first is not None:
+        apart = first.reason if first.max_abs is None else f"up to {first.max_abs:.2g} apart"
+        where = ", ".join(map(str, first.where))
+        messages = [
+            f"departs: {first.what}[{where}] is {first.got:.9g}, expected {first.wanted:.9g}; "
+            f"{apart}, allowed {first.tolerance:.2g}"
+        ]
+    guesses = [FailureNote(f"perhaps {guess}") for guess in result.guesses]
+    notes = [*guesses, *result.notes(), f"dtype: {result.claims.dtype}"]
+    text = [*_text(result.rows, sides, result.title, notes, everything=config.verbose)]
+    text.append(Section("", notes=[result.badge]))
+    return CommandResult(result.to_json(), text, int(first is not None), messages)

@@ -146,7 +146,7 @@ def tensor_rows(
                 most += amplified * tolerances.mixed_noise(f"grad/{parameter}", conditions)
             most += places * float(np.spacing(np.float32(value)))
         row = ComparedTensor(a.name, b.name, name, other, kind, inexact * most, allowed.reason)
-        yield _measured(row, mine[name], expected, size)
+        yield measured(row, mine[name], expected, size)
 
 
 def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
@@ -167,7 +167,8 @@ def step_rows(a: str, results: Results) -> Iterator[ComparedTensor]:
         yield replace(located, where=where, max_abs=off, ok=off <= most)
 
 
-def _measured(row: ComparedTensor, x: Array, y: Array, largest: float) -> ComparedTensor:
+def measured(row: ComparedTensor, x: Array, y: Array, largest: float) -> ComparedTensor:
+    """Return a row with the deviation of x from y, relative to `largest` too."""
     if x.shape != y.shape:
         return replace(row, reason=f"the shapes are {x.shape} and {y.shape}")
     if not x.size:
