@@ -1,13 +1,37 @@
-"""Tolerances of the results of a case, in each dtype, and why."""
+"""Tolerances of the results of a case, in each dtype, and why.
+
+They are for a program that keeps inputs and results in that dtype, and sums, gates and states in
+float32. A result may differ from the exact one, in any entry, by the sum of
+
+1. the effect of rounding the inputs to float32: `INPUTS` times the movement of the result when
+   every input moves by up to half a place of float32. Programs that sum in another order, or take a
+   decay as the difference of two sums, have errors of this size;
+2. the effect of rounding intermediate results to float32: `INTERMEDIATE` times the deviation of
+   the same equations in float32. That counts where terms cancel;
+3. in bfloat16 and float16, the effect of rounding factors of products, as kernels for matrix units
+   do: `FACTORS` times the movement of the result when the inputs that such a program may round
+   (`Tensor.rounds`) move by up to half a place of the dtype;
+4. the rounding of the result itself: one place of its dtype at its largest entry, two of float32;
+5. the smallest normal number of the dtype, with a margin, since a program may flush denormals.
+
+The movement is the largest one of any entry, over several draws of the roundings. In float32 all
+of it is far below the effect of TF32 or of sums in bfloat16.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from mlxhog.conformance.vectors.case import Allowed, Array
 from mlxhog.conformance.vectors.equations import Equations
 
 HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
+LEAST = {"float32": 2.0**-100, "bfloat16": 2.0**-100, "float16": 2.0**-23}
+
+INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 8.0
+AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places
+MAX_FLOAT16 = 2.0**15
 
 
 def tolerances(
@@ -17,12 +41,55 @@ def tolerances(
     expected: Mapping[str, Array],
     dtypes: Sequence[str],
 ) -> dict[str, dict[str, Allowed]]:
-    """Return how far each result may be from the expected one."""
-    largest = {name: float(np.abs(x).max(initial=0.0)) for name, x in expected.items()}
-    return {
-        dtype: {
-            name: Allowed(64 * HALF_PLACE[dtype] * size + 1e-30, "64 roundings of the largest")
-            for name, size in largest.items()
-        }
-        for dtype in dtypes
-    }
+    """Return how far each result may be from the expected one, by dtype.
+
+    A dtype without the range of the results has none.
+    """
+    own = {one.name: one for one in equations.tensors}
+
+    def movement(names: Sequence[str], place: float) -> dict[str, float]:
+        """Return the largest movement of each result for one half place of these inputs."""
+        largest = dict.fromkeys(expected, 0.0)
+        for amount in AMOUNTS:
+            rng = np.random.default_rng(abs(int(amount)))
+            moved = {
+                name: x * (1.0 + amount * place * rng.uniform(-1.0, 1.0, x.shape))
+                if name in names
+                else x
+                for name, x in inputs.items()
+            }
+            for name, off in deviations(equations.results(moved, cotangents), expected).items():
+                largest[name] = max(largest[name], off / abs(amount))
+        return largest
+
+    floats = [name for name, x in inputs.items() if x.dtype == np.float32]
+    factors = [name for name in floats if own[name].rounds]
+    by_inputs = movement(floats, HALF_PLACE["float32"])
+    by_factors = movement(factors, HALF_PLACE["float16"] / 16)
+    in_float32 = equations.results(inputs, cotangents, dtype=torch.float32)
+    noise = deviations(in_float32, expected)
+    sizes = {name: float(np.abs(x).max(initial=0.0)) for name, x in expected.items()}
+    allowed = dict[str, dict[str, Allowed]]()
+    for dtype in dtypes:
+        place = HALF_PLACE[dtype]
+        if dtype == "float16" and max(sizes.values()) > MAX_FLOAT16:
+            continue
+        allowed[dtype] = {}
+        for name, size in sizes.items():
+            is_narrow = dtype != "float32"
+            keeps = not name.startswith("state.") or own[name].rounds
+            of_result = 2 * place * size if is_narrow and keeps else 4 * 2.0**-24 * size
+            terms = {
+                "inputs rounded": INPUTS * by_inputs[name],
+                "intermediates rounded": INTERMEDIATE * noise[name],
+                "factors rounded": FACTORS * is_narrow * by_factors[name] * 16 * place / 2.0**-12,
+                "result rounded": of_result,
+            }
+            why = " + ".join(f"{x:.1e} {what}" for what, x in terms.items() if x)
+            allowed[dtype][name] = Allowed(sum(terms.values()) + LEAST[dtype], why or "exact")
+    return allowed
+
+
+def deviations(results: Mapping[str, Array], expected: Mapping[str, Array]) -> dict[str, float]:
+    """Return the largest deviation of each result."""
+    return {name: float(np.abs(results[name] - x).max(initial=0.0)) for name, x in expected.items()}

@@ -4,6 +4,7 @@ Inputs are exact in bfloat16 and float16, so a program in either type has the sa
 of a case of denormal numbers, which only float32 has, are the exception.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,10 +36,11 @@ class Kind:
     carry: bool = False  # whether the final state has cotangents
     resets: bool = False  # whether documents begin inside the sequence
     large: bool = False  # whether gates are large
-    factor: float = 1.0  # of the values that are no parameters; 0 of all
+    factor: float = 1.0  # of values of the inputs that are no parameters
+    share: float = 1.0  # of those values that have the factor
 
 
-SIZES = {"B": 1, "S": 16, "H": 2, "K": 4, "V": 6, "C": 6, "N": 4}
+SIZES = {"B": 1, "S": 16, "H": 2, "K": 4, "V": 6, "E": 6, "N": 4}
 """Batch, positions, heads, widths of keys and values; channels and states of each."""
 
 KINDS = {
@@ -57,12 +59,12 @@ KINDS = {
     ),
     "zeros": Kind(about="all inputs are 0: no result may be NaN", sizes={"S": 5}, factor=0.0),
     "denormals": Kind(
-        about="inputs below 2^-126, which a program may take for 0",
-        sizes={"S": 5}, factor=DENORMAL,
+        about="half of the inputs below 2^-126, which a program may take for 0",
+        sizes={"S": 9}, factor=DENORMAL, share=0.5,
     ),
     "wide": Kind(
         about="wider heads, for kernels that need a multiple of 16",
-        sizes={"S": 32, "K": 16, "V": 32, "C": 32, "N": 16},
+        sizes={"S": 32, "K": 16, "V": 32, "E": 32, "N": 16},
     ),
 }  # fmt: skip
 
@@ -72,7 +74,7 @@ class Tensor:
     """An input of some equations."""
 
     name: str
-    axes: str  # by their names in `SIZES`, or numbers
+    axes: str  # by their names in `SIZES`, numbers, or products of both such as 4HV
     draw: Draw
     role: str = "input"
     rounds: bool = True  # whether a program may round it, or its products, to its results' type
@@ -109,13 +111,14 @@ class Equations:
         for one in self.tensors:
             if one.role == "state" and not kind.state:
                 continue
-            shape = tuple(sizes.get(axis) or int(axis) for axis in one.axes.split())
+            shape = tuple(size_of(axis, sizes) for axis in one.axes.split())
             rng = self._rng(one.name, seed)
-            value = one.draw(rng, shape, kind.large)
+            value = exact(one.draw(rng, shape, kind.large))
             if one.role == "input" and kind.factor != 1:
-                value = value * kind.factor
-            inputs[one.name] = exact(value) if kind.factor != DENORMAL else np.float32(value)
-        if kind.resets:
+                is_scaled = rng.random(shape) < kind.share
+                value = np.where(is_scaled, value * np.float32(kind.factor), value)
+            inputs[one.name] = value
+        if kind.resets and self.resets:
             inputs["reset_mask"] = reset_mask(self._rng("reset_mask", seed), sizes["B"], sizes["S"])
         results = self.results(inputs)
         cotangents = {
@@ -156,6 +159,13 @@ class Equations:
     def _rng(self, name: str, seed: int) -> np.random.Generator:
         """Return the generator of a tensor, the same whatever others there are."""
         return np.random.default_rng([seed, zlib.crc32(f"{self.name} {name}".encode())])
+
+
+def size_of(axis: str, sizes: Mapping[str, int]) -> int:
+    """Return the size of an axis such as "K", "4" or "4HV"."""
+    letters = axis.lstrip("0123456789")
+    number = axis.removesuffix(letters)
+    return math.prod((int(number or 1), *(sizes[letter] for letter in letters)))
 
 
 def exact(x: Array) -> Array:

@@ -22,6 +22,7 @@ def make(equations: Equations, kind: str, seed: int = 0) -> Case:
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
     if KINDS[kind].factor == DENORMAL:
         dtypes = dtypes[:1]
+    allowed = tolerances(equations, inputs, cotangents, expected, dtypes)
     roles = {one.name: one.role for one in equations.tensors} | {"reset_mask": "reset_mask"}
     return Case(
         name=f"{equations.name}-{kind}",
@@ -30,13 +31,13 @@ def make(equations: Equations, kind: str, seed: int = 0) -> Case:
         text=equations.text,
         about=KINDS[kind].about,
         options=equations.options,
-        dtypes=dtypes,
+        dtypes=tuple(allowed),
         roles={name: roles[name] for name in inputs},
         inputs=inputs,
         cotangents=cotangents,
         expected=expected,
         checks=checks(expected),
-        tolerances=tolerances(equations, inputs, cotangents, expected, dtypes),
+        tolerances=allowed,
     )
 
 
@@ -74,7 +75,12 @@ def export(subject: str, folder: Path) -> Sequence[str]:
     """
     equations = chosen(subject)
     with durable.new_directory(folder) as part:
-        entries = [make(one, kind).write(part) for one in equations for kind in one.kinds]
+        entries = [
+            make(one, kind).write(part)
+            for one in equations
+            for kind in one.kinds
+            if one.resets or not KINDS[kind].resets
+        ]
         manifest = {
             "format": FORMAT,
             "set": subject,
