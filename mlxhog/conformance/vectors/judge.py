@@ -5,11 +5,11 @@ that a case has in the dtype. Every tensor of a claim has to be there, and no ot
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from mlxhog.conformance.vectors import case as vectors
 from mlxhog.conformance.vectors.case import FORMAT, STEPS, Case
 from mlxhog.display.table import cut
 from mlxhog.errors import ConfigError, did_you_mean, message_of, shown
+
+if TYPE_CHECKING:
+    from mlxhog.conformance.vectors.faults import Guess
 
 REFERENCE = "reference"
 CLAIMS = "results.json"
@@ -48,7 +51,7 @@ class Judgment:
     rows: Sequence[ComparedTensor]  # in the order of cases, checks and tensors
     checked: Mapping[str, Sequence[str]]  # case -> the checks that were claimed
     not_checked: Mapping[str, Sequence[str]]  # case -> the others
-    guesses: Sequence[str] = ()  # what may be wrong, the likeliest first
+    guesses: Sequence["Guess"] = ()  # what may be wrong, the likeliest first
 
     @cached_property
     def first_bad(self) -> ComparedTensor | None:
@@ -81,7 +84,7 @@ class Judgment:
             "backends": [self.claims.implementation, REFERENCE],
             "dtype": self.claims.dtype,
             "first_bad": self.first_bad and self.first_bad.to_json(),
-            "guesses": self.guesses,
+            "guesses": [asdict(guess) for guess in self.guesses],
             "reasons": {row.what: row.reason for row in self.rows},
             "rows": [row.to_json() for row in self.rows],
             "checked": self.checked,
@@ -104,14 +107,16 @@ def judge(folder: Path, results: Path) -> Judgment:
     title = f"mlxhog vectors {manifest.get('set')} {manifest.get('version')}"
     claims = _read_claims(results / CLAIMS)
     asked = _by_case(claims, known, results / CLAIMS)
-    rows, checked, not_checked = list[ComparedTensor](), dict[str, Any](), dict[str, Any]()
+    checked, not_checked = dict[str, Sequence[str]](), dict[str, Sequence[str]]()
+    compared = list[tuple[Case, Results, list[ComparedTensor]]]()
     files = {path for path in results.iterdir() if path.suffix in (".safetensors", ".npy")}
     for name in known:
         case = Case.read(folder, name)
         if own := _checks(case, claims, asked.get(name, {})):
             computed, used = _tensors(results, name)
-            of_case = judged(case, computed, claims.dtype, own, claims.implementation)
-            rows, files, checked[name] = rows + of_case, files - used, own
+            rows = judged(case, computed, claims.dtype, own, claims.implementation)
+            compared.append((case, computed, rows))
+            files, checked[name] = files - used, own
         if others := [one for one, names in case.checks.items() if names and one not in own]:
             not_checked[name] = others
     if files:
@@ -120,13 +125,21 @@ def judge(folder: Path, results: Path) -> Judgment:
             f"{shown(str(results / stray))} belongs to no case that {CLAIMS} claims"
             f"{did_you_mean(stray.partition('.')[0], checked)}; add a claim, or remove the file"
         )
-    if not rows:
+    if not compared:
         raise ConfigError(
             f"{shown(str(results / CLAIMS))} claims nothing that can be checked in {claims.dtype}; "
             'claim checks of cases, such as {"' + known[0] + '": ["forward"]}'
         )
-    compared: dict[str, Any] = {"rows": rows, "checked": checked, "not_checked": not_checked}
-    return Judgment(title=title, claims=claims, **compared)
+    every = [row for _, _, rows in compared for row in rows]
+    guessed: Sequence[Guess] = ()
+    if not all(row.ok for row in every):
+        from mlxhog.conformance.vectors.faults import Judged, guesses  # they import torch
+
+        guessed = guesses([Judged(*one) for one in compared])
+    return Judgment(
+        title=title, claims=claims, rows=every, checked=checked, not_checked=not_checked,
+        guesses=guessed,
+    )  # fmt: skip
 
 
 def judged(
