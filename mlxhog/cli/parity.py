@@ -25,7 +25,6 @@ from mlxhog.base import float32
 from mlxhog.cli.frame import (
     CommandResult,
     Download,
-    Json,
     Plugins,
     Quiet,
     RunsDirectory,
@@ -143,9 +142,11 @@ def _describe(row: "ComparedTensor") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Export(Json):
-    subject: str = argument("SUBJECT", "equations, such as mlstm; small: cells and layers")
-    folder: str = argument("DIR", "a new or empty folder, or an earlier export")
+class _Export(Quiet):
+    subject: str = argument(
+        "SUBJECT", "equations, such as mlstm; small: all cells and layers; all: models, too"
+    )
+    folder: str = argument("DIR", "a new or empty folder; an earlier export is replaced")
 
 
 @command(writes=True)
@@ -158,14 +159,17 @@ def export(config: _Export) -> CommandResult:
         parity export mlstm vectors/
         parity export small vectors/ --json
     """
+    from mlxhog.base.durable import disk_bytes
     from mlxhog.base.paths import expanded
+    from mlxhog.base.quantities import format_bytes
     from mlxhog.conformance.vectors.export import export as write
 
     folder = expanded(config.folder)
-    names = write(config.subject, folder)
-    return CommandResult(
-        {"folder": str(folder), "cases": names}, [f"{len(names)} cases are in {folder}"]
-    )
+    with config.status() as status:
+        names = write(config.subject, folder, status)
+    payload = {"folder": str(folder), "bytes": disk_bytes(folder), "cases": names}
+    size = format_bytes(payload["bytes"])
+    return CommandResult(payload, [f"{len(names)} cases, {size}: {folder}"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlxhog import arena, backends
 from mlxhog.backends import probes
-from mlxhog.conformance.subject import Array, ParitySubject
+from mlxhog.conformance.subject import Array, ParitySubject, state_names
 from mlxhog.data.batch import Batch
 from mlxhog.models import families, lm_float64
 from mlxhog.models.families import ModelConfig
@@ -21,9 +21,6 @@ from mlxhog.optim.gradients import dense
 State = Any  # recurrent state of the backend, for its next call or `state_arrays`
 
 NamedArrays = Iterator[tuple[str, Array]]
-
-LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
-"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""
 
 
 class FrameworkEngine:
@@ -153,9 +150,5 @@ def results(
 def _state(cfg: ModelConfig, prefix: str, blocks: list[list[Array]]) -> NamedArrays:
     """Name the parts of every block's state."""
     for number, (block, parts) in enumerate(zip(cfg.layout.blocks, blocks, strict=True)):
-        (layer, d), names = (block[0].layer, block[0].d), list[str]()
-        for name, own in layer.state_shapes(d, 0).items():
-            letters = LETTERS.get(layer.name.partition("-")[0], "") if name == "cell" else ""
-            one = [name] if len(own) == 1 else [f"{name}.{k}" for k in range(len(own))]
-            names += letters or one
+        names = state_names(block[0].layer, block[0].d)
         yield from ((f"{prefix}/{number}/{n}", x) for n, x in zip(names, parts, strict=True))

@@ -39,6 +39,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, did_you_mean
 from mlxhog.experiments.target import not_found
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.layers.layer import Layer
 from mlxhog.models.ops import kernels
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim import SGD, AdamW, Momentum, OptimizerComponent
@@ -166,6 +167,20 @@ def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
             value = np.maximum(value, np.float32(OPEN_GATE))
         values[name] = value + np.float32(std) * noise
     return values
+
+
+LETTERS = {"mlstm": "Cnm", "slstm": "hcnm"}
+"""Names of the arrays of a cell, by its layer; those of other layers have numbers."""
+
+
+def state_names(layer: Layer, d: int) -> list[str]:
+    """Return the names of the parts of a layer's state, at width d."""
+    names = list[str]()
+    for name, own in layer.state_shapes(d, 0).items():
+        letters = LETTERS.get(layer.name.partition("-")[0], "") if name == "cell" else ""
+        one = [name] if len(own) == 1 else [f"{name}.{k}" for k in range(len(own))]
+        names += letters or one
+    return names
 
 
 def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:

@@ -149,6 +149,7 @@ FIRST, OWN = "q, k, v, i, f = self._heads_first(*x)\n        ", "mlstm_recurrent
 HEADS = "q, k, v, a = (x.swapaxes(1, 2) for x in (q, k, v, log_decay))"
 TF32 = "({0} * 8193.0 - ({0} * 8193.0 - {0}))"  # 11 bits, by Veltkamp's splitting
 BF16 = "xp.float32(xp.bfloat16({0}))"
+PRODUCTS = "both = self._weights(q, k, u, r, documents) @ v +"
 
 
 def _mlstm(new, kind="", old=FIRST, **how):
@@ -193,7 +194,8 @@ FAULTS = (
     # its gradients
     _grad("k = 2.0 * xp.stop_gradient(k) - k", "wrong sign"),
     _grad("f = xp.stop_gradient(f)", "zeros"),
-    _grad("q = 0.5 * q + 0.5 * xp.stop_gradient(q)", "wrong factor, 0.5", "torch"),
+    Fault("mlstm", "mlstm", FIRST, FIRST + "q = 0.5 * q + 0.5 * xp.stop_gradient(q)\n        ",
+          "wrong factor, 0.5", "torch", "mlstm_chunkwise"),
     _grad("i, f = xp.stop_gradient(i) + f - xp.stop_gradient(f), "
           "xp.stop_gradient(f) + i - xp.stop_gradient(i)", "swapped, grad.i and grad.f"),
     _mlstm("self._rescale(*(xp.stop_gradient(y) for y in (C, n, m)))",
@@ -206,11 +208,14 @@ FAULTS = (
           "documents = None if L else", "document boundary that is ignored", "torch"),
     Fault("mlstm", "mlstm", "w = (q.shape[-1] ** -0.5 * xp.exp(from_state))",
           "w = xp.exp(from_state)", "", "mlx"),
-    Fault("mlstm", "mlstm", "log_scale = xp, -0.5 * math.log(q.shape[-1])",
-          "log_scale = xp, 0.0", "", "torch"),
-    Fault("mlstm", "mlstm", "scores, exponents = q @ k.swapaxes(-1, -2),",
-          f"scores, exponents = {TF32.format('q')} @ {TF32.format('k')}.swapaxes(-1, -2)"
-          f" + 3e-4 * {TF32.format('q')}.sum(-1)[..., None] * 0.0,", "", "mlx"),
+    Fault("mlstm", "mlstm", "log_scale = self.xp, -0.5 * math.log(q.shape[-1])",
+          "log_scale = self.xp, 0.0", "", "torch"),
+    Fault("mlstm", "mlstm", PRODUCTS, f"P = {PRODUCTS[7:-4]}\n        "
+          f"both = {TF32.format('P')} @ v +", "TF32", "mlx"),
+    Fault("mlstm", "mlstm", PRODUCTS, f"P = {PRODUCTS[7:-4]}\n        "
+          f"both = {TF32.format('P')} @ v +", "TF32", "torch"),
+    Fault("mlstm", "mlstm", PRODUCTS, f"P = {PRODUCTS[7:-4]}\n        "
+          f"both = {BF16.format('P')} @ v +", "bfloat16", "mlx"),
     # the sLSTM
     Fault("slstm", "recurrences", "pre = xp.stack([i, f, z, o], 3)",
           "pre = xp.stack([i, xp.concatenate([f[:, :1], f[:, :-1]], 1), z, o], 3)",

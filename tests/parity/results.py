@@ -31,10 +31,14 @@ def set_of(folder, *cases):
 
 
 def right(case, dtype="float32", checks=EVERY):
-    """The expected results of some checks of a case, rounded to a dtype."""
+    """The expected results of some checks of a case, rounded to a dtype, states to float32."""
     names = [name for check in checks for name in case.checks[check]]
-    with np.errstate(over="ignore"):
-        return {n: case.expected[n.removeprefix(STEPS)].astype(TYPES[dtype]) for n in names}
+
+    def stored(stem):
+        dtype_of = np.float32 if stem.startswith("state.") else TYPES[dtype]
+        return case.expected[stem].astype(dtype_of)
+
+    return {name: stored(name.removeprefix(STEPS)) for name in names}
 
 
 def results_of(folder, arrays, claims=None, **fields):

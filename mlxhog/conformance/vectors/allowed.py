@@ -7,10 +7,13 @@ float32. A result may differ from the exact one, in any entry, by the sum of
    every input moves by up to half a place of float32. Programs that sum in another order, or take a
    decay as the difference of two sums, have errors of this size;
 2. the effect of rounding intermediate results to float32: `INTERMEDIATE` times the deviation of
-   the same equations in float32. That counts where terms cancel;
+   the same equations in float32, which counts where terms cancel; of a gradient at least
+   `CANCELLED` half places of the largest entry of all gradients, since terms that cancel there by
+   luck need not cancel in a program;
 3. in bfloat16 and float16, the effect of rounding factors of products, as kernels for matrix units
    do: `FACTORS` times the movement of the result when the inputs that such a program may round
-   (`Tensor.rounds`) move by up to half a place of the dtype;
+   (`Tensor.rounds`) move by up to half a place of the dtype; of a gradient at least
+   `NARROW_CANCELLED` half places of the largest entry of all;
 4. the rounding of the result itself: one place of its dtype at its largest entry, two of float32;
 5. the smallest normal number of the dtype, with a margin, since a program may flush denormals.
 
@@ -30,7 +33,9 @@ HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 LEAST = {"float32": 2.0**-100, "bfloat16": 2.0**-100, "float16": 2.0**-23}
 
 INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 8.0
+CANCELLED, NARROW_CANCELLED = 4.0, 0.25
 AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places
+SLIGHT = 2.0**-16  # relative movement of factors; the effect of larger ones follows from it
 MAX_FLOAT16 = 2.0**15
 
 
@@ -65,28 +70,32 @@ def tolerances(
     floats = [name for name, x in inputs.items() if x.dtype == np.float32]
     factors = [name for name in floats if own[name].rounds]
     by_inputs = movement(floats, HALF_PLACE["float32"])
-    by_factors = movement(factors, HALF_PLACE["float16"] / 16)
-    in_float32 = equations.results(inputs, cotangents, dtype=torch.float32)
-    noise = deviations(in_float32, expected)
+    by_factors = movement(factors, SLIGHT)
+    rounded = equations.results(inputs, cotangents, dtype=torch.float32)
+    noise = deviations(rounded, expected)
     sizes = {name: float(np.abs(x).max(initial=0.0)) for name, x in expected.items()}
+    largest = max((size for name, size in sizes.items() if name.startswith("grad.")), default=0.0)
     allowed = dict[str, dict[str, Allowed]]()
     for dtype in dtypes:
-        place = HALF_PLACE[dtype]
         if dtype == "float16" and max(sizes.values()) > MAX_FLOAT16:
             continue
+        place, is_narrow = HALF_PLACE[dtype], dtype != "float32"
         allowed[dtype] = {}
         for name, size in sizes.items():
-            is_narrow = dtype != "float32"
-            keeps = not name.startswith("state.") or own[name].rounds
-            of_result = 2 * place * size if is_narrow and keeps else 4 * 2.0**-24 * size
+            of_all = largest if name.startswith("grad.") else 0.0
+            in_float32 = name in own and not own[name].rounds  # a state
+            places = 2 * place if is_narrow and not in_float32 else 4 * HALF_PLACE["float32"]
+            factors_moved = FACTORS * by_factors[name] * place / SLIGHT
             terms = {
-                "inputs rounded": INPUTS * by_inputs[name],
-                "intermediates rounded": INTERMEDIATE * noise[name],
-                "factors rounded": FACTORS * is_narrow * by_factors[name] * 16 * place / 2.0**-12,
-                "result rounded": of_result,
+                "inputs": INPUTS * by_inputs[name],
+                "sums": max(INTERMEDIATE * noise[name], CANCELLED * HALF_PLACE["float32"] * of_all),
+                "factors": is_narrow * max(factors_moved, NARROW_CANCELLED * place * of_all),
+                "result": places * size,
             }
             why = " + ".join(f"{x:.1e} {what}" for what, x in terms.items() if x)
-            allowed[dtype][name] = Allowed(sum(terms.values()) + LEAST[dtype], why or "exact")
+            allowed[dtype][name] = Allowed(
+                float(f"{sum(terms.values()) + LEAST[dtype]:.3g}"), why or "exact"
+            )
     return allowed
 
 

@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from mlxhog.base import plain_json, reading
-from mlxhog.errors import DataError, shown
+from mlxhog.errors import DataError, message_of, shown
 
 Array = NDArray[Any]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+ENDINGS = ("json", "safetensors")
 STEPS = "steps."
 """Prefix of a result from one token at a time; it is expected to equal the one without."""
 
@@ -86,7 +87,7 @@ class Case:
             },
         }
         contents = {
-            "json": json.dumps(header, indent=1, allow_nan=False).encode() + b"\n",
+            "json": f"{_lines(header)}\n".encode(),
             "safetensors": save({name: np.array(x, order="C") for name, x in arrays.items()}),
         }
         for ending, content in contents.items():
@@ -134,7 +135,9 @@ class Case:
                 },
             )
         except OSError as error:
-            raise DataError(f"cannot read {shown(str(path))}: {error}; export it again") from error
+            raise DataError(
+                f"cannot read {shown(str(path))}: {message_of(error)}; export it again"
+            ) from error
         except (SafetensorError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{shown(str(path))} and its JSON are not a case of format {FORMAT} ({error!r}); "
@@ -157,27 +160,41 @@ def names(folder: Path) -> list[str]:
     Raises:
         DataError: it is not a set, a file is missing or was changed, or it has another format.
     """
-    manifest = _read_json(folder / MANIFEST)
+    entries = listed(folder)
+    for name, digests in entries.items():
+        for ending, expected in digests.items():
+            path = folder / f"{name}.{ending}"
+            try:
+                found = hashlib.sha256(reading.read_bytes(path)).hexdigest()
+            except OSError as error:
+                raise DataError(
+                    f"cannot read {shown(str(path))}: {message_of(error)}; export the set again: "
+                    "mlxhog parity export"
+                ) from error
+            if found != expected:
+                raise DataError(
+                    f"{shown(str(path))} is not the file that was exported (its sha256 is "
+                    f"{found[:12]}.., that in {MANIFEST} {expected[:12]}..); export the set again: "
+                    "mlxhog parity export"
+                )
+    return [*entries]
+
+
+def listed(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the cases of a manifest by name, with the sha256 of each file by its ending.
+
+    Raises:
+        DataError: it is not a set, or one of another format.
+    """
+    path = folder / MANIFEST
+    manifest = _read_json(path)
     try:
-        cases = {one["name"]: one for one in manifest["cases"]}
-        for name, one in cases.items():
-            for ending in ("json", "safetensors"):
-                path = folder / f"{name}.{ending}"
-                digest = hashlib.sha256(reading.read_bytes(path)).hexdigest()
-                if digest != one[ending]:
-                    raise DataError(
-                        f"{shown(str(path))} is not the file that was exported (its sha256 is "
-                        f"{digest[:12]}.., that in {MANIFEST} {one[ending][:12]}..); export the "
-                        "set again: mlxhog parity export"
-                    )
+        return {one["name"]: {end: str(one[end]) for end in ENDINGS} for one in manifest["cases"]}
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{shown(str(folder / MANIFEST))} is no manifest of format {FORMAT} ({error!r}); "
-            "export the set again: mlxhog parity export"
+            f"{shown(str(path))} is no manifest of format {FORMAT} ({error!r}); export the set "
+            "again: mlxhog parity export"
         ) from error
-    except OSError as error:
-        raise DataError(f"a file of the set cannot be read: {error}; export it again") from error
-    return [*cases]
 
 
 def _read_json(path: Path) -> Any:
@@ -186,8 +203,8 @@ def _read_json(path: Path) -> Any:
         value = plain_json.read(path)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot read {shown(str(path))}: {error}; name a folder that `mlxhog parity export` "
-            "wrote"
+            f"cannot read {shown(str(path))}: {message_of(error)}; name a folder that `mlxhog parity "
+            "export` wrote"
         ) from error
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
@@ -196,6 +213,16 @@ def _read_json(path: Path) -> Any:
             "export the set again: mlxhog parity export"
         )
     return value
+
+
+def _lines(value: Any, *, is_top: bool = True) -> str:
+    """Return JSON with a line for each entry of an object that has others, or is the outer one."""
+    if not isinstance(value, Mapping) or not (
+        is_top or any(isinstance(one, Mapping) for one in value.values())
+    ):
+        return json.dumps(value, allow_nan=False)
+    entries = (f"{json.dumps(key)}: {_lines(one, is_top=False)}" for key, one in value.items())
+    return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def _prefixed(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:

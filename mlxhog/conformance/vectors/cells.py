@@ -28,7 +28,8 @@ RESETS = "Where reset_mask [B,S] is 1, the state is set to 0 before the position
 # -- values --------------------------------------------------------------------------------------
 
 
-def _normal(rng: Random, shape: Shape, large: bool) -> Array:
+def normal(rng: Random, shape: Shape, large: bool) -> Array:
+    """Return standard normal values."""
     return rng.standard_normal(shape)
 
 
@@ -79,7 +80,7 @@ def _negative(rng: Random, shape: Shape, large: bool) -> Array:
     return -_positive(rng, shape, large)
 
 
-def _gram(rng: Random, shape: Shape, large: bool) -> Array:
+def gram(rng: Random, shape: Shape, large: bool) -> Array:
     """Return symmetric positive matrices that are exact in narrow types."""
     x = rng.integers(-2, 3, shape)
     return np.asarray(x @ x.swapaxes(-1, -2) / 4.0)
@@ -177,9 +178,9 @@ def _causal_conv(ops: Ops, x: Named, options: Options) -> Results:
 # -- equations -----------------------------------------------------------------------------------
 
 _GATE = {"draw": _log_decay, "rounds": False}
-_QKV = (Tensor("q", "B S H K", _normal), Tensor("k", "B S H K", _short))
-_V = Tensor("v", "B S H V", _normal)
-_S = Tensor("state.S", "B H K V", _normal, "state", rounds=False)
+_QKV = (Tensor("q", "B S H K", normal), Tensor("k", "B S H K", _short))
+_V = Tensor("v", "B S H V", normal)
+_S = Tensor("state.S", "B H K V", normal, "state", rounds=False)
 
 
 def _convolution(name: str, *, silu: bool) -> Equations:
@@ -193,10 +194,10 @@ x [B,S,E]; w [E,1,4]; b [E]; y [B,S,E]; state conv [B,3,E]: the last 3 inputs, t
 Before the first position x is the state conv, 0 unless it is given. Where reset_mask [B,S] is 1 a
 document begins, whose positions see no input of earlier ones; in the last state those are 0.""",
         tensors=(
-            Tensor("x", "B S E", _normal),
+            Tensor("x", "B S E", normal),
             Tensor("w", "E 1 4", _weights, "parameter"),
-            Tensor("b", "E", _normal, "parameter"),
-            Tensor("state.conv", "B 3 E", _normal, "state"),
+            Tensor("b", "E", normal, "parameter"),
+            Tensor("state.conv", "B 3 E", normal, "state"),
         ),
         compute=_causal_conv,
         options={"silu": silu},
@@ -220,13 +221,13 @@ logsig(x) = -log(1 + exp(-x)). At position t, with C, n, m the state before it:
 Gradients are exact: m is a function of i, f and the first m, not a constant.""",
         tensors=(
             Tensor("q", "B S H K", _queries),
-            Tensor("k", "B S H K", _normal),
+            Tensor("k", "B S H K", normal),
             _V,
             Tensor("i", "B S H", _input_gate, rounds=False),
             Tensor("f", "B S H", _forget_gate, rounds=False),
-            Tensor("state.C", "B H K V", _normal, "state", rounds=False),
-            Tensor("state.n", "B H K", _normal, "state", rounds=False),
-            Tensor("state.m", "B H", _normal, "state", rounds=False),
+            Tensor("state.C", "B H K V", normal, "state", rounds=False),
+            Tensor("state.n", "B H K", normal, "state", rounds=False),
+            Tensor("state.m", "B H", normal, "state", rounds=False),
         ),
         compute=_mlstm,
         options={"eps": 1e-6},
@@ -246,15 +247,15 @@ n, m the state before it, all by element a of a head, g one of i f z o (0 .. 3):
     c = F c + I tanh(z~)   n = F n + I   m = m'   h = sigmoid(o~) c / n
 {ZERO_START} {RESETS}""",
         tensors=(
-            *(Tensor(name, "B S H V", _normal, rounds=False) for name in "zo"),
+            *(Tensor(name, "B S H V", normal, rounds=False) for name in "zo"),
             Tensor("i", "B S H V", _input_gate, rounds=False),
             Tensor("f", "B S H V", _forget_gate, rounds=False),
             Tensor("R", "H 4V V", _weights, "parameter"),
-            Tensor("b", "4HV", _normal, "parameter", rounds=False),
+            Tensor("b", "4HV", normal, "parameter", rounds=False),
             Tensor("state.h", "B H V", _share, "state", rounds=False),
-            Tensor("state.c", "B H V", _normal, "state", rounds=False),
+            Tensor("state.c", "B H V", normal, "state", rounds=False),
             Tensor("state.n", "B H V", _positive, "state", rounds=False),
-            Tensor("state.m", "B H V", _normal, "state", rounds=False),
+            Tensor("state.m", "B H V", normal, "state", rounds=False),
         ),
         compute=_slstm,
         resets=True,
@@ -333,7 +334,7 @@ decay, in [-exp(-1/2), 0]. At position t, with S the state before it:
     h[b] = sum_e S[e,b] r[e]
 {ZERO_START}""",
         tensors=(
-            Tensor("r", "B S H K", _normal),
+            Tensor("r", "B S H K", normal),
             Tensor("w", "B S H K", _rwkv_decay, rounds=False),
             Tensor("k", "B S H K", _short),
             _V,
@@ -352,13 +353,13 @@ state S [B,H,N,V]. At position t, in each head:
     S[n,b] = exp(A dt) S[n,b] + dt B[n] x[b]        h[b] = sum_n S[n,b] C[n] + D x[b]
 {ZERO_START}""",
         tensors=(
-            Tensor("x", "B S H V", _normal),
+            Tensor("x", "B S H V", normal),
             Tensor("dt", "B S H", _positive, rounds=False),
             Tensor("A", "H", _negative, "parameter", rounds=False),
-            Tensor("B", "B S N", _normal),
-            Tensor("C", "B S N", _normal),
-            Tensor("D", "H", _normal, "parameter"),
-            Tensor("state.S", "B H N V", _normal, "state", rounds=False),
+            Tensor("B", "B S N", normal),
+            Tensor("C", "B S N", normal),
+            Tensor("D", "H", normal, "parameter"),
+            Tensor("state.S", "B H N V", normal, "state", rounds=False),
         ),
         compute=_mamba2,
     ),
@@ -371,13 +372,13 @@ At position t, in each channel e:
     S[n] = exp(dt A[n]) S[n] + dt x B[n]        h = sum_n S[n] C[n] + D x
 {ZERO_START}""",
         tensors=(
-            Tensor("x", "B S E", _normal),
+            Tensor("x", "B S E", normal),
             Tensor("dt", "B S E", _positive, rounds=False),
             Tensor("A", "E N", _negative, "parameter", rounds=False),
-            Tensor("B", "B S N", _normal),
-            Tensor("C", "B S N", _normal),
-            Tensor("D", "E", _normal, "parameter"),
-            Tensor("state.S", "B E N", _normal, "state", rounds=False),
+            Tensor("B", "B S N", normal),
+            Tensor("C", "B S N", normal),
+            Tensor("D", "E", normal, "parameter"),
+            Tensor("state.S", "B E N", normal, "state", rounds=False),
         ),
         compute=_mamba,
     ),
@@ -391,10 +392,10 @@ value of every slot. At position t:
     p = softmax over n of sum_b K[n,b] q[b]        h[b] = sum_n p[n] V[n,b]
 {ZERO_START}""",
         tensors=(
-            *(Tensor(name, "B S H V", _normal) for name in "qkv"),
+            *(Tensor(name, "B S H V", normal) for name in "qkv"),
             Tensor("log_decay", "B S H N", **_GATE),
-            Tensor("state.K", "B H N V", _normal, "state", rounds=False),
-            Tensor("state.V", "B H N V", _normal, "state", rounds=False),
+            Tensor("state.K", "B H N V", normal, "state", rounds=False),
+            Tensor("state.V", "B H N V", normal, "state", rounds=False),
         ),
         compute=_gsa,
     ),
@@ -411,8 +412,8 @@ itself. q, k [B,S,H,K]; v [B,S,H,V]; log_decay [B,S,H], at most 0; ridge [H,K], 
             *_QKV, _V,
             Tensor("log_decay", "B S H", **_GATE),
             Tensor("ridge", "H K", _positive, "parameter"),
-            Tensor("state.H", "B H K K", _gram, "state", rounds=False),
-            Tensor("state.G", "B H K V", _normal, "state", rounds=False),
+            Tensor("state.H", "B H K K", gram, "state", rounds=False),
+            Tensor("state.G", "B H K V", normal, "state", rounds=False),
         ),
         compute=_mesa,
     ),

@@ -46,7 +46,7 @@ SIZES = {"B": 1, "S": 16, "H": 2, "K": 4, "V": 6, "E": 6, "N": 4}
 KINDS = {
     "usual": Kind(about="two sequences from an empty state", sizes={"B": 2}),
     "one": Kind(about="one position after an initial state", sizes={"B": 2, "S": 1}, state=True),
-    "odd": Kind(about="an odd length, whose last chunk is not full", sizes={"S": 37}),
+    "odd": Kind(about="an odd length, whose last chunk is not full", sizes={"S": 37, "H": 1}),
     "state": Kind(about="an initial state", state=True),
     "carry": Kind(
         about="an initial state, and gradients that come back through the final one",
@@ -64,7 +64,7 @@ KINDS = {
     ),
     "wide": Kind(
         about="wider heads, for kernels that need a multiple of 16",
-        sizes={"S": 32, "K": 16, "V": 32, "E": 32, "N": 16},
+        sizes={"H": 1, "K": 16, "V": 16, "E": 32, "N": 16},
     ),
 }  # fmt: skip
 
@@ -113,7 +113,8 @@ class Equations:
                 continue
             shape = tuple(size_of(axis, sizes) for axis in one.axes.split())
             rng = self._rng(one.name, seed)
-            value = exact(one.draw(rng, shape, kind.large))
+            value = one.draw(rng, shape, kind.large)
+            value = exact(value) if value.dtype.kind == "f" else value
             if one.role == "input" and kind.factor != 1:
                 is_scaled = rng.random(shape) < kind.share
                 value = np.where(is_scaled, value * np.float32(kind.factor), value)
@@ -121,6 +122,8 @@ class Equations:
         if kind.resets and self.resets:
             inputs["reset_mask"] = reset_mask(self._rng("reset_mask", seed), sizes["B"], sizes["S"])
         results = self.results(inputs)
+        if "loss" in results:
+            return inputs, {"loss": np.ones((), np.float32)}
         cotangents = {
             name: exact(self._rng(f"cotangent.{name}", seed).standard_normal(x.shape))
             for name, x in results.items()
@@ -138,7 +141,7 @@ class Equations:
     ) -> dict[str, Array]:
         """Return the results by name, and with cotangents the gradients of all inputs of floats.
 
-        Operators and the type of arrays may be those of another reference.
+        Operators and the type of arrays may be those of another program in PyTorch.
         """
         leaves = {name: tensor(x) for name, x in inputs.items()}
         for name, x in leaves.items():

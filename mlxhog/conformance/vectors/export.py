@@ -1,18 +1,31 @@
 """Make cases of equations, and write a set of them."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 from mlxhog.base import durable
 from mlxhog.conformance.vectors.allowed import tolerances
-from mlxhog.conformance.vectors.case import FORMAT, MANIFEST, STEPS, Array, Case
+from mlxhog.conformance.vectors.case import ENDINGS, FORMAT, MANIFEST, STEPS, Array, Case, listed
 from mlxhog.conformance.vectors.cells import CELLS
 from mlxhog.conformance.vectors.equations import DENORMAL, KINDS, Equations
-from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.conformance.vectors.layers import LAYERS, MODELS
+from mlxhog.display.views import TellStep
+from mlxhog.errors import ConfigError, did_you_mean, shown
 
-SUBJECTS = ("small",)
+VERSION = 1
+"""Of the sets; a change of their cases or tolerances raises it."""
+
+PAGES = {"README.md": "FORMAT.md", "LICENSE": "CC0.txt"}
+"""Files of every export, and where their text is in this folder."""
+
+EQUATIONS = CELLS | LAYERS | MODELS
+SETS = {"small": CELLS | LAYERS, "all": EQUATIONS}
 
 
 def make(equations: Equations, kind: str, seed: int = 0) -> Case:
@@ -56,37 +69,86 @@ def chosen(subject: str) -> list[Equations]:
     Raises:
         ConfigError: there are none of this name.
     """
-    if subject in SUBJECTS:
-        return [*CELLS.values()]
-    if subject not in CELLS:
-        known = [*SUBJECTS, *CELLS]
+    if subject in SETS:
+        return [*SETS[subject].values()]
+    if subject not in EQUATIONS:
+        known = [*SETS, *EQUATIONS]
         raise ConfigError(
             f"there are no equations {subject!r} to export{did_you_mean(subject, known)}; choose "
             f"one of {', '.join(known)}"
         )
-    return [CELLS[subject]]
+    return [EQUATIONS[subject]]
 
 
-def export(subject: str, folder: Path) -> Sequence[str]:
+def export(subject: str, folder: Path, observer: TellStep | None = None) -> list[str]:
     """Write the cases of a subject to a folder, whole or not at all; return their names.
+
+    The folder may be absent, empty, or an earlier export without other files, which is replaced.
+    `observer` is told the name of each case.
 
     Raises:
         ConfigError: there is no such subject, or the folder holds other files.
+        EnvironmentLacks: the disk is full.
     """
     equations = chosen(subject)
-    with durable.new_directory(folder) as part:
-        entries = [
-            make(one, kind).write(part)
-            for one in equations
-            for kind in one.kinds
-            if one.resets or not KINDS[kind].resets
-        ]
+    target = check_folder(folder)
+    tell, entries = observer or (lambda part, step: None), list[dict[str, str]]()
+    with (
+        durable.disk_errors(f"writing {target}", only_full=True),
+        durable.new_directory(target, mark=f".{os.getpid()}") as part,
+        one_thread(),
+    ):
+        for one in equations:
+            for kind in one.kinds:
+                if one.resets or not KINDS[kind].resets:
+                    tell(f"{one.name}-{kind}", "")
+                    entries.append(make(one, kind).write(part))
+        for name, source in PAGES.items():
+            (part / name).write_bytes((Path(__file__).parent / source).read_bytes())
         manifest = {
             "format": FORMAT,
             "set": subject,
-            "version": 1,
+            "version": VERSION,
             "made_by": f"mlxhog {version('mlxhog')}",
             "cases": entries,
         }
         (part / MANIFEST).write_bytes(json.dumps(manifest, indent=1).encode() + b"\n")
     return [one["name"] for one in entries]
+
+
+def check_folder(folder: Path) -> Path:
+    """Return the absolute path of a folder that an export may write or replace.
+
+    Raises:
+        ConfigError: it is a file, holds other files, or cannot be made.
+    """
+    target = folder.resolve()
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"{shown(str(folder))} is a file; name a folder for the vectors")
+    if target == Path.cwd() or not os.access(target.parent, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{shown(str(folder))} cannot be made or replaced; name a new folder, in one that "
+            "exists and can be written"
+        )
+    present = {path.name for path in target.iterdir()} if target.is_dir() else set[str]()
+    if present:
+        known = {MANIFEST, *PAGES} if MANIFEST in present else set[str]()
+        if known:
+            known |= {f"{name}.{end}" for name in listed(target) for end in ENDINGS}
+        if others := sorted(present - known):
+            raise ConfigError(
+                f"{shown(str(folder))} holds {shown(others[0])}, which is not of an export; name a "
+                "new or empty folder, or move it away"
+            )
+    return target
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute small tensors without waiting for other threads of PyTorch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -19,8 +19,8 @@ import numpy as np
 from mlxhog.conformance.compare import ComparedTensor
 from mlxhog.conformance.subject import Array, Results
 from mlxhog.conformance.vectors.case import STEPS, Case
-from mlxhog.conformance.vectors.cells import CELLS
 from mlxhog.conformance.vectors.equations import Equations
+from mlxhog.conformance.vectors.export import EQUATIONS
 
 MAX_GUESSES = 3
 SLACK = 4.0  # tolerances that a hypothesis may be off; a case's are those of the right results
@@ -65,21 +65,22 @@ class Hypothesis(NamedTuple):
 
 def guesses(entries: Sequence[Judged]) -> list[Guess]:
     """Return what may be wrong, the likeliest first; nothing if all is right."""
-    made = list[Guess]()
+    made, patterns = list[Guess](), list[Guess]()
     by_equations = sorted(entries, key=lambda entry: entry.case.equations)
     for name, group in groupby(by_equations, key=lambda entry: entry.case.equations):
         own = [*group]
         left = {tensor for entry in own for tensor in entry.failed()}
         explained = {one: _explained(one, own, left) for one in _hypotheses(own)} if left else {}
-        while explained and len(made) < MAX_GUESSES:
+        while explained:
             best = max(explained, key=lambda one: len(explained[one] & left))
             tensors = explained.pop(best) & left
             if tensors:
                 made.append(Guess(best.kind, name, sorted(tensors)))
                 left -= tensors
         if left and (kind := _pattern(own, left)):
-            made.append(Guess(kind, name, sorted(left)))
-    return sorted(made, key=lambda guess: -len(guess.tensors))[:MAX_GUESSES]
+            patterns.append(Guess(kind, name, sorted(left)))
+    made.sort(key=lambda guess: -len(guess.tensors))
+    return [*made, *patterns][:MAX_GUESSES]
 
 
 def name_of(row: ComparedTensor) -> str:
@@ -161,7 +162,17 @@ OPEN = {"f": 1e4, "log_decay": 0.0, "w": 0.0, "beta": 1.0, "i": 0.0, "o": 1e4}
 
 def _hypotheses(entries: Sequence[Judged]) -> Iterator[Hypothesis]:
     case = entries[0].case
-    equations = CELLS.get(case.equations)
+    yield Hypothesis("a missing stabilizer", _unstabilized)
+    yield Hypothesis("a transposed state", partial(_rearranged, ndim=4, axes=(-1, -2), of="state."))
+    yield Hypothesis("positions and heads that are swapped", partial(_rearranged, axes=(1, 2)))
+    gradients = [name for name in case.expected if name.startswith("grad.")]
+    for a, b in combinations(gradients, 2):
+        if case.expected[a].shape == case.expected[b].shape:
+            kind = f"gradients that are swapped, {a} and {b}"
+            yield Hypothesis(kind, lambda case, a=a, b=b: _swapped(case, a, b))
+    yield Hypothesis("a wrong sign", partial(_times, -1.0))
+    yield Hypothesis("zeros in place of a result or gradient", partial(_times, 0.0))
+    equations = EQUATIONS.get(case.equations)
     if equations is not None and equations.version == case.version:
         for kind, change in _changes(case.equations, equations):
             yield Hypothesis(kind, partial(_results, equations, change))
@@ -173,16 +184,6 @@ def _hypotheses(entries: Sequence[Judged]) -> Iterator[Hypothesis]:
             yield Hypothesis("a missing eps", partial(_results, without, _same))
         kind = "a gradient without that of the final state"
         yield Hypothesis(kind, partial(_results, equations, _same, carries=False))
-    yield Hypothesis("a missing stabilizer", _unstabilized)
-    yield Hypothesis("a transposed state", partial(_rearranged, ndim=4, axes=(-1, -2), of="state."))
-    yield Hypothesis("positions and heads that are swapped", partial(_rearranged, axes=(1, 2)))
-    gradients = [name for name in case.expected if name.startswith("grad.")]
-    for a, b in combinations(gradients, 2):
-        if case.expected[a].shape == case.expected[b].shape:
-            kind = f"gradients that are swapped, {a} and {b}"
-            yield Hypothesis(kind, lambda case, a=a, b=b: _swapped(case, a, b))
-    yield Hypothesis("a wrong sign", partial(_times, -1.0))
-    yield Hypothesis("zeros in place of a result or gradient", partial(_times, 0.0))
     for factor in sorted({x for entry in entries for x in _factors(entry)}):
         yield Hypothesis(f"a wrong factor, {factor:.4g}", partial(_times, factor))
 
@@ -312,17 +313,23 @@ def _has_rest(chunk: int, case: Case) -> bool:
     return _length(case) % chunk > 0
 
 
+def _has_full_and_rest(chunk: int, case: Case) -> bool:
+    return _length(case) % chunk > 0 and _length(case) > chunk
+
+
 def _is_longer(chunk: int, case: Case) -> bool:
     return _length(case) > chunk
 
 
-COMMON: Mapping[str, Callable[[Case], bool]] = {
-    **{f"a wrong last chunk, of {n} positions": partial(_has_rest, n) for n in CHUNKS},
-    **{f"a wrong state between chunks of {n}": partial(_is_longer, n) for n in CHUNKS},
-    "document boundaries": lambda case: "reset_mask" in case.inputs,
-    "gradients through the final state": lambda case: any("state." in x for x in case.cotangents),
-    "an initial state": lambda case: "state" in case.roles.values(),
-}
+LAST, BETWEEN = "a wrong last chunk, of {} positions", "a wrong state between chunks of {}"
+COMMON: Sequence[tuple[str, Callable[[Case], bool]]] = (
+    *((LAST.format(n), partial(_has_rest, n)) for n in CHUNKS),
+    *((LAST.format(n), partial(_has_full_and_rest, n)) for n in CHUNKS),
+    *((BETWEEN.format(n), partial(_is_longer, n)) for n in CHUNKS),
+    ("document boundaries", lambda case: "reset_mask" in case.inputs),
+    ("gradients through the final state", lambda case: any("state." in x for x in case.cotangents)),
+    ("an initial state", lambda case: "state" in case.roles.values()),
+)
 """What cases may have in common."""
 
 
@@ -336,15 +343,21 @@ def _pattern(entries: Sequence[Judged], names: set[str]) -> str:
     sizes = [row.max_rel for entry, row in failed if row.max_rel and _is_noise(entry, row)]
     if len(sizes) >= MOST * len(failed) and (size := float(np.median(sizes))) < 2.0**-4:
         return "TF32 in products" if size < (TF32 * BF16) ** 0.5 else "sums in bfloat16"
-    single = {entry.case.name for entry in entries if _length(entry.case) == 1}
-    if all(entry.case.name in single or name_of(row).startswith(STEPS) for entry, row in failed):
+    if all(_length(entry.case) == 1 or name_of(row).startswith(STEPS) for entry, row in failed):
         return "a step, or the state that it hands on"
-    bad = {entry.case.name for entry, _ in failed} - single
-    for kind, has in COMMON.items():
-        alike = {entry.case.name for entry in entries if has(entry.case)} - single
-        if bad == alike and len(bad | single) < len(entries):
+    told = [entry.case for entry in entries if _length(entry.case) > 1 and _tells(entry.case)]
+    bad = {entry.case.name for entry, _ in failed}
+    for kind, has in COMMON:
+        alike = [case.name in bad for case in told if has(case)]
+        others = [case.name in bad for case in told if not has(case)]
+        if others and not any(others) and alike and _mostly(alike):
             return kind
     return ""
+
+
+def _tells(case: Case) -> bool:
+    """Whether a case has results other than 0."""
+    return any(map(_largest, case.expected.values()))
 
 
 def _is_noise(entry: Judged, row: ComparedTensor) -> bool:

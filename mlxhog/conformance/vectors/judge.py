@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 CLAIMS = "results.json"
 DTYPES = {one.name: one for one in mapped.FLOATS}
-"""Types of results by their names; results of the narrower two may be stored as float32."""
+"""Types of results by their names; float32 and float64 may store results of any of them."""
 BADGE = "https://img.shields.io/badge"
 MAX_NAME = 40  # characters of an implementation's name in a table
 
@@ -103,7 +103,7 @@ def judge(folder: Path, results: Path) -> Judgment:
             claimed.
     """
     known = vectors.names(folder)
-    manifest = plain_json.read(folder / vectors.MANIFEST)
+    manifest = plain_json.read(folder / vectors.MANIFEST)  # which `names` has checked
     title = f"mlxhog vectors {manifest.get('set')} {manifest.get('version')}"
     claims = _read_claims(results / CLAIMS)
     asked = _by_case(claims, known, results / CLAIMS)
@@ -147,7 +147,7 @@ def judged(
 ) -> list[ComparedTensor]:
     """Compare the results of one case, by name ("h", "state.C", "steps.h", "grad.q").
 
-    `claimed` are the checks whose tensors are compared; those of `dtype` have its type or float32.
+    `claimed` are the checks whose tensors are compared, `dtype` the one whose tolerances count.
     A row that fails has the first entry that departs (`where`, `got`, `wanted`), not the worst one.
 
     Raises:
@@ -205,8 +205,8 @@ def _usable(
             f"{what} has the shape {got.shape}, expected {expected.shape}; write it in the shape "
             f"that {case.name}.json has for expected.{name.removeprefix(STEPS)}"
         )
-    if got.dtype not in (DTYPES[dtype], DTYPES["float32"]):
-        types = " or ".join(dict.fromkeys((dtype, "float32")))
+    if got.dtype not in (DTYPES[dtype], np.dtype("<f4"), np.dtype("<f8")):
+        types = " or ".join(dict.fromkeys((dtype, "float32", "float64")))
         raise ConfigError(f"{what} has the type {got.dtype}, expected {types}; convert it")
     return got
 
