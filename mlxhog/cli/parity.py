@@ -25,6 +25,7 @@ from mlxhog.base import float32
 from mlxhog.cli.frame import (
     CommandResult,
     Download,
+    Json,
     Plugins,
     Quiet,
     RunsDirectory,

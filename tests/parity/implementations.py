@@ -106,10 +106,11 @@ class Fault:
     Attributes:
         equations: by which it is seen.
         source: one of `SOURCES`.
-        old: text that occurs once there, or several times if `each`.
+        old: text that occurs once there, or first in the method `within`.
         new: in its place.
         kind: part of the right guess; "" for a fault of no known kind.
         backend: one of `BACKENDS`.
+        within: name of a method, where others have the text, too.
     """
 
     equations: str
@@ -118,7 +119,7 @@ class Fault:
     new: str
     kind: str = ""
     backend: str = "float64"
-    within: str = ""  # method that has the line, where others have it, too
+    within: str = ""
 
     def ops(self):
         """The operators with the fault."""
@@ -263,8 +264,8 @@ FAULTS = (
     Fault("gsa", "float64", '"bhkv,bhv->bhk" if how.get("transpose_state")',
           '"bhkv,bhv->bhk" if 2 * how.get("transpose_state", 0) > 2'),
     # the convolution
-    Fault("causal-conv", "operators", "y = y + w[:, 0, j] * x_j", "y = y + w[:, 0, K - 1 - j] * x_j",
-          "", "torch"),
+    Fault("causal-conv", "operators", "y = y + w[:, 0, j] * x_j",
+          "y = y + w[:, 0, K - 1 - j] * x_j", "", "torch"),
     Fault("causal-conv", "operators", "y = self.zeros_if_none(b, w[:, 0, 0])",
           "y = self.zeros_if_none(None, w[:, 0, 0])", "parameter that is ignored, b", "mlx"),
     Fault("causal-conv-silu", "operators",

@@ -119,7 +119,7 @@ H = USUAL.expected["h"]
         (with_("h", H[:, 1:].astype(np.float32)), "h has the shape (2, 15, 2, 6), expected (2, 16"),
         (
             with_("h", H.astype(np.float16)),
-            "the type float16, expected float32 or float64; convert",
+            "the type float16, expected float32 or float64",
         ),
         (with_("h", H.astype(np.int32)), "h has the type int32, expected float32"),
     ],
