@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from mlxhog.conformance.vectors.case import STEPS
-from mlxhog.conformance.vectors.cells import CELLS
+from mlxhog.conformance.vectors.export import EQUATIONS
 from mlxhog.models.ops import kernels
 from mlxhog.models.ops.eager.ops_float64 import Float64Ops
 
@@ -38,7 +38,7 @@ def right_ops(backend, kernels_of="eager"):
 
 def computed(case, ops, dtype="float32", checks=EVERY):
     """Results of some checks of a case, in a dtype, by operators of any framework."""
-    equations, xp = CELLS[case.equations], ops.xp
+    equations, xp = EQUATIONS[case.equations], ops.xp
     is_wide, is_narrow = isinstance(ops, Float64Ops), dtype != "float32"
     rounds = {one.name for one in equations.tensors if one.rounds}
     if is_narrow:
@@ -151,6 +151,7 @@ HEADS = "q, k, v, a = (x.swapaxes(1, 2) for x in (q, k, v, log_decay))"
 TF32 = "({0} * 8193.0 - ({0} * 8193.0 - {0}))"  # 11 bits, by Veltkamp's splitting
 BF16 = "xp.float32(xp.bfloat16({0}))"
 PRODUCTS = "both = self._weights(q, k, u, r, documents) @ v +"
+ROUNDED = "P = self._weights(q, k, u, r, documents)\n        both = {} @ v +"
 
 
 def _mlstm(new, kind="", old=FIRST, **how):
@@ -211,12 +212,9 @@ FAULTS = (
           "w = xp.exp(from_state)", "", "mlx"),
     Fault("mlstm", "mlstm", "log_scale = self.xp, -0.5 * math.log(q.shape[-1])",
           "log_scale = self.xp, 0.0", "", "torch"),
-    Fault("mlstm", "mlstm", PRODUCTS, f"P = {PRODUCTS[7:-4]}\n        "
-          f"both = {TF32.format('P')} @ v +", "TF32", "mlx"),
-    Fault("mlstm", "mlstm", PRODUCTS, f"P = {PRODUCTS[7:-4]}\n        "
-          f"both = {TF32.format('P')} @ v +", "TF32", "torch"),
-    Fault("mlstm", "mlstm", PRODUCTS, f"P = {PRODUCTS[7:-4]}\n        "
-          f"both = {BF16.format('P')} @ v +", "bfloat16", "mlx"),
+    Fault("mlstm", "mlstm", PRODUCTS, ROUNDED.format(TF32.format("P")), "TF32", "mlx"),
+    Fault("mlstm", "mlstm", PRODUCTS, ROUNDED.format(TF32.format("P")), "TF32", "torch"),
+    Fault("mlstm", "mlstm", PRODUCTS, ROUNDED.format(BF16.format("P")), "bfloat16", "mlx"),
     # the sLSTM
     Fault("slstm", "recurrences", "pre = xp.stack([i, f, z, o], 3)",
           "pre = xp.stack([i, xp.concatenate([f[:, :1], f[:, :-1]], 1), z, o], 3)",
@@ -244,7 +242,7 @@ FAULTS = (
     Fault("gla", "recurrences", "a = (to_chunks(x, L, xp) for x in (q, k, v, *reads, a))",
           "a = (to_chunks(x, L, xp, -0.3) for x in (q, k, v, *reads, a))", "last chunk", "torch"),
     Fault("gla", "recurrences", "xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v",
-          "state + k.swapaxes(-1, -2) * v", "step", "mlx"),
+          "state + k.swapaxes(-1, -2) * v", "gate that is ignored, log_decay", "mlx"),
     Fault("kda", "recurrences", "if state is None:", "if S:", "initial state that is ignored",
           "torch"),
     Fault("kda", "recurrences", "reads, k = [xp.exp(a) * k], beta.swapaxes(1, 2)[..., None] * k",
@@ -261,8 +259,10 @@ FAULTS = (
           "parameter that is ignored, A"),
     Fault("mamba", "float64", "written = (dt[:, t] * u[:, t])[..., None]",
           "written = u[:, t][..., None]"),
-    Fault("gsa", "float64", '"bhkv,bhv->bhk" if how.get("transpose_state")',
-          '"bhkv,bhv->bhk" if 2 * how.get("transpose_state", 0) > 2'),
+    Fault("gsa", "recurrences", "h = h + (q @ before.swapaxes(-1, -2)) * xp.exp(b)",
+          "h = h + q @ before.swapaxes(-1, -2)", "", "mlx"),
+    Fault("mesa", "float64", "torch.linalg.solve(S.mT + torch.diag_embed(ridge)",
+          "torch.linalg.solve(S.mT + 2 * torch.diag_embed(ridge)"),
     # the convolution
     Fault("causal-conv", "operators", "y = y + w[:, 0, j] * x_j",
           "y = y + w[:, 0, K - 1 - j] * x_j", "", "torch"),

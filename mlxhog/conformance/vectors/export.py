@@ -13,7 +13,7 @@ from mlxhog.base import durable
 from mlxhog.conformance.vectors.allowed import tolerances
 from mlxhog.conformance.vectors.case import ENDINGS, FORMAT, MANIFEST, STEPS, Array, Case, listed
 from mlxhog.conformance.vectors.cells import CELLS
-from mlxhog.conformance.vectors.equations import DENORMAL, KINDS, Equations
+from mlxhog.conformance.vectors.equations import DENORMAL, KINDS, Equations, Kind
 from mlxhog.conformance.vectors.layers import LAYERS, MODELS
 from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, did_you_mean, shown
@@ -28,21 +28,22 @@ EQUATIONS = CELLS | LAYERS | MODELS
 SETS = {"small": CELLS | LAYERS, "all": EQUATIONS}
 
 
-def make(equations: Equations, kind: str, seed: int = 0) -> Case:
-    """Return a case of some equations, of one of their kinds; a seed draws other values."""
-    inputs, cotangents = equations.draw(KINDS[kind], seed)
+def make(equations: Equations, name: str, seed: int = 0, kind: Kind | None = None) -> Case:
+    """Return a case of some equations, of one of `KINDS` or another; a seed draws other values."""
+    kind = KINDS[name] if kind is None else kind
+    inputs, cotangents = equations.draw(kind, seed)
     expected = equations.results(inputs, cotangents)
     dtypes: tuple[str, ...] = ("float32", "bfloat16", "float16")
-    if KINDS[kind].factor == DENORMAL:
+    if kind.factor == DENORMAL:
         dtypes = dtypes[:1]
     allowed = tolerances(equations, inputs, cotangents, expected, dtypes)
     roles = {one.name: one.role for one in equations.tensors} | {"reset_mask": "reset_mask"}
     return Case(
-        name=f"{equations.name}-{kind}",
+        name=f"{equations.name}-{name}",
         equations=equations.name,
         version=equations.version,
         text=equations.text,
-        about=KINDS[kind].about,
+        about=kind.about,
         options=equations.options,
         dtypes=tuple(allowed),
         roles={name: roles[name] for name in inputs},

@@ -94,6 +94,8 @@ def _explained(one: Hypothesis, entries: Sequence[Judged], names: set[str]) -> s
     for entry in sorted(entries, key=lambda entry: not entry.failed()):
         wanted = {**entry.case.expected, **one.results(entry.case)}
         for row in entry.rows:
+            if row.ok and _length(entry.case) == 1:
+                continue  # programs often have other code for a single position
             if (name := name_of(row)) in told:
                 equal = _equals(row, entry, wanted[name.removeprefix(STEPS)])
                 told[name][row.ok].append(equal)
@@ -202,7 +204,8 @@ def _changes(name: str, equations: Equations) -> Iterator[tuple[str, Change]]:
         yield f"{kind} taken at t + 1", partial(_later, name)
     for name in (name for name in OPEN if name in inputs):
         yield f"a gate that is ignored, {name}", partial(_constant, name, OPEN[name])
-    for name in (name for name, role in roles.items() if role == "parameter"):
+    parameters = [name for name, role in roles.items() if role == "parameter"]
+    for name in (name for name in parameters if name != "ridge"):  # a singular matrix without it
         yield f"a parameter that is ignored, {name}", partial(_constant, name, 0.0)
     states = [name for name, role in roles.items() if role == "state"]
     yield "an initial state that is ignored", lambda xp, x: dict.fromkeys(states)
@@ -298,8 +301,11 @@ def _factors(entry: Judged) -> Iterator[float]:
 
 # -- patterns ------------------------------------------------------------------------------------
 
-TF32, BF16 = 2.0**-11, 2.0**-8
-"""Deviations that products of these types have, relative to the largest entry."""
+CORRELATED = 0.7  # correlation of a deviation with a tensor above which it is no noise
+MAX_TF32, MAX_NOISE, MIN_ENTRIES = 2.0**-10.25, 2.0**-4, 24
+"""Median deviation of tensors from TF32, and from any noise, relative to the largest entry. Seen:
+2^-11.7 where one factor of the products of the mLSTM's chunks is TF32, 2^-9 where it is bfloat16.
+Tensors of fewer entries do not tell noise from a factor."""
 CHUNKS = (64, 32, 16, 8)
 """Lengths of chunks; a single position, which programs compute in another way, has none."""
 
@@ -340,9 +346,12 @@ def _pattern(entries: Sequence[Judged], names: set[str]) -> str:
     ]
     if any(row.max_abs is None for _, row in failed):
         return "a missing stabilizer: values overflow or are divided by 0"
-    sizes = [row.max_rel for entry, row in failed if row.max_rel and _is_noise(entry, row)]
-    if len(sizes) >= MOST * len(failed) and (size := float(np.median(sizes))) < 2.0**-4:
-        return "TF32 in products" if size < (TF32 * BF16) ** 0.5 else "sums in bfloat16"
+    large = [
+        (entry, row) for entry, row in failed if entry.results[name_of(row)].size >= MIN_ENTRIES
+    ]
+    size = float(np.median([row.max_rel or 0.0 for _, row in failed]))
+    if large and size < MAX_NOISE and _mostly([_is_noise(*one) for one in large]):
+        return "TF32 in products" if size < MAX_TF32 else "sums or products in bfloat16"
     if all(_length(entry.case) == 1 or name_of(row).startswith(STEPS) for entry, row in failed):
         return "a step, or the state that it hands on"
     told = [entry.case for entry in entries if _length(entry.case) > 1 and _tells(entry.case)]
@@ -356,8 +365,8 @@ def _pattern(entries: Sequence[Judged], names: set[str]) -> str:
 
 
 def _tells(case: Case) -> bool:
-    """Whether a case has results other than 0."""
-    return any(map(_largest, case.expected.values()))
+    """Whether a case has outputs other than 0."""
+    return any(_largest(case.expected[name]) for name in case.checks["forward"])
 
 
 def _is_noise(entry: Judged, row: ComparedTensor) -> bool:
@@ -365,4 +374,4 @@ def _is_noise(entry: Judged, row: ComparedTensor) -> bool:
     got, expected = entry.results[name_of(row)].astype(np.float64), entry.case.expected[row.against]
     off = got - expected
     size = float(np.sqrt((off * off).sum() * (expected * expected).sum()))
-    return size > 0 and abs(float((off * expected).sum())) < 0.5 * size
+    return size > 0 and abs(float((off * expected).sum())) < CORRELATED * size
