@@ -9,12 +9,14 @@ case of its equations in the vectors, and some result has to depart. If it is of
 judge knows, the first guess has to name it.
 
 Random cases have the vectors' equations, other sizes, lengths and seeds, and are judged as theirs.
-Right programs are eager and native operators of both frameworks, in float32 and in mixed precision:
-inputs and results in bfloat16, sums, gates and states in float32. No result of them may depart. In
-float32 a fifth of the cases are of layers.
+Right programs are eager and native operators of both frameworks, in float32 and in mixed precision
+(inputs and results in bfloat16, sums, gates and states in float32), and products of factors in
+bfloat16, as of matrix units. No result of them may depart. In float32 a fifth of the cases are of
+layers.
 """
 
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 from harness.estimates import Share
@@ -27,11 +29,13 @@ from mlxhog.conformance.vectors.equations import DENORMAL, Kind
 from mlxhog.conformance.vectors.export import make
 from mlxhog.conformance.vectors.judge import judged
 from mlxhog.conformance.vectors.layers import LAYERS
-from tests.parity.implementations import EVERY, FAULTS, computed, right_ops
+from mlxhog.models.ops.eager.ops_float64 import one_thread
+from tests.parity.implementations import EVERY, FAULTS, computed, right_ops, rounded_factors
 
 CASES, QUICK = 200, 20
 PROGRAMS = [(backend, form) for backend in ("torch", "mlx") for form in ("eager", "native")]
-LAYER_SHARE = 0.2
+UNITS = ("torch", "matrix units")
+"""A program whose products have factors in bfloat16, as in kernels for matrix units."""
 MIN_GUESSED = 0.8
 
 
@@ -55,9 +59,8 @@ def find(chosen):
         row = {"equations": name, "backend": fault.backend, "line": fault.new.strip()[:100]}
         row |= {"departed": departed, "kind": fault.kind, "guesses": guesses}
         rows.append(row)
-        say(
-            f"{name} ({fault.backend}): {departed} depart; {fault.kind or 'no known kind'}: {guesses}"
-        )
+        what = fault.kind or "no known kind"
+        say(f"{name} ({fault.backend}): {departed} depart; {what}: {guesses}")
     return rows
 
 
@@ -82,25 +85,40 @@ def drawn(number):
     return make(equations, f"random-{number}", number, kind)
 
 
+def results(case, program, dtype):
+    """Return the judged results of a right program."""
+    backend, form = program
+    with rounded_factors() if form == UNITS[1] else nullcontext():
+        ops = right_ops(backend, "native" if form == "native" else "eager")
+        return compared(case, ops, dtype).rows
+
+
 def examine(number):
-    """Judge every right program on a random case; return their largest error over tolerance."""
+    """Judge every right program on a random case.
+
+    Returns:
+        The largest error over tolerance by dtype, and a line for each program that failed.
+    """
     case, nearest, failed = drawn(number), {}, []
     for dtype in [one for one in ("float32", "bfloat16") if one in case.tolerances]:
         if dtype == "bfloat16" and case.equations in LAYERS:
             continue
-        for backend, form in PROGRAMS:
-            rows = compared(case, right_ops(backend, form), dtype).rows
-            worst = max(rows, key=lambda row: row.tolerance_ratio)
+        for program in [*PROGRAMS, *[UNITS] * (dtype == "bfloat16")]:
+            worst = max(results(case, program, dtype), key=lambda row: row.tolerance_ratio)
             nearest[dtype] = max(nearest.get(dtype, 0.0), worst.tolerance_ratio)
             if not worst.ok:
-                failed.append(
-                    f"{dtype}, {backend} {form}: {worst.what}: {worst.tolerance_ratio:.2f}"
-                )
+                by = " ".join((dtype, *program))
+                failed.append(f"{by}: {worst.what}: {worst.tolerance_ratio:.2f}")
     return nearest, failed
 
 
 def measure(findings, chosen):
     """Plant faults, then draw right cases until each dtype has had enough."""
+    with one_thread():
+        _measure(findings, chosen)
+
+
+def _measure(findings, chosen):
     rows = find(chosen)
     missed = [row for row in rows if not row["departed"]]
     findings.exact("planted faults that are not found", len(missed), 0, n=len(rows))
@@ -121,7 +139,7 @@ def measure(findings, chosen):
     for dtype, n in seen.items():
         own = [alarm for alarm in alarms if alarm.startswith(dtype)]
         name = f"false alarms on right programs in {dtype}"
-        findings.exact(name, len(own), 0, n=n * len(PROGRAMS))
+        findings.exact(name, len(own), 0, n=n * len([*PROGRAMS, *[UNITS] * (dtype == "bfloat16")]))
     findings.results |= {
         "faults": rows, "false_alarms": alarms, "cases": dict(seen),
         "nearest_to_failing": {dtype: round(ratio, 3) for dtype, ratio in nearest.items()},

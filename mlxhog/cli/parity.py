@@ -143,37 +143,6 @@ def _describe(row: "ComparedTensor") -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Export(Quiet):
-    subject: str = argument(
-        "SUBJECT", "equations, such as mlstm; small: all cells and layers; all: models, too"
-    )
-    folder: str = argument("DIR", "a new or empty folder; an earlier export is replaced")
-
-
-@command(writes=True)
-def export(config: _Export) -> CommandResult:
-    """Write test vectors: inputs, exact results and gradients, tolerances; README.md explains them.
-
-    A program in any language reads them: JSON and safetensors, no Python.
-
-    Examples:
-        parity export mlstm vectors/
-        parity export small vectors/ --json
-    """
-    from mlxhog.base.durable import disk_bytes
-    from mlxhog.base.paths import expanded
-    from mlxhog.base.quantities import format_bytes
-    from mlxhog.conformance.vectors.export import export as write
-
-    folder = expanded(config.folder)
-    with config.status() as status:
-        names = write(config.subject, folder, status)
-    payload = {"folder": str(folder), "bytes": disk_bytes(folder), "cases": names}
-    size = format_bytes(payload["bytes"])
-    return CommandResult(payload, [f"{len(names)} cases, {size}: {folder}"])
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Judge(Json):
     folder: str = argument("DIR", "the test vectors, as parity export wrote them")
     results: str = argument("RESULTS", "results.json and the tensors of an implementation")
@@ -200,9 +169,9 @@ def judge(config: _Judge) -> CommandResult:
     first, messages = result.first_bad, list[str]()
     if first is not None:
         apart = first.reason if first.max_abs is None else f"up to {first.max_abs:.2g} apart"
-        where = ", ".join(map(str, first.where))
+        where = f"[{', '.join(map(str, first.where))}]" if first.where else ""
         messages = [
-            f"departs: {first.what}[{where}] is {first.got:.9g}, expected {first.wanted:.9g}; "
+            f"departs: {first.what}{where} is {first.got:.9g}, expected {first.wanted:.9g}; "
             f"{apart}, allowed {first.tolerance:.2g}"
         ]
     guesses = [FailureNote(f"perhaps {guess}") for guess in result.guesses]
@@ -210,3 +179,34 @@ def judge(config: _Judge) -> CommandResult:
     text = [*_text(result.rows, sides, result.title, notes, everything=config.verbose)]
     text.append(Section("", notes=[result.badge]))
     return CommandResult(result.to_json(), text, int(first is not None), messages)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Export(Quiet):
+    subject: str = argument(
+        "SUBJECT", "equations, such as mlstm; small: all cells and layers; all: models, too"
+    )
+    folder: str = argument("DIR", "a new or empty folder; an earlier export is replaced")
+
+
+@command(writes=True)
+def export(config: _Export) -> CommandResult:
+    """Write test vectors: inputs, exact results and gradients, tolerances; README.md explains them.
+
+    A program in any language reads them: JSON and safetensors, no Python.
+
+    Examples:
+        parity export mlstm vectors/
+        parity export small vectors/ --json
+    """
+    from mlxhog.base.durable import disk_bytes
+    from mlxhog.base.paths import expanded
+    from mlxhog.base.quantities import format_bytes
+    from mlxhog.conformance.vectors.export import export as write
+
+    folder = expanded(config.folder)
+    with config.status() as status:
+        names = write(config.subject, folder, status)
+    n_bytes = disk_bytes(folder)
+    payload = {"folder": str(folder), "bytes": n_bytes, "cases": names}
+    return CommandResult(payload, [f"{len(names)} cases, {format_bytes(n_bytes)}: {folder}"])

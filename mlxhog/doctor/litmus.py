@@ -210,7 +210,7 @@ def read_until(
 # -- the tests -------------------------------------------------------------------------------------
 
 
-class Case(NamedTuple):
+class LitmusCase(NamedTuple):
     """Two writers, the kernel and the write mode."""
 
     writers: tuple[Accessor, Accessor]
@@ -222,7 +222,7 @@ class Case(NamedTuple):
         return f"{a} + {b}, {self.kernel}, {self.mode}"
 
 
-def cases(usable: Sequence[str]) -> Iterator[Case]:
+def cases(usable: Sequence[str]) -> Iterator[LitmusCase]:
     """Yield every pair of writers, equal ones included, in every possible mode.
 
     A Metal writer, on each of the usable engines, is atomic, so one beside it must use `cas`.
@@ -230,7 +230,7 @@ def cases(usable: Sequence[str]) -> Iterator[Case]:
     on_gpu = [Accessor(f"metal:{name}", partial(metal, name=name)) for name in usable]
     for pair in combinations_with_replacement([NATIVE, *on_gpu], 2):
         for mode in (*LOSSLESS, "racy") if pair == (NATIVE, NATIVE) else ("cas",):
-            yield from (Case(pair, kernel, mode) for kernel in COUNTS)
+            yield from (LitmusCase(pair, kernel, mode) for kernel in COUNTS)
 
 
 class Litmus:
@@ -258,7 +258,7 @@ class Litmus:
         self._end_children()
         self.arena.close()
 
-    def run(self, case: Case) -> Row:
+    def run(self, case: LitmusCase) -> Row:
         """Run one case of two writers; returns a row of the record."""
         (a, b), kernel, mode = case
         counts = COUNTS[kernel].astype(np.float64)

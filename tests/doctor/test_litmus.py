@@ -8,7 +8,7 @@ import pytest
 from mlxhog.base.load import Load, LoadWatch
 from mlxhog.doctor import litmus as tests_of
 from mlxhog.doctor.checks import broken
-from mlxhog.doctor.litmus import COUNTS, LOSSLESS, NATIVE, Accessor, Case, Litmus, cases, torn
+from mlxhog.doctor.litmus import COUNTS, LOSSLESS, NATIVE, Accessor, Litmus, LitmusCase, cases, torn
 from tests.doctor import planted as bad
 
 METAL = Accessor("metal:mlx", partial(tests_of.metal, name="emulated"))
@@ -38,9 +38,9 @@ def test_every_pair_of_writers_is_tried_and_beside_metal_by_compare_and_swap():
 def test_a_metal_writer_loses_nothing_and_one_that_drops_adds_is_caught_with_their_number(
     litmus, kernel
 ):
-    row = litmus.run(Case((METAL, NATIVE), kernel, "cas"))
+    row = litmus.run(LitmusCase((METAL, NATIVE), kernel, "cas"))
     assert (row["lost"], row["torn"], "error" in row) == (0, 0, False)
-    row = litmus.run(Case((planted(bad.dropper), planted(bad.dropper)), kernel, "cas"))
+    row = litmus.run(LitmusCase((planted(bad.dropper), planted(bad.dropper)), kernel, "cas"))
     each = int(COUNTS[kernel].sum())
     dropped, passes = row["lost"] // each, row["adds"] // each
     assert row["lost"] == dropped * each > 0
@@ -52,17 +52,17 @@ def test_what_no_order_of_whole_adds_explains_is_torn_and_seen_while_it_is_writt
     values = np.float32([0, 5, 4, 0.5, -1, 101, np.nan])
     for least, expected in ((0, [0, 0, 0, 1, 1, 1, 1]), (5, [1, 0, 1, 1, 1, 1, 1])):
         assert torn(values, 100, least).tolist() == expected
-    row = litmus.run(Case((planted(bad.tearer), NATIVE), "dense", "cas"))
+    row = litmus.run(LitmusCase((planted(bad.tearer), NATIVE), "dense", "cas"))
     assert row["torn"] > 0
     assert broken(row)
 
 
 def test_a_writer_that_fails_is_reported_and_the_next_pair_runs(litmus):
     for make, message in ((bad.crasher, "the GPU is gone"), (bad.refuser, "no such device")):
-        row = litmus.run(Case((NATIVE, planted(make)), "dense", "cas"))
+        row = litmus.run(LitmusCase((NATIVE, planted(make)), "dense", "cas"))
         assert message in row["error"]
         assert broken(row)
-    assert "error" not in litmus.run(Case((NATIVE, NATIVE), "dense", "lossless"))
+    assert "error" not in litmus.run(LitmusCase((NATIVE, NATIVE), "dense", "lossless"))
 
 
 def test_losses_of_racy_and_gpu_writers_and_a_late_answer_break_no_promise():
@@ -95,5 +95,5 @@ def test_a_reader_of_torn_or_old_values_is_caught_and_one_that_is_late_unless_it
     monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
     row = litmus.read(blind, "lossless", patience_s=0.5)
     assert row["inconclusive"] == "inconclusive: busy machine (load average 9.3 on 2 processors)"
-    crashing = Case((NATIVE, planted(bad.crasher)), "dense", "cas")
+    crashing = LitmusCase((NATIVE, planted(bad.crasher)), "dense", "cas")
     assert broken(litmus.run(crashing))  # a crash is no late answer

@@ -1,12 +1,15 @@
 """Implementations of the equations of cells: our operators, right or with one line changed."""
 
 import importlib
+import inspect
 import types
 from dataclasses import dataclass
 from functools import cache
 
 import ml_dtypes
 import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
 
 from mlxhog.conformance.vectors.case import STEPS
 from mlxhog.conformance.vectors.export import EQUATIONS
@@ -73,6 +76,18 @@ def computed(case, ops, dtype="float32", checks=EVERY):
     return {name: _stored(name, _host(found[name]), dtype, rounds) for name in names}
 
 
+def rounded_factors():
+    """Let products of PyTorch's tensors have factors in bfloat16, as those of matrix units do."""
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__):
+                args = [x.bfloat16().to(x.dtype) for x in args]
+            return function(*args, **(kwargs or {}))
+
+    return Mode()
+
+
 def _stepped(equations, case, arrays, results):
     """The results of one token at a time."""
     along = {one.name for one in equations.tensors if one.axes.split()[1:2] == ["S"]}
@@ -86,7 +101,7 @@ def _stepped(equations, case, arrays, results):
 
 
 def _host(x):
-    return np.array(x.detach() if hasattr(x, "detach") else x)
+    return np.array(x.detach().numpy() if hasattr(x, "detach") else x)
 
 
 def _stored(name, x, dtype, rounds):
@@ -130,7 +145,7 @@ class Fault:
 def _changed(source, old, new, within, backend):
     path, name = SOURCES[source]
     right = importlib.import_module(path)
-    text = open(right.__file__, encoding="utf-8").read()
+    text = inspect.getsource(right)
     begin = text.index(f"def {within}(") if within else 0
     at = text.index(old, begin)
     assert within or text.count(old) == 1, old

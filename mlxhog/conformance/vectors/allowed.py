@@ -24,9 +24,8 @@ of it is far below the effect of TF32 or of sums in bfloat16.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
-from mlxhog.conformance.vectors.case import Allowed, Array
+from mlxhog.conformance.vectors.case import Array, ResultTolerance
 from mlxhog.conformance.vectors.equations import Equations
 
 HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
@@ -45,7 +44,7 @@ def tolerances(
     cotangents: Mapping[str, Array],
     expected: Mapping[str, Array],
     dtypes: Sequence[str],
-) -> dict[str, dict[str, Allowed]]:
+) -> dict[str, dict[str, ResultTolerance]]:
     """Return how far each result may be from the expected one, by dtype.
 
     A dtype without the range of the results has none.
@@ -71,11 +70,11 @@ def tolerances(
     factors = [name for name in floats if own[name].rounds]
     by_inputs = movement(floats, HALF_PLACE["float32"])
     by_factors = movement(factors, SLIGHT)
-    rounded = equations.results(inputs, cotangents, dtype=torch.float32)
+    rounded = equations.results(inputs, cotangents, rounded=True)
     noise = deviations(rounded, expected)
     sizes = {name: float(np.abs(x).max(initial=0.0)) for name, x in expected.items()}
     largest = max((size for name, size in sizes.items() if name.startswith("grad.")), default=0.0)
-    allowed = dict[str, dict[str, Allowed]]()
+    allowed = dict[str, dict[str, ResultTolerance]]()
     for dtype in dtypes:
         if dtype == "float16" and max(sizes.values()) > MAX_FLOAT16:
             continue
@@ -93,7 +92,7 @@ def tolerances(
                 "result": places * size,
             }
             why = " + ".join(f"{x:.1e} {what}" for what, x in terms.items() if x)
-            allowed[dtype][name] = Allowed(
+            allowed[dtype][name] = ResultTolerance(
                 float(f"{sum(terms.values()) + LEAST[dtype]:.3g}"), why or "exact"
             )
     return allowed

@@ -24,7 +24,7 @@ STEPS = "steps."
 """Prefix of a result from one token at a time; it is expected to equal the one without."""
 
 
-class Allowed(NamedTuple):
+class ResultTolerance(NamedTuple):
     """How far a result may be from the expected one, in any entry, and why."""
 
     allowed: float
@@ -63,7 +63,7 @@ class Case:
     cotangents: Mapping[str, Array]
     expected: Mapping[str, Array]
     checks: Mapping[str, Sequence[str]]
-    tolerances: Mapping[str, Mapping[str, Allowed]]
+    tolerances: Mapping[str, Mapping[str, ResultTolerance]]
 
     def write(self, folder: Path) -> dict[str, str]:
         """Write the two files of the case; return its entry in the manifest."""
@@ -130,7 +130,7 @@ class Case:
                 expected=tensors["expected"],
                 checks=header["checks"],
                 tolerances={
-                    dtype: {key: Allowed(**one) for key, one in own.items()}
+                    dtype: {key: ResultTolerance(**one) for key, one in own.items()}
                     for dtype, own in header["tolerances"].items()
                 },
             )
@@ -203,8 +203,8 @@ def _read_json(path: Path) -> Any:
         value = plain_json.read(path)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"cannot read {shown(str(path))}: {message_of(error)}; name a folder that `mlxhog parity "
-            "export` wrote"
+            f"cannot read {shown(str(path))}: {message_of(error)}; name a folder that `mlxhog "
+            "parity export` wrote"
         ) from error
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:

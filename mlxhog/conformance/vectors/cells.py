@@ -4,18 +4,21 @@ Axes: B sequences, S positions (t), H heads, keys of width K, values of width V;
 states of each. Upper letters in a text are axes in brackets, and tensors outside of them.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
-import torch
 
-from mlxhog.conformance.vectors.equations import KINDS, Array, Equations, Options, Tensor
+from mlxhog.conformance.vectors.equations import (
+    KINDS,
+    Array,
+    Equations,
+    Named,
+    Options,
+    Results,
+    Tensor,
+)
+from mlxhog.models.layers.delta import MIN_LOG_DECAY
 from mlxhog.models.layers.linear import slot_attention
 from mlxhog.models.ops.operators import Ops
 
-Named = Mapping[str, Any]
-Results = dict[str, torch.Tensor]
 Shape = tuple[int, ...]
 Random = np.random.Generator
 
@@ -51,29 +54,29 @@ def _log_decay(rng: Random, shape: Shape, large: bool) -> Array:
 
 def _share(rng: Random, shape: Shape, large: bool) -> Array:
     """Return numbers in (0, 1), or beside 0 and 1."""
-    return 1.0 / (1.0 + np.exp(-rng.standard_normal(shape) * (8.0 if large else 1.0)))
+    return np.asarray(1.0 / (1.0 + np.exp(-rng.standard_normal(shape) * (8.0 if large else 1.0))))
 
 
 def _strength(rng: Random, shape: Shape, large: bool) -> Array:
-    return (2.0 if large else 1.0) * _share(rng, shape, large)
+    return np.multiply(_share(rng, shape, large), 2.0 if large else 1.0)
 
 
 def _short(rng: Random, shape: Shape, large: bool) -> Array:
     """Return vectors along the last axis that are not longer than 1, also when rounded."""
     x = rng.standard_normal(shape)
-    return 0.99 * x / np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.asarray(0.99 * x / np.linalg.norm(x, axis=-1, keepdims=True))
 
 
 def _removed(rng: Random, shape: Shape, large: bool) -> Array:
-    return 0.5 * _short(rng, shape, large)
+    return np.multiply(_short(rng, shape, large), 0.5)
 
 
 def _rwkv_decay(rng: Random, shape: Shape, large: bool) -> Array:
-    return -np.exp(-0.5) * _share(rng, shape, large)
+    return np.multiply(_share(rng, shape, large), MIN_LOG_DECAY)
 
 
 def _positive(rng: Random, shape: Shape, large: bool) -> Array:
-    return np.exp(rng.standard_normal(shape) * (2.0 if large else 0.5) - 0.5)
+    return np.asarray(np.exp(rng.standard_normal(shape) * (2.0 if large else 0.5) - 0.5))
 
 
 def _negative(rng: Random, shape: Shape, large: bool) -> Array:
@@ -93,7 +96,7 @@ def _queries(rng: Random, shape: Shape, large: bool) -> Array:
 
 
 def _weights(rng: Random, shape: Shape, large: bool) -> Array:
-    return rng.standard_normal(shape) / np.sqrt(shape[-1])
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(shape[-1]))
 
 
 # -- results -------------------------------------------------------------------------------------
@@ -160,9 +163,10 @@ def _gsa(ops: Ops, x: Named, options: Options) -> Results:
 
 def _mesa(ops: Ops, x: Named, options: Options) -> Results:
     q, k, v, decay = x["q"], x["k"], x["v"], x["log_decay"][..., None]
-    own, both = {"state": x.get("state.H"), "steps": 30}, {"chunk_size": CHUNK}
-    solution, H = ops.regression_cell(q, k, decay, x["ridge"], **own, **both)
-    h, G = ops.recurrence(solution, k, v, decay, state=x.get("state.G"), **both)
+    p, H = ops.regression_cell(
+        q, k, decay, x["ridge"], steps=30, chunk_size=CHUNK, state=x.get("state.H")
+    )
+    h, G = ops.recurrence(p, k, v, decay, chunk_size=CHUNK, state=x.get("state.G"))
     return {"h": h, "state.H": H, "state.G": G}
 
 
@@ -177,10 +181,13 @@ def _causal_conv(ops: Ops, x: Named, options: Options) -> Results:
 
 # -- equations -----------------------------------------------------------------------------------
 
-_GATE = {"draw": _log_decay, "rounds": False}
 _QKV = (Tensor("q", "B S H K", normal), Tensor("k", "B S H K", _short))
 _V = Tensor("v", "B S H V", normal)
 _S = Tensor("state.S", "B H K V", normal, "state", rounds=False)
+
+
+def _decay(axes: str) -> Tensor:
+    return Tensor("log_decay", axes, _log_decay, rounds=False)
 
 
 def _convolution(name: str, *, silu: bool) -> Equations:
@@ -271,7 +278,7 @@ No |k| is above 1, beta is in [0, 2], log_decay at most 0. At position t:
 {ZERO_START}""",
         tensors=(
             *_QKV, _V,
-            Tensor("log_decay", "B S H", **_GATE),
+            _decay("B S H"),
             Tensor("beta", "B S H", _strength, rounds=False),
             _S,
         ),
@@ -288,7 +295,7 @@ No |k| is above 1, beta is in [0, 2], log_decay at most 0. At position t:
 {ZERO_START}""",
         tensors=(
             *_QKV, _V,
-            Tensor("log_decay", "B S H K", **_GATE),
+            _decay("B S H K"),
             Tensor("beta", "B S H", _strength, rounds=False),
             _S,
         ),
@@ -301,7 +308,7 @@ Gated linear attention (Yang et al. 2024, arXiv:2312.06635), each head by itself
 q, k, log_decay [B,S,H,K]; v [B,S,H,V]; h [B,S,H,V]; state S [B,H,K,V]. At position t:
     S[a,b] = exp(log_decay[a]) S[a,b] + k[a] v[b]        h[b] = sum_a S[a,b] q[a] / sqrt(K)
 {ZERO_START}""",
-        tensors=(*_QKV, _V, Tensor("log_decay", "B S H K", **_GATE), _S),
+        tensors=(*_QKV, _V, _decay("B S H K"), _S),
         compute=_delta,
     ),
     Equations(
@@ -316,7 +323,7 @@ At position t, with S the state before it:
 {ZERO_START}""",
         tensors=(
             *_QKV, _V,
-            Tensor("log_decay", "B S H K", **_GATE),
+            _decay("B S H K"),
             Tensor("read", "B S H K", _short),
             Tensor("removal", "B S H K", _removed),
             _S,
@@ -393,7 +400,7 @@ value of every slot. At position t:
 {ZERO_START}""",
         tensors=(
             *(Tensor(name, "B S H V", normal) for name in "qkv"),
-            Tensor("log_decay", "B S H N", **_GATE),
+            _decay("B S H N"),
             Tensor("state.K", "B H N V", normal, "state", rounds=False),
             Tensor("state.V", "B H N V", normal, "state", rounds=False),
         ),
@@ -410,7 +417,7 @@ itself. q, k [B,S,H,K]; v [B,S,H,V]; log_decay [B,S,H], at most 0; ridge [H,K], 
 {ZERO_START} The gradient of the first H is that of a matrix of free entries.""",
         tensors=(
             *_QKV, _V,
-            Tensor("log_decay", "B S H", **_GATE),
+            _decay("B S H"),
             Tensor("ridge", "H K", _positive, "parameter"),
             Tensor("state.H", "B H K K", gram, "state", rounds=False),
             Tensor("state.G", "B H K V", normal, "state", rounds=False),

@@ -12,7 +12,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mlxhog.models.ops.eager.ops_float64 import OPS, tensor
@@ -20,6 +19,9 @@ from mlxhog.models.ops.operators import Ops
 
 Array = NDArray[Any]
 Options = Mapping[str, Any]
+Named = Mapping[str, Any]
+Results = dict[str, Any]
+"""Arrays of a framework by name."""
 Draw = Callable[[np.random.Generator, tuple[int, ...], bool], Array]
 """Draws values of a shape; with large gates if the last argument is true."""
 
@@ -89,8 +91,8 @@ class Equations:
         version: a change of their results raises it.
         text: the equations as plain text, with the axes of all tensors.
         tensors: the inputs, states ("state.C") among them.
-        compute: the results, "h" or others, and the states after the last position, by name, of
-            tensors of PyTorch; an absent state is None.
+        compute: the results, "h" or others, and the states after the last position, by name, from
+            operators and inputs of a framework, without the states of the start.
         options: numbers that the equations have.
         resets: whether documents may begin inside the sequence.
         kinds: of its cases.
@@ -100,14 +102,14 @@ class Equations:
     version: int = 1
     text: str
     tensors: tuple[Tensor, ...]
-    compute: Callable[[Ops, Mapping[str, Any], Options], dict[str, torch.Tensor]]
+    compute: Callable[[Ops, Named, Options], Results]
     options: Options = field(default_factory=dict)
     resets: bool = False
     kinds: tuple[str, ...] = tuple(KINDS)
 
     def draw(self, kind: Kind, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the inputs and the cotangents of a case."""
-        sizes, inputs = SIZES | kind.sizes, dict[str, Array]()
+        sizes, inputs = {**SIZES, **kind.sizes}, dict[str, Array]()
         for one in self.tensors:
             if one.role == "state" and not kind.state:
                 continue
@@ -137,27 +139,32 @@ class Equations:
         cotangents: Mapping[str, Array] | None = None,
         *,
         ops: Ops = OPS,
-        dtype: torch.dtype = torch.float64,
+        rounded: bool = False,
     ) -> dict[str, Array]:
         """Return the results by name, and with cotangents the gradients of all inputs of floats.
 
-        Operators and the type of arrays may be those of another program in PyTorch.
+        Arrays are PyTorch's, of float64, or with `rounded` of float32; so may the operators be.
         """
-        leaves = {name: tensor(x) for name, x in inputs.items()}
-        for name, x in leaves.items():
-            if x.is_floating_point():
-                leaves[name] = x.to(dtype).requires_grad_(cotangents is not None)
-        results = self.compute(ops, leaves, self.options)
-        arrays = {name: x.detach().double().numpy() for name, x in results.items()}
-        if cotangents is not None:
-            ends = [results[name] for name in cotangents]
-            dy = [tensor(x).to(dtype) for x in cotangents.values()]
-            wanted = {name: x for name, x in leaves.items() if x.requires_grad}
-            grads = torch.autograd.grad(ends, [*wanted.values()], dy, allow_unused=True)
-            for (name, x), grad in zip(wanted.items(), grads, strict=True):
-                grad = torch.zeros_like(x) if grad is None else grad
-                arrays[f"grad.{name}"] = grad.double().numpy()
-        return arrays
+        arrays = {name: tensor(x) for name, x in inputs.items()}
+        floats = {name: x for name, x in arrays.items() if x.is_floating_point()}
+        if rounded:
+            floats = {name: x.float() for name, x in floats.items()}
+        results = dict[str, Any]()
+
+        def loss(leaves: Named) -> Any:
+            results.update(self.compute(ops, {**arrays, **leaves}, self.options))
+            ends = (cotangents or {}).items()
+            return sum(
+                (results[name] * tensor(x).to(results[name].dtype)).sum() for name, x in ends
+            )
+
+        grads = dict[str, Any]()
+        if cotangents is None:
+            loss(floats)
+        else:
+            _, grads = ops.xp.value_and_grad(loss, floats)
+        own = {**results, **{f"grad.{name}": grad for name, grad in grads.items()}}
+        return {name: x.detach().double().numpy() for name, x in own.items()}
 
     def _rng(self, name: str, seed: int) -> np.random.Generator:
         """Return the generator of a tensor, the same whatever others there are."""

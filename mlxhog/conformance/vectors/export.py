@@ -2,12 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from mlxhog.base import durable
 from mlxhog.conformance.vectors.allowed import tolerances
@@ -17,12 +14,13 @@ from mlxhog.conformance.vectors.equations import DENORMAL, KINDS, Equations, Kin
 from mlxhog.conformance.vectors.layers import LAYERS, MODELS
 from mlxhog.display.views import TellStep
 from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.models.ops.eager.ops_float64 import one_thread
 
 VERSION = 1
-"""Of the sets; a change of their cases or tolerances raises it."""
+"""Version of the sets; a change of their cases or tolerances raises it."""
 
 PAGES = {"README.md": "FORMAT.md", "LICENSE": "CC0.txt"}
-"""Files of every export, and where their text is in this folder."""
+"""Pages of every export, and the files beside this one that have their text."""
 
 EQUATIONS = CELLS | LAYERS | MODELS
 SETS = {"small": CELLS | LAYERS, "all": EQUATIONS}
@@ -60,7 +58,7 @@ def checks(expected: Mapping[str, Array]) -> dict[str, list[str]]:
     gradients = [name for name in expected if name.startswith("grad.")]
     states = [name for name in expected if name.startswith("state.")]
     forward = [name for name in expected if name not in gradients + states]
-    steps = [STEPS + name for name in forward + states] if states else []
+    steps = [STEPS + name for name in forward + states if name != "loss"] if states else []
     return {"forward": forward, "states": states, "steps": steps, "gradients": gradients}
 
 
@@ -142,14 +140,3 @@ def check_folder(folder: Path) -> Path:
                 "new or empty folder, or move it away"
             )
     return target
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute small tensors without waiting for other threads of PyTorch."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -21,6 +21,7 @@ from mlxhog.conformance.subject import Array, Results
 from mlxhog.conformance.vectors.case import STEPS, Case
 from mlxhog.conformance.vectors.equations import Equations
 from mlxhog.conformance.vectors.export import EQUATIONS
+from mlxhog.models.ops.eager.ops_float64 import one_thread
 
 MAX_GUESSES = 3
 SLACK = 4.0  # tolerances that a hypothesis may be off; a case's are those of the right results
@@ -65,6 +66,11 @@ class Hypothesis(NamedTuple):
 
 def guesses(entries: Sequence[Judged]) -> list[Guess]:
     """Return what may be wrong, the likeliest first; nothing if all is right."""
+    with one_thread():
+        return _guesses(entries)
+
+
+def _guesses(entries: Sequence[Judged]) -> list[Guess]:
     made, patterns = list[Guess](), list[Guess]()
     by_equations = sorted(entries, key=lambda entry: entry.case.equations)
     for name, group in groupby(by_equations, key=lambda entry: entry.case.equations):

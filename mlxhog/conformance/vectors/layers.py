@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 
 from mlxhog.conformance.subject import LEFT_OUT, NOISE, OPEN_GATE, state_names
-from mlxhog.conformance.vectors.cells import CELLS, Named, Results, gram, normal
-from mlxhog.conformance.vectors.equations import Array, Draw, Equations, Options, Tensor
+from mlxhog.conformance.vectors.cells import CELLS, gram, normal
+from mlxhog.conformance.vectors.equations import (
+    Array,
+    Draw,
+    Equations,
+    Named,
+    Options,
+    Results,
+    Tensor,
+)
 from mlxhog.data.batch import IGNORED
 from mlxhog.models import lm, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig, param_spec
@@ -103,15 +111,14 @@ def _params(specs: Iterable[ParamSpec]) -> list[Tensor]:
 
 
 def _layer(layer: Layer) -> Equations:
-    """Return the equations of one layer."""
+    """Return the equations of one layer; with a cache of all positions it has no state here."""
     layer = layer.at_width(WIDTH)
-    shapes, names = layer.state_shapes(WIDTH, 0), state_names(layer, WIDTH)
+    shapes, specs = layer.state_shapes(WIDTH, 0), [*layer.param_spec(WIDTH)]
     parts = [(part, one) for part, own in shapes.items() for one in own]
-    kept = [f"state.{name}" for name in names]
-    has_cache = not {"cache", "count"}.isdisjoint(shapes)
-    specs = [*layer.param_spec(WIDTH)]
+    kept = [f"state.{name}" for name in state_names(layer, WIDTH)]
     tensors = [Tensor("x", f"B S {WIDTH}", normal), *_params(specs)]
-    if not has_cache:
+    recurrent = "cache" not in shapes
+    if recurrent:
         tensors += [
             Tensor(name, f"B {_shape(one)}", _state(layer, name), "state", rounds=part != "cell")
             for name, (part, one) in zip(kept, parts, strict=True)
@@ -124,11 +131,9 @@ def _layer(layer: Layer) -> Equations:
         )
         p = {spec.name: x[spec.name] for spec in specs}
         y, last = layer.forward(p, x["x"], tuple(map(x.get, kept)), ctx)
-        ends = zip(kept, last, strict=True)
-        return {"y": y} | {name: end for name, end in ends if not name.endswith("count")}
+        return {"y": y} | (dict(zip(kept, last, strict=True)) if recurrent else {})
 
-    resets = "lstm" in layer.name
-    kinds = ["usual", "odd", "zeros", *["carry"] * bool(parts), *["documents"] * resets]
+    has_resets = "lstm" in layer.name
     options: dict[str, Any] = {"norm_eps": NORM_EPS, **layer.hyperparameters()}
     options |= {"eps": CELL_EPS} if layer.name.startswith("mlstm") else {}
     options |= {"head_norm_eps": V1_NORM_EPS} if layer.name.endswith("-v1") else {}
@@ -138,14 +143,14 @@ def _layer(layer: Layer) -> Equations:
         tensors=tuple(tensors),
         compute=compute,
         options=options,
-        resets=resets,
-        kinds=tuple(kinds),
+        resets=has_resets,
+        kinds=("usual", "odd", "zeros", *["carry"] * bool(kept and recurrent), "documents"),
     )
 
 
 def _state(layer: Layer, name: str) -> Draw:
     """Return how to draw an initial state, as the cell of the layer does, if it has one here."""
-    draws = {"state.cell.0": gram} if layer.name == "mesa" else {}
+    draws: dict[str, Draw] = {"state.cell.0": gram} if layer.name == "mesa" else {}
     if (cell := _cell(layer)) is not None:
         draws |= {one.name: one.draw for one in cell.tensors}
     return draws.get(name, normal)

@@ -4,7 +4,8 @@ Arrays are float64 tensors of PyTorch on the CPU, which differentiates them. The
 cells stand at the operators.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,17 @@ def _initial(how: dict[str, Any], like: Tensor, *shape: int) -> Tensor:
 def tensor(x: NDArray[Any]) -> Tensor:
     """Return a copy, float64 unless it is an integer array, such as a count of positions."""
     return torch.tensor(np.asarray(x, np.float64 if x.dtype.kind == "f" else None))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute small tensors in the block without waiting for other threads of PyTorch."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 OPS = Float64Ops()
