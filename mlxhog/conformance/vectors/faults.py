@@ -177,7 +177,7 @@ def _hypotheses(entries: Sequence[Judged]) -> Iterator[Hypothesis]:
     for a, b in combinations(gradients, 2):
         if case.expected[a].shape == case.expected[b].shape:
             kind = f"gradients that are swapped, {a} and {b}"
-            yield Hypothesis(kind, lambda case, a=a, b=b: _swapped(case, a, b))
+            yield Hypothesis(kind, partial(_swapped, a, b))
     yield Hypothesis("a wrong sign", partial(_times, -1.0))
     yield Hypothesis("zeros in place of a result or gradient", partial(_times, 0.0))
     equations = EQUATIONS.get(case.equations)
@@ -285,7 +285,7 @@ def _rearranged(case: Case, axes: tuple[int, int], ndim: int = 3, of: str = "") 
     }
 
 
-def _swapped(case: Case, a: str, b: str) -> Results:
+def _swapped(a: str, b: str, case: Case) -> Results:
     expected = case.expected
     return {a: expected[b], b: expected[a]} if a in expected and b in expected else {}
 
@@ -318,7 +318,7 @@ CHUNKS = (64, 32, 16, 8)
 
 def _length(case: Case) -> int:
     """Return the positions of a case, the second axis of its first result."""
-    return next(iter(case.expected.values())).shape[1]
+    return int(next(iter(case.expected.values())).shape[1])
 
 
 def _has_rest(chunk: int, case: Case) -> bool:
