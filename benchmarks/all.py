@@ -65,6 +65,7 @@ TABLE = (
     Script("chaos", 950, "--minutes 6 --tokens 150000", None),
     Script("soak", 1040, "--pairs 6 --time 10", "--quick --only gate"),
     Script("parity_false_failures", 60, "--runs 50", "--quick"),
+    Script("conformance", 900, ""),
     Script("compare_power", 130, "--quick --pairs 8", "--only simulated"),
     Script("predicted_speed", 370, "", None),
     Script("advisor", 40, "--quick"),
@@ -72,7 +73,7 @@ TABLE = (
     Script("one_writer", 100, "--quick", None),
 )
 
-COUNTS = "soak", "parity_false_failures", "compare_power", "advisor"
+COUNTS = "soak", "parity_false_failures", "conformance", "compare_power", "advisor"
 """Scripts whose limits hold at every size, on any machine: what they count must not happen."""
 
 

@@ -32,7 +32,7 @@ GROUPS = {
     "processes": "chaos across_machines",
     "numbers": (
         "paper_tables course_project atomic_add advisor model_speed parity_false_failures "
-        "mad_search mad_record samplers state_tracking memory moments"
+        "mad_search mad_record samplers state_tracking memory moments conformance"
     ),
 }
 LIMIT_S = 840.0  # of a group, on a machine that others keep busy

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import numpy as np
 import pytest
 
 from mlxhog.conformance.vectors.cells import CELLS
@@ -82,6 +83,17 @@ def test_a_fault_is_named_from_forward_results_alone_in_text_and_json(tmp_path, 
     assert record["guesses"] == [guess]
     out, _ = said(capsys, "parity", "judge", vectors, results, code=1)
     assert "perhaps an unscaled query (h of gla)" in out
+
+
+def test_values_that_are_not_finite_are_those_of_a_missing_stabilizer():
+    case = made("mlstm", "gates")
+    arrays = right(case)
+    arrays["h"][0, 3:] = np.inf
+    arrays["grad.k"][:] = np.nan
+    one = Judged(case, arrays, judged(case, arrays, "float32", EVERY))
+    assert [*one.failed()] == ["h", "grad.k"]
+    (guess,) = guesses([one])
+    assert guess.kind == "a missing stabilizer: values overflow or are divided by 0"
 
 
 def test_a_departure_without_a_pattern_has_no_guess():

@@ -107,7 +107,7 @@ def with_(name, value):
     return lambda arrays: arrays.update({name: value})
 
 
-H = USUAL.expected["h"]
+H, C = USUAL.expected["h"], USUAL.expected["state.C"]
 
 
 @each_of(
@@ -117,6 +117,7 @@ H = USUAL.expected["h"]
         (without("steps.state.C"), "mlstm-usual: steps.state.C is missing, though steps is"),
         (with_("g", np.zeros(3, np.float32)), "the tensor 'g', which belongs to no claimed check"),
         (with_("h", H[:, 1:].astype(np.float32)), "h has the shape (2, 15, 2, 6), expected (2, 16"),
+        (with_("state.C", C.swapaxes(-1, -2).copy()), "expected (2, 2, 4, 6) (is it transposed?)"),
         (with_("h", H.astype(np.float16)), "the type float16, expected float32 or float64"),
         (with_("h", H.astype(np.int32)), "h has the type int32, expected float32"),
     ],

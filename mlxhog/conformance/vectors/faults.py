@@ -66,17 +66,14 @@ class Hypothesis(NamedTuple):
 
 def guesses(entries: Sequence[Judged]) -> list[Guess]:
     """Return what may be wrong, the likeliest first; nothing if all is right."""
-    with one_thread():
-        return _guesses(entries)
-
-
-def _guesses(entries: Sequence[Judged]) -> list[Guess]:
     made, patterns = list[Guess](), list[Guess]()
     by_equations = sorted(entries, key=lambda entry: entry.case.equations)
     for name, group in groupby(by_equations, key=lambda entry: entry.case.equations):
         own = [*group]
         left = {tensor for entry in own for tensor in entry.failed()}
-        explained = {one: _explained(one, own, left) for one in _hypotheses(own)} if left else {}
+        with one_thread(), np.errstate(over="ignore", invalid="ignore"):
+            hypotheses = _hypotheses(own) if left else ()
+            explained = {one: _explained(one, own, left) for one in hypotheses}
         while explained:
             best = max(explained, key=lambda one: len(explained[one] & left))
             tensors = explained.pop(best) & left
@@ -132,8 +129,9 @@ def _largest(x: Array) -> float:
 # -- hypotheses ----------------------------------------------------------------------------------
 
 
-def _mlstm_without(term: str, xp: Any, x: Inputs, eps: float) -> dict[str, Any]:
-    """Return the results of the mLSTM with a stabilizer that misses in F, I, floor or gradient."""
+def _mlstm_without(term: str, ops: Any, x: Inputs, options: Mapping[str, float]) -> dict[str, Any]:
+    """Return the results of an mLSTM without its stabilizer in F, I, the floor or the gradient."""
+    xp, eps = ops.xp, options["eps"]
     q, k, v, i, f = (x[name] for name in "qkvif")
     C, n, m = (x.get(f"state.{name}") for name in "Cnm")
     if C is None or n is None or m is None:
@@ -182,10 +180,10 @@ def _hypotheses(entries: Sequence[Judged]) -> Iterator[Hypothesis]:
     yield Hypothesis("zeros in place of a result or gradient", partial(_times, 0.0))
     equations = EQUATIONS.get(case.equations)
     if equations is not None and equations.version == case.version:
-        for kind, change in _changes(case.equations, equations):
+        for kind, change in _changes(equations):
             yield Hypothesis(kind, partial(_results, equations, change))
         for term, kind in STABILIZERS.items() if case.equations == "mlstm" else ():
-            own = replace(equations, compute=partial(_lacking, term))
+            own = replace(equations, compute=partial(_mlstm_without, term))
             yield Hypothesis(kind, partial(_results, own, _same))
         if "eps" in equations.options:
             without = replace(equations, options={**equations.options, "eps": 0.0})
@@ -196,7 +194,7 @@ def _hypotheses(entries: Sequence[Judged]) -> Iterator[Hypothesis]:
         yield Hypothesis(f"a wrong factor, {factor:.4g}", partial(_times, factor))
 
 
-def _changes(name: str, equations: Equations) -> Iterator[tuple[str, Change]]:
+def _changes(equations: Equations) -> Iterator[tuple[str, Change]]:
     roles = {one.name: one.role for one in equations.tensors}
     inputs = [name for name, role in roles.items() if role == "input"]
     for names, kind in ((KEYS, "key"), (QUERIES, "query")):
@@ -216,20 +214,16 @@ def _changes(name: str, equations: Equations) -> Iterator[tuple[str, Change]]:
     states = [name for name, role in roles.items() if role == "state"]
     yield "an initial state that is ignored", lambda xp, x: dict.fromkeys(states)
     yield "a document boundary that is ignored", lambda xp, x: {"reset_mask": None}
-    yield (
-        "a transposed state",
-        lambda xp, x: {
-            name: _reordered(x[name], -1, -2) for name in states if name in x and x[name].ndim == 4
-        },
-    )
+    yield "a transposed state", partial(_transposed, states)
+
+
+def _transposed(states: Sequence[str], xp: Any, x: Inputs) -> Inputs:
+    matrices = [name for name in states if name in x and x[name].ndim == 4]
+    return {name: _reordered(x[name], -1, -2) for name in matrices}
 
 
 def _same(xp: Any, x: Inputs) -> Inputs:
     return {}
-
-
-def _lacking(term: str, ops: Any, x: Inputs, options: Mapping[str, float]) -> dict[str, Any]:
-    return _mlstm_without(term, ops.xp, x, options["eps"])
 
 
 def _scaled(name: str, power: float, xp: Any, x: Inputs) -> Inputs:
@@ -268,12 +262,11 @@ def _unstabilized(case: Case) -> Results:
     if (m := case.expected.get("state.m")) is None:
         return {}
     states = {name: case.expected.get(name) for name in ("state.C", "state.c", "state.n")}
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = {
-            name: x * np.exp(m).reshape(m.shape + (1,) * (x.ndim - m.ndim))
-            for name, x in states.items()
-            if x is not None
-        }
+    scaled = {
+        name: x * np.exp(m).reshape(m.shape + (1,) * (x.ndim - m.ndim))
+        for name, x in states.items()
+        if x is not None
+    }
     return {**scaled, "state.m": np.zeros_like(m)}
 
 
@@ -318,7 +311,8 @@ CHUNKS = (64, 32, 16, 8)
 
 def _length(case: Case) -> int:
     """Return the positions of a case, the second axis of its first result."""
-    return int(next(iter(case.expected.values())).shape[1])
+    shape = next(iter(case.expected.values())).shape
+    return int(shape[1]) if len(shape) > 1 else 1
 
 
 def _has_rest(chunk: int, case: Case) -> bool:

@@ -201,9 +201,11 @@ def _usable(
             f"{what} is missing, though {check} is claimed; write it, or claim without {check}"
         )
     if got.shape != expected.shape:
+        is_transposed = expected.ndim > 1 and got.shape == expected.swapaxes(-1, -2).shape
         raise ConfigError(
-            f"{what} has the shape {got.shape}, expected {expected.shape}; write it in the shape "
-            f"that {case.name}.json has for expected.{name.removeprefix(STEPS)}"
+            f"{what} has the shape {got.shape}, expected {expected.shape}"
+            f"{' (is it transposed?)' * is_transposed}; write it in the shape of "
+            f"expected.{name.removeprefix(STEPS)} in {case.name}.json"
         )
     if got.dtype not in (DTYPES[dtype], np.dtype("<f4"), np.dtype("<f8")):
         types = " or ".join(dict.fromkeys((dtype, "float32", "float64")))
