@@ -14,9 +14,9 @@ float32. A result may differ from the exact one, in any entry, by the sum of
    do: `FACTORS` times the movement of the result when the inputs that such a program may round
    (`Tensor.rounds`) move by up to half a place of the dtype; of a gradient at least
    `NARROW_CANCELLED` half places of the largest entry of all;
-4. of a state with a stabilizer m, the rounding of m, by which it is scaled: `STABILIZED` half places
-   of float32 at the largest m or gate, relative to the result. The reference's m is often a gate
-   itself, without any rounding, and so moves with it;
+4. of a state with a stabilizer m, the rounding of m, by which it is scaled: relative to the result
+   `STABILIZED` half places of float32 at the largest m or gate. In the reference m is often a gate
+   itself, without a rounding, and moves with it;
 5. the rounding of the result itself: one place of its dtype at its largest entry, two of float32;
 6. the smallest normal number of the dtype, with a margin, since a program may flush denormals.
 
