@@ -15,8 +15,11 @@ bfloat16, as of matrix units. No result of them may depart. In float32 a tenth o
 layers.
 """
 
+import multiprocessing
 from collections import Counter
-from contextlib import nullcontext
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, nullcontext
+from functools import cache
 
 import numpy as np
 from harness.estimates import Share
@@ -46,22 +49,20 @@ def compared(case, ops, dtype="float32"):
     return faults.Judged(case, results, judged(case, results, dtype, checks))
 
 
-def find(chosen):
-    """Plant every fault; return a row for each."""
-    rows, cases = [], {}
-    for fault in smallest(FAULTS[:1], FAULTS[:: 3 if chosen.quick else 1]):
-        name = fault.equations
-        if name not in cases:
-            cases[name] = [make(CELLS[name], kind) for kind in smallest(["one"], CELLS[name].kinds)]
-        entries = [compared(case, fault.ops()) for case in cases[name]]
+@cache
+def cases(name):
+    """Return the cases of some equations in the vectors."""
+    return [make(CELLS[name], kind) for kind in smallest(["one"], CELLS[name].kinds)]
+
+
+def find(fault):
+    """Plant a fault; return what departed, and the guesses."""
+    with one_thread():
+        entries = [compared(case, fault.ops()) for case in cases(fault.equations)]
         departed = sum(len(entry.failed()) for entry in entries)
-        guesses = [guess.kind for guess in faults.guesses(entries)]
-        row = {"equations": name, "backend": fault.backend, "line": fault.new.strip()[:100]}
-        row |= {"departed": departed, "kind": fault.kind, "guesses": guesses}
-        rows.append(row)
-        what = fault.kind or "no known kind"
-        say(f"{name} ({fault.backend}): {departed} depart; {what}: {guesses}")
-    return rows
+        row = {"equations": fault.equations, "backend": fault.backend}
+        row |= {"line": fault.new.strip()[:100], "departed": departed, "kind": fault.kind}
+        return row | {"guesses": [guess.kind for guess in faults.guesses(entries)]}
 
 
 def drawn(number):
@@ -99,43 +100,49 @@ def examine(number):
     Returns:
         The largest error over tolerance by dtype, and a line for each program that failed.
     """
-    case, nearest, failed = drawn(number), {}, []
-    for dtype in [one for one in ("float32", "bfloat16") if one in case.tolerances]:
-        if dtype == "bfloat16" and case.equations in LAYERS:
-            continue
-        for program in [*PROGRAMS, *[UNITS] * (dtype == "bfloat16")]:
-            worst = max(results(case, program, dtype), key=lambda row: row.tolerance_ratio)
-            nearest[dtype] = max(nearest.get(dtype, 0.0), worst.tolerance_ratio)
-            if not worst.ok:
-                by = " ".join((dtype, *program))
-                failed.append(f"{by}: {worst.what}: {worst.tolerance_ratio:.2f}")
+    with one_thread():
+        case, nearest, failed = drawn(number), {}, []
+        for dtype in [one for one in ("float32", "bfloat16") if one in case.tolerances]:
+            if dtype == "bfloat16" and case.equations in LAYERS:
+                continue
+            for program in [*PROGRAMS, *[UNITS] * (dtype == "bfloat16")]:
+                worst = max(results(case, program, dtype), key=lambda row: row.tolerance_ratio)
+                nearest[dtype] = max(nearest.get(dtype, 0.0), worst.tolerance_ratio)
+                if not worst.ok:
+                    by = " ".join((dtype, *program))
+                    failed.append(f"{by}: {worst.what}: {worst.tolerance_ratio:.2f}")
     return nearest, failed
 
 
 def measure(findings, chosen):
     """Plant faults, then draw right cases until each dtype has had enough."""
-    with one_thread():
-        _measure(findings, chosen)
-
-
-def _measure(findings, chosen):
-    rows = find(chosen)
+    planted = smallest(FAULTS[:1], FAULTS[:: 3 if chosen.quick else 1])
+    wanted = chosen.runs or smallest(1, QUICK if chosen.quick else CASES)
+    with ExitStack() as stack:
+        spread = map
+        if chosen.jobs > 1:
+            spawn = multiprocessing.get_context("spawn")
+            spread = stack.enter_context(ProcessPoolExecutor(chosen.jobs, spawn)).map
+        rows = []
+        for row in spread(find, planted):
+            rows.append(row)
+            what = row["kind"] or "no known kind"
+            say(f"{row['equations']}: {row['departed']} depart; {what}: {row['guesses']}")
+        seen, alarms, nearest, number = Counter(), [], Counter(), 0
+        while min(seen["float32"], seen["bfloat16"]) < wanted:
+            for near, failed in spread(examine, range(number, number + chosen.jobs)):
+                seen.update(near.keys())
+                alarms += failed
+                for dtype, ratio in near.items():
+                    nearest[dtype] = max(nearest[dtype], ratio)
+                say(f"{dict(seen)} right cases: {len(alarms)} false alarms; {'; '.join(failed)}")
+            number += chosen.jobs
     missed = [row for row in rows if not row["departed"]]
     findings.exact("planted faults that are not found", len(missed), 0, n=len(rows))
     known = [row for row in rows if row["kind"]]
     guessed = sum(row["kind"] in "".join(row["guesses"][:1]) for row in known)
     findings.at_least("share of faults of known kinds whose kind is guessed",
                       Share.of(guessed, len(known)), MIN_GUESSED, timing=False)  # fmt: skip
-    wanted = chosen.runs or smallest(1, QUICK if chosen.quick else CASES)
-    seen, alarms, nearest, number = Counter(), [], Counter(), 0
-    while min(seen["float32"], seen["bfloat16"]) < wanted:
-        near, failed = examine(number)
-        number += 1
-        seen.update(near.keys())
-        alarms += failed
-        for dtype, ratio in near.items():
-            nearest[dtype] = max(nearest[dtype], ratio)
-        say(f"{dict(seen)} right cases: {len(alarms)} false alarms; {'; '.join(failed)}")
     for dtype, n in seen.items():
         own = [alarm for alarm in alarms if alarm.startswith(dtype)]
         name = f"false alarms on right programs in {dtype}"
@@ -149,6 +156,9 @@ def _measure(findings, chosen):
 if __name__ == "__main__":
     run(
         __doc__, measure, modes={"quick": f"every third fault, {QUICK} cases"},
-        options={"--runs": {"type": int, "help": f"random cases in each dtype [{CASES}]"}},
+        options={
+            "--runs": {"type": int, "help": f"random cases in each dtype [{CASES}]"},
+            "--jobs": {"type": int, "default": 1, "help": "processes [1]"},
+        },
         packages=("torch", "mlx"),
     )  # fmt: skip

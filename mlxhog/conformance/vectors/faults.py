@@ -92,9 +92,12 @@ def name_of(row: ComparedTensor) -> str:
 
 
 def _explained(one: Hypothesis, entries: Sequence[Judged], names: set[str]) -> set[str]:
-    """Return the tensors that a hypothesis explains, in most cases that fail and most others."""
+    """Return the tensors that a hypothesis explains, in most cases that fail and most others.
+
+    The shortest cases that fail come first, and those of a single position last.
+    """
     told = {name: {False: list[bool](), True: list[bool]()} for name in names}
-    for entry in sorted(entries, key=lambda entry: not entry.failed()):
+    for entry in sorted(entries, key=_turn):
         wanted = {**entry.case.expected, **one.results(entry.case)}
         for row in entry.rows:
             if row.ok and _length(entry.case) == 1:
@@ -106,6 +109,11 @@ def _explained(one: Hypothesis, entries: Sequence[Judged], names: set[str]) -> s
         if not told:
             break
     return {*told}
+
+
+def _turn(entry: Judged) -> tuple[bool, bool, int]:
+    length = _length(entry.case)
+    return not entry.failed(), length == 1, length
 
 
 def _mostly(answers: Sequence[bool]) -> bool:
