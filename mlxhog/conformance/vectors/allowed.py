@@ -36,7 +36,7 @@ from mlxhog.conformance.vectors.equations import Equations
 HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 LEAST = {"float32": 2.0**-100, "bfloat16": 2.0**-100, "float16": 2.0**-23}
 
-INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 8.0
+INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 16.0
 CANCELLED, NARROW_CANCELLED, STABILIZED = 4.0, 0.5, 4.0
 AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places of float32
 FACTOR_AMOUNTS = (1.0, 8.0, -8.0)  # of factors, in those of float16: 8 is one of bfloat16
