@@ -21,6 +21,7 @@ from mlxhog.models.ops import kernels
 from mlxhog.models.ops.eager.ops_float64 import one_thread
 from tests.own_plugins import mlxhog
 from tests.pairs import each_of
+from tests.parity import plain
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "conformance.c"
 MAX_BYTES = 5_000_000  # of the set `small`
@@ -112,6 +113,7 @@ def damaged(change, file="mlstm-one.json"):
     [
         (damaged(lambda x: x.update(format=2)), "has format 2, and this mlxhog reads format 1"),
         (damaged(lambda x: x.pop("equations")), "are not a case of format 1"),
+        (damaged(lambda x: x.update(case="mlstm-odd")), "are not a case of format 1"),
         (damaged(lambda x: x.update(tolerances=[])), "are not a case of format 1"),
         (damaged(lambda x: x["tensors"].update({"input.p": {}})), "are not a case of format 1"),
         (lambda f: (f / "mlstm-one.json").write_text("{"), "cannot read"),
@@ -135,6 +137,7 @@ def test_a_case_that_cannot_be_read_is_named_in_one_sentence(mlstm, tmp_path, da
         lambda x: x.pop("cases"),
         lambda x: x["cases"].append({"name": "other"}),
         lambda x: x.update(cases=[3]),
+        lambda x: x["cases"][0].update(name="../mlstm-usual"),
         lambda x: x.update(format=0),
     ],
 )
@@ -232,57 +235,13 @@ def test_one_position_at_a_time_gives_the_results_that_steps_expect(name):
         np.testing.assert_allclose(whole, exact[key], rtol=1e-9, atol=1e-9)
 
 
-def plain_mlstm(x, eps):
-    """The text of the equations, in loops."""
-    B, S, H, K = x["q"].shape
-    V = x["v"].shape[-1]
-    h = np.zeros((B, S, H, V))
-    last = {"C": np.zeros((B, H, K, V)), "n": np.zeros((B, H, K)), "m": np.zeros((B, H))}
-    for b in range(B):
-        for a in range(H):
-            C, n, m = (np.array(x[f"state.{part}"][b, a], float) for part in "Cnm")
-            for t in range(S):
-                if x["reset_mask"][b, t]:
-                    C, n, m = 0 * C, 0 * n, 0.0
-                q, k, v = (np.array(x[part][b, t, a], float) for part in "qkv")
-                i, f = float(x["i"][b, t, a]), float(x["f"][b, t, a])
-                kept = -np.log1p(np.exp(-f)) + m
-                m = max(kept, i)
-                C = np.exp(kept - m) * C + np.exp(i - m) * np.outer(k, v)
-                n = np.exp(kept - m) * n + np.exp(i - m) * k
-                floor = max(abs(n @ q) / np.sqrt(K), np.exp(-m))
-                h[b, t, a] = q @ C / np.sqrt(K) / (floor + eps)
-            for part, value in zip("Cnm", (C, n, m), strict=True):
-                last[part][b, a] = value
-    return {"h": h} | {f"state.{part}": value for part, value in last.items()}
-
-
-def plain_kda(x):
-    """The text of the equations, in loops."""
-    (B, S, H, K), h = x["q"].shape, np.zeros(x["v"].shape)
-    last = np.zeros((B, H, K, x["v"].shape[-1]))
-    for b in range(B):
-        for a in range(H):
-            state = np.array(x["state.S"][b, a], float)
-            for t in range(S):
-                q, k, v, decay = (
-                    np.array(x[n][b, t, a], float) for n in ("q", "k", "v", "log_decay")
-                )
-                state = np.exp(decay)[:, None] * state
-                state += float(x["beta"][b, t, a]) * np.outer(k, v - k @ state)
-                h[b, t, a] = q @ state / np.sqrt(K)
-            last[b, a] = state
-    return {"h": h, "state.S": last}
-
-
-@each_of(
-    "name, kind, plain",
-    [("mlstm", "documents", lambda x: plain_mlstm(x, 1e-6)), ("kda", "carry", plain_kda)],
-)
-def test_a_plain_loop_over_the_text_of_the_equations_gives_the_same_results(name, kind, plain):
-    case = make(CELLS[name], kind)
-    for key, x in plain(case.inputs).items():
-        np.testing.assert_allclose(x, case.expected[key], rtol=1e-12, atol=1e-12)
+@each_of("name", CELLS)
+def test_plain_loops_over_the_text_of_the_equations_give_the_same_results(name):
+    kinds = ("odd", "carry", *["documents"] * CELLS[name].resets)
+    for kind in kinds:
+        case = make(CELLS[name], kind)
+        for key, x in plain.run(case).items():
+            np.testing.assert_allclose(x, case.expected[key], rtol=1e-11, atol=1e-11, err_msg=key)
 
 
 # -- tolerances ----------------------------------------------------------------------------------
@@ -376,6 +335,7 @@ def test_the_command_says_what_it_wrote_and_replaces_only_its_own_files(tmp_path
         (("mlstm", "full"), "holds 'x'"),
         (("mlstm", "."), "cannot be made or replaced"),
         (("mlstm", "none/new"), "cannot be made or replaced"),
+        (("mlstm", "file/new"), "cannot be made or replaced"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence_before_anything_is_written(tmp_path, words, message):

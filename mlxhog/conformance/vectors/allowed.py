@@ -17,8 +17,10 @@ float32. A result may differ from the exact one, in any entry, by the sum of
 4. the rounding of the result itself: one place of its dtype at its largest entry, two of float32;
 5. the smallest normal number of the dtype, with a margin, since a program may flush denormals.
 
-The movement is the largest one of any entry, over several draws of the roundings. In float32 all
-of it is far below the effect of TF32 or of sums in bfloat16.
+The movement is the largest one of any entry, over several draws of the roundings. In float32 the
+sum is about 1e-5 of the largest entry, far below the effect of TF32 or of sums in bfloat16. Seen in
+our eager and native operators, over random cases: 0.34 of the tolerance in float32; in mixed
+precision 0.9, of the bias of a gate, whose terms cancel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +34,9 @@ HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 LEAST = {"float32": 2.0**-100, "bfloat16": 2.0**-100, "float16": 2.0**-23}
 
 INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 8.0
-CANCELLED, NARROW_CANCELLED = 4.0, 0.25
-AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places
-SLIGHT = 2.0**-16  # relative movement of factors; the effect of larger ones follows from it
+CANCELLED, NARROW_CANCELLED = 4.0, 0.5
+AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places of float32
+FACTOR_AMOUNTS = (1.0, 8.0, -8.0)  # of factors, in those of float16: 8 is one of bfloat16
 MAX_FLOAT16 = 2.0**15
 
 
@@ -51,10 +53,10 @@ def tolerances(
     """
     own = {one.name: one for one in equations.tensors}
 
-    def movement(names: Sequence[str], place: float) -> dict[str, float]:
+    def movement(names: Sequence[str], place: float, amounts: Sequence[float]) -> dict[str, float]:
         """Return the largest movement of each result for one half place of these inputs."""
         largest = dict.fromkeys(expected, 0.0)
-        for amount in AMOUNTS:
+        for amount in amounts:
             rng = np.random.default_rng(abs(int(amount)))
             moved = {
                 name: x * (1.0 + amount * place * rng.uniform(-1.0, 1.0, x.shape))
@@ -68,8 +70,8 @@ def tolerances(
 
     floats = [name for name, x in inputs.items() if x.dtype == np.float32]
     factors = [name for name in floats if own[name].rounds]
-    by_inputs = movement(floats, HALF_PLACE["float32"])
-    by_factors = movement(factors, SLIGHT)
+    by_inputs = movement(floats, HALF_PLACE["float32"], AMOUNTS)
+    by_factors = movement(factors, HALF_PLACE["float16"], FACTOR_AMOUNTS)
     rounded = equations.results(inputs, cotangents, rounded=True)
     noise = deviations(rounded, expected)
     sizes = {name: float(np.abs(x).max(initial=0.0)) for name, x in expected.items()}
@@ -84,7 +86,7 @@ def tolerances(
             of_all = largest if name.startswith("grad.") else 0.0
             in_float32 = name in own and not own[name].rounds  # a state
             places = 2 * place if is_narrow and not in_float32 else 4 * HALF_PLACE["float32"]
-            factors_moved = FACTORS * by_factors[name] * place / SLIGHT
+            factors_moved = FACTORS * by_factors[name] * place / HALF_PLACE["float16"]
             terms = {
                 "inputs": INPUTS * by_inputs[name],
                 "sums": max(INTERMEDIATE * noise[name], CANCELLED * HALF_PLACE["float32"] * of_all),

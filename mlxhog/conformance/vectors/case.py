@@ -106,6 +106,8 @@ class Case:
         header = _read_json(folder / f"{name}.json")
         path = folder / f"{name}.safetensors"
         try:
+            if header["case"] != name:
+                raise KeyError(header["case"])
             arrays = load(reading.read_bytes(path))
             tensors = {
                 prefix: {
@@ -189,7 +191,12 @@ def listed(folder: Path) -> dict[str, dict[str, str]]:
     path = folder / MANIFEST
     manifest = _read_json(path)
     try:
-        return {one["name"]: {end: str(one[end]) for end in ENDINGS} for one in manifest["cases"]}
+        entries = {
+            str(one["name"]): {end: str(one[end]) for end in ENDINGS} for one in manifest["cases"]
+        }
+        if other := [name for name in entries if Path(name).name != name]:
+            raise KeyError(other[0])  # a path to elsewhere
+        return entries
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{shown(str(path))} is no manifest of format {FORMAT} ({error!r}); export the set "

@@ -73,8 +73,8 @@ def chosen(subject: str) -> list[Equations]:
     if subject not in EQUATIONS:
         known = [*SETS, *EQUATIONS]
         raise ConfigError(
-            f"there are no equations {subject!r} to export{did_you_mean(subject, known)}; choose "
-            f"one of {', '.join(known)}"
+            f"there are no equations {subject!r} to export"
+            + (did_you_mean(subject, known) or f"; choose one of {', '.join(known)}")
         )
     return [EQUATIONS[subject]]
 
@@ -87,13 +87,13 @@ def export(subject: str, folder: Path, observer: TellStep | None = None) -> list
 
     Raises:
         ConfigError: there is no such subject, or the folder holds other files.
-        EnvironmentLacks: the disk is full.
+        EnvironmentLacks: the disk is full, or the system refuses.
     """
     equations = chosen(subject)
     target = check_folder(folder)
     tell, entries = observer or (lambda part, step: None), list[dict[str, str]]()
     with (
-        durable.disk_errors(f"writing {target}", only_full=True),
+        durable.disk_errors(f"writing {shown(str(folder))}"),
         durable.new_directory(target, mark=f".{os.getpid()}") as part,
         one_thread(),
     ):
@@ -124,7 +124,8 @@ def check_folder(folder: Path) -> Path:
     target = folder.resolve()
     if target.exists() and not target.is_dir():
         raise ConfigError(f"{shown(str(folder))} is a file; name a folder for the vectors")
-    if target == Path.cwd() or not os.access(target.parent, os.W_OK | os.X_OK):
+    parent = target.parent
+    if target == Path.cwd() or not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise ConfigError(
             f"{shown(str(folder))} cannot be made or replaced; name a new folder, in one that "
             "exists and can be written"
