@@ -66,7 +66,7 @@ def test_products_of_rounded_factors_are_right_in_bfloat16_and_a_fault_in_float3
     with rounded_factors():
         assert not entry(case, ops, "bfloat16").failed()
         noisy = entry(case, ops)
-    assert guesses([noisy])[0].kind == "sums or products in bfloat16"
+    assert guesses([noisy])[0].kind == "bfloat16 in matmuls or sums"
     assert guesses([entry(case, ops)]) == []
 
 

@@ -14,8 +14,11 @@ float32. A result may differ from the exact one, in any entry, by the sum of
    do: `FACTORS` times the movement of the result when the inputs that such a program may round
    (`Tensor.rounds`) move by up to half a place of the dtype; of a gradient at least
    `NARROW_CANCELLED` half places of the largest entry of all;
-4. the rounding of the result itself: one place of its dtype at its largest entry, two of float32;
-5. the smallest normal number of the dtype, with a margin, since a program may flush denormals.
+4. of a state with a stabilizer m, the rounding of m, by which it is scaled: relative to the result
+   `STABILIZED` half places of float32 at the largest m or gate. In the reference m is often a gate
+   itself, without a rounding, and moves with it;
+5. the rounding of the result itself: one place of its dtype at its largest entry, two of float32;
+6. the smallest normal number of the dtype, with a margin, since a program may flush denormals.
 
 The movement is the largest one of any entry, over several draws of the roundings. In float32 the
 sum is about 1e-5 of the largest entry, far below the effect of TF32 or of sums in bfloat16. Seen in
@@ -34,7 +37,7 @@ HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 LEAST = {"float32": 2.0**-100, "bfloat16": 2.0**-100, "float16": 2.0**-23}
 
 INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 8.0
-CANCELLED, NARROW_CANCELLED = 4.0, 0.5
+CANCELLED, NARROW_CANCELLED, STABILIZED = 4.0, 0.5, 4.0
 AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places of float32
 FACTOR_AMOUNTS = (1.0, 8.0, -8.0)  # of factors, in those of float16: 8 is one of bfloat16
 MAX_FLOAT16 = 2.0**15
@@ -76,6 +79,8 @@ def tolerances(
     noise = deviations(rounded, expected)
     sizes = {name: float(np.abs(x).max(initial=0.0)) for name, x in expected.items()}
     largest = max((size for name, size in sizes.items() if name.startswith("grad.")), default=0.0)
+    gates = [name for name in floats if not own[name].rounds]
+    gate_size = max((float(np.abs(inputs[name]).max(initial=0.0)) for name in gates), default=0.0)
     allowed = dict[str, dict[str, ResultTolerance]]()
     for dtype in dtypes:
         if dtype == "float16" and max(sizes.values()) > MAX_FLOAT16:
@@ -86,11 +91,14 @@ def tolerances(
             of_all = largest if name.startswith("grad.") else 0.0
             in_float32 = name in own and not own[name].rounds  # a state
             places = 2 * place if is_narrow and not in_float32 else 4 * HALF_PLACE["float32"]
+            m = sizes.get(f"{name.rpartition('.')[0]}.m") if name.startswith("state.") else None
+            exponent = 0.0 if m is None else max(m, gate_size)
             factors_moved = FACTORS * by_factors[name] * place / HALF_PLACE["float16"]
             terms = {
                 "inputs": INPUTS * by_inputs[name],
                 "sums": max(INTERMEDIATE * noise[name], CANCELLED * HALF_PLACE["float32"] * of_all),
                 "factors": is_narrow * max(factors_moved, NARROW_CANCELLED * place * of_all),
+                "stabilizer": STABILIZED * HALF_PLACE["float32"] * exponent * size,
                 "result": places * size,
             }
             why = " + ".join(f"{x:.1e} {what}" for what, x in terms.items() if x)

@@ -351,7 +351,7 @@ def _pattern(entries: Sequence[Judged], names: set[str]) -> str:
     ]
     size = float(np.median([row.max_rel or 0.0 for _, row in failed]))
     if large and size < MAX_NOISE and _mostly([_is_noise(*one) for one in large]):
-        return "TF32 in products" if size < MAX_TF32 else "sums or products in bfloat16"
+        return "TF32 in matmuls" if size < MAX_TF32 else "bfloat16 in matmuls or sums"
     if all(_length(entry.case) == 1 or name_of(row).startswith(STEPS) for entry, row in failed):
         return "a step, or the state that it hands on"
     told = [entry.case for entry in entries if _length(entry.case) > 1 and _tells(entry.case)]
