@@ -140,7 +140,7 @@ def test_a_wrong_side_fails_at_its_first_tensor_and_its_fault_is_guessed(report)
         ("raises", "gla-usual", r"ValueError: no such kernel in this build \(in 9 cases\)"),
         ("misshapen", "gla-usual/h", r"shape is \(2, 2, 16, 6\), expected \(2, 16, 2, 6\) \(in 9"),
         ("not_finite", "gla-usual/h", "not finite"),
-        ("unknown", "gla-usual/state.C", r"gla has no such result; did you mean 'state.S'\?; it"),
+        ("unknown", "gla-usual/state.C", r"gla has no such result; did you mean 'state.S'\?"),
         ("of_integers", "gla-usual", r"TypeError: h is of int64, expected an array of NumPy, of"),
         ("no_arrays", "gla-usual", r"TypeError: it returned array.*; return arrays by name"),
         ("nothing", "all cases", "nothing was returned that can be compared"),

@@ -14,8 +14,9 @@ from mlxhog.conformance.sides.foreign import CellSide, SideResults, computed_by_
 from mlxhog.conformance.vectors.case import STEPS, Case
 from mlxhog.conformance.vectors.faults import Judged, guesses
 from mlxhog.conformance.vectors.judge import REFERENCE, judged
+from mlxhog.display.table import cut
 from mlxhog.display.views import TellStep
-from mlxhog.errors import ConfigError, did_you_mean
+from mlxhog.errors import MAX_SHOWN, ConfigError, did_you_mean
 
 NOTHING = "nothing was returned that can be compared"
 MAX_NAMED = 3  # of the sides that a ruling supports
@@ -196,8 +197,9 @@ def _rows(one: SideResults, dtype: str) -> Iterator[tuple[tuple[str, str], Compa
         x, what = one.results[name], f"{case.name}/{name}"
         shape = case.expected[name.removeprefix(STEPS)].shape if name in checks else ()
         if name not in checks:
-            text = f"{case.equations} has no such result{did_you_mean(name, checks)}"
-            yield (name, "unknown"), _failed(side, what, f"{text}; it has {', '.join(checks)}")
+            text = f"{case.equations} has no such result"
+            text += did_you_mean(name, checks) or f"; it has {cut(', '.join(checks), MAX_SHOWN)}"
+            yield (name, "unknown"), _failed(side, what, text)
         elif x.shape != shape:
             text = f"the shape is {x.shape}, expected {shape}"
             yield (name, "shape"), _failed(side, what, text)
