@@ -65,15 +65,16 @@ class Peer:
     claim: Callable[[Case], Case] | None = None  # what it claims to compute of a case
     says: str = ""  # the claim
     module: str = "peers_torch"
-    function: str = ""  # of the module, if not named as the package
+    function: str = ""  # of the module, of a whole model; else it is named as the package
     process: str = ""  # of its own
 
     def sides(self) -> Iterator[CellSide]:
         """Yield a side for each setting."""
         note = f"{self.distribution} {version_of(self.distribution)}"
+        prefix = f"{self.package}/model+" if self.function else f"{self.package}/"
         for setting in self.settings:
             yield CellSide(
-                f"{self.package}/{setting.rpartition(':')[2]}",
+                prefix + setting.rpartition(":")[2],
                 f"{__package__}.{self.module}:{self.function or self.package}",
                 setting,
                 self.process or self.distribution,
@@ -212,15 +213,15 @@ def choose(sides: Sides, equations: Sequence[str]) -> tuple[list[CellSide], list
 
 def _peers(name: str, equations: Sequence[str]) -> tuple[list[CellSide], list[str]]:
     """Return the peers of a package or setting; of all those that are installed."""
-    known = {side.name: (side, peer) for peer in PEERS for side in peer.sides()}
-    words = {NAME, *(peer.package for peer in PEERS), *known}
+    known = [(side, peer) for peer in PEERS for side in peer.sides()]
+    words = {NAME, *(peer.package for peer in PEERS), *(side.name for side, _ in known)}
     if name not in words:
         packages = ", ".join(dict.fromkeys(peer.package for peer in PEERS))
         raise ConfigError(
             f"--side {name}: no side has this name{did_you_mean(name, words)}; wanted "
             f"NAME=module:function, own, {NAME}, PACKAGE or PACKAGE/SETTING of {packages}"
         )
-    of_name = [pair for one, pair in known.items() if name in (NAME, pair[1].package, one)]
+    of_name = [pair for pair in known if name in (NAME, pair[1].package, pair[0].name)]
     found, notes = list[CellSide](), list[str]()
     for side, peer in of_name:
         if not {*equations} & {*peer.equations}:
