@@ -14,11 +14,7 @@ from mlxhog.models.ops.eager.ops_float64 import one_thread
 from tests.pairs import each_of
 from tools import peers_page
 
-SIDES = {
-    f"{side.name} {side.equations[0]}": (side, peer)
-    for peer in peers.PEERS
-    for side in peer.sides()
-}
+SIDES = {side.name: (side, peer) for peer in peers.PEERS for side in peer.sides()}
 OWN_PROCESS = "transformers alone"
 UNSOUND = {"fla/naive_mesa_net_CG"}  # an approximation
 CANNOT_RUN = "train_with_padding"  # of models
