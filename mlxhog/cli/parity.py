@@ -7,18 +7,26 @@ directory, a run, or hf:OWNER/NAME; with such a plugin, it may be left out. Exit
 if anything disagrees; stderr names the first tensor that does. `mlxhog parity export` writes test
 vectors for implementations in any language, `mlxhog parity judge` compares their results.
 
+With --side SUBJECT is a cell, such as mlstm or gla, or small for all of them, and every side
+computes the test vectors: a function `module:function` of yours, which gets a case and returns
+arrays by name; own, the kernels of this package; peers, every package that is installed, or one of
+them, such as mlstm_kernels or fla/naive_chunk_kda. Where two sides differ, the float64 reference
+says which is right.
+
 Examples:
     parity latest
     parity "my_layer swiglu" --plugin examples/my_layer.py
     parity --plugin examples/my_optimizer.py
     parity tiny --set hidden_size=96 --set num_heads=3
     parity tiny --perturb lm_head.weight; test $? -eq 1
+    parity gla --side mine=my_kernels:gla --side own
     parity export mlstm vectors/
     parity judge vectors/ results/
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mlxhog.base import float32
@@ -38,6 +46,7 @@ from mlxhog.display.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
     from mlxhog.conformance.compare import ComparedTensor
+    from mlxhog.conformance.sides.report import SidesReport
 
 MAX_NAMES = 50  # characters of the sides' names in the answer
 MAX_FAILURES = 30  # in the table; the JSON has all
@@ -69,6 +78,14 @@ class _Parity(RunsDirectory, Plugins, Download, Quiet):
     perturb: str | None = option(
         None, "self-test: change this parameter on one side; the comparison must then fail"
     )
+    side: tuple[str, ...] = option(
+        (), "a side that computes SUBJECT, a cell: NAME=module:function, own, peers, or a peer",
+        many=True, metavar="SIDE",
+        excludes=("backends", "kernels", "set", "batch_size", "seq_len", "steps", "perturb"),
+    )  # fmt: skip
+    side_limit: float = option(
+        60.0, "for a case of a side", unit="s", above=0, requires={"side": ()}
+    )
 
 
 _COMPUTED = "backends kernels set seed batch_size seq_len steps dtype perturb runs_dir".split()
@@ -78,20 +95,47 @@ _COMPUTED = "backends kernels set seed batch_size seq_len steps dtype perturb ru
 def run(config: _Parity) -> CommandResult:
     # It imports NumPy and the native module; wrong flags are refused before.
     from mlxhog.conformance.api import parity as compute
+    from mlxhog.conformance.sides.report import SidesReport
 
+    how = {name: getattr(config, name) for name in _COMPUTED}
     with config.status() as status:
         result = compute(
-            config.subject, **{name: getattr(config, name) for name in _COMPUTED}, observer=status
+            config.subject, **how, sides=config.side, limit_s=config.side_limit, observer=status
         )
     messages = [f"{config.perturb} was perturbed, but no comparison failed"] * result.missed
     if result.first_bad is not None:
         messages = [f"disagree: {_describe(result.first_bad)}"]
         messages += filter(None, [float32.user_note()])
     text = _text(
-        result.rows, [side.name for side in result.sides], result.subject.title, result.notes,
-        everything=config.verbose, missed=result.missed,
+        result.rows, result.names, result.title, result.notes, everything=config.verbose,
+        missed=result.missed,
     )  # fmt: skip
+    if isinstance(result, SidesReport):
+        text = chain(text, [_by_side(result)])
     return CommandResult(result.to_json(), text, int(not result.ok), messages)
+
+
+def _by_side(result: "SidesReport") -> Section:
+    """Return a row for each side, and the rulings of the arbiter."""
+    header = ("side", "agree", "worst", "error / tolerance", "not checked")
+    rows = []
+    for one in result.summaries:
+        agree = f"{sum(row.ok for row in one.rows)} of {len(one.rows)}"
+        rows.append((one.side.name, agree, one.worst.what, f"{one.worst.tolerance_ratio:.2g}",
+                     "; ".join(one.not_checked)))  # fmt: skip
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for ruling in result.rulings:
+        alike.setdefault(ruling.names, []).append(str(ruling))
+    rulings = [
+        first + f"; likewise in {len(more)} more tensors" * bool(more)
+        for first, *more in alike.values()
+    ]
+    perhaps = [
+        FailureNote(f"{one.side.name}: perhaps {guess}")
+        for one in result.summaries
+        for guess in one.guesses
+    ]
+    return Section("Sides", header, rows, [*perhaps, *rulings])
 
 
 def _text(

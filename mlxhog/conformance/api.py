@@ -15,8 +15,11 @@ from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlxhog.conformance.compute import ParityReport
+    from mlxhog.conformance.sides.foreign import Sides
+    from mlxhog.conformance.sides.report import SidesReport
 
 BATCH_SIZE, SEQ_LEN, STEPS = 2, 67, 3
+LIMIT_S = 60.0
 
 
 def parity(
@@ -32,18 +35,34 @@ def parity(
     dtype: str = "float32",
     perturb: str | None = None,
     plugin: str | Path | Sequence[str | Path] | None = None,
+    sides: Sides = (),
+    limit_s: float = LIMIT_S,
     runs_dir: str | Path = "runs",
     observer: TellStep | None = None,
-) -> ParityReport:
-    """Compute one model with every backend here and compare every number.
+) -> ParityReport | SidesReport:
+    """Compute one model with every backend here, or a cell by other programs; compare all numbers.
 
         report = parity("7to1-tiny", backends="torch:cpu,mlx:cpu")
         assert report.ok, report.first_bad
 
+        def mine(case):
+            q, k, v, log_decay = (case.inputs[name] for name in ("q", "k", "v", "log_decay"))
+            return {"h": my_kernel(q, k, v, log_decay)}
+
+        report = parity("gla", sides={"mine": mine})
+        assert report.ok, report.first_bad
+
+    A side is called with one test vector after the other, a `Case`: its `inputs` are arrays of
+    NumPy by name, float32, `options` the numbers of the equations, `text` the equations. It returns
+    arrays by the names of the results, as many as it has: "h", "state.S" after the last position,
+    "grad.q", the gradient by an input of the sum of every result times its `case.cotangents`, and
+    "steps.h" from one position at a time. What it does not return is not checked, and said
+    (`summaries`). It raises NotImplementedError for a case that it does not compute.
+
     Args:
         subject: an architecture (a name, a YAML file, a line of layers), the directory of a
             checkpoint, or a run, with /best or without. None is "tiny" with an optimizer that a
-            plugin adds.
+            plugin adds. With sides: equations of a cell, such as "mlstm", or "small", all of them.
         backends: the sides: "auto", or some of numpy, torch:cpu, mlx:cpu .., by commas.
         kernels: implementations of the operators: all of each backend, or one.
         set: other values for fields of an architecture.
@@ -54,17 +73,29 @@ def parity(
         dtype: of the gradients; "bfloat16" is mixed precision.
         perturb: a parameter that is changed on one side; then `ok` has to be False.
         plugin: Python files that add layers or optimizers.
+        sides: functions by name, called in this process, or "module:function", called in one of
+            its own; or texts as of --side: "NAME=module:function", "own" for the kernels of this
+            package, "peers" for all packages that are installed, or a peer such as "mlstm_kernels".
+            Then `backends`, `kernels`, `set`, `batch_size`, `seq_len`, `steps` and `perturb` have
+            no effect.
+        limit_s: seconds that a side in a process of its own may take for a case.
         runs_dir: the folder that holds the runs.
         observer: called with the name of a side and what is computed of it.
 
     Returns:
-        The report: `ok`, `rows` (one per tensor and pair of sides), `first_bad`, `notes`.
+        The report: `ok`, `rows` (one per tensor and pair of sides), `first_bad`, `notes`; with
+        sides a `SidesReport`, which also says of every side what was not checked (`summaries`), and
+        where two differ, which of them float64 supports (`rulings`).
 
     Raises:
-        ConfigError: a wrong name or number.
+        ConfigError: a wrong name or number, or a module or function that does not exist.
         CheckpointError: the checkpoint cannot be read.
-        EnvironmentLacks: memory or a backend is missing.
+        EnvironmentLacks: memory, a backend or the package of a side is missing.
+
+    Concurrency: call it in one thread at a time; a side that hangs or dies ends alone.
     """
+    if sides:
+        return _of_sides(subject, sides, dtype, seed, limit_s, observer)
     # These import a framework.
     from mlxhog.conformance.compute import compare_sides
     from mlxhog.conformance.subject import check_memory, choose, open_subject
@@ -106,3 +137,26 @@ def parity(
     if result.perturbed is not None:
         notes.append("perturbed: " + " of ".join(result.perturbed))
     return replace(result, notes=tuple(notes))
+
+
+def _of_sides(
+    subject: str | Path | None, sides: Sides, dtype: str, seed: int, limit_s: float,
+    observer: TellStep | None,
+) -> SidesReport:  # fmt: skip
+    # They import a framework.
+    from mlxhog.conformance.sides import peers
+    from mlxhog.conformance.sides.report import compare_cells
+    from mlxhog.conformance.vectors.export import chosen, make
+    from mlxhog.models.ops.eager.ops_float64 import one_thread
+
+    if subject is None:
+        raise ConfigError(
+            "a side needs a SUBJECT: equations such as mlstm, or small for all, for example "
+            "`mlxhog parity mlstm --side own`"
+        )
+    equations = chosen(str(subject))
+    chosen_sides, notes = peers.choose(sides, [one.name for one in equations])
+    with one_thread():
+        cases = [make(one, kind, seed) for one in equations for kind in one.own_kinds]
+    tell = numbered(observer or (lambda part, step: None), len(chosen_sides))
+    return compare_cells(str(subject), chosen_sides, cases, dtype, limit_s, tell, notes)

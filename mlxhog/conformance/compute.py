@@ -111,6 +111,16 @@ class ParityReport:
     notes: tuple[str, ...] = ()
 
     @property
+    def title(self) -> str:
+        """What was compared."""
+        return self.subject.title
+
+    @property
+    def names(self) -> list[str]:
+        """The sides, the reference first."""
+        return [side.name for side in self.sides]
+
+    @property
     def missed(self) -> bool:
         """Whether a parameter was perturbed and no comparison failed."""
         return self.perturbed is not None and self.first_bad is None
@@ -126,8 +136,8 @@ class ParityReport:
         kinds = sorted({row.kind for row in self.rows})
         return {
             "ok": self.ok,
-            "subject": self.subject.title,
-            "backends": [side.name for side in self.sides],
+            "subject": self.title,
+            "backends": self.names,
             "perturbed": names,
             "first_bad": None if self.first_bad is None else self.first_bad.to_json(),
             "seconds": round(self.seconds, 3),

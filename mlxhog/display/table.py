@@ -14,7 +14,14 @@ from mlxhog.display.streams import WIDTH, printable, verbatim, wrapped
 BOLD, DIM, YELLOW, RED = "bold", "dim", "yellow", "bold red"
 STYLES = {"PASS": "green", "WARN": YELLOW, "FAIL": RED, "inconclusive": YELLOW, "absent": DIM}
 """Text of a cell -> its style, as rich names it."""
-_WRAPPED = ("what", "found", "writers", "why", "at")  # columns that may take several lines
+_WRAPPED = (
+    "what",
+    "found",
+    "writers",
+    "why",
+    "at",
+    "not checked",
+)  # columns that may take several lines
 _NUMBER = re.compile(r"-|[-+]?[\d.,]+(?: ± [\d.,]+)?").fullmatch
 _MIN_WIDTH = 16  # of such a column in a table that is too wide
 _GAP = 2  # columns of a terminal between two columns of a table

@@ -9,6 +9,7 @@ from examples import (
     replace_lstm,
     search,
     stateful_training,
+    test_my_kernel,
     train_mode,
     variable_length,
     xlstm_on_cpu,
@@ -64,3 +65,13 @@ def test_xlstm_large_trains_at_any_length_and_goes_back_to_transformers():
     shown = train_mode.main()
     assert shown["last"] < shown["first"]
     assert shown["apart"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_test_of_a_kernel_passes_and_finds_a_wrong_one(monkeypatch):
+    test = test_my_kernel.test_my_gla_has_the_values_and_gradients_of_float64
+    test()
+    right = test_my_kernel.my_gla
+    monkeypatch.setattr(test_my_kernel, "my_gla", lambda q, *others: right(1.001 * q, *others))
+    with pytest.raises(AssertionError, match="gla-usual/h"):
+        test()

@@ -418,7 +418,7 @@ MesaNet (von Oswald et al. 2025, arXiv:2506.05233): ridge regression of values o
 itself. q, k [B,S,H,K]; v [B,S,H,V]; log_decay [B,S,H], at most 0; ridge [H,K], at least 1/4; h
 [B,S,H,V]; state H [B,H,K,K], symmetric, and G [B,H,K,V]. At position t:
     H[a,e] = exp(log_decay) H[a,e] + k[a] k[e]        G[a,b] = exp(log_decay) G[a,b] + k[a] v[b]
-    p solves (H + diag(ridge)) p = q                  h[b] = sum_a G[a,b] p[a]
+    p solves (H^T + diag(ridge)) p = q                h[b] = sum_a G[a,b] p[a]
 {ZERO_START} The gradient of the first H is that of a matrix of free entries.""",
         tensors=(
             *_QKV, _V,

@@ -107,6 +107,11 @@ class Equations:
     resets: bool = False
     kinds: tuple[str, ...] = tuple(KINDS)
 
+    @property
+    def own_kinds(self) -> tuple[str, ...]:
+        """The kinds of its cases without those that need resets, if it has none."""
+        return tuple(kind for kind in self.kinds if self.resets or not KINDS[kind].resets)
+
     def draw(self, kind: Kind, seed: int = 0) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the inputs and the cotangents of a case."""
         sizes, inputs = {**SIZES, **kind.sizes}, dict[str, Array]()

@@ -98,10 +98,9 @@ def export(subject: str, folder: Path, observer: TellStep | None = None) -> list
         one_thread(),
     ):
         for one in equations:
-            for kind in one.kinds:
-                if one.resets or not KINDS[kind].resets:
-                    tell(f"{one.name}-{kind}", "")
-                    entries.append(make(one, kind).write(part))
+            for kind in one.own_kinds:
+                tell(f"{one.name}-{kind}", "")
+                entries.append(make(one, kind).write(part))
         for name, source in PAGES.items():
             (part / name).write_bytes((Path(__file__).parent / source).read_bytes())
         manifest = {
