@@ -65,7 +65,7 @@ TABLE = (
     Script("chaos", 950, "--minutes 6 --tokens 150000", None),
     Script("soak", 1040, "--pairs 6 --time 10", "--quick --only gate"),
     Script("parity_false_failures", 60, "--runs 50", "--quick"),
-    Script("conformance", 900, ""),
+    Script("conformance", 240, ""),
     Script("compare_power", 130, "--quick --pairs 8", "--only simulated"),
     Script("predicted_speed", 370, "", None),
     Script("advisor", 40, "--quick"),
