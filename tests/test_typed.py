@@ -50,6 +50,8 @@ ELSEWHERE = {
     "mlxhog train --cluster": "several machines and a token: tests/cluster, tests/soak/cluster.py",
     "for n in 0 1; do numactl": "NUMA nodes",
     "mlxhog train --init-from hf:": "27 GB of the hub: tests/checkpoint/test_hub.py",
+    "mlxhog parity gla --side": "a file of one's own: tests/parity/test_sides.py",
+    "mlxhog mad search --suite lm": "minutes: tests/mad/study/test_text.py",
     "hf upload": "the network",
     "mlxhog serve hf:": "27 GB of the hub: tests/serving/server/test_adapters.py",
 }

@@ -12,7 +12,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.cli.runs import _fields, _row
 from mlxhog.display.record import RunRecord
 from mlxhog.errors import MlxhogError
-from mlxhog.mad.report.leaderboard import read_ranking, to_json
+from mlxhog.mad.report.leaderboard import read_ranking
 from mlxhog.mad.run import EvalPoint
 from mlxhog.mad.study.scheduler import seconds_used
 from mlxhog.mad.study.store import Store, open_store
@@ -165,6 +165,6 @@ def test_odd_lines_and_definitions_of_a_study_are_refused_in_a_sentence(tmp_path
                 again = Store(store.directory)
                 again.proposals(), again.curve(record.key), seconds_used(again.records())
                 if name in ("runs.jsonl", "study.yaml"):
-                    to_json(read_ranking(again))
+                    read_ranking(again).to_json()
         path.write_text(before)
     assert Store(store.directory).records() == [replace(record, curve=())]

@@ -10,11 +10,13 @@ Examples:
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlxhog.cli.frame import CommandResult, argument, command
 from mlxhog.cli.mad.search import SessionOptions, run_session
 from mlxhog.mad import api
 from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.study.store import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class _Resume(SessionOptions):
 
 @command(writes=True)
 def run(config: _Resume, how: ExecutionConfig) -> CommandResult:
-    study = api.Study(config.study, studies_dir=how.studies_dir)
+    store = find(config.study, Path(how.studies_dir))
+    store.refuse_links()  # before a file is read through one
+    study = api.Study(store)
     study.refuse_changes()
     return run_session(study, how, config)
