@@ -98,7 +98,8 @@ def test_a_run_needs_no_token_cache_for_new_workers_evaluations_and_checkpoints(
     result = trained(endless(tmp_path, eval_every="1h", save_every="off"), act)
     assert (result.status, result.restarts) == ("interrupted", 1)
     assert result.val_bits_per_byte is not None
-    assert checkpoint_of(result).step == result.steps
+    # The kill may hit an update: its step is counted, and its version is not.
+    assert checkpoint_of(result).step == result.steps - result.torn
 
 
 def is_of(message, what):
