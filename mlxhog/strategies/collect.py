@@ -1,4 +1,4 @@
-"""Rounds of fresh gradients, whose sequences go to whoever is free (Rennala SGD).
+"""Rounds of fresh gradients, whose sequences free workers claim (Rennala SGD).
 
 A round is one update, along the mean gradient of the sequences of P tickets at the parameters of
 the round. P is the number of workers at the start; others may join, and any may leave. Nobody waits
@@ -295,7 +295,7 @@ class CollectWorker(StrategyWorker):
             entry.wait_ns += entry.beat() - nap_ns
 
     def _averages(self, round_: int, attempt: int, weights: Mapping[int, int]) -> bool:
-        """Compute the shares of the mean that nobody has; return whether all are computed."""
+        """Compute the shares of the mean that no worker has; return whether all are computed."""
         words, n = self._words, self.strategy.workers
         own, done = _Claim(attempt, 0, self._owner, CLAIMED), 0
         added = own._replace(state=ADDED)
@@ -321,7 +321,7 @@ class CollectWorker(StrategyWorker):
         assert counted == wanted or (counted < wanted and not is_whole), (counted, wanted)
 
     def _applies(self, round_: int, weights: Mapping[int, int]) -> bool:
-        """Apply the shares of the step that nobody has; return whether all are applied."""
+        """Apply the shares of the step that no worker has; return whether all are applied."""
         context, words, n = self.context, self._words, self.strategy.workers
         tickets = self.strategy.tickets(context.arena, round_)
         for share, number in enumerate(tickets):
@@ -373,12 +373,12 @@ class CollectWorker(StrategyWorker):
 
 @dataclass(frozen=True, kw_only=True)
 class Collect(Strategy):
-    """Fresh gradients of whoever is free; reruns with `determinism=rounds` are bitwise equal."""
+    """Fresh gradients of free workers; reruns with `determinism=rounds` are bitwise equal."""
 
     Worker: ClassVar[type[Any]] = CollectWorker
     name: ClassVar[str] = "collect"
     about: ClassVar[str] = (
-        "rounds of fresh gradients: whoever is free claims the next sequences of a step"
+        "rounds of fresh gradients: free workers claim the next sequences of a step"
     )
     repeats: ClassVar[bool] = True
     averages: ClassVar[bool] = True
