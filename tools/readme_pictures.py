@@ -2,12 +2,15 @@
 
     python -m tools.readme_pictures
 
-takes about four minutes. It trains three times, prints the three scores, and shows the run in the
-middle: docs/pictures/live.svg (the live table, late in the run), docs/pictures/losses.png (`mlxhog
-plot`), and what the command prints at its end into README.
+takes about four minutes. It trains three times, writes the three scores to
+docs/generated/minute.json, which a test compares with README, and shows the run in the middle:
+docs/pictures/live.svg (the live table, late in the run), docs/pictures/losses.png (`mlxhog plot`),
+and what the command prints at its end into README.
 """
 
+import datetime
 import io
+import json
 import re
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from mlxhog.progress import Progress
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 PICTURES = ROOT / "docs" / "pictures"
+SCORES = ROOT / "docs" / "generated" / "minute.json"
 MARK = "<!-- python -m tools.readme_pictures writes the next block -->"
 COLUMNS = 92
 LOOK_S = 0.5
@@ -38,9 +42,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = [_trained(Path(folder) / str(number)) for number in range(RUNS)]
         runs.sort(key=lambda run: bits_per_byte(run[2]))
-        print("bits per byte:", *(bits_per_byte(output) for _, _, output in runs))
         here, progress, output = runs[RUNS // 2]
         PICTURES.mkdir(exist_ok=True)
+        every = [bits_per_byte(output) for _, _, output in runs]
+        SCORES.write_text(json.dumps(scores(every, here), indent=1) + "\n", encoding="utf-8")
         (PICTURES / "live.svg").write_text(picture(progress), encoding="utf-8")
         plot = _mlxhog("plot", "latest", "--output", str(PICTURES / "losses.png"))
         subprocess.run(plot, cwd=here, check=True)
@@ -67,6 +72,20 @@ def bits_per_byte(output: str) -> float:
     score = re.search(r"([\d.]+)(?: bits per byte)? \(full set\)", output)
     assert score is not None, f"no score of all validation text in {output!r}"
     return float(score[1])
+
+
+def scores(bits: list[float], here: Path) -> dict[str, object]:
+    """The scores of all runs, with what is needed to measure them again."""
+    (run,) = list_runs(here / "runs")
+    status = run.read_status()
+    commit = ["git", "rev-parse", "--short=9", "HEAD"]
+    return {
+        "command": "python -m tools.readme_pictures",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": subprocess.run(commit, cwd=ROOT, capture_output=True, text=True).stdout.strip(),
+        **{name: status[name] for name in ("mlxhog", "chip", "cores", "memory_bytes")},
+        "bits_per_byte": bits,
+    }
 
 
 def picture(progress: Progress) -> str:
