@@ -357,11 +357,11 @@ PLANNED = {
     ("one joins late", 2): FREE,
 }
 """Condition and workers: the best of the other strategies there, by what was recorded before."""
-BESIDE = {(EQUAL, 4): FREE, ("one 4x slower", 2): FREE, ("pauses", 2): "sync"}
+BESIDE = {("one 4x slower", 2): FREE, ("pauses", 2): "sync"}
 """A second strategy of a condition, which decides nothing."""
 BEHIND = 1.05
 """Largest upper end of the ratio of times that counts as not behind."""
-TO_145 = Target(1.45, {"muon": 700_000}, options=DEFAULT.options)
+TO_145 = Target(1.45, {"muon": 480_000}, options=DEFAULT.options)
 
 
 def collect(findings, chosen, target=TO_145, lasts_s=30.0):
