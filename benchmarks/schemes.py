@@ -22,6 +22,10 @@ default_loss   what `mlxhog train` trains without options, to 1.6 bits per byte
 ten_minutes    it at twice its width, for ten minutes, at the settings that default_loss found: the
                learning rate is scaled by the width
 lower_loss     `tiny` to 1.8 bits per byte, with Muon and with AdamW
+collect        sequences claimed by whoever is free, beside the best other strategy of four
+               conditions that were named before the first run: the default model to 1.45 bits per
+               byte. It is never behind if all four ratios have upper ends of at most 1.05
+collect_tiny   the same with `tiny` to 2.1 bits per byte
 
 Ratios are of pairs with the same seed; every arm has the settings that one search found for it
 (`training/race.py`). Lock-free workers write under locks of 4 KiB (`--write lossless`) unless the
@@ -88,9 +92,9 @@ def race_arm(scheme, workers):
     return f"{name}, {workers} workers" if workers > 2 else name
 
 
-def train(course, condition, scheme, workers, seed):
-    """One training under a condition."""
-    disturbance, seconds = DISTURBANCES[condition], 60.0
+def train(course, condition, scheme, workers, seed, seconds=60.0):
+    """One training under a condition, which may depend on how long a run takes."""
+    disturbance = DISTURBANCES[condition]
     return course.run(
         race_arm(scheme, workers), RULE, seed,
         inject_stragglers=disturbance.option(seconds, workers),
@@ -343,10 +347,85 @@ def auto(findings, chosen):
     findings.results["bits_per_byte"] = table
 
 
+# -- sequences that free workers claim ------------------------------------------------------------
+
+CLAIMED_AGAIN = "collect again"
+PLANNED = {
+    (EQUAL, 4): "sync",
+    ("one 4x slower", 2): "speed-weighted sync",
+    ("pauses", 2): FREE,
+    ("one joins late", 2): FREE,
+}
+"""Condition and workers: the best of the other strategies there, by what was recorded before."""
+BESIDE = {("one 4x slower", 2): FREE, ("pauses", 2): "sync"}
+"""A second strategy of a condition, which decides nothing."""
+BEHIND = 1.05
+"""Largest upper end of the ratio of times that counts as not behind."""
+TO_145 = Target(1.45, {"muon": 480_000}, options=DEFAULT.options)
+
+
+def collect(findings, chosen, target=TO_145, lasts_s=30.0):
+    """Race `collect` and the strategy that is best without it, condition by condition.
+
+    A run takes about `lasts_s`; a late worker joins after a third of it.
+    """
+    course = Course(smallest(ANY, target))
+    raced = [
+        (*place, scheme)
+        for place, best in PLANNED.items()
+        for scheme in (CLAIMED, best, *([BESIDE[place]] if place in BESIDE else []))
+    ]
+    raced.append((EQUAL, 4, CLAIMED_AGAIN))
+    if chosen.tune:
+        names = (race_arm(scheme, workers) for _, workers, scheme in raced[:-1])
+        return course.tune(RULE, dict.fromkeys(names))
+
+    def run(arm, seed):
+        condition, workers, scheme = arm
+        say(f"  {condition}")
+        scheme = CLAIMED if scheme == CLAIMED_AGAIN else scheme
+        return reached_json(train(course, condition, scheme, workers, seed, lasts_s))
+
+    runs = take_turns(chosen.seeds, raced, remembered(chosen.keep, run))
+    runs = {arm: list(map(reached_of, own)) for arm, own in runs.items()}
+    times = {arm: [one.seconds for one in own] for arm, own in runs.items()}
+    for arm, own in times.items():
+        place, scheme = arm[:2], arm[2]
+        name = f"{arm[0]}, {crowd(arm[1])}: {CLAIMED} / {scheme}, seconds"
+        ratio = Ratio.of(times[*place, CLAIMED], own)
+        if scheme == PLANNED[place]:
+            findings.at_most(name, ratio, BEHIND)
+        elif scheme == BESIDE.get(place):
+            findings.document(Claim.of(name, ratio, "<=", BEHIND))
+    findings.same(
+        f"{EQUAL}, {crowd(4)}: {CLAIMED}, seconds",
+        times[EQUAL, 4, CLAIMED], times[EQUAL, 4, CLAIMED_AGAIN],
+    )  # fmt: skip
+    findings.table(
+        {"condition": condition, "workers": workers, "scheme": scheme,
+         "seconds to the loss": median(one.seconds for one in own),
+         "tokens": median(one.tokens for one in own),
+         "tokens per second": round(median(one.tokens_per_s for one in own))}
+        for (condition, workers, scheme), own in runs.items()
+    )  # fmt: skip
+    findings.results["runs"] = [
+        {"condition": condition, "workers": workers, "scheme": scheme,
+         "runs": list(map(reached_json, own))}
+        for (condition, workers, scheme), own in runs.items()
+    ]  # fmt: skip
+
+
+def collect_tiny(findings, chosen):
+    """Race them with a smaller model, whose gradients take a few hundredths of a second."""
+    return collect(findings, chosen, HIGH, lasts_s=6.0)
+
+
 PARTS = {
     one.__name__: one
-    for one in (schemes, auto, late_workers, default_loss, ten_minutes, lower_loss)
-}
+    for one in (
+        schemes, auto, late_workers, default_loss, ten_minutes, lower_loss, collect, collect_tiny
+    )
+}  # fmt: skip
 
 
 def tuning(chosen):

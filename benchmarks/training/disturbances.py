@@ -1,10 +1,13 @@
 """What happens to workers while they train: signals, and another program on their core."""
 
+import heapq
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,6 +46,25 @@ def stop_now_and_then(pids, end, seconds, *, period_s, share, begin=0.0):
             end.wait((1 - share) * period_s)
 
 
+def pause_at_random(pids, end, seconds, *, every_s, for_s):
+    """Stop each worker for a time, at random moments: the same ones in every run."""
+    draws = [random.Random(k) for k in range(len(pids))]
+    stops = [(draw.expovariate(1 / every_s), k, False) for k, draw in enumerate(draws)]
+    began = time.monotonic()
+    heapq.heapify(stops)
+    with suppress(ProcessLookupError):
+        while not end.is_set():
+            at_s, k, is_stopped = stops[0]
+            if end.wait(max(0.0, began + at_s - time.monotonic())):
+                break
+            os.kill(pids[k], signal.SIGCONT if is_stopped else signal.SIGSTOP)
+            next_s = draws[k].expovariate(1 / every_s) if is_stopped else for_s
+            heapq.heapreplace(stops, (at_s + next_s, k, not is_stopped))
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 def compute_beside(pids, end, seconds):
     """Another program, bound to one core where the system can bind it."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -74,6 +96,7 @@ DISTURBANCES = {
         disturb=partial(stop_now_and_then, period_s=0.04, share=0.75, begin=0.5)
     ),
     SLEEPS: Disturbance(asleep(6)),
+    "pauses": Disturbance(disturb=partial(pause_at_random, every_s=0.5, for_s=0.25)),
     "random sleeps, 3x": Disturbance(asleep(3)),
     "another program": Disturbance(disturb=compute_beside),
     "one joins late": Disturbance(lambda seconds, _: f"1=late:{seconds / 3:g}"),
