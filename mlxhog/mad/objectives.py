@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mlxhog.base.quantities import parse_count, parse_number
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import OBJECTIVES
-from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore
 from mlxhog.mad.tasks.text import TEXT_TASK
 
 OF_TEXT = ("val_bits_per_byte", "train_tokens_per_s", "decode_tokens_per_s", "peak_memory_bytes")
@@ -133,7 +133,7 @@ def pareto(rows: Iterable[CandidateScore]) -> set[str]:
             for name in FRONT
         ]
         for row in rows
-        if row.measures and row.status not in UNFINISHED
+        if row.measures and row.status not in (*UNFINISHED, *LOST)
     }
     return {
         name

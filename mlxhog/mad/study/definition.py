@@ -234,7 +234,8 @@ class StudyDefinition:
             how = {**entry, **measured.recipe, **one.recipe, **self.recipe}
             width, settings = measured.dim if one.dim is None else one.dim, one.settings
             if one.task == TEXT_TASK:
-                settings = self._on_rung(settings, rung) | ({"like": ""} if dim else {})
+                is_like = self._like and layers == at_width(parse(self._like), width)
+                settings = self._on_rung(settings, rung) | ({"like": ""} if dim or is_like else {})
                 if self.equal == "parameters":
                     width = equal_width(layers, parse(self._reference), width)
                 width = dim or width

@@ -117,6 +117,7 @@ def test_a_rung_with_too_few_candidates_leaves_no_runs_to_wait_for(tmp_path):
     ranking = study.leaderboard()
     assert (outcome.status, ranking.planned, ranking.lacking) == ("done", 7, "")
     assert study.best.candidate == BEST[0]
+    assert [row.is_on_front for row in study] == [True] + [False] * 5
     assert {one["reason"] for one in ranking.troubles} == {
         "the loss is not finite", "it cannot decode: no state"
     }  # fmt: skip
@@ -232,6 +233,8 @@ def test_equal_step_time_is_a_width_for_which_gradients_take_as_long(tmp_path, m
     )  # fmt: skip
     (run,) = study.runs("mlstm(h1) swiglu")
     assert run.settings["like"] == "gated-conv swiglu"
+    (first,) = study.runs(study.first)
+    assert (first.dim, first.settings["like"]) == (64, "")  # whose time the others have
     seconds = {}
 
     def warm_up(lane, plan, rank, sequences, limit_s):
