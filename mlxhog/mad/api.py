@@ -191,7 +191,7 @@ class Study:
             "dim": study.measured.dim,
             "workers": study.workers,
             "candidates": study.count,
-            **({"rungs": list(study.rungs)} if study.is_text else {}),
+            **({"rungs": list(study.rungs), "pairs": study.pairs} if study.is_text else {}),
             "runs_each": study.runs_each,
             "seeds": list(study.seeds),
             "runs": runs,
@@ -328,9 +328,10 @@ def _read(
     for file in plugins.texts(plugin):
         plugins.load(file)
     specs, how = options(cls), options(ExecutionConfig)
+    lists = {name for name, spec in specs.items() if spec.many or spec.lines}
     texts = {
         name: ",".join(map(str, value)) + "," * (name == "seeds")
-        if isinstance(value, list | tuple) and not (name in specs and specs[name].many)
+        if isinstance(value, list | tuple) and name not in lists
         else value
         for name, value in values.items()
     }

@@ -125,7 +125,8 @@ def train(config: RunConfig) -> CandidateRecord:
             "train_tokens_per_s": result.tokens_per_s,
             "peak_memory_bytes": sum(one.memory_bytes for one in result.workers),
         }
-        status, reason = result.status, ""
+        status = result.status
+        reason = one_line(result.error or "", MAX_REASON) if status == "diverged" else ""
         if status != "diverged":
             opened = formats.open(Path(str(result.checkpoint)))
             engine = backends.create(

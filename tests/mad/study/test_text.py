@@ -4,6 +4,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,6 +311,12 @@ def test_wrong_input_is_one_sentence_and_begins_no_study(words, message, capsys)
     assert not Path("studies").exists()
 
 
+def test_several_files_are_one_text_in_python(here):
+    Path("more.txt").write_text("Other words are here, too. " * 400)
+    with pytest.raises(ConfigError, match=r"^text\.txt, more\.txt is too short"):
+        mad.bench("swiglu", suite="lm:2Mtok", data=["text.txt", "more.txt"])
+
+
 def test_a_bench_has_a_name_of_its_own(here, capsys):
     words = "mad bench --layers swiglu --suite lm:2ktok --data text.txt --dry-run"
     assert told(capsys, *words.split())["study"].startswith("bench-lm-2ktok-")
@@ -326,7 +333,8 @@ def begun(here, name="t", **changes):
 
 def test_a_study_of_another_text_or_machine_is_refused(here, capsys, monkeypatch):
     study = begun(here)
-    assert told(capsys, "mad", "resume", "t", "--dry-run")["rungs"] == [6, 2]
+    plan = told(capsys, "mad", "resume", "t", "--dry-run")
+    assert (plan["rungs"], plan["pairs"]) == ([6, 2], 6)
     Path("text.txt").write_text("Other text, also without a wait. " * 400)
     assert main("mad resume t --dry-run".split()) == 2
     assert "text.txt is another text than that of the study's runs" in capsys.readouterr().err
@@ -340,6 +348,20 @@ def test_a_study_of_another_text_or_machine_is_refused(here, capsys, monkeypatch
     monkeypatch.setattr(text, "machine_text", lambda: "M9, 4 cores")
     with pytest.raises(EnvironmentLacks, match="this is M9, 4 cores; run it there"):
         text.train(run)  # as on another machine of a cluster
+
+
+def test_a_run_that_diverges_says_why(here, monkeypatch):
+    def diverged(config):
+        return SimpleNamespace(
+            status="diverged", steps=1, tokens=1024, tokens_per_s=9.0, workers=(), val_loss=None,
+            error="3 gradients in a row are not finite;\nlower --lr",
+        )  # fmt: skip
+
+    monkeypatch.setattr(text.runs, "train", diverged)
+    study = begun(here)
+    record = text.train(study.runs(study.first)[0])
+    assert (record.status, record.measures["val_bits_per_byte"]) == ("diverged", 8)
+    assert record.reason == "3 gradients in a row are not finite; lower --lr"
 
 
 # -- trained runs ----------------------------------------------------------------------------------
