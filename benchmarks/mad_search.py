@@ -20,6 +20,7 @@ import tempfile
 import time
 from statistics import fmean
 
+import numpy as np
 from harness.estimates import Mean, Rank, Ratio
 from harness.frame import run, say
 from harness.interleaved import with_control
@@ -121,7 +122,7 @@ def rank(findings, chosen):
          "correlation per minute": rate}
         for name, rho, spent_m, rate in rows
     )  # fmt: skip
-    best = max(per_minute, key=per_minute.get)
+    best = max(per_minute, key=lambda one: np.nan_to_num(per_minute[one], nan=-np.inf))
     name = f"rank correlation with {last} of {best}, the suite with most per minute"
     findings.at_least(name, alike[best], RANKS_ALIKE, timing=False)
 
