@@ -8,23 +8,31 @@ Ten layer sequences, five epochs each, as a study of MAD: one at a time, and as 
 there are cores, in turns; the parallel way twice (A/A). Nothing stops early, so both do the same
 work. Candidates are independent trainings: no worker writes another's parameters.
 
+mad_at_once: two candidates of suite lm at once, with one thread each, and one after the other.
+
 mad_ranking: 16 architectures, fixed before any of its runs, in the order of each suite and in that
-of ten minutes of training, on one machine: rank correlations.
+of ten minutes of training, on one machine: rank correlations, also of two seeds, and per minute.
 """
 
+import hashlib
+import itertools
 import tempfile
 import time
+from statistics import fmean
 
+import numpy as np
 from harness.estimates import Mean, Rank, Ratio
 from harness.frame import run, say
 from harness.interleaved import with_control
 from harness.machine import cores, smallest
 
 from mlxhog import mad
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.api import new_bench
+from mlxhog.mad.options import BenchOptions, ExecutionConfig
 from mlxhog.mad.study import session
 from mlxhog.mad.study.definition import StudyDefinition
 from mlxhog.mad.study.store import open_store
+from mlxhog.mad.training.text import machine_text
 from mlxhog.models.mad.sequence import canonical, parse
 
 SEQUENCES = (
@@ -47,53 +55,109 @@ EFFICIENCY = 0.95
 
 
 SAME = (
-    "mlstm", "slstm", "mh-attention(h16)", "gated-conv", "ssd", "gla", "mamba", "delta-net",
+    "mlstm", "slstm", "mh-attention(h4)", "gated-conv", "ssd", "gla", "mamba", "delta-net",
     "gated-delta-net", "kda", "rwkv7", "linear-attention",
 )  # fmt: skip
 """Mixers of an architecture with equal blocks."""
 RANKED = (
     *(f"({mixer} swiglu)*4" for mixer in SAME),
     "(mlstm swiglu)*7 slstm swiglu",
-    "(mlstm swiglu)*2 slstm swiglu mh-attention(h16) swiglu",
-    "(gated-conv swiglu)*3 mh-attention(h16) swiglu",
-    "(ssd swiglu)*3 mh-attention(h16) swiglu",
+    "(mlstm swiglu)*2 slstm swiglu mh-attention(h4) swiglu",
+    "(gated-conv swiglu)*3 mh-attention(h4) swiglu",
+    "(ssd swiglu)*3 mh-attention(h4) swiglu",
 )
+PAIR = RANKED[:1] + RANKED[5:6]
+"""Two candidates whose steps take about as long."""
+ENOUGH = 1.6
+"""Least throughput of two candidates at once, over that of one."""
 LONG = "lm:600s"
 SUITES = ("smoke", "lite", "recall", "state", "lm:60s", "lm:300s", LONG)
+SEEDS = 1, 2
 RANKS_ALIKE = 0.85
-"""Aim of the rank correlation of the best suite with ten minutes."""
+"""Aim of the rank correlation with ten minutes, of the suite with most of it per minute."""
 
 
 def rank(findings, chosen):
-    """Run what is missing of a study for each suite, and compare their orders with the longest."""
+    """Run what is missing, a seed after the other; compare each suite's order with the longest's.
+
+    Studies of another machine have other names: no order mixes machines.
+    """
+    for suite in SUITES:  # an impossible width would end a night in its middle
+        whole = BenchOptions(layers=RANKED, suite=suite)
+        new_bench(whole, {}, ExecutionConfig()).definition.check()
     layers = smallest(RANKED[-2:], RANKED)
-    scores, rows = {}, {name: {"layers": name} for name in layers}
     names = {canonical(parse(one)): one for one in layers}
-    suites = smallest(("lm:2048tok", "lm:4096tok"), SUITES)
+    suites = smallest(("lm:1024tok", "lm:2048tok"), SUITES)
+    of_one_seed = smallest(suites[:1], ("lite",))
+    here = hashlib.sha256(machine_text().encode()).hexdigest()[:6]
+    scores = {suite: {name: [] for name in layers} for suite in suites}
+    spent = dict.fromkeys(suites, 0.0)
     with tempfile.TemporaryDirectory() as scratch:
-        for suite in suites:
-            study = mad.bench(
-                *layers, suite=suite, study="rank-" + suite.replace(":", "-"), parallel=2, pairs=0,
-                seeds=1 if suite == "lite" or chosen.tiny else 2, workers="torch:cpu",
-                studies_dir=scratch if chosen.tiny else chosen.studies,
+        for seed, suite in itertools.product(SEEDS, suites):
+            if suite in of_one_seed and seed != SEEDS[0]:
+                continue
+            study = scored(
+                layers, suite, seed, f"rank-{suite.replace(':', '-')}-{seed}-{here}",
+                scratch if chosen.tiny else chosen.studies, parallel=2, dim=smallest(32, None),
             )  # fmt: skip
-            if study.status == "interrupted":
-                raise KeyboardInterrupt
-            scores[suite] = {names[one.candidate]: one for one in study}
-            for name, one in scores[suite].items():
-                rows[name][suite] = one.score
-            say(f"  {suite:12} {study.leaderboard().seconds:9,.0f} s of training")
-    findings.table(rows.values())
+            for one in study:
+                scores[suite][names[one.candidate]].append(one.score)
+            spent[suite] += study.leaderboard().seconds
+            say(f"  seed {seed}  {suite:12} {study.leaderboard().seconds:9,.0f} s of training")
+    means = {suite: [fmean(own) for own in of.values()] for suite, of in scores.items()}
+    findings.table(
+        {"layers": name, **{suite: Mean.of(scores[suite][name]) for suite in suites}}
+        for name in layers
+    )
     *others, last = suites
-    for suite in others:
-        both = [[scores[one][name].score for name in layers] for one in (suite, last)]
-        findings.at_least(
-            f"rank correlation of {suite} with {last}", Rank.of(*both), RANKS_ALIKE, timing=False
-        )
-    seeds = [[*scores[last][name].seeds.values()] for name in layers]
-    if len(seeds[0]) > 1:
-        alike = Rank.of(*zip(*seeds, strict=True))
-        findings.at_least(f"rank correlation of two seeds of {last}", alike, 0.0, timing=False)
+    runs = {suite: sum(map(len, of.values())) for suite, of in scores.items()}
+    minutes = {suite: spent[suite] / 60 / runs[suite] for suite in suites}  # of a candidate
+    alike = {suite: Rank.of(means[suite], means[last]) for suite in others}
+    per_minute = {suite: rho.value / minutes[suite] for suite, rho in alike.items()}
+    rows = [(suite, rho, minutes[suite], per_minute[suite]) for suite, rho in alike.items()]
+    seeds = Rank.of(*zip(*scores[last].values(), strict=True))
+    rows.append((f"the other seed of {last}", seeds, minutes[last], seeds.value / minutes[last]))
+    findings.table(
+        {"order by": name, f"rank correlation with {last}": rho, "minutes of a candidate": spent_m,
+         "correlation per minute": rate}
+        for name, rho, spent_m, rate in rows
+    )  # fmt: skip
+    best = max(per_minute, key=lambda one: np.nan_to_num(per_minute[one], nan=-np.inf))
+    name = f"rank correlation with {last} of {best}, the suite with most per minute"
+    findings.at_least(name, alike[best], RANKS_ALIKE, timing=False)
+
+
+def scored(layers, suite, seed, name, folder, **how):
+    """A study of architectures with one seed, whose runs have all ended."""
+    study = mad.bench(
+        *layers, suite=suite, seeds=(seed,), study=name, studies_dir=folder, pairs=0,
+        workers="torch:cpu", **how,
+    )  # fmt: skip
+    if study.status == "interrupted":
+        raise KeyboardInterrupt
+    for one in study:
+        if one.n_failed or one.missing:
+            raise SystemExit(f"{one.candidate} lacks runs; see mlxhog mad leaderboard {name}")
+    return study
+
+
+def at_once(findings, chosen):
+    """Tokens/s of two candidates at once, with one thread each, over those of one."""
+    ways, suite = {"one": 1, "two at once": 2}, smallest("lm:1024tok", "lm:20s")
+
+    def train(way, turn):
+        with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
+            study = scored(PAIR, suite, turn, "pair", folder, parallel=ways[way],
+                           dim=smallest(16, None))  # fmt: skip
+            rates = [one.measures["train_tokens_per_s"] for one in study]
+        say(f"  {way:12} {' '.join(f'{rate:,.0f}' for rate in rates)} tokens/s")
+        return fmean(rates) * ways[way]
+
+    rates, again = with_control(chosen.seeds, (*ways,), train, control="two at once")
+    findings.same("two at once", rates["two at once"], again)
+    more = Ratio.of(rates["two at once"], rates["one"])
+    findings.at_least("two candidates at once / one, tokens/s", more, ENOUGH)
+    findings.results["tokens/s of"] = rates
 
 
 def measure(findings, chosen):
@@ -133,7 +197,8 @@ def measure(findings, chosen):
 
 if __name__ == "__main__":
     run(
-        __doc__, {"mad_search": measure, "mad_ranking": rank}, first={"quick": 1, "full": 1},
+        __doc__, {"mad_search": measure, "mad_at_once": at_once, "mad_ranking": rank},
+        first={"quick": 2, "full": 2},
         options={"--studies": {"default": "studies", "help": "folder of mad_ranking's studies"}},
         packages=("torch",), quiet=True, seeds=(3, 6),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlxhog.config import plugins
 from mlxhog.config.options import options
 from mlxhog.config.sources import ConfigSource, of_keywords, resolve, values_of
 from mlxhog.errors import ConfigError
+from mlxhog.experiments import CompareConfig
 from mlxhog.mad.options import (
     RECIPE,
     BenchOptions,
@@ -189,7 +191,7 @@ class Study:
             "dim": study.measured.dim,
             "workers": study.workers,
             "candidates": study.count,
-            **({"rungs": list(study.rungs)} if study.is_text else {}),
+            **({"rungs": list(study.rungs), "pairs": study.pairs} if study.is_text else {}),
             "runs_each": study.runs_each,
             "seeds": list(study.seeds),
             "runs": runs,
@@ -216,6 +218,7 @@ class Study:
                 "candidate": best.candidate,
                 "score": best.selection_score if best.objective is None else best.score,
                 "interval": best.interval, "missing": len(best.missing),
+                **({"measures": dict(best.measures)} if best.measures else {}),
             },
         }  # fmt: skip
 
@@ -325,9 +328,10 @@ def _read(
     for file in plugins.texts(plugin):
         plugins.load(file)
     specs, how = options(cls), options(ExecutionConfig)
+    lists = {name for name, spec in specs.items() if spec.many or spec.lines}
     texts = {
         name: ",".join(map(str, value)) + "," * (name == "seeds")
-        if isinstance(value, list | tuple) and not (name in specs and specs[name].many)
+        if isinstance(value, list | tuple) and name not in lists
         else value
         for name, value in values.items()
     }
@@ -361,8 +365,8 @@ def new_search(
     return _new_study(
         config, how, name, space=keys, position=space.position, recipe=recipe,
         suite=config.suite or space.suite or "smoke", dim=config.dim or space.dim,
-        sampler=config.sampler, sampler_seed=config.seed, prune=config.prune,
-        n_candidates=config.candidates,
+        sampler=config.sampler or ("grid" if config.candidates is None else "random"),
+        sampler_seed=config.seed, prune=config.prune, n_candidates=config.candidates,
     )  # fmt: skip
 
 
@@ -416,12 +420,18 @@ def _new_study(config: StudyOptions, how: ExecutionConfig, otherwise: str, **fie
         objective=config.objective or "",
         limit=config.limit,
         data=config.data or "",
+        pairs=config.pairs or 0,
     ).remembering()
     if definition.is_text:
         from mlxhog.mad.training.text import machine_text, read_text
 
         text = read_text(definition.data or "sotu", 1, None).corpus_sha256
-        definition = replace(definition, text=text, machine=machine_text(), pairs=config.pairs)
+        pairs = CompareConfig.pairs if definition.by_bits else 0
+        definition = replace(
+            definition, text=text, machine=machine_text(),
+            pairs=pairs if config.pairs is None else config.pairs,
+        )  # fmt: skip
     digest = hashlib.sha256(json.dumps(definition.to_dict(), sort_keys=True).encode()).hexdigest()
-    name = config.study or otherwise or f"bench-{definition.suite}-{digest[:8]}"
+    suite = re.sub(r"\W", "-", definition.suite)
+    name = config.study or otherwise or f"bench-{suite}-{digest[:8]}"
     return Study(store_of(definition, how.studies_dir, name), definition)

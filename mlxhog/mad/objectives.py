@@ -10,14 +10,15 @@ the tasks; the mean of the ranks orders them, so that neither scale outweighs th
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
-from mlxhog.base.quantities import parse_number
+from mlxhog.base.quantities import parse_count, parse_number
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import OBJECTIVES
-from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.scores import LOST, UNFINISHED, CandidateScore
 from mlxhog.mad.tasks.text import TEXT_TASK
 
 OF_TEXT = ("val_bits_per_byte", "train_tokens_per_s", "decode_tokens_per_s", "peak_memory_bytes")
@@ -45,10 +46,10 @@ class Limit(NamedTuple):
 def parse_limit(text: str) -> Limit:
     """Read a limit; else a ConfigError."""
     parts = re.fullmatch(r"\s*(\w+)\s*(>=|<=)\s*(\S+)\s*", text)
-    try:
-        bound = parse_number(parts[3]) if parts else math.nan
-    except ValueError:
-        bound = math.nan
+    bound = math.nan
+    for read in (parse_count, parse_number):
+        with suppress(ValueError):
+            bound = read(parts[3]) if parts else math.nan
     if parts is None or math.isnan(bound):
         raise ConfigError(
             f"--limit is {text!r}; give a name, >= or <=, and a number, such as "
@@ -132,7 +133,7 @@ def pareto(rows: Iterable[CandidateScore]) -> set[str]:
             for name in FRONT
         ]
         for row in rows
-        if row.measures and row.status not in UNFINISHED
+        if row.measures and row.status not in (*UNFINISHED, *LOST)
     }
     return {
         name

@@ -249,8 +249,9 @@ class StudyOptions:
         "suite lm: widths that give candidates the parameters, or the time per step, of the first",
         choices=("parameters", "step-time"), none="no width changes",
     )  # fmt: skip
-    pairs: int = option_of(
-        CompareConfig, "pairs", low=0,
+    pairs: int | None = option_of(
+        CompareConfig, "pairs", default=None, low=0,
+        none="6 where bits per byte alone order candidates",
         help="suite lm: maximum pairs of runs in the final of the first two candidates; 0: none",
     )  # fmt: skip
     objective: str | None = option(
@@ -268,9 +269,10 @@ class SearchOptions(StudyOptions):
 
     prune: bool = option(True, "end runs early whose candidate has a low rank at a rung")
     space: str = option("space-small", "the search space: a YAML file or a name")
-    sampler: str = option(
-        "grid", "sampler of candidates", choices=("grid", "random", "evolution", "tpe")
-    )
+    sampler: str | None = option(
+        None, "sampler of candidates", choices=("grid", "random", "evolution", "tpe"),
+        none="grid; random with --candidates",
+    )  # fmt: skip
     seed: int = _trained("seed", help="seed of the sampler")
     candidates: int | None = option(
         None, "candidates of suite lm on its first rung", low=2, none="all of the space"

@@ -214,9 +214,9 @@ def knowledge() -> Suite:
 # -- language models -------------------------------------------------------------------------------
 
 
-def lm(given: str = "") -> Suite:
+def lm(given: str | None = None) -> Suite:
     """Bits per byte of validation text after a short training; a minute, lm:20s, lm:2Mtok."""
-    budget = given or "60s"
+    budget = "60s" if given is None else given
     is_tokens = budget.endswith("tok")
     try:
         amount = parse_count(budget.removesuffix("tok")) if is_tokens else parse_duration_s(budget)
@@ -228,7 +228,7 @@ def lm(given: str = "") -> Suite:
         )
     one = _config(TEXT_TASK, {"tokens" if is_tokens else "time": amount}, LM)
     recipe = {"optimizer": DEFAULT(), "clip": 0.5, "batch_size": 4}
-    return Suite(f"{LM}:{given}" if given else LM, (one,), ({},), recipe)
+    return Suite(LM if given is None else f"{LM}:{given}", (one,), ({},), recipe)
 
 
 LM = "lm"
@@ -260,10 +260,16 @@ def suite(name: str) -> Suite:
     Raises:
         ConfigError: no such suite.
     """
-    first, plus, other = name.partition("+")
-    if first.partition(":")[0] == LM:
+    first, *others = name.split("+")
+    is_text = [one.partition(":")[0] == LM for one in (first, *others)]
+    if others and is_text != [True, False]:
+        raise ConfigError(
+            f"suite {name} mixes {', '.join((first, *others))}; mix lm and one suite of tasks, in "
+            "this order, as in lm:60s+recall"
+        )
+    if is_text[0]:
         text = lm(*first.split(":", 1)[1:])
-        return _mixed(text, suite(other)) if plus else text
+        return _mixed(text, suite(others[0])) if others else text
     if name not in SUITES:
         near = did_you_mean(name, SUITES) or f"; choose one of {', '.join(SUITES)}"
         raise ConfigError(f"no suite {name!r}{near}")

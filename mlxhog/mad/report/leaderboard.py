@@ -115,13 +115,22 @@ class Ranking:
         return f"best achievable accuracy: {', '.join(below)}" if below else ""
 
     @property
+    def final_note(self) -> str:
+        """The comparison of the first two candidates, in a line; "" without one."""
+        if self.final is None:
+            return ""
+        places = {row.candidate: f"#{n}" for n, row in enumerate(self.rows, start=1)}
+        a, b = (places.get(self.final[name], "?") for name in "ab")
+        return f"final of A {a} and B {b}: {self.final['answer']}"
+
+    @property
     def troubles(self) -> list[dict[str, str]]:
-        """The failed and diverged runs, which score 0."""
+        """The failed and diverged runs, which score 0, and those with a remark."""
         return [
             {"status": one.status, "layers": one.candidate, "run": one.title, "reason": one.reason,
              "host": one.host}
             for one in self.records
-            if one.status in LOST
+            if one.status in LOST or one.reason
         ]  # fmt: skip
 
     def equal_cost(self, cost: str) -> dict[str, int]:
@@ -177,8 +186,9 @@ def read_ranking(store: Store) -> Ranking:
     study, records = store.study(), tuple(store.records())
     final = store.final()
     rows = study.rows(records, final)
-    # Of a list or a grid all runs are known, of another sampler those of its proposals.
-    planned = study.total if not study.space or study.sampler == "grid" else None
+    # Of text, a list or a grid all runs are known, of another sampler those of its proposals.
+    is_known = study.is_text or not study.space or study.sampler == "grid"
+    planned = study.total if is_known else None
     if planned is None:
         planned = len({one.candidate for one in store.proposals()}) * study.runs_each
     return Ranking(
@@ -187,7 +197,9 @@ def read_ranking(store: Store) -> Ranking:
         rows=tuple(rows),
         records=records,
         curve=store.curve,
-        planned=planned - sum(len(row.missing) for row in rows if row.status == "pruned"),
+        planned=planned
+        - sum(len(row.missing) for row in rows if row.status == "pruned")
+        - (study.unfilled(records) if study.is_text else 0),
         running=store.is_locked(),
         facts=_facts(study, records),
         final=final,
@@ -279,9 +291,7 @@ def section(ranking: Ranking, *, exact: bool = False) -> Section:
         + f": {one['reason']}" * bool(one["reason"])
         for one in lost[-MAX_LISTED:]
     ]
-    if ranking.final is not None:
-        a, b = (places.get(ranking.final[name], "?") for name in "ab")
-        notes.append(f"final of A {a} and B {b}: {ranking.final['answer']}")
-    notes = [*filter(None, [*notes, ranking.best_achievable, ranking.lacking])]
+    notes += [ranking.final_note, ranking.best_achievable, ranking.lacking]
+    notes = [*filter(None, notes)]
     return Section(ranking.heading, [*rows[0]] if rows else (), [[*row.values()] for row in rows],
                    notes)  # fmt: skip

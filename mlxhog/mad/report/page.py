@@ -71,7 +71,8 @@ def page(ranking: Ranking, plots: "Iterable[Plot]", *, version: str) -> str:
         f'<p class="partial">{escape(ranking.lacking)}</p>' if ranking.lacking else "",
         _leaderboard(ranking) if ranking.rows else "",
         f'<div class="figures">\n{figures}\n</div>' if figures else "",
-        f"<h2>Failed and diverged runs (score 0)</h2>\n{text_cards([*lost[0]], cards)}"
+        f"<h2>Runs that failed or diverged (score 0), and remarks</h2>\n"
+        f"{text_cards([*lost[0]], cards)}"
         if lost
         else "",
         f"<h2>Recipe</h2>\n{facts(ranking.facts.items())}",
@@ -95,7 +96,8 @@ def _leaderboard(ranking: Ranking) -> str:
         return f'<td{look} data-head="{escape(head)}"><{tag}>{escape(text)}</{tag}></td>'
 
     body = ("".join(map(cell, row.keys(), row.values())) for row in rows)
-    notes = (f'<p class="note">{escape(one)}</p>' for one in (NOTE, ranking.best_achievable) if one)
+    texts = filter(None, (ranking.final_note, NOTE, ranking.best_achievable))
+    notes = (f'<p class="note">{escape(one)}</p>' for one in texts)
     return "\n".join(
         ["<h2>Leaderboard</h2>", html_table([*rows[0]], body, LEFT, cards=True), *notes]
     )
@@ -247,7 +249,7 @@ def draw_costs(ranking: Ranking, cost: str, theme: Theme) -> "Figure":
     axes.xaxis.set_major_formatter(_with_commas)
     axes.set(
         xlabel=(COSTS | MEASURED_COSTS)[cost],
-        ylabel="score: mean accuracy over the tasks",
+        ylabel="score" if ranking.measures else "score: mean accuracy over the tasks",
         ylim=(max(low, -0.02), min(high, 1.02)),
     )
     legend_below(axes, theme)

@@ -45,9 +45,11 @@ def state_line(progress: StudyProgress) -> str:
     ]
     if best is not None:
         lacks = f" ({len(best.missing)} runs missing)" if best.missing else ""
-        parts.append(
-            f"best {score(best.selection_score, best.interval)}{lacks} {compact(best.layers)}"
+        bits = best.measures.get("val_bits_per_byte")
+        value = (
+            score(best.selection_score, best.interval) if bits is None else f"{bits:.3f} bits/byte"
         )
+        parts.append(f"best {value}{lacks} {compact(best.layers)}")
     return "  ".join(parts)
 
 

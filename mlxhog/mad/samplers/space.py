@@ -10,7 +10,7 @@
       start: ["mlstm swiglu mlstm swiglu"]   # the first candidates of an evolution
       dim: 128                        # without it that of the suite
       position: none                  # none | learned | sincos
-      suite: lite
+      suite: lite                     # or lm:60s
 
 In an alternating space, [4, 8] are the even depths from 4 to 8. `before: canon` puts that layer
 before each of the others; depth counts both, so [4, 12] are then 4, 8 and 12.
@@ -35,7 +35,7 @@ from mlxhog.base.quantities import parse_count
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.run import params, state
-from mlxhog.mad.suites import SUITES
+from mlxhog.mad.suites import suite
 from mlxhog.models.layers import at_width
 from mlxhog.models.layers.layer import Layer
 from mlxhog.models.mad.config import POSITIONS
@@ -75,7 +75,7 @@ class Space:
     start: tuple[str, ...] = ()
     dim: int | None = option(None, "width; None is the suite's", low=1)
     position: str = option("none", "positional embedding", choices=POSITIONS)
-    suite: str | None = option(None, "the suite of a search without one", choices=tuple(SUITES))
+    suite: str | None = option(None, "the suite of a search without one", reads=suite)
 
     def __post_init__(self) -> None:
         """Convert and check the values."""

@@ -92,6 +92,18 @@ class StudyDefinition:
         """Whether candidates are language models, perhaps beside tasks."""
         return re.split("[:+]", self.suite)[0] == LM
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether language models train for a time."""
+        return any(one.settings.get("time") is not None for one in self.measured.task_configs
+                   if one.task == TEXT_TASK)  # fmt: skip
+
+    @property
+    def by_bits(self) -> bool:
+        """Whether bits per byte alone order the candidates, as the final of two compares them."""
+        is_alone = self.is_text and "+" not in self.suite
+        return is_alone and self.objective in ("", "score", "val_bits_per_byte")
+
     def remembering(self) -> Self:
         """Return the study with the user's files of layers and tasks."""
         return replace(self, plugin=tuple(remembered(self.parts)))
@@ -121,8 +133,12 @@ class StudyDefinition:
             for one in whole.task_configs
             if one.task in named
         ]  # fmt: skip
+        of_others: tuple[Any, ...] = ()  # recipe and width of tasks that the suite lacks
+        if "+" in self.suite:
+            beside = suite(self.suite.partition("+")[2])
+            of_others = {**beside.sweep[0], **beside.recipe}, beside.dim
         configs += [
-            TaskConfig(name, asdict(task()), "baseline")
+            TaskConfig(name, asdict(task()), "baseline", *of_others)
             for name, task in named.items()
             if name not in present
         ]
@@ -218,7 +234,8 @@ class StudyDefinition:
             how = {**entry, **measured.recipe, **one.recipe, **self.recipe}
             width, settings = measured.dim if one.dim is None else one.dim, one.settings
             if one.task == TEXT_TASK:
-                settings = self._on_rung(settings, rung) | ({"like": ""} if dim else {})
+                is_like = self._like and layers == at_width(parse(self._like), width)
+                settings = self._on_rung(settings, rung) | ({"like": ""} if dim or is_like else {})
                 if self.equal == "parameters":
                     width = equal_width(layers, parse(self._reference), width)
                 width = dim or width
@@ -274,16 +291,31 @@ class StudyDefinition:
         )  # fmt: skip
         if self.is_text:
             self._check_text()
-            if self.pairs == 1:
-                raise ConfigError("--pairs is 1; give 2 or more, or 0 for no final")
         elif given := [one for one in ("data", "n_candidates", "equal") if getattr(self, one)]:
             flag = given[0].removeprefix("n_").replace("_", "-")
             raise ConfigError(f"--{flag} is for --suite lm, not {self.suite}; leave it out")
+        if self.pairs == 1:
+            raise ConfigError("--pairs is 1; give 2 or more, or 0 for no final")
+        if self.pairs and not self.by_bits:
+            raise ConfigError(
+                f"--pairs is {self.pairs}, and the final compares bits per byte, which do not "
+                "alone order these candidates; leave it out"
+            )
         for candidate in self.candidates or [self.first]:
             self.runs(candidate)
 
     def _check_text(self) -> None:
         """Raise a ConfigError for options that suite lm does not have."""
+        if self.tasks and "+" not in self.suite:
+            raise ConfigError(
+                f"--tasks has {self.tasks[0]}, which suite {self.suite} lacks; mix it with a suite "
+                f"of tasks, as in --suite {self.suite}+smoke"
+            )
+        if self.equal == "step-time" and len(self.seeds) > 1:
+            raise ConfigError(
+                "--equal step-time measures a width in every run, so that the seeds of a candidate "
+                "would train different models; give one seed, or --equal parameters"
+            )
         tasks_only = {*options(Recipe)} - {"optimizer", "lr", "clip", "batch_size"}
         foreign = set() if "+" in self.suite else tasks_only & self.recipe.keys()
         if names := sorted(name for name in foreign if self.recipe[name] is not None):
@@ -304,8 +336,9 @@ class StudyDefinition:
                          config.settings["tokens"])  # fmt: skip
         if self.text not in ("", text.corpus_sha256):
             raise StudyError(
-                f"{config.settings['data']} is another text than that of the study's runs, whose "
-                "numbers would not compare; restore it, or begin another study with --study"
+                f"{', '.join(config.settings['data'].splitlines())} is another text than that of "
+                "the study's runs, whose numbers would not compare; restore it, or begin another "
+                "study with --study"
             )
         if self.machine not in ("", here := machine_text()):
             raise StudyError(
@@ -356,6 +389,18 @@ class StudyDefinition:
         if final and final["verdict"] == "b" and [final["a"], final["b"]] == first:
             rows[:2] = rows[1::-1]
         return rows
+
+    def unfilled(self, records: Iterable[CandidateRecord]) -> int:
+        """Return the runs of later rungs for which too few candidates are left, so far."""
+        records = list(records)
+        text = [one for one in records if one.task == TEXT_TASK]
+        each, left, skipped = len(self.seeds) * len(self.measured.sweep), self.count or 0, 0
+        for rung, planned in enumerate(self.rungs[1:]):
+            if sum(one.rung == rung for one in text) < left * each:
+                break
+            left = len(self.promoted(rung, records))
+            skipped += (planned - left) * each
+        return skipped
 
     def promoted(self, rung: int, records: Iterable[CandidateRecord]) -> list[CandidateScore]:
         """Return the candidates of a whole rung that go on to the next one."""

@@ -3,7 +3,7 @@
 Both were chosen by their scores, so the pairs have seeds that no run of the study had.
 """
 
-from pathlib import Path
+import hashlib
 from typing import Any
 
 from mlxhog.display.views import Tell
@@ -34,8 +34,10 @@ def compare(
         KeyboardInterrupt: a signal asked to end; finished pairs are kept.
         MlxhogError: as of `Comparison`.
     """
-    folder, sides, runs = store.directory / "final", list[Side](), []
-    folder.mkdir(exist_ok=True)
+    # A repeated run may change the two; the pairs of others stay apart.
+    digest = hashlib.sha256(repr([(row.candidate, row.measures["dim"]) for row in two]).encode())
+    folder, sides, runs = store.directory / "final" / digest.hexdigest()[:8], list[Side](), []
+    folder.mkdir(parents=True, exist_ok=True)
     for name, row in zip("ab", two, strict=True):
         own = study.runs(row.candidate, len(study.rungs) - 1, int(row.measures["dim"]))
         runs = [run for run in own if run.task == TEXT_TASK]
@@ -45,7 +47,7 @@ def compare(
         **{unit: runs[0].settings[unit] for unit in ("time", "tokens")},
         pairs=study.pairs, val_subset_tokens=VAL_TOKENS, seed=(max(study.seeds) + 1) % 2**32,
     )  # fmt: skip
-    comparison = Comparison(sides[0], sides[1], terms, Path(folder) / "comparison")
+    comparison = Comparison(sides[0], sides[1], terms, folder / "comparison")
     with comparison.open():
         while not comparison.outcome.ended:
             tell(f"final: pair {len(comparison.pairs) + 1} of at most {study.pairs}")

@@ -34,7 +34,8 @@ class StudyProgress:
     eta_s: float | None = None  # estimated seconds to the end; None before the first run has ended
     statuses: Mapping[str, int] = field(default_factory=dict)  # status -> number of ended runs
     best: CandidateScore | None = None  # None before any candidate has a score
-    troubles: tuple[CandidateRecord, ...] = ()  # runs that failed or diverged, the latest last
+    # runs that failed, diverged or have a remark, the latest last
+    troubles: tuple[CandidateRecord, ...] = ()
     message: str | None = None  # text to print once, or None
     status: str = ""  # at the end "done" (no run is left), "budget" or "interrupted"; before it ""
 
@@ -248,7 +249,9 @@ class Scheduler:
             eta_s=self._eta_s(total),
             statuses=dict(Counter(one.status for one in records)),
             best=self._best,
-            troubles=tuple(one for one in records[self._n_before :] if one.status in LOST),
+            troubles=tuple(
+                one for one in records[self._n_before :] if one.status in LOST or one.reason
+            ),
             message=message,
         )
         self._observer(progress)

@@ -1,5 +1,6 @@
 """A session of a study: its execution on this machine, or on a Ray cluster."""
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,7 +30,7 @@ def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
 
     Raises:
         ConfigError: a candidate is impossible, candidates cannot share an embedding, or the number
-            of candidates at once on a cluster is missing.
+            of candidates at once on a cluster is missing, or here too large for their times.
         EnvironmentLacks: a backend, or Ray, is not installed, or this process is daemonic.
     """
     require_children()
@@ -54,11 +55,17 @@ def check_execution(how: ExecutionConfig, study: StudyDefinition) -> int:
         check_sharing(Recipe(**{**study.measured.recipe, **study.recipe}), study.workers)
     if how.executor == "ray":
         ray.check()
-    if how.parallel is not None:
-        return how.parallel
-    if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
-        return GPU_CANDIDATES
-    return max(1, (here.cores - 1) // study.cores)
+    on_gpu = any(backend in GPU_BACKENDS for backend in study.workers.split(","))
+    if how.parallel is None:
+        return GPU_CANDIDATES if on_gpu else max(1, (here.cores - 1) // study.cores)
+    most = max(1, here.cores // study.cores)
+    if study.is_timed and how.executor == "local" and not on_gpu and how.parallel > most:
+        raise ConfigError(
+            f"--parallel is {how.parallel}, and {here.cores} cores are enough for {most} at once: "
+            "candidates with a budget of time would share cores, and their numbers would not "
+            f"compare; give --parallel {most}"
+        )
+    return how.parallel
 
 
 def execute(
@@ -98,6 +105,7 @@ def _with_final(
     def say(message: str) -> None:
         tell(replace(ended, message=message))
 
+    began_s = time.monotonic()
     two, status = final.finalists(study.rows(store.records())), ended.status
     if study.pairs and status == "done" and len(two) == 2:
         kept = store.final()
@@ -109,4 +117,5 @@ def _with_final(
         except KeyboardInterrupt:
             status = "interrupted"
     best = next(iter(study.rows(store.records(), store.final())), None)
-    return replace(ended, status=status, best=best)
+    elapsed_s = ended.elapsed_s + time.monotonic() - began_s
+    return replace(ended, status=status, best=best, elapsed_s=elapsed_s)

@@ -24,7 +24,7 @@ from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare, validation_set
 from mlxhog.data.prepare import Prepared
-from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed
+from mlxhog.errors import ConfigError, EnvironmentLacks, WorkerFailed, one_line
 from mlxhog.experiments.short_runs import losses, settings_for
 from mlxhog.mad import tasks
 from mlxhog.mad.run import CandidateRecord, RunConfig, params
@@ -40,6 +40,7 @@ from mlxhog.training.supervisor import training as runs
 
 VAL_TOKENS = 32_768
 DECODE_S, MIN_DECODED = 0.5, 16
+MAX_REASON = 300  # characters
 STEP_S = 1.0  # of gradients, at most, for the time per step of one width
 MAX_WIDTH_FACTOR, WIDTH_STEP = 4, 16
 
@@ -61,9 +62,9 @@ def read_text(data: str, seq_len: int, tokens: int | None) -> Prepared:
     text.check_length(seq_len)
     if tokens is not None and tokens > MANY_EPOCHS * text.train.n_tokens:
         raise ConfigError(
-            f"{data} is too short: it has {text.train.n_tokens:,} training tokens, and a run of "
-            f"{tokens:,} would read it more than {MANY_EPOCHS:g} times; give more text, or a "
-            "smaller budget, such as --suite lm:100ktok"
+            f"{', '.join(data.splitlines())} is too short: it has {text.train.n_tokens:,} training "
+            f"tokens, and a run of {tokens:,} would read it more than {MANY_EPOCHS:g} times; give "
+            "more text, or a smaller budget, such as --suite lm:100ktok"
         )
     return text
 
@@ -124,7 +125,8 @@ def train(config: RunConfig) -> CandidateRecord:
             "train_tokens_per_s": result.tokens_per_s,
             "peak_memory_bytes": sum(one.memory_bytes for one in result.workers),
         }
-        status, reason = result.status, ""
+        status = result.status
+        reason = one_line(result.error or "", MAX_REASON) if status == "diverged" else ""
         if status != "diverged":
             opened = formats.open(Path(str(result.checkpoint)))
             engine = backends.create(
@@ -136,10 +138,13 @@ def train(config: RunConfig) -> CandidateRecord:
             bits = validation_set.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
             if math.isfinite(bits):
                 measures["val_bits_per_byte"] = min(bits, WORST_BITS)
+            else:
+                status, reason = "diverged", "the validation loss of its last weights is not finite"
             try:
                 measures |= _decoding(engine, task.seq_len)
             except Exception as error:  # of a user's layer, too
-                reason = f"it cannot decode: {type(error).__name__}: {error}"
+                why = one_line(f"{type(error).__name__}: {error}", MAX_REASON)
+                reason = reason or f"it cannot decode: {why}"
             epochs = result.tokens / text.train.n_tokens
             if epochs > MANY_EPOCHS:
                 reason = reason or f"the text is short: it was read {epochs:.1f} times"

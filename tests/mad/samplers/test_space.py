@@ -122,6 +122,8 @@ def test_the_state_of_a_cache_is_counted_at_the_length_of_the_rows():
         ({"before": "canon mlstm"}, "before is 'canon mlstm'; give one layer"),
         ({"depth": None}, "'depth' is missing"),
         ({"depth": [8, 4]}, "rising numbers"),
+        ({"suite": "lm:soon"}, "suite is 'lm:soon'; suite lm:soon has no budget of a run"),
+        ({"suite": "lmm"}, "suite is 'lmm'; no suite 'lmm'; did you mean 'lm'"),
         ({"depth": 1000}, "depth is 1000; give a whole number above 0, 256 at most"),
         ({"budget": {"param": 7}}, "budget has no 'param'; did you mean 'params'"),
         ({"budget": {"params": "many"}}, "budget.params is 'many'"),
@@ -152,6 +154,13 @@ def test_a_file_that_is_no_space_is_refused_by_its_name(tmp_path, text, message)
     with pytest.raises(ConfigError, match=message) as caught:
         read_space(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_space_may_name_a_suite_with_a_budget(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("space: {depth: 2, mixers: [gated-conv], channels: [swiglu], suite: lm:60s}\n")
+    assert to_space(read_space(path)).suite == "lm:60s"
+    assert to_space(BASE | {"suite": "lm:2ktok+recall"}).suite == "lm:2ktok+recall"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

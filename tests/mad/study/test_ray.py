@@ -97,3 +97,28 @@ def test_a_lost_mailbox_ends_a_session_in_words(tmp_path):
             with pytest.raises(WorkerFailed, match="mad resume continues the study"):
                 [*executor.ended(LIMIT_S, lambda config, point: False)]
     assert not left_of(set(below(os.getpid())) - before, LIMIT_S)
+
+
+@pytest.mark.slow
+@needs_ray
+@pytest.mark.usefixtures("spawned_workers")
+def test_language_models_on_ray_have_the_numbers_of_the_pool(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("Lock free adds never wait. " * 400)
+    study = StudyDefinition(
+        candidates=("gated-conv swiglu", "swiglu"), suite="lm:2ktok", dim=16, data="text.txt"
+    )
+    stores = [open_store(study, tmp_path, name) for name in ("local", "ray")]
+    resource_tracker.ensure_running()  # it stays, for the other tests
+    before = set(below(os.getpid()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray; newer versions have more
+        for store in stores:
+            how = ExecutionConfig(parallel=2, executor=store.name)
+            assert execute(store, study, how).statuses == {"done": 2}
+    assert not left_of(set(below(os.getpid())) - before, LIMIT_S)
+    bits = [
+        {row.candidate: row.measures["val_bits_per_byte"] for row in study.rows(store.records())}
+        for store in stores
+    ]
+    assert bits[0] == bits[1]

@@ -4,15 +4,21 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mlxhog import mad
 from mlxhog.base import plain_json
 from mlxhog.cli import main
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.mad.api import new_search
 from mlxhog.mad.objectives import ordered, pareto, parse_limit
-from mlxhog.mad.options import OBJECTIVES, ExecutionConfig
+from mlxhog.mad.options import OBJECTIVES, ExecutionConfig, SearchOptions
+from mlxhog.mad.report.leaderboard import section
+from mlxhog.mad.report.page import page
+from mlxhog.mad.report.progress import state_line
 from mlxhog.mad.run import params
 from mlxhog.mad.study import final, session
 from mlxhog.mad.study.definition import StudyDefinition
@@ -53,6 +59,14 @@ def made_up(config, **_):
     )
 
 
+def diverging(config, **_):
+    """All but one diverge, and that one cannot decode."""
+    record = made_up(config)
+    if record.candidate != BEST[0]:
+        return replace(record, status="diverged", reason="the loss is not finite")
+    return replace(record, reason="it cannot decode: no state")
+
+
 @pytest.fixture(autouse=True)
 def answers(monkeypatch):
     """The final answers at once, that B is better if its key is in the returned mapping."""
@@ -66,13 +80,13 @@ def answers(monkeypatch):
     return asked
 
 
-def searched(root, name="s", n_runs=None, monkeypatch=None, parallel=2, **changes):
+def searched(root, name="s", n_runs=None, monkeypatch=None, parallel=2, run=made_up, **changes):
     study = replace(STUDY, **changes)
     store = open_store(study, root, name)
     if monkeypatch is not None:
         monkeypatch.setattr(session, "Scheduler", CutScheduler)
         monkeypatch.setattr(CutScheduler, "n_runs", n_runs)
-    outcome = session.execute(store, study, ExecutionConfig(parallel=parallel), run=made_up)
+    outcome = session.execute(store, study, ExecutionConfig(parallel=parallel), run=run)
     return mad.Study(store), outcome
 
 
@@ -93,6 +107,60 @@ def test_the_best_third_goes_on_with_three_times_the_budget_and_the_last_two_mee
     ranking = study.leaderboard().to_json()
     assert (ranking["final"]["a"], ranking["final"]["b"]) == tuple(BEST[:2])
     assert not ranking["partial"]
+    assert "best 1.100 bits/byte " in state_line(outcome)
+    assert "final of A #1 and B #2: A is better" in page(study.leaderboard(), (), version="1")
+    study.outcome = outcome
+    assert study.to_json()["best"]["measures"]["val_bits_per_byte"] == pytest.approx(1.1)
+
+
+def test_a_rung_with_too_few_candidates_leaves_no_runs_to_wait_for(tmp_path):
+    study, outcome = searched(tmp_path, run=diverging, sampler="random")
+    ranking = study.leaderboard()
+    assert (outcome.status, ranking.planned, ranking.lacking) == ("done", 7, "")
+    assert study.best.candidate == BEST[0]
+    assert [row.is_on_front for row in study] == [True] + [False] * 5
+    assert {one["reason"] for one in ranking.troubles} == {
+        "the loss is not finite", "it cannot decode: no state"
+    }  # fmt: skip
+    assert any("it cannot decode: no state" in note for note in section(ranking).notes)
+
+
+def test_pairs_of_other_finalists_stay_apart(tmp_path, monkeypatch):
+    study, _ = searched(tmp_path)
+    folders = []
+
+    def begun(a, b, terms, folder):
+        folders.append(folder)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(final, "Comparison", begun)
+    rows = [*study][:3]
+    for two in (rows[:2], rows[1:], rows[:2]):
+        with pytest.raises(ConfigError, match="enough"):
+            REAL(study.store, study.definition, two, lambda message: None)
+    assert folders[0] == folders[2] != folders[1]
+
+
+def test_bits_per_byte_alone_lead_to_a_final_and_a_part_of_a_space_is_drawn(here):
+    def searching(**given):
+        config = SearchOptions(data="text.txt", **{"suite": "lm:2ktok", **given})
+        return new_search(config, {}, ExecutionConfig()).definition
+
+    assert (searching().pairs, searching().sampler) == (6, "grid")
+    assert searching(pairs=0).pairs == searching(objective="params").pairs == 0
+    assert searching(suite="lm:2ktok+smoke").pairs == 0
+    assert searching(candidates=3).sampler == "random"
+    assert searching(candidates=3, sampler="grid").sampler == "grid"
+
+
+def test_tasks_beside_text_have_the_recipe_and_the_width_of_their_suite():
+    study = StudyDefinition(candidates=("swiglu",), suite="lm:9000tok+smoke", tasks=("depo",))
+    text_run, depo = study.runs("swiglu")
+    (smoke,) = StudyDefinition(candidates=("swiglu",), suite="smoke", tasks=("depo",)).runs(
+        "swiglu"
+    )
+    assert (text_run.task, text_run.recipe.batch_size) == (TEXT_TASK, 4)
+    assert (depo.task, depo.recipe, depo.dim) == ("depo", smoke.recipe, smoke.dim)
 
 
 def test_the_finals_winner_is_first(tmp_path, answers):
@@ -119,7 +187,7 @@ def test_limits_put_candidates_last_and_an_objective_orders_them(tmp_path):
     study, _ = searched(tmp_path, limit=("decode_tokens_per_s >= 600",))
     assert names(study)[:2] == BEST[1:3]
     assert [row.beyond for row in study][2:] == [()] * 2 + [("decode_tokens_per_s >= 600",)] * 2
-    study, outcome = searched(tmp_path, "fast", objective="decode_tokens_per_s")
+    study, outcome = searched(tmp_path, "fast", objective="decode_tokens_per_s", pairs=0)
     assert names(study) == [*NAMES.values()]
     assert outcome.best.selection_score == 750
 
@@ -134,8 +202,9 @@ def test_the_front_has_the_candidates_that_no_other_beats(tmp_path):
 
 def test_text_beside_tasks_is_ordered_by_the_mean_of_two_ranks(tmp_path):
     study, _ = searched(
-        tmp_path, suite="lm:9000tok+smoke", tasks=("memorization",), prune=False, n_candidates=3
-    )
+        tmp_path, suite="lm:9000tok+smoke", tasks=("memorization",), prune=False, n_candidates=3,
+        pairs=0,
+    )  # fmt: skip
     rows = [*study]
     assert {frozenset(row.tasks) for row in rows} == {frozenset({TEXT_TASK, "memorization"})}
     # tasks rank in the other direction than bits per byte: the mean ranks are equal
@@ -165,6 +234,8 @@ def test_equal_step_time_is_a_width_for_which_gradients_take_as_long(tmp_path, m
     )  # fmt: skip
     (run,) = study.runs("mlstm(h1) swiglu")
     assert run.settings["like"] == "gated-conv swiglu"
+    (first,) = study.runs(study.first)
+    assert (first.dim, first.settings["like"]) == (64, "")  # whose time the others have
     seconds = {}
 
     def warm_up(lane, plan, rank, sequences, limit_s):
@@ -202,8 +273,18 @@ LM = "--data text.txt --suite lm:2ktok --candidates 2"
     [
         ("--suite lm:soon", "suite lm:soon has no budget of a run; give time or tokens"),
         ("--suite lm:0s", "suite lm:0s has no budget"),
+        ("--suite lm:", "suite lm: has no budget"),
         ("--suite lm:1s+lite", "suite lite sweeps 2 optimizer points"),
+        ("--suite lm:1s+lm:2s", "mix lm and one suite of tasks, in this order"),
+        ("--suite smoke+lm:1s", "mix lm and one suite of tasks, in this order"),
+        ("--suite lm:1s+smoke+recall", "suite lm:1s+smoke+recall mixes lm:1s, smoke, recall"),
+        (f"{LM} --tasks M", "--tasks has memorization, which suite lm:2ktok lacks; mix it"),
+        ("--suite smoke --pairs 4", "--pairs is 4, and the final compares bits per byte"),
+        (f"{LM} --objective params --pairs 4", "--pairs is 4, and the final compares bits"),
+        (f"{LM} --equal step-time --seeds 2", "the seeds of a candidate would train different"),
+        ("--data text.txt --suite lm:2s --parallel 999", "would share cores"),
         ("--data text.txt --suite lm:2Mtok", "text.txt is too short: it has"),
+        ("--data text.txt short.txt --suite lm:2Mtok", "text.txt, short.txt is too short"),
         ("--data short.txt --suite lm:2ktok", "short"),
         ("--data nothing.txt --suite lm:2ktok", "nothing.txt"),
         ("--suite smoke --data text.txt", "--data is for --suite lm, not smoke; leave it out"),
@@ -230,6 +311,19 @@ def test_wrong_input_is_one_sentence_and_begins_no_study(words, message, capsys)
     assert not Path("studies").exists()
 
 
+def test_several_files_are_one_text_in_python(here):
+    Path("more.txt").write_text("Other words are here, too. " * 400)
+    with pytest.raises(ConfigError, match=r"^text\.txt, more\.txt is too short"):
+        mad.bench("swiglu", suite="lm:2Mtok", data=["text.txt", "more.txt"])
+
+
+def test_a_bench_has_a_name_of_its_own(here, capsys):
+    words = "mad bench --layers swiglu --suite lm:2ktok --data text.txt --dry-run"
+    assert told(capsys, *words.split())["study"].startswith("bench-lm-2ktok-")
+    assert parse_limit("decode_tokens_per_s >= 2k").bound == 2000
+    assert parse_limit("val_bits_per_byte <= 2.5").bound == 2.5
+
+
 def begun(here, name="t", **changes):
     config = text.read_text("text.txt", 1, None).corpus_sha256
     study = replace(STUDY, data="text.txt", text=config, machine=text.machine_text(), **changes)
@@ -239,7 +333,8 @@ def begun(here, name="t", **changes):
 
 def test_a_study_of_another_text_or_machine_is_refused(here, capsys, monkeypatch):
     study = begun(here)
-    assert told(capsys, "mad", "resume", "t", "--dry-run")["rungs"] == [6, 2]
+    plan = told(capsys, "mad", "resume", "t", "--dry-run")
+    assert (plan["rungs"], plan["pairs"]) == ([6, 2], 6)
     Path("text.txt").write_text("Other text, also without a wait. " * 400)
     assert main("mad resume t --dry-run".split()) == 2
     assert "text.txt is another text than that of the study's runs" in capsys.readouterr().err
@@ -253,6 +348,20 @@ def test_a_study_of_another_text_or_machine_is_refused(here, capsys, monkeypatch
     monkeypatch.setattr(text, "machine_text", lambda: "M9, 4 cores")
     with pytest.raises(EnvironmentLacks, match="this is M9, 4 cores; run it there"):
         text.train(run)  # as on another machine of a cluster
+
+
+def test_a_run_that_diverges_says_why(here, monkeypatch):
+    def diverged(config):
+        return SimpleNamespace(
+            status="diverged", steps=1, tokens=1024, tokens_per_s=9.0, workers=(), val_loss=None,
+            error="3 gradients in a row are not finite;\nlower --lr",
+        )  # fmt: skip
+
+    monkeypatch.setattr(text.runs, "train", diverged)
+    study = begun(here)
+    record = text.train(study.runs(study.first)[0])
+    assert (record.status, record.measures["val_bits_per_byte"]) == ("diverged", 8)
+    assert record.reason == "3 gradients in a row are not finite; lower --lr"
 
 
 # -- trained runs ----------------------------------------------------------------------------------
@@ -280,6 +389,14 @@ def test_a_run_measures_its_model_and_a_broken_decoder_or_a_divergence_is_a_sent
     assert "decode_tokens_per_s" not in other.measures
     row = study.score_of([other])
     assert not parse_limit("decode_tokens_per_s >= 1").is_kept(row)
+
+    def infinite(*of):
+        return np.array([np.inf]), np.array([1])
+
+    monkeypatch.setattr(text, "losses", infinite)
+    lost = text.train(run)
+    assert (lost.status, lost.measures["val_bits_per_byte"], lost.acc_macro) == ("diverged", 8, 0)
+    assert lost.reason == "the validation loss of its last weights is not finite"
 
 
 @pytest.mark.slow
