@@ -106,4 +106,4 @@ def by_rule(findings, chosen, bench, late):
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, packages=("mlx",), seeds=(3, 3))
+    run(__doc__, measure, packages=("mlx",), seeds=(3, 5))

@@ -29,7 +29,7 @@ import numpy as np
 from harness.estimates import Mean, Ratio
 from harness.frame import each, run, say
 from harness.interleaved import answer, mlxhog, spawned, with_control
-from harness.machine import cores, pin, resident, smallest, unpin
+from harness.machine import cores, pin, resident, smallest
 from language_models.ours import Ids, Size, large, load_backend
 
 from mlxhog import load
@@ -182,7 +182,7 @@ def trained(out, seconds, core, *, reader=None):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        unpin(ALL_CORES)
+        pin(*ALL_CORES)
         read = None if rate is None else rate(max(2.0, seconds * 0.6))
         if waits:
             process.send_signal(signal.SIGINT)

@@ -1,6 +1,6 @@
 """A minute of `mlxhog train` beside a minute of what a user would install instead.
 
-    python benchmarks/peers.py                    three seeds, half an hour
+    python benchmarks/peers.py                    five seeds, fifty minutes
     python benchmarks/peers.py --quick            one seed, a few seconds each: two minutes
     python benchmarks/peers.py --nanochat DIR     a checkout of nanochat races, too
     python benchmarks/peers.py --only own_text --data FOLDER ...    the timed race on other texts
@@ -231,5 +231,5 @@ if __name__ == "__main__":
                 "help": "texts of own_text",
             },
         },
-        packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 3),
+        packages=("torch", "xlstm", "transformers"), quiet=True, seeds=(1, 5),
     )  # fmt: skip

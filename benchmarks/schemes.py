@@ -250,8 +250,7 @@ def ten_minutes(findings, chosen):
     """Train a wide model for as long by every arm."""
     if chosen.tune:
         return
-    seeds, target = chosen.seeds[:3], smallest(ANY, DEFAULT)
-    findings.seeds = seeds
+    target = smallest(ANY, DEFAULT)
     wide = {"model": model_file(like="minute", hidden_size=256)}
     seconds = chosen.pick(tiny=1.0, quick=60.0, full=600.0)
     options = {**target.options, **smallest({}, wide), "eval_every": "1h", "time": seconds}
@@ -262,7 +261,7 @@ def ten_minutes(findings, chosen):
         say(f"  seed {seed}  {arm:28} {result.val_bits_per_byte:.4f}  {result.tokens:,} tokens")
         return {"bits_per_byte": result.val_bits_per_byte, "tokens": result.tokens}
 
-    runs = take_turns(seeds, DEFAULT_ARMS, remembered(chosen.keep, run))
+    runs = take_turns(chosen.seeds, DEFAULT_ARMS, remembered(chosen.keep, run))
     bits = {arm: [one["bits_per_byte"] for one in own] for arm, own in runs.items()}
     alone, *others = DEFAULT_ARMS
     for arm in others:
@@ -318,7 +317,6 @@ def auto(findings, chosen):
     """Train as long by every strategy under every disturbance, seed by seed, and `sync` twice."""
     if chosen.tune:
         return
-    seeds = findings.seeds = chosen.seeds[:3]
     seconds = chosen.pick(tiny=1.0, quick=30.0, full=40.0)
 
     def run(name, arm, seed):
@@ -332,7 +330,9 @@ def auto(findings, chosen):
 
     table = {}
     for name in list(DISTURBANCES)[smallest(-1, 0) :]:
-        table[name], again = with_control(seeds, STRATEGIES, partial(run, name), control="sync")
+        table[name], again = with_control(
+            chosen.seeds, STRATEGIES, partial(run, name), control="sync"
+        )
         findings.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
         findings.claims.append(auto_claim(name, table[name]))
     findings.table(

@@ -267,4 +267,4 @@ def tuning(chosen):
 
 
 if __name__ == "__main__":
-    run(__doc__, measure, actions={"tune": tuning}, packages=("mlx",), seeds=(3, 3))
+    run(__doc__, measure, actions={"tune": tuning}, packages=("mlx",), seeds=(3, 5))

@@ -57,6 +57,8 @@ from mlxhog.base.durable import replace_file
 EXIT_CODES = {SUPPORTED: 0, NO_LIMIT: 0, REFUTED: 1, NOT_MEASURED: 3, INCONCLUSIVE: 3}
 TINY, QUICK, FULL = "tiny", "quick", "full"
 MODES = {QUICK: "minutes (default)", FULL: "more seeds, the documents' sizes"}
+KEEPING = "--keep", "--rows", "--folder", "--studies"
+"""Flags of scripts for what an interrupted run continues from."""
 MAX_ROW = 500  # characters of a list or object that stands in one line of a file
 
 
@@ -207,11 +209,12 @@ def each(parts):
 
 
 def _command():
-    """The words of this process, from the root of the checkout, but for --output."""
+    """The words of this process, from the root of the checkout, but for paths of this machine."""
     script, words = Path(sys.argv[0]).resolve(), sys.argv[1:]
-    if "--output" in words:
-        at = words.index("--output")
-        words = words[:at] + words[at + 2 :]
+    for flag in ("--output", *KEEPING):
+        if flag in words:
+            at = words.index(flag)
+            words = words[:at] + words[at + 2 :]
     return [str(script.relative_to(ROOT)) if ROOT in script.parents else script.name, *words]
 
 

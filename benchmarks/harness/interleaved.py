@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.machine import cores, smallest
 
+from mlxhog.base.durable import append_lines
 from mlxhog.base.processes import environment, follow_parent, limits_of_threads
 
 TINY_LENGTH = 64  # a chunk of the mLSTM
@@ -178,16 +179,16 @@ def remembered(path, run, *, of=lambda value: value):
         run: returns what JSON can hold.
         of: makes of a result what is returned.
     """
-    lines = path.read_text().splitlines() if path is not None and path.exists() else []
-    known = {json.dumps(key): value for key, value in map(json.loads, lines)}
+    lines = path.read_text().splitlines(True) if path is not None and path.exists() else []
+    whole = (json.loads(line) for line in lines if line.endswith("\n"))  # a kill may tear the last
+    known = {json.dumps(key): value for key, value in whole}
 
     def once(*key):
         name = json.dumps(key)
         if name not in known:
             known[name] = run(*key)
             if path is not None:
-                with path.open("a") as file:
-                    file.write(json.dumps([key, known[name]]) + "\n")
+                append_lines(path, json.dumps([key, known[name]]).encode() + b"\n")
         return of(known[name])
 
     return once

@@ -105,16 +105,11 @@ def cores():
     return list(range(os.cpu_count() or 1))
 
 
-def pin(core):
-    """Keep this process on one core, where the system lets us (not macOS)."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
-
-
-def unpin(allowed):
-    """Let this process run on these cores again."""
-    if hasattr(os, "sched_setaffinity"):
+def pin(*allowed):
+    """Keep this process on some cores; returns whether the system can (macOS cannot)."""
+    if can := hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, allowed)
+    return can
 
 
 def versions(*packages):
